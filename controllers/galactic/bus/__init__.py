@@ -1,0 +1,47 @@
+"""The only place that talks to the MQTT broker.
+
+``paho.PahoBus`` is the real adapter, ``memory.MemoryBus`` the one for tests; ``Bus`` is what both promise.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as it arrived. ``retained`` says that it was stored by the broker before we subscribed."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Stands in the stream of deliveries where a (new) session began: everything retained follows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """Stands in the stream where the session ended. What was published by others meanwhile may be lost."""
+
+    reason: str
+
+
+class Bus(Protocol):
+    """QoS 1 publish and subscribe over one connection that is kept up by itself."""
+
+    @property
+    def connected(self) -> bool: ...
+
+    def subscribe(self, *filters: str) -> None:
+        """Adds subscriptions; they are made again on every new session, so this never fails."""
+
+    def unsubscribe(self, *filters: str) -> None: ...
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Returns when the broker has confirmed (PUBACK). Raises Unreachable when that did not happen in time."""
+
+    def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:
+        """Everything that arrives, in order, for ever. For one consumer."""

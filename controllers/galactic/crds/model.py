@@ -1,0 +1,65 @@
+"""What the models of all three kinds share."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from galactic.errors import Rejected
+
+T = TypeVar("T", bound="Model")
+
+
+class Model(BaseModel):
+    """Field names are camelCase outside. Unknown fields are ignored, as the API server prunes them."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+class Meta(Model):
+    """The part of an object's metadata that we read."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    finalizers: tuple[str, ...] = ()
+    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Condition(Model):
+    """One aspect of the object's state (the fields of metav1.Condition)."""
+
+    type: str = Field(description="What the condition is about, in CamelCase.", max_length=316)
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    reason: str = Field(default="", description="Why, as one stable CamelCase word.", max_length=1024)
+    message: str = Field(default="", description="Why, for people.", max_length=32768)
+    last_transition_time: str = Field(
+        default="",
+        description="When the status last changed.",
+        json_schema_extra={"format": "date-time"},
+    )
+    observed_generation: int = Field(
+        default=0,
+        description="The metadata.generation that the condition was computed from.",
+        json_schema_extra={"format": "int64"},
+    )
+
+
+def parse(kind: type[T], thing: Mapping[str, Any]) -> T:
+    """The object as a model. Raises Rejected with field, value and remedy of everything that is wrong."""
+    try:
+        return kind.model_validate(thing)
+    except ValidationError as error:
+        raise Rejected("; ".join(map(_sentence, error.errors(include_url=False))), reason="Invalid") from error
+
+
+def _sentence(detail: Any) -> str:
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r})"
+    return f"{field}: {detail['msg']}{given}"

@@ -1,0 +1,86 @@
+"""The NodeSegment kind: one node's share of the SRv6 space, and what is attached on it."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StringConstraints
+
+from galactic.crds.model import Condition, Meta, Model
+
+
+class SegmentSpec(Model):
+    """What is wanted of a segment."""
+
+    prefix: Annotated[str, StringConstraints(min_length=4, max_length=43)] = Field(
+        description="The node's SRv6 prefix, /48 to /64, routed to the node by the underlay."
+    )
+
+
+class SegmentEndpoint(Model):
+    """One attachment that is attached on the node."""
+
+    vpc: str = Field(description="The VPC's identifier, 12 hex digits.")
+    function: str = Field(description="The attachment's identifier in the VPC, 4 hex digits.")
+    attachment: str = Field(default="", description="The VPCAttachment, namespace/name.")
+    sid: str = Field(description="The SID that leads to it.")
+    networks: tuple[str, ...] = Field(default=(), description="The networks that the VPC reaches through it.")
+    container_id: str = Field(default="", alias="containerID", description="The CNI container (pod sandbox).")
+    ifname: str = Field(default="", description="The interface's name in the pod.")
+    epoch: int = Field(
+        default=0, description="The hybrid logical clock (ns) of its ADD.", json_schema_extra={"format": "int64"}
+    )
+
+
+class SegmentCounts(Model):
+    """How much is on the node."""
+
+    vpcs: int = Field(default=0, description="VPCs with an endpoint here.", json_schema_extra={"format": "int32"})
+    endpoints: int = Field(default=0, description="Attached endpoints.", json_schema_extra={"format": "int32"})
+    routes: int = Field(
+        default=0, description="Routes to other nodes' endpoints.", json_schema_extra={"format": "int32"}
+    )
+
+
+class SegmentNode(Model):
+    """What the node is able to do."""
+
+    kernel: str = Field(default="", description="The kernel's release.")
+    version: str = Field(default="", description="The node controller's version.")
+    encap: str = Field(default="", description="The seg6 mode in use: encap.red, or encap on older kernels.")
+
+
+class SegmentStatus(Model):
+    """What is."""
+
+    loopback: str | None = Field(default=None, description="The node's SRv6 loopback, its source address.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(), max_length=16, description="What is true of the node, one entry a type."
+    )
+    sequence: int = Field(
+        default=0,
+        description="Orders this list of endpoints among all that the node ever told, over MQTT or here.",
+        json_schema_extra={"format": "int64"},
+    )
+    endpoints: tuple[SegmentEndpoint, ...] = Field(default=(), description="What is attached on the node.")
+    counts: SegmentCounts | None = Field(default=None, description="How much is on the node.")
+    node: SegmentNode | None = Field(default=None, description="What the node is able to do.")
+
+
+class NodeSegment(Model):
+    """One node's share of the SRv6 space. Named after its Node; its status is written by that node only."""
+
+    KIND: ClassVar = "NodeSegment"
+    PLURAL: ClassVar = "nodesegments"
+    SHORT: ClassVar = ("nseg",)
+    SCOPE: ClassVar = "Cluster"
+    COLUMNS: ClassVar = (
+        ("Prefix", ".spec.prefix", "string"),
+        ("VPCs", ".status.counts.vpcs", "integer"),
+        ("Endpoints", ".status.counts.endpoints", "integer"),
+        ("Routes", ".status.counts.routes", "integer"),
+        ("Ready", '.status.conditions[?(@.type=="Ready")].status', "string"),
+        ("Age", ".metadata.creationTimestamp", "date"),
+    )
+
+    metadata: Meta
+    spec: SegmentSpec = Field(description="What is wanted of the segment.")
+    status: SegmentStatus = Field(default_factory=SegmentStatus, description="What is, written by the node itself.")

@@ -1,0 +1,87 @@
+"""The VPC kind: a private network of its own, in which attachments meet."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from galactic.crds.model import Condition, Meta, Model
+
+Cidr = Annotated[str, StringConstraints(min_length=3, max_length=43)]
+VpcIdentifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+
+
+class AllowedNamespaces(Model):
+    """Which namespaces may attach to the VPC."""
+
+    from_: Literal["Same", "All", "Selector"] = Field(
+        default="Same",
+        alias="from",
+        description="Same: only the VPC's own namespace. All: every namespace. Selector: those that match selector.",
+    )
+    selector: dict[str, Any] | None = Field(
+        default=None,
+        description="A label selector over namespaces, for from: Selector.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+
+
+class VpcSpec(Model):
+    """What is wanted of a VPC."""
+
+    networks: tuple[Cidr, ...] = Field(
+        min_length=1,
+        max_length=64,
+        description="The VPC's networks in CIDR notation, IPv4 and IPv6. Addresses are allocated from them.",
+    )
+    identifier: VpcIdentifier | None = Field(
+        default=None,
+        description="Fixes the VPC's identifier (12 hex digits), so that another cluster can join the same VPC. "
+        "Left out: chosen by the operator. Immutable.",
+    )
+    allowed_namespaces: AllowedNamespaces | None = Field(
+        default=None, description="Which namespaces may attach to the VPC. Left out: only its own."
+    )
+
+
+class VpcStatus(Model):
+    """What is."""
+
+    ready: bool = Field(default=False, description="Whether attachments can be made.")
+    identifier: str | None = Field(default=None, description="The VPC's identifier, 12 hex digits.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        description="What is true of the VPC, one entry a type.",
+    )
+    observed_generation: int = Field(
+        default=0,
+        description="The metadata.generation that the status was computed from.",
+        json_schema_extra={"format": "int64"},
+    )
+    attachments: int = Field(
+        default=0, description="How many VPCAttachments name the VPC.", json_schema_extra={"format": "int32"}
+    )
+    endpoints: int = Field(
+        default=0, description="How many of them are attached to a pod.", json_schema_extra={"format": "int32"}
+    )
+
+
+class Vpc(Model):
+    """A virtual private cloud: networks that only its own attachments reach."""
+
+    KIND: ClassVar = "VPC"
+    PLURAL: ClassVar = "vpcs"
+    SHORT: ClassVar = ("vpc",)
+    SCOPE: ClassVar = "Namespaced"
+    COLUMNS: ClassVar = (
+        ("Identifier", ".status.identifier", "string"),
+        ("Networks", ".spec.networks", "string"),
+        ("Attachments", ".status.attachments", "integer"),
+        ("Endpoints", ".status.endpoints", "integer"),
+        ("Ready", ".status.ready", "boolean"),
+        ("Age", ".metadata.creationTimestamp", "date"),
+    )
+
+    metadata: Meta
+    spec: VpcSpec = Field(description="What is wanted of the VPC.")
+    status: VpcStatus = Field(default_factory=VpcStatus, description="What is, written by the operator.")

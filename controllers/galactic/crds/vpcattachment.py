@@ -1,0 +1,124 @@
+"""The VPCAttachment kind: one interface of one pod in a VPC."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StringConstraints
+
+from galactic.crds.model import Condition, Meta, Model
+from galactic.crds.vpc import Cidr
+from galactic.names import API_VERSION
+
+Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
+
+
+class VpcReference(Model):
+    """The VPC to attach to."""
+
+    api_version: str = Field(default=API_VERSION, description="The VPC's API version.")
+    kind: str = Field(default="VPC", description="VPC.")
+    name: str = Field(description="The VPC's name.", min_length=1, max_length=253)
+    namespace: str | None = Field(
+        default=None,
+        description="The VPC's namespace. Left out: the attachment's own. Another one needs the VPC's "
+        "spec.allowedNamespaces.",
+        max_length=63,
+    )
+
+
+class Interface(Model):
+    """The interface in the pod."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[^/:\s]+$", max_length=15)] = Field(
+        default="galactic0", description="The interface's name in the pod, at most 15 characters."
+    )
+    addresses: tuple[Cidr, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Addresses with prefix length, host bits set: 10.1.1.1/24. Left out: one per family is allocated "
+        "from the VPC's networks.",
+    )
+
+
+class AttachmentRoute(Model):
+    """A destination beyond the VPC's own networks."""
+
+    destination: Cidr = Field(description="The destination network in CIDR notation.")
+    via: Address | None = Field(
+        default=None,
+        description="One of the attachment's own addresses: the VPC reaches the destination through this pod (a "
+        "termination). Any other: an address of the VPC that the pod sends the destination's packets to.",
+    )
+
+
+class AttachmentSpec(Model):
+    """What is wanted of an attachment."""
+
+    vpc: VpcReference = Field(description="The VPC to attach to.")
+    interface: Interface = Field(default_factory=Interface, description="The interface in the pod.")
+    routes: tuple[AttachmentRoute, ...] = Field(
+        default=(), max_length=256, description="Destinations beyond the VPC's own networks."
+    )
+
+
+class AttachedEndpoint(Model):
+    """Where the attachment is attached, as the router last saw it."""
+
+    cluster: str = Field(default="", description="The cluster of the node.")
+    node: str = Field(description="The node that holds the pod.")
+    sid: str = Field(description="The SRv6 SID that leads to the pod.")
+    networks: tuple[str, ...] = Field(default=(), description="The networks that the VPC reaches through it.")
+    epoch: int = Field(
+        default=0,
+        description="The hybrid logical clock (ns) of the pod's ADD. The newest holds the attachment.",
+        json_schema_extra={"format": "int64"},
+    )
+    revision: int = Field(
+        default=0,
+        description="The revision of the VPC's route table that announced it.",
+        json_schema_extra={"format": "int64"},
+    )
+    since: str = Field(
+        default="", description="When it was attached there.", json_schema_extra={"format": "date-time"}
+    )
+
+
+class AttachmentStatus(Model):
+    """What is."""
+
+    ready: bool = Field(default=False, description="Whether a pod can be attached.")
+    identifier: str | None = Field(default=None, description="The attachment's identifier in its VPC, 4 hex digits.")
+    addresses: tuple[str, ...] = Field(default=(), description="The addresses in force, given or allocated.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(), max_length=16, description="What is true of the attachment, one entry a type."
+    )
+    observed_generation: int = Field(
+        default=0,
+        description="The metadata.generation that the status was computed from.",
+        json_schema_extra={"format": "int64"},
+    )
+    endpoint: AttachedEndpoint | None = Field(
+        default=None, description="Where it is attached, written by the router. Absent: nowhere."
+    )
+
+
+class VpcAttachment(Model):
+    """One interface of one pod in a VPC. A pod asks for it by annotation."""
+
+    KIND: ClassVar = "VPCAttachment"
+    PLURAL: ClassVar = "vpcattachments"
+    SHORT: ClassVar = ("vpca",)
+    SCOPE: ClassVar = "Namespaced"
+    COLUMNS: ClassVar = (
+        ("VPC", ".spec.vpc.name", "string"),
+        ("Addresses", ".status.addresses", "string"),
+        ("Node", ".status.endpoint.node", "string"),
+        ("SID", ".status.endpoint.sid", "string"),
+        ("Ready", ".status.ready", "boolean"),
+        ("Age", ".metadata.creationTimestamp", "date"),
+    )
+
+    metadata: Meta
+    spec: AttachmentSpec = Field(description="What is wanted of the attachment.")
+    status: AttachmentStatus = Field(
+        default_factory=AttachmentStatus, description="What is, written by the operator and the router."
+    )

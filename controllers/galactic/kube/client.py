@@ -1,0 +1,247 @@
+"""A thin, typed seam to the Kubernetes API, on the asyncio half of the official client.
+
+Objects are the API's own JSON mappings; callers parse them into models at once. Every request has a time-out, and
+every failure is one of our errors: 4xx that the caller must change → Rejected, everything else → Unreachable.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import client as official
+from kubernetes.aio import config as official_config
+
+from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.kube.resources import Resource
+
+Object = dict[str, Any]
+CONNECT_SECONDS: Final = 5.0
+READ_SECONDS: Final = 60.0
+WATCH_SECONDS: Final = 300
+PAGE: Final = 500
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
+
+
+class NotFound(Rejected):
+    """The object is not there (404)."""
+
+
+class Conflict(Rejected):
+    """The object was changed or made by somebody else in between (409)."""
+
+
+class Expired(GalacticError):
+    """The resource version is too old to watch from (410): list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a watch; ``type`` is ADDED, MODIFIED, DELETED or BOOKMARK."""
+
+    type: str
+    object: Object
+
+
+class Kube:
+    """Requests to one API server. Made by ``connect``, ended by ``close`` or as an async context manager."""
+
+    def __init__(self, api: official.ApiClient) -> None:
+        self._api = api
+        self.requests = 0
+
+    async def __aenter__(self) -> "Kube":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
+        """The object. Raises NotFound."""
+        return await self._json("GET", resource.path(namespace, name))
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
+        """The object, or None where there is none."""
+        try:
+            return await self.get(resource, name, namespace)
+        except NotFound:
+            return None
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, fields: str = "", labels: str = ""
+    ) -> tuple[list[Object], str]:
+        """All objects, read in pages, and the resource version to watch from."""
+        query = {"limit": str(PAGE)} | _selectors(fields, labels)
+        items: list[Object] = []
+        while True:
+            page = await self._json("GET", resource.path(namespace), query)
+            for item in page.get("items") or ():
+                item.setdefault("apiVersion", resource.api_version)
+                item.setdefault("kind", resource.kind)
+                items.append(item)
+            if not page["metadata"].get("continue"):
+                return items, page["metadata"].get("resourceVersion", "")
+            query["continue"] = page["metadata"]["continue"]
+
+    async def create(self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None) -> Object:
+        """The object as made. Raises Conflict if it exists."""
+        return await self._json("POST", resource.path(namespace), body=body)
+
+    async def replace(self, resource: Resource, body: Object, *, subresource: str | None = None) -> Object:
+        """The object as written. Raises Conflict unless ``metadata.resourceVersion`` is still the current one."""
+        meta = body["metadata"]
+        return await self._json(
+            "PUT", resource.path(meta.get("namespace"), meta["name"], subresource), body=body
+        )
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Mapping[str, Any] | list[Any],
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+    ) -> Object:
+        """The object after a merge patch (a mapping) or a JSON patch (a list)."""
+        kind = JSON_PATCH if isinstance(patch, list) else MERGE_PATCH
+        return await self._json("PATCH", resource.path(namespace, name, subresource), body=patch, content=kind)
+
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
+    ) -> None:
+        """Deletes the object, or finds that it is gone."""
+        query = {} if grace is None else {"gracePeriodSeconds": str(grace)}
+        try:
+            await self._json("DELETE", resource.path(namespace, name), query)
+        except NotFound:
+            return
+
+    async def watch(
+        self, resource: Resource, version: str, namespace: str | None = None, *, fields: str = "", labels: str = ""
+    ) -> AsyncIterator[Event]:
+        """Events after ``version`` until the server ends the stream. Raises Expired when ``version`` is too old."""
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_SECONDS),
+        } | _selectors(fields, labels)
+        with _translated():
+            response = await self._send("GET", resource.path(namespace), query, read=WATCH_SECONDS + 30)
+            async with _closing(response) as stream:
+                while line := await stream.readline():
+                    raw = json.loads(line)
+                    if raw["type"] == "ERROR":
+                        status = raw["object"]
+                        if status.get("code") == 410:
+                            raise Expired(status.get("message", ""))
+                        raise Unreachable("kube-apiserver", status.get("message", "the watch failed"))
+                    yield Event(raw["type"], raw["object"])
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | list[Any] | None = None,
+        content: str = "application/json",
+    ) -> Object:
+        with _translated():
+            response = await self._send(method, path, query or {}, body, content)
+            async with _closing(response):
+                value = json.loads(await response.read() or b"{}")
+        assert isinstance(value, dict)
+        return value
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | list[Any] | None = None,
+        content: str = "application/json",
+        read: float = READ_SECONDS,
+    ) -> aiohttp.ClientResponse:
+        headers: dict[str, Any] = {"Accept": "application/json", "Content-Type": content}
+        parameters: list[tuple[str, str]] = []
+        await self._api.update_params_for_auth(headers, parameters, ["BearerToken"], path, method, body)
+        url = self._api.configuration.host + quote(path) + (f"?{urlencode(query)}" if query else "")
+        self.requests += 1
+        reply = await self._api.call_api(
+            method,
+            url,
+            headers,
+            body,
+            _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read),
+        )
+        response = reply.response
+        if response.status >= 400:
+            async with _closing(response):
+                raise _refusal(response.status, await response.text())
+        return response
+
+
+@asynccontextmanager
+async def _closing(response: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.StreamReader]:
+    try:
+        yield response.content
+    finally:
+        response.close() if not response.content.at_eof() else response.release()
+
+
+class _translated:
+    """Turns what the client and its transport raise into our errors."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (aiohttp.ClientError, asyncio.TimeoutError, OSError, json.JSONDecodeError)):
+            raise Unreachable("kube-apiserver", str(error) or type(error).__name__) from error
+
+
+def _selectors(fields: str, labels: str) -> dict[str, str]:
+    return {key: value for key, value in (("fieldSelector", fields), ("labelSelector", labels)) if value}
+
+
+def _refusal(status: int, text: str) -> GalacticError:
+    try:
+        reply = json.loads(text)
+        message, reason = reply.get("message") or text, reply.get("reason") or f"HTTP{status}"
+    except (json.JSONDecodeError, AttributeError):
+        message, reason = text.strip() or f"HTTP {status}", f"HTTP{status}"
+    match status:
+        case 404:
+            return NotFound(message, reason="NotFound")
+        case 409:
+            return Conflict(message, reason=reason)
+        case 410:
+            return Expired(message)
+        case 400 | 403 | 405 | 413 | 415 | 422:
+            return Rejected(message, reason=reason)
+        case _:
+            return Unreachable("kube-apiserver", f"{status} {message}")
+
+
+async def connect() -> Kube:
+    """A client for ``$KUBECONFIG`` or, without one, the pod's service account. Raises Unreachable when neither works."""
+    configuration = official.Configuration()
+    try:
+        if os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
+            await official_config.load_kube_config(client_configuration=configuration)
+        else:
+            official_config.load_incluster_config(client_configuration=configuration)
+    except (official_config.ConfigException, OSError) as error:
+        raise Unreachable("kube-apiserver", f"no usable credentials: {error}; set KUBECONFIG") from error
+    return Kube(official.ApiClient(configuration))

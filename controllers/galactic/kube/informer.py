@@ -1,0 +1,120 @@
+"""List, then watch, for ever: a cache of one resource that is level-triggered and survives anything.
+
+It lists in pages with selectors, watches from there, lists again when the version expired (410), when the stream
+stays silent for too long, and after every failure (with jittered back-off). Subscribers see the current object, never
+the kind of event.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from galactic.errors import GalacticError, Unreachable
+from galactic.kube.client import WATCH_SECONDS, Expired, Kube, Object
+from galactic.kube.resources import Resource
+
+log = structlog.get_logger(__name__)
+BACKOFF_SECONDS: Final = (0.2, 10.0)
+
+Key = tuple[str, str]
+"""(namespace, name); the namespace is empty for cluster-scoped objects."""
+
+
+class Changed(Protocol):
+    """Told of every object that came, changed (``new``) or went (``new`` is None)."""
+
+    def __call__(self, key: Key, old: Object | None, new: Object | None) -> None: ...
+
+
+def key_of(thing: Object) -> Key:
+    """Where the object is kept: (namespace, name)."""
+    return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
+
+
+class Informer:
+    """The objects of one resource (narrowed by selectors) as the API server last told of them.
+
+    ``run`` never returns by itself. ``synced`` is set after the first complete list. ``connected`` says whether the
+    API server answered last time.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        resource: Resource,
+        changed: Changed | None = None,
+        *,
+        namespace: str | None = None,
+        fields: str = "",
+        labels: str = "",
+        connection: Callable[[bool], None] | None = None,
+    ) -> None:
+        self._kube, self._resource, self._changed = kube, resource, changed
+        self._namespace, self._fields, self._labels = namespace, fields, labels
+        self._connection = connection
+        self.objects: dict[Key, Object] = {}
+        self.synced = asyncio.Event()
+        self.connected = False
+
+    async def run(self) -> None:
+        backoff, longest = BACKOFF_SECONDS
+        while True:
+            try:
+                version = await self._list()
+                backoff = BACKOFF_SECONDS[0]
+                await self._watch(version)
+            except Expired:
+                continue
+            except GalacticError as error:
+                self._report(False)
+                level = log.warning if isinstance(error, Unreachable) else log.error
+                level("watch failed, listing again", resource=self._resource.plural, error=str(error))
+                await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
+                backoff = min(backoff * 2, longest)
+
+    async def _list(self) -> str:
+        items, version = await self._kube.list(
+            self._resource, self._namespace, fields=self._fields, labels=self._labels
+        )
+        self._report(True)
+        listed = {key_of(item): item for item in items}
+        for key in [key for key in self.objects if key not in listed]:
+            self._set(key, None)
+        for key, item in listed.items():
+            self._set(key, item)
+        self.synced.set()
+        return version
+
+    async def _watch(self, version: str) -> None:
+        while True:
+            try:
+                # The server ends a watch after WATCH_SECONDS; one that stays silent for longer has stalled.
+                async with asyncio.timeout(WATCH_SECONDS + 60):
+                    async for event in self._kube.watch(
+                        self._resource, version, self._namespace, fields=self._fields, labels=self._labels
+                    ):
+                        version = event.object["metadata"]["resourceVersion"]
+                        if event.type != "BOOKMARK":
+                            self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
+            except TimeoutError:
+                raise Unreachable("kube-apiserver", "the watch stalled") from None
+
+    def _set(self, key: Key, new: Object | None) -> None:
+        old = self.objects.pop(key, None)
+        if new is not None:
+            self.objects[key] = new
+        if self._changed and (old is None or new is None or _version(old) != _version(new)):
+            self._changed(key, old, new)
+
+    def _report(self, connected: bool) -> None:
+        self.connected = connected
+        if self._connection:
+            self._connection(connected)
+
+
+def _version(thing: Object) -> str | None:
+    version = thing["metadata"].get("resourceVersion")
+    return str(version) if version else None

@@ -1,0 +1,168 @@
+"""Kernel objects as values: what a plan asks for and what reading the kernel answers, in the same terms.
+
+``Objects`` of both sides are compared by ``galactic.diff``; what differs is written by ``galactic.linux.kernel``. Devices
+are referred to by name, never by index: a plan exists before its devices do.
+"""
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
+from typing import Final, Literal, NamedTuple, Protocol
+
+from galactic.diff import Diff, diff
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+
+MAIN_TABLE: Final = 254
+PROTOCOL: Final = 0x9A
+"""Our number in ``rtm_protocol`` and ``fra_protocol``: how our routes and rules are recognised (rtnetlink(7))."""
+UNREACHABLE_METRIC: Final = 4278198272
+"""The metric that the kernel's VRF documentation gives a VRF's default of last resort."""
+
+
+class Link(NamedTuple):
+    """A device. ``peer`` (network namespace path, name in it) is where a veth's other end is made."""
+
+    kind: Literal["vrf", "dummy", "veth"]
+    table: int = 0  # of a VRF
+    master: str = ""  # name of the VRF that the device is enslaved to
+    mtu: int = 0  # 0: the kernel's default, whatever it is
+    peer: tuple[str, str] | None = None  # not compared: a peer can only be given at creation
+
+
+class Rule(NamedTuple):
+    """``ip -6 rule``: packets to ``destination`` are looked up in ``table``."""
+
+    priority: int
+    destination: IPv6Network
+    table: int
+
+
+class Unreachable(NamedTuple):
+    """``unreachable``: an ICMP error instead of a look-up elsewhere."""
+
+
+class Direct(NamedTuple):
+    """``dev DEVICE``: on-link."""
+
+    device: str
+
+
+class Via(NamedTuple):
+    """``via GATEWAY dev DEVICE onlink``. The gateway is packed, 4 or 16 bytes."""
+
+    device: str
+    gateway: bytes
+
+
+class Encap(NamedTuple):
+    """``encap seg6 mode MODE segs SEGMENT dev DEVICE`` (H.Encaps.Red or H.Encaps, RFC 8986 §5). Packed, 16 bytes."""
+
+    device: str
+    segment: bytes
+    mode: Literal["encap.red", "encap"]
+
+
+class EndDT46(NamedTuple):
+    """``encap seg6local action End.DT46 vrftable TABLE dev DEVICE`` (RFC 8986 §4.8)."""
+
+    device: str
+    table: int
+
+
+RouteTarget = Unreachable | Direct | Via | Encap | EndDT46
+RouteKey = bytes
+"""Table, metric, prefix length and packed address: see ``route_key``. Bytes, because there may be 100,000."""
+
+_KEY: Final = struct.Struct(">IIB")
+
+
+def route_key(table: int, network: Network, metric: int = 0) -> RouteKey:
+    """The key of a route. Metric 0 is the kernel's default of the family (IPv6: 1024)."""
+    return _KEY.pack(table, metric, network.prefixlen) + network.network_address.packed
+
+
+def route_of(key: RouteKey) -> tuple[int, Network, int]:
+    """(table, network, metric) of a key."""
+    table, metric, length = _KEY.unpack_from(key)
+    return table, ip_network((key[_KEY.size :], length)), metric
+
+
+@dataclass(slots=True)
+class Objects:
+    """Everything of ours in one network namespace. Mappings, so that both sides compare by key."""
+
+    links: dict[str, Link] = field(default_factory=dict)
+    addresses: dict[tuple[str, Interface], bool] = field(default_factory=dict)
+    """(device, address with prefix length) → noprefixroute."""
+    routes: dict[RouteKey, RouteTarget] = field(default_factory=dict)
+    rules: dict[Rule, None] = field(default_factory=dict)
+    sysctls: dict[str, str] = field(default_factory=dict)
+    """Path below /proc/sys, with slashes → value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What turns one set of objects into another. Sysctls are only ever set, never unset."""
+
+    links: Diff[str, Link]
+    addresses: Diff[tuple[str, Interface], bool]
+    routes: Diff[RouteKey, RouteTarget]
+    rules: Diff[Rule, None]
+    sysctls: Diff[str, str]
+
+    def __bool__(self) -> bool:
+        return any((self.links, self.addresses, self.routes, self.rules, self.sysctls.set))
+
+    def __len__(self) -> int:
+        parts = (self.links, self.addresses, self.routes, self.rules, self.sysctls.set)
+        return sum(map(len, parts))
+
+
+def change(desired: Objects, actual: Objects) -> Change:
+    """Desired minus actual."""
+    return Change(
+        links=diff(_comparable(desired.links, actual.links), _comparable(actual.links, {})),
+        addresses=diff(desired.addresses, actual.addresses),
+        routes=diff(desired.routes, actual.routes),
+        rules=diff(desired.rules, actual.rules),
+        sysctls=diff(desired.sysctls, actual.sysctls),
+    )
+
+
+def _comparable(links: Mapping[str, Link], actual: Mapping[str, Link]) -> dict[str, Link]:
+    """Leaves out what reading cannot tell or the plan does not ask for: the peer of a veth that exists, MTU 0."""
+    result = {}
+    for name, link in links.items():
+        there = actual.get(name)
+        if there is not None and there.kind == link.kind:
+            link = link._replace(peer=None, mtu=link.mtu or there.mtu)
+        result[name] = link
+    return result
+
+
+class Kernel(Protocol):
+    """What the node controller needs of the kernel. ``galactic.linux.kernel`` is the real one."""
+
+    async def read(self) -> Objects:
+        """Everything of ours (by name, number and protocol) in the host's namespace, and the sysctls' values."""
+
+    async def write(self, wanted: Change) -> None:
+        """Applies in the order the kernel needs. Raises Unreachable naming the objects that could not be written;
+        whatever did not depend on them has been."""
+
+    async def read_pod(self, netns: str, device: str) -> Objects | None:
+        """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""
+
+    async def write_pod(self, netns: str, wanted: Change) -> None: ...

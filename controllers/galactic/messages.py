@@ -1,0 +1,166 @@
+"""What goes over MQTT: topics and payloads (docs/architecture.md, "Messages").
+
+Payloads are JSON and decoded strictly by type; unknown fields are ignored, so that a newer sender can add some.
+Encoding and decoding one route costs about a microsecond, which is why these are msgspec structs and not pydantic.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from galactic.errors import Rejected
+
+MAX_PAYLOAD: Final = 256 * 1024
+"""Bytes. A larger payload is dropped unread."""
+SHARD_ROUTES: Final = 256
+"""Routes in one shard of a retained table, at the most."""
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One attachment as it is attached on a node."""
+
+    vpc: str  # 12 hex digits
+    function: str  # 4 hex digits
+    attachment: str  # namespace/name
+    sid: str
+    networks: tuple[str, ...]  # what it announces: its addresses as host routes, and its terminations
+    epoch: int  # hybrid logical clock in ns, taken once at ADD
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """``nodes/<cluster>/<node>/status``; the Last Will says offline."""
+
+    state: Literal["online", "offline"]
+    prefix: str = ""
+    version: str = ""
+
+
+class NodeEndpoints(msgspec.Struct, frozen=True):
+    """``nodes/<cluster>/<node>/endpoints``: all of a node's endpoints. The highest sequence is the newest."""
+
+    sequence: int
+    endpoints: tuple[Endpoint, ...]
+
+
+class Leader(msgspec.Struct, frozen=True):
+    """``router/leader``. When the term changes every node publishes its endpoints again."""
+
+    id: str
+    term: int
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One network of a VPC and the SID that leads to it."""
+
+    network: str
+    segments: tuple[str, ...]
+    cluster: str
+    node: str
+    function: str
+    epoch: int
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """``vpcs/<vpc>/changes``: what turns the table of revision ``previous`` into that of ``revision``."""
+
+    revision: int
+    previous: int
+    set: tuple[Route, ...] = ()
+    delete: tuple[str, ...] = ()
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """``vpcs/<vpc>/table/<shard>``: one of the ``of`` parts of the packed table of that revision."""
+
+    revision: int
+    of: int
+    routes: tuple[Route, ...]
+
+
+class Head(msgspec.Struct, frozen=True):
+    """``vpcs/<vpc>/head``: what the table of that revision must add up to."""
+
+    revision: int
+    count: int
+    digest: str
+    shards: int
+
+
+Message = NodeStatus | NodeEndpoints | Leader | Changes | Shard | Head
+M = TypeVar("M", NodeStatus, NodeEndpoints, Leader, Changes, Shard, Head)
+
+_encoder: Final = msgspec.json.Encoder()
+_decoders: Final[dict[type, msgspec.json.Decoder[Message]]] = {
+    kind: msgspec.json.Decoder(kind) for kind in (NodeStatus, NodeEndpoints, Leader, Changes, Shard, Head)
+}
+
+
+def encode(message: Message) -> bytes:
+    """The message as JSON."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], payload: bytes) -> M:
+    """The message in ``payload``. Raises Rejected (reason Oversized or Undecodable) and nothing else."""
+    if len(payload) > MAX_PAYLOAD:
+        raise Rejected(f"{len(payload)} bytes, {MAX_PAYLOAD} at the most", reason="Oversized")
+    try:
+        message = _decoders[kind].decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected(str(error), reason="Undecodable") from error
+    assert isinstance(message, kind)
+    return message
+
+
+def weight(route: Route) -> int:
+    """A 64-bit hash of one route, the summand of ``digest``."""
+    text = "|".join((route.network, ",".join(route.segments), route.cluster, route.node, route.function))
+    return int.from_bytes(blake2b(f"{text}|{route.epoch}".encode(), digest_size=8).digest(), "big")
+
+
+def digest(routes: Iterable[Route]) -> str:
+    """16 hex digits: the sum of the routes' weights modulo 2^64.
+
+    Independent of order, and adjustable by one route at a time, so that keeping it costs in proportion to a change.
+    It guards against loss, not against an adversary: who may write the topic is the broker's ACL's business.
+    """
+    return digest_of(sum(map(weight, routes)))
+
+
+def digest_of(total: int) -> str:
+    """The text form of a sum of weights."""
+    return f"{total % (1 << 64):016x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topic tree below a base such as ``galactic/v1``."""
+
+    base: str
+
+    @property
+    def leader(self) -> str:
+        return f"{self.base}/router/leader"
+
+    def status(self, cluster: str, node: str) -> str:
+        return f"{self.base}/nodes/{cluster}/{node}/status"
+
+    def endpoints(self, cluster: str, node: str) -> str:
+        return f"{self.base}/nodes/{cluster}/{node}/endpoints"
+
+    def changes(self, vpc: str) -> str:
+        return f"{self.base}/vpcs/{vpc}/changes"
+
+    def table(self, vpc: str, shard: int | str) -> str:
+        return f"{self.base}/vpcs/{vpc}/table/{shard}"
+
+    def head(self, vpc: str) -> str:
+        return f"{self.base}/vpcs/{vpc}/head"
+
+    def parts(self, topic: str) -> tuple[str, ...]:
+        """The levels below the base, e.g. ``("vpcs", "0000000004d2", "head")``; empty for a topic elsewhere."""
+        prefix = f"{self.base}/"
+        return tuple(topic[len(prefix) :].split("/")) if topic.startswith(prefix) else ()

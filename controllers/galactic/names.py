@@ -1,0 +1,114 @@
+"""What things are called: identifiers in text form, interface names, annotations.
+
+Identifiers are 48 bits for a VPC and 16 bits for an attachment; 0 and all-ones are never assigned. They are written
+in lower-case hex in CRDs (12 and 4 digits) and in base62 in interface names and NADs.
+"""
+
+import string
+from typing import Final
+
+from galactic.errors import Rejected
+
+GROUP: Final = "galactic.datumapis.com"
+VERSION: Final = "v1alpha"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+PREFIX_ANNOTATION: Final = f"{GROUP}/srv6-prefix"
+"""On a Node: its SRv6 prefix, from which the operator makes the NodeSegment."""
+ATTACHMENT_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc-attachment"
+"""On a Pod: the VPCAttachment it is to be attached by."""
+NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
+"""On a Pod: what Multus attaches."""
+
+VPC_BITS: Final = 48
+FUNCTION_BITS: Final = 16
+VPC_MAX: Final = (1 << VPC_BITS) - 1
+FUNCTION_MAX: Final = (1 << FUNCTION_BITS) - 1
+
+_DIGITS: Final = string.digits + string.ascii_lowercase + string.ascii_uppercase
+_VALUES: Final = {digit: value for value, digit in enumerate(_DIGITS)}
+_VPC_WIDTH: Final = 9  # base62 digits that hold 48 bits
+_FUNCTION_WIDTH: Final = 3  # base62 digits that hold 16 bits
+
+
+def base62(number: int) -> str:
+    """The shortest base62 form, digits ``0-9a-zA-Z`` in that order: 1234 is ``jU``."""
+    if number < 0:
+        raise ValueError(f"base62 has no negative numbers: {number}")
+    text = ""
+    while number or not text:
+        number, digit = divmod(number, 62)
+        text = _DIGITS[digit] + text
+    return text
+
+
+def from_base62(text: str) -> int:
+    """The number that ``text`` writes in base62. Raises Rejected on an empty text or a foreign digit."""
+    number = 0
+    for digit in text:
+        if digit not in _VALUES:
+            raise Rejected(f"{text!r} is not base62: {digit!r} is not one of 0-9a-zA-Z")
+        number = number * 62 + _VALUES[digit]
+    if not text:
+        raise Rejected("an empty text is not base62")
+    return number
+
+
+def vpc_hex(vpc: int) -> str:
+    """A VPC identifier as CRDs and topics write it: 12 lower-case hex digits."""
+    return f"{vpc:012x}"
+
+
+def function_hex(function: int) -> str:
+    """An attachment identifier (the SID's function) as CRDs and messages write it: 4 lower-case hex digits."""
+    return f"{function:04x}"
+
+
+def parse_vpc(text: str) -> int:
+    """A VPC identifier from its 12 hex digits. Raises Rejected on any other form, 0 and all-ones included."""
+    return _parse_hex(text, 12, VPC_MAX, "VPC identifier")
+
+
+def parse_function(text: str) -> int:
+    """An attachment identifier from its 4 hex digits. Raises Rejected on any other form, 0 and all-ones included."""
+    return _parse_hex(text, 4, FUNCTION_MAX, "attachment identifier")
+
+
+def _parse_hex(text: str, width: int, limit: int, what: str) -> int:
+    if len(text) != width or not set(text) <= set("0123456789abcdef"):
+        raise Rejected(f"{text!r} is not a {what}: write {width} lower-case hex digits")
+    number = int(text, 16)
+    if number in (0, limit):
+        raise Rejected(f"{text!r} is not a {what}: 0 and all-ones are never assigned")
+    return number
+
+
+def host_end(vpc: int, function: int) -> str:
+    """The host end of an attachment's veth pair, e.g. ``G0000000jU00GH``."""
+    return _interface(vpc, function, "H")
+
+
+def guest_end(vpc: int, function: int) -> str:
+    """The guest end's name for as long as it is not yet in the pod's namespace."""
+    return _interface(vpc, function, "G")
+
+
+def vrf(vpc: int) -> str:
+    """The VRF of a VPC on a node. It is per VPC, so its attachment digits are ``000``."""
+    return _interface(vpc, 0, "V")
+
+
+def _interface(vpc: int, function: int, end: str) -> str:
+    return f"G{base62(vpc).rjust(_VPC_WIDTH, '0')}{base62(function).rjust(_FUNCTION_WIDTH, '0')}{end}"
+
+
+def parse_interface(name: str) -> tuple[int, int, str] | None:
+    """(vpc, function, end) of one of our interface names, ``end`` one of H, G, V; None for anybody else's."""
+    if len(name) != 2 + _VPC_WIDTH + _FUNCTION_WIDTH or name[0] != "G" or name[-1] not in "HGV":
+        return None
+    try:
+        vpc = from_base62(name[1 : 1 + _VPC_WIDTH])
+        function = from_base62(name[1 + _VPC_WIDTH : -1])
+    except Rejected:
+        return None
+    return (vpc, function, name[-1]) if vpc <= VPC_MAX and function <= FUNCTION_MAX else None
