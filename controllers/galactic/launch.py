@@ -1,0 +1,149 @@
+"""How a controller starts, is watched, and ends.
+
+``launch`` sets up logs, serves ``/metrics`` and ``/healthz``, runs the controller's coroutine and cancels it on SIGTERM or
+SIGINT, so that a controller is one coroutine that cleans up when it is cancelled.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from galactic import __version__
+from galactic.errors import GalacticError
+from galactic.settings import Settings
+
+log = structlog.get_logger(__name__)
+GRACE_SECONDS: Final = 10.0
+
+
+class Health:
+    """What is wrong with the process, by name. No problem: healthy."""
+
+    def __init__(self) -> None:
+        self._problems: dict[str, str] = {}
+
+    def set(self, name: str, problem: str | None) -> None:
+        """Reports a problem, or with None that it is over."""
+        if problem is None:
+            self._problems.pop(name, None)
+        else:
+            self._problems[name] = problem
+
+    @property
+    def problems(self) -> dict[str, str]:
+        return dict(self._problems)
+
+
+def launch(
+    settings: Settings,
+    program: str,
+    main: Callable[[Health], Coroutine[Any, Any, None]],
+    registry: CollectorRegistry,
+) -> None:
+    """Runs ``main`` until it returns, fails or is told to stop. Exit code 0 after a clean stop, 1 after a failure."""
+    configure_logs(settings.log_level, settings.log_format)
+    log.info("starting", program=program, version=__version__, cluster=settings.cluster)
+    sys.exit(asyncio.run(_run(settings, program, main, registry)))
+
+
+def configure_logs(level: str, style: str) -> None:
+    """Everything that logs, foreign libraries included, in one format on standard error."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    console = style == "console"
+    last: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for chatty in ("aiohttp.access", "kubernetes", "asyncio"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+async def _run(
+    settings: Settings,
+    program: str,
+    main: Callable[[Health], Coroutine[Any, Any, None]],
+    registry: CollectorRegistry,
+) -> int:
+    health = Health()
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = await _serve(settings.metrics_port, health, registry)
+    work = asyncio.create_task(main(health), name=program)
+    stop = asyncio.create_task(stopped.wait(), name="stop")
+    try:
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            log.info("stopping", program=program)
+            work.cancel()
+            await asyncio.wait({work}, timeout=GRACE_SECONDS)
+    finally:
+        stop.cancel()
+        await server.cleanup()
+    return _code(work, program)
+
+
+def _code(work: "asyncio.Task[None]", program: str) -> int:
+    if not work.done():
+        log.error("did not stop in time", program=program, seconds=GRACE_SECONDS)
+        return 1
+    error = None if work.cancelled() else work.exception()
+    if error is None:
+        log.info("stopped", program=program)
+        return 0
+    if isinstance(error, GalacticError):
+        log.error("failed", program=program, error=str(error))
+    else:
+        log.error("failed", program=program, exc_info=error)
+    return 1
+
+
+async def _serve(port: int, health: Health, registry: CollectorRegistry) -> web.AppRunner:
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def healthz(_request: web.Request) -> web.Response:
+        problems = health.problems
+        text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
+        return web.Response(text=text, status=503 if problems else 200)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    if port:
+        await web.TCPSite(runner, None, port).start()
+    return runner
