@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Diff(Generic[K, V]):
-    """What turns ``actual`` into ``desired``. ``set`` holds what is missing or different, ``delete`` what is too much."""
+    """What turns ``actual`` into ``desired``: ``set`` what is missing or different, ``delete`` what is too much."""
 
     set: dict[K, V]
     delete: dict[K, V]  # key → the value that is there now

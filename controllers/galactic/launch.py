@@ -1,7 +1,7 @@
 """How a controller starts, is watched, and ends.
 
-``launch`` sets up logs, serves ``/metrics`` and ``/healthz``, runs the controller's coroutine and cancels it on SIGTERM or
-SIGINT, so that a controller is one coroutine that cleans up when it is cancelled.
+``launch`` sets up logs, serves ``/metrics`` and ``/healthz``, runs the controller's coroutine and cancels it on SIGTERM
+or SIGINT, so that a controller is one coroutine that cleans up when it is cancelled.
 """
 
 import asyncio

@@ -1,15 +1,16 @@
 """Settings: flags, then environment, then a YAML file, then defaults; the same names everywhere.
 
-Flag ``--mqtt-url``, variable ``GALACTIC_MQTT_URL``, key ``mqtt_url``. An unknown key or a bad value stops the process at
-start, with its name and what is allowed.
+Flag ``--mqtt-url``, variable ``GALACTIC_MQTT_URL``, key ``mqtt_url``. An unknown key or a bad value stops the process
+at start, with its name and what is allowed.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 from ipaddress import IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -57,20 +58,15 @@ class Settings(BaseSettings):
     srv6_space: IPv6Network | None = Field(
         default=None, description="the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40"
     )
-    metrics_port: int = Field(default=9090, ge=0, le=65535, description="port of /metrics and /healthz; 0: none")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severe level")
-    log_format: Literal["json", "console"] = Field(default="json", description="json for machines, console for eyes")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=_config_file)
+    metrics_port: int = Field(
+        default=9090, ge=0, le=65535, description="port of /metrics and /healthz; 0: none"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe level"
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="json for machines, console for eyes"
+    )
 
 
 class MqttSettings(Settings):
@@ -81,7 +77,9 @@ class MqttSettings(Settings):
     )
     mqtt_username: str | None = Field(default=None, description="user name at the broker")
     mqtt_password: SecretStr | None = Field(default=None, description="password at the broker")
-    mqtt_ca_file: Path | None = Field(default=None, description="CA certificates (PEM) that the broker's must chain to")
+    mqtt_ca_file: Path | None = Field(
+        default=None, description="CA certificates (PEM) that the broker's must chain to"
+    )
     mqtt_cert_file: Path | None = Field(default=None, description="client certificate (PEM)")
     mqtt_key_file: Path | None = Field(default=None, description="key of the client certificate (PEM)")
     mqtt_base: Annotated[str, Field(pattern=r"^[^+#/\s]+(/[^+#/\s]+)*$")] = Field(
@@ -97,51 +95,56 @@ class RouterSettings(MqttSettings):
     """The router's."""
 
     kubernetes: bool = Field(default=True, description="false: standalone, needs only broker and database")
-    database_url: SecretStr | None = Field(default=None, description="postgresql://… to record routes and history in")
+    database_url: SecretStr | None = Field(
+        default=None, description="postgresql://… to record routes and history in"
+    )
 
 
 class NodeSettings(MqttSettings):
     """The node controller's."""
 
     node_name: str = Field(default="", description="the Node's name; in the DaemonSet spec.nodeName")
-    underlay_interface: str = Field(default="", description="the interface of the underlay; empty: the default route's")
+    underlay_interface: str = Field(
+        default="", description="the interface of the underlay; empty: the default route's"
+    )
     socket: Annotated[Path, AfterValidator(_socket)] = Field(
         default=Path("/var/run/galactic/agent.sock"), description="unix socket that the CNI plugin talks to"
     )
 
 
-_config_file: Path | None = None
-
-
 def load(kind: type[S], arguments: Sequence[str] | None = None, *, program: str = "galactic") -> S:
     """The settings of one process. Prints what is wrong and exits 2 rather than return half of them."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    given, config = _take_config(given)
-    global _config_file
-    _config_file = config
+    flags, config = _split(list(sys.argv[1:] if arguments is None else arguments))
+    if config and not config.is_file():
+        _refuse(program, f"--config {config}: no such file")
     try:
-        if config and not config.is_file():
-            _refuse(program, f"--config {config}: no such file")
-        cli = CliSettingsSource[Any](kind, cli_prog_name=program, cli_parse_args=given)
-        return kind(_cli_settings_source=cli)  # type: ignore[call-arg]
+        sourced = _sourced(kind, config)
+        cli = CliSettingsSource[Any](sourced, cli_prog_name=program, cli_parse_args=flags)
+        return sourced(_cli_settings_source=cli)
     except ValidationError as error:
         _refuse(program, *(_sentence(kind, detail) for detail in error.errors(include_url=False)))
-    finally:
-        _config_file = None
 
 
-def _take_config(arguments: list[str]) -> tuple[list[str], Path | None]:
-    config = os.environ.get(f"{PREFIX}CONFIG")
-    rest: list[str] = []
-    iterator = iter(arguments)
-    for argument in iterator:
-        if argument == "--config":
-            config = next(iterator, "")
-        elif argument.startswith("--config="):
-            config = argument.removeprefix("--config=")
-        else:
-            rest.append(argument)
-    return rest, Path(config) if config else None
+def _sourced(kind: type[S], config: Path | None) -> type[S]:
+    """The same settings, reading environment and that file below the flags."""
+
+    def sources(
+        _cls: type[BaseSettings], /, settings_cls: type[BaseSettings], **given: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = YamlConfigSettingsSource(settings_cls, yaml_file=config)
+        return given["init_settings"], given["env_settings"], file
+
+    return type(
+        kind.__name__, (kind,), {"settings_customise_sources": classmethod(sources), "__doc__": kind.__doc__}
+    )
+
+
+def _split(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Flags for the settings, and the file that ``--config`` or ``GALACTIC_CONFIG`` names."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=os.environ.get(f"{PREFIX}CONFIG"))
+    known, rest = parser.parse_known_args(arguments)
+    return rest, Path(known.config) if known.config else None
 
 
 def _sentence(kind: type[Settings], detail: Any) -> str:
@@ -153,7 +156,6 @@ def _sentence(kind: type[Settings], detail: Any) -> str:
     return f"{name}: {detail['msg']}{given}" + (f" - {field.description}" if field else "")
 
 
-def _refuse(program: str, *sentences: str) -> Any:
-    for sentence in sentences:
-        print(f"{program}: {sentence}", file=sys.stderr)
+def _refuse(program: str, *sentences: str) -> NoReturn:
+    sys.stderr.writelines(f"{program}: {sentence}\n" for sentence in sentences)
     raise SystemExit(USAGE_ERROR)

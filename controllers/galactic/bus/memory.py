@@ -21,7 +21,7 @@ class MemoryBroker:
         """A new connected client."""
         bus = MemoryBus(self, will)
         self._sessions.append(bus)
-        bus._arrive(Connected())
+        bus.arrive(Connected())
         return bus
 
     def publish(self, topic: str, payload: bytes, retain: bool) -> None:
@@ -36,13 +36,13 @@ class MemoryBroker:
 
     def deliver(self, session: "MemoryBus", topic: str, payload: bytes, retained: bool) -> None:
         if not self.lose(topic, payload):
-            session._arrive(Delivery(topic, payload, retained))
+            session.arrive(Delivery(topic, payload, retained))
 
     def stop(self) -> None:
         """The broker goes away: every session ends. Retained messages stay, as with persistence."""
         self.up = False
         for session in self._sessions:
-            session._arrive(Disconnected("broker stopped"))
+            session.arrive(Disconnected("broker stopped"))
 
     def start(self, *, empty: bool = False) -> None:
         """The broker comes back, with or without what it had retained."""
@@ -50,8 +50,8 @@ class MemoryBroker:
         if empty:
             self.retained.clear()
         for session in self._sessions:
-            session._arrive(Connected())
-            session._replay(session.filters)
+            session.arrive(Connected())
+            session.replay(session.filters)
 
     def drop(self, session: "MemoryBus") -> None:
         """One client dies without a goodbye: its Last Will is published."""
@@ -76,7 +76,7 @@ class MemoryBus:
         new = [pattern for pattern in filters if pattern not in self.filters]
         self.filters += new
         if self.broker.up:
-            self._replay(new)
+            self.replay(new)
 
     def unsubscribe(self, *filters: str) -> None:
         self.filters = [pattern for pattern in self.filters if pattern not in filters]
@@ -91,10 +91,10 @@ class MemoryBus:
         while True:
             yield await self._queue.get()
 
-    def _arrive(self, item: Delivery | Connected | Disconnected) -> None:
+    def arrive(self, item: Delivery | Connected | Disconnected) -> None:
         self._queue.put_nowait(item)
 
-    def _replay(self, filters: list[str]) -> None:
+    def replay(self, filters: list[str]) -> None:
         for topic, payload in sorted(self.broker.retained.items()):
             if any(matches(pattern, topic) for pattern in filters):
                 self.broker.deliver(self, topic, payload, True)

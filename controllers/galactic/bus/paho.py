@@ -10,7 +10,7 @@ import random
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import structlog
@@ -36,9 +36,7 @@ _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 class PahoBus:
     """A connection to the broker that is kept up for as long as ``async with`` lasts; see ``galactic.bus.Bus``."""
 
-    def __init__(
-        self, settings: MqttSettings, client_id: str, will: tuple[str, bytes] | None = None
-    ) -> None:
+    def __init__(self, settings: MqttSettings, client_id: str, will: tuple[str, bytes] | None = None) -> None:
         self._settings, self._client_id, self._will = settings, client_id, will
         self._filters: dict[str, None] = {}
         self._arrived: asyncio.Queue[Delivery | Connected | Disconnected] = asyncio.Queue()
@@ -49,7 +47,7 @@ class PahoBus:
         self._client = self._make()
         self._up = False
 
-    async def __aenter__(self) -> "PahoBus":
+    async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._keeper = asyncio.create_task(self._keep(), name="mqtt")
         return self
@@ -110,7 +108,9 @@ class PahoBus:
                 pause = BACKOFF_SECONDS[0]
                 await self._drive()
             except (OSError, ValueError, TimeoutError, mqtt.WebsocketConnectionError) as error:
-                log.warning("broker unreachable", url=self._settings.mqtt_url, error=str(error) or repr(error))
+                log.warning(
+                    "broker unreachable", url=self._settings.mqtt_url, error=str(error) or repr(error)
+                )
             except _VersionRefused:
                 log.info("broker speaks no MQTT 5, going on with 3.1.1", url=self._settings.mqtt_url)
                 continue
@@ -192,9 +192,15 @@ class PahoBus:
             self._loop.remove_reader(descriptor)
             self._loop.remove_writer(descriptor)
 
+        def register(_client: mqtt.Client, _userdata: object, _connection: object) -> None:
+            self._loop.add_writer(descriptor, write)
+
+        def unregister(_client: mqtt.Client, _userdata: object, _connection: object) -> None:
+            self._loop.remove_writer(descriptor)
+
         self._loop.add_reader(descriptor, read)
-        client.on_socket_register_write = lambda *_: self._loop.add_writer(descriptor, write)
-        client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(descriptor) and None
+        client.on_socket_register_write = register
+        client.on_socket_unregister_write = unregister
         client.on_socket_close = closed
         if client.want_write():
             self._loop.add_writer(descriptor, write)
@@ -217,10 +223,18 @@ class PahoBus:
     # -- paho's callbacks: enqueue, nothing else -----------------------------------------------------------------
 
     def _on_connect(
-        self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        _flags: Any,
+        reason: ReasonCode,
+        _properties: Properties | None,
     ) -> None:
         if reason.is_failure:
-            if reason.getName() == "Unsupported protocol version" and self._version == MQTTProtocolVersion.MQTTv5:
+            if (
+                reason.getName() == "Unsupported protocol version"
+                and self._version == MQTTProtocolVersion.MQTTv5
+            ):
                 self._version = MQTTProtocolVersion.MQTTv311
                 refused: Exception = _VersionRefused()
             else:
@@ -237,15 +251,25 @@ class PahoBus:
             self._accepted.set_result(None)
 
     def _on_disconnect(
-        self, _client: mqtt.Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        _flags: Any,
+        reason: ReasonCode,
+        _properties: Properties | None,
     ) -> None:
         self._lost(str(reason))
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        self._arrived.put_nowait(Delivery(message.topic, message.payload, message.retain))
+        self._arrived.put_nowait(Delivery(message.topic, bytes(message.payload), message.retain))
 
     def _on_publish(
-        self, _client: mqtt.Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
+        self,
+        _client: mqtt.Client,
+        _userdata: Any,
+        mid: int,
+        reason: ReasonCode,
+        _properties: Properties | None,
     ) -> None:
         confirmed = self._waiting.get(mid)
         if confirmed is None or confirmed.done():
@@ -260,7 +284,9 @@ class PahoBus:
     ) -> None:
         for reason in reasons:
             if reason.is_failure:
-                log.error("the broker refused a subscription", reason=str(reason), filters=list(self._filters))
+                log.error(
+                    "the broker refused a subscription", reason=str(reason), filters=list(self._filters)
+                )
 
 
 class _VersionRefused(Exception):

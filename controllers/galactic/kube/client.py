@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
@@ -21,6 +21,8 @@ from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.kube.resources import Resource
 
 Object = dict[str, Any]
+Objects = list[Object]
+Patch = Mapping[str, Any] | list[Any]
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
 WATCH_SECONDS: Final = 300
@@ -57,14 +59,14 @@ class Kube:
         self._api = api
         self.requests = 0
 
-    async def __aenter__(self) -> "Kube":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        await self._api.close()
+        await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, resource: Resource, name: str, namespace: str | None = None) -> Object:
         """The object. Raises NotFound."""
@@ -79,10 +81,10 @@ class Kube:
 
     async def list(
         self, resource: Resource, namespace: str | None = None, *, fields: str = "", labels: str = ""
-    ) -> tuple[list[Object], str]:
+    ) -> tuple[Objects, str]:
         """All objects, read in pages, and the resource version to watch from."""
         query = {"limit": str(PAGE)} | _selectors(fields, labels)
-        items: list[Object] = []
+        items: Objects = []
         while True:
             page = await self._json("GET", resource.path(namespace), query)
             for item in page.get("items") or ():
@@ -93,7 +95,9 @@ class Kube:
                 return items, page["metadata"].get("resourceVersion", "")
             query["continue"] = page["metadata"]["continue"]
 
-    async def create(self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None) -> Object:
+    async def create(
+        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
+    ) -> Object:
         """The object as made. Raises Conflict if it exists."""
         return await self._json("POST", resource.path(namespace), body=body)
 
@@ -108,14 +112,16 @@ class Kube:
         self,
         resource: Resource,
         name: str,
-        patch: Mapping[str, Any] | list[Any],
+        patch: Patch,
         namespace: str | None = None,
         *,
         subresource: str | None = None,
     ) -> Object:
         """The object after a merge patch (a mapping) or a JSON patch (a list)."""
         kind = JSON_PATCH if isinstance(patch, list) else MERGE_PATCH
-        return await self._json("PATCH", resource.path(namespace, name, subresource), body=patch, content=kind)
+        return await self._json(
+            "PATCH", resource.path(namespace, name, subresource), body=patch, content=kind
+        )
 
     async def delete(
         self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
@@ -128,7 +134,13 @@ class Kube:
             return
 
     async def watch(
-        self, resource: Resource, version: str, namespace: str | None = None, *, fields: str = "", labels: str = ""
+        self,
+        resource: Resource,
+        version: str,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
     ) -> AsyncIterator[Event]:
         """Events after ``version`` until the server ends the stream. Raises Expired when ``version`` is too old."""
         query = {
@@ -137,7 +149,7 @@ class Kube:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_SECONDS),
         } | _selectors(fields, labels)
-        with _translated():
+        with _Translated():
             response = await self._send("GET", resource.path(namespace), query, read=WATCH_SECONDS + 30)
             async with _closing(response) as stream:
                 while line := await stream.readline():
@@ -154,10 +166,10 @@ class Kube:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | list[Any] | None = None,
+        body: Patch | None = None,
         content: str = "application/json",
     ) -> Object:
-        with _translated():
+        with _Translated():
             response = await self._send(method, path, query or {}, body, content)
             async with _closing(response):
                 value = json.loads(await response.read() or b"{}")
@@ -169,8 +181,9 @@ class Kube:
         method: str,
         path: str,
         query: Mapping[str, str],
-        body: Mapping[str, Any] | list[Any] | None = None,
+        body: Patch | None = None,
         content: str = "application/json",
+        *,
         read: float = READ_SECONDS,
     ) -> aiohttp.ClientResponse:
         headers: dict[str, Any] = {"Accept": "application/json", "Content-Type": content}
@@ -185,7 +198,7 @@ class Kube:
             body,
             _request_timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read),
         )
-        response = reply.response
+        response: aiohttp.ClientResponse = reply.response
         if response.status >= 400:
             async with _closing(response):
                 raise _refusal(response.status, await response.text())
@@ -200,7 +213,7 @@ async def _closing(response: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.St
         response.close() if not response.content.at_eof() else response.release()
 
 
-class _translated:
+class _Translated:
     """Turns what the client and its transport raise into our errors."""
 
     def __enter__(self) -> None:
@@ -235,13 +248,13 @@ def _refusal(status: int, text: str) -> GalacticError:
 
 
 async def connect() -> Kube:
-    """A client for ``$KUBECONFIG`` or, without one, the pod's service account. Raises Unreachable when neither works."""
+    """A client for ``$KUBECONFIG`` or the pod's service account. Raises Unreachable when neither works."""
     configuration = official.Configuration()
     try:
         if os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
-            await official_config.load_kube_config(client_configuration=configuration)
+            await official_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            official_config.load_incluster_config(client_configuration=configuration)
+            official_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (official_config.ConfigException, OSError) as error:
         raise Unreachable("kube-apiserver", f"no usable credentials: {error}; set KUBECONFIG") from error
     return Kube(official.ApiClient(configuration))

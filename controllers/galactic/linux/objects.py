@@ -1,7 +1,7 @@
 """Kernel objects as values: what a plan asks for and what reading the kernel answers, in the same terms.
 
-``Objects`` of both sides are compared by ``galactic.diff``; what differs is written by ``galactic.linux.kernel``. Devices
-are referred to by name, never by index: a plan exists before its devices do.
+``Objects`` of both sides are compared by ``galactic.diff``; what differs is written by ``galactic.linux.kernel``.
+Devices are referred to by name, never by index: a plan exists before its devices do.
 """
 
 import struct
@@ -29,6 +29,10 @@ PROTOCOL: Final = 0x9A
 """Our number in ``rtm_protocol`` and ``fra_protocol``: how our routes and rules are recognised (rtnetlink(7))."""
 UNREACHABLE_METRIC: Final = 4278198272
 """The metric that the kernel's VRF documentation gives a VRF's default of last resort."""
+LOOPBACK_DEVICE: Final = "lo-galactic"
+"""The dummy that carries the node's SRv6 loopback address."""
+IPV6_METRIC: Final = 1024
+"""What the kernel makes of an IPv6 route's metric 0 (``IP6_RT_PRIO_USER``)."""
 
 
 class Link(NamedTuple):
@@ -39,6 +43,7 @@ class Link(NamedTuple):
     master: str = ""  # name of the VRF that the device is enslaved to
     mtu: int = 0  # 0: the kernel's default, whatever it is
     peer: tuple[str, str] | None = None  # not compared: a peer can only be given at creation
+    up: bool = True  # a plan never asks for anything else; reading may find otherwise
 
 
 class Rule(NamedTuple):
@@ -81,7 +86,11 @@ class EndDT46(NamedTuple):
     table: int
 
 
-RouteTarget = Unreachable | Direct | Via | Encap | EndDT46
+class Other(NamedTuple):
+    """A route with our number that no plan asks for, e.g. another version's. Only ever read, replaced or deleted."""
+
+
+RouteTarget = Unreachable | Direct | Via | Encap | EndDT46 | Other
 RouteKey = bytes
 """Table, metric, prefix length and packed address: see ``route_key``. Bytes, because there may be 100,000."""
 
@@ -89,7 +98,9 @@ _KEY: Final = struct.Struct(">IIB")
 
 
 def route_key(table: int, network: Network, metric: int = 0) -> RouteKey:
-    """The key of a route. Metric 0 is the kernel's default of the family (IPv6: 1024)."""
+    """The key of a route. Metric 0 is the kernel's default of the family, so IPv6's 1024 is the same as 0."""
+    if metric == IPV6_METRIC and network.version == 6:  # noqa: PLR2004 - the protocol's number
+        metric = 0
     return _KEY.pack(table, metric, network.prefixlen) + network.network_address.packed
 
 
@@ -123,11 +134,11 @@ class Change:
     sysctls: Diff[str, str]
 
     def __bool__(self) -> bool:
-        return any((self.links, self.addresses, self.routes, self.rules, self.sysctls.set))
+        return len(self) > 0
 
     def __len__(self) -> int:
-        parts = (self.links, self.addresses, self.routes, self.rules, self.sysctls.set)
-        return sum(map(len, parts))
+        changes = len(self.links) + len(self.addresses) + len(self.routes)
+        return changes + len(self.rules) + len(self.sysctls.set)
 
 
 def change(desired: Objects, actual: Objects) -> Change:
@@ -147,8 +158,9 @@ def _comparable(links: Mapping[str, Link], actual: Mapping[str, Link]) -> dict[s
     for name, link in links.items():
         there = actual.get(name)
         if there is not None and there.kind == link.kind:
-            link = link._replace(peer=None, mtu=link.mtu or there.mtu)
-        result[name] = link
+            result[name] = link._replace(peer=None, mtu=link.mtu or there.mtu)
+        else:
+            result[name] = link
     return result
 
 
@@ -159,8 +171,10 @@ class Kernel(Protocol):
         """Everything of ours (by name, number and protocol) in the host's namespace, and the sysctls' values."""
 
     async def write(self, wanted: Change) -> None:
-        """Applies in the order the kernel needs. Raises Unreachable naming the objects that could not be written;
-        whatever did not depend on them has been."""
+        """Applies in the order the kernel needs.
+
+        Raises Unreachable naming the objects that could not be written; whatever did not depend on them has been.
+        """
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
         """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""

@@ -1,0 +1,52 @@
+# `make demo` and `make test` are all a newcomer needs; `make help` lists the rest.
+# Everything Python lives in .venv, made here from pinned constraints; what takes long to build is cached in
+# $XDG_CACHE_HOME/galactic (~/.cache/galactic).
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# For tests of a part: make test ARGS="tests/unit -k table"
+ARGS ?=
+
+.PHONY: help venv demo test unit check generate format lab bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is older: make PYTHON=…"; exit 1; }
+	@echo "making .venv (once)"
+	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+venv: $(VENV)/made ## the Python environment
+
+demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
+	@$(BIN)/galactic lab demo $(if $(KEEP),--keep) $(ARGS)
+
+test: venv ## everything: unit tests, then the e2e stories in a lab of their own
+	@$(BIN)/galactic lab build
+	@$(BIN)/pytest $(ARGS)
+
+unit: venv ## unit tests alone
+	@$(BIN)/pytest tests/unit $(ARGS)
+
+check: venv ## style, types, layers, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m galactic.crds.schema --check crds
+
+generate: venv ## CRDs from the models
+	@$(BIN)/python -m galactic.crds.schema crds
+
+format: venv ## let ruff mend what it can
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+clean: ## .venv and caches of this checkout (not what was built: ~/.cache/galactic)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
