@@ -15,6 +15,8 @@ def registry(component: str) -> CollectorRegistry:
     ProcessCollector(registry=own)
     own.register(GC_COLLECTOR)
     own.register(PLATFORM_COLLECTOR)
-    info = Gauge("galactic_build_info", "Always 1; the labels tell what runs.", ("component", "version"), registry=own)
+    info = Gauge(
+        "galactic_build_info", "Always 1; the labels tell what runs.", ("component", "version"), registry=own
+    )
     info.labels(component, __version__).set(1)
     return own

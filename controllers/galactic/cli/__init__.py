@@ -1,0 +1,1 @@
+"""The ``galactic`` command, also ``kubectl galactic``."""
