@@ -1,0 +1,119 @@
+"""List, then watch: whatever happens to the stream, the cache ends up as the API server has it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.kube import informer as module
+from galactic.kube.client import Event, Expired, Object
+from galactic.kube.informer import Informer
+from galactic.kube.resources import PODS, VPCS
+
+
+def pod(name: str, version: int) -> Object:
+    return {"metadata": {"name": name, "namespace": "ns", "resourceVersion": str(version)}}
+
+
+class Script:
+    """An API server that answers each list and each watch with the next thing it was told to."""
+
+    def __init__(self, *steps: object) -> None:
+        self.steps = list(steps)
+        self.watched_from: list[str] = []
+        self.done = asyncio.Event()
+
+    async def list(self, *_: object, **__: object) -> tuple[list[Object], str]:
+        step = await self._next()
+        if isinstance(step, GalacticError):
+            raise step
+        return step, str(max((int(item["metadata"]["resourceVersion"]) for item in step), default=0))
+
+    async def watch(self, _resource: object, version: str, *_: object, **__: object) -> AsyncIterator[Event]:
+        self.watched_from.append(version)
+        step = await self._next()
+        if isinstance(step, GalacticError):
+            raise step
+        for kind, item in step:
+            yield Event(kind, item)
+
+    async def _next(self) -> object:
+        if not self.steps:
+            self.done.set()
+            await asyncio.Event().wait()
+        return self.steps.pop(0)
+
+
+async def outcome(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], list[tuple]]:
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
+    told: list[tuple] = []
+    watched = Informer(script, PODS, lambda key, _old, new: told.append((key[1], new is not None)))
+    task = asyncio.create_task(watched.run())
+    async with asyncio.timeout(10):
+        await script.done.wait()
+    task.cancel()
+    return {name for _, name in watched.objects}, told
+
+
+@pytest.mark.parametrize(
+    ("steps", "names", "told"),
+    [
+        pytest.param(
+            [[pod("a", 1)], [("ADDED", pod("b", 2)), ("DELETED", pod("a", 3))]],
+            {"b"},
+            [("a", True), ("b", True), ("a", False)],
+            id="list-then-watch",
+        ),
+        pytest.param(
+            [[pod("a", 1), pod("b", 1)], Expired(""), [pod("b", 5)]],
+            {"b"},
+            [("a", True), ("b", True), ("a", False), ("b", True)],
+            id="expired-lists-again-and-notices-what-went",
+        ),
+        pytest.param(
+            [
+                [pod("a", 1)],
+                Unreachable("kube-apiserver", "away"),
+                Unreachable("kube-apiserver", "away"),
+                [pod("a", 1)],
+            ],
+            {"a"},
+            [("a", True)],
+            id="an-outage-forgets-nothing-and-repeats-nothing",
+        ),
+        pytest.param([Rejected("forbidden"), [pod("a", 1)]], {"a"}, [("a", True)], id="refused-then-granted"),
+        pytest.param(
+            [[pod("a", 1)], [], [("MODIFIED", pod("a", 2))]],
+            {"a"},
+            [("a", True), ("a", True)],
+            id="stream-ends",
+        ),
+    ],
+)
+async def test_cache(
+    steps: list, names: set[str], told: list[tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await outcome(Script(*steps), monkeypatch) == (names, told)
+
+
+async def test_a_bookmark_moves_the_watch_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([pod("a", 1)], [("BOOKMARK", {"metadata": {"resourceVersion": "9"}})], [])
+    await outcome(script, monkeypatch)
+    assert script.watched_from[:2] == ["1", "9"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param(PODS.path(), "/api/v1/pods", id="core-all"),
+        pytest.param(PODS.path("ns", "a"), "/api/v1/namespaces/ns/pods/a", id="core-one"),
+        pytest.param(
+            VPCS.path("ns", "a", "status"),
+            "/apis/galactic.datumapis.com/v1alpha/namespaces/ns/vpcs/a/status",
+            id="subresource",
+        ),
+    ],
+)
+def test_paths(path: str, expected: str) -> None:
+    assert path == expected
