@@ -99,7 +99,7 @@ _KEY: Final = struct.Struct(">IIB")
 
 def route_key(table: int, network: Network, metric: int = 0) -> RouteKey:
     """The key of a route. Metric 0 is the kernel's default of the family, so IPv6's 1024 is the same as 0."""
-    if metric == IPV6_METRIC and network.version == 6:  # noqa: PLR2004 - the protocol's number
+    if metric == IPV6_METRIC and network.version == 6:
         metric = 0
     return _KEY.pack(table, metric, network.prefixlen) + network.network_address.packed
 

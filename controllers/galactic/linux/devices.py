@@ -1,0 +1,257 @@
+"""Links, addresses and rules of one network namespace, through pyroute2.
+
+Every error of pyroute2 or the kernel leaves here as Unreachable or Rejected, without the object's name: whoever
+writes many objects puts it in front.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv6Network, ip_interface
+from typing import Any, Final, Self, cast
+
+from pyroute2.iproute.linux import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from galactic.errors import Rejected, Unreachable
+from galactic.linux.namespace import Namespace, device_index, device_name
+from galactic.linux.objects import LOOPBACK_DEVICE, PROTOCOL, Interface, Link, Rule
+from galactic.names import parse_interface
+
+_KINDS: Final = frozenset({"vrf", "dummy", "veth"})
+_IFF_UP: Final = 0x1
+_SKIP_STATS: Final = 0x8  # RTEXT_FILTER_SKIP_STATS
+_IFA_F_NODAD: Final = 0x02
+_IFA_F_PERMANENT: Final = 0x80
+_IFA_F_NOPREFIXROUTE: Final = 0x200
+_KERNEL_MADE: Final = frozenset(
+    {1, 2, 3}
+)  # IFA_PROTO: loopback, router advertisement, link-local (Linux 5.18)
+
+
+def ours(name: str) -> bool:
+    """Whether a device of that name is one of ours."""
+    return name == LOOPBACK_DEVICE or parse_interface(name) is not None
+
+
+class Devices:
+    """What pyroute2 does for us in one namespace."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._socket = namespace.netlink()  # for names and indexes
+        made = namespace.netlink()
+        self._route = AsyncIPRoute(fileno=made.detach())
+
+    def close(self) -> None:
+        self._socket.close()
+        self._route.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def index(self, name: str) -> int:
+        """The device's index, 0 if there is none."""
+        return device_index(self._socket, name)
+
+    async def links(self) -> dict[str, Link]:
+        """Our devices."""
+        found = {}
+        with translated():
+            async for message in await self._route.link("dump", ext_mask=_SKIP_STATS):
+                name = str(message.get("ifname"))
+                link = self._link(message) if ours(name) else None
+                if link:
+                    found[name] = link
+        return found
+
+    def _link(self, message: Any) -> Link | None:
+        kind = message.get(("linkinfo", "kind"))
+        if kind not in _KINDS:
+            return None
+        master = message.get("master")
+        return Link(
+            kind=kind,
+            table=(message.get(("linkinfo", "data", "vrf_table")) or 0) if kind == "vrf" else 0,
+            master=device_name(self._socket, master) if master else "",
+            mtu=message.get("mtu") or 0,
+            up=bool(message["flags"] & _IFF_UP),
+        )
+
+    async def set_link(self, name: str, link: Link) -> None:
+        """Makes the device, or makes it what it should be; up, enslaved first.
+
+        One that can only become that by being made anew (another kind or table) is.
+        """
+        with translated():
+            index = self.index(name)
+            there = await self._there(index) if index else None
+            if index and there is None:
+                raise Rejected(
+                    f"the name is taken by a device that is not {link.kind}", reason="InterfaceTaken"
+                )
+            if there and (there.kind != link.kind or there.table != link.table):
+                await self._route.link("del", index=index)
+                there = None
+            if there is None:
+                await self._make(name, link)
+                index = self.index(name)
+                there = Link(link.kind, link.table, mtu=link.mtu, up=False)
+            if there.master != link.master:
+                master = self.index(link.master) if link.master else 0
+                if link.master and not master:
+                    raise Unreachable("kernel", f"there is no device {link.master}")
+                await self._route.link("set", index=index, master=master)
+            if link.mtu and there.mtu != link.mtu:
+                await self._route.link("set", index=index, mtu=link.mtu)
+            if not there.up:
+                await self._route.link("set", index=index, state="up")
+
+    async def _there(self, index: int) -> Link | None:
+        (message,) = await self._route.link("get", index=index, ext_mask=_SKIP_STATS)
+        return self._link(message)
+
+    async def _make(self, name: str, link: Link) -> None:
+        given: dict[str, Any] = {"ifname": name, "kind": link.kind}
+        if link.kind == "vrf":
+            given["vrf_table"] = link.table
+        if link.mtu:
+            given["mtu"] = link.mtu
+        if link.peer is None:
+            await self._route.link("add", **given)
+            return
+        path, peer_name = link.peer
+        peer: dict[str, Any] = {"ifname": peer_name}
+        if link.mtu:
+            peer["mtu"] = link.mtu
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            await self._route.link("add", **given, peer=peer | {"net_ns_fd": fd})
+        except NetlinkError as error:
+            if error.code == errno.EEXIST and not self.index(name) and _taken(path, peer_name):
+                raise Rejected(
+                    f"the pod has an interface {peer_name} already: give spec.interface.name another one",
+                    reason="InterfaceTaken",
+                ) from error
+            raise
+        finally:
+            os.close(fd)
+
+    async def delete_link(self, name: str) -> None:
+        """Deletes the device; one that is gone already is no error."""
+        with translated(errno.ENODEV):
+            if index := self.index(name):
+                await self._route.link("del", index=index)
+
+    async def set_up(self, name: str) -> None:
+        """Sets a device up. Raises Unreachable if there is none."""
+        with translated():
+            if not (index := self.index(name)):
+                raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            await self._route.link("set", index=index, state="up")
+
+    async def addresses(self, device: str = "") -> dict[tuple[str, Interface], bool]:
+        """(device, address) → noprefixroute, of one device or of all of ours; without those the kernel makes."""
+        found: dict[tuple[str, Interface], bool] = {}
+        names: dict[int, str] = {}
+        with translated():
+            async for message in await self._route.addr("dump"):
+                index = message["index"]
+                if index not in names:
+                    names[index] = device_name(self._socket, index)
+                name = names[index]
+                if name != device if device else not ours(name):
+                    continue
+                address = ip_interface((message.get("local") or message.get("address"), message["prefixlen"]))
+                flags = message.get("flags") or 0
+                if self._given(address, flags, message.get("proto") or 0):
+                    found[name, address] = bool(flags & _IFA_F_NOPREFIXROUTE)
+        return found
+
+    def _given(self, address: Interface, flags: int, protocol: int) -> bool:
+        """Whether somebody gave the device that address, rather than the kernel or a router advertisement."""
+        if protocol in _KERNEL_MADE or not flags & _IFA_F_PERMANENT:
+            return False
+        # before Linux 5.18 a link-local address says not who made it; the kernel's has EUI-64 form (RFC 4291 §2.5.1)
+        return not (address.version == 6 and address.is_link_local and address.packed[11:13] == b"\xff\xfe")
+
+    async def set_address(self, device: str, address: Interface, no_prefix_route: bool) -> None:
+        """Gives a device an address; one that is there with other flags is made anew."""
+        with translated():
+            given = self._address(device, address)
+            flags = _IFA_F_NOPREFIXROUTE if no_prefix_route else 0
+            if address.version == 6:
+                flags |= _IFA_F_NODAD
+            try:
+                await self._route.addr("add", **given, flags=flags)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+                await self._route.addr("del", **given)
+                await self._route.addr("add", **given, flags=flags)
+
+    async def delete_address(self, device: str, address: Interface) -> None:
+        """Takes an address away; one that is gone already is no error."""
+        with translated(errno.EADDRNOTAVAIL, errno.ENODEV):
+            await self._route.addr("del", **self._address(device, address))
+
+    def _address(self, device: str, address: Interface) -> dict[str, Any]:
+        if not (index := self.index(device)):
+            raise OSError(errno.ENODEV, f"there is no device {device}")
+        return {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
+
+    async def rules(self) -> dict[Rule, None]:
+        """Our IPv6 rules."""
+        found: dict[Rule, None] = {}
+        with translated():
+            async for message in await self._route.rule("dump", family=socket.AF_INET6):
+                if message.get("protocol") != PROTOCOL:
+                    continue
+                destination = IPv6Network((message.get("dst") or "::", message["dst_len"]))
+                found[Rule(message.get("priority") or 0, destination, message.get("table") or 0)] = None
+        return found
+
+    async def set_rule(self, rule: Rule) -> None:
+        """Adds a rule; one that is there already is no error."""
+        with translated(errno.EEXIST):
+            await self._route.rule("add", **_rule(rule))
+
+    async def delete_rule(self, rule: Rule) -> None:
+        """Deletes a rule; one that is gone already is no error."""
+        with translated(errno.ENOENT, errno.ESRCH):
+            await self._route.rule("del", **_rule(rule))
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {
+        "family": socket.AF_INET6,
+        "priority": rule.priority,
+        "dst": str(rule.destination.network_address),
+        "dst_len": rule.destination.prefixlen,
+        "table": rule.table,
+        "protocol": PROTOCOL,
+    }
+
+
+def _taken(path: str, name: str) -> bool:
+    with Namespace.at(path) as namespace, namespace.netlink() as inside:
+        return bool(device_index(inside, name))
+
+
+@contextmanager
+def translated(*harmless: int) -> Iterator[None]:
+    """The one place where pyroute2's and the kernel's errors become ours; those numbers in ``harmless`` are none."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in harmless:
+            raise Unreachable("kernel", os.strerror(cast(int, error.code))) from error
+    except OSError as error:
+        if error.errno not in harmless:
+            where = f": {error.filename}" if error.filename else ""
+            raise Unreachable("kernel", f"{error.strerror or error}{where}") from error

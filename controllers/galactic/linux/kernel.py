@@ -1,0 +1,182 @@
+"""The real kernel, as ``galactic.linux.objects.Kernel`` promises it.
+
+Nothing is remembered between calls but which sysctls were ever written (there is no other way to know which ones are
+ours): devices are looked up by name whenever they are needed, so what others do to them meanwhile is never missed.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Self
+
+from galactic.errors import Rejected, Unreachable
+from galactic.linux import sysctl
+from galactic.linux.devices import Devices, translated
+from galactic.linux.namespace import Namespace
+from galactic.linux.objects import MAIN_TABLE, Change, Objects, Other, RouteTarget
+from galactic.linux.objects import Unreachable as Unreached
+from galactic.linux.routes import RouteSocket, route_name
+
+_ORDER = {"dummy": 0, "vrf": 1, "veth": 2}
+_NAMED = 5
+"""Failures that an error names one by one."""
+
+
+class LinuxKernel:
+    """The kernel of one network namespace: by default the one this process is in. Used on one event loop."""
+
+    def __init__(self, namespace: Namespace | None = None) -> None:
+        self._namespace = namespace or Namespace.own()
+        self._devices = Devices(self._namespace)
+        self._routes = RouteSocket(self._namespace)
+        self._sysctls: set[str] = set()
+        self._lock = asyncio.Lock()
+
+    @property
+    def port(self) -> int:
+        """The netlink port that our own route changes carry in notifications: see ``galactic.linux.events``."""
+        return self._routes.port
+
+    async def read(self) -> Objects:
+        """Everything of ours. Sysctls: those that this object has written before."""
+        return Objects(
+            links=await self._devices.links(),
+            addresses=await self._devices.addresses(),
+            rules=await self._devices.rules(),
+            routes=await self._routes.dump(),
+            sysctls=sysctl.values(self._namespace, self._sysctls),
+        )
+
+    async def write(self, wanted: Change) -> None:
+        """Deletes what is too much, routes first and devices last; then sets what is missing, the other way round.
+
+        Raises Unreachable naming what could not be written, or Rejected if every failure is the user's to mend.
+        A device that had to be made anew has lost its addresses and routes: the next read shows what is left to do.
+        """
+        async with self._lock:
+            failures = _Failures()
+            await self._delete(wanted, failures)
+            await self._set(wanted, failures)
+        failures.complain()
+
+    async def _delete(self, wanted: Change, failures: "_Failures") -> None:
+        devices = self._devices
+        for key, why in (await self._routes.write({}, wanted.routes.delete)).items():
+            failures.add(route_name(key), why)
+        for rule in wanted.rules.delete:
+            await failures.of(f"rule {rule.priority} to {rule.destination}", devices.delete_rule(rule))
+        for device, address in wanted.addresses.delete:
+            if device not in wanted.links.delete:
+                await failures.of(f"address {address} of {device}", devices.delete_address(device, address))
+        for name, _ in sorted(wanted.links.delete.items(), key=lambda item: -_ORDER[item[1].kind]):
+            await failures.of(f"device {name}", devices.delete_link(name))
+
+    async def _set(self, wanted: Change, failures: "_Failures") -> None:
+        devices = self._devices
+        self._sysctls |= wanted.sysctls.set.keys()
+        late = sysctl.write(self._namespace, wanted.sysctls.set)
+        missing: set[str] = set()  # what depends on these is not tried, and is not a failure of its own
+        for name, link in sorted(wanted.links.set.items(), key=lambda item: _ORDER[item[1].kind]):
+            if not await failures.of(f"device {name}", devices.set_link(name, link)):
+                missing.add(name)
+        # a device's sysctls come with the device, net.vrf.strict_mode with the first VRF
+        for path, error in sysctl.write(
+            self._namespace, {path: wanted.sysctls.set[path] for path in late}
+        ).items():
+            failures.add(f"sysctl {path}", error.strerror or str(error))
+        for (device, address), bare in wanted.addresses.set.items():
+            if device in missing:
+                continue
+            await failures.of(f"address {address} of {device}", devices.set_address(device, address, bare))
+        for rule in wanted.rules.set:
+            await failures.of(f"rule {rule.priority} to {rule.destination}", devices.set_rule(rule))
+        routes = wanted.routes.set
+        if missing:
+            routes = {key: target for key, target in routes.items() if _device(target) not in missing}
+        for key, why in (await self._routes.write(routes, {})).items():
+            failures.add(route_name(key), why)
+
+    async def read_pod(self, netns: str, device: str) -> Objects | None:
+        """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""
+        try:
+            namespace = Namespace.at(netns)
+        except OSError:
+            return None
+        with namespace:
+            pod = LinuxKernel(namespace)
+            try:
+                if not (index := pod._devices.index(device)):
+                    return None
+                return Objects(
+                    addresses=await pod._devices.addresses(device),
+                    routes=await pod._routes.dump(table=MAIN_TABLE, device=index),
+                )
+            finally:
+                pod.close()
+
+    async def write_pod(self, netns: str, wanted: Change) -> None:
+        """As ``write``, in a pod's namespace. The devices that get something are set up first."""
+        with translated():
+            namespace = Namespace.at(netns)
+        with namespace:
+            pod = LinuxKernel(namespace)
+            try:
+                given = {device for device, _ in wanted.addresses.set}
+                given |= {device for target in wanted.routes.set.values() if (device := _device(target))}
+                failures = _Failures()
+                for device in sorted(given):
+                    await failures.of(f"device {device} in {netns}", pod._devices.set_up(device))
+                failures.complain()
+                await pod.write(wanted)
+            finally:
+                pod.close()
+
+    def close(self) -> None:
+        self._devices.close()
+        self._routes.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Failures:
+    """What could not be written, by name; one error in the end."""
+
+    def __init__(self) -> None:
+        self._rejected: list[Rejected] = []
+        self._texts: list[str] = []
+
+    def add(self, name: str, why: str) -> None:
+        self._texts.append(f"{name}: {why}")
+
+    async def of(self, name: str, work: Coroutine[None, None, None]) -> bool:
+        """Awaits ``work``; what it raises is put down under that name. Whether it went well."""
+        try:
+            await work
+        except Rejected as error:
+            self._rejected.append(Rejected(f"{name}: {error}", reason=error.reason))
+            self._texts.append(str(self._rejected[-1]))
+        except Unreachable as error:
+            self.add(name, str(error).removeprefix("kernel: "))
+        else:
+            return True
+        return False
+
+    def complain(self) -> None:
+        """Raises if there was anything."""
+        if not self._texts:
+            return
+        rest = len(self._texts) - _NAMED
+        text = "; ".join(self._texts[:_NAMED]) + (f"; and {rest} more" if rest > 0 else "")
+        if len(self._rejected) == len(self._texts):
+            raise Rejected(text, reason=self._rejected[0].reason)
+        raise Unreachable("kernel", text)
+
+
+def _device(target: RouteTarget) -> str:
+    return "" if isinstance(target, Unreached | Other) else target.device

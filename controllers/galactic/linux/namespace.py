@@ -1,0 +1,155 @@
+"""Network namespaces: a handle on one, and what has to happen inside it.
+
+A namespace is entered by a thread that ends right afterwards (setns(2) is per thread), never by the process. A socket
+made inside belongs to that namespace for ever, so nothing has to be entered to use it.
+"""
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+T = TypeVar("T")
+
+_CLONE_NEWNET: Final = 0x40000000
+_SOL_NETLINK: Final = 270
+_NETLINK_CAP_ACK: Final = 10
+_NETLINK_GET_STRICT_CHK: Final = 12
+_SIOCGIFNAME: Final = 0x8910
+_SIOCGIFINDEX: Final = 0x8933
+_IFREQ: Final = struct.Struct("=16si20x")
+RECEIVE_BUFFER: Final = 4 << 20
+"""Bytes of a netlink socket's receive buffer: a burst's refusals and a dump's parts fit many times."""
+
+
+class Namespace:
+    """A network namespace, held open until closed. ``path`` is for messages."""
+
+    def __init__(self, fd: int | None, path: str) -> None:
+        self._fd, self.path, self._closed = fd, path, False
+
+    @classmethod
+    def own(cls) -> Self:
+        """The one this process is in."""
+        return cls(None, "the host's network namespace")
+
+    @classmethod
+    def at(cls, path: str) -> Self:
+        """The one at that path. Raises OSError if there is none."""
+        namespace = cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
+        try:
+            namespace.run(lambda: None)
+        except BaseException:
+            namespace.close()
+            raise
+        return namespace
+
+    @classmethod
+    def fresh(cls) -> Self:
+        """A new one without a name; it is gone when this handle and every socket made inside are closed."""
+
+        def unshared() -> int:
+            _check(_libc().unshare(_CLONE_NEWNET), "unshare")
+            return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+        return cls(_in_thread(unshared), "a throw-away network namespace")
+
+    def run(self, function: Callable[[], T]) -> T:
+        """What ``function`` returns or raises when called inside. Blocks, so keep it short."""
+        if self._closed:
+            raise ValueError(f"{self.path} was closed")
+        if self._fd is None:
+            return function()
+        fd = self._fd
+
+        def inside() -> T:
+            _check(_libc().setns(fd, _CLONE_NEWNET), "setns")
+            return function()
+
+        return _in_thread(inside)
+
+    def netlink(self) -> socket.socket:
+        """A non-blocking rtnetlink socket inside, with strict checking."""
+        made = self.run(
+            lambda: socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
+            )
+        )
+        for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
+            made.setsockopt(_SOL_NETLINK, option, 1)
+        enlarge(made)
+        return made
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+            self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def enlarge(made: socket.socket) -> None:
+    """Gives a socket the large receive buffer: beyond net.core.rmem_max where we may, up to it where not."""
+    so_rcvbufforce = 33
+    try:
+        made.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, RECEIVE_BUFFER)
+    except PermissionError:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+
+
+def device_index(within: socket.socket, name: str) -> int:
+    """The index of the device of that name in the namespace of a socket (of any kind); 0 if there is none."""
+    try:
+        answer = fcntl.ioctl(within, _SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0))
+    except OSError:
+        return 0
+    return int(_IFREQ.unpack(answer)[1])
+
+
+def device_name(within: socket.socket, index: int) -> str:
+    """The name of the device with that index in the namespace of a socket; "" if there is none."""
+    try:
+        answer = fcntl.ioctl(within, _SIOCGIFNAME, _IFREQ.pack(b"", index))
+    except OSError:
+        return ""
+    return bytes(_IFREQ.unpack(answer)[0]).rstrip(b"\0").decode(errors="replace")
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)  # os.setns and os.unshare are Python 3.12's
+
+
+def _check(result: int, what: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="namespace")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

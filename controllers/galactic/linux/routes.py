@@ -1,0 +1,176 @@
+"""The route socket: our packed messages to the kernel and back, on the event loop and without a thread.
+
+rtnetlink works a burst of messages off inside sendto(2) and answers each one that failed, whether or not it asked;
+so a burst asks for one acknowledgement, on its last message, and is done when that one is answered.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+from typing import Final
+
+from galactic.errors import Unreachable
+from galactic.linux.namespace import Namespace, device_index, device_name
+from galactic.linux.netlink import Decoder, Encoder, acknowledged, dump_request, replies
+from galactic.linux.objects import RouteKey, RouteTarget, route_of
+
+BURST: Final = 100
+"""Messages in one sendto(2)."""
+ANSWER_TIMEOUT: Final = 30.0
+"""Seconds for a burst's answer: the kernel works it off at once, but may wait for others' changes first."""
+_ATTEMPTS: Final = 10
+_DUMPS: Final = 3
+_PART: Final = 1 << 16  # more than the largest part of a dump (32 KiB)
+_SEQUENCE_MASK: Final = 0xFFFFFFFF
+_TRANSIENT: Final = frozenset({errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.EBUSY})
+_ALREADY_GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
+
+Failures = dict[RouteKey, str]
+"""What could not be written, and why."""
+_Job = tuple[RouteKey, RouteTarget, bool]  # the last: delete
+
+
+class RouteSocket:
+    """Routes of one network namespace. One write at a time; dumps use sockets of their own."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._socket = namespace.netlink()
+        self._socket.bind((0, 0))
+        self._sequence = 0
+        self._lock = asyncio.Lock()
+
+    @property
+    def port(self) -> int:
+        """The netlink port that our changes carry in others' notifications."""
+        return int(self._socket.getsockname()[0])
+
+    def index(self, device: str) -> int:
+        """A device's index, 0 if there is none. Asked anew every time: names and indexes come and go."""
+        return device_index(self._socket, device)
+
+    async def dump(self, *, table: int = 0, device: int = 0) -> dict[RouteKey, RouteTarget]:
+        """Our routes of both families. Raises Unreachable."""
+        routes: dict[RouteKey, RouteTarget] = {}
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for _ in range(_DUMPS):  # once more if the table changed meanwhile; then what there is will do
+                with _translated("dumping routes"):
+                    decoder = await self._dump(family, table, device)
+                if not decoder.interrupted:
+                    break
+            routes |= decoder.routes
+        return routes
+
+    async def _dump(self, family: int, table: int, device: int) -> Decoder:
+        loop = asyncio.get_running_loop()
+        with self._namespace.netlink() as own:  # closing it ends the dump, whatever happens
+            decoder = Decoder(lambda index: device_name(own, index))
+            own.send(dump_request(family, 1, table=table, device=device))
+            parts = 0
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                while (reply := decoder.feed(await loop.sock_recv(own, _PART))) is None:
+                    parts += 1
+                    if parts % 16 == 0:
+                        await asyncio.sleep(0)
+        if reply.errno not in (0, errno.ENOENT):  # ENOENT: no such table yet
+            raise OSError(reply.errno, os.strerror(reply.errno))
+        return decoder
+
+    async def write(
+        self, wanted: Mapping[RouteKey, RouteTarget], unwanted: Mapping[RouteKey, RouteTarget]
+    ) -> Failures:
+        """Deletes ``unwanted``, then sets ``wanted`` (creating or replacing), in bursts, in time linear in both.
+
+        Returns what could not be done. What is transient is tried again; deleting what is gone is no failure.
+        """
+        jobs: Iterable[_Job] = chain(
+            ((key, target, True) for key, target in unwanted.items()),
+            ((key, target, False) for key, target in wanted.items()),
+        )
+        failures: Failures = {}
+        async with self._lock:
+            encoder = Encoder(self._present)
+            for attempt in range(_ATTEMPTS):
+                again: list[_Job] = []
+                iterator = iter(jobs)
+                while burst := list(islice(iterator, BURST)):
+                    with _translated(f"writing {len(burst)} routes"):
+                        again += await self._burst(encoder, burst, failures)
+                    await asyncio.sleep(0)
+                if not again:
+                    break
+                jobs = again
+                await asyncio.sleep(min(0.005 * 2**attempt, 0.5))
+            else:
+                failures |= {key: os.strerror(errno.ENOMEM) for key, _, _ in jobs}
+        return failures
+
+    def _present(self, device: str) -> int:
+        index = self.index(device)
+        if not index:
+            raise LookupError(device)
+        return index
+
+    async def _burst(self, encoder: Encoder, burst: list[_Job], failures: Failures) -> list[_Job]:
+        """Those that failed for a transient reason."""
+        sent: dict[int, _Job] = {}
+        messages: list[bytes] = []
+        for job in burst:
+            key, target, delete = job
+            self._sequence = sequence = self._sequence + 1 & _SEQUENCE_MASK
+            try:
+                messages.append((encoder.delete if delete else encoder.set)(key, target, sequence))
+            except LookupError as error:
+                if not delete:  # the kernel deletes a device's routes with the device
+                    failures[key] = f"there is no device {error.args[0]}"
+                continue
+            sent[sequence] = job
+        if not messages:
+            return []
+        messages[-1] = acknowledged(messages[-1])
+        last = next(reversed(sent))
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self._socket, b"".join(messages))
+        again: list[_Job] = []
+        done = False
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            while not done:
+                for reply in replies(await loop.sock_recv(self._socket, _PART)):
+                    done |= reply.sequence == last
+                    answered = sent.get(reply.sequence)
+                    if answered is None or not reply.errno:
+                        continue
+                    key, _, delete = answered
+                    if reply.errno in _TRANSIENT:
+                        again.append(answered)
+                    elif not (delete and reply.errno in _ALREADY_GONE):
+                        failures[key] = os.strerror(reply.errno)
+        return again
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _translated:  # noqa: N801 - reads as what it does
+    """Turns what a socket raises into Unreachable."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TimeoutError):
+            raise Unreachable("kernel", f"{self._what}: no answer within {ANSWER_TIMEOUT:g} s") from error
+        if isinstance(error, OSError):
+            raise Unreachable("kernel", f"{self._what}: {error.strerror or error}") from error
+
+
+def route_name(key: RouteKey) -> str:
+    """How a route is called in messages."""
+    table, network, metric = route_of(key)
+    return f"route {network} table {table}" + (f" metric {metric}" if metric else "")

@@ -1,0 +1,50 @@
+"""Sysctls of a network namespace, by their path below /proc/sys."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from galactic.linux.namespace import Namespace
+
+ROOT: Final = Path("/proc/sys")
+
+
+def values(namespace: Namespace, paths: Iterable[str]) -> dict[str, str]:
+    """The values of those that exist."""
+
+    def read() -> dict[str, str]:
+        found = {}
+        for path in paths:
+            try:
+                found[path] = (ROOT / path).read_text().strip()
+            except OSError:  # no such device, no such module, or write-only
+                continue
+        return found
+
+    return namespace.run(read)
+
+
+def write(namespace: Namespace, wanted: Mapping[str, str]) -> dict[str, OSError]:
+    """Sets all it can and returns what it could not, with FileNotFoundError where device or module is not there yet.
+
+    A value that is right already is not written: a read-only /proc/sys that somebody else has set up will do.
+    """
+
+    def set_all() -> dict[str, OSError]:
+        failed = {}
+        for path, value in wanted.items():
+            file = ROOT / path
+            try:
+                if file.read_text().strip() != value:
+                    file.write_text(value)
+            except OSError as error:
+                failed[path] = error
+        return failed
+
+    return namespace.run(set_all) if wanted else {}
+
+
+def writable(path: str) -> bool:
+    """Whether this process may write that sysctl in its own namespace."""
+    return os.access(ROOT / path, os.W_OK)
