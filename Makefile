@@ -25,7 +25,7 @@ $(VENV)/made: pyproject.toml constraints.txt
 venv: $(VENV)/made ## the Python environment
 
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
-	@$(BIN)/galactic lab demo $(if $(KEEP),--keep) $(ARGS)
+	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
 test: venv ## everything: unit tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build

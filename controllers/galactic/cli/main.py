@@ -6,6 +6,7 @@ import typer
 
 from galactic import __version__
 from galactic.cli import lab
+from galactic.cli.demo import demo
 from galactic.errors import GalacticError
 
 app = typer.Typer(
@@ -16,6 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(lab.app, name="lab")
+app.command()(demo)
 
 
 def _version(wanted: bool) -> None:

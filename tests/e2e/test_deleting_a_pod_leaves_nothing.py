@@ -1,0 +1,55 @@
+"""A deleted Pod is gone from the kernel of every node, from the broker and from every status."""
+
+import json
+from collections.abc import Callable
+
+from conftest import Tenant, eventually
+
+from galactic.lab.cluster import Lab
+from galactic.lab.state import CONTROL, MQTT_PORT
+
+
+def kernel(lab: Lab, node: str) -> str:
+    """Links, addresses, rules and routes of all tables, as ip tells them."""
+    script = "ip -br link; ip -br addr; ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all"
+    lines = lab.exec(node, ["sh", "-c", script]).splitlines()
+    # Addresses of the kernel's own making and route caches come and go by themselves.
+    return "\n".join(sorted(line for line in lines if "proto kernel" not in line and "cache" not in line))
+
+
+def retained(lab: Lab) -> dict[str, object]:
+    """Topic → payload of everything that the broker retains of VPCs and endpoints, revisions left aside."""
+    address = ["-h", str(CONTROL), "-p", str(MQTT_PORT)]
+    argv = ["mosquitto_sub", *address, "-t", "galactic/v1/#", "--retained-only", "-W", "2", "-v"]
+    lines = lab.run("control", argv, check=False).stdout.splitlines()
+    return {topic: json.loads(payload) for topic, _, payload in (line.partition(" ") for line in lines)}
+
+
+def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
+    blue = tenants("blue")
+    vpc = blue.make_vpc()
+    blue.attach("one", "10.1.1.1/24")
+    blue.attach("two", "10.1.1.2/24")
+    before = {node: kernel(lab, node) for node in ("node-1", "node-2")}
+    blue.pod("one", "node-1")
+    blue.pod("two", "node-2")
+    blue.reaches("one", "10.1.1.2")
+    eventually("the attachment has an endpoint", lambda: blue.endpoint("two"))
+    assert kernel(lab, "node-1") != before["node-1"]
+    eventually(
+        "the table is retained",
+        lambda: retained(lab).get(f"galactic/v1/vpcs/{vpc}/head", {}).get("count") == 2,
+    )
+
+    blue.delete_pod("two")
+    eventually("its endpoint is withdrawn", lambda: blue.endpoint("two") is None)
+    eventually("node-2 is as before", lambda: kernel(lab, "node-2") == before["node-2"])
+    eventually("node-1 forgot the route", lambda: "10.1.1.2" not in kernel(lab, "node-1"))
+    assert blue.ping("one", "10.1.1.1")
+
+    blue.delete_pod("one")
+    eventually("node-1 is as before", lambda: kernel(lab, "node-1") == before["node-1"])
+    eventually("the broker retains nothing of the VPC", lambda: not [t for t in retained(lab) if vpc in t])
+    for node in ("node-1", "node-2"):
+        segment = lab.get("nseg", node)
+        assert not [one for one in segment["status"].get("endpoints") or () if one["vpc"] == vpc]
