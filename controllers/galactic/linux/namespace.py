@@ -73,15 +73,15 @@ class Namespace:
 
         return _in_thread(inside)
 
-    def netlink(self) -> socket.socket:
-        """A non-blocking rtnetlink socket inside, with strict checking."""
+    def netlink(self, *, strict: bool = True) -> socket.socket:
+        """A non-blocking rtnetlink socket inside; with strict checking the kernel filters what is dumped."""
         made = self.run(
             lambda: socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
+                socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
             )
         )
-        for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
-            made.setsockopt(_SOL_NETLINK, option, 1)
+        made.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        made.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, int(strict))
         enlarge(made)
         return made
 
