@@ -90,6 +90,13 @@ class MqttSettings(Settings):
 class OperatorSettings(Settings):
     """The operator's."""
 
+    strict: bool = Field(
+        default=False, description="refuse addresses outside their VPC's networks instead of warning about them"
+    )
+    mtu: int = Field(
+        default=0, ge=0, le=65535, description="MTU of attachments; 0: what each node's underlay leaves room for"
+    )
+
 
 class RouterSettings(MqttSettings):
     """The router's."""
