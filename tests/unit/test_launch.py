@@ -1,0 +1,101 @@
+"""A controller's process: what it serves, and how it ends. Tried on a real process."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+PROGRAM = """
+import asyncio, sys
+from galactic.errors import Unreachable
+from galactic.launch import launch
+from galactic.metrics import registry
+from galactic.settings import OperatorSettings, load
+
+async def main(health):
+    health.set("broker", "is away" if "sick" in sys.argv else None)
+    if "fail" in sys.argv:
+        raise Unreachable("kube-apiserver", "nobody home")
+    if "crash" in sys.argv:
+        raise RuntimeError("a bug")
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("cleaned up", flush=True)
+
+launch(load(OperatorSettings, ["--metrics-port", sys.argv[1]]), "test", main, registry("test"))
+"""
+
+
+@contextmanager
+def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    argv = [sys.executable, "-c", PROGRAM, str(port), *words]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process, port
+        finally:
+            process.kill()
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode()
+        except urllib.error.HTTPError as reply:
+            return reply.code, reply.read().decode()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_metrics_and_health() -> None:
+    with program() as (_, port):
+        assert get(port, "/healthz") == (200, "ok\n")
+        status, text = get(port, "/metrics")
+        assert status == 200
+        assert 'galactic_build_info{component="test",version="' in text
+        assert "process_resident_memory_bytes" in text
+
+
+def test_a_problem_is_named() -> None:
+    with program("sick") as (_, port):
+        assert get(port, "/healthz") == (503, "broker: is away\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_cleans_up_and_exits_0(number: signal.Signals) -> None:
+    with program() as (process, port):
+        get(port, "/healthz")
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=20)
+        assert (process.returncode, out) == (0, "cleaned up\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "shown", "trace"),
+    [
+        pytest.param("fail", "kube-apiserver: nobody home", False, id="our-error-is-one-sentence"),
+        pytest.param("crash", "RuntimeError: a bug", True, id="a-bug-shows-its-trace"),
+    ],
+)
+def test_a_failure_is_logged_as_json_and_exits_1(word: str, shown: str, trace: bool) -> None:
+    with program(word) as (process, _):
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 1
+        lines = [json.loads(line) for line in said.splitlines()]
+        failed = next(line for line in lines if line["event"] == "failed")
+        assert shown in json.dumps(failed)
+        assert ("Traceback" in json.dumps(failed)) is trace
+        assert failed["level"] == "error"
