@@ -42,7 +42,7 @@ class Devices:
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
         self._socket = namespace.netlink()  # for names and indexes
-        made = namespace.netlink(strict=False)
+        made = namespace.netlink(packed=False)
         self._route = AsyncIPRoute(fileno=made.detach())
 
     def close(self) -> None:

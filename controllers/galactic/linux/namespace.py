@@ -73,15 +73,17 @@ class Namespace:
 
         return _in_thread(inside)
 
-    def netlink(self, *, strict: bool = True) -> socket.socket:
-        """A non-blocking rtnetlink socket inside; with strict checking the kernel filters what is dumped."""
+    def netlink(self, *, packed: bool = True) -> socket.socket:
+        """A non-blocking rtnetlink socket inside. ``packed`` is for our own messages: the kernel filters what it dumps
+        and sends refused messages not back. pyroute2 can have neither.
+        """
         made = self.run(
             lambda: socket.socket(
                 socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
             )
         )
-        made.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        made.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, int(strict))
+        for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
+            made.setsockopt(_SOL_NETLINK, option, int(packed))
         enlarge(made)
         return made
 

@@ -255,21 +255,22 @@ def _encap(kind: int, nested: bytes) -> bytes:
 def _encap_target(device: str, gateway: bytes, encap_type: int, encap: bytes) -> RouteTarget | None:
     if gateway:
         return None
-    attributes = dict(_attributes(encap))
-    if encap_type == _ENCAP_SEG6 and set(attributes) == {_SEG6_IPTUNNEL_SRH}:
-        tunnel = attributes[_SEG6_IPTUNNEL_SRH]
+    found = dict(attributes(encap))
+    if encap_type == _ENCAP_SEG6 and set(found) == {_SEG6_IPTUNNEL_SRH}:
+        tunnel = found[_SEG6_IPTUNNEL_SRH]
         mode = _MODE_NAMES.get(_U32.unpack_from(tunnel)[0])
         segment = tunnel[4 + len(_SRH) :]
         one = len(segment) == 16 and tunnel[4 : 4 + len(_SRH)] == _SRH
         return Encap(device, segment, mode) if mode and one else None  # type: ignore[arg-type]
-    if encap_type == _ENCAP_SEG6_LOCAL and set(attributes) == {_SEG6_LOCAL_ACTION, _SEG6_LOCAL_VRFTABLE}:
-        if _U32.unpack(attributes[_SEG6_LOCAL_ACTION])[0] != _ACTION_END_DT46:
+    if encap_type == _ENCAP_SEG6_LOCAL and set(found) == {_SEG6_LOCAL_ACTION, _SEG6_LOCAL_VRFTABLE}:
+        if _U32.unpack(found[_SEG6_LOCAL_ACTION])[0] != _ACTION_END_DT46:
             return None
-        return EndDT46(device, _U32.unpack(attributes[_SEG6_LOCAL_VRFTABLE])[0])
+        return EndDT46(device, _U32.unpack(found[_SEG6_LOCAL_VRFTABLE])[0])
     return None
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(kind, value) of each attribute, the nesting flag left away."""
     position = 0
     while position + _ATTRIBUTE.size <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, position)

@@ -1,0 +1,152 @@
+"""Somebody else changed something of ours: what the drift loop sleeps on.
+
+Coarse on purpose: which kinds of object to look at again, never what happened to them. Route changes that are not
+ours, or that we made ourselves, are dropped inside the kernel by a socket filter, so neither a routing daemon with a
+full table nor our own 100,000 routes ever wake this process.
+"""
+
+import asyncio
+import ctypes
+import enum
+import errno
+import socket
+import struct
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, Self
+
+from galactic.errors import Unreachable
+from galactic.linux.devices import ours
+from galactic.linux.namespace import Namespace, device_name
+from galactic.linux.netlink import HEADER, RTM_DELROUTE, RTM_NEWROUTE, attributes
+from galactic.linux.objects import PROTOCOL
+
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWRULE, _RTM_DELRULE = 16, 17, 20, 21, 32, 33
+_GROUPS: Final = (
+    1,
+    5,
+    7,
+    9,
+    11,
+    19,
+)  # RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE
+_IFLA_IFNAME: Final = 3
+_FRA_PROTOCOL: Final = 21
+_IFINFOMSG_SIZE, _IFADDRMSG_SIZE, _FIB_RULE_SIZE = 16, 8, 12
+_NETLINK_ADD_MEMBERSHIP: Final = 1
+_SOL_NETLINK: Final = 270
+_SO_ATTACH_FILTER: Final = 26
+_PROTOCOL_AT: Final = HEADER.size + 5  # rtm_protocol
+_PORT_AT: Final = 12  # nlmsg_pid: the port of whoever asked for the change
+_TYPE_AT: Final = 4
+_INDEX: Final = struct.Struct("=I")
+_PART: Final = 1 << 16
+
+
+class Changed(enum.Flag):
+    """Kinds of objects to look at again."""
+
+    LINKS = enum.auto()
+    ADDRESSES = enum.auto()
+    ROUTES = enum.auto()
+    RULES = enum.auto()
+
+
+EVERYTHING: Final = Changed.LINKS | Changed.ADDRESSES | Changed.ROUTES | Changed.RULES
+
+
+class Events:
+    """An asynchronous iterator of ``Changed``, for one consumer. What happens while nobody waits is not lost.
+
+    ``own_port`` is the port of whoever writes our routes (``LinuxKernel.port``); its changes are not reported.
+    Changes of links, addresses and rules are, whoever made them: they are few, and not all kernels tell.
+    """
+
+    def __init__(self, namespace: Namespace | None = None, *, own_port: int = 0) -> None:
+        self._socket = (namespace or Namespace.own()).netlink(packed=False)
+        _attach(self._socket, own_port)
+        self._socket.bind((0, 0))
+        for group in _GROUPS:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+
+    def __aiter__(self) -> AsyncIterator[Changed]:
+        return self
+
+    async def __anext__(self) -> Changed:
+        """What changed since the last time; waits until there is something. Raises Unreachable."""
+        loop = asyncio.get_running_loop()
+        changed = Changed(0)
+        while not changed:
+            try:
+                changed = self._kinds(await loop.sock_recv(self._socket, _PART))
+                while True:  # whatever else is there already
+                    changed |= self._kinds(self._socket.recv(_PART))
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise Unreachable("kernel", f"waiting for events: {error.strerror}") from error
+                changed = EVERYTHING  # the buffer ran over: something was missed
+        return changed
+
+    def _kinds(self, datagram: bytes) -> Changed:
+        changed = Changed(0)
+        position = 0
+        while position + HEADER.size <= len(datagram):
+            length, kind, *_ = HEADER.unpack_from(datagram, position)
+            changed |= self._kind(kind, datagram[position + HEADER.size : position + length])
+            position += length + 3 & ~3
+        return changed
+
+    def _kind(self, kind: int, body: bytes) -> Changed:
+        if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            return Changed.ROUTES
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK):
+            name = (
+                dict(attributes(body[_IFINFOMSG_SIZE:]))
+                .get(_IFLA_IFNAME, b"")
+                .rstrip(b"\0")
+                .decode(errors="replace")
+            )
+            return Changed.LINKS if ours(name) else Changed(0)
+        if kind in (_RTM_NEWADDR, _RTM_DELADDR):
+            (index,) = _INDEX.unpack_from(body, 4)
+            return Changed.ADDRESSES if ours(device_name(self._socket, index)) else Changed(0)
+        if kind in (_RTM_NEWRULE, _RTM_DELRULE):
+            protocol = dict(attributes(body[_FIB_RULE_SIZE:])).get(_FRA_PROTOCOL, b"")
+            return Changed.RULES if protocol == bytes([PROTOCOL]) else Changed(0)
+        return Changed(0)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _filter(own_port: int) -> Iterator[tuple[int, int, int, int]]:
+    """A classic BPF program (linux/filter.h): drops route messages that are not of our protocol or that we caused.
+
+    Loads are big-endian, netlink is in host order.
+    """
+    load_half, load_word, load_byte, equal, give = 0x28, 0x20, 0x30, 0x15, 0x06
+    everything, nothing = 0xFFFFFFFF, 0
+    yield load_half, 0, 0, _TYPE_AT
+    yield equal, 1, 0, socket.htons(RTM_NEWROUTE)
+    yield equal, 0, 4, socket.htons(RTM_DELROUTE)
+    yield load_byte, 0, 0, _PROTOCOL_AT
+    yield equal, 0, 3, PROTOCOL
+    yield load_word, 0, 0, _PORT_AT
+    yield equal, 1, 0, socket.htonl(own_port) if own_port else 0xFFFFFFFF
+    yield give, 0, 0, everything
+    yield give, 0, 0, nothing
+
+
+def _attach(made: socket.socket, own_port: int) -> None:
+    program = b"".join(struct.pack("=HBBI", *instruction) for instruction in _filter(own_port))
+    buffer = ctypes.create_string_buffer(program, len(program))
+    made.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+    )

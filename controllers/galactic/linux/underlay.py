@@ -1,0 +1,58 @@
+"""The underlay: which interface the SRv6 packets of this node leave by, and what fits through it."""
+
+import errno
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from typing import Final
+
+from pyroute2.iproute.linux import AsyncIPRoute
+
+from galactic.errors import NotYet, Rejected
+from galactic.linux.devices import translated
+from galactic.linux.namespace import Namespace, device_index, device_name
+
+_ANYWHERE: Final = IPv6Address("2000::1")  # an address that only the default route leads to
+_NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """An interface and its MTU in bytes."""
+
+    device: str
+    mtu: int
+
+
+async def underlay(
+    space: IPv6Network | None, *, device: str = "", namespace: Namespace | None = None
+) -> Underlay:
+    """The interface with the route to the SRv6 space, else with the IPv6 default route; or ``device`` if given.
+
+    Raises Rejected if there is no such ``device``, NotYet while there is no route.
+    """
+    within = namespace or Namespace.own()
+    with within.netlink() as names:
+        route = AsyncIPRoute(fileno=within.netlink(packed=False).detach())
+        try:
+            index = device_index(names, device) if device else 0
+            if device and not index:
+                raise Rejected(f"there is no interface {device!r}", field="underlay_interface")
+            last = [space.broadcast_address] if space else []  # the first may be in this node's own locator
+            for destination in (*last, _ANYWHERE):
+                index = index or await _towards(route, destination)
+            if not index:
+                raise NotYet(f"no IPv6 route to {space or 'anywhere'}", reason="NoUnderlay")
+            with translated():
+                (link,) = await route.link("get", index=index)
+            return Underlay(device or device_name(names, index), int(link.get("mtu")))
+        finally:
+            route.close()
+
+
+async def _towards(route: AsyncIPRoute, destination: IPv6Address) -> int:
+    """The index of the device of the route to that address, 0 if there is none."""
+    with translated(*_NO_WAY):
+        for answer in await route.route("get", dst=str(destination)):
+            if answer["type"] == 1:  # RTN_UNICAST
+                return int(answer.get("oif") or 0)
+    return 0
