@@ -56,10 +56,14 @@ def parse(kind: type[T], thing: Mapping[str, Any]) -> T:
     try:
         return kind.model_validate(thing)
     except ValidationError as error:
-        raise Rejected("; ".join(map(_sentence, error.errors(include_url=False))), reason="Invalid") from error
+        raise Rejected(
+            "; ".join(map(_sentence, error.errors(include_url=False))), reason="Invalid"
+        ) from error
 
 
 def _sentence(detail: Any) -> str:
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(
+        "."
+    )
     given = "" if detail["type"] == "missing" else f" (given: {detail['input']!r})"
     return f"{field}: {detail['msg']}{given}"

@@ -26,15 +26,21 @@ class SegmentEndpoint(Model):
     container_id: str = Field(default="", alias="containerID", description="The CNI container (pod sandbox).")
     ifname: str = Field(default="", description="The interface's name in the pod.")
     epoch: int = Field(
-        default=0, description="The hybrid logical clock (ns) of its ADD.", json_schema_extra={"format": "int64"}
+        default=0,
+        description="The hybrid logical clock (ns) of its ADD.",
+        json_schema_extra={"format": "int64"},
     )
 
 
 class SegmentCounts(Model):
     """How much is on the node."""
 
-    vpcs: int = Field(default=0, description="VPCs with an endpoint here.", json_schema_extra={"format": "int32"})
-    endpoints: int = Field(default=0, description="Attached endpoints.", json_schema_extra={"format": "int32"})
+    vpcs: int = Field(
+        default=0, description="VPCs with an endpoint here.", json_schema_extra={"format": "int32"}
+    )
+    endpoints: int = Field(
+        default=0, description="Attached endpoints.", json_schema_extra={"format": "int32"}
+    )
     routes: int = Field(
         default=0, description="Routes to other nodes' endpoints.", json_schema_extra={"format": "int32"}
     )
@@ -83,4 +89,6 @@ class NodeSegment(Model):
 
     metadata: Meta
     spec: SegmentSpec = Field(description="What is wanted of the segment.")
-    status: SegmentStatus = Field(default_factory=SegmentStatus, description="What is, written by the node itself.")
+    status: SegmentStatus = Field(
+        default_factory=SegmentStatus, description="What is, written by the node itself."
+    )

@@ -2,6 +2,10 @@
 
 ``python -m galactic.crds.schema [--check] [DIRECTORY …]`` writes one YAML file a kind into each directory (default
 ``crds``), or with ``--check`` says which of them differ and exits 1.
+
+There are no ``x-kubernetes-validations`` in them: a server before 1.25 drops these silently, but ``kubectl apply``
+against it, client and server side, refuses the whole file for the unknown field (tried with kubectl 1.32 and a 1.20
+server). What a schema cannot say, the operator says: in conditions, and through its admission webhooks.
 """
 
 import sys
@@ -33,14 +37,19 @@ _KEPT: Final = (
     "default",
     "required",
     "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-map-type",
+    "x-kubernetes-list-type",
 )
 
 
 def definition(kind: type[Any]) -> dict[str, Any]:
     """The CustomResourceDefinition of one kind, structural schema included (apiextensions.k8s.io/v1)."""
     schema = kind.model_json_schema(by_alias=True, mode="validation")
+    definitions = schema.get("$defs", {})
     properties = {
-        name: structural(schema["properties"][name], schema.get("$defs", {})) for name in ("spec", "status")
+        "spec": structural(schema["properties"]["spec"], definitions),
+        # What nobody has written is absent from the status: a default would look like a finding.
+        "status": without_defaults(structural(schema["properties"]["status"], definitions)),
     }
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -113,6 +122,17 @@ def structural(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dic
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
         }
+    return result
+
+
+def without_defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The structural schema without its defaults, at any depth."""
+    result = {key: value for key, value in schema.items() if key != "default"}
+    if "properties" in result:
+        result["properties"] = {name: without_defaults(value) for name, value in result["properties"].items()}
+    for nested in ("items", "additionalProperties"):
+        if isinstance(result.get(nested), Mapping):
+            result[nested] = without_defaults(result[nested])
     return result
 
 

@@ -62,7 +62,9 @@ class VpcStatus(Model):
         default=0, description="How many VPCAttachments name the VPC.", json_schema_extra={"format": "int32"}
     )
     endpoints: int = Field(
-        default=0, description="How many of them are attached to a pod.", json_schema_extra={"format": "int32"}
+        default=0,
+        description="How many of them are attached to a pod.",
+        json_schema_extra={"format": "int32"},
     )
 
 

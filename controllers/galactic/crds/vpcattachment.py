@@ -86,7 +86,9 @@ class AttachmentStatus(Model):
     """What is."""
 
     ready: bool = Field(default=False, description="Whether a pod can be attached.")
-    identifier: str | None = Field(default=None, description="The attachment's identifier in its VPC, 4 hex digits.")
+    identifier: str | None = Field(
+        default=None, description="The attachment's identifier in its VPC, 4 hex digits."
+    )
     addresses: tuple[str, ...] = Field(default=(), description="The addresses in force, given or allocated.")
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=16, description="What is true of the attachment, one entry a type."
