@@ -1,0 +1,146 @@
+"""Who holds which network in a VPC, and which addresses are free: one ``Addresses`` a VPC.
+
+An attachment holds its addresses, as /32 and /128, and its terminations. One network has one holder.
+"""
+
+from collections import deque
+from collections.abc import Collection, Sequence
+from ipaddress import ip_address, ip_interface
+from typing import Final
+
+from galactic.errors import NotYet, Rejected
+from galactic.kube.informer import Key
+from galactic.operator.networks import Address, Interface, Network, host
+
+POINT_TO_POINT: Final = 1
+"""Host bits up to which a network has no network, broadcast or gateway address (RFC 3021, RFC 6164)."""
+
+
+class Held(Rejected):
+    """Another attachment holds that network. Tried again when it lets go."""
+
+
+class _Free:
+    """The free addresses of one network, in amortised constant time.
+
+    Addresses above the mark were never handed out; those below that came back wait in a queue, so that an address
+    rests for as long as there are fresh ones. Given addresses may be anywhere: they are skipped when it is their turn.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        first, last = 0, network.num_addresses - 1
+        if network.max_prefixlen - network.prefixlen > POINT_TO_POINT:
+            first, last = (
+                2,
+                last - 1,
+            )  # neither network, nor the first host (a gateway's place), nor broadcast
+        self._base = int(network.network_address)
+        self._mark, self._last = first, last
+        self._first = first
+        self._returned: deque[int] = deque()
+
+    def take(self, held: Collection[Network]) -> Interface | None:
+        """A free address with the network's length, None when there is none."""
+        while self._mark <= self._last:
+            offset, self._mark = self._mark, self._mark + 1
+            if (address := self._address(offset)) is not None and host(address) not in held:
+                return self._interface(address)
+        for _ in range(len(self._returned)):
+            address = self._address(self._returned.popleft())
+            if host(address) not in held:
+                return self._interface(address)
+        return None
+
+    def give_back(self, address: Address) -> None:
+        offset = int(address) - self._base
+        if self._first <= offset < min(self._mark, self._last + 1):
+            self._returned.append(offset)
+
+    def _address(self, offset: int) -> Address:
+        packed = (self._base + offset).to_bytes(self.network.max_prefixlen // 8, "big")
+        return ip_address(packed)
+
+    def _interface(self, address: Address) -> Interface:
+        return ip_interface(f"{address}/{self.network.prefixlen}")
+
+
+class Addresses:
+    """The networks held in one VPC."""
+
+    def __init__(self) -> None:
+        self._holders: dict[Network, Key] = {}
+        self._held: dict[Key, frozenset[Network]] = {}
+        self._free: dict[Network, _Free] = {}
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def holder(self, network: Network) -> Key | None:
+        return self._holders.get(network)
+
+    def held(self, holder: Key) -> frozenset[Network]:
+        return self._held.get(holder, frozenset())
+
+    def claim(self, holder: Key, networks: Collection[Network]) -> bool:
+        """Gives the holder exactly those networks, or raises Held and leaves it what it had.
+
+        True if others may have got room: it gave back something.
+        """
+        for network in networks:
+            there = self._holders.get(network)
+            if there is not None and there != holder:
+                text = network.network_address if network.prefixlen == network.max_prefixlen else network
+                raise Held(
+                    f"{text} is held by VPCAttachment {there[0]}/{there[1]}; choose another, or delete that one first",
+                    reason="Conflict",
+                )
+        before, after = self.held(holder), frozenset(networks)
+        for network in after - before:
+            self._holders[network] = holder
+        for network in before - after:
+            self._drop(network)
+        if after:
+            self._held[holder] = after
+        else:
+            self._held.pop(holder, None)
+        return bool(before - after)
+
+    def release(self, holder: Key) -> bool:
+        """Takes everything back from the holder. True if it had something."""
+        return self.claim(holder, ())
+
+    def allocate(self, networks: Sequence[Network]) -> tuple[Interface, ...]:
+        """One free address for each family the networks have, not yet claimed.
+
+        Raises NotYet when a family has none left.
+        """
+        for network in [network for network in self._free if network not in networks]:
+            del self._free[network]
+        result = []
+        for version in sorted({network.version for network in networks}):
+            family = [network for network in networks if network.version == version]
+            for network in family:
+                free = self._free.setdefault(network, _Free(network))
+                if (address := free.take(self._holders.keys())) is not None:
+                    result.append(address)
+                    break
+            else:
+                for address in result:
+                    self._give_back(host(address.ip))
+                raise NotYet(
+                    f"no free IPv{version} address in {', '.join(map(str, family))}; add a network to the VPC's "
+                    "spec.networks, or delete attachments",
+                    reason="AddressesExhausted",
+                )
+        return tuple(result)
+
+    def _drop(self, network: Network) -> None:
+        del self._holders[network]
+        self._give_back(network)
+
+    def _give_back(self, network: Network) -> None:
+        if network.prefixlen == network.max_prefixlen:
+            for free in self._free.values():
+                if network.version == free.network.version and network.network_address in free.network:
+                    free.give_back(network.network_address)

@@ -1,0 +1,33 @@
+"""What the operator needs of the Kubernetes API. ``galactic.kube.client.Kube`` is the real one."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from galactic.kube.client import Object
+from galactic.kube.resources import Resource
+
+
+class Api(Protocol):
+    """Requests that either answer or raise one of our errors."""
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
+        """The object, or None where there is none."""
+
+    async def list(self, resource: Resource, namespace: str | None = None) -> tuple[list[Object], str]:
+        """All objects, and the resource version of the list. Raises NotFound where the kind is not served."""
+
+    async def create(
+        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
+    ) -> Object:
+        """The object as made. Raises Conflict if it exists."""
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+    ) -> Object:
+        """The object after a merge patch. Raises Conflict when the patch names another resource version."""

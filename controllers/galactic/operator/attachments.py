@@ -1,0 +1,273 @@
+"""One attachment: admitted to its VPC, given an identifier and addresses, described by a definition for Multus."""
+
+import contextlib
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from typing import Any
+
+from galactic.crds.model import Meta
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import AttachmentStatus, VpcAttachment
+from galactic.errors import NotYet, Rejected
+from galactic.kube import client
+from galactic.kube.informer import Key
+from galactic.kube.resources import NADS, VPC_ATTACHMENTS
+from galactic.names import function_hex, parse_function, parse_vpc
+from galactic.operator.addresses import Held
+from galactic.operator.conditions import (
+    ACCEPTED,
+    CONFLICT,
+    DELETING,
+    GRANTED,
+    READY,
+    State,
+    conditions,
+    now,
+    reason_of,
+)
+from galactic.operator.desk import Desk
+from galactic.operator.grants import granted, refusal
+from galactic.operator.nad import configuration, definition
+from galactic.operator.networks import Interface, Network, host, within
+from galactic.operator.plan import Plan, outside, plan
+from galactic.operator.state import Broken
+from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An attachment with everything it was given. ``warning`` is empty or a sentence, ``revoked`` a lost grant."""
+
+    plan: Plan
+    vpc: int
+    function: int
+    addresses: tuple[Interface, ...]
+    networks: tuple[Network, ...]
+    warning: str
+    revoked: bool
+
+
+class Attachments:
+    """The reconciler of VPCAttachments."""
+
+    def __init__(self, desk: Desk, vpcs: Vpcs) -> None:
+        self._desk, self._vpcs = desk, vpcs
+
+    async def reconcile(self, key: Key) -> None:
+        desk = self._desk
+        found = desk.view.attachments.get(key)
+        if found is None:
+            self._leave(key)
+            return
+        meta = found.metadata
+        if isinstance(found, Broken):
+            await self._write(meta, AttachmentStatus(), None, found.problem)
+            return
+        if meta.deletion_timestamp is None:
+            admitted: Admitted | None = None
+            problem: Rejected | NotYet | None = None
+            try:
+                admitted = self._admit(key, found)
+            except (Rejected, NotYet) as error:
+                problem = error
+            if admitted:
+                problem = await self._define(key, meta, admitted)
+            await self._write(meta, found.status, admitted, problem)
+        await self._hold(key)
+
+    def _admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
+        """Nothing is awaited here: what was seen to be free is claimed. Raises Rejected or NotYet."""
+        books, rules = self._desk.books, self._desk.rules
+        wanted = plan(attachment, rules.srv6_space)
+        vpc, revoked = self._door(key, wanted.vpc, attachment.status.ready)
+        assert vpc.status.identifier is not None
+        networks = self._vpcs.networks(wanted.vpc, vpc)
+        if (previous := books.home(key)) != wanted.vpc:
+            self._wake(books.join(key, wanted.vpc))
+            for changed in (previous, wanted.vpc):
+                if changed is not None:
+                    self._desk.dirty(("vpc", changed), COUNT_SECONDS)
+        book = books.of(wanted.vpc)
+        try:
+            addresses = self._addresses(key, attachment, wanted, networks)
+            strangers = outside(wanted, addresses, networks)
+            if strangers and rules.strict:
+                raise Rejected(
+                    f"{strangers}; give addresses inside them",
+                    reason="AddressOutsideNetworks",
+                    field="spec.interface.addresses",
+                )
+            if book.addresses.claim(key, wanted.holds(addresses)):
+                self._wake(book.blocked - {key})
+            books.remember(key, addresses)
+            function = self._function(key, wanted.vpc, attachment)
+        except (Held, NotYet):
+            book.blocked.add(key)
+            raise
+        book.blocked.discard(key)
+        return Admitted(
+            wanted, parse_vpc(vpc.status.identifier), function, addresses, networks, strangers, revoked
+        )
+
+    def _door(self, key: Key, name: Key, was_ready: bool) -> tuple[Vpc, bool]:
+        """The VPC, ready to be attached to, and whether its grant to the attachment was revoked."""
+        view = self._desk.view
+        vpc = view.vpcs.get(name)
+        namespace = view.namespaces.get(("", key[0]))
+        own, member = name[0] == key[0], self._desk.books.home(key) == name
+        revoked = False
+        if not own:
+            open_ = isinstance(vpc, Vpc) and granted(
+                vpc.spec.allowed_namespaces, own, namespace.labels if namespace else None
+            )
+            if not open_ and not (member and was_ready and vpc is not None):
+                raise refusal(name, key[0])
+            revoked = not open_
+        if vpc is None:
+            raise NotYet(f"VPC {'/'.join(name)} does not exist", reason="VPCNotFound")
+        if isinstance(vpc, Broken) or not vpc.status.ready or not vpc.status.identifier:
+            raise NotYet(f"VPC {'/'.join(name)} is not ready", reason="VPCNotReady")
+        if vpc.metadata.deletion_timestamp is not None and not member:
+            raise NotYet(f"VPC {'/'.join(name)} is being deleted", reason="VPCDeleting")
+        return vpc, revoked
+
+    def _addresses(
+        self, key: Key, attachment: VpcAttachment, wanted: Plan, networks: tuple[Network, ...]
+    ) -> tuple[Interface, ...]:
+        """The addresses in force: given ones, or those allocated before, or new ones."""
+        if wanted.addresses:
+            return wanted.addresses
+        books = self._desk.books
+        book = books.of(wanted.vpc)
+        before = books.addresses(key) or _parsed(attachment.status.addresses)
+        if before and all(within(address.ip, networks) for address in before):
+            holders = {book.addresses.holder(host(address.ip)) for address in before}
+            if holders <= {None, key}:
+                return before
+        addresses = book.addresses.allocate(networks)
+        # Free just now, so this cannot fail; they are kept even when a termination turns out to be held.
+        book.addresses.claim(key, book.addresses.held(key) | {host(address.ip) for address in addresses})
+        books.remember(key, addresses)
+        return addresses
+
+    def _function(self, key: Key, vpc: Key, attachment: VpcAttachment) -> int:
+        book = self._desk.books.of(vpc)
+        if book.functions.of(key) is None and attachment.status.identifier:
+            with contextlib.suppress(Rejected):  # somebody wrote nonsense over it
+                book.functions.claim(key, parse_function(attachment.status.identifier))
+        return book.functions.allocate(key, attachment.metadata.uid)
+
+    async def _define(self, key: Key, meta: Meta, admitted: Admitted) -> NotYet | None:
+        """Makes the NetworkAttachmentDefinition what it has to be, or says what it waits for."""
+        api, nads = self._desk.api, self._desk.view.nads
+        config = configuration(
+            meta,
+            admitted.plan,
+            vpc=admitted.vpc,
+            function=admitted.function,
+            addresses=admitted.addresses,
+            networks=admitted.networks,
+            mtu=self._desk.rules.mtu,
+        )
+        wanted = definition(meta, config)
+        if nads.get(key) is None:
+            try:
+                nads.set(await api.create(NADS, wanted, meta.namespace))
+            except client.Conflict:
+                if (there := await api.find(NADS, meta.name, meta.namespace)) is not None:
+                    nads.set(there)
+            except client.NotFound:
+                return NotYet(
+                    "the kind NetworkAttachmentDefinition is not installed; install Multus",
+                    reason="MultusMissing",
+                )
+        known = nads.get(key)
+        if known is None:
+            return NotYet("the NetworkAttachmentDefinition was just deleted", reason="Pending")
+        ours = f'"attachment":"{meta.namespace}/{meta.name}"' in known.config
+        if known.owner != meta.uid and (known.owner or not ours):
+            return NotYet(
+                f"a NetworkAttachmentDefinition {'/'.join(key)} that is not this attachment's is in the way; "
+                "rename one of them",
+                reason="NameTaken",
+            )
+        if known.config != config or known.owner != meta.uid:
+            patch = {
+                "metadata": {
+                    "labels": wanted["metadata"]["labels"],
+                    "ownerReferences": wanted["metadata"]["ownerReferences"],
+                },
+                "spec": wanted["spec"],
+            }
+            nads.set(await api.patch(NADS, meta.name, patch, meta.namespace))
+        return None
+
+    async def _write(
+        self,
+        meta: Meta,
+        before: AttachmentStatus,
+        admitted: Admitted | None,
+        problem: Rejected | NotYet | None,
+    ) -> None:
+        states: dict[str, State | None] = {CONFLICT: None, GRANTED: None, DELETING: None}
+        after: dict[str, Any] = {"ready": problem is None, "observedGeneration": meta.generation}
+        if admitted:
+            addresses = [str(address) for address in admitted.addresses]
+            after |= {"identifier": function_hex(admitted.function), "addresses": addresses}
+            states[ACCEPTED] = (
+                State("True", "AddressOutsideNetworks", admitted.warning)
+                if admitted.warning
+                else State("True", "Valid", "the specification is valid")
+            )
+            if admitted.revoked:
+                states[GRANTED] = State(
+                    "False",
+                    "Revoked",
+                    "the VPC no longer admits this namespace; what is attached stays attached",
+                )
+        if problem is None and admitted:
+            text = f"a pod can be attached, with {', '.join(after['addresses'])}"
+            states[READY] = State("True", "Ready", text)
+        elif problem is not None:
+            reason = reason_of(problem)
+            states[READY] = State("False", reason, str(problem))
+            if not admitted:
+                states[ACCEPTED] = State(
+                    "False" if isinstance(problem, Rejected) else "Unknown", reason, str(problem)
+                )
+            if isinstance(problem, Held):
+                states[CONFLICT] = State("True", reason, str(problem))
+        after["conditions"] = conditions(before.conditions, states, meta.generation, now())
+        await self._desk.status(VPC_ATTACHMENTS, meta, before, after)
+
+    async def _hold(self, key: Key) -> None:
+        """The finalizer: there while a pod is attached, so that nobody pulls the interface away under it."""
+        desk = self._desk
+        found = desk.view.attachments.get(key)
+        if found is None or isinstance(found, Broken):
+            return
+        meta, endpoint = found.metadata, found.status.endpoint
+        in_use = endpoint is not None and not desk.view.terminating(key[0])
+        if meta.deletion_timestamp is not None and endpoint is not None and in_use:
+            state = State("True", "InUse", f"waits for its pod on node {endpoint.node} to go")
+            after = conditions(found.status.conditions, {DELETING: state}, meta.generation, now())
+            await desk.status(VPC_ATTACHMENTS, meta, found.status, {"conditions": after})
+            return
+        await desk.finalizer(VPC_ATTACHMENTS, meta, in_use)
+
+    def _leave(self, key: Key) -> None:
+        vpc = self._desk.books.home(key)
+        self._wake(self._desk.books.leave(key))
+        if vpc:
+            self._desk.dirty(("vpc", vpc), COUNT_SECONDS)
+
+    def _wake(self, blocked: Any) -> None:
+        for attachment in tuple(blocked):
+            self._desk.dirty(("attachment", attachment), 0.0)
+
+
+def _parsed(texts: tuple[str, ...]) -> tuple[Interface, ...]:
+    try:
+        return tuple(map(ip_interface, texts))
+    except ValueError:
+        return ()

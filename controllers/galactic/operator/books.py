@@ -1,0 +1,164 @@
+"""What is handed out: VPC identifiers, and per VPC attachment identifiers and addresses.
+
+The books are made from the view before the first decision (``restore``), and kept by the reconcilers from then on.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from typing import Any
+
+import structlog
+
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.kube.informer import Key
+from galactic.names import from_base62, parse_function, parse_vpc
+from galactic.operator.addresses import Addresses, Held
+from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers
+from galactic.operator.networks import Interface, host
+from galactic.operator.plan import plan
+from galactic.operator.state import View
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Book:
+    """Of one VPC. ``blocked`` are the attachments that wait for something that another holds."""
+
+    functions: Identifiers[Key] = field(default_factory=functions)
+    addresses: Addresses = field(default_factory=Addresses)
+    blocked: set[Key] = field(default_factory=set)
+    members: set[Key] = field(default_factory=set)
+    """The attachments that hold something here."""
+
+
+class Books:
+    """All VPCs'. ``blocked`` are the VPCs that wait for an identifier that another has."""
+
+    def __init__(self) -> None:
+        self.vpcs: Identifiers[Key] = vpc_identifiers()
+        self.blocked: set[Key] = set()
+        self._books: dict[Key, Book] = {}
+        self._home: dict[Key, Key] = {}  # attachment → VPC
+        self._addresses: dict[Key, tuple[Interface, ...]] = {}  # attachment → what was allocated to it
+
+    def of(self, vpc: Key) -> Book:
+        return self._books.setdefault(vpc, Book())
+
+    def known(self, vpc: Key) -> Book | None:
+        """The VPC's book if there is one."""
+        return self._books.get(vpc)
+
+    def home(self, attachment: Key) -> Key | None:
+        """The VPC that the attachment holds something in."""
+        return self._home.get(attachment)
+
+    def join(self, attachment: Key, vpc: Key) -> tuple[Key, ...]:
+        """The attachment holds something in that VPC, and in no other. The blocked that may now get what it gave up."""
+        freed: tuple[Key, ...] = ()
+        if self._home.get(attachment, vpc) != vpc:
+            freed = self.leave(attachment)
+        self._home[attachment] = vpc
+        self.of(vpc).members.add(attachment)
+        return freed
+
+    def leave(self, attachment: Key) -> tuple[Key, ...]:
+        """The attachment gives everything back. The blocked that may now get it."""
+        self._addresses.pop(attachment, None)
+        vpc = self._home.pop(attachment, None)
+        for book in [self.of(vpc)] if vpc else []:
+            book.functions.release(attachment)
+            book.addresses.release(attachment)
+            book.members.discard(attachment)
+            book.blocked.discard(attachment)
+            return tuple(book.blocked)
+        return ()
+
+    def forget(self, vpc: Key) -> None:
+        """Drops the book of a VPC that is gone, once nobody is in it."""
+        book = self._books.get(vpc)
+        if book and not book.members and not book.blocked:
+            del self._books[vpc]
+
+    def addresses(self, attachment: Key) -> tuple[Interface, ...]:
+        """What was allocated to the attachment."""
+        return self._addresses.get(attachment, ())
+
+    def remember(self, attachment: Key, addresses: tuple[Interface, ...]) -> None:
+        self._addresses[attachment] = addresses
+
+
+def restore(books: Books, view: View) -> None:
+    """Enters what the live objects hold, oldest first: their status, and where that is missing yet, their NAD."""
+    for key, vpc in _oldest_first(view.vpcs.items()):
+        if isinstance(vpc, Vpc) and vpc.status.identifier:
+            try:
+                mine = books.vpcs.claim(key, parse_vpc(vpc.status.identifier))
+            except Rejected:
+                mine = False
+            if not mine:
+                log.error(
+                    "duplicate VPC identifier, another follows", vpc=key, identifier=vpc.status.identifier
+                )
+    attachments = [
+        (key, thing)
+        for key, thing in _oldest_first(view.attachments.items())
+        if isinstance(thing, VpcAttachment)
+    ]
+    for key, attachment in attachments:
+        _enter(books, view, key, attachment)
+    for key, attachment in attachments:
+        if (home := books.home(key)) and attachment.status.ready:
+            _enter_terminations(books, home, key, attachment)
+
+
+def _enter(books: Books, view: View, key: Key, attachment: VpcAttachment) -> None:
+    vpc = (attachment.spec.vpc.namespace or key[0], attachment.spec.vpc.name)
+    status = attachment.status
+    try:
+        if status.identifier:
+            function = parse_function(status.identifier)
+            addresses = tuple(map(ip_interface, status.addresses))
+        else:
+            nad = view.nads.get(key)
+            plugin = _plugin(nad.config) if nad and nad.owner == attachment.metadata.uid else None
+            if not plugin or books.vpcs.of(vpc) != from_base62(str(plugin["vpc"])):
+                return
+            function = from_base62(str(plugin["vpcattachment"]))
+            addresses = tuple(map(ip_interface, plugin["addresses"]))
+        book = books.of(vpc)
+        if not book.functions.claim(key, function):
+            log.error("duplicate attachment identifier, another follows", attachment=key, vpc=vpc)
+        book.addresses.claim(key, [host(address.ip) for address in addresses])
+    except (Held, Rejected, ValueError, KeyError, TypeError) as error:
+        log.warning("status not understood, made anew", attachment=key, error=str(error))
+        addresses = ()
+    books.join(key, vpc)
+    books.remember(key, addresses)
+
+
+def _enter_terminations(books: Books, home: Key, key: Key, attachment: VpcAttachment) -> None:
+    try:
+        wanted = plan(attachment, None)
+        addresses = wanted.addresses or books.addresses(key)
+        books.of(home).addresses.claim(key, wanted.holds(addresses))
+    except Rejected as problem:
+        log.info("specification changed meanwhile", attachment=key, problem=str(problem))
+
+
+def _oldest_first(things: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
+    yield from sorted(things, key=lambda item: (item[1].metadata.creation_timestamp, item[0]))
+
+
+def _plugin(config: str) -> dict[str, Any] | None:
+    """Our plugin's part of a NAD's configuration."""
+    try:
+        plugins = json.loads(config)["plugins"]
+        found: dict[str, Any] = next(plugin for plugin in plugins if plugin.get("type") == "galactic")
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return None
+    return found

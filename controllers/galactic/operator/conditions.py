@@ -1,0 +1,91 @@
+"""Status as a value: conditions that remember when they turned, and patches of only what changed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from galactic.crds.model import Condition
+from galactic.errors import GalacticError, NotYet, Rejected
+
+READY: Final = "Ready"
+ACCEPTED: Final = "Accepted"
+CONFLICT: Final = "Conflict"
+GRANTED: Final = "Granted"
+DELETING: Final = "Deleting"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What one condition is to say: ``reason`` in one stable CamelCase word, ``message`` for people. Neither is empty.
+
+    (Some builds of old API servers take an empty string in a custom resource for null, and refuse it.)
+    """
+
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+def now() -> str:
+    """The time as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def reason_of(problem: GalacticError) -> str:
+    """The stable word for a problem."""
+    return problem.reason if isinstance(problem, Rejected | NotYet) else type(problem).__name__
+
+
+def conditions(
+    before: Sequence[Condition],
+    states: Mapping[str, State | None],
+    generation: int,
+    time: str,
+) -> list[dict[str, Any]]:
+    """The list with those states set; None removes a type. Types not named are left as they are.
+
+    ``lastTransitionTime`` changes only when the status does.
+    """
+    result = []
+    there = {condition.type: condition for condition in before}
+    for condition in before:
+        if condition.type not in states:
+            result.append(condition.model_dump(by_alias=True, exclude_unset=True))
+        elif (state := states[condition.type]) is not None:
+            result.append(_written(condition.type, state, there[condition.type], generation, time))
+    result += [
+        _written(type_, state, None, generation, time)
+        for type_, state in states.items()
+        if state is not None and type_ not in there
+    ]
+    return result
+
+
+def _written(
+    type_: str, state: State, before: Condition | None, generation: int, time: str
+) -> dict[str, Any]:
+    turned = before is None or before.status != state.status or not before.last_transition_time
+    return {
+        "type": type_,
+        "status": state.status,
+        "reason": state.reason,
+        "message": state.message,
+        "lastTransitionTime": time if turned or before is None else before.last_transition_time,
+        "observedGeneration": generation,
+    }
+
+
+def status_patch(before: Mapping[str, Any], after: Mapping[str, Any], version: str) -> dict[str, Any] | None:
+    """A merge patch for the status subresource, from ``before`` to ``after``; None if nothing differs.
+
+    Fields that ``after`` does not name are others' and stay. A list of conditions is replaced as a whole, so a patch
+    with one carries the resource version it was computed from: another writer in between makes it fail, not get lost.
+    """
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    if not changed:
+        return None
+    patch: dict[str, Any] = {"status": changed}
+    if "conditions" in changed and version:
+        patch["metadata"] = {"resourceVersion": version}
+    return patch

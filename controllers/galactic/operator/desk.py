@@ -1,0 +1,99 @@
+"""What the reconcilers of all kinds share: the view, the books, and the ways to write."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Network
+from typing import Any, Final, Literal
+
+from galactic.crds.model import Condition, Meta, Model
+from galactic.kube.client import NotFound
+from galactic.kube.informer import Key
+from galactic.kube.resources import Resource
+from galactic.names import GROUP
+from galactic.operator.api import Api
+from galactic.operator.books import Books
+from galactic.operator.conditions import READY, status_patch
+from galactic.operator.events import Events
+from galactic.operator.state import View
+
+FINALIZER: Final = f"{GROUP}/in-use"
+"""On a VPC with attachments and an attachment with an endpoint: neither goes before those have gone."""
+
+Kind = Literal["vpc", "attachment", "segment", "node"]
+Item = tuple[Kind, Key]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The operator's settings that reconcilers need."""
+
+    srv6_space: IPv6Network | None = None
+    strict: bool = False  # refuse addresses outside the VPC's networks instead of warning
+    mtu: int = 0  # of attachments; 0: the node's choice
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """See above. ``dirty(item, delay)`` marks an object for the reconciler."""
+
+    api: Api
+    view: View
+    books: Books
+    events: Events
+    rules: Rules
+    dirty: Callable[[Item, float], None]
+
+    async def status(self, resource: Resource, meta: Meta, before: Model, after: Mapping[str, Any]) -> None:
+        """Writes what differs of the status, and tells of a turn of the Ready condition."""
+        written = before.model_dump(by_alias=True, exclude_unset=True, mode="json")
+        patch = status_patch(written, after, meta.resource_version)
+        if patch is None:
+            return
+        answer = await self.api.patch(
+            resource, meta.name, patch, meta.namespace or None, subresource="status"
+        )
+        self.view.of(resource).set(answer)
+        self._tell(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
+
+    async def finalizer(self, resource: Resource, meta: Meta, wanted: bool) -> None:
+        """Puts our finalizer on the object, or takes it off."""
+        if (FINALIZER in meta.finalizers) == wanted:
+            return
+        others = [name for name in meta.finalizers if name != FINALIZER]
+        patch = {
+            "metadata": {
+                "finalizers": [*others, FINALIZER] if wanted else others,
+                "resourceVersion": meta.resource_version,
+            }
+        }
+        try:
+            answer = await self.api.patch(resource, meta.name, patch, meta.namespace or None)
+        except NotFound:
+            return
+        if not answer["metadata"].get("deletionTimestamp") or answer["metadata"].get("finalizers"):
+            self.view.of(resource).set(answer)
+
+    def _tell(self, resource: Resource, meta: Meta, before: Any, after: Any) -> None:
+        old = {condition["type"]: condition for condition in before}
+        for condition in after:
+            was = old.get(condition["type"], {})
+            if (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"]):
+                continue
+            bad = condition["status"] == ("False" if condition["type"] in GOOD else "True")
+            if bad or condition["type"] == READY:
+                self.events.tell(
+                    resource,
+                    meta,
+                    "Warning" if bad else "Normal",
+                    condition["reason"],
+                    condition["message"],
+                )
+
+
+GOOD: Final = frozenset({READY, "Accepted", "Granted"})
+"""Condition types of which True is the good news."""
+
+
+def ready(conditions: tuple[Condition, ...]) -> Condition | None:
+    """The Ready condition."""
+    return next((condition for condition in conditions if condition.type == READY), None)

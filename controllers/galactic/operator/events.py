@@ -1,0 +1,107 @@
+"""Events for people: ``kubectl describe`` shows them.
+
+They are told on a transition, at a limited rate, and nothing ever waits for one.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import structlog
+
+from galactic.crds.model import Meta
+from galactic.errors import GalacticError
+from galactic.kube.resources import EVENTS, Resource
+from galactic.operator.api import Api
+from galactic.operator.conditions import now
+
+log = structlog.get_logger(__name__)
+COMPONENT: Final = "galactic-operator"
+BURST: Final = 10
+"""Events an object may cause at once."""
+REFILL_SECONDS: Final = 60.0
+"""After which it may cause one more."""
+WAITING: Final = 2000
+"""Events that wait to be written at the most; later ones are dropped."""
+OBJECTS: Final = 20_000
+"""Objects whose rate is remembered."""
+
+
+@dataclass(slots=True)
+class _Budget:
+    left: float
+    at: float
+    last: tuple[str, str] = ("", "")
+
+
+class Events:
+    """Writes Events, one task for all: ``run`` never returns by itself."""
+
+    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api, self._clock = api, clock
+        self._budgets: OrderedDict[str, _Budget] = OrderedDict()
+        self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
+        self.dropped = 0
+        self.written = 0
+
+    def tell(
+        self, resource: Resource, meta: Meta, type_: Literal["Normal", "Warning"], reason: str, message: str
+    ) -> bool:
+        """Queues an Event on the object; False if it repeats the one before or is more than the object may cause."""
+        at = self._clock()
+        budget = self._budgets.setdefault(meta.uid, _Budget(BURST, at))
+        self._budgets.move_to_end(meta.uid)
+        if len(self._budgets) > OBJECTS:
+            self._budgets.popitem(last=False)
+        budget.left = min(BURST, budget.left + (at - budget.at) / REFILL_SECONDS)
+        budget.at = at
+        if budget.last == (reason, message):
+            return False
+        if budget.left < 1 or self._queue.full():
+            self.dropped += 1
+            return False
+        budget.left -= 1
+        budget.last = (reason, message)
+        self._queue.put_nowait(_event(resource, meta, type_, reason, message))
+        return True
+
+    async def run(self) -> None:
+        while True:
+            event = await self._queue.get()
+            try:
+                await self._api.create(EVENTS, event, event["metadata"]["namespace"])
+                self.written += 1
+            except GalacticError as error:
+                self.dropped += 1
+                log.info("event dropped", reason=event["reason"], error=str(error))
+
+
+def _event(resource: Resource, meta: Meta, type_: str, reason: str, message: str) -> dict[str, Any]:
+    moment = now()
+    name = blake2b(f"{meta.uid}|{reason}|{message}|{time.time_ns()}".encode(), digest_size=8).hexdigest()
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{meta.name[:230]}.{name}", "namespace": meta.namespace or "default"},
+        "involvedObject": {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "name": meta.name,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        }
+        | ({"namespace": meta.namespace} if meta.namespace else {}),
+        "type": type_,
+        "reason": reason,
+        "message": message[:1024],
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "count": 1,
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": COMPONENT,
+    }

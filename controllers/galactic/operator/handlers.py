@@ -1,0 +1,104 @@
+"""kopf's part: it watches, and what it sees goes into the view.
+
+Only ``on.event`` handlers: kopf then writes nothing onto users' objects, neither annotations nor finalizers.
+
+Two things kopf does not tell, and the reconciler's own lists make good. First, when the initial list is complete: an
+index (``kopf.index``) is filled before any handler runs, but only with kinds that the API server offered when kopf
+looked, and after a restart of the API server that may be some of ours and not others. So ``Reconciler.restore`` lists
+every kind before kopf starts, and no identifier is handed out before all live ones are known. Second, what was deleted
+while a watch was interrupted: after a 410 kopf lists again and tells of what is there, never of what is not.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Any, Final, Protocol
+
+import kopf
+import structlog
+
+from galactic.errors import GalacticError
+from galactic.kube.informer import key_of
+from galactic.kube.resources import NADS, NAMESPACES, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.operator.state import View
+
+log = structlog.get_logger(__name__)
+WATCHED: Final = (VPCS, VPC_ATTACHMENTS, NADS, NODE_SEGMENTS, NODES, NAMESPACES)
+WATCH_SECONDS: Final = 300
+"""The server ends a watch after so long. kopf takes a stream silent for 70 s for dead; bookmarks come every 60."""
+RESTART_SECONDS: Final = 2.0
+
+
+class Memo(Protocol):
+    """What handlers get from kopf as ``memo``."""
+
+    @property
+    def view(self) -> View: ...
+
+
+def registry() -> kopf.OperatorRegistry:
+    """All handlers."""
+    handlers = kopf.OperatorRegistry()
+    kopf.on.startup(registry=handlers)(_configure)
+    kopf.on.login(registry=handlers)(_login)
+    for resource in WATCHED:
+        kopf.on.event(
+            resource.group, resource.version, resource.plural, id=resource.plural, registry=handlers
+        )(_seen(resource))
+    return handlers
+
+
+def _seen(resource: Resource) -> Any:
+    async def seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+        cache = memo.view.of(resource)
+        thing: Any = event["object"]
+        if event["type"] == "DELETED":
+            cache.remove(key_of(thing), thing["metadata"].get("uid", ""))
+        else:
+            cache.set(thing)
+
+    return seen
+
+
+async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # or it tells of every event handled
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.process.ultimate_exiting_timeout = None
+    settings.watching.server_timeout = WATCH_SECONDS
+    settings.watching.client_timeout = WATCH_SECONDS + 30
+    settings.watching.connect_timeout = 5
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 60
+    settings.networking.connect_timeout = 5
+    settings.queueing.idle_timeout = 1.0
+    settings.queueing.exit_timeout = 0.5
+
+
+async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
+    # kopf's own choice would import the synchronous client, with every model it has.
+    return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
+
+
+async def watch(memo: Memo, resynced: Any) -> None:
+    """Feeds the view for ever; returns when kopf was told to stop by a signal.
+
+    kopf ends when a watch fails in a way it does not know (the API server restarting will do); it is then started
+    again, and ``resynced`` is awaited, because something may have been missed.
+    """
+    while True:
+        try:
+            await kopf.operator(
+                registry=registry(),
+                memo=memo,
+                clusterwide=True,
+                standalone=True,
+                settings=kopf.OperatorSettings(),
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and the watch begins anew
+            log.warning("watch ended, beginning anew", error=str(error) or type(error).__name__)
+        else:
+            return
+        await asyncio.sleep(RESTART_SECONDS)
+        with contextlib.suppress(GalacticError):
+            await resynced()

@@ -1,0 +1,113 @@
+"""Who has which identifier: of VPCs among all live ones, of attachments among their VPC's live ones.
+
+One process hands identifiers out, from memory that knows every live object before the first is asked for
+(``galactic.operator.reconcile``), and between the look and the claim nothing else runs. That is the whole of the
+concurrency control; the status writes behind it carry a resource version as well.
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from typing import Final, Generic, TypeVar
+
+from galactic.errors import NotYet, Rejected
+from galactic.names import FUNCTION_MAX, VPC_MAX
+
+H = TypeVar("H")
+RESTING: Final = 1024
+"""How many released identifiers are kept from being handed out again, as long as there are others."""
+
+
+class Identifiers(Generic[H]):
+    """Numbers from 1 to ``limit - 1`` and their holders. 0 and ``limit`` (all-ones) are never assigned.
+
+    ``candidates`` yields, for a holder's seed, the numbers in the order in which they are to be tried.
+    """
+
+    def __init__(self, limit: int, candidates: Callable[[str], Iterator[int]], what: str) -> None:
+        self._limit, self._candidates, self._what = limit, candidates, what
+        self._holders: dict[int, H] = {}
+        self._numbers: dict[H, int] = {}
+        self._resting: OrderedDict[int, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._holders)
+
+    def of(self, holder: H) -> int | None:
+        """The holder's number."""
+        return self._numbers.get(holder)
+
+    def holder(self, number: int) -> H | None:
+        return self._holders.get(number)
+
+    def claim(self, holder: H, number: int) -> bool:
+        """Gives the holder that very number, in place of the one it had; False if another holds it."""
+        if not 0 < number < self._limit:
+            raise ValueError(f"{number:#x} is reserved or too large for a {self._what}")
+        there = self._holders.get(number)
+        if there is not None:
+            return there == holder
+        self.release(holder)
+        self._holders[number] = holder
+        self._numbers[holder] = number
+        self._resting.pop(number, None)
+        return True
+
+    def allocate(self, holder: H, seed: str) -> int:
+        """The holder's number: the one it has, or a free one. Raises NotYet when none is left."""
+        number = self._numbers.get(holder)
+        if number is not None:
+            return number
+        if len(self._holders) >= self._limit - 1:
+            raise NotYet(f"all {self._limit - 1} {self._what}s are in use", reason="IdentifiersExhausted")
+        spare = len(self._holders) + len(self._resting) < self._limit - 1
+        for number in self._candidates(seed):
+            if number not in self._holders and not (spare and number in self._resting):
+                self.claim(holder, number)
+                return number
+        raise AssertionError("the candidates are all numbers there are")
+
+    def release(self, holder: H) -> int | None:
+        """Takes the holder's number back, and keeps it from being handed out again soon."""
+        number = self._numbers.pop(holder, None)
+        if number is not None:
+            del self._holders[number]
+            self._resting[number] = None
+            if len(self._resting) > RESTING:
+                self._resting.popitem(last=False)
+        return number
+
+
+def vpc_identifiers() -> Identifiers[tuple[str, str]]:
+    """For VPCs: random, so that VPCs of clusters which later share a network are told apart."""
+
+    def candidates(_seed: str) -> Iterator[int]:
+        while True:
+            yield 1 + secrets.randbelow(VPC_MAX - 1)
+
+    return Identifiers(VPC_MAX, candidates, "VPC identifier")
+
+
+def functions() -> Identifiers[tuple[str, str]]:
+    """For the attachments of one VPC: the next free number from a hash of the seed (the object's UID) on.
+
+    A successor of the same name has another UID, and so a number elsewhere, also after a restart.
+    """
+
+    def candidates(seed: str) -> Iterator[int]:
+        span = FUNCTION_MAX - 1
+        start = int.from_bytes(blake2b(seed.encode(), digest_size=8).digest(), "big") % span
+        for step in range(span):
+            yield 1 + (start + step) % span
+
+    return Identifiers(FUNCTION_MAX, candidates, "attachment identifier")
+
+
+def taken(what: str, identifier: str, field: str, holder: tuple[str, str]) -> Rejected:
+    """The refusal of an identifier that another object has."""
+    return Rejected(
+        f"{identifier} is the identifier of {what} {holder[0]}/{holder[1]}; choose another, or delete that one first",
+        reason="IdentifierTaken",
+        field=field,
+    )

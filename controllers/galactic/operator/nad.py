@@ -1,0 +1,82 @@
+"""The NetworkAttachmentDefinition of an attachment, a pure function.
+
+Its configuration is complete enough for the node to act on while the API server is away.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from galactic.crds.model import Meta
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.kube.resources import NADS
+from galactic.names import API_VERSION, base62
+from galactic.operator.networks import Interface, Network
+from galactic.operator.plan import Plan
+
+CNI_VERSION: Final = "1.0.0"
+LABELS: Final = {"app.kubernetes.io/managed-by": "galactic-operator"}
+
+
+def configuration(
+    meta: Meta,
+    wanted: Plan,
+    *,
+    vpc: int,
+    function: int,
+    addresses: Sequence[Interface],
+    networks: Sequence[Network],
+    mtu: int,
+) -> str:
+    """The CNI configuration list as text; equal arguments give equal text. ``mtu`` 0 leaves it to the node.
+
+    Identifiers are base62, networks and addresses their canonical text, ``routes`` what the pod sends into the VPC
+    beyond the VPC's networks.
+    """
+    plugin = {
+        "type": "galactic",
+        "vpc": base62(vpc),
+        "vpcattachment": base62(function),
+        "attachment": f"{meta.namespace}/{meta.name}",
+        "mtu": mtu,
+        "interface": wanted.interface,
+        "addresses": [str(address) for address in addresses],
+        "networks": [str(network) for network in networks],
+        "terminations": [
+            {"network": str(termination.network), "via": str(termination.via)}
+            for termination in wanted.terminations(addresses)
+        ],
+        "routes": [
+            {"destination": str(route.destination)} | ({"via": str(route.via)} if route.via else {})
+            for route in wanted.onward(addresses)
+        ],
+    }
+    return json.dumps(
+        {"cniVersion": CNI_VERSION, "name": meta.name, "plugins": [plugin]}, separators=(",", ":")
+    )
+
+
+def definition(meta: Meta, config: str) -> dict[str, Any]:
+    """The object: of the attachment's name, owned by it, so that it goes when the attachment goes."""
+    return {
+        "apiVersion": NADS.api_version,
+        "kind": NADS.kind,
+        "metadata": {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "labels": dict(LABELS),
+            "ownerReferences": [owner(meta)],
+        },
+        "spec": {"config": config},
+    }
+
+
+def owner(meta: Meta) -> dict[str, Any]:
+    """The reference to the attachment as controlling owner."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": VpcAttachment.KIND,
+        "name": meta.name,
+        "uid": meta.uid,
+        "controller": True,
+    }

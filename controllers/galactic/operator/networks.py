@@ -1,0 +1,99 @@
+"""A VPC's networks: from text to values, with everything refused that could not work."""
+
+from collections.abc import Iterable, Sequence
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
+from typing import Final
+
+from galactic.errors import Rejected
+
+Network = IPv4Network | IPv6Network
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+
+RESERVED: Final[tuple[tuple[Network, str], ...]] = tuple(
+    (ip_network(text), why)
+    for text, why in (
+        ("0.0.0.0/8", "this host"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("224.0.0.0/4", "multicast"),
+        ("240.0.0.0/4", "reserved"),
+        ("::/127", "unspecified and loopback"),
+        ("fe80::/10", "link-local"),
+        ("ff00::/8", "multicast"),
+    )
+)
+"""What no VPC can carry: such addresses never leave a host or are not one host's (RFC 6890, RFC 4291)."""
+
+
+def parse_network(text: str, field: str) -> Network:
+    """The network. Raises Rejected when it is none, or has host bits set."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        try:
+            remedy = f"; write {ip_network(text, strict=False)}"
+        except ValueError:
+            remedy = "; write an address, a slash and a length, such as 10.1.1.0/24 or 2001:db8:1::/64"
+        raise Rejected(f"{text!r}: {error}{remedy}", reason="InvalidNetwork", field=field) from error
+
+
+def parse_networks(texts: Sequence[str], srv6_space: IPv6Network | None) -> tuple[Network, ...]:
+    """A VPC's ``spec.networks``. Raises Rejected for the first that is malformed, reserved, repeated or overlaps."""
+    networks: list[Network] = []
+    for index, text in enumerate(texts):
+        field = f"spec.networks[{index}]"
+        network = parse_network(text, field)
+        refuse_reserved(network, srv6_space, field)
+        for earlier, other in enumerate(networks):
+            if network == other:
+                raise Rejected(f"{text} is there twice; remove it", reason="DuplicateNetwork", field=field)
+            if overlaps(network, other):
+                raise Rejected(
+                    f"{text} overlaps {other} (spec.networks[{earlier}]); keep one of them",
+                    reason="OverlappingNetworks",
+                    field=field,
+                )
+        networks.append(network)
+    return tuple(networks)
+
+
+def refuse_reserved(network: Network, srv6_space: IPv6Network | None, field: str) -> None:
+    """Raises Rejected when the network touches what a VPC cannot carry."""
+    for reserved, why in RESERVED:
+        # A default route covers them all and takes none of them away: more specific routes win.
+        if network.prefixlen and overlaps(network, reserved):
+            raise Rejected(
+                f"{network} overlaps {reserved} ({why}); give a unicast network",
+                reason="ReservedNetwork",
+                field=field,
+            )
+    if srv6_space and network.prefixlen and overlaps(network, srv6_space):
+        raise Rejected(
+            f"{network} overlaps the SRv6 space {srv6_space}; give another network",
+            reason="ReservedNetwork",
+            field=field,
+        )
+
+
+def overlaps(one: Network, other: Network) -> bool:
+    """Whether they share an address. Networks of different families never do."""
+    return one.version == other.version and one.overlaps(other)
+
+
+def within(address: Address, networks: Iterable[Network]) -> bool:
+    """Whether one of the networks holds the address."""
+    return any(address in network for network in networks)
+
+
+def host(address: Address) -> Network:
+    """The address as a network of its own, /32 or /128."""
+    return ip_network((int(address), address.max_prefixlen)) if address.version == 4 else IPv6Network(address)

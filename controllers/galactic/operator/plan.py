@@ -1,0 +1,184 @@
+"""What an attachment asks for, checked: addresses, interface name, terminations, routes."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Network, ip_address, ip_interface
+from typing import Final
+
+from galactic.crds.vpcattachment import AttachmentRoute, VpcAttachment
+from galactic.errors import Rejected
+from galactic.names import GROUP
+from galactic.operator.networks import (
+    Address,
+    Interface,
+    Network,
+    host,
+    parse_network,
+    refuse_reserved,
+    within,
+)
+
+RESERVED_NAMES: Final = frozenset({"lo", "eth0", "all", "default"})
+"""Interface names that a pod has already, or whose sysctls mean something else (/proc/sys/net/…/conf/all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A destination beyond the VPC's networks. ``via`` None: the VPC knows the way."""
+
+    destination: Network
+    via: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """A network that the VPC reaches through this pod, at its own address ``via``."""
+
+    network: Network
+    via: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An attachment's specification as values. ``addresses`` is empty where they are to be allocated."""
+
+    vpc: tuple[str, str]
+    interface: str
+    addresses: tuple[Interface, ...]
+    routes: tuple[Route, ...]
+
+    def terminations(self, addresses: Sequence[Interface]) -> tuple[Termination, ...]:
+        """The routes whose ``via`` is one of the attachment's own addresses."""
+        own = {address.ip for address in addresses}
+        return tuple(
+            Termination(route.destination, route.via)
+            for route in self.routes
+            if route.via is not None and route.via in own
+        )
+
+    def onward(self, addresses: Sequence[Interface]) -> tuple[Route, ...]:
+        """The other routes: what the pod sends into the VPC."""
+        own = {address.ip for address in addresses}
+        return tuple(route for route in self.routes if route.via is None or route.via not in own)
+
+    def holds(self, addresses: Sequence[Interface]) -> tuple[Network, ...]:
+        """Every network that is to lead to the attachment: its addresses and its terminations."""
+        return (
+            *(host(address.ip) for address in addresses),
+            *(termination.network for termination in self.terminations(addresses)),
+        )
+
+
+def plan(attachment: VpcAttachment, srv6_space: IPv6Network | None) -> Plan:
+    """The plan of an attachment by itself. Raises Rejected with field, value and remedy."""
+    spec = attachment.spec
+    if spec.vpc.kind != "VPC" or spec.vpc.api_version.split("/")[0] != GROUP:
+        raise Rejected(
+            f"{spec.vpc.api_version} {spec.vpc.kind} is not something to attach to; give a VPC of {GROUP}",
+            reason="UnknownKind",
+            field="spec.vpc.kind",
+        )
+    interface_name(spec.interface.name)
+    addresses = tuple(
+        _interface(text, f"spec.interface.addresses[{index}]", srv6_space)
+        for index, text in enumerate(spec.interface.addresses)
+    )
+    _refuse_repeated((address.ip for address in addresses), "spec.interface.addresses")
+    routes = tuple(
+        _route(route, f"spec.routes[{index}]", srv6_space) for index, route in enumerate(spec.routes)
+    )
+    _refuse_repeated((route.destination for route in routes), "spec.routes")
+    return Plan(
+        vpc=(spec.vpc.namespace or attachment.metadata.namespace, spec.vpc.name),
+        interface=spec.interface.name,
+        addresses=addresses,
+        routes=routes,
+    )
+
+
+def interface_name(name: str, field: str = "spec.interface.name") -> None:
+    """Raises Rejected unless the kernel takes it for a device (dev_valid_name) and a pod has none of that name."""
+    problem = ""
+    if not name or len(name.encode()) > 15:
+        problem = "has to have 1 to 15 characters"
+    elif name in {".", ".."} or re.search(r"[/:\s]", name):
+        problem = "must not contain '/', ':' or white space, nor be '.' or '..'"
+    elif not name.isascii() or not name.isprintable():
+        problem = "has to be of printable ASCII characters"
+    elif name in RESERVED_NAMES:
+        problem = "is in use in every pod"
+    if problem:
+        raise Rejected(
+            f"{name!r} {problem}; give a name such as galactic0", reason="InvalidInterfaceName", field=field
+        )
+
+
+def outside(wanted: Plan, addresses: Sequence[Interface], networks: Sequence[Network]) -> str:
+    """What of the plan lies outside the VPC's networks, as a sentence; empty if nothing does."""
+    strangers = [str(address.ip) for address in addresses if not within(address.ip, networks)]
+    strangers += [
+        str(route.via)
+        for route in wanted.onward(addresses)
+        if route.via is not None and not within(route.via, networks)
+    ]
+    if not strangers:
+        return ""
+    verb = "lies" if len(strangers) == 1 else "lie"
+    return f"{', '.join(strangers)} {verb} outside the VPC's networks ({', '.join(map(str, networks))})"
+
+
+def _interface(text: str, field: str, srv6_space: IPv6Network | None) -> Interface:
+    try:
+        address = ip_interface(text)
+    except ValueError as error:
+        raise Rejected(
+            f"{text!r}: {error}; write an address, a slash and the network's length, such as 10.1.1.1/24",
+            reason="InvalidAddress",
+            field=field,
+        ) from error
+    refuse_reserved(host(address.ip), srv6_space, field)
+    last = address.network.num_addresses - 1
+    offset = int(address.ip) - int(address.network.network_address)
+    if address.max_prefixlen - address.network.prefixlen > 1 and (
+        offset == 0 or (address.version == 4 and offset == last)
+    ):
+        what = "network" if offset == 0 else "broadcast"
+        raise Rejected(
+            f"{text} is the {what} address of {address.network}; give another",
+            reason="InvalidAddress",
+            field=field,
+        )
+    return address
+
+
+def _route(route: AttachmentRoute, field: str, srv6_space: IPv6Network | None) -> Route:
+    destination = parse_network(route.destination, f"{field}.destination")
+    refuse_reserved(destination, srv6_space, f"{field}.destination")
+    if not route.via:
+        return Route(destination, None)
+    try:
+        via = ip_address(route.via)
+    except ValueError as error:
+        raise Rejected(
+            f"{route.via!r}: {error}; give an address without length, such as 10.1.1.1",
+            reason="InvalidAddress",
+            field=f"{field}.via",
+        ) from error
+    if via.version != destination.version:
+        raise Rejected(
+            f"{via} is IPv{via.version}, {destination} is IPv{destination.version}; give an address of the same family",
+            reason="WrongFamily",
+            field=f"{field}.via",
+        )
+    return Route(destination, via)
+
+
+def _refuse_repeated(values: Iterable[Address | Network], field: str) -> None:
+    seen: set[Address | Network] = set()
+    for index, value in enumerate(values):
+        if value in seen:
+            raise Rejected(
+                f"{value} is there twice; remove it", reason="Duplicate", field=f"{field}[{index}]"
+            )
+        seen.add(value)

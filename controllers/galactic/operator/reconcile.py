@@ -1,0 +1,200 @@
+"""The reconciler: who has to look again when something changes, and workers that look.
+
+Level-triggered: a change marks objects dirty, a worker compares what is with what should be. What a worker learns from
+the API's answers goes into the view at once, so the next look never builds on something older than our own writes.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from galactic.crds.model import Meta
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import GalacticError, Unreachable
+from galactic.kube.client import Conflict, NotFound
+from galactic.kube.informer import Key
+from galactic.operator.api import Api
+from galactic.operator.attachments import Attachments
+from galactic.operator.books import Books, restore
+from galactic.operator.desk import Desk, Item, Rules
+from galactic.operator.events import Events
+from galactic.operator.metrics import Metrics
+from galactic.operator.queue import Queue
+from galactic.operator.segments import Segments
+from galactic.operator.state import Broken, Cache, Listener, Nad, View
+from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+
+log = structlog.get_logger(__name__)
+WORKERS: Final = 16
+RESYNC_SECONDS: Final = 300.0
+Report = Callable[[str | None], None]
+
+
+class Reconciler(Listener):
+    """``restore`` fills the view; ``run`` then works until it is cancelled.
+
+    ``report`` is told what is wrong with the API server, or None.
+    """
+
+    def __init__(self, api: Api, rules: Rules, metrics: Metrics, report: Report | None = None) -> None:
+        self._api, self._metrics = api, metrics
+        self._report = report or (lambda _problem: None)
+        self.queue: Queue[Item] = Queue()
+        self.view = View(self)
+        self.events = Events(api)
+        self.books = Books()
+        desk = Desk(api, self.view, self.books, self.events, rules, self.queue.add)
+        self._vpcs = Vpcs(desk)
+        self._attachments = Attachments(desk, self._vpcs)
+        self._segments = Segments(desk)
+        self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
+        self._work: dict[str, Callable[[Key], Awaitable[None]]] = {
+            "vpc": self._vpcs.reconcile,
+            "attachment": self._attachments.reconcile,
+            "segment": self._segments.segment,
+            "node": self._segments.node,
+        }
+
+    async def restore(self) -> None:
+        """Lists every kind, and enters what live objects hold, before anything is decided. Raises GalacticError."""
+        for cache in self.view.caches:
+            await self._list(cache)
+        restore(self.books, self.view)
+
+    async def run(self) -> None:
+        """Works off what is dirty, and looks at everything again now and then."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._worker())
+            group.create_task(self._resync())
+            group.create_task(self.events.run())
+
+    async def resync(self) -> None:
+        """Lists every kind again and looks at every object: repairs whatever was lost. Raises GalacticError."""
+        for cache in self.view.caches:
+            missed = await self._list(cache)
+            if missed:
+                log.warning("deletions missed by the watch", kind=cache.resource.kind, count=missed)
+                self._metrics.missed.labels(cache.resource.kind).inc(missed)
+        for key in self.view.vpcs:
+            self.queue.add(("vpc", key))
+        for key in self.view.attachments:
+            self.queue.add(("attachment", key))
+        for key in self.view.segments:
+            self.queue.add(("segment", key))
+        for key in self.view.nodes:
+            self.queue.add(("node", key))
+
+    # What dirties what.
+
+    def vpc_changed(self, key: Key, old: Vpc | Broken | None, new: Vpc | Broken | None) -> None:
+        self.queue.add(("vpc", key))
+        if _outlook(old) != _outlook(new):
+            for attachment in self._members.get(key, ()):
+                self.queue.add(("attachment", attachment))
+
+    def attachment_changed(
+        self, key: Key, old: VpcAttachment | Broken | None, new: VpcAttachment | Broken | None
+    ) -> None:
+        self.queue.add(("attachment", key))
+        before, after = _vpc_of(key, old), _vpc_of(key, new)
+        if before != after:
+            if before:
+                self._members.get(before, set()).discard(key)
+                if not self._members.get(before):
+                    self._members.pop(before, None)
+            if after:
+                self._members.setdefault(after, set()).add(key)
+        if after and _attached(old) != _attached(new):
+            self.queue.add(("vpc", after), COUNT_SECONDS)
+
+    def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
+        if self.view.attachments.get(key) is not None:
+            self.queue.add(("attachment", key))
+
+    def segment_changed(
+        self, key: Key, _old: NodeSegment | Broken | None, new: NodeSegment | Broken | None
+    ) -> None:
+        self._segments.changed(key, new)
+
+    def node_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
+        if new is not None and (old is None or old.annotations != new.annotations):
+            self.queue.add(("node", key))
+
+    def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
+        if old and new and (old.labels, old.deletion_timestamp) == (new.labels, new.deletion_timestamp):
+            return
+        name = key[1]
+        for attachment in [attachment for attachment in self.view.attachments if attachment[0] == name]:
+            self.queue.add(("attachment", attachment))
+        for vpc in [vpc for vpc in self.view.vpcs if vpc[0] == name]:
+            self.queue.add(("vpc", vpc))
+
+    # Work.
+
+    async def _worker(self) -> None:
+        while True:
+            item = await self.queue.get()
+            kind, key = item
+            began = time.perf_counter()
+            result = "error"
+            try:
+                await self._work[kind](key)
+                result = "ok"
+            except (Conflict, NotFound):
+                result = "retry"  # somebody wrote in between, or it is gone: the watch is about to tell
+            except Unreachable as error:
+                result = "retry"
+                self._report(str(error))
+            except GalacticError as error:
+                log.warning("refused", kind=kind, key=key, error=str(error))
+            except Exception:
+                log.exception("reconciling failed", kind=kind, key=key)
+            self._metrics.reconciled.labels(kind, result).inc()
+            self._metrics.seconds.labels(kind).observe(time.perf_counter() - began)
+            if result == "ok":
+                self.queue.done(item)
+            else:
+                self.queue.failed(item)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.resync()
+                self._report(None)
+            except GalacticError as error:
+                log.warning("resync failed", error=str(error))
+                self._report(str(error))
+
+    async def _list(self, cache: "Cache[object]") -> int:
+        since = cache.clock
+        try:
+            things, _version = await self._api.list(cache.resource)
+        except NotFound:
+            log.warning("kind not installed", kind=cache.resource.kind)
+            things = []
+        return cache.replace(things, since)
+
+
+def _outlook(vpc: Vpc | Broken | None) -> object:
+    """What of a VPC its attachments depend on."""
+    if not isinstance(vpc, Vpc):
+        return None
+    deleting = vpc.metadata.deletion_timestamp is not None
+    return vpc.spec, vpc.status.ready, vpc.status.identifier, deleting
+
+
+def _vpc_of(key: Key, attachment: VpcAttachment | Broken | None) -> Key | None:
+    if not isinstance(attachment, VpcAttachment):
+        return None
+    return attachment.spec.vpc.namespace or key[0], attachment.spec.vpc.name
+
+
+def _attached(attachment: VpcAttachment | Broken | None) -> bool:
+    return isinstance(attachment, VpcAttachment) and attachment.status.endpoint is not None

@@ -1,0 +1,197 @@
+"""What the API server last told of every object that matters here, parsed once.
+
+Nothing in it is awaited: between a look and the next nothing else runs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from galactic.crds.model import Meta, parse
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.kube.client import Object
+from galactic.kube.informer import Key, key_of
+from galactic.kube.resources import NADS, NAMESPACES, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.names import PREFIX_ANNOTATION
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """An object that does not fit its model: stored before its schema was, or past it."""
+
+    metadata: Meta
+    problem: Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Nad:
+    """The part of a NetworkAttachmentDefinition that we compare."""
+
+    version: str
+    owner: str  # UID of the controlling owner, empty for none
+    config: str
+
+
+class Cache(Generic[T]):
+    """The objects of one kind. ``changed(key, old, new)`` is told of every difference, None for absent."""
+
+    def __init__(
+        self,
+        resource: Resource,
+        read: Callable[[Object], T],
+        changed: Callable[[Key, T | None, T | None], None],
+    ) -> None:
+        self.resource = resource
+        self._read, self._changed = read, changed
+        self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
+        self._clock = 0
+        self._touched: dict[Key, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._objects)
+
+    @property
+    def clock(self) -> int:
+        """Rises with every change. What is older than a list is what had changed before it was asked for."""
+        return self._clock
+
+    def get(self, key: Key) -> T | None:
+        entry = self._objects.get(key)
+        return entry[2] if entry else None
+
+    def items(self) -> Iterator[tuple[Key, T]]:
+        return ((key, entry[2]) for key, entry in self._objects.items())
+
+    def set(self, thing: Object) -> None:
+        """The object as it is now. An older one than what is known is ignored."""
+        key, meta = key_of(thing), thing["metadata"]
+        uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
+        known = self._objects.get(key)
+        if known and known[0] == uid and not _newer(version, known[1]):
+            return
+        self._put(key, (uid, version, self._read(thing)))
+
+    def remove(self, key: Key, uid: str = "") -> None:
+        """The object is gone; its namesake with another UID stays."""
+        known = self._objects.get(key)
+        if known and uid in ("", known[0]):
+            self._put(key, None)
+
+    def replace(self, things: Iterable[Object], since: int) -> int:
+        """All there is according to a list begun at ``since``. How many were gone without our having been told."""
+        listed = set()
+        for thing in things:
+            listed.add(key_of(thing))
+            self.set(thing)
+        gone = [key for key in self._objects if key not in listed and self._touched[key] <= since]
+        for key in gone:
+            self._put(key, None)
+        return len(gone)
+
+    def _put(self, key: Key, entry: tuple[str, str, T] | None) -> None:
+        old = self._objects.pop(key, None)
+        self._clock += 1
+        if entry is None:
+            self._touched.pop(key, None)
+        else:
+            self._objects[key] = entry
+            self._touched[key] = self._clock
+        self._changed(key, old[2] if old else None, entry[2] if entry else None)
+
+
+class Listener:
+    """Is told of differences. The methods do nothing here."""
+
+    def vpc_changed(self, key: Key, old: "Vpc | Broken | None", new: "Vpc | Broken | None") -> None: ...
+    def attachment_changed(
+        self, key: Key, old: "VpcAttachment | Broken | None", new: "VpcAttachment | Broken | None"
+    ) -> None: ...
+    def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None: ...
+    def segment_changed(
+        self, key: Key, _old: "NodeSegment | Broken | None", new: "NodeSegment | Broken | None"
+    ) -> None: ...
+    def node_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
+    def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
+
+
+class View:
+    """One cache a kind."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.vpcs: Cache[Vpc | Broken] = Cache(VPCS, _vpc, listener.vpc_changed)
+        self.attachments: Cache[VpcAttachment | Broken] = Cache(
+            VPC_ATTACHMENTS, _attachment, listener.attachment_changed
+        )
+        self.nads: Cache[Nad] = Cache(NADS, _nad, listener.nad_changed)
+        self.segments: Cache[NodeSegment | Broken] = Cache(NODE_SEGMENTS, _segment, listener.segment_changed)
+        self.nodes: Cache[Meta] = Cache(NODES, _meta, listener.node_changed)
+        self.namespaces: Cache[Meta] = Cache(NAMESPACES, _meta, listener.namespace_changed)
+
+    @property
+    def caches(self) -> tuple[Cache[Any], ...]:
+        return self.namespaces, self.nodes, self.segments, self.vpcs, self.nads, self.attachments
+
+    def of(self, resource: Resource) -> Cache[Any]:
+        return next(cache for cache in self.caches if cache.resource == resource)
+
+    def terminating(self, namespace: str) -> bool:
+        """Whether the namespace is being deleted."""
+        there = self.namespaces.get(("", namespace))
+        return there is not None and there.deletion_timestamp is not None
+
+
+_KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
+
+
+def _vpc(thing: Object) -> Vpc | Broken:
+    try:
+        return parse(Vpc, thing)
+    except Rejected as problem:
+        return Broken(_meta(thing), problem)
+
+
+def _attachment(thing: Object) -> VpcAttachment | Broken:
+    try:
+        return parse(VpcAttachment, thing)
+    except Rejected as problem:
+        return Broken(_meta(thing), problem)
+
+
+def _segment(thing: Object) -> NodeSegment | Broken:
+    try:
+        return parse(NodeSegment, thing)
+    except Rejected as problem:
+        return Broken(_meta(thing), problem)
+
+
+def _meta(thing: Object) -> Meta:
+    meta: Mapping[str, Any] = thing["metadata"]
+    annotations = meta.get("annotations") or {}
+    kept = {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations}
+    return parse(Meta, {**meta, "annotations": kept})
+
+
+def _nad(thing: Object) -> Nad:
+    meta = thing["metadata"]
+    owners = [owner["uid"] for owner in meta.get("ownerReferences") or () if owner.get("controller")]
+    config = (thing.get("spec") or {}).get("config")
+    return Nad(
+        meta.get("resourceVersion", ""),
+        owners[0] if owners else "",
+        config if isinstance(config, str) else "",
+    )
+
+
+def _newer(version: str, known: str) -> bool:
+    """Resource versions of one object are numbers that grow; where they are not, only equality is telling."""
+    if version.isdigit() and known.isdigit():
+        return int(version) > int(known)
+    return version != known or not version
