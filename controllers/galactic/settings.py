@@ -48,7 +48,7 @@ class Settings(BaseSettings):
         frozen=True,
         cli_kebab_case=True,
         cli_hide_none_type=True,
-        cli_implicit_flags=True,
+        cli_implicit_flags=False,
         cli_avoid_json=True,
     )
 
@@ -91,19 +91,27 @@ class OperatorSettings(Settings):
     """The operator's."""
 
     strict: bool = Field(
-        default=False, description="refuse addresses outside their VPC's networks instead of warning about them"
+        default=False,
+        description="refuse addresses outside their VPC's networks instead of warning about them",
     )
     mtu: int = Field(
-        default=0, ge=0, le=65535, description="MTU of attachments; 0: what each node's underlay leaves room for"
+        default=0,
+        ge=0,
+        le=65535,
+        description="MTU of attachments; 0: what each node's underlay leaves room for",
     )
 
 
 class RouterSettings(MqttSettings):
     """The router's."""
 
-    kubernetes: bool = Field(default=True, description="false: standalone, needs only broker and database")
+    kubernetes: bool = Field(
+        default=True,
+        description="false: standalone, with the broker alone and without history (database_url is not there yet)",
+    )
     database_url: SecretStr | None = Field(
-        default=None, description="postgresql://… to record routes and history in"
+        default=None,
+        description="postgresql://… to keep routes and history in; not there yet, so it must be left out",
     )
 
 
@@ -116,6 +124,10 @@ class NodeSettings(MqttSettings):
     )
     socket: Annotated[Path, AfterValidator(_socket)] = Field(
         default=Path("/var/run/galactic/agent.sock"), description="unix socket that the CNI plugin talks to"
+    )
+    guard: bool = Field(
+        default=True,
+        description="drop what is sent to this node's SIDs from outside the SRv6 space (RFC 8754 §5.1)",
     )
 
 
