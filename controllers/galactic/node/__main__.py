@@ -1,0 +1,82 @@
+"""galactic-node: the wiring, read from top to bottom."""
+
+from collections.abc import AsyncIterator
+
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.paho import PahoBus
+from galactic.errors import Rejected
+from galactic.kube.client import connect
+from galactic.launch import Health, launch
+from galactic.linux.events import Changed, Events
+from galactic.linux.kernel import LinuxKernel
+from galactic.messages import Topics
+from galactic.node.calls import Calls
+from galactic.node.controller import Controller
+from galactic.node.epoch import Clock
+from galactic.node.following import Following
+from galactic.node.host import Preparation
+from galactic.node.machine import LinuxMachine
+from galactic.node.metrics import Metrics
+from galactic.node.records import Records
+from galactic.node.registration import Registration, will
+from galactic.node.server import Server
+from galactic.node.store import Store
+from galactic.node.sync import Sync
+from galactic.settings import NodeSettings, load
+
+PROGRAM = "galactic-node"
+
+
+async def run(settings: NodeSettings, registry: CollectorRegistry, health: Health) -> None:
+    """The node controller with its real adapters, until cancelled."""
+    cluster, node, space = settings.cluster, settings.node_name, settings.srv6_space
+    if not node:
+        raise Rejected("give this Node's name", field="node_name")
+    if space is None:
+        raise Rejected(
+            "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_space"
+        )
+    topics = Topics(settings.mqtt_base)
+    metrics = Metrics(registry)
+    records = Records(settings.socket.parent)
+    records.prepare()
+    store = Store(cluster, records, Clock())
+    store.restore()
+
+    bus = PahoBus(settings, f"galactic-node-{cluster}-{node}", will(topics, cluster, node))
+    async with LinuxKernel() as kernel, bus:
+
+        async def events() -> AsyncIterator[Changed]:
+            with Events(own_port=kernel.port) as changes:
+                async for changed in changes:
+                    yield changed
+
+        preparation = Preparation(
+            LinuxMachine(space, settings.underlay_interface, guard=settings.guard), store, space
+        )
+        sync = Sync(kernel, store, preparation.host, metrics)
+        following = Following(bus, topics, store, metrics)
+        registration = Registration(bus, topics, cluster, node, store, following, metrics)
+        controller = Controller(
+            node=node,
+            store=store,
+            preparation=preparation,
+            sync=sync,
+            registration=registration,
+            events=events,
+            connect=connect,
+        )
+        server = Server(settings.socket, Calls(store, sync, controller.problem), metrics)
+        await controller.run(server, health)
+
+
+def main() -> None:
+    """The console script."""
+    settings = load(NodeSettings, program=PROGRAM)
+    registry = CollectorRegistry()
+    launch(settings, PROGRAM, lambda health: run(settings, registry, health), registry)
+
+
+if __name__ == "__main__":
+    main()

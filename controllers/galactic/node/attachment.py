@@ -1,0 +1,164 @@
+"""One attachment on this node as a value, and the plugin configuration that it is parsed from."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from galactic.errors import Rejected
+from galactic.linux.objects import Address, Interface, Network
+from galactic.names import FUNCTION_MAX, VPC_MAX, from_base62
+
+Key = tuple[int, int]
+"""(VPC, function)."""
+
+SMALLEST_MTU: Final = 1280  # RFC 8200 §5
+LARGEST_MTU: Final = 65535
+T = TypeVar("T")
+
+
+class Termination(NamedTuple):
+    """The VPC reaches ``network`` through the pod, at its own address ``via``."""
+
+    network: Network
+    via: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A pod's interface in a VPC."""
+
+    vpc: int
+    function: int
+    name: str  # the VPCAttachment, namespace/name
+    container: str
+    netns: str  # path of the pod's network namespace
+    ifname: str
+    addresses: tuple[Interface, ...]
+    networks: tuple[Network, ...] = ()  # the VPC's
+    terminations: tuple[Termination, ...] = ()
+    routes: tuple[Network, ...] = ()  # further destinations that the pod sends into the VPC
+    mtu: int = 0  # 0: as large as the underlay allows
+    epoch: int = 0
+    settled: bool = False  # whether the epoch was compared with what the VPC's table says
+
+    @property
+    def key(self) -> Key:
+        return self.vpc, self.function
+
+    @property
+    def announces(self) -> tuple[Network, ...]:
+        """What the VPC reaches through it: its addresses as host routes, then its terminations."""
+        hosts = (ip_network(address.ip) for address in self.addresses)
+        return tuple(dict.fromkeys((*hosts, *(termination.network for termination in self.terminations))))
+
+    def same_pod(self, container: str, ifname: str) -> bool:
+        return (self.container, self.ifname) == (container, ifname)
+
+
+class TerminationConfig(msgspec.Struct, frozen=True):
+    network: str
+    via: str
+
+
+class RouteConfig(msgspec.Struct, frozen=True):
+    destination: str
+    via: str | None = None
+
+
+class ValidAttachment(msgspec.Struct, frozen=True):
+    """One entry of what GC says is still there."""
+
+    container: str = msgspec.field(name="containerID")
+    ifname: str
+
+
+class PluginConfig(msgspec.Struct, frozen=True):
+    """The plugin's entry of a NetworkAttachmentDefinition as the operator writes it."""
+
+    vpc: str
+    vpcattachment: str
+    attachment: str = ""
+    mtu: int = 0
+    addresses: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    terminations: tuple[TerminationConfig, ...] = ()
+    routes: tuple[RouteConfig, ...] = ()
+    valid: tuple[ValidAttachment, ...] = msgspec.field(default=(), name="cni.dev/valid-attachments")
+
+    @property
+    def key(self) -> Key:
+        """Raises Rejected on identifiers that are not base62, reserved or too large."""
+        return _identifier(self.vpc, VPC_MAX, "vpc"), _identifier(
+            self.vpcattachment, FUNCTION_MAX, "vpcattachment"
+        )
+
+
+_config: Final = msgspec.json.Decoder(PluginConfig)
+
+
+def plugin_config(text: bytes) -> PluginConfig:
+    """The plugin configuration. Raises Rejected naming the field that is wrong."""
+    try:
+        return _config.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected(f"the network configuration is not usable: {error}") from error
+
+
+def attachment(config: PluginConfig, container: str, netns: str, ifname: str) -> Attachment:
+    """The attachment that a configuration asks for in a pod. Raises Rejected naming the field that is wrong."""
+    vpc, function = config.key
+    addresses = _parsed(config.addresses, "addresses", ip_interface)
+    if not addresses:
+        raise Rejected("an interface needs at least one address", field="addresses")
+    if config.mtu and not SMALLEST_MTU <= config.mtu <= LARGEST_MTU:
+        raise Rejected(f"{config.mtu} is not between {SMALLEST_MTU} and {LARGEST_MTU}", field="mtu")
+    terminations = tuple(
+        Termination(network, via)
+        for network, via in zip(
+            _parsed([entry.network for entry in config.terminations], "terminations.network", ip_network),
+            _parsed([entry.via for entry in config.terminations], "terminations.via", ip_address),
+            strict=True,
+        )
+    )
+    own = {address.ip for address in addresses}
+    for termination in terminations:
+        if termination.via not in own:
+            raise Rejected(
+                f"{termination.via} is not one of the interface's addresses", field="terminations.via"
+            )
+        if termination.network.version != termination.via.version:
+            raise Rejected(
+                f"{termination.network} is not of the family of {termination.via}", field="terminations"
+            )
+    return Attachment(
+        vpc=vpc,
+        function=function,
+        name=config.attachment,
+        container=container,
+        netns=netns,
+        ifname=ifname,
+        addresses=tuple(addresses),
+        networks=tuple(_parsed(config.networks, "networks", ip_network)),
+        terminations=terminations,
+        routes=tuple(
+            _parsed([route.destination for route in config.routes], "routes.destination", ip_network)
+        ),
+        mtu=config.mtu,
+    )
+
+
+def _identifier(text: str, limit: int, field: str) -> int:
+    number = from_base62(text)
+    if not 0 < number < limit:
+        raise Rejected(f"{text!r} is reserved or too large", field=field)
+    return number
+
+
+def _parsed(texts: Iterable[str], field: str, parse: Callable[[str], T]) -> list[T]:
+    try:
+        return [parse(text) for text in texts]
+    except ValueError as error:
+        raise Rejected(str(error), field=field) from error

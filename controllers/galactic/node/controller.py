@@ -1,0 +1,114 @@
+"""The node controller's parts put together and run as one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from galactic import __version__
+from galactic.errors import GalacticError
+from galactic.kube.client import Kube
+from galactic.launch import Health
+from galactic.node.host import Preparation
+from galactic.node.registration import Registration
+from galactic.node.segment import Facts, Finding, Segment
+from galactic.node.server import Server
+from galactic.node.store import Store
+from galactic.node.sync import Sync
+
+log = structlog.get_logger(__name__)
+BACKOFF_SECONDS: Final = (0.5, 10.0)
+HEALTH_SECONDS: Final = 1.0
+
+
+class Controller:
+    """Everything the node controller does, given its parts. ``events`` yields whenever something of ours may have been
+    changed; ``connect`` makes a client of the API server or raises Unreachable.
+    """
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        store: Store,
+        preparation: Preparation,
+        sync: Sync,
+        registration: Registration,
+        events: Callable[[], AsyncIterator[object]],
+        connect: Callable[[], Awaitable[Kube]],
+    ) -> None:
+        self._node, self._store, self._preparation, self._sync = node, store, preparation, sync
+        self._registration, self._events, self._connect = registration, events, connect
+        self._segment: Segment | None = None
+
+    async def run(self, server: Server, health: Health) -> None:
+        """Until cancelled. What runs in the kernel goes on running afterwards."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._preparation.run(), name="preparation")
+            tasks.create_task(self._sync.run(), name="sync")
+            tasks.create_task(server.run(), name="socket")
+            tasks.create_task(self._registration.run(), name="registration")
+            tasks.create_task(self._drift(), name="drift")
+            tasks.create_task(self._kubernetes(), name="segment")
+            tasks.create_task(self._report(health), name="health")
+
+    def problem(self) -> str | None:
+        """Why no pod can be attached now; None when one can."""
+        if self._preparation.problem:
+            return self._preparation.problem
+        if self._store.prefix is None:
+            told = self._segment.problem if self._segment else "kube-apiserver was not reached yet"
+            return f"the node does not know its SRv6 prefix: {told}"
+        return None if self._sync.ready.is_set() else self._sync.problem
+
+    def facts(self) -> Facts:
+        """What the NodeSegment's status says beside endpoints."""
+        problem = self.problem()
+        sync, mqtt = self._sync.problem, self._registration.problem
+        findings = (
+            Finding("Ready", problem is None, "Ready" if problem is None else "NotReady", problem or ""),
+            Finding("Synced", sync is None, "Applied" if sync is None else "Failing", sync or ""),
+            Finding(
+                "BrokerConnected", mqtt is None, "Connected" if mqtt is None else "Disconnected", mqtt or ""
+            ),
+        )
+        node = {
+            "kernel": self._preparation.kernel,
+            "version": __version__,
+            "encap": self._preparation.encap,
+        }
+        return Facts(node, self._sync.routes, (*findings, *self._preparation.findings()))
+
+    async def _drift(self) -> None:
+        """Without events there is still the interval between full rounds."""
+        pause = BACKOFF_SECONDS[0]
+        while True:
+            try:
+                async for _ in self._events():
+                    self._sync.suspect()
+            except GalacticError as error:
+                log.warning("no events from the kernel, trying again", error=str(error), seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, BACKOFF_SECONDS[1])
+
+    async def _kubernetes(self) -> None:
+        pause = BACKOFF_SECONDS[0]
+        while True:
+            try:
+                kube = await self._connect()
+                break
+            except GalacticError as error:
+                log.warning("no client of the API server, trying again", error=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, BACKOFF_SECONDS[1])
+        async with kube:
+            self._segment = Segment(kube, self._node, self._store, self.facts)
+            await self._segment.run()
+
+    async def _report(self, health: Health) -> None:
+        """Broker and API server may be away without anything being wrong here: they are conditions, not health."""
+        while True:
+            health.set("attach", self.problem())
+            health.set("kernel", self._sync.problem if self._sync.ready.is_set() else None)
+            await asyncio.sleep(HEALTH_SECONDS)

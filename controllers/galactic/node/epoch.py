@@ -1,0 +1,30 @@
+"""The hybrid logical clock that epochs and sequences are taken from (docs/architecture.md, "Who wins").
+
+After Kulkarni et al., "Logical Physical Clocks" (2014), folded into one number: nanoseconds since 1970, or one more than
+the highest number ever seen where that is later. Neither a clock that was set back nor a dead node's last word from a
+clock that ran ahead can win against what happens now.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+HIGHEST: Final = (1 << 63) - 1
+"""The API server keeps int64."""
+
+
+class Clock:
+    """Hands out numbers, each greater than all before it and than all it was told of."""
+
+    def __init__(self, now: Callable[[], int] = time.time_ns, last: int = 0) -> None:
+        self._now = now
+        self.last = last
+
+    def take(self, *seen: int) -> int:
+        """The next number: ``max(now, last + 1, highest of seen + 1)``, at most ``HIGHEST``."""
+        self.last = min(max(self._now(), self.last + 1, *(number + 1 for number in seen)), HIGHEST)
+        return self.last
+
+    def observe(self, number: int) -> None:
+        """Whatever is taken later is greater than ``number``."""
+        self.last = max(self.last, min(number, HIGHEST))

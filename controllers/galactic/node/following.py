@@ -1,0 +1,85 @@
+"""Follows the route tables of the VPCs hosted here: subscribes, reads, and reads again what does not add up."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from galactic import names
+from galactic.bus import Bus, Delivery
+from galactic.errors import Rejected
+from galactic.messages import Changes, Head, Shard, Topics, decode
+from galactic.node.metrics import Metrics
+from galactic.node.store import Store
+from galactic.node.tables import Table
+
+log = structlog.get_logger(__name__)
+CHECK_SECONDS: Final = 1.0
+
+
+class Following:
+    """The tables of the hosted VPCs. Everything here is called from one task."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        topics: Topics,
+        store: Store,
+        metrics: Metrics,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._bus, self._topics, self._store, self._metrics, self._now = bus, topics, store, metrics, now
+        self._tables: dict[int, Table] = {}
+
+    def choose(self) -> None:
+        """Follows exactly the VPCs that are hosted by now."""
+        hosted = self._store.hosted
+        for vpc in self._tables.keys() - hosted:
+            del self._tables[vpc]
+            self._bus.unsubscribe(*self._filters(vpc))
+        for vpc in hosted - self._tables.keys():
+            self._tables[vpc] = Table(self._now())
+            self._bus.subscribe(*self._filters(vpc))
+
+    def restart(self) -> None:
+        """A new session: everything retained arrives again."""
+        for table in self._tables.values():
+            table.restart(self._now())
+
+    def check(self) -> None:
+        """Reads again what has been incomplete or contradictory for too long."""
+        now = self._now()
+        for vpc, table in self._tables.items():
+            if not table.overdue(now) or not self._bus.connected:
+                continue
+            level = log.warning if table.complete else log.info
+            level("reading the route table again", vpc=names.vpc_hex(vpc), revision=table.revision)
+            self._metrics.rereads.inc()
+            table.reread(now)
+            head, shards, _ = self._filters(vpc)
+            self._bus.unsubscribe(head, shards)
+            self._bus.subscribe(head, shards)
+
+    def take(self, parts: tuple[str, ...], delivery: Delivery) -> None:
+        """One message below ``vpcs/``. Raises Rejected on one that is not understood."""
+        vpc = names.parse_vpc(parts[1])
+        table = self._tables.get(vpc)
+        if table is None or not delivery.payload:
+            return
+        now = self._now()
+        match parts[2:]:
+            case ("head",):
+                changed = table.take_head(decode(Head, delivery.payload), now)
+            case ("changes",):
+                changed = table.take_changes(decode(Changes, delivery.payload), now)
+            case ("table", number) if number.isascii() and number.isdigit():
+                changed = table.take_shard(int(number), decode(Shard, delivery.payload), now)
+            case _:
+                raise Rejected(f"unknown topic {delivery.topic}", reason="UnknownTopic")
+        if changed and table.revision is not None:
+            self._store.set_mqtt(vpc, table.revision, table.routes.values())
+
+    def _filters(self, vpc: int) -> tuple[str, str, str]:
+        text = names.vpc_hex(vpc)
+        return self._topics.head(text), self._topics.table(text, "+"), self._topics.changes(text)

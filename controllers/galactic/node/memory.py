@@ -1,0 +1,103 @@
+"""A kernel in memory, for tests: what ``galactic.linux.objects.Kernel`` promises, with failures and meddling on demand."""
+
+from dataclasses import dataclass, field
+
+from galactic.errors import Unreachable
+from galactic.linux.objects import Change, Direct, Encap, EndDT46, Link, Objects, Via
+
+
+@dataclass
+class MemoryKernel:
+    """Network namespaces are names in ``namespaces``; each has devices, each of which has objects."""
+
+    host: Objects = field(default_factory=Objects)
+    namespaces: dict[str, dict[str, Objects]] = field(default_factory=dict)
+    peers: dict[str, tuple[str, str]] = field(default_factory=dict)  # host end → where the other end is
+    reads: int = 0
+    writes: list[Change] = field(default_factory=list)
+    fail: str = ""  # writes of a link of that name fail
+
+    def add_namespace(self, path: str) -> str:
+        self.namespaces[path] = {}
+        return path
+
+    def remove_namespace(self, path: str) -> None:
+        """A pod's sandbox is destroyed: veth pairs with an end in it go."""
+        del self.namespaces[path]
+        for device, (netns, _) in list(self.peers.items()):
+            if netns == path:
+                self.lose_link(device)
+
+    def lose_link(self, device: str) -> None:
+        """The device and whatever depends on it is gone."""
+        self.host.links.pop(device, None)
+        netns, ifname = self.peers.pop(device, ("", ""))
+        self.namespaces.get(netns, {}).pop(ifname, None)
+        self.host.addresses = {key: flag for key, flag in self.host.addresses.items() if key[0] != device}
+        self.host.routes = {
+            key: to
+            for key, to in self.host.routes.items()
+            if not (isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device)
+        }
+
+    async def read(self) -> Objects:
+        self.reads += 1
+        host = self.host
+        return Objects(
+            dict(host.links), dict(host.addresses), dict(host.routes), dict(host.rules), dict(host.sysctls)
+        )
+
+    async def write(self, wanted: Change) -> None:
+        self.writes.append(wanted)
+        failed = []
+        for key in wanted.routes.delete:
+            self.host.routes.pop(key, None)
+        for rule in wanted.rules.delete:
+            self.host.rules.pop(rule, None)
+        for gone in wanted.addresses.delete:
+            self.host.addresses.pop(gone, None)
+        for device in wanted.links.delete:
+            self.lose_link(device)
+        for device, link in wanted.links.set.items():
+            if device == self.fail or not self._make(device, link):
+                failed.append(f"link {device}")
+        self.host.sysctls |= wanted.sysctls.set
+        for (device, address), flag in wanted.addresses.set.items():
+            if device in self.host.links:
+                self.host.addresses[device, address] = flag
+        self.host.rules |= wanted.rules.set
+        for key, to in wanted.routes.set.items():
+            if not isinstance(to, Direct | Via | Encap | EndDT46) or to.device in self.host.links:
+                self.host.routes[key] = to
+        if failed:
+            raise Unreachable("kernel", ", ".join(failed))
+
+    def _make(self, device: str, link: Link) -> bool:
+        if link.master and link.master not in self.host.links:
+            return False
+        if device not in self.host.links and link.peer:
+            netns, ifname = link.peer
+            if netns not in self.namespaces or ifname in self.namespaces[netns]:
+                return False
+            self.namespaces[netns][ifname] = Objects()
+            self.peers[device] = link.peer
+        self.host.links[device] = link._replace(peer=None)
+        return True
+
+    async def read_pod(self, netns: str, device: str) -> Objects | None:
+        there = self.namespaces.get(netns, {}).get(device)
+        return None if there is None else Objects(addresses=dict(there.addresses), routes=dict(there.routes))
+
+    async def write_pod(self, netns: str, wanted: Change) -> None:
+        devices = {device for device, _ in wanted.addresses.set} or self.namespaces.get(netns, {}).keys()
+        for device, objects in self.namespaces.get(netns, {}).items():
+            if device not in devices:
+                continue
+            objects.addresses = {
+                key: flag for key, flag in objects.addresses.items() if key not in wanted.addresses.delete
+            } | {key: flag for key, flag in wanted.addresses.set.items() if key[0] == device}
+            objects.routes = {
+                key: to for key, to in objects.routes.items() if key not in wanted.routes.delete
+            } | wanted.routes.set
+            return
+        raise Unreachable("kernel", f"{netns} does not exist")

@@ -1,0 +1,174 @@
+"""The kernel plan of a node as a pure function (docs/architecture.md, "The kernel plan")."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_interface,
+    ip_network,
+)
+from typing import Final, Literal
+
+from galactic import names, srv6
+from galactic.linux.objects import (
+    LOOPBACK_DEVICE,
+    MAIN_TABLE,
+    UNREACHABLE_METRIC,
+    Direct,
+    Encap,
+    EndDT46,
+    Interface,
+    Link,
+    Network,
+    Objects,
+    Rule,
+    Unreachable,
+    Via,
+    route_key,
+)
+from galactic.node.attachment import SMALLEST_MTU, Attachment
+
+RULE_PRIORITY: Final = 999
+"""Ahead of the VRFs' own rule (l3mdev, 1000): the outer packet of an encapsulation belongs to the underlay."""
+FIRST_TABLE: Final = 100_000
+GATEWAY4: Final = IPv4Address("169.254.1.1")
+GATEWAY6: Final = IPv6Address("fe80::1")
+DEFAULTS: Final[tuple[Network, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+OVERHEAD: Final = {"encap.red": 40, "encap": 64}
+"""Bytes: an IPv6 header, and with ``encap`` a segment routing header of one segment (RFC 8754 §2)."""
+
+Encapsulation = Literal["encap.red", "encap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the plan depends on besides attachments and routes."""
+
+    prefix: IPv6Network
+    space: IPv6Network
+    underlay: str
+    encap: Encapsulation = "encap.red"
+    mtu: int = 1500  # of the underlay
+
+
+def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
+    """VPC → table number: the number that the kernel's VRF has, else the lowest free one, in order of the VPCs."""
+    chosen = {vpc: known[vpc] for vpc in hosted if vpc in known}
+    taken = set(known.values())
+    free = FIRST_TABLE
+    for vpc in sorted(set(hosted) - chosen.keys()):
+        while free in taken:
+            free += 1
+        chosen[vpc] = free
+        taken.add(free)
+    return chosen
+
+
+def tables_of(actual: Objects) -> dict[int, int]:
+    """VPC → table number of the VRFs that are there."""
+    found = {}
+    for name, link in actual.links.items():
+        parts = names.parse_interface(name)
+        if parts and parts[2] == "V" and link.kind == "vrf":
+            found[parts[0]] = link.table
+    return found
+
+
+def host(facts: Host) -> Objects:
+    """What a node has once, whatever is attached."""
+    plan = Objects()
+    plan.links[LOOPBACK_DEVICE] = Link("dummy")
+    plan.addresses[LOOPBACK_DEVICE, IPv6Interface((srv6.loopback(facts.prefix), 128))] = False
+    plan.routes[route_key(MAIN_TABLE, srv6.locator(facts.prefix))] = Unreachable()
+    plan.rules[Rule(RULE_PRIORITY, facts.space, MAIN_TABLE)] = None
+    plan.sysctls["net/vrf/strict_mode"] = "1"
+    for device in ("all", "default", facts.underlay, LOOPBACK_DEVICE):
+        plan.sysctls[f"net/ipv4/conf/{device}/forwarding"] = "1"
+        plan.sysctls[f"net/ipv4/conf/{device}/rp_filter"] = "0"
+        plan.sysctls[f"net/ipv6/conf/{device}/forwarding"] = "1"
+        plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "0"
+        plan.sysctls[f"net/ipv6/conf/{device}/autoconf"] = "0"
+        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1"
+    return plan
+
+
+def vpc(
+    facts: Host, number: int, table: int, local: Iterable[Attachment], remote: Mapping[Network, bytes]
+) -> Objects:
+    """A VPC that has attachments on the node: its VRF, these, and the routes (network → packed SID) to all others.
+
+    Where two attachments announce the same network the older one (by epoch) holds it; what is attached here is never
+    reached through a remote route.
+    """
+    plan = Objects()
+    plan.links[names.vrf(number)] = Link("vrf", table=table)
+    for default in DEFAULTS:
+        plan.routes[route_key(table, default, UNREACHABLE_METRIC)] = Unreachable()
+    for attachment in sorted(local, key=lambda each: (each.epoch, each.function)):
+        merge(plan, attached(facts, table, attachment))
+    mode = facts.encap
+    for network, segment in remote.items():
+        plan.routes.setdefault(route_key(table, network), Encap(LOOPBACK_DEVICE, segment, mode))
+    return plan
+
+
+def attached(facts: Host, table: int, attachment: Attachment) -> Objects:
+    """One attachment's own objects on the host."""
+    plan = Objects()
+    device = names.host_end(attachment.vpc, attachment.function)
+    vrf = names.vrf(attachment.vpc)
+    peer = (attachment.netns, attachment.ifname)
+    plan.links[device] = Link("veth", master=vrf, mtu=mtu(facts, attachment), peer=peer)
+    plan.addresses[device, ip_interface((GATEWAY4, 32))] = False
+    plan.addresses[device, ip_interface((GATEWAY6, 64))] = False
+    for address in attachment.addresses:
+        plan.routes[route_key(table, ip_network(address.ip))] = Direct(device)
+    for termination in attachment.terminations:
+        plan.routes.setdefault(route_key(table, termination.network), Via(device, termination.via.packed))
+    sid = srv6.sid(facts.prefix, attachment.vpc, attachment.function).address
+    plan.routes[route_key(MAIN_TABLE, IPv6Network((sid, 128)))] = EndDT46(vrf, table)
+    return plan
+
+
+def pod(attachment: Attachment) -> Objects:
+    """What is inside the pod's namespace: its addresses, and what it reaches through the VPC."""
+    plan = Objects()
+    device = attachment.ifname
+    own = set(attachment.announces)
+    for address in attachment.addresses:
+        plan.addresses[device, address] = True
+    families = {address.version for address in attachment.addresses}
+    if 4 in families:
+        plan.routes[route_key(MAIN_TABLE, ip_network(GATEWAY4))] = Direct(device)
+    gateways = {4: Via(device, GATEWAY4.packed), 6: Via(device, GATEWAY6.packed)}
+    for network in (*attachment.networks, *attachment.routes):
+        if network.version in families and network not in own:
+            plan.routes[route_key(MAIN_TABLE, network)] = gateways[network.version]
+    return plan
+
+
+def mtu(facts: Host, attachment: Attachment) -> int:
+    """What fits into the underlay, or less where the attachment asks for less."""
+    fits = max(facts.mtu - OVERHEAD[facts.encap], SMALLEST_MTU)
+    return min(attachment.mtu or fits, fits)
+
+
+def merge(into: Objects, other: Objects) -> None:
+    """Adds what ``other`` has and ``into`` has not."""
+    for device, link in other.links.items():
+        into.links.setdefault(device, link)
+    for address, flag in other.addresses.items():
+        into.addresses.setdefault(address, flag)
+    for key, target in other.routes.items():
+        into.routes.setdefault(key, target)
+    into.rules |= other.rules
+    into.sysctls |= other.sysctls
+
+
+def gateway(address: Interface) -> IPv4Address | IPv6Address:
+    """The pod's next hop for an address of that family."""
+    return GATEWAY4 if address.version == 4 else GATEWAY6

@@ -1,0 +1,168 @@
+"""The node's own durable memory: one small JSON file per attachment, and one for the node.
+
+With it a restart needs neither API server nor broker to know what is attached. Files are replaced whole (written aside,
+synced, renamed), so that a crash leaves the old or the new one. They lie beside the socket, on a file system that a
+reboot empties, as it empties the kernel.
+"""
+
+import os
+from dataclasses import fields
+from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from galactic import names
+from galactic.errors import Unreachable
+from galactic.node.attachment import Attachment, Key, Termination
+
+log = structlog.get_logger(__name__)
+SUFFIX: Final = ".json"
+NODE_FILE: Final = "node.json"
+PARTIAL: Final = ".partial"
+
+
+class AttachmentFile(msgspec.Struct, frozen=True):
+    """An attachment as its file has it."""
+
+    vpc: str
+    function: str
+    name: str
+    container: str
+    netns: str
+    ifname: str
+    addresses: tuple[str, ...]
+    networks: tuple[str, ...]
+    terminations: tuple[tuple[str, str], ...]
+    routes: tuple[str, ...]
+    mtu: int
+    epoch: int
+    settled: bool
+
+
+class NodeFile(msgspec.Struct, frozen=True):
+    """What the node knew of itself."""
+
+    prefix: str = ""
+    clock: int = 0
+
+
+class Records:
+    """The files below ``directory``. Every failure to write is Unreachable."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._attachments = directory / "attachments"
+
+    def prepare(self) -> None:
+        """The directories exist, readable by root alone."""
+        with _translated(self._attachments):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._attachments.mkdir(mode=0o700, exist_ok=True)
+
+    def attachments(self) -> dict[Key, Attachment]:
+        """All that were recorded. A file that cannot be read is set aside, not deleted, and logged."""
+        found = {}
+        for path in sorted(self._attachments.glob(f"*{SUFFIX}")):
+            try:
+                attachment = decode(path.read_bytes())
+            except (OSError, ValueError) as error:
+                log.warning("unreadable record set aside", file=path.name, error=str(error))
+                path.replace(path.with_suffix(".unreadable"))
+                continue
+            found[attachment.key] = attachment
+        return found
+
+    def node(self) -> NodeFile:
+        try:
+            return msgspec.json.decode((self._directory / NODE_FILE).read_bytes(), type=NodeFile)
+        except FileNotFoundError:
+            return NodeFile()
+        except (OSError, msgspec.MsgspecError) as error:
+            log.warning("unreadable record ignored", file=NODE_FILE, error=str(error))
+            return NodeFile()
+
+    def put(self, attachment: Attachment) -> None:
+        """The attachment is on disk."""
+        self._write(self._path(attachment.key), encode(attachment))
+
+    def put_node(self, prefix: IPv6Network | None, clock: int) -> None:
+        self._write(
+            self._directory / NODE_FILE, msgspec.json.encode(NodeFile(str(prefix) if prefix else "", clock))
+        )
+
+    def remove(self, key: Key) -> None:
+        """The attachment is forgotten, durably."""
+        with _translated(self._path(key)):
+            self._path(key).unlink(missing_ok=True)
+            _sync(self._attachments)
+
+    def _path(self, key: Key) -> Path:
+        return self._attachments / f"{names.vpc_hex(key[0])}-{names.function_hex(key[1])}{SUFFIX}"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        partial = path.with_suffix(PARTIAL)
+        with _translated(path):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            _sync(path.parent)
+
+
+def encode(attachment: Attachment) -> bytes:
+    """The attachment as JSON."""
+    values = {field.name: getattr(attachment, field.name) for field in fields(attachment)}
+    values |= {
+        "vpc": names.vpc_hex(attachment.vpc),
+        "function": names.function_hex(attachment.function),
+        "terminations": tuple((str(each.network), str(each.via)) for each in attachment.terminations),
+    }
+    for name in ("addresses", "networks", "routes"):
+        values[name] = tuple(map(str, values[name]))
+    return msgspec.json.encode(AttachmentFile(**values))
+
+
+def decode(data: bytes) -> Attachment:
+    """The attachment in ``data``. Raises ValueError."""
+    file = msgspec.json.decode(data, type=AttachmentFile)
+    return Attachment(
+        vpc=int(file.vpc, 16),
+        function=int(file.function, 16),
+        name=file.name,
+        container=file.container,
+        netns=file.netns,
+        ifname=file.ifname,
+        addresses=tuple(map(ip_interface, file.addresses)),
+        networks=tuple(map(ip_network, file.networks)),
+        terminations=tuple(Termination(ip_network(net), ip_address(via)) for net, via in file.terminations),
+        routes=tuple(map(ip_network, file.routes)),
+        mtu=file.mtu,
+        epoch=file.epoch,
+        settled=file.settled,
+    )
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _translated:
+    """An OSError of the file system as Unreachable."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise Unreachable("records", f"{self._path}: {error}") from error

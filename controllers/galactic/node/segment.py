@@ -1,0 +1,201 @@
+"""This node's NodeSegment: its prefix is read from it, what is attached is written to its status.
+
+The status is durable truth (the route table is a function of all of them), so it is written until it is. Only what
+changed is sent, as a merge patch; lists are replaced whole.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from galactic import names, srv6
+from galactic.crds.model import parse
+from galactic.crds.nodesegment import NodeSegment
+from galactic.errors import GalacticError, Rejected
+from galactic.kube.client import Kube, NotFound, Object
+from galactic.kube.informer import Informer, Key
+from galactic.kube.resources import NODE_SEGMENTS
+from galactic.node.store import Store
+
+log = structlog.get_logger(__name__)
+DEBOUNCE_SECONDS: Final = 0.1
+BACKOFF_SECONDS: Final = (0.5, 30.0)
+REFRESH_SECONDS: Final = 10.0
+"""How often counts and conditions are looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One condition as it is now."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the controller knows beyond the store."""
+
+    node: Mapping[str, str]  # kernel, version, encap
+    routes: int  # remote routes in the kernel
+    findings: tuple[Finding, ...]
+
+
+class Segment:
+    """Reads the NodeSegment named ``node`` and writes its status."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        node: str,
+        store: Store,
+        facts: Callable[[], Facts],
+    ) -> None:
+        self._kube, self._node, self._store, self._facts = kube, node, store, facts
+        self._changed = store.watch()
+        self._status: Mapping[str, Any] | None = None  # as the API server has it; None: no such object
+        self.problem: str | None = "its NodeSegment was not read yet"
+        self._informer = Informer(
+            kube, NODE_SEGMENTS, self._take, fields=f"metadata.name={node}", connection=self._connection
+        )
+
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._informer.run(), name="NodeSegment")
+            tasks.create_task(self._missing(), name="NodeSegment missing")
+            tasks.create_task(self._write(), name="NodeSegment status")
+
+    def _connection(self, connected: bool) -> None:
+        if not connected:
+            self.problem = "kube-apiserver does not answer"
+        elif self._status is not None:
+            self.problem = None
+
+    async def _missing(self) -> None:
+        await self._informer.synced.wait()
+        if self._status is None:
+            self._absent()
+
+    def _absent(self) -> None:
+        self._status = None
+        self.problem = (
+            f"there is no NodeSegment {self._node}: make one, or give the Node {self._node} the annotation "
+            f"{names.PREFIX_ANNOTATION}"
+        )
+        log.warning("waiting for this node's NodeSegment", problem=self.problem)
+
+    def _take(self, key: Key, old: Object | None, new: Object | None) -> None:
+        del old  # only what is counts
+        if key[1] != self._node:
+            return
+        if new is None:
+            self._absent()
+            return
+        self._status = new.get("status") or {}
+        self._changed.set()
+        try:
+            self._store.set_prefix(srv6.parse_prefix(parse(NodeSegment, new).spec.prefix))
+        except Rejected as error:
+            self.problem = f"NodeSegment {self._node}: {error}"
+            log.warning("this node's NodeSegment is not usable", error=str(error))
+        except GalacticError as error:
+            self.problem = str(error)
+            log.warning("this node's prefix is not taken over", error=str(error))
+        else:
+            self.problem = None
+
+    async def _write(self) -> None:
+        pause = BACKOFF_SECONDS[0]
+        while True:
+            try:
+                async with asyncio.timeout(REFRESH_SECONDS):
+                    await self._changed.wait()
+                await asyncio.sleep(DEBOUNCE_SECONDS)
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            if self._status is None:
+                continue
+            patch = difference(self._wanted(), self._status)
+            if not patch:
+                continue
+            try:
+                written = await self._kube.patch(
+                    NODE_SEGMENTS, self._node, {"status": patch}, subresource="status"
+                )
+            except NotFound:
+                continue  # the informer tells when it is back
+            except GalacticError as error:
+                log.warning("status not written, trying again", error=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, BACKOFF_SECONDS[1])
+                self._changed.set()
+            else:
+                pause = BACKOFF_SECONDS[0]
+                self._status = written.get("status") or {}
+
+    def _wanted(self) -> dict[str, Any]:
+        facts = self._facts()
+        store, known = self._store, self._status or {}
+        wanted: dict[str, Any] = {
+            "conditions": conditions(facts.findings, known.get("conditions") or ()),
+            "counts": {
+                "vpcs": len(store.hosted),
+                "endpoints": len(store.attachments),
+                "routes": facts.routes,
+            },
+            "node": dict(facts.node),
+        }
+        announcement = store.announcement()
+        if announcement and store.prefix:
+            wanted["loopback"] = str(srv6.loopback(store.prefix))
+            wanted["endpoints"] = [
+                {
+                    "vpc": endpoint.vpc,
+                    "function": endpoint.function,
+                    "attachment": endpoint.attachment,
+                    "sid": endpoint.sid,
+                    "networks": list(endpoint.networks),
+                    "containerID": attachment.container,
+                    "ifname": attachment.ifname,
+                    "epoch": endpoint.epoch,
+                }
+                for endpoint in announcement.endpoints
+                for attachment in (store.attachments[int(endpoint.vpc, 16), int(endpoint.function, 16)],)
+            ]
+            same = wanted["endpoints"] == (known.get("endpoints") or []) and "sequence" in known
+            wanted["sequence"] = known["sequence"] if same else announcement.sequence
+        return wanted
+
+
+def difference(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7396) that makes ``known`` have every field of ``wanted``."""
+    return {name: value for name, value in wanted.items() if known.get(name) != value}
+
+
+def conditions(findings: tuple[Finding, ...], known: Any) -> list[dict[str, Any]]:
+    """The conditions to write. A transition time changes only with its status."""
+    before = {each.get("type"): each for each in known}
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    result = []
+    for finding in findings:
+        status = "True" if finding.status else "False"
+        old = before.get(finding.type, {})
+        since = old.get("lastTransitionTime") if old.get("status") == status else None
+        result.append(
+            {
+                "type": finding.type,
+                "status": status,
+                "reason": finding.reason,
+                "message": finding.message,
+                "lastTransitionTime": since or now,
+            }
+        )
+    return result

@@ -1,0 +1,125 @@
+"""The unix socket that the CNI plugin talks to, and the requests it left while nobody listened.
+
+``POST /cni/v1/<verb>``: the body is the network configuration, the headers the ``CNI_*`` variables. 200 with a CNI
+result, or 500 with a CNI error object. Only root can connect.
+"""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.node import cni
+from galactic.node.calls import Calls
+from galactic.node.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+MAX_BODY: Final = 1 << 20
+MAX_HEADER: Final = 64 << 10
+PENDING_SECONDS: Final = 5.0
+"""Between looks into ``pending/``: a plugin that found nobody may write there just after we looked."""
+
+
+class Server:
+    """Serves ``calls`` on the socket at ``path``."""
+
+    def __init__(self, path: Path, calls: Calls, metrics: Metrics) -> None:
+        self._path, self._calls, self._metrics = path, calls, metrics
+        self._pending = path.parent / "pending"
+
+    async def run(self) -> None:
+        """Drains what was left, then serves until cancelled. Raises Unreachable when the socket cannot be made."""
+        self.drain()
+        app = web.Application(client_max_size=MAX_BODY)
+        app.add_routes([web.post("/cni/v1/{verb}", self._handle)])
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            max_field_size=MAX_HEADER,
+            shutdown_timeout=5.0,
+        )
+        await runner.setup()
+        try:
+            await self._listen(runner)
+            while True:
+                await asyncio.sleep(PENDING_SECONDS)
+                self.drain()
+        finally:
+            await runner.cleanup()
+
+    def drain(self) -> None:
+        """Carries out the DELs that were written while we were away, oldest first."""
+        try:
+            files = sorted(path for path in self._pending.iterdir() if path.suffix != ".partial")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("pending requests are not readable", error=str(error))
+            return
+        for path in files:
+            try:
+                verb, headers, body = _parse(path.read_bytes())
+                if verb == "del":
+                    self._calls.forget(cni.request(verb, headers, body))
+                path.unlink(missing_ok=True)
+            except (OSError, ValueError, Rejected, cni.Failure) as error:
+                log.warning("unusable pending request dropped", file=path.name, error=str(error))
+                path.unlink(missing_ok=True)
+            except GalacticError as error:
+                log.warning("pending request kept for later", file=path.name, error=str(error))
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, str(self._path)).start()
+        except OSError as error:
+            raise Unreachable("socket", f"{self._path}: {error}") from error
+        finally:
+            os.umask(before)
+        log.info("listening", socket=str(self._path))
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        verb, body, speaks, code = request.match_info["verb"], b"", "1.0.0", 0
+        started = time.monotonic()
+        try:
+            body = await request.read()
+            speaks = cni.version(body)
+            if verb not in cni.VERBS:
+                raise cni.Failure(cni.INVALID_ENVIRONMENT, f"no such verb: {verb}")
+            self.drain()
+            answer = await self._calls.answer(cni.request(verb, request.headers, body))
+        except web.HTTPRequestEntityTooLarge:
+            code, answer = _refusal(cni.Failure(cni.INVALID_CONFIG, f"more than {MAX_BODY} bytes"), speaks)
+        except GalacticError as error:
+            code, answer = _refusal(cni.failure(error), speaks)
+            log.warning("refused", verb=verb, code=code, error=str(error))
+        except Exception as error:
+            log.exception("failed", verb=verb)
+            code, answer = _refusal(cni.Failure(cni.TRY_AGAIN, f"internal error: {error!r}"), speaks)
+        label = verb if verb in cni.VERBS else "other"
+        self._metrics.requests.labels(label, code).inc()
+        self._metrics.request_seconds.labels(label).observe(time.monotonic() - started)
+        text = msgspec.json.encode(answer) + b"\n" if answer is not None else b""
+        return web.Response(body=text, status=500 if code else 200, content_type="application/json")
+
+
+def _refusal(problem: cni.Failure, speaks: str) -> tuple[int, dict[str, Any]]:
+    return problem.code, cni.error(problem, speaks)
+
+
+def _parse(request: bytes) -> tuple[str, dict[str, str], bytes]:
+    """(verb, headers, body) of an HTTP request as the plugin writes it. Raises ValueError."""
+    head, found, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode("ascii").split("\r\n")
+    method, target, _ = first.split(" ")
+    if not found or method != "POST" or not target.startswith("/cni/v1/"):
+        raise ValueError(f"not a CNI request: {first!r}")
+    headers = {name: value for name, _, value in (line.partition(": ") for line in lines)}
+    return target.rpartition("/")[2], headers, body

@@ -1,0 +1,136 @@
+"""The route table of one VPC as MQTT tells it: a log of changes and a packed, retained snapshot.
+
+A pure state machine. Messages may be lost, repeated and reordered; ``routes`` is always a table that the router
+published (that of ``revision``), because a change is applied only to the revision it was computed from, and a snapshot is
+taken over only whole and with the digest that its head promises. Whatever stays unexplained for ``PATIENCE`` seconds makes
+``overdue`` true: then the caller subscribes anew and the retained snapshot arrives again.
+
+Shards that did not change may keep an older revision than their head: what counts is that all of them add up.
+"""
+
+from typing import Final
+
+from galactic.messages import Changes, Head, Route, Shard, digest_of, weight
+
+PATIENCE: Final = 3.0
+LONGEST_PATIENCE: Final = 60.0
+LONGEST_LOG: Final = 4096
+"""Changes kept while waiting for the snapshot they continue."""
+
+
+class Table:
+    """``routes`` by network, of ``revision``; None before the first whole snapshot."""
+
+    def __init__(self, now: float) -> None:
+        self.revision: int | None = None
+        self.routes: dict[str, Route] = {}
+        self._total = 0  # of the routes' weights
+        self._head: Head | None = None
+        self._shards: dict[int, tuple[Shard, int]] = {}  # with the total of its weights
+        self._log: dict[int, Changes] = {}  # by the revision they continue
+        self._doubtful_since: float | None = now
+        self._patience = PATIENCE
+
+    @property
+    def complete(self) -> bool:
+        """Whether ``routes`` can be believed to be all there are."""
+        return self.revision is not None
+
+    def overdue(self, now: float) -> bool:
+        """Whether something has been missing for so long that the retained table must be read again."""
+        return self._doubtful_since is not None and now - self._doubtful_since >= self._patience
+
+    def reread(self, now: float) -> None:
+        """The caller subscribes anew: what is retained arrives again. Each attempt waits twice as long."""
+        self._shards.clear()
+        self._head = None
+        self._doubtful_since = now
+        self._patience = min(self._patience * 2, LONGEST_PATIENCE)
+
+    def restart(self, now: float) -> None:
+        """A new session began: everything retained follows, and anything may have been missed."""
+        self.reread(now)
+        self._log.clear()
+        self._patience = PATIENCE
+
+    def take_head(self, head: Head, now: float) -> bool:
+        """Whether ``routes`` changed."""
+        if self._head and head.revision < self._head.revision and not self.overdue(now):
+            return False
+        self._head = head
+        return self._settle(now)
+
+    def take_shard(self, number: int, shard: Shard, now: float) -> bool:
+        """Whether ``routes`` changed."""
+        known = self._shards.get(number)
+        if known and shard.revision < known[0].revision:
+            return False
+        self._shards[number] = shard, sum(map(weight, shard.routes))
+        return self._settle(now)
+
+    def take_changes(self, changes: Changes, now: float) -> bool:
+        """Whether ``routes`` changed."""
+        if self.revision is not None and changes.revision <= self.revision:
+            return False
+        known = self._log.get(changes.previous)
+        if known is None or changes.revision > known.revision:
+            self._log[changes.previous] = changes
+        while len(self._log) > LONGEST_LOG:
+            del self._log[min(self._log)]
+        return self._settle(now)
+
+    def _settle(self, now: float) -> bool:
+        before = self.revision
+        taken = self._take_snapshot(now)
+        self._apply_log()
+        if not self._doubtful():
+            self._doubtful_since, self._patience = None, PATIENCE
+            self._shards.clear()
+        elif self._doubtful_since is None:
+            self._doubtful_since = now
+        return taken or self.revision != before
+
+    def _doubtful(self) -> bool:
+        head = self._head
+        if self.revision is None or head is None or self._log or head.revision > self.revision:
+            return True
+        if head.revision < self.revision:  # the snapshot follows the changes within a second or so
+            return True
+        return (head.digest, head.count) != (digest_of(self._total), len(self.routes))
+
+    def _take_snapshot(self, now: float) -> bool:
+        head = self._head
+        if head is None or any(number not in self._shards for number in range(head.shards)):
+            return False
+        if self.revision is not None:
+            same = head.revision == self.revision and head.digest == digest_of(self._total)
+            older = head.revision < self.revision and not self.overdue(now)
+            if same or older:
+                return False
+        parts = [self._shards[number] for number in range(head.shards)]
+        if digest_of(sum(total for _, total in parts)) != head.digest:
+            return False
+        routes = {route.network: route for shard, _ in parts for route in shard.routes}
+        if len(routes) != head.count:
+            return False
+        self.routes, self.revision = routes, head.revision
+        self._total = sum(total for _, total in parts)
+        return True
+
+    def _apply_log(self) -> None:
+        if self.revision is None:
+            return
+        while changes := self._log.pop(self.revision, None):
+            for network in changes.delete:
+                self._drop(network)
+            for route in changes.set:
+                self._drop(route.network)
+                self.routes[route.network] = route
+                self._total += weight(route)
+            self.revision = changes.revision
+        for previous in [previous for previous, each in self._log.items() if each.revision <= self.revision]:
+            del self._log[previous]
+
+    def _drop(self, network: str) -> None:
+        if old := self.routes.pop(network, None):
+            self._total -= weight(old)
