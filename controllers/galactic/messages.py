@@ -145,6 +145,10 @@ class Topics:
     def leader(self) -> str:
         return f"{self.base}/router/leader"
 
+    def sync(self, replica: str) -> str:
+        """Where a router replica sends itself a message, to learn that everything retained has arrived before."""
+        return f"{self.base}/router/sync/{replica}"
+
     def status(self, cluster: str, node: str) -> str:
         return f"{self.base}/nodes/{cluster}/{node}/status"
 
