@@ -1,0 +1,96 @@
+"""Events on VPCAttachments: what a node said about them and was not believed.
+
+A node may say anything any number of times, so Events are limited: one in ten minutes for an attachment and reason, and
+all together a few a second. What is over the limit is in the metrics and the log.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import structlog
+
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import GalacticError
+from galactic.kube.resources import EVENTS
+from galactic.names import API_VERSION
+from galactic.router.claims import Rejection
+from galactic.router.recorder import Api, Attachments, now
+
+log = structlog.get_logger(__name__)
+SAME_SECONDS: Final = 600.0
+EACH_SECONDS: Final = 0.2
+WAITING: Final = 100
+SILENT: Final = frozenset({"StaleEpoch", "NotReady"})
+"""Reasons that belong to every move and every start, and that nobody has to do anything about."""
+
+
+class Announcer:
+    """Makes Events. ``due`` notes rejections, ``run`` works them off for ever."""
+
+    def __init__(
+        self, api: Api, attachments: Attachments, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._api, self._attachments, self._clock = api, attachments, clock
+        self._said: dict[tuple[str, str], float] = {}
+        self._waiting: asyncio.Queue[Rejection] = asyncio.Queue(WAITING)
+
+    def due(self, rejections: Iterable[Rejection]) -> None:
+        """These were rejected."""
+        for rejection in rejections:
+            key = rejection.attachment, rejection.reason
+            log.warning(
+                "rejected",
+                reason=rejection.reason,
+                node=rejection.origin.node,
+                attachment=rejection.attachment,
+                error=rejection.message,
+            )
+            known = self._attachments.attachment(rejection.attachment)
+            if known is None or rejection.reason in SILENT or self._waiting.full():
+                continue
+            if self._clock() - self._said.get(key, -SAME_SECONDS) >= SAME_SECONDS:
+                self._said[key] = self._clock()
+                self._waiting.put_nowait(rejection)
+        if len(self._said) > 100 * WAITING:
+            recent = self._clock() - SAME_SECONDS
+            self._said = {key: at for key, at in self._said.items() if at > recent}
+
+    async def run(self) -> None:
+        """Announces for ever. An Event that the API server does not take is given up: it is told again."""
+        while True:
+            rejection = await self._waiting.get()
+            known = self._attachments.attachment(rejection.attachment)
+            if known is None:
+                continue
+            try:
+                await self._api.create(EVENTS, event(known, rejection), known.metadata.namespace)
+            except GalacticError as error:
+                log.warning("event not made", attachment=rejection.attachment, error=str(error))
+                self._said.pop((rejection.attachment, rejection.reason), None)
+            await asyncio.sleep(EACH_SECONDS)
+
+
+def event(attachment: VpcAttachment, rejection: Rejection) -> dict[str, Any]:
+    """A core/v1 Event of type Warning on that attachment."""
+    meta, at = attachment.metadata, now()
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": "VPCAttachment",
+            "namespace": meta.namespace,
+            "name": meta.name,
+            "uid": meta.uid,
+        },
+        "type": "Warning",
+        "reason": rejection.reason,
+        "message": f"node {rejection.origin.node}: {rejection.message}",
+        "source": {"component": "galactic-router"},
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }

@@ -1,0 +1,234 @@
+"""What a node says, checked: an endpoint becomes a ``Claim`` or is rejected, with a reason that is counted.
+
+Nothing is believed. The sender is the topic's node (the broker's ACL pins it); the SID must lie in that node's locator
+and spell the VPC and function it stands for; in Kubernetes, VPC and function must be those of the VPCAttachment named,
+and the networks some that its spec entitles it to. Pure, and nothing raised.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+from typing import Final, NamedTuple
+
+from galactic.errors import Rejected
+from galactic.messages import Endpoint, Route
+from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
+from galactic.router.networks import Network, network
+from galactic.srv6 import Sid, owns, parse_sid
+
+EPOCH_MAX: Final = (1 << 62) - 1
+"""Room above for every later epoch to stay an int64, as the CRDs keep it. In ns this is the year 2116."""
+NETWORKS_MAX: Final = 1024
+"""Networks of one endpoint. A VPCAttachment entitles to 272 at the most."""
+
+
+class Origin(NamedTuple):
+    """The node that says something."""
+
+    cluster: str
+    node: str
+
+
+class Holder(NamedTuple):
+    """An attachment within its VPC. Equal functions in two clusters are two attachments."""
+
+    cluster: str
+    function: int
+
+
+class Identity(NamedTuple):
+    """An attachment among all."""
+
+    cluster: str
+    vpc: int
+    function: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What Kubernetes says about a VPCAttachment. ``None``: not assigned yet."""
+
+    vpc: int | None
+    function: int | None
+    networks: frozenset[Network]
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One node: its SRv6 prefix, None where nobody who may say so has named one, and all of its endpoints."""
+
+    prefix: IPv6Network | None = None
+    endpoints: tuple[Endpoint, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An endpoint that stood the checks: this attachment is on that node, and announces these networks.
+
+    ``pending`` is the reason why it may stay where it already is in force but not come anew; empty where it may.
+    """
+
+    origin: Origin
+    vpc: int
+    function: int
+    attachment: str
+    sid: str
+    networks: tuple[Network, ...]
+    epoch: int
+    pending: str = ""
+
+    @property
+    def holder(self) -> Holder:
+        return Holder(self.origin.cluster, self.function)
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(self.origin.cluster, self.vpc, self.function)
+
+    def route(self, to: Network) -> Route:
+        """The route to one of its networks, as messages carry it."""
+        cluster, node = self.origin
+        return Route(to, (self.sid,), cluster, node, function_hex(self.function), self.epoch)
+
+    def announces(self, route: Route | None) -> bool:
+        """Whether that route is one of this very claim: same attachment, node and epoch."""
+        return (
+            route is not None
+            and route.epoch == self.epoch
+            and route.node == self.origin.node
+            and route.cluster == self.origin.cluster
+            and route.function == function_hex(self.function)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Something that a node said and that is not in the table. ``reason`` is a stable CamelCase word."""
+
+    origin: Origin
+    attachment: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What one node may claim, at most one claim an attachment, and what it may not."""
+
+    claims: dict[Identity, Claim] = field(default_factory=dict)
+    rejections: tuple[Rejection, ...] = ()
+
+
+def admission(origin: Origin, segment: Segment, attachments: Mapping[str, Attachment] | None) -> Admission:
+    """The endpoints of one node, checked; in any order. ``attachments`` None: nothing to check against."""
+    claims: dict[Identity, Claim] = {}
+    rejections: list[Rejection] = []
+    for endpoint in segment.endpoints:
+        admitted, refused = claim(origin, segment.prefix, endpoint, attachments)
+        rejections += refused
+        if admitted is None:
+            continue
+        other = claims.setdefault(admitted.identity, admitted)
+        if other is not admitted:
+            newer, older = sorted((admitted, other), key=_age, reverse=True)
+            claims[newer.identity] = newer
+            rejections.append(_no(origin, endpoint, "Duplicate", f"{older.sid} is registered twice"))
+    return Admission(claims, tuple(sorted(rejections, key=_order)))
+
+
+def claim(
+    origin: Origin,
+    prefix: IPv6Network | None,
+    endpoint: Endpoint,
+    attachments: Mapping[str, Attachment] | None,
+) -> tuple[Claim | None, list[Rejection]]:
+    """One endpoint, checked. Networks are judged one by one: those that are in order do not suffer for the others."""
+    try:
+        sid = _sid(origin, prefix, endpoint)
+        pending, allowed = _attachment(sid, endpoint, attachments)
+    except Rejected as error:
+        return None, [_no(origin, endpoint, error.reason, str(error))]
+    networks, rejections = _networks(origin, endpoint, allowed)
+    admitted = Claim(
+        origin, sid.vpc, sid.function, endpoint.attachment, str(sid), networks, endpoint.epoch, pending
+    )
+    return admitted, rejections
+
+
+def _sid(origin: Origin, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid:
+    """The SID, which spells VPC and function, if everything about the endpoint itself is in order."""
+    try:
+        vpc, function = parse_vpc(endpoint.vpc), parse_function(endpoint.function)
+        sid = parse_sid(endpoint.sid)
+    except Rejected as error:
+        raise Rejected(str(error), reason="InvalidIdentifier") from error
+    if prefix is None:
+        raise Rejected(f"node {origin.node} has no SRv6 prefix", reason="NodeUnknown")
+    if not owns(prefix, sid):
+        raise Rejected(f"{sid} is not a SID of {prefix}", reason="SidOutsidePrefix")
+    if (sid.vpc, sid.function) != (vpc, function):
+        spelt = f"VPC {vpc_hex(sid.vpc)} and function {function_hex(sid.function)}"
+        raise Rejected(f"{sid} spells {spelt}", reason="SidMismatch")
+    if not 0 <= endpoint.epoch <= EPOCH_MAX:
+        raise Rejected(f"{endpoint.epoch} is no epoch in ns", reason="EpochInvalid")
+    if len(endpoint.networks) > NETWORKS_MAX:
+        raise Rejected(f"{len(endpoint.networks)}, {NETWORKS_MAX} at the most", reason="TooManyNetworks")
+    return sid
+
+
+def _attachment(
+    sid: Sid, endpoint: Endpoint, attachments: Mapping[str, Attachment] | None
+) -> tuple[str, frozenset[Network] | None]:
+    """(pending, the networks that the attachment is entitled to; None: any)."""
+    if attachments is None:
+        return "", None
+    attachment = attachments.get(endpoint.attachment)
+    if attachment is None:
+        raise Rejected(f"there is no VPCAttachment {endpoint.attachment!r}", reason="AttachmentUnknown")
+    if attachment.vpc not in (None, sid.vpc):
+        raise Rejected(f"its VPC is not {endpoint.vpc}", reason="VpcMismatch")
+    if attachment.function not in (None, sid.function):
+        raise Rejected(f"its identifier is not {endpoint.function}", reason="FunctionMismatch")
+    assigned = attachment.vpc is not None and attachment.function is not None
+    return "" if attachment.ready and assigned else "NotReady", attachment.networks
+
+
+def _networks(
+    origin: Origin, endpoint: Endpoint, allowed: frozenset[Network] | None
+) -> tuple[tuple[Network, ...], list[Rejection]]:
+    networks: set[Network] = set()
+    rejections = []
+    for text in endpoint.networks:
+        try:
+            announced = network(text)
+        except Rejected as error:
+            rejections.append(_no(origin, endpoint, error.reason, str(error)))
+            continue
+        if allowed is None or announced in allowed:
+            networks.add(announced)
+        else:
+            message = f"the attachment is not entitled to {announced}"
+            rejections.append(_no(origin, endpoint, "NotEntitled", message))
+    return tuple(sorted(networks)), rejections
+
+
+def _no(origin: Origin, endpoint: Endpoint, reason: str, message: str) -> Rejection:
+    return Rejection(origin, endpoint.attachment, reason, message)
+
+
+def _age(candidate: Claim) -> tuple[object, ...]:
+    return candidate.epoch, candidate.sid, candidate.attachment, candidate.networks
+
+
+def _order(rejection: Rejection) -> tuple[str, ...]:
+    return rejection.attachment, rejection.reason, rejection.message
+
+
+def by_identity(admissions: Iterable[Admission]) -> dict[Identity, list[Claim]]:
+    """The claims of many nodes, gathered by attachment."""
+    gathered: dict[Identity, list[Claim]] = {}
+    for admitted in admissions:
+        for identity, candidate in admitted.claims.items():
+            gathered.setdefault(identity, []).append(candidate)
+    return gathered

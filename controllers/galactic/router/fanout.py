@@ -1,0 +1,219 @@
+"""Publishes what the ledgers say, confirmed, for as long as it takes.
+
+Per VPC one task tells changes, one after the other, and one packs the retained table; both end when there is nothing
+left. While a publish is under way everything that becomes due for that VPC waits in the ledger, where newer
+replaces older, and goes out as one message next: that is the debounce, the back-pressure and the bound on memory in
+one, and an idle VPC is told its first change without any delay.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Final
+
+import structlog
+
+from galactic.bus import Bus
+from galactic.diff import Diff
+from galactic.errors import Unreachable
+from galactic.messages import Message, Route, Topics, encode
+from galactic.names import vpc_hex
+from galactic.router.ledger import Ledger, Pack
+from galactic.router.metrics import RouterMetrics
+from galactic.router.networks import Network
+from galactic.router.retained import Retained
+
+log = structlog.get_logger(__name__)
+PACK_SECONDS: Final = 0.5
+"""From a change to its retained shards: design says within a second."""
+URGENT: Final = 64
+"""Changes under way at once, one a VPC."""
+BULK: Final = 32
+"""Shards under way at once. Separate from the changes, which never wait for them."""
+BACKOFF_SECONDS: Final = (0.1, 5.0)
+
+
+def milliseconds() -> int:
+    """The wall clock in ms, as revisions and terms count."""
+    return time.time_ns() // 1_000_000
+
+
+class Fanout:
+    """The ledgers of all VPCs. ``run`` publishes; the other methods only note what is due and never wait."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        topics: Topics,
+        metrics: RouterMetrics,
+        *,
+        now: Callable[[], int] = milliseconds,
+        pack_seconds: float = PACK_SECONDS,
+    ) -> None:
+        self._bus, self._topics, self._metrics, self._now = bus, topics, metrics, now
+        self._pack_seconds = pack_seconds
+        self._ledgers: dict[int, Ledger] = {}
+        self._since: dict[int, float] = {}
+        self._telling: set[int] = set()
+        self._packing: set[int] = set()
+        self._wiping: set[tuple[str, ...]] = set()
+        self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
+        self._up = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Publishes for ever."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for vpc in self._ledgers:
+                    self._wake(vpc)
+                await asyncio.Event().wait()
+        finally:
+            self._tasks = None
+
+    def due(self, changes: Mapping[int, Diff[Network, Route]]) -> None:
+        """These routes changed: to be told."""
+        for vpc, changed in changes.items():
+            self._ledgers.setdefault(vpc, Ledger(vpc)).put(changed)
+            self._since.setdefault(vpc, time.perf_counter())
+            self._wake(vpc)
+        self._metrics.queued(len(self._since))
+
+    def adopt(self, retained: Retained) -> None:
+        """Starts from what the broker retains, before anything is due."""
+        self._ledgers = {vpc: Ledger(vpc, found) for vpc, found in retained.tables.items()}
+        self._compared(retained)
+
+    def compare(self, retained: Retained) -> None:
+        """A broker came back: whatever it does not retain as it was told is published again."""
+        for vpc in retained.tables.keys() | self._ledgers.keys():
+            self._ledgers.setdefault(vpc, Ledger(vpc)).compare(retained.tables.get(vpc))
+        self._compared(retained)
+
+    def connected(self, up: bool) -> None:
+        """The broker came or went; waiting publishes are tried again at once when it came."""
+        if up:
+            self._up.set()
+        else:
+            self._up.clear()
+
+    def revision(self, vpc: int) -> int:
+        """The revision that subscribers of a VPC were told last; 0: nothing."""
+        ledger = self._ledgers.get(vpc)
+        return ledger.revision if ledger else 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is told, packed and confirmed."""
+        return not (
+            self._telling
+            or self._packing
+            or self._wiping
+            or any(not it.idle for it in self._ledgers.values())
+        )
+
+    async def publish(self, topic: str, message: Message, *, retain: bool = False) -> None:
+        """One message of any kind, until it is confirmed."""
+        await self._confirmed(topic, encode(message), retain, self._urgent)
+
+    # -- tasks -------------------------------------------------------------------------------------------------------
+
+    def _compared(self, retained: Retained) -> None:
+        for vpc in self._ledgers:
+            self._wake(vpc)
+        if retained.stray and self._tasks:
+            self._tasks.create_task(self._wipe(retained.stray - self._wiping))
+
+    def _wake(self, vpc: int) -> None:
+        if self._tasks is None or self._ledgers[vpc].idle:
+            return
+        for busy, work in ((self._telling, self._tell), (self._packing, self._pack)):
+            if vpc not in busy:
+                busy.add(vpc)
+                self._tasks.create_task(self._work(busy, work, vpc), name=f"{work.__name__} {vpc_hex(vpc)}")
+
+    async def _work(self, busy: set[int], work: Callable[[int], Awaitable[None]], vpc: int) -> None:
+        try:
+            await work(vpc)
+        finally:
+            busy.discard(vpc)
+        if self._ledgers[vpc].idle and not self._ledgers[vpc].count:
+            if vpc not in self._telling | self._packing:
+                del self._ledgers[vpc]
+        else:
+            self._wake(vpc)
+
+    async def _tell(self, vpc: int) -> None:
+        ledger, topic = self._ledgers[vpc], self._topics.changes(vpc_hex(vpc))
+        while messages := ledger.changes(self._now()):
+            since = self._since.pop(vpc, None)
+            for message in messages:
+                await self._confirmed(topic, encode(message), False, self._urgent)
+                self._metrics.told(ledger.vpc, message)
+            if since is not None:
+                self._metrics.converged(time.perf_counter() - since)
+        self._since.pop(vpc, None)
+        self._metrics.queued(len(self._since))
+
+    async def _pack(self, vpc: int) -> None:
+        ledger = self._ledgers[vpc]
+        while not ledger.packed:
+            await asyncio.sleep(self._pack_seconds)
+            if (pack := ledger.pack()) is not None:
+                await self._publish_pack(vpc_hex(vpc), pack)
+                ledger.confirmed(pack)
+                self._metrics.packed(ledger.vpc, ledger.count, pack)
+
+    async def _publish_pack(self, vpc: str, pack: Pack) -> None:
+        """A head is published when all of its shards are there and withdrawn before any of them goes.
+
+        What a joining node reads in between does not match the head's count and digest, and so is not believed.
+        """
+        shards = (
+            self._confirmed(self._topics.table(vpc, number), encode(shard), True, self._bulk)
+            for number, shard in pack.shards.items()
+        )
+        await _all(shards)
+        head = encode(pack.head) if pack.head else b""
+        await self._confirmed(self._topics.head(vpc), head, True, self._urgent)
+        await _all(
+            self._confirmed(self._topics.table(vpc, number), b"", True, self._bulk) for number in pack.clear
+        )
+
+    async def _wipe(self, stray: set[tuple[str, ...]]) -> None:
+        self._wiping |= stray
+        for parts in stray:
+            await self._confirmed("/".join((self._topics.base, *parts)), b"", True, self._bulk)
+            self._wiping.discard(parts)
+
+    async def _confirmed(self, topic: str, payload: bytes, retain: bool, window: asyncio.Semaphore) -> None:
+        """Publishes until confirmed. The order of what one task publishes is kept."""
+        pause, longest = BACKOFF_SECONDS
+        while True:
+            started = time.perf_counter()
+            try:
+                async with window:
+                    await self._bus.publish(topic, payload, retain=retain)
+            except Unreachable as error:
+                self._metrics.unconfirmed()
+                log.debug("not confirmed, trying again", topic=topic, error=str(error))
+                await self._pause(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 2, longest)
+            else:
+                self._metrics.confirmed(time.perf_counter() - started)
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        """Backs off; while the broker is known to be away, until it is back."""
+        if self._bus.connected:
+            await asyncio.sleep(seconds)
+        else:
+            self._up.clear()
+            await self._up.wait()
+
+
+async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for one in work:
+            tasks.create_task(one)

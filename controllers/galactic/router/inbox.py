@@ -1,0 +1,204 @@
+"""Everything that arrives over MQTT.
+
+What nodes say goes into the store as it comes. The router's own retained messages are read once a session:
+after subscribing it sends itself a message, and since a broker queues the retained ones when it handles the
+subscription, whatever it retains has arrived when that message is back (MQTT 5 §3.3.4, §4.6; Mosquitto does). A
+broker whose queue overflowed in the replay has dropped some without a word: those that must exist are then asked for
+by name, a few at a time.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from ipaddress import IPv6Network
+from typing import Final
+
+import structlog
+
+from galactic.bus import Bus, Connected, Delivery, Disconnected
+from galactic.errors import Rejected, Unreachable
+from galactic.messages import NodeEndpoints, NodeStatus, Topics, decode
+from galactic.names import vpc_hex
+from galactic.router.claims import EPOCH_MAX, Origin
+from galactic.router.metrics import RouterMetrics
+from galactic.router.retained import Retained
+from galactic.router.store import Store
+from galactic.srv6 import parse_prefix
+
+log = structlog.get_logger(__name__)
+ECHO_SECONDS: Final = 5.0
+ASKED_AT_ONCE: Final = 100
+TURN: Final = 64
+"""Deliveries handled before the rest of the process gets a turn: a flood must not keep commits from happening."""
+_NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
+
+
+class Inbox:
+    """Reads deliveries for ever. ``view`` is told, once a session, of everything that the broker retains."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        topics: Topics,
+        replica: str,
+        store: Store,
+        metrics: RouterMetrics,
+        *,
+        view: Callable[[Retained], None],
+        connection: Callable[[str | None], None],
+        prefixes: bool,
+        space: IPv6Network | None = None,
+    ) -> None:
+        """``connection`` is told why there is none, or None.
+
+        ``prefixes``: what nodes say of their prefix counts (standalone); it must lie in ``space`` where that is given.
+        """
+        self._bus, self._topics, self._store, self._metrics = bus, topics, store, metrics
+        self._view, self._connection = view, connection
+        self._prefixes, self._space = prefixes, space
+        self._sync = topics.sync(replica)
+        self._own = (topics.leader, topics.head("+"), topics.table("+", "+"))
+        self._reading: Retained | None = None
+        self._echoes: dict[bytes, asyncio.Event] = {}
+        self._sent = 0
+        self.unplaced: set[Origin] = set()
+        """Nodes whose status does not say a prefix: a Last Will may not know it."""
+
+    async def run(self) -> None:
+        """Handles deliveries for ever. Nothing that arrives stops it."""
+        self._bus.subscribe(
+            self._sync, self._topics.status("+", "+"), self._topics.endpoints("+", "+"), *self._own
+        )
+        reader: asyncio.Task[None] | None = None
+        handled = 0
+        try:
+            async for item in self._bus.deliveries():
+                match item:
+                    case Connected():
+                        if reader is not None:
+                            reader.cancel()
+                        self._connection(None)
+                        self._reading = Retained()
+                        self._bus.subscribe(*self._own)
+                        reader = asyncio.create_task(self._read(self._reading), name="retained")
+                    case Disconnected(reason):
+                        self._connection(reason)
+                    case Delivery():
+                        self._take(item)
+                handled += 1
+                if handled % TURN == 0:
+                    await asyncio.sleep(0)
+        finally:
+            if reader is not None:
+                reader.cancel()
+
+    # -- deliveries --------------------------------------------------------------------------------------------------
+
+    def _take(self, delivery: Delivery) -> None:
+        if delivery.topic == self._sync:
+            if (echo := self._echoes.get(delivery.payload)) is not None:
+                echo.set()
+            return
+        parts = self._topics.parts(delivery.topic)
+        try:
+            match parts:
+                case ("nodes", cluster, node, "endpoints"):
+                    self._endpoints(_origin(cluster, node), delivery.payload)
+                case ("nodes", cluster, node, "status"):
+                    self._status(_origin(cluster, node), delivery.payload)
+                case _ if self._reading is not None:
+                    self._reading.take(parts, delivery.payload)
+        except Rejected as error:
+            self._metrics.rejected(error.reason)
+            log.debug("message dropped", topic=delivery.topic, reason=error.reason, error=str(error))
+
+    def _endpoints(self, origin: Origin, payload: bytes) -> None:
+        if not payload:
+            return  # somebody cleared the retained message: that says nothing about what is attached
+        said = decode(NodeEndpoints, payload)
+        if not 0 <= said.sequence <= EPOCH_MAX:
+            raise Rejected(f"{said.sequence} is no sequence", reason="SequenceInvalid")
+        if not self._store.registered(origin, said.sequence, said.endpoints):
+            raise Rejected(f"sequence {said.sequence} is not the newest", reason="StaleSequence")
+        self._metrics.registered("mqtt")
+
+    def _status(self, origin: Origin, payload: bytes) -> None:
+        if not self._prefixes:
+            return  # the prefix is the NodeSegment's, and being silent withdraws nothing
+        if not payload:
+            self.unplaced.discard(origin)
+            self._store.removed(origin)
+            return
+        said = decode(NodeStatus, payload)
+        if not said.prefix:
+            self.unplaced.add(origin)
+            return
+        try:
+            prefix = parse_prefix(said.prefix)
+        except Rejected as error:
+            raise Rejected(str(error), reason="PrefixInvalid") from error
+        if self._space is not None and not prefix.subnet_of(self._space):
+            raise Rejected(f"{prefix} is not in {self._space}", reason="PrefixOutsideSpace")
+        self.unplaced.discard(origin)
+        self._store.prefixed(origin, prefix)
+
+    # -- what is retained --------------------------------------------------------------------------------------------
+
+    async def _read(self, retained: Retained) -> None:
+        await self._echo()
+        asked: set[str] = set()
+        while missing := [topic for topic in self._missing(retained) if topic not in asked]:
+            log.info("the broker left out retained messages, asking for them", count=len(missing))
+            for start in range(0, len(missing), ASKED_AT_ONCE):
+                some = missing[start : start + ASKED_AT_ONCE]
+                self._bus.subscribe(*some)
+                await self._echo()
+                self._bus.unsubscribe(*some)
+            asked.update(missing)
+        self._bus.unsubscribe(*self._own)  # from here on it would only hear itself
+        self._reading = None
+        self._view(retained)
+
+    def _missing(self, retained: Retained) -> Iterator[str]:
+        for vpc, number in retained.missing():
+            yield (
+                self._topics.head(vpc_hex(vpc))
+                if number is None
+                else self._topics.table(vpc_hex(vpc), number)
+            )
+        if self._prefixes:
+            nodes = {
+                Origin(route.cluster, route.node)
+                for found in retained.tables.values()
+                for route in found.routes().values()
+            }
+            for origin in sorted(nodes):
+                if (
+                    not self._store.heard(origin)
+                    and _NAME.fullmatch(origin.cluster)
+                    and _NAME.fullmatch(origin.node)
+                ):
+                    yield self._topics.status(*origin)
+                    yield self._topics.endpoints(*origin)
+
+    async def _echo(self) -> None:
+        """Returns when everything that the broker had queued for us before is handled."""
+        self._sent += 1
+        payload = f"{id(self)}-{self._sent}".encode()
+        echo = self._echoes[payload] = asyncio.Event()
+        try:
+            while not echo.is_set():
+                try:
+                    await self._bus.publish(self._sync, payload)
+                    async with asyncio.timeout(ECHO_SECONDS):
+                        await echo.wait()
+                except (Unreachable, TimeoutError):
+                    await asyncio.sleep(0.1)
+        finally:
+            del self._echoes[payload]
+
+
+def _origin(cluster: str, node: str) -> Origin:
+    if not (_NAME.fullmatch(cluster) and _NAME.fullmatch(node)):
+        raise Rejected(f"{cluster!r}, {node!r}: no names of a cluster and a node", reason="InvalidName")
+    return Origin(cluster, node)

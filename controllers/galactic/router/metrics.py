@@ -1,0 +1,110 @@
+"""The router's own figures on /metrics."""
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from galactic.messages import Changes
+from galactic.router.claims import Rejection
+from galactic.router.ledger import Pack
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class RouterMetrics:
+    """One method for each thing that happens."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def name(what: str) -> str:
+            return f"galactic_router_{what}"
+
+        self._registrations = Counter(
+            name("registrations"),
+            "Lists of endpoints taken over, by who brought them.",
+            ("source",),
+            registry=registry,
+        )
+        self._rejections = Counter(
+            name("rejections"), "What nodes said and was not believed.", ("reason",), registry=registry
+        )
+        self._conflicts = Gauge(
+            name("conflicts"), "Networks claimed by an attachment while another has them.", registry=registry
+        )
+        self._nodes = Gauge(name("nodes"), "Nodes heard of.", registry=registry)
+        self._endpoints = Gauge(name("endpoints"), "Attachments with an endpoint.", registry=registry)
+        self._routes = Gauge(name("routes"), "Routes in all VPCs.", registry=registry)
+        self._publishes = Counter(
+            name("publishes"), "Publishes that the broker confirmed.", registry=registry
+        )
+        self._unconfirmed = Counter(
+            name("publish_failures"), "Publishes that had to be tried again.", registry=registry
+        )
+        self._puback = Histogram(
+            name("puback_seconds"), "From a publish to its confirmation.", buckets=_SECONDS, registry=registry
+        )
+        self._changes = Counter(name("changes"), "Messages on the topic changes.", registry=registry)
+        self._shards = Counter(name("shards"), "Shards published.", registry=registry)
+        self._convergence = Histogram(
+            name("convergence_seconds"),
+            "From a registration to the confirmation of the change that it made.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._queue = Gauge(name("queue_vpcs"), "VPCs with changes that are not told yet.", registry=registry)
+        self._revision = Gauge(name("revision"), "The revision told last.", ("vpc",), registry=registry)
+        self._leader = Gauge(name("leader"), "1: this replica publishes.", registry=registry)
+        self._recording = Gauge(
+            name("recording_lag_attachments"),
+            "Attachments whose status is yet to be patched.",
+            registry=registry,
+        )
+        self._commit = Histogram(
+            name("commit_seconds"), "Bringing the tables up to date.", buckets=_SECONDS, registry=registry
+        )
+
+    def registered(self, source: str) -> None:
+        self._registrations.labels(source).inc()
+
+    def rejected(self, *reasons: str) -> None:
+        for reason in reasons:
+            self._rejections.labels(reason).inc()
+
+    def committed(
+        self, seconds: float, counts: tuple[int, int, int], rejections: Iterable[Rejection]
+    ) -> None:
+        """``counts``: nodes, endpoints, routes."""
+        self._commit.observe(seconds)
+        for gauge, count in zip((self._nodes, self._endpoints, self._routes), counts, strict=True):
+            gauge.set(count)
+        self.rejected(*(rejection.reason for rejection in rejections))
+
+    def conflicts(self, count: int) -> None:
+        self._conflicts.set(count)
+
+    def confirmed(self, seconds: float) -> None:
+        self._publishes.inc()
+        self._puback.observe(seconds)
+
+    def unconfirmed(self) -> None:
+        self._unconfirmed.inc()
+
+    def told(self, vpc: str, message: Changes) -> None:
+        self._changes.inc()
+        self._revision.labels(vpc).set(message.revision)
+
+    def packed(self, vpc: str, count: int, pack: Pack) -> None:
+        self._shards.inc(len(pack.shards))
+        if not count:
+            self._revision.remove(vpc)
+
+    def converged(self, seconds: float) -> None:
+        self._convergence.observe(seconds)
+
+    def queued(self, vpcs: int) -> None:
+        self._queue.set(vpcs)
+
+    def leading(self, leads: bool) -> None:
+        self._leader.set(leads)
+
+    def recording(self, attachments: int) -> None:
+        self._recording.set(attachments)

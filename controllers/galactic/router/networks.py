@@ -1,0 +1,70 @@
+"""Networks as canonical text.
+
+A table holds one entry per network, and messages, digests and shards need it as text; an ``IPv4Network`` costs some 500
+bytes, its text 60. So a network is parsed once, here, and from then on is a ``Network``: text that is known to be one.
+"""
+
+from collections.abc import Iterable
+from ipaddress import ip_interface, ip_network
+from typing import Final, NewType
+
+from galactic.errors import Rejected
+
+Network = NewType("Network", str)
+"""A network in the one text form that ``ipaddress`` gives it: ``10.1.0.0/16``, ``fd00::1/128``."""
+
+_LONGEST: Final = 43  # 39 characters of an IPv6 address, and "/128"
+
+
+def network(text: str) -> Network:
+    """The network that ``text`` is. Raises Rejected: InvalidNetwork, HostBits or DefaultRoute.
+
+    Addresses without a prefix length, netmasks, zones, and what is never routed (loopback, link-local, multicast,
+    unspecified) are not networks of a VPC.
+    """
+    address, slash, length = text.partition("/")
+    if not slash or not (length.isascii() and length.isdigit()) or "%" in address or len(text) > _LONGEST:
+        raise Rejected(f"{text[:_LONGEST]!r} is not a network: write ADDRESS/LENGTH", reason="InvalidNetwork")
+    try:
+        found = ip_network(text, strict=False)
+    except ValueError as error:
+        raise Rejected(f"{text!r} is not a network: {error}", reason="InvalidNetwork") from error
+    if not found.prefixlen:
+        raise Rejected(
+            f"{text!r} is a default route, which no attachment can announce", reason="DefaultRoute"
+        )
+    if found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified:
+        raise Rejected(f"{text!r} is never routed", reason="InvalidNetwork")
+    if ip_interface(text).ip != found.network_address:
+        raise Rejected(f"{text!r} has host bits set: write {found}", reason="HostBits")
+    return Network(str(found))
+
+
+def host_route(address: str) -> Network:
+    """The /32 or /128 of an address that is written with or without a prefix length. Raises Rejected."""
+    try:
+        ip = ip_interface(address).ip
+    except ValueError as error:
+        raise Rejected(f"{address!r} is not an address: {error}", reason="InvalidAddress") from error
+    return network(f"{ip}/{ip.max_prefixlen}")
+
+
+def entitled(addresses: Iterable[str], routes: Iterable[tuple[str, str | None]]) -> frozenset[Network]:
+    """What an attachment may announce: its addresses as host routes, and each destination via one of its addresses.
+
+    ``routes`` are (destination, via). What is no address or network entitles to nothing.
+    """
+    own: dict[str, Network] = {}
+    for address in addresses:
+        try:
+            own[str(ip_interface(address).ip)] = host_route(address)
+        except (Rejected, ValueError):
+            continue
+    networks = set(own.values())
+    for destination, via in routes:
+        try:
+            if via is not None and str(ip_interface(via).ip) in own:
+                networks.add(network(destination))
+        except (Rejected, ValueError):
+            continue
+    return frozenset(networks)

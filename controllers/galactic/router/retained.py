@@ -1,0 +1,110 @@
+"""What the broker retains of the router's own topics, as it replayed them after a subscription."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from galactic.errors import Rejected
+from galactic.messages import Head, Leader, Route, Shard, decode, digest_of, weight
+from galactic.names import parse_vpc
+from galactic.router.networks import Network
+
+SHARDS_MAX: Final = 1 << 16
+"""Shards of one table: 16 million routes."""
+
+
+@dataclass(slots=True)
+class RetainedTable:
+    """One VPC. A shard that cannot be decoded is there as None."""
+
+    head: Head | None = None
+    shards: dict[int, Shard | None] = field(default_factory=dict)
+
+    @property
+    def of(self) -> int:
+        """How many shards there should be."""
+        return self.head.shards if self.head else max(self.shards, default=-1) + 1
+
+    @property
+    def revision(self) -> int:
+        """The latest revision that anything here tells of."""
+        told = [shard.revision for shard in self.shards.values() if shard]
+        return max(told + ([self.head.revision] if self.head else []), default=0)
+
+    def routes(self) -> dict[Network, Route]:
+        """All routes; of two to one network the one in the later shard."""
+        found: dict[Network, Route] = {}
+        shards = [
+            (shard.revision, number) for number, shard in self.shards.items() if shard and number < self.of
+        ]
+        for _, number in sorted(shards):
+            shard = self.shards[number]
+            found.update({Network(route.network): route for route in shard.routes} if shard else {})
+        return found
+
+    @property
+    def whole(self) -> bool:
+        """Whether it adds up to what its head says."""
+        routes = self.routes()
+        return (
+            self.head is not None
+            and self.head.count == len(routes)
+            and self.head.digest == digest_of(sum(map(weight, routes.values())))
+        )
+
+
+@dataclass(slots=True)
+class Retained:
+    """Everything under ``vpcs`` and ``router/leader``. ``stray`` are retained topics that no table has."""
+
+    tables: dict[int, RetainedTable] = field(default_factory=dict)
+    leader: Leader | None = None
+    stray: set[tuple[str, ...]] = field(default_factory=set)
+
+    def take(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """One message; ``parts`` are its topic's levels below the base. Raises Rejected what is not ours to read."""
+        match parts:
+            case ("router", "leader"):
+                self.leader = decode(Leader, payload) if payload else None
+            case ("vpcs", vpc, "head"):
+                self._head(self._table(parts, vpc), payload)
+            case ("vpcs", vpc, "table", number):
+                self._shard(parts, vpc, number, payload)
+            case _:
+                raise Rejected("/".join(parts), reason="UnknownTopic")
+
+    def missing(self) -> Iterator[tuple[int, int | None]]:
+        """(VPC, shard) that must exist and were not delivered; shard None is the head. A broker's full queue drops."""
+        for vpc, found in self.tables.items():
+            if found.head is None and found.shards:
+                yield vpc, None
+            for number in range(found.of):
+                if number not in found.shards:
+                    yield vpc, number
+
+    def _table(self, parts: tuple[str, ...], vpc: str) -> RetainedTable:
+        try:
+            return self.tables.setdefault(parse_vpc(vpc), RetainedTable())
+        except Rejected:
+            self.stray.add(parts)
+            raise
+
+    @staticmethod
+    def _head(table: RetainedTable, payload: bytes) -> None:
+        table.head = None
+        head = decode(Head, payload) if payload else None
+        if head is not None and not 0 <= head.shards <= SHARDS_MAX:
+            raise Rejected(f"a head of {head.shards} shards", reason="Undecodable")
+        table.head = head
+
+    def _shard(self, parts: tuple[str, ...], vpc: str, level: str, payload: bytes) -> None:
+        table = self._table(parts, vpc)
+        if not (level.isascii() and level.isdigit() and level == str(int(level)) and int(level) < SHARDS_MAX):
+            self.stray.add(parts)
+            raise Rejected(f"{level!r} is no shard", reason="UnknownTopic")
+        number = int(level)
+        if not payload:
+            table.shards.pop(number, None)
+            return
+        table.shards[number] = None
+        table.shards[number] = decode(Shard, payload)

@@ -1,0 +1,284 @@
+"""The desired store: what two writers (MQTT and Kubernetes) said last, and the tables that follow from it.
+
+Setting something marks it dirty and costs little; ``commit`` brings the tables up to date and returns what changed in
+them. It looks only at the attachments and networks that were touched, however large the VPC, and still arrives at
+``table.table`` of everything with the tables before it as ``held`` (tests/unit/router/test_store.py proves that).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+
+from galactic.diff import Diff
+from galactic.messages import Endpoint, Route
+from galactic.router.claims import Admission, Attachment, Claim, Holder, Identity, Origin, Rejection, Segment
+from galactic.router.claims import admission as admission_of
+from galactic.router.networks import Network
+from galactic.router.table import Conflict, VpcTable, holder, winner
+
+
+@dataclass(slots=True)
+class _Node:
+    """What one node said last, and what came of it."""
+
+    prefix: IPv6Network | None = None
+    sequence: int = -1
+    endpoints: tuple[Endpoint, ...] = ()
+    admitted: Admission = field(default_factory=Admission)
+
+
+@dataclass(slots=True)
+class _Vpc:
+    """One VPC's table and what it is made of."""
+
+    candidates: dict[Holder, dict[Origin, Claim]] = field(default_factory=dict)
+    endpoints: dict[Holder, Claim] = field(default_factory=dict)
+    claimants: dict[Network, set[Holder]] = field(default_factory=dict)
+    routes: dict[Network, Route] = field(default_factory=dict)
+    rejections: dict[Holder, tuple[Rejection, ...]] = field(default_factory=dict)
+    conflicts: dict[Network, tuple[Conflict, ...]] = field(default_factory=dict)
+    future: set[Holder] = field(
+        default_factory=set
+    )  # with a claim that may become believable as time goes by
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit changed: routes by VPC, attachments whose endpoint or conflicts may differ, new rejections."""
+
+    routes: dict[int, Diff[Network, Route]]
+    touched: frozenset[Identity]
+    rejections: tuple[Rejection, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.routes or self.touched or self.rejections)
+
+
+class Store:
+    """Registrations by node, attachments by name, tables by VPC. ``dirty`` is called whenever a commit is due."""
+
+    def __init__(self, dirty: Callable[[], None], *, checked: bool) -> None:
+        """``checked``: endpoints are held against attachments (Kubernetes); else there are none (standalone)."""
+        self._dirty = dirty
+        self._attachments: dict[str, Attachment] | None = {} if checked else None
+        self._nodes: dict[Origin, _Node] = {}
+        self._naming: dict[str, set[Origin]] = {}  # attachment → nodes that have an endpoint of that name
+        self._vpcs: dict[int, _Vpc] = {}
+        self._dirty_nodes: set[Origin] = set()
+        self._touched_networks: dict[int, set[Network]] = {}
+
+    # -- writers -----------------------------------------------------------------------------------------------------
+
+    def registered(self, origin: Origin, sequence: int, endpoints: tuple[Endpoint, ...]) -> bool:
+        """All endpoints of a node, from either writer. False when something newer is known, or other of that number."""
+        node = self._nodes.setdefault(origin, _Node())
+        if sequence <= node.sequence:
+            return sequence == node.sequence and endpoints == node.endpoints
+        self._name(origin, node.endpoints, endpoints)
+        node.sequence, node.endpoints = sequence, endpoints
+        self._mark((origin,))
+        return True
+
+    def prefixed(self, origin: Origin, prefix: IPv6Network | None) -> None:
+        """The SRv6 prefix of a node; None: none that is valid."""
+        node = self._nodes.setdefault(origin, _Node())
+        if node.prefix != prefix:
+            node.prefix = prefix
+            self._mark((origin,))
+
+    def removed(self, origin: Origin) -> None:
+        """The node is no more: everything it said is forgotten, its sequence included."""
+        if (node := self._nodes.get(origin)) is not None:
+            self._name(origin, node.endpoints, ())
+            node.prefix, node.sequence, node.endpoints = None, -1, ()
+            self._mark((origin,))
+
+    def attached(self, name: str, attachment: Attachment | None) -> None:
+        """A VPCAttachment (``namespace/name``) as it is now; None: it is no more."""
+        assert self._attachments is not None
+        if self._attachments.get(name) == attachment:
+            return
+        if attachment is None:
+            del self._attachments[name]
+        else:
+            self._attachments[name] = attachment
+        self._mark(self._naming.get(name, ()))
+
+    def hold(self, vpc: int, routes: Mapping[Network, Route]) -> None:
+        """The table of a VPC that is in force, from before this process: those who hold a network keep it."""
+        found = self._vpcs.setdefault(vpc, _Vpc())
+        added = {network: route for network, route in routes.items() if network not in found.routes}
+        found.routes.update(added)
+        self._touched_networks.setdefault(vpc, set()).update(added)
+        self._dirty()
+
+    # -- readers -----------------------------------------------------------------------------------------------------
+
+    def heard(self, origin: Origin) -> bool:
+        """Whether that node's endpoints are known."""
+        return (node := self._nodes.get(origin)) is not None and node.sequence >= 0
+
+    def segments(self) -> dict[Origin, Segment]:
+        """Everything said by the nodes, as ``table.table`` takes it."""
+        return {origin: Segment(node.prefix, node.endpoints) for origin, node in self._nodes.items()}
+
+    def routes(self, vpc: int) -> Mapping[Network, Route]:
+        """The table of one VPC as of the last commit."""
+        found = self._vpcs.get(vpc)
+        return found.routes if found else {}
+
+    def tables(self) -> dict[int, VpcTable]:
+        """All tables as of the last commit, in the form of ``table.table``."""
+        return {
+            vpc: VpcTable(
+                dict(found.routes),
+                dict(found.endpoints),
+                tuple(no for key in sorted(found.rejections) for no in found.rejections[key]),
+                tuple(
+                    conflict for network in sorted(found.conflicts) for conflict in found.conflicts[network]
+                ),
+            )
+            for vpc, found in self._vpcs.items()
+            if found.candidates or found.routes
+        }
+
+    def endpoint(self, identity: Identity) -> Claim | None:
+        """Where an attachment is attached."""
+        found = self._vpcs.get(identity.vpc)
+        return found.endpoints.get(Holder(identity.cluster, identity.function)) if found else None
+
+    def conflicts(self, claim: Claim) -> list[Conflict]:
+        """The networks that an attachment's endpoint claims and does not have."""
+        found = self._vpcs.get(claim.vpc)
+        given = (found.conflicts.get(network, ()) for network in claim.networks) if found else ()
+        return [
+            conflict for conflicts in given for conflict in conflicts if conflict.claim.holder == claim.holder
+        ]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Nodes, endpoints and routes."""
+        return (
+            len(self._nodes),
+            sum(len(found.endpoints) for found in self._vpcs.values()),
+            sum(len(found.routes) for found in self._vpcs.values()),
+        )
+
+    # -- commit ------------------------------------------------------------------------------------------------------
+
+    def commit(self, horizon: int) -> Commit:
+        """Brings the tables up to date with what was set. ``horizon``: see ``table``."""
+        touched: dict[int, set[Holder]] = {
+            vpc: set(found.future) for vpc, found in self._vpcs.items() if found.future
+        }
+        rejections: list[Rejection] = []
+        for origin in self._dirty_nodes:
+            rejections += self._admit(origin, touched)
+        self._dirty_nodes.clear()
+        networks, self._touched_networks = self._touched_networks, {}
+        routes: dict[int, Diff[Network, Route]] = {}
+        identities: set[Identity] = set()
+        for vpc in touched.keys() | networks.keys():
+            found = self._vpcs[vpc]
+            stale = networks.get(vpc, set())
+            rejections += _endpoints(found, touched.get(vpc, ()), stale, horizon)
+            changed, concerned = _routes(found, stale)
+            if changed:
+                routes[vpc] = changed
+            identities |= {Identity(who.cluster, vpc, who.function) for who in concerned}
+            identities |= {Identity(who.cluster, vpc, who.function) for who in touched.get(vpc, ())}
+            if not found.candidates and not found.routes:
+                del self._vpcs[vpc]
+        return Commit(routes, frozenset(identities), tuple(rejections))
+
+    def _admit(self, origin: Origin, touched: dict[int, set[Holder]]) -> list[Rejection]:
+        node = self._nodes[origin]
+        before = node.admitted
+        now = node.admitted = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)
+        for identity in before.claims.keys() | now.claims.keys():
+            claim = now.claims.get(identity)
+            if claim == before.claims.get(identity):
+                continue
+            who = Holder(identity.cluster, identity.function)
+            found = self._vpcs.setdefault(identity.vpc, _Vpc())
+            if claim is not None:
+                found.candidates.setdefault(who, {})[origin] = claim
+            else:
+                found.candidates[who].pop(origin)
+                if not found.candidates[who]:
+                    del found.candidates[who]
+            touched.setdefault(identity.vpc, set()).add(who)
+        if node.prefix is None and node.sequence < 0:
+            del self._nodes[origin]
+        known = set(before.rejections)
+        return [rejection for rejection in now.rejections if rejection not in known]
+
+    def _name(self, origin: Origin, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
+        if self._attachments is None:
+            return
+        for name in {endpoint.attachment for endpoint in before} - {endpoint.attachment for endpoint in now}:
+            self._naming[name].discard(origin)
+            if not self._naming[name]:
+                del self._naming[name]
+        for endpoint in now:
+            self._naming.setdefault(endpoint.attachment, set()).add(origin)
+
+    def _mark(self, origins: Iterable[Origin]) -> None:
+        self._dirty_nodes.update(origins)
+        self._dirty()
+
+
+def _endpoints(found: _Vpc, touched: Iterable[Holder], stale: set[Network], horizon: int) -> list[Rejection]:
+    """Chooses the endpoint of each touched attachment; adds to ``stale`` the networks that this concerns."""
+    news: list[Rejection] = []
+    for who in touched:
+        before = found.endpoints.get(who)
+        chosen, refused = winner(found.candidates.get(who, {}).values(), found.routes, horizon)
+        known = found.rejections.pop(who, ())
+        if refused:
+            found.rejections[who] = tuple(refused)
+            news += (rejection for rejection in refused if rejection not in known)
+        future = any(rejection.reason == "EpochInFuture" for rejection in refused)
+        (found.future.add if future else found.future.discard)(who)
+        if chosen == before:
+            continue
+        for network in before.networks if before else ():
+            found.claimants[network].discard(who)
+            stale.add(network)
+        for network in chosen.networks if chosen else ():
+            found.claimants.setdefault(network, set()).add(who)
+            stale.add(network)
+        if chosen is None:
+            del found.endpoints[who]
+        else:
+            found.endpoints[who] = chosen
+    return news
+
+
+def _routes(found: _Vpc, stale: Iterable[Network]) -> tuple[Diff[Network, Route], set[Holder]]:
+    """Decides who has each of these networks; returns what that changed, and whom it concerns."""
+    changed: Diff[Network, Route] = Diff({}, {})
+    concerned: set[Holder] = set()
+    for network in stale:
+        before = found.routes.get(network)
+        concerned |= {
+            holder for conflict in found.conflicts.pop(network, ()) for holder in _parties(conflict)
+        }
+        claimants = found.claimants.get(network)
+        if not claimants:
+            found.claimants.pop(network, None)
+            if before is not None:
+                changed.delete[network] = found.routes.pop(network)
+            continue
+        has, others = holder([found.endpoints[who] for who in claimants], before)
+        concerned |= claimants
+        if others:
+            found.conflicts[network] = tuple(Conflict(network, claim, has) for claim in others)
+        route = has.route(network)
+        if route != before:
+            changed.set[network] = found.routes[network] = route
+    return changed, concerned
+
+
+def _parties(conflict: Conflict) -> tuple[Holder, Holder]:
+    return conflict.claim.holder, conflict.holder.holder

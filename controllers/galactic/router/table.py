@@ -1,0 +1,151 @@
+"""The route table: a pure function of what the nodes claim, and of the table in force.
+
+``table(segments, attachments, held)`` decides two questions, each on its own:
+
+*Which endpoint does an attachment have?* The one with the newest epoch; of two equal ones the one in force, then the
+first by node name. (``winner``)
+
+*Which attachment has a network?* The one that has it in the table in force keeps it for as long as it claims it, on
+whatever node: moving does not lose it, and a rival's clock cannot take it. A network that nobody has goes to the
+claimant with the lowest (epoch, cluster, function): the one that was attached first. (``holder``)
+
+So "the holder keeps it" is data and not memory: ``held`` is the retained table in the broker (and
+``VPCAttachment.status.endpoint`` where that is lost), which a restarted router reads before it decides anything. For
+one ``held`` the order of the input does not matter, and ``table(s, a, table(s, a, held)) == table(s, a, held)``,
+which is why a router that restarts changes nothing. Both questions are local, to an attachment and to a network: that
+is what lets ``store`` answer them for what changed alone and arrive at the same table.
+
+``horizon`` is the newest epoch (ns) that is believed of a claim that is not in force yet. Below it no epoch is too
+far ahead to be overtaken: the next ADD takes the highest epoch known plus one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from galactic.messages import Route
+from galactic.router.claims import (
+    Attachment,
+    Claim,
+    Holder,
+    Origin,
+    Rejection,
+    Segment,
+    admission,
+    by_identity,
+)
+from galactic.router.networks import Network
+
+Held = Mapping[Network, Route]
+"""The table of one VPC as it is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """A network that an endpoint claims and another attachment of the VPC has."""
+
+    network: Network
+    claim: Claim
+    holder: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class VpcTable:
+    """One VPC: its routes, the endpoint of each attachment, and what was left out."""
+
+    routes: dict[Network, Route] = field(default_factory=dict)
+    endpoints: dict[Holder, Claim] = field(default_factory=dict)
+    rejections: tuple[Rejection, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All VPCs by identifier, and what was rejected before it came to any."""
+
+    vpcs: dict[int, VpcTable]
+    rejections: tuple[Rejection, ...]
+
+
+def table(
+    segments: Mapping[Origin, Segment],
+    attachments: Mapping[str, Attachment] | None,
+    held: Mapping[int, Held],
+    horizon: int,
+) -> Tables:
+    """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
+    admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
+    candidates: dict[int, dict[Holder, list[Claim]]] = {}
+    for identity, claims in by_identity(admissions).items():
+        candidates.setdefault(identity.vpc, {})[Holder(identity.cluster, identity.function)] = claims
+    rejections = sorted(
+        (rejection for admitted in admissions for rejection in admitted.rejections),
+        key=lambda rejection: (rejection.origin, rejection.attachment, rejection.reason, rejection.message),
+    )
+    return Tables(
+        {vpc: vpc_table(claims, held.get(vpc, {}), horizon) for vpc, claims in candidates.items()},
+        tuple(rejections),
+    )
+
+
+def vpc_table(candidates: Mapping[Holder, Iterable[Claim]], held: Held, horizon: int) -> VpcTable:
+    """One VPC's table from the claims of each attachment in it."""
+    endpoints: dict[Holder, Claim] = {}
+    rejections: list[Rejection] = []
+    claimants: dict[Network, list[Claim]] = {}
+    for attachment in sorted(candidates):
+        chosen, losers = winner(candidates[attachment], held, horizon)
+        rejections += losers
+        if chosen is not None:
+            endpoints[attachment] = chosen
+            for network in chosen.networks:
+                claimants.setdefault(network, []).append(chosen)
+    routes: dict[Network, Route] = {}
+    conflicts: list[Conflict] = []
+    for network in sorted(claimants):
+        has, others = holder(claimants[network], held.get(network))
+        routes[network] = has.route(network)
+        conflicts += (Conflict(network, claim, has) for claim in others)
+    return VpcTable(routes, endpoints, tuple(rejections), tuple(conflicts))
+
+
+def winner(candidates: Iterable[Claim], held: Held, horizon: int) -> tuple[Claim | None, list[Rejection]]:
+    """The endpoint of one attachment, and why not the others."""
+    eligible: list[tuple[Claim, bool]] = []
+    rejections: list[Rejection] = []
+    for claim in sorted(candidates, key=lambda claim: claim.origin):
+        in_force = any(claim.announces(held.get(network)) for network in claim.networks)
+        if claim.pending and not in_force:
+            rejections.append(_rejection(claim, claim.pending, "the attachment is not ready"))
+        elif claim.epoch > horizon and not in_force:
+            rejections.append(_rejection(claim, "EpochInFuture", f"epoch {claim.epoch} is too far ahead"))
+        else:
+            eligible.append((claim, in_force))
+    if not eligible:
+        return None, rejections
+    chosen, _ = max(eligible, key=lambda pair: (pair[0].epoch, pair[1]))  # of equals the first: by node name
+    for claim, _ in eligible:
+        if claim is not chosen:
+            message = f"epoch {claim.epoch} on {claim.origin.node}, {chosen.epoch} on {chosen.origin.node}"
+            rejections.append(_rejection(claim, "StaleEpoch", message))
+    return chosen, rejections
+
+
+def holder(claimants: Iterable[Claim], held: Route | None) -> tuple[Claim, list[Claim]]:
+    """Of the endpoints that claim a network (one an attachment, at least one) the one that has it, and the others."""
+    ranked = sorted(claimants, key=lambda claim: (not _keeps(claim, held), claim.epoch, claim.holder))
+    return ranked[0], ranked[1:]
+
+
+def _keeps(claim: Claim, held: Route | None) -> bool:
+    return held is not None and claim.holder == _holder_of(held)
+
+
+def _holder_of(route: Route) -> Holder | None:
+    try:
+        return Holder(route.cluster, int(route.function, 16))
+    except ValueError:
+        return None  # somebody else wrote into the retained table
+
+
+def _rejection(claim: Claim, reason: str, message: str) -> Rejection:
+    return Rejection(claim.origin, claim.attachment, reason, message)
