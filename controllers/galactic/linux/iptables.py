@@ -43,35 +43,57 @@ def main() -> None:
 
 
 def detected() -> tuple[str, str]:
-    """The backend to use, and why: the one that others use here, or else legacy tables where the kernel has them."""
-    in_use = {name for path in _IN_USE.values() if path.exists() for name in path.read_text().split()}
-    if in_use:
-        return "legacy", f"legacy tables are in use: {', '.join(sorted(in_use))}"
+    """The backend to use, and why: the one with more rules of whomever, since both front ends' rules apply to every
+    packet, and to be accepted by one is no help against the other; else legacy tables where the kernel has them.
+    """
+    count = {"legacy": 0, "nft": 0}
+    for family in (4, 6):
+        used = _IN_USE[family].read_text().split() if _IN_USE[family].exists() else []
+        if "filter" in used:  # asking for a legacy table makes the kernel have it
+            count["legacy"] += _touched(_COMMANDS[family].replace("nft", "legacy"))
+        count["nft"] += _touched(_COMMANDS[family])
+    if any(count.values()):
+        chosen = "nft" if count["nft"] > count["legacy"] else "legacy"
+        return chosen, f"{count['legacy']} rules and policies in legacy tables, {count['nft']} in nft"
     try:
-        lines = _run(_COMMANDS[6], "-w", _WAIT_SECONDS, "-S").splitlines()
-        lines += _run(_COMMANDS[4], "-w", _WAIT_SECONDS, "-S").splitlines()
-    except (OSError, RuntimeError) as error:
-        return "legacy", f"iptables-nft does not work here: {error}"
-    if any(not line.startswith("-P") or not line.endswith("ACCEPT") for line in lines):
-        return "nft", "iptables-nft has rules or policies already"
-    try:
-        import iptc  # noqa: PLC0415 - costs a second in a slow kernel, and only here and in _legacy
-
+        iptc = _iptc()
         iptc.Table6(iptc.Table6.RAW)
     except Exception as error:  # noqa: BLE001 - whatever it is, legacy tables are not to be had
         return "nft", f"no legacy tables: {error}"
     return "legacy", "nobody has rules yet, and the kernel has legacy tables"
 
 
+def _touched(command: str) -> int:
+    """How many lines of the filter table are not as they are in an untouched one; 0 if it cannot be read."""
+    try:
+        lines = _run(command, "-w", _WAIT_SECONDS, "-S").splitlines()
+    except (OSError, RuntimeError):
+        return 0
+    return sum(not (line.startswith("-P") and line.endswith("ACCEPT")) for line in lines)
+
+
+def _iptc() -> Any:
+    """python-iptables, which looks for libraries when imported, made to keep away from tables that are not ours.
+
+    It asks every table whether the target of a jump is a chain of it, and a table that is asked springs into being;
+    with ``nat`` comes connection tracking.
+    """
+    import iptc  # noqa: PLC0415
+
+    for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
+        for name in ("filter", "mangle", "nat", "raw", "security"):
+            kind.existing_table_names[name] = (family, name) in PLACES
+    return iptc
+
+
 def _legacy(place: Place, rules: Sequence[FirewallRule]) -> bool:
     """Whether something had to be changed. One commit a table: there is no moment with half of it."""
-    import iptc  # noqa: PLC0415 - looks for libraries when imported
-
+    iptc = _iptc()
     family, name = place
     parent_name, own_name = CHAINS[name]
     kind = iptc.Table6 if family == 6 else iptc.Table
     table = kind(name, autocommit=False)
-    wanted = [_legacy_rule(iptc, rule) for rule in rules]
+    wanted = [_legacy_rule(rule) for rule in rules]
     changed = False
     for attempt in range(_ATTEMPTS):
         table.refresh()
@@ -99,8 +121,7 @@ def _legacy(place: Place, rules: Sequence[FirewallRule]) -> bool:
 def _legacy_fill(
     table: Any, parent_name: str, own_name: str, rules: Sequence[Any] | None, *, jump: bool
 ) -> None:
-    import iptc  # noqa: PLC0415
-
+    iptc = _iptc()
     if rules is not None:
         own = iptc.Chain(table, own_name) if table.is_chain(own_name) else table.create_chain(own_name)
         own.flush()
@@ -113,8 +134,7 @@ def _legacy_fill(
 
 
 def _legacy_clear(table: Any, parent_name: str, own_name: str) -> None:
-    import iptc  # noqa: PLC0415
-
+    iptc = _iptc()
     parent = iptc.Chain(table, parent_name)
     for rule in parent.rules:
         if rule.target and rule.target.name == own_name:
@@ -124,7 +144,8 @@ def _legacy_clear(table: Any, parent_name: str, own_name: str) -> None:
         table.delete_chain(own_name)
 
 
-def _legacy_rule(iptc: Any, rule: FirewallRule) -> Any:
+def _legacy_rule(rule: FirewallRule) -> Any:
+    iptc = _iptc()
     made = iptc.Rule6() if rule.family == 6 else iptc.Rule()
     if rule.in_interface:
         made.in_interface = rule.in_interface
