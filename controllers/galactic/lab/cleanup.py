@@ -1,0 +1,80 @@
+"""Finding and ending what a lab left behind, whatever crashed: by marks of our own, never by a program's name."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from galactic.lab import namespaces
+from galactic.lab.state import HOME, State
+
+MARK: Final = "GALACTIC_LAB"
+"""The variable that every process of a lab is started with; its value is the lab's name."""
+NETNS: Final = Path("/run/netns")
+TERM_SECONDS: Final = 3.0
+KILL_SECONDS: Final = 5.0
+
+
+def marked(name: str) -> set[int]:
+    """Processes that were started with the mark of lab ``name``."""
+    wanted, found = f"{MARK}={name}".encode(), set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+    return found - {os.getpid()}
+
+
+def inside(namespace: str) -> set[int]:
+    """Processes in a named network namespace."""
+    if not (NETNS / namespace).exists():
+        return set()
+    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
+    return {int(word) for word in done.stdout.split()} - {os.getpid()}
+
+
+def end(find: Callable[[], set[int]]) -> None:
+    """Everything that ``find`` finds has ended; it is asked again until it finds nothing."""
+    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        deadline, told = time.monotonic() + seconds, set[int]()
+        while (pids := find()) and time.monotonic() < deadline:
+            for pid in pids - told:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= pids
+            time.sleep(0.05)
+
+
+def lab_namespaces(state: State) -> list[str]:
+    """The network namespaces of the machine's own kernel that belong to the lab."""
+    names = [state.namespace]
+    if state.kernel != "uml":
+        names += [state.fabric, *(member.namespace for member in state.members)]
+        names += [f"pod-{path.stem}" for path in (state.root / "nodes").glob("*/sandboxes/*.json")]
+    return [name for name in names if (NETNS / name).exists()]
+
+
+def remove(state: State) -> None:
+    """No process, namespace, mount or file of the lab is left."""
+    names = lab_namespaces(state)
+    end(lambda: set().union(marked(state.name), *(inside(name) for name in names)))
+    for name in names:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+    shutil.rmtree(state.root, ignore_errors=True)
+    for member in state.members if state.kernel != "uml" else ():
+        shutil.rmtree(Path("/run/galactic-volatile") / member.namespace, ignore_errors=True)
+    for folder in (HOME, Path("/run/galactic-volatile"), Path("/run/galactic")):
+        with suppress(OSError):  # not ours alone, or not there
+            folder.rmdir()
+    if NETNS.is_dir() and not any(NETNS.iterdir()):
+        for path, _ in namespaces.mount_points():
+            if path == str(NETNS):
+                namespaces.unmount(NETNS)
+        with suppress(OSError):
+            NETNS.rmdir()

@@ -1,0 +1,144 @@
+"""What runs beside the nodes: etcd, the Kubernetes servers, the MQTT broker, and Galactic's own operator and router."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from galactic.lab.assets import Assets
+from galactic.lab.controllers import controllers
+from galactic.lab.processes import Program
+from galactic.lab.state import (
+    AGENT_PORT,
+    API_PORT,
+    CONTROL,
+    GATEWAY,
+    MQTT_PORT,
+    State,
+    environment,
+    interpreter,
+)
+
+SERVICES: Final = "fd00:fffe::/112"
+"""The service range. Of the advertised address's family, or the API server refuses to start."""
+
+
+def etcd(state: State, assets: Assets) -> Program:
+    """Without fsync: a lab's data need not survive the machine."""
+    url, peer = "http://[::1]:2379", "http://[::1]:2380"
+    argv = [str(assets.etcd), "--name=lab", f"--data-dir={state.data / 'etcd'}", "--unsafe-no-fsync"]
+    argv += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
+    argv += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=lab={peer}"]
+    argv += ["--log-level=warn", "--logger=zap", "--log-outputs=stderr"]
+    return Program("etcd", argv, priority=100)
+
+
+def apiserver(state: State, assets: Assets) -> Program:
+    """RBAC is on. The flags are those that 1.20 and today's servers share."""
+    pki = state.root / "pki"
+    argv = [
+        str(assets.apiserver),
+        "--etcd-servers=http://[::1]:2379",
+        "--bind-address=::",
+        f"--secure-port={API_PORT}",
+        f"--advertise-address={CONTROL}",
+        f"--service-cluster-ip-range={SERVICES}",
+        f"--tls-cert-file={pki / 'server.crt'}",
+        f"--tls-private-key-file={pki / 'server.key'}",
+        f"--cert-dir={state.data / 'apiserver'}",
+        f"--token-auth-file={pki / 'tokens.csv'}",
+        "--authorization-mode=RBAC",
+        "--allow-privileged=true",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={pki / 'sa.pub'}",
+        f"--service-account-signing-key-file={pki / 'sa.key'}",
+        "--enable-aggregator-routing=false",
+        "--profiling=false",
+        "--v=0",
+    ]
+    return Program("kube-apiserver", argv, priority=200)
+
+
+def controller_manager(state: State, assets: Assets) -> Program:
+    """Every controller that is on by default, among them garbage collection, deployments and node lifecycle."""
+    pki, kubeconfig = state.root / "pki", state.identity("kube-controller-manager")
+    argv = [
+        str(assets.controller_manager),
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--allocate-node-cidrs=false",
+        f"--cert-dir={state.data / 'controller-manager'}",
+        f"--root-ca-file={pki / 'ca.crt'}",
+        f"--service-account-private-key-file={pki / 'sa.key'}",
+        "--bind-address=::1",
+        "--profiling=false",
+        "--v=0",
+    ]
+    return Program("kube-controller-manager", argv, priority=300)
+
+
+def scheduler(state: State, assets: Assets) -> Program:
+    """Configured by file where the server wants that; 1.20 has no stable form of it, but takes the flags."""
+    kubeconfig = state.identity("kube-scheduler")
+    argv = [str(assets.scheduler), "--bind-address=::1", "--v=0"]
+    if assets.version < (1, 25):
+        argv += ["--leader-elect=false", f"--kubeconfig={kubeconfig}"]
+        return Program("kube-scheduler", argv, priority=300)
+    config = state.data / "scheduler.json"
+    config.write_text(
+        json.dumps(
+            {
+                "apiVersion": "kubescheduler.config.k8s.io/v1",
+                "kind": "KubeSchedulerConfiguration",
+                "clientConnection": {"kubeconfig": str(kubeconfig)},
+                "leaderElection": {"leaderElect": False},
+            }
+        )
+    )
+    return Program("kube-scheduler", [*argv, f"--config={config}"], priority=300)
+
+
+def broker(state: State, assets: Assets) -> Program:
+    """Mosquitto, with queues that do not silently drop what a joining node has to read."""
+    folder = state.data / "mosquitto"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = state.root / "mosquitto.conf"
+    config.write_text(
+        "# made by `galactic lab up`\n"
+        "per_listener_settings false\n"
+        "user root\n"
+        f"listener {MQTT_PORT} ::\n"
+        "allow_anonymous true\n"
+        "persistence true\n"
+        f"persistence_location {folder}/\n"
+        "autosave_interval 30\n"
+        "max_queued_messages 100000\n"
+        "max_inflight_messages 1000\n"
+        "max_queued_bytes 0\n"
+        "max_packet_size 1048576\n"
+        "log_dest stderr\n"
+        "log_type error\nlog_type warning\nlog_type notice\n"
+        "log_timestamp_format %Y-%m-%dT%H:%M:%S\n"
+    )
+    return Program("mosquitto", [str(assets.mosquitto), "-c", str(config)], priority=100)
+
+
+def forwarder(state: State, *, guest: bool) -> Program:
+    """Starts outside the lab's namespace: it listens on the machine and connects inside."""
+    routes = [f"{state.port}=[{CONTROL}]:{API_PORT}"]
+    if guest:
+        routes.append(f"{state.agent_socket}=[{GATEWAY}]:{AGENT_PORT}")
+    argv = [*interpreter(), "-m", "galactic.lab.forward", state.namespace, *routes]
+    return Program("forwarder", argv, environment(), inside=False, priority=50)
+
+
+def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
+    """All of it, in the order it starts."""
+    (state.data).mkdir(parents=True, exist_ok=True)
+    kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
+    first = [forwarder(state, guest=guest), etcd(state, assets), broker(state, assets)]
+    return first + kubernetes + controllers(state)
+
+
+def definitions(checkout: Path) -> list[Path]:
+    """CRDs to apply: Multus's, and Galactic's own where the tree has them."""
+    return [Path(__file__).with_name("multus.yaml"), *sorted((checkout / "crds").glob("*.yaml"))]

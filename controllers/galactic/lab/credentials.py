@@ -1,0 +1,102 @@
+"""Keys, certificates, tokens and kubeconfigs of one lab, made once and then left alone."""
+
+import json
+import os
+import secrets
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from galactic.lab.state import CONTROL, State
+
+ADMIN: Final = "admin"
+MASTERS: Final = "system:masters"
+DAYS: Final = "3650"
+
+
+def users(state: State) -> dict[str, str]:
+    """Every identity that may talk to the API server, and its group.
+
+    The one place to change when the controllers get roles of their own (the chart's RBAC): an identity without a
+    group has only what is bound to its name.
+    """
+    controllers = ["galactic-operator", "galactic-router", *(f"galactic-node-{node.name}" for node in state.members)]
+    kubelets = [f"kubelet-{node.name}" for node in state.members]
+    return dict.fromkeys(
+        (ADMIN, *controllers, *kubelets, "kube-controller-manager", "kube-scheduler"), MASTERS
+    )
+
+
+def _openssl(*arguments: str, stdin: str = "") -> None:
+    subprocess.run(["openssl", *arguments], input=stdin, check=True, capture_output=True, text=True)
+
+
+def certificates(folder: Path) -> None:
+    """``ca.crt``/``ca.key``, ``server.crt``/``server.key`` signed by it, and the service-account pair ``sa.key``/``sa.pub``."""
+    if (folder / "complete").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    old = os.umask(0o077)
+    try:
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        ca_key, ca, server_key, request = (
+            str(folder / name) for name in ("ca.key", "ca.crt", "server.key", "server.csr")
+        )
+        _openssl("req", "-x509", *key, "-keyout", ca_key, "-out", ca, "-days", DAYS, "-subj", "/CN=galactic-lab")
+        _openssl("req", *key, "-keyout", server_key, "-out", request, "-subj", "/CN=kube-apiserver")
+        names = ["DNS:localhost", "DNS:kubernetes.default.svc", "IP:127.0.0.1", "IP:::1", f"IP:{CONTROL}"]
+        names.append("IP:fd00:fffe::1")  # the first address of the service range
+        extensions = folder / "server.extensions"
+        extensions.write_text(
+            f"subjectAltName={','.join(names)}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n"
+            "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+        )
+        sign = ("x509", "-req", "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", DAYS)
+        _openssl(*sign, "-in", request, "-out", str(folder / "server.crt"), "-extfile", str(extensions))
+        _openssl("genrsa", "-out", str(folder / "sa.key"), "2048")
+        _openssl("rsa", "-in", str(folder / "sa.key"), "-pubout", "-out", str(folder / "sa.pub"))
+        (folder / "complete").touch()
+    finally:
+        os.umask(old)
+
+
+def tokens(state: State) -> dict[str, str]:
+    """One token per identity. Known ones stay; new ones are added to ``tokens.csv``."""
+    path = state.root / "pki" / "tokens.csv"
+    known = {}
+    if path.exists():
+        for line in path.read_text().splitlines():
+            token, user, *_ = line.split(",")
+            known[user] = token
+    wanted = users(state)
+    made = {user: known.get(user) or secrets.token_hex(16) for user in wanted}
+    text = "".join(
+        f'{made[user]},{user},{user}' + (f',"{group}"' if group else "") + "\n" for user, group in wanted.items()
+    )
+    path.write_text(text)
+    path.chmod(0o600)
+    return made
+
+
+def _kubeconfig(path: Path, server: str, ca: Path, user: str, token: str) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "galactic",
+        "clusters": [{"name": "galactic", "cluster": {"server": server, "certificate-authority": str(ca)}}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "galactic", "context": {"cluster": "galactic", "user": user}}],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(config, indent=2) + "\n")  # JSON is YAML
+
+
+def make(state: State) -> None:
+    """Everything is there: certificates, tokens, the administrator's kubeconfig and one per identity."""
+    pki = state.root / "pki"
+    certificates(pki)
+    for user, token in tokens(state).items():
+        _kubeconfig(state.identity(user), state.server, pki / "ca.crt", user, token)
+        if user == ADMIN:
+            _kubeconfig(state.kubeconfig, f"https://127.0.0.1:{state.port}", pki / "ca.crt", user, token)

@@ -1,0 +1,89 @@
+"""Lets the machine reach into the lab's namespace without a device of its own there.
+
+``forward.py NAMESPACE LISTEN=ADDRESS:PORT …`` listens where it was started (LISTEN is a port on 127.0.0.1 or the path
+of a unix socket), then moves into the namespace and makes its connections from there.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from galactic.lab import namespaces
+
+
+def listener(where: str) -> socket.socket:
+    """A listening socket in the caller's namespace; a left-over unix socket is replaced."""
+    if where.isdigit():
+        return socket.create_server(("127.0.0.1", int(where)), backlog=128)
+    Path(where).unlink(missing_ok=True)
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.bind(where)
+    os.chmod(where, 0o600)
+    made.listen(128)
+    return made
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    with suppress(OSError, RuntimeError):
+        writer.write_eof()
+
+
+async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, port: int) -> None:
+    """Both directions until both are done, or one breaks."""
+    with suppress(OSError, asyncio.TimeoutError):
+        try:
+            async with asyncio.timeout(5):
+                far_reader, far_writer = await asyncio.open_connection(address, port)
+            try:
+                far = far_writer.get_extra_info("socket")
+                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                back = asyncio.create_task(_copy(far_reader, writer))
+                try:
+                    await _copy(reader, far_writer)
+                    await back
+                finally:
+                    back.cancel()
+                    with suppress(asyncio.CancelledError, OSError):
+                        await back
+            finally:
+                far_writer.close()
+        finally:
+            writer.close()
+
+
+async def run(routes: list[tuple[socket.socket, str, int]]) -> None:
+    """Serves for ever."""
+    servers = []
+    for made, address, port in routes:
+
+        async def accept(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = address, port: int = port
+        ) -> None:
+            await _join(reader, writer, address, port)
+
+        start = asyncio.start_unix_server if made.family == socket.AF_UNIX else asyncio.start_server
+        servers.append(await start(accept, sock=made))
+    await asyncio.gather(*(server.serve_forever() for server in servers))
+
+
+def main() -> None:
+    namespace, *pairs = sys.argv[1:]
+    routes = []
+    for pair in pairs:
+        where, _, target = pair.partition("=")
+        address, _, port = target.rpartition(":")
+        routes.append((listener(where), address.strip("[]"), int(port)))
+    namespaces.enter(Path("/run/netns", namespace))
+    with suppress(KeyboardInterrupt):
+        asyncio.run(run(routes))
+
+
+if __name__ == "__main__":
+    main()

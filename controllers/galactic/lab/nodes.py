@@ -1,0 +1,272 @@
+"""The nodes, inside the lab's kernel: one preloaded process that forks, per node, a kubelet and a node controller.
+
+``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node has a network namespace and a mount namespace
+of its own, with a private /run/galactic (kept over restarts of this program) and /sys of its network namespace. What
+dies is started again, after a pause that doubles from one second, like kubelet does with containers; the controller
+stays away while the node's hold file exists. Ending this program ends everything it started, and leaves the data plane
+(namespaces, devices, routes) as it is.
+"""
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from galactic.lab import controllers, fabric, namespaces
+from galactic.lab.state import Node, State, environment
+
+VOLATILE: Final = Path("/run/galactic-volatile")
+"""Where nodes' private folders are, in the lab kernel's memory (a guest cannot make sockets in the host's files)."""
+SHARED: Final = "/run/netns"
+BACKOFF_SECONDS: Final = (1.0, 60.0)
+STEADY_SECONDS: Final = 30.0
+TICK_SECONDS: Final = 0.2
+STOP_SECONDS: Final = 8.0
+CONTROLLER: Final = "galactic.node.__main__"
+
+log = logging.getLogger("galactic.lab.nodes")
+
+
+@dataclass(slots=True)
+class Child:
+    """One program that is kept running, except while ``held``."""
+
+    role: str
+    start: Callable[[], None]
+    held: Callable[[], bool]
+    pid: int = 0
+    since: float = 0.0
+    after: float = 0.0
+    pause: float = BACKOFF_SECONDS[0]
+    asked: bool = False
+
+    def tick(self, pidfile: Path) -> None:
+        """Starts it if it should run and does not; ends it if it is held."""
+        now = time.monotonic()
+        if self.pid and self.held():
+            if not self.asked:
+                os.kill(self.pid, signal.SIGTERM)
+            self.asked = True
+        elif not self.pid and not self.held() and now >= self.after:
+            self.pid, self.since = fork(self.start), now
+            pidfile.write_text(f"{self.pid}\n")
+            log.info("%s started, pid %d", self.role, self.pid)
+
+    def ended(self, status: int, pidfile: Path) -> None:
+        """It ended with ``status``; the next start waits, longer each time it does not stay up."""
+        now = time.monotonic()
+        if self.asked:
+            log.info("%s ended, as asked, with %s", self.role, _meaning(status))
+            self.pid, self.asked, self.pause = 0, False, BACKOFF_SECONDS[0]
+            pidfile.unlink(missing_ok=True)
+            return
+        if now - self.since > STEADY_SECONDS:
+            self.pause = BACKOFF_SECONDS[0]
+        self.after = now + self.pause
+        log.warning("%s ended with %s; again in %.0f s", self.role, _meaning(status), self.pause)
+        self.pause = min(self.pause * 2, BACKOFF_SECONDS[1])
+        self.pid = 0
+        pidfile.unlink(missing_ok=True)
+
+
+def _meaning(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"signal {-code}" if code < 0 else f"status {code}"
+
+
+def fork(start: Callable[[], None]) -> int:
+    """Runs ``start`` in a child that never returns into the caller's code; its process id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        namespaces.die_with_parent()
+        start()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+    except BaseException:
+        logging.getLogger(__name__).exception("a node's process failed")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def isolate(member: Node) -> None:
+    """Moves the caller into the node's network namespace and a new mount namespace; /run/netns stays common."""
+    private = VOLATILE / member.namespace
+    private.mkdir(parents=True, exist_ok=True)
+    Path("/run/galactic").mkdir(exist_ok=True)
+    namespaces.enter(f"/run/netns/{member.namespace}", namespaces.CLONE_NEWNET)
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    for path, shared in namespaces.mount_points():
+        if shared and path != SHARED and not path.startswith(SHARED + "/"):
+            namespaces.mount("none", path, flags=namespaces.MS_PRIVATE)
+    namespaces.mount(str(private), "/run/galactic", flags=namespaces.MS_BIND)
+    namespaces.mount("sysfs", "/sys", "sysfs")
+
+
+def redirect(path: Path) -> None:
+    """The caller's output goes to the end of ``path``."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def become(variables: dict[str, str]) -> None:
+    """The caller's environment is exactly ``variables``."""
+    os.environ.clear()
+    os.environ.update(variables)
+    # The official client reads $KUBECONFIG when it is imported, and here that was before the fork.
+    for module in ("kubernetes.aio.config.kube_config", "kubernetes.config.kube_config"):
+        if loaded := sys.modules.get(module):
+            loaded.KUBE_CONFIG_DEFAULT_LOCATION = variables["KUBECONFIG"]  # type: ignore[attr-defined]
+
+
+class Supervisor:
+    """One node: isolated, with its kubelet and its controller."""
+
+    def __init__(self, state: State, member: Node) -> None:
+        self._state, self._member = state, member
+        hold = state.hold(member.name)
+        self._children = [Child("kubelet", self._kubelet, lambda: False)]
+        if controllers.installed(CONTROLLER):
+            self._children.append(Child("controller", self._controller, hold.exists))
+        self._ending = False
+
+    def run(self) -> None:
+        """Until SIGTERM."""
+        signal.signal(signal.SIGTERM, self._terminate)
+        state, name = self._state, self._member.name
+        state.node_dir(name).mkdir(parents=True, exist_ok=True)
+        isolate(self._member)
+        state.pid(name, "supervisor").write_text(f"{os.getpid()}\n")
+        while not self._ending:
+            for child in self._children:
+                child.tick(state.pid(name, child.role))
+            self._reap()
+            time.sleep(TICK_SECONDS)
+        self._stop()
+
+    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
+        self._ending = True
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for child in self._children:
+                if child.pid == pid:
+                    child.ended(status, self._state.pid(self._member.name, child.role))
+
+    def _stop(self) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in self._children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+        while any(child.pid for child in self._children) and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.05)
+        for child in self._children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGKILL)
+
+    def _kubelet(self) -> None:
+        from galactic.lab import kubelet
+
+        state, member = self._state, self._member
+        redirect(state.logs / f"{member.name}.kubelet.log")
+        become(environment() | {"KUBECONFIG": str(state.identity(f"kubelet-{member.name}"))})
+        kubelet.run(
+            kubelet.Settings(
+                node=member.name,
+                address=str(member.address),
+                plugins=(state.tools / "cni", Path("/opt/cni/bin"), Path("/usr/lib/cni")),
+                folder=state.node_dir(member.name) / "sandboxes",
+                logs=state.logs,
+                annotations={"galactic.datumapis.com/srv6-prefix": str(member.prefix)},
+            )
+        )
+
+    def _controller(self) -> None:
+        state, member = self._state, self._member
+        redirect(state.logs / f"{member.name}.controller.log")
+        variables = controllers.settings(state, f"galactic-node-{member.name}")
+        become(
+            variables
+            | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}
+        )
+        sys.argv = ["galactic-node"]
+        importlib.import_module(CONTROLLER).main()
+
+
+def preload() -> None:
+    """Imports what every node needs, before anything is forked."""
+    importlib.import_module("galactic.lab.kubelet")
+    if not controllers.installed(CONTROLLER):
+        log.warning("%s does not exist: nodes run without a controller", CONTROLLER)
+        return
+    try:
+        importlib.import_module(CONTROLLER)
+    except Exception:
+        log.exception("%s cannot be imported; it is tried again at every start", CONTROLLER)
+
+
+def main() -> None:
+    """Until SIGTERM: the fabric is there, and every node's supervisor runs."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
+    state = State.load(sys.argv[1])
+    if state is None:
+        sys.exit(f"there is no lab {sys.argv[1]!r}")
+    started = time.monotonic()
+    for member in state.members:
+        fabric.ensure_node(state, member)
+    preload()
+    log.info("ready to start %d nodes after %.1f s", state.nodes, time.monotonic() - started)
+    ending = False
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        nonlocal ending
+        ending = True
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, terminate)
+    running: dict[int, Node] = {}
+    waiting = list(state.members)
+    while not ending:
+        while waiting:
+            member = waiting.pop()
+            running[fork(Supervisor(state, member).run)] = member
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in running:
+            log.warning("supervisor of %s ended with %s", running[pid].name, _meaning(status))
+            waiting.append(running.pop(pid))
+        time.sleep(TICK_SECONDS)
+    for pid in running:
+        os.kill(pid, signal.SIGTERM)
+    for pid in running:
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    main()

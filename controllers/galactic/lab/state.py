@@ -1,0 +1,181 @@
+"""One lab's settings and the places where it keeps things: everything it ever writes is below ``State.root``.
+
+(Builds are shared by all labs and live in the cache, see ``galactic.lab.cache``.)
+"""
+
+import json
+import os
+import socket
+import sys
+from dataclasses import asdict, dataclass, replace
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Final
+
+from galactic.errors import Rejected
+
+HOME: Final = Path("/run/galactic-lab")
+SRV6_SPACE: Final = IPv6Network("2001:db8:ff00::/40")
+CONTROL: Final = IPv6Address("fd00:ffff::1")
+"""The control plane's address, in the lab's own namespace."""
+GATEWAY: Final = IPv6Address("fd00:ffff::2")
+"""The fabric's address on the link to the control plane."""
+API_PORT: Final = 6443
+MQTT_PORT: Final = 1883
+AGENT_PORT: Final = 7
+METRICS_PORT: Final = 9180
+MAX_NODES: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node: the namespace it lives in and its addresses."""
+
+    name: str
+    number: int
+    namespace: str
+
+    @property
+    def address(self) -> IPv6Address:
+        """Its underlay address."""
+        return IPv6Address(f"fd00:{self.number:x}::2")
+
+    @property
+    def gateway(self) -> IPv6Address:
+        """The fabric's address on the link to it."""
+        return IPv6Address(f"fd00:{self.number:x}::1")
+
+    @property
+    def prefix(self) -> IPv6Network:
+        """Its SRv6 prefix."""
+        return IPv6Network(f"2001:db8:ff{self.number:02x}:100::/56")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What ``galactic lab up`` was asked for, kept in ``lab.json`` so that every later command agrees."""
+
+    name: str
+    nodes: int = 3
+    latency: float = 0.0
+    kernel: str = ""
+    port: int = 0
+
+    @property
+    def root(self) -> Path:
+        return HOME / self.name
+
+    @property
+    def namespace(self) -> str:
+        """The network namespace of the control plane, on the machine's own kernel."""
+        return f"galactic-{self.name}"
+
+    @property
+    def prefix(self) -> str:
+        """What namespace names begin with: nothing, unless two labs could share the machine's kernel."""
+        return "" if self.kernel == "uml" or self.name == "default" else f"{self.name}-"
+
+    @property
+    def fabric(self) -> str:
+        return f"{self.prefix}fabric"
+
+    @property
+    def members(self) -> tuple[Node, ...]:
+        return tuple(Node(f"node-{n}", n, f"{self.prefix}node-{n}") for n in range(1, self.nodes + 1))
+
+    def node(self, name: str) -> Node:
+        """Raises Rejected for a name the lab does not have."""
+        for node in self.members:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.members)
+        raise Rejected(f"there is no node {name!r} in lab {self.name!r}; it has {known}", field="node")
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def tools(self) -> Path:
+        return self.root / "bin"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's, usable from the machine's root namespace."""
+        return self.root / "kubeconfig"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.root / "agent.sock"
+
+    @property
+    def server(self) -> str:
+        return f"https://[{CONTROL}]:{API_PORT}"
+
+    @property
+    def mqtt_url(self) -> str:
+        return f"mqtt://[{CONTROL}]:{MQTT_PORT}"
+
+    def identity(self, user: str) -> Path:
+        """The kubeconfig of one controller, for use inside the lab."""
+        return self.root / "identities" / f"{user}.kubeconfig"
+
+    def node_dir(self, node: str) -> Path:
+        """What the lab keeps about one node: pid files, the CNI result cache, the hold file."""
+        return self.root / "nodes" / node
+
+    def hold(self, node: str) -> Path:
+        """While this file exists the node's controller is kept away."""
+        return self.node_dir(node) / "hold"
+
+    def pid(self, node: str, role: str) -> Path:
+        """Process id, in the lab's kernel, of a node's ``supervisor``, ``kubelet`` or ``controller``."""
+        return self.node_dir(node) / f"{role}.pid"
+
+    def save(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        partial = self.root / "lab.json.partial"
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        partial.rename(self.root / "lab.json")
+
+    @classmethod
+    def load(cls, name: str) -> "State | None":
+        """The lab of that name, or None where it is not up."""
+        try:
+            return cls(**json.loads((HOME / name / "lab.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def with_port(self) -> "State":
+        """The same with a free local port for the API server, unless it has one."""
+        if self.port:
+            return self
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            return replace(self, port=probe.getsockname()[1])
+
+
+def interpreter() -> list[str]:
+    """How to start a module of ours with this interpreter: append ``-m MODULE``."""
+    return [sys.executable, "-P"]
+
+
+def source_root() -> Path:
+    """The folder ``galactic`` is imported from."""
+    return Path(__file__).resolve().parents[2]
+
+
+def checkout() -> Path:
+    """The repository, where the lab runs from one."""
+    return source_root().parent
+
+
+def environment() -> dict[str, str]:
+    """The variables every process of the lab starts with: nothing is inherited by accident."""
+    path = os.environ.get("PATH", "")
+    sbin = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    kept = {key: os.environ[key] for key in ("HOME", "LANG", "LC_ALL") if key in os.environ}
+    return {"HOME": "/root", "PATH": f"{path}:{sbin}" if path else sbin, "PYTHONPATH": str(source_root())} | kept

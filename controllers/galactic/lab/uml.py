@@ -1,0 +1,120 @@
+"""A User Mode Linux guest as the nodes' kernel: one process of the machine, its files read-only, its network a tap."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from galactic.errors import Unreachable
+from galactic.lab import cache, fabric
+from galactic.lab.agent import WRITABLE
+from galactic.lab.build_linux import LINUX
+from galactic.lab.kernel import ensure_namespace
+from galactic.lab.processes import Program
+from galactic.lab.state import AGENT_PORT, GATEWAY, State, checkout, environment, interpreter
+
+MEMORY: Final = "2G"
+TAP: Final = "tap0"
+OFFLOADS: Final = ("tso", "gso", "gro", "tx", "sg")
+BOOT_SECONDS: Final = 60.0
+REMOTE: Final = Path(__file__).with_name("remote.py")
+
+
+class Uml:
+    """All nodes inside one guest. Commands reach it over a unix socket that the forwarder carries to its agent."""
+
+    name = "uml"
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def programs(self) -> list[Program]:
+        init = self._state.root / "guest" / "init"
+        argv = [
+            str(LINUX.home / "linux"),
+            f"mem={MEMORY}",
+            "root=/dev/root",
+            "rootfstype=hostfs",
+            "rootflags=/",
+            "ro",
+            "quiet",
+            f"umid=galactic-{self._state.name}",
+            f"uml_dir={self._state.root / 'guest'}",
+            f"vec0:transport=tap,ifname={TAP},depth=64,gro=0,vec=0",
+            "con=null",
+            "con0=null,fd:1",
+            "ssl=null",
+            f"init={init}",
+        ]
+        return [Program("guest", argv, priority=100, stop_seconds=5)]
+
+    def boot(self) -> None:
+        state = self._state
+        self._write_init()
+        ensure_namespace(state.namespace)
+        inside = ["ip", "netns", "exec", state.namespace]
+        if subprocess.run([*inside, "ip", "link", "show", TAP], capture_output=True).returncode != 0:
+            subprocess.run([*inside, "ip", "tuntap", "add", "dev", TAP, "mode", "tap"], check=True)
+            for offload in OFFLOADS:
+                # Not every kernel lets every one of them be changed; those that it does not are off already.
+                subprocess.run([*inside, "ethtool", "-K", TAP, offload, "off"], capture_output=True)
+            for step in fabric.control(state, TAP):
+                step.run()
+
+    def _write_init(self) -> None:
+        guest = self._state.root / "guest"
+        guest.mkdir(parents=True, exist_ok=True)
+        config = {
+            "hostname": "galactic-lab",
+            "env": environment() | {"TMPDIR": "/tmp"},
+            "host": [[str(path), writable] for path, writable in self._shared()],
+            "setup": [[step.argv, step.stdin] for step in fabric.router(self._state, "vec0")],
+            "address": str(GATEWAY),
+            "port": AGENT_PORT,
+            "namespace": f"/run/netns/{self._state.fabric}",
+        }
+        (guest / "config.json").write_text(json.dumps(config, indent=2))
+        variables = " ".join(f"'{key}={value}'" for key, value in environment().items())
+        python = " ".join(f"'{word}'" for word in interpreter())
+        init = guest / "init"
+        init.write_text(f"#!/bin/sh\nexec env {variables} {python} -m galactic.lab.agent '{guest}/config.json'\n")
+        init.chmod(0o755)
+
+    def _shared(self) -> list[tuple[Path, bool]]:
+        """Host folders that a fresh tmpfs would hide from the guest, and whether the guest may write there."""
+        wanted = [Path(sys.prefix), Path(sys.base_prefix), checkout(), cache.root()]
+        hidden = [
+            path for path in wanted if any(path.is_relative_to(top) for top in WRITABLE) and path.is_dir()
+        ]
+        return [(path, False) for path in dict.fromkeys(hidden)] + [(self._state.root, True)]
+
+    def ready(self) -> bool:
+        done = subprocess.run(self.command(["true"]), capture_output=True, stdin=subprocess.DEVNULL)
+        return done.returncode == 0
+
+    def command(
+        self,
+        argv: Sequence[str],
+        *,
+        enter: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        terminal: bool = False,
+    ) -> list[str]:
+        header = json.dumps({"enter": list(enter), "env": dict(environment or {}), "tty": terminal})
+        return [sys.executable, "-ISE", str(REMOTE), str(self._state.agent_socket), header, "--", *argv]
+
+    def stop(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        """Raises Unreachable with the console's last lines when the guest does not come up."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while not self.ready():
+            if time.monotonic() > deadline:
+                log = self._state.logs / "guest.log"
+                last = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
+                raise Unreachable("guest", f"it did not boot within {BOOT_SECONDS:.0f} s; {log} ends:\n{last}")
+            time.sleep(0.1)
