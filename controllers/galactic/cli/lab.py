@@ -1,4 +1,4 @@
-"""``galactic lab …``: a Kubernetes cluster with SRv6 nodes on this machine, for trying, showing and testing Galactic."""
+"""``galactic lab …``: a Kubernetes cluster with SRv6 nodes on this machine, to try, show and test Galactic."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ from rich.table import Table
 from galactic.errors import GalacticError, Rejected
 from galactic.lab import assets
 from galactic.lab.cluster import Lab, labs
-from galactic.lab.kernel import choose
+from galactic.lab.kernels import choose
 
 app = typer.Typer(
     help="A Kubernetes cluster with SRv6 nodes on this machine: real control plane, real kernel, no containers.",
@@ -63,7 +63,9 @@ def _interruptible() -> None:
 def up(
     name: Name = "default",
     nodes: Annotated[int | None, typer.Option(help="How many nodes; 3 unless the lab is up already.")] = None,
-    latency: Annotated[float | None, typer.Option(help="Milliseconds from one node to another, one way.")] = None,
+    latency: Annotated[
+        float | None, typer.Option(help="Milliseconds from one node to another, one way.")
+    ] = None,
     kernel: Annotated[str | None, typer.Option(help="host or uml; found out unless given.")] = None,
 ) -> None:
     """Bring the lab up, or back up. The first time builds Kubernetes, and a kernel if this one lacks VRF."""
@@ -116,15 +118,17 @@ def status(
     if as_json:
         print(json.dumps([dict(zip(("name", "state", "description"), row, strict=True)) for row in rows]))
         return
-    table = Table("component", "state", "", title=f"lab {name}: {lab.state.nodes} nodes, kernel {lab.state.kernel}")
+    table = Table(
+        "component", "state", "", title=f"lab {name}: {lab.state.nodes} nodes, kernel {lab.state.kernel}"
+    )
     for row in rows:
         table.add_row(*row, style="" if row[1] == "running" else "yellow")
     console.print(table)
 
 
-@app.command(context_settings=WORDS)
+@app.command("exec", context_settings=WORDS)
 @told
-def exec(
+def execute(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="A node, fabric, control, kernel, or pod/NAMESPACE/NAME.")],
     name: Name = "default",
@@ -141,7 +145,9 @@ def exec(
 @app.command()
 @told
 def shell(
-    target: Annotated[str, typer.Argument(help="A node, fabric, control, kernel, or pod/NAMESPACE/NAME.")] = "node-1",
+    target: Annotated[
+        str, typer.Argument(help="A node, fabric, control, kernel, or pod/NAMESPACE/NAME.")
+    ] = "node-1",
     name: Name = "default",
 ) -> None:
     """An interactive shell there."""
@@ -152,7 +158,7 @@ def _replace(lab: Lab, target: str, argv: list[str], *, terminal: bool) -> None:
     lab.supervisor  # noqa: B018  (says so when the lab is not up)
     command = lab.command(target, argv, terminal=terminal)
     sys.stdout.flush()
-    os.execvp(command[0], command)
+    os.execvp(command[0], command)  # noqa: S606  (no shell is the point)
 
 
 @app.command()
@@ -170,9 +176,16 @@ def logs(
         console.print("\n".join(known) or "no logs: the lab is not up")
         return
     if component not in known:
-        raise Rejected(f"there is no log of {component!r}; there are {', '.join(known) or 'none'}", field="component")
-    argv = ["tail", f"--lines={lines}", *(["--follow=name"] if follow else []), str(folder / f"{component}.log")]
-    os.execvp(argv[0], argv)
+        raise Rejected(
+            f"there is no log of {component!r}; there are {', '.join(known) or 'none'}", field="component"
+        )
+    argv = [
+        "tail",
+        f"--lines={lines}",
+        *(["--follow=name"] if follow else []),
+        str(folder / f"{component}.log"),
+    ]
+    os.execvp(argv[0], argv)  # noqa: S606  (no shell is the point)
 
 
 @app.command()
@@ -194,7 +207,11 @@ def kill(
 ) -> None:
     """Send a signal to a component. What dies is started again, as a cluster would."""
     try:
-        chosen = signal.Signals(int(number)) if number.isdigit() else signal.Signals[f"SIG{number.removeprefix('SIG')}"]
+        chosen = (
+            signal.Signals(int(number))
+            if number.isdigit()
+            else signal.Signals[f"SIG{number.removeprefix('SIG')}"]
+        )
     except (KeyError, ValueError) as error:
         raise Rejected(f"{number!r} is no signal", field="signal") from error
     Lab(name).kill(component, chosen)

@@ -20,14 +20,26 @@ import sys
 import termios
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from galactic.lab import namespaces
-from galactic.lab.remote import ERROR, EXIT, SIGNAL, STDERR, STDIN, STDOUT, WINDOW, frame, read_exactly, read_frame
+from galactic.lab.remote import (
+    ERROR,
+    EXIT,
+    SIGNAL,
+    STDERR,
+    STDIN,
+    STDOUT,
+    WINDOW,
+    frame,
+    read_exactly,
+    read_frame,
+)
 
-GRACE_SECONDS = 2.0
-WRITABLE = ("/run", "/tmp", "/var/tmp", "/dev/shm")
+GRACE_SECONDS: Final = 2.0
+WRITABLE: Final = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  (where the guest gets a tmpfs)
 
 
 class Command:
@@ -159,10 +171,8 @@ class Command:
 
 
 def _close(descriptor: int) -> None:
-    try:
+    with suppress(OSError):
         os.close(descriptor)
-    except OSError:
-        pass
 
 
 def serve_one(stream: socket.socket) -> None:
@@ -176,10 +186,8 @@ def serve_one(stream: socket.socket) -> None:
                     namespaces.enter(path)
             command = Command(stream, request)
         except (OSError, ValueError, KeyError) as error:
-            try:
+            with suppress(OSError):
                 stream.sendall(frame(ERROR, str(error).encode()))
-            except OSError:
-                pass
             return
         except EOFError:
             return
@@ -211,7 +219,7 @@ def prepare(config: dict[str, Any]) -> None:
     """Mounts what a program expects, and shows the host's files wherever a fresh tmpfs would hide them."""
     namespaces.mount("proc", "/proc", "proc")
     namespaces.mount("sysfs", "/sys", "sysfs")
-    for path in ("/dev/pts", "/dev/shm"):
+    for path in ("/dev/pts", "/dev/shm"):  # noqa: S108
         Path(path).mkdir(exist_ok=True)
     namespaces.mount("devpts", "/dev/pts", "devpts", options="mode=620,ptmxmode=666")
     for path in WRITABLE:

@@ -53,12 +53,12 @@ def _together() -> dict[str, Path] | None:
 
 
 def _client(name: str) -> Path | None:
-    """kubectl or helm of the machine, if they are new enough."""
+    """Kubectl or helm of the machine, if they are new enough."""
     path = _machine(name)
     if path is None:
         return None
     arguments = ["version", "--client"] if name == "kubectl" else ["version"]
-    done = subprocess.run([str(path), *arguments], capture_output=True, text=True)
+    done = subprocess.run([str(path), *arguments], capture_output=True, text=True, check=False)
     found = re.search(r"v(\d+)\.(\d+)", done.stdout)
     if not found:
         return None
@@ -99,7 +99,9 @@ def build(builds: list[Build], console: Console) -> None:
         f"{sum(one.seconds for one in pending) / 60:.0f} minutes on two processors); later runs use the cache."
     )
     with _bar(console) as progress:
-        tasks = [progress.add_task("waiting", total=one.seconds, name=one.name, start=False) for one in pending]
+        tasks = [
+            progress.add_task("waiting", total=one.seconds, name=one.name, start=False) for one in pending
+        ]
         for one, task in zip(pending, tasks, strict=True):
             progress.start_task(task)
             shown = _Report(progress, task)
@@ -123,7 +125,8 @@ class _Report:
 
 def find() -> Assets:
     """Everything, found. Raises Rejected with what to do for what is still missing."""
-    servers = _together() or {name: KUBERNETES.find(name) for name in KUBERNETES.files}
+    servers: dict[str, Path | None] = {name: KUBERNETES.find(name) for name in KUBERNETES.files}
+    servers |= _together() or {}
     clients = {name: _client(name) or TOOLS.find(name) for name in TOOLS.files}
     daemons = {name: _machine(name) for name in ("etcd", "mosquitto")}
     paths: dict[str, Path] = {}
@@ -132,7 +135,7 @@ def find() -> Assets:
             raise Rejected(f"{name} is missing; run `galactic lab build`", field="assets")
         paths[name] = path
     apiserver = paths["kube-apiserver"]
-    shown = subprocess.run([str(apiserver), "--version"], capture_output=True, text=True).stdout
+    shown = subprocess.run([str(apiserver), "--version"], capture_output=True, text=True, check=False).stdout
     number = re.search(r"v(\d+)\.(\d+)", shown)
     if not number:
         raise Rejected(f"{apiserver} does not say its version: {shown!r}", field="assets")

@@ -15,7 +15,15 @@ from galactic.lab import packages
 from galactic.lab.builds import Build, BuildFailed, Job
 
 PROGRAMS: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-NEEDS: Final = ("golang-1.19-go", "rsync", "dpkg-dev", "make", "golang-github-modern-go-reflect2-dev", "gcc", "libc6-dev")
+NEEDS: Final = (
+    "golang-1.19-go",
+    "rsync",
+    "dpkg-dev",
+    "make",
+    "golang-github-modern-go-reflect2-dev",
+    "gcc",
+    "libc6-dev",
+)
 GO: Final = "/usr/lib/go-1.19/bin"
 REFLECT2: Final = "github.com/modern-go/reflect2"
 SHARED: Final = Path("/usr/share/gocode/src")
@@ -34,7 +42,9 @@ def source_entries(folder: Path = SOURCES) -> dict[str, str]:
             entries[path.name] = re.sub(r"(?m)^Types:.*$", "Types: deb-src", text)
         elif path.suffix == ".list":
             lines = [
-                re.sub(r"^deb\s", "deb-src ", line) for line in text.splitlines() if re.match(r"deb(-src)?\s", line)
+                re.sub(r"^deb\s", "deb-src ", line)
+                for line in text.splitlines()
+                if re.match(r"deb(-src)?\s", line)
             ]
             entries[path.name] = "\n".join(dict.fromkeys(lines)) + "\n"
     return entries
@@ -79,7 +89,8 @@ def linker_flags(number: str, commit: str) -> str:
         "buildDate": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     return " ".join(
-        ["-s", "-w"] + [f"-X {package}.{key}={value}" for package in VERSION_PACKAGES for key, value in facts.items()]
+        ["-s", "-w"]
+        + [f"-X {package}.{key}={value}" for package in VERSION_PACKAGES for key, value in facts.items()]
     )
 
 
@@ -90,14 +101,19 @@ def make(job: Job) -> None:
     options = apt(job.work)
     job.run(["apt-get", *options, "update"], seconds=10, lines=10, title="looking for the source")
     job.run(
-        ["apt-get", *options, "source", "--download-only", "kubernetes"], seconds=10, lines=8, title="downloading"
+        ["apt-get", *options, "source", "--download-only", "kubernetes"],
+        seconds=10,
+        lines=8,
+        title="downloading",
     )
     description = next(job.work.glob("kubernetes_*.dsc"), None)
     if description is None:
         raise BuildFailed("apt has no source package named kubernetes")
     tree = job.work / "go/src/k8s.io/kubernetes"
     tree.parent.mkdir(parents=True)
-    job.run(["dpkg-source", "--extract", description.name, str(tree)], seconds=20, lines=20, title="extracting")
+    job.run(
+        ["dpkg-source", "--extract", description.name, str(tree)], seconds=20, lines=20, title="extracting"
+    )
 
     vendored = tree / "vendor" / REFLECT2
     shutil.rmtree(vendored)
@@ -116,10 +132,19 @@ def make(job: Job) -> None:
         "KUBE_GIT_TREE_STATE": "archive",
     }
     commit = description.name.removesuffix(".dsc").partition("_")[2]
-    job.run(["make", "generated_files"], seconds=75, lines=60, title="generating", cwd=tree, environment=environment)
     job.run(
-        ["go", "build", "-v", "-tags", "providerless", "-ldflags", linker_flags(number, commit)]
-        + ["-o", f"{job.out}/", *(f"./cmd/{name}" for name in PROGRAMS)],
+        ["make", "generated_files"],
+        seconds=75,
+        lines=60,
+        title="generating",
+        cwd=tree,
+        environment=environment,
+    )
+    job.run(
+        [
+            *("go", "build", "-v", "-tags", "providerless", "-ldflags", linker_flags(number, commit)),
+            *("-o", f"{job.out}/", *(f"./cmd/{name}" for name in PROGRAMS)),
+        ],
         seconds=240,
         lines=1500,
         title=f"compiling Kubernetes {number}",

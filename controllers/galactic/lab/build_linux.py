@@ -35,7 +35,12 @@ def _tarball(job: Job) -> Path:
     name = next((package for package in depends if re.fullmatch(r"linux-source-[\d.]+", package)), None)
     if name is None:
         raise BuildFailed("apt has no package linux-source")
-    job.run(["apt-get", "-o", "APT::Sandbox::User=root", "download", name], seconds=15, lines=2, title="downloading")
+    job.run(
+        ["apt-get", "-o", "APT::Sandbox::User=root", "download", name],
+        seconds=15,
+        lines=2,
+        title="downloading",
+    )
     package = next(job.work.glob("linux-source-*.deb"))
     job.run(["dpkg-deb", "--extract", package.name, "package"], seconds=5, title="extracting")
     return next((job.work / "package/usr/src").glob("linux-source-*.tar.xz"))
@@ -61,4 +66,6 @@ def make(job: Job) -> None:
     job.run(["strip", "-o", str(job.out / "linux"), str(tree / "linux")], seconds=1, title=title)
 
 
-LINUX: Final = Build(name="linux", files=("linux",), inputs=f"1 {FRAGMENT.read_text()}", seconds=255, make=make)
+LINUX: Final = Build(
+    name="linux", files=("linux",), inputs=f"1 {FRAGMENT.read_text()}", seconds=255, make=make
+)

@@ -121,7 +121,9 @@ class Build:
             yield
 
     def _build(self, advance: Callable[[float, str], None]) -> None:
-        for stale in cache.root().glob(f"{self.name}.building-*"):  # a build that was killed; we hold the lock
+        for stale in cache.root().glob(
+            f"{self.name}.building-*"
+        ):  # a build that was killed; we hold the lock
             shutil.rmtree(stale, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{self.name}.building-", dir=cache.root()))
         path = cache.root() / f"{self.name}.log"
@@ -130,16 +132,16 @@ class Build:
             out.mkdir()
             with path.open("wb") as log:
                 self.make(Job(work, out, log, advance))
-            missing = [file for file in self.files if not (out / file).exists()]
-            if missing:
-                raise BuildFailed(f"it made no {', '.join(missing)}")
+            for file in self.files:
+                (out / file).stat()
             if self.home.exists():
                 shutil.rmtree(self.home)
             out.rename(self.home)
         except (BuildFailed, OSError, subprocess.SubprocessError) as error:
             tail = "\n".join(path.read_text(errors="replace").splitlines()[-20:])
             raise BuildFailed(
-                f"building {self.name} failed: {error}\n\n{tail}\n\nThe whole log is {path}; the next run starts afresh."
+                f"building {self.name} failed: {error}\n\n{tail}\n\n"
+                f"The whole log is {path}; the next run starts afresh."
             ) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Final
 
 from galactic.lab import namespaces
+from galactic.lab.processes import Supervisor
 from galactic.lab.state import HOME, State
 
 MARK: Final = "GALACTIC_LAB"
 """The variable that every process of a lab is started with; its value is the lab's name."""
 NETNS: Final = Path("/run/netns")
-TERM_SECONDS: Final = 3.0
+TERM_SECONDS: Final = 1.5
 KILL_SECONDS: Final = 5.0
 
 
@@ -35,7 +36,7 @@ def inside(namespace: str) -> set[int]:
     """Processes in a named network namespace."""
     if not (NETNS / namespace).exists():
         return set()
-    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
+    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
     return {int(word) for word in done.stdout.split()} - {os.getpid()}
 
 
@@ -63,6 +64,9 @@ def lab_namespaces(state: State) -> list[str]:
 def remove(state: State) -> None:
     """No process, namespace, mount or file of the lab is left."""
     names = lab_namespaces(state)
+    pid = Supervisor(state).pid()
+    if pid in marked(state.name):  # first, or it starts again what we end; it has nothing to save
+        os.kill(pid, signal.SIGKILL)
     end(lambda: set().union(marked(state.name), *(inside(name) for name in names)))
     for name in names:
         subprocess.run(["ip", "netns", "delete", name], check=True)

@@ -27,9 +27,10 @@ from rich.console import Console
 from galactic.errors import Rejected, Unreachable
 from galactic.lab import assets, cleanup, controlplane, credentials, packages
 from galactic.lab.assets import Assets
-from galactic.lab.kernel import Kernel, choose
+from galactic.lab.kernel import Kernel
+from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
-from galactic.lab.state import MAX_NODES, State, checkout, environment, interpreter, source_root
+from galactic.lab.state import HOME, MAX_NODES, State, checkout, environment, interpreter, source_root
 
 READY_SECONDS: Final = 120.0
 FIRST: Final = ("forwarder", "etcd", "mosquitto", "guest", "kube-apiserver")
@@ -69,7 +70,9 @@ class Lab:
             state.save()
             credentials.make(state)
             self._write_tools(found)
-        with self._step(f"kernel: {'the running one' if chosen.name == 'host' else 'a User Mode Linux guest'}"):
+        with self._step(
+            f"kernel: {'the running one' if chosen.name == 'host' else 'a User Mode Linux guest'}"
+        ):
             chosen = choose(state)
             chosen.boot()
         supervisor = Supervisor(state)
@@ -94,7 +97,6 @@ class Lab:
 
     def down(self) -> None:
         """Nothing of the lab is left, however it ended. The cache of builds stays."""
-        Supervisor(self._state).shutdown()
         cleanup.remove(self._state)
         packages.tidy()
         self._state = State(self._state.name)
@@ -168,7 +170,7 @@ class Lab:
         return [*files, f"/proc/{pid}/ns/mnt"]
 
     def pod_namespace(self, pod: str) -> str:
-        """The network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``). Raises Rejected where there is none."""
+        """The network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``). Raises Rejected for an unknown Pod."""
         namespace, _, name = pod.rpartition("/")
         found = self.kubectl(
             "get", "pod", "-n", namespace or "default", name, "-o", "jsonpath={.metadata.uid}", check=False
@@ -192,7 +194,7 @@ class Lab:
         """
         source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         done = subprocess.run(
-            self.command(target, argv), capture_output=True, text=True, timeout=timeout, **source
+            self.command(target, argv), capture_output=True, text=True, timeout=timeout, **source, check=False
         )
         if check and done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip())[-2000:]
@@ -220,6 +222,7 @@ class Lab:
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             text=True,
+            check=False,
         )
         if check and done.returncode != 0:
             raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
@@ -235,7 +238,12 @@ class Lab:
         """The node's controller ends and stays away until ``release``."""
         path = self._state.hold(self._state.node(node).name)
         path.touch()
-        self._wait(f"the controller of {node} to end", lambda: self.controller_pid(node) is None, log="nodes", every=0.05)
+        self._wait(
+            f"the controller of {node} to end",
+            lambda: self.controller_pid(node) is None,
+            log="nodes",
+            every=0.05,
+        )
 
     def release(self, node: str) -> None:
         """The node's controller may run again."""
@@ -347,8 +355,4 @@ class Lab:
 
 def labs() -> list[str]:
     """Names of the labs on this machine."""
-    from galactic.lab.state import HOME
-
     return sorted(path.parent.name for path in HOME.glob("*/lab.json")) if HOME.exists() else []
-
-

@@ -19,7 +19,7 @@ class PluginFailed(GalacticError):
 
 
 def conflist(text: str, name: str) -> Config:
-    """A network configuration list from a list or a single configuration; ``name`` where it has none. Raises Rejected."""
+    """A configuration list, from a list or a single one; called ``name`` if it has no name. Raises Rejected."""
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:
@@ -31,7 +31,9 @@ def conflist(text: str, name: str) -> Config:
         config = {key: config[key] for key in ("name", "cniVersion") if key in config} | {"plugins": [plugin]}
     config["name"] = config.get("name") or name
     config["cniVersion"] = config.get("cniVersion") or "0.3.1"
-    if not config["plugins"] or not all(isinstance(one, dict) and one.get("type") for one in config["plugins"]):
+    if not config["plugins"] or not all(
+        isinstance(one, dict) and one.get("type") for one in config["plugins"]
+    ):
         raise Rejected("every plugin needs a type", field=f"config of {name}")
     return dict(config)
 
@@ -128,6 +130,8 @@ def _said(out: str, error: bytes) -> str:
     """A plugin's error object, or whatever it printed."""
     try:
         reply = json.loads(out)
-        return f"{reply['msg']} (code {reply.get('code')})" + (f": {reply['details']}" if reply.get("details") else "")
+        return f"{reply['msg']} (code {reply.get('code')})" + (
+            f": {reply['details']}" if reply.get("details") else ""
+        )
     except (json.JSONDecodeError, KeyError, TypeError):
         return (error.decode(errors="replace").strip() or out.strip() or "no message")[-1000:]

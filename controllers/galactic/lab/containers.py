@@ -54,7 +54,10 @@ class Container:
     @property
     def argv(self) -> list[str]:
         """Empty: nothing to run."""
-        return [*(self.spec.get("command") or ()), *((self.spec.get("args") or ()) if self.spec.get("command") else ())]
+        return [
+            *(self.spec.get("command") or ()),
+            *((self.spec.get("args") or ()) if self.spec.get("command") else ()),
+        ]
 
     def start(self, pod: dict[str, Any]) -> None:
         """It runs, and is run again as the Pod's restart policy says."""
@@ -121,7 +124,12 @@ class Container:
         else:
             reason = "Completed" if self.exit == 0 else "Error"
             code = self.exit if self.exit >= 0 else 128 - self.exit
-            ended = {"exitCode": code, "reason": reason, "startedAt": begun, "finishedAt": stamp(self.finished)}
+            ended = {
+                "exitCode": code,
+                "reason": reason,
+                "startedAt": begun,
+                "finishedAt": stamp(self.finished),
+            }
             state = {"terminated": ended}
         return {
             "name": self.spec["name"],

@@ -33,7 +33,9 @@ def controllers(state: State) -> list[Program]:
     programs = []
     for number, name in enumerate(CONTROLLERS):
         if installed(f"galactic.{name}.__main__"):
-            variables = settings(state, f"galactic-{name}") | {"GALACTIC_METRICS_PORT": str(METRICS_PORT + number)}
+            variables = settings(state, f"galactic-{name}") | {
+                "GALACTIC_METRICS_PORT": str(METRICS_PORT + number)
+            }
             argv = [*interpreter(), "-m", f"galactic.{name}"]
             programs.append(Program(name, argv, variables, priority=600))
     return programs

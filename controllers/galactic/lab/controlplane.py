@@ -27,7 +27,11 @@ def etcd(state: State, assets: Assets) -> Program:
     url, peer = "http://[::1]:2379", "http://[::1]:2380"
     argv = [str(assets.etcd), "--name=lab", f"--data-dir={state.data / 'etcd'}", "--unsafe-no-fsync"]
     argv += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
-    argv += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=lab={peer}"]
+    argv += [
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=lab={peer}",
+    ]
     argv += ["--log-level=warn", "--logger=zap", "--log-outputs=stderr"]
     return Program("etcd", argv, priority=100)
 

@@ -20,7 +20,11 @@ def users(state: State) -> dict[str, str]:
     The one place to change when the controllers get roles of their own (the chart's RBAC): an identity without a
     group has only what is bound to its name.
     """
-    controllers = ["galactic-operator", "galactic-router", *(f"galactic-node-{node.name}" for node in state.members)]
+    controllers = [
+        "galactic-operator",
+        "galactic-router",
+        *(f"galactic-node-{node.name}" for node in state.members),
+    ]
     kubelets = [f"kubelet-{node.name}" for node in state.members]
     return dict.fromkeys(
         (ADMIN, *controllers, *kubelets, "kube-controller-manager", "kube-scheduler"), MASTERS
@@ -32,7 +36,7 @@ def _openssl(*arguments: str, stdin: str = "") -> None:
 
 
 def certificates(folder: Path) -> None:
-    """``ca.crt``/``ca.key``, ``server.crt``/``server.key`` signed by it, and the service-account pair ``sa.key``/``sa.pub``."""
+    """``ca.crt``, ``server.crt`` signed by it, their ``.key`` files, and for service accounts ``sa.key``, ``sa.pub``."""
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +46,9 @@ def certificates(folder: Path) -> None:
         ca_key, ca, server_key, request = (
             str(folder / name) for name in ("ca.key", "ca.crt", "server.key", "server.csr")
         )
-        _openssl("req", "-x509", *key, "-keyout", ca_key, "-out", ca, "-days", DAYS, "-subj", "/CN=galactic-lab")
+        _openssl(
+            "req", "-x509", *key, "-keyout", ca_key, "-out", ca, "-days", DAYS, "-subj", "/CN=galactic-lab"
+        )
         _openssl("req", *key, "-keyout", server_key, "-out", request, "-subj", "/CN=kube-apiserver")
         names = ["DNS:localhost", "DNS:kubernetes.default.svc", "IP:127.0.0.1", "IP:::1", f"IP:{CONTROL}"]
         names.append("IP:fd00:fffe::1")  # the first address of the service range
@@ -71,7 +77,8 @@ def tokens(state: State) -> dict[str, str]:
     wanted = users(state)
     made = {user: known.get(user) or secrets.token_hex(16) for user in wanted}
     text = "".join(
-        f'{made[user]},{user},{user}' + (f',"{group}"' if group else "") + "\n" for user, group in wanted.items()
+        f"{made[user]},{user},{user}" + (f',"{group}"' if group else "") + "\n"
+        for user, group in wanted.items()
     )
     path.write_text(text)
     path.chmod(0o600)

@@ -11,6 +11,12 @@ from pathlib import Path
 from galactic.lab.state import CONTROL, GATEWAY, Node, State
 
 
+def ensure_namespace(name: str) -> None:
+    """A named network namespace exists."""
+    if not Path("/run/netns", name).exists():
+        subprocess.run(["ip", "netns", "add", name], check=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One command, with what it reads from its standard input."""
@@ -28,7 +34,7 @@ def _batch(namespace: str, *lines: str) -> Step:
 
 
 def router(state: State, uplink: str, *, inside: bool = False) -> list[Step]:
-    """The router, with ``uplink`` (a device of the caller's namespace, or ``inside`` it) as its way to the control plane."""
+    """The router; ``uplink``, a device of the caller's namespace or ``inside`` it, leads to the control plane."""
     name = state.fabric
     move = ["ip", "link", "set", uplink, "netns", name, "name", "control"]
     return [
@@ -49,8 +55,10 @@ def node(state: State, member: Node) -> list[Step]:
     steps = [
         Step(["ip", "netns", "add", member.namespace]),
         Step(
-            ["ip", "link", "add", device, "netns", state.fabric, "type", "veth"]
-            + ["peer", "name", "eth0", "netns", member.namespace]
+            [
+                *("ip", "link", "add", device, "netns", state.fabric, "type", "veth"),
+                *("peer", "name", "eth0", "netns", member.namespace),
+            ]
         ),
         _batch(
             state.fabric,

@@ -5,7 +5,6 @@ of a unix socket), then moves into the namespace and makes its connections from 
 """
 
 import asyncio
-import os
 import socket
 import sys
 from contextlib import suppress
@@ -21,7 +20,7 @@ def listener(where: str) -> socket.socket:
     Path(where).unlink(missing_ok=True)
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.bind(where)
-    os.chmod(where, 0o600)
+    Path(where).chmod(0o600)
     made.listen(128)
     return made
 
@@ -64,7 +63,10 @@ async def run(routes: list[tuple[socket.socket, str, int]]) -> None:
     for made, address, port in routes:
 
         async def accept(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str = address, port: int = port
+            reader: asyncio.StreamReader,
+            writer: asyncio.StreamWriter,
+            address: str = address,
+            port: int = port,
         ) -> None:
             await _join(reader, writer, address, port)
 

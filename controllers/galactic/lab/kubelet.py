@@ -12,7 +12,7 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -86,9 +86,7 @@ class Kubelet:
         self._settings, self._kube = settings, kube
         self._sandboxes = Sandboxes(settings.folder, Runtime(settings.plugins))
         self._pods: dict[str, Pod] = {}
-        self._informer = Informer(
-            kube, PODS, self._changed, fields=f"spec.nodeName={settings.node}"
-        )
+        self._informer = Informer(kube, PODS, self._changed, fields=f"spec.nodeName={settings.node}")
 
     async def run(self) -> None:
         """Until cancelled. Then the Pods' processes have ended; their namespaces stay."""
@@ -102,7 +100,12 @@ class Kubelet:
         finally:
             await asyncio.gather(*(pod.close() for pod in self._pods.values()), return_exceptions=True)
 
-    def _changed(self, _key: Key, old: Object | None, new: Object | None) -> None:
+    def _changed(
+        self,
+        key: Key,  # noqa: ARG002  (the Protocol has it)
+        old: Object | None,
+        new: Object | None,
+    ) -> None:
         thing = new or old
         assert thing is not None
         uid = thing["metadata"]["uid"]
@@ -120,7 +123,14 @@ class Kubelet:
 
     def _make(self, record: Record | None) -> Pod:
         settings = self._settings
-        pod = Pod(self._kube, self._sandboxes, record, settings.node, settings.address, settings.logs)
+        pod = Pod(
+            self._kube,
+            self._sandboxes,
+            record,
+            node=settings.node,
+            address=settings.address,
+            logs=settings.logs,
+        )
         pod.start()
         return pod
 
@@ -163,7 +173,9 @@ class Kubelet:
             known = before.get(condition["type"])
             if known and known["status"] == condition["status"]:
                 condition["lastTransitionTime"] = known["lastTransitionTime"]
-        others = [one for kind, one in before.items() if kind not in {c["type"] for c in status["conditions"]}]
+        others = [
+            one for kind, one in before.items() if kind not in {c["type"] for c in status["conditions"]}
+        ]
         status["conditions"] += others
         await self._kube.patch(NODES, self._settings.node, {"status": status}, subresource="status")
 
@@ -184,23 +196,29 @@ class Kubelet:
         try:
             await self._kube.patch(LEASES, name, {"spec": spec}, LEASE_NAMESPACE)
         except NotFound:
-            body = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": {"name": name}, "spec": spec}
+            body = {
+                "apiVersion": LEASES.api_version,
+                "kind": "Lease",
+                "metadata": {"name": name},
+                "spec": spec,
+            }
             await self._kube.create(LEASES, body, LEASE_NAMESPACE)
 
-    async def _once(self, work: object) -> None:
+    async def _once(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()  # type: ignore[operator]
+            await work()
         except GalacticError as error:
             log.warning("%s", error)
 
-    async def _persist(self, work: object) -> None:
+    async def _persist(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                await work()  # type: ignore[operator]
-                return
+                await work()
             except GalacticError as error:
                 log.warning("not registered yet: %s", error)
                 await asyncio.sleep(1)
+            else:
+                return
 
 
 async def _main(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Which further networks a Pod asks for, and how it is told what it got (Kubernetes multi-network specification 1.3)."""
+"""Which further networks a Pod asks for, and how it is told what it got (Kubernetes multi-network spec 1.3)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,10 +24,16 @@ class Selection:
 def selections(annotation: str, namespace: str) -> list[Selection]:
     """The networks in an annotation's comma or JSON form, unnamed interfaces called net1, net2, … Raises Rejected."""
     text = annotation.strip()
-    entries = _json(text) if text.startswith(("[", "{")) else [_word(word) for word in text.split(",") if word.strip()]
+    entries = (
+        _json(text)
+        if text.startswith(("[", "{"))
+        else [_word(word) for word in text.split(",") if word.strip()]
+    )
     result = []
     for number, entry in enumerate(entries, start=1):
-        runtime = {key: entry[source] for key, source in (("ips", "ips"), ("mac", "mac")) if entry.get(source)}
+        runtime = {
+            key: entry[source] for key, source in (("ips", "ips"), ("mac", "mac")) if entry.get(source)
+        }
         result.append(
             Selection(
                 namespace=entry.get("namespace") or namespace,

@@ -44,7 +44,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str, target: str | Path, kind: str = "", flags: int = 0, options: str = "") -> None:
-    """mount(2). Raises OSError with the target's name."""
+    """Puts ``source`` at ``target``, as the system call does. Raises OSError with the target's name."""
     arguments = (source.encode(), str(target).encode(), kind.encode() or None)
     _check(_libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
 

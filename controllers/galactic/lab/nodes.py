@@ -1,10 +1,10 @@
 """The nodes, inside the lab's kernel: one preloaded process that forks, per node, a kubelet and a node controller.
 
-``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node has a network namespace and a mount namespace
-of its own, with a private /run/galactic (kept over restarts of this program) and /sys of its network namespace. What
-dies is started again, after a pause that doubles from one second, like kubelet does with containers; the controller
-stays away while the node's hold file exists. Ending this program ends everything it started, and leaves the data plane
-(namespaces, devices, routes) as it is.
+``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node has a network and a mount namespace of its
+own, with a private /run/galactic (kept over restarts of this program) and the /sys of its network. What dies is started
+again, after a pause that doubles from one second, like kubelet does with containers; the controller stays away while the
+node's hold file exists. Ending this program ends everything it started, and leaves the data plane (namespaces, devices,
+routes) as it is.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from galactic.lab import controllers, fabric, namespaces
+from galactic.lab import controllers, fabric, kubelet, namespaces
 from galactic.lab.state import Node, State, environment
 
 VOLATILE: Final = Path("/run/galactic-volatile")
@@ -192,8 +192,6 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGKILL)
 
     def _kubelet(self) -> None:
-        from galactic.lab import kubelet
-
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kubelet.log")
         become(environment() | {"KUBECONFIG": str(state.identity(f"kubelet-{member.name}"))})
@@ -214,7 +212,7 @@ class Supervisor:
         variables = controllers.settings(state, f"galactic-node-{member.name}")
         become(
             variables
-            | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}
+            | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}  # noqa: S108
         )
         sys.argv = ["galactic-node"]
         importlib.import_module(CONTROLLER).main()
@@ -222,7 +220,6 @@ class Supervisor:
 
 def preload() -> None:
     """Imports what every node needs, before anything is forked."""
-    importlib.import_module("galactic.lab.kubelet")
     if not controllers.installed(CONTROLLER):
         log.warning("%s does not exist: nodes run without a controller", CONTROLLER)
         return

@@ -38,7 +38,10 @@ def missing(packages: Iterable[str]) -> list[str]:
     if not wanted:
         return []
     done = subprocess.run(
-        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Status}\n", *wanted], capture_output=True, text=True
+        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Status}\n", *wanted],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     installed = {line.split()[0] for line in done.stdout.splitlines() if line.endswith(" installed")}
     return [name for name in wanted if name not in installed]
@@ -55,16 +58,28 @@ def install(packages: Iterable[str]) -> None:
     if not wanted:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise Rejected(f"these Debian packages are missing, install them: {' '.join(wanted)}", field="packages")
+        raise Rejected(
+            f"these Debian packages are missing, install them: {' '.join(wanted)}", field="packages"
+        )
     with _no_services(wanted):
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", *wanted]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        command = [
+            "apt-get",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            *wanted,
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:  # lists may be old or absent
-            subprocess.run(["apt-get", "update", "-q"], capture_output=True)
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise Unreachable("apt", f"cannot install {' '.join(wanted)}:\n{(done.stderr or done.stdout)[-2000:]}")
+        raise Unreachable(
+            "apt", f"cannot install {' '.join(wanted)}:\n{(done.stderr or done.stdout)[-2000:]}"
+        )
 
 
 @contextmanager
@@ -83,7 +98,9 @@ def _no_services(packages: list[str]) -> Iterator[None]:
         if Path("/run/systemd/system").exists():
             for package in packages:
                 if unit := DAEMONS.get(package):
-                    subprocess.run(["systemctl", "disable", "--quiet", unit], capture_output=True)
+                    subprocess.run(
+                        ["systemctl", "disable", "--quiet", unit], capture_output=True, check=False
+                    )
 
 
 def tidy() -> None:
@@ -93,9 +110,9 @@ def tidy() -> None:
 
 
 def refresh() -> None:
-    """apt has lists to look things up in; old ones are good enough."""
+    """Apt has lists to look things up in; old ones are good enough."""
     if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
-        done = subprocess.run(["apt-get", "update", "-q"], capture_output=True, text=True)
+        done = subprocess.run(["apt-get", "update", "-q"], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Unreachable("apt", done.stderr[-2000:])
 
@@ -103,6 +120,9 @@ def refresh() -> None:
 def depends(package: str) -> list[str]:
     """Names of the packages that ``package`` depends on; empty if apt does not know it."""
     done = subprocess.run(
-        ["apt-cache", "depends", "--no-recommends", "--no-suggests", package], capture_output=True, text=True
+        ["apt-cache", "depends", "--no-recommends", "--no-suggests", package],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return [line.split(":", 1)[1].strip() for line in done.stdout.splitlines() if "Depends:" in line]

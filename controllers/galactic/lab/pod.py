@@ -24,7 +24,7 @@ class Pod:
     """``set`` says what the API has; None means that it has it no more. ``done`` once nothing is left to do."""
 
     def __init__(
-        self, kube: Kube, sandboxes: Sandboxes, record: Record | None, node: str, address: str, logs: Path
+        self, kube: Kube, sandboxes: Sandboxes, record: Record | None, *, node: str, address: str, logs: Path
     ) -> None:
         self._kube, self._sandboxes, self._record = kube, sandboxes, record
         self._node, self._address, self._logs = node, address, logs
@@ -151,7 +151,9 @@ class Pod:
         if key == self._reported:
             return
         meta = wanted["metadata"]
-        networks = [(one.selection, one.result or {}) for one in self._record.networks] if self._record else []
+        networks = (
+            [(one.selection, one.result or {}) for one in self._record.networks] if self._record else []
+        )
         annotation = status(networks) if networks else None
         if annotation != (meta.get("annotations") or {}).get(STATUS):
             patch = {"metadata": {"annotations": {STATUS: annotation}}}
@@ -199,12 +201,19 @@ class Pod:
         self._failures += 1
         reason = "FailedKillPod" if self._leaving() else "FailedCreatePodSandBox"
         if self._event:
-            patch = {"count": self._failures, "lastTimestamp": now, "message": message[:1000], "reason": reason}
+            patch = {
+                "count": self._failures,
+                "lastTimestamp": now,
+                "message": message[:1000],
+                "reason": reason,
+            }
             await self._kube.patch(EVENTS, self._event, patch, meta["namespace"])
         else:
             name = f"{meta['name']}.{time.time_ns():x}"
             reference = {"apiVersion": "v1", "kind": "Pod"}
-            reference |= {key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in meta}
+            reference |= {
+                key: meta[key] for key in ("name", "namespace", "uid", "resourceVersion") if key in meta
+            }
             body = {
                 "apiVersion": "v1",
                 "kind": "Event",
@@ -223,11 +232,16 @@ class Pod:
         if not self._leaving():
             waiting = [
                 {"name": spec["name"], "image": spec.get("image", ""), "imageID": "", "ready": False}
-                | {"restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating", "message": message[:500]}}}
+                | {
+                    "restartCount": 0,
+                    "state": {"waiting": {"reason": "ContainerCreating", "message": message[:500]}},
+                }
                 for spec in wanted["spec"]["containers"]
             ]
             body = {"phase": "Pending", "hostIP": self._address, "containerStatuses": waiting}
-            await self._kube.patch(PODS, meta["name"], {"status": body}, meta["namespace"], subresource="status")
+            await self._kube.patch(
+                PODS, meta["name"], {"status": body}, meta["namespace"], subresource="status"
+            )
 
     def _title(self) -> str:
         if self._wanted is not None:

@@ -4,8 +4,9 @@ supervisord and everything it starts write to the lab's log folder and belong to
 its process group.
 """
 
-import os
+import http.client
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,7 +35,9 @@ class Program:
 
     def section(self, state: State) -> str:
         """Its part of supervisord's configuration."""
-        argv = ["nsenter", f"--net=/run/netns/{state.namespace}", *self.argv] if self.inside else list(self.argv)
+        argv = (
+            ["nsenter", f"--net=/run/netns/{state.namespace}", *self.argv] if self.inside else list(self.argv)
+        )
         log = state.logs / f"{self.name}.log"
         lines = [
             f"[program:{self.name}]",
@@ -69,10 +72,7 @@ class _Connection(xmlrpc.client.Transport):
         super().__init__()
         self._path = path
 
-    def make_connection(self, host: Any) -> Any:
-        import http.client
-        import socket
-
+    def make_connection(self, host: Any) -> Any:  # noqa: ARG002  (there is only one)
         connection = http.client.HTTPConnection("localhost", timeout=30)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(30)
@@ -91,7 +91,9 @@ class Supervisor:
 
     @property
     def _rpc(self) -> Any:
-        proxy: Any = xmlrpc.client.ServerProxy("http://lab", transport=_Connection(self._socket), allow_none=True)
+        proxy: Any = xmlrpc.client.ServerProxy(
+            "http://lab", transport=_Connection(self._socket), allow_none=True
+        )
         return proxy.supervisor
 
     def running(self) -> bool:
@@ -102,7 +104,7 @@ class Supervisor:
             return False
 
     def ensure(self, programs: Iterable[Program], environment: Mapping[str, str]) -> None:
-        """supervisord runs with exactly these programs configured; none is started by this, surplus ones are ended."""
+        """Supervisord runs with exactly these programs configured; none is started by this, surplus ones are ended."""
         sections = "\n".join(program.section(self._state) for program in programs)
         self._state.logs.mkdir(parents=True, exist_ok=True)
         self._config.write_text(
@@ -125,7 +127,13 @@ class Supervisor:
     def _start(self, environment: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self._config)]
         done = subprocess.run(
-            command, env=dict(environment), cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True
+            command,
+            env=dict(environment),
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         deadline = time.monotonic() + START_SECONDS
         while done.returncode == 0 and not self.running() and time.monotonic() < deadline:
@@ -159,7 +167,9 @@ class Supervisor:
                 return
             if "BAD_NAME" in fault.faultString:
                 known = ", ".join(entry["name"] for entry in self.status())
-                raise Rejected(f"there is no component {name!r}; there are {known}", field="component") from fault
+                raise Rejected(
+                    f"there is no component {name!r}; there are {known}", field="component"
+                ) from fault
             raise Unreachable("supervisord", f"{name}: {fault.faultString}") from fault
         except OSError as error:
             raise Unreachable("supervisord", f"{error}; is the lab up?") from error
@@ -172,29 +182,9 @@ class Supervisor:
             return []
         return entries
 
-    def shutdown(self) -> None:
-        """Everything has ended, supervisord last. A supervisord that does not answer is left to ``cleanup``."""
-        try:
-            self._rpc.shutdown()
-        except (OSError, xmlrpc.client.Error):
-            return
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and _alive(self.pid()):
-            time.sleep(0.05)
-
     def pid(self) -> int | None:
-        """supervisord's process id, if it wrote one."""
+        """Supervisord's process id, if it wrote one."""
         try:
             return int(self._pidfile.read_text())
         except (OSError, ValueError):
             return None
-
-
-def _alive(pid: int | None) -> bool:
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -13,7 +13,14 @@ import sys
 from typing import Final
 
 STDIN, STDOUT, STDERR, EXIT, SIGNAL, WINDOW, ERROR = range(7)
-FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED: Final = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 LOST: Final = 255
 
 
@@ -48,7 +55,7 @@ def window() -> bytes:
     return b"%d %d" % (lines, columns)
 
 
-def pump(stream: socket.socket, terminal: bool) -> int:
+def pump(stream: socket.socket, terminal: bool) -> int:  # noqa: C901, PLR0912  (one loop, three sources)
     """Moves bytes both ways until the command ends; its exit status, 128 + n for signal n."""
     wake, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
@@ -97,8 +104,8 @@ def main(argv: list[str]) -> int:
         stream.sendall(len(body).to_bytes(4, "big") + body)
         if not terminal:
             return pump(stream, terminal=False)
-        import termios
-        import tty
+        import termios  # noqa: PLC0415  (only a terminal pays for it)
+        import tty  # noqa: PLC0415
 
         before = termios.tcgetattr(0)
         try:

@@ -113,7 +113,9 @@ class Sandboxes:
         """Nothing is left of it: DEL in reverse order, the namespace, the record. Raises until that is so."""
         there = self.exists(record)
         for network in reversed(record.networks):
-            await self._runtime.delete(network.config, record.attachment(network, netns=there), network.result)
+            await self._runtime.delete(
+                network.config, record.attachment(network, netns=there), network.result
+            )
         if there:
             await _ip("netns", "delete", record.netns)
         with suppress(FileNotFoundError):

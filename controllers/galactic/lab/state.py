@@ -178,4 +178,8 @@ def environment() -> dict[str, str]:
     path = os.environ.get("PATH", "")
     sbin = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     kept = {key: os.environ[key] for key in ("HOME", "LANG", "LC_ALL") if key in os.environ}
-    return {"HOME": "/root", "PATH": f"{path}:{sbin}" if path else sbin, "PYTHONPATH": str(source_root())} | kept
+    return {
+        "HOME": "/root",
+        "PATH": f"{path}:{sbin}" if path else sbin,
+        "PYTHONPATH": str(source_root()),
+    } | kept

@@ -3,23 +3,19 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from galactic.errors import Unreachable
 from galactic.lab import cache, fabric
 from galactic.lab.agent import WRITABLE
 from galactic.lab.build_linux import LINUX
-from galactic.lab.kernel import ensure_namespace
 from galactic.lab.processes import Program
 from galactic.lab.state import AGENT_PORT, GATEWAY, State, checkout, environment, interpreter
 
 MEMORY: Final = "2G"
 TAP: Final = "tap0"
 OFFLOADS: Final = ("tso", "gso", "gro", "tx", "sg")
-BOOT_SECONDS: Final = 60.0
 REMOTE: Final = Path(__file__).with_name("remote.py")
 
 
@@ -54,13 +50,18 @@ class Uml:
     def boot(self) -> None:
         state = self._state
         self._write_init()
-        ensure_namespace(state.namespace)
+        fabric.ensure_namespace(state.namespace)
         inside = ["ip", "netns", "exec", state.namespace]
-        if subprocess.run([*inside, "ip", "link", "show", TAP], capture_output=True).returncode != 0:
+        if (
+            subprocess.run([*inside, "ip", "link", "show", TAP], capture_output=True, check=False).returncode
+            != 0
+        ):
             subprocess.run([*inside, "ip", "tuntap", "add", "dev", TAP, "mode", "tap"], check=True)
             for offload in OFFLOADS:
                 # Not every kernel lets every one of them be changed; those that it does not are off already.
-                subprocess.run([*inside, "ethtool", "-K", TAP, offload, "off"], capture_output=True)
+                subprocess.run(
+                    [*inside, "ethtool", "-K", TAP, offload, "off"], capture_output=True, check=False
+                )
             for step in fabric.control(state, TAP):
                 step.run()
 
@@ -69,7 +70,7 @@ class Uml:
         guest.mkdir(parents=True, exist_ok=True)
         config = {
             "hostname": "galactic-lab",
-            "env": environment() | {"TMPDIR": "/tmp"},
+            "env": environment() | {"TMPDIR": "/tmp"},  # noqa: S108
             "host": [[str(path), writable] for path, writable in self._shared()],
             "setup": [[step.argv, step.stdin] for step in fabric.router(self._state, "vec0")],
             "address": str(GATEWAY),
@@ -80,7 +81,9 @@ class Uml:
         variables = " ".join(f"'{key}={value}'" for key, value in environment().items())
         python = " ".join(f"'{word}'" for word in interpreter())
         init = guest / "init"
-        init.write_text(f"#!/bin/sh\nexec env {variables} {python} -m galactic.lab.agent '{guest}/config.json'\n")
+        init.write_text(
+            f"#!/bin/sh\nexec env {variables} {python} -m galactic.lab.agent '{guest}/config.json'\n"
+        )
         init.chmod(0o755)
 
     def _shared(self) -> list[tuple[Path, bool]]:
@@ -92,7 +95,9 @@ class Uml:
         return [(path, False) for path in dict.fromkeys(hidden)] + [(self._state.root, True)]
 
     def ready(self) -> bool:
-        done = subprocess.run(self.command(["true"]), capture_output=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            self.command(["true"]), capture_output=True, stdin=subprocess.DEVNULL, check=False
+        )
         return done.returncode == 0
 
     def command(
@@ -105,16 +110,3 @@ class Uml:
     ) -> list[str]:
         header = json.dumps({"enter": list(enter), "env": dict(environment or {}), "tty": terminal})
         return [sys.executable, "-ISE", str(REMOTE), str(self._state.agent_socket), header, "--", *argv]
-
-    def stop(self) -> None:
-        pass
-
-    def wait(self) -> None:
-        """Raises Unreachable with the console's last lines when the guest does not come up."""
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not self.ready():
-            if time.monotonic() > deadline:
-                log = self._state.logs / "guest.log"
-                last = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else ""
-                raise Unreachable("guest", f"it did not boot within {BOOT_SECONDS:.0f} s; {log} ends:\n{last}")
-            time.sleep(0.1)
