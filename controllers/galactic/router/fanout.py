@@ -159,7 +159,8 @@ class Fanout:
     async def _pack(self, vpc: int) -> None:
         ledger = self._ledgers[vpc]
         while not ledger.packed:
-            await asyncio.sleep(self._pack_seconds)
+            # Where nothing is retained a node cannot take part at all, and what there is is small: at once.
+            await asyncio.sleep(self._pack_seconds if ledger.retained else 0)
             if (pack := ledger.pack()) is not None:
                 await self._publish_pack(vpc_hex(vpc), pack)
                 ledger.confirmed(pack)

@@ -56,6 +56,11 @@ class Ledger:
         )
 
     @property
+    def retained(self) -> bool:
+        """Whether the broker has a table of this VPC, be it an older one."""
+        return self._packed is not None
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing left to tell, now or packed."""
         return not self._due and self.packed

@@ -223,4 +223,4 @@ def _conditions(attachment: VpcAttachment, conflict: str) -> list[dict[str, Any]
         last_transition_time=before.last_transition_time if before and before.status == status else now(),
         observed_generation=attachment.metadata.generation,
     )
-    return [it.model_dump(by_alias=True) for it in (*others, own)]
+    return [*(it.model_dump(by_alias=True, exclude_unset=True) for it in others), own.model_dump(by_alias=True)]

@@ -259,7 +259,7 @@ def _routes(found: _Vpc, stale: Iterable[Network]) -> tuple[Diff[Network, Route]
     """Decides who has each of these networks; returns what that changed, and whom it concerns."""
     changed: Diff[Network, Route] = Diff({}, {})
     concerned: set[Holder] = set()
-    for network in stale:
+    for network in sorted(stale):
         before = found.routes.get(network)
         concerned |= {
             holder for conflict in found.conflicts.pop(network, ()) for holder in _parties(conflict)

@@ -1,0 +1,105 @@
+"""Nothing is believed: every lie of a node, and what it is called."""
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from galactic.messages import Endpoint
+from galactic.router.claims import Attachment, Origin, Segment, admission, claim
+
+N1 = Origin("default", "n1")
+KNOWN = {"ns/a1": Attachment(0x4D2, 1, frozenset({"10.1.1.1/32", "10.9.0.0/16"}), ready=True)}
+
+
+def test_an_honest_endpoint(world) -> None:
+    endpoint = world.endpoint("n1", 1, "10.9.0.0/16", "10.1.1.1/32", epoch=7)
+    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, KNOWN)
+    assert not rejections
+    assert admitted is not None
+    assert admitted.networks == ("10.1.1.1/32", "10.9.0.0/16")
+    assert (admitted.vpc, admitted.function, admitted.epoch, admitted.pending) == (0x4D2, 1, 7, "")
+    assert admitted.sid == endpoint.sid
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({"vpc": "4d2"}, "InvalidIdentifier", id="vpc-too-short"),
+        pytest.param({"vpc": "ffffffffffff"}, "InvalidIdentifier", id="vpc-reserved"),
+        pytest.param({"function": "0000"}, "InvalidIdentifier", id="function-reserved"),
+        pytest.param({"sid": "10.0.0.1"}, "InvalidIdentifier", id="sid-is-ipv4"),
+        pytest.param({"sid": "2001:db8:ff01:200::4d2:1"}, "SidOutsidePrefix", id="another-nodes-sid"),
+        pytest.param({"sid": "2001:db8:ff01:101::4d2:1"}, "SidOutsidePrefix", id="inside-prefix-but-not-locator"),
+        pytest.param({"sid": "2001:db8:ff01:100::4d3:1"}, "SidMismatch", id="sid-of-another-vpc"),
+        pytest.param({"sid": "2001:db8:ff01:100::4d2:2"}, "SidMismatch", id="sid-of-another-function"),
+        pytest.param({"epoch": -1}, "EpochInvalid", id="negative-epoch"),
+        pytest.param({"epoch": 1 << 62}, "EpochInvalid", id="epoch-without-a-later-one"),
+        pytest.param({"attachment": "ns/nobody"}, "AttachmentUnknown", id="no-such-attachment"),
+        pytest.param(
+            {"vpc": "0000000004d3", "sid": "2001:db8:ff01:100::4d3:1"}, "VpcMismatch", id="foreign-vpc"
+        ),
+        pytest.param(
+            {"function": "0002", "sid": "2001:db8:ff01:100::4d2:2"}, "FunctionMismatch", id="foreign-function"
+        ),
+        pytest.param({"networks": ("10.1.1.1/32",) * 2000}, "TooManyNetworks", id="too-many-networks"),
+    ],
+)
+def test_lies(world, change: dict, reason: str) -> None:
+    endpoint = msgspec.structs.replace(world.endpoint("n1", 1, "10.1.1.1/32"), **change)
+    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, KNOWN)
+    assert admitted is None
+    assert [rejection.reason for rejection in rejections] == [reason]
+
+
+def test_a_node_without_a_prefix_claims_nothing(world) -> None:
+    admitted, (rejection,) = claim(N1, None, world.endpoint("n1", 1, "10.1.1.1/32"), KNOWN)
+    assert admitted is None
+    assert rejection.reason == "NodeUnknown"
+
+
+def test_networks_are_judged_one_by_one(world) -> None:
+    endpoint = world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.2/32", "0.0.0.0/0", "10.9.0.1/16", "x")
+    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, KNOWN)
+    assert admitted is not None
+    assert admitted.networks == ("10.1.1.1/32",)
+    assert [rejection.reason for rejection in rejections] == [
+        "NotEntitled",
+        "DefaultRoute",
+        "HostBits",
+        "InvalidNetwork",
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"ready": False}, id="not-ready"),
+        pytest.param({"vpc": None}, id="vpc-without-identifier"),
+        pytest.param({"function": None}, id="attachment-without-identifier"),
+    ],
+)
+def test_what_is_not_assigned_yet_is_pending(world, change: dict) -> None:
+    known = {"ns/a1": replace(KNOWN["ns/a1"], **change)}
+    admitted, _ = claim(N1, world.prefix("n1"), world.endpoint("n1", 1, "10.1.1.1/32"), known)
+    assert admitted is not None
+    assert admitted.pending == "NotReady"
+
+
+def test_a_node_that_registers_an_attachment_twice_is_taken_at_its_newest_word(world) -> None:
+    old = world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)
+    new = world.endpoint("n1", 1, "10.9.0.0/16", epoch=2)
+    one, other = (
+        admission(N1, Segment(world.prefix("n1"), order), KNOWN) for order in ((old, new), (new, old))
+    )
+    assert one == other
+    (kept,) = one.claims.values()
+    assert kept.epoch == 2
+    assert [rejection.reason for rejection in one.rejections] == ["Duplicate"]
+
+
+def test_no_attachments_means_no_check(world) -> None:
+    endpoint: Endpoint = world.endpoint("n1", 9, "172.16.0.0/12")
+    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, None)
+    assert admitted is not None
+    assert not rejections

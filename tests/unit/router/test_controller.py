@@ -1,0 +1,331 @@
+"""The router as a whole, against a broker in memory: what it publishes, when, and when not."""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.memory import MemoryBroker
+from galactic.launch import Health
+from galactic.messages import Changes, Head, Leader, Shard, decode, digest
+from galactic.router.controller import Controller
+from galactic.router.metrics import RouterMetrics
+from galactic.settings import RouterSettings
+
+BASE = "galactic/v1"
+CHANGES = f"{BASE}/vpcs/0000000004d2/changes"
+HEAD = f"{BASE}/vpcs/0000000004d2/head"
+SHARD = f"{BASE}/vpcs/0000000004d2/table/0"
+
+
+@asynccontextmanager
+async def router(broker: MemoryBroker, replica: str = "r"):
+    """A standalone router; ``rejected`` of it counts reasons."""
+    registry = CollectorRegistry()
+    controller = Controller(
+        RouterSettings(kubernetes=False),
+        broker.session(),
+        None,
+        replica=replica,
+        metrics=RouterMetrics(registry),
+        health=Health(),
+    )
+    controller.registry = registry
+    task = asyncio.create_task(controller.run())
+    try:
+        yield controller
+    finally:
+        task.cancel()
+        outcome = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(outcome[0], asyncio.CancelledError), outcome
+
+
+def say(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
+    for topic, payload in messages:
+        broker.publish(topic, payload, True)
+
+
+def published(broker: MemoryBroker, topic: str) -> list[bytes]:
+    return [payload for name, payload, _ in broker.published if name == topic]
+
+
+def changes(broker: MemoryBroker, topic: str = CHANGES) -> list[tuple[list[str], list[str]]]:
+    messages = [decode(Changes, payload) for payload in published(broker, topic)]
+    return [([f"{it.network}@{it.node}" for it in message.set], list(message.delete)) for message in messages]
+
+
+def rejected(controller: Controller) -> Counter:
+    return Counter(
+        {
+            sample.labels["reason"]: sample.value
+            for family in controller.registry.collect()
+            for sample in family.samples
+            if sample.name == "galactic_router_rejections_total"
+        }
+    )
+
+
+def whole(broker: MemoryBroker, *networks: str) -> bool:
+    """Whether what is retained adds up to these networks."""
+    if HEAD not in broker.retained:
+        return not networks and SHARD not in broker.retained
+    head, shard = decode(Head, broker.retained[HEAD]), decode(Shard, broker.retained[SHARD])
+    return (
+        (head.count, head.digest, head.shards) == (len(networks), digest(shard.routes), 1)
+        and {it.network for it in shard.routes} == set(networks)
+        and head.revision >= shard.revision
+    )
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+async def test_registrations_become_changes_and_then_the_retained_table(world, broker, until) -> None:
+    async with router(broker):
+        await until(lambda: f"{BASE}/router/leader" in broker.retained)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
+        say(broker, world.status("n2"))
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32", "10.7.0.0/16")))
+        await until(lambda: len(changes(broker)) == 2)
+        assert changes(broker)[1] == (["10.1.1.2/32@n2", "10.7.0.0/16@n2"], [])
+        await until(lambda: whole(broker, "10.1.1.1/32", "10.1.1.2/32", "10.7.0.0/16"))
+
+        say(broker, world.endpoints("n2", 2))
+        await until(lambda: len(changes(broker)) == 3)
+        assert sorted(changes(broker)[2][1]) == ["10.1.1.2/32", "10.7.0.0/16"]
+        say(broker, world.endpoints("n1", 2))
+        await until(lambda: whole(broker))
+        chain = [decode(Changes, payload) for payload in published(broker, CHANGES)]
+        assert [it.previous for it in chain] == [0, *(it.revision for it in chain[:-1])]
+
+
+async def test_a_move_is_one_set_and_what_the_old_node_says_then_changes_nothing(world, broker, until) -> None:
+    async with router(broker) as controller:
+        say(broker, world.status("n1"), world.status("n2"))
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        await until(lambda: len(changes(broker)) == 1)
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
+        await until(lambda: len(changes(broker)) == 2)
+        say(broker, world.endpoints("n1", 2))
+        await until(lambda: controller.idle)
+        assert changes(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
+
+
+async def test_everything_due_at_once_shares_one_message(world, broker, until) -> None:
+    async with router(broker) as controller:
+        await until(lambda: controller.idle)
+        for number in range(1, 21):
+            say(broker, world.status(f"n{number}"))
+            endpoint = world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
+            say(broker, world.endpoints(f"n{number}", 1, endpoint))
+        await until(lambda: sum(len(it[0]) for it in changes(broker)) == 20)
+        assert len(changes(broker)) == 1
+
+
+async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(world, broker, until) -> None:
+    say(broker, world.status("n1"), world.status("n2"))
+    say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and whole(broker, "10.1.1.9/32"))
+        # A rival with an older epoch: who holds the network is history, and must survive the restart.
+        rival = world.endpoint("n2", 2, "10.1.1.9/32", "10.1.1.2/32", epoch=1)
+        say(broker, world.endpoints("n2", 1, rival))
+        await until(lambda: controller.idle and whole(broker, "10.1.1.9/32", "10.1.1.2/32"))
+    before, count = dict(broker.retained), len(broker.published)
+    async with router(broker, "r2") as controller:
+        await until(lambda: decode(Leader, broker.retained[f"{BASE}/router/leader"]).id == "r2")
+        await asyncio.sleep(0.8)
+        assert controller.idle
+    news = {topic for topic, _, _ in broker.published[count:]}
+    assert news == {f"{BASE}/router/sync/r2", f"{BASE}/router/leader"}
+    assert {k: v for k, v in broker.retained.items() if "leader" not in k} == {
+        k: v for k, v in before.items() if "leader" not in k
+    }
+    terms = [decode(Leader, payload).term for payload in published(broker, f"{BASE}/router/leader")]
+    assert terms == sorted(set(terms))
+
+
+async def test_a_router_that_restarts_publishes_the_difference_alone(world, broker, until) -> None:
+    say(broker, world.status("n1"), world.status("n2"))
+    say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+    say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32", "10.1.1.2/32"))
+    revision = decode(Head, broker.retained[HEAD]).revision
+    say(broker, world.endpoints("n2", 2, world.endpoint("n2", 2, "10.1.1.3/32")))  # while there is no router
+    count = len(published(broker, CHANGES))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32", "10.1.1.3/32"))
+    (message,) = [decode(Changes, payload) for payload in published(broker, CHANGES)[count:]]
+    assert ([it.network for it in message.set], message.delete) == (["10.1.1.3/32"], ("10.1.1.2/32",))
+    assert message.previous == revision
+
+
+async def test_nothing_is_published_before_the_view_is_complete(world, broker, until) -> None:
+    say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
+    before = dict(broker.retained)
+    broker.lose = lambda topic, _: "sync" in topic  # the replay never ends
+    async with router(broker) as controller:
+        await asyncio.sleep(0.5)
+        assert not controller.idle
+        assert {k: v for k, v in broker.retained.items()} == before
+
+
+async def test_what_a_full_queue_dropped_is_asked_for_by_name(world, broker, until) -> None:
+    say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
+    count, lost = len(broker.published), set()
+
+    def lose(topic: str, _payload: bytes) -> bool:
+        once = topic not in lost and (topic == SHARD or "/nodes/" in topic)
+        lost.add(topic)
+        return once
+
+    broker.lose = lose
+    async with router(broker, "r2") as controller:
+        await until(lambda: controller.idle)
+        await asyncio.sleep(0.7)
+    assert SHARD in lost
+    assert not {topic for topic, _, _ in broker.published[count:] if "/vpcs/" in topic}
+
+
+async def test_an_offline_node_keeps_its_routes_across_a_restart(world, broker, until) -> None:
+    say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
+        say(broker, (world.topics.status("default", "n1"), b'{"state":"offline","version":"1"}'))
+        await asyncio.sleep(0.2)
+        assert whole(broker, "10.1.1.1/32")
+    count = len(broker.published)
+    async with router(broker) as controller:
+        await until(lambda: controller.idle)
+        assert whole(broker, "10.1.1.1/32")
+    assert not {topic for topic, _, _ in broker.published[count:] if "/vpcs/" in topic}
+
+
+async def test_a_node_whose_status_is_cleared_is_gone(world, broker, until) -> None:
+    async with router(broker):
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: whole(broker, "10.1.1.1/32"))
+        say(broker, (world.topics.status("default", "n1"), b""))
+        await until(lambda: whole(broker))
+
+
+@pytest.mark.parametrize("empty", [pytest.param(True, id="empty"), pytest.param(False, id="with-its-database")])
+async def test_a_broker_comes_back(world, broker, until, *, empty: bool) -> None:
+    async with router(broker) as controller:
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
+        broker.stop()
+        await asyncio.sleep(0.05)
+        count = len(broker.published)
+        broker.start(empty=empty)
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
+        await until(lambda: f"{BASE}/router/leader" in broker.retained)
+        await asyncio.sleep(0.6)
+        again = [topic for topic, _, _ in broker.published[count:] if "/vpcs/" in topic]
+        assert again == ([SHARD, HEAD] if empty else [])
+
+
+async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, broker, until) -> None:
+    async with router(broker) as controller:
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
+        broker.stop()
+        await until(lambda: not controller.fanout._bus.connected)
+        controller.store.registered(("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
+        await asyncio.sleep(0.3)
+        broker.start(empty=True)
+        await until(lambda: controller.idle and whole(broker, "10.1.1.2/32"))
+
+
+async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, until) -> None:
+    say(broker, (f"{BASE}/vpcs/0000000004d2/table/7", b'{"revision":1,"of":8,"routes":[]}'))
+    say(broker, (f"{BASE}/vpcs/0000000004d2/table/x", b"{}"), (f"{BASE}/vpcs/nonsense/head", b"{}"))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle and not [topic for topic in broker.retained if "/vpcs/" in topic])
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "reason"),
+    [
+        pytest.param("nodes/default/n1/endpoints", b"{", "Undecodable", id="no-json"),
+        pytest.param("nodes/default/n1/endpoints", b"\xff\xfe", "Undecodable", id="no-utf8"),
+        pytest.param("nodes/default/n1/endpoints", b"[" * 100_000, "Undecodable", id="deep"),
+        pytest.param("nodes/default/n1/endpoints", b" " * 300_000, "Oversized", id="oversized"),
+        pytest.param(
+            "nodes/default/n1/endpoints", b'{"sequence":"1","endpoints":[]}', "Undecodable", id="wrong-type"
+        ),
+        pytest.param(
+            "nodes/default/n1/endpoints", b'{"sequence":-1,"endpoints":[]}', "SequenceInvalid", id="negative"
+        ),
+        pytest.param(
+            "nodes/default/n1/endpoints", b'{"sequence":%d,"endpoints":[]}' % 10**30, "SequenceInvalid", id="huge"
+        ),
+        pytest.param("nodes/default/n1/endpoints", b'{"sequence":1,"endpoints":[]}', "StaleSequence", id="replay"),
+        pytest.param("nodes/default/n#1/endpoints", b"{}", "InvalidName", id="hash-in-a-name"),
+        pytest.param("nodes/default/-/endpoints", b"{}", "InvalidName", id="no-name"),
+        pytest.param("nodes/default/n1/status", b'{"state":"asleep"}', "Undecodable", id="unknown-state"),
+        pytest.param(
+            "nodes/default/n1/status", b'{"state":"online","prefix":"10.0.0.0/8"}', "PrefixInvalid", id="ipv4-prefix"
+        ),
+    ],
+)
+async def test_bad_input_is_dropped_and_counted(world, broker, until, topic: str, payload: bytes, reason: str) -> None:
+    async with router(broker) as controller:
+        say(broker, world.status("n1"), world.endpoints("n1", 5, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: whole(broker, "10.1.1.1/32"))
+        say(broker, (f"{BASE}/{topic}", payload))
+        await until(lambda: rejected(controller)[reason] == 1)
+        assert whole(broker, "10.1.1.1/32")
+        say(broker, world.endpoints("n1", 6))
+        await until(lambda: whole(broker))
+
+
+async def test_unknown_fields_are_ignored(world, broker, until) -> None:
+    topic, payload = world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+    async with router(broker):
+        say(broker, world.status("n1"), (topic, payload.replace(b'{"sequence"', b'{"new":[1],"sequence"')))
+        await until(lambda: whole(broker, "10.1.1.1/32"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    noise=st.lists(
+        st.tuples(
+            st.sampled_from(["nodes/default/n1/endpoints", "nodes/default/n1/status", "nodes/é/n 1/endpoints"])
+            | st.sampled_from(["vpcs/0000000004d2/head", "vpcs/0000000004d2/table/0", "vpcs/x/table/1", "router/leader"]),
+            st.binary(max_size=40)
+            | st.recursive(
+                st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+                lambda inner: st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["sequence", "endpoints", "revision", "routes", "of", "shards", "prefix"])
+                    | st.text(max_size=4),
+                    inner,
+                    max_size=5,
+                ),
+                max_leaves=12,
+            ).map(lambda thing: __import__("json").dumps(thing).encode()),
+        ),
+        max_size=20,
+    )
+)
+async def test_no_noise_stops_the_router(world, until, noise: list) -> None:
+    broker = MemoryBroker()
+    say(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
+    async with router(broker):
+        say(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
+        last = world.endpoints("n1", 1 << 61, world.endpoint("n1", 1, "10.1.1.1/32"))
+        say(broker, world.status("n1"), last)
+        await until(lambda: changes(broker)[-1:] == [(["10.1.1.1/32@n1"], [])])

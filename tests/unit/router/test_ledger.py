@@ -1,0 +1,212 @@
+"""What subscribers are told adds up: to those who listened all along, and to those who join at any moment."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galactic.diff import Diff, diff
+from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, decode, digest, encode
+from galactic.router import shards as module
+from galactic.router.ledger import Ledger
+from galactic.router.retained import Retained
+from galactic.router.shards import Shards
+
+VPC = 0x4D2
+
+
+def route(number: int, epoch: int = 1) -> Route:
+    return Route(f"10.0.{number >> 8}.{number & 255}/32", ("2001:db8::1",), "default", "n1", "0001", epoch)
+
+
+def table(numbers: dict[int, int]) -> dict[str, Route]:
+    return {it.network: it for it in (route(number, epoch) for number, epoch in numbers.items())}
+
+
+class Broker:
+    """Retained messages by the levels below the base, and one subscriber that was there from the beginning."""
+
+    def __init__(self) -> None:
+        self.retained: dict[tuple[str, ...], bytes] = {}
+        self.told: dict[str, Route] = {}
+        self.revision = 0
+
+    def tell(self, messages: list[Changes]) -> None:
+        for message in messages:
+            assert len(encode(message)) <= MAX_PAYLOAD
+            assert message.previous == self.revision
+            assert message.revision > message.previous
+            self.revision = message.revision
+            self.told |= {it.network: it for it in message.set}
+            for network in message.delete:
+                del self.told[network]
+
+    def publish(self, ledger: Ledger) -> int:
+        """Packs; after every single message whoever joins either sees a whole table or knows better than to believe."""
+        pack = ledger.pack()
+        if pack is None:
+            return 0
+        topics = [(("table", str(number)), encode(shard)) for number, shard in pack.shards.items()]
+        topics.append((("head",), encode(pack.head) if pack.head else b""))
+        topics += [(("table", str(number)), b"") for number in pack.clear]
+        for topic, payload in topics:
+            before = self.joined()
+            self.retained[("vpcs", ledger.vpc, *topic)] = payload
+            if not payload:
+                del self.retained[("vpcs", ledger.vpc, *topic)]
+            after = self.joined()
+            assert after in (None, before, self.told), "a joining node believes a table that never was"
+        ledger.confirmed(pack)
+        if pack.head is None:
+            self.revision = 0
+        return len(topics)
+
+    def read(self) -> Retained:
+        retained = Retained()
+        for topic, payload in self.retained.items():
+            retained.take(topic, payload)
+        return retained
+
+    def joined(self) -> dict[str, Route] | None:
+        """The table that a joining node believes; None: it waits."""
+        found = self.read().tables.get(VPC)
+        if found is None or found.head is None:
+            return None
+        shards = [found.shards.get(number) for number in range(found.head.shards)]
+        routes = {it.network: it for shard in shards if shard for it in shard.routes}
+        whole = None not in shards and (found.head.count, found.head.digest) == (len(routes), digest(routes.values()))
+        return routes if whole else None
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Shards of four routes, so that few routes make many."""
+    monkeypatch.setattr(module, "SHARD_ROUTES", 4)
+
+
+steps = st.lists(
+    st.tuples(
+        st.dictionaries(st.integers(0, 60), st.integers(1, 2), max_size=60),
+        st.sampled_from(["tell", "pack", "restart", "empty", "forget"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[])
+@given(steps=steps)
+def test_any_history(steps: list) -> None:
+    """Tables come and go, packed or not; routers restart; brokers come back empty or with half of what they had."""
+    original, module.SHARD_ROUTES = module.SHARD_ROUTES, 4
+    try:
+        _history(steps)
+    finally:
+        module.SHARD_ROUTES = original
+
+
+def _history(steps: list) -> None:
+    broker, ledger, wanted, clock = Broker(), Ledger(VPC), {}, 0
+    for numbers, then in steps:
+        now, clock = table(numbers), clock + 1
+        ledger.put(diff(now, wanted))
+        wanted = now
+        if then == "restart":  # between a change and its pack, with what is retained as the only memory
+            found = broker.read().tables.get(VPC)
+            ledger = Ledger(VPC, found)
+            broker.told, broker.revision = ledger.routes(), ledger.revision
+            ledger.put(diff(wanted, ledger.routes()))
+        elif then == "empty":
+            broker.retained.clear()
+            ledger.compare(None)
+        elif then == "forget":
+            broker.retained = {key: value for key, value in list(broker.retained.items())[::2]}
+            ledger.compare(broker.read().tables.get(VPC))
+        broker.tell(ledger.changes(clock))
+        assert broker.told == wanted == ledger.routes()
+        if then != "tell":
+            broker.publish(ledger)
+            assert ledger.idle
+            assert (broker.joined() or {}) == wanted
+            assert broker.publish(ledger) == 0, "it publishes again what is there"
+            for topic, payload in broker.retained.items():
+                if "table" in topic:
+                    shard = decode(Shard, payload)
+                    assert len(shard.routes) <= 4
+                    assert shard.of == decode(Head, broker.retained["vpcs", ledger.vpc, "head"]).shards
+            if not wanted:
+                assert not broker.retained, "something is left of an empty table"
+
+
+def test_one_change_rewrites_one_shard() -> None:
+    broker, ledger = Broker(), Ledger(VPC)
+    everything = table(dict.fromkeys(range(10_000), 1))
+    ledger.put(Diff(everything, {}))
+    broker.tell(ledger.changes(1))
+    broker.publish(ledger)
+    shards = len(broker.retained) - 1
+    assert 40 <= shards <= 50, "256 routes a shard, and a quarter to spare at the most"
+    ledger.put(Diff({route(77).network: route(77, 2)}, {}))
+    broker.tell(ledger.changes(2))
+    pack = ledger.pack()
+    assert len(pack.shards) == 1
+
+
+def test_what_is_told_already_is_not_told_again() -> None:
+    ledger = Ledger(VPC)
+    ledger.put(Diff({route(1).network: route(1)}, {}))
+    assert len(ledger.changes(1)) == 1
+    ledger.put(Diff({route(1).network: route(1, 2)}, {}))
+    ledger.put(Diff({route(1).network: route(1)}, {}))  # there and back before anybody was told
+    assert ledger.changes(2) == []
+
+
+def test_a_large_change_is_cut_into_a_chain_and_sets_come_first() -> None:
+    broker, ledger = Broker(), Ledger(VPC)
+    old = table(dict.fromkeys(range(100), 1))
+    ledger.put(Diff(old, {}))
+    broker.tell(ledger.changes(5))
+    new = table(dict.fromkeys(range(100, 5100), 1))
+    ledger.put(Diff(new, old))
+    messages = ledger.changes(5)
+    assert len(messages) > 2
+    assert [message.revision for message in messages] == list(range(6, 6 + len(messages)))
+    assert not any(message.delete for message in messages[:-1])
+    broker.tell(messages)
+    assert broker.told == new
+
+
+def test_revisions_follow_the_clock_but_never_fall() -> None:
+    ledger = Ledger(VPC)
+    revisions = []
+    for number, clock in enumerate((1000, 2000, 500, 500, 3000)):
+        ledger.put(Diff({route(number).network: route(number)}, {}))
+        (message,) = ledger.changes(clock)
+        revisions.append(message.revision)
+    assert revisions == [1000, 2000, 2001, 2002, 3000]
+
+
+@pytest.mark.usefixtures("small")
+def test_shards_are_given_up_when_half_are_enough() -> None:
+    shards = Shards()
+    for number in range(80):
+        shards.put(route(number))
+    many = len(shards)
+    for number in range(70):
+        shards.remove(route(number).network)
+    shards.tidy()
+    assert len(shards) < many / 4
+    assert {it.network for number in range(len(shards)) for it in shards.shard(number)} == set(shards)
+    assert shards.dirty == set(range(len(shards)))
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "missing"),
+    [
+        pytest.param(("head",), Head(1, 300, "0" * 16, 2), [(VPC, 0), (VPC, 1)], id="shards"),
+        pytest.param(("table", "0"), Shard(1, 1, ()), [(VPC, None)], id="head"),
+        pytest.param(("table", "1"), Shard(1, 2, ()), [(VPC, None), (VPC, 0)], id="head-and-a-shard"),
+    ],
+)
+def test_what_a_broker_left_out_is_known(topic: tuple, payload: object, missing: list) -> None:
+    retained = Retained()
+    retained.take(("vpcs", "0000000004d2", *topic), encode(payload))
+    assert list(retained.missing()) == missing

@@ -1,0 +1,174 @@
+"""The store looks only at what was touched, and still arrives at the pure function of everything."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from galactic.router.claims import Attachment, Identity, Origin
+from galactic.router.store import Store
+from galactic.router.table import table
+
+VPCS = (0x4D2, 0x4D3)
+NETWORKS = ("10.1.1.1/32", "10.1.1.2/32", "10.2.0.0/16", "fd00::/64")
+NODES = ("n1", "n2", "n3")
+FAR = 1 << 60
+networks = st.lists(st.sampled_from([*NETWORKS, "0.0.0.0/0"]), max_size=3).map(tuple)
+
+
+class Numbering:
+    """The numbering of the fixture ``world``, which a state machine cannot ask for."""
+
+    world = None
+
+
+class Machine(RuleBasedStateMachine):
+    """Both writers in any order, with commits in between; the oracle is ``table`` with the tables before as ``held``."""
+
+    checked = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store(lambda: None, checked=self.checked)
+        self.attachments: dict[str, Attachment] | None = {} if self.checked else None
+        self.expected = table({}, self.attachments, {}, 0)
+        self.horizon = 1000
+        self.sequence = 0
+
+    @rule(
+        node=st.sampled_from(NODES),
+        said=st.lists(
+            st.tuples(
+                st.sampled_from(VPCS), st.integers(1, 4), networks, st.one_of(st.integers(0, 6), st.just(FAR))
+            ),
+            max_size=4,
+        ),
+    )
+    def register(self, node: str, said: list) -> None:
+        self.sequence += 1
+        world = Numbering.world
+        endpoints = tuple(
+            world.endpoint(node, function, *nets, epoch=epoch, vpc=vpc) for vpc, function, nets, epoch in said
+        )
+        assert self.store.registered(Origin("default", node), self.sequence, endpoints)
+
+    @rule(node=st.sampled_from(NODES), behind=st.integers(1, 3))
+    def replay(self, node: str, behind: int) -> None:
+        known = self.store.segments().get(Origin("default", node))
+        if known is not None and known.endpoints:
+            assert not self.store.registered(Origin("default", node), self.sequence - 100 * behind, ())
+
+    @rule(node=st.sampled_from(NODES), known=st.booleans())
+    def place(self, node: str, known: bool) -> None:
+        self.store.prefixed(Origin("default", node), Numbering.world.prefix(node) if known else None)
+
+    @rule(node=st.sampled_from(NODES))
+    def leave(self, node: str) -> None:
+        self.store.removed(Origin("default", node))
+
+    @rule()
+    def time_goes_by(self) -> None:
+        self.horizon = FAR
+
+    @rule()
+    def commit(self) -> None:
+        before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
+        expected = table(self.store.segments(), self.attachments, before, self.horizon)
+        done = self.store.commit(self.horizon)
+        tables = self.store.tables()
+        assert tables == expected.vpcs
+        for vpc in before.keys() | expected.vpcs.keys():
+            then, now = before.get(vpc, {}), expected.vpcs[vpc].routes if vpc in expected.vpcs else {}
+            changed = done.routes.get(vpc)
+            assert (changed.set if changed else {}) == {k: v for k, v in now.items() if then.get(k) != v}
+            assert (changed.delete if changed else {}) == {k: v for k, v in then.items() if k not in now}
+        moved = {
+            Identity(who.cluster, vpc, who.function)
+            for vpc in expected.vpcs.keys() | self.expected.vpcs.keys()
+            for who in endpoints(expected, vpc).keys() | endpoints(self.expected, vpc).keys()
+            if endpoints(expected, vpc).get(who) != endpoints(self.expected, vpc).get(who)
+        }
+        assert moved <= done.touched
+        self.expected = expected
+
+
+class Checked(Machine):
+    """The same with attachments to check against."""
+
+    checked = True
+
+    @rule(
+        function=st.integers(1, 4),
+        vpc=st.sampled_from([*VPCS, None]),
+        entitled=networks,
+        ready=st.booleans(),
+    )
+    def attach(self, function: int, vpc: int | None, entitled: tuple, ready: bool) -> None:
+        found = Attachment(vpc, function, frozenset(entitled) & frozenset(NETWORKS), ready)
+        self.attachments[f"ns/a{function}"] = found
+        self.store.attached(f"ns/a{function}", found)
+
+    @rule(function=st.integers(1, 4))
+    def detach(self, function: int) -> None:
+        self.attachments.pop(f"ns/a{function}", None)
+        self.store.attached(f"ns/a{function}", None)
+
+
+def endpoints(tables, vpc: int) -> dict:
+    return tables.vpcs[vpc].endpoints if vpc in tables.vpcs else {}
+
+
+def _run(world, machine: type[Machine]) -> None:
+    Numbering.world = world
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def test_standalone(world) -> None:
+    _run(world, Machine)
+
+
+def test_with_attachments(world) -> None:
+    _run(world, Checked)
+
+
+def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
+    store = Store(lambda: None, checked=False)
+    origin, endpoint = Origin("default", "n1"), world.endpoint("n1", 1, "10.1.1.1/32")
+    store.prefixed(origin, world.prefix("n1"))
+    assert store.registered(origin, 5, (endpoint,))
+    assert not store.registered(origin, 4, ())
+    assert not store.registered(origin, 5, ()), "the same number and something else is not to be believed"
+    assert store.registered(origin, 5, (endpoint,)), "the same again does no harm"
+    store.commit(10)
+    assert list(store.routes(0x4D2)) == ["10.1.1.1/32"]
+    store.removed(origin)
+    assert store.registered(origin, 1, ()), "a node that comes back starts anew"
+
+
+def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
+    from galactic.router import store as module
+
+    store = Store(lambda: None, checked=False)
+    for number in range(1, 201):
+        origin = Origin("default", f"n{number}")
+        store.prefixed(origin, world.prefix(f"n{number}"))
+        store.registered(origin, 1, (world.endpoint(f"n{number}", number, f"10.1.{number}.1/32"),))
+    store.commit(10)
+    asked = []
+    monkeypatch.setattr(module, "winner", _counting(module.winner, asked))
+    monkeypatch.setattr(module, "holder", _counting(module.holder, asked))
+    store.registered(Origin("default", "n7"), 2, (world.endpoint("n7", 7, "10.1.7.2/32"),))
+    assert set(store.commit(10).routes[0x4D2].set) == {"10.1.7.2/32"}
+    assert len(asked) == 2
+
+
+def _counting(function, calls: list):
+    def counted(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return counted
