@@ -6,11 +6,13 @@ through iptables-nft, whose rules python-iptables cannot see.
 """
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,12 +74,15 @@ def _touched(command: str) -> int:
     return sum(not (line.startswith("-P") and line.endswith("ACCEPT")) for line in lines)
 
 
+@cache
 def _iptc() -> Any:
     """python-iptables, which looks for libraries when imported, made to keep away from tables that are not ours.
 
     It asks every table whether the target of a jump is a chain of it, and a table that is asked springs into being;
-    with ``nat`` comes connection tracking.
+    with ``nat`` comes connection tracking. For the folder of its extensions it would ask ldconfig.
     """
+    if folders := sorted(Path("/usr").glob("lib*/**/xtables")):
+        os.environ.setdefault("XTABLES_LIBDIR", str(folders[0]))
     import iptc  # noqa: PLC0415
 
     for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
@@ -151,6 +156,10 @@ def _legacy_rule(rule: FirewallRule) -> Any:
         made.in_interface = rule.in_interface
     if rule.out_interface:
         made.out_interface = rule.out_interface
+    if rule.family == 6:
+        # python-iptables 1.2 writes IPv6 masks of 0x01 bytes: then G+ is every name whose first letter is odd, eth0 too.
+        made.entry.ipv6.iniface_mask = b"\xff" * len(made.entry.ipv6.iniface_mask)
+        made.entry.ipv6.outiface_mask = b"\xff" * len(made.entry.ipv6.outiface_mask)
     if rule.source:
         made.src = ("!" if rule.outside else "") + rule.source
     if rule.destination:
@@ -173,9 +182,16 @@ def _told(rules: Sequence[Any]) -> list[tuple[Any, ...]]:
             rule.protocol,
             [(match.name, match.get_all_parameters()) for match in rule.matches],
             rule.target.name if rule.target else "",
+            _masks(rule),
         )
         for rule in rules
     ]
+
+
+def _masks(rule: Any) -> tuple[bytes, bytes] | None:
+    """Of an IPv6 rule's interfaces: what is written for them is not what python-iptables tells."""
+    header = getattr(rule.entry, "ipv6", None)
+    return (header.iniface_mask, header.outiface_mask) if header else None
 
 
 def _nft(place: Place, rules: Sequence[FirewallRule]) -> bool:
