@@ -78,15 +78,21 @@ class Events:
         while not changed:
             try:
                 changed = self._kinds(await loop.sock_recv(self._socket, _PART))
-                while True:  # whatever else is there already
-                    changed |= self._kinds(self._socket.recv(_PART))
-            except BlockingIOError:
-                continue
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise Unreachable("kernel", f"waiting for events: {error.strerror}") from error
-                changed = EVERYTHING  # the buffer ran over: something was missed
+                changed = _missed(error)
+            changed |= self._rest()
         return changed
+
+    def _rest(self) -> Changed:
+        """What else is there already."""
+        changed = Changed(0)
+        while True:
+            try:
+                changed |= self._kinds(self._socket.recv(_PART))
+            except BlockingIOError:
+                return changed
+            except OSError as error:
+                changed |= _missed(error)
 
     def _kinds(self, datagram: bytes) -> Changed:
         changed = Changed(0)
@@ -124,6 +130,13 @@ class Events:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _missed(error: OSError) -> Changed:
+    """The buffer ran over, so anything may have changed. Raises Unreachable for every other error."""
+    if error.errno != errno.ENOBUFS:
+        raise Unreachable("kernel", f"waiting for events: {error.strerror}") from error
+    return EVERYTHING
 
 
 def _filter(own_port: int) -> Iterator[tuple[int, int, int, int]]:

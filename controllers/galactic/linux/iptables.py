@@ -81,8 +81,9 @@ def _iptc() -> Any:
     It asks every table whether the target of a jump is a chain of it, and a table that is asked springs into being;
     with ``nat`` comes connection tracking. For the folder of its extensions it would ask ldconfig.
     """
-    if folders := sorted(Path("/usr").glob("lib*/**/xtables")):
-        os.environ.setdefault("XTABLES_LIBDIR", str(folders[0]))
+    usr = Path("/usr")
+    for folder in (*usr.glob("lib*/xtables"), *usr.glob("lib*/*/xtables")):
+        os.environ.setdefault("XTABLES_LIBDIR", str(folder))
     import iptc  # noqa: PLC0415
 
     for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
@@ -157,7 +158,7 @@ def _legacy_rule(rule: FirewallRule) -> Any:
     if rule.out_interface:
         made.out_interface = rule.out_interface
     if rule.family == 6:
-        # python-iptables 1.2 writes IPv6 masks of 0x01 bytes: then G+ is every name whose first letter is odd, eth0 too.
+        # python-iptables 1.2 makes IPv6 masks of 0x01 bytes: then G+ is every name that begins oddly, eth0 too
         made.entry.ipv6.iniface_mask = b"\xff" * len(made.entry.ipv6.iniface_mask)
         made.entry.ipv6.outiface_mask = b"\xff" * len(made.entry.ipv6.outiface_mask)
     if rule.source:

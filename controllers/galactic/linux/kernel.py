@@ -80,10 +80,10 @@ class LinuxKernel:
             if not await failures.of(f"device {name}", devices.set_link(name, link)):
                 missing.add(name)
         # a device's sysctls come with the device, net.vrf.strict_mode with the first VRF
-        for path, error in sysctl.write(
-            self._namespace, {path: wanted.sysctls.set[path] for path in late}
-        ).items():
-            failures.add(f"sysctl {path}", error.strerror or str(error))
+        late = sysctl.write(self._namespace, {path: wanted.sysctls.set[path] for path in late})
+        for path, error in late.items():
+            if missing.isdisjoint(path.split("/")):
+                failures.add(f"sysctl {path}", error.strerror or str(error))
         for (device, address), bare in wanted.addresses.set.items():
             if device in missing:
                 continue
