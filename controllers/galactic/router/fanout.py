@@ -57,7 +57,8 @@ class Fanout:
         self._since: dict[int, float] = {}
         self._telling: set[int] = set()
         self._packing: set[int] = set()
-        self._wiping: set[tuple[str, ...]] = set()
+        self._stray: set[tuple[str, ...]] = set()
+        self._wiping = False
         self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
         self._up = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -66,8 +67,7 @@ class Fanout:
         """Publishes for ever."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                for vpc in self._ledgers:
-                    self._wake(vpc)
+                self._wake_all()
                 await asyncio.Event().wait()
         finally:
             self._tasks = None
@@ -83,13 +83,15 @@ class Fanout:
     def adopt(self, retained: Retained) -> None:
         """Starts from what the broker retains, before anything is due."""
         self._ledgers = {vpc: Ledger(vpc, found) for vpc, found in retained.tables.items()}
-        self._compared(retained)
+        self._stray |= retained.stray
+        self._wake_all()
 
     def compare(self, retained: Retained) -> None:
         """A broker came back: whatever it does not retain as it was told is published again."""
         for vpc in retained.tables.keys() | self._ledgers.keys():
             self._ledgers.setdefault(vpc, Ledger(vpc)).compare(retained.tables.get(vpc))
-        self._compared(retained)
+        self._stray |= retained.stray
+        self._wake_all()
 
     def connected(self, up: bool) -> None:
         """The broker came or went; waiting publishes are tried again at once when it came."""
@@ -107,10 +109,7 @@ class Fanout:
     def idle(self) -> bool:
         """Whether everything is told, packed and confirmed."""
         return not (
-            self._telling
-            or self._packing
-            or self._wiping
-            or any(not it.idle for it in self._ledgers.values())
+            self._telling or self._packing or self._stray or any(not it.idle for it in self._ledgers.values())
         )
 
     async def publish(self, topic: str, message: Message, *, retain: bool = False) -> None:
@@ -119,11 +118,12 @@ class Fanout:
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
-    def _compared(self, retained: Retained) -> None:
+    def _wake_all(self) -> None:
         for vpc in self._ledgers:
             self._wake(vpc)
-        if retained.stray and self._tasks:
-            self._tasks.create_task(self._wipe(retained.stray - self._wiping))
+        if self._tasks is not None and self._stray and not self._wiping:
+            self._wiping = True
+            self._tasks.create_task(self._wipe(), name="wipe")
 
     def _wake(self, vpc: int) -> None:
         if self._tasks is None or self._ledgers[vpc].idle:
@@ -182,11 +182,12 @@ class Fanout:
             self._confirmed(self._topics.table(vpc, number), b"", True, self._bulk) for number in pack.clear
         )
 
-    async def _wipe(self, stray: set[tuple[str, ...]]) -> None:
-        self._wiping |= stray
-        for parts in stray:
+    async def _wipe(self) -> None:
+        while self._stray:
+            parts = next(iter(self._stray))
             await self._confirmed("/".join((self._topics.base, *parts)), b"", True, self._bulk)
-            self._wiping.discard(parts)
+            self._stray.discard(parts)
+        self._wiping = False
 
     async def _confirmed(self, topic: str, payload: bytes, retain: bool, window: asyncio.Semaphore) -> None:
         """Publishes until confirmed. The order of what one task publishes is kept."""

@@ -147,7 +147,7 @@ class Recorder:
             return
         body: dict[str, Any] = {"status": {}}
         if _identity(desired.endpoint) != _identity(actual.endpoint):
-            given = desired.endpoint.model_dump(by_alias=True) if desired.endpoint else None
+            given = desired.endpoint.model_dump(mode="json", by_alias=True) if desired.endpoint else None
             body["status"]["endpoint"] = given
         if desired.conflict != actual.conflict:
             body["status"]["conditions"] = _conditions(found, desired.conflict)
@@ -223,4 +223,7 @@ def _conditions(attachment: VpcAttachment, conflict: str) -> list[dict[str, Any]
         last_transition_time=before.last_transition_time if before and before.status == status else now(),
         observed_generation=attachment.metadata.generation,
     )
-    return [*(it.model_dump(by_alias=True, exclude_unset=True) for it in others), own.model_dump(by_alias=True)]
+    return [
+        *(it.model_dump(mode="json", by_alias=True, exclude_unset=True) for it in others),
+        own.model_dump(mode="json", by_alias=True),
+    ]

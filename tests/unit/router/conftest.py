@@ -25,14 +25,18 @@ class World:
     def prefix(node: str) -> IPv6Network:
         return IPv6Network(f"2001:db8:ff01:{int(node[1:]):x}00::/56")
 
-    def endpoint(self, node: str, function: int, *networks: str, epoch: int = 1, vpc: int = 0x4D2) -> Endpoint:
+    def endpoint(
+        self, node: str, function: int, *networks: str, epoch: int = 1, vpc: int = 0x4D2
+    ) -> Endpoint:
         address = str(sid(self.prefix(node), vpc, function))
         return Endpoint(vpc_hex(vpc), function_hex(function), f"ns/a{function}", address, networks, epoch)
 
     def status(self, node: str, cluster: str = "default") -> tuple[str, bytes]:
         return self.topics.status(cluster, node), encode(NodeStatus("online", str(self.prefix(node)), "1"))
 
-    def endpoints(self, node: str, sequence: int, *endpoints: Endpoint, cluster: str = "default") -> tuple[str, bytes]:
+    def endpoints(
+        self, node: str, sequence: int, *endpoints: Endpoint, cluster: str = "default"
+    ) -> tuple[str, bytes]:
         return self.topics.endpoints(cluster, node), encode(NodeEndpoints(sequence, endpoints))
 
 
@@ -46,7 +50,9 @@ class Mosquitto:
 
     def __init__(self, folder: Path) -> None:
         program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-        assert program, "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto mosquitto-clients"
+        assert program, (
+            "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto mosquitto-clients"
+        )
         self._program, self._folder = program, folder
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
@@ -72,7 +78,7 @@ class Mosquitto:
         raise AssertionError("Mosquitto does not listen")
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -30,7 +30,9 @@ def test_an_honest_endpoint(world) -> None:
         pytest.param({"function": "0000"}, "InvalidIdentifier", id="function-reserved"),
         pytest.param({"sid": "10.0.0.1"}, "InvalidIdentifier", id="sid-is-ipv4"),
         pytest.param({"sid": "2001:db8:ff01:200::4d2:1"}, "SidOutsidePrefix", id="another-nodes-sid"),
-        pytest.param({"sid": "2001:db8:ff01:101::4d2:1"}, "SidOutsidePrefix", id="inside-prefix-but-not-locator"),
+        pytest.param(
+            {"sid": "2001:db8:ff01:101::4d2:1"}, "SidOutsidePrefix", id="inside-prefix-but-not-locator"
+        ),
         pytest.param({"sid": "2001:db8:ff01:100::4d3:1"}, "SidMismatch", id="sid-of-another-vpc"),
         pytest.param({"sid": "2001:db8:ff01:100::4d2:2"}, "SidMismatch", id="sid-of-another-function"),
         pytest.param({"epoch": -1}, "EpochInvalid", id="negative-epoch"),

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from galactic.bus.memory import MemoryBroker
 from galactic.launch import Health
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest
+from galactic.router.claims import Origin
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
@@ -106,7 +107,9 @@ async def test_registrations_become_changes_and_then_the_retained_table(world, b
         assert [it.previous for it in chain] == [0, *(it.revision for it in chain[:-1])]
 
 
-async def test_a_move_is_one_set_and_what_the_old_node_says_then_changes_nothing(world, broker, until) -> None:
+async def test_a_move_is_one_set_and_what_the_old_node_says_then_changes_nothing(
+    world, broker, until
+) -> None:
     async with router(broker) as controller:
         say(broker, world.status("n1"), world.status("n2"))
         say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
@@ -177,7 +180,7 @@ async def test_nothing_is_published_before_the_view_is_complete(world, broker, u
     async with router(broker) as controller:
         await asyncio.sleep(0.5)
         assert not controller.idle
-        assert {k: v for k, v in broker.retained.items()} == before
+        assert dict(broker.retained) == before
 
 
 async def test_what_a_full_queue_dropped_is_asked_for_by_name(world, broker, until) -> None:
@@ -221,7 +224,9 @@ async def test_a_node_whose_status_is_cleared_is_gone(world, broker, until) -> N
         await until(lambda: whole(broker))
 
 
-@pytest.mark.parametrize("empty", [pytest.param(True, id="empty"), pytest.param(False, id="with-its-database")])
+@pytest.mark.parametrize(
+    "empty", [pytest.param(True, id="empty"), pytest.param(False, id="with-its-database")]
+)
 async def test_a_broker_comes_back(world, broker, until, *, empty: bool) -> None:
     async with router(broker) as controller:
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
@@ -243,7 +248,7 @@ async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, 
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
         await until(lambda: not controller.fanout._bus.connected)
-        controller.store.registered(("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
+        controller.store.registered(Origin("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
         await asyncio.sleep(0.3)
         broker.start(empty=True)
         await until(lambda: controller.idle and whole(broker, "10.1.1.2/32"))
@@ -257,31 +262,44 @@ async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, unt
 
 
 @pytest.mark.parametrize(
-    ("topic", "payload", "reason"),
+    ("message", "reason"),
     [
-        pytest.param("nodes/default/n1/endpoints", b"{", "Undecodable", id="no-json"),
-        pytest.param("nodes/default/n1/endpoints", b"\xff\xfe", "Undecodable", id="no-utf8"),
-        pytest.param("nodes/default/n1/endpoints", b"[" * 100_000, "Undecodable", id="deep"),
-        pytest.param("nodes/default/n1/endpoints", b" " * 300_000, "Oversized", id="oversized"),
+        pytest.param(("nodes/default/n1/endpoints", b"{"), "Undecodable", id="no-json"),
+        pytest.param(("nodes/default/n1/endpoints", b"\xff\xfe"), "Undecodable", id="no-utf8"),
+        pytest.param(("nodes/default/n1/endpoints", b"[" * 100_000), "Undecodable", id="deep"),
+        pytest.param(("nodes/default/n1/endpoints", b" " * 300_000), "Oversized", id="oversized"),
         pytest.param(
-            "nodes/default/n1/endpoints", b'{"sequence":"1","endpoints":[]}', "Undecodable", id="wrong-type"
+            ("nodes/default/n1/endpoints", b'{"sequence":"1","endpoints":[]}'), "Undecodable", id="wrong-type"
         ),
         pytest.param(
-            "nodes/default/n1/endpoints", b'{"sequence":-1,"endpoints":[]}', "SequenceInvalid", id="negative"
+            ("nodes/default/n1/endpoints", b'{"sequence":-1,"endpoints":[]}'),
+            "SequenceInvalid",
+            id="negative",
         ),
         pytest.param(
-            "nodes/default/n1/endpoints", b'{"sequence":%d,"endpoints":[]}' % 10**30, "SequenceInvalid", id="huge"
+            "nodes/default/n1/endpoints",
+            b'{"sequence":%d,"endpoints":[]}' % 10**30,
+            "SequenceInvalid",
+            id="huge",
         ),
-        pytest.param("nodes/default/n1/endpoints", b'{"sequence":1,"endpoints":[]}', "StaleSequence", id="replay"),
-        pytest.param("nodes/default/n#1/endpoints", b"{}", "InvalidName", id="hash-in-a-name"),
-        pytest.param("nodes/default/-/endpoints", b"{}", "InvalidName", id="no-name"),
-        pytest.param("nodes/default/n1/status", b'{"state":"asleep"}', "Undecodable", id="unknown-state"),
         pytest.param(
-            "nodes/default/n1/status", b'{"state":"online","prefix":"10.0.0.0/8"}', "PrefixInvalid", id="ipv4-prefix"
+            ("nodes/default/n1/endpoints", b'{"sequence":1,"endpoints":[]}'), "StaleSequence", id="replay"
+        ),
+        pytest.param(("nodes/default/n#1/endpoints", b"{}"), "InvalidName", id="hash-in-a-name"),
+        pytest.param(("nodes/default/-/endpoints", b"{}"), "InvalidName", id="no-name"),
+        pytest.param(("nodes/default/n1/status", b'{"state":"asleep"}'), "Undecodable", id="unknown-state"),
+        pytest.param(
+            "nodes/default/n1/status",
+            b'{"state":"online","prefix":"10.0.0.0/8"}',
+            "PrefixInvalid",
+            id="ipv4-prefix",
         ),
     ],
 )
-async def test_bad_input_is_dropped_and_counted(world, broker, until, topic: str, payload: bytes, reason: str) -> None:
+async def test_bad_input_is_dropped_and_counted(
+    world, broker, until, message: tuple[str, bytes], reason: str
+) -> None:
+    (topic, payload) = message
     async with router(broker) as controller:
         say(broker, world.status("n1"), world.endpoints("n1", 5, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: whole(broker, "10.1.1.1/32"))
@@ -303,17 +321,25 @@ async def test_unknown_fields_are_ignored(world, broker, until) -> None:
 @given(
     noise=st.lists(
         st.tuples(
-            st.sampled_from(["nodes/default/n1/endpoints", "nodes/default/n1/status", "nodes/é/n 1/endpoints"])
-            | st.sampled_from(["vpcs/0000000004d2/head", "vpcs/0000000004d2/table/0", "vpcs/x/table/1", "router/leader"]),
+            st.sampled_from(
+                ["nodes/default/n1/endpoints", "nodes/default/n1/status", "nodes/é/n 1/endpoints"]
+            )
+            | st.sampled_from(
+                ["vpcs/0000000004d2/head", "vpcs/0000000004d2/table/0", "vpcs/x/table/1", "router/leader"]
+            ),
             st.binary(max_size=40)
             | st.recursive(
                 st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-                lambda inner: st.lists(inner, max_size=3)
-                | st.dictionaries(
-                    st.sampled_from(["sequence", "endpoints", "revision", "routes", "of", "shards", "prefix"])
-                    | st.text(max_size=4),
-                    inner,
-                    max_size=5,
+                lambda inner: (
+                    st.lists(inner, max_size=3)
+                    | st.dictionaries(
+                        st.sampled_from(
+                            ["sequence", "endpoints", "revision", "routes", "of", "shards", "prefix"]
+                        )
+                        | st.text(max_size=4),
+                        inner,
+                        max_size=5,
+                    )
                 ),
                 max_leaves=12,
             ).map(lambda thing: __import__("json").dumps(thing).encode()),

@@ -73,7 +73,10 @@ class Broker:
             return None
         shards = [found.shards.get(number) for number in range(found.head.shards)]
         routes = {it.network: it for shard in shards if shard for it in shard.routes}
-        whole = None not in shards and (found.head.count, found.head.digest) == (len(routes), digest(routes.values()))
+        whole = None not in shards and (found.head.count, found.head.digest) == (
+            len(routes),
+            digest(routes.values()),
+        )
         return routes if whole else None
 
 
@@ -118,7 +121,7 @@ def _history(steps: list) -> None:
             broker.retained.clear()
             ledger.compare(None)
         elif then == "forget":
-            broker.retained = {key: value for key, value in list(broker.retained.items())[::2]}
+            broker.retained = dict(list(broker.retained.items())[::2])
             ledger.compare(broker.read().tables.get(VPC))
         broker.tell(ledger.changes(clock))
         assert broker.told == wanted == ledger.routes()

@@ -22,7 +22,7 @@ class Numbering:
 
 
 class Machine(RuleBasedStateMachine):
-    """Both writers in any order, with commits in between; the oracle is ``table`` with the tables before as ``held``."""
+    """Both writers in any order, commits in between; the oracle is ``table`` with the tables before as ``held``."""
 
     checked = False
 

@@ -21,8 +21,12 @@ def segments(world, **nodes: tuple[Endpoint, ...]) -> dict[Origin, Segment]:
 
 
 def routes(tables, vpc: int = VPC) -> dict[str, str]:
-    """network → node"""
-    return {network: route.node for network, route in tables.vpcs[vpc].routes.items()} if vpc in tables.vpcs else {}
+    """Network → node"""
+    return (
+        {network: route.node for network, route in tables.vpcs[vpc].routes.items()}
+        if vpc in tables.vpcs
+        else {}
+    )
 
 
 def held(tables) -> dict[int, dict]:
@@ -50,7 +54,9 @@ def test_two_endpoints_and_their_every_network(world) -> None:
 
 
 def test_a_move_goes_to_the_newest_epoch_even_of_a_clock_that_runs_ahead(world) -> None:
-    before = table(segments(world, n1=(world.endpoint("n1", 1, "10.1.1.1/32", epoch=900),)), None, {}, HORIZON)
+    before = table(
+        segments(world, n1=(world.endpoint("n1", 1, "10.1.1.1/32", epoch=900),)), None, {}, HORIZON
+    )
     assert routes(before) == {"10.1.1.1/32": "n1"}
     both = segments(
         world,
@@ -143,14 +149,17 @@ def built(world, drawn: dict) -> dict[Origin, Segment]:
     return {
         Origin(*who): Segment(
             world.prefix(who[1]),
-            tuple(world.endpoint(who[1], function, *nets, epoch=epoch, vpc=vpc) for vpc, function, nets, epoch in said),
+            tuple(
+                world.endpoint(who[1], function, *nets, epoch=epoch, vpc=vpc)
+                for vpc, function, nets, epoch in said
+            ),
         )
         for who, said in drawn.items()
     }
 
 
 def oracle(said: dict[Origin, Segment], in_force: dict[int, dict[str, Route]]) -> dict[int, dict[str, tuple]]:
-    """The table as one would explain it: VPC → network → (cluster, node, function, epoch). Quadratic, sets and loops."""
+    """The table as one would explain it: VPC → network → (cluster, node, function, epoch)."""
     everything = defaultdict(list)  # (vpc, cluster, function) → [(epoch, in force, node, networks)]
     for origin, segment in said.items():
         for endpoint in segment.endpoints:
@@ -183,7 +192,9 @@ def oracle(said: dict[Origin, Segment], in_force: dict[int, dict[str, Route]]) -
         result[vpc] = {}
         for text, many in networks.items():
             before = in_force.get(vpc, {}).get(text)
-            keeps = [it for it in many if before and (it[0], it[2]) == (before.cluster, int(before.function, 16))]
+            keeps = [
+                it for it in many if before and (it[0], it[2]) == (before.cluster, int(before.function, 16))
+            ]
             result[vpc][text] = keeps[0] if keeps else min(many, key=lambda it: (it[3], it[0], it[2]))
     return result
 
@@ -233,4 +244,3 @@ def test_every_network_has_one_answer_and_every_claim_is_accounted_for(world, no
             for network in chosen.networks:
                 has = vpc.routes[network]
                 assert (Holder(has.cluster, int(has.function, 16)) == who) != ((network, who) in lost)
-

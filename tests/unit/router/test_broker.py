@@ -1,0 +1,199 @@
+"""The router against a real Mosquitto: kill -9, lost databases, small queues, and what ``mosquitto_sub`` reads."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from galactic.bus import Connected, Delivery
+from galactic.bus.paho import PahoBus
+from galactic.launch import Health
+from galactic.messages import Changes, NodeEndpoints, decode, digest, encode
+from galactic.messages import Route as Told
+from galactic.router.controller import Controller
+from galactic.router.metrics import RouterMetrics
+from galactic.settings import RouterSettings
+
+VPC = "galactic/v1/vpcs/0000000004d2"
+
+
+@asynccontextmanager
+async def router(url: str, replica: str = "r") -> AsyncIterator[Controller]:
+    settings = RouterSettings(kubernetes=False, mqtt_url=url)
+    async with PahoBus(settings, f"galactic-router-{replica}") as bus:
+        metrics = RouterMetrics(CollectorRegistry())
+        controller = Controller(settings, bus, None, replica=replica, metrics=metrics, health=Health())
+        task = asyncio.create_task(controller.run())
+        try:
+            yield controller
+        finally:
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+class Listener:
+    """Hears everything below a filter."""
+
+    def __init__(self, bus: PahoBus, pattern: str) -> None:
+        self.bus, self.pattern = bus, pattern
+        self.heard: list[Delivery] = []
+        self.sessions = 0
+
+    async def run(self) -> None:
+        self.bus.subscribe(self.pattern)
+        async for item in self.bus.deliveries():
+            if isinstance(item, Delivery):
+                self.heard.append(item)
+            self.sessions += isinstance(item, Connected)
+
+    def changes(self) -> list[Changes]:
+        return [decode(Changes, item.payload) for item in self.heard if item.topic.endswith("/changes")]
+
+
+@asynccontextmanager
+async def listener(
+    url: str, pattern: str = "galactic/v1/#", name: str = "listener"
+) -> AsyncIterator[Listener]:
+    async with PahoBus(RouterSettings(mqtt_url=url), name) as bus:
+        found = Listener(bus, pattern)
+        task = asyncio.create_task(found.run())
+        try:
+            yield found
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def say(bus: PahoBus, *messages: tuple[str, bytes]) -> None:
+    for topic, payload in messages:
+        await bus.publish(topic, payload, retain=True)
+
+
+def networks(retained: dict[str, str]) -> list[str]:
+    """What a joining node would believe; fails if it does not add up."""
+    if not retained:
+        return []
+    head = json.loads(retained[f"{VPC}/head"])
+    routes = [
+        route
+        for number in range(head["shards"])
+        for route in json.loads(retained[f"{VPC}/table/{number}"])["routes"]
+    ]
+    told = [Told(**{**route, "segments": tuple(route["segments"])}) for route in routes]
+    assert (head["count"], head["digest"]) == (len(routes), digest(told))
+    assert len(retained) == head["shards"] + 1
+    return sorted(route["network"] for route in routes)
+
+
+async def test_what_mosquitto_sub_reads_is_what_the_design_says(world, mosquitto, until) -> None:
+    mosquitto.start()
+    async with listener(mosquitto.url) as it, router(mosquitto.url) as controller:
+        await until(lambda: it.sessions and controller.idle)
+        endpoint = world.endpoint("n1", 1, "10.1.1.1/32", epoch=7)
+        await say(it.bus, world.status("n1"), world.endpoints("n1", 1, endpoint))
+        await until(lambda: controller.idle and it.changes())
+        retained = await asyncio.to_thread(mosquitto.retained)
+        leader = await asyncio.to_thread(mosquitto.retained, "galactic/v1/router/leader")
+    route = {
+        "network": "10.1.1.1/32",
+        "segments": ["2001:db8:ff01:100::4d2:1"],
+        "cluster": "default",
+        "node": "n1",
+        "function": "0001",
+        "epoch": 7,
+    }
+    (change,) = [json.loads(item.payload) for item in it.heard if item.topic == f"{VPC}/changes"]
+    revision = change["revision"]
+    assert change == {"revision": revision, "previous": 0, "set": [route], "delete": []}
+    assert json.loads(retained[f"{VPC}/table/0"]) == {"revision": revision, "of": 1, "routes": [route]}
+    head = json.loads(retained[f"{VPC}/head"])
+    assert head == {"revision": revision, "count": 1, "digest": head["digest"], "shards": 1}
+    assert set(retained) == {f"{VPC}/table/0", f"{VPC}/head"}
+    assert json.loads(leader["galactic/v1/router/leader"])["id"] == "r"
+
+
+@pytest.mark.parametrize(
+    "persistence", [pytest.param(True, id="with-its-database"), pytest.param(False, id="without")]
+)
+async def test_kill_9_of_the_broker(world, mosquitto, until, *, persistence: bool) -> None:
+    mosquitto.start(persistence=persistence)
+    async with listener(mosquitto.url) as it, router(mosquitto.url) as controller:
+        await until(lambda: it.sessions and controller.idle)
+        for number in range(1, 6):
+            endpoint = world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
+            await say(it.bus, world.status(f"n{number}"), world.endpoints(f"n{number}", 1, endpoint))
+        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 5)
+        mosquitto.kill()
+        await until(lambda: not it.bus.connected)
+        mosquitto.start(persistence=persistence)
+        await until(lambda: it.bus.connected and it.sessions == 2)
+        await say(
+            it.bus, world.endpoints("n5", 2), world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.9/32"))
+        )
+        await until(lambda: controller.idle and "10.1.1.9/32" in controller.store.routes(0x4D2))
+        expected = ["10.1.1.2/32", "10.1.1.3/32", "10.1.1.4/32", "10.1.1.9/32"]
+        for _ in range(50):  # the router's own session may begin later than ours
+            retained = await asyncio.to_thread(mosquitto.retained)
+            if len(retained) == 2 and controller.idle:
+                break
+        assert networks(retained) == expected
+
+
+async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(world, mosquitto, until) -> None:
+    mosquitto.start()
+    async with listener(mosquitto.url) as it:
+        async with router(mosquitto.url) as controller:
+            await until(lambda: it.sessions and controller.idle)
+            for number in range(1, 4):
+                endpoint = world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
+                await say(it.bus, world.status(f"n{number}"), world.endpoints(f"n{number}", 1, endpoint))
+            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 3)
+        count = len(it.heard)
+        async with router(mosquitto.url, "second") as controller:
+            await until(lambda: controller.idle)
+            await until(
+                lambda: any(b"second" in item.payload for item in it.heard[count:] if "leader" in item.topic)
+            )
+            await asyncio.sleep(1)
+        topics = {item.topic for item in it.heard[count:]}
+    assert topics == {"galactic/v1/router/leader", "galactic/v1/router/sync/second"}
+
+
+async def test_a_table_larger_than_the_brokers_queue(world, mosquitto, until) -> None:
+    """A default Mosquitto drops what does not fit into its queue of 1,000; here it is 8, for 20 shards and 2 nodes."""
+    mosquitto.start(extra="max_queued_messages 8\nmax_inflight_messages 4")
+    async with listener(mosquitto.url, f"{VPC}/changes") as it:
+        async with router(mosquitto.url) as controller:
+            await until(lambda: it.sessions and controller.idle)
+            many = [world.endpoint("n1", 1, *(f"10.1.{n >> 8}.{n & 255}/32" for n in range(1, 1001)))]
+            many += [
+                world.endpoint(
+                    "n1", 1 + part, *(f"10.{1 + part}.{n >> 8}.{n & 255}/32" for n in range(1, 1001))
+                )
+                for part in range(1, 5)
+            ]
+            for topic, payload in (world.status("n1"), world.endpoints("n1", 1, *many)):
+                await it.bus.publish(topic, payload, retain=True)
+            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 5000, 30)
+        before = len(it.heard)
+        async with router(mosquitto.url, "second") as controller:
+            await until(lambda: controller.idle, 30)
+            assert len(controller.store.routes(0x4D2)) == 5000
+            await asyncio.sleep(1)
+        assert len(it.heard) == before, "what the broker dropped in the replay was taken for absent"
+
+
+async def test_a_node_that_registers_for_another_is_not_believed(world, mosquitto, until) -> None:
+    mosquitto.start()
+    async with listener(mosquitto.url) as it, router(mosquitto.url) as controller:
+        await until(lambda: it.sessions and controller.idle)
+        topic, _ = world.endpoints("n2", 1)
+        forged = encode(NodeEndpoints(1, (world.endpoint("n1", 1, "10.1.1.1/32"),)))
+        await say(it.bus, world.status("n1"), world.status("n2"), (topic, forged))
+        await say(it.bus, world.endpoints("n1", 1, world.endpoint("n1", 3, "10.1.1.3/32")))
+        await until(lambda: controller.idle and it.changes())
+        assert [route.network for message in it.changes() for route in message.set] == ["10.1.1.3/32"]

@@ -1,0 +1,384 @@
+"""The router in Kubernetes: objects in, ``status.endpoint``, conditions and Events out, and when nothing may happen."""
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.memory import MemoryBroker
+from galactic.errors import Unreachable
+from galactic.kube import informer
+from galactic.kube.client import Conflict, Event, NotFound, Object
+from galactic.kube.resources import EVENTS, NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.launch import Health
+from galactic.messages import Changes, Head, decode
+from galactic.router import recorder
+from galactic.router.controller import Controller
+from galactic.router.metrics import RouterMetrics
+from galactic.settings import RouterSettings
+
+CHANGES = "galactic/v1/vpcs/0000000004d2/changes"
+HEAD = "galactic/v1/vpcs/0000000004d2/head"
+
+
+class Api:
+    """An API server in memory, as far as the router needs one: list, watch, merge patch of the status, create."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[tuple[str, str], Object]] = {}
+        self.patches: list[tuple[str, Object]] = []
+        self.events: list[Object] = []
+        self.up = True
+        self._version = 0
+        self._watches: list[tuple[str, asyncio.Queue[Event | None]]] = []
+
+    def put(self, resource: Resource, name: str, namespace: str = "", **content: object) -> None:
+        known = self.objects.setdefault(resource.plural, {})
+        before = known.get((namespace, name))
+        thing = {
+            "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+            **(before or {}),
+            **content,
+        }
+        self._store(resource, thing, "MODIFIED" if before else "ADDED")
+
+    def remove(self, resource: Resource, name: str, namespace: str = "") -> None:
+        thing = self.objects[resource.plural].pop((namespace, name))
+        self._version += 1
+        thing["metadata"]["resourceVersion"] = str(self._version)
+        self._tell(resource, Event("DELETED", thing))
+
+    def stop(self) -> None:
+        self.up = False
+        for _, queue in self._watches:
+            queue.put_nowait(None)
+
+    def status(self, name: str) -> Object:
+        return self.objects["vpcattachments"]["ns", name].get("status", {})
+
+    async def list(self, resource: Resource, *_: object, **__: object) -> tuple[list[Object], str]:
+        self._reachable()
+        return copy.deepcopy(list(self.objects.get(resource.plural, {}).values())), str(self._version)
+
+    async def watch(self, resource: Resource, *_: object, **__: object) -> AsyncIterator[Event]:
+        self._reachable()
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._watches.append((resource.plural, queue))
+        while (event := await queue.get()) is not None:
+            yield event
+        self._reachable()
+
+    async def patch(
+        self, resource: Resource, name: str, patch: Object, namespace: str = "", *, subresource: str = ""
+    ) -> Object:
+        self._reachable()
+        assert subresource == "status"
+        thing = copy.deepcopy(self.objects[resource.plural].get((namespace, name)))
+        if thing is None:
+            raise NotFound(name)
+        version = patch.get("metadata", {}).get("resourceVersion")
+        if version not in (None, thing["metadata"]["resourceVersion"]):
+            raise Conflict("changed in between", reason="Conflict")
+        self.patches.append((name, patch["status"]))
+        status = thing.setdefault("status", {})
+        for key, value in patch["status"].items():
+            status[key] = value
+            if value is None:
+                del status[key]
+        self._store(resource, thing, "MODIFIED")
+        return thing
+
+    async def create(self, resource: Resource, body: Object, namespace: str = "") -> Object:
+        self._reachable()
+        assert resource == EVENTS
+        assert body["metadata"]["namespace"] == namespace
+        self.events.append(body)
+        return body
+
+    def _store(self, resource: Resource, thing: Object, kind: str) -> None:
+        self._version += 1
+        thing["metadata"] = {**thing["metadata"], "resourceVersion": str(self._version)}
+        meta = thing["metadata"]
+        self.objects.setdefault(resource.plural, {})[meta["namespace"], meta["name"]] = thing
+        self._tell(resource, Event(kind, copy.deepcopy(thing)))
+
+    def _tell(self, resource: Resource, event: Event) -> None:
+        for plural, queue in self._watches:
+            if plural == resource.plural:
+                queue.put_nowait(event)
+
+    def _reachable(self) -> None:
+        if not self.up:
+            raise Unreachable("kube-apiserver", "away")
+
+
+class Cluster(Api):
+    """Two attachments of one VPC, and nodes."""
+
+    def __init__(self, world) -> None:
+        super().__init__()
+        self.world = world
+        self.put(
+            VPCS, "blue", "ns", spec={"networks": ["10.1.0.0/16"]}, status={"identifier": "0000000004d2"}
+        )
+        self.attach(1, "10.1.1.1/24")
+        self.attach(2, "10.1.1.2/24")
+        for node in ("n1", "n2", "n3"):
+            self.segment(node)
+
+    def attach(self, function: int, *addresses: str, ready: bool = True) -> None:
+        spec = {"vpc": {"name": "blue"}, "interface": {"addresses": list(addresses)}}
+        spec["routes"] = [{"destination": f"192.168.{function}.0/24", "via": addresses[0].split("/")[0]}]
+        name = f"a{function}"
+        old = self.objects.get("vpcattachments", {}).get(("ns", name), {}).get("status", {})
+        status = {**old, "ready": ready, "identifier": f"{function:04x}"}
+        self.put(VPC_ATTACHMENTS, name, "ns", spec=spec, status=status)
+
+    def segment(self, node: str, sequence: int = 0, *endpoints) -> None:
+        said = [
+            {
+                "vpc": it.vpc,
+                "function": it.function,
+                "attachment": it.attachment,
+                "sid": it.sid,
+                "networks": list(it.networks),
+                "epoch": it.epoch,
+                "containerID": "c",
+            }
+            for it in endpoints
+        ]
+        status = {"sequence": sequence, "endpoints": said}
+        self.put(NODE_SEGMENTS, node, spec={"prefix": str(self.world.prefix(node))}, status=status)
+
+
+@pytest.fixture
+def cluster(world, monkeypatch) -> Cluster:
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    return Cluster(world)
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@asynccontextmanager
+async def router(broker: MemoryBroker, api: Api, replica: str = "r"):
+    settings, registry = RouterSettings(), CollectorRegistry()
+    controller = Controller(
+        settings, broker.session(), api, replica=replica, metrics=RouterMetrics(registry), health=Health()
+    )
+    task = asyncio.create_task(controller.run())
+    try:
+        yield controller
+    finally:
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+def told(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
+    messages = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
+    return [([f"{it.network}@{it.node}" for it in message.set], list(message.delete)) for message in messages]
+
+
+def say(broker: MemoryBroker, message: tuple[str, bytes]) -> None:
+    broker.publish(*message, True)
+
+
+async def test_a_registration_over_mqtt_is_announced_and_recorded(world, cluster, broker, until) -> None:
+    async with router(broker, cluster) as controller:
+        await until(lambda: controller.idle)
+        one = world.endpoint("n1", 1, "10.1.1.1/32", "192.168.1.0/24", epoch=5)
+        say(broker, world.endpoints("n1", 1, one))
+        await until(lambda: told(broker) == [(["10.1.1.1/32@n1", "192.168.1.0/24@n1"], [])])
+        await until(lambda: "endpoint" in cluster.status("a1") and HEAD in broker.retained)
+        recorded = cluster.status("a1")["endpoint"]
+        assert recorded["revision"] == decode(Head, broker.retained[HEAD]).revision
+        assert recorded.pop("since").endswith("Z")
+        del recorded["revision"]
+        assert recorded == {
+            "cluster": "default",
+            "node": "n1",
+            "sid": one.sid,
+            "networks": ["10.1.1.1/32", "192.168.1.0/24"],
+            "epoch": 5,
+        }
+        cluster.segment("n1", 1, one)  # the same, durably, and later
+        await asyncio.sleep(0.1)
+        assert len(told(broker)) == 1
+        assert len(cluster.patches) == 1, "recorded again although nothing changed"
+
+        cluster.segment("n1", 2)  # only Kubernetes says that it left
+        await until(lambda: told(broker)[1:] == [([], ["10.1.1.1/32", "192.168.1.0/24"])])
+        await until(lambda: "endpoint" not in cluster.status("a1"))
+
+
+async def test_a_move_is_recorded_with_its_node_and_a_new_since(world, cluster, broker, until) -> None:
+    async with router(broker, cluster):
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=5))
+        await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n1")
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=6)))
+        await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n2")
+        cluster.segment("n1", 2)
+        await asyncio.sleep(0.1)
+        assert cluster.status("a1")["endpoint"]["node"] == "n2"
+        assert told(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
+
+
+async def test_lies_become_events_and_not_too_many(world, cluster, broker, until) -> None:
+    async with router(broker, cluster):
+        for sequence in range(1, 30):
+            stolen = world.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/0", epoch=sequence)
+            say(broker, world.endpoints("n1", sequence, stolen))
+            await asyncio.sleep(0.005)
+        await until(lambda: len(cluster.events) == 2)
+        await asyncio.sleep(0.3)
+        assert {event["reason"] for event in cluster.events} == {"NotEntitled", "DefaultRoute"}
+        assert len(cluster.events) == 2
+        (one, _) = cluster.events
+        assert one["involvedObject"] | {"uid": ""} == {
+            "apiVersion": "galactic.datumapis.com/v1alpha",
+            "kind": "VPCAttachment",
+            "namespace": "ns",
+            "name": "a1",
+            "uid": "",
+        }
+        assert "n1" in one["message"]
+        assert told(broker) == []
+
+
+async def test_a_conflict_is_a_condition_that_others_conditions_survive(
+    world, cluster, broker, until
+) -> None:
+    cluster.attach(2, "10.1.1.2/24", "10.1.1.1/24")
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Ready",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [ready]})
+    async with router(broker, cluster):
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
+        await until(lambda: len(told(broker)) == 1)
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.1/32", "10.1.1.2/32", epoch=3)))
+        await until(lambda: cluster.status("a2").get("conditions", [])[1:])
+        others, conflict = cluster.status("a2")["conditions"]
+        assert others == ready
+        assert (conflict["type"], conflict["status"], conflict["reason"]) == (
+            "Conflict",
+            "True",
+            "NetworkInUse",
+        )
+        assert "10.1.1.1/32 is held by ns/a1 on node n1" in conflict["message"]
+        assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.2/32"]
+        await until(lambda: [event["reason"] for event in cluster.events] == ["Conflict"])
+
+        say(broker, world.endpoints("n1", 2))  # the holder leaves
+        await until(lambda: cluster.status("a2")["conditions"][1]["status"] == "False")
+        assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.1/32", "10.1.1.2/32"]
+        assert told(broker)[-1] == (["10.1.1.1/32@n2"], [])
+
+
+async def test_nothing_is_withdrawn_before_the_lists_are_in(world, cluster, broker, until) -> None:
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: controller.idle and HEAD in broker.retained)
+    before, count = dict(broker.retained), len(broker.published)
+    cluster.stop()
+    async with router(broker, cluster) as controller:
+        await asyncio.sleep(0.3)
+        assert not controller.idle
+        assert dict(broker.retained) == before
+        cluster.up = True
+        await until(lambda: controller.idle)
+        await asyncio.sleep(0.7)
+    assert not [topic for topic, _, _ in broker.published[count:] if "/vpcs/" in topic]
+
+
+async def test_an_api_server_that_goes_away_withdraws_nothing_and_recording_catches_up(
+    world, cluster, broker, until
+) -> None:
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: "endpoint" in cluster.status("a1") and controller.idle)
+        cluster.stop()
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+        await until(lambda: told(broker)[-1] == (["10.1.1.2/32@n2"], []))  # the fast path does not need it
+        await asyncio.sleep(0.3)
+        assert len(told(broker)) == 2
+        cluster.up = True
+        await until(lambda: cluster.status("a2").get("endpoint", {}).get("node") == "n2")
+
+
+async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
+    world, cluster, broker, until
+) -> None:
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: "endpoint" in cluster.status("a1") and controller.idle)
+        cluster.stop()
+        await asyncio.sleep(0.1)
+        del cluster.objects["nodesegments"]["", "n1"]
+        cluster.up = True
+        await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
+        await until(lambda: "endpoint" not in cluster.status("a1"))
+
+
+async def test_who_holds_a_network_survives_an_emptied_broker_in_the_status(
+    world, cluster, broker, until
+) -> None:
+    cluster.attach(2, "10.1.1.2/24", "10.1.1.1/24")
+    async with router(broker, cluster) as controller:
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
+        await until(lambda: "endpoint" in cluster.status("a1"))
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
+        cluster.segment("n2", 1, world.endpoint("n2", 2, "10.1.1.1/32", epoch=3))
+        await until(lambda: controller.idle and cluster.status("a2").get("conditions"))
+    fresh = MemoryBroker()
+    async with router(fresh, cluster) as controller:
+        await until(lambda: controller.idle and HEAD in fresh.retained)
+    assert told(fresh) == [(["10.1.1.1/32@n1"], [])]
+
+
+async def test_an_attachment_that_loses_its_readiness_keeps_its_routes(world, cluster, broker, until) -> None:
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: len(told(broker)) == 1)
+        cluster.attach(1, "10.1.1.1/24", ready=False)
+        await asyncio.sleep(0.2)
+        assert controller.idle
+        assert len(told(broker)) == 1
+        cluster.remove(VPC_ATTACHMENTS, "a1", "ns")
+        await until(lambda: told(broker)[1:] == [([], ["10.1.1.1/32"])])
+
+
+async def test_an_attachment_that_becomes_ready_later_comes_then(world, cluster, broker, until) -> None:
+    cluster.attach(1, "10.1.1.1/24", ready=False)
+    async with router(broker, cluster) as controller:
+        await until(lambda: controller.idle)
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await asyncio.sleep(0.2)
+        assert told(broker) == []
+        cluster.attach(1, "10.1.1.1/24", ready=True)
+        await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
+        assert cluster.events == []
+
+
+async def test_somebody_else_writing_the_status_is_put_right(world, cluster, broker, until) -> None:
+    async with router(broker, cluster):
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: "endpoint" in cluster.status("a1"))
+        wrong = {**cluster.status("a1"), "endpoint": {"node": "elsewhere", "sid": "2001:db8::1"}}
+        cluster.put(VPC_ATTACHMENTS, "a1", "ns", status=wrong)
+        await until(lambda: cluster.status("a1")["endpoint"]["node"] == "n1")
+
+
+def test_the_recorder_knows_what_is_the_same() -> None:
+    assert recorder.Record(None, "").same(recorder.Record(None, ""))
+    assert not recorder.Record(None, "").same(recorder.Record(None, "x"))
