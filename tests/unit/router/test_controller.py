@@ -277,8 +277,7 @@ async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, unt
             id="negative",
         ),
         pytest.param(
-            "nodes/default/n1/endpoints",
-            b'{"sequence":%d,"endpoints":[]}' % 10**30,
+            ("nodes/default/n1/endpoints", b'{"sequence":%d,"endpoints":[]}' % 10**30),
             "SequenceInvalid",
             id="huge",
         ),
@@ -289,8 +288,7 @@ async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, unt
         pytest.param(("nodes/default/-/endpoints", b"{}"), "InvalidName", id="no-name"),
         pytest.param(("nodes/default/n1/status", b'{"state":"asleep"}'), "Undecodable", id="unknown-state"),
         pytest.param(
-            "nodes/default/n1/status",
-            b'{"state":"online","prefix":"10.0.0.0/8"}',
+            ("nodes/default/n1/status", b'{"state":"online","prefix":"10.0.0.0/8"}'),
             "PrefixInvalid",
             id="ipv4-prefix",
         ),
@@ -299,7 +297,7 @@ async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, unt
 async def test_bad_input_is_dropped_and_counted(
     world, broker, until, message: tuple[str, bytes], reason: str
 ) -> None:
-    (topic, payload) = message
+    topic, payload = message
     async with router(broker) as controller:
         say(broker, world.status("n1"), world.endpoints("n1", 5, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: whole(broker, "10.1.1.1/32"))
