@@ -18,7 +18,7 @@ from galactic.node.store import Store
 from galactic.node.sync import Sync
 
 log = structlog.get_logger(__name__)
-BACKOFF_SECONDS: Final = (0.5, 10.0)
+BACKOFF_SECONDS: Final = (0.5, 30.0)
 HEALTH_SECONDS: Final = 1.0
 
 
@@ -67,11 +67,9 @@ class Controller:
         problem = self.problem()
         sync, mqtt = self._sync.problem, self._registration.problem
         findings = (
-            Finding("Ready", problem is None, "Ready" if problem is None else "NotReady", problem or ""),
-            Finding("Synced", sync is None, "Applied" if sync is None else "Failing", sync or ""),
-            Finding(
-                "BrokerConnected", mqtt is None, "Connected" if mqtt is None else "Disconnected", mqtt or ""
-            ),
+            _finding("Ready", problem, "Ready", "NotReady", "pods can be attached"),
+            _finding("Synced", sync, "Applied", "Failing", "the kernel is as planned"),
+            _finding("BrokerConnected", mqtt, "Connected", "Disconnected", "route changes arrive at once"),
         )
         node = {
             "kernel": self._preparation.kernel,
@@ -112,3 +110,8 @@ class Controller:
             health.set("attach", self.problem())
             health.set("kernel", self._sync.problem if self._sync.ready.is_set() else None)
             await asyncio.sleep(HEALTH_SECONDS)
+
+
+def _finding(kind: str, problem: str | None, good: str, bad: str, fine: str) -> Finding:
+    """A condition that says what is wrong, or ``fine``. Never an empty message: API servers of old make it null."""
+    return Finding(kind, problem is None, good if problem is None else bad, problem or fine)

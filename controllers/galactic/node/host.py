@@ -78,7 +78,7 @@ class Preparation:
         prefix = self._store.prefix
         if prefix is not None and not prefix.subnet_of(self._space):
             return f"the node's prefix {prefix} is outside the SRv6 space {self._space}"
-        return self._without_underlay or (self._unfiltered if prefix else None)
+        return self._without_underlay or (self._unfiltered if prefix and prefix != self._store.filtered else None)
 
     @property
     def encap(self) -> str:
@@ -111,7 +111,9 @@ class Preparation:
         if self._store.prefix is None:
             return
         try:
-            await self._machine.filter(self._store.prefix)
+            prefix = self._store.prefix
+            await self._machine.filter(prefix)
+            self._store.set_filtered(prefix)
         except GalacticError as error:
             self._unfiltered = str(error)
             log.warning("packet filter not in place", error=str(error))

@@ -47,6 +47,7 @@ class NodeFile(msgspec.Struct, frozen=True):
 
     prefix: str = ""
     clock: int = 0
+    filtered: str = ""  # the prefix that the packet filter was last put in place for
 
 
 class Records:
@@ -88,10 +89,8 @@ class Records:
         """The attachment is on disk."""
         self._write(self._path(attachment.key), encode(attachment))
 
-    def put_node(self, prefix: IPv6Network | None, clock: int) -> None:
-        self._write(
-            self._directory / NODE_FILE, msgspec.json.encode(NodeFile(str(prefix) if prefix else "", clock))
-        )
+    def put_node(self, node: NodeFile) -> None:
+        self._write(self._directory / NODE_FILE, msgspec.json.encode(node))
 
     def remove(self, key: Key) -> None:
         """The attachment is forgotten, durably."""

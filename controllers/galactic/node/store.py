@@ -18,7 +18,7 @@ from galactic.linux.objects import Network
 from galactic.messages import Endpoint, NodeEndpoints, Route
 from galactic.node.attachment import Attachment, Key
 from galactic.node.epoch import Clock
-from galactic.node.records import Records
+from galactic.node.records import NodeFile, Records
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +73,7 @@ class Store:
         self._watchers: list[asyncio.Event] = []
         self.attachments: dict[Key, Attachment] = {}
         self.prefix: IPv6Network | None = None
+        self.filtered: IPv6Network | None = None
         self.sequence = 0
         self.dirty: set[int] = set()
         self.rehost = False  # the plan of the host itself changed
@@ -83,6 +84,7 @@ class Store:
         node = self._records.node()
         self._clock.observe(node.clock)
         self.prefix = srv6.parse_prefix(node.prefix) if node.prefix else None
+        self.filtered = srv6.parse_prefix(node.filtered) if node.filtered else None
         self.attachments = self._records.attachments()
         for attachment in self.attachments.values():
             self._clock.observe(attachment.epoch)
@@ -110,7 +112,13 @@ class Store:
             self.prefix = prefix
             self.rehost = True
             self._touch_endpoints(*self.hosted)
-            self._records.put_node(prefix, self._clock.last)
+            self._remember()
+
+    def set_filtered(self, prefix: IPv6Network) -> None:
+        """The packet filter is in place for a node with that prefix. It outlives us, as the records do."""
+        if prefix != self.filtered:
+            self.filtered = prefix
+            self._remember()
 
     def replan(self) -> None:
         """Something that all plans depend on changed."""
@@ -232,13 +240,17 @@ class Store:
     def _is_here(self, segment: bytes) -> bool:
         return self.prefix is not None and segment[:8] == self.prefix.network_address.packed[:8]
 
+    def _remember(self) -> None:
+        prefix, filtered = (str(each) if each else "" for each in (self.prefix, self.filtered))
+        self._records.put_node(NodeFile(prefix, self._clock.last, filtered))
+
     def _touch(self, *vpcs: int) -> None:
         self.dirty.update(vpcs)
         self.wake.set()
 
     def _touch_endpoints(self, *vpcs: int) -> None:
         self.sequence = self._clock.take()
-        self._records.put_node(self.prefix, self.sequence)
+        self._remember()
         for event in self._watchers:
             event.set()
         self._touch(*vpcs)

@@ -28,6 +28,8 @@ SUSPECT_SECONDS: Final = 1.0
 """From an event to the full round that looks into it: our own changes cause events too, and come in bursts."""
 READ_SHARE: Final = 10
 """At most a tenth of the time goes into full rounds: with 100,000 routes they become rarer."""
+SUSPECT_SHARE: Final = 2
+"""With a reason to look, at most a third."""
 BACKOFF_SECONDS: Final = (0.2, 5.0)
 GONE_ROUNDS: Final = 2
 """Full rounds after which a pod whose namespace has disappeared is forgotten without a DEL."""
@@ -138,9 +140,12 @@ class Sync:
         self._metrics.sync_seconds.labels("full" if full else "delta").observe(seconds)
         if full:
             now = time.monotonic()
-            self._earliest_full = now + seconds * READ_SHARE
-            self._next_full = max(now + INTERVAL_SECONDS, self._earliest_full)
+            self._earliest_full = now + seconds * SUSPECT_SHARE
+            self._next_full = now + max(INTERVAL_SECONDS, seconds * READ_SHARE)
             self._after_full()
+        self._metrics.endpoints.set(len(self._store.attachments))
+        self._metrics.vpcs.set(len(self._store.hosted))
+        self._metrics.routes.set(self._applied.routes())
         for waiter in waiting:
             if waiter.done.done():
                 continue
@@ -189,6 +194,3 @@ class Sync:
             if self._applied.gone(attachment) >= GONE_ROUNDS:
                 log.warning("a pod's namespace is gone without a DEL", attachment=attachment.name)
                 self._store.detach(key)
-        self._metrics.endpoints.set(len(self._store.attachments))
-        self._metrics.vpcs.set(len(self._store.hosted))
-        self._metrics.routes.set(self._applied.routes())

@@ -14,6 +14,7 @@ from galactic.messages import Changes, Head, Route, Shard, digest_of, weight
 
 PATIENCE: Final = 3.0
 LONGEST_PATIENCE: Final = 60.0
+FORGOTTEN: Final = 2
 LONGEST_LOG: Final = 4096
 """Changes kept while waiting for the snapshot they continue."""
 
@@ -30,6 +31,8 @@ class Table:
         self._log: dict[int, Changes] = {}  # by the revision they continue
         self._doubtful_since: float | None = now
         self._patience = PATIENCE
+        self._rereads = 0  # in a row
+        self._stray = False  # a head older than the one we have arrived
 
     @property
     def complete(self) -> bool:
@@ -43,7 +46,8 @@ class Table:
     def reread(self, now: float) -> None:
         """The caller subscribes anew: what is retained arrives again. Each attempt waits twice as long."""
         self._shards.clear()
-        self._head = None
+        self._head, self._stray = None, False
+        self._rereads += 1
         self._doubtful_since = now
         self._patience = min(self._patience * 2, LONGEST_PATIENCE)
 
@@ -51,13 +55,13 @@ class Table:
         """A new session began: everything retained follows, and anything may have been missed."""
         self.reread(now)
         self._log.clear()
-        self._patience = PATIENCE
+        self._patience, self._rereads = PATIENCE, 0
 
     def take_head(self, head: Head, now: float) -> bool:
         """Whether ``routes`` changed."""
-        if self._head and head.revision < self._head.revision and not self.overdue(now):
-            return False
-        self._head = head
+        self._stray = bool(self._head and head.revision < self._head.revision)
+        if not self._stray:
+            self._head = head
         return self._settle(now)
 
     def take_shard(self, number: int, shard: Shard, now: float) -> bool:
@@ -81,30 +85,36 @@ class Table:
 
     def _settle(self, now: float) -> bool:
         before = self.revision
-        taken = self._take_snapshot(now)
+        taken = self._take_snapshot()
         self._apply_log()
         if not self._doubtful():
-            self._doubtful_since, self._patience = None, PATIENCE
-            self._shards.clear()
+            self._doubtful_since, self._patience, self._rereads = None, PATIENCE, 0
+            # Newer ones wait for their head; the others have served.
+            self._shards = {
+                number: entry
+                for number, entry in self._shards.items()
+                if self.revision is not None and entry[0].revision > self.revision
+            }
         elif self._doubtful_since is None:
             self._doubtful_since = now
         return taken or self.revision != before
 
     def _doubtful(self) -> bool:
         head = self._head
-        if self.revision is None or head is None or self._log or head.revision > self.revision:
+        if self.revision is None or head is None or self._log or self._stray:
             return True
-        if head.revision < self.revision:  # the snapshot follows the changes within a second or so
+        if head.revision != self.revision:  # behind, it follows the changes within a second or so
             return True
         return (head.digest, head.count) != (digest_of(self._total), len(self.routes))
 
-    def _take_snapshot(self, now: float) -> bool:
+    def _take_snapshot(self) -> bool:
         head = self._head
         if head is None or any(number not in self._shards for number in range(head.shards)):
             return False
         if self.revision is not None:
             same = head.revision == self.revision and head.digest == digest_of(self._total)
-            older = head.revision < self.revision and not self.overdue(now)
+            # Older than ours, and still so when read for the second time: whoever publishes has forgotten.
+            older = head.revision < self.revision and self._rereads < FORGOTTEN
             if same or older:
                 return False
         parts = [self._shards[number] for number in range(head.shards)]

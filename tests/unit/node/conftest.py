@@ -1,0 +1,145 @@
+"""A node controller on a kernel and a broker in memory; only socket, records and plugin are real."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from galactic.node.apply import Applied
+from galactic.node.calls import Calls
+from galactic.node.epoch import Clock
+from galactic.node.memory import MemoryKernel
+from galactic.node.metrics import Metrics
+from galactic.node.plan import Host
+from galactic.node.records import Records
+from galactic.node.server import Server
+from galactic.node.store import Store
+from galactic.node.sync import Sync
+
+SPACE = IPv6Network("2001:db8:ff00::/40")
+PREFIX = IPv6Network("2001:db8:ff01:100::/56")
+PLUGIN = Path(__file__).parents[3] / "src" / "cni_plugin" / "main.py"
+
+
+def config(function: str = "G", *, last: int = 1, **more: Any) -> dict[str, Any]:
+    """A plugin configuration of VPC 1234 (base62 jU) as the operator writes it."""
+    return {
+        "cniVersion": "1.0.0",
+        "name": "blue",
+        "type": "galactic",
+        "vpc": "jU",
+        "vpcattachment": function,
+        "attachment": f"default/blue-{function}",
+        "mtu": 0,
+        "addresses": [f"10.1.1.{last}/24", f"2001:10:1:1::{last:x}/64"],
+        "networks": ["10.1.1.0/24", "2001:10:1:1::/64"],
+        "terminations": [],
+        "routes": [],
+    } | more
+
+
+@dataclass
+class Answer:
+    code: int
+    text: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.text)
+        return value
+
+
+@dataclass
+class Node:
+    """One node controller's life; ``start`` and ``stop`` may alternate, kernel and records stay."""
+
+    directory: Path
+    kernel: MemoryKernel = field(default_factory=MemoryKernel)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    problem: str | None = None
+    prefix: IPv6Network | None = PREFIX
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "agent.sock"
+
+    async def start(self) -> None:
+        records = Records(self.directory)
+        records.prepare()
+        self.metrics = Metrics(CollectorRegistry())
+        self.store = Store("default", records, Clock())
+        self.store.restore()
+        if self.prefix:
+            self.store.set_prefix(self.prefix)
+        exists: Callable[[str], bool] = self.kernel.namespaces.__contains__
+        self.sync = Sync(
+            self.kernel, self.store, self._host, self.metrics, Applied(self.kernel, self.store, exists)
+        )
+        calls = Calls(self.store, self.sync, self._problem, exists)
+        self.server = Server(self.socket, calls, self.metrics)
+        self.tasks = [asyncio.create_task(self.sync.run()), asyncio.create_task(self.server.run())]
+        while not self.socket.exists():
+            await asyncio.sleep(0.01)
+        if self.prefix:
+            await self.sync.ready.wait()
+
+    async def stop(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.socket.unlink(missing_ok=True)
+
+    async def cni(
+        self,
+        command: str,
+        body: dict[str, Any] | bytes = b"",
+        *,
+        container: str = "c1",
+        netns: str = "/ns/1",
+        ifname: str = "galactic0",
+        **more: str,
+    ) -> Answer:
+        """Runs the plugin as the kubelet does."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-ISE",
+            str(PLUGIN),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={
+                "CNI_COMMAND": command,
+                "CNI_CONTAINERID": container,
+                "CNI_NETNS": netns,
+                "CNI_IFNAME": ifname,
+                "GALACTIC_SOCKET": str(self.socket),
+            }
+            | more,
+        )
+        given = body if isinstance(body, bytes) else json.dumps(body).encode()
+        output, complaint = await process.communicate(given)
+        assert not complaint, complaint.decode()
+        return Answer(process.returncode or 0, output.decode())
+
+    def _host(self) -> Host | None:
+        prefix = self.store.prefix
+        return Host(prefix, SPACE, "eth0") if prefix else None
+
+    def _problem(self) -> str | None:
+        return self.problem or (None if self.sync.ready.is_set() else self.sync.problem)
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    made = Node(tmp_path / "run")
+    made.kernel.add_namespace("/ns/1")
+    await made.start()
+    yield made
+    await made.stop()

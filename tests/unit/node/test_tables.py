@@ -1,0 +1,219 @@
+"""A table read over a channel that loses, repeats and reorders: never wrong, and right in the end."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galactic.messages import Changes, Head, Route, Shard, digest
+from galactic.node.tables import PATIENCE, Table
+
+
+def route(network: int, epoch: int = 1) -> Route:
+    return Route(f"10.0.0.{network}/32", (f"2001:db8::1:{network:x}",), "default", "node-1", f"{network:04x}", epoch)
+
+
+@dataclass
+class Router:
+    """Publishes as the router does: every change at once, shards and head later; unchanged shards keep their revision."""
+
+    shards: int = 2
+    revision: int = 10
+    routes: dict[str, Route] = field(default_factory=dict)
+    history: dict[int, dict[str, Route]] = field(default_factory=dict)
+    retained: dict[object, object] = field(default_factory=dict)
+
+    def change(self, network: int, epoch: int | None) -> Changes:
+        previous, self.revision = self.revision, self.revision + 3
+        text = route(network).network
+        if epoch is None:
+            self.routes.pop(text, None)
+            changes = Changes(self.revision, previous, delete=(text,))
+        else:
+            self.routes[text] = route(network, epoch)
+            changes = Changes(self.revision, previous, set=(self.routes[text],))
+        self.history[self.revision] = dict(self.routes)
+        return changes
+
+    def snapshot(self) -> list[tuple[object, object]]:
+        """What is published for the packed table: the shards that differ, then the head."""
+        self.history[self.revision] = dict(self.routes)
+        sent: list[tuple[object, object]] = []
+        for number in range(self.shards):
+            members = tuple(each for each in self.routes.values() if int(each.function, 16) % self.shards == number)
+            old = self.retained.get(number)
+            if not isinstance(old, Shard) or old.routes != members:
+                sent.append((number, Shard(self.revision, self.shards, members)))
+        sent.append(("head", Head(self.revision, len(self.routes), digest(self.routes.values()), self.shards)))
+        self.retained.update(dict(sent))
+        return sent
+
+
+def take(table: Table, kind: object, message: object, now: float) -> bool:
+    match message:
+        case Head():
+            return table.take_head(message, now)
+        case Shard():
+            assert isinstance(kind, int)
+            return table.take_shard(kind, message, now)
+        case Changes():
+            return table.take_changes(message, now)
+    raise AssertionError(message)
+
+
+def read(table: Table, router: Router, now: float = 0.0) -> None:
+    for kind, message in router.retained.items():
+        take(table, kind, message, now)
+
+
+def test_a_snapshot_then_changes():
+    router, table = Router(), Table(0.0)
+    router.change(1, 1)
+    router.snapshot()
+    read(table, router)
+    assert (table.routes, table.revision) == (router.routes, router.revision)
+    assert table.take_changes(router.change(2, 1), 1.0)
+    assert table.routes == router.routes
+    assert table.take_changes(router.change(1, None), 1.0)
+    assert table.routes == router.routes
+    for kind, message in router.snapshot():
+        assert not take(table, kind, message, 1.5)
+    assert not table.overdue(1000.0)
+
+
+def test_shards_that_come_before_their_head_are_kept():
+    """No change message at all: a node that only ever sees snapshots follows them without reading again."""
+    router, table = Router(), Table(0.0)
+    router.snapshot()
+    read(table, router)
+    router.change(1, 1)
+    router.change(2, 1)
+    for kind, message in router.snapshot():
+        take(table, kind, message, 1.0)
+    assert table.routes == router.routes
+    assert not table.overdue(1000.0)
+
+
+def test_an_incomplete_snapshot_replaces_nothing():
+    router, table = Router(), Table(0.0)
+    router.change(1, 1)
+    router.snapshot()
+    read(table, router)
+    before = dict(table.routes)
+    router.change(2, 1)
+    router.change(3, 1)
+    head = dict(router.snapshot())["head"]
+    assert isinstance(head, Head)
+    assert not table.take_head(head, 1.0)
+    assert table.routes == before
+    assert not table.overdue(1.0 + PATIENCE / 2)
+    assert table.overdue(1.0 + PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda head: Head(head.revision, head.count, "0" * 16, head.shards), id="digest"),
+        pytest.param(lambda head: Head(head.revision, head.count + 1, head.digest, head.shards), id="count"),
+        pytest.param(lambda head: Head(head.revision, head.count, head.digest, head.shards + 1), id="shards"),
+    ],
+)
+def test_a_head_that_does_not_add_up_is_doubted(wrong):
+    router, table = Router(), Table(0.0)
+    router.change(1, 1)
+    messages = dict(router.snapshot())
+    head = messages.pop("head")
+    for kind, message in messages.items():
+        take(table, kind, message, 0.0)
+    assert not table.take_head(wrong(head), 0.0)
+    assert not table.complete
+    assert table.overdue(PATIENCE)
+
+
+def test_a_change_whose_predecessor_was_lost_waits_and_is_then_caught_up():
+    router, table = Router(), Table(0.0)
+    router.snapshot()
+    read(table, router)
+    router.change(1, 1)  # lost
+    assert not table.take_changes(router.change(2, 1), 1.0)
+    assert table.routes == {}
+    assert table.overdue(1.0 + PATIENCE)
+    router.snapshot()
+    table.reread(5.0)
+    read(table, router, 5.0)
+    assert table.routes == router.routes
+    assert not table.overdue(1000.0)
+
+
+def test_a_broker_that_forgot_everything_is_followed_in_the_end():
+    """A router without memory may start again at a lower revision."""
+    router, table = Router(revision=1000), Table(0.0)
+    router.change(1, 1)
+    router.snapshot()
+    read(table, router)
+    fresh = Router(revision=5)
+    fresh.change(2, 1)
+    fresh.snapshot()
+    read(table, fresh, 1.0)
+    assert table.routes == router.routes
+    now = 1.0
+    while table.routes != fresh.routes:
+        now += 0.5
+        assert now < 30.0
+        if table.overdue(now):
+            table.reread(now)
+            read(table, fresh, now)
+    assert not table.overdue(1000.0)
+
+
+def test_rereading_waits_longer_each_time():
+    table, now, waits = Table(0.0), 0.0, []
+    for _ in range(6):
+        start = now
+        while not table.overdue(now):
+            now += 1.0
+        waits.append(now - start)
+        table.reread(now)
+    assert waits == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("change"), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 3))),
+        st.tuples(st.just("snapshot"), st.just(0), st.none()),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.randoms(use_true_random=False), st.integers(1, 3))
+def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, random, shards):
+    router, table = Router(shards=shards), Table(0.0)
+    under_way: list[tuple[object, object]] = list(router.snapshot())
+    now = 0.0
+    for action, network, epoch in [*steps, ("snapshot", 0, None)]:
+        if action == "change":
+            under_way.append(("changes", router.change(network, epoch)))
+        else:
+            under_way += router.snapshot()
+        while under_way and random.random() < 0.7:
+            now += 0.01
+            position = random.randrange(min(3, len(under_way)))
+            kind, message = under_way[position]
+            if random.random() < 0.8:
+                del under_way[position]  # else it will be repeated
+            if random.random() < 0.7:
+                take(table, kind, message, now)
+            if table.revision is not None:
+                assert table.routes == router.history[table.revision]
+    while table.overdue(now) or table.revision != router.revision:
+        now += 1.0
+        assert now < 1000, "it must notice by itself that it missed something"
+        if table.overdue(now):
+            table.reread(now)
+            read(table, router, now)
+        else:  # the router repeats its head now and then
+            take(table, "head", router.retained["head"], now)
+    assert table.routes == router.routes
