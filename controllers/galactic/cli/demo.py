@@ -56,7 +56,7 @@ def demo(
     nodes: Annotated[int, typer.Option(help="How many nodes; the examples need 3.", min=3)] = 3,
 ) -> None:
     """Bring up a lab, apply examples/, and show who reaches whom. Exit code 1 if anything is not as it should be."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     started = time.monotonic()
     lab = Lab(name, console)
     found_running = lab.running

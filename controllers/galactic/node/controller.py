@@ -76,6 +76,7 @@ class Controller:
             "version": __version__,
             "encap": self._preparation.encap,
         }
+        node = {name: value for name, value in node.items() if value}
         return Facts(node, self._sync.routes, (*findings, *self._preparation.findings()))
 
     async def _drift(self) -> None:
