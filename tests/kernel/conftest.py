@@ -1,0 +1,58 @@
+"""The real kernel, in network namespaces without names that are gone when their last handle is closed.
+
+What needs VRFs is marked ``vrf`` and runs where there are any: on this machine, or in the guest kernel that
+``test_in_guest.py`` boots.
+"""
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from galactic.linux.namespace import Namespace
+
+Sh = Callable[..., str]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vrf: needs a kernel with VRF devices, dummy devices and End.DT46")
+
+
+def inside(namespace: Namespace, command: str, *, check: bool = True) -> str:
+    """What a shell command inside printed."""
+    done = namespace.run(
+        lambda: subprocess.run(["sh", "-ec", command], text=True, capture_output=True, check=False)
+    )
+    assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def has_vrf() -> bool:
+    with Namespace.fresh() as namespace:
+        command = "ip link add name vrf9 type vrf table 9 && ip link add name dummy9 type dummy && echo yes"
+        return inside(namespace, command, check=False).strip() == "yes"
+
+
+@pytest.fixture(autouse=True)
+def _only_where_there_are_vrfs(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("vrf") and not request.getfixturevalue("has_vrf"):
+        pytest.skip("this kernel has no VRF: test_in_guest.py runs this in one that has")
+
+
+@pytest.fixture
+def sh() -> Sh:
+    return inside
+
+
+@pytest.fixture
+def host():
+    """A namespace with lo, and d0 (up, with addresses) whose other end is d1."""
+    with Namespace.fresh() as namespace:
+        inside(
+            namespace,
+            "ip link set lo up; ip link add d0 type veth peer name d1; ip link set d1 up; ip link set d0 up;"
+            "ip addr add fd00::1/64 dev d0 nodad; ip addr add 10.0.0.1/24 dev d0;"
+            "sysctl -qw net.ipv6.conf.all.seg6_enabled=1",
+        )
+        yield namespace

@@ -1,0 +1,202 @@
+"""Firewall rules in a kernel's tables, by both backends: ours are there once, others' are left alone."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from ipaddress import IPv6Network
+from pathlib import Path
+
+import pytest
+
+from galactic import srv6
+from galactic.linux.firewall import firewall
+from galactic.linux.namespace import Namespace
+
+SPACE = IPv6Network("2001:db8:ff00::/40")
+PREFIX = IPv6Network("2001:db8:ff01:100::/56")
+RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
+EVERYWHERE = ["IPv4 filter", "IPv6 filter", "IPv6 raw"]
+
+
+@pytest.fixture(params=["legacy", "nft"])
+def backend(request):
+    return request.param
+
+
+def put(host, rules, backend=""):
+    """What ``install`` does, inside a namespace: an asyncio subprocess is forked by the main thread, which is not."""
+    order = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]})
+    done = host.run(
+        lambda: subprocess.run(
+            [sys.executable, "-m", "galactic.linux.iptables"],
+            input=order,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def listed(sh, host, backend, table="filter", six=True):
+    return sh(host, f"{'ip6tables' if six else 'iptables'}-{backend} -t {table} -S")
+
+
+def test_once_and_only_once(host, sh, backend):
+    assert put(host, RULES, backend)["changed"] == EVERYWHERE
+    assert put(host, RULES, backend)["changed"] == []
+    raw = listed(sh, host, backend, "raw").splitlines()
+    assert "-A PREROUTING -j GALACTIC-PREROUTING" in raw
+    assert [line.split()[-1] for line in raw if line.startswith("-A GALACTIC")] == [
+        "DROP",
+        *["RETURN"] * 4,
+        "DROP",
+    ]
+    assert "! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64" in raw[-1]
+    assert listed(sh, host, backend).count("-j ACCEPT") == 4
+    assert listed(sh, host, backend, six=False).count("-j ACCEPT") == 2
+
+
+def test_a_changed_setting_changes_that_table_only(host, sh, backend):
+    put(host, RULES, backend)
+    without = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), guard=False)
+    assert put(host, without, backend)["changed"] == ["IPv6 raw"]
+    assert "! -s" not in listed(sh, host, backend, "raw")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("-t raw -D PREROUTING -j GALACTIC-PREROUTING", id="jump-gone"),
+        pytest.param("-t raw -F GALACTIC-PREROUTING", id="rules-gone"),
+        pytest.param("-t raw -D GALACTIC-PREROUTING 3", id="rule-gone"),
+        pytest.param(
+            "-t raw -R GALACTIC-PREROUTING 1 -i G+ -d 2001:db8:ff00::/40 -j ACCEPT", id="other-target"
+        ),
+        pytest.param("-t raw -I GALACTIC-PREROUTING -j ACCEPT", id="rule-too-much"),
+    ],
+)
+def test_damage_is_mended(host, sh, backend, damage):
+    put(host, RULES, backend)
+    good = listed(sh, host, backend, "raw")
+    sh(host, f"ip6tables-{backend} {damage}")
+    assert put(host, RULES, backend)["changed"] == ["IPv6 raw"]
+    assert listed(sh, host, backend, "raw") == good
+
+
+def test_others_rules_stay_as_they_are(host, sh, backend):
+    sh(
+        host,
+        f"ip6tables-{backend} -N KUBE-FORWARD; ip6tables-{backend} -A KUBE-FORWARD -p tcp --dport 80 -j DROP",
+    )
+    sh(host, f"ip6tables-{backend} -A FORWARD -j KUBE-FORWARD; ip6tables-{backend} -P FORWARD DROP")
+    before = listed(sh, host, backend)
+    put(host, RULES, backend)
+    during = listed(sh, host, backend)
+    assert [line for line in during.splitlines() if "GALACTIC" not in line] == before.splitlines()
+    order = [line for line in during.splitlines() if line.startswith("-A FORWARD")]
+    assert order == ["-A FORWARD -j GALACTIC-FORWARD", "-A FORWARD -j KUBE-FORWARD"]
+    put(host, (), backend)
+    assert listed(sh, host, backend) == before
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        pytest.param("true", "legacy", id="nobody-yet"),
+        pytest.param("iptables-nft -P FORWARD DROP", "nft", id="nft"),
+        pytest.param("iptables-legacy -P FORWARD DROP", "legacy", id="legacy"),
+    ],
+)
+def test_the_backend_is_the_one_others_use(host, sh, others, expected):
+    sh(host, others)
+    assert put(host, RULES)["backend"] == expected
+    assert put(host, RULES) == put(host, RULES) | {"changed": []}
+
+
+def test_no_other_table_springs_into_being(host):
+    put(host, RULES, "legacy")
+    names = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
+    found = host.run(lambda: [sorted(Path(name).read_text().split()) for name in names])
+    assert found == [["filter"], ["filter", "raw"]]
+
+
+ERROR = """
+import socket
+sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+sock.bind(("fd00:a::2", 0))
+sock.sendto(bytes([2, 0, 0, 0]) + bytes(44), ("%s", 0))  # packet too big
+"""
+
+
+def test_what_the_rules_do_to_packets(sh, backend):
+    """Tenants never reach a SID; the outside neither, but its ICMPv6 errors reach the loopback; other nodes do."""
+    loopback, sid, neighbour = srv6.loopback(PREFIX), "2001:db8:ff01:100::1:5", "2001:db8:ff02:100::9"
+    with Namespace.fresh() as node, Namespace.fresh() as peer:
+        for number, (device, end) in enumerate((("eth0", "pa"), ("G000000001001H", "pb"))):
+            descriptor = f"/proc/{os.getpid()}/fd/{peer._fd}"
+            sh(node, f"ip link add {device} type veth peer name {end} netns {descriptor}")
+            sh(node, f"ip addr add fd00:{end[1]}::1/64 dev {device} nodad; ip link set {device} up")
+            sh(peer, f"ip addr add fd00:{end[1]}::2/64 dev {end} nodad; ip link set dev {end} up")
+            sh(peer, f"ip -6 route add 2001:db8:ff01:100::/64 via fd00:{end[1]}::1 metric {100 + number}")
+        sh(
+            node,
+            f"ip link set lo up; ip addr add {sid}/128 dev lo nodad; ip addr add {loopback}/128 dev lo nodad",
+        )
+        sh(node, f"ip -6 route add {neighbour}/128 via fd00:a::2")
+        sh(peer, f"ip link set lo up; ip addr add {neighbour}/128 dev lo nodad")
+
+        def answered(command):
+            return " 0% packet loss" in sh(peer, f"ping -c1 -W1 {command}", check=False)
+
+        outside, tenant, node_to_node = f"-I fd00:a::2 {sid}", f"-I pb {sid}", f"-I {neighbour} {sid}"
+        wait_until(lambda: answered(outside) and answered(tenant) and answered(node_to_node))
+        put(node, RULES, backend)
+        assert [answered(outside), answered(tenant), answered(node_to_node)] == [False, False, True]
+        subprocess_in(peer, ERROR % loopback)
+        counted = sh(node, f"ip6tables-{backend} -t raw -nvxL GALACTIC-PREROUTING").splitlines()[2:]
+        assert [line.split()[0] for line in counted] == ["1", "0", "1", "0", "0", "1"]
+
+
+def subprocess_in(namespace, program):
+    namespace.run(lambda: subprocess.run([sys.executable, "-c", program], check=True))
+
+
+def wait_until(true):
+    for _ in range(20):
+        if true():
+            return
+    raise AssertionError("the network did not come up")
+
+
+PROGRAM = """
+import asyncio
+from galactic.errors import Unreachable
+from galactic.linux.firewall import FirewallRule, install
+try:
+    print(asyncio.run(install([FirewallRule(4, "filter", "%s", in_interface="G+")], backend="nft")))
+except Unreachable as error:
+    print(f"Unreachable: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        pytest.param(
+            "ACCEPT",
+            "Installed(backend='nft', reason='as asked for', changed=('IPv4 filter',))",
+            id="what-was-done",
+        ),
+        pytest.param("NONSENSE", "Unreachable: iptables: ", id="what-cannot-be-done"),
+    ],
+)
+def test_install_tells(target, expected):
+    """In the network namespace of a child, as ``install`` works on that of its own process."""
+    command = ["unshare", "-n", sys.executable, "-c", PROGRAM % target]
+    output = subprocess.run(command, text=True, capture_output=True, check=True).stdout
+    assert output.startswith(expected)
+    assert "NONSENSE" in output or target == "ACCEPT"

@@ -1,0 +1,42 @@
+"""Where this machine's kernel has no VRF, the tests that need one run in the lab's guest kernel, in one boot."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from galactic.lab.build_linux import LINUX
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+INIT = """#!/bin/sh
+mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/tmp
+ip link set lo up
+cd {checkout} && env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={path} \\
+  {python} -m pytest -q --tb=short -p no:cacheprovider -m vrf {tests}
+echo "guest: exit code $?"
+halt -f
+"""
+
+
+def test_what_needs_vrf(has_vrf: bool, tmp_path: Path) -> None:
+    if has_vrf:
+        pytest.skip("this kernel has VRF: those tests ran here")
+    linux = LINUX.home / "linux"
+    if not linux.exists():
+        pytest.skip("no guest kernel yet: galactic lab build")
+    init = tmp_path / "init"
+    path = f"{CHECKOUT / 'controllers'}:{CHECKOUT / 'src'}"
+    init.write_text(INIT.format(checkout=CHECKOUT, path=path, python=sys.executable, tests=HERE))
+    init.chmod(0o755)
+    arguments = (
+        "root=/dev/root rootfstype=hostfs rootflags=/ ro mem=1G quiet con=null con0=null,fd:1 ssl=null"
+    )
+    command = [str(linux), *arguments.split(), f"uml_dir={tmp_path}", f"init={init}"]
+    guest = subprocess.run(
+        command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=300, check=False
+    )
+    assert "guest: exit code 0" in guest.stdout, guest.stdout[-6000:]
+    assert " passed" in guest.stdout
+    assert "skipped" not in guest.stdout

@@ -1,0 +1,278 @@
+"""The kernel adapter: read(write(x)) is x, failures are named, and pods are reached through their namespaces."""
+
+import asyncio
+import os
+import threading
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from pathlib import Path
+
+import pytest
+
+from galactic.errors import NotYet, Rejected, Unreachable
+from galactic.linux.events import EVERYTHING, Changed, Events
+from galactic.linux.kernel import LinuxKernel
+from galactic.linux.namespace import Namespace
+from galactic.linux.objects import MAIN_TABLE, Direct, Link, Objects, Rule, Via, change, route_key
+from galactic.linux.preflight import preflight
+from galactic.linux.underlay import Underlay, underlay
+
+HOST, OTHER = "G000000001001H", "G000000001002H"
+SPACE = IPv6Network("2001:db8:ff00::/40")
+
+
+@pytest.fixture
+async def kernel(host):
+    async with LinuxKernel(host) as made:
+        yield made
+
+
+@pytest.fixture
+def pod():
+    """A pod's namespace, and a path to it."""
+    with Namespace.fresh() as namespace:
+        yield namespace, f"/proc/{os.getpid()}/fd/{namespace._fd}"
+
+
+def plan(path, peer="galactic0"):
+    objects = Objects()
+    objects.links[HOST] = Link("veth", mtu=1400, peer=(path, peer))
+    objects.addresses[HOST, ip_interface("169.254.1.1/32")] = False
+    objects.addresses[HOST, ip_interface("fe80::1/64")] = False
+    objects.routes[route_key(101, IPv4Network("10.1.1.2/32"))] = Direct(HOST)
+    objects.routes[route_key(101, IPv6Network("2001:10:1:1::2/128"))] = Direct(HOST)
+    objects.rules[Rule(999, SPACE, MAIN_TABLE)] = None
+    objects.sysctls["net/ipv6/conf/all/forwarding"] = "1"
+    objects.sysctls[f"net/ipv4/conf/{HOST}/rp_filter"] = "0"  # exists once the device does
+    return objects
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def devices():
+    return sorted(path.name for path in Path("/sys/class/net").iterdir())
+
+
+async def apply(kernel, wanted):
+    await kernel.write(change(wanted, await kernel.read()))
+
+
+async def test_read_is_what_was_written(kernel, pod):
+    wanted = plan(pod[1])
+    await apply(kernel, wanted)
+    actual = await kernel.read()
+    assert not change(wanted, actual)
+    assert actual.links == {HOST: Link("veth", mtu=1400)}
+    for part in ("addresses", "routes", "rules", "sysctls"):
+        assert getattr(actual, part) == getattr(wanted, part)
+
+
+async def test_everything_goes_again_and_nothing_else(kernel, pod, host, sh):
+    before = sh(host, "ip -o link; ip -6 rule; ip route show table all proto 154")
+    await apply(kernel, plan(pod[1]))
+    await apply(kernel, Objects())
+    assert sh(host, "ip -o link; ip -6 rule; ip route show table all proto 154") == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(f"ip link set {HOST} down", id="device-down"),
+        pytest.param(f"ip link del {HOST}", id="device-gone"),
+        pytest.param(f"ip link set {HOST} mtu 1300", id="mtu"),
+        pytest.param(f"ip addr del 169.254.1.1/32 dev {HOST}", id="address-gone"),
+        pytest.param(f"ip addr add 10.66.0.1/24 dev {HOST}", id="address-too-much"),
+        pytest.param("ip -6 rule del pref 999", id="rule-gone"),
+        pytest.param("ip route flush table 101; ip -6 route flush table 101", id="routes-gone"),
+        pytest.param("ip route replace 10.1.1.2/32 dev d0 table 101 proto 154", id="route-elsewhere"),
+        pytest.param("sysctl -qw net.ipv6.conf.all.forwarding=0", id="sysctl"),
+        pytest.param(
+            f"ip link add {OTHER} type veth peer name x; ip link set {OTHER} up", id="device-too-much"
+        ),
+    ],
+)
+async def test_damage_is_seen_and_mended(kernel, pod, host, sh, damage):
+    wanted = plan(pod[1])
+    await apply(kernel, wanted)
+    sh(host, damage)
+    assert change(wanted, await kernel.read())
+    for _ in range(2):  # what a device takes with it is seen when the device is back
+        await apply(kernel, wanted)
+    left = change(wanted, await kernel.read())
+    assert not left, left
+
+
+async def test_names_that_are_not_ours_are_left_alone(kernel, host, sh):
+    sh(host, "ip link add Gateway type veth peer name x; ip addr add 10.5.0.1/24 dev Gateway")
+    assert await kernel.read() == Objects()
+    await apply(kernel, Objects())
+    assert "Gateway" in sh(host, "ip -o link")
+
+
+async def test_a_pod_is_written_and_read(kernel, pod):
+    _, path = pod
+    await apply(kernel, plan(path))
+    wanted = Objects()
+    wanted.addresses["galactic0", ip_interface("10.1.1.2/24")] = True
+    wanted.addresses["galactic0", ip_interface("2001:10:1:1::2/64")] = True
+    gateway4, gateway6 = ip_interface("169.254.1.1").ip.packed, ip_interface("fe80::1").ip.packed
+    wanted.routes[route_key(MAIN_TABLE, ip_network("169.254.1.1/32"))] = Direct("galactic0")
+    wanted.routes[route_key(MAIN_TABLE, ip_network("10.1.1.0/24"))] = Via("galactic0", gateway4)
+    wanted.routes[route_key(MAIN_TABLE, ip_network("2001:10:1:1::/64"))] = Via("galactic0", gateway6)
+    assert await kernel.read_pod(path, "galactic0") == Objects()
+    await kernel.write_pod(path, change(wanted, Objects()))
+    assert await kernel.read_pod(path, "galactic0") == wanted
+    less = Objects(addresses=dict(list(wanted.addresses.items())[:1]))
+    await kernel.write_pod(path, change(less, wanted))
+    assert await kernel.read_pod(path, "galactic0") == less
+
+
+async def test_a_pod_that_is_gone(kernel, tmp_path):
+    file = tmp_path / "netns"
+    assert await kernel.read_pod(str(file), "galactic0") is None
+    file.touch()  # what is left of a namespace's mount point
+    assert await kernel.read_pod(str(file), "galactic0") is None
+    with pytest.raises(Unreachable, match=r"netns|Invalid"):
+        await kernel.write_pod(str(file), change(plan(""), Objects()))
+
+
+async def test_no_device_in_a_pod(kernel, pod):
+    assert await kernel.read_pod(pod[1], "galactic0") is None
+
+
+async def test_an_interface_name_that_the_pod_has_already(kernel, pod, host, sh):
+    inside, path = pod
+    sh(inside, "ip link add galactic0 type veth peer name x")
+    with pytest.raises(Rejected, match="galactic0") as caught:
+        await apply(kernel, plan(path))
+    assert caught.value.reason == "InterfaceTaken"
+    assert HOST not in sh(host, "ip -o link")
+    assert (await kernel.read()).rules  # what did not depend on it is there
+
+
+async def test_failures_name_their_objects(kernel):
+    wanted = Objects()
+    wanted.addresses[OTHER, ip_interface("10.0.0.9/32")] = False
+    wanted.routes[route_key(7, ip_network("10.6.0.0/24"))] = Direct("nowhere")
+    wanted.routes[route_key(7, ip_network("10.6.1.0/24"))] = Direct("d0")
+    wanted.sysctls["net/ipv4/no/such"] = "1"
+    with pytest.raises(Unreachable) as caught:
+        await kernel.write(change(wanted, Objects()))
+    for name in (f"address 10.0.0.9/32 of {OTHER}", "route 10.6.0.0/24 table 7", "sysctl net/ipv4/no/such"):
+        assert name in str(caught.value)
+    assert route_key(7, ip_network("10.6.1.0/24")) in (await kernel.read()).routes
+
+
+async def test_writing_one_route_reads_no_table(kernel):
+    """One route among 50,000 costs what one route alone does."""
+    loop = asyncio.get_running_loop()
+
+    async def seconds():
+        key = route_key(102, ip_network("10.200.0.0/24"))
+        times = []
+        for _ in range(15):
+            begin = loop.time()
+            await kernel.write(change(Objects(routes={key: Direct("d0")}), Objects()))
+            times.append(loop.time() - begin)
+        return min(times)
+
+    alone = await seconds()
+    many = {route_key(101, IPv4Network((0x0A000000 + i, 32))): Direct("d0") for i in range(50_000)}
+    await kernel.write(change(Objects(routes=many), Objects()))
+    assert await seconds() < 10 * alone + 0.005
+
+
+async def test_nothing_stays_open(host, pod):
+    before = descriptors(), threading.active_count()
+    for _ in range(5):
+        async with LinuxKernel(host) as kernel:
+            await apply(kernel, plan(pod[1]))
+            await kernel.read_pod(pod[1], "galactic0")
+            await apply(kernel, Objects())
+    await asyncio.sleep(0.05)
+    assert (descriptors(), threading.active_count()) == before
+
+
+async def within(events, seconds=1.0):
+    try:
+        return await asyncio.wait_for(anext(events), seconds)
+    except TimeoutError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        pytest.param("ip route add 10.8.0.0/24 dev d0 proto 154", Changed.ROUTES, id="our-route-added"),
+        pytest.param("ip -6 route del 2001:10:9::/64 table 101", Changed.ROUTES, id="our-route-deleted"),
+        pytest.param("ip route add 10.8.0.0/24 dev d0 proto bird", None, id="foreign-route"),
+        pytest.param(f"ip link add {OTHER} type veth peer name x", Changed.LINKS, id="our-device"),
+        pytest.param("ip link add foreign type veth peer name x", None, id="foreign-device"),
+        pytest.param("ip addr add 10.8.0.1/24 dev d1", None, id="foreign-address"),
+        pytest.param(
+            "ip -6 rule add pref 7 to 2001:db8::/32 lookup main protocol 154", Changed.RULES, id="our-rule"
+        ),
+        pytest.param("ip -6 rule add pref 7 to 2001:db8::/32 lookup main", None, id="foreign-rule"),
+    ],
+)
+async def test_events_tell_what_others_did_to_ours(kernel, host, sh, command, expected):
+    await kernel.write(
+        change(Objects(routes={route_key(101, ip_network("2001:10:9::/64")): Direct("d0")}), Objects())
+    )
+    with Events(host, own_port=kernel.port) as events:
+        assert await within(events, 0.05) is None
+        await kernel.write(
+            change(Objects(routes={route_key(5, ip_network("10.9.0.0/24")): Direct("d0")}), Objects())
+        )
+        assert await within(events, 0.1) is None  # that was us
+        sh(host, command)
+        assert await within(events, 1.0 if expected else 0.2) == expected
+
+
+async def test_an_event_for_an_address_of_ours(kernel, host, sh):
+    sh(host, f"ip link add {OTHER} type veth peer name x")
+    with Events(host, own_port=kernel.port) as events:
+        sh(host, f"ip addr add 10.8.0.1/32 dev {OTHER}")
+        assert await within(events) == Changed.ADDRESSES
+
+
+async def test_too_many_events_mean_look_at_everything(kernel, host, sh, tmp_path):
+    routes = "".join(
+        f"route add 10.{i // 250}.{i % 250}.0/24 dev d0 table 7 proto 154\n" for i in range(20_000)
+    )
+    with Events(host, own_port=kernel.port) as events:
+        batch = tmp_path / "batch"
+        batch.write_text(routes)
+        sh(host, f"ip -batch {batch}")
+        assert await within(events) == EVERYTHING
+        assert await within(events, 0.2) is None
+
+
+async def test_the_underlay_is_where_the_space_is_routed(host, sh):
+    sh(
+        host,
+        "ip link set d0 mtu 1442; ip -6 route add default via fd00::2; ip -6 addr add fd01::1/64 dev d1 nodad",
+    )
+    assert await underlay(SPACE, namespace=host) == Underlay("d0", 1442)
+    sh(host, f"ip -6 route add {SPACE} via fd01::2")
+    assert await underlay(SPACE, namespace=host) == Underlay("d1", 1500)
+    assert await underlay(None, namespace=host) == Underlay("d0", 1442)
+    assert await underlay(SPACE, device="d0", namespace=host) == Underlay("d0", 1442)
+
+
+async def test_no_underlay(host):
+    with pytest.raises(NotYet, match="2001:db8:ff00::/40"):
+        await underlay(SPACE, namespace=host)
+    with pytest.raises(Rejected, match="nope"):
+        await underlay(SPACE, device="nope", namespace=host)
+
+
+async def test_preflight_leaves_nothing_behind(has_vrf):
+    before = descriptors(), devices()
+    result = await preflight()
+    assert (descriptors(), devices()) == before
+    findings = {finding.name: finding.ok for finding in result.findings}
+    assert findings["VRF"] is findings["EndDT46"] is findings["StrictMode"] is has_vrf
+    assert findings["Veth"] is findings["PolicyRules"] is findings["Encapsulation"] is True
+    assert (result.encap == "encap.red") is findings["ReducedEncapsulation"]

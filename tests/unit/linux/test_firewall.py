@@ -1,0 +1,65 @@
+"""Which firewall rules the plan has, and how they are told to iptables."""
+
+from ipaddress import IPv6Network
+
+import pytest
+
+from galactic import srv6
+from galactic.linux.firewall import CHAINS, PLACES, FirewallRule, firewall
+from galactic.linux.iptables import _arguments
+
+SPACE = IPv6Network("2001:db8:ff00::/40")
+PREFIX = IPv6Network("2001:db8:ff01:100::/56")
+
+
+def lines(**how):
+    rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), **how)
+    return [f"{rule.family} {rule.table} {_arguments(rule)}" for rule in rules]
+
+
+BASE = [
+    "4 filter -i G+ -j ACCEPT",
+    "4 filter -o G+ -j ACCEPT",
+    "6 filter -i G+ -j ACCEPT",
+    "6 filter -o G+ -j ACCEPT",
+    "6 filter -s 2001:db8:ff00::/40 -j ACCEPT",
+    "6 filter -d 2001:db8:ff00::/40 -j ACCEPT",
+    "6 raw -d 2001:db8:ff00::/40 -i G+ -j DROP",
+]
+LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
+
+
+@pytest.mark.parametrize(
+    ("guard", "more"),
+    [
+        pytest.param(False, [], id="without-guard"),
+        pytest.param(
+            True,
+            [
+                f"6 raw -d {LOOPBACK} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"
+                for kind in (1, 2, 3, 4)
+            ]
+            + ["6 raw ! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64 -j DROP"],
+            id="with-guard",
+        ),
+    ],
+)
+def test_the_rules_in_order(guard, more):
+    assert lines(guard=guard) == BASE + more
+
+
+def test_errors_pass_before_the_guard_drops():
+    rules = lines()
+    assert max(i for i, line in enumerate(rules) if "icmp6" in line) < min(
+        i for i, line in enumerate(rules) if "! -s" in line
+    )
+
+
+def test_every_rule_has_a_place_that_is_looked_at():
+    for rule in firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX)):
+        assert (rule.family, rule.table) in PLACES
+        assert rule.table in CHAINS
+
+
+def test_rules_are_values():
+    assert FirewallRule(4, "filter", "ACCEPT") == FirewallRule(4, "filter", "ACCEPT")
