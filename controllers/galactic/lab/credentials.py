@@ -36,7 +36,7 @@ def _openssl(*arguments: str, stdin: str = "") -> None:
 
 
 def certificates(folder: Path) -> None:
-    """``ca.crt``, ``server.crt`` signed by it, their ``.key`` files, and for service accounts ``sa.key``, ``sa.pub``."""
+    """``ca.crt``, ``server.crt`` signed by it, their ``.key`` files; for service accounts ``sa.key``, ``sa.pub``."""
     if (folder / "complete").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,91 @@
+"""Builds happen once, whoever asks, and leave nothing half-done behind."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from galactic.lab import builds, cache
+from galactic.lab.build_kubernetes import source_entries
+from galactic.lab.build_linux import FRAGMENT, PASSING, refused, wanted
+from galactic.lab.builds import Build, BuildFailed, Job
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def build(made: list[str], *, slow: float = 0.0, script: str = "exit 0") -> Build:
+    def make(job: Job) -> None:
+        made.append("made")
+        time.sleep(slow)
+        job.run(["sh", "-c", script], seconds=1)
+        (job.out / "file").write_text("content")
+
+    return Build("thing", ("file",), "inputs", 1.0, make)
+
+
+def ignore(_done: float, _title: str) -> None:
+    pass
+
+
+def test_it_is_built_once_however_many_ask() -> None:
+    made: list[str] = []
+    thing = build(made, slow=0.3)
+    threads = [threading.Thread(target=thing.ensure, args=(ignore,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["made"]
+    assert (thing.home / "file").read_text() == "content"
+
+
+def test_other_inputs_are_another_build() -> None:
+    one, other = (Build("thing", ("file",), inputs, 1.0, lambda _job: None) for inputs in ("a", "b"))
+    assert one.home != other.home
+
+
+def test_a_failure_shows_the_end_of_the_log_and_leaves_nothing() -> None:
+    thing = build([], script="echo something went wrong; exit 3")
+    with pytest.raises(BuildFailed, match="something went wrong") as failure:
+        thing.ensure(ignore)
+    assert str(cache.root() / "thing.log") in str(failure.value)
+    assert not thing.home.exists()
+    assert not list(cache.root().glob("thing.building-*"))
+
+
+def test_what_a_killed_build_left_is_swept() -> None:
+    stale = cache.root() / "thing.building-dead"
+    stale.mkdir(parents=True)
+    build([]).ensure(ignore)
+    assert not stale.exists()
+
+
+def test_a_build_that_makes_nothing_has_failed() -> None:
+    empty = builds.Build("thing", ("file",), "inputs", 1.0, lambda _job: None)
+    with pytest.raises(BuildFailed):
+        empty.ensure(ignore)
+
+
+def test_source_packages_come_from_where_the_binary_ones_do(tmp_path: Path) -> None:
+    parts = tmp_path / "sources.list.d"
+    parts.mkdir()
+    (tmp_path / "sources.list").write_text(
+        "# a remark\ndeb [signed-by=/k] http://mirror.example/debian stable main\n"
+    )
+    (parts / "new.sources").write_text("Types: deb\nURIs: http://mirror.example/debian\nSuites: stable\n")
+    (parts / "ignored.save").write_text("deb nowhere\n")
+    assert source_entries(tmp_path) == {
+        "sources.list": "deb-src [signed-by=/k] http://mirror.example/debian stable main\n",
+        "new.sources": "Types: deb-src\nURIs: http://mirror.example/debian\nSuites: stable\n",
+    }
+
+
+def test_options_the_kernel_did_not_take_are_named() -> None:
+    fragment = "CONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\n"
+    assert wanted(fragment) == ["CONFIG_A", "CONFIG_B"]
+    assert refused(fragment, "CONFIG_A=y\n# CONFIG_B is not set\n") == ["CONFIG_B"]
+    assert not set(PASSING) - set(wanted(FRAGMENT.read_text()))

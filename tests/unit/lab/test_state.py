@@ -1,0 +1,57 @@
+"""A lab's numbering and names, and what its fabric is made of."""
+
+from ipaddress import IPv6Network
+
+import pytest
+
+from galactic.errors import Rejected
+from galactic.lab import fabric
+from galactic.lab.containers import Container, phase
+from galactic.lab.state import MAX_NODES, SRV6_SPACE, State
+
+
+def test_every_node_has_a_prefix_of_its_own_inside_the_space() -> None:
+    prefixes = [node.prefix for node in State("x", nodes=MAX_NODES).members]
+    assert len(set(prefixes)) == MAX_NODES
+    assert all(prefix.subnet_of(SRV6_SPACE) for prefix in prefixes)
+    assert prefixes[1] == IPv6Network("2001:db8:ff02:100::/56")
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        pytest.param(State("default", kernel="host"), "node-1", id="default-on-the-host"),
+        pytest.param(State("second", kernel="host"), "second-node-1", id="another-on-the-host"),
+        pytest.param(State("second", kernel="uml"), "node-1", id="in-a-guest-of-its-own"),
+    ],
+)
+def test_namespaces_collide_with_nobody(state: State, expected: str) -> None:
+    assert state.members[0].namespace == expected
+
+
+def test_an_unknown_node_is_told_with_the_known_ones() -> None:
+    with pytest.raises(Rejected, match="node-1, node-2"):
+        State("x", nodes=2).node("node-3")
+
+
+def test_latency_is_added_at_both_ends_of_a_nodes_link() -> None:
+    def delays(state: State) -> list[list[str]]:
+        return [step.argv for step in fabric.node(state, state.members[0]) if step.argv[0] == "tc"]
+
+    assert delays(State("x")) == []
+    assert ["10ms" in argv for argv in delays(State("x", latency=20))] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("exits", "policy", "expected"),
+    [
+        pytest.param([None], "Always", "Running", id="runs"),
+        pytest.param([1], "Always", "Running", id="will-be-restarted"),
+        pytest.param([0, 0], "Never", "Succeeded", id="all-done"),
+        pytest.param([0, 1], "Never", "Failed", id="one-failed"),
+        pytest.param([1], "OnFailure", "Running", id="will-be-retried"),
+    ],
+)
+def test_a_pods_phase(exits: list[int | None], policy: str, expected: str) -> None:
+    containers = [Container({"name": "c"}, "", None, lambda: None, exit=code) for code in exits]  # type: ignore[arg-type]
+    assert phase(containers, policy) == expected
