@@ -28,7 +28,7 @@ PREFIX = IPv6Network("2001:db8:ff01:100::/56")
 PLUGIN = Path(__file__).parents[3] / "src" / "cni_plugin" / "main.py"
 
 
-def config(function: str = "G", *, last: int = 1, **more: Any) -> dict[str, Any]:
+def _config(function: str = "G", *, last: int = 1, **more: Any) -> dict[str, Any]:
     """A plugin configuration of VPC 1234 (base62 jU) as the operator writes it."""
     return {
         "cniVersion": "1.0.0",
@@ -143,3 +143,9 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     await made.start()
     yield made
     await made.stop()
+
+
+@pytest.fixture
+def config() -> Callable[..., dict[str, Any]]:
+    """Makes plugin configurations of VPC 1234, with any field replaced."""
+    return _config

@@ -1,0 +1,119 @@
+"""The kernel plan against what the design's reference script makes by hand."""
+
+from dataclasses import replace
+from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
+
+import pytest
+
+from galactic.linux.objects import MAIN_TABLE, Direct, Encap, EndDT46, Link, Unreachable, Via, route_of
+from galactic.node import plan
+from galactic.node.attachment import Attachment, Termination
+from galactic.node.plan import Host
+
+HOST = Host(IPv6Network("2001:db8:ff01:100::/56"), IPv6Network("2001:db8:ff00::/40"), "eth0")
+POD = Attachment(
+    vpc=1234,
+    function=42,
+    name="default/a",
+    container="c1",
+    netns="/ns/1",
+    ifname="galactic0",
+    addresses=(ip_interface("10.1.1.1/24"), ip_interface("2001:10:1:1::1/64")),
+    networks=(ip_network("10.1.1.0/24"), ip_network("2001:10:1:1::/64")),
+    terminations=(Termination(ip_network("192.168.3.0/24"), ip_address("10.1.1.1")),),
+    routes=(ip_network("172.16.0.0/12"),),
+    epoch=5,
+)
+SEGMENT = ip_address("2001:db8:ff02:100::4d2:1").packed
+
+
+def readable(routes):
+    return {f"{network} table {table}": to for (table, network, _), to in ((route_of(k), v) for k, v in routes.items())}
+
+
+def test_host():
+    objects = plan.host(HOST)
+    assert objects.links == {"lo-galactic": Link("dummy")}
+    assert list(objects.addresses) == [("lo-galactic", ip_interface("2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"))]
+    assert readable(objects.routes) == {"2001:db8:ff01:100::/64 table 254": Unreachable()}
+    assert [tuple(rule) for rule in objects.rules] == [(999, HOST.space, MAIN_TABLE)]
+    assert objects.sysctls["net/vrf/strict_mode"] == "1"
+    for device in ("all", "default", "eth0", "lo-galactic"):
+        assert objects.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] == "1"
+        assert objects.sysctls[f"net/ipv4/conf/{device}/rp_filter"] == "0"
+
+
+def test_vpc():
+    remote = {ip_network("10.1.1.2/32"): SEGMENT, ip_network("2001:10:1:1::2/128"): SEGMENT}
+    objects = plan.vpc(HOST, 1234, 100_007, [POD], remote)
+    vrf, end = "G0000000jU000V", "G0000000jU00GH"
+    assert objects.links == {
+        vrf: Link("vrf", table=100_007),
+        end: Link("veth", master=vrf, mtu=1460, peer=("/ns/1", "galactic0")),
+    }
+    assert readable(objects.routes) == {
+        "0.0.0.0/0 table 100007": Unreachable(),
+        "::/0 table 100007": Unreachable(),
+        "10.1.1.1/32 table 100007": Direct(end),
+        "2001:10:1:1::1/128 table 100007": Direct(end),
+        "192.168.3.0/24 table 100007": Via(end, bytes([10, 1, 1, 1])),
+        "2001:db8:ff01:100::4d2:2a/128 table 254": EndDT46(vrf, 100_007),
+        "10.1.1.2/32 table 100007": Encap("lo-galactic", SEGMENT, "encap.red"),
+        "2001:10:1:1::2/128 table 100007": Encap("lo-galactic", SEGMENT, "encap.red"),
+    }
+
+
+def test_pod():
+    objects = plan.pod(POD)
+    assert objects.addresses == {("galactic0", address): True for address in POD.addresses}
+    gateway4, gateway6 = Via("galactic0", bytes([169, 254, 1, 1])), Via("galactic0", ip_address("fe80::1").packed)
+    assert readable(objects.routes) == {
+        "169.254.1.1/32 table 254": Direct("galactic0"),
+        "10.1.1.0/24 table 254": gateway4,
+        "172.16.0.0/12 table 254": gateway4,
+        "2001:10:1:1::/64 table 254": gateway6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "absent"),
+    [
+        pytest.param({"addresses": (ip_interface("10.1.1.1/24"),), "terminations": ()}, 6, id="ipv4-only"),
+        pytest.param({"addresses": (ip_interface("2001:10::1/64"),), "terminations": ()}, 4, id="ipv6-only"),
+    ],
+)
+def test_a_pod_of_one_family_gets_routes_of_that_family(change, absent):
+    objects = plan.pod(replace(POD, **change))
+    assert not [network for _, network, _ in map(route_of, objects.routes) if network.version == absent]
+
+
+def test_what_is_attached_here_is_never_remote_and_the_older_of_two_holds_a_network():
+    younger = replace(POD, function=43, container="c2", epoch=9)
+    objects = plan.vpc(HOST, 1234, 100_000, [younger, POD], {ip_network("10.1.1.1/32"): SEGMENT})
+    assert readable(objects.routes)["10.1.1.1/32 table 100000"] == Direct("G0000000jU00GH")
+
+
+@pytest.mark.parametrize(
+    ("encap", "underlay", "asked", "expected"),
+    [
+        pytest.param("encap.red", 1500, 0, 1460, id="reduced"),
+        pytest.param("encap", 1500, 0, 1436, id="with-srh"),
+        pytest.param("encap.red", 9000, 1400, 1400, id="asked-for-less"),
+        pytest.param("encap.red", 1500, 9000, 1460, id="asked-for-more"),
+        pytest.param("encap.red", 1300, 0, 1280, id="never-below-ipv6"),
+    ],
+)
+def test_mtu(encap, underlay, asked, expected):
+    assert plan.mtu(replace(HOST, encap=encap, mtu=underlay), replace(POD, mtu=asked)) == expected
+
+
+@pytest.mark.parametrize(
+    ("hosted", "known", "expected"),
+    [
+        pytest.param({5, 3}, {}, {3: 100_000, 5: 100_001}, id="fresh"),
+        pytest.param({5, 3}, {5: 100_000}, {5: 100_000, 3: 100_001}, id="keeps-what-the-kernel-has"),
+        pytest.param({5}, {7: 100_000}, {5: 100_001}, id="not-one-in-use"),
+    ],
+)
+def test_tables(hosted, known, expected):
+    assert plan.tables(hosted, known) == expected
