@@ -78,7 +78,9 @@ class Preparation:
         prefix = self._store.prefix
         if prefix is not None and not prefix.subnet_of(self._space):
             return f"the node's prefix {prefix} is outside the SRv6 space {self._space}"
-        return self._without_underlay or (self._unfiltered if prefix and prefix != self._store.filtered else None)
+        return self._without_underlay or (
+            self._unfiltered if prefix and prefix != self._store.filtered else None
+        )
 
     @property
     def encap(self) -> str:

@@ -43,8 +43,12 @@ async def test_results_are_of_the_version_asked_for(node, config, version):
         pytest.param({"addresses": ["10.1.1.300/24"]}, 7, "addresses", id="address"),
         pytest.param({"networks": ["10.1.1.1/24"]}, 7, "networks", id="host-bits"),
         pytest.param({"mtu": 576}, 7, "mtu", id="mtu"),
-        pytest.param({"terminations": [{"network": "1.0.0.0/8", "via": "9.9.9.9"}]}, 7, "via", id="foreign-via"),
-        pytest.param({"terminations": [{"network": "fd00::/8", "via": "10.1.1.1"}]}, 7, "family", id="family"),
+        pytest.param(
+            {"terminations": [{"network": "1.0.0.0/8", "via": "9.9.9.9"}]}, 7, "via", id="foreign-via"
+        ),
+        pytest.param(
+            {"terminations": [{"network": "fd00::/8", "via": "10.1.1.1"}]}, 7, "family", id="family"
+        ),
     ],
 )
 async def test_bad_configurations_are_refused_with_the_field(node, config, change, code, text):
@@ -210,4 +214,6 @@ async def test_a_new_prefix_moves_every_sid(node, config):
     async with asyncio.timeout(5):
         while (await node.cni("CHECK", config())).code:
             await asyncio.sleep(0.05)
-    assert not any(b"\xff\x01\x01\x00" in key for key in node.kernel.host.routes), "nothing of the old prefix is left"
+    assert not any(b"\xff\x01\x01\x00" in key for key in node.kernel.host.routes), (
+        "nothing of the old prefix is left"
+    )

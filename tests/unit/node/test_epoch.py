@@ -27,4 +27,6 @@ def test_numbers_only_grow_whatever_the_clock_does(clock, seen):
     made = Clock(lambda: next(readings))
     taken = [made.take(*seen[:position]) for position in range(len(clock))]
     assert all(earlier < later for earlier, later in zip(taken, taken[1:], strict=False))
-    assert all(number > max(seen[:position], default=-1) for number, position in zip(taken, count(), strict=False))
+    assert all(
+        number > max(seen[:position], default=-1) for number, position in zip(taken, count(), strict=False)
+    )

@@ -28,13 +28,18 @@ SEGMENT = ip_address("2001:db8:ff02:100::4d2:1").packed
 
 
 def readable(routes):
-    return {f"{network} table {table}": to for (table, network, _), to in ((route_of(k), v) for k, v in routes.items())}
+    return {
+        f"{network} table {table}": to
+        for (table, network, _), to in ((route_of(k), v) for k, v in routes.items())
+    }
 
 
 def test_host():
     objects = plan.host(HOST)
     assert objects.links == {"lo-galactic": Link("dummy")}
-    assert list(objects.addresses) == [("lo-galactic", ip_interface("2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"))]
+    assert list(objects.addresses) == [
+        ("lo-galactic", ip_interface("2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"))
+    ]
     assert readable(objects.routes) == {"2001:db8:ff01:100::/64 table 254": Unreachable()}
     assert [tuple(rule) for rule in objects.rules] == [(999, HOST.space, MAIN_TABLE)]
     assert objects.sysctls["net/vrf/strict_mode"] == "1"
@@ -66,7 +71,10 @@ def test_vpc():
 def test_pod():
     objects = plan.pod(POD)
     assert objects.addresses == {("galactic0", address): True for address in POD.addresses}
-    gateway4, gateway6 = Via("galactic0", bytes([169, 254, 1, 1])), Via("galactic0", ip_address("fe80::1").packed)
+    gateway4, gateway6 = (
+        Via("galactic0", bytes([169, 254, 1, 1])),
+        Via("galactic0", ip_address("fe80::1").packed),
+    )
     assert readable(objects.routes) == {
         "169.254.1.1/32 table 254": Direct("galactic0"),
         "10.1.1.0/24 table 254": gateway4,

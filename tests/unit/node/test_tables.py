@@ -11,7 +11,9 @@ from galactic.node.tables import PATIENCE, Table
 
 
 def route(network: int, epoch: int = 1) -> Route:
-    return Route(f"10.0.0.{network}/32", (f"2001:db8::1:{network:x}",), "default", "node-1", f"{network:04x}", epoch)
+    return Route(
+        f"10.0.0.{network}/32", (f"2001:db8::1:{network:x}",), "default", "node-1", f"{network:04x}", epoch
+    )
 
 
 @dataclass
@@ -41,11 +43,15 @@ class Router:
         self.history[self.revision] = dict(self.routes)
         sent: list[tuple[object, object]] = []
         for number in range(self.shards):
-            members = tuple(each for each in self.routes.values() if int(each.function, 16) % self.shards == number)
+            members = tuple(
+                each for each in self.routes.values() if int(each.function, 16) % self.shards == number
+            )
             old = self.retained.get(number)
             if not isinstance(old, Shard) or old.routes != members:
                 sent.append((number, Shard(self.revision, self.shards, members)))
-        sent.append(("head", Head(self.revision, len(self.routes), digest(self.routes.values()), self.shards)))
+        sent.append(
+            ("head", Head(self.revision, len(self.routes), digest(self.routes.values()), self.shards))
+        )
         self.retained.update(dict(sent))
         return sent
 

@@ -1,0 +1,170 @@
+"""What a node says and hears over a broker that fails."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from galactic.bus.memory import MemoryBroker
+from galactic.messages import (
+    Head,
+    Leader,
+    NodeEndpoints,
+    NodeStatus,
+    Route,
+    Shard,
+    Topics,
+    decode,
+    digest,
+    encode,
+)
+from galactic.node.following import Following
+from galactic.node.registration import Registration, will
+
+TOPICS = Topics("galactic/v1")
+VPC = "0000000004d2"
+STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("default", "node-1")
+
+
+async def until(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def registered(node, broker):
+    bus = broker.session(will(TOPICS, "default", "node-1"))
+    clock = asyncio.get_running_loop()
+    following = Following(bus, TOPICS, node.store, node.metrics, clock.time)
+    registration = Registration(bus, TOPICS, "default", "node-1", node.store, following, node.metrics)
+    task = asyncio.create_task(registration.run())
+    try:
+        yield bus
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def told(broker) -> list[str]:
+    return [each.attachment for each in decode(NodeEndpoints, broker.retained[ENDPOINTS]).endpoints]
+
+
+def publish_table(broker, revision, *routes):
+    broker.publish(TOPICS.table(VPC, 0), encode(Shard(revision, 1, routes)), True)
+    broker.publish(TOPICS.head(VPC), encode(Head(revision, len(routes), digest(routes), 1)), True)
+
+
+ROUTE = Route("10.1.1.2/32", ("2001:db8:ff02:100::4d2:2",), "default", "node-2", "0002", 1)
+
+
+async def test_endpoints_are_told_whole_and_retained(node, config):
+    broker = MemoryBroker()
+    async with registered(node, broker):
+        await until(lambda: ENDPOINTS in broker.retained)
+        assert told(broker) == []
+        assert decode(NodeStatus, broker.retained[STATUS]).prefix == "2001:db8:ff01:100::/56"
+        await node.cni("ADD", config())
+        await until(lambda: told(broker) == ["default/blue-G"])
+        await node.cni("DEL", config())
+        await until(lambda: told(broker) == [])
+    assert decode(NodeStatus, broker.retained[STATUS]).state == "offline"
+    assert ENDPOINTS in broker.retained, "a controller that stops withdraws nothing"
+
+
+async def test_sequences_only_grow(node, config):
+    broker = MemoryBroker()
+    async with registered(node, broker):
+        for _ in range(2):
+            await node.cni("ADD", config())
+            await node.cni("DEL", config())
+    sequences = [
+        decode(NodeEndpoints, payload).sequence
+        for topic, payload, _ in broker.published
+        if topic == ENDPOINTS
+    ]
+    assert sequences == sorted(sequences)
+
+
+async def test_everything_is_told_again_to_a_broker_that_forgot(node, config):
+    broker = MemoryBroker()
+    async with registered(node, broker):
+        await node.cni("ADD", config())
+        await until(lambda: ENDPOINTS in broker.retained)
+        broker.stop()
+        broker.start(empty=True)
+        await until(lambda: ENDPOINTS in broker.retained and STATUS in broker.retained)
+        assert told(broker) == ["default/blue-G"]
+
+
+async def test_everything_is_told_again_to_a_new_leader_and_only_to_a_new_one(node):
+    broker = MemoryBroker()
+
+    def count() -> int:
+        return sum(topic == ENDPOINTS for topic, _, _ in broker.published)
+
+    async with registered(node, broker):
+        await until(lambda: count() == 1)
+        broker.publish(TOPICS.leader, encode(Leader("a", 1)), True)
+        await until(lambda: count() == 2)
+        broker.publish(TOPICS.leader, encode(Leader("a", 1)), True)
+        await asyncio.sleep(0.1)
+        assert count() == 2
+        broker.publish(TOPICS.leader, encode(Leader("b", 2)), True)
+        await until(lambda: count() == 3)
+
+
+async def test_only_tables_of_hosted_vpcs_are_followed(node, config):
+    broker = MemoryBroker()
+    publish_table(broker, 1, ROUTE)
+    async with registered(node, broker) as bus:
+        await asyncio.sleep(0.05)
+        assert bus.filters == [TOPICS.leader]
+        await node.cni("ADD", config())
+        await until(lambda: node.store.complete(1234))
+        assert list(node.store.remote(1234).values()) == [bytes.fromhex("20010db8ff02010000000000 04d20002")]
+        await node.cni("DEL", config())
+        await until(lambda: bus.filters == [TOPICS.leader])
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        pytest.param(TOPICS.head(VPC), b"{", id="no-json"),
+        pytest.param(TOPICS.head(VPC), b'{"revision":"x"}', id="wrong-type"),
+        pytest.param(TOPICS.table(VPC, "x"), b"{}", id="shard-number"),
+        pytest.param(TOPICS.leader, b"[" * 300_000, id="oversized"),
+    ],
+)
+async def test_nonsense_is_counted_and_disturbs_nothing(node, config, topic, payload):
+    broker = MemoryBroker()
+    async with registered(node, broker):
+        await node.cni("ADD", config())
+        await until(lambda: ENDPOINTS in broker.retained)
+        await asyncio.sleep(0.05)
+        broker.publish(topic, payload, False)
+        publish_table(broker, 1, ROUTE)
+        await until(lambda: node.store.complete(1234))
+    assert (
+        sum(
+            sample.value
+            for metric in node.metrics.dropped.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+        == 1
+    )
+
+
+async def test_a_lost_shard_is_read_again(node, config):
+    broker = MemoryBroker()
+    publish_table(broker, 1, ROUTE)
+    lost = [True]
+    broker.lose = lambda topic, _payload: lost[0] and "/table/" in topic
+    async with registered(node, broker):
+        await node.cni("ADD", config())
+        await asyncio.sleep(0.3)
+        assert not node.store.complete(1234)
+        lost[0] = False
+        await until(lambda: node.store.complete(1234), 8.0)
+    assert node.metrics.rereads._value.get() >= 1

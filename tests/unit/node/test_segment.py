@@ -1,0 +1,158 @@
+"""The NodeSegment: read for the prefix, its status written, against an API server in memory."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Network
+
+import pytest
+
+from galactic.crds.model import parse
+from galactic.crds.nodesegment import NodeSegment
+from galactic.errors import Unreachable
+from galactic.kube.client import Event, NotFound
+from galactic.node.segment import Facts, Finding, Segment, conditions, difference
+
+
+async def until(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class MemoryKube:
+    """The requests that Segment makes, on one object."""
+
+    def __init__(self) -> None:
+        self.object, self.version, self.patches, self.away = None, 0, [], False
+        self.events = asyncio.Queue()
+        self.selectors = set()
+
+    def set(self, prefix):
+        kind = "MODIFIED" if self.object else "ADDED"
+        self.object = (self.object or {"metadata": {"name": "node-1"}}) | {"spec": {"prefix": prefix}}
+        self._tell(kind)
+
+    def delete(self):
+        self._tell("DELETED")
+        self.object = None
+
+    def _tell(self, kind):
+        self.version += 1
+        self.object = self.object | {"metadata": {"name": "node-1", "resourceVersion": str(self.version)}}
+        self.events.put_nowait(Event(kind, self.object))
+
+    async def list(self, _resource, _namespace=None, *, fields="", labels=""):
+        self.selectors.add(fields)
+        while not self.events.empty():
+            self.events.get_nowait()
+        return ([self.object] if self.object else []), str(self.version)
+
+    async def watch(self, _resource, _version, _namespace=None, *, fields="", labels=""):
+        self.selectors.add(fields)
+        while True:
+            yield await self.events.get()
+
+    async def patch(self, _resource, name, patch, *, subresource):
+        assert (name, subresource) == ("node-1", "status")
+        if self.away:
+            raise Unreachable("kube-apiserver", "away")
+        if self.object is None:
+            raise NotFound("gone")
+        self.patches.append(patch["status"])
+        self.object = self.object | {"status": self.object.get("status", {}) | patch["status"]}
+        self._tell("MODIFIED")
+        return self.object
+
+
+READY = Finding("Ready", status=True, reason="Ready")
+FACTS = Facts({"kernel": "6.1", "version": "1", "encap": "encap.red"}, 0, (READY,))
+
+
+@asynccontextmanager
+async def following(node, kube):
+    segment = Segment(kube, "node-1", node.store, lambda: FACTS)
+    task = asyncio.create_task(segment.run())
+    try:
+        yield segment
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_prefix_comes_from_its_own_segment_only(node):
+    node.store.prefix = None
+    kube = MemoryKube()
+    async with following(node, kube) as segment:
+        await until(lambda: segment.problem and "there is no NodeSegment node-1" in segment.problem)
+        kube.set("2001:db8:ff07:100::/56")
+        await until(lambda: node.store.prefix == IPv6Network("2001:db8:ff07:100::/56"))
+        await until(lambda: segment.problem is None)
+    assert kube.selectors == {"metadata.name=node-1"}
+
+
+async def test_status_says_what_is_attached(node, config):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    async with following(node, kube):
+        await node.cni("ADD", config())
+        await until(lambda: kube.object.get("status", {}).get("endpoints"))
+        status = parse(NodeSegment, kube.object).status
+        (endpoint,) = status.endpoints
+        assert endpoint.container_id == "c1"
+        assert endpoint.sid == "2001:db8:ff01:100::4d2:2a"
+        assert endpoint.networks == ("10.1.1.1/32", "2001:10:1:1::1/128")
+        assert status.sequence == node.store.announcement().sequence
+        assert (status.loopback, status.counts.vpcs) == ("2001:db8:ff01:100:ffff:ffff:ffff:ffff", 1)
+        assert [(each.type, each.status) for each in status.conditions] == [("Ready", "True")]
+        await asyncio.sleep(0.3)
+        before = len(kube.patches)
+        await node.cni("ADD", config())
+        await asyncio.sleep(0.3)
+        assert len(kube.patches) == before, "nothing new, nothing written"
+        await node.cni("DEL", config())
+        await until(lambda: kube.object["status"]["endpoints"] == [])
+        assert kube.patches[-1].keys() == {"endpoints", "sequence", "counts"}, "only what changed is sent"
+
+
+async def test_status_is_written_when_the_api_server_is_back(node, config):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    kube.away = True
+    async with following(node, kube):
+        assert (await node.cni("ADD", config())).code == 0
+        await asyncio.sleep(0.2)
+        kube.away = False
+        await until(lambda: kube.object.get("status", {}).get("endpoints"))
+
+
+async def test_a_segment_that_is_deleted_takes_nothing_down(node, config):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    async with following(node, kube) as segment:
+        await node.cni("ADD", config())
+        kube.delete()
+        await until(lambda: segment.problem)
+    assert node.store.prefix
+    assert node.store.attachments
+
+
+async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/120")
+    async with following(node, kube) as segment:
+        await until(lambda: segment.problem and "/120" in segment.problem)
+    assert node.store.prefix == IPv6Network("2001:db8:ff01:100::/56")
+
+
+@pytest.mark.parametrize(
+    ("status", "since"),
+    [pytest.param("True", "2020-01-01T00:00:00Z", id="same"), pytest.param("False", None, id="changed")],
+)
+def test_a_transition_time_changes_with_the_status(status, since):
+    known = [{"type": "Ready", "status": status, "lastTransitionTime": "2020-01-01T00:00:00Z"}]
+    (condition,) = conditions((READY,), known)
+    assert (condition["lastTransitionTime"] == "2020-01-01T00:00:00Z") == (since is not None)
+
+
+def test_difference_is_what_a_merge_patch_needs():
+    assert difference({"a": 1, "b": [1]}, {"a": 1, "b": [2], "c": 3}) == {"b": [1]}

@@ -1,0 +1,142 @@
+"""Desired minus actual against a kernel that others meddle with."""
+
+import asyncio
+from ipaddress import ip_network
+
+from galactic.linux.objects import Encap, route_key
+from galactic.messages import Route
+
+HOST_END = "G0000000jU00GH"
+
+
+async def until(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def route(last: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
+    sid = f"2001:db8:ff0{node}:100::4d2:{function or last:x}"
+    return Route(f"10.1.1.{last}/32", (sid,), "default", f"node-{node}", f"{function or last:04x}", epoch)
+
+
+def remote(node) -> set[str]:
+    """The last octets of the networks that are routed elsewhere."""
+    return {str(key[-1]) for key, to in node.kernel.host.routes.items() if isinstance(to, Encap)}
+
+
+async def test_remote_routes_follow_the_table(node, config):
+    await node.cni("ADD", config())
+    node.store.set_mqtt(1234, 1, [route(2), route(3)])
+    await until(lambda: remote(node) == {"2", "3"})
+    reads = node.kernel.reads
+    node.store.set_mqtt(1234, 2, [route(3), route(4)])
+    await until(lambda: remote(node) == {"3", "4"})
+    assert node.kernel.reads == reads, "a change is written without reading everything"
+
+
+async def test_tables_of_vpcs_not_hosted_are_ignored(node):
+    node.store.set_mqtt(1234, 1, [route(2)])
+    await asyncio.sleep(0.1)
+    assert not remote(node)
+
+
+async def test_what_leads_out_of_the_vpc_is_ignored(node, config):
+    await node.cni("ADD", config())
+    foreign = Route("10.1.1.9/32", ("2001:db8:ff02:100::4d3:9",), "default", "node-2", "0009", 1)
+    node.store.set_mqtt(1234, 1, [route(2), foreign])
+    await until(lambda: remote(node) == {"2"})
+
+
+async def test_drift_is_put_back_and_counted(node, config):
+    await node.cni("ADD", config())
+    node.kernel.lose_link("lo-galactic")
+    node.kernel.host.routes[route_key(100_000, ip_network("9.9.9.9/32"))] = Encap(
+        "lo-galactic", bytes(16), "encap"
+    )
+    node.sync.suspect()
+    await until(lambda: "lo-galactic" in node.kernel.host.links)
+    await until(lambda: not remote(node))
+    assert node.metrics.drift._value.get() > 0
+
+
+async def test_a_pods_inside_is_part_of_it(node, config):
+    await node.cni("ADD", config())
+    inside = node.kernel.namespaces["/ns/1"]["galactic0"]
+    before = dict(inside.routes)
+    inside.routes.clear()
+    node.sync.suspect()
+    await until(lambda: inside.routes == before)
+
+
+async def test_new_networks_reach_running_pods(node, config):
+    await node.cni("ADD", config())
+    await node.cni("ADD", config(networks=["10.1.1.0/24", "10.2.0.0/16"]))
+    key = route_key(254, ip_network("10.2.0.0/16"))
+    assert key in node.kernel.namespaces["/ns/1"]["galactic0"].routes
+
+
+async def test_a_pod_that_died_without_del_is_forgotten(node, config):
+    await node.cni("ADD", config())
+    node.kernel.remove_namespace("/ns/1")
+    for _ in range(3):
+        node.sync.suspect()
+        await asyncio.sleep(1.1)
+    assert not node.store.attachments
+    assert HOST_END not in node.kernel.host.links
+
+
+async def test_routes_survive_a_restart_until_a_whole_table_is_known(node, config):
+    await node.cni("ADD", config())
+    node.store.set_mqtt(1234, 1, [route(2), route(3)])
+    await until(lambda: remote(node) == {"2", "3"})
+    await node.stop()
+    await node.start()
+    await asyncio.sleep(0.1)
+    assert remote(node) == {"2", "3"}
+    node.store.set_mqtt(1234, 2, [route(3)])
+    await until(lambda: remote(node) == {"3"})
+
+
+async def test_an_interface_that_leads_to_an_earlier_pod_is_replaced_at_start(node, config):
+    """DEL and ADD both came while the veth of the first pod could not be removed."""
+    await node.cni("ADD", config())
+    await node.stop()
+    node.kernel.add_namespace("/ns/2")
+    await node.cni("DEL", config())
+    await node.start()
+    assert (await node.cni("ADD", config(), container="c2", netns="/ns/2")).code == 0
+    assert node.kernel.peers[HOST_END] == ("/ns/2", "galactic0")
+
+
+async def test_vrf_tables_keep_their_numbers(node, config):
+    node.kernel.add_namespace("/ns/2")
+    await node.cni("ADD", config(vpc="jV"), container="c2", netns="/ns/2")
+    await node.cni("ADD", config())
+    tables = {name: link.table for name, link in node.kernel.host.links.items() if name.endswith("V")}
+    await node.cni("DEL", config(vpc="jV"), container="c2", netns="/ns/2")
+    await node.stop()
+    await node.start()
+    assert node.kernel.host.links["G0000000jU000V"].table == tables["G0000000jU000V"]
+
+
+async def test_an_epoch_taken_without_knowledge_is_corrected_once(node, config):
+    await node.cni("ADD", config())
+    first = node.store.attachments[1234, 42]
+    ahead = first.epoch + 10**18
+    node.store.set_mqtt(1234, 1, [route(1, epoch=ahead, function=42)])
+    corrected = node.store.attachments[1234, 42]
+    assert corrected.epoch > ahead
+    node.store.set_mqtt(1234, 2, [route(1, epoch=corrected.epoch + 10**18, function=42)])
+    assert node.store.attachments[1234, 42].epoch == corrected.epoch, (
+        "two live holders must not outbid each other"
+    )
+
+
+async def test_an_epoch_beats_what_the_table_says_at_add(node, config):
+    node.kernel.add_namespace("/ns/2")
+    await node.cni("ADD", config("H", last=7), container="c2", netns="/ns/2")
+    ahead = node.store.attachments[1234, 43].epoch + 10**18
+    node.store.set_mqtt(1234, 1, [route(1, epoch=ahead, function=42)])
+    await node.cni("ADD", config())
+    assert node.store.attachments[1234, 42].epoch == ahead + 1
