@@ -61,6 +61,7 @@ class Controller:
         self._claim = asyncio.Event()
         self._complete = False
         self.store = Store(self._dirty.set, checked=kube is not None)
+        metrics.counting(lambda: self.store.counts)
         self.fanout = Fanout(bus, self._topics, metrics)
         self._inbox = Inbox(
             bus,
@@ -197,7 +198,7 @@ class Controller:
         self._dirty.clear()
         started = time.perf_counter()
         commit = self.store.commit(time.time_ns() + HORIZON_NS)
-        self._metrics.committed(time.perf_counter() - started, self.store.counts, commit.rejections)
+        self._metrics.committed(time.perf_counter() - started, commit.rejections)
         return commit
 
     def _record(self, commit: Commit) -> None:

@@ -1,6 +1,7 @@
 """The router's own figures on /metrics."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -69,17 +70,15 @@ class RouterMetrics:
         for reason in reasons:
             self._rejections.labels(reason).inc()
 
-    def committed(
-        self, seconds: float, counts: tuple[int, int, int], rejections: Iterable[Rejection]
-    ) -> None:
-        """``counts``: nodes, endpoints, routes."""
-        self._commit.observe(seconds)
-        for gauge, count in zip((self._nodes, self._endpoints, self._routes), counts, strict=True):
-            gauge.set(count)
-        self.rejected(*(rejection.reason for rejection in rejections))
+    def counting(self, counts: Callable[[], tuple[int, int, int, int]]) -> None:
+        """``counts`` is asked at every scrape: nodes, endpoints, routes, contested networks."""
+        gauges = (self._nodes, self._endpoints, self._routes, self._conflicts)
+        for position, gauge in enumerate(gauges):
+            gauge.set_function(partial(_one_of, counts, position))
 
-    def conflicts(self, count: int) -> None:
-        self._conflicts.set(count)
+    def committed(self, seconds: float, rejections: Iterable[Rejection]) -> None:
+        self._commit.observe(seconds)
+        self.rejected(*(rejection.reason for rejection in rejections))
 
     def confirmed(self, seconds: float) -> None:
         self._publishes.inc()
@@ -108,3 +107,7 @@ class RouterMetrics:
 
     def recording(self, attachments: int) -> None:
         self._recording.set(attachments)
+
+
+def _one_of(counts: Callable[[], tuple[int, int, int, int]], position: int) -> float:
+    return counts()[position]

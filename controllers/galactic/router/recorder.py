@@ -219,7 +219,7 @@ def _conditions(attachment: VpcAttachment, conflict: str) -> list[dict[str, Any]
         type=CONDITION,
         status="True" if conflict else "False",
         reason="NetworkInUse" if conflict else "NoConflict",
-        message=conflict,
+        message=conflict or "no network is held by another attachment",
         last_transition_time=before.last_transition_time if before and before.status == status else now(),
         observed_generation=attachment.metadata.generation,
     )

@@ -156,12 +156,13 @@ class Store:
         ]
 
     @property
-    def counts(self) -> tuple[int, int, int]:
-        """Nodes, endpoints and routes."""
+    def counts(self) -> tuple[int, int, int, int]:
+        """Nodes, endpoints, routes and contested networks."""
         return (
             len(self._nodes),
             sum(len(found.endpoints) for found in self._vpcs.values()),
             sum(len(found.routes) for found in self._vpcs.values()),
+            sum(len(found.conflicts) for found in self._vpcs.values()),
         )
 
     # -- commit ------------------------------------------------------------------------------------------------------
