@@ -1,10 +1,14 @@
 """The NodeSegment kind: one node's share of the SRv6 space, and what is attached on it."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
+from galactic.crds.vpcattachment import MAX_NETWORKS
+
+MAX_ENDPOINTS: Final = 4096
+"""On one node, at the most: some 300 bytes each, and etcd takes objects of 1.5 MB."""
 
 
 class SegmentSpec(Model):
@@ -22,7 +26,9 @@ class SegmentEndpoint(Model):
     function: str = Field(description="The attachment's identifier in the VPC, 4 hex digits.")
     attachment: str = Field(default="", description="The VPCAttachment, namespace/name.")
     sid: str = Field(description="The SID that leads to it.")
-    networks: tuple[str, ...] = Field(default=(), description="The networks that the VPC reaches through it.")
+    networks: tuple[str, ...] = Field(
+        default=(), max_length=MAX_NETWORKS, description="The networks that the VPC reaches through it."
+    )
     container_id: str = Field(default="", alias="containerID", description="The CNI container (pod sandbox).")
     ifname: str = Field(default="", description="The interface's name in the pod.")
     epoch: int = Field(
@@ -66,7 +72,9 @@ class SegmentStatus(Model):
         description="Orders this list of endpoints among all that the node ever told, over MQTT or here.",
         json_schema_extra={"format": "int64"},
     )
-    endpoints: tuple[SegmentEndpoint, ...] = Field(default=(), description="What is attached on the node.")
+    endpoints: tuple[SegmentEndpoint, ...] = Field(
+        default=(), max_length=MAX_ENDPOINTS, description="What is attached on the node."
+    )
     counts: SegmentCounts | None = Field(default=None, description="How much is on the node.")
     node: SegmentNode | None = Field(default=None, description="What the node is able to do.")
 

@@ -1,6 +1,6 @@
 """The VPCAttachment kind: one interface of one pod in a VPC."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, StringConstraints
 
@@ -8,6 +8,10 @@ from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.vpc import Cidr
 from galactic.names import API_VERSION
 
+MAX_ADDRESSES: Final = 16
+MAX_ROUTES: Final = 256
+MAX_NETWORKS: Final = MAX_ADDRESSES + MAX_ROUTES
+"""What one attachment can lead to, at the most."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
 
 
@@ -33,7 +37,7 @@ class Interface(Model):
     )
     addresses: tuple[Cidr, ...] = Field(
         default=(),
-        max_length=16,
+        max_length=MAX_ADDRESSES,
         description="Addresses with prefix length, host bits set: 10.1.1.1/24. Left out: one per family is allocated "
         "from the VPC's networks.",
     )
@@ -56,7 +60,7 @@ class AttachmentSpec(Model):
     vpc: VpcReference = Field(description="The VPC to attach to.")
     interface: Interface = Field(default_factory=Interface, description="The interface in the pod.")
     routes: tuple[AttachmentRoute, ...] = Field(
-        default=(), max_length=256, description="Destinations beyond the VPC's own networks."
+        default=(), max_length=MAX_ROUTES, description="Destinations beyond the VPC's own networks."
     )
 
 
@@ -66,7 +70,9 @@ class AttachedEndpoint(Model):
     cluster: str = Field(default="", description="The cluster of the node.")
     node: str = Field(description="The node that holds the pod.")
     sid: str = Field(description="The SRv6 SID that leads to the pod.")
-    networks: tuple[str, ...] = Field(default=(), description="The networks that the VPC reaches through it.")
+    networks: tuple[str, ...] = Field(
+        default=(), max_length=MAX_NETWORKS, description="The networks that the VPC reaches through it."
+    )
     epoch: int = Field(
         default=0,
         description="The hybrid logical clock (ns) of the pod's ADD. The newest holds the attachment.",
@@ -89,7 +95,9 @@ class AttachmentStatus(Model):
     identifier: str | None = Field(
         default=None, description="The attachment's identifier in its VPC, 4 hex digits."
     )
-    addresses: tuple[str, ...] = Field(default=(), description="The addresses in force, given or allocated.")
+    addresses: tuple[str, ...] = Field(
+        default=(), max_length=MAX_ADDRESSES, description="The addresses in force, given or allocated."
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=16, description="What is true of the attachment, one entry a type."
     )

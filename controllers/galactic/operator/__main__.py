@@ -36,6 +36,9 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
         await restored(reconciler, health)
         work = asyncio.create_task(reconciler.run(), name="reconciler")
         try:
+            await (
+                reconciler.started.wait()
+            )  # kopf cancels every task that is younger than itself when it ends
             await watch(Memo(reconciler.view), reconciler.resync)
         finally:
             work.cancel()

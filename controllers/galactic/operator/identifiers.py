@@ -9,6 +9,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from math import gcd
 from typing import Final, Generic, TypeVar
 
 from galactic.errors import NotYet, Rejected
@@ -90,16 +91,20 @@ def vpc_identifiers() -> Identifiers[tuple[str, str]]:
 
 
 def functions() -> Identifiers[tuple[str, str]]:
-    """For the attachments of one VPC: the next free number from a hash of the seed (the object's UID) on.
+    """For the attachments of one VPC: numbers in an order that follows from the seed, the object's UID.
 
-    A successor of the same name has another UID, and so a number elsewhere, also after a restart.
+    A successor of the same name has another UID, and so another number, also after a restart. Double hashing keeps the
+    order free of clusters: in a VPC half full the second candidate is as likely to be free as the first.
     """
 
     def candidates(seed: str) -> Iterator[int]:
         span = FUNCTION_MAX - 1
-        start = int.from_bytes(blake2b(seed.encode(), digest_size=8).digest(), "big") % span
+        digest = blake2b(seed.encode(), digest_size=16).digest()
+        start, stride = int.from_bytes(digest[:8], "big") % span, int.from_bytes(digest[8:], "big") % span
+        while gcd(stride, span) != 1:  # only then does it come by every number
+            stride += 1
         for step in range(span):
-            yield 1 + (start + step) % span
+            yield 1 + (start + step * stride) % span
 
     return Identifiers(FUNCTION_MAX, candidates, "attachment identifier")
 

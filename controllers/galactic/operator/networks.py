@@ -96,4 +96,4 @@ def within(address: Address, networks: Iterable[Network]) -> bool:
 
 def host(address: Address) -> Network:
     """The address as a network of its own, /32 or /128."""
-    return ip_network((int(address), address.max_prefixlen)) if address.version == 4 else IPv6Network(address)
+    return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)

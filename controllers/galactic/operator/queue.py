@@ -1,8 +1,11 @@
-"""A set of what is dirty, in order of arrival: nothing is in it twice, and nothing is worked on twice at a time."""
+"""A set of what is dirty, in order of arrival: nothing is in it twice, and nothing is worked on twice at a time.
+
+What others depend on goes first.
+"""
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -12,10 +15,12 @@ BACKOFF_SECONDS: Final = (0.05, 60.0)
 class Queue(Generic[T]):
     """``add`` marks an item dirty, ``get`` hands the oldest out, ``done`` must follow.
 
-    An item marked while it is worked on comes again afterwards.
+    An item marked while it is worked on comes again afterwards. ``first`` says which items go before the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[T], bool] = lambda _item: False) -> None:
+        self._first = first
+        self._urgent: OrderedDict[T, None] = OrderedDict()
         self._dirty: OrderedDict[T, None] = OrderedDict()
         self._working: dict[T, bool] = {}  # item → marked again meanwhile
         self._later: dict[T, asyncio.TimerHandle] = {}
@@ -23,18 +28,18 @@ class Queue(Generic[T]):
         self._waiting = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._dirty) + len(self._working) + len(self._later)
+        return len(self._urgent) + len(self._dirty) + len(self._working) + len(self._later)
 
     @property
     def busy(self) -> bool:
         """Whether anything is dirty now or being worked on, what is due later left aside."""
-        return bool(self._dirty or self._working)
+        return bool(self._urgent or self._dirty or self._working)
 
     def add(self, item: T, delay: float = 0.0) -> None:
         """Marks the item dirty, now or after ``delay`` seconds; the earlier of two marks counts."""
         if delay > 0:
             loop = asyncio.get_running_loop()
-            if item in self._dirty or self._working.get(item):
+            if item in self._urgent or item in self._dirty or self._working.get(item):
                 return
             if (timer := self._later.get(item)) is not None:
                 if timer.when() <= loop.time() + delay:
@@ -46,16 +51,16 @@ class Queue(Generic[T]):
             timer.cancel()
         if item in self._working:
             self._working[item] = True
-        elif item not in self._dirty:
-            self._dirty[item] = None
+        else:
+            (self._urgent if self._first(item) else self._dirty).setdefault(item)
             self._waiting.set()
 
     async def get(self) -> T:
         """The item that has been dirty for longest."""
-        while not self._dirty:
+        while not self._urgent and not self._dirty:
             self._waiting.clear()
             await self._waiting.wait()
-        item, _ = self._dirty.popitem(last=False)
+        item, _ = (self._urgent or self._dirty).popitem(last=False)
         self._working[item] = False
         return item
 

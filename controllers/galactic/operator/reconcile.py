@@ -36,7 +36,7 @@ Report = Callable[[str | None], None]
 
 
 class Reconciler(Listener):
-    """``restore`` fills the view; ``run`` then works until it is cancelled.
+    """``restore`` fills the view; ``run`` then works until it is cancelled. ``started`` is set once its tasks exist.
 
     ``report`` is told what is wrong with the API server, or None.
     """
@@ -44,8 +44,9 @@ class Reconciler(Listener):
     def __init__(self, api: Api, rules: Rules, metrics: Metrics, report: Report | None = None) -> None:
         self._api, self._metrics = api, metrics
         self._report = report or (lambda _problem: None)
-        self.queue: Queue[Item] = Queue()
+        self.queue: Queue[Item] = Queue(first=lambda item: item[0] != "attachment")
         self.view = View(self)
+        self.started = asyncio.Event()
         self.events = Events(api)
         self.books = Books()
         desk = Desk(api, self.view, self.books, self.events, rules, self.queue.add)
@@ -73,6 +74,7 @@ class Reconciler(Listener):
                 group.create_task(self._worker())
             group.create_task(self._resync())
             group.create_task(self.events.run())
+            self.started.set()
 
     async def resync(self) -> None:
         """Lists every kind again and looks at every object: repairs whatever was lost. Raises GalacticError."""
@@ -123,7 +125,7 @@ class Reconciler(Listener):
         self._segments.changed(key, new)
 
     def node_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
-        if new is not None and (old is None or old.annotations != new.annotations):
+        if old is None or new is None or old.annotations != new.annotations:
             self.queue.add(("node", key))
 
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:

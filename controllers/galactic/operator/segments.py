@@ -29,9 +29,9 @@ class Segments:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._prefixes: dict[Key, IPv6Network] = {}
-        self._near: defaultdict[int, set[Key]] = defaultdict(
-            set
-        )  # first 48 bits → segments; prefixes are no shorter
+        # By a prefix's first 48 bits, as no prefix is shorter: the segments there, and the nodes that wait for room.
+        self._near: defaultdict[int, set[Key]] = defaultdict(set)
+        self._refused: defaultdict[int, set[Key]] = defaultdict(set)
 
     def changed(self, key: Key, new: NodeSegment | Broken | None) -> None:
         """Keeps the index of prefixes, and marks those dirty that share an address with what changed."""
@@ -39,22 +39,28 @@ class Segments:
             prefix = parse_prefix(new.spec.prefix) if isinstance(new, NodeSegment) else None
         except Rejected:
             prefix = None
-        for other in {key} | self._index(key, prefix):
-            self._desk.dirty(("segment", other), 0.0)
-            self._desk.dirty(("node", other), 0.0)
+        self._wake({key} | self._index(key, prefix))
+
+    def _wake(self, keys: set[Key]) -> None:
+        for key in keys:
+            self._desk.dirty(("segment", key), 0.0)
+            self._desk.dirty(("node", key), 0.0)
 
     def _index(self, key: Key, prefix: IPv6Network | None) -> set[Key]:
-        """Enters the prefix; None takes it out. If that changed anything: the segments near the old one and the new."""
-        before = self._prefixes.pop(key, None)
+        """Enters the prefix; None takes it out. Whom that concerns: those near the old prefix and near the new one."""
+        before = self._prefixes.get(key)
+        if prefix == before:
+            return set()
         near: set[Key] = set()
         if before is not None:
+            del self._prefixes[key]
             self._near[_block(before)].discard(key)
-            near |= self._near[_block(before)]
+            near |= self._near[_block(before)] | self._refused.pop(_block(before), set())
         if prefix is not None:
             self._prefixes[key] = prefix
             self._near[_block(prefix)].add(key)
             near |= self._near[_block(prefix)]
-        return near if prefix != before else set()
+        return near
 
     async def node(self, key: Key) -> None:
         """One Node: its annotation becomes a NodeSegment. What is wrong with it is told by an Event on the Node."""
@@ -62,7 +68,7 @@ class Segments:
         node = desk.view.nodes.get(key)
         if node is None or node.deletion_timestamp is not None:
             if desk.view.segments.get(key) is None:
-                self._index(key, None)
+                self._wake(self._index(key, None))
             return
         text = node.annotations.get(PREFIX_ANNOTATION)
         if text is None:
@@ -70,6 +76,8 @@ class Segments:
         try:
             prefix = self._allowed(text, key)
         except Rejected as problem:
+            if problem.reason == "PrefixOverlap":
+                self._refused[_block(parse_prefix(text))].add(key)
             desk.events.tell(NODES, node, "Warning", problem.reason, f"{PREFIX_ANNOTATION}: {problem}")
             return
         segment = desk.view.segments.get(key)

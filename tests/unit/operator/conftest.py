@@ -1,0 +1,117 @@
+"""A cluster in memory with the reconciler at work in it."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from galactic.kube.informer import key_of
+from galactic.kube.resources import NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
+from galactic.operator import queue
+from galactic.operator.desk import Rules
+from galactic.operator.metrics import Metrics
+from galactic.operator.reconcile import Reconciler
+
+_spec = importlib.util.spec_from_file_location("galactic_memory_api", Path(__file__).with_name("api.py"))
+assert _spec
+assert _spec.loader
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+MemoryApi = _module.MemoryApi
+
+
+class Cluster:
+    """``api`` is what users do; the reconciler is started, stopped and asked about."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.api = MemoryApi()
+        self.rules = rules
+        self.reconciler: Reconciler
+        self._work: asyncio.Task[None] | None = None
+        for namespace in ("default", "other"):
+            self.api.put(NAMESPACES, {"metadata": {"name": namespace, "labels": {"name": namespace}}})
+
+    async def start(self) -> None:
+        self.reconciler = Reconciler(self.api, self.rules, Metrics(CollectorRegistry()))
+        await self.reconciler.restore()
+        self.api.seen = self._seen
+        self._work = asyncio.create_task(self.reconciler.run())
+
+    async def stop(self) -> None:
+        self.api.seen = lambda *_: None
+        if self._work:
+            self._work.cancel()
+            await asyncio.wait({self._work})
+            self.reconciler.queue.close()
+
+    async def settled(self) -> None:
+        """Nothing is dirty any more, what was due later included."""
+        for _ in range(2000):
+            await asyncio.sleep(0.001)
+            if not len(self.reconciler.queue):
+                return
+        raise AssertionError("it never settles")
+
+    def vpc(self, name: str, *networks: str, namespace: str = "default", **spec: Any) -> None:
+        body = {"metadata": {"name": name}, "spec": {"networks": list(networks or ("10.1.1.0/24",)), **spec}}
+        self.api.put(VPCS, body, namespace)
+
+    def attachment(
+        self, name: str, vpc: str = "v", *addresses: str, namespace: str = "default", **spec: Any
+    ) -> None:
+        there, _, vpc = vpc.rpartition("/")
+        reference = {"name": vpc} | ({"namespace": there} if there else {})
+        interface = {"interface": {"addresses": list(addresses)}} if addresses else {}
+        body = {"metadata": {"name": name}, "spec": {"vpc": reference, **interface, **spec}}
+        self.api.put(VPC_ATTACHMENTS, body, namespace)
+
+    def status(
+        self, name: str, namespace: str = "default", resource: Any = VPC_ATTACHMENTS
+    ) -> dict[str, Any]:
+        thing = self.api.stored(resource, name, namespace)
+        assert thing is not None
+        return dict(thing.get("status") or {})
+
+    def condition(
+        self, type_: str, name: str, namespace: str = "default", resource: Any = VPC_ATTACHMENTS
+    ) -> Any:
+        conditions = self.status(name, namespace, resource).get("conditions") or ()
+        return next((one for one in conditions if one["type"] == type_), None)
+
+    def nad(self, name: str, namespace: str = "default") -> str:
+        thing = self.api.stored(NADS, name, namespace)
+        return str(thing["spec"]["config"]) if thing else ""
+
+    def _seen(self, resource: Any, type_: str, thing: Any) -> None:
+        if resource not in [cache.resource for cache in self.reconciler.view.caches]:
+            return
+        cache = self.reconciler.view.of(resource)
+        if type_ == "DELETED":
+            cache.remove(key_of(thing), thing["metadata"]["uid"])
+        else:
+            cache.set(thing)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off and counting delays of milliseconds."""
+    monkeypatch.setattr(queue, "BACKOFF_SECONDS", (0.001, 0.01))
+    for module in ("attachments", "reconcile", "vpcs"):
+        monkeypatch.setattr(f"galactic.operator.{module}.COUNT_SECONDS", 0.002)
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[Cluster]:
+    made = Cluster(Rules())
+    await made.start()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def clusters() -> Callable[[Rules], Cluster]:
+    return Cluster

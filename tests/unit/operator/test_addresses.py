@@ -1,0 +1,122 @@
+import time
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galactic.errors import NotYet
+from galactic.operator.addresses import Addresses, Held
+from galactic.operator.networks import host
+
+
+def key(number):
+    return "ns", f"a{number}"
+
+
+def networks(*texts):
+    return tuple(map(ip_network, texts))
+
+
+def take(book, holder, of):
+    addresses = book.allocate(of)
+    book.claim(holder, [host(address.ip) for address in addresses])
+    return [str(address) for address in addresses]
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        pytest.param(
+            "10.1.1.0/29",
+            [f"10.1.1.{host}/29" for host in (2, 3, 4, 5, 6)],
+            id="no-network-gateway-broadcast",
+        ),
+        pytest.param("10.1.1.0/30", ["10.1.1.2/30"], id="smallest-with-a-gateway"),
+        pytest.param("10.1.1.0/31", ["10.1.1.0/31", "10.1.1.1/31"], id="point-to-point"),
+        pytest.param("10.1.1.9/32", ["10.1.1.9/32"], id="single"),
+        pytest.param("2001:db8::/127", ["2001:db8::/127", "2001:db8::1/127"], id="point-to-point-6"),
+    ],
+)
+def test_all_that_a_network_has_and_no_more(network, expected):
+    book = Addresses()
+    of = networks(network)
+    assert [take(book, key(number), of)[0] for number in range(len(expected))] == expected
+    with pytest.raises(NotYet, match="no free IPv"):
+        book.allocate(of)
+
+
+def test_one_a_family_and_on_to_the_next_network():
+    book = Addresses()
+    of = networks("10.1.1.0/30", "10.1.2.0/30", "2001:db8::/64")
+    assert take(book, key(1), of) == ["10.1.1.2/30", "2001:db8::2/64"]
+    assert take(book, key(2), of) == ["10.1.2.2/30", "2001:db8::3/64"]
+    with pytest.raises(NotYet, match="IPv4"):
+        book.allocate(of)
+
+
+def test_a_family_without_room_costs_the_other_nothing():
+    book = Addresses()
+    of = networks("10.1.1.4/30", "2001:db8::2/128")
+    take(book, key(1), of)
+    for _ in range(5):
+        with pytest.raises(NotYet):
+            book.allocate(of)
+    book.release(key(1))
+    assert take(book, key(2), of) == ["10.1.1.6/30", "2001:db8::2/128"]
+
+
+def test_a_network_is_held_once_and_by_name():
+    book = Addresses()
+    book.claim(key(1), networks("10.1.1.5/32", "192.168.3.0/24"))
+    with pytest.raises(Held, match=r"192\.168\.3\.0/24 is held by VPCAttachment ns/a1"):
+        book.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
+    assert book.held(key(2)) == frozenset()
+    assert book.claim(key(1), networks("10.1.1.5/32"))
+    book.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "give", "release"]), st.integers(0, 20)), max_size=120))
+def test_whatever_the_order_no_address_is_held_twice(steps):
+    book = Addresses()
+    of = networks("10.1.1.0/28")
+    held = {}
+    for what, number in steps:
+        holder = key(number)
+        try:
+            if what == "take" and holder not in held:
+                held[holder] = take(book, holder, of)[0]
+            elif what == "give":
+                address = f"10.1.1.{number % 16}"
+                book.claim(holder, networks(address))
+                held[holder] = f"{address}/28"
+            elif what == "release":
+                book.release(holder)
+                held.pop(holder, None)
+        except Held:
+            assert f"10.1.1.{number % 16}/28" in [one for other, one in held.items() if other != holder]
+        except NotYet:
+            assert len({*held.values(), *(f"10.1.1.{edge}/28" for edge in (0, 1, 15))}) == 16
+        assert len(set(held.values())) == len(held) == len(book)
+
+
+def test_a_large_network_is_handed_out_in_constant_time_to_the_last_address():
+    book = Addresses()
+    of = networks("10.1.0.0/18")
+    count = 2**14 - 3
+
+    def seconds(first, last):
+        began = time.process_time()
+        for number in range(first, last):
+            take(book, key(number), of)
+        return time.process_time() - began
+
+    early = seconds(0, 1000)
+    for number in range(1000, count - 1000):
+        take(book, key(number), of)
+    late = seconds(count - 1000, count)
+    assert late < 5 * early
+    for number in range(1000, 2000):
+        book.release(key(number))
+    again = seconds(1000, 2000)
+    assert again < 5 * early

@@ -1,0 +1,417 @@
+"""What happens to VPCs and attachments, from creation to the end."""
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from galactic.errors import Unreachable
+from galactic.kube.resources import EVENTS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
+from galactic.operator.desk import FINALIZER, Rules
+
+
+async def test_vpc_gets_an_identifier_and_attachments_theirs(cluster):
+    cluster.vpc("v", "10.1.1.0/24", "2001:10:1:1::/64")
+    cluster.attachment("a", "v", "10.1.1.1/24", "2001:10:1:1::1/64")
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+    assert cluster.status("a")["addresses"] == ["10.1.1.1/24", "2001:10:1:1::1/64"]
+    vpc = cluster.status("v", resource=VPCS)
+    assert vpc["ready"] is True
+    assert len(vpc["identifier"]) == 12
+    assert vpc["attachments"] == 1
+    plugin = json.loads(cluster.nad("a"))["plugins"][0]
+    assert plugin["attachment"] == "default/a"
+    assert plugin["networks"] == ["10.1.1.0/24", "2001:10:1:1::/64"]
+
+
+async def test_attachment_before_its_vpc_waits_and_then_becomes_ready(cluster):
+    cluster.attachment("a", "v")
+    await cluster.settled()
+    assert cluster.condition("Ready", "a")["reason"] == "VPCNotFound"
+    assert not cluster.nad("a")
+    cluster.vpc("v")
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_settled_means_no_more_requests(cluster):
+    cluster.vpc("v")
+    for index in range(10):
+        cluster.attachment(f"a{index}", "v")
+    await cluster.settled()
+    cluster.api.requests.clear()
+    await cluster.reconciler.resync()
+    await cluster.settled()
+    assert {verb for verb, _, _ in cluster.api.requests} == {"list"}
+
+
+async def test_at_most_three_requests_an_attachment(cluster):
+    cluster.vpc("v")
+    await cluster.settled()
+    cluster.api.requests.clear()
+    for index in range(50):
+        cluster.attachment(f"a{index}", "v")
+    await cluster.settled()
+    mine = [request for request in cluster.api.requests if request[1] != "VPC"]
+    assert len(mine) == 150  # definition, status, Event
+
+
+@pytest.mark.parametrize("edit", ["edited", "deleted", "disowned"])
+async def test_definition_is_repaired(cluster, edit):
+    cluster.vpc("v")
+    cluster.attachment("a")
+    await cluster.settled()
+    before = cluster.nad("a")
+    match edit:
+        case "edited":
+            cluster.api.change(NADS, "a", {"spec": {"config": "{}"}}, "default")
+        case "deleted":
+            cluster.api.delete(NADS, "a", "default")
+        case "disowned":
+            cluster.api.change(NADS, "a", {"metadata": {"ownerReferences": None}}, "default")
+    await cluster.settled()
+    assert cluster.nad("a") == before
+    owners = cluster.api.stored(NADS, "a", "default")["metadata"]["ownerReferences"]
+    assert owners[0]["uid"] == cluster.api.stored(VPC_ATTACHMENTS, "a", "default")["metadata"]["uid"]
+
+
+async def test_definition_of_somebody_else_is_left_alone(cluster):
+    cluster.api.put(NADS, {"metadata": {"name": "a"}, "spec": {"config": "theirs"}}, "default")
+    cluster.vpc("v")
+    cluster.attachment("a")
+    await cluster.settled()
+    assert cluster.nad("a") == "theirs"
+    assert cluster.condition("Ready", "a")["reason"] == "NameTaken"
+    cluster.api.delete(NADS, "a", "default")
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_of_two_with_one_address_exactly_one_is_ready_and_the_other_follows_it(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a", "v", "10.1.1.7/24")
+    cluster.attachment("b", "v", "10.1.1.7/24")
+    await cluster.settled()
+    assert [cluster.status(name)["ready"] for name in "ab"] == [True, False]
+    conflict = cluster.condition("Conflict", "b")
+    assert conflict["status"] == "True"
+    assert "default/a" in conflict["message"]
+    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    await cluster.settled()
+    assert cluster.status("b")["ready"] is True
+    assert cluster.condition("Conflict", "b") is None
+
+
+async def test_a_termination_has_one_holder_too(cluster):
+    cluster.vpc("v")
+    for name, address in (("a", "10.1.1.7"), ("b", "10.1.1.8")):
+        routes = [{"destination": "192.168.3.0/24", "via": address}]
+        cluster.attachment(name, "v", f"{address}/24", routes=routes)
+    await cluster.settled()
+    assert [cluster.status(name)["ready"] for name in "ab"] == [True, False]
+    assert "192.168.3.0/24 is held by" in cluster.condition("Conflict", "b")["message"]
+
+
+async def test_the_same_address_in_two_vpcs_is_no_conflict(cluster):
+    for vpc in ("v", "w"):
+        cluster.vpc(vpc)
+        cluster.attachment(f"in-{vpc}", vpc, "10.1.1.7/24")
+    await cluster.settled()
+    assert cluster.status("in-v")["ready"]
+    assert cluster.status("in-w")["ready"]
+
+
+async def test_allocated_addresses_are_kept_and_released(cluster):
+    cluster.vpc("v", "10.1.1.0/29")  # .2 to .6: five, without the gateway's place
+    for index in range(6):
+        cluster.attachment(f"a{index}")
+    await cluster.settled()
+    given = [cluster.status(f"a{index}").get("addresses") for index in range(6)]
+    assert sorted(map(str, given[:5])) == [f"['10.1.1.{host}/29']" for host in range(2, 7)]
+    assert cluster.condition("Ready", "a5")["reason"] == "AddressesExhausted"
+    await cluster.reconciler.resync()
+    await cluster.settled()
+    assert [cluster.status(f"a{index}").get("addresses") for index in range(6)] == given
+    cluster.api.delete(VPC_ATTACHMENTS, "a2", "default")
+    await cluster.settled()
+    assert cluster.status("a5")["addresses"] == given[2]
+
+
+async def test_an_address_outside_is_a_warning_or_with_strict_a_refusal(clusters):
+    for strict in (False, True):
+        cluster = clusters(Rules(strict=strict))
+        await cluster.start()
+        cluster.vpc("v")
+        cluster.attachment("a", "v", "172.16.0.1/24")
+        await cluster.settled()
+        assert cluster.status("a")["ready"] is not strict
+        accepted = cluster.condition("Accepted", "a")
+        assert accepted["reason"] == "AddressOutsideNetworks"
+        assert accepted["status"] == str(not strict)
+        await cluster.stop()
+
+
+async def test_two_vpcs_with_one_fixed_identifier(cluster):
+    cluster.vpc("v", identifier="0000000004d2")
+    cluster.vpc("w", identifier="0000000004d2")
+    await cluster.settled()
+    assert cluster.status("v", resource=VPCS)["identifier"] == "0000000004d2"
+    refused = cluster.condition("Ready", "w", resource=VPCS)
+    assert refused["reason"] == "IdentifierTaken"
+    assert "default/v" in refused["message"]
+    cluster.api.delete(VPCS, "v", "default")
+    await cluster.settled()
+    assert cluster.status("w", resource=VPCS)["identifier"] == "0000000004d2"
+
+
+@pytest.mark.parametrize("identifier", ["000000000000", "ffffffffffff"])
+async def test_reserved_fixed_identifier_is_refused(cluster, identifier):
+    cluster.vpc("v", identifier=identifier)
+    await cluster.settled()
+    assert cluster.condition("Ready", "v", resource=VPCS)["reason"] == "InvalidIdentifier"
+
+
+async def test_identifier_cannot_be_changed(cluster):
+    cluster.vpc("v", identifier="0000000004d2")
+    await cluster.settled()
+    cluster.api.change(VPCS, "v", {"spec": {"identifier": "0000000004d3"}}, "default")
+    await cluster.settled()
+    assert cluster.condition("Accepted", "v", resource=VPCS)["reason"] == "Immutable"
+    assert cluster.status("v", resource=VPCS)["identifier"] == "0000000004d2"
+
+
+async def test_without_a_grant_the_refusal_does_not_tell_whether_the_vpc_exists(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a", "default/v", namespace="other")
+    cluster.attachment("b", "default/w", namespace="other")
+    await cluster.settled()
+    there, absent = (cluster.condition("Ready", name, "other") for name in "ab")
+    assert there["reason"] == absent["reason"] == "NotGranted"
+    assert there["message"].replace("default/v", "default/w") == absent["message"]
+    assert cluster.status("v", resource=VPCS)["attachments"] == 0
+
+
+async def test_a_grant_lets_in_and_its_end_marks_but_does_not_cut(cluster):
+    cluster.vpc("v", allowedNamespaces={"from": "Selector", "selector": {"matchLabels": {"team": "blue"}}})
+    cluster.attachment("a", "default/v", namespace="other")
+    await cluster.settled()
+    assert cluster.status("a", "other")["ready"] is False
+    cluster.api.change(NAMESPACES, "other", {"metadata": {"labels": {"team": "blue"}}})
+    await cluster.settled()
+    assert cluster.status("a", "other")["ready"] is True
+    cluster.api.change(VPCS, "v", {"spec": {"allowedNamespaces": None}}, "default")
+    cluster.attachment("b", "default/v", namespace="other")
+    await cluster.settled()
+    assert cluster.status("a", "other")["ready"] is True
+    assert cluster.condition("Granted", "a", "other")["status"] == "False"
+    assert cluster.condition("Ready", "b", "other")["reason"] == "NotGranted"
+
+
+async def test_vpc_with_attachments_waits_and_says_for_whom(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a")
+    await cluster.settled()
+    assert cluster.api.stored(VPCS, "v", "default")["metadata"]["finalizers"] == [FINALIZER]
+    cluster.api.delete(VPCS, "v", "default")
+    await cluster.settled()
+    assert "default/a" in cluster.condition("Deleting", "v", resource=VPCS)["message"]
+    cluster.attachment("late")
+    await cluster.settled()
+    assert cluster.condition("Ready", "late")["reason"] == "VPCDeleting"
+    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    await cluster.settled()
+    assert cluster.api.stored(VPCS, "v", "default") is None
+
+
+async def test_attachment_in_use_waits_for_its_pod(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a")
+    await cluster.settled()
+    endpoint = {"node": "node-1", "sid": "2001:db8::1", "networks": []}
+    cluster.api.change(
+        VPC_ATTACHMENTS, "a", {"status": {"endpoint": endpoint}}, "default", subresource="status"
+    )
+    await cluster.settled()
+    assert cluster.status("v", resource=VPCS)["endpoints"] == 1
+    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    await cluster.settled()
+    assert "node-1" in cluster.condition("Deleting", "a")["message"]
+    assert cluster.nad("a")
+    cluster.api.change(VPC_ATTACHMENTS, "a", {"status": {"endpoint": None}}, "default", subresource="status")
+    await cluster.settled()
+    assert cluster.api.stored(VPC_ATTACHMENTS, "a", "default") is None
+
+
+async def test_no_finalizer_holds_up_a_namespace(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a")
+    await cluster.settled()
+    endpoint = {"node": "node-1", "sid": "2001:db8::1", "networks": []}
+    cluster.api.change(
+        VPC_ATTACHMENTS, "a", {"status": {"endpoint": endpoint}}, "default", subresource="status"
+    )
+    await cluster.settled()
+    terminating = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
+    cluster.api.change(NAMESPACES, "default", terminating)
+    cluster.api.delete(VPCS, "v", "default") if cluster.api.stored(VPCS, "v", "default") else None
+    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    await cluster.settled()
+    assert cluster.api.stored(VPCS, "v", "default") is None
+    assert cluster.api.stored(VPC_ATTACHMENTS, "a", "default") is None
+
+
+async def test_one_objects_failure_blocks_no_other(cluster):
+    cluster.api.fail = lambda verb, resource, name: (
+        Unreachable("kube-apiserver", "no") if resource == NADS and name == "a" else None
+    )
+    cluster.vpc("v")
+    cluster.attachment("a")
+    cluster.attachment("b")
+    for _ in range(200):
+        await asyncio.sleep(0.001)
+        if cluster.status("b").get("ready"):
+            break
+    assert cluster.status("b")["ready"] is True
+    assert not cluster.status("a").get("ready")
+    cluster.api.fail = lambda *_: None
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_a_write_in_between_is_neither_lost_nor_overwritten(cluster):
+    """The router's word arrives between our look and our write: the write is refused, looked at anew, and done."""
+    cluster.vpc("v")
+    await cluster.settled()
+    status = {
+        "endpoint": {"node": "node-1", "sid": "2001:db8::1", "networks": []},
+        "conditions": [
+            {"type": "Announced", "status": "True", "reason": "Announced", "message": "by the router"}
+        ],
+    }
+    original, interfered = cluster.api.patch, []
+
+    async def patch(resource, name, *arguments, **keywords):
+        if resource == VPC_ATTACHMENTS and not interfered:
+            seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+            interfered.append(
+                cluster.api.change(resource, name, {"status": status}, "default", subresource="status")
+            )
+            cluster.api.seen = seen
+            try:
+                return await original(resource, name, *arguments, **keywords)
+            finally:
+                seen(resource, "MODIFIED", interfered[0])
+        return await original(resource, name, *arguments, **keywords)
+
+    cluster.api.patch = patch
+    cluster.attachment("a")
+    await cluster.settled()
+    assert cluster.status("a")["endpoint"]["node"] == "node-1"
+    assert cluster.condition("Announced", "a")["message"] == "by the router"
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_a_deletion_that_the_watch_missed_is_found_by_the_resync(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a", "v", "10.1.1.7/24")
+    await cluster.settled()
+    seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.seen = seen
+    cluster.attachment("b", "v", "10.1.1.7/24")
+    await cluster.settled()
+    assert cluster.status("b")["ready"] is False
+    await cluster.reconciler.resync()
+    await cluster.settled()
+    assert cluster.status("b")["ready"] is True
+
+
+async def test_events_tell_of_turns(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a", "v", "10.1.1.7/24")
+    await cluster.settled()
+    await asyncio.sleep(0.01)
+    told = [
+        (thing["involvedObject"]["kind"], thing["reason"])
+        for (plural, _, _), thing in cluster.api.objects.items()
+        if plural == EVENTS.plural
+    ]
+    assert ("VPC", "Ready") in told
+    assert ("VPCAttachment", "Ready") in told
+
+
+async def test_what_a_definition_promised_before_the_status_was_written_is_kept(clusters):
+    cluster = clusters(Rules())
+    cluster.vpc("v")
+    await cluster.start()
+    await cluster.settled()
+    cluster.api.fail = lambda verb, resource, _name: (
+        Unreachable("kube-apiserver", "no") if verb == "patch" and resource == VPC_ATTACHMENTS else None
+    )
+    cluster.attachment("a")
+    while not cluster.nad("a"):
+        await asyncio.sleep(0.001)
+    await cluster.stop()
+    assert "addresses" not in cluster.status("a")
+    promised = cluster.nad("a")
+    cluster.api.fail = lambda *_: None
+    cluster.attachment("0", "v")  # is listed first
+    await cluster.start()
+    await cluster.settled()
+    assert cluster.nad("a") == promised
+    assert cluster.status("a")["ready"] is True
+    assert cluster.status("0")["ready"] is True
+    await cluster.stop()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_identifiers_and_addresses_survive_a_restart_at_any_moment(clusters, data):  # noqa: C901
+    """Whatever was in the API when the operator died stays as it is, and nothing is handed out twice."""
+
+    async def story() -> None:  # noqa: C901
+        cluster = clusters(Rules())
+        await cluster.start()
+        names = [f"a{index}" for index in range(12)]
+        for vpc in ("v", "w"):
+            cluster.vpc(vpc, "10.1.1.0/27", "2001:db8::/64")
+        for index, name in enumerate(names):
+            cluster.attachment(name, "vw"[index % 2])
+        for _ in range(data.draw(st.integers(0, 60))):
+            await asyncio.sleep(0)
+        await cluster.stop()
+        before = {name: dict(cluster.status(name)) for name in names}
+        promised = {name: cluster.nad(name) for name in names}
+        for name in data.draw(st.lists(st.sampled_from(names), unique=True, max_size=4)):
+            cluster.api.delete(VPC_ATTACHMENTS, name, "default")
+            names.remove(name)
+        for index in range(4):
+            names.append(f"0new{index}")  # listed before the old ones
+            cluster.attachment(f"0new{index}", "v")
+        await cluster.start()
+        await cluster.settled()
+        await cluster.stop()
+        for vpc in ("v", "w"):
+            mine = [
+                n
+                for n in names
+                if cluster.api.stored(VPC_ATTACHMENTS, n, "default")["spec"]["vpc"]["name"] == vpc
+            ]
+            identifiers = [cluster.status(name)["identifier"] for name in mine]
+            addresses = [address for name in mine for address in cluster.status(name)["addresses"]]
+            assert len(set(identifiers)) == len(mine)
+            assert len(set(addresses)) == len(addresses) == 2 * len(mine)
+            assert not {"0000", "ffff"} & set(identifiers)
+        for name in names:
+            was = before.get(name, {})
+            assert cluster.status(name)["ready"] is True
+            for field in ("identifier", "addresses"):
+                if field in was:
+                    assert cluster.status(name)[field] == was[field]
+            if promised.get(name):
+                assert cluster.nad(name) == promised[name]
+
+    asyncio.run(story())

@@ -1,0 +1,102 @@
+"""NodeSegments from Nodes, and their prefixes against each other."""
+
+from ipaddress import IPv6Network
+
+import pytest
+
+from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES
+from galactic.names import PREFIX_ANNOTATION
+from galactic.operator.desk import Rules
+
+
+def node(cluster, name, prefix):
+    cluster.api.put(NODES, {"metadata": {"name": name, "annotations": {PREFIX_ANNOTATION: prefix}}})
+
+
+def prefix_of(cluster, name):
+    thing = cluster.api.stored(NODE_SEGMENTS, name)
+    return thing["spec"]["prefix"] if thing else None
+
+
+def reasons(cluster, kind):
+    return [
+        thing["reason"]
+        for (plural, _, _), thing in cluster.api.objects.items()
+        if plural == EVENTS.plural and thing["involvedObject"]["kind"] == kind
+    ]
+
+
+async def test_annotated_node_gets_a_segment_that_it_owns(cluster):
+    node(cluster, "n1", "2001:db8:ff01:100::/56")
+    await cluster.settled()
+    segment = cluster.api.stored(NODE_SEGMENTS, "n1")
+    assert segment["spec"]["prefix"] == "2001:db8:ff01:100::/56"
+    assert (
+        segment["metadata"]["ownerReferences"][0]["uid"] == cluster.api.stored(NODES, "n1")["metadata"]["uid"]
+    )
+    cluster.api.change(
+        NODES, "n1", {"metadata": {"annotations": {PREFIX_ANNOTATION: "2001:db8:ff01:200::/56"}}}
+    )
+    await cluster.settled()
+    assert prefix_of(cluster, "n1") == "2001:db8:ff01:200::/56"
+    cluster.api.change(NODES, "n1", {"metadata": {"annotations": None}})
+    await cluster.settled()
+    assert prefix_of(cluster, "n1") == "2001:db8:ff01:200::/56"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "reason"),
+    [
+        pytest.param("10.0.0.0/8", "InvalidPrefix", id="ipv4"),
+        pytest.param("2001:db8:ff01:1::/56", "InvalidPrefix", id="host-bits"),
+        pytest.param("2001:db8:ff01:100::/65", "InvalidPrefix", id="too-long"),
+        pytest.param("2001:db8:ff00::/40", "InvalidPrefix", id="too-short"),
+        pytest.param("2001:db8:1:100::/56", "PrefixOutsideSpace", id="outside-the-space"),
+    ],
+)
+async def test_a_prefix_that_will_not_do_is_told_by_an_event(clusters, prefix, reason):
+    cluster = clusters(Rules(srv6_space=IPv6Network("2001:db8:ff00::/40")))
+    await cluster.start()
+    node(cluster, "n1", prefix)
+    await cluster.settled()
+    for _ in range(10):
+        await cluster.settled()
+    assert prefix_of(cluster, "n1") is None
+    assert reasons(cluster, "Node") == [reason]
+    await cluster.stop()
+
+
+async def test_of_two_nodes_with_one_prefix_one_gets_a_segment_and_the_other_follows(cluster):
+    node(cluster, "n1", "2001:db8:ff01:100::/56")
+    node(cluster, "n2", "2001:db8:ff01:180::/57")
+    await cluster.settled()
+    assert prefix_of(cluster, "n1")
+    assert prefix_of(cluster, "n2") is None
+    assert "PrefixOverlap" in reasons(cluster, "Node")
+    cluster.api.delete(NODE_SEGMENTS, "n1")
+    cluster.api.delete(NODES, "n1")
+    await cluster.settled()
+    assert prefix_of(cluster, "n2") == "2001:db8:ff01:180::/57"
+
+
+async def test_a_younger_overlapping_segment_by_hand_is_marked_until_it_is_mended(cluster):
+    node(cluster, "n1", "2001:db8:ff01:100::/56")
+    await cluster.settled()
+    cluster.api.put(
+        NODE_SEGMENTS, {"metadata": {"name": "hand"}, "spec": {"prefix": "2001:db8:ff01:100::/64"}}
+    )
+    await cluster.settled()
+    marked = cluster.condition("Accepted", "hand", "", NODE_SEGMENTS)
+    assert (marked["status"], marked["reason"]) == ("False", "PrefixOverlap")
+    assert cluster.condition("Accepted", "n1", "", NODE_SEGMENTS) is None
+    cluster.api.change(NODE_SEGMENTS, "hand", {"spec": {"prefix": "2001:db8:ff01:300::/64"}})
+    await cluster.settled()
+    assert cluster.condition("Accepted", "hand", "", NODE_SEGMENTS) is None
+
+
+async def test_a_segment_made_by_hand_wins_over_the_annotation(cluster):
+    cluster.api.put(NODE_SEGMENTS, {"metadata": {"name": "n1"}, "spec": {"prefix": "2001:db8:ff01:300::/56"}})
+    node(cluster, "n1", "2001:db8:ff01:100::/56")
+    await cluster.settled()
+    assert prefix_of(cluster, "n1") == "2001:db8:ff01:300::/56"
+    assert reasons(cluster, "Node") == ["PrefixIgnored"]

@@ -1,0 +1,50 @@
+import pytest
+
+from galactic.kube.resources import VPCS
+from galactic.operator.state import Broken, Cache, Listener, View
+
+
+def thing(name="a", version="1", uid="u", **more):
+    return {"metadata": {"name": name, "namespace": "ns", "uid": uid, "resourceVersion": version}, **more}
+
+
+@pytest.fixture
+def cache():
+    told = []
+    made = Cache(VPCS, lambda raw: raw["metadata"]["resourceVersion"], lambda *change: told.append(change))
+    made.told = told
+    return made
+
+
+def test_older_and_repeated_news_are_ignored(cache):
+    for version in ("5", "4", "5", "10", "9"):
+        cache.set(thing(version=version))
+    assert [new for _, _, new in cache.told] == ["5", "10"]
+
+
+def test_a_namesake_is_another_object(cache):
+    cache.set(thing(uid="old", version="9"))
+    cache.set(thing(uid="new", version="3"))
+    cache.remove(("ns", "a"), "old")
+    assert cache.get(("ns", "a")) == "3"
+    cache.remove(("ns", "a"), "new")
+    assert cache.get(("ns", "a")) is None
+
+
+def test_a_list_removes_what_it_lacks_but_not_what_came_after_it_was_asked_for(cache):
+    cache.set(thing("a"))
+    cache.set(thing("b"))
+    since = cache.clock
+    cache.set(thing("c", version="7"))
+    cache.set(thing("b", version="8"))
+    assert cache.replace([thing("b", version="2")], since) == 1
+    assert sorted(key[1] for key in cache) == ["b", "c"]
+    assert cache.get(("ns", "b")) == "8"
+
+
+def test_what_does_not_fit_its_model_is_kept_as_broken():
+    view = View(Listener())
+    view.vpcs.set(thing(spec={"networks": []}))
+    broken = view.vpcs.get(("ns", "a"))
+    assert isinstance(broken, Broken)
+    assert "spec.networks" in str(broken.problem)
