@@ -57,7 +57,15 @@ async def run(settings: NodeSettings, registry: CollectorRegistry, health: Healt
         )
         sync = Sync(kernel, store, preparation.host, metrics)
         following = Following(bus, topics, store, metrics)
-        registration = Registration(bus, topics, cluster, node, store, following, metrics)
+        registration = Registration(
+            bus=bus,
+            topics=topics,
+            cluster=cluster,
+            node=node,
+            store=store,
+            following=following,
+            metrics=metrics,
+        )
         controller = Controller(
             node=node,
             store=store,

@@ -69,7 +69,9 @@ class Applied:
         return sum(isinstance(to, Encap) for part in parts.values() for to in part.routes.values())
 
     async def full(self, host: Host) -> dict[Key, str]:
-        """Reads everything and writes the difference. What failed, by attachment. Raises what the host's part failed with."""
+        """Reads everything and writes the difference. What failed, by attachment. Raises what the host
+        failed with.
+        """
         actual = await self._kernel.read()
         known, self._parts = self._parts, None
         self._tables = plan.tables_of(actual)
@@ -204,7 +206,8 @@ class Applied:
 
     async def _remove_stale(self, device: str, actual: Objects) -> None:
         """A veth of that name leads elsewhere (an earlier pod's): it goes, with
-        what depends on it, from ``actual`` too."""
+        what depends on it, from ``actual`` too.
+        """
         log.info("removing the interface of an earlier pod", device=device)
         rest = Objects(
             links={name: link for name, link in actual.links.items() if name != device},

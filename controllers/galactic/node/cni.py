@@ -1,4 +1,4 @@
-"""The Container Network Interface as the kubelet's side of it speaks: requests, results, errors (CNI spec 0.3.1 to 1.1.0)."""
+"""The Container Network Interface as the kubelet speaks it: requests, results, errors (CNI 0.3.1 to 1.1.0)."""
 
 import re
 from collections.abc import Mapping
@@ -75,6 +75,8 @@ def version(config: bytes) -> str:
 
 def request(verb: str, headers: Mapping[str, str], config: bytes) -> Request:
     """The call that the plugin passed on. Raises Failure on what CNI forbids."""
+    if verb not in VERBS:
+        raise Failure(INVALID_ENVIRONMENT, f"no such verb: {verb}")
     variables = {
         name: unquote(headers.get(f"CNI_{name}", ""), errors="surrogateescape")
         for name in ("CONTAINERID", "NETNS", "IFNAME", "ARGS")

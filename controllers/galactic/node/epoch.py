@@ -1,8 +1,8 @@
 """The hybrid logical clock that epochs and sequences are taken from (docs/architecture.md, "Who wins").
 
-After Kulkarni et al., "Logical Physical Clocks" (2014), folded into one number: nanoseconds since 1970, or one more than
-the highest number ever seen where that is later. Neither a clock that was set back nor a dead node's last word from a
-clock that ran ahead can win against what happens now.
+After Kulkarni et al., "Logical Physical Clocks" (2014), folded into one number: nanoseconds since 1970, or one more
+than the highest number ever seen where that is later. Neither a clock that was set back nor a dead node's last word
+from a clock that ran ahead can win against what happens now.
 """
 
 import time

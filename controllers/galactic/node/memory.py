@@ -1,4 +1,4 @@
-"""A kernel in memory, for tests: what ``galactic.linux.objects.Kernel`` promises, with failures and meddling on demand."""
+"""A kernel in memory, for tests: what ``objects.Kernel`` promises, with failures and meddling on demand."""
 
 from dataclasses import dataclass, field
 
@@ -50,14 +50,7 @@ class MemoryKernel:
     async def write(self, wanted: Change) -> None:
         self.writes.append(wanted)
         failed = []
-        for key in wanted.routes.delete:
-            self.host.routes.pop(key, None)
-        for rule in wanted.rules.delete:
-            self.host.rules.pop(rule, None)
-        for gone in wanted.addresses.delete:
-            self.host.addresses.pop(gone, None)
-        for device in wanted.links.delete:
-            self.lose_link(device)
+        self._delete(wanted)
         for device, link in wanted.links.set.items():
             if device == self.fail or not self._make(device, link):
                 failed.append(f"link {device}")
@@ -71,6 +64,14 @@ class MemoryKernel:
                 self.host.routes[key] = to
         if failed:
             raise Unreachable("kernel", ", ".join(failed))
+
+    def _delete(self, wanted: Change) -> None:
+        host = self.host
+        host.routes = {key: to for key, to in host.routes.items() if key not in wanted.routes.delete}
+        host.rules = {rule: None for rule in host.rules if rule not in wanted.rules.delete}
+        host.addresses = {key: to for key, to in host.addresses.items() if key not in wanted.addresses.delete}
+        for device in wanted.links.delete:
+            self.lose_link(device)
 
     def _make(self, device: str, link: Link) -> bool:
         if link.master and link.master not in self.host.links:

@@ -6,8 +6,10 @@ reboot empties, as it empties the kernel.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
-from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Final
 
@@ -153,15 +155,10 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-class _translated:
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
     """An OSError of the file system as Unreachable."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError):
-            raise Unreachable("records", f"{self._path}: {error}") from error
+    try:
+        yield
+    except OSError as error:
+        raise Unreachable("records", f"{path}: {error}") from error

@@ -33,6 +33,7 @@ class Registration:
 
     def __init__(
         self,
+        *,
         bus: Bus,
         topics: Topics,
         cluster: str,

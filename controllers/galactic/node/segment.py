@@ -1,4 +1,4 @@
-"""This node's NodeSegment: its prefix is read from it, what is attached is written to its status.
+"""The node's own NodeSegment: its prefix is read from it, what is attached is written to its status.
 
 The status is durable truth (the route table is a function of all of them), so it is written until it is. Only what
 changed is sent, as a merge patch; lists are replaced whole.

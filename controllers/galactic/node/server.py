@@ -91,8 +91,6 @@ class Server:
         try:
             body = await request.read()
             speaks = cni.version(body)
-            if verb not in cni.VERBS:
-                raise cni.Failure(cni.INVALID_ENVIRONMENT, f"no such verb: {verb}")
             self.drain()
             answer = await self._calls.answer(cni.request(verb, request.headers, body))
         except web.HTTPRequestEntityTooLarge:

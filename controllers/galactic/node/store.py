@@ -106,7 +106,7 @@ class Store:
         return [attachment for key, attachment in self.attachments.items() if key[0] == vpc]
 
     def set_prefix(self, prefix: IPv6Network) -> None:
-        """This node's SRv6 prefix. A new one moves every SID."""
+        """The node's SRv6 prefix. A new one moves every SID."""
         if prefix != self.prefix:
             log.info("the node's prefix", prefix=str(prefix), before=str(self.prefix))
             self.prefix = prefix

@@ -1,7 +1,7 @@
 """The task that keeps the kernel as the store wants it: desired minus actual, debounced.
 
-A round is *full* (reads the kernel) at start, after a failure, when drift is reported and every so often; otherwise it is a
-*delta* of what changed in the store. Nothing is torn down because this stops.
+A round is *full* (reads the kernel) at start, after a failure, when drift is reported and every so often; otherwise it
+is a *delta* of what changed in the store. Nothing is torn down because this stops.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """The route table of one VPC as MQTT tells it: a log of changes and a packed, retained snapshot.
 
 A pure state machine. Messages may be lost, repeated and reordered; ``routes`` is always a table that the router
-published (that of ``revision``), because a change is applied only to the revision it was computed from, and a snapshot is
-taken over only whole and with the digest that its head promises. Whatever stays unexplained for ``PATIENCE`` seconds makes
-``overdue`` true: then the caller subscribes anew and the retained snapshot arrives again.
+published (that of ``revision``), because a change is applied only to the revision it was computed from, and a snapshot
+is taken over only whole and with the digest that its head promises. Whatever stays unexplained for ``PATIENCE`` seconds
+makes ``overdue`` true: then the caller subscribes anew and the retained snapshot arrives again.
 
 Shards that did not change may keep an older revision than their head: what counts is that all of them add up.
 """

@@ -1,7 +1,6 @@
 """The plugin by itself: against servers that misbehave, and against none."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -185,7 +184,7 @@ def test_a_server_that_never_answers_is_given_up(tmp_path):
         listener.listen()
         assert json.loads(run("ADD", tmp_path / "s", plugin=plugin).stdout)["code"] == 11
         assert run("DEL", tmp_path / "s", plugin=plugin).returncode == 0
-    assert len(os.listdir(tmp_path / "pending")) == 1
+    assert len(list((tmp_path / "pending").iterdir())) == 1
 
 
 def test_little_is_imported():

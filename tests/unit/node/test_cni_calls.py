@@ -189,7 +189,9 @@ async def test_a_restart_needs_neither_broker_nor_api_and_touches_nothing(node, 
     assert await node.kernel.read() == before
     assert not any(change.links or change.routes for change in node.kernel.writes)
     again = node.store.announcement()
-    assert told and again and told.endpoints == again.endpoints
+    assert told
+    assert again
+    assert told.endpoints == again.endpoints
     assert again.sequence > told.sequence
 
 
@@ -210,7 +212,8 @@ async def test_a_new_prefix_moves_every_sid(node, config):
     await node.cni("ADD", config())
     node.store.set_prefix(IPv6Network("2001:db8:ff02:100::/56"))
     told = node.store.announcement()
-    assert told and told.endpoints[0].sid == "2001:db8:ff02:100::4d2:2a"
+    assert told
+    assert told.endpoints[0].sid == "2001:db8:ff02:100::4d2:2a"
     async with asyncio.timeout(5):
         while (await node.cni("CHECK", config())).code:
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-from itertools import count
+from itertools import count, pairwise
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ def test_numbers_only_grow_whatever_the_clock_does(clock, seen):
     readings = iter(clock)
     made = Clock(lambda: next(readings))
     taken = [made.take(*seen[:position]) for position in range(len(clock))]
-    assert all(earlier < later for earlier, later in zip(taken, taken[1:], strict=False))
+    assert all(earlier < later for earlier, later in pairwise(taken))
     assert all(
         number > max(seen[:position], default=-1) for number, position in zip(taken, count(), strict=False)
     )

@@ -37,7 +37,15 @@ async def registered(node, broker):
     bus = broker.session(will(TOPICS, "default", "node-1"))
     clock = asyncio.get_running_loop()
     following = Following(bus, TOPICS, node.store, node.metrics, clock.time)
-    registration = Registration(bus, TOPICS, "default", "node-1", node.store, following, node.metrics)
+    registration = Registration(
+        bus=bus,
+        topics=TOPICS,
+        cluster="default",
+        node="node-1",
+        store=node.store,
+        following=following,
+        metrics=node.metrics,
+    )
     task = asyncio.create_task(registration.run())
     try:
         yield bus

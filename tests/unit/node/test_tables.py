@@ -18,7 +18,7 @@ def route(network: int, epoch: int = 1) -> Route:
 
 @dataclass
 class Router:
-    """Publishes as the router does: every change at once, shards and head later; unchanged shards keep their revision."""
+    """Publishes as the router does: a change at once, shards and head later; equal shards keep their revision."""
 
     shards: int = 2
     revision: int = 10
