@@ -77,25 +77,25 @@ class Applied:
         self._tables = plan.tables_of(actual)
         self._adopt(actual)
         self.drift = len(change(union(known.values()), actual)) if known else 0
-        inside = {
-            key: await self._kernel.read_pod(each.netns, each.ifname)
-            for key, each in self._store.attachments.items()
-        }
-        self._find_gone(inside, actual)
+        # The store goes on changing while we wait for the kernel: what comes now is the next round's.
+        local = dict(self._store.attachments)
+        inside = {key: await self._kernel.read_pod(each.netns, each.ifname) for key, each in local.items()}
+        self._find_gone(local, inside, actual)
         for key, objects in inside.items():
             device = names.host_end(*key)
             if objects is None and device in actual.links:
                 await self._remove_stale(device, actual)
-        parts = self._plan(host, {HOST, *self._store.hosted})
+        present = {key: each for key, each in local.items() if each not in self._gone}
+        parts = self._plan(host, {HOST, *(vpc for vpc, _ in local)}, present)
         failure = await self._write(change(union(parts.values()), actual))
-        wanted_pods = {key: plan.pod(each) for key, each in self._present().items()}
+        wanted_pods = {key: plan.pod(each) for key, each in present.items()}
         for key, pod in self._pods.items():
             if key in inside and key in wanted_pods and pod.objects == wanted_pods[key]:
                 self.drift += len(change(pod.objects, inside[key] or Objects()))
         self._pods.clear()
         problems = {}
         for key, objects in wanted_pods.items():
-            if problem := await self._write_pod(key, objects, inside.get(key) or Objects()):
+            if problem := await self._write_pod(present[key], objects, inside[key] or Objects()):
                 problems[key] = problem
         if failure:
             raise failure
@@ -106,20 +106,22 @@ class Applied:
         """Writes what changed since the last round, without reading. What failed, by attachment."""
         assert self._parts is not None
         parts, self._parts = self._parts, None
-        hosted = self._store.hosted
+        local = dict(self._store.attachments)
+        hosted = {vpc for vpc, _ in local}
         touched = {HOST, *hosted, *parts} if rehost else dirty
         before = union(parts[part] for part in touched if part in parts)
         for key, pod in list(self._pods.items()):
-            attachment = self._store.attachments.get(key)
+            attachment = local.get(key)
             if attachment is None or (attachment.netns, attachment.ifname) != (pod.netns, pod.ifname):
                 del self._pods[key]
                 device = names.host_end(*key)
                 if attachment is not None and device in before.links:
                     await self._remove_stale(device, before)
-        planned = self._plan(host, touched & {HOST, *hosted})
+        present = {key: each for key, each in local.items() if each not in self._gone}
+        planned = self._plan(host, touched & {HOST, *hosted}, present)
         failure = await self._write(change(union(planned.values()), before))
         problems = {}
-        for key, attachment in self._present().items():
+        for key, attachment in present.items():
             objects = plan.pod(attachment)
             pod_known = self._pods.get(key)
             if key[0] not in touched or (pod_known and pod_known.objects == objects):
@@ -127,7 +129,7 @@ class Applied:
             actual = pod_known.objects if pod_known else None
             if actual is None:
                 actual = await self._kernel.read_pod(attachment.netns, attachment.ifname) or Objects()
-            if problem := await self._write_pod(key, objects, actual):
+            if problem := await self._write_pod(attachment, objects, actual):
                 problems[key] = problem
         if failure:
             raise failure
@@ -161,26 +163,26 @@ class Applied:
             if vpc in self._store.hosted:
                 self._store.adopt(vpc, routes)
 
-    def _find_gone(self, inside: Mapping[Key, Objects | None], actual: Objects) -> None:
+    def _find_gone(
+        self, local: Mapping[Key, Attachment], inside: Mapping[Key, Objects | None], actual: Objects
+    ) -> None:
         """A namespace that is gone took its end of the veth pair, and so the pair, with it."""
         candidates = [
-            self._store.attachments[key]
+            local[key]
             for key, objects in inside.items()
-            if objects is None and key in self._store.attachments and names.host_end(*key) not in actual.links
+            if objects is None and names.host_end(*key) not in actual.links
         ]
         self._gone = {each: self.gone(each) + 1 for each in candidates if not self._exists(each.netns)}
 
-    def _present(self) -> dict[Key, Attachment]:
-        return {key: each for key, each in self._store.attachments.items() if each not in self._gone}
-
-    def _plan(self, host: Host, wanted: Iterable[int]) -> dict[int, Objects]:
-        self._tables = plan.tables(self._store.hosted, self._tables)
+    def _plan(self, host: Host, wanted: set[int], present: Mapping[Key, Attachment]) -> dict[int, Objects]:
+        vpcs = wanted - {HOST}
+        self._tables |= plan.tables(vpcs, self._tables)
         parts = {}
         for part in wanted:
             if part == HOST:
                 parts[HOST] = plan.host(host)
                 continue
-            local = [each for each in self._store.local(part) if each not in self._gone]
+            local = [each for each in present.values() if each.vpc == part]
             parts[part] = plan.vpc(host, part, self._tables[part], local, self._store.remote(part))
         return parts
 
@@ -194,14 +196,13 @@ class Applied:
             return error
         return None
 
-    async def _write_pod(self, key: Key, objects: Objects, actual: Objects) -> str | None:
-        attachment = self._store.attachments[key]
+    async def _write_pod(self, attachment: Attachment, objects: Objects, actual: Objects) -> str | None:
         try:
             if wanted := change(objects, actual):
                 await self._kernel.write_pod(attachment.netns, wanted)
         except GalacticError as error:
             return str(error)
-        self._pods[key] = Pod(attachment.netns, attachment.ifname, objects)
+        self._pods[attachment.key] = Pod(attachment.netns, attachment.ifname, objects)
         return None
 
     async def _remove_stale(self, device: str, actual: Objects) -> None:

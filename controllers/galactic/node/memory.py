@@ -1,5 +1,6 @@
 """A kernel in memory, for tests: what ``objects.Kernel`` promises, with failures and meddling on demand."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from galactic.errors import Unreachable
@@ -41,6 +42,7 @@ class MemoryKernel:
         }
 
     async def read(self) -> Objects:
+        await asyncio.sleep(0)
         self.reads += 1
         host = self.host
         return Objects(
@@ -48,6 +50,7 @@ class MemoryKernel:
         )
 
     async def write(self, wanted: Change) -> None:
+        await asyncio.sleep(0)
         self.writes.append(wanted)
         failed = []
         self._delete(wanted)
@@ -86,10 +89,12 @@ class MemoryKernel:
         return True
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
+        await asyncio.sleep(0)
         there = self.namespaces.get(netns, {}).get(device)
         return None if there is None else Objects(addresses=dict(there.addresses), routes=dict(there.routes))
 
     async def write_pod(self, netns: str, wanted: Change) -> None:
+        await asyncio.sleep(0)
         devices = {device for device, _ in wanted.addresses.set} or self.namespaces.get(netns, {}).keys()
         for device, objects in self.namespaces.get(netns, {}).items():
             if device not in devices:

@@ -1,0 +1,135 @@
+"""Everything at once, in any order: in the end the kernel is as planned, and nothing else is left."""
+
+import asyncio
+import random
+from ipaddress import ip_interface, ip_network
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from galactic.errors import GalacticError
+from galactic.linux.objects import change
+from galactic.messages import Route
+from galactic.node import plan
+from galactic.node.apply import Applied, union
+from galactic.node.attachment import Attachment
+from galactic.node.epoch import Clock
+from galactic.node.memory import MemoryKernel
+from galactic.node.metrics import Metrics
+from galactic.node.plan import Host
+from galactic.node.records import Records
+from galactic.node.store import Store
+from galactic.node.sync import Sync
+
+PREFIX, SPACE = ip_network("2001:db8:ff01:100::/56"), ip_network("2001:db8:ff00::/40")
+
+
+class Storm:
+    def __init__(self, directory, seed, *, calm):
+        self.calm = calm
+        self.random = random.Random(seed)
+        self.kernel = MemoryKernel()
+        records = Records(directory)
+        records.prepare()
+        self.store = Store("default", records, Clock())
+        self.store.set_prefix(PREFIX)
+        self.host = Host(PREFIX, SPACE, "eth0")
+        self.applied = Applied(self.kernel, self.store, self.kernel.namespaces.__contains__)
+        self.sync = Sync(
+            self.kernel, self.store, lambda: self.host, Metrics(CollectorRegistry()), self.applied
+        )
+        self.containers = 0
+        self.revision = 0
+
+    async def pod(self, vpc, function):
+        """One attachment's life, over and over: ADD and DEL as the calls make them, now and then without a DEL."""
+        for _ in range(6):
+            self.containers += 1
+            netns = self.kernel.add_namespace(f"/ns/{self.containers}")
+            made = Attachment(
+                vpc=vpc,
+                function=function,
+                name=f"a/{vpc}-{function}",
+                container=f"c{self.containers}",
+                netns=netns,
+                ifname="galactic0",
+                addresses=(ip_interface(f"10.0.{vpc}.{function}/24"),),
+            )
+            made = self.store.attach(made)
+            try:
+                await self.sync.settle(made.key)
+                missing = await self.sync.lacking(made)
+                assert not (self.calm and missing), "a successful ADD is in the kernel"
+            except GalacticError:
+                self.store.detach(made.key)
+                continue
+            await asyncio.sleep(self.random.random() / 20)
+            if self.random.random() < 0.3:
+                self.kernel.remove_namespace(netns)
+                self.store.detach(made.key)
+            elif self.random.random() < 0.9:
+                self.store.detach(made.key)
+
+    async def tables(self):
+        for _ in range(40):
+            vpc = self.random.randint(1, 2)
+            self.revision += 1
+            routes = [
+                Route(
+                    f"10.0.{vpc}.{last}/32",
+                    (f"2001:db8:ff02:100::{vpc}:{last:x}",),
+                    "default",
+                    "n",
+                    "0001",
+                    1,
+                )
+                for last in self.random.sample(range(1, 9), 4)
+            ]
+            self.store.set_mqtt(vpc, self.revision, routes)
+            await asyncio.sleep(self.random.random() / 40)
+
+    async def meddler(self):
+        for _ in range(15):
+            await asyncio.sleep(self.random.random() / 15)
+            match self.random.randint(0, 2):
+                case 0 if self.kernel.host.links:
+                    self.kernel.lose_link(self.random.choice(list(self.kernel.host.links)))
+                case 1 if self.kernel.host.routes:
+                    del self.kernel.host.routes[self.random.choice(list(self.kernel.host.routes))]
+                case _:
+                    self.kernel.fail = f"G00000000{self.random.randint(1, 2)}00{self.random.randint(1, 3)}H"
+
+    def wanted(self):
+        tables = plan.tables_of(self.kernel.host)
+        parts = [plan.host(self.host)]
+        parts += [
+            plan.vpc(self.host, vpc, tables[vpc], self.store.local(vpc), self.store.remote(vpc))
+            for vpc in self.store.hosted
+        ]
+        return union(parts)
+
+
+@pytest.mark.parametrize("calm", [pytest.param(True, id="calm"), pytest.param(False, id="with-meddling")])
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, calm, monkeypatch):
+    monkeypatch.setattr("galactic.node.sync.BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("galactic.node.sync.SUSPECT_SECONDS", 0.02)
+    storm = Storm(tmp_path, seed, calm=calm)
+    task = asyncio.create_task(storm.sync.run())
+    pods = [storm.pod(vpc, function) for vpc in (1, 2) for function in (1, 2, 3)]
+    await asyncio.gather(*pods, storm.tables(), *([] if calm else [storm.meddler()]))
+    storm.kernel.fail = ""
+    async with asyncio.timeout(10):
+        while True:
+            storm.sync.suspect()
+            await asyncio.sleep(0.05)
+            if storm.store.hosted <= plan.tables_of(storm.kernel.host).keys():
+                actual = await storm.kernel.read()
+                if not change(storm.wanted(), actual):
+                    break
+    assert not task.done()
+    for attachment in storm.store.attachments.values():
+        inside = storm.kernel.namespaces[attachment.netns]["galactic0"]
+        assert not change(plan.pod(attachment), inside)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
