@@ -317,6 +317,14 @@ class Lab:
         return self.kubectl("get", "--raw", "/readyz", check=False) == "ok"
 
     def _nodes_ready(self) -> bool:
+        """What the API says may be older than the nodes' kernel, so that is asked as well."""
+        state = self._state
+        tests = [
+            f"test -e /run/netns/{member.namespace} && kill -0 $(cat {state.pid(member.name, 'kubelet')})"
+            for member in state.members
+        ]
+        if self.run("kernel", ["sh", "-c", " && ".join(tests)], check=False).returncode != 0:
+            return False
         ready = set()
         for node in self.get("nodes")["items"]:
             conditions = {one["type"]: one["status"] for one in node["status"].get("conditions") or ()}

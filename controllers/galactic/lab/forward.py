@@ -9,8 +9,17 @@ import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from galactic.lab import namespaces
+
+ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 10),
+)
+"""A guest that was killed says no goodbye; its successor answers the next probe with a reset."""
 
 
 def listener(where: str) -> socket.socket:
@@ -42,7 +51,8 @@ async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, addr
             try:
                 far = far_writer.get_extra_info("socket")
                 far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for level, option, value in ALIVE:
+                    far.setsockopt(level, option, value)
                 back = asyncio.create_task(_copy(far_reader, writer))
                 try:
                     await _copy(reader, far_writer)

@@ -3,8 +3,8 @@
 ``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node has a network and a mount namespace of its
 own, with a private /run/galactic (kept over restarts of this program) and the /sys of its network. What dies is
 started again, after a pause that doubles from one second, like kubelet does with containers; the controller stays away
-while the node's hold file exists. Ending this program ends everything it started, and leaves the data plane (namespaces,
-devices, routes) as it is.
+while the node's hold file exists. Ending this program ends everything it started, and leaves the data plane
+(namespaces, devices, routes) as it is.
 """
 
 import importlib

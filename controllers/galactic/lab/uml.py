@@ -30,6 +30,7 @@ class Uml:
     def programs(self) -> list[Program]:
         init = self._state.root / "guest" / "init"
         argv = [
+            *(*interpreter(), "-m", "galactic.lab.guest", self._state.namespace),
             str(LINUX.home / "linux"),
             f"mem={MEMORY}",
             "root=/dev/root",
@@ -45,7 +46,7 @@ class Uml:
             "ssl=null",
             f"init={init}",
         ]
-        return [Program("guest", argv, priority=100, stop_seconds=5)]
+        return [Program("guest", argv, environment(), priority=100, stop_seconds=5)]
 
     def boot(self) -> None:
         state = self._state
