@@ -1,27 +1,23 @@
-"""One lab for all stories, and the words they are told in.
+"""One lab for all stories, and tenants in it.
 
-The lab is named ``test``. One that is up already is used as it is and left as it was (`galactic lab up --name test`),
-so that a story can be tried again and again; otherwise it is made and taken down.
+The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already is used as it is and left as it was
+(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down.
 """
 
-import json
-import time
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from rich.console import Console
+from story import Tenant
 
 from galactic.lab.cluster import Lab
-
-API = "galactic.datumapis.com/v1alpha"
-SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    one = Lab("test", Console(stderr=True))
+    one = Lab(os.environ.get("GALACTIC_LAB", "test"), Console(stderr=True))
     if one.running:
         yield one
         return
@@ -32,119 +28,16 @@ def lab() -> Iterator[Lab]:
         one.down()
 
 
-def eventually(what: str, true: Callable[[], object], seconds: float = SECONDS) -> Any:
-    """The first true answer of ``true``; fails naming ``what`` and the last answer."""
-    deadline = time.monotonic() + seconds
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what} (last answer: {answer!r})"
-        time.sleep(0.25)
-    return answer
-
-
-@dataclass
-class Tenant:
-    """A namespace with one VPC, made for one story and gone after it."""
-
-    lab: Lab
-    namespace: str
-    networks: list[str] = field(default_factory=lambda: ["10.1.1.0/24", "2001:10:1:1::/64"])
-
-    def apply(self, *objects: dict[str, Any]) -> None:
-        """Applies manifests in the namespace."""
-        for thing in objects:
-            thing.setdefault("metadata", {}).setdefault("namespace", self.namespace)
-        items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self.lab.kubectl("apply", "-f", "-", stdin=json.dumps(items))
-
-    def make_vpc(self, name: str = "vpc") -> str:
-        """Applies the VPC and waits until it is ready; its identifier."""
-        self.apply(
-            {
-                "apiVersion": API,
-                "kind": "VPC",
-                "metadata": {"name": name},
-                "spec": {"networks": self.networks},
-            }
-        )
-        status = eventually(f"VPC {name} is ready", lambda: self._ready("vpc", name))
-        return str(status["identifier"])
-
-    def attach(
-        self, name: str, *addresses: str, vpc: str = "vpc", routes: tuple[dict[str, str], ...] = ()
-    ) -> str:
-        """Applies a VPCAttachment and waits until it is ready; its identifier."""
-        interface: dict[str, Any] = {"name": "galactic0"}
-        if addresses:
-            interface["addresses"] = list(addresses)
-        spec = {
-            "vpc": {"apiVersion": API, "kind": "VPC", "name": vpc},
-            "interface": interface,
-            "routes": list(routes),
-        }
-        self.apply({"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": name}, "spec": spec})
-        status = eventually(f"attachment {name} is ready", lambda: self._ready("vpca", name))
-        return str(status["identifier"])
-
-    def pod(self, name: str, node: str, *, attachment: str | None = None, command: str = "") -> None:
-        """Applies a Pod that is attached by the attachment of its name, and waits until it is Ready."""
-        attachment = attachment or name
-        container: dict[str, Any] = {"name": "main", "image": "docker.io/nicolaka/netshoot"}
-        if command:
-            container["command"] = ["sh", "-c", command]
-        annotations = {
-            "k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment,
-            "k8s.v1.cni.cncf.io/networks": f"{attachment}@galactic0",
-        }
-        self.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": name, "annotations": annotations},
-                "spec": {
-                    "nodeSelector": {"kubernetes.io/hostname": node},
-                    "terminationGracePeriodSeconds": 1,
-                    "containers": [container],
-                },
-            }
-        )
-        self.lab.kubectl(
-            "wait", "-n", self.namespace, "--for=condition=Ready", f"pod/{name}", "--timeout=60s"
-        )
-
-    def delete_pod(self, name: str) -> None:
-        """Deletes a Pod and waits until it is gone."""
-        self.lab.kubectl("delete", "pod", "-n", self.namespace, name, "--timeout=60s")
-
-    def attachment(self, name: str) -> dict[str, Any]:
-        """The VPCAttachment as the API server has it."""
-        return dict(self.lab.get("vpca", "-n", self.namespace, name))
-
-    def endpoint(self, name: str) -> dict[str, Any] | None:
-        """Where the router says that the attachment is attached."""
-        return self.attachment(name).get("status", {}).get("endpoint")
-
-    def ping(self, pod: str, address: str, count: int = 1) -> bool:
-        """Whether ``address`` answers ``pod``, each time of ``count``."""
-        argv = ["ping", "-n", f"-c{count}", "-i0.2", "-W1", address]
-        return self.lab.run(f"pod/{self.namespace}/{pod}", argv, check=False, timeout=60).returncode == 0
-
-    def reaches(self, pod: str, address: str) -> None:
-        """Waits until ``address`` answers ``pod``: routes take a moment, and then hold."""
-        eventually(f"{self.namespace}/{pod} reaches {address}", lambda: self.ping(pod, address))
-        assert self.ping(pod, address, count=3)
-
-    def _ready(self, kind: str, name: str) -> dict[str, Any] | None:
-        status = self.lab.get(kind, "-n", self.namespace, name).get("status") or {}
-        return status if status.get("ready") else None
-
-
 @pytest.fixture
 def tenants(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Tenant]]:
     """Makes tenants that are gone after the story."""
     made: list[Tenant] = []
 
     def make(name: str, **more: Any) -> Tenant:
-        namespace = f"{request.node.name.removeprefix('test_').replace('_', '-')[:40]}-{name}".strip("-")
+        story = "".join(
+            letter if letter.isalnum() else "-" for letter in request.node.name.removeprefix("test_")
+        )
+        namespace = f"{story[:40].strip('-')}-{name}"
         lab.kubectl("create", "namespace", namespace)
         made.append(Tenant(lab, namespace, **more))
         return made[-1]

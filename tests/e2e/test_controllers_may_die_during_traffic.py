@@ -5,14 +5,14 @@ import signal
 from collections.abc import Callable
 
 import pytest
-from conftest import Tenant, eventually
+from story import Tenant, eventually
 
 from galactic.lab.cluster import Lab
 
 
 @pytest.mark.parametrize("component", ["router", "controller/node-1", "controller/node-2", "mosquitto"])
 def test_no_packet_is_lost(component: str, tenants: Callable[..., Tenant], lab: Lab) -> None:
-    blue = tenants(component.replace("/", "-"))
+    blue = tenants("blue")
     blue.make_vpc()
     blue.attach("one", "10.1.1.1/24")
     blue.attach("two", "10.1.1.2/24")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from conftest import Tenant
+from story import Tenant
 
 PREFIX_BEHIND_A_POD = """
 ip link add inner type dummy

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from conftest import Tenant
+from story import Tenant
 
 
 def test_apart(tenants: Callable[..., Tenant]) -> None:
