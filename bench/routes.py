@@ -4,7 +4,7 @@ Needs root. Works in a network namespace of its own that is gone afterwards. Eve
 that a busy machine does not decide. ``ip -batch`` gives up when the kernel is out of per-CPU memory for a moment, which
 is why it gets ``-force`` and the routes that it lost are counted.
 
-The number of different SIDs matters to the kernel, whoever writes: it hashes an IPv4 next hop by device and metric but not
+The number of different SIDs matters to the kernel, whoever writes: it hashes an IPv4 next hop by device and metric, not
 by encapsulation (``fib_info_hashfn``), so that each new SID is compared with all others.
 """
 
