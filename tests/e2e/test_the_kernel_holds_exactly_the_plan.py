@@ -1,0 +1,96 @@
+"""What `ip` shows on a node is the plan of docs/architecture.md, line by line, and nothing else of ours."""
+
+import re
+from collections.abc import Callable
+
+from story import Tenant, eventually
+
+from galactic import names
+from galactic.lab.cluster import Lab
+
+NODE_1, NODE_2 = "2001:db8:ff01:100", "2001:db8:ff02:100"
+
+
+def lines(lab: Lab, node: str, *arguments: str) -> set[str]:
+    """What ip prints, white space folded."""
+    return {" ".join(line.split()) for line in lab.exec(node, ["ip", *arguments]).splitlines()}
+
+
+def ours(lab: Lab, node: str, table: str) -> set[str]:
+    """The routes of both families with our protocol number in a table."""
+    query = ("route", "show", "table", table, "proto", "154")
+    return lines(lab, node, "-4", *query) | lines(lab, node, "-6", *query)
+
+
+def test_plan(tenants: Callable[..., Tenant], lab: Lab) -> None:
+    blue = tenants("blue")
+    vpc = int(blue.make_vpc(), 16)
+    terminates = ({"destination": "192.168.3.0/24", "via": "10.1.1.1"},)
+    one = int(blue.attach("one", "10.1.1.1/24", "2001:10:1:1::1/64", routes=terminates), 16)
+    two = int(blue.attach("two", "10.1.1.2/24"), 16)
+    blue.pod("one", "node-1")
+    blue.pod("two", "node-2")
+    blue.reaches("one", "10.1.1.2")
+    here, there = blue.endpoint("one")["sid"], blue.endpoint("two")["sid"]
+    assert there.startswith(f"{NODE_2}:")
+    assert here.startswith(f"{NODE_1}:")
+    assert here.endswith(f":{one:x}")
+    assert there.endswith(f":{two:x}")
+
+    vrf, host_end = names.vrf(vpc), names.host_end(vpc, one)
+    (shown,) = lines(lab, "node-1", "-d", "-o", "link", "show", "dev", vrf)
+    table = re.search(r"vrf table (\d+)", shown)[1]
+    assert ours(lab, "node-1", table) == {
+        f"10.1.1.1 dev {host_end} scope link",
+        f"10.1.1.2 encap seg6 mode encap.red segs 1 [ {there} ] dev lo-galactic scope link",
+        f"192.168.3.0/24 via 10.1.1.1 dev {host_end} onlink",
+        f"2001:10:1:1::1 dev {host_end} metric 1024 pref medium",
+        "unreachable default metric 4278198272",
+        "unreachable default dev lo metric 4278198272 pref medium",
+    }
+    main = {line for line in ours(lab, "node-1", "main") if here in line or "unreachable" in line}
+    assert main == {
+        f"{here} encap seg6local action End.DT46 vrftable {table} dev {vrf} metric 1024 pref medium",
+        f"unreachable {NODE_1}::/64 dev lo metric 1024 pref medium",
+    }
+    assert "999: from all to 2001:db8:ff00::/40 lookup main proto 154" in lines(lab, "node-1", "-6", "rule")
+    addresses = lines(lab, "node-1", "-br", "addr", "show", "dev", host_end)
+    assert {"169.254.1.1/32", "fe80::1/64"} <= set(" ".join(addresses).split())
+    (loopback,) = lines(lab, "node-1", "-6", "-br", "addr", "show", "dev", "lo-galactic")
+    assert f"{NODE_1}:ffff:ffff:ffff:ffff/128" in loopback
+    assert f"master {vrf}" in " ".join(lines(lab, "node-1", "-o", "link", "show", "dev", host_end))
+
+    pod = f"pod/{blue.namespace}/one"
+    inside = {" ".join(line.split()) for line in lab.run(pod, ["ip", "route"]).stdout.splitlines()}
+    assert inside == {
+        "10.1.1.0/24 via 169.254.1.1 dev galactic0 proto 154 onlink",
+        "169.254.1.1 dev galactic0 proto 154 scope link",
+    }
+    assert "10.1.1.1/24" in lab.run(pod, ["ip", "-br", "addr", "show", "galactic0"]).stdout
+
+
+def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: Lab) -> None:
+    blue = tenants("blue")
+    blue.make_vpc()
+    blue.attach("one", "10.1.1.1/24")
+    blue.attach("two", "10.1.1.2/24")
+    blue.pod("one", "node-1")
+    blue.pod("two", "node-2")
+    blue.reaches("one", "10.1.1.2")
+    sid = blue.endpoint("one")["sid"]
+    for removal, what in (
+        (["ip", "-6", "route", "del", sid], "the SID"),
+        (["ip", "-6", "rule", "del", "pref", "999"], "the rule for outer packets"),
+        (["sysctl", "-qw", "net.vrf.strict_mode=0"], "a sysctl"),
+        (["ip", "addr", "flush", "dev", "lo-galactic"], "the loopback"),
+    ):
+        before = state(lab)
+        lab.exec("node-1", removal)
+        eventually(f"{what} is back", lambda before=before: state(lab) == before)
+    blue.reaches("two", "10.1.1.1")
+
+
+def state(lab: Lab) -> str:
+    """Everything that the story above takes away."""
+    shown = "ip -6 route show proto 154; ip -6 rule; ip -6 addr show dev lo-galactic scope global"
+    return lab.exec("node-1", ["sh", "-c", f"{shown}; sysctl net.vrf.strict_mode"])
