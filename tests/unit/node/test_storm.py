@@ -117,7 +117,8 @@ async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, ca
     storm = Storm(tmp_path, seed, calm=calm)
     task = asyncio.create_task(storm.sync.run())
     pods = [storm.pod(vpc, function) for vpc in (1, 2) for function in (1, 2, 3)]
-    await asyncio.gather(*pods, storm.tables(), *([] if calm else [storm.meddler()]))
+    async with asyncio.timeout(30):
+        await asyncio.gather(*pods, storm.tables(), *([] if calm else [storm.meddler()]))
     storm.kernel.fail = ""
     async with asyncio.timeout(10):
         while True:
