@@ -35,14 +35,16 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
         )
         await restored(reconciler, health)
         work = asyncio.create_task(reconciler.run(), name="reconciler")
+        await reconciler.started.wait()  # kopf cancels every task that is younger than itself when it ends
+        watching = asyncio.create_task(watch(Memo(reconciler.view), reconciler.resync), name="watch")
         try:
-            await (
-                reconciler.started.wait()
-            )  # kopf cancels every task that is younger than itself when it ends
-            await watch(Memo(reconciler.view), reconciler.resync)
+            done, _ = await asyncio.wait({work, watching}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            work.cancel()
-            await asyncio.wait({work})
+            for task in (watching, work):
+                task.cancel()
+            await asyncio.wait({watching, work})
 
 
 async def restored(reconciler: Reconciler, health: Health) -> None:

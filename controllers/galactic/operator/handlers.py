@@ -12,6 +12,8 @@ while a watch was interrupted: after a 410 kopf lists again and tells of what is
 import asyncio
 import contextlib
 import logging
+import signal
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import kopf
@@ -93,25 +95,48 @@ async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
 
 
-async def watch(memo: Memo, resynced: Any) -> None:
-    """Feeds the view for ever; returns when kopf was told to stop by a signal.
+async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
+    """Feeds the view for ever; returns when the process is told to stop by a signal.
 
     kopf ends when a watch fails in a way it does not know (the API server restarting will do); it is then started
     again, and ``resynced`` is awaited, because something may have been missed.
     """
     while True:
-        try:
-            await kopf.operator(
+        started = asyncio.Event()
+        work = asyncio.create_task(
+            kopf.operator(
                 registry=registry(),
                 memo=memo,
                 clusterwide=True,
                 standalone=True,
                 settings=kopf.OperatorSettings(),
-            )
+                ready_flag=started,
+            ),
+            name="kopf",
+        )
+        ready = asyncio.create_task(started.wait())
+        try:
+            await asyncio.wait({work, ready}, return_when=asyncio.FIRST_COMPLETED)
+            _take_signals(work)
+            await work
+        except asyncio.CancelledError:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait({work})
+                raise
+            return
         except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and the watch begins anew
             log.warning("watch ended, beginning anew", error=str(error) or type(error).__name__)
         else:
             return
+        finally:
+            ready.cancel()
         await asyncio.sleep(RESTART_SECONDS)
         with contextlib.suppress(GalacticError):
             await resynced()
+
+
+def _take_signals(work: "asyncio.Task[None]") -> None:
+    """Told by a signal, which it takes for itself, kopf waits for tasks for up to 5 s; cancelled, it ends at once."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
