@@ -43,27 +43,29 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, port: int) -> None:
-    """Both directions until both are done, or one breaks."""
-    with suppress(OSError, asyncio.TimeoutError):
+    """Both directions, until the far end is done or either breaks. The near end may finish sending before that."""
+    with suppress(OSError, TimeoutError):
         try:
             async with asyncio.timeout(5):
                 far_reader, far_writer = await asyncio.open_connection(address, port)
-            try:
-                far = far_writer.get_extra_info("socket")
-                far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                for level, option, value in ALIVE:
-                    far.setsockopt(level, option, value)
-                back = asyncio.create_task(_copy(far_reader, writer))
-                try:
-                    await _copy(reader, far_writer)
-                    await back
-                finally:
-                    back.cancel()
-                    with suppress(asyncio.CancelledError, OSError):
-                        await back
-            finally:
-                far_writer.close()
+        except BaseException:
+            writer.close()
+            raise
+        far = far_writer.get_extra_info("socket")
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, option, value in ALIVE:
+            far.setsockopt(level, option, value)
+        forth = asyncio.create_task(_copy(reader, far_writer))
+        back = asyncio.create_task(_copy(far_reader, writer))
+        try:
+            await asyncio.wait({forth, back}, return_when=asyncio.FIRST_COMPLETED)
+            if not back.done() and forth.exception() is None:
+                await back
         finally:
+            forth.cancel()
+            back.cancel()
+            await asyncio.gather(forth, back, return_exceptions=True)
+            far_writer.close()
             writer.close()
 
 
