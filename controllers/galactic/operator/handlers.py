@@ -86,6 +86,8 @@ async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 5
+    # Before it gives up on a request. A watch it then begins anew at once, however long the API server stays away.
+    settings.networking.error_backoffs = (0.5, 1, 2)
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
 

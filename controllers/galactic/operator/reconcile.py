@@ -43,7 +43,8 @@ class Reconciler(Listener):
 
     def __init__(self, api: Api, rules: Rules, metrics: Metrics, report: Report | None = None) -> None:
         self._api, self._metrics = api, metrics
-        self._report = report or (lambda _problem: None)
+        self._tell = report or (lambda _problem: None)
+        self._away = False
         self.queue: Queue[Item] = Queue(first=lambda item: item[0] != "attachment")
         self.view = View(self)
         self.started = asyncio.Event()
@@ -148,6 +149,8 @@ class Reconciler(Listener):
             try:
                 await self._work[kind](key)
                 result = "ok"
+                if self._away:
+                    self._report(None)
             except (Conflict, NotFound):
                 result = "retry"  # somebody wrote in between, or it is gone: the watch is about to tell
             except Unreachable as error:
@@ -163,6 +166,10 @@ class Reconciler(Listener):
                 self.queue.done(item)
             else:
                 self.queue.failed(item)
+
+    def _report(self, problem: str | None) -> None:
+        self._away = problem is not None
+        self._tell(problem)
 
     async def _resync(self) -> None:
         while True:

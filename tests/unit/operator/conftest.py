@@ -36,7 +36,8 @@ class Cluster:
             self.api.put(NAMESPACES, {"metadata": {"name": namespace, "labels": {"name": namespace}}})
 
     async def start(self) -> None:
-        self.reconciler = Reconciler(self.api, self.rules, Metrics(CollectorRegistry()))
+        self.problems: list[str | None] = []
+        self.reconciler = Reconciler(self.api, self.rules, Metrics(CollectorRegistry()), self.problems.append)
         await self.reconciler.restore()
         self.api.seen = self._seen
         self._work = asyncio.create_task(self.reconciler.run())

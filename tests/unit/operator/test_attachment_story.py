@@ -276,9 +276,11 @@ async def test_one_objects_failure_blocks_no_other(cluster):
             break
     assert cluster.status("b")["ready"] is True
     assert not cluster.status("a").get("ready")
+    assert any(problem and "kube-apiserver" in problem for problem in cluster.problems)
     cluster.api.fail = lambda *_: None
     await cluster.settled()
     assert cluster.status("a")["ready"] is True
+    assert cluster.problems[-1] is None
 
 
 async def test_a_write_in_between_is_neither_lost_nor_overwritten(cluster):
