@@ -1,8 +1,9 @@
 """kube-apiserver, kube-controller-manager and kube-scheduler from Debian's source package ``kubernetes``.
 
 The source comes from the machine's own apt sources, with source packages switched on in a temporary configuration.
-One vendored module is replaced: with the reflect2 of that time a server compiled by Go ≥ 1.18 crashes on the first
-object of a CRD.
+Two vendored modules of that time do not stand a newer Go. With its reflect2 a server crashes on the first object of a
+CRD, so Debian's current one takes its place. And its go-openapi/validate takes an empty string for null, because the
+two now have the same zero value in memory: that comparison goes.
 """
 
 import re
@@ -27,6 +28,10 @@ NEEDS: Final = (
 GO: Final = "/usr/lib/go-1.19/bin"
 REFLECT2: Final = "github.com/modern-go/reflect2"
 SHARED: Final = Path("/usr/share/gocode/src")
+VALIDATE: Final = "vendor/github.com/go-openapi/validate/type.go"
+EMPTY_IS_NULL: Final = (
+    "if data == nil || reflect.DeepEqual(reflect.Zero(reflect.TypeOf(data)), reflect.ValueOf(data)) {"
+)
 VERSION_PACKAGES: Final = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 SOURCES: Final = Path("/etc/apt")
 
@@ -94,6 +99,16 @@ def linker_flags(number: str, commit: str) -> str:
     )
 
 
+def mend(path: Path, wrong: str, right: str) -> None:
+    """Replaces the one place where the file says ``wrong``. Raises BuildFailed if there is not exactly one."""
+    text = path.read_text()
+    if text.count(wrong) != 1:
+        raise BuildFailed(
+            f"{path.name} is not what it was when its mend was written: {text.count(wrong)} times {wrong!r}"
+        )
+    path.write_text(text.replace(wrong, right))
+
+
 def make(job: Job) -> None:
     """The three programs. Raises BuildFailed."""
     job.advance(0, "installing the Go toolchain")
@@ -118,6 +133,7 @@ def make(job: Job) -> None:
     vendored = tree / "vendor" / REFLECT2
     shutil.rmtree(vendored)
     shutil.copytree(SHARED / REFLECT2, vendored)
+    mend(tree / VALIDATE, EMPTY_IS_NULL, "if data == nil {")
     number = version(tree)
     environment = {
         "GOPATH": str(job.work / "go"),
@@ -156,7 +172,7 @@ def make(job: Job) -> None:
 KUBERNETES: Final = Build(
     name="kubernetes",
     files=PROGRAMS,
-    inputs=f"2 {NEEDS} {PROGRAMS} providerless {VERSION_PACKAGES}",
+    inputs=f"3 {NEEDS} {PROGRAMS} providerless {VERSION_PACKAGES}",
     seconds=360,
     make=make,
 )
