@@ -353,3 +353,19 @@ async def test_no_noise_stops_the_router(world, until, noise: list) -> None:
         last = world.endpoints("n1", 1 << 61, world.endpoint("n1", 1, "10.1.1.1/32"))
         say(broker, world.status("n1"), last)
         await until(lambda: changes(broker)[-1:] == [(["10.1.1.1/32@n1"], [])])
+
+
+async def test_a_head_comes_after_its_shards_and_goes_before_them(world, broker, until) -> None:
+    async with router(broker) as controller:
+        many = [f"10.1.{number >> 8}.{number & 255}/32" for number in range(1, 601)]
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, *many)))
+        await until(lambda: controller.idle and HEAD in broker.retained)
+        say(broker, world.endpoints("n1", 2))
+        await until(lambda: controller.idle and HEAD not in broker.retained)
+    order = [
+        (topic.rpartition("/")[2], bool(payload))
+        for topic, payload, retain in broker.published
+        if "/vpcs/" in topic and retain
+    ]
+    assert order[:4] == [("0", True), ("1", True), ("2", True), ("head", True)]
+    assert (order[4], sorted(order[5:])) == (("head", False), [("0", False), ("1", False), ("2", False)])

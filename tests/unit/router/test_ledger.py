@@ -213,3 +213,14 @@ def test_what_a_broker_left_out_is_known(topic: tuple, payload: object, missing:
     retained = Retained()
     retained.take(("vpcs", "0000000004d2", *topic), encode(payload))
     assert list(retained.missing()) == missing
+
+
+def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> None:
+    retained = Retained()
+    messages = (Shard(9, 1, (route(1),)), Shard(10, 2, (route(1, 2), route(2))))
+    for number, shard in enumerate(messages):
+        retained.take(("vpcs", "0000000004d2", "table", str(number)), encode(shard))
+    retained.take(("vpcs", "0000000004d2", "head"), encode(Head(11, 1, digest([route(1)]), 1)))
+    found = retained.tables[VPC]
+    assert found.routes() == table({1: 1})
+    assert Ledger(VPC, found).pack().clear == {1}

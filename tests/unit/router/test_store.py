@@ -2,7 +2,7 @@
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from galactic.router.claims import Attachment, Identity, Origin
 from galactic.router.store import Store
@@ -34,7 +34,13 @@ class Machine(RuleBasedStateMachine):
         self.horizon = 1000
         self.sequence = 0
 
+    @initialize()
+    def begin(self) -> None:
+        for node in NODES:
+            self.store.prefixed(Origin("default", node), Numbering.world.prefix(node))
+
     @rule(
+        at_once=st.booleans(),
         node=st.sampled_from(NODES),
         said=st.lists(
             st.tuples(
@@ -43,13 +49,15 @@ class Machine(RuleBasedStateMachine):
             max_size=4,
         ),
     )
-    def register(self, node: str, said: list) -> None:
+    def register(self, at_once: bool, node: str, said: list) -> None:
         self.sequence += 1
         world = Numbering.world
         endpoints = tuple(
             world.endpoint(node, function, *nets, epoch=epoch, vpc=vpc) for vpc, function, nets, epoch in said
         )
         assert self.store.registered(Origin("default", node), self.sequence, endpoints)
+        if at_once:
+            self.commit()
 
     @rule(node=st.sampled_from(NODES), behind=st.integers(1, 3))
     def replay(self, node: str, behind: int) -> None:
@@ -96,6 +104,11 @@ class Checked(Machine):
 
     checked = True
 
+    @initialize()
+    def assign(self) -> None:
+        for function in range(1, 5):
+            self.attach(function, VPCS[function % 2], NETWORKS, ready=True)
+
     @rule(
         function=st.integers(1, 4),
         vpc=st.sampled_from([*VPCS, None]),
@@ -122,7 +135,7 @@ def _run(world, machine: type[Machine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 

@@ -96,6 +96,14 @@ def test_the_holder_keeps_a_network_whatever_the_clocks_say_and_wherever_it_move
     assert not left.vpcs[VPC].conflicts
 
 
+def test_two_live_nodes_with_one_epoch_do_not_fight(world) -> None:
+    one, other = world.endpoint("n1", 1, "10.1.1.1/32"), world.endpoint("n2", 1, "10.1.1.1/32")
+    both = segments(world, n1=(one,), n2=(other,))
+    assert routes(table(both, None, {}, HORIZON)) == {"10.1.1.1/32": "n1"}
+    before = table(segments(world, n2=(other,)), None, {}, HORIZON)
+    assert routes(table(both, None, held(before), HORIZON)) == {"10.1.1.1/32": "n2"}, "the one in force stays"
+
+
 def test_a_network_that_nobody_had_goes_to_who_attached_first(world) -> None:
     said = segments(
         world,
