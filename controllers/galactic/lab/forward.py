@@ -13,6 +13,8 @@ from typing import Final
 
 from galactic.lab import namespaces
 
+CONNECT_SECONDS: Final = 5.0
+PAUSES: Final = (0.1, 0.4)
 ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
@@ -42,12 +44,22 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write_eof()
 
 
+async def _far(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the far end, tried again twice: it may just be starting."""
+    for pause in PAUSES:
+        with suppress(OSError):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                return await asyncio.open_connection(address, port)
+        await asyncio.sleep(pause)
+    async with asyncio.timeout(CONNECT_SECONDS):
+        return await asyncio.open_connection(address, port)
+
+
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, port: int) -> None:
     """Both directions, until the far end is done or either breaks. The near end may finish sending before that."""
-    with suppress(OSError, TimeoutError):
+    with suppress(OSError):
         try:
-            async with asyncio.timeout(5):
-                far_reader, far_writer = await asyncio.open_connection(address, port)
+            far_reader, far_writer = await _far(address, port)
         except BaseException:
             writer.close()
             raise

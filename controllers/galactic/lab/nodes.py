@@ -162,6 +162,7 @@ class Supervisor:
                 child.tick(state.pid(name, child.role))
             self._reap()
             time.sleep(TICK_SECONDS)
+        state.pid(name, "supervisor").unlink(missing_ok=True)
         self._stop()
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
