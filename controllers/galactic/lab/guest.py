@@ -16,10 +16,10 @@ def left(namespace: str, linux: Path) -> set[int]:
     found = set()
     for pid in cleanup.inside(namespace):
         try:
-            program = Path(f"/proc/{pid}/exe").readlink()
+            program = str(Path(f"/proc/{pid}/exe").readlink())
         except OSError:
             continue
-        if program == linux:
+        if program.removesuffix(" (deleted)") == str(linux):
             found.add(pid)
     return found
 
