@@ -6,6 +6,7 @@ which blocks on DNS and the TLS handshake, is done in a worker thread.
 """
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
@@ -135,10 +136,10 @@ class PahoBus:
         while not self._ended.is_set():
             if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
-            try:
-                await asyncio.wait_for(self._ended.wait(), 1.0)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it can swallow a cancellation that comes together with the event.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._ended.wait()
 
     def _make(self) -> mqtt.Client:
         given = self._settings

@@ -102,6 +102,13 @@ async def test_the_last_will_speaks_for_a_client_that_died(broker: Broker) -> No
             assert await soon(anext(seen)) == Delivery("will", b"gone", retained=False)
 
 
+async def test_it_ends_even_if_the_connection_is_lost_at_that_very_moment(broker: Broker) -> None:
+    for _ in range(20):
+        async with asyncio.timeout(20), connected(broker, "a") as (bus, arrived):
+            bus._client.socket().shutdown(socket.SHUT_RDWR)
+            await anext(arrived)
+
+
 async def test_many_publishes_are_all_confirmed_and_all_arrive(broker: Broker) -> None:
     async with connected(broker, "a") as (a, _), connected(broker, "b") as (b, at_b):
         b.subscribe("n/#")
