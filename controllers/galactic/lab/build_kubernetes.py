@@ -32,7 +32,10 @@ VALIDATE: Final = "vendor/github.com/go-openapi/validate/type.go"
 EMPTY_IS_NULL: Final = (
     "if data == nil || reflect.DeepEqual(reflect.Zero(reflect.TypeOf(data)), reflect.ValueOf(data)) {"
 )
-VERSION_PACKAGES: Final = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+VERSION_PACKAGES: Final = tuple(
+    f"k8s.io/kubernetes/vendor/k8s.io/{name}" for name in ("component-base/version", "client-go/pkg/version")
+)
+"""Where the linker finds the version's variables: in GOPATH mode a vendored package is known by its whole path."""
 SOURCES: Final = Path("/etc/apt")
 
 
