@@ -6,12 +6,14 @@ The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 from story import Tenant
 
+from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
 
 
@@ -21,11 +23,27 @@ def lab() -> Iterator[Lab]:
     if one.running:
         yield one
         return
+    before = traces(one)
     try:
         one.up()
         yield one
     finally:
         one.down()
+    assert traces(one) == before, "`galactic lab down` left something behind"
+
+
+def traces(lab: Lab) -> dict[str, object]:
+    """What a lab leaves on a machine while it is up: processes, namespaces, devices, mounts, files."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    return {
+        "processes": cleanup.marked(lab.state.name),
+        "namespaces": sorted(
+            path.name for path in Path("/run/netns").glob("*") if lab.state.name in path.name
+        ),
+        "devices": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "mounts": sorted(line for line in mounts if "galactic" in line and lab.state.name in line),
+        "files": lab.state.root.exists(),
+    }
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from galactic.lab import namespaces
 from galactic.lab.processes import Supervisor
 from galactic.lab.state import HOME, State
 
-MARK: Final = "GALACTIC_LAB"
-"""The variable that every process of a lab is started with; its value is the lab's name."""
+MARK: Final = "GALACTIC_LAB_PROCESS"
+"""The variable that every process of a lab is started with; its value is the lab's name. Not ``GALACTIC_LAB``, which
+people set for themselves and their shells."""
 NETNS: Final = Path("/run/netns")
 TERM_SECONDS: Final = 1.5
 KILL_SECONDS: Final = 5.0

@@ -1,0 +1,48 @@
+"""`galactic demo` does what the README says, and says so when it is not so."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from galactic.lab.cluster import Lab
+from galactic.lab.state import checkout
+
+GALACTIC = Path(sys.executable).with_name("galactic")
+
+
+@pytest.fixture
+def examples(lab: Lab) -> Iterator[None]:
+    yield
+    lab.kubectl("delete", "-f", str(checkout() / "examples"), "--ignore-not-found", "--timeout=120s")
+
+
+@pytest.mark.usefixtures("examples")
+def test_demo(lab: Lab) -> None:
+    argv = [str(GALACTIC), "demo", "--name", lab.state.name]
+    shown = subprocess.run(
+        argv, capture_output=True, text=True, timeout=240, check=False, env=os.environ | {"COLUMNS": "160"}
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "Everything is as it should be" in shown.stdout
+    assert shown.stdout.count("✗") == 0
+    assert "2001:db8:ff01:100:ffff:ffff:ffff:ffff > 2001:db8:ff02:100:" in shown.stdout, "no SRv6 packet"
+
+    # Something that must not be: a policy on the way that eats what db answers.
+    drop = [
+        "ip",
+        "-6",
+        "route",
+        "add",
+        "blackhole",
+        lab.get("vpca", "-n", "blue", "api")["status"]["endpoint"]["sid"],
+    ]
+    lab.run("fabric", drop)
+    try:
+        broken = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+    finally:
+        lab.run("fabric", [*drop[:3], "del", *drop[4:]])
+    assert broken.returncode == 1
