@@ -31,18 +31,10 @@ def test_demo(lab: Lab) -> None:
     assert shown.stdout.count("✗") == 0
     assert "2001:db8:ff01:100:ffff:ffff:ffff:ffff > 2001:db8:ff02:100:" in shown.stdout, "no SRv6 packet"
 
-    # Something that must not be: a policy on the way that eats what db answers.
-    drop = [
-        "ip",
-        "-6",
-        "route",
-        "add",
-        "blackhole",
-        lab.get("vpca", "-n", "blue", "api")["status"]["endpoint"]["sid"],
-    ]
-    lab.run("fabric", drop)
-    try:
-        broken = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
-    finally:
-        lab.run("fabric", [*drop[:3], "del", *drop[4:]])
+    # Something answers where nothing must: blue/web has green/three's address itself.
+    address = ["10.1.1.4/32", "dev", "lo"]
+    lab.run("pod/blue/web", ["ip", "addr", "add", *address])
+    broken = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
     assert broken.returncode == 1
+    assert broken.stdout.count("✗") == 1
+    assert "not as it should be" in broken.stdout
