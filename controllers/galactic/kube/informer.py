@@ -1,4 +1,4 @@
-"""List, then watch, for ever: a cache of one resource that is level-triggered and survives anything.
+"""List, then watch, for ever: what is known of one resource follows the API server, level-triggered, and survives anything.
 
 It lists in pages with selectors, watches from there, lists again when the version expired (410), when the stream
 stays silent for too long, and after every failure (with jittered back-off). Subscribers see the current object, never
@@ -7,13 +7,13 @@ the kind of event.
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import WATCH_SECONDS, Expired, Kube, Object
+from galactic.kube.client import WATCH_SECONDS, Event, Expired, Kube, Object
 from galactic.kube.resources import Resource
 
 log = structlog.get_logger(__name__)
@@ -34,28 +34,33 @@ def key_of(thing: Object) -> Key:
     return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
 
 
-class Informer:
-    """The objects of one resource (narrowed by selectors) as the API server last told of them.
+class Reflector:
+    """Keeps a store equal to the objects of one resource (narrowed by selectors).
 
-    ``run`` never returns by itself. ``synced`` is set after the first complete list. ``connected`` says whether the
-    API server answered last time.
+    ``begin`` is called before each list is asked for, ``replace`` with all there is, ``seen`` with each event of a
+    watch. ``run`` never returns by itself. ``synced`` is set after the first complete list. ``connected`` says whether
+    the API server answered last time.
     """
 
     def __init__(
         self,
         kube: Kube,
         resource: Resource,
-        changed: Changed | None = None,
+        replace: Callable[[Sequence[Object]], None],
+        seen: Callable[[Event], None],
         *,
+        begin: Callable[[], None] | None = None,
         namespace: str | None = None,
         fields: str = "",
         labels: str = "",
         connection: Callable[[bool], None] | None = None,
+        keep: Callable[[Object], Object] | None = None,
     ) -> None:
-        self._kube, self._resource, self._changed = kube, resource, changed
+        self._kube, self._resource = kube, resource
+        self._replace, self._seen, self._begin = replace, seen, begin
         self._namespace, self._fields, self._labels = namespace, fields, labels
         self._connection = connection
-        self.objects: dict[Key, Object] = {}
+        self._keep = keep
         self.synced = asyncio.Event()
         self.connected = False
 
@@ -76,15 +81,13 @@ class Informer:
                 backoff = min(backoff * 2, longest)
 
     async def _list(self) -> str:
+        if self._begin:
+            self._begin()
         items, version = await self._kube.list(
             self._resource, self._namespace, fields=self._fields, labels=self._labels
         )
         self._report(True)
-        listed = {key_of(item): item for item in items}
-        for key in [key for key in self.objects if key not in listed]:
-            self._set(key, None)
-        for key, item in listed.items():
-            self._set(key, item)
+        self._replace(items)
         self.synced.set()
         return version
 
@@ -98,21 +101,72 @@ class Informer:
                     ):
                         version = event.object["metadata"]["resourceVersion"]
                         if event.type != "BOOKMARK":
-                            self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
+                            self._seen(event)
             except TimeoutError:
                 raise Unreachable("kube-apiserver", "the watch stalled") from None
-
-    def _set(self, key: Key, new: Object | None) -> None:
-        old = self.objects.pop(key, None)
-        if new is not None:
-            self.objects[key] = new
-        if self._changed and (old is None or new is None or _version(old) != _version(new)):
-            self._changed(key, old, new)
 
     def _report(self, connected: bool) -> None:
         self.connected = connected
         if self._connection:
             self._connection(connected)
+
+
+class Informer:
+    """The objects of one resource (narrowed by selectors) as the API server last told of them.
+
+    ``run``, ``synced`` and ``connected`` are a Reflector's.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        resource: Resource,
+        changed: Changed | None = None,
+        *,
+        namespace: str | None = None,
+        fields: str = "",
+        labels: str = "",
+        connection: Callable[[bool], None] | None = None,
+        keep: Callable[[Object], Object] | None = None,
+    ) -> None:
+        self._changed = changed
+        self.objects: dict[Key, Object] = {}
+        self._reflector = Reflector(
+            kube,
+            resource,
+            self._replace,
+            self._seen,
+            namespace=namespace,
+            fields=fields,
+            labels=labels,
+            connection=connection,
+        )
+        self.synced = self._reflector.synced
+
+    @property
+    def connected(self) -> bool:
+        return self._reflector.connected
+
+    async def run(self) -> None:
+        await self._reflector.run()
+
+    def _replace(self, items: Sequence[Object]) -> None:
+        listed = {key_of(item): item for item in items}
+        for key in [key for key in self.objects if key not in listed]:
+            self._set(key, None)
+        for key, item in listed.items():
+            self._set(key, item)
+
+    def _seen(self, event: Event) -> None:
+        self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
+
+    def _set(self, key: Key, new: Object | None) -> None:
+        old = self.objects.pop(key, None)
+        if new is not None:
+            new = self._keep(new) if self._keep else new
+            self.objects[key] = new
+        if self._changed and (old is None or new is None or _version(old) != _version(new)):
+            self._changed(key, old, new)
 
 
 def _version(thing: Object) -> str | None:
