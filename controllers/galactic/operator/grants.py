@@ -54,11 +54,11 @@ def _matches(expression: Mapping[str, Any], labels: Mapping[str, str], field: st
             raise Rejected(f"operator {other!r}: there are In, NotIn, Exists and DoesNotExist", field=field)
 
 
-def refusal(vpc: tuple[str, str], namespace: str) -> Rejected:
+def refusal(vpc: tuple[str, str], namespace: str, field: str = "spec.vpc") -> Rejected:
     """For an attachment from elsewhere. It reads the same whether the VPC exists or not, so that nobody can probe."""
     return Rejected(
         f"VPC {vpc[0]}/{vpc[1]} does not exist or does not admit namespace {namespace}; its owner can list the "
         "namespace in the VPC's spec.allowedNamespaces",
         reason="NotGranted",
-        field="spec.vpc",
+        field=field,
     )
