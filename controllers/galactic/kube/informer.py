@@ -1,4 +1,4 @@
-"""List, then watch, for ever: what is known of one resource follows the API server, level-triggered, and survives anything.
+"""List, then watch, for ever: a copy of one resource that follows the API server, level-triggered, whatever happens.
 
 It lists in pages with selectors, watches from there, lists again when the version expired (410), when the stream
 stays silent for too long, and after every failure (with jittered back-off). Subscribers see the current object, never
@@ -54,13 +54,11 @@ class Reflector:
         fields: str = "",
         labels: str = "",
         connection: Callable[[bool], None] | None = None,
-        keep: Callable[[Object], Object] | None = None,
     ) -> None:
         self._kube, self._resource = kube, resource
         self._replace, self._seen, self._begin = replace, seen, begin
         self._namespace, self._fields, self._labels = namespace, fields, labels
         self._connection = connection
-        self._keep = keep
         self.synced = asyncio.Event()
         self.connected = False
 
@@ -114,7 +112,7 @@ class Reflector:
 class Informer:
     """The objects of one resource (narrowed by selectors) as the API server last told of them.
 
-    ``run``, ``synced`` and ``connected`` are a Reflector's.
+    ``run``, ``synced`` and ``connected`` are a Reflector's. ``keep`` says what of an object is remembered and told.
     """
 
     def __init__(
@@ -129,7 +127,7 @@ class Informer:
         connection: Callable[[bool], None] | None = None,
         keep: Callable[[Object], Object] | None = None,
     ) -> None:
-        self._changed = changed
+        self._changed, self._keep = changed, keep
         self.objects: dict[Key, Object] = {}
         self._reflector = Reflector(
             kube,
