@@ -5,7 +5,6 @@ every failure is one of our errors: 4xx that the caller must change → Rejected
 """
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
@@ -133,6 +133,13 @@ class Kube:
         except NotFound:
             return
 
+    async def text(self, path: str) -> str:
+        """What the API server answers at a path of its own, such as ``/readyz`` or ``/metrics``."""
+        with _Translated():
+            response = await self._send("GET", path, {})
+            async with _closing(response):
+                return await response.text()
+
     async def watch(
         self,
         resource: Resource,
@@ -153,7 +160,7 @@ class Kube:
             response = await self._send("GET", resource.path(namespace), query, read=WATCH_SECONDS + 30)
             async with _closing(response) as stream:
                 while line := await stream.readline():
-                    raw = json.loads(line)
+                    raw = msgspec.json.decode(line)
                     if raw["type"] == "ERROR":
                         status = raw["object"]
                         if status.get("code") == 410:
@@ -172,7 +179,7 @@ class Kube:
         with _Translated():
             response = await self._send(method, path, query or {}, body, content)
             async with _closing(response):
-                value = json.loads(await response.read() or b"{}")
+                value = msgspec.json.decode(await response.read() or b"{}")
         assert isinstance(value, dict)
         return value
 
@@ -186,7 +193,7 @@ class Kube:
         *,
         read: float = READ_SECONDS,
     ) -> aiohttp.ClientResponse:
-        headers: dict[str, Any] = {"Accept": "application/json", "Content-Type": content}
+        headers: dict[str, Any] = {"Accept": "application/json, text/plain;q=0.1", "Content-Type": content}
         parameters: list[tuple[str, str]] = []
         await self._api.update_params_for_auth(headers, parameters, ["BearerToken"], path, method, body)
         url = self._api.configuration.host + quote(path) + (f"?{urlencode(query)}" if query else "")
@@ -220,7 +227,7 @@ class _Translated:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (aiohttp.ClientError, asyncio.TimeoutError, OSError, json.JSONDecodeError)):
+        if isinstance(error, (aiohttp.ClientError, asyncio.TimeoutError, OSError, msgspec.DecodeError)):
             raise Unreachable("kube-apiserver", str(error) or type(error).__name__) from error
 
 
@@ -230,9 +237,9 @@ def _selectors(fields: str, labels: str) -> dict[str, str]:
 
 def _refusal(status: int, text: str) -> GalacticError:
     try:
-        reply = json.loads(text)
+        reply = msgspec.json.decode(text)
         message, reason = reply.get("message") or text, reply.get("reason") or f"HTTP{status}"
-    except (json.JSONDecodeError, AttributeError):
+    except (msgspec.DecodeError, AttributeError):
         message, reason = text.strip() or f"HTTP {status}", f"HTTP{status}"
     match status:
         case 404:
@@ -252,9 +259,16 @@ async def connect() -> Kube:
     configuration = official.Configuration()
     try:
         if os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
-            await official_config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            await official_config.load_kube_config(  # type: ignore[no-untyped-call]
+                # Named here, or it is what the variable said when the library was imported.
+                config_file=os.environ.get("KUBECONFIG") or None,
+                client_configuration=configuration,
+            )
         else:
             official_config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (official_config.ConfigException, OSError) as error:
         raise Unreachable("kube-apiserver", f"no usable credentials: {error}; set KUBECONFIG") from error
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        # Or aiohttp asks the environment and ~/.netrc anew for each request, in a thread each.
+        configuration.client_session_kwargs = {"trust_env": False}
     return Kube(official.ApiClient(configuration))
