@@ -1,0 +1,219 @@
+"""Leader election: of all replicas of a controller at most one acts, told by a Lease (coordination.k8s.io/v1).
+
+The terms are client-go's: a lease holds for 15 s, is renewed every 2 s, and a leader that has not managed to for 10 s
+stops acting by itself. Nobody compares clocks: a candidate waits until it has seen the same renewal for the whole
+duration on its own monotonic clock, a leader counts from before it asked. So between the moment when a leader stops and
+the moment when anybody else may begin there are at least 5 s, whatever the network does (``Fenced`` ends requests that
+are under way then).
+"""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+
+from galactic.errors import GalacticError, Unreachable
+from galactic.kube.client import Conflict, NotFound, Object
+from galactic.kube.resources import LEASES, Resource
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+DURATION_SECONDS: Final = 15.0
+"""How long a lease holds after it was last renewed."""
+DEADLINE_SECONDS: Final = 10.0
+"""After how long without a renewal its holder stops acting."""
+RETRY_SECONDS: Final = 2.0
+"""How often a holder renews, and a candidate looks."""
+ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Deposed(Unreachable):
+    """Another replica leads, or may: this one must not write."""
+
+    def __init__(self) -> None:
+        super().__init__("lease", "another replica leads, or may")
+
+
+class Leases(Protocol):
+    """What is needed of the API. ``galactic.kube.client.Kube`` has it."""
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
+
+    async def create(
+        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
+    ) -> Object: ...
+
+    async def replace(self, resource: Resource, body: Object) -> Object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The three periods, in seconds: ``retry`` < ``deadline`` < ``duration``."""
+
+    duration: float = DURATION_SECONDS
+    deadline: float = DEADLINE_SECONDS
+    retry: float = RETRY_SECONDS
+
+
+def identity() -> str:
+    """A name for this process that no other has: a restarted one is another candidate."""
+    return f"{socket.gethostname()}_{secrets.token_hex(4)}"
+
+
+def own_namespace(otherwise: str = "kube-system") -> str:
+    """The namespace of the pod that this process runs in, or ``otherwise`` outside of a cluster."""
+    with contextlib.suppress(OSError):
+        return ACCOUNT.read_text().strip() or otherwise
+    return otherwise
+
+
+class Lease:
+    """One candidate for the lease ``namespace``/``name``.
+
+    ``run`` calls ``lead`` whenever this candidate holds the lease, and cancels it when it does so no more. ``holder``
+    is who held it at the last look, empty for nobody.
+    """
+
+    def __init__(
+        self,
+        api: Leases,
+        namespace: str,
+        name: str,
+        own: str,
+        *,
+        terms: Terms | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._api, self._namespace, self._name, self.own = api, namespace, name, own
+        self._terms, self._clock = terms or Terms(), clock
+        self._until = float("-inf")
+        self._seen: tuple[object, float] = (None, 0.0)
+        self.holder = ""
+        self.transitions = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica may act now."""
+        return self._clock() < self._until
+
+    @property
+    def remaining(self) -> float:
+        """For how many seconds it may still act without another renewal; not positive if it may not."""
+        return self._until - self._clock()
+
+    async def guarded(self, request: Coroutine[Any, Any, T]) -> T:
+        """The request's answer, ended when this replica may no longer act. Raises Deposed."""
+        remaining = self.remaining
+        if remaining <= 0:
+            request.close()
+            raise Deposed
+        try:
+            async with asyncio.timeout(remaining) as limit:
+                return await request
+        except TimeoutError:
+            if limit.expired():
+                raise Deposed from None
+            raise
+
+    async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
+        """For ever: waits for the lease, leads, starts over when it is lost. Raises what ``lead`` raises.
+
+        Cancelled, it ends ``lead`` first, and then gives the lease back, so that another need not wait.
+        """
+        try:
+            while True:
+                await self._acquire()
+                await self._reign(lead)
+        finally:
+            if self.leads:
+                await self._release()
+
+    async def _acquire(self) -> None:
+        while not await self._attempt():  # noqa: ASYNC110 - the other side is another process
+            # Not all candidates at once.
+            await asyncio.sleep(self._terms.retry * random.uniform(1.0, 1.2))
+
+    async def _reign(self, lead: Callable[[], Awaitable[None]]) -> None:
+        log.info("leading", lease=self._name, identity=self.own)
+        work = asyncio.ensure_future(lead())
+        try:
+            while self.leads:
+                done, _ = await asyncio.wait({work}, timeout=min(self._terms.retry, max(0.0, self.remaining)))
+                if done:
+                    work.result()
+                    raise Unreachable("lease", "what it is for has ended")
+                if self.leads and not await self._attempt() and self.holder != self.own:
+                    self._until = float("-inf")
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+        log.warning("no longer leading", lease=self._name, identity=self.own, holder=self.holder)
+
+    async def _attempt(self) -> bool:
+        """Takes or renews the lease. False if another holds it, or the API server does not answer in time."""
+        began = self._clock()
+        limit = self.remaining if self.leads else self._terms.deadline
+        try:
+            async with asyncio.timeout(limit):
+                taken = await self._take(began)
+        except (Conflict, NotFound):
+            return False  # another was quicker
+        except (GalacticError, TimeoutError) as error:
+            log.warning("lease not renewed", lease=self._name, error=str(error) or "no answer")
+            return False
+        if taken:
+            self._until = began + self._terms.deadline
+        return taken
+
+    async def _take(self, began: float) -> bool:
+        found = await self._api.find(LEASES, self._name, self._namespace)
+        if found is None:
+            body = {"metadata": {"name": self._name, "namespace": self._namespace}, "spec": self._spec({})}
+            await self._api.create(LEASES, body, self._namespace)
+            self.holder = self.own
+            return True
+        spec = found.get("spec") or {}
+        self.holder = spec.get("holderIdentity") or ""
+        self.transitions = spec.get("leaseTransitions") or 0
+        # A lease that another renewed is one that is seen for the first time: only what stands still runs out.
+        record = (self.holder, spec.get("renewTime"), spec.get("leaseTransitions"))
+        if record != self._seen[0]:
+            self._seen = (record, began)
+        duration = max(self._terms.duration, float(spec.get("leaseDurationSeconds") or 0))
+        if self.holder not in ("", self.own) and began < self._seen[1] + duration:
+            return False
+        await self._api.replace(LEASES, found | {"spec": self._spec(spec)})
+        self.holder = self.own
+        return True
+
+    async def _release(self) -> None:
+        """Leaves the lease to whoever comes first. What fails here costs the others some seconds, no more."""
+        self._until = float("-inf")
+        with contextlib.suppress(GalacticError, TimeoutError):
+            async with asyncio.timeout(self._terms.retry):
+                found = await self._api.find(LEASES, self._name, self._namespace)
+                if found and (found.get("spec") or {}).get("holderIdentity") == self.own:
+                    await self._api.replace(LEASES, found | {"spec": found["spec"] | {"holderIdentity": ""}})
+                    self.holder = ""
+                    log.info("lease released", lease=self._name)
+
+    def _spec(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        mine = before.get("holderIdentity") == self.own
+        self.transitions = (before.get("leaseTransitions") or 0) + (0 if mine or not before else 1)
+        return {
+            "holderIdentity": self.own,
+            "leaseDurationSeconds": int(self._terms.duration) or 1,
+            "acquireTime": before.get("acquireTime") if mine else moment,
+            "renewTime": moment,
+            "leaseTransitions": self.transitions,
+        }

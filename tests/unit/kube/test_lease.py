@@ -1,0 +1,200 @@
+"""Candidates for one lease, each with a clock and a network of its own: never two of them act at a time."""
+
+import asyncio
+import copy
+
+import pytest
+
+from galactic.errors import Unreachable
+from galactic.kube.client import Conflict
+from galactic.kube.lease import Deposed, Lease, Terms
+
+TERMS = Terms(duration=0.6, deadline=0.3, retry=0.06)
+
+
+class Server:
+    """One Lease with a resource version. Requests of candidates in ``cut`` fail, those of ``mute`` hang."""
+
+    def __init__(self):
+        self.lease = None
+        self.version = 0
+        self.cut, self.mute = set(), set()
+
+    def seen_by(self, own):
+        return _Network(self, own)
+
+
+class _Network:
+    def __init__(self, server, own):
+        self.server, self.own = server, own
+
+    async def _way(self):
+        await asyncio.sleep(0)
+        if self.own in self.server.mute:
+            await asyncio.Event().wait()
+        if self.own in self.server.cut:
+            raise Unreachable("kube-apiserver", "cut")
+
+    async def find(self, _resource, _name, _namespace=None):
+        await self._way()
+        return copy.deepcopy(self.server.lease)
+
+    async def create(self, _resource, body, _namespace=None):
+        await self._way()
+        if self.server.lease:
+            raise Conflict("exists", reason="AlreadyExists")
+        return self._stored(body)
+
+    async def replace(self, _resource, body):
+        await self._way()
+        if body["metadata"]["resourceVersion"] != self.server.lease["metadata"]["resourceVersion"]:
+            raise Conflict("changed", reason="Conflict")
+        return self._stored(body)
+
+    def _stored(self, body):
+        self.server.version += 1
+        body = copy.deepcopy(body)
+        body["metadata"]["resourceVersion"] = str(self.server.version)
+        self.server.lease = body
+        return copy.deepcopy(body)
+
+
+class Candidate:
+    """Runs in ``task``; ``active`` while it leads."""
+
+    def __init__(self, server, own):
+        self.lease = Lease(server.seen_by(own), "ns", "operator", own, terms=TERMS)
+        self.active = False
+        self.task = asyncio.create_task(self.lease.run(self.lead))
+
+    async def lead(self):
+        self.active = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.active = False
+
+    async def end(self):
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+async def until(true, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def candidates():
+    server, made = Server(), []
+
+    def make(own):
+        made.append(Candidate(server, own))
+        return made[-1]
+
+    make.server = server
+    yield make
+    for candidate in made:
+        await candidate.end()
+
+
+async def test_one_leads_and_goes_on_leading(candidates):
+    all_ = [candidates(own) for own in "abc"]
+    await until(lambda: any(one.active for one in all_))
+    leader = next(one for one in all_ if one.active)
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        assert [one for one in all_ if one.active] == [leader]
+        assert [one for one in all_ if one.lease.leads] == [leader]
+    assert {one.lease.holder for one in all_} == {leader.lease.own}
+    assert candidates.server.lease["spec"]["leaseTransitions"] == 0
+
+
+async def test_a_clean_end_hands_over_at_once(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    b = candidates("b")
+    await asyncio.sleep(0.1)
+    await a.end()
+    assert candidates.server.lease["spec"]["holderIdentity"] == ""
+    began = asyncio.get_running_loop().time()
+    await until(lambda: b.active)
+    assert asyncio.get_running_loop().time() - began < TERMS.duration / 2
+    assert candidates.server.lease["spec"]["leaseTransitions"] == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "mute"])
+async def test_a_leader_that_is_cut_off_stops_before_another_begins(candidates, how):
+    a = candidates("a")
+    await until(lambda: a.active)
+    b = candidates("b")
+    await asyncio.sleep(0.1)
+    getattr(candidates.server, how).add("a")
+    stopped = began = None
+    async with asyncio.timeout(5):
+        while began is None:
+            assert not (a.lease.leads and b.lease.leads)
+            assert not (a.active and b.active)
+            now = asyncio.get_running_loop().time()
+            stopped = stopped or (None if a.lease.leads else now)
+            began = now if b.lease.leads else None
+            await asyncio.sleep(0.002)
+    # deadline and duration count from one renewal or the next
+    assert began - stopped > (TERMS.duration - TERMS.deadline) / 2
+    getattr(candidates.server, how).clear()
+    await asyncio.sleep(0.2)
+    assert b.active
+    assert not a.active
+
+
+async def test_somebody_who_takes_the_lease_by_force_is_obeyed(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    candidates.server.version += 1
+    candidates.server.lease["metadata"]["resourceVersion"] = str(candidates.server.version)
+    candidates.server.lease["spec"] |= {"holderIdentity": "z", "renewTime": "2026-01-01T00:00:00.000000Z"}
+    await until(lambda: not a.active)
+    assert a.lease.holder == "z"
+    await until(lambda: a.active)  # z never renews
+    assert candidates.server.lease["spec"]["leaseTransitions"] == 1
+
+
+async def test_a_request_under_way_ends_with_the_term(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    candidates.server.cut.add("a")
+    with pytest.raises(Deposed):
+        await a.lease.guarded(asyncio.sleep(60))
+    assert not a.lease.leads
+    ran = []
+
+    async def request():
+        ran.append(1)
+
+    with pytest.raises(Deposed):
+        await a.lease.guarded(request())
+    assert not ran
+
+
+async def test_a_time_out_of_the_request_itself_is_its_own(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+
+    async def request():
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        await a.lease.guarded(request())
+
+
+async def test_what_the_work_raises_ends_the_candidate_and_frees_the_lease():
+    server = Server()
+
+    async def lead():
+        raise ValueError("broken")
+
+    lease = Lease(server.seen_by("a"), "ns", "operator", "a", terms=TERMS)
+    with pytest.raises(ValueError, match="broken"):
+        await lease.run(lead)
+    assert server.lease["spec"]["holderIdentity"] == ""
