@@ -21,6 +21,8 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from galactic import __version__
+
 PREFIX: Final = "GALACTIC_"
 USAGE_ERROR: Final = 2
 S = TypeVar("S", bound="Settings")
@@ -138,10 +140,23 @@ def load(kind: type[S], arguments: Sequence[str] | None = None, *, program: str 
         _refuse(program, f"--config {config}: no such file")
     try:
         sourced = _sourced(kind, config)
-        cli = CliSettingsSource[Any](sourced, cli_prog_name=program, cli_parse_args=flags)
+        cli = CliSettingsSource[Any](sourced, root_parser=_parser(kind, program), cli_parse_args=flags)
         return sourced(_cli_settings_source=cli)
     except ValidationError as error:
         _refuse(program, *(_sentence(kind, detail) for detail in error.errors(include_url=False)))
+
+
+def _parser(kind: type[Settings], program: str) -> argparse.ArgumentParser:
+    """For the flags of the settings, and what goes for all of them."""
+    parser = argparse.ArgumentParser(
+        program,
+        description=kind.__doc__,
+        epilog=f"Flags go before the environment ({PREFIX}MQTT_URL for --mqtt-url), and that before the YAML file "
+        f"(key mqtt_url) of --config or {PREFIX}CONFIG.",
+    )
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    parser.add_argument("--config", metavar="Path", help="YAML file with further settings")
+    return parser
 
 
 def _sourced(kind: type[S], config: Path | None) -> type[S]:

@@ -11,6 +11,7 @@ from galactic.launch import Health, launch
 from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.messages import Topics
+from galactic.metrics import registry
 from galactic.node.calls import Calls
 from galactic.node.controller import Controller
 from galactic.node.epoch import Clock
@@ -28,7 +29,7 @@ from galactic.settings import NodeSettings, load
 PROGRAM = "galactic-node"
 
 
-async def run(settings: NodeSettings, registry: CollectorRegistry, health: Health) -> None:
+async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health) -> None:
     """The node controller with its real adapters, until cancelled."""
     cluster, node, space = settings.cluster, settings.node_name, settings.srv6_space
     if not node:
@@ -38,7 +39,7 @@ async def run(settings: NodeSettings, registry: CollectorRegistry, health: Healt
             "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_space"
         )
     topics = Topics(settings.mqtt_base)
-    metrics = Metrics(registry)
+    metrics = Metrics(figures)
     records = Records(settings.socket.parent)
     records.prepare()
     store = Store(cluster, records, Clock())
@@ -82,8 +83,8 @@ async def run(settings: NodeSettings, registry: CollectorRegistry, health: Healt
 def main() -> None:
     """The console script."""
     settings = load(NodeSettings, program=PROGRAM)
-    registry = CollectorRegistry()
-    launch(settings, PROGRAM, lambda health: run(settings, registry, health), registry)
+    figures = registry("node")
+    launch(settings, PROGRAM, lambda health: run(settings, figures, health), figures)
 
 
 if __name__ == "__main__":
