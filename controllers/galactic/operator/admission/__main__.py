@@ -1,0 +1,118 @@
+"""``galactic-webhook``: the wiring."""
+
+import asyncio
+import json
+import re
+from datetime import timedelta
+from functools import partial
+from ipaddress import ip_network
+
+from galactic.errors import GalacticError, Unreachable
+from galactic.kube.client import Kube, connect
+from galactic.kube.informer import Informer
+from galactic.launch import Health, launch
+from galactic.metrics import registry
+from galactic.operator.admission.certificate import Lifetime
+from galactic.operator.admission.cluster import WATCHED, Cluster, kept
+from galactic.operator.admission.configuration import Door
+from galactic.operator.admission.judge import Judge, Rules
+from galactic.operator.admission.keeper import Files, Keeper, Wanted
+from galactic.operator.admission.metrics import Metrics
+from galactic.operator.admission.nodesegment import identities
+from galactic.operator.admission.server import Certificate, Server
+from galactic.operator.admission.vpc import Range
+from galactic.settings import WebhookSettings, load
+
+
+async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> None:
+    """Watches, keeps, then listens: healthy from the first moment at which it can answer."""
+    health.set("starting", "caches and certificate are not there yet")
+    async with await connect() as kube, asyncio.TaskGroup() as tasks:
+        cluster = Cluster(kube, ranges(settings))
+        informers = [
+            Informer(kube, resource, partial(cluster.changed, resource), keep=kept) for resource in WATCHED
+        ]
+        for informer in informers:
+            tasks.create_task(informer.run())
+        certificate = Certificate()
+        keeper = Keeper(
+            kube,
+            wanted(settings),
+            certificate,
+            metrics,
+            await version(kube, health),
+            report=partial(health.set, "certificate"),
+        )
+        judge = Judge(cluster, rules(settings))
+        server = Server(settings.port, certificate, metrics, mutate=judge.mutate, validate=judge.validate)
+        for informer in informers:
+            await informer.synced.wait()
+        await keeper.load()
+        async with server:
+            tasks.create_task(keeper.run())
+            await keeper.ready.wait()
+            health.set("starting", None)
+            await asyncio.Event().wait()
+
+
+async def version(kube: Kube, health: Health) -> tuple[int, int]:
+    """The API server's version, as soon as it answers; (0, 0) for one that does not tell."""
+    while True:
+        try:
+            told = json.loads(await kube.text("/version"))
+        except Unreachable as error:
+            health.set("kube-apiserver", str(error))
+            await asyncio.sleep(1)
+        except (GalacticError, ValueError):
+            return 0, 0
+        else:
+            health.set("kube-apiserver", None)
+            digits = [re.match(r"\d+", str(told.get(part, ""))) for part in ("major", "minor")]
+            major, minor = (int(found[0]) if found else 0 for found in digits)
+            return major, minor
+
+
+def wanted(settings: WebhookSettings) -> Wanted:
+    files = None
+    if settings.cert_file and settings.key_file:
+        files = Files(settings.cert_file, settings.key_file, settings.ca_file)
+    return Wanted(
+        name=settings.name,
+        door=Door(settings.namespace, settings.name, settings.url, inject=settings.inject_ca_from),
+        configure=settings.configure,
+        lifetime=Lifetime(timedelta(hours=settings.certificate_hours)),
+        files=files,
+        pod_policy=settings.pod_failure_policy,
+    )
+
+
+def rules(settings: WebhookSettings) -> Rules:
+    return Rules(
+        identities=identities(settings.node_identities),
+        srv6_space=settings.srv6_space,
+        strict=settings.strict,
+        patience=settings.patience,
+    )
+
+
+def ranges(settings: WebhookSettings) -> list[Range]:
+    return [
+        Range(ip_network(text.strip()), what)
+        for texts, what in (
+            (settings.pod_ranges, "the cluster's pods"),
+            (settings.service_ranges, "the cluster's services"),
+        )
+        for text in texts.split(",")
+        if text.strip()
+    ]
+
+
+def main() -> None:
+    settings = load(WebhookSettings, program="galactic-webhook")
+    own = registry("webhook")
+    metrics = Metrics(own)
+    launch(settings, "galactic-webhook", lambda health: admit(settings, metrics, health), own)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Keeps certificate and configurations as they have to be: asked again and again, each time what differs is mended.
+
+Replicas share the certificates through a Secret. Who comes second finds what the first one made; who writes onto an
+older state than there is, is refused by the API server and looks again.
+"""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import structlog
+from cryptography import x509
+
+from galactic.errors import GalacticError, NotYet, Rejected
+from galactic.kube.client import Conflict, NotFound, Object, Patch
+from galactic.kube.resources import NAMESPACES, SECRETS, Resource
+from galactic.operator.admission.certificate import Bundle, Lifetime, renewed
+from galactic.operator.admission.configuration import (
+    ADMISSION_LABEL,
+    IGNORED,
+    Door,
+    Policy,
+    configurations,
+    merged,
+    to_be_labelled,
+)
+from galactic.operator.admission.metrics import Metrics
+from galactic.operator.admission.server import Certificate
+
+log = structlog.get_logger(__name__)
+LONGEST_PAUSE: Final = 30.0
+RETRY_SECONDS: Final = 1.0
+
+
+class Api(Protocol):
+    """What this asks of the API server. ``galactic.kube.client.Kube`` is the real one."""
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
+
+    async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object: ...
+
+    async def replace(self, resource: Resource, body: Object) -> Object: ...
+
+    async def patch(
+        self, resource: Resource, name: str, patch: Patch, namespace: str | None = None
+    ) -> Object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A certificate that others make, cert-manager or whoever filled a Secret. ``ca`` None: they enter the CAs too."""
+
+    certificate: Path
+    key: Path
+    ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be kept. ``files`` None: certificates of our own. ``configure``: the configurations, too."""
+
+    name: str
+    door: Door
+    configure: bool
+    lifetime: Lifetime
+    files: Files | None = None
+    pod_policy: Policy = "Fail"
+
+
+class Keeper:
+    """``run`` never returns. ``ready`` is set once there is a certificate and the API server asks us."""
+
+    def __init__(
+        self,
+        api: Api,
+        wanted: Wanted,
+        certificate: Certificate,
+        metrics: Metrics,
+        version: tuple[int, int],
+        *,
+        report: Callable[[str | None], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api, self._wanted, self._certificate, self._metrics = api, wanted, certificate, metrics
+        self._version, self._report, self._now = version, report, now
+        self._loaded: tuple[bytes, bytes] | None = None
+        self.ready = asyncio.Event()
+
+    @property
+    def pause(self) -> float:
+        """Seconds from one look to the next: several within each step of a change of certificates."""
+        return min(LONGEST_PAUSE, self._wanted.lifetime.overlap.total_seconds() / 4)
+
+    async def load(self) -> None:
+        """Returns with a certificate in service: only then the API server may be told to ask us."""
+        while not await self._done(self._certify):  # noqa: ASYNC110  (the API server is asked again)
+            await asyncio.sleep(min(RETRY_SECONDS, self.pause))
+
+    async def run(self) -> None:
+        while True:
+            if await self._done(self.keep):
+                self.ready.set()
+                await asyncio.sleep(self.pause)
+            else:
+                await asyncio.sleep(min(RETRY_SECONDS, self.pause))
+
+    async def keep(self) -> None:
+        """One look. Raises Rejected, NotYet or Unreachable."""
+        authorities = await self._certify()
+        if self._wanted.configure:
+            text = None if authorities is None else base64.b64encode(authorities).decode()
+            await self._configure(replace(self._wanted.door, bundle=text))
+
+    async def _done(self, work: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            await work()
+        except GalacticError as error:
+            self._report(str(error))
+            log.warning("certificate or configuration not kept", error=str(error))
+            return False
+        self._report(None)
+        return True
+
+    async def _certify(self) -> bytes | None:
+        """Puts the certificate in service. The CAs (PEM) to be entered, None where others do that."""
+        wanted = self._wanted
+        if wanted.files is None:
+            bundle = await self._bundle()
+            self._load(bundle.serving.certificates, bundle.serving.key)
+            return bundle.ca.certificates
+        self._load(_read(wanted.files.certificate), _read(wanted.files.key))
+        return _read(wanted.files.ca) if wanted.files.ca else None
+
+    async def _bundle(self) -> Bundle:
+        """What the replicas share, one step further if that is due."""
+        wanted, namespace = self._wanted, self._wanted.door.namespace
+        secret = await self._api.find(SECRETS, wanted.name, namespace)
+        there: Bundle | None = None
+        if secret is not None:
+            try:
+                there = Bundle.of(_decoded(secret.get("data") or {}))
+            except Rejected as problem:
+                log.warning("Secret not understood, made anew", secret=wanted.name, problem=str(problem))
+        bundle = renewed(there, wanted.door.names, wanted.lifetime, self._now())
+        if bundle == there:
+            return bundle
+        try:
+            if secret is None:
+                await self._api.create(SECRETS, self._secret(bundle), namespace)
+            else:
+                await self._api.replace(SECRETS, {**secret, "data": _encoded(bundle)})
+        except Conflict:
+            raise NotYet("another replica was faster") from None
+        except NotFound:
+            raise NotYet(f"namespace {namespace} does not exist") from None
+        log.info(
+            "certificates renewed", secret=f"{namespace}/{wanted.name}", expiry=bundle.expiry.isoformat()
+        )
+        return bundle
+
+    def _secret(self, bundle: Bundle) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": self._wanted.name,
+                "namespace": self._wanted.door.namespace,
+                "labels": {"app.kubernetes.io/part-of": "galactic"},
+            },
+            "type": "kubernetes.io/tls",
+            "data": _encoded(bundle),
+        }
+
+    def _load(self, certificate: bytes, key: bytes) -> None:
+        if self._loaded != (certificate, key):
+            self._certificate.load(certificate, key)
+            self._loaded = certificate, key
+            expiry = x509.load_pem_x509_certificates(certificate)[0].not_valid_after_utc
+            self._metrics.loaded(expiry)
+            log.info("certificate in service", expiry=expiry.isoformat())
+
+    async def _configure(self, door: Door) -> None:
+        wanted = self._wanted
+        for namespace in to_be_labelled(door.namespace, self._version):
+            found = await self._api.find(NAMESPACES, namespace)
+            if found is not None and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED:
+                patch = {"metadata": {"labels": {ADMISSION_LABEL: IGNORED}}}
+                await self._api.patch(NAMESPACES, namespace, patch)
+        for resource, manifest in configurations(wanted.name, door, self._version, wanted.pod_policy):
+            there = await self._api.find(resource, wanted.name)
+            try:
+                if there is None:
+                    await self._api.create(resource, manifest)
+                elif (better := merged(there, manifest)) is not None:
+                    await self._api.replace(resource, better)
+            except Conflict:
+                raise NotYet("another replica was faster") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotYet(f"{path}: {error.strerror}") from error
+
+
+def _encoded(bundle: Bundle) -> dict[str, str]:
+    return {name: base64.b64encode(value).decode() for name, value in bundle.data().items()}
+
+
+def _decoded(data: dict[str, str]) -> dict[str, bytes]:
+    try:
+        return {name: base64.b64decode(value, validate=True) for name, value in data.items()}
+    except ValueError as error:
+        raise Rejected(f"not base64: {error}", reason="InvalidSecret") from error

@@ -1,0 +1,41 @@
+"""What the webhook server alone knows."""
+
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """``galactic_webhook_…``."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._reviews = Counter(
+            "galactic_webhook_reviews",
+            "Requests answered: allowed, warned, refused, failed (for now) or undecodable.",
+            ("resource", "operation", "answer"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "galactic_webhook_review_seconds",
+            "How long an answer took.",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5),
+            registry=registry,
+        )
+        self._expiry = Gauge(
+            "galactic_webhook_certificate_expiry_timestamp_seconds",
+            "When the certificate that is served expires.",
+            registry=registry,
+        )
+        self._loads = Counter(
+            "galactic_webhook_certificate_loads",
+            "How often a new certificate was taken into service.",
+            registry=registry,
+        )
+
+    def reviewed(self, resource: str, operation: str, answer: str, seconds: float) -> None:
+        self._reviews.labels(resource, operation, answer).inc()
+        self._seconds.observe(seconds)
+
+    def loaded(self, expiry: datetime) -> None:
+        self._expiry.set(expiry.timestamp())
+        self._loads.inc()

@@ -1,0 +1,312 @@
+"""Pods that ask for an attachment: what is added to them, and what is refused.
+
+k8s.v1alpha.galactic.datumapis.com/vpc-attachment: NAME              that attachment
+k8s.v1alpha.galactic.datumapis.com/vpc: NAME or namespace/NAME       one of its own, in that VPC
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from galactic.errors import NotYet, Rejected
+from galactic.names import (
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    GENERATED,
+    NETWORKS_ANNOTATION,
+    VPC_ANNOTATION,
+)
+from galactic.operator.admission import multus
+from galactic.operator.admission.review import Answer
+
+SUFFIX: Final = 5
+"""Random letters at the end of a generated name, as in the names of Pods."""
+LONGEST: Final = 63
+POD_INTERFACE: Final = "eth0"
+_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+ATTACHMENT_FIELD: Final = f"metadata.annotations[{ATTACHMENT_ANNOTATION}]"
+VPC_FIELD: Final = f"metadata.annotations[{VPC_ANNOTATION}]"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True, extra="ignore")
+
+
+class _Meta(_Model):
+    name: str = ""
+    generate_name: str = ""
+    namespace: str = ""
+    annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+class _Spec(_Model):
+    host_network: bool = False
+
+
+class _Status(_Model):
+    phase: str = ""
+
+
+class _Pod(_Model):
+    metadata: _Meta
+    spec: _Spec = Field(default_factory=_Spec)
+    status: _Status = Field(default_factory=_Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The part of a Pod that matters here. ``name`` is the one it is to get by generateName as far as it is known."""
+
+    namespace: str
+    name: str
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotated: bool = True  # whether there are annotations, or labels, that a patch can add to
+    labelled: bool = True
+    host_network: bool = False
+    over: bool = False
+
+    @property
+    def attachment(self) -> str:
+        """The attachment that it asks for; empty for none."""
+        return self.annotations.get(ATTACHMENT_ANNOTATION, "")
+
+    @property
+    def vpc(self) -> tuple[str, str] | None:
+        """(namespace, name) of the VPC in which it wants an attachment of its own."""
+        text = self.annotations.get(VPC_ANNOTATION)
+        if text is None:
+            return None
+        namespace, slash, name = text.partition("/")
+        return (namespace, name) if slash else (self.namespace, text)
+
+    @property
+    def concerned(self) -> bool:
+        """Whether it asks for anything of ours."""
+        return ATTACHMENT_ANNOTATION in self.annotations or VPC_ANNOTATION in self.annotations
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What is known of the attachment that a pod asks for."""
+
+    interface: str
+    ready: bool
+    why: str = ""  # what the Ready condition says while it is not
+
+
+def parse(thing: Mapping[str, Any], namespace: str) -> Pod:
+    """The Pod. Raises Rejected when it is none."""
+    try:
+        pod = _Pod.model_validate(thing)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        raise Rejected(first["msg"], reason="Undecodable", field=".".join(map(str, first["loc"]))) from error
+    meta = pod.metadata
+    return Pod(
+        namespace=namespace or meta.namespace,
+        name=meta.name or meta.generate_name,
+        annotations=meta.annotations or {},
+        labels=meta.labels or {},
+        annotated=meta.annotations is not None,
+        labelled=meta.labels is not None,
+        host_network=pod.spec.host_network,
+        over=pod.status.phase in ("Succeeded", "Failed"),
+    )
+
+
+def checked(pod: Pod) -> None:
+    """Raises Rejected for what is wrong with the pod by itself."""
+    if pod.host_network:
+        raise Rejected(
+            "true leaves the pod in the node's network, where there is nothing to attach; remove it, or the annotation",
+            reason="HostNetwork",
+            field="spec.hostNetwork",
+        )
+    if ATTACHMENT_ANNOTATION in pod.annotations and not _is_name(pod.attachment):
+        raise Rejected(
+            f"{pod.attachment!r} is not the name of a VPCAttachment; give the name of one in namespace {pod.namespace}",
+            reason="InvalidName",
+            field=ATTACHMENT_FIELD,
+        )
+    if (vpc := pod.vpc) is not None and not (_LABEL.fullmatch(vpc[0]) and _is_name(vpc[1])):
+        raise Rejected(
+            f"{pod.annotations[VPC_ANNOTATION]!r} is not the name of a VPC; write NAME or NAMESPACE/NAME",
+            reason="InvalidName",
+            field=VPC_FIELD,
+        )
+    if pod.vpc and pod.attachment and pod.labels.get(ATTACHMENT_LABEL) != GENERATED:
+        raise Rejected(
+            f"{pod.attachment!r} beside {VPC_ANNOTATION}: a pod has an attachment of its own, or that one; remove one "
+            "of the two annotations",
+            reason="TwoAttachments",
+            field=ATTACHMENT_FIELD,
+        )
+    there = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
+    names = Counter((POD_INTERFACE, *multus.interfaces(there)))
+    if twice := [name for name, times in names.items() if times > 1]:
+        raise _twice(twice[0])
+
+
+def attachment_name(pod: Pod, suffix: str) -> str:
+    """The name of an attachment of the pod's own: its name and five random letters, a DNS label."""
+    stem = pod.name.replace(".", "-")[: LONGEST - 1 - len(suffix)].strip("-") or "pod"
+    return f"{stem}-{suffix}"
+
+
+def label(attachment: str) -> str:
+    """The value of ATTACHMENT_LABEL for pods that share an attachment: its name where a label can hold it."""
+    if len(attachment) <= LONGEST and attachment != GENERATED:
+        return attachment
+    return blake2b(attachment.encode(), digest_size=16).hexdigest()
+
+
+def mutated(pod: Pod, attachment: str, interface: str) -> Answer:
+    """The pod gets what Multus needs, its label, and the name of an attachment of its own. Idempotent.
+
+    Raises Rejected where the Multus annotation cannot be read, or has another network with that interface.
+    """
+    before = pod.annotations.get(NETWORKS_ANNOTATION, "")
+    after = multus.appended(before, attachment, interface, pod.namespace)
+    warnings: tuple[str, ...] = ()
+    there = multus.networks(after)
+    index = multus.position(there, attachment, pod.namespace)
+    assert index is not None
+    names = multus.interfaces(there)
+    if names[index] != interface:
+        asked = f"{attachment} with interface {names[index]}"
+        remedy = (
+            f"its VPCAttachment says {interface}; remove it from the list, and it is added as it should be"
+        )
+        warnings = (f"{multus.FIELD}: {asked}: {remedy}",)
+    for name, times in Counter((POD_INTERFACE, *names)).items():
+        if times > 1:
+            raise _twice(name)
+    annotations = {ATTACHMENT_ANNOTATION: attachment, NETWORKS_ANNOTATION: after}
+    labels = {ATTACHMENT_LABEL: GENERATED if pod.vpc else label(attachment)}
+    return Answer(
+        warnings=warnings,
+        patch=(
+            *_set("annotations", pod.annotations, annotations, there=pod.annotated),
+            *_set("labels", pod.labels, labels, there=pod.labelled),
+        ),
+    )
+
+
+def ready(pod: Pod, attachment: Attachment | None) -> None:
+    """Raises NotYet while the pod's attachment is missing or not ready."""
+    if attachment is None:
+        raise NotYet(
+            f"{ATTACHMENT_FIELD}: there is no VPCAttachment {pod.namespace}/{pod.attachment}; make it. {CONVERGES}",
+            reason="AttachmentNotFound",
+        )
+    if not attachment.ready:
+        raise NotYet(
+            f"{ATTACHMENT_FIELD}: VPCAttachment {pod.namespace}/{pod.attachment} is not ready"
+            f"{f' ({attachment.why})' if attachment.why else ''}; `kubectl describe vpca` says what it waits for. "
+            f"{CONVERGES}",
+            reason="AttachmentNotReady",
+        )
+
+
+CONVERGES: Final = (
+    "A Deployment or other controller tries again by itself; a bare pod has to be applied again."
+)
+
+
+def fresh(pod: Pod, attachment: Attachment | None) -> None:
+    """Raises Rejected where the attachment that is to be made for the pod is another's: a copied manifest."""
+    if attachment is not None:
+        raise Rejected(
+            f"{pod.attachment!r} was made for another pod; remove the annotation, the label {ATTACHMENT_LABEL} and the "
+            f"entry in {NETWORKS_ANNOTATION}, which were added to that pod",
+            reason="AttachmentTaken",
+            field=ATTACHMENT_FIELD,
+        )
+
+
+def shared(pod: Pod, others: Sequence[str]) -> Answer:
+    """A warning when other pods that live have the same attachment, as they do while a rolling update surges."""
+    if not others:
+        return Answer()
+    verb = "has" if len(others) == 1 else "have"
+    fact = f"pod {', '.join(sorted(others)[:3])} {verb} VPCAttachment {pod.attachment} as well"
+    return Answer(
+        warnings=(f"{fact}; the newest gets the traffic. For one each, use the annotation {VPC_ANNOTATION}",)
+    )
+
+
+def updated(old: Pod, new: Pod) -> None:
+    """Raises Rejected where an annotation that has taken effect is changed, or one is set that no longer can."""
+    if old.over or not (old.concerned or new.concerned):
+        return
+    for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION):
+        before, after = old.annotations.get(name), new.annotations.get(name)
+        if before != after:
+            raise _fixed(name, before, after)
+    if (before := old.annotations.get(NETWORKS_ANNOTATION)) == (
+        after := new.annotations.get(NETWORKS_ANNOTATION)
+    ):
+        return
+    # Others may attach further networks to a running pod. Ours stays as it is.
+    try:
+        ours = _entry(old)
+    except Rejected:
+        return
+    if ours is not None and _entry(new) != ours:
+        raise _fixed(NETWORKS_ANNOTATION, before, after)
+
+
+def _entry(pod: Pod) -> multus.Network | None:
+    there = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
+    index = multus.position(there, pod.attachment, pod.namespace)
+    return None if index is None else there[index]
+
+
+def _fixed(name: str, before: str | None, after: str | None) -> Rejected:
+    change = "cannot be set" if before is None else f"cannot {'be removed' if after is None else 'change'}"
+    return Rejected(
+        f"{(before if after is None else after)!r} {change} on a pod that exists; delete the pod and make it anew, or "
+        "change the template of its controller",
+        reason="Immutable",
+        field=f"metadata.annotations[{name}]",
+    )
+
+
+def _twice(name: str) -> Rejected:
+    return Rejected(
+        f"two interfaces of the pod would be called {name!r}; give each a name of its own, here or in the "
+        "VPCAttachment's spec.interface.name",
+        reason="DuplicateInterface",
+        field=multus.FIELD,
+    )
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= 253 and _SUBDOMAIN.fullmatch(text) is not None
+
+
+def _set(
+    place: str, before: Mapping[str, str], wanted: Mapping[str, str], *, there: bool
+) -> list[dict[str, Any]]:
+    """The JSON patch that sets those keys of a mapping in the metadata. Empty if they are set."""
+    changed = {key: value for key, value in wanted.items() if before.get(key) != value}
+    if not there:
+        return [{"op": "add", "path": f"/metadata/{place}", "value": changed}] if changed else []
+    return [
+        {"op": "add", "path": f"/metadata/{place}/{_escaped(key)}", "value": value}
+        for key, value in changed.items()
+    ]
+
+
+def _escaped(key: str) -> str:
+    """A key in a JSON pointer (RFC 6901 §3)."""
+    return key.replace("~", "~0").replace("/", "~1")

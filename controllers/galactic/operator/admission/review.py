@@ -1,0 +1,146 @@
+"""What the API server asks and what it is answered: AdmissionReview of admission.k8s.io/v1."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from galactic.errors import GalacticError, NotYet, Rejected
+
+API_VERSION: Final = "admission.k8s.io/v1"
+Operation = Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
+WARNING_CHARACTERS: Final = 250
+"""The API server drops or cuts what is much longer (256 for one, 4096 for all)."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+
+class _Resource(_Model):
+    group: str = ""
+    version: str
+    resource: str
+
+
+class _User(_Model):
+    username: str = ""
+    groups: tuple[str, ...] = ()
+    extra: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+
+
+class _Request(_Model):
+    uid: str
+    resource: _Resource
+    sub_resource: str = ""
+    name: str = ""
+    namespace: str = ""
+    operation: Operation
+    user_info: _User = Field(default_factory=_User)
+    object: dict[str, Any] | None = None
+    old_object: dict[str, Any] | None = None
+
+
+class _Review(_Model):
+    api_version: Literal["admission.k8s.io/v1"]
+    kind: Literal["AdmissionReview"]
+    request: _Request
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks. ``extra`` tells of a service account's token which pod, and on newer servers which node, it is for."""
+
+    name: str = ""
+    extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is about to be stored. ``new`` is the object as it would be, ``old`` as it is (None when created)."""
+
+    uid: str
+    resource: str  # the plural
+    subresource: str
+    operation: Operation
+    namespace: str
+    name: str  # empty for an object that is yet to get one by generateName
+    user: User
+    new: dict[str, Any]
+    old: dict[str, Any] | None
+
+    @property
+    def going(self) -> bool:
+        """Whether the object is being deleted: nothing must stand in the way of that."""
+        return bool((self.new.get("metadata") or {}).get("deletionTimestamp"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Yes, unless there is a ``refusal``. ``patch`` is a JSON patch (RFC 6902)."""
+
+    refusal: GalacticError | None = None
+    warnings: tuple[str, ...] = ()
+    patch: tuple[dict[str, Any], ...] = ()
+
+
+YES: Final = Answer()
+
+
+def parse(body: bytes) -> Request:
+    """The request in an AdmissionReview. Raises Rejected, naming what does not fit."""
+    try:
+        request = _Review.model_validate_json(body).request
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        place = ".".join(map(str, first["loc"]))
+        raise Rejected(first["msg"], reason="Undecodable", field=place) from error
+    return Request(
+        uid=request.uid,
+        resource=request.resource.resource,
+        subresource=request.sub_resource,
+        operation=request.operation,
+        namespace=request.namespace,
+        name=request.name,
+        user=User(request.user_info.username, request.user_info.extra),
+        new=request.object or {},
+        old=request.old_object,
+    )
+
+
+def rendered(uid: str, answer: Answer) -> bytes:
+    """The AdmissionReview that says it."""
+    response: dict[str, Any] = {"uid": uid, "allowed": answer.refusal is None}
+    if answer.refusal is not None:
+        code, reason = _status(answer.refusal)
+        response["status"] = {
+            "status": "Failure",
+            "code": code,
+            "reason": reason,
+            "message": str(answer.refusal),
+        }
+    elif answer.patch:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(answer.patch).encode()).decode()
+    if answer.warnings:
+        response["warnings"] = [_short(warning) for warning in answer.warnings]
+    return json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
+
+
+def _status(refusal: GalacticError) -> tuple[int, str]:
+    """HTTP status and reason (metav1.StatusReason) of a refusal."""
+    if isinstance(refusal, Rejected):
+        return (403, "Forbidden") if refusal.reason in FORBIDDEN else (422, "Invalid")
+    return (403, "Forbidden") if isinstance(refusal, NotYet) else (503, "ServiceUnavailable")
+
+
+FORBIDDEN: Final = frozenset({"NotGranted", "NotYours"})
+"""Reasons that are about who asks, not about what is asked for."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= WARNING_CHARACTERS else f"{text[: WARNING_CHARACTERS - 1]}…"

@@ -1,0 +1,123 @@
+"""HTTPS for the API server: one review a request, answered in time or refused clearly."""
+
+import asyncio
+import ssl
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+from aiohttp import web
+
+from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.operator.admission.configuration import MUTATE, VALIDATE
+from galactic.operator.admission.metrics import Metrics
+from galactic.operator.admission.review import Answer, Request, parse, rendered
+
+log = structlog.get_logger(__name__)
+ANSWER_SECONDS: Final = 4.0
+"""The API server waits for 5."""
+LONGEST_BODY: Final = 16 << 20
+"""An object has at most 3 MiB in a request, and an update comes with the old one."""
+KEEP_ALIVE_SECONDS: Final = 300.0
+"""Longer than the API server keeps an idle connection (90 s): were we to close it, a request could be on its way."""
+
+Decision = Callable[[Request], Awaitable[Answer]]
+
+
+class Certificate:
+    """The TLS context, into which a new certificate is put while it is in use."""
+
+    def __init__(self) -> None:
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+
+    def load(self, certificate: bytes, key: bytes) -> None:
+        """What is served from the next connection on. Raises Rejected and changes nothing when the two do not fit."""
+        with tempfile.TemporaryDirectory() as folder:  # for its owner's eyes only
+            files = Path(folder, "tls.crt"), Path(folder, "tls.key")
+            for path, pem in zip(files, (certificate, key), strict=True):
+                path.write_bytes(pem)
+            try:
+                ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(*files)
+                self.context.load_cert_chain(*files)
+            except (ssl.SSLError, OSError) as error:
+                raise Rejected(
+                    f"certificate and key cannot be used: {error}", reason="InvalidCertificate"
+                ) from error
+
+
+class Server:
+    """``async with server:`` listens. ``mutate`` and ``validate`` decide."""
+
+    def __init__(
+        self, port: int, certificate: Certificate, metrics: Metrics, *, mutate: Decision, validate: Decision
+    ) -> None:
+        self._port, self._certificate, self._metrics = port, certificate, metrics
+        app = web.Application(client_max_size=LONGEST_BODY)
+        app.add_routes([web.post(MUTATE, self._handler(mutate)), web.post(VALIDATE, self._handler(validate))])
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, keepalive_timeout=KEEP_ALIVE_SECONDS
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, None, self._port, ssl_context=self._certificate.context)
+        await site.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._runner.addresses[0][1])
+
+    def _handler(self, decide: Decision) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handler(request: web.Request) -> web.Response:
+            started = time.monotonic()
+            try:
+                asked = parse(await request.read())
+            except Rejected as problem:
+                self._metrics.reviewed("", "", "undecodable", time.monotonic() - started)
+                return web.Response(text=f"not an AdmissionReview: {problem}\n", status=400)
+            answer = await _in_time(decide, asked)
+            resource = "/".join(filter(None, (asked.resource, asked.subresource)))
+            self._metrics.reviewed(resource, asked.operation, _word(answer), time.monotonic() - started)
+            if answer.refusal is not None:
+                log.info(
+                    "refused",
+                    resource=resource,
+                    operation=asked.operation,
+                    object=f"{asked.namespace}/{asked.name}",
+                    user=asked.user.name,
+                    why=str(answer.refusal),
+                )
+            return web.Response(body=rendered(asked.uid, answer), content_type="application/json")
+
+        return handler
+
+
+async def _in_time(decide: Decision, asked: Request) -> Answer:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await decide(asked)
+    except TimeoutError:
+        problem: GalacticError = Unreachable(
+            "kube-apiserver", f"no answer within {ANSWER_SECONDS:.0f} s; try again"
+        )
+    except Unreachable as error:
+        problem = error
+    except Exception as error:
+        log.exception("no answer", resource=asked.resource, object=f"{asked.namespace}/{asked.name}")
+        problem = Unreachable("galactic-webhook", f"{type(error).__name__}, see its log; try again")
+    return Answer(refusal=problem)
+
+
+def _word(answer: Answer) -> str:
+    if answer.refusal is not None:
+        return "failed" if isinstance(answer.refusal, Unreachable) else "refused"
+    return "warned" if answer.warnings else "allowed"
