@@ -17,6 +17,14 @@ class Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
 
 
+class Owner(Model):
+    """Who the object goes with when it is deleted."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
 class Meta(Model):
     """The part of an object's metadata that we read."""
 
@@ -30,6 +38,7 @@ class Meta(Model):
     finalizers: tuple[str, ...] = ()
     annotations: dict[str, str] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
+    owner_references: tuple[Owner, ...] = ()
 
 
 class Condition(Model):

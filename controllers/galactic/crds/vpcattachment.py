@@ -92,6 +92,12 @@ class AttachmentStatus(Model):
     """What is."""
 
     ready: bool = Field(default=False, description="Whether a pod can be attached.")
+    vpc: str | None = Field(
+        default=None,
+        description="The VPC that it belongs to, namespace/name, from when it was first ready. spec.vpc is immutable "
+        "from then on.",
+        max_length=317,
+    )
     identifier: str | None = Field(
         default=None, description="The attachment's identifier in its VPC, 4 hex digits."
     )

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from galactic.errors import Unreachable
 from galactic.kube.client import connect
+from galactic.kube.lease import Lease, identity, own_namespace
 from galactic.launch import Health, launch
+from galactic.operator.api import Fenced
 from galactic.operator.desk import Rules
+from galactic.operator.feeds import feeds
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
@@ -24,40 +26,36 @@ class Memo:
 
 
 async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) -> None:
+    """Watches always, acts while it holds the lease."""
     async with await connect() as kube:
         rules = Rules(srv6_space=settings.srv6_space, strict=settings.strict, mtu=settings.mtu)
-        reconciler = Reconciler(kube, rules, metrics, lambda problem: health.set("kube-apiserver", problem))
+        lease = Lease(kube, own_namespace(), "galactic-operator", identity())
+        report = lambda problem: health.set("kube-apiserver", problem)  # noqa: E731
+        reconciler = Reconciler(Fenced(kube, lease), rules, metrics, report)
         metrics.read(
             waiting=lambda: len(reconciler.queue),
             requests=lambda: kube.requests,
             dropped=lambda: reconciler.events.dropped,
             counts={cache.resource.kind: cache.__len__ for cache in reconciler.view.caches},
+            leads=lambda: lease.leads,
+            holder=lambda: lease.holder,
         )
-        await restored(reconciler, health)
-        work = asyncio.create_task(reconciler.run(), name="reconciler")
-        await reconciler.started.wait()  # kopf cancels every task that is younger than itself when it ends
-        watching = asyncio.create_task(watch(Memo(reconciler.view), reconciler.resync), name="watch")
+        parts = {
+            asyncio.create_task(part)
+            for part in (
+                *(feed.run() for feed in feeds(kube, reconciler.view)),
+                watch(Memo(reconciler.view), reconciler.resync),
+                lease.run(reconciler.lead),
+            )
+        }
         try:
-            done, _ = await asyncio.wait({work, watching}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
         finally:
-            for task in (watching, work):
-                task.cancel()
-            await asyncio.wait({watching, work})
-
-
-async def restored(reconciler: Reconciler, health: Health) -> None:
-    """Waits for the API server's first complete answer."""
-    while True:
-        try:
-            await reconciler.restore()
-        except Unreachable as error:
-            health.set("kube-apiserver", str(error))
-            await asyncio.sleep(2)
-        else:
-            health.set("kube-apiserver", None)
-            return
+            for part in parts:
+                part.cancel()
+            await asyncio.wait(parts)
 
 
 def main() -> None:

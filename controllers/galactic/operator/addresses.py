@@ -3,8 +3,8 @@
 An attachment holds its addresses, as /32 and /128, and its terminations. One network has one holder.
 """
 
-from collections import deque
-from collections.abc import Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import Final
 
@@ -12,6 +12,8 @@ from galactic.errors import NotYet, Rejected
 from galactic.kube.informer import Key
 from galactic.operator.networks import Address, Interface, Network, host
 
+FURTHEST: Final = 1 << 16
+"""How far into a network the first address that is allocated lies, at the most."""
 POINT_TO_POINT: Final = 1
 """Host bits up to which a network has no network, broadcast or gateway address (RFC 3021, RFC 6164)."""
 
@@ -23,43 +25,43 @@ class Held(Rejected):
 class _Free:
     """The free addresses of one network, in amortised constant time.
 
-    Addresses above the mark were never handed out; those below that came back wait in a queue, so that an address
+    They are handed out from the middle upwards, in large networks from offset 65,536, and the lower ones come last:
+    people who give addresses themselves begin at the low end, and may do so after others were allocated.
+
+    Those beyond the mark were never handed out; those before it that came back wait in a queue, so that an address
     rests for as long as there are fresh ones. Given addresses may be anywhere: they are skipped when it is their turn.
     """
 
     def __init__(self, network: Network) -> None:
         self.network = network
-        first, last = 0, network.num_addresses - 1
+        first, last, start = 0, network.num_addresses - 1, 0
         if network.max_prefixlen - network.prefixlen > POINT_TO_POINT:
-            first, last = (
-                2,
-                last - 1,
-            )  # neither network, nor the first host (a gateway's place), nor broadcast
-        self._base = int(network.network_address)
-        self._mark, self._last = first, last
-        self._first = first
+            # Neither network, nor the first host (a gateway's place), nor broadcast.
+            first, last, start = 2, last - 1, min(network.num_addresses // 2, FURTHEST)
+        self._first, self._count = int(network.network_address) + first, last - first + 1
+        self._start = start % self._count
+        self._mark = 0
         self._returned: deque[int] = deque()
 
-    def take(self, held: Collection[Network]) -> Interface | None:
+    def take(self, taken: Callable[[Network], bool]) -> Interface | None:
         """A free address with the network's length, None when there is none."""
-        while self._mark <= self._last:
-            offset, self._mark = self._mark, self._mark + 1
-            if (address := self._address(offset)) is not None and host(address) not in held:
+        while self._mark < self._count:
+            index, self._mark = self._mark, self._mark + 1
+            if not taken(host(address := self._address(index))):
                 return self._interface(address)
         for _ in range(len(self._returned)):
-            address = self._address(self._returned.popleft())
-            if host(address) not in held:
+            if not taken(host(address := self._address(self._returned.popleft()))):
                 return self._interface(address)
         return None
 
     def give_back(self, address: Address) -> None:
-        offset = int(address) - self._base
-        if self._first <= offset < min(self._mark, self._last + 1):
-            self._returned.append(offset)
+        offset = int(address) - self._first
+        if 0 <= offset < self._count and (index := (offset - self._start) % self._count) < self._mark:
+            self._returned.append(index)
 
-    def _address(self, offset: int) -> Address:
-        packed = (self._base + offset).to_bytes(self.network.max_prefixlen // 8, "big")
-        return ip_address(packed)
+    def _address(self, index: int) -> Address:
+        number = self._first + (self._start + index) % self._count
+        return ip_address(number.to_bytes(self.network.max_prefixlen // 8, "big"))
 
     def _interface(self, address: Address) -> Interface:
         return ip_interface(f"{address}/{self.network.prefixlen}")
@@ -72,6 +74,7 @@ class Addresses:
         self._holders: dict[Network, Key] = {}
         self._held: dict[Key, frozenset[Network]] = {}
         self._free: dict[Network, _Free] = {}
+        self._named: Counter[Network] = Counter()
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -81,6 +84,24 @@ class Addresses:
 
     def held(self, holder: Key) -> frozenset[Network]:
         return self._held.get(holder, frozenset())
+
+    @property
+    def named(self) -> bool:
+        """Whether any specification gives an address here."""
+        return bool(self._named)
+
+    def name(self, networks: Collection[Network]) -> None:
+        """Some specification gives those addresses, whether it gets them or not: they are not allocated to others."""
+        self._named.update(networks)
+
+    def unname(self, networks: Collection[Network]) -> None:
+        """The opposite of ``name``."""
+        for network in networks:
+            self._named[network] -= 1
+            if self._named[network] <= 0:
+                del self._named[network]
+                if network not in self._holders:
+                    self._give_back(network)
 
     def claim(self, holder: Key, networks: Collection[Network]) -> bool:
         """Gives the holder exactly those networks, or raises Held and leaves it what it had.
@@ -122,7 +143,7 @@ class Addresses:
             family = [network for network in networks if network.version == version]
             for network in family:
                 free = self._free.setdefault(network, _Free(network))
-                if (address := free.take(self._holders.keys())) is not None:
+                if (address := free.take(self._taken)) is not None:
                     result.append(address)
                     break
             else:
@@ -134,6 +155,9 @@ class Addresses:
                     reason="AddressesExhausted",
                 )
         return tuple(result)
+
+    def _taken(self, network: Network) -> bool:
+        return network in self._holders or network in self._named
 
     def _drop(self, network: Network) -> None:
         del self._holders[network]

@@ -11,9 +11,10 @@ from galactic.crds.vpcattachment import AttachmentStatus, VpcAttachment
 from galactic.errors import NotYet, Rejected
 from galactic.kube import client
 from galactic.kube.informer import Key
-from galactic.kube.resources import NADS, VPC_ATTACHMENTS
+from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
 from galactic.names import function_hex, parse_function, parse_vpc
 from galactic.operator.addresses import Held
+from galactic.operator.books import settled
 from galactic.operator.conditions import (
     ACCEPTED,
     CONFLICT,
@@ -28,7 +29,7 @@ from galactic.operator.conditions import (
 from galactic.operator.desk import Desk
 from galactic.operator.grants import granted, refusal
 from galactic.operator.nad import configuration, definition
-from galactic.operator.networks import Interface, Network, host, within
+from galactic.operator.networks import Interface, Network, host
 from galactic.operator.plan import Plan, outside, plan
 from galactic.operator.state import Broken
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
@@ -79,6 +80,13 @@ class Attachments:
         """Nothing is awaited here: what was seen to be free is claimed. Raises Rejected or NotYet."""
         books, rules = self._desk.books, self._desk.rules
         wanted = plan(attachment, rules.srv6_space)
+        if settled(attachment) not in (None, wanted.vpc):
+            raise Rejected(
+                f"{'/'.join(wanted.vpc)} cannot replace {attachment.status.vpc}: immutable once ready; set it back, or "
+                "make another attachment",
+                reason="Immutable",
+                field="spec.vpc",
+            )
         vpc, revoked = self._door(key, wanted.vpc, attachment.status.ready)
         assert vpc.status.identifier is not None
         networks = self._vpcs.networks(wanted.vpc, vpc)
@@ -91,12 +99,14 @@ class Attachments:
         try:
             addresses = self._addresses(key, attachment, wanted, networks)
             strangers = outside(wanted, addresses, networks)
-            if strangers and rules.strict:
+            if rules.strict and (given := outside(wanted, wanted.addresses, networks)):
                 raise Rejected(
-                    f"{strangers}; give addresses inside them",
+                    f"{given}; give addresses inside them",
                     reason="AddressOutsideNetworks",
                     field="spec.interface.addresses",
                 )
+            if strangers and not wanted.addresses:
+                strangers += "; what was allocated is kept for as long as the attachment lives"
             if book.addresses.claim(key, wanted.holds(addresses)):
                 self._wake(book.blocked - {key})
             books.remember(key, addresses)
@@ -140,10 +150,8 @@ class Attachments:
         books = self._desk.books
         book = books.of(wanted.vpc)
         before = books.addresses(key) or _parsed(attachment.status.addresses)
-        if before and all(within(address.ip, networks) for address in before):
-            holders = {book.addresses.holder(host(address.ip)) for address in before}
-            if holders <= {None, key}:
-                return before
+        if before:
+            return before  # whatever became of the VPC's networks: a pod may be using them
         addresses = book.addresses.allocate(networks)
         # Free just now, so this cannot fail; they are kept even when a termination turns out to be held.
         book.addresses.claim(key, book.addresses.held(key) | {host(address.ip) for address in addresses})
@@ -226,6 +234,7 @@ class Attachments:
                     "the VPC no longer admits this namespace; what is attached stays attached",
                 )
         if problem is None and admitted:
+            after["vpc"] = "/".join(admitted.plan.vpc)
             text = f"a pod can be attached, with {', '.join(after['addresses'])}"
             states[READY] = State("True", "Ready", text)
         elif problem is not None:
@@ -239,17 +248,35 @@ class Attachments:
                 states[CONFLICT] = State("True", reason, str(problem))
         after["conditions"] = conditions(before.conditions, states, meta.generation, now())
         await self._desk.status(VPC_ATTACHMENTS, meta, before, after)
+        if problem is not None and _generated(meta):
+            self._tell_pods(meta, problem)
+
+    def _tell_pods(self, meta: Meta, problem: Rejected | NotYet) -> None:
+        """The user of a generated attachment looks at the Pod."""
+        view = self._desk.view
+        for key in view.carriers((meta.namespace, meta.name)):
+            if (pod := view.pods.get(key)) is not None:
+                self._desk.events.tell(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
 
     async def _hold(self, key: Key) -> None:
-        """The finalizer: there while a pod is attached, so that nobody pulls the interface away under it."""
+        """The finalizer: there while a pod has it, so that nobody pulls the interface away under it.
+
+        An endpoint counts as well, for pods without the label. A generated attachment's pod has it: there, an endpoint
+        without a pod is one that a dead node left.
+        """
         desk = self._desk
         found = desk.view.attachments.get(key)
         if found is None or isinstance(found, Broken):
             return
         meta, endpoint = found.metadata, found.status.endpoint
-        in_use = endpoint is not None and not desk.view.terminating(key[0])
-        if meta.deletion_timestamp is not None and endpoint is not None and in_use:
-            state = State("True", "InUse", f"waits for its pod on node {endpoint.node} to go")
+        pods = desk.view.carriers(key)
+        attached = endpoint is not None and not _generated(meta)
+        in_use = (bool(pods) or attached) and not desk.view.terminating(key[0])
+        if meta.deletion_timestamp is not None and in_use:
+            who = f"pod {'/'.join(pods[0])}" if pods else "its pod"
+            if endpoint is not None:
+                who += f" on node {endpoint.node}"
+            state = State("True", "InUse", f"waits for {who} to go")
             after = conditions(found.status.conditions, {DELETING: state}, meta.generation, now())
             await desk.status(VPC_ATTACHMENTS, meta, found.status, {"conditions": after})
             return
@@ -264,6 +291,10 @@ class Attachments:
     def _wake(self, blocked: Any) -> None:
         for attachment in tuple(blocked):
             self._desk.dirty(("attachment", attachment), 0.0)
+
+
+def _generated(meta: Meta) -> bool:
+    return any(owner.kind == PODS.kind for owner in meta.owner_references)
 
 
 def _parsed(texts: tuple[str, ...]) -> tuple[Interface, ...]:

@@ -18,7 +18,7 @@ from galactic.kube.informer import Key
 from galactic.names import from_base62, parse_function, parse_vpc
 from galactic.operator.addresses import Addresses, Held
 from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers
-from galactic.operator.networks import Interface, host
+from galactic.operator.networks import Interface, Network, host
 from galactic.operator.plan import plan
 from galactic.operator.state import View
 
@@ -40,11 +40,29 @@ class Books:
     """All VPCs'. ``blocked`` are the VPCs that wait for an identifier that another has."""
 
     def __init__(self) -> None:
+        self._named: dict[
+            Key, tuple[Key, frozenset[Network]]
+        ] = {}  # attachment → what its specification gives
+        self.clear()
+
+    def clear(self) -> None:
+        """Empties them, all but what the specifications name (``name``)."""
         self.vpcs: Identifiers[Key] = vpc_identifiers()
         self.blocked: set[Key] = set()
         self._books: dict[Key, Book] = {}
         self._home: dict[Key, Key] = {}  # attachment → VPC
         self._addresses: dict[Key, tuple[Interface, ...]] = {}  # attachment → what was allocated to it
+        for vpc, networks in self._named.values():
+            self.of(vpc).addresses.name(networks)
+
+    def name(self, attachment: Key, vpc: Key | None, networks: frozenset[Network]) -> None:
+        """The attachment's specification gives those addresses in that VPC: nobody else is allocated one of them."""
+        before = self._named.pop(attachment, None)
+        if before is not None and (book := self._books.get(before[0])) is not None:
+            book.addresses.unname(before[1])
+        if vpc is not None and networks:
+            self._named[attachment] = vpc, networks
+            self.of(vpc).addresses.name(networks)
 
     def of(self, vpc: Key) -> Book:
         return self._books.setdefault(vpc, Book())
@@ -81,7 +99,7 @@ class Books:
     def forget(self, vpc: Key) -> None:
         """Drops the book of a VPC that is gone, once nobody is in it."""
         book = self._books.get(vpc)
-        if book and not book.members and not book.blocked:
+        if book and not book.members and not book.blocked and not book.addresses.named:
             del self._books[vpc]
 
     def addresses(self, attachment: Key) -> tuple[Interface, ...]:
@@ -117,7 +135,7 @@ def restore(books: Books, view: View) -> None:
 
 
 def _enter(books: Books, view: View, key: Key, attachment: VpcAttachment) -> None:
-    vpc = (attachment.spec.vpc.namespace or key[0], attachment.spec.vpc.name)
+    vpc = settled(attachment) or reference(attachment)
     status = attachment.status
     try:
         if status.identifier:
@@ -148,6 +166,18 @@ def _enter_terminations(books: Books, home: Key, key: Key, attachment: VpcAttach
         books.of(home).addresses.claim(key, wanted.holds(addresses))
     except Rejected as problem:
         log.info("specification changed meanwhile", attachment=key, problem=str(problem))
+
+
+def reference(attachment: VpcAttachment) -> Key:
+    """The VPC that the specification names."""
+    vpc = attachment.spec.vpc
+    return vpc.namespace or attachment.metadata.namespace, vpc.name
+
+
+def settled(attachment: VpcAttachment) -> Key | None:
+    """The VPC that it belongs to since it was first ready."""
+    namespace, _, name = (attachment.status.vpc or "").partition("/")
+    return (namespace, name) if name else None
 
 
 def _oldest_first(things: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:

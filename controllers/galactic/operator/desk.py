@@ -17,9 +17,9 @@ from galactic.operator.events import Events
 from galactic.operator.state import View
 
 FINALIZER: Final = f"{GROUP}/in-use"
-"""On a VPC with attachments and an attachment with an endpoint: neither goes before those have gone."""
+"""On a VPC with attachments, and an attachment with a live pod or an endpoint: neither goes before those have gone."""
 
-Kind = Literal["vpc", "attachment", "segment", "node"]
+Kind = Literal["vpc", "attachment", "segment", "node", "pod"]
 Item = tuple[Kind, Key]
 
 

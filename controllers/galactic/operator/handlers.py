@@ -1,12 +1,12 @@
-"""kopf's part: it watches, and what it sees goes into the view.
+"""kopf's part: it watches what there is little of, and what it sees goes into the view (``feeds`` has the rest).
 
 Only ``on.event`` handlers: kopf then writes nothing onto users' objects, neither annotations nor finalizers.
 
 Two things kopf does not tell, and the reconciler's own lists make good. First, when the initial list is complete: an
 index (``kopf.index``) is filled before any handler runs, but only with kinds that the API server offered when kopf
 looked, and after a restart of the API server that may be some of ours and not others. So ``Reconciler.restore`` lists
-every kind before kopf starts, and no identifier is handed out before all live ones are known. Second, what was deleted
-while a watch was interrupted: after a 410 kopf lists again and tells of what is there, never of what is not.
+every kind when it begins to lead, and no identifier is handed out before all live ones are known. Second, what was
+deleted while a watch was interrupted: after a 410 kopf lists again and tells of what is there, never of what is not.
 """
 
 import asyncio
@@ -14,18 +14,19 @@ import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import kopf
 import structlog
 
 from galactic.errors import GalacticError
 from galactic.kube.informer import key_of
-from galactic.kube.resources import NADS, NAMESPACES, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, VPCS, Resource
 from galactic.operator.state import View
 
 log = structlog.get_logger(__name__)
-WATCHED: Final = (VPCS, VPC_ATTACHMENTS, NADS, NODE_SEGMENTS, NODES, NAMESPACES)
+WATCHED: Final = (VPCS, NODE_SEGMENTS, NODES, NAMESPACES)
+"""Of attachments, definitions and Pods there may be thousands: see ``feeds``."""
 WATCH_SECONDS: Final = 300
 """The server ends a watch after so long. kopf takes a stream silent for 70 s for dead; bookmarks come every 60."""
 RESTART_SECONDS: Final = 2.0
@@ -98,47 +99,39 @@ async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
 
 
 async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
-    """Feeds the view for ever; returns when the process is told to stop by a signal.
+    """Feeds the view for ever. A signal to stop cancels the task that it runs in.
 
     kopf ends when a watch fails in a way it does not know (the API server restarting will do); it is then started
     again, and ``resynced`` is awaited, because something may have been missed.
     """
+    task = asyncio.current_task()
+    assert task
     while True:
-        started = asyncio.Event()
-        work = asyncio.create_task(
-            kopf.operator(
+        try:
+            parts = await kopf.spawn_tasks(
                 registry=registry(),
                 memo=memo,
                 clusterwide=True,
                 standalone=True,
                 settings=kopf.OperatorSettings(),
-                ready_flag=started,
-            ),
-            name="kopf",
-        )
-        ready = asyncio.create_task(started.wait())
-        try:
-            await asyncio.wait({work, ready}, return_when=asyncio.FIRST_COMPLETED)
-            _take_signals(work)
-            await work
-        except asyncio.CancelledError:
-            if not work.done():
-                work.cancel()
-                await asyncio.wait({work})
-                raise
-            return
+            )
+            _take_signals(task)
+            await kopf.run_tasks(parts, ignored=cast("Any", _Everything()))
         except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and the watch begins anew
             log.warning("watch ended, beginning anew", error=str(error) or type(error).__name__)
-        else:
-            return
-        finally:
-            ready.cancel()
         await asyncio.sleep(RESTART_SECONDS)
         with contextlib.suppress(GalacticError):
             await resynced()
 
 
-def _take_signals(work: "asyncio.Task[None]") -> None:
+class _Everything:
+    """What kopf leaves alone when it ends: or it cancels all tasks younger than itself, whoever's they are."""
+
+    def __contains__(self, _task: object) -> bool:
+        return True
+
+
+def _take_signals(task: "asyncio.Task[Any]") -> None:
     """Told by a signal, which it takes for itself, kopf waits for tasks for up to 5 s; cancelled, it ends at once."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)

@@ -1,8 +1,10 @@
 """The operator's metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 
 class Metrics:
@@ -47,16 +49,42 @@ class Metrics:
             registry=registry,
         )
 
+        self.leading = Gauge(
+            "galactic_operator_leading", "1 while this replica holds the lease and acts.", registry=registry
+        )
+        self._registry = registry
+
     def read(
         self,
+        *,
         waiting: Callable[[], float],
         requests: Callable[[], float],
         dropped: Callable[[], float],
         counts: dict[str, Callable[[], float]],
+        leads: Callable[[], bool],
+        holder: Callable[[], str],
     ) -> None:
         """Where the gauges read their values when they are scraped."""
         self.waiting.set_function(waiting)
         self.requests.set_function(requests)
         self.events_dropped.set_function(dropped)
+        self.leading.set_function(leads)
+        self._registry.register(_Holder(holder))
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
+
+
+class _Holder(Collector):
+    """Who leads, as a label."""
+
+    def __init__(self, holder: Callable[[], str]) -> None:
+        self._holder = holder
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "galactic_operator_lease_holder",
+            "Always 1; the label is who held the lease when this replica last looked, empty for nobody.",
+            labels=["identity"],
+        )
+        family.add_metric([self._holder()], 1)
+        yield family

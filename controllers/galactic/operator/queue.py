@@ -78,6 +78,14 @@ class Queue(Generic[T]):
         self.add(item, delay)
         return delay
 
+    def clear(self) -> None:
+        """Nothing is dirty any more, and nothing is worked on."""
+        self.close()
+        self._urgent.clear()
+        self._dirty.clear()
+        self._working.clear()
+        self._failures.clear()
+
     def close(self) -> None:
         """Cancels what is due later."""
         for timer in self._later.values():

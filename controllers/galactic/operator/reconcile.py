@@ -5,8 +5,10 @@ the API's answers goes into the view at once, so the next look never builds on s
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_interface
 from typing import Final
 
 import structlog
@@ -20,23 +22,26 @@ from galactic.kube.client import Conflict, NotFound
 from galactic.kube.informer import Key
 from galactic.operator.api import Api
 from galactic.operator.attachments import Attachments
-from galactic.operator.books import Books, restore
+from galactic.operator.books import Books, reference, restore
 from galactic.operator.desk import Desk, Item, Rules
 from galactic.operator.events import Events
 from galactic.operator.metrics import Metrics
+from galactic.operator.networks import Network, host
+from galactic.operator.pods import Pods
 from galactic.operator.queue import Queue
 from galactic.operator.segments import Segments
-from galactic.operator.state import Broken, Cache, Listener, Nad, View
+from galactic.operator.state import Broken, Cache, Listener, Nad, Pod, View
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 
 log = structlog.get_logger(__name__)
 WORKERS: Final = 16
 RESYNC_SECONDS: Final = 300.0
+RESTORE_SECONDS: Final = 2.0
 Report = Callable[[str | None], None]
 
 
 class Reconciler(Listener):
-    """``restore`` fills the view; ``run`` then works until it is cancelled. ``started`` is set once its tasks exist.
+    """``lead`` works until it is cancelled, and may be begun again: before and between, the view alone is kept.
 
     ``report`` is told what is wrong with the API server, or None.
     """
@@ -47,26 +52,47 @@ class Reconciler(Listener):
         self._away = False
         self.queue: Queue[Item] = Queue(first=lambda item: item[0] != "attachment")
         self.view = View(self)
-        self.started = asyncio.Event()
         self.events = Events(api)
         self.books = Books()
         desk = Desk(api, self.view, self.books, self.events, rules, self.queue.add)
         self._vpcs = Vpcs(desk)
         self._attachments = Attachments(desk, self._vpcs)
         self._segments = Segments(desk)
+        self._pods = Pods(desk)
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
         self._work: dict[str, Callable[[Key], Awaitable[None]]] = {
             "vpc": self._vpcs.reconcile,
             "attachment": self._attachments.reconcile,
             "segment": self._segments.segment,
             "node": self._segments.node,
+            "pod": self._pods.reconcile,
         }
 
+    async def lead(self) -> None:
+        """Learns what there is, from the API server itself, and acts on it until it is cancelled."""
+        while True:
+            try:
+                await self.restore()
+            except Unreachable as error:
+                self._report(str(error))
+                await asyncio.sleep(RESTORE_SECONDS)
+            else:
+                self._report(None)
+                break
+        await self.run()
+
     async def restore(self) -> None:
-        """Lists every kind, and enters what live objects hold, before anything is decided. Raises GalacticError."""
+        """Lists every kind, and enters what live objects hold, before anything is decided. Raises GalacticError.
+
+        A list is what the API server has, whereas a watch may be behind: another replica may just have handed out what
+        this one does not know of.
+        """
         for cache in self.view.caches:
             await self._list(cache)
+        self.queue.clear()
+        self.books.clear()
         restore(self.books, self.view)
+        self._look_again()
 
     async def run(self) -> None:
         """Works off what is dirty, and looks at everything again now and then."""
@@ -75,7 +101,6 @@ class Reconciler(Listener):
                 group.create_task(self._worker())
             group.create_task(self._resync())
             group.create_task(self.events.run())
-            self.started.set()
 
     async def resync(self) -> None:
         """Lists every kind again and looks at every object: repairs whatever was lost. Raises GalacticError."""
@@ -84,6 +109,9 @@ class Reconciler(Listener):
             if missed:
                 log.warning("deletions missed by the watch", kind=cache.resource.kind, count=missed)
                 self._metrics.missed.labels(cache.resource.kind).inc(missed)
+        self._look_again()
+
+    def _look_again(self) -> None:
         for key in self.view.vpcs:
             self.queue.add(("vpc", key))
         for key in self.view.attachments:
@@ -92,6 +120,8 @@ class Reconciler(Listener):
             self.queue.add(("segment", key))
         for key in self.view.nodes:
             self.queue.add(("node", key))
+        for key in self.view.pods:
+            self.queue.add(("pod", key))
 
     # What dirties what.
 
@@ -105,7 +135,7 @@ class Reconciler(Listener):
         self, key: Key, old: VpcAttachment | Broken | None, new: VpcAttachment | Broken | None
     ) -> None:
         self.queue.add(("attachment", key))
-        before, after = _vpc_of(key, old), _vpc_of(key, new)
+        before, after = _vpc_of(old), _vpc_of(new)
         if before != after:
             if before:
                 self._members.get(before, set()).discard(key)
@@ -115,6 +145,11 @@ class Reconciler(Listener):
                 self._members.setdefault(after, set()).add(key)
         if after and _attached(old) != _attached(new):
             self.queue.add(("vpc", after), COUNT_SECONDS)
+        if old is None or new is None or _spec(old) != _spec(new):
+            self.books.name(key, after, _named(new))
+        if new is None:
+            for pod in self.view.carriers(key):
+                self.queue.add(("pod", pod))  # whoever made away with it: a live one gets another
 
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
         if self.view.attachments.get(key) is not None:
@@ -137,6 +172,15 @@ class Reconciler(Listener):
             self.queue.add(("attachment", attachment))
         for vpc in [vpc for vpc in self.view.vpcs if vpc[0] == name]:
             self.queue.add(("vpc", vpc))
+
+    def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        if new is not None and new.generated and (old is None or old.metadata.uid != new.metadata.uid):
+            self.queue.add(("pod", key))
+        for pod in (old, new):
+            if pod is not None and (old is None or new is None or old.live != new.live):
+                attachment = (key[0], pod.attachment)
+                if self.view.attachments.get(attachment) is not None:
+                    self.queue.add(("attachment", attachment))
 
     # Work.
 
@@ -184,7 +228,7 @@ class Reconciler(Listener):
     async def _list(self, cache: "Cache[object]") -> int:
         since = cache.clock
         try:
-            things, _version = await self._api.list(cache.resource)
+            things, _version = await self._api.list(cache.resource, labels=cache.labels)
         except NotFound:
             log.warning("kind not installed", kind=cache.resource.kind)
             things = []
@@ -199,10 +243,23 @@ def _outlook(vpc: Vpc | Broken | None) -> object:
     return vpc.spec, vpc.status.ready, vpc.status.identifier, deleting
 
 
-def _vpc_of(key: Key, attachment: VpcAttachment | Broken | None) -> Key | None:
+def _vpc_of(attachment: VpcAttachment | Broken | None) -> Key | None:
     if not isinstance(attachment, VpcAttachment):
         return None
-    return attachment.spec.vpc.namespace or key[0], attachment.spec.vpc.name
+    return reference(attachment)
+
+
+def _spec(attachment: VpcAttachment | Broken) -> object:
+    return attachment.spec if isinstance(attachment, VpcAttachment) else None
+
+
+def _named(attachment: VpcAttachment | Broken | None) -> frozenset[Network]:
+    """The addresses that the specification gives, as far as they are any."""
+    if not isinstance(attachment, VpcAttachment):
+        return frozenset()
+    with contextlib.suppress(ValueError):
+        return frozenset(host(ip_interface(text).ip) for text in attachment.spec.interface.addresses)
+    return frozenset()
 
 
 def _attached(attachment: VpcAttachment | Broken | None) -> bool:

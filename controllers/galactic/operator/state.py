@@ -14,8 +14,23 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.client import Object
 from galactic.kube.informer import Key, key_of
-from galactic.kube.resources import NADS, NAMESPACES, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
-from galactic.names import PREFIX_ANNOTATION
+from galactic.kube.resources import (
+    NADS,
+    NAMESPACES,
+    NODE_SEGMENTS,
+    NODES,
+    PODS,
+    VPC_ATTACHMENTS,
+    VPCS,
+    Resource,
+)
+from galactic.names import (
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    GENERATED,
+    PREFIX_ANNOTATION,
+    VPC_ANNOTATION,
+)
 
 T = TypeVar("T")
 
@@ -37,16 +52,31 @@ class Nad:
     config: str
 
 
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The part of a Pod that matters here: of those with ATTACHMENT_LABEL."""
+
+    metadata: Meta
+    attachment: str  # the name of its attachment
+    vpc: str  # VPC_ANNOTATION, empty for none
+    generated: bool  # the attachment is to be made
+    live: bool  # not run to its end
+
+
 class Cache(Generic[T]):
-    """The objects of one kind. ``changed(key, old, new)`` is told of every difference, None for absent."""
+    """The objects of one kind. ``changed(key, old, new)`` is told of every difference, None for absent.
+
+    ``labels`` is the selector that narrows them.
+    """
 
     def __init__(
         self,
         resource: Resource,
         read: Callable[[Object], T],
         changed: Callable[[Key, T | None, T | None], None],
+        labels: str = "",
     ) -> None:
-        self.resource = resource
+        self.resource, self.labels = resource, labels
         self._read, self._changed = read, changed
         self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
         self._clock = 0
@@ -120,6 +150,7 @@ class Listener:
     ) -> None: ...
     def node_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
+    def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None: ...
 
 
 class View:
@@ -134,13 +165,34 @@ class View:
         self.segments: Cache[NodeSegment | Broken] = Cache(NODE_SEGMENTS, _segment, listener.segment_changed)
         self.nodes: Cache[Meta] = Cache(NODES, _meta, listener.node_changed)
         self.namespaces: Cache[Meta] = Cache(NAMESPACES, _meta, listener.namespace_changed)
+        self.pods: Cache[Pod] = Cache(PODS, _pod, self._pod_changed, labels=ATTACHMENT_LABEL)
+        self._listener = listener
+        self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
 
     @property
     def caches(self) -> tuple[Cache[Any], ...]:
-        return self.namespaces, self.nodes, self.segments, self.vpcs, self.nads, self.attachments
+        return self.namespaces, self.nodes, self.segments, self.vpcs, self.nads, self.pods, self.attachments
 
     def of(self, resource: Resource) -> Cache[Any]:
         return next(cache for cache in self.caches if cache.resource == resource)
+
+    def carriers(self, attachment: Key) -> list[Key]:
+        """The live Pods that carry the attachment."""
+        return [
+            key
+            for key in sorted(self._carriers.get(attachment, ()))
+            if (pod := self.pods.get(key)) is not None and pod.live
+        ]
+
+    def _pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        for pod in (old, new):
+            if pod is not None:
+                attachment = (key[0], pod.attachment)
+                there = self._carriers.setdefault(attachment, set())
+                (there.add if pod is new else there.discard)(key)
+                if not there:
+                    del self._carriers[attachment]
+        self._listener.pod_changed(key, old, new)
 
     def terminating(self, namespace: str) -> bool:
         """Whether the namespace is being deleted."""
@@ -177,6 +229,24 @@ def _meta(thing: Object) -> Meta:
     annotations = meta.get("annotations") or {}
     kept = {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations}
     return parse(Meta, {**meta, "annotations": kept})
+
+
+def _pod(thing: Object) -> Pod:
+    meta = thing["metadata"]
+    annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
+    return Pod(
+        Meta(
+            name=meta["name"],
+            namespace=meta["namespace"],
+            uid=meta["uid"],
+            resource_version=meta.get("resourceVersion", ""),
+            deletion_timestamp=meta.get("deletionTimestamp"),
+        ),
+        annotations.get(ATTACHMENT_ANNOTATION, ""),
+        annotations.get(VPC_ANNOTATION, ""),
+        labels.get(ATTACHMENT_LABEL) == GENERATED and VPC_ANNOTATION in annotations,
+        (thing.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
+    )
 
 
 def _nad(thing: Object) -> Nad:

@@ -7,7 +7,7 @@ from typing import Any
 
 from galactic.errors import GalacticError
 from galactic.kube.client import Conflict, NotFound, Object
-from galactic.kube.resources import NADS, NAMESPACES, NODES, Resource
+from galactic.kube.resources import NADS, NAMESPACES, NODES, VPC_ATTACHMENTS, Resource
 
 Seen = Callable[[Resource, str, Object], None]
 
@@ -29,11 +29,15 @@ class MemoryApi:
         self._request("find", resource, name)
         return copy.deepcopy(self.stored(resource, name, namespace or ""))
 
-    async def list(self, resource: Resource, namespace: str | None = None) -> tuple[list[Object], str]:
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = ""
+    ) -> tuple[list[Object], str]:
         self._request("list", resource, "")
         # In the order of names, as etcd has them.
         found = [
-            copy.deepcopy(self.objects[key]) for key in sorted(self.objects) if key[0] == resource.plural
+            copy.deepcopy(self.objects[key])
+            for key in sorted(self.objects)
+            if key[0] == resource.plural and (not labels or labels in self.objects[key]["metadata"]["labels"])
         ]
         return found, "0"
 
@@ -119,8 +123,8 @@ class MemoryApi:
         for (plural, space, other), owned in list(self.objects.items()):
             owners = [owner["uid"] for owner in owned["metadata"].get("ownerReferences") or ()]
             if thing["metadata"]["uid"] in owners:
-                kind = next(one for one in (NADS, NODES, NAMESPACES) if one.plural == plural)
-                self._gone(kind, other, space)
+                kind = next(one for one in (NADS, NODES, NAMESPACES, VPC_ATTACHMENTS) if one.plural == plural)
+                self.delete(kind, other, space)
         return answer
 
     def _told(self, resource: Resource, type_: str, thing: Object) -> Object:

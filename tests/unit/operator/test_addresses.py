@@ -29,7 +29,7 @@ def take(book, holder, of):
     [
         pytest.param(
             "10.1.1.0/29",
-            [f"10.1.1.{host}/29" for host in (2, 3, 4, 5, 6)],
+            [f"10.1.1.{host}/29" for host in (6, 2, 3, 4, 5)],
             id="no-network-gateway-broadcast",
         ),
         pytest.param("10.1.1.0/30", ["10.1.1.2/30"], id="smallest-with-a-gateway"),
@@ -46,11 +46,42 @@ def test_all_that_a_network_has_and_no_more(network, expected):
         book.allocate(of)
 
 
+@pytest.mark.parametrize(
+    ("network", "first"),
+    [
+        pytest.param("10.1.1.0/24", "10.1.1.130/24", id="upper-half"),
+        pytest.param("10.0.0.0/8", "10.1.0.2/8", id="large"),
+        pytest.param("2001:db8::/64", "2001:db8::1:2/64", id="ipv6"),
+    ],
+)
+def test_the_low_addresses_are_left_to_people(network, first):
+    assert take(Addresses(), key(1), networks(network)) == [first]
+
+
+def test_a_named_address_is_not_allocated_until_nobody_names_it():
+    book = Addresses()
+    of = networks("10.1.1.0/30")
+    wanted = networks("10.1.1.2/32")
+    book.name(wanted)
+    book.name(wanted)
+    with pytest.raises(NotYet):
+        book.allocate(of)
+    book.unname(wanted)
+    with pytest.raises(NotYet):
+        book.allocate(of)
+    book.unname(wanted)
+    assert take(book, key(1), of) == ["10.1.1.2/30"]
+    book.name(wanted)
+    book.release(key(1))
+    book.unname(wanted)
+    assert take(book, key(2), of) == ["10.1.1.2/30"]
+
+
 def test_one_a_family_and_on_to_the_next_network():
     book = Addresses()
     of = networks("10.1.1.0/30", "10.1.2.0/30", "2001:db8::/64")
-    assert take(book, key(1), of) == ["10.1.1.2/30", "2001:db8::2/64"]
-    assert take(book, key(2), of) == ["10.1.2.2/30", "2001:db8::3/64"]
+    assert take(book, key(1), of) == ["10.1.1.2/30", "2001:db8::1:2/64"]
+    assert take(book, key(2), of) == ["10.1.2.2/30", "2001:db8::1:3/64"]
     with pytest.raises(NotYet, match="IPv4"):
         book.allocate(of)
 

@@ -1,0 +1,42 @@
+"""Attachments, definitions and Pods into the view: there may be tens of thousands of them.
+
+kopf has no label selectors, keeps a task and a queue an object, and spends 2 ms of processor time an event
+(docs/design/watching.md); this parses it and puts it in the cache.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from galactic.kube.client import Event, Kube, Object
+from galactic.kube.informer import Reflector, key_of
+from galactic.operator.state import Cache, View
+
+
+class Feed:
+    """Keeps one cache equal to what the API server has: ``run`` never returns by itself."""
+
+    def __init__(self, kube: Kube, cache: Cache[Any]) -> None:
+        self._cache, self._since = cache, 0
+        self._reflector = Reflector(
+            kube, cache.resource, self._replace, self._seen, begin=self._begin, labels=cache.labels
+        )
+
+    async def run(self) -> None:
+        await self._reflector.run()
+
+    def _begin(self) -> None:
+        self._since = self._cache.clock
+
+    def _replace(self, things: Sequence[Object]) -> None:
+        self._cache.replace(things, self._since)
+
+    def _seen(self, event: Event) -> None:
+        if event.type == "DELETED":
+            self._cache.remove(key_of(event.object), event.object["metadata"].get("uid", ""))
+        else:
+            self._cache.set(event.object)
+
+
+def feeds(kube: Kube, view: View) -> tuple[Feed, ...]:
+    """One for each kind that kopf does not watch."""
+    return tuple(Feed(kube, cache) for cache in (view.nads, view.attachments, view.pods))

@@ -1,0 +1,97 @@
+"""Pods that are to get an attachment of their own: one for each, of the name that the webhook put on it.
+
+The Pod owns its attachment, so Kubernetes removes it after the Pod. A Pod that was refused is never seen here, and one
+that vanished before its attachment was made has a UID that nobody has: garbage collection takes the attachment as well.
+"""
+
+from typing import Any
+
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.kube.client import Conflict
+from galactic.kube.informer import Key
+from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
+from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
+from galactic.operator.desk import FINALIZER, Desk
+from galactic.operator.nad import LABELS
+from galactic.operator.state import Broken, Pod
+
+
+class Pods:
+    """The reconciler of Pods with VPC_ANNOTATION."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def reconcile(self, key: Key) -> None:
+        desk = self._desk
+        pod = desk.view.pods.get(key)
+        if pod is None or not pod.generated or not pod.live or desk.view.terminating(key[0]):
+            return
+        if pod.metadata.deletion_timestamp is not None:
+            return
+        name = (key[0], pod.attachment)
+        if desk.view.attachments.get(name) is None:
+            try:
+                vpc = _vpc(pod.vpc)
+                made = await desk.api.create(VPC_ATTACHMENTS, attachment(pod, vpc), key[0])
+            except Conflict:
+                found = await desk.api.find(VPC_ATTACHMENTS, pod.attachment, key[0])
+                if found is None:
+                    raise
+                made = found
+            except Rejected as problem:
+                desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
+                return
+            desk.view.attachments.set(made)
+        there = desk.view.attachments.get(name)
+        if there is not None and not owned(there, pod):
+            desk.events.tell(
+                PODS,
+                pod.metadata,
+                "Warning",
+                "NameTaken",
+                f"VPCAttachment {'/'.join(name)} is not this pod's; delete one of them",
+            )
+
+
+def owned(there: VpcAttachment | Broken, pod: Pod) -> bool:
+    """Whether the attachment was made for that very Pod."""
+    return any(owner.uid == pod.metadata.uid for owner in there.metadata.owner_references)
+
+
+def attachment(pod: Pod, vpc: Key) -> dict[str, Any]:
+    """The Pod's attachment. It has the finalizer from the beginning: it is in use."""
+    meta = pod.metadata
+    return {
+        "apiVersion": API_VERSION,
+        "kind": VpcAttachment.KIND,
+        "metadata": {
+            "name": pod.attachment,
+            "namespace": meta.namespace,
+            "labels": LABELS | {ATTACHMENT_LABEL: GENERATED},
+            "finalizers": [FINALIZER],
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Pod", "name": meta.name, "uid": meta.uid, "controller": True}
+            ],
+        },
+        "spec": {
+            "vpc": {
+                "apiVersion": API_VERSION,
+                "kind": VPCS.kind,
+                "name": vpc[1],
+                "namespace": vpc[0] or meta.namespace,
+            }
+        },
+    }
+
+
+def _vpc(text: str) -> Key:
+    namespace, slash, name = text.rpartition("/")
+    if not name or "/" in namespace or (slash and not namespace):
+        raise Rejected(
+            f"{text!r} names no VPC; write NAME or namespace/NAME",
+            reason="InvalidAnnotation",
+            field=f"metadata.annotations[{VPC_ANNOTATION}]",
+        )
+    return namespace, name
