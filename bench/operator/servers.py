@@ -1,0 +1,162 @@
+"""An API server and its etcd for one measurement, on free ports of this machine, gone afterwards."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from galactic.kube.client import Conflict, Kube
+from galactic.kube.resources import Resource
+from galactic.lab import assets, controlplane
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+CRDS: Final = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+START_SECONDS: Final = 90.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(*argv: str, log: Path, environment: dict[str, str] | None = None) -> Iterator[int]:
+    """A process for as long as the block lasts; its id."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=os.environ | (environment or {})
+        )
+        try:
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def api_server() -> Iterator[Path]:
+    """A folder with a ``kubeconfig`` for an administrator, while the servers run."""
+    found = assets.find()
+    with tempfile.TemporaryDirectory(prefix="galactic-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        _credentials(folder)
+        url, peer, port = (
+            f"http://127.0.0.1:{free_port()}",
+            f"http://127.0.0.1:{free_port()}",
+            free_port(),
+        )
+        etcd = [str(found.etcd), f"--data-dir={folder / 'etcd'}", "--unsafe-no-fsync", "--log-level=error"]
+        etcd += [
+            f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}",
+            "--quota-backend-bytes=4294967296",
+        ]
+        etcd += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", "--name=bench"]
+        stack.enter_context(running(*etcd, f"--initial-cluster=bench={peer}", log=folder / "etcd.log"))
+        server = [str(found.apiserver), f"--etcd-servers={url}", "--bind-address=127.0.0.1"]
+        server += [f"--secure-port={port}", "--service-cluster-ip-range=10.0.0.0/24", "--v=0"]
+        server += [
+            f"--tls-cert-file={folder / 'server.crt'}",
+            f"--tls-private-key-file={folder / 'server.key'}",
+        ]
+        server += [f"--cert-dir={folder}", f"--token-auth-file={folder / 'tokens.csv'}"]
+        server += ["--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC"]
+        server += [f"--service-account-key-file={folder / 'server.crt'}"]
+        server += [f"--service-account-signing-key-file={folder / 'server.key'}"]
+        stack.enter_context(running(*server, log=folder / "kube-apiserver.log"))
+        _kubeconfig(folder, port)
+        _wait(folder, port)
+        yield folder
+
+
+def _credentials(folder: Path) -> None:
+    argv = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    ]
+    argv += ["-keyout", str(folder / "server.key"), "-out", str(folder / "server.crt")]
+    argv += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,DNS:kubernetes.default.svc"]
+    subprocess.run(argv, check=True, capture_output=True)
+    (folder / "tokens.csv").write_text("bench,admin,admin,system:masters\n")
+
+
+def _kubeconfig(folder: Path, port: int) -> None:
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(folder / "server.crt")}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "bench", "cluster": cluster}],
+        "users": [{"name": "admin", "user": {"token": "bench"}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "admin"}}],
+        "current-context": "bench",
+    }
+    (folder / "kubeconfig").write_text(json.dumps(config))
+
+
+def _wait(folder: Path, port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    argv = ["curl", "-sS", "--cacert", str(folder / "server.crt"), "-H", "Authorization: Bearer bench"]
+    while (
+        subprocess.run(
+            [*argv, f"https://127.0.0.1:{port}/readyz"], capture_output=True, text=True, check=False
+        ).stdout
+        != "ok"
+    ):
+        if time.monotonic() > deadline:
+            log = (folder / "kube-apiserver.log").read_text().splitlines()
+            raise SystemExit("the API server does not start:\n" + "\n".join(log[-20:]))
+        time.sleep(0.2)
+
+
+async def install(kube: Kube) -> None:
+    """The kinds are served."""
+    names = []
+    for path in controlplane.definitions(CHECKOUT):
+        for thing in yaml.safe_load_all(path.read_text()):
+            names.append(thing["metadata"]["name"])
+            try:
+                await kube.create(CRDS, thing)
+            except Conflict:
+                continue
+    for name in names:
+        while not _established(await kube.get(CRDS, name)):
+            time.sleep(0.1)  # noqa: ASYNC251 - nothing else is going on yet
+
+
+def _established(thing: dict[str, Any]) -> bool:
+    conditions = (thing.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+
+def scraped(port: int) -> dict[str, float]:
+    """What a controller says on /metrics: name with labels → value."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+    }
