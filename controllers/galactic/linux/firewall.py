@@ -12,6 +12,7 @@ python-iptables blocks, and can crash its process, so it runs in another: ``gala
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -93,6 +94,8 @@ async def install(rules: Sequence[FirewallRule], *, backend: Literal["legacy", "
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
+        # python-iptables wants distutils, in whose place setuptools, if it is installed, puts all of itself.
+        env=os.environ | {"SETUPTOOLS_USE_DISTUTILS": "stdlib"},
     )
     try:
         async with asyncio.timeout(_TIMEOUT):

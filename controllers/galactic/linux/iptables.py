@@ -5,6 +5,7 @@ Reads ``{"backend": "legacy"|"nft"|"", "rules": […]}`` from standard input and
 through iptables-nft, whose rules python-iptables cannot see.
 """
 
+import ctypes.util
 import json
 import os
 import socket
@@ -79,17 +80,34 @@ def _iptc() -> Any:
     """python-iptables, which looks for libraries when imported, made to keep away from tables that are not ours.
 
     It asks every table whether the target of a jump is a chain of it, and a table that is asked springs into being;
-    with ``nat`` comes connection tracking. For the folder of its extensions it would ask ldconfig.
+    with ``nat`` comes connection tracking. For its libraries and their extensions it would ask gcc, ld and ldconfig,
+    a dozen processes in all: they are found by looking where they are.
     """
-    usr = Path("/usr")
-    for folder in (*usr.glob("lib*/xtables"), *usr.glob("lib*/*/xtables")):
+    for folder in _libraries("xtables"):
         os.environ.setdefault("XTABLES_LIBDIR", str(folder))
-    import iptc  # noqa: PLC0415
+    asking = ctypes.util.find_library
+    ctypes.util.find_library = _library
+    try:
+        import iptc  # noqa: PLC0415
+    finally:
+        ctypes.util.find_library = asking
 
     for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
         for name in ("filter", "mangle", "nat", "raw", "security"):
             kind.existing_table_names[name] = (family, name) in PLACES
     return iptc
+
+
+def _library(name: str) -> str | None:
+    """As ``ctypes.util.find_library``: the file name of a shared library, to be loaded by the dynamic linker."""
+    found = sorted(_libraries(f"lib{name}.so.[0-9]*"), key=lambda path: len(path.name))
+    return found[0].name if found else None
+
+
+def _libraries(pattern: str) -> list[Path]:
+    """What lies in the folders of libraries by that name."""
+    usr = Path("/usr")
+    return [*usr.glob(f"lib*/{pattern}"), *usr.glob(f"lib*/*/{pattern}")]
 
 
 def _legacy(place: Place, rules: Sequence[FirewallRule]) -> bool:
