@@ -31,10 +31,30 @@ from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
 from galactic.lab.state import HOME, MAX_NODES, State, checkout, environment, interpreter, source_root
+from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION
 
 READY_SECONDS: Final = 120.0
 FIRST: Final = ("forwarder", "etcd", "mosquitto", "guest", "kube-apiserver")
-LATER: Final = ("kube-controller-manager", "kube-scheduler", "operator", "router")
+LATER: Final = ("kube-controller-manager", "kube-scheduler", "operator", "router", "webhook")
+NAMESPACE: Final = "galactic-system"
+"""Galactic's own. In a lab only the webhooks' certificates are there."""
+PROBES: Final = tuple(
+    json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **thing})
+    for thing in (
+        {"apiVersion": API_VERSION, "kind": "VPC", "spec": {"networks": ["10.0.0.1/8"]}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": "probe",
+                "namespace": "default",
+                "annotations": {ATTACHMENT_ANNOTATION: "Bad Name"},
+            },
+            "spec": {"containers": [{"name": "probe", "image": "probe"}]},
+        },
+    )
+)
+"""What the webhooks refuse, the validating and the mutating ones, as soon as the API server asks them."""
 
 
 class Lab:
@@ -56,7 +76,10 @@ class Lab:
     # Its life
 
     def up(self, nodes: int | None = None, latency: float | None = None, kernel: str | None = None) -> None:
-        """The lab is up and its nodes are Ready. What is up already stays; what has died is started again."""
+        """The lab is up and its nodes are Ready. What is up already stays; what has died is started again.
+
+        Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
+        """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
         self._state = self._agreed(nodes, latency, kernel)
@@ -77,7 +100,7 @@ class Lab:
             chosen.boot()
         supervisor = Supervisor(state)
         programs = [*chosen.programs(), *controlplane.programs(state, found, guest=chosen.name == "uml")]
-        programs.append(self._nodes_program(chosen))
+        programs += [self._nodes_program(chosen)] if state.nodes else []
         known = {program.name for program in programs}
         with self._step("etcd, kube-apiserver, MQTT broker"):
             supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
@@ -88,12 +111,20 @@ class Lab:
                 self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
             self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
         with self._step("controllers"):
+            if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
+                self.kubectl("create", "namespace", NAMESPACE)
             supervisor.start(*(name for name in LATER if name in known))
         with self._step(f"{state.nodes} nodes"):
             self._wait("the nodes' kernel", chosen.ready, log="guest")
-            supervisor.start("nodes")
-            self._wait("every node to be Ready", self._nodes_ready, log="nodes")
+            if state.nodes:
+                supervisor.start("nodes")
+                self._wait("every node to be Ready", self._nodes_ready, log="nodes")
             self._wait("the default service account", self._account, log="kube-controller-manager")
+        with self._step("admission webhooks"):
+            for probe in PROBES:
+                self._wait(
+                    "the webhooks to be asked", lambda probe=probe: self._refused(probe), log="webhook"
+                )
 
     def down(self) -> None:
         """Nothing of the lab is left, however it ended. The cache of builds stays."""
@@ -280,8 +311,8 @@ class Lab:
         """The settings to use: the lab's own if it is up, which the ones asked for must not contradict."""
         asked = {"nodes": nodes, "latency": latency, "kernel": kernel}
         given = {key: value for key, value in asked.items() if value is not None}
-        if nodes is not None and not 1 <= nodes <= MAX_NODES:
-            raise Rejected(f"1 to {MAX_NODES}, not {nodes}", field="nodes")
+        if nodes is not None and not 0 <= nodes <= MAX_NODES:
+            raise Rejected(f"0 to {MAX_NODES}, not {nodes}", field="nodes")
         known = State.load(self._state.name)
         if known is None:
             return State(self._state.name, **given)  # type: ignore[arg-type]
@@ -331,6 +362,13 @@ class Lab:
             if conditions.get("Ready") == "True" and not node["spec"].get("taints"):
                 ready.add(node["metadata"]["name"])
         return {member.name for member in self._state.members} <= ready
+
+    def _refused(self, manifest: str) -> bool:
+        try:
+            self.kubectl("create", "--dry-run=server", "-f", "-", stdin=manifest)
+        except Rejected as refusal:
+            return "denied the request" in str(refusal)
+        return False
 
     def _account(self) -> bool:
         return bool(self.kubectl("get", "serviceaccount", "default", "-o", "name", check=False))

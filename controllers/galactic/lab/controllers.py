@@ -1,12 +1,22 @@
-"""Galactic's controllers as the lab runs them: their settings, and the two that live beside the control plane."""
+"""Galactic's controllers as the lab runs them: their settings, and those that live beside the control plane."""
 
 import importlib.util
 from typing import Final
 
 from galactic.lab.processes import Program
-from galactic.lab.state import METRICS_PORT, SRV6_SPACE, State, environment, interpreter
+from galactic.lab.state import (
+    CONTROL,
+    METRICS_PORT,
+    SERVICES,
+    SRV6_SPACE,
+    WEBHOOK_PORT,
+    State,
+    environment,
+    interpreter,
+)
 
 CONTROLLERS: Final = ("operator", "router")
+WEBHOOK: Final = "webhook"
 
 
 def settings(state: State, user: str) -> dict[str, str]:
@@ -38,4 +48,15 @@ def controllers(state: State) -> list[Program]:
             }
             argv = [*interpreter(), "-m", f"galactic.{name}"]
             programs.append(Program(name, argv, variables, priority=600))
-    return programs
+    return [*programs, webhook(state)]
+
+
+def webhook(state: State) -> Program:
+    """The admission webhooks. The API server asks them at an address: a lab has no Services that lead anywhere."""
+    variables = settings(state, "galactic-webhook") | {
+        "GALACTIC_METRICS_PORT": str(METRICS_PORT + len(CONTROLLERS)),
+        "GALACTIC_PORT": str(WEBHOOK_PORT),
+        "GALACTIC_URL": f"https://[{CONTROL}]:{WEBHOOK_PORT}",
+        "GALACTIC_SERVICE_RANGES": str(SERVICES),
+    }
+    return Program(WEBHOOK, [*interpreter(), "-m", "galactic.operator.admission"], variables, priority=600)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Final
 
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import controllers
@@ -13,13 +12,11 @@ from galactic.lab.state import (
     CONTROL,
     GATEWAY,
     MQTT_PORT,
+    SERVICES,
     State,
     environment,
     interpreter,
 )
-
-SERVICES: Final = "fd00:fffe::/112"
-"""The service range. Of the advertised address's family, or the API server refuses to start."""
 
 
 def etcd(state: State, assets: Assets) -> Program:

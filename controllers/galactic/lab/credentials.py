@@ -23,6 +23,7 @@ def users(state: State) -> dict[str, str]:
     controllers = [
         "galactic-operator",
         "galactic-router",
+        "galactic-webhook",
         *(f"galactic-node-{node.name}" for node in state.members),
     ]
     kubelets = [f"kubelet-{node.name}" for node in state.members]

@@ -8,7 +8,12 @@ from galactic.lab.uml import Uml
 
 
 def choose(state: State) -> Kernel:
-    """The kernel of this lab. ``state.kernel`` says which one, or leaves it to what the machine can do."""
+    """The kernel of this lab. ``state.kernel`` says which one, or leaves it to what the machine can do.
+
+    A lab without nodes asks nothing of its kernel.
+    """
+    if not state.nodes:
+        return Host(state)
     if state.kernel == "uml" or (state.kernel == "" and lacking()):
         return Uml(state)
     if state.kernel in ("", "host"):

@@ -24,6 +24,9 @@ API_PORT: Final = 6443
 MQTT_PORT: Final = 1883
 AGENT_PORT: Final = 7
 METRICS_PORT: Final = 9180
+WEBHOOK_PORT: Final = 9443
+SERVICES: Final = IPv6Network("fd00:fffe::/112")
+"""The service range. Of the advertised address's family, or the API server refuses to start."""
 MAX_NODES: Final = 64
 
 

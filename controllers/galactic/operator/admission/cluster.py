@@ -52,7 +52,7 @@ class Api(Protocol):
 
 
 class Cluster:
-    """``changed(resource, key, new)`` is told of every object that came, changed or went (``new`` is None)."""
+    """``changed(resource, key, old, new)`` is told of every object that came, changed or went (``new`` is None)."""
 
     def __init__(self, api: Api, ranges: Iterable[Range] = ()) -> None:
         self._api = api
@@ -66,7 +66,7 @@ class Cluster:
         self._waiting: defaultdict[tuple[Resource, Key], set[asyncio.Future[None]]] = defaultdict(set)
         self._ranges: tuple[float, tuple[Range, ...]] = (0.0, ())
 
-    def changed(self, resource: Resource, key: Key, new: Object | None) -> None:
+    def changed(self, resource: Resource, key: Key, _old: Object | None, new: Object | None) -> None:
         if resource == VPCS:
             _put(self._vpcs, key, _read(Vpc, new))
         elif resource == VPC_ATTACHMENTS:
