@@ -270,6 +270,9 @@ class Attachments:
             return
         meta, endpoint = found.metadata, found.status.endpoint
         pods = desk.view.carriers(key)
+        if _generated(meta):  # a namesake of its pod waits for this one to go
+            owners = {owner.uid for owner in meta.owner_references}
+            pods = [pod for pod in pods if (it := desk.view.pods.get(pod)) and it.metadata.uid in owners]
         attached = endpoint is not None and not _generated(meta)
         in_use = (bool(pods) or attached) and not desk.view.terminating(key[0])
         if meta.deletion_timestamp is not None and in_use:

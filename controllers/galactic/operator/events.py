@@ -45,8 +45,14 @@ class Events:
         self._api, self._clock = api, clock
         self._budgets: OrderedDict[str, _Budget] = OrderedDict()
         self._queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(WAITING)
+        self._writing = False
         self.dropped = 0
         self.written = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether none waits to be written."""
+        return self._queue.empty() and not self._writing
 
     def tell(
         self, resource: Resource, meta: Meta, type_: Literal["Normal", "Warning"], reason: str, message: str
@@ -72,12 +78,15 @@ class Events:
     async def run(self) -> None:
         while True:
             event = await self._queue.get()
+            self._writing = True
             try:
                 await self._api.create(EVENTS, event, event["metadata"]["namespace"])
                 self.written += 1
             except GalacticError as error:
                 self.dropped += 1
                 log.info("event dropped", reason=event["reason"], error=str(error))
+            finally:
+                self._writing = False
 
 
 def _event(resource: Resource, meta: Meta, type_: str, reason: str, message: str) -> dict[str, Any]:

@@ -38,9 +38,18 @@ class Cluster:
     async def start(self) -> None:
         self.problems: list[str | None] = []
         self.reconciler = Reconciler(self.api, self.rules, Metrics(CollectorRegistry()), self.problems.append)
-        await self.reconciler.restore()
+        await self.lead()
+
+    async def lead(self) -> None:
+        """The reconciler acts; what is told from then on it sees."""
         self.api.seen = self._seen
-        self._work = asyncio.create_task(self.reconciler.run())
+        self._work = asyncio.create_task(self.reconciler.lead())
+
+    async def depose(self) -> None:
+        """It stops acting in the middle of whatever it does, and goes on watching."""
+        if self._work:
+            self._work.cancel()
+            await asyncio.wait({self._work})
 
     async def stop(self) -> None:
         self.api.seen = lambda *_: None
@@ -49,11 +58,14 @@ class Cluster:
             await asyncio.wait({self._work})
             self.reconciler.queue.close()
 
+    async def pause(self) -> None:
+        await asyncio.sleep(0.001)
+
     async def settled(self) -> None:
         """Nothing is dirty any more, what was due later included."""
         for _ in range(2000):
             await asyncio.sleep(0.001)
-            if not len(self.reconciler.queue):
+            if not len(self.reconciler.queue) and self.reconciler.events.idle:
                 return
         raise AssertionError("it never settles")
 

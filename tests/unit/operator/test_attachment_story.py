@@ -417,3 +417,99 @@ def test_identifiers_and_addresses_survive_a_restart_at_any_moment(clusters, dat
                 assert cluster.nad(name) == promised[name]
 
     asyncio.run(story())
+
+
+async def test_an_attachment_that_was_ready_stays_in_its_vpc(cluster, clusters):
+    cluster.vpc("v", "10.1.1.0/24")
+    cluster.vpc("w", "10.2.2.0/24")
+    cluster.attachment("a", "v")
+    await cluster.settled()
+    before, nad = cluster.status("a"), cluster.nad("a")
+    assert before["vpc"] == "default/v"
+    cluster.api.change(VPC_ATTACHMENTS, "a", {"spec": {"vpc": {"name": "w"}}}, "default")
+    await cluster.settled()
+    for _ in range(2):  # and also after a restart
+        after = cluster.status("a")
+        assert cluster.condition("Accepted", "a")["reason"] == "Immutable"
+        assert "default/v" in cluster.condition("Ready", "a")["message"]
+        assert (after["identifier"], after["addresses"]) == (before["identifier"], before["addresses"])
+        assert cluster.nad("a") == nad
+        assert cluster.status("v", resource=VPCS)["attachments"] == 1
+        assert cluster.status("w", resource=VPCS)["attachments"] == 0
+        await cluster.stop()
+        await cluster.start()
+        await cluster.settled()
+    cluster.api.change(VPC_ATTACHMENTS, "a", {"spec": {"vpc": {"name": "v"}}}, "default")
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_before_it_was_ready_an_attachment_may_change_its_vpc(cluster):
+    cluster.vpc("w", "10.2.2.0/24")
+    cluster.attachment("a", "absent")
+    await cluster.settled()
+    cluster.api.change(VPC_ATTACHMENTS, "a", {"spec": {"vpc": {"name": "w"}}}, "default")
+    await cluster.settled()
+    assert cluster.status("a")["vpc"] == "default/w"
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_addresses_outlive_the_network_they_came_from(clusters, strict):
+    cluster = clusters(Rules(strict=strict))
+    await cluster.start()
+    cluster.vpc("v", "10.1.1.0/24", "10.2.2.0/24")
+    cluster.attachment("a", "v")
+    await cluster.settled()
+    before = cluster.status("a")["addresses"]
+    cluster.api.change(VPCS, "v", {"spec": {"networks": ["10.2.2.0/24"]}}, "default")
+    await cluster.settled()
+    for _ in range(2):
+        assert cluster.status("a")["addresses"] == before
+        assert cluster.status("a")["ready"] is True
+        accepted = cluster.condition("Accepted", "a")
+        assert accepted["reason"] == "AddressOutsideNetworks"
+        assert "is kept" in accepted["message"]
+        await cluster.stop()
+        await cluster.start()
+        await cluster.settled()
+    await cluster.stop()
+
+
+async def test_no_address_that_a_specification_gives_is_allocated(cluster):
+    """Even where the one that gives it comes second: it is not ready yet, but known."""
+    cluster.attachment("late", "v", "10.1.1.6/29")
+    cluster.attachment("auto", "v")
+    await cluster.settled()
+    cluster.vpc("v", "10.1.1.0/29")
+    await cluster.settled()
+    assert cluster.status("late")["addresses"] == ["10.1.1.6/29"]
+    assert cluster.status("auto")["addresses"] == ["10.1.1.2/29"]
+    cluster.attachment("third", "v", "10.1.1.3/29")
+    cluster.attachment("more", "v")
+    await cluster.settled()
+    assert cluster.status("third")["ready"] is True
+    assert cluster.status("more")["addresses"] == ["10.1.1.4/29"]
+
+
+async def test_leading_again_forgets_nothing_and_hands_nothing_out_twice(cluster):
+    cluster.vpc("v", "10.1.1.0/28")
+    for index in range(4):
+        cluster.attachment(f"a{index}")
+    await cluster.settled()
+    before = [cluster.status(f"a{index}")["addresses"] for index in range(4)]
+    await cluster.depose()
+    # Another replica led meanwhile; this one only watched.
+    other = cluster.reconciler
+    await cluster.start()
+    for index in range(4, 8):
+        cluster.attachment(f"a{index}")
+    await cluster.settled()
+    await cluster.stop()
+    cluster.reconciler = other
+    await cluster.lead()
+    for index in range(8, 10):
+        cluster.attachment(f"a{index}")
+    await cluster.settled()
+    assert [cluster.status(f"a{index}")["addresses"] for index in range(4)] == before
+    everybody = [cluster.status(f"a{index}")["addresses"][0] for index in range(10)]
+    assert len(set(everybody)) == 10

@@ -1,0 +1,223 @@
+"""Pods with the annotation of a VPC: each gets an attachment of its own, and nothing is left of it afterwards."""
+
+import pytest
+
+from galactic.errors import Rejected, Unreachable
+from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS
+from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
+from galactic.operator.desk import FINALIZER
+
+TERMINATING = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
+
+
+def pod(cluster, name, *, vpc="v", attachment=None, namespace="default", label=GENERATED):
+    """As the webhook leaves it."""
+    annotations = {ATTACHMENT_ANNOTATION: attachment or f"{name}-own"} | (
+        {VPC_ANNOTATION: vpc} if vpc else {}
+    )
+    metadata = {"name": name, "annotations": annotations, "labels": {ATTACHMENT_LABEL: label}}
+    cluster.api.put(PODS, {"metadata": metadata, "spec": {}, "status": {"phase": "Pending"}}, namespace)
+
+
+def attachment(cluster, name, namespace="default"):
+    return cluster.api.stored(VPC_ATTACHMENTS, name, namespace)
+
+
+def told(cluster, name):
+    """The reasons of the Events on a Pod."""
+    things = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+    return {
+        thing["reason"]
+        for thing in things
+        if (thing["involvedObject"]["kind"], thing["involvedObject"]["name"]) == ("Pod", name)
+    }
+
+
+async def test_each_replica_has_its_own_and_it_goes_with_the_pod(cluster):
+    cluster.vpc("v", "10.1.1.0/24")
+    for number in range(5):
+        pod(cluster, f"web-{number}")
+    await cluster.settled()
+    statuses = [cluster.status(f"web-{number}-own") for number in range(5)]
+    assert all(status["ready"] for status in statuses)
+    assert len({status["addresses"][0] for status in statuses}) == 5
+    assert len({status["identifier"] for status in statuses}) == 5
+    made = attachment(cluster, "web-0-own")
+    uid = cluster.api.stored(PODS, "web-0", "default")["metadata"]["uid"]
+    assert made["metadata"]["ownerReferences"][0] | {"controller": True} == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "name": "web-0",
+        "uid": uid,
+        "controller": True,
+    }
+    cluster.api.delete(PODS, "web-0", "default")
+    await cluster.settled()
+    assert attachment(cluster, "web-0-own") is None
+    assert not cluster.nad("web-0-own")
+    assert attachment(cluster, "web-1-own")
+
+
+async def test_constant_work_a_pod(cluster):
+    cluster.vpc("v", "10.1.0.0/16")
+    await cluster.settled()
+    counts = []
+    for first in (0, 100):
+        cluster.api.requests.clear()
+        for number in range(first, first + 50):
+            pod(cluster, f"web-{number}")
+        await cluster.settled()
+        counts.append(len([one for one in cluster.api.requests if one[1] != "VPC"]))
+    assert counts == [200, 200]  # attachment, definition, status, Event
+
+
+async def test_a_rolling_update_ends_with_as_many_as_there_are_pods(cluster):
+    cluster.vpc("v", "10.1.1.0/29")  # five addresses for four replicas and one that surges
+    for number in range(4):
+        pod(cluster, f"old-{number}")
+    await cluster.settled()
+    for number in range(4):
+        pod(cluster, f"new-{number}")
+        await cluster.settled()
+        cluster.api.delete(PODS, f"old-{number}", "default")
+        await cluster.settled()
+    names = {name for plural, _, name in cluster.api.objects if plural == VPC_ATTACHMENTS.plural}
+    assert names == {f"new-{number}-own" for number in range(4)}
+    assert all(cluster.status(name)["ready"] for name in names)
+
+
+async def test_of_another_namespace_by_its_grant(cluster):
+    cluster.vpc("v", "10.1.1.0/24", allowedNamespaces={"from": "All"})
+    pod(cluster, "web", vpc="default/v", namespace="other")
+    pod(cluster, "not", vpc="default/w", namespace="other")
+    await cluster.settled()
+    assert cluster.status("web-own", "other")["ready"] is True
+    assert cluster.condition("Ready", "not-own", "other")["reason"] == "NotGranted"
+    await cluster.settled()
+    assert "NotGranted" in told(cluster, "not")
+
+
+@pytest.mark.parametrize("vpc", ["", "a/b/c", "/v", "v/"])
+async def test_an_annotation_that_names_no_vpc_is_told_to_the_pod(cluster, vpc):
+    pod(cluster, "web")
+    cluster.api.change(PODS, "web", {"metadata": {"annotations": {VPC_ANNOTATION: vpc}}}, "default")
+    await cluster.stop()
+    cluster.api.objects.pop((VPC_ATTACHMENTS.plural, "default", "web-own"), None)
+    await cluster.start()
+    await cluster.settled()
+    assert attachment(cluster, "web-own") is None
+    assert "InvalidAnnotation" in told(cluster, "web")
+
+
+async def test_an_attachment_that_is_not_the_pods_is_left_alone(cluster):
+    cluster.vpc("v")
+    cluster.attachment("web-own")
+    pod(cluster, "web")
+    await cluster.settled()
+    assert "ownerReferences" not in attachment(cluster, "web-own")["metadata"]
+    assert "NameTaken" in told(cluster, "web")
+
+
+async def test_a_namesake_gets_its_own_once_the_old_one_is_gone(cluster):
+    cluster.vpc("v")
+    pod(cluster, "web-0")
+    await cluster.settled()
+    before = attachment(cluster, "web-0-own")["metadata"]["uid"]
+    cluster.api.delete(PODS, "web-0", "default")
+    pod(cluster, "web-0")
+    await cluster.settled()
+    after = attachment(cluster, "web-0-own")
+    assert after["metadata"]["uid"] != before
+    assert (
+        after["metadata"]["ownerReferences"][0]["uid"]
+        == (cluster.api.stored(PODS, "web-0", "default")["metadata"]["uid"])
+    )
+    assert cluster.status("web-0-own")["ready"] is True
+
+
+async def test_pods_made_and_gone_while_the_operator_was_away(cluster):
+    cluster.vpc("v")
+    pod(cluster, "stays")
+    pod(cluster, "goes")
+    await cluster.settled()
+    await cluster.stop()
+    pod(cluster, "came")
+    cluster.api.delete(PODS, "goes", "default")
+    assert attachment(cluster, "goes-own")["metadata"][
+        "deletionTimestamp"
+    ]  # its finalizer waits for the operator
+    await cluster.start()
+    await cluster.settled()
+    assert attachment(cluster, "goes-own") is None
+    assert cluster.status("came-own")["ready"] is True
+    assert cluster.status("stays-own")["ready"] is True
+
+
+async def test_a_live_pod_holds_its_attachment_and_one_that_ran_to_its_end_does_not(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a")
+    pod(cluster, "web", vpc="", attachment="a", label="a")
+    await cluster.settled()
+    assert attachment(cluster, "a")["metadata"]["finalizers"] == [FINALIZER]
+    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    await cluster.settled()
+    assert "default/web" in cluster.condition("Deleting", "a")["message"]
+    cluster.api.change(PODS, "web", {"status": {"phase": "Succeeded"}}, "default", subresource="status")
+    await cluster.settled()
+    assert attachment(cluster, "a") is None
+
+
+async def test_an_endpoint_that_a_dead_node_left_does_not_hold_a_generated_one(cluster):
+    cluster.vpc("v")
+    pod(cluster, "web")
+    await cluster.settled()
+    endpoint = {"node": "node-1", "sid": "2001:db8::1", "networks": []}
+    cluster.api.change(
+        VPC_ATTACHMENTS, "web-own", {"status": {"endpoint": endpoint}}, "default", subresource="status"
+    )
+    await cluster.settled()
+    cluster.api.delete(PODS, "web", "default")
+    await cluster.settled()
+    assert attachment(cluster, "web-own") is None
+
+
+async def test_nothing_is_made_in_a_namespace_that_goes_and_nothing_holds_it_up(cluster):
+    cluster.vpc("v")
+    pod(cluster, "web")
+    await cluster.settled()
+    cluster.api.change(NAMESPACES, "default", TERMINATING)
+    cluster.api.delete(VPC_ATTACHMENTS, "web-own", "default")
+    pod(cluster, "late")
+    await cluster.settled()
+    assert attachment(cluster, "web-own") is None
+    assert attachment(cluster, "late-own") is None
+
+
+async def test_one_made_away_with_by_hand_waits_for_its_pod(cluster):
+    cluster.vpc("v")
+    pod(cluster, "web")
+    await cluster.settled()
+    cluster.api.delete(VPC_ATTACHMENTS, "web-own", "default")
+    await cluster.settled()
+    assert "default/web" in cluster.condition("Deleting", "web-own")["message"]
+    assert cluster.nad("web-own")
+
+
+async def test_one_pods_refusal_blocks_no_other(cluster):
+    cluster.vpc("v")
+    cluster.api.fail = lambda verb, _resource, name: (
+        Rejected("quota exceeded", reason="Forbidden")
+        if (verb, name) == ("create", "a-own")
+        else Unreachable("kube-apiserver", "no")
+        if (verb, name) == ("create", "b-own")
+        else None
+    )
+    for name in "abc":
+        pod(cluster, name)
+    while not (attachment(cluster, "c-own") or {}).get("status", {}).get("ready"):
+        await cluster.pause()
+    assert attachment(cluster, "a-own") is None
+    assert "Forbidden" in told(cluster, "a")
+    cluster.api.fail = lambda *_: None
+    await cluster.settled()
+    assert cluster.status("b-own")["ready"] is True
