@@ -1,0 +1,278 @@
+"""VPCs, VPCAttachments and NodeSegments: what is refused, what is warned of, and what is nobody's business any more."""
+
+from ipaddress import IPv6Network, ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from galactic.crds.model import parse
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.operator.admission import nodesegment, vpc, vpcattachment
+from galactic.operator.admission.review import User
+from galactic.operator.admission.vpc import Range, Used
+
+SPACE = IPv6Network("2001:db8:ff00::/40")
+PODS = Range(ip_network("10.244.0.0/16"), "the cluster's pods")
+
+
+def network(*networks: str, ready: bool = False, status: dict[str, Any] | None = None, **spec: Any) -> Vpc:
+    return parse(
+        Vpc,
+        {
+            "metadata": {"name": "blue", "namespace": "net"},
+            "spec": {"networks": networks, **spec},
+            "status": status or {},
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("networks", "said"),
+    [
+        pytest.param(["10.1.1.0/33"], "spec.networks[0]: '10.1.1.0/33'", id="bad-length"),
+        pytest.param(["nonsense"], "spec.networks[0]: 'nonsense'", id="no-network"),
+        pytest.param(["10.1.1.1/24"], "write 10.1.1.0/24", id="host-bits"),
+        pytest.param(["10.1.1.0/24", "10.1.1.0/24"], "spec.networks[1]: 10.1.1.0/24 is there twice", id="duplicate"),
+        pytest.param(["10.0.0.0/8", "10.1.1.0/24"], "spec.networks[1]: 10.1.1.0/24 overlaps", id="overlap"),
+        pytest.param(["224.1.0.0/16"], "multicast", id="multicast"),
+        pytest.param(["169.254.1.0/24"], "link-local", id="link-local"),
+        pytest.param(["127.0.0.0/8"], "loopback", id="loopback"),
+        pytest.param(["ff05::/16"], "multicast", id="multicast-6"),
+        pytest.param(["fe80:1::/32"], "link-local", id="link-local-6"),
+        pytest.param(["::1/128"], "loopback", id="loopback-6"),
+        pytest.param(["2001:db8:ff01::/48"], "SRv6 space 2001:db8:ff00::/40", id="srv6-space"),
+    ],
+)
+def test_networks_that_could_not_work(networks: list[str], said: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        vpc.created(network(*networks), SPACE, ())
+    assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        pytest.param({"identifier": "000000000000"}, "spec.identifier", id="zero"),
+        pytest.param({"identifier": "ffffffffffff"}, "spec.identifier", id="all-ones"),
+        pytest.param({"allowedNamespaces": {"from": "Selector"}}, "spec.allowedNamespaces.selector", id="no-selector"),
+        pytest.param(
+            {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabel": {}}}},
+            "spec.allowedNamespaces.selector",
+            id="misspelt-selector",
+        ),
+        pytest.param(
+            {"allowedNamespaces": {"from": "All", "selector": {}}},
+            "spec.allowedNamespaces.selector",
+            id="selector-without-effect",
+        ),
+    ],
+)
+def test_other_fields(spec: dict[str, Any], field: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        vpc.created(network("10.1.1.0/24", **spec), SPACE, ())
+    assert refusal.value.field == field
+
+
+def test_shadowed_ranges_and_taken_identifiers_are_warned_of() -> None:
+    answer = vpc.created(network("10.244.3.0/24", identifier="0000000004d2"), SPACE, (PODS,), ("other", "vpc"))
+    assert answer.refusal is None
+    assert answer.warnings == (
+        "spec.networks: 10.244.3.0/24 overlaps 10.244.0.0/16, the cluster's pods: pods in the VPC will no longer reach them",
+        "spec.identifier: 0000000004d2 is VPC other/vpc's; this one is not ready while that is there",
+    )
+
+
+def used(address: str) -> Used:
+    return Used(("net", "web"), ip_address(address))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "held", "reason"),
+    [
+        pytest.param(["10.1.0.0/16"], ["10.2.0.0/16"], "10.1.1.1", "NetworkInUse", id="removed"),
+        pytest.param(["10.1.0.0/16"], ["10.1.2.0/24"], "10.1.1.1", "NetworkInUse", id="shrunk"),
+        pytest.param(["10.1.0.0/16"], ["10.1.1.0/24"], "10.1.1.1", None, id="shrunk-around-it"),
+        pytest.param(["10.1.0.0/16"], ["10.0.0.0/8"], "10.1.1.1", None, id="grown"),
+        pytest.param(["10.1.0.0/16"], ["10.1.0.0/16", "10.2.0.0/16"], "10.1.1.1", None, id="added"),
+        pytest.param(["10.1.0.0/16", "10.2.0.0/16"], ["10.2.0.0/16"], "10.9.1.1", None, id="was-outside-anyway"),
+        pytest.param(["10.1.1.1/16"], ["10.1.1.1/16"], "10.1.1.1", None, id="bad-but-untouched"),
+        pytest.param(["10.1.1.1/16"], ["10.1.1.1/16", "10.2.0.0/16"], "10.1.1.1", "InvalidNetwork", id="bad-and-touched"),
+    ],
+)
+def test_networks_change(old: list[str], new: list[str], held: str, reason: str | None) -> None:
+    def change() -> None:
+        vpc.updated(network(*old), network(*new), SPACE, (), [used(held)])
+
+    if reason is None:
+        change()
+        return
+    with pytest.raises(Rejected) as refusal:
+        change()
+    assert refusal.value.reason == reason
+    if reason == "NetworkInUse":
+        assert f"{held} (net/web)" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "status", "new", "refused"),
+    [
+        pytest.param("0000000004d2", {}, "0000000004d3", True, id="changed"),
+        pytest.param("0000000004d2", {}, None, True, id="removed"),
+        pytest.param(None, {"identifier": "0000000004d2"}, "0000000004d3", True, id="another-than-given-out"),
+        pytest.param(None, {"identifier": "0000000004d2"}, "0000000004d2", False, id="the-one-given-out"),
+        pytest.param(None, {}, "0000000004d2", False, id="before-it-has-one"),
+        pytest.param("000000000000", {}, "000000000000", False, id="bad-but-untouched"),
+    ],
+)
+def test_an_identifier_is_for_life(old: str | None, status: dict[str, Any], new: str | None, refused: bool) -> None:
+    before = network("10.1.1.0/24", status=status, identifier=old)
+    after = network("10.1.1.0/24", status=status, identifier=new)
+    if not refused:
+        vpc.updated(before, after, SPACE, (), ())
+        return
+    with pytest.raises(Rejected, match="immutable") as refusal:
+        vpc.updated(before, after, SPACE, (), ())
+    assert refusal.value.field == "spec.identifier"
+
+
+def attachment(
+    *addresses: str, name: str = "galactic0", vpc: dict[str, str] | None = None, routes: Any = (), ready: bool = False
+) -> VpcAttachment:
+    reference = {"apiVersion": "galactic.datumapis.com/v1alpha", "kind": "VPC", "name": "blue"} | (vpc or {})
+    # Past the schema, as it is where an object was stored before its schema was.
+    interface = {"name": "galactic0", "addresses": addresses}
+    made = parse(
+        VpcAttachment,
+        {
+            "metadata": {"name": "web", "namespace": "net"},
+            "spec": {"vpc": reference, "interface": interface, "routes": routes},
+            "status": {"ready": ready},
+        },
+    )
+    renamed = made.spec.interface.model_copy(update={"name": name})
+    return made.model_copy(update={"spec": made.spec.model_copy(update={"interface": renamed})})
+
+
+@pytest.mark.parametrize(
+    ("asking", "field"),
+    [
+        pytest.param(attachment(vpc={"kind": "Network"}), "spec.vpc.kind", id="unknown-kind"),
+        pytest.param(attachment(vpc={"apiVersion": "other/v1"}), "spec.vpc.kind", id="unknown-group"),
+        pytest.param(attachment(name="a" * 16), "spec.interface.name", id="name-too-long"),
+        pytest.param(attachment(name="a/b"), "spec.interface.name", id="slash"),
+        pytest.param(attachment(name="a:b"), "spec.interface.name", id="colon"),
+        pytest.param(attachment(name="."), "spec.interface.name", id="dot"),
+        pytest.param(attachment(name=".."), "spec.interface.name", id="dots"),
+        pytest.param(attachment(name="a b"), "spec.interface.name", id="space"),
+        pytest.param(attachment(name="lo"), "spec.interface.name", id="lo"),
+        pytest.param(attachment(name="eth0"), "spec.interface.name", id="eth0"),
+        pytest.param(attachment("10.1.1.1/24", "nonsense"), "spec.interface.addresses[1]", id="bad-address"),
+        pytest.param(
+            attachment("10.1.1.1/24", routes=[{"destination": "10.9.0.0/16", "via": "2001:db8::1"}]),
+            "spec.routes[0].via",
+            id="via-of-another-family",
+        ),
+    ],
+)
+def test_malformed_attachments(asking: VpcAttachment, field: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        vpcattachment.checked(asking, None, SPACE)
+    assert refusal.value.field == field
+    # Who does not touch it is not asked to mend it; who does is.
+    vpcattachment.checked(asking, asking, SPACE)
+
+
+def test_what_was_touched_is_judged_beside_what_was_bad_before() -> None:
+    before = attachment("10.1.1.1/24", name="lo")
+    assert vpcattachment.checked(attachment("10.1.1.2/24", name="lo"), before, SPACE).networks
+    with pytest.raises(Rejected, match="nonsense"):
+        vpcattachment.checked(attachment("nonsense", name="lo"), before, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("ready", "reference", "refused"),
+    [
+        pytest.param(True, {"name": "green"}, True, id="another-name"),
+        pytest.param(True, {"namespace": "other"}, True, id="another-namespace"),
+        pytest.param(True, {"namespace": "net"}, False, id="its-own-namespace-spelt-out"),
+        pytest.param(False, {"name": "green"}, False, id="not-ready-yet"),
+    ],
+)
+def test_the_vpc_of_a_ready_attachment_stays(ready: bool, reference: dict[str, str], refused: bool) -> None:
+    before, after = attachment(ready=ready), attachment(vpc=reference, ready=ready)
+    if not refused:
+        assert vpcattachment.checked(after, before, SPACE).vpc == (reference.get("name") == "green")
+        return
+    with pytest.raises(Rejected, match="immutable"):
+        vpcattachment.checked(after, before, SPACE)
+
+
+def test_what_another_holds_is_refused_with_its_holder() -> None:
+    holders = {ip_network("10.1.1.1/32"): ("net", "api"), ip_network("192.168.3.0/24"): ("net", "gate")}
+    wanted = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).plan
+    with pytest.raises(Rejected, match=r"spec.interface.addresses\[0\]: 10.1.1.1 is held by VPCAttachment net/api"):
+        vpcattachment.unheld(wanted, holders.get)
+    routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.2"}]
+    wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).plan
+    with pytest.raises(Rejected, match=r"spec.routes\[0\].destination: 192.168.3.0/24 is held by .* net/gate"):
+        vpcattachment.unheld(wanted, holders.get)
+    routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.9"}]
+    wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).plan
+    vpcattachment.unheld(wanted, holders.get)
+
+
+def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:
+    wanted = vpcattachment.checked(attachment("10.9.1.1/24"), None, SPACE).plan
+    networks = (ip_network("10.1.1.0/24"),)
+    assert "10.9.1.1 lies outside" in vpcattachment.placed(wanted, networks, strict=False).warnings[0]
+    with pytest.raises(Rejected, match="give addresses inside"):
+        vpcattachment.placed(wanted, networks, strict=True)
+    inside = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).plan
+    assert not vpcattachment.placed(inside, networks, strict=True).warnings
+
+
+@pytest.mark.parametrize(
+    ("prefix", "said"),
+    [
+        pytest.param("2001:db8:ff01:100::/56", "", id="free"),
+        pytest.param("2001:db8:ff02:100::/56", "NodeSegment node-2", id="the-same"),
+        pytest.param("2001:db8:ff02::/48", "NodeSegment node-2", id="around-another"),
+        pytest.param("2001:db8:ff02:180::/64", "NodeSegment node-2", id="inside-another"),
+        pytest.param("2001:db8:ff01:100::/65", "/65", id="too-long"),
+        pytest.param("2001:db8:ff00::/47", "/47", id="too-short"),
+        pytest.param("10.0.0.0/24", "not an IPv6 prefix", id="ipv4"),
+        pytest.param("2001:db8:ff01:101::1/56", "host bits", id="host-bits"),
+        pytest.param("2001:db8:aa01:100::/56", "outside the SRv6 space", id="outside-the-space"),
+    ],
+)
+def test_prefixes(prefix: str, said: str) -> None:
+    others = [("node-1", "2001:db8:ff01:100::/56"), ("node-2", "2001:db8:ff02:100::/56"), ("node-3", "broken")]
+    if not said:
+        nodesegment.prefixed("node-1", prefix, SPACE, others)
+        return
+    with pytest.raises(Rejected) as refusal:
+        nodesegment.prefixed("node-1", prefix, SPACE, others)
+    assert said in str(refusal.value)
+    assert refusal.value.field == "spec.prefix"
+
+
+@pytest.mark.parametrize(
+    ("user", "node"),
+    [
+        pytest.param(User("system:node:node-1"), "node-1", id="kubelet"),
+        pytest.param(User("galactic-node-node-1"), "node-1", id="by-name"),
+        pytest.param(User("system:serviceaccount:gs:node", {nodesegment.NODE_NAME: ["node-1"]}), "node-1", id="by-token"),
+        pytest.param(User("system:serviceaccount:gs:node"), None, id="token-of-an-old-server"),
+        pytest.param(User("system:serviceaccount:other:node", {nodesegment.NODE_NAME: ["node-1"]}), None, id="another-account"),
+        pytest.param(User("admin"), None, id="a-person"),
+    ],
+)
+def test_who_is_which_node(user: User, node: str | None) -> None:
+    known = nodesegment.identities("system:node:{node}, galactic-node-{node},system:serviceaccount:gs:node")
+    assert known.node(user) == node
+    nodesegment.owned("node-1", node)
+    if node:
+        with pytest.raises(Rejected, match="node node-1 may write its own only"):
+            nodesegment.owned("node-2", node)
