@@ -20,6 +20,7 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import Conflict, NotFound
 from galactic.kube.informer import Key
+from galactic.kube.lease import Deposed
 from galactic.operator.api import Api
 from galactic.operator.attachments import Attachments
 from galactic.operator.books import Books, reference, restore
@@ -79,7 +80,10 @@ class Reconciler(Listener):
             else:
                 self._report(None)
                 break
-        await self.run()
+        try:
+            await self.run()
+        finally:
+            self._report(None)  # whoever does not act has nothing to complain about
 
     async def restore(self) -> None:
         """Lists every kind, and enters what live objects hold, before anything is decided. Raises GalacticError.
@@ -195,7 +199,7 @@ class Reconciler(Listener):
                 result = "ok"
                 if self._away:
                     self._report(None)
-            except (Conflict, NotFound):
+            except (Conflict, NotFound, Deposed):
                 result = "retry"  # somebody wrote in between, or it is gone: the watch is about to tell
             except Unreachable as error:
                 result = "retry"
