@@ -37,14 +37,14 @@ STORY: Final = (
     Expectation("blue/web", "10.1.1.3", "db, on the same node"),
     Expectation("blue/web", "2001:10:1:1::3", "db, on the same node"),
     Expectation("blue/web", "192.168.3.1", "behind db, same node"),
-    Expectation("blue/api", "192.168.3.1", "behind db, another node"),
-    Expectation("green/one", "10.1.1.2", "two, on another node: green's own, with api's address"),
+    Expectation("blue/api", "192.168.3.1", "behind db, elsewhere"),
+    Expectation("green/one", "10.1.1.2", "two, with api's address"),
     Expectation("green/one", "2001:10:1:1::2", "two, on another node"),
     Expectation("green/one", "10.1.1.3", "db is blue's", reached=False),
     Expectation("green/one", "2001:10:1:1::3", "db is blue's", reached=False),
-    Expectation("green/two", "192.168.3.1", "the prefix behind db is blue's", reached=False),
+    Expectation("green/two", "192.168.3.1", "blue's, behind db", reached=False),
     Expectation("blue/web", "10.1.1.4", "three is green's", reached=False),
-    Expectation("blue/web", "fd00:2::2", "node-2 itself: no way out of a VPC", reached=False),
+    Expectation("blue/web", "fd00:2::2", "the underlay: no way out", reached=False),
 )
 
 
