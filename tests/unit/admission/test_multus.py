@@ -30,7 +30,11 @@ def test_comma_form(text: str, expected: str) -> None:
     ("there", "added"),
     [
         pytest.param([], True, id="empty-list"),
-        pytest.param([{"name": "a", "interface": "net7", "ips": ["10.0.0.1/24"], "mac": "c2:b0:57:49:47:f1"}], True, id="one"),
+        pytest.param(
+            [{"name": "a", "interface": "net7", "ips": ["10.0.0.1/24"], "mac": "c2:b0:57:49:47:f1"}],
+            True,
+            id="one",
+        ),
         pytest.param([{"name": "web", "interface": "galactic0"}], False, id="there-already"),
         pytest.param([{"name": "web", "namespace": "green"}], True, id="a-namesake-elsewhere"),
     ],

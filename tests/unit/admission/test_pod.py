@@ -47,14 +47,21 @@ def patched(before: dict[str, Any], patch: tuple[dict[str, Any], ...]) -> dict[s
 @pytest.mark.parametrize(
     ("asking", "reason", "said"),
     [
-        pytest.param(of("a=web", spec={"hostNetwork": True}), "HostNetwork", "spec.hostNetwork: true", id="host-network"),
+        pytest.param(
+            of("a=web", spec={"hostNetwork": True}),
+            "HostNetwork",
+            "spec.hostNetwork: true",
+            id="host-network",
+        ),
         pytest.param(of("a="), "InvalidName", "'' is not the name", id="empty-name"),
         pytest.param(of("a=a,b"), "InvalidName", "'a,b'", id="two-names"),
         pytest.param(of("a=green/web"), "InvalidName", "one in namespace blue", id="of-another-namespace"),
         pytest.param(of("v=a/b/c"), "InvalidName", "NAMESPACE/NAME", id="vpc-with-two-slashes"),
         pytest.param(of("v="), "InvalidName", "not the name of a VPC", id="empty-vpc"),
         pytest.param(of("v=blue", "a=web"), "TwoAttachments", "remove one", id="both"),
-        pytest.param(of("a=web", "n=[{"), "MalformedNetworks", "cni.cncf.io/networks]: '[{'", id="malformed-networks"),
+        pytest.param(
+            of("a=web", "n=[{"), "MalformedNetworks", "cni.cncf.io/networks]: '[{'", id="malformed-networks"
+        ),
         pytest.param(of("a=web", "n=x@y,z@y"), "DuplicateInterface", "'y'", id="interface-twice"),
         pytest.param(of("a=web", "n=x@eth0"), "DuplicateInterface", "'eth0'", id="interface-of-the-pod"),
         pytest.param(of("a=web", "n=x,y@net1"), "DuplicateInterface", "'net1'", id="interface-multus-names"),
@@ -76,7 +83,10 @@ def test_refused(asking: pod.Pod, reason: str, said: str) -> None:
         pytest.param(of("v=blue"), id="vpc"),
         pytest.param(of("v=net/blue"), id="vpc-of-another-namespace"),
         pytest.param(of("a=web", "n=x,y@b"), id="beside-others"),
-        pytest.param(of("v=blue", "a=web-1-abcde", metadata={"labels": {ATTACHMENT_LABEL: GENERATED}}), id="seen-before"),
+        pytest.param(
+            of("v=blue", "a=web-1-abcde", metadata={"labels": {ATTACHMENT_LABEL: GENERATED}}),
+            id="seen-before",
+        ),
     ],
 )
 def test_accepted(asking: pod.Pod) -> None:
@@ -89,7 +99,9 @@ def test_accepted(asking: pod.Pod) -> None:
     [
         pytest.param({}, None, "web@galactic0", id="alone"),
         pytest.param({NETWORKS_ANNOTATION: "x"}, {}, "x,web@galactic0", id="after-another"),
-        pytest.param({NETWORKS_ANNOTATION: "web@galactic0"}, {"app": "web"}, "web@galactic0", id="written-by-hand"),
+        pytest.param(
+            {NETWORKS_ANNOTATION: "web@galactic0"}, {"app": "web"}, "web@galactic0", id="written-by-hand"
+        ),
     ],
 )
 def test_what_is_added(annotations: dict[str, str], labels: dict[str, str] | None, networks: str) -> None:
@@ -183,9 +195,14 @@ def test_sharing_is_warned_of() -> None:
         pytest.param(of("a=web"), of(), ATTACHMENT_ANNOTATION, id="removed"),
         pytest.param(of(), of("a=web"), ATTACHMENT_ANNOTATION, id="set"),
         pytest.param(of("v=blue"), of("v=green"), VPC_ANNOTATION, id="another-vpc"),
-        pytest.param(of("a=web", "n=web@galactic0"), of("a=web"), NETWORKS_ANNOTATION, id="our-entry-removed"),
         pytest.param(
-            of("a=web", "n=web@galactic0"), of("a=web", "n=web@x"), NETWORKS_ANNOTATION, id="our-entry-changed"
+            of("a=web", "n=web@galactic0"), of("a=web"), NETWORKS_ANNOTATION, id="our-entry-removed"
+        ),
+        pytest.param(
+            of("a=web", "n=web@galactic0"),
+            of("a=web", "n=web@x"),
+            NETWORKS_ANNOTATION,
+            id="our-entry-changed",
         ),
         pytest.param(of("a=web", "n=web@g"), of("a=web", "n=web@g,x"), None, id="a-network-more"),
         pytest.param(of("a=web", "n=web@g,x"), of("a=web", "n=web@g"), None, id="a-network-less"),

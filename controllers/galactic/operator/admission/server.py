@@ -71,11 +71,6 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._runner.addresses[0][1])
-
     def _handler(self, decide: Decision) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handler(request: web.Request) -> web.Response:
             started = time.monotonic()

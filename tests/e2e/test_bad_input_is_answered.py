@@ -1,0 +1,318 @@
+"""Whoever writes something that cannot work is told which field, which value, and what to do: by kubectl, at once."""
+
+import json
+import os
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from story import API, eventually
+
+from galactic.lab.cluster import Lab
+from galactic.lab.state import SERVICES
+
+ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
+VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+
+
+class Namespaces:
+    """What the stories are told in: bad-input has the VPC ``blue`` and attachments, and stranger nothing."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def kubectl(self, *arguments: str, stdin: Any = None) -> tuple[bool, str]:
+        """Whether it succeeded, and everything it said."""
+        done = subprocess.run(
+            [str(self.lab.assets.kubectl), *arguments],
+            env=os.environ | {"KUBECONFIG": str(self.lab.kubeconfig)},
+            input="" if stdin is None else json.dumps(stdin),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode == 0, done.stdout + done.stderr
+
+    def refuses(self, thing: dict[str, Any], *said: str, user: str = "") -> None:
+        """Applying it fails and says all of that."""
+        extra = [f"--as={user}", "--as-group=system:masters"] if user else []
+        done, text = self.kubectl("apply", *extra, "-f", "-", stdin=thing)
+        assert not done, f"was accepted: {text}"
+        for words in said:
+            assert words in text
+
+    def accepts(self, *things: dict[str, Any]) -> str:
+        """Applying it succeeds; what was said."""
+        done, text = self.kubectl(
+            "apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": things}
+        )
+        assert done, text
+        return text
+
+    def ready(self, kind: str, name: str) -> None:
+        eventually(
+            f"{kind} {name} is ready",
+            lambda: self.lab.get(kind, "-n", "bad-input", name).get("status", {}).get("ready"),
+        )
+
+
+def vpc(name: str, *networks: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API,
+        "kind": "VPC",
+        "metadata": {"name": name, "namespace": "bad-input"},
+        "spec": {"networks": list(networks), **spec},
+    }
+
+
+def attachment(name: str, *addresses: str, namespace: str = "bad-input", **spec: Any) -> dict[str, Any]:
+    interface: dict[str, Any] = {"name": spec.pop("ifname", "galactic0")}
+    if addresses:
+        interface["addresses"] = list(addresses)
+    reference = {"apiVersion": API, "kind": "VPC", "name": "blue"} | spec.pop("vpc", {})
+    return {
+        "apiVersion": API,
+        "kind": "VPCAttachment",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"vpc": reference, "interface": interface, **spec},
+    }
+
+
+def pod(name: str, annotations: dict[str, str], namespace: str = "bad-input", **spec: Any) -> dict[str, Any]:
+    containers = [{"name": "main", "image": "docker.io/nicolaka/netshoot"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "annotations": annotations},
+        "spec": {"containers": containers, "terminationGracePeriodSeconds": 0, **spec},
+    }
+
+
+def segment(name: str, prefix: str) -> dict[str, Any]:
+    return {"apiVersion": API, "kind": "NodeSegment", "metadata": {"name": name}, "spec": {"prefix": prefix}}
+
+
+@pytest.fixture(scope="module")
+def space(control_plane: Lab) -> Iterator[Namespaces]:
+    names = Namespaces(control_plane)
+    try:
+        for name in ("bad-input", "stranger"):
+            control_plane.kubectl("create", "namespace", name)
+            eventually(
+                "its service account",
+                lambda name=name: control_plane.kubectl("get", "sa", "default", "-n", name, check=False),
+            )
+        gate = [{"destination": "192.168.3.0/24", "via": "10.1.1.3"}]
+        names.accepts(
+            vpc("blue", "10.1.1.0/24", "2001:10:1:1::/64"),
+            vpc("other", "10.7.0.0/16"),
+            attachment("web", "10.1.1.1/24", "2001:10:1:1::1/64"),
+            attachment("gate", "10.1.1.3/24", routes=gate),
+            attachment("waits", "10.1.1.9/24", vpc={"name": "absent"}),
+            segment("far", "2001:db8:fffe:100::/56"),
+        )
+        for name in ("web", "gate"):
+            names.ready("vpca", name)
+        yield names
+    finally:
+        names.kubectl("delete", "nseg", "far", "--wait=false")
+        names.kubectl("delete", "pods", "--all", "-n", "bad-input", "--grace-period=0", "--force")
+        names.kubectl("delete", "namespace", "bad-input", "stranger", "--wait=false")
+
+
+@pytest.mark.parametrize(
+    ("thing", "said"),
+    [
+        pytest.param(vpc("x", "10.1.1.0/33"), ["spec.networks[0]", "'10.1.1.0/33'"], id="bad-cidr"),
+        pytest.param(
+            vpc("x", "10.1.1.1/24"), ["spec.networks[0]", "host bits", "write 10.1.1.0/24"], id="host-bits"
+        ),
+        pytest.param(vpc("x", "10.1.0.0/16", "10.1.0.0/16"), ["spec.networks[1]", "twice"], id="duplicate"),
+        pytest.param(
+            vpc("x", "10.0.0.0/8", "10.1.0.0/16"), ["spec.networks[1]: 10.1.0.0/16 overlaps"], id="overlap"
+        ),
+        pytest.param(vpc("x", "239.1.0.0/16"), ["spec.networks[0]", "multicast"], id="multicast"),
+        pytest.param(vpc("x", "169.254.7.0/24"), ["spec.networks[0]", "link-local"], id="link-local"),
+        pytest.param(vpc("x", "127.1.0.0/16"), ["spec.networks[0]", "loopback"], id="loopback"),
+        pytest.param(vpc("x", "fe80::/64"), ["spec.networks[0]", "link-local"], id="link-local-6"),
+        pytest.param(vpc("x", "2001:db8:ff01::/48"), ["spec.networks[0]", "SRv6 space"], id="srv6-space"),
+        pytest.param(
+            vpc("x", *(f"10.{n}.0.0/16" for n in range(65))), ["spec.networks", "64"], id="65-networks"
+        ),
+        pytest.param(vpc("x"), ["spec.networks", "1"], id="no-network"),
+        pytest.param(
+            vpc("x", "10.1.0.0/16", identifier="zz"), ["spec.identifier", "zz"], id="bad-identifier"
+        ),
+        pytest.param(
+            vpc("x", "10.1.0.0/16", identifier="0" * 12), ["spec.identifier", "never"], id="identifier-0"
+        ),
+        pytest.param(
+            vpc("blue", "10.9.0.0/16"), ["spec.networks", "10.1.1.1 (bad-input/web)"], id="network-in-use"
+        ),
+        pytest.param(
+            vpc("blue", "10.1.1.0/24", "2001:10:1:1::/64", identifier="0000000004d2"),
+            ["spec.identifier", "0000000004d2", "immutable"],
+            id="identifier-changed",
+        ),
+        pytest.param(attachment("x", vpc={"kind": "Net"}), ["spec.vpc.kind", "Net"], id="unknown-kind"),
+        pytest.param(
+            attachment("x", namespace="stranger", vpc={"namespace": "bad-input"}),
+            ["spec.vpc: VPC bad-input/blue does not exist or does not admit namespace stranger"],
+            id="not-granted",
+        ),
+        pytest.param(
+            attachment("x", namespace="stranger", vpc={"namespace": "bad-input", "name": "ghost"}),
+            ["spec.vpc: VPC bad-input/ghost does not exist or does not admit namespace stranger"],
+            id="not-granted-and-not-there",
+        ),
+        pytest.param(
+            attachment("x", "10.1.1.7/24", routes=[{"destination": "10.9.0.0/16", "via": "2001:10:1:1::1"}]),
+            ["spec.routes[0].via", "same family"],
+            id="via-of-another-family",
+        ),
+        pytest.param(
+            attachment("x", "10.1.1.1/24"),
+            ["spec.interface.addresses[0]", "10.1.1.1 is held by VPCAttachment bad-input/web"],
+            id="address-held",
+        ),
+        pytest.param(
+            attachment("x", "10.1.1.7/24", routes=[{"destination": "192.168.3.0/24", "via": "10.1.1.7"}]),
+            ["spec.routes[0].destination", "192.168.3.0/24 is held by VPCAttachment bad-input/gate"],
+            id="termination-held",
+        ),
+        pytest.param(attachment("x", ifname="a" * 16), ["spec.interface.name", "15"], id="ifname-16"),
+        pytest.param(attachment("x", ifname="a/b"), ["spec.interface.name"], id="ifname-slash"),
+        pytest.param(attachment("x", ifname="a:b"), ["spec.interface.name"], id="ifname-colon"),
+        pytest.param(attachment("x", ifname="."), ["spec.interface.name", "'.'"], id="ifname-dot"),
+        pytest.param(attachment("x", ifname="a b"), ["spec.interface.name"], id="ifname-space"),
+        pytest.param(attachment("x", ifname="lo"), ["spec.interface.name", "'lo' is in use"], id="ifname-lo"),
+        pytest.param(
+            attachment("x", ifname="eth0"), ["spec.interface.name", "'eth0' is in use"], id="ifname-eth0"
+        ),
+        pytest.param(
+            attachment("web", "10.1.1.1/24", "2001:10:1:1::1/64", vpc={"name": "other"}),
+            ["spec.vpc", "immutable once the attachment is ready"],
+            id="another-vpc",
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "ghost"}), ["no VPCAttachment bad-input/ghost"], id="attachment-missing"
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "waits"}),
+            ["bad-input/waits is not ready", "VPC bad-input/absent does not exist", "tries again by itself"],
+            id="attachment-not-ready",
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "web"}, hostNetwork=True), ["spec.hostNetwork: true"], id="host-network"
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "web", NETWORKS: "[{"}), [NETWORKS, "'[{'"], id="malformed-networks"
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "web", NETWORKS: "a@galactic0"}),
+            [NETWORKS, "would be called 'galactic0'"],
+            id="interface-twice",
+        ),
+        pytest.param(pod("x", {VPC: "ghost"}), ["VPC bad-input/ghost does not exist"], id="vpc-missing"),
+        pytest.param(
+            pod("x", {VPC: "bad-input/blue"}, namespace="stranger"),
+            ["VPC bad-input/blue does not exist or does not admit namespace stranger"],
+            id="vpc-not-granted",
+        ),
+        pytest.param(
+            segment("x", "2001:db8:fffe:180::/64"),
+            ["spec.prefix", "NodeSegment far"],
+            id="overlapping-prefix",
+        ),
+        pytest.param(
+            segment("x", "2001:db8:fffd::/65"), ["spec.prefix", "/65", "/48 to /64"], id="prefix-too-long"
+        ),
+        pytest.param(
+            segment("x", "2001:db8:ff00::/47"), ["spec.prefix", "/47", "/48 to /64"], id="prefix-too-short"
+        ),
+        pytest.param(segment("x", "10.0.0.0/24"), ["spec.prefix", "not an IPv6 prefix"], id="prefix-ipv4"),
+    ],
+)
+def test_refused(space: Namespaces, thing: dict[str, Any], said: list[str]) -> None:
+    space.refuses(thing, *said)
+
+
+def test_a_node_writes_its_own_segment_only(space: Namespaces) -> None:
+    mine = segment("far", "2001:db8:fffe:100::/57")
+    space.refuses(mine, "node node-1 may write its own only", user="galactic-node-node-1")
+    space.refuses(mine, "node node-1 may write its own only", user="system:node:node-1")
+    # and its status, which is where a node tells what is attached to it
+    status = {"status": {"loopback": "::1"}}
+    url = f"/apis/{API}/nodesegments/far/status"
+    for user, allowed in (("galactic-node-node-1", False), ("galactic-node-far", True)):
+        answer = patched(space.lab, url, status, user)
+        assert ("may write its own only" in answer) != allowed, answer
+
+
+def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
+    """What the API server answers to a merge patch by that user. (kubectl before 1.24 knows no --subresource.)"""
+    config = json.loads(lab.kubeconfig.read_text())
+    request = urllib.request.Request(  # noqa: S310  (https, by the kubeconfig)
+        config["clusters"][0]["cluster"]["server"] + path,
+        json.dumps(body).encode(),
+        {
+            "Authorization": f"Bearer {config['users'][0]['user']['token']}",
+            "Content-Type": "application/merge-patch+json",
+            "Impersonate-User": user,
+            "Impersonate-Group": "system:masters",
+        },
+        method="PATCH",
+    )
+    trusted = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
+    try:
+        with urllib.request.urlopen(request, context=trusted) as answer:  # noqa: S310
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
+def test_what_still_works_is_warned_of(space: Namespaces) -> None:
+    said = space.accepts(vpc("services", str(SERVICES)))
+    assert "Warning: spec.networks" in said
+    assert "the cluster's services" in said
+    said = space.accepts(attachment("outside", "10.200.0.1/24"))
+    assert "Warning" in said
+    assert "10.200.0.1 lies outside the VPC's networks" in said
+
+
+def test_annotations_of_a_pod_that_exists_stay(space: Namespaces) -> None:
+    space.accepts(pod("fixed", {ATTACHMENT: "web"}))
+    made = space.lab.get("pod", "-n", "bad-input", "fixed")
+    assert made["metadata"]["annotations"][NETWORKS] == "web@galactic0"
+    space.refuses(pod("fixed", {ATTACHMENT: "gate"}), ATTACHMENT, "'gate' cannot change on a pod that exists")
+    done, said = space.kubectl("annotate", "pod", "-n", "bad-input", "fixed", f"{ATTACHMENT}-")
+    assert not done
+    assert "cannot be removed" in said
+    done, said = space.kubectl("label", "pod", "-n", "bad-input", "fixed", "app=web")
+    assert done, said
+
+    # a second pod on the attachment is what a rolling update makes
+    said = space.accepts(pod("surge", {ATTACHMENT: "web"}))
+    assert "Warning: pod fixed has VPCAttachment web as well" in said
+
+
+def test_both_forms_of_the_multus_annotation_are_appended_to(space: Namespaces) -> None:
+    space.accepts(pod("comma", {ATTACHMENT: "gate", NETWORKS: "storage@net7"}))
+    there = space.lab.get("pod", "-n", "bad-input", "comma")["metadata"]["annotations"][NETWORKS]
+    assert there == "storage@net7,gate@galactic0"
+    storage = {"name": "storage", "interface": "net7", "mac": "c2:b0:57:49:47:f1"}
+    space.accepts(pod("objects", {ATTACHMENT: "gate", NETWORKS: json.dumps([storage])}))
+    there = space.lab.get("pod", "-n", "bad-input", "objects")["metadata"]["annotations"][NETWORKS]
+    assert json.loads(there) == [storage, {"name": "gate", "interface": "galactic0"}]
+
+
+def test_a_pod_that_asks_for_nothing_is_left_alone(space: Namespaces) -> None:
+    space.accepts(pod("plain", {"some": "annotation"}))
+    made = space.lab.get("pod", "-n", "bad-input", "plain")["metadata"]
+    assert NETWORKS not in made["annotations"]
+    assert not made.get("labels")
