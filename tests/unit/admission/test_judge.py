@@ -1,0 +1,262 @@
+"""From request to answer: caches that are behind refuse nobody, and what waits is told in time."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from galactic.errors import NotYet, Rejected
+from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, PODS, VPC_ATTACHMENTS, VPCS
+from galactic.names import (
+    API_VERSION,
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    NETWORKS_ANNOTATION,
+    VPC_ANNOTATION,
+)
+from galactic.operator.admission.cluster import Cluster
+from galactic.operator.admission.judge import POD_NAME, Judge, Rules
+from galactic.operator.admission.nodesegment import NODE_NAME, identities
+from galactic.operator.admission.review import Answer, Operation, Request, User
+
+ACCOUNT = "system:serviceaccount:galactic-system:galactic-node"
+
+
+@pytest.fixture
+def cluster(store: Any) -> Cluster:
+    return Cluster(store)
+
+
+@pytest.fixture
+def judge(cluster: Cluster) -> Judge:
+    return Judge(cluster, Rules(identities(f"galactic-node-{{node}},{ACCOUNT}"), patience=0.2))
+
+
+def request(
+    resource: Any,
+    new: dict[str, Any],
+    old: dict[str, Any] | None = None,
+    *,
+    operation: Operation | None = None,
+    user: User = User("admin"),  # noqa: B008  (frozen)
+    subresource: str = "",
+) -> Request:
+    meta = new["metadata"]
+    made: Operation = "CREATE" if old is None else "UPDATE"
+    return Request(
+        "1",
+        resource.plural,
+        subresource,
+        operation or made,
+        meta.get("namespace", ""),
+        meta.get("name", ""),
+        user,
+        new,
+        old,
+    )
+
+
+def vpc(
+    name: str = "blue", namespace: str = "net", *networks: str, ready: bool = True, **spec: Any
+) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+        "spec": {"networks": list(networks) or ["10.1.1.0/24"], **spec},
+        "status": {"ready": ready},
+    }
+
+
+def attachment(
+    name: str = "web", namespace: str = "net", *addresses: str, ready: bool = True
+) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "vpc": {"apiVersion": API_VERSION, "kind": "VPC", "name": "blue"},
+            "interface": {"addresses": list(addresses)},
+        },
+        "status": {"ready": ready},
+    }
+
+
+def pod(name: str = "web-1", **annotations: str) -> dict[str, Any]:
+    keys = {"attachment": ATTACHMENT_ANNOTATION, "vpc": VPC_ANNOTATION, "networks": NETWORKS_ANNOTATION}
+    written = {keys[key]: value for key, value in annotations.items()}
+    return {
+        "metadata": {"name": name, "namespace": "net", "annotations": written},
+        "spec": {"containers": []},
+    }
+
+
+def completed(thing: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    assert answer.refusal is None, str(answer.refusal)
+    meta = thing["metadata"]
+    for step in answer.patch:
+        _, _, place, *key = step["path"].split("/")
+        if key:
+            meta.setdefault(place, {})[key[0].replace("~1", "/")] = step["value"]
+        else:
+            meta[place] = step["value"]
+    return thing
+
+
+async def test_what_the_cache_does_not_know_yet_is_looked_up(judge: Judge, store: Any) -> None:
+    store.put(VPC_ATTACHMENTS, attachment())
+    asked = request(
+        PODS, completed(pod(attachment="web"), await judge.mutate(request(PODS, pod(attachment="web"))))
+    )
+    assert (await judge.validate(asked)).refusal is None
+    # And so is a grant: for a VPC that was applied a moment ago, to a namespace that was.
+    store.put(VPCS, vpc(allowedNamespaces={"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}))
+    store.put(NAMESPACES, {"metadata": {"name": "apps", "labels": {"team": "a"}}})
+    assert (await judge.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
+
+
+def _abroad(vpc_name: str = "blue") -> dict[str, Any]:
+    thing = attachment("x", "apps")
+    thing["spec"]["vpc"] |= {"namespace": "net", "name": vpc_name}
+    return thing
+
+
+async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
+    judge: Judge, store: Any, cluster: Cluster
+) -> None:
+    store.put(NAMESPACES, {"metadata": {"name": "apps"}})
+    cluster.changed(VPCS, ("net", "blue"), None, store.put(VPCS, vpc()))
+    assert isinstance((await judge.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal, Rejected)
+    store.put(VPCS, vpc(allowedNamespaces={"from": "All"}))
+    assert (await judge.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
+
+
+async def test_a_refusal_does_not_tell_whether_the_vpc_exists(judge: Judge, store: Any) -> None:
+    store.put(VPCS, vpc())
+    store.put(NAMESPACES, {"metadata": {"name": "apps"}})
+    said = []
+    for name in ("blue", "ghost"):
+        store.asked.clear()
+        answer = await judge.validate(request(VPC_ATTACHMENTS, _abroad(name)))
+        said.append((str(answer.refusal).replace(name, "NAME"), len(store.asked)))
+    assert said[0] == said[1]
+
+
+async def test_a_pod_waits_a_little_for_its_attachment(judge: Judge, store: Any, cluster: Cluster) -> None:
+    store.put(VPC_ATTACHMENTS, attachment(ready=False))
+    asking = request(
+        PODS, completed(pod(attachment="web"), await judge.mutate(request(PODS, pod(attachment="web"))))
+    )
+    waiting = asyncio.create_task(judge.validate(asking))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment()))
+    assert (await asyncio.wait_for(waiting, 0.1)).refusal is None
+    cluster.changed(
+        VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment(ready=False))
+    )
+    assert isinstance((await judge.validate(asking)).refusal, NotYet)
+
+
+async def test_a_pod_with_an_attachment_of_its_own(judge: Judge, store: Any) -> None:
+    store.put(VPCS, vpc())
+    thing = completed(pod(vpc="blue"), await judge.mutate(request(PODS, pod(vpc="blue"))))
+    name = thing["metadata"]["annotations"][ATTACHMENT_ANNOTATION]
+    assert name.startswith("web-1-")
+    assert thing["metadata"]["annotations"][NETWORKS_ANNOTATION] == f"{name}@galactic0"
+    assert (await judge.validate(request(PODS, thing))).refusal is None
+    store.put(VPC_ATTACHMENTS, attachment(name))
+    assert "made for another pod" in str((await judge.validate(request(PODS, thing))).refusal)
+
+
+async def test_only_living_pods_share(judge: Judge, store: Any) -> None:
+    store.put(VPC_ATTACHMENTS, attachment())
+    for name, more in (
+        ("alive", {}),
+        ("over", {"status": {"phase": "Succeeded"}}),
+        ("going", {"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+    ):
+        other = pod(name, attachment="web")
+        other["metadata"]["labels"] = {ATTACHMENT_LABEL: "web"}
+        other["metadata"] |= {key: value for key, value in more.items() if key != "status"}
+        store.put(PODS, other | {key: value for key, value in more.items() if key == "status"})
+    thing = completed(pod(attachment="web"), await judge.mutate(request(PODS, pod(attachment="web"))))
+    (warning,) = (await judge.validate(request(PODS, thing))).warnings
+    assert warning.startswith("pod alive has VPCAttachment web as well")
+
+
+async def test_a_pod_that_was_not_mutated_does_not_slip_through(judge: Judge, store: Any) -> None:
+    store.put(VPC_ATTACHMENTS, attachment())
+    answer = await judge.validate(request(PODS, pod(attachment="web")))
+    assert "mutating webhook" in str(answer.refusal)
+
+
+async def test_addresses_are_held_from_the_moment_they_are_known(
+    judge: Judge, store: Any, cluster: Cluster
+) -> None:
+    cluster.changed(VPCS, ("net", "blue"), None, store.put(VPCS, vpc()))
+    first = attachment("web", "net", "10.1.1.1/24", ready=False)
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
+    second = attachment("api", "net", "10.1.1.1/24", ready=False)
+    answer = await judge.validate(request(VPC_ATTACHMENTS, second))
+    assert "held by VPCAttachment net/web" in str(answer.refusal)
+    # Not by itself, not by one that did not get it, not by one that is gone.
+    assert (await judge.validate(request(VPC_ATTACHMENTS, first))).refusal is None
+    lost = first | {"status": {"conditions": [{"type": "Accepted", "status": "False"}]}}
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, lost)
+    assert (await judge.validate(request(VPC_ATTACHMENTS, second))).refusal is None
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, None)
+    assert (await judge.validate(request(VPC_ATTACHMENTS, second))).refusal is None
+
+
+async def test_the_clusters_ranges_are_read_where_they_are_told(judge: Judge, store: Any) -> None:
+    store.put(
+        NODES, {"metadata": {"name": "node-1"}, "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:244::/64"]}}
+    )
+    answer = await judge.validate(request(VPCS, vpc("x", "net", "10.244.0.0/16", "fd00:244::/48")))
+    assert answer.refusal is None
+    assert [warning.partition(",")[0] for warning in answer.warnings] == [
+        "spec.networks: 10.244.0.0/16 overlaps 10.244.1.0/24",
+        "spec.networks: fd00:244::/48 overlaps fd00:244::/64",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("user", "refused"),
+    [
+        pytest.param(User("admin"), False, id="a-person"),
+        pytest.param(User("galactic-node-node-1"), False, id="itself"),
+        pytest.param(User("galactic-node-node-2"), True, id="another"),
+        pytest.param(User(ACCOUNT, {NODE_NAME: ["node-1"]}), False, id="token-for-it"),
+        pytest.param(User(ACCOUNT, {NODE_NAME: ["node-2"]}), True, id="token-for-another"),
+        pytest.param(User(ACCOUNT, {POD_NAME: ["agent-1"]}), False, id="its-pod"),
+        pytest.param(User(ACCOUNT, {POD_NAME: ["agent-2"]}), True, id="anothers-pod"),
+        pytest.param(User(ACCOUNT), False, id="a-token-that-tells-nothing"),
+    ],
+)
+async def test_a_node_writes_its_own_segment(judge: Judge, store: Any, user: User, refused: bool) -> None:
+    for number in (1, 2):
+        meta = {"name": f"agent-{number}", "namespace": "galactic-system"}
+        store.put(PODS, {"metadata": meta, "spec": {"nodeName": f"node-{number}"}})
+    thing = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
+    for subresource in ("", "status"):
+        asked = request(NODE_SEGMENTS, thing, thing, user=user, subresource=subresource)
+        assert ((await judge.validate(asked)).refusal is not None) == refused
+
+
+@pytest.mark.parametrize(
+    ("resource", "thing"),
+    [
+        pytest.param(VPCS, vpc("x", "net", "10.1.1.1/24"), id="vpc"),
+        pytest.param(VPC_ATTACHMENTS, attachment("x", "net", "nonsense"), id="attachment"),
+        pytest.param(NODE_SEGMENTS, {"metadata": {"name": "n"}, "spec": {"prefix": "::/1"}}, id="segment"),
+        pytest.param(PODS, pod(attachment="Bad Name"), id="pod"),
+    ],
+)
+async def test_what_was_bad_before_can_be_updated_and_deleted(
+    judge: Judge, resource: Any, thing: dict[str, Any]
+) -> None:
+    assert (await judge.validate(request(resource, thing))).refusal is not None
+    touched = {**thing, "metadata": {**thing["metadata"], "finalizers": []}}
+    assert (await judge.validate(request(resource, touched, thing))).refusal is None
+    going = {**thing, "metadata": {**thing["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert (await judge.validate(request(resource, going, {"metadata": {}}))).refusal is None
+    assert (await judge.validate(request(resource, thing, thing, operation="DELETE"))).refusal is None
