@@ -64,10 +64,7 @@ def objects() -> list[dict[str, object]]:
     for number in (1, 2):
         name = f"pod-{number}"
         interface = {"name": "galactic0", "addresses": [f"10.1.1.{number}/24"]}
-        annotations = {
-            "k8s.v1alpha.galactic.datumapis.com/vpc-attachment": name,
-            "k8s.v1.cni.cncf.io/networks": f"{name}@galactic0",
-        }
+        annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": name}
         things += [
             {
                 "apiVersion": API,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from story import Tenant
+from story import Tenant, eventually
 
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
@@ -59,6 +59,30 @@ def control_plane() -> Iterator[Lab]:
         yield one
     finally:
         one.down()
+
+
+@pytest.fixture
+def spaces(control_plane: Lab) -> Iterator[Callable[..., tuple[str, ...]]]:
+    """Makes namespaces that pods can be made in, and that are gone after the story."""
+    made: list[str] = []
+
+    def make(*names: str) -> tuple[str, ...]:
+        for name in names:
+            control_plane.kubectl("create", "namespace", name)
+            made.append(name)
+        for name in names:
+            account = ("get", "serviceaccount", "default", "-n", name, "-o", "name")
+            eventually("there is a service account", lambda: control_plane.kubectl(*account, check=False))  # noqa: B023
+        return names
+
+    yield make
+    for name in made:
+        control_plane.kubectl(
+            "delete", "pods", "--all", "-n", name, "--grace-period=0", "--force", check=False
+        )
+        control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
+    for name in made:
+        control_plane.kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=60s", check=False)
 
 
 @pytest.fixture

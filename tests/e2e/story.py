@@ -71,10 +71,7 @@ class Tenant:
         container: dict[str, Any] = {"name": "main", "image": "docker.io/nicolaka/netshoot"}
         if command:
             container["command"] = ["sh", "-c", command]
-        annotations = {
-            "k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment,
-            "k8s.v1.cni.cncf.io/networks": f"{attachment}@galactic0",
-        }
+        annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment}
         self.apply(
             {
                 "apiVersion": "v1",
