@@ -209,6 +209,7 @@ def _concerned() -> dict[str, str]:
         names = " || ".join(
             f"'{name}' in {thing}.metadata.annotations" for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION)
         )
-        return f"({thing} != null && has({thing}.metadata.annotations) && ({names}))"
+        return f"has({thing}.metadata.annotations) && ({names})"
 
-    return {"name": "asks-for-an-attachment", "expression": f"{has('object')} || {has('oldObject')}"}
+    expression = f"({has('object')}) || (request.operation == 'UPDATE' && {has('oldObject')})"
+    return {"name": "asks-for-an-attachment", "expression": expression}
