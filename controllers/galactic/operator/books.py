@@ -60,6 +60,8 @@ class Books:
         before = self._named.pop(attachment, None)
         if before is not None and (book := self._books.get(before[0])) is not None:
             book.addresses.unname(before[1])
+            if self.vpcs.of(before[0]) is None:
+                self.forget(before[0])
         if vpc is not None and networks:
             self._named[attachment] = vpc, networks
             self.of(vpc).addresses.name(networks)

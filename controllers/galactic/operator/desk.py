@@ -80,6 +80,7 @@ class Desk:
             if (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"]):
                 continue
             bad = condition["status"] == ("False" if condition["type"] in GOOD else "True")
+            bad = bad or condition["reason"] in WARNINGS
             if bad or condition["type"] == READY:
                 self.events.tell(
                     resource,
@@ -90,6 +91,8 @@ class Desk:
                 )
 
 
+WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
+"""Reasons that are worth a warning though all is well."""
 GOOD: Final = frozenset({READY, "Accepted", "Granted"})
 """Condition types of which True is the good news."""
 

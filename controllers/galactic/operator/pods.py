@@ -34,6 +34,10 @@ class Pods:
         if desk.view.attachments.get(name) is None:
             try:
                 vpc = _vpc(pod.vpc)
+            except Rejected as problem:
+                desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
+                return
+            try:
                 made = await desk.api.create(VPC_ATTACHMENTS, attachment(pod, vpc), key[0])
             except Conflict:
                 found = await desk.api.find(VPC_ATTACHMENTS, pod.attachment, key[0])
@@ -42,7 +46,7 @@ class Pods:
                 made = found
             except Rejected as problem:
                 desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
-                return
+                raise  # tried again: a grant, a quota or room may come
             desk.view.attachments.set(made)
         there = desk.view.attachments.get(name)
         if there is not None and not owned(there, pod):

@@ -18,6 +18,7 @@ class MemoryApi:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.requests: list[tuple[str, str, str]] = []
+        self.patches: list[tuple[str, str, Object]] = []
         self.fail: Callable[[str, Resource, str], GalacticError | None] = lambda *_: None
         self.seen: Seen = lambda *_: None
         self._numbers = itertools.count(1)
@@ -78,6 +79,7 @@ class MemoryApi:
         subresource: str | None = None,
     ) -> Object:
         self._request("patch", resource, name)
+        self.patches.append((resource.kind, name, copy.deepcopy(dict(patch))))
         return self.change(resource, name, patch, namespace or "", subresource=subresource)
 
     def change(

@@ -504,12 +504,118 @@ async def test_leading_again_forgets_nothing_and_hands_nothing_out_twice(cluster
     for index in range(4, 8):
         cluster.attachment(f"a{index}")
     await cluster.settled()
+    cluster.api.seen = _both(cluster, other)
+    cluster.api.delete(VPC_ATTACHMENTS, "a0", "default")
+    await cluster.settled()
     await cluster.stop()
     cluster.reconciler = other
     await cluster.lead()
+    cluster.attachment("b", "v", before.pop(0)[0])
     for index in range(8, 10):
         cluster.attachment(f"a{index}")
     await cluster.settled()
-    assert [cluster.status(f"a{index}")["addresses"] for index in range(4)] == before
-    everybody = [cluster.status(f"a{index}")["addresses"][0] for index in range(10)]
+    assert [cluster.status(f"a{index}")["addresses"] for index in range(1, 4)] == before
+    everybody = [
+        cluster.status(name)["addresses"][0] for name in ["b", *(f"a{index}" for index in range(1, 10))]
+    ]
     assert len(set(everybody)) == 10
+
+
+def _both(cluster, standby):
+    """What the API tells goes to the one that leads and to the one that stands by."""
+
+    def seen(resource, type_, thing):
+        leader = cluster.reconciler
+        cluster._seen(resource, type_, thing)
+        cluster.reconciler = standby
+        try:
+            cluster._seen(resource, type_, thing)
+        finally:
+            cluster.reconciler = leader
+
+    return seen
+
+
+async def test_deposed_in_the_middle_of_its_work_and_leading_again_it_finishes(cluster):
+    cluster.vpc("v")
+    await cluster.settled()
+    original, begun = cluster.api.create, asyncio.Event()
+
+    async def create(resource, body, namespace=None):
+        if resource == NADS:
+            begun.set()
+            await asyncio.Event().wait()
+        return await original(resource, body, namespace)
+
+    cluster.api.create = create
+    cluster.attachment("a")
+    await begun.wait()
+    await cluster.depose()
+    cluster.api.create = original
+    await cluster.lead()
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_not_even_a_bug_in_one_objects_way_blocks_another(cluster):
+    cluster.api.fail = lambda verb, resource, name: (
+        KeyError("a bug") if resource == NADS and name == "a" else None
+    )
+    cluster.vpc("v")
+    cluster.attachment("a")
+    for index in range(40):  # more than there are workers
+        cluster.attachment(f"b{index}")
+    for _ in range(2000):
+        await cluster.pause()
+        if all(cluster.status(f"b{index}").get("ready") for index in range(40)):
+            break
+    assert all(cluster.status(f"b{index}").get("ready") for index in range(40))
+    assert not cluster.status("a").get("ready")
+    cluster.api.fail = lambda *_: None
+    await cluster.settled()
+    assert cluster.status("a")["ready"] is True
+
+
+async def test_a_patch_of_the_status_has_only_what_changed(cluster):
+    cluster.vpc("v", "10.1.1.0/24", allowedNamespaces={"from": "All"})
+    cluster.attachment("a", "default/v", namespace="other")
+    await cluster.settled()
+    cluster.api.patches.clear()
+    cluster.api.change(VPCS, "v", {"spec": {"allowedNamespaces": None}}, "default")
+    await cluster.settled()
+    written = {(kind, name): list(patch["status"]) for kind, name, patch in cluster.api.patches}
+    assert written == {
+        ("VPCAttachment", "a"): ["conditions"],
+        ("VPC", "v"): ["conditions", "observedGeneration"],
+    }
+
+
+def told(cluster, kind, name):
+    things = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+    return [
+        (thing["type"], thing["reason"])
+        for thing in things
+        if (thing["involvedObject"]["kind"], thing["involvedObject"]["name"]) == (kind, name)
+    ]
+
+
+async def test_each_transition_is_told_once_and_a_flapping_object_not_for_ever(cluster):
+    cluster.attachment("a", "v", "172.16.0.1/24")
+    await cluster.settled()
+    cluster.vpc("v", "10.1.1.0/24")
+    await cluster.settled()
+    await cluster.reconciler.resync()
+    await cluster.settled()
+    assert told(cluster, "VPCAttachment", "a") == [
+        ("Warning", "VPCNotFound"),
+        ("Normal", "Ready"),
+        ("Warning", "AddressOutsideNetworks"),
+    ]
+    for _ in range(20):
+        for destination in ("192.168.0.0/33", "192.168.0.0/24"):
+            routes = [{"destination": destination, "via": "172.16.0.1"}]
+            cluster.api.change(VPC_ATTACHMENTS, "a", {"spec": {"routes": routes}}, "default")
+            await cluster.settled()
+    assert len(told(cluster, "VPCAttachment", "a")) == 10
+    assert cluster.reconciler.events.dropped > 0
+    assert cluster.status("a")["ready"] is True

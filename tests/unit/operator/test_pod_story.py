@@ -220,4 +220,5 @@ async def test_one_pods_refusal_blocks_no_other(cluster):
     assert "Forbidden" in told(cluster, "a")
     cluster.api.fail = lambda *_: None
     await cluster.settled()
+    assert cluster.status("a-own")["ready"] is True
     assert cluster.status("b-own")["ready"] is True
