@@ -121,10 +121,7 @@ class Lab:
                 self._wait("every node to be Ready", self._nodes_ready, log="nodes")
             self._wait("the default service account", self._account, log="kube-controller-manager")
         with self._step("admission webhooks"):
-            for probe in PROBES:
-                self._wait(
-                    "the webhooks to be asked", lambda probe=probe: self._refused(probe), log="webhook"
-                )
+            self._wait("the webhooks to be asked", lambda: all(map(self._refused, PROBES)), log="webhook")
 
     def down(self) -> None:
         """Nothing of the lab is left, however it ended. The cache of builds stays."""
