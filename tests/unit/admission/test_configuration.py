@@ -59,6 +59,12 @@ def test_pods_are_narrowed_as_far_as_the_server_can(
     )
 
 
+def test_new_servers_do_not_ask_about_finalizers() -> None:
+    conditions = {one["name"]: one["matchConditions"][0]["expression"] for one in webhooks((1, 30))}
+    assert conditions["kinds.galactic.datumapis.com"].endswith("object.spec != oldObject.spec")
+    assert conditions["nodes.galactic.datumapis.com"] == "!has(object.metadata.deletionTimestamp)"
+
+
 def test_mutation_is_repeated_when_others_change_the_pod() -> None:
     (_, manifest), _ = configurations("galactic", DOOR, (1, 30))
     assert [one["reinvocationPolicy"] for one in manifest["webhooks"]] == ["IfNeeded"]

@@ -37,6 +37,20 @@ INJECT: Final = "cert-manager.io/inject-ca-from"
 Policy = Literal["Fail", "Ignore"]
 
 
+def _annotated(thing: str) -> str:
+    names = (f"'{name}' in {thing}.metadata.annotations" for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION))
+    return f"has({thing}.metadata.annotations) && ({' || '.join(names)})"
+
+
+# In CEL. What the API server can tell by itself, it need not ask; nor does it then depend on us, as when an operator
+# takes a finalizer off.
+_CONCERNED: Final = (
+    f"({_annotated('object')}) || (request.operation == 'UPDATE' && {_annotated('oldObject')})"
+)
+_SPECIFIED: Final = "request.operation == 'CREATE' || object.spec != oldObject.spec"
+_STAYS: Final = "!has(object.metadata.deletionTimestamp)"
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """How the API server reaches us: at a URL, or as a Service.
@@ -79,27 +93,34 @@ def configurations(
         "labels": {"app.kubernetes.io/part-of": "galactic"},
         "annotations": {INJECT: door.inject} if door.inject else {},
     }
+    conditions = version >= MATCH_CONDITIONS
+
+    def when(name: str, expression: str) -> dict[str, Any]:
+        return {"matchConditions": [{"name": name, "expression": expression}]} if conditions else {}
+
     pods = {
         "namespaceSelector": {"matchExpressions": excluded(door.namespace, version)},
         "failurePolicy": pod_policy,
-    } | ({"matchConditions": [_concerned()]} if version >= MATCH_CONDITIONS else {})
-    kinds = {"namespaceSelector": {}, "failurePolicy": "Fail"}
+    } | when("asks-for-an-attachment", _CONCERNED)
+    everywhere = {"namespaceSelector": {}, "failurePolicy": "Fail"}
     mutating = [
         _webhook("pods", door.client(MUTATE), [_rule(PODS, ["CREATE"])], pods)
         | {"reinvocationPolicy": "IfNeeded"}
     ]
+    validate = door.client(VALIDATE)
     validating = [
-        _webhook("pods", door.client(VALIDATE), [_rule(PODS, ["CREATE", "UPDATE"])], pods),
+        _webhook("pods", validate, [_rule(PODS, ["CREATE", "UPDATE"])], pods),
         _webhook(
             "kinds",
-            door.client(VALIDATE),
-            [
-                _rule(VPCS),
-                _rule(VPC_ATTACHMENTS),
-                _rule(NODE_SEGMENTS),
-                _rule(NODE_SEGMENTS, ["UPDATE"], subresource="status"),
-            ],
-            kinds,
+            validate,
+            [_rule(VPCS), _rule(VPC_ATTACHMENTS)],
+            everywhere | when("is-about-the-specification", _SPECIFIED),
+        ),
+        _webhook(
+            "nodes",
+            validate,
+            [_rule(NODE_SEGMENTS), _rule(NODE_SEGMENTS, ["UPDATE"], subresource="status")],
+            everywhere | when("stays", _STAYS),
         ),
     ]
     return (
@@ -200,16 +221,3 @@ def _rule(
         "resources": [f"{resource.plural}/{subresource}" if subresource else resource.plural],
         "scope": "Namespaced" if resource.namespaced else "Cluster",
     }
-
-
-def _concerned() -> dict[str, str]:
-    """In CEL: the Pod has, or had, an annotation of ours."""
-
-    def has(thing: str) -> str:
-        names = " || ".join(
-            f"'{name}' in {thing}.metadata.annotations" for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION)
-        )
-        return f"has({thing}.metadata.annotations) && ({names})"
-
-    expression = f"({has('object')}) || (request.operation == 'UPDATE' && {has('oldObject')})"
-    return {"name": "asks-for-an-attachment", "expression": expression}
