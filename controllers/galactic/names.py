@@ -21,9 +21,9 @@ VPC_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc"
 """On a Pod: the VPC, ``NAME`` or ``namespace/NAME``, in which it is to get an attachment of its own. The webhook adds
 ATTACHMENT_ANNOTATION with a name that it makes up; the operator makes the attachment, and the Pod owns it."""
 ATTACHMENT_LABEL: Final = f"{GROUP}/attachment"
-"""On a Pod, set by the webhook: GENERATED where the attachment is to be made (VPC_ANNOTATION), else a value that follows
-from the attachment's name. One selector finds the Pods that the operator makes attachments for, another those that share
-an attachment."""
+"""On a Pod, set by the webhook: GENERATED where the attachment is to be made (VPC_ANNOTATION), else a value that
+follows from the attachment's name. One selector finds the Pods that the operator makes attachments for, another those
+that share an attachment."""
 GENERATED: Final = "generated"
 NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
 """On a Pod: what Multus attaches."""
