@@ -7,6 +7,7 @@ import pytest
 from galactic.errors import Rejected
 from galactic.lab import fabric
 from galactic.lab.containers import Container, phase
+from galactic.lab.kernels import choose
 from galactic.lab.state import MAX_NODES, SRV6_SPACE, State
 
 
@@ -27,6 +28,10 @@ def test_every_node_has_a_prefix_of_its_own_inside_the_space() -> None:
 )
 def test_namespaces_collide_with_nobody(state: State, expected: str) -> None:
     assert state.members[0].namespace == expected
+
+
+def test_a_lab_without_nodes_needs_no_kernel_of_its_own() -> None:
+    assert choose(State("x", nodes=0)).name == "host"
 
 
 def test_an_unknown_node_is_told_with_the_known_ones() -> None:
