@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from galactic.settings import NodeSettings, OperatorSettings, RouterSettings, load
+from galactic.settings import NodeSettings, OperatorSettings, RouterSettings, WebhookSettings, load
 
 
 @pytest.fixture
@@ -71,6 +71,6 @@ def test_a_bad_value_stops_the_process_with_its_name(
     assert all(word in said for word in words), said
 
 
-@pytest.mark.parametrize("kind", [OperatorSettings, RouterSettings, NodeSettings])
+@pytest.mark.parametrize("kind", [OperatorSettings, RouterSettings, NodeSettings, WebhookSettings])
 def test_every_setting_has_a_description(kind: type) -> None:
     assert [name for name, field in kind.model_fields.items() if not field.description] == []
