@@ -106,7 +106,7 @@ class Lab:
             supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
             supervisor.start(*(name for name in FIRST if name in known))
             self._wait("kube-apiserver", self._serving, log="kube-apiserver")
-        with self._step("custom resource definitions"):
+        with self._step("custom resource definitions, roles"):
             for path in controlplane.definitions(checkout()):
                 self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
             self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")

@@ -141,5 +141,6 @@ def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
 
 
 def definitions(checkout: Path) -> list[Path]:
-    """CRDs to apply: Multus's, and Galactic's own where the tree has them."""
-    return [Path(__file__).with_name("multus.yaml"), *sorted((checkout / "crds").glob("*.yaml"))]
+    """What to apply: Multus's CRD, Galactic's own, and the roles for those who use them."""
+    roles = checkout / "charts/galactic/templates/clusterroles-users.yaml"
+    return [Path(__file__).with_name("multus.yaml"), *sorted((checkout / "crds").glob("*.yaml")), roles]

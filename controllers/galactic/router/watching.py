@@ -185,6 +185,9 @@ def _identifier(parser: Callable[[str], int], text: str) -> int | None:
 
 
 def _vpc_key(attachment: VpcAttachment) -> Key:
+    """Where the attachment belongs: what its status says counts, spec.vpc may have been changed against the rules."""
+    if attachment.status.vpc:
+        return _key(attachment.status.vpc)
     reference = attachment.spec.vpc
     return reference.namespace or attachment.metadata.namespace, reference.name
 

@@ -129,12 +129,12 @@ class Cluster(Api):
         for node in ("n1", "n2", "n3"):
             self.segment(node)
 
-    def attach(self, function: int, *addresses: str, ready: bool = True) -> None:
-        spec = {"vpc": {"name": "blue"}, "interface": {"addresses": list(addresses)}}
+    def attach(self, function: int, *addresses: str, ready: bool = True, vpc: str = "blue") -> None:
+        spec = {"vpc": {"name": vpc}, "interface": {"addresses": list(addresses)}}
         spec["routes"] = [{"destination": f"192.168.{function}.0/24", "via": addresses[0].split("/")[0]}]
         name = f"a{function}"
         old = self.objects.get("vpcattachments", {}).get(("ns", name), {}).get("status", {})
-        status = {**old, "ready": ready, "identifier": f"{function:04x}"}
+        status = {**old, "ready": ready, "vpc": "ns/blue", "identifier": f"{function:04x}"}
         self.put(VPC_ATTACHMENTS, name, "ns", spec=spec, status=status)
 
     def segment(self, node: str, sequence: int = 0, *endpoints) -> None:
@@ -368,6 +368,21 @@ async def test_an_attachment_that_becomes_ready_later_comes_then(world, cluster,
         cluster.attach(1, "10.1.1.1/24", ready=True)
         await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
         assert cluster.events == []
+
+
+async def test_a_vpc_named_against_the_rules_changes_nothing(world, cluster, broker, until) -> None:
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: len(told(broker)) == 1)
+        green = {"spec": {"networks": ["10.1.0.0/16"]}, "status": {"identifier": "0000000004d3"}}
+        cluster.put(VPCS, "green", "ns", **green)
+        cluster.attach(1, "10.1.1.1/24", vpc="green")
+        await asyncio.sleep(0.2)
+        cluster.segment("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await asyncio.sleep(0.2)
+        assert controller.idle
+        assert len(told(broker)) == 1
+        assert controller.store.routes(0x4D2)
 
 
 async def test_somebody_else_writing_the_status_is_put_right(world, cluster, broker, until) -> None:
