@@ -1,5 +1,6 @@
 """The command's root: sub-commands are gathered here and nowhere else."""
 
+import subprocess
 from typing import Annotated
 
 import typer
@@ -36,9 +37,9 @@ def options(
 
 
 def main() -> None:
-    """Runs the command. Our own errors end it with one sentence and exit code 1."""
+    """Runs the command. What is foreseen ends it with one sentence and exit code 1, not with a trace."""
     try:
         app()
-    except GalacticError as error:
+    except (GalacticError, subprocess.CalledProcessError) as error:
         typer.echo(f"galactic: {error}", err=True)
         raise SystemExit(1) from error
