@@ -29,10 +29,15 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 
 test: venv ## everything: unit tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
+ifeq ($(ARGS),)
+	@$(BIN)/pytest tests/unit -n auto
+	@$(BIN)/pytest tests/e2e
+else
 	@$(BIN)/pytest $(ARGS)
+endif
 
 unit: venv ## unit tests alone
-	@$(BIN)/pytest tests/unit $(ARGS)
+	@$(BIN)/pytest tests/unit -n auto $(ARGS)
 
 check: venv ## style, types, layers, generated files
 	@$(BIN)/ruff check .
