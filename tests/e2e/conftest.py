@@ -1,8 +1,8 @@
 """Two labs for all stories, one with nodes and one without, and tenants in them.
 
 The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already is used as it is and left as it was
-(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down. With two workers (`pytest -n 2
---dist loadgroup`) the stories that need nodes run beside those that need the API server only.
+(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down. With
+two workers (`pytest -n 2 --dist loadgroup`) the stories that need nodes run beside those that need the API server only.
 """
 
 import os
