@@ -31,7 +31,7 @@ test: venv ## everything: unit tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
 	@$(BIN)/pytest tests/unit -n auto
-	@$(BIN)/pytest tests/e2e -n 2 --dist loadgroup
+	@$(BIN)/pytest tests/e2e
 else
 	@$(BIN)/pytest $(ARGS)
 endif

@@ -1,8 +1,7 @@
-"""Two labs for all stories, one with nodes and one without, and tenants in them.
+"""One lab for all stories, and tenants in it.
 
 The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already is used as it is and left as it was
-(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down. With
-two workers (`pytest -n 2 --dist loadgroup`) the stories that need nodes run beside those that need the API server only.
+(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down.
 """
 
 import os
@@ -16,14 +15,6 @@ from story import Tenant, eventually
 
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All stories of one lab go to one worker."""
-    for item in items:
-        needs = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("nodes" if "lab" in needs else "api"))
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +48,7 @@ def traces(lab: Lab) -> dict[str, object]:
 def control_plane() -> Iterator[Lab]:
     """For stories that need the API server only: the stories' lab if that is up, else one without nodes."""
     name = os.environ.get("GALACTIC_LAB", "test")
-    alone = "PYTEST_XDIST_WORKER" not in os.environ
-    if alone and Lab(name).running:
+    if Lab(name).running:
         yield Lab(name)
         return
     one = Lab(f"{name}-api", Console(stderr=True))
