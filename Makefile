@@ -27,10 +27,10 @@ venv: $(VENV)/made ## the Python environment
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
 	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
-test: venv ## everything: unit tests, then the e2e stories in a lab of their own
+test: venv ## everything: unit and kernel tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/unit -n auto
+	@$(BIN)/pytest tests/unit tests/kernel -n auto
 	@$(BIN)/pytest tests/e2e
 else
 	@$(BIN)/pytest $(ARGS)
