@@ -3,11 +3,10 @@
 import asyncio
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry
-
 from galactic.kube.client import connect
 from galactic.kube.lease import Lease, identity, own_namespace
 from galactic.launch import Health, launch
+from galactic.metrics import registry
 from galactic.operator.api import Fenced
 from galactic.operator.desk import Rules
 from galactic.operator.feeds import feeds
@@ -60,9 +59,9 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
 
 def main() -> None:
     settings = load(OperatorSettings, program="galactic-operator")
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    launch(settings, "galactic-operator", lambda health: operate(settings, metrics, health), registry)
+    figures = registry("operator")
+    metrics = Metrics(figures)
+    launch(settings, "galactic-operator", lambda health: operate(settings, metrics, health), figures)
 
 
 if __name__ == "__main__":
