@@ -133,10 +133,6 @@ def become(variables: dict[str, str]) -> None:
     """The caller's environment is exactly ``variables``."""
     os.environ.clear()
     os.environ.update(variables)
-    # The official client reads $KUBECONFIG when it is imported, and here that was before the fork.
-    for module in ("kubernetes.aio.config.kube_config", "kubernetes.config.kube_config"):
-        if loaded := sys.modules.get(module):
-            loaded.KUBE_CONFIG_DEFAULT_LOCATION = variables["KUBECONFIG"]  # type: ignore[attr-defined]
 
 
 class Supervisor:
