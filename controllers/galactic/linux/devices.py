@@ -20,6 +20,8 @@ from galactic.linux.namespace import Namespace, device_index, device_name
 from galactic.linux.objects import LOOPBACK_DEVICE, PROTOCOL, Interface, Link, Rule
 from galactic.names import parse_interface
 
+HOST_ENDS: Final = 0x9A
+"""The device group (``ip link show group 154``) of every host end, by which the packet filter knows them."""
 _KINDS: Final = frozenset({"vrf", "dummy", "veth"})
 _IFF_UP: Final = 0x1
 _SKIP_STATS: Final = 0x8  # RTEXT_FILTER_SKIP_STATS
@@ -80,7 +82,8 @@ class Devices:
             table=(message.get(("linkinfo", "data", "vrf_table")) or 0) if kind == "vrf" else 0,
             master=device_name(self._socket, master) if master else "",
             mtu=message.get("mtu") or 0,
-            up=bool(message["flags"] & _IFF_UP),
+            # a host end outside the group is not checked for forged sources: as good as down, so it is mended
+            up=bool(message["flags"] & _IFF_UP) and message.get("group") == _group(kind),
         )
 
     async def set_link(self, name: str, link: Link) -> None:
@@ -110,14 +113,14 @@ class Devices:
             if link.mtu and there.mtu != link.mtu:
                 await self._route.link("set", index=index, mtu=link.mtu)
             if not there.up:
-                await self._route.link("set", index=index, state="up")
+                await self._route.link("set", index=index, state="up", group=_group(link.kind))
 
     async def _there(self, index: int) -> Link | None:
         (message,) = await self._route.link("get", index=index, ext_mask=_SKIP_STATS)
         return self._link(message)
 
     async def _make(self, name: str, link: Link) -> None:
-        given: dict[str, Any] = {"ifname": name, "kind": link.kind}
+        given: dict[str, Any] = {"ifname": name, "kind": link.kind, "group": _group(link.kind)}
         if link.kind == "vrf":
             given["vrf_table"] = link.table
         if link.mtu:
@@ -225,6 +228,10 @@ class Devices:
         """Deletes a rule; one that is gone already is no error."""
         with translated(errno.ENOENT, errno.ESRCH):
             await self._route.rule("del", **_rule(rule))
+
+
+def _group(kind: str) -> int:
+    return HOST_ENDS if kind == "veth" else 0
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
