@@ -4,6 +4,7 @@ Identifiers are 48 bits for a VPC and 16 bits for an attachment; 0 and all-ones 
 in lower-case hex in CRDs (12 and 4 digits) and in base62 in interface names and NADs.
 """
 
+import hashlib
 import string
 from typing import Final
 
@@ -25,9 +26,14 @@ ATTACHMENT_LABEL: Final = f"{GROUP}/attachment"
 follows from the attachment's name. One selector finds the Pods that the operator makes attachments for, another those
 that share an attachment."""
 GENERATED: Final = "generated"
+VPC_LABEL: Final = f"{GROUP}/vpc"
+"""On a VPCAttachment that is in use, and on every NAD: the VPC's identifier, 12 hex digits."""
+NODE_LABEL: Final = f"{GROUP}/node"
+"""On a NAD: ``label_value`` of the Node that its attachment is, or was last, attached on."""
 NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
 """On a Pod: what Multus attaches."""
 
+LABEL_LENGTH: Final = 63
 VPC_BITS: Final = 48
 FUNCTION_BITS: Final = 16
 VPC_MAX: Final = (1 << VPC_BITS) - 1
@@ -89,6 +95,14 @@ def _parse_hex(text: str, width: int, limit: int, what: str) -> int:
     if number in (0, limit):
         raise Rejected(f"{text!r} is not a {what}: 0 and all-ones are never assigned")
     return number
+
+
+def label_value(name: str) -> str:
+    """An object's name as the value of a label: itself where it fits, else its beginning and a hash of all of it."""
+    if len(name) <= LABEL_LENGTH:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{name[: LABEL_LENGTH - len(digest) - 1].rstrip('-.')}-{digest}"
 
 
 def host_end(vpc: int, function: int) -> str:

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,3 +110,14 @@ def test_interface_names_there_and_back(vpc, function):
 )
 def test_interfaces_of_others(name):
     assert names.parse_interface(name) is None
+
+
+@pytest.mark.parametrize("name", ["node-1", "n" * 63], ids=["short", "just"])
+def test_a_name_that_fits_is_its_own_label_value(name):
+    assert names.label_value(name) == name
+
+
+def test_longer_names_become_valid_and_distinct_label_values():
+    values = {names.label_value(f"{'a-.' * 30}{last}") for last in range(100)}
+    assert len(values) == 100
+    assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", value) for value in values)

@@ -12,7 +12,7 @@ from galactic.errors import NotYet, Rejected
 from galactic.kube import client
 from galactic.kube.informer import Key
 from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
-from galactic.names import function_hex, parse_function, parse_vpc
+from galactic.names import VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.addresses import Held
 from galactic.operator.books import settled
 from galactic.operator.conditions import (
@@ -28,7 +28,7 @@ from galactic.operator.conditions import (
 )
 from galactic.operator.desk import Desk
 from galactic.operator.grants import granted, refusal
-from galactic.operator.nad import configuration, definition
+from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.networks import Interface, Network, host
 from galactic.operator.plan import Plan, outside, plan
 from galactic.operator.state import Broken
@@ -177,7 +177,8 @@ class Attachments:
             networks=admitted.networks,
             mtu=self._desk.rules.mtu,
         )
-        wanted = definition(meta, config)
+        marks = labels(admitted.vpc, self._node(key))
+        wanted = definition(meta, config, marks)
         if nads.get(key) is None:
             try:
                 nads.set(await api.create(NADS, wanted, meta.namespace))
@@ -199,7 +200,8 @@ class Attachments:
                 "rename one of them",
                 reason="NameTaken",
             )
-        if known.config != config or known.owner != meta.uid:
+        unmarked = marks.items() - known.labels.items()
+        if known.config != config or known.owner != meta.uid or unmarked:
             patch = {
                 "metadata": {
                     "labels": wanted["metadata"]["labels"],
@@ -209,6 +211,16 @@ class Attachments:
             }
             nads.set(await api.patch(NADS, meta.name, patch, meta.namespace))
         return None
+
+    def _node(self, key: Key) -> str:
+        """The Node that the attachment is on, or is about to be on; empty where nobody knows."""
+        view = self._desk.view
+        found = view.attachments.get(key)
+        endpoint = found.status.endpoint if isinstance(found, VpcAttachment) else None
+        attached = endpoint.node if endpoint else ""
+        pods = [view.pods.get(pod) for pod in view.carriers(key)]
+        nodes = [pod.node for pod in pods if pod is not None and pod.node]
+        return attached if attached in nodes or not nodes else nodes[0]
 
     async def _write(
         self,
@@ -259,7 +271,8 @@ class Attachments:
                 self._desk.events.tell(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
 
     async def _hold(self, key: Key) -> None:
-        """The finalizer: there while a pod has it, so that nobody pulls the interface away under it.
+        """The finalizer: there while a pod has it, so that nobody pulls the interface away under it. And the label
+        by which nodes find the attachments of the VPCs they host, which comes with it: nothing else has an endpoint.
 
         An endpoint counts as well, for pods without the label. A generated attachment's pod has it: there, an endpoint
         without a pod is one that a dead node left.
@@ -283,7 +296,9 @@ class Attachments:
             after = conditions(found.status.conditions, {DELETING: state}, meta.generation, now())
             await desk.status(VPC_ATTACHMENTS, meta, found.status, {"conditions": after})
             return
-        await desk.finalizer(VPC_ATTACHMENTS, meta, in_use)
+        vpc = desk.books.vpcs.of(home) if (home := desk.books.home(key)) else None
+        marks = {VPC_LABEL: vpc_hex(vpc)} if in_use and vpc is not None else {}
+        await desk.finalizer(VPC_ATTACHMENTS, meta, in_use, marks)
 
     def _leave(self, key: Key) -> None:
         vpc = self._desk.books.home(key)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Network
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from galactic.crds.model import Condition, Meta, Model
@@ -55,17 +56,19 @@ class Desk:
         self.view.of(resource).set(answer)
         self._tell(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
-    async def finalizer(self, resource: Resource, meta: Meta, wanted: bool) -> None:
-        """Puts our finalizer on the object, or takes it off."""
-        if (FINALIZER in meta.finalizers) == wanted:
+    async def finalizer(
+        self, resource: Resource, meta: Meta, wanted: bool, labels: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Puts our finalizer on the object, or takes it off; and those labels on it, in the same request."""
+        metadata: dict[str, Any] = {}
+        if (FINALIZER in meta.finalizers) != wanted:
+            others = [name for name in meta.finalizers if name != FINALIZER]
+            metadata["finalizers"] = [*others, FINALIZER] if wanted else others
+        if labels.items() - meta.labels.items():
+            metadata["labels"] = dict(labels)
+        if not metadata:
             return
-        others = [name for name in meta.finalizers if name != FINALIZER]
-        patch = {
-            "metadata": {
-                "finalizers": [*others, FINALIZER] if wanted else others,
-                "resourceVersion": meta.resource_version,
-            }
-        }
+        patch = {"metadata": metadata | {"resourceVersion": meta.resource_version}}
         try:
             answer = await self.api.patch(resource, meta.name, patch, meta.namespace or None)
         except NotFound:

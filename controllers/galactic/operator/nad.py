@@ -4,13 +4,13 @@ Its configuration is complete enough for the node to act on while the API server
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from galactic.crds.model import Meta
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.resources import NADS
-from galactic.names import API_VERSION, base62
+from galactic.names import API_VERSION, NODE_LABEL, VPC_LABEL, base62, label_value, vpc_hex
 from galactic.operator.networks import Interface, Network
 from galactic.operator.plan import Plan
 
@@ -56,7 +56,13 @@ def configuration(
     )
 
 
-def definition(meta: Meta, config: str) -> dict[str, Any]:
+def labels(vpc: int, node: str) -> dict[str, str]:
+    """What nodes select definitions by. ``node`` empty: not known, so whatever is there stays."""
+    own = LABELS | {VPC_LABEL: vpc_hex(vpc)}
+    return own | {NODE_LABEL: label_value(node)} if node else own
+
+
+def definition(meta: Meta, config: str, labels: Mapping[str, str]) -> dict[str, Any]:
     """The object: of the attachment's name, owned by it, so that it goes when the attachment goes."""
     return {
         "apiVersion": NADS.api_version,
@@ -64,7 +70,7 @@ def definition(meta: Meta, config: str) -> dict[str, Any]:
         "metadata": {
             "name": meta.name,
             "namespace": meta.namespace,
-            "labels": dict(LABELS),
+            "labels": dict(labels),
             "ownerReferences": [owner(meta)],
         },
         "spec": {"config": config},

@@ -11,7 +11,7 @@ from galactic.errors import Rejected
 from galactic.kube.client import Conflict
 from galactic.kube.informer import Key
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
+from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, VPC_LABEL, vpc_hex
 from galactic.operator.desk import FINALIZER, Desk
 from galactic.operator.nad import LABELS
 from galactic.operator.state import Broken, Pod
@@ -38,7 +38,9 @@ class Pods:
                 desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 return
             try:
-                made = await desk.api.create(VPC_ATTACHMENTS, attachment(pod, vpc), key[0])
+                home = (vpc[0] or key[0], vpc[1])
+                body = attachment(pod, vpc, desk.books.vpcs.of(home))
+                made = await desk.api.create(VPC_ATTACHMENTS, body, key[0])
             except Conflict:
                 found = await desk.api.find(VPC_ATTACHMENTS, pod.attachment, key[0])
                 if found is None:
@@ -64,16 +66,19 @@ def owned(there: VpcAttachment | Broken, pod: Pod) -> bool:
     return any(owner.uid == pod.metadata.uid for owner in there.metadata.owner_references)
 
 
-def attachment(pod: Pod, vpc: Key) -> dict[str, Any]:
-    """The Pod's attachment. It has the finalizer from the beginning: it is in use."""
+def attachment(pod: Pod, vpc: Key, identifier: int | None) -> dict[str, Any]:
+    """The Pod's attachment. It has the finalizer from the beginning, and the label with the VPC's identifier if that
+    is known: it is in use.
+    """
     meta = pod.metadata
+    marks = {} if identifier is None else {VPC_LABEL: vpc_hex(identifier)}
     return {
         "apiVersion": API_VERSION,
         "kind": VpcAttachment.KIND,
         "metadata": {
             "name": pod.attachment,
             "namespace": meta.namespace,
-            "labels": LABELS | {ATTACHMENT_LABEL: GENERATED},
+            "labels": LABELS | {ATTACHMENT_LABEL: GENERATED} | marks,
             "finalizers": [FINALIZER],
             "ownerReferences": [
                 {"apiVersion": "v1", "kind": "Pod", "name": meta.name, "uid": meta.uid, "controller": True}

@@ -181,7 +181,7 @@ class Reconciler(Listener):
         if new is not None and new.generated and (old is None or old.metadata.uid != new.metadata.uid):
             self.queue.add(("pod", key))
         for pod in (old, new):
-            if pod is not None and (old is None or new is None or old.live != new.live):
+            if pod is not None and (old is None or new is None or _place(old) != _place(new)):
                 attachment = (key[0], pod.attachment)
                 if self.view.attachments.get(attachment) is not None:
                     self.queue.add(("attachment", attachment))
@@ -264,6 +264,11 @@ def _named(attachment: VpcAttachment | Broken | None) -> frozenset[Network]:
     with contextlib.suppress(ValueError):
         return frozenset(host(ip_interface(text).ip) for text in attachment.spec.interface.addresses)
     return frozenset()
+
+
+def _place(pod: Pod) -> object:
+    """What of a Pod its attachment depends on."""
+    return pod.live, pod.node
 
 
 def _attached(attachment: VpcAttachment | Broken | None) -> bool:

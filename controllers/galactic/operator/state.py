@@ -28,9 +28,12 @@ from galactic.names import (
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
     GENERATED,
+    NODE_LABEL,
     PREFIX_ANNOTATION,
     VPC_ANNOTATION,
+    VPC_LABEL,
 )
+from galactic.operator.nad import LABELS
 
 T = TypeVar("T")
 
@@ -50,6 +53,7 @@ class Nad:
     version: str
     owner: str  # UID of the controlling owner, empty for none
     config: str
+    labels: Mapping[str, str]  # those of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Pod:
     vpc: str  # VPC_ANNOTATION, empty for none
     generated: bool  # the attachment is to be made
     live: bool  # not run to its end
+    node: str  # the Node it is scheduled to, empty for none yet
 
 
 class Cache(Generic[T]):
@@ -201,6 +206,7 @@ class View:
 
 
 _KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
+_KEPT_LABELS: Final = (*LABELS, VPC_LABEL, NODE_LABEL)
 
 
 def _vpc(thing: Object) -> Vpc | Broken:
@@ -246,6 +252,7 @@ def _pod(thing: Object) -> Pod:
         annotations.get(VPC_ANNOTATION, ""),
         labels.get(ATTACHMENT_LABEL) == GENERATED and VPC_ANNOTATION in annotations,
         (thing.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
+        (thing.get("spec") or {}).get("nodeName") or "",
     )
 
 
@@ -257,6 +264,7 @@ def _nad(thing: Object) -> Nad:
         meta.get("resourceVersion", ""),
         owners[0] if owners else "",
         config if isinstance(config, str) else "",
+        {name: value for name, value in (meta.get("labels") or {}).items() if name in _KEPT_LABELS},
     )
 
 
