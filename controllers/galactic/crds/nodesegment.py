@@ -8,7 +8,7 @@ from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.vpcattachment import MAX_NETWORKS
 
 MAX_ENDPOINTS: Final = 4096
-"""On one node, at the most: some 300 bytes each, and etcd takes objects of 1.5 MB."""
+"""On one node, at the most: some 350 bytes each, and etcd takes objects of 1.5 MB."""
 
 
 class SegmentSpec(Model):
@@ -31,6 +31,9 @@ class SegmentEndpoint(Model):
     )
     container_id: str = Field(default="", alias="containerID", description="The CNI container (pod sandbox).")
     ifname: str = Field(default="", description="The interface's name in the pod.")
+    netns: str = Field(
+        default="", max_length=4096, description="The path of the pod's network namespace on the node."
+    )
     epoch: int = Field(
         default=0,
         description="The hybrid logical clock (ns) of its ADD.",
