@@ -18,6 +18,10 @@ from galactic.kube.resources import Resource
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.2, 10.0)
+ANY_VERSION: Final = "0"
+"""As the least resource version of a list: whatever the API server has in memory."""
+AHEAD: Final = "Too large resource version"
+"""What the API server answers when it has been set back to an older state, or does not catch up."""
 
 Key = tuple[str, str]
 """(namespace, name); the namespace is empty for cluster-scoped objects."""
@@ -39,7 +43,8 @@ class Reflector:
 
     ``begin`` is called before each list is asked for, ``replace`` with all there is, ``seen`` with each event of a
     watch. ``run`` never returns by itself. ``synced`` is set after the first complete list. ``connected`` says whether
-    the API server answered last time.
+    the API server answered last time. ``cached``: for what runs on every node. Lists are then what the API server has
+    in memory, never older than what was seen before, and may lag a little: the watch makes up for it.
     """
 
     def __init__(
@@ -54,8 +59,10 @@ class Reflector:
         fields: str = "",
         labels: str = "",
         connection: Callable[[bool], None] | None = None,
+        cached: bool = False,
     ) -> None:
         self._kube, self._resource = kube, resource
+        self._cached, self._newest = cached, ANY_VERSION
         self._replace, self._seen, self._begin = replace, seen, begin
         self._namespace, self._fields, self._labels = namespace, fields, labels
         self._connection = connection
@@ -73,6 +80,8 @@ class Reflector:
                 continue
             except GalacticError as error:
                 self._report(False)
+                if AHEAD in str(error):
+                    self._newest = ANY_VERSION
                 level = log.warning if isinstance(error, Unreachable) else log.error
                 level("watch failed, listing again", resource=self._resource.plural, error=str(error))
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.5))
@@ -81,9 +90,11 @@ class Reflector:
     async def _list(self) -> str:
         if self._begin:
             self._begin()
+        least = self._newest if self._cached else ""
         items, version = await self._kube.list(
-            self._resource, self._namespace, fields=self._fields, labels=self._labels
+            self._resource, self._namespace, fields=self._fields, labels=self._labels, least=least
         )
+        self._newest = version or ANY_VERSION
         self._report(True)
         self._replace(items)
         self.synced.set()
@@ -97,7 +108,7 @@ class Reflector:
                     async for event in self._kube.watch(
                         self._resource, version, self._namespace, fields=self._fields, labels=self._labels
                     ):
-                        version = event.object["metadata"]["resourceVersion"]
+                        self._newest = version = event.object["metadata"]["resourceVersion"]
                         if event.type != "BOOKMARK":
                             self._seen(event)
             except TimeoutError:
@@ -126,6 +137,7 @@ class Informer:
         labels: str = "",
         connection: Callable[[bool], None] | None = None,
         keep: Callable[[Object], Object] | None = None,
+        cached: bool = False,
     ) -> None:
         self._changed, self._keep = changed, keep
         self.objects: dict[Key, Object] = {}
@@ -138,6 +150,7 @@ class Informer:
             fields=fields,
             labels=labels,
             connection=connection,
+            cached=cached,
         )
         self.synced = self._reflector.synced
 

@@ -22,9 +22,11 @@ class Script:
     def __init__(self, *steps: object) -> None:
         self.steps = list(steps)
         self.watched_from: list[str] = []
+        self.least: list[str] = []
         self.done = asyncio.Event()
 
-    async def list(self, *_: object, **__: object) -> tuple[list[Object], str]:
+    async def list(self, *_: object, least: str, **__: object) -> tuple[list[Object], str]:
+        self.least.append(least)
         step = await self._next()
         if isinstance(step, GalacticError):
             raise step
@@ -117,3 +119,31 @@ async def test_a_bookmark_moves_the_watch_on(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_paths(path: str, expected: str) -> None:
     assert path == expected
+
+
+@pytest.mark.parametrize(
+    ("cached", "least"),
+    [
+        pytest.param(False, ["", "", "", "", ""], id="consistent-lists"),
+        pytest.param(True, ["0", "1", "7", "7", "0"], id="from-memory-never-older-than-seen"),
+    ],
+)
+async def test_how_fresh_a_list_must_be(
+    cached: bool, least: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
+    script = Script(
+        [pod("a", 1)],
+        Expired(""),
+        [pod("a", 1)],
+        [("MODIFIED", pod("a", 7))],
+        Expired(""),
+        Unreachable("kube-apiserver", "away"),
+        Unreachable("kube-apiserver", "504 Timeout: Too large resource version: 7, current: 3"),
+        [pod("a", 3)],
+    )
+    task = asyncio.create_task(Informer(script, PODS, cached=cached).run())
+    async with asyncio.timeout(10):
+        await script.done.wait()
+    task.cancel()
+    assert script.least == least

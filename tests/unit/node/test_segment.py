@@ -41,7 +41,7 @@ class MemoryKube:
         self.object = self.object | {"metadata": {"name": "node-1", "resourceVersion": str(self.version)}}
         self.events.put_nowait(Event(kind, self.object))
 
-    async def list(self, _resource, _namespace=None, *, fields="", labels=""):
+    async def list(self, _resource, _namespace=None, *, fields="", labels="", least=""):
         self.selectors.add(fields)
         while not self.events.empty():
             self.events.get_nowait()
