@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
 
-.PHONY: help venv demo test unit check generate format lab bench clean
+.PHONY: help venv demo test plugin unit check generate format lab bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,11 +30,14 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 test: venv ## everything: unit and kernel tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/unit tests/kernel -n auto
+	@$(BIN)/pytest tests/unit tests/kernel tests/plugin -n auto
 	@$(BIN)/pytest tests/e2e
 else
 	@$(BIN)/pytest $(ARGS)
 endif
+
+plugin: venv ## the CNI plugin with an interpreter of its own, into dist/plugin
+	@$(BIN)/python -m cni_plugin.bundle dist/plugin $(BIN_DIR)
 
 unit: venv ## unit tests alone
 	@$(BIN)/pytest tests/unit -n auto $(ARGS)

@@ -1,4 +1,3 @@
-"""The kubelet's hook: a pipe to the node controller's unix socket (docs/architecture.md, "The kubelet hook").
-
-Standard library only, and little of that: every pod start and stop pays for what is imported here.
+"""The kubelet's hook: a pipe to the node controller's unix socket; how it is bundled with an interpreter of its own,
+and how it gets onto a node (docs/cni.md). Standard library only, and in the hook itself little of that.
 """

@@ -1,5 +1,5 @@
-# pathlib, logging and imports that are not always needed cost more here than all the rest.
-# ruff: noqa: PTH103, PTH104, PTH118, PTH120, PLC0415, T201, TRY300, TRY301
+# What is asked of os, json and socket is in their C halves; the modules themselves would cost more than all the rest.
+# ruff: noqa: PLC0415, TRY301, SIM105
 """One CNI call as one HTTP request over the node controller's unix socket.
 
 ``POST /cni/v1/<add|del|check|gc|status>``, body = stdin untouched, the ``CNI_*`` variables as headers (percent-encoded,
@@ -13,14 +13,20 @@ of ours), else /var/run/galactic/agent.sock.
 """
 
 import _signal  # type: ignore[import-not-found]  # the C half of signal, without enum
-import _socket
-import os
+import posix
 import sys
 
 SOCKET = "/var/run/galactic/agent.sock"
 VARIABLES = (b"CNI_COMMAND", b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME", b"CNI_ARGS", b"CNI_PATH")
 COMMANDS = {"ADD": "add", "DEL": "del", "CHECK": "check", "GC": "gc", "STATUS": "status"}
-VERSIONS = '{"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}'
+REQUIRED = {
+    "ADD": (b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME"),
+    "DEL": (b"CNI_CONTAINERID", b"CNI_IFNAME"),
+    "CHECK": (b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME"),
+}
+"""What a call makes no sense without; a DEL that lacks it must not be kept for later."""
+VERSION = "1.1.0"
+SUPPORTED = '["0.3.1","0.4.0","1.0.0","1.1.0"]'
 LIMIT_SECONDS = 20
 MAX_BYTES = 1 << 20
 """Of a network configuration, and of a reply."""
@@ -28,7 +34,7 @@ MAX_VALUE = 16 << 10
 PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/=;:,@+ ")
 
 # https://www.cni.dev/docs/spec/#error
-INVALID_ENVIRONMENT, IO_FAILURE, INVALID_CONFIG, TRY_AGAIN, NOT_AVAILABLE = 4, 5, 7, 11, 50
+INVALID_ENVIRONMENT, IO_FAILURE, INVALID_CONFIG, TRY_AGAIN, NOT_AVAILABLE, BROKEN = 4, 5, 7, 11, 50, 101
 
 
 class Refused(Exception):
@@ -40,58 +46,75 @@ class TooLong(OSError):
 
 
 def main() -> int:
-    command = os.environ.get("CNI_COMMAND", "")
-    if command == "VERSION":
-        print(VERSIONS)
-        return 0
+    """The exit code."""
     body = b""
     try:
         _signal.signal(_signal.SIGALRM, _too_long)
         _signal.alarm(LIMIT_SECONDS)
-        body = _stdin()
+        command = _variable(b"CNI_COMMAND").decode("utf-8", "replace")
+        if command == "VERSION":
+            return _version()
         if command not in COMMANDS:
             known = ", ".join((*COMMANDS, "VERSION"))
             raise Refused(INVALID_ENVIRONMENT, f"CNI_COMMAND is {command!r}; it must be one of {known}")
-        path = _socket_path()
-        request = _request(COMMANDS[command], body)
-        try:
-            good, reply = _exchange(path, request)
-        except OSError as error:
-            _signal.alarm(0)
-            return _away(command, path, request, body, error)
-        _signal.alarm(0)
-        _write(1, reply)
-        return 0 if good else 1
-    except TooLong:
-        return _fail(body, IO_FAILURE, f"the network configuration did not arrive within {LIMIT_SECONDS} s")
+        if missing := [name.decode() for name in REQUIRED.get(command, ()) if not _variable(name)]:
+            raise Refused(INVALID_ENVIRONMENT, f"{command} needs {', '.join(missing)}, which is not set")
+        body = _stdin()
+        return _call(command, body)
     except Refused as refusal:
         return _fail(body, *refusal.args)
+    except Exception as error:  # noqa: BLE001 - a runtime reads nothing but error objects
+        return _fail(body, BROKEN, f"the plugin itself failed: {type(error).__name__}: {error}")
+
+
+def _call(command: str, body: bytes) -> int:
+    path = _socket_path()
+    request = _request(COMMANDS[command], body)
+    try:
+        good, reply = _exchange(path, request)
+    except OSError as error:
+        _signal.alarm(0)
+        return _away(command, path, request, body, error)
+    _signal.alarm(0)
+    _write(1, reply)
+    return 0 if good else 1
 
 
 def _too_long(_number: int, _frame: object) -> None:
     raise TooLong(f"no answer within {LIMIT_SECONDS} s")
 
 
+def _variable(name: bytes) -> bytes:
+    return posix.environ.get(name, b"")
+
+
 def _stdin() -> bytes:
     data = b""
-    while chunk := os.read(0, 65536):
-        data += chunk
-        if len(data) > MAX_BYTES:
-            raise Refused(INVALID_CONFIG, f"the network configuration is larger than {MAX_BYTES} bytes")
+    try:
+        while chunk := posix.read(0, 65536):
+            data += chunk
+            if len(data) > MAX_BYTES:
+                raise Refused(INVALID_CONFIG, f"the network configuration is larger than {MAX_BYTES} bytes")
+    except TooLong:
+        raise Refused(
+            IO_FAILURE, f"the network configuration did not arrive within {LIMIT_SECONDS} s"
+        ) from None
+    except OSError as error:
+        raise Refused(IO_FAILURE, f"the network configuration cannot be read: {error}") from error
     return data
 
 
 def _socket_path() -> str:
-    if path := os.environ.get("GALACTIC_SOCKET"):
-        return path
+    if path := _variable(b"GALACTIC_SOCKET"):
+        return path.decode("utf-8", "surrogateescape")
     try:
-        descriptor = os.open(f"{sys.argv[0]}.socket", os.O_RDONLY)
+        descriptor = posix.open(f"{sys.argv[0]}.socket", posix.O_RDONLY)
     except OSError:
         return SOCKET
     try:
-        return os.fsdecode(os.read(descriptor, 4096).strip()) or SOCKET
+        return posix.read(descriptor, 4096).strip().decode("utf-8", "surrogateescape") or SOCKET
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
 
 
 def _request(verb: str, body: bytes) -> bytes:
@@ -99,7 +122,7 @@ def _request(verb: str, body: bytes) -> bytes:
         f"POST /cni/v1/{verb} HTTP/1.1\r\nHost: galactic\r\nConnection: close\r\nContent-Type: application/json"
     ]
     for name in VARIABLES:
-        value = os.environb.get(name, b"")
+        value = _variable(name)
         if len(value) > MAX_VALUE:
             raise Refused(INVALID_ENVIRONMENT, f"{name.decode()} is longer than {MAX_VALUE} bytes")
         if value:
@@ -109,6 +132,8 @@ def _request(verb: str, body: bytes) -> bytes:
 
 def _exchange(path: str, request: bytes) -> tuple[bool, bytes]:
     """Whether it went well, and the reply's body. Raises OSError where there is no whole reply."""
+    import _socket
+
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         connection.connect(path)
@@ -133,7 +158,7 @@ def _away(command: str, path: str, request: bytes, body: bytes, error: OSError) 
     what = f"the Galactic node controller does not answer on {path}"
     if command == "DEL":
         try:
-            _keep(os.path.dirname(path), request)
+            _keep(path.rpartition("/")[0], request)
         except OSError as failure:
             return _fail(body, TRY_AGAIN, what, f"and the request could not be kept for it: {failure}")
         return 0
@@ -141,44 +166,83 @@ def _away(command: str, path: str, request: bytes, body: bytes, error: OSError) 
 
 
 def _keep(directory: str, request: bytes) -> None:
-    """The request is on disk, under a name of its own, whole or not at all."""
+    """The request lies in ``pending/``, under a name of its own, whole or not at all.
+
+    Not synced: it lies beside the socket, on a file system that a reboot empties, and what it asks to have deleted is
+    in the kernel, which a reboot empties as well.
+    """
     import time
 
-    pending = os.path.join(directory, "pending")
-    os.makedirs(pending, 0o700, exist_ok=True)
-    final = os.path.join(pending, f"{time.time_ns():020d}-{os.getpid()}")
+    pending = f"{directory}/pending"
+    for folder in (directory, pending):
+        try:
+            posix.mkdir(folder, 0o700)
+        except FileExistsError:
+            pass
+    final = f"{pending}/{time.time_ns():020d}-{posix.getpid()}"
     partial = f"{final}.partial"
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = posix.open(partial, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL, 0o600)
     try:
         _write(descriptor, request)
-        os.fsync(descriptor)
     finally:
-        os.close(descriptor)
-    os.rename(partial, final)
-    folder = os.open(pending, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        posix.close(descriptor)
+    posix.rename(partial, final)
 
 
 def _write(descriptor: int, data: bytes) -> None:
     while data:
-        data = data[os.write(descriptor, data) :]
+        data = data[posix.write(descriptor, data) :]
+
+
+def _version() -> int:
+    try:
+        given = b"" if posix.isatty(0) else _stdin()
+    except Refused:  # what it may say is not needed for an answer
+        given = b""
+    _write(
+        1, f'{{"cniVersion":{_quoted(_spoken(given, VERSION))},"supportedVersions":{SUPPORTED}}}\n'.encode()
+    )
+    return 0
 
 
 def _fail(body: bytes, code: int, message: str, details: str = "") -> int:
-    import json  # only here: it costs as much as everything else together
-
-    version = "1.0.0"
+    """Prints an error object in the version that the caller speaks."""
+    text = (
+        f'{{"cniVersion":{_quoted(_spoken(body, "1.0.0"))},"code":{code},'
+        f'"msg":{_quoted(message)},"details":{_quoted(details)}}}\n'
+    )
     try:
-        given = json.loads(body)
-        version = str(given["cniVersion"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        _write(1, text.encode())
+    except OSError:  # nobody listens
         pass
-    error = {"cniVersion": version, "code": code, "msg": message, "details": details}
-    _write(1, json.dumps(error).encode() + b"\n")
     return 1
+
+
+def _spoken(body: bytes, default: str) -> str:
+    """The ``cniVersion`` of a configuration, ``default`` where it has none that can be read."""
+    if not body:
+        return default
+    from _json import make_scanner
+
+    class Context:
+        strict, object_hook, object_pairs_hook = True, None, None
+        parse_float, parse_int, parse_constant = float, int, float
+        memo: dict[str, str] = {}  # noqa: RUF012
+
+    try:
+        config, _ = make_scanner(Context())(body.decode().strip(), 0)  # type: ignore[arg-type]
+        version = config["cniVersion"]
+    except (StopIteration, ValueError, LookupError, TypeError, RecursionError, ImportError):
+        return default  # ImportError: how _json complains where there is no json
+    return version if isinstance(version, str) and len(version) < 32 else default
+
+
+def _quoted(text: str) -> str:
+    if text.isascii() and text.replace(".", "").isalnum():
+        return f'"{text}"'
+    from _json import encode_basestring_ascii
+
+    return encode_basestring_ascii(text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The plugin by itself: against servers that misbehave, and against none."""
 
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,7 +15,8 @@ PLUGIN = Path(__file__).parents[3] / "src" / "cni_plugin" / "main.py"
 CONFIG = b'{"cniVersion":"1.0.0","name":"blue","type":"galactic"}'
 
 
-def run(command, path, body=CONFIG, plugin=PLUGIN, **more):
+def run(command, path, body=CONFIG, plugin=PLUGIN, stdout=subprocess.PIPE, **more):
+    """The plugin as a runtime starts it; without a body its standard input is closed."""
     variables = {
         "CNI_COMMAND": command,
         "CNI_CONTAINERID": "c1",
@@ -24,8 +27,9 @@ def run(command, path, body=CONFIG, plugin=PLUGIN, **more):
         variables["GALACTIC_SOCKET"] = str(path)
     return subprocess.run(
         [sys.executable, "-ISE", str(plugin)],
-        input=body,
-        capture_output=True,
+        **({"preexec_fn": lambda: os.close(0)} if body is None else {"input": body}),
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         env=variables | more,
         timeout=60,
         check=False,
@@ -148,10 +152,58 @@ def test_a_del_that_cannot_be_kept_is_an_error(tmp_path):
     assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 11)
 
 
-def test_version_is_answered_without_anybody():
-    done = run("VERSION", None)
-    assert done.returncode == 0
-    assert json.loads(done.stdout)["supportedVersions"] == ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
+@pytest.mark.parametrize(
+    ("given", "spoken"),
+    [
+        pytest.param(b"", "1.1.0", id="nothing"),
+        pytest.param(b'{"cniVersion":"0.4.0"}', "0.4.0", id="ours"),
+        pytest.param(b' {"a": [{"cniVersion": "9"}],\n"cniVersion" : "3.0.0"}\n', "3.0.0", id="another"),
+        pytest.param(b"\xff{", "1.1.0", id="no-json"),
+        pytest.param(b'{"cniVersion":5}', "1.1.0", id="no-text"),
+        pytest.param(b"[" * 100_000, "1.1.0", id="deep"),
+    ],
+)
+def test_version_is_answered_without_anybody_in_the_version_that_is_spoken(given, spoken):
+    done = run("VERSION", None, given)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout) == {
+        "cniVersion": spoken,
+        "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("ADD", ["CNI_CONTAINERID"]),
+        ("ADD", ["CNI_NETNS", "CNI_IFNAME"]),
+        ("DEL", ["CNI_IFNAME"]),
+        ("CHECK", ["CNI_NETNS"]),
+    ],
+)
+def test_missing_variables_are_named(tmp_path, command, missing):
+    done = run(command, tmp_path / "s", **dict.fromkeys(missing, ""))
+    error = json.loads(done.stdout)
+    assert (done.returncode, error["code"]) == (1, 4)
+    assert all(name in error["msg"] for name in missing)
+    assert not (tmp_path / "pending").exists()
+
+
+def test_a_del_needs_no_namespace(tmp_path):
+    assert run("DEL", tmp_path / "s", CNI_NETNS="").returncode == 0
+
+
+def test_no_input_at_all_is_a_failure_to_read(tmp_path):
+    done = run("ADD", tmp_path / "s", None)
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 5)
+
+
+def test_a_runtime_that_does_not_listen_is_not_answered_with_a_traceback(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        done = run("ADD", tmp_path / "s", stdout=output)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize("command", ["", "NONSENSE", "add"])
@@ -191,5 +243,8 @@ def test_little_is_imported():
     listing = "import sys; exec(open(sys.argv[1]).read(), {'__name__': 'plugin'}); print(*sys.modules)"
     program = [sys.executable, "-ISE", "-c", listing, str(PLUGIN)]
     loaded = set(subprocess.run(program, capture_output=True, text=True, check=True).stdout.split())
-    assert {"_socket", "_signal"} <= loaded
+    assert {"posix", "_signal"} <= loaded
     assert not {"json", "socket", "signal", "enum", "re", "pathlib", "logging"} & loaded
+    assert not re.search(
+        r"^\s*(import|from) (?!_signal|posix|sys|_socket|_json|time)", PLUGIN.read_text(), re.MULTILINE
+    )
