@@ -92,7 +92,9 @@ def host(facts: Host) -> Objects:
         plan.sysctls[f"net/ipv6/conf/{device}/forwarding"] = "1"
         plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "0"
         plan.sysctls[f"net/ipv6/conf/{device}/autoconf"] = "0"
-        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1"
+        # What is made later inherits `default`, and must refuse: a pod that addresses its gateway with a routing header
+        # of its own would be taken to any SID, past PREROUTING.
+        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "0" if device == "default" else "1"
     return plan
 
 
