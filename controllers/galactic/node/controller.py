@@ -10,6 +10,7 @@ from galactic import __version__
 from galactic.errors import GalacticError
 from galactic.kube.client import Kube
 from galactic.launch import Health
+from galactic.node.configs import Configs
 from galactic.node.host import Preparation
 from galactic.node.registration import Registration
 from galactic.node.segment import Facts, Finding, Segment
@@ -41,6 +42,7 @@ class Controller:
         self._node, self._store, self._preparation, self._sync = node, store, preparation, sync
         self._registration, self._events, self._connect = registration, events, connect
         self._segment: Segment | None = None
+        self._configs: Configs | None = None
 
     async def run(self, server: Server, health: Health) -> None:
         """Until cancelled. What runs in the kernel goes on running afterwards."""
@@ -50,7 +52,7 @@ class Controller:
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(self._registration.run(), name="registration")
             tasks.create_task(self._drift(), name="drift")
-            tasks.create_task(self._kubernetes(), name="segment")
+            tasks.create_task(self._kubernetes(), name="kubernetes")
             tasks.create_task(self._report(health), name="health")
 
     def problem(self) -> str | None:
@@ -69,6 +71,13 @@ class Controller:
         findings = (
             _finding("Ready", problem, "Ready", "NotReady", "pods can be attached"),
             _finding("Synced", sync, "Applied", "Failing", "the kernel is as planned"),
+            _finding(
+                "DefinitionsApplied",
+                self._configs.problem if self._configs else None,
+                "Applied",
+                "NotUnderstood",
+                "every attachment is as its definition says",
+            ),
             _finding("BrokerConnected", mqtt, "Connected", "Disconnected", "route changes arrive at once"),
         )
         node = {
@@ -103,7 +112,10 @@ class Controller:
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
         async with kube:
             self._segment = Segment(kube, self._node, self._store, self.facts)
-            await self._segment.run()
+            self._configs = Configs(kube, self._node, self._store)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._segment.run(), name="segment")
+                tasks.create_task(self._configs.run(), name="definitions")
 
     async def _report(self, health: Health) -> None:
         """Broker and API server may be away without anything being wrong here: they are conditions, not health."""
