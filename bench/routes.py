@@ -19,7 +19,7 @@ from pathlib import Path
 
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import Encap, RouteKey, RouteTarget, route_key, route_of
-from galactic.linux.routes import RouteSocket
+from galactic.linux.routes import RouteSocket, deletions, settings
 
 ROUNDS = 3
 SIDS = 50
@@ -84,12 +84,12 @@ async def main(count: int, sids: int) -> None:
         run("ip", "link", "add", "d0", "type", "veth", "peer", "name", "d1")
         run("ip", "link", "set", "d0", "up")
         socket = RouteSocket(namespace)
-        clear = lambda: socket.write({}, wanted)  # noqa: E731
+        clear = lambda: socket.write(deletions(wanted))  # noqa: E731
         failures = 0
 
         async def ours() -> None:
             nonlocal failures
-            failures += len(await socket.write(wanted, {}))
+            failures += len(await socket.write(settings(wanted)))
 
         theirs = await best(clear, ip_batch)
         lost = count - len(await socket.dump())
@@ -97,7 +97,7 @@ async def main(count: int, sids: int) -> None:
         complete = await socket.dump() == wanted and not failures
         dumped = await best(nothing, socket.dump)
         shown = await best(nothing, ip_show)
-        one = await best(nothing, lambda: socket.write({key: target}, {}))
+        one = await best(nothing, lambda: socket.write(settings({key: target})))
         deleted = await best(ours, clear)
         socket.close()
     print(f"{count} seg6 routes, half IPv4, half IPv6, {sids} SIDs; best of {ROUNDS}")

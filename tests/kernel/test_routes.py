@@ -15,7 +15,7 @@ from galactic.linux.objects import (
     Via,
     route_key,
 )
-from galactic.linux.routes import RouteSocket
+from galactic.linux.routes import RouteSocket, deletions, settings
 
 SEGMENT = IPv6Address("2001:db8:ff02:100::1:2").packed
 KINDS = {
@@ -40,17 +40,17 @@ def routes(host):
 @pytest.mark.parametrize("kind", KINDS)
 async def test_read_back_as_written(routes, kind):
     wanted = dict(zip((KEY4, KEY6), KINDS[kind], strict=True))
-    assert await routes.write(wanted, {}) == {}
+    assert await routes.write(settings(wanted)) == {}
     assert await routes.dump() == wanted
-    assert await routes.write({}, wanted) == {}
+    assert await routes.write(deletions(wanted)) == {}
     assert await routes.dump() == {}
 
 
 async def test_any_kind_replaces_any_other_and_there_is_one_route_afterwards(host, routes, sh):
     for before, after in itertools.permutations(KINDS, 2):
-        await routes.write(dict(zip((KEY4, KEY6), KINDS[before], strict=True)), {})
+        await routes.write(settings(dict(zip((KEY4, KEY6), KINDS[before], strict=True))))
         wanted = dict(zip((KEY4, KEY6), KINDS[after], strict=True))
-        assert await routes.write(wanted, {}) == {}
+        assert await routes.write(settings(wanted)) == {}
         assert await routes.dump() == wanted, (before, after)
         for family in ("-4", "-6"):
             listed = sh(host, f"ip {family} -o route show table 101 proto 154").splitlines()
@@ -66,10 +66,10 @@ async def test_metrics_keep_routes_apart(routes):
         route_key(101, IPv4Network("0.0.0.0/0"), UNREACHABLE_METRIC): Unreachable(),
         route_key(101, IPv6Network("::/0"), UNREACHABLE_METRIC): Unreachable(),
     }
-    assert await routes.write(default | last, {}) == {}
+    assert await routes.write(settings(default | last)) == {}
     assert await routes.dump() == default | last
-    await routes.write({}, default)
-    await routes.write({}, default)  # gone already: it must not take the other one for it
+    await routes.write(deletions(default))
+    await routes.write(deletions(default))  # gone already: it must not take the other one for it
     assert await routes.dump() == last
 
 
@@ -82,7 +82,7 @@ async def test_errors_in_the_middle_of_a_burst_find_their_routes(routes):
     }
     items = list(good.items())
     mixed = dict(items[:50]) | dict(list(bad.items())[:2]) | dict(items[50:]) | bad  # the last one fails
-    failures = await routes.write(mixed, {})
+    failures = await routes.write(settings(mixed))
     assert failures.keys() == bad.keys()
     assert failures[route_key(101, IPv4Network("10.8.0.0/24"))] == "there is no device d9"
     assert await routes.dump() == good
@@ -90,9 +90,9 @@ async def test_errors_in_the_middle_of_a_burst_find_their_routes(routes):
 
 async def test_what_is_gone_is_deleted_without_complaint(routes, host, sh):
     wanted = {KEY4: Direct("d0"), KEY6: Direct("d1")}
-    await routes.write(wanted, {})
+    await routes.write(settings(wanted))
     sh(host, "ip link del d0")
-    assert await routes.write({}, wanted) == {}
+    assert await routes.write(deletions(wanted)) == {}
 
 
 async def test_only_our_protocol_counts(routes, host, sh):
@@ -101,7 +101,7 @@ async def test_only_our_protocol_counts(routes, host, sh):
         "ip route add 10.7.0.0/24 dev d0 table 101; ip route add 10.7.1.0/24 dev d0 table 101 proto bird",
     )
     assert await routes.dump() == {}
-    await routes.write({}, {route_key(101, IPv4Network("10.7.1.0/24")): Direct("d0")})
+    await routes.write(deletions({route_key(101, IPv4Network("10.7.1.0/24")): Direct("d0")}))
     assert len(sh(host, "ip route show table 101").splitlines()) == 2
 
 
@@ -116,16 +116,16 @@ async def test_a_strange_route_of_our_protocol_is_seen_and_goes(routes, host, sh
         route_key(101, ip_network("10.7.0.0/24")): Other(),
         route_key(101, ip_network("2001:10:7::/64")): Other(),
     }
-    await routes.write({key: Direct("d0") for key in found}, {})
+    await routes.write(settings({key: Direct("d0") for key in found}))
     assert set((await routes.dump()).values()) == {Direct("d0")}
     sh(host, "ip route add blackhole 10.7.1.0/24 table 101 proto 154")
-    await routes.write({}, await routes.dump())
+    await routes.write(deletions(await routes.dump()))
     assert await routes.dump() == {}
 
 
 async def test_dumps_can_be_narrowed(routes):
     keys = {table: route_key(table, IPv4Network("10.7.0.0/24")) for table in (101, 102)}
-    await routes.write({keys[101]: Direct("d0"), keys[102]: Direct("d1")}, {})
+    await routes.write(settings({keys[101]: Direct("d0"), keys[102]: Direct("d1")}))
     assert await routes.dump(table=101) == {keys[101]: Direct("d0")}
     assert await routes.dump(device=routes.index("d1")) == {keys[102]: Direct("d1")}
     assert await routes.dump(table=999) == {}
@@ -139,7 +139,7 @@ async def test_twenty_thousand_routes_come_and_go(routes):
         ): Encap("d0", segments[i % 200], "encap.red")
         for i in range(20_000)
     }
-    assert await routes.write(wanted, {}) == {}
+    assert await routes.write(settings(wanted)) == {}
     assert await routes.dump() == wanted
-    assert await routes.write({}, wanted) == {}
+    assert await routes.write(deletions(wanted)) == {}
     assert await routes.dump() == {}

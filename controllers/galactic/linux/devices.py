@@ -84,6 +84,7 @@ class Devices:
             mtu=message.get("mtu") or 0,
             # a host end outside the group is not checked for forged sources: as good as down, so it is mended
             up=bool(message["flags"] & _IFF_UP) and message.get("group") == _group(kind),
+            ifindex=message["index"],
         )
 
     async def set_link(self, name: str, link: Link) -> None:

@@ -5,7 +5,7 @@ ours): devices are looked up by name whenever they are needed, so what others do
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -13,9 +13,21 @@ from galactic.errors import Rejected, Unreachable
 from galactic.linux import sysctl
 from galactic.linux.devices import Devices, translated
 from galactic.linux.namespace import Namespace
-from galactic.linux.objects import MAIN_TABLE, Change, Objects, Other, RouteTarget
+from galactic.linux.objects import (
+    LOOPBACK_DEVICE,
+    MAIN_TABLE,
+    Change,
+    Encap,
+    EncapJob,
+    EncapMode,
+    EncapSink,
+    Objects,
+    Other,
+    RouteKey,
+    RouteTarget,
+)
 from galactic.linux.objects import Unreachable as Unreached
-from galactic.linux.routes import RouteSocket, route_name
+from galactic.linux.routes import RouteSocket, deletions, route_name, settings
 
 _ORDER = {"dummy": 0, "vrf": 1, "veth": 2}
 _NAMED = 5
@@ -37,15 +49,33 @@ class LinuxKernel:
         """The netlink port that our own route changes carry in notifications: see ``galactic.linux.events``."""
         return self._routes.port
 
-    async def read(self) -> Objects:
-        """Everything of ours. Sysctls: those that this object has written before."""
+    async def look(self) -> Objects:
+        """Everything of ours except routes. Sysctls: those that this object has written before."""
         return Objects(
             links=await self._devices.links(),
             addresses=await self._devices.addresses(),
             rules=await self._devices.rules(),
-            routes=await self._routes.dump(),
-            sysctls=sysctl.values(self._namespace, self._sysctls),
+            sysctls=await self.sysctls(),
         )
+
+    async def sysctls(self) -> dict[str, str]:
+        """The values of the sysctls that this object has written before."""
+        return sysctl.values(self._namespace, self._sysctls)
+
+    async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
+        """All routes of ours; those through ``LOOPBACK_DEVICE`` with that mode are told to ``sink`` instead."""
+        return await self._routes.dump(mode=mode, sink=sink)
+
+    async def routes_of(self, device: str) -> dict[RouteKey, RouteTarget]:
+        """Our routes on one device."""
+        index = self._devices.index(device)
+        return await self._routes.dump(device=index) if index else {}
+
+    async def read(self) -> Objects:
+        """Everything of ours at once."""
+        found = await self.look()
+        found.routes = await self._routes.dump()
+        return found
 
     async def write(self, wanted: Change) -> None:
         """Deletes what is too much, routes first and devices last; then sets what is missing, the other way round.
@@ -59,9 +89,18 @@ class LinuxKernel:
             await self._set(wanted, failures)
         failures.complain()
 
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
+        """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
+        encaps = ((key, Encap(LOOPBACK_DEVICE, segment, mode), gone) for key, segment, gone in jobs)
+        failures = _Failures()
+        async with self._lock:
+            for key, why in (await self._routes.write(encaps)).items():
+                failures.add(route_name(key), why)
+        failures.complain()
+
     async def _delete(self, wanted: Change, failures: "_Failures") -> None:
         devices = self._devices
-        for key, why in (await self._routes.write({}, wanted.routes.delete)).items():
+        for key, why in (await self._routes.write(deletions(wanted.routes.delete))).items():
             failures.add(route_name(key), why)
         for rule in wanted.rules.delete:
             await failures.of(f"rule {rule.priority} to {rule.destination}", devices.delete_rule(rule))
@@ -93,7 +132,7 @@ class LinuxKernel:
         routes = wanted.routes.set
         if missing:
             routes = {key: target for key, target in routes.items() if _device(target) not in missing}
-        for key, why in (await self._routes.write(routes, {})).items():
+        for key, why in (await self._routes.write(settings(routes))).items():
             failures.add(route_name(key), why)
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:

@@ -11,9 +11,12 @@ from typing import Final, NamedTuple
 
 from galactic.linux.objects import (
     IPV6_METRIC,
+    LENGTHS,
     PROTOCOL,
     Direct,
     Encap,
+    EncapMode,
+    EncapSink,
     EndDT46,
     Other,
     RouteKey,
@@ -73,14 +76,15 @@ class Reply(NamedTuple):
 
 
 class Encoder:
-    """Makes RTM_NEWROUTE and RTM_DELROUTE messages. Remembers what it made of each target, as many routes share one.
+    """Makes RTM_NEWROUTE and RTM_DELROUTE messages.
 
-    ``index`` tells a device's index; it raises what it likes for a device that is not there.
+    ``index`` tells a device's index; it raises what it likes for a device that is not there. It is asked once for each
+    device, and so must an encoder not outlive the moment.
     """
 
     def __init__(self, index: Callable[[str], int]) -> None:
         self._index = index
-        self._targets: dict[RouteTarget, tuple[int, int, int, bytes]] = {}
+        self._devices: dict[str, bytes] = {}
 
     def set(self, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
         """The message that creates or replaces a route."""
@@ -92,10 +96,7 @@ class Encoder:
         return self._message(RTM_DELROUTE, NLM_F_REQUEST, key, target, sequence)
 
     def _message(self, kind: int, flags: int, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
-        parts = self._targets.get(target)
-        if parts is None:
-            parts = self._targets[target] = self._target(target)
-        route_type, scope, route_flags, tail = parts
+        route_type, scope, route_flags, tail = self._target(target)
         table, metric, length = _KEY.unpack_from(key)
         destination = key[_KEY.size :]
         family = _KEY_SIZES[len(key)]
@@ -125,8 +126,8 @@ class Encoder:
                 tail = self._device(device) + _attribute(_RTA_GATEWAY, gateway)
                 return _RTN_UNICAST, _SCOPE_UNIVERSE, _RTNH_F_ONLINK, tail
             case Encap(device, segment, mode):
-                header = _attribute(_SEG6_IPTUNNEL_SRH, _U32.pack(_MODES[mode]) + _SRH + segment)
-                return _RTN_UNICAST, _SCOPE_LINK, 0, self._device(device) + _encap(_ENCAP_SEG6, header)
+                tail = self._device(device) + _ENCAP_HEADS[mode] + segment + _ENCAP_TAIL
+                return _RTN_UNICAST, _SCOPE_LINK, 0, tail
             case EndDT46(device, table):
                 action = _NUMBER.pack(8, _SEG6_LOCAL_ACTION, _ACTION_END_DT46)
                 action += _NUMBER.pack(8, _SEG6_LOCAL_VRFTABLE, table)
@@ -135,18 +136,31 @@ class Encoder:
                 return 0, _SCOPE_NOWHERE, 0, b""
 
     def _device(self, name: str) -> bytes:
-        return _NUMBER.pack(8, _RTA_OIF, self._index(name))
+        made = self._devices.get(name)
+        if made is None:
+            made = self._devices[name] = _NUMBER.pack(8, _RTA_OIF, self._index(name))
+        return made
 
 
 class Decoder:
-    """Makes keys and targets of dumped routes, remembering what it made of each target's bytes.
+    """Makes keys and targets of dumped routes.
 
-    ``name`` tells the name of the device with an index, and "" of one that is gone.
+    ``name`` tells the name of the device with an index, and "" of one that is gone. Routes through the encapsulation
+    ``mode`` on the device with the index ``encaps`` are told to ``sink``, if there is one, and not kept.
     """
 
-    def __init__(self, name: Callable[[int], str]) -> None:
-        self._name = name
-        self._targets: dict[tuple[int, int, bytes, int, bytes], RouteTarget] = {}
+    def __init__(
+        self,
+        name: Callable[[int], str],
+        *,
+        encaps: int = 0,
+        mode: EncapMode = "encap.red",
+        sink: EncapSink | None = None,
+    ) -> None:
+        self._name, self._sink = name, sink
+        self._encaps = encaps if sink else 0
+        self._head = _NESTED_HEADS[mode]
+        self._names: dict[int, str] = {}
         self.routes: dict[RouteKey, RouteTarget] = {}
         self.interrupted = False
         """The table changed while it was dumped: something may be missing, or be there twice."""
@@ -167,7 +181,7 @@ class Decoder:
             position += length + 3 & ~3
         return None
 
-    def _route(self, data: bytes, position: int, end: int) -> None:  # noqa: C901 - hot: one branch an attribute
+    def _route(self, data: bytes, position: int, end: int) -> None:  # noqa: C901, PLR0912 - hot: one branch an attribute
         family, length, _, tos, table, protocol, _, route_type, _ = _ROUTE.unpack_from(data, position)
         if protocol != PROTOCOL:
             return
@@ -199,19 +213,22 @@ class Decoder:
             position += size + 3 & ~3
         if metric == IPV6_METRIC and family == socket.AF_INET6:
             metric = 0
+        if index == self._encaps and encap_type == _ENCAP_SEG6 and known and not gateway and self._sink:
+            size = len(self._head)
+            if encap[:size] == self._head and len(encap) == size + 16:
+                self._sink(table, LENGTHS[length] + destination, metric, encap[size:])
+                return
         key = _KEY.pack(table, metric, length) + destination
-        shape = (route_type if known else 0, index, gateway, encap_type, encap)
-        target = self._targets.get(shape)
-        if target is None:
-            target = self._targets[shape] = self._target(*shape)
-        self.routes[key] = target
+        self.routes[key] = self._target(route_type if known else 0, index, gateway, encap_type, encap)
 
     def _target(
         self, route_type: int, index: int, gateway: bytes, encap_type: int, encap: bytes
     ) -> RouteTarget:
         if route_type == _RTN_UNREACHABLE:
             return Unreachable()
-        device = self._name(index)
+        device = self._names.get(index)
+        if device is None:
+            device = self._names[index] = self._name(index)
         if route_type != _RTN_UNICAST or not device:
             return Other()
         if encap_type:
@@ -267,6 +284,18 @@ def _encap_target(device: str, gateway: bytes, encap_type: int, encap: bytes) ->
             return None
         return EndDT46(device, _U32.unpack(found[_SEG6_LOCAL_VRFTABLE])[0])
     return None
+
+
+_NESTED_HEADS: Final = {
+    mode: _ATTRIBUTE.pack(4 + 4 + len(_SRH) + 16, _SEG6_IPTUNNEL_SRH) + _U32.pack(number) + _SRH
+    for mode, number in _MODES.items()
+}
+"""What a seg6 encapsulation of one segment is, up to the segment."""
+_ENCAP_HEADS: Final = {
+    mode: _ATTRIBUTE.pack(4 + len(head) + 16, _RTA_ENCAP | _NESTED) + head
+    for mode, head in _NESTED_HEADS.items()
+}
+_ENCAP_TAIL: Final = _attribute(_RTA_ENCAP_TYPE, struct.pack("=H", _ENCAP_SEG6))
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -8,14 +8,14 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterable, Mapping
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 from galactic.errors import Unreachable
 from galactic.linux.namespace import Namespace, device_index, device_name
 from galactic.linux.netlink import Decoder, Encoder, acknowledged, dump_request, replies
-from galactic.linux.objects import RouteKey, RouteTarget, route_of
+from galactic.linux.objects import LOOPBACK_DEVICE, EncapMode, EncapSink, RouteKey, RouteTarget, route_of
 
 BURST: Final = 100
 """Messages in one sendto(2)."""
@@ -30,7 +30,8 @@ _ALREADY_GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
 
 Failures = dict[RouteKey, str]
 """What could not be written, and why."""
-_Job = tuple[RouteKey, RouteTarget, bool]  # the last: delete
+Job = tuple[RouteKey, RouteTarget, bool]
+"""A route to write, and whether to delete it instead of creating or replacing it."""
 
 
 class RouteSocket:
@@ -52,22 +53,35 @@ class RouteSocket:
         """A device's index, 0 if there is none. Asked anew every time: names and indexes come and go."""
         return device_index(self._socket, device)
 
-    async def dump(self, *, table: int = 0, device: int = 0) -> dict[RouteKey, RouteTarget]:
-        """Our routes of both families. Raises Unreachable."""
+    async def dump(
+        self, *, table: int = 0, device: int = 0, mode: EncapMode = "encap.red", sink: EncapSink | None = None
+    ) -> dict[RouteKey, RouteTarget]:
+        """Our routes of both families. Raises Unreachable.
+
+        Those through ``LOOPBACK_DEVICE`` with that mode are told to ``sink``, if there is one, and not returned; more
+        than once, if the table changes meanwhile.
+        """
+        encaps = self.index(LOOPBACK_DEVICE) if sink else 0
+
+        def decoder(own: socket.socket) -> Decoder:
+            return Decoder(lambda index: device_name(own, index), encaps=encaps, mode=mode, sink=sink)
+
         routes: dict[RouteKey, RouteTarget] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             for _ in range(_DUMPS):  # once more if the table changed meanwhile; then what there is will do
                 with _translated("dumping routes"):
-                    decoder = await self._dump(family, table, device)
-                if not decoder.interrupted:
+                    found = await self._dump(family, table, device, decoder)
+                if not found.interrupted:
                     break
-            routes |= decoder.routes
+            routes |= found.routes
         return routes
 
-    async def _dump(self, family: int, table: int, device: int) -> Decoder:
+    async def _dump(
+        self, family: int, table: int, device: int, made: Callable[[socket.socket], Decoder]
+    ) -> Decoder:
         loop = asyncio.get_running_loop()
         with self._namespace.netlink() as own:  # closing it ends the dump, whatever happens
-            decoder = Decoder(lambda index: device_name(own, index))
+            decoder = made(own)
             own.send(dump_request(family, 1, table=table, device=device))
             parts = 0
             async with asyncio.timeout(ANSWER_TIMEOUT):
@@ -79,22 +93,16 @@ class RouteSocket:
             raise OSError(reply.errno, os.strerror(reply.errno))
         return decoder
 
-    async def write(
-        self, wanted: Mapping[RouteKey, RouteTarget], unwanted: Mapping[RouteKey, RouteTarget]
-    ) -> Failures:
-        """Deletes ``unwanted``, then sets ``wanted`` (creating or replacing), in bursts, in time linear in both.
+    async def write(self, jobs: Iterable[Job]) -> Failures:
+        """Does the jobs in order, in bursts, in time linear in their number; takes them one burst at a time.
 
         Returns what could not be done. What is transient is tried again; deleting what is gone is no failure.
         """
-        jobs: Iterable[_Job] = chain(
-            ((key, target, True) for key, target in unwanted.items()),
-            ((key, target, False) for key, target in wanted.items()),
-        )
         failures: Failures = {}
         async with self._lock:
             encoder = Encoder(self._present)
             for attempt in range(_ATTEMPTS):
-                again: list[_Job] = []
+                again: list[Job] = []
                 iterator = iter(jobs)
                 while burst := list(islice(iterator, BURST)):
                     with _translated(f"writing {len(burst)} routes"):
@@ -114,9 +122,9 @@ class RouteSocket:
             raise LookupError(device)
         return index
 
-    async def _burst(self, encoder: Encoder, burst: list[_Job], failures: Failures) -> list[_Job]:
+    async def _burst(self, encoder: Encoder, burst: list[Job], failures: Failures) -> list[Job]:
         """Those that failed for a transient reason."""
-        sent: dict[int, _Job] = {}
+        sent: dict[int, Job] = {}
         messages: list[bytes] = []
         for job in burst:
             key, target, delete = job
@@ -134,7 +142,7 @@ class RouteSocket:
         last = next(reversed(sent))
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self._socket, b"".join(messages))
-        again: list[_Job] = []
+        again: list[Job] = []
         done = False
         async with asyncio.timeout(ANSWER_TIMEOUT):
             while not done:
@@ -168,6 +176,16 @@ class _translated:  # noqa: N801 - reads as what it does
             raise Unreachable("kernel", f"{self._what}: no answer within {ANSWER_TIMEOUT:g} s") from error
         if isinstance(error, OSError):
             raise Unreachable("kernel", f"{self._what}: {error.strerror or error}") from error
+
+
+def settings(routes: Mapping[RouteKey, RouteTarget]) -> Iterator[Job]:
+    """Jobs that create or replace these routes."""
+    return ((key, target, False) for key, target in routes.items())
+
+
+def deletions(routes: Mapping[RouteKey, RouteTarget]) -> Iterator[Job]:
+    """Jobs that delete these routes."""
+    return ((key, target, True) for key, target in routes.items())
 
 
 def route_name(key: RouteKey) -> str:

@@ -1,19 +1,22 @@
-"""What was last written to the kernel, in parts, and the two ways to bring it to what is wanted: full and delta."""
+"""What was last written to the kernel, in parts, and the ways to bring it to what is wanted: full, delta and look."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
 import structlog
 
 from galactic import names
+from galactic.diff import Diff
 from galactic.errors import GalacticError
 from galactic.linux.objects import (
     Change,
     Direct,
-    Encap,
+    EncapJob,
+    EndDT46,
     Kernel,
-    Network,
     Objects,
     Via,
     change,
@@ -22,11 +25,17 @@ from galactic.linux.objects import (
 from galactic.node import plan
 from galactic.node.attachment import Attachment, Key
 from galactic.node.plan import Host
-from galactic.node.store import Store
+from galactic.node.sieve import Sieve, pending_jobs
+from galactic.node.store import Dirty, Store
 
 log = structlog.get_logger(__name__)
 HOST: Final = 0
 """The part that is the node's own; 0 is no VPC's identifier."""
+PODS_A_LOOK: Final = 4
+"""Namespaces of pods that are looked into each time: nothing tells of what is done inside them."""
+
+Part = int | Key
+"""The node's own, a VPC's or an attachment's. Parts have no object in common."""
 
 
 class Pod(NamedTuple):
@@ -42,20 +51,21 @@ class Applied:
 
     def __init__(self, kernel: Kernel, store: Store, exists: Callable[[str], bool] = os.path.exists) -> None:
         self._kernel, self._store, self._exists = kernel, store, exists
-        self._parts: dict[int, Objects] | None = None  # None: unknown
+        self._parts: dict[Part, Objects] | None = None  # None: unknown
         self._pods: dict[Key, Pod] = {}
+        self._indexes: dict[str, int] = {}  # of devices when they were last seen
         self._tables: dict[int, int] = {}
-        self._adopted = False
+        self._encaps: dict[int, int] = {}  # VPC → networks elsewhere that are in the kernel
         self._gone: dict[Attachment, int] = {}
         self.drift = 0
-        """Objects found different from what was last written, by the last full round."""
+        """Objects found different from what was last written, by the last round that read the kernel."""
 
     @property
     def known(self) -> bool:
         return self._parts is not None
 
     def gone(self, attachment: Attachment) -> int:
-        """For how many full rounds the pod's namespace has not existed any more."""
+        """For how many rounds that read the kernel the pod's namespace has not existed any more."""
         return self._gone.get(attachment, 0)
 
     def forget(self) -> None:
@@ -65,145 +75,249 @@ class Applied:
 
     def routes(self) -> int:
         """Remote routes in the kernel."""
-        parts = self._parts or {}
-        return sum(isinstance(to, Encap) for part in parts.values() for to in part.routes.values())
+        return sum(self._encaps.values())
 
     async def full(self, host: Host) -> dict[Key, str]:
-        """Reads everything and writes the difference. What failed, by attachment. Raises what the host
-        failed with.
-        """
-        actual = await self._kernel.read()
+        """Reads everything and writes the difference. What failed, by attachment. Raises what the host failed with."""
+        store = self._store
+        actual = await self._kernel.look()
         known, self._parts = self._parts, None
         self._tables = plan.tables_of(actual)
-        self._adopt(actual)
-        self.drift = len(change(union(known.values()), actual)) if known else 0
+        if store.orphans is None:
+            store.set_orphans(_host_ends(actual))
         # The store goes on changing while we wait for the kernel: what comes now is the next round's.
-        local = dict(self._store.attachments)
-        inside = {key: await self._kernel.read_pod(each.netns, each.ifname) for key, each in local.items()}
-        self._find_gone(local, inside, actual)
-        for key, objects in inside.items():
-            device = names.host_end(*key)
-            if objects is None and device in actual.links:
-                await self._remove_stale(device, actual)
+        local, hosted, leaving = dict(store.attachments), store.hosted, set(store.remotes)
+        self._assign(hosted)
+        sieve = Sieve({self._tables[vpc]: store.remotes[vpc] for vpc in hosted})
+        actual.routes = await self._kernel.routes(host.encap, sieve.take)
+        self.drift = sieve.done() + (len(change(union(known.values()), actual)) if known else 0)
+        self._find_gone(local, actual)
         present = {key: each for key, each in local.items() if each not in self._gone}
-        parts = self._plan(host, {HOST, *(vpc for vpc, _ in local)}, present)
-        failure = await self._write(change(union(parts.values()), actual))
-        wanted_pods = {key: plan.pod(each) for key, each in present.items()}
-        for key, pod in self._pods.items():
-            if key in inside and key in wanted_pods and pod.objects == wanted_pods[key]:
-                self.drift += len(change(pod.objects, inside[key] or Objects()))
-        self._pods.clear()
-        problems = {}
-        for key, objects in wanted_pods.items():
-            if problem := await self._write_pod(present[key], objects, inside[key] or Objects()):
-                problems[key] = problem
+        inside = await self._look_inside(present, actual)
+        parts = self._plan(host, {HOST, *hosted}, present)
+        failure = await self._write(self._held(change(union(parts.values()), actual)))
+        for key in self._pods.keys() - present.keys():
+            del self._pods[key]
+        problems = await self._write_pods(present, inside)
+        failure = await self._write_encaps(host, sieve.jobs()) or failure
         if failure:
             raise failure
+        vpcs = {table: vpc for vpc, table in self._tables.items()}
+        self._encaps = {vpcs[table]: count for table, count in sieve.counts().items()}
+        self._indexes = {name: link.ifindex for name, link in actual.links.items()}
         self._parts = parts
+        store.tidy(leaving)
         return problems
 
-    async def delta(self, host: Host, dirty: set[int], rehost: bool) -> dict[Key, str]:
+    async def delta(self, host: Host, dirty: Dirty) -> dict[Key, str]:
         """Writes what changed since the last round, without reading. What failed, by attachment."""
         assert self._parts is not None
         parts, self._parts = self._parts, None
-        local = dict(self._store.attachments)
-        hosted = {vpc for vpc, _ in local}
-        touched = {HOST, *hosted, *parts} if rehost else dirty
+        store, hosted = self._store, self._store.hosted
+        touched: set[Part] = {*dirty.attachments, *(vpc for vpc, _ in dirty.attachments)}
+        if dirty.host:
+            touched |= {HOST, *parts, *hosted, *store.attachments}
         before = union(parts[part] for part in touched if part in parts)
-        for key, pod in list(self._pods.items()):
-            attachment = local.get(key)
-            if attachment is None or (attachment.netns, attachment.ifname) != (pod.netns, pod.ifname):
-                del self._pods[key]
-                device = names.host_end(*key)
-                if attachment is not None and device in before.links:
-                    await self._remove_stale(device, before)
+        local = {key: store.attachments[key] for key in _attachments(touched) if key in store.attachments}
+        await self._forget_moved(_attachments(touched), local, before)
         present = {key: each for key, each in local.items() if each not in self._gone}
+        self._assign({part for part in touched if isinstance(part, int) and part in hosted})
         planned = self._plan(host, touched & {HOST, *hosted}, present)
-        failure = await self._write(change(union(planned.values()), before))
-        problems = {}
-        for key, attachment in present.items():
-            objects = plan.pod(attachment)
-            pod_known = self._pods.get(key)
-            if key[0] not in touched or (pod_known and pod_known.objects == objects):
-                continue
-            actual = pod_known.objects if pod_known else None
-            if actual is None:
-                actual = await self._kernel.read_pod(attachment.netns, attachment.ifname) or Objects()
-            if problem := await self._write_pod(attachment, objects, actual):
-                problems[key] = problem
+        wanted = change(union(planned.values()), before)
+        failure = await self._write(wanted)
+        for name in (*wanted.links.set, *wanted.links.delete):
+            self._indexes.pop(name, None)
+        problems = await self._write_pods(present, {})
+        failure = await self._write_encaps(host, self._encap_jobs(dirty.vpcs)) or failure
         if failure:
             raise failure
-        self._parts = {part: objects for part, objects in parts.items() if part not in touched} | planned
+        for part in touched:
+            parts.pop(part, None)
+        parts.update(planned)
+        self._parts = parts
+        store.tidy(dirty.vpcs)
+        for vpc in dirty.vpcs - store.remotes.keys():
+            self._tables.pop(vpc, None)
+            self._encaps.pop(vpc, None)
         return problems
+
+    async def look(self) -> bool:
+        """Whether everything but routes is as it was left, devices being the same ones. Puts right what is inside pods.
+
+        If not, a full round is due.
+        """
+        assert self._parts is not None
+        actual = await self._kernel.look()
+        left = union(self._parts.values())
+        left.routes = {}
+        indexes = {name: link.ifindex for name, link in actual.links.items()}
+        remade = [name for name, index in self._indexes.items() if indexes.get(name, index) != index]
+        self._indexes = indexes
+        if change(left, actual) or remade or self._gone:
+            return False
+        self.drift = 0
+        present = {
+            key: self._store.attachments[key] for key in self._turn() if key in self._store.attachments
+        }
+        return not await self._write_pods(present, await self._look_inside(present, actual))
+
+    async def sysctls(self) -> bool:
+        """Whether they are as they were left: nobody tells of these."""
+        assert self._parts is not None
+        wanted = self._parts[HOST].sysctls
+        actual = await self._kernel.sysctls()
+        return all(actual.get(name, value) == value for name, value in wanted.items())
 
     async def lacking(self, host: Host | None, attachment: Attachment) -> list[str]:
         """What of an attachment the kernel does not have, in words; empty when all is there."""
-        table = self._tables.get(attachment.vpc)
+        table, vrf = self._tables.get(attachment.vpc), names.vrf(attachment.vpc)
         if host is None or table is None:
-            return [f"VRF {names.vrf(attachment.vpc)}"]
-        missing = _words(change(plan.attached(host, table, attachment), await self._kernel.read()))
-        actual = await self._kernel.read_pod(attachment.netns, attachment.ifname)
-        if actual is None:
+            return [f"VRF {vrf}"]
+        actual = await self._kernel.look()
+        for device in (vrf, names.host_end(*attachment.key)):
+            actual.routes |= await self._kernel.routes_of(device)
+        missing = _words(change(self._attached(host, attachment), actual))
+        inside = await self._kernel.read_pod(attachment.netns, attachment.ifname)
+        if inside is None:
             return [*missing, f"{attachment.ifname} in {attachment.netns}"]
-        return missing + _words(change(plan.pod(attachment), actual))
+        return missing + _words(change(plan.pod(attachment), inside))
 
-    def _adopt(self, actual: Objects) -> None:
-        """At start the routes that are there stay, until a writer knows the whole table of their VPC."""
-        if self._adopted:
-            return
-        self._adopted = True
-        vpcs = {table: vpc for vpc, table in self._tables.items()}
-        found: dict[int, dict[Network, bytes]] = {}
-        for key, target in actual.routes.items():
-            if isinstance(target, Encap):
-                table, network, _ = route_of(key)
-                if table in vpcs:
-                    found.setdefault(vpcs[table], {})[network] = target.segment
-        for vpc, routes in found.items():
-            if vpc in self._store.hosted:
-                self._store.adopt(vpc, routes)
-
-    def _find_gone(
-        self, local: Mapping[Key, Attachment], inside: Mapping[Key, Objects | None], actual: Objects
-    ) -> None:
-        """A namespace that is gone took its end of the veth pair, and so the pair, with it."""
-        candidates = [
-            local[key]
-            for key, objects in inside.items()
-            if objects is None and names.host_end(*key) not in actual.links
-        ]
-        self._gone = {each: self.gone(each) + 1 for each in candidates if not self._exists(each.netns)}
-
-    def _plan(self, host: Host, wanted: set[int], present: Mapping[Key, Attachment]) -> dict[int, Objects]:
-        vpcs = wanted - {HOST}
+    def _assign(self, vpcs: Iterable[int]) -> None:
         self._tables |= plan.tables(vpcs, self._tables)
-        parts = {}
+
+    def _plan(self, host: Host, wanted: set[Part], present: Mapping[Key, Attachment]) -> dict[Part, Objects]:
+        """The host's and VPCs' parts that are wanted, and those of all attachments given."""
+        parts: dict[Part, Objects] = {}
         for part in wanted:
-            if part == HOST:
-                parts[HOST] = plan.host(host)
-                continue
-            local = [each for each in present.values() if each.vpc == part]
-            parts[part] = plan.vpc(host, part, self._tables[part], local, self._store.remote(part))
+            if isinstance(part, int):
+                parts[part] = plan.host(host) if part == HOST else plan.vpc(part, self._tables[part])
+        for key, attachment in present.items():
+            parts[key] = self._attached(host, attachment)
         return parts
+
+    def _attached(self, host: Host, attachment: Attachment) -> Objects:
+        vpc, key = attachment.vpc, attachment.key
+        return plan.attached(
+            host, self._tables[vpc], attachment, lambda network: self._store.holder(vpc, network) == key
+        )
+
+    def _encap_jobs(self, vpcs: Iterable[int]) -> Iterator[EncapJob]:
+        for vpc in vpcs:
+            remotes, table = self._store.remotes.get(vpc), self._tables.get(vpc)
+            if remotes is None or table is None:
+                continue
+            pending = remotes.take_pending()
+            had = sum(segment is not None for segment in pending.values())
+            yield from pending_jobs(table, remotes, pending)
+            has = sum(remotes.wanted(network) is not None for network in pending)
+            self._encaps[vpc] = self._encaps.get(vpc, 0) + has - had
+
+    def _held(self, wanted: Change) -> Change:
+        """Without deleting anything of VPCs that have attachments which are not accounted for yet."""
+        vpcs = {vpc for vpc, _ in self._store.orphans or ()}
+        if not vpcs:
+            return wanted
+        tables = {self._tables[vpc] for vpc in vpcs if vpc in self._tables}
+        links = {name: to for name, to in wanted.links.delete.items() if _vpc(name) not in vpcs}
+        addresses = {key: to for key, to in wanted.addresses.delete.items() if _vpc(key[0]) not in vpcs}
+        routes = {
+            key: to
+            for key, to in wanted.routes.delete.items()
+            if route_of(key)[0] not in tables and not (isinstance(to, EndDT46) and to.table in tables)
+        }
+        return replace(
+            wanted,
+            links=Diff(wanted.links.set, links),
+            addresses=Diff(wanted.addresses.set, addresses),
+            routes=Diff(wanted.routes.set, routes),
+        )
+
+    def _find_gone(self, local: Mapping[Key, Attachment], actual: Objects) -> None:
+        """A namespace that is gone took its end of the veth pair, and so the pair, with it."""
+        lost = [each for key, each in local.items() if names.host_end(*key) not in actual.links]
+        self._gone = {each: self.gone(each) + 1 for each in lost if not self._exists(each.netns)}
+
+    async def _look_inside(
+        self, present: Mapping[Key, Attachment], actual: Objects
+    ) -> dict[Key, Objects | None]:
+        """What is inside the pods of which that is not known, or not any more, and of those whose turn it is.
+
+        Interfaces of that name that lead to another pod are removed.
+        """
+        inside: dict[Key, Objects | None] = {}
+        turn = self._turn()
+        for key, each in present.items():
+            device, pod = names.host_end(*key), self._pods.get(key)
+            link = actual.links.get(device)
+            same = link and self._indexes.get(device, link.ifindex) == link.ifindex
+            same = bool(same and pod and (pod.netns, pod.ifname) == (each.netns, each.ifname))
+            if same and key not in turn:
+                continue
+            self._pods.pop(key, None)
+            inside[key] = found = await self._kernel.read_pod(each.netns, each.ifname)
+            if same and pod and found:
+                self.drift += len(change(pod.objects, found))
+            if inside[key] is None and link:
+                await self._remove_stale(device, actual)
+        return inside
+
+    def _turn(self) -> tuple[Key, ...]:
+        """The pods that were not looked into for the longest time."""
+        return tuple(islice(self._pods, PODS_A_LOOK))
+
+    async def _forget_moved(
+        self, keys: Iterable[Key], local: Mapping[Key, Attachment], before: Objects
+    ) -> None:
+        """What is known of pods that an attachment does not belong to any more."""
+        for key in keys:
+            pod, attachment = self._pods.get(key), local.get(key)
+            if pod is None or (attachment and (attachment.netns, attachment.ifname) == pod[:2]):
+                continue
+            del self._pods[key]
+            device = names.host_end(*key)
+            if attachment is not None and device in before.links:
+                await self._remove_stale(device, before)
 
     async def _write(self, wanted: Change) -> GalacticError | None:
         """The failure, instead of raising it: pods that are fine must not wait for what is not."""
-        if not wanted:
-            return None
         try:
-            await self._kernel.write(wanted)
+            if wanted:
+                await self._kernel.write(wanted)
         except GalacticError as error:
             return error
         return None
 
-    async def _write_pod(self, attachment: Attachment, objects: Objects, actual: Objects) -> str | None:
+    async def _write_encaps(self, host: Host, jobs: Iterator[EncapJob]) -> GalacticError | None:
+        first = next(jobs, None)
         try:
-            if wanted := change(objects, actual):
-                await self._kernel.write_pod(attachment.netns, wanted)
+            if first is not None:
+                await self._kernel.write_encaps(host.encap, chain((first,), jobs))
         except GalacticError as error:
-            return str(error)
-        self._pods[attachment.key] = Pod(attachment.netns, attachment.ifname, objects)
+            return error
         return None
+
+    async def _write_pods(
+        self, present: Mapping[Key, Attachment], inside: Mapping[Key, Objects | None]
+    ) -> dict[Key, str]:
+        """What failed, by attachment. ``inside``: what was just read; what was last written counts otherwise."""
+        problems = {}
+        for key, attachment in present.items():
+            wanted, pod = plan.pod(attachment), self._pods.get(key)
+            if key in inside:
+                actual = inside[key] or Objects()
+            elif pod:
+                actual = pod.objects
+            else:
+                actual = await self._kernel.read_pod(attachment.netns, attachment.ifname) or Objects()
+            try:
+                if difference := change(wanted, actual):
+                    await self._kernel.write_pod(attachment.netns, difference)
+            except GalacticError as error:
+                self._pods.pop(key, None)
+                problems[key] = str(error)
+            else:
+                self._pods[key] = Pod(attachment.netns, attachment.ifname, wanted)
+        return problems
 
     async def _remove_stale(self, device: str, actual: Objects) -> None:
         """A veth of that name leads elsewhere (an earlier pod's): it goes, with
@@ -227,7 +341,7 @@ class Applied:
 
 
 def union(parts: Iterable[Objects]) -> Objects:
-    """All parts as one. Parts have no keys in common."""
+    """All parts as one."""
     whole = Objects()
     for part in parts:
         whole.links |= part.links
@@ -236,6 +350,21 @@ def union(parts: Iterable[Objects]) -> Objects:
         whole.rules |= part.rules
         whole.sysctls |= part.sysctls
     return whole
+
+
+def _attachments(parts: Iterable[Part]) -> list[Key]:
+    return [part for part in parts if not isinstance(part, int)]
+
+
+def _host_ends(actual: Objects) -> set[Key]:
+    """The attachments whose host ends are there."""
+    parsed = (names.parse_interface(name) for name, link in actual.links.items() if link.kind == "veth")
+    return {(parts[0], parts[1]) for parts in parsed if parts and parts[2] == "H"}
+
+
+def _vpc(device: str) -> int | None:
+    parts = names.parse_interface(device)
+    return parts[0] if parts else None
 
 
 def _words(difference: Change) -> list[str]:

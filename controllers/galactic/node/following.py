@@ -11,6 +11,7 @@ from galactic.bus import Bus, Delivery
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Shard, Topics, decode
 from galactic.node.metrics import Metrics
+from galactic.node.remote import Writer
 from galactic.node.store import Store
 from galactic.node.tables import Table
 
@@ -39,8 +40,13 @@ class Following:
             del self._tables[vpc]
             self._bus.unsubscribe(*self._filters(vpc))
         for vpc in hosted - self._tables.keys():
-            self._tables[vpc] = Table(self._now())
+            self._tables[vpc] = Table(vpc, self._store.cluster, self._now())
             self._bus.subscribe(*self._filters(vpc))
+
+    def settled(self, vpc: int) -> bool:
+        """Whether the VPC's table is there and nothing about it is in doubt."""
+        table = self._tables.get(vpc)
+        return table is not None and table.settled
 
     def restart(self) -> None:
         """A new session: everything retained arrives again."""
@@ -78,7 +84,7 @@ class Following:
             case _:
                 raise Rejected(f"unknown topic {delivery.topic}", reason="UnknownTopic")
         if changed and table.revision is not None:
-            self._store.set_mqtt(vpc, table.revision, table.routes.values())
+            self._store.tell(vpc, Writer.MQTT, table.revision, table.routes, table.take_before())
 
     def _filters(self, vpc: int) -> tuple[str, str, str]:
         text = names.vpc_hex(vpc)

@@ -1,10 +1,26 @@
 """A kernel in memory, for tests: what ``objects.Kernel`` promises, with failures and meddling on demand."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from galactic.errors import Unreachable
-from galactic.linux.objects import Change, Direct, Encap, EndDT46, Link, Objects, Via
+from galactic.linux.objects import (
+    LOOPBACK_DEVICE,
+    Change,
+    Direct,
+    Encap,
+    EncapJob,
+    EncapMode,
+    EncapSink,
+    EndDT46,
+    Link,
+    Objects,
+    RouteKey,
+    RouteTarget,
+    Via,
+    route_of,
+)
 
 
 @dataclass
@@ -15,6 +31,7 @@ class MemoryKernel:
     namespaces: dict[str, dict[str, Objects]] = field(default_factory=dict)
     peers: dict[str, tuple[str, str]] = field(default_factory=dict)  # host end → where the other end is
     reads: int = 0
+    made: int = 0
     writes: list[Change] = field(default_factory=list)
     fail: str = ""  # writes of a link of that name fail
 
@@ -41,9 +58,53 @@ class MemoryKernel:
             if not (isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device)
         }
 
-    async def read(self) -> Objects:
+    async def look(self) -> Objects:
+        await asyncio.sleep(0)
+        host = self.host
+        return Objects(
+            dict(host.links), dict(host.addresses), rules=dict(host.rules), sysctls=dict(host.sysctls)
+        )
+
+    async def sysctls(self) -> dict[str, str]:
+        return dict(self.host.sysctls)
+
+    async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
         await asyncio.sleep(0)
         self.reads += 1
+        others: dict[RouteKey, RouteTarget] = {}
+        for number, (key, to) in enumerate(list(self.host.routes.items())):
+            if isinstance(to, Encap) and (to.device, to.mode) == (LOOPBACK_DEVICE, mode):
+                table, _, metric = route_of(key)
+                sink(table, key[8:], metric, to.segment)
+            else:
+                others[key] = to
+            if number % 4 == 0:
+                await asyncio.sleep(0)  # tables change while they are dumped
+        return others
+
+    async def routes_of(self, device: str) -> dict[RouteKey, RouteTarget]:
+        return {
+            key: to
+            for key, to in self.host.routes.items()
+            if isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device
+        }
+
+    async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
+        failed = []
+        for key, segment, gone in jobs:
+            await asyncio.sleep(0)
+            if gone:
+                if isinstance(self.host.routes.get(key), Encap):
+                    del self.host.routes[key]
+            elif LOOPBACK_DEVICE in self.host.links:
+                self.host.routes[key] = Encap(LOOPBACK_DEVICE, segment, mode)
+            else:
+                failed.append(f"there is no device {LOOPBACK_DEVICE}")
+        if failed:
+            raise Unreachable("kernel", failed[0])
+
+    async def read(self) -> Objects:
+        """Everything at once, for tests."""
         host = self.host
         return Objects(
             dict(host.links), dict(host.addresses), dict(host.routes), dict(host.rules), dict(host.sysctls)
@@ -85,7 +146,9 @@ class MemoryKernel:
                 return False
             self.namespaces[netns][ifname] = Objects()
             self.peers[device] = link.peer
-        self.host.links[device] = link._replace(peer=None)
+        there = self.host.links.get(device)
+        self.made += 1
+        self.host.links[device] = link._replace(peer=None, ifindex=there.ifindex if there else self.made)
         return True
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:

@@ -25,6 +25,11 @@ class Metrics:
             registry=registry,
             buckets=SECONDS,
         )
+        self.full_sync = Gauge(
+            "galactic_node_last_full_sync_timestamp_seconds",
+            "When the whole kernel was last compared with what is wanted.",
+            registry=registry,
+        )
         self.sync_failures = Counter("galactic_node_sync_failures", "Rounds that failed.", registry=registry)
         self.drift = Counter(
             "galactic_node_drift_objects", "Kernel objects that others had changed.", registry=registry

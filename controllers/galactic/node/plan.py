@@ -1,6 +1,6 @@
 """The kernel plan of a node as a pure function (docs/architecture.md, "The kernel plan")."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -11,7 +11,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import Final, Literal
+from typing import Final
 
 from galactic import names, srv6
 from galactic.linux.objects import (
@@ -19,7 +19,7 @@ from galactic.linux.objects import (
     MAIN_TABLE,
     UNREACHABLE_METRIC,
     Direct,
-    Encap,
+    EncapMode,
     EndDT46,
     Interface,
     Link,
@@ -41,8 +41,6 @@ DEFAULTS: Final[tuple[Network, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network(":
 OVERHEAD: Final = {"encap.red": 40, "encap": 64}
 """Bytes: an IPv6 header, and with ``encap`` a segment routing header of one segment (RFC 8754 §2)."""
 
-Encapsulation = Literal["encap.red", "encap"]
-
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -51,7 +49,7 @@ class Host:
     prefix: IPv6Network
     space: IPv6Network
     underlay: str
-    encap: Encapsulation = "encap.red"
+    encap: EncapMode = "encap.red"
     mtu: int = 1500  # of the underlay
 
 
@@ -98,28 +96,17 @@ def host(facts: Host) -> Objects:
     return plan
 
 
-def vpc(
-    facts: Host, number: int, table: int, local: Iterable[Attachment], remote: Mapping[Network, bytes]
-) -> Objects:
-    """A VPC that has attachments on the node: its VRF, these, and the routes (network → packed SID) to all others.
-
-    Where two attachments announce the same network the older one (by epoch) holds it; what is attached here is never
-    reached through a remote route.
-    """
+def vpc(number: int, table: int) -> Objects:
+    """What a VPC has once on a node: its VRF, and the end of every look-up in it."""
     plan = Objects()
     plan.links[names.vrf(number)] = Link("vrf", table=table)
     for default in DEFAULTS:
         plan.routes[route_key(table, default, UNREACHABLE_METRIC)] = Unreachable()
-    for attachment in sorted(local, key=lambda each: (each.epoch, each.function)):
-        merge(plan, attached(facts, table, attachment))
-    mode = facts.encap
-    for network, segment in remote.items():
-        plan.routes.setdefault(route_key(table, network), Encap(LOOPBACK_DEVICE, segment, mode))
     return plan
 
 
-def attached(facts: Host, table: int, attachment: Attachment) -> Objects:
-    """One attachment's own objects on the host."""
+def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[Network], bool]) -> Objects:
+    """One attachment's own objects on the host. ``holds``: whether a network that several announce is this one's."""
     plan = Objects()
     device = names.host_end(attachment.vpc, attachment.function)
     vrf = names.vrf(attachment.vpc)
@@ -128,9 +115,11 @@ def attached(facts: Host, table: int, attachment: Attachment) -> Objects:
     plan.addresses[device, ip_interface((GATEWAY4, 32))] = False
     plan.addresses[device, ip_interface((GATEWAY6, 64))] = False
     for address in attachment.addresses:
-        plan.routes[route_key(table, ip_network(address.ip))] = Direct(device)
+        if holds(host := ip_network(address.ip)):
+            plan.routes[route_key(table, host)] = Direct(device)
     for termination in attachment.terminations:
-        plan.routes.setdefault(route_key(table, termination.network), Via(device, termination.via.packed))
+        if holds(termination.network):
+            plan.routes.setdefault(route_key(table, termination.network), Via(device, termination.via.packed))
     sid = srv6.sid(facts.prefix, attachment.vpc, attachment.function).address
     plan.routes[route_key(MAIN_TABLE, IPv6Network((sid, 128)))] = EndDT46(vrf, table)
     return plan
@@ -157,18 +146,6 @@ def mtu(facts: Host, attachment: Attachment) -> int:
     """What fits into the underlay, or less where the attachment asks for less."""
     fits = max(facts.mtu - OVERHEAD[facts.encap], SMALLEST_MTU)
     return min(attachment.mtu or fits, fits)
-
-
-def merge(into: Objects, other: Objects) -> None:
-    """Adds what ``other`` has and ``into`` has not."""
-    for device, link in other.links.items():
-        into.links.setdefault(device, link)
-    for address, flag in other.addresses.items():
-        into.addresses.setdefault(address, flag)
-    for key, target in other.routes.items():
-        into.routes.setdefault(key, target)
-    into.rules |= other.rules
-    into.sysctls |= other.sysctls
 
 
 def gateway(address: Interface) -> IPv4Address | IPv6Address:

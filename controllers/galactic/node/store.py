@@ -1,82 +1,58 @@
 """The desired store: what is attached here, and what the VPCs hosted here reach elsewhere.
 
-Three writers tell of remote routes: the kernel (what was there when we started), MQTT, and Kubernetes. Setting anything
-only marks the VPC dirty; ``sync`` applies it, ``registration`` and ``segment`` tell it to others.
+Setting anything only marks what it concerns as dirty, so that a change costs what it changes: ``sync`` applies it,
+``registration`` and ``segment`` tell it to others.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Network, ip_network
-from typing import NamedTuple
+from ipaddress import IPv6Network
 
 import structlog
 
 from galactic import names, srv6
-from galactic.errors import Rejected
-from galactic.linux.objects import Network
-from galactic.messages import Endpoint, NodeEndpoints, Route
+from galactic.linux.objects import Network, PackedNetwork, packed
+from galactic.messages import Endpoint, NodeEndpoints
 from galactic.node.attachment import Attachment, Key
 from galactic.node.epoch import Clock
 from galactic.node.records import NodeFile, Records
+from galactic.node.remote import Entry, Remotes, View, Writer
 
 log = structlog.get_logger(__name__)
 
 
-class Remote(NamedTuple):
-    """A network of a VPC that is elsewhere, or that the table says is here."""
-
-    segment: bytes  # packed
-    cluster: str
-    node: str
-    function: int
-    epoch: int
-
-
-def remote(vpc: int, route: Route) -> tuple[Network, Remote]:
-    """A route of a table, checked. Raises Rejected: whatever the sender, nothing leads out of the VPC."""
-    if len(route.segments) != 1:
-        raise Rejected(f"{len(route.segments)} segments, exactly one is understood", field=route.network)
-    segment = srv6.parse_sid(route.segments[0])
-    if segment.vpc != vpc:
-        raise Rejected(f"{segment} is not a SID of VPC {names.vpc_hex(vpc)}", field=route.network)
-    try:
-        network = ip_network(route.network)
-    except ValueError as error:
-        raise Rejected(str(error)) from error
-    function = names.parse_function(route.function)
-    return network, Remote(segment.address.packed, route.cluster, route.node, function, route.epoch)
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """All of a VPC's routes as one writer knows them."""
-
-    revision: int
-    routes: Mapping[Network, Remote]
-
-
 @dataclass(slots=True)
-class _Views:
-    adopted: dict[Network, bytes] = field(default_factory=dict)  # found in the kernel at start
-    mqtt: View | None = None
-    kubernetes: View | None = None
-    parsed: dict[Route, tuple[Network, Remote]] = field(default_factory=dict)  # of the MQTT view
+class Dirty:
+    """What may not be in the kernel yet."""
+
+    attachments: set[Key] = field(default_factory=set)
+    vpcs: set[int] = field(default_factory=set)  # whose networks elsewhere changed
+    host: bool = False  # what all plans depend on
+    everything: bool = False  # the kernel must be read
+
+    def __bool__(self) -> bool:
+        return bool(self.attachments or self.vpcs or self.host or self.everything)
 
 
 class Store:
     """Everything wanted of this node. ``wake`` is set when the kernel may have to change."""
 
     def __init__(self, cluster: str, records: Records, clock: Clock) -> None:
-        self._cluster, self._records, self._clock = cluster, records, clock
-        self._views: dict[int, _Views] = {}
+        self.cluster, self._records, self._clock = cluster, records, clock
+        self._remotes: dict[int, Remotes] = {}
+        self._local: dict[int, dict[Key, Attachment]] = {}
+        self._announcers: dict[tuple[int, Network], set[Key]] = {}
+        self._endpoints: dict[Key, Endpoint] = {}
         self._watchers: list[asyncio.Event] = []
+        self._detached: set[Key] = set()  # before the kernel was first read
+        self._dirty = Dirty()
         self.attachments: dict[Key, Attachment] = {}
+        self.orphans: set[Key] | None = None
+        """Host ends found in the kernel at start that no record knows, until somebody does; None: not looked yet."""
         self.prefix: IPv6Network | None = None
         self.filtered: IPv6Network | None = None
         self.sequence = 0
-        self.dirty: set[int] = set()
-        self.rehost = False  # the plan of the host itself changed
         self.wake = asyncio.Event()
 
     def restore(self) -> None:
@@ -85,10 +61,10 @@ class Store:
         self._clock.observe(node.clock)
         self.prefix = srv6.parse_prefix(node.prefix) if node.prefix else None
         self.filtered = srv6.parse_prefix(node.filtered) if node.filtered else None
-        self.attachments = self._records.attachments()
-        for attachment in self.attachments.values():
+        for attachment in self._records.attachments().values():
             self._clock.observe(attachment.epoch)
-        self._touch_endpoints(*{vpc for vpc, _ in self.attachments})
+            self._put(attachment)
+        self._touch_endpoints()
 
     def watch(self) -> asyncio.Event:
         """A new event, set whenever endpoints or the prefix change. It is set now."""
@@ -99,20 +75,35 @@ class Store:
 
     @property
     def hosted(self) -> set[int]:
-        """The VPCs that have an attachment here."""
-        return {vpc for vpc, _ in self.attachments}
+        """The VPCs that have an attachment here, be it one that only the kernel knows."""
+        return self._local.keys() | {vpc for vpc, _ in self.orphans or ()}
 
     def local(self, vpc: int) -> list[Attachment]:
-        return [attachment for key, attachment in self.attachments.items() if key[0] == vpc]
+        return list(self._local.get(vpc, {}).values())
+
+    def holder(self, vpc: int, network: Network) -> Key | None:
+        """Of the attachments here that announce that network, the one that has it: the oldest."""
+        announcers = self._announcers.get((vpc, network))
+        if not announcers:
+            return None
+        return min(announcers, key=lambda key: (self.attachments[key].epoch, key))
+
+    @property
+    def remotes(self) -> Mapping[int, Remotes]:
+        """The networks elsewhere of every VPC that is hosted here, or was until a moment ago."""
+        return self._remotes
 
     def set_prefix(self, prefix: IPv6Network) -> None:
         """The node's SRv6 prefix. A new one moves every SID."""
         if prefix != self.prefix:
             log.info("the node's prefix", prefix=str(prefix), before=str(self.prefix))
             self.prefix = prefix
-            self.rehost = True
-            self._touch_endpoints(*self.hosted)
-            self._remember()
+            self._endpoints.clear()
+            for remotes in self._remotes.values():
+                remotes.locate(self._here())
+            self._dirty.vpcs.update(self._remotes)
+            self._dirty.host = True
+            self._touch_endpoints()
 
     def set_filtered(self, prefix: IPv6Network) -> None:
         """The packet filter is in place for a node with that prefix. It outlives us, as the records do."""
@@ -122,102 +113,180 @@ class Store:
 
     def replan(self) -> None:
         """Something that all plans depend on changed."""
-        self.rehost = True
+        self._dirty.host = True
         self.wake.set()
+
+    def observe(self, number: int) -> None:
+        """Somebody knows that number as an epoch or sequence of ours: whatever we say from now on is newer."""
+        self._clock.observe(number)
+        if self.sequence <= number:
+            self._touch_endpoints()
 
     def attach(self, attachment: Attachment) -> Attachment:
         """Takes the attachment in, durably, with its epoch. Raises Unreachable when that cannot be written."""
         known = self._known_epochs(attachment)
         settled = self.complete(attachment.vpc)
         attachment = replace(attachment, epoch=self._clock.take(*known), settled=settled)
-        self._records.put(attachment)
-        self.attachments[attachment.key] = attachment
-        self._touch_endpoints(attachment.vpc)
+        self.amend(attachment)
         return attachment
 
     def amend(self, attachment: Attachment) -> None:
-        """The same attachment with other details and the same epoch."""
+        """The same attachment with other details and the same epoch; one that is not there is taken in."""
         self._records.put(attachment)
-        self.attachments[attachment.key] = attachment
-        self._touch_endpoints(attachment.vpc)
+        self._put(attachment)
+        self._touch_endpoints()
 
     def detach(self, key: Key) -> None:
         """Forgets the attachment, durably. Forgetting what is not there is fine."""
         self._records.remove(key)
-        if self.attachments.pop(key, None):
-            if key[0] not in self.hosted:
-                self._views.pop(key[0], None)
-            self._touch_endpoints(key[0])
+        if self.orphans is None:
+            self._detached.add(key)
+        if key in self.attachments:
+            self._drop(key)
+            self._touch_endpoints()
+        elif self.orphans and key in self.orphans:
+            self.disown((key,))
 
-    def adopt(self, vpc: int, routes: Mapping[Network, bytes]) -> None:
-        """What the kernel had when we started stays until a writer knows the whole table."""
-        self._views.setdefault(vpc, _Views()).adopted = dict(routes)
-        self._touch(vpc)
+    @property
+    def whole(self) -> bool:
+        """Whether all that is attached here is known: the kernel was read, and it has nothing else."""
+        return self.orphans is not None and not self.orphans
 
-    def set_mqtt(self, vpc: int, revision: int, routes: Iterable[Route]) -> None:
-        """The whole table of a hosted VPC, as MQTT knows it."""
-        if vpc in self.hosted:
-            views = self._views.setdefault(vpc, _Views())
-            views.parsed = _parsed(vpc, routes, views.parsed)
-            views.mqtt = View(revision, dict(views.parsed.values()))
+    def set_orphans(self, found: Iterable[Key]) -> None:
+        """The host ends that the kernel had when it was first read."""
+        self.orphans = set(found) - self.attachments.keys() - self._detached
+        self._detached.clear()
+        for vpc, _ in self.orphans:
+            self._remotes.setdefault(vpc, Remotes(self._here()))
+        if self.orphans:
+            log.warning("attachments in the kernel that no record knows", count=len(self.orphans))
+        self._announce()
+
+    def disown(self, keys: Iterable[Key]) -> None:
+        """These orphans are nobody's: they may go."""
+        if self.orphans:
+            gone = self.orphans & set(keys)
+            self.orphans -= gone
+            for vpc in {vpc for vpc, _ in gone} - self._local.keys():
+                self._leave(vpc)
+            self._dirty.everything = True
+            self._announce()
+            self.wake.set()
+
+    def tell(
+        self,
+        vpc: int,
+        writer: Writer,
+        revision: int,
+        routes: Mapping[PackedNetwork, Entry],
+        before: Mapping[PackedNetwork, Entry | None] | None = None,
+    ) -> None:
+        """The whole table of a hosted VPC as one writer knows it; ``before``: see ``Remotes.tell``."""
+        if remotes := self._remotes.get(vpc):
+            remotes.tell(writer, revision, routes, before)
             self._told(vpc)
 
-    def set_kubernetes(self, vpc: int, view: View) -> None:
-        """The whole table of a hosted VPC, as the attachments' status has it."""
-        if vpc in self.hosted:
-            self._views.setdefault(vpc, _Views()).kubernetes = view
-            self._told(vpc)
+    def forget(self, vpc: int, writer: Writer) -> None:
+        """That writer does not know the VPC's table any more."""
+        if remotes := self._remotes.get(vpc):
+            remotes.forget(writer)
+            self._touch(vpc)
+
+    def view(self, vpc: int, writer: Writer) -> View | None:
+        """The table of a hosted VPC as that writer told it last."""
+        remotes = self._remotes.get(vpc)
+        return remotes.view(writer) if remotes else None
 
     def complete(self, vpc: int) -> bool:
         """Whether a writer has told of the whole table of the VPC."""
-        views = self._views.get(vpc)
-        return bool(views and (views.mqtt or views.kubernetes))
-
-    def remote(self, vpc: int) -> dict[Network, bytes]:
-        """The networks of the VPC that are elsewhere, with the packed SID that leads there: the newest view's."""
-        views = self._views.get(vpc)
-        if views is None:
-            return {}
-        told = [view for view in (views.mqtt, views.kubernetes) if view]
-        own = {network for attachment in self.local(vpc) for network in attachment.announces}
-        here = (srv6.locator(self.prefix).network_address.packed[:8],) if self.prefix else ()
-        if not told:
-            routes = views.adopted.items()
-        else:
-            newest = max(told, key=lambda view: view.revision)
-            routes = {network: each.segment for network, each in newest.routes.items()}.items()
-        return {network: to for network, to in routes if network not in own and to[:8] not in here}
+        remotes = self._remotes.get(vpc)
+        return bool(remotes and remotes.complete)
 
     def announcement(self) -> NodeEndpoints | None:
         """All endpoints of this node; None before it knows its prefix."""
         if self.prefix is None:
             return None
-        prefix = self.prefix
-        endpoints = (
-            Endpoint(
-                vpc=names.vpc_hex(vpc),
-                function=names.function_hex(function),
-                attachment=attachment.name,
-                sid=str(srv6.sid(prefix, vpc, function)),
-                networks=tuple(map(str, attachment.announces)),
-                epoch=attachment.epoch,
-            )
-            for (vpc, function), attachment in sorted(self.attachments.items())
-        )
-        return NodeEndpoints(self.sequence, tuple(endpoints))
+        for key in self.attachments.keys() - self._endpoints.keys():
+            self._endpoints[key] = self._endpoint(self.prefix, self.attachments[key])
+        return NodeEndpoints(self.sequence, tuple(self._endpoints[key] for key in sorted(self.attachments)))
 
-    def take_dirty(self) -> tuple[set[int], bool]:
-        """The VPCs that changed since the last call, and whether the host's own plan did."""
-        dirty, rehost = self.dirty, self.rehost
-        self.dirty, self.rehost = set(), False
+    def take_dirty(self) -> Dirty:
+        """What changed since the last call."""
+        dirty, self._dirty = self._dirty, Dirty()
         self.wake.clear()
-        return dirty, rehost
+        return dirty
+
+    def give_back(self, dirty: Dirty) -> None:
+        """It could not be seen to yet."""
+        mine = self._dirty
+        mine.attachments |= dirty.attachments
+        mine.vpcs |= dirty.vpcs
+        mine.host |= dirty.host
+        mine.everything |= dirty.everything
+
+    def tidy(self, vpcs: Iterable[int]) -> None:
+        """Nothing of these is in the kernel any more: what is not wanted again by now is forgotten."""
+        for vpc in set(vpcs) - self.hosted:
+            self._remotes.pop(vpc, None)
+
+    def _put(self, attachment: Attachment) -> None:
+        vpc, key = attachment.vpc, attachment.key
+        if key in self.attachments:
+            self._withdraw(key)
+        if self.orphans:
+            self.orphans.discard(key)
+        self.attachments[key] = self._local.setdefault(vpc, {})[key] = attachment
+        remotes = self._remotes.setdefault(vpc, Remotes(self._here()))
+        remotes.announce([packed(network) for network in attachment.announces])
+        for network in attachment.announces:
+            announcers = self._announcers.setdefault((vpc, network), set())
+            self._dirty.attachments |= announcers  # who of them has it may change
+            announcers.add(key)
+        self._dirty.attachments.add(key)
+        self._touch(vpc)
+
+    def _drop(self, key: Key) -> None:
+        vpc = key[0]
+        self._withdraw(key)
+        del self.attachments[key], self._local[vpc][key]
+        if not self._local[vpc]:
+            del self._local[vpc]
+            if vpc not in self.hosted:
+                self._leave(vpc)
+        self._touch(vpc)
+
+    def _withdraw(self, key: Key) -> None:
+        """What it announced is not announced by it any more."""
+        vpc, networks = key[0], self.attachments[key].announces
+        self._remotes[vpc].withdraw([packed(network) for network in networks])
+        for network in networks:
+            announcers = self._announcers[vpc, network]
+            announcers.remove(key)
+            self._dirty.attachments |= announcers
+            if not announcers:
+                del self._announcers[vpc, network]
+        self._dirty.attachments.add(key)
+        self._endpoints.pop(key, None)
+
+    def _leave(self, vpc: int) -> None:
+        if remotes := self._remotes.get(vpc):
+            remotes.clear()
+            self._touch(vpc)
+
+    def _endpoint(self, prefix: IPv6Network, attachment: Attachment) -> Endpoint:
+        return Endpoint(
+            vpc=names.vpc_hex(attachment.vpc),
+            function=names.function_hex(attachment.function),
+            attachment=attachment.name,
+            sid=str(srv6.sid(prefix, attachment.vpc, attachment.function)),
+            networks=tuple(map(str, attachment.announces)),
+            epoch=attachment.epoch,
+        )
 
     def _told(self, vpc: int) -> None:
         """A view arrived: an epoch taken without it is compared with it, once."""
-        for attachment in self.local(vpc):
-            if attachment.settled or not self.complete(vpc):
-                continue
+        unsettled = [each for each in self._local.get(vpc, {}).values() if not each.settled]
+        for attachment in unsettled if self.complete(vpc) else ():
             known = self._known_epochs(attachment)
             late = any(epoch >= attachment.epoch for epoch in known)
             epoch = self._clock.take(*known) if late else attachment.epoch
@@ -226,48 +295,27 @@ class Store:
 
     def _known_epochs(self, attachment: Attachment) -> list[int]:
         """The epochs that others are known to hold the attachment with."""
-        views = self._views.get(attachment.vpc)
-        return [
-            each.epoch
-            for view in ((views.mqtt, views.kubernetes) if views else ())
-            if view
-            for each in view.routes.values()
-            if each.function == attachment.function
-            and each.cluster == self._cluster
-            and not self._is_here(each.segment)
-        ]
+        remotes = self._remotes.get(attachment.vpc)
+        return remotes.epochs(attachment.function) if remotes else []
 
-    def _is_here(self, segment: bytes) -> bool:
-        return self.prefix is not None and segment[:8] == self.prefix.network_address.packed[:8]
+    def _here(self) -> bytes:
+        """How the SIDs of this node begin."""
+        return srv6.locator(self.prefix).network_address.packed[:8] if self.prefix else b""
 
     def _remember(self) -> None:
         prefix, filtered = (str(each) if each else "" for each in (self.prefix, self.filtered))
         self._records.put_node(NodeFile(prefix, self._clock.last, filtered))
 
-    def _touch(self, *vpcs: int) -> None:
-        self.dirty.update(vpcs)
+    def _touch(self, vpc: int) -> None:
+        self._dirty.vpcs.add(vpc)
         self.wake.set()
 
-    def _touch_endpoints(self, *vpcs: int) -> None:
+    def _touch_endpoints(self) -> None:
         self.sequence = self._clock.take()
         self._remember()
+        self._announce()
+        self.wake.set()
+
+    def _announce(self) -> None:
         for event in self._watchers:
             event.set()
-        self._touch(*vpcs)
-
-
-def _parsed(
-    vpc: int, routes: Iterable[Route], known: Mapping[Route, tuple[Network, Remote]]
-) -> dict[Route, tuple[Network, Remote]]:
-    """Every usable route, parsed; most of them were so already."""
-    parsed = {}
-    for route in routes:
-        entry = known.get(route)
-        if entry is None:
-            try:
-                entry = remote(vpc, route)
-            except Rejected as error:
-                log.warning("route ignored", vpc=names.vpc_hex(vpc), network=route.network, error=str(error))
-                continue
-        parsed[route] = entry
-    return parsed

@@ -1,7 +1,9 @@
 """The task that keeps the kernel as the store wants it: desired minus actual, debounced.
 
-A round is *full* (reads the kernel) at start, after a failure, when drift is reported and every so often; otherwise it
-is a *delta* of what changed in the store. Nothing is torn down because this stops.
+A round is a *delta* of what changed in the store, or *full*: it reads the whole kernel, at start, after a failure, when
+drift is reported, and now and then. In between there are *looks* at all but the routes, which are few: the kernel tells
+of every route that somebody else touches, and a look that finds anything different makes the next round a full one.
+Nothing is torn down because this stops.
 """
 
 import asyncio
@@ -13,23 +15,27 @@ from typing import Final
 import structlog
 
 from galactic.errors import GalacticError, NotYet, Unreachable
+from galactic.linux.events import EVERYTHING, Changed
 from galactic.linux.objects import Kernel
 from galactic.node.apply import Applied
 from galactic.node.attachment import Attachment, Key
 from galactic.node.metrics import Metrics
 from galactic.node.plan import Host
-from galactic.node.store import Store
+from galactic.node.store import Dirty, Store
 
 log = structlog.get_logger(__name__)
-DEBOUNCE_SECONDS: Final = 0.02
-INTERVAL_SECONDS: Final = 8.0
-"""Between full rounds: drift is put back within 10 s even where no event tells of it."""
+GATHER_SECONDS: Final = 0.002
+"""At least between the beginnings of two rounds: what changes meanwhile is written together. The first never waits."""
+LOOK_SECONDS: Final = 8.0
+"""Between looks: drift is put back within 10 s even where no event tells of it."""
+LOOK_SHARE: Final = 200
+"""At most half a percent of the time goes into looks that nothing gave a reason for; sysctls are looked at always."""
+FULL_SECONDS: Final = 120.0
+FULL_SHARE: Final = 300
 SUSPECT_SECONDS: Final = 1.0
-"""From an event to the full round that looks into it: our own changes cause events too, and come in bursts."""
-READ_SHARE: Final = 10
-"""At most a tenth of the time goes into full rounds: with 100,000 routes they become rarer."""
-SUSPECT_SHARE: Final = 2
-"""With a reason to look, at most a third."""
+"""From an event to the round that looks into it: our own changes cause events too, and come in bursts."""
+SUSPECT_SHARE: Final = 3
+"""With a reason to look, at most a third of the time."""
 BACKOFF_SECONDS: Final = (0.2, 5.0)
 GONE_ROUNDS: Final = 2
 """Full rounds after which a pod whose namespace has disappeared is forgotten without a DEL."""
@@ -55,8 +61,9 @@ class Sync:
         self._store, self._host, self._metrics = store, host, metrics
         self._applied = applied or Applied(kernel, store)
         self._waiting: list[_Waiter] = []
-        self._next_full = 0.0
-        self._earliest_full = 0.0
+        self._full, self._look = _Due(), _Due()
+        self._sysctls = _Due()
+        self._began = 0.0
         self.problem: str | None = "the kernel was not read yet"
         self.ready = asyncio.Event()
         """Set after the first round that went well."""
@@ -69,11 +76,13 @@ class Sync:
             try:
                 await self._round()
             except NotYet as error:
-                self.problem, self._next_full = str(error), time.monotonic() + INTERVAL_SECONDS
+                self.problem = str(error)
+                self._full.done(0.0, LOOK_SECONDS, FULL_SHARE)
             except GalacticError as error:
                 self._metrics.sync_failures.inc()
                 self._applied.forget()
-                self.problem, self._next_full = str(error), 0.0
+                self.problem = str(error)
+                self._full.now()
                 log.warning("kernel not as wanted, trying again", error=str(error), seconds=backoff)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, BACKOFF_SECONDS[1])
@@ -87,11 +96,10 @@ class Sync:
         """Remote routes in the kernel."""
         return self._applied.routes()
 
-    def suspect(self) -> None:
-        """Somebody else may have changed something of ours: the next round reads the kernel, soon."""
-        soon = max(self._earliest_full, time.monotonic() + SUSPECT_SECONDS)
-        if soon < self._next_full:
-            self._next_full = soon
+    def suspect(self, changed: Changed = EVERYTHING) -> None:
+        """Somebody else may have changed something of ours: it is looked into, soon."""
+        soon = time.monotonic() + SUSPECT_SECONDS
+        if (self._full if Changed.ROUTES in changed else self._look).expect(soon):
             self._store.wake.set()
 
     async def settle(self, key: Key) -> None:
@@ -112,7 +120,8 @@ class Sync:
         return await self._applied.lacking(self._host(), attachment)
 
     async def _wake(self) -> None:
-        left = self._next_full - time.monotonic()
+        """Returns when there is something to do."""
+        left = min(self._full.at, self._look.at, self._sysctls.at) - time.monotonic()
         if left > 0:
             try:
                 async with asyncio.timeout(left):
@@ -120,15 +129,17 @@ class Sync:
             except TimeoutError:
                 return
             if not self._waiting:
-                await asyncio.sleep(DEBOUNCE_SECONDS)
+                await asyncio.sleep(max(0.0, self._began + GATHER_SECONDS - time.monotonic()))
 
     async def _round(self) -> None:
-        dirty, rehost = self._store.take_dirty()
+        dirty = self._store.take_dirty()
         waiting, self._waiting = self._waiting, []
-        full = not self._applied.known or time.monotonic() >= self._next_full
-        started = time.monotonic()
+        self._began = time.monotonic()
+        full = not self._applied.known or dirty.everything or self._full.is_due()
         try:
-            problems = await self._apply(full, dirty, rehost)
+            problems = await self._apply(full, dirty)
+            if not full and not waiting:
+                await self._looks()
         except GalacticError as error:
             await self._judge(waiting, error)
             raise
@@ -136,13 +147,8 @@ class Sync:
             for waiter in waiting:
                 waiter.done.cancel()
             raise
-        seconds = time.monotonic() - started
-        self._metrics.sync_seconds.labels("full" if full else "delta").observe(seconds)
         if full:
-            now = time.monotonic()
-            self._earliest_full = now + seconds * SUSPECT_SHARE
-            self._next_full = now + max(INTERVAL_SECONDS, seconds * READ_SHARE)
-            self._after_full()
+            self._after_full(time.monotonic() - self._began)
         self._metrics.endpoints.set(len(self._store.attachments))
         self._metrics.vpcs.set(len(self._store.hosted))
         self._metrics.routes.set(self._applied.routes())
@@ -156,13 +162,34 @@ class Sync:
         if problems:
             raise Unreachable("kernel", "; ".join(problems.values()))
 
-    async def _apply(self, full: bool, dirty: set[int], rehost: bool) -> dict[Key, str]:
+    async def _apply(self, full: bool, dirty: Dirty) -> dict[Key, str]:
         host = self._host()
         if host is None:
-            self._store.dirty |= dirty
-            self._store.rehost |= rehost
+            self._store.give_back(dirty)
             raise NotYet("the node does not know its SRv6 prefix yet", reason="NoPrefix")
-        return await (self._applied.full(host) if full else self._applied.delta(host, dirty, rehost))
+        if not full and not dirty:
+            return {}
+        started = time.monotonic()
+        problems = await (self._applied.full(host) if full else self._applied.delta(host, dirty))
+        kind = "full" if full else "delta"
+        self._metrics.sync_seconds.labels(kind).observe(time.monotonic() - started)
+        return problems
+
+    async def _looks(self) -> None:
+        """What is due of them. One that finds something is followed by a full round."""
+        fine = True
+        if self._sysctls.is_due():
+            fine = await self._applied.sysctls()
+            self._sysctls.done(0.0, LOOK_SECONDS, 0)
+        if self._look.is_due():
+            started = time.monotonic()
+            fine &= await self._applied.look()
+            seconds = time.monotonic() - started
+            self._metrics.sync_seconds.labels("look").observe(seconds)
+            self._look.done(seconds, LOOK_SECONDS, LOOK_SHARE)
+            self._tell_drift()
+        if not fine:
+            self._full.now()
 
     async def _judge(self, waiting: list[_Waiter], error: GalacticError) -> None:
         """A round failed: those whose own objects are there nevertheless are none the worse for it."""
@@ -184,13 +211,48 @@ class Sync:
             return f"network namespace {attachment.netns} does not exist"
         return None
 
-    def _after_full(self) -> None:
+    def _after_full(self, seconds: float) -> None:
+        self._full.done(seconds, FULL_SECONDS, FULL_SHARE)
+        self._look.done(seconds, LOOK_SECONDS, LOOK_SHARE)
+        self._sysctls.done(0.0, LOOK_SECONDS, 0)
+        self._metrics.full_sync.set_to_current_time()
+        self._tell_drift()
+        for key, attachment in list(self._store.attachments.items()):
+            if self._applied.gone(attachment) >= GONE_ROUNDS:
+                log.warning("a pod's namespace is gone without a DEL", attachment=attachment.name)
+                self._store.detach(key)
+
+    def _tell_drift(self) -> None:
         if self._applied.drift:
             self._metrics.drift.inc(self._applied.drift)
             log.warning(
                 "kernel objects were changed by somebody else and put back", objects=self._applied.drift
             )
-        for key, attachment in list(self._store.attachments.items()):
-            if self._applied.gone(attachment) >= GONE_ROUNDS:
-                log.warning("a pod's namespace is gone without a DEL", attachment=attachment.name)
-                self._store.detach(key)
+            self._applied.drift = 0
+
+
+class _Due:
+    """When something is to be done again, and how soon it may be at the earliest. Due at first."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self._earliest = 0.0
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self.at
+
+    def now(self) -> None:
+        self.at = 0.0
+
+    def expect(self, moment: float) -> bool:
+        """There is a reason to do it by then. Whether that is sooner than it was."""
+        moment = max(moment, self._earliest)
+        sooner = moment < self.at
+        self.at = min(self.at, moment)
+        return sooner
+
+    def done(self, seconds: float, interval: float, share: int) -> None:
+        """It took that long: next in ``interval`` seconds, or ``share`` times as long if that is later."""
+        now = time.monotonic()
+        self.at = now + max(interval, seconds * share)
+        self._earliest = now + seconds * SUSPECT_SHARE

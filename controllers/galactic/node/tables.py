@@ -8,9 +8,19 @@ makes ``overdue`` true: then the caller subscribes anew and the retained snapsho
 Shards that did not change may keep an older revision than their head: what counts is that all of them add up.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
+from galactic import names
+from galactic.errors import Rejected
+from galactic.linux.objects import PackedNetwork
 from galactic.messages import Changes, Head, Route, Shard, digest_of, weight
+from galactic.node.remote import Entry, entry, pack, weight_of
+
+log = structlog.get_logger(__name__)
 
 PATIENCE: Final = 3.0
 LONGEST_PATIENCE: Final = 60.0
@@ -19,20 +29,51 @@ LONGEST_LOG: Final = 4096
 """Changes kept while waiting for the snapshot they continue."""
 
 
-class Table:
-    """``routes`` by network, of ``revision``; None before the first whole snapshot."""
+@dataclass(slots=True)
+class _Packed:
+    """Routes as they are kept: those that can be used, and the weights of those that cannot, by the network's text."""
 
-    def __init__(self, now: float) -> None:
+    revision: int = 0
+    routes: dict[PackedNetwork, Entry] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    total: int = 0  # of the weights of all
+
+    def __len__(self) -> int:
+        return len(self.routes) + len(self.refused)
+
+
+class Table:
+    """``routes`` of one VPC, of ``revision``; None before the first whole snapshot. ``cluster`` is the node's own.
+
+    The mapping is changed in place by changes, and replaced by a snapshot; see ``take_before``.
+    """
+
+    def __init__(self, vpc: int, cluster: str, now: float) -> None:
+        self._vpc, self._cluster = vpc, cluster
         self.revision: int | None = None
-        self.routes: dict[str, Route] = {}
-        self._total = 0  # of the routes' weights
+        self._packed = _Packed()
         self._head: Head | None = None
-        self._shards: dict[int, tuple[Shard, int]] = {}  # with the total of its weights
+        self._shards: dict[int, _Packed] = {}
         self._log: dict[int, Changes] = {}  # by the revision they continue
         self._doubtful_since: float | None = now
         self._patience = PATIENCE
         self._rereads = 0  # in a row
         self._stray = False  # a head older than the one we have arrived
+        self._before: dict[PackedNetwork, Entry | None] | None = None
+
+    @property
+    def routes(self) -> Mapping[PackedNetwork, Entry]:
+        return self._packed.routes
+
+    def take_before(self) -> Mapping[PackedNetwork, Entry | None] | None:
+        """What was there before, of all that changed in ``routes`` since the last call; None: it is another mapping."""
+        before, self._before = self._before, {}
+        return before
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is a whole table and everything that has arrived agrees with it."""
+        return self.complete and self._doubtful_since is None
 
     @property
     def complete(self) -> bool:
@@ -67,9 +108,11 @@ class Table:
     def take_shard(self, number: int, shard: Shard, now: float) -> bool:
         """Whether ``routes`` changed."""
         known = self._shards.get(number)
-        if known and shard.revision < known[0].revision:
+        if known and shard.revision < known.revision:
             return False
-        self._shards[number] = shard, sum(map(weight, shard.routes))
+        packed = self._shards[number] = _Packed(shard.revision)
+        for route in shard.routes:
+            self._put(packed, route)
         return self._settle(now)
 
     def take_changes(self, changes: Changes, now: float) -> bool:
@@ -91,9 +134,9 @@ class Table:
             self._doubtful_since, self._patience, self._rereads = None, PATIENCE, 0
             # Newer ones wait for their head; the others have served.
             self._shards = {
-                number: entry
-                for number, entry in self._shards.items()
-                if self.revision is not None and entry[0].revision > self.revision
+                number: shard
+                for number, shard in self._shards.items()
+                if self.revision is not None and shard.revision > self.revision
             }
         elif self._doubtful_since is None:
             self._doubtful_since = now
@@ -105,26 +148,28 @@ class Table:
             return True
         if head.revision != self.revision:  # behind, it follows the changes within a second or so
             return True
-        return (head.digest, head.count) != (digest_of(self._total), len(self.routes))
+        return (head.digest, head.count) != (digest_of(self._packed.total), len(self._packed))
 
     def _take_snapshot(self) -> bool:
         head = self._head
         if head is None or any(number not in self._shards for number in range(head.shards)):
             return False
         if self.revision is not None:
-            same = head.revision == self.revision and head.digest == digest_of(self._total)
+            same = head.revision == self.revision and head.digest == digest_of(self._packed.total)
             # Older than ours, and still so when read for the second time: whoever publishes has forgotten.
             older = head.revision < self.revision and self._rereads < FORGOTTEN
             if same or older:
                 return False
         parts = [self._shards[number] for number in range(head.shards)]
-        if digest_of(sum(total for _, total in parts)) != head.digest:
+        if digest_of(sum(part.total for part in parts)) != head.digest:
             return False
-        routes = {route.network: route for shard, _ in parts for route in shard.routes}
-        if len(routes) != head.count:
+        whole = _Packed(head.revision, total=sum(part.total for part in parts))
+        for part in parts:
+            whole.routes |= part.routes
+            whole.refused |= part.refused
+        if len(whole) != head.count:
             return False
-        self.routes, self.revision = routes, head.revision
-        self._total = sum(total for _, total in parts)
+        self._packed, self.revision, self._before = whole, head.revision, None
         return True
 
     def _apply_log(self) -> None:
@@ -135,12 +180,39 @@ class Table:
                 self._drop(network)
             for route in changes.set:
                 self._drop(route.network)
-                self.routes[route.network] = route
-                self._total += weight(route)
+                if packed := self._put(self._packed, route):
+                    self._note(packed, None)
             self.revision = changes.revision
         for previous in [previous for previous, each in self._log.items() if each.revision <= self.revision]:
             del self._log[previous]
 
-    def _drop(self, network: str) -> None:
-        if old := self.routes.pop(network, None):
-            self._total -= weight(old)
+    def _put(self, into: _Packed, route: Route) -> PackedNetwork | None:
+        """The network it is for; None where the route cannot be used."""
+        try:
+            network, packed = entry(self._vpc, self._cluster, route)
+        except Rejected as error:
+            log.warning(
+                "route ignored", vpc=names.vpc_hex(self._vpc), network=route.network, error=str(error)
+            )
+            into.refused[route.network] = weight(route)
+            into.total += into.refused[route.network]
+            return None
+        into.routes[network] = packed
+        into.total += weight_of(packed)
+        return network
+
+    def _drop(self, text: str) -> None:
+        if text in self._packed.refused:
+            self._packed.total -= self._packed.refused.pop(text)
+            return
+        try:
+            network = pack(text)
+        except Rejected:
+            return
+        if old := self._packed.routes.pop(network, None):
+            self._packed.total -= weight_of(old)
+            self._note(network, old)
+
+    def _note(self, network: PackedNetwork, known: Entry | None) -> None:
+        if self._before is not None:
+            self._before.setdefault(network, known)

@@ -5,7 +5,7 @@ from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 import pytest
 
-from galactic.linux.objects import MAIN_TABLE, Direct, Encap, EndDT46, Link, Unreachable, Via, route_of
+from galactic.linux.objects import MAIN_TABLE, Direct, EndDT46, Link, Unreachable, Via, route_of
 from galactic.node import plan
 from galactic.node.attachment import Attachment, Termination
 from galactic.node.plan import Host
@@ -24,7 +24,6 @@ POD = Attachment(
     routes=(ip_network("172.16.0.0/12"),),
     epoch=5,
 )
-SEGMENT = ip_address("2001:db8:ff02:100::4d2:1").packed
 
 
 def readable(routes):
@@ -50,23 +49,34 @@ def test_host():
         assert objects.sysctls[f"net/ipv4/conf/{device}/rp_filter"] == "0"
 
 
+VRF, END = "G0000000jU000V", "G0000000jU00GH"
+
+
 def test_vpc():
-    remote = {ip_network("10.1.1.2/32"): SEGMENT, ip_network("2001:10:1:1::2/128"): SEGMENT}
-    objects = plan.vpc(HOST, 1234, 100_007, [POD], remote)
-    vrf, end = "G0000000jU000V", "G0000000jU00GH"
-    assert objects.links == {
-        vrf: Link("vrf", table=100_007),
-        end: Link("veth", master=vrf, mtu=1460, peer=("/ns/1", "galactic0")),
-    }
+    objects = plan.vpc(1234, 100_007)
+    assert objects.links == {VRF: Link("vrf", table=100_007)}
     assert readable(objects.routes) == {
         "0.0.0.0/0 table 100007": Unreachable(),
         "::/0 table 100007": Unreachable(),
-        "10.1.1.1/32 table 100007": Direct(end),
-        "2001:10:1:1::1/128 table 100007": Direct(end),
-        "192.168.3.0/24 table 100007": Via(end, bytes([10, 1, 1, 1])),
-        "2001:db8:ff01:100::4d2:2a/128 table 254": EndDT46(vrf, 100_007),
-        "10.1.1.2/32 table 100007": Encap("lo-galactic", SEGMENT, "encap.red"),
-        "2001:10:1:1::2/128 table 100007": Encap("lo-galactic", SEGMENT, "encap.red"),
+    }
+
+
+def test_attached():
+    objects = plan.attached(HOST, 100_007, POD, lambda _: True)
+    assert objects.links == {END: Link("veth", master=VRF, mtu=1460, peer=("/ns/1", "galactic0"))}
+    assert readable(objects.routes) == {
+        "10.1.1.1/32 table 100007": Direct(END),
+        "2001:10:1:1::1/128 table 100007": Direct(END),
+        "192.168.3.0/24 table 100007": Via(END, bytes([10, 1, 1, 1])),
+        "2001:db8:ff01:100::4d2:2a/128 table 254": EndDT46(VRF, 100_007),
+    }
+
+
+def test_what_another_holds_is_not_routed_to_it():
+    objects = plan.attached(HOST, 100_007, POD, lambda network: network.version == 6)
+    assert readable(objects.routes) == {
+        "2001:10:1:1::1/128 table 100007": Direct(END),
+        "2001:db8:ff01:100::4d2:2a/128 table 254": EndDT46(VRF, 100_007),
     }
 
 
@@ -95,12 +105,6 @@ def test_pod():
 def test_a_pod_of_one_family_gets_routes_of_that_family(change, absent):
     objects = plan.pod(replace(POD, **change))
     assert not [network for _, network, _ in map(route_of, objects.routes) if network.version == absent]
-
-
-def test_what_is_attached_here_is_never_remote_and_the_older_of_two_holds_a_network():
-    younger = replace(POD, function=43, container="c2", epoch=9)
-    objects = plan.vpc(HOST, 1234, 100_000, [younger, POD], {ip_network("10.1.1.1/32"): SEGMENT})
-    assert readable(objects.routes)["10.1.1.1/32 table 100000"] == Direct("G0000000jU00GH")
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,10 @@ async def test_only_tables_of_hosted_vpcs_are_followed(node, config):
         assert bus.filters == [TOPICS.leader]
         await node.cni("ADD", config())
         await until(lambda: node.store.complete(1234))
-        assert list(node.store.remote(1234).values()) == [bytes.fromhex("20010db8ff02010000000000 04d20002")]
+        remotes = node.store.remotes[1234]
+        assert [remotes.wanted(network) for network in remotes] == [
+            bytes.fromhex("20010db8ff02010000000000 04d20002")
+        ]
         await node.cni("DEL", config())
         await until(lambda: bus.filters == [TOPICS.leader])
 

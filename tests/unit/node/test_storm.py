@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from galactic.errors import GalacticError
-from galactic.linux.objects import change
+from galactic.linux.objects import Encap, Objects, change, encap_key
 from galactic.messages import Route
 from galactic.node import plan
 from galactic.node.apply import Applied, union
@@ -18,6 +18,7 @@ from galactic.node.memory import MemoryKernel
 from galactic.node.metrics import Metrics
 from galactic.node.plan import Host
 from galactic.node.records import Records
+from galactic.node.remote import Writer, entry
 from galactic.node.store import Store
 from galactic.node.sync import Sync
 
@@ -85,7 +86,8 @@ class Storm:
                 )
                 for last in self.random.sample(range(1, 9), 4)
             ]
-            self.store.set_mqtt(vpc, self.revision, routes)
+            told = dict(entry(vpc, "default", route) for route in routes)
+            self.store.tell(vpc, Writer.MQTT, self.revision, told)
             await asyncio.sleep(self.random.random() / 40)
 
     async def meddler(self):
@@ -102,10 +104,17 @@ class Storm:
     def wanted(self):
         tables = plan.tables_of(self.kernel.host)
         parts = [plan.host(self.host)]
-        parts += [
-            plan.vpc(self.host, vpc, tables[vpc], self.store.local(vpc), self.store.remote(vpc))
-            for vpc in self.store.hosted
-        ]
+        for vpc in self.store.hosted:
+            parts.append(plan.vpc(vpc, tables[vpc]))
+            for each in self.store.local(vpc):
+                held = {network for network in each.announces if self.store.holder(vpc, network) == each.key}
+                parts.append(plan.attached(self.host, tables[vpc], each, held.__contains__))
+            remotes, elsewhere = self.store.remotes[vpc], Objects()
+            for network in remotes:
+                segment = remotes.wanted(network)
+                key = encap_key(tables[vpc], network, segment)
+                elsewhere.routes[key] = Encap("lo-galactic", segment, "encap.red")
+            parts.append(elsewhere)
         return union(parts)
 
 
