@@ -17,7 +17,8 @@ from galactic.linux.namespace import Namespace
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
 RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
-EVERYWHERE = ["IPv4 filter", "IPv6 filter", "IPv6 raw"]
+EVERYWHERE = [f"IPv{family} {chain}" for family in (4, 6) for chain in ("FORWARD", "INPUT", "PREROUTING")]
+RAW = "IPv6 PREROUTING"
 
 
 @pytest.fixture(params=["legacy", "nft"])
@@ -52,6 +53,7 @@ def test_once_and_only_once(host, sh, backend):
     assert "-A PREROUTING -j GALACTIC-PREROUTING" in raw
     assert [line.split()[-1] for line in raw if line.startswith("-A GALACTIC")] == [
         "DROP",
+        "DROP",
         *["RETURN"] * 4,
         "DROP",
     ]
@@ -63,7 +65,7 @@ def test_once_and_only_once(host, sh, backend):
 def test_a_changed_setting_changes_that_table_only(host, sh, backend):
     put(host, RULES, backend)
     without = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), guard=False)
-    assert put(host, without, backend)["changed"] == ["IPv6 raw"]
+    assert put(host, without, backend)["changed"] == [RAW]
     assert "! -s" not in listed(sh, host, backend, "raw")
 
 
@@ -73,8 +75,9 @@ def test_a_changed_setting_changes_that_table_only(host, sh, backend):
         pytest.param("-t raw -D PREROUTING -j GALACTIC-PREROUTING", id="jump-gone"),
         pytest.param("-t raw -F GALACTIC-PREROUTING", id="rules-gone"),
         pytest.param("-t raw -D GALACTIC-PREROUTING 3", id="rule-gone"),
+        pytest.param("-t raw -A PREROUTING -j GALACTIC-PREROUTING", id="jumped-into-twice"),
         pytest.param(
-            "-t raw -R GALACTIC-PREROUTING 1 -i G+ -d 2001:db8:ff00::/40 -j ACCEPT", id="other-target"
+            "-t raw -R GALACTIC-PREROUTING 2 -i G+ -d 2001:db8:ff00::/40 -j ACCEPT", id="other-target"
         ),
         pytest.param("-t raw -I GALACTIC-PREROUTING -j ACCEPT", id="rule-too-much"),
     ],
@@ -83,8 +86,17 @@ def test_damage_is_mended(host, sh, backend, damage):
     put(host, RULES, backend)
     good = listed(sh, host, backend, "raw")
     sh(host, f"ip6tables-{backend} {damage}")
-    assert put(host, RULES, backend)["changed"] == ["IPv6 raw"]
+    assert put(host, RULES, backend)["changed"] == [RAW]
     assert listed(sh, host, backend, "raw") == good
+
+
+def test_nobody_elses_rule_comes_first(host, sh, backend):
+    """It might accept what ours drop."""
+    put(host, RULES, backend)
+    sh(host, f"ip6tables-{backend} -t raw -I PREROUTING -p tcp -j ACCEPT")
+    assert put(host, RULES, backend)["changed"] == [RAW]
+    order = [line for line in listed(sh, host, backend, "raw").splitlines() if "-A PREROUTING" in line]
+    assert order == ["-A PREROUTING -j GALACTIC-PREROUTING", "-A PREROUTING -p tcp -j ACCEPT"]
 
 
 def test_others_rules_stay_as_they_are(host, sh, backend):
@@ -121,7 +133,7 @@ def test_no_other_table_springs_into_being(host):
     put(host, RULES, "legacy")
     names = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
     found = host.run(lambda: [sorted(Path(name).read_text().split()) for name in names])
-    assert found == [["filter"], ["filter", "raw"]]
+    assert found == [["filter", "raw"], ["filter", "raw"]]
 
 
 ERROR = """
@@ -158,7 +170,7 @@ def test_what_the_rules_do_to_packets(sh, backend):
         assert [answered(outside), answered(tenant), answered(node_to_node)] == [False, False, True]
         subprocess_in(peer, ERROR % loopback)
         counted = sh(node, f"ip6tables-{backend} -t raw -nvxL GALACTIC-PREROUTING").splitlines()[2:]
-        assert [line.split()[0] for line in counted] == ["1", "0", "1", "0", "0", "1"]
+        assert [line.split()[0] for line in counted] == ["0", "1", "0", "1", "0", "0", "1"]
 
 
 def subprocess_in(namespace, program):
@@ -177,7 +189,7 @@ import asyncio
 from galactic.errors import Unreachable
 from galactic.linux.firewall import FirewallRule, install
 try:
-    print(asyncio.run(install([FirewallRule(4, "filter", "%s", in_interface="G+")], backend="nft")))
+    print(asyncio.run(install([FirewallRule(4, "FORWARD", "%s", in_interface="G+")], backend="nft")))
 except Unreachable as error:
     print(f"Unreachable: {error}")
 """
@@ -188,7 +200,7 @@ except Unreachable as error:
     [
         pytest.param(
             "ACCEPT",
-            "Installed(backend='nft', reason='as asked for', changed=('IPv4 filter',))",
+            "Installed(backend='nft', reason='as asked for', changed=('IPv4 FORWARD',), lacking='', fingerprint='",
             id="what-was-done",
         ),
         pytest.param("NONSENSE", "Unreachable: iptables: ", id="what-cannot-be-done"),

@@ -1,11 +1,14 @@
 """The packet filter's part of the plan: which rules, and having them put into place by a process of their own.
 
-Two chains are ours, and one jump into each; nothing else is ever changed. ``GALACTIC-FORWARD`` (filter, FORWARD)
-accepts what is forwarded for VPCs, whatever policy others have set. ``GALACTIC-PREROUTING`` (raw, PREROUTING) keeps
-tenants and the outside away from SIDs: before connection tracking, and before any look-up.
+Three chains are ours in each family, and one jump into each, first in a built-in chain; nothing else is ever changed.
+``GALACTIC-FORWARD`` accepts what is forwarded for VPCs, whatever policy others have set. ``GALACTIC-INPUT`` keeps
+tenants away from what listens on the node. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps tenants
+and the outside away from SIDs: before connection tracking, and before any look-up.
 
 The wildcard ``G+`` is every host end, and every VRF as well: a packet from a pod passes PREROUTING twice, first with
-the veth and then with the VRF as its incoming device, and FORWARD with the VRF.
+the veth and then with the VRF as its incoming device, and FORWARD and INPUT with the VRF. Host ends alone are the
+device group that their sources are checked by: what comes out of a tunnel passes PREROUTING with the VRF, and its way
+back is not through the VRF.
 
 python-iptables blocks, and can crash its process, so it runs in another: ``galactic.linux.iptables``.
 """
@@ -20,12 +23,16 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Final, Literal
 
 from galactic.errors import Unreachable
+from galactic.linux.devices import HOST_ENDS
 
 OURS: Final = "G+"
-CHAINS: Final = {"filter": ("FORWARD", "GALACTIC-FORWARD"), "raw": ("PREROUTING", "GALACTIC-PREROUTING")}
-"""Table → (built-in chain that jumps, our chain)."""
-PLACES: Final = ((4, "filter"), (6, "filter"), (6, "raw"))
-"""Address families and tables in which something of ours may be."""
+Family = Literal[4, 6]
+Backend = Literal["legacy", "nft"]
+BuiltIn = Literal["FORWARD", "INPUT", "PREROUTING"]
+Place = tuple[Family, BuiltIn]
+"""A built-in chain that jumps into one of ours."""
+TABLES: Final[dict[BuiltIn, str]] = {"FORWARD": "filter", "INPUT": "filter", "PREROUTING": "raw"}
+PLACES: Final[tuple[Place, ...]] = tuple((family, chain) for family in (4, 6) for chain in TABLES)
 ICMPV6_ERRORS: Final = (1, 2, 3, 4)
 """Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443 §2.1)."""
 _TIMEOUT: Final = 60.0
@@ -33,10 +40,13 @@ _TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class FirewallRule:
-    """One rule of our chain in ``table``. Empty or None: does not matter. Networks as text, always with a length."""
+    """One rule of our chain in ``chain``. Empty or None: does not matter. Networks as text, always with a length.
 
-    family: Literal[4, 6]
-    table: Literal["filter", "raw"]
+    ``forged``: the packet came from a host end, which is not where its source is reached.
+    """
+
+    family: Family
+    chain: BuiltIn
     target: Literal["ACCEPT", "DROP", "RETURN"]
     in_interface: str = ""
     out_interface: str = ""
@@ -44,15 +54,28 @@ class FirewallRule:
     outside: bool = False  # ``source`` is negated
     destination: str = ""
     icmpv6: int | None = None  # a type
+    not_icmp: bool = False
+    forged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What came of it: the backend and why that one, and what had to be changed, e.g. ``("IPv6 raw",)``."""
+    """What came of it: the backend and why that one, and what had to be changed, e.g. ``("IPv6 PREROUTING",)``.
 
-    backend: Literal["legacy", "nft"]
+    ``lacking``: why forged sources are not dropped, because the kernel cannot; else "". ``fingerprint``: of our chains
+    as they were found to be right (``galactic.linux.chains``).
+    """
+
+    backend: Backend
     reason: str
     changed: tuple[str, ...]
+    lacking: str
+    fingerprint: str
+
+
+def own(chain: BuiltIn) -> str:
+    """The name of our chain that is jumped into from that built-in one."""
+    return f"GALACTIC-{chain}"
 
 
 def firewall(
@@ -65,26 +88,54 @@ def firewall(
     """
     inside, here = str(space), str(locator)
     errors = (
-        FirewallRule(6, "raw", "RETURN", destination=f"{loopback}/128", icmpv6=number)
+        FirewallRule(6, "PREROUTING", "RETURN", destination=f"{loopback}/128", icmpv6=number)
         for number in ICMPV6_ERRORS
     )
-    outside = FirewallRule(6, "raw", "DROP", source=inside, outside=True, destination=here)
+    outside = FirewallRule(6, "PREROUTING", "DROP", source=inside, outside=True, destination=here)
     return (
-        FirewallRule(4, "filter", "ACCEPT", in_interface=OURS),
-        FirewallRule(4, "filter", "ACCEPT", out_interface=OURS),
-        FirewallRule(6, "filter", "ACCEPT", in_interface=OURS),
-        FirewallRule(6, "filter", "ACCEPT", out_interface=OURS),
-        FirewallRule(6, "filter", "ACCEPT", source=inside),
-        FirewallRule(6, "filter", "ACCEPT", destination=inside),
-        FirewallRule(6, "raw", "DROP", in_interface=OURS, destination=inside),
+        *(rule for family in (4, 6) for rule in _either(family)),
+        FirewallRule(6, "FORWARD", "ACCEPT", source=inside),
+        FirewallRule(6, "FORWARD", "ACCEPT", destination=inside),
+        FirewallRule(6, "PREROUTING", "DROP", in_interface=OURS, destination=inside),
         *((*errors, outside) if guard else ()),
     )
 
 
-async def install(rules: Sequence[FirewallRule], *, backend: Literal["legacy", "nft", ""] = "") -> Installed:
-    """Makes our chains be exactly that, changing nothing that is right; no rules in a table: no chain in it.
+def _either(family: Family) -> tuple[FirewallRule, ...]:
+    """What is the same in both families."""
+    return (
+        FirewallRule(family, "FORWARD", "ACCEPT", in_interface=OURS),
+        FirewallRule(family, "FORWARD", "ACCEPT", out_interface=OURS),
+        FirewallRule(family, "INPUT", "DROP", in_interface=OURS, not_icmp=True),
+        FirewallRule(family, "PREROUTING", "DROP", forged=True),
+    )
 
-    Raises Unreachable when it could not be done. ``backend`` is detected where it is not given.
+
+def arguments(rule: FirewallRule) -> str:
+    """As ``iptables -S`` prints it."""
+    parts = []
+    if rule.source:
+        parts.append(f"{'! ' if rule.outside else ''}-s {rule.source}")
+    if rule.destination:
+        parts.append(f"-d {rule.destination}")
+    if rule.in_interface:
+        parts.append(f"-i {rule.in_interface}")
+    if rule.out_interface:
+        parts.append(f"-o {rule.out_interface}")
+    if rule.not_icmp:
+        parts.append("! -p icmp" if rule.family == 4 else "! -p ipv6-icmp")
+    if rule.icmpv6 is not None:
+        parts.append(f"-p ipv6-icmp -m icmp6 --icmpv6-type {rule.icmpv6}")
+    if rule.forged:
+        parts.append(f"-m devgroup --src-group {HOST_ENDS:#x} -m rpfilter --invert")
+    return " ".join([*parts, f"-j {rule.target}"])
+
+
+async def install(rules: Sequence[FirewallRule], *, backend: Backend | Literal[""] = "") -> Installed:
+    """Makes our chains be exactly that, changing nothing that is right; no rules for a chain: no chain.
+
+    Raises Unreachable when it could not be done. ``backend`` is detected where it is not given; what is left of ours
+    in the other one is removed.
     """
     work = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]}).encode()
     process = await asyncio.create_subprocess_exec(
@@ -110,4 +161,4 @@ async def install(rules: Sequence[FirewallRule], *, backend: Literal["legacy", "
         lines = complaint.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
         raise Unreachable("iptables", lines[-1])
     answer = json.loads(output)
-    return Installed(answer["backend"], answer["reason"], tuple(answer["changed"]))
+    return Installed(**(answer | {"changed": tuple(answer["changed"])}))

@@ -5,8 +5,7 @@ from ipaddress import IPv6Network
 import pytest
 
 from galactic import srv6
-from galactic.linux.firewall import CHAINS, PLACES, FirewallRule, firewall
-from galactic.linux.iptables import _arguments
+from galactic.linux.firewall import PLACES, TABLES, FirewallRule, arguments, firewall
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
@@ -14,17 +13,21 @@ PREFIX = IPv6Network("2001:db8:ff01:100::/56")
 
 def lines(**how):
     rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), **how)
-    return [f"{rule.family} {rule.table} {_arguments(rule)}" for rule in rules]
+    return [f"{rule.family} {rule.chain} {arguments(rule)}" for rule in rules]
 
 
 BASE = [
-    "4 filter -i G+ -j ACCEPT",
-    "4 filter -o G+ -j ACCEPT",
-    "6 filter -i G+ -j ACCEPT",
-    "6 filter -o G+ -j ACCEPT",
-    "6 filter -s 2001:db8:ff00::/40 -j ACCEPT",
-    "6 filter -d 2001:db8:ff00::/40 -j ACCEPT",
-    "6 raw -d 2001:db8:ff00::/40 -i G+ -j DROP",
+    "4 FORWARD -i G+ -j ACCEPT",
+    "4 FORWARD -o G+ -j ACCEPT",
+    "4 INPUT -i G+ ! -p icmp -j DROP",
+    "4 PREROUTING -m devgroup --src-group 0x9a -m rpfilter --invert -j DROP",
+    "6 FORWARD -i G+ -j ACCEPT",
+    "6 FORWARD -o G+ -j ACCEPT",
+    "6 INPUT -i G+ ! -p ipv6-icmp -j DROP",
+    "6 PREROUTING -m devgroup --src-group 0x9a -m rpfilter --invert -j DROP",
+    "6 FORWARD -s 2001:db8:ff00::/40 -j ACCEPT",
+    "6 FORWARD -d 2001:db8:ff00::/40 -j ACCEPT",
+    "6 PREROUTING -d 2001:db8:ff00::/40 -i G+ -j DROP",
 ]
 LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
 
@@ -36,10 +39,10 @@ LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
         pytest.param(
             True,
             [
-                f"6 raw -d {LOOPBACK} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"
+                f"6 PREROUTING -d {LOOPBACK} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"
                 for kind in (1, 2, 3, 4)
             ]
-            + ["6 raw ! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64 -j DROP"],
+            + ["6 PREROUTING ! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64 -j DROP"],
             id="with-guard",
         ),
     ],
@@ -57,9 +60,9 @@ def test_errors_pass_before_the_guard_drops():
 
 def test_every_rule_has_a_place_that_is_looked_at():
     for rule in firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX)):
-        assert (rule.family, rule.table) in PLACES
-        assert rule.table in CHAINS
+        assert (rule.family, rule.chain) in PLACES
+        assert rule.chain in TABLES
 
 
 def test_rules_are_values():
-    assert FirewallRule(4, "filter", "ACCEPT") == FirewallRule(4, "filter", "ACCEPT")
+    assert FirewallRule(4, "FORWARD", "ACCEPT") == FirewallRule(4, "FORWARD", "ACCEPT")

@@ -1,0 +1,230 @@
+"""Our chains in legacy tables, through python-iptables, which blocks and can crash: only ever used in the process
+``galactic.linux.iptables``.
+
+A table is read, changed and written as a whole, and the kernel does not notice what somebody else wrote in between, as
+long as the number of rules is the same. So all of it happens under the lock that iptables itself takes.
+"""
+
+import ctypes.util
+import errno
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from galactic.linux.devices import HOST_ENDS
+from galactic.linux.firewall import PLACES, TABLES, FirewallRule, Place, own
+
+LOCK: Final = "/run/xtables.lock"
+"""The lock file of all iptables programs; ``XTABLES_LOCKFILE`` names another one, to them and to us."""
+_IN_USE: Final = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
+_ATTEMPTS: Final = 6
+_LOCK_SECONDS: Final = 10.0
+
+
+def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
+    """Makes our chain there have these rules; whether something had to be changed. One commit: there is no moment with
+    half of it. Raises RuntimeError.
+    """
+    iptc = _iptc()
+    family, parent_name = place
+    if not rules and (family, TABLES[parent_name]) not in in_use():
+        return False
+    try:
+        wanted = [_rule(rule) for rule in rules]
+    except (iptc.XTablesError, ValueError, AttributeError) as error:  # an extension that is not there
+        raise RuntimeError(f"IPv{family} {parent_name}: {error}") from error
+    changed = False
+    for attempt in range(_ATTEMPTS):
+        with _locked():
+            table = (iptc.Table6 if family == 6 else iptc.Table)(TABLES[parent_name], autocommit=False)
+            table.refresh()
+            if not _fill(table, place, wanted):
+                return changed
+            try:
+                table.commit()
+                changed = True
+            except iptc.IPTCError as error:
+                if _lasting(error):
+                    raise RuntimeError(f"IPv{family} {parent_name}: {error}") from error
+                sys.stderr.write(
+                    f"{error}; trying again\n"
+                )  # EAGAIN: somebody who does not care about the lock
+        time.sleep(0.02 * 2**attempt if not changed else 0)
+    raise RuntimeError(f"IPv{family} {parent_name} does not take our rules")
+
+
+def _lasting(error: Exception) -> bool:
+    """Whether trying again is no use. python-iptables has nothing but the text."""
+    return os.strerror(errno.EAGAIN) not in str(error) and "try again" not in str(error).lower()
+
+
+def in_use() -> set[tuple[int, str]]:
+    """(family, table) of the legacy tables that this kernel has woken up in this network namespace."""
+    return {
+        (family, table)
+        for family, names in _IN_USE.items()
+        if names.exists()
+        for table in names.read_text().split()
+    }
+
+
+def missing() -> str | None:
+    """Why there are no legacy tables here; None if there are."""
+    try:
+        iptc = _iptc()
+        iptc.Table6(iptc.Table6.RAW)
+    except Exception as error:  # noqa: BLE001 - whatever it is, legacy tables are not to be had
+        return str(error)
+    return None
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Holds the lock. Raises RuntimeError if it is not to be had."""
+    path = os.environ.get("XTABLES_LOCKFILE", LOCK)
+    try:
+        file = Path(path).open("a")  # noqa: SIM115 - the lock is this file's being open
+    except OSError as error:
+        raise RuntimeError(
+            f"cannot open {path}, which all users of iptables lock: {error.strerror}"
+        ) from error
+    with file:
+        end = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"{path} was locked for {_LOCK_SECONDS:g} s") from error
+                time.sleep(0.02)
+        yield
+
+
+@cache
+def _iptc() -> Any:
+    """python-iptables, which looks for libraries when imported, made to keep away from tables that are not ours.
+
+    It asks every table whether the target of a jump is a chain of it, and a table that is asked springs into being;
+    with ``nat`` comes connection tracking. For its libraries and their extensions it would ask gcc, ld and ldconfig,
+    a dozen processes in all: they are found by looking where they are.
+    """
+    for folder in _libraries("xtables"):
+        os.environ.setdefault("XTABLES_LIBDIR", str(folder))
+    asking = ctypes.util.find_library
+    ctypes.util.find_library = _library
+    try:
+        import iptc  # noqa: PLC0415
+    finally:
+        ctypes.util.find_library = asking
+
+    ours = {(family, TABLES[chain]) for family, chain in PLACES}
+    for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
+        for name in ("filter", "mangle", "nat", "raw", "security"):
+            kind.existing_table_names[name] = (family, name) in ours
+    return iptc
+
+
+def _library(name: str) -> str | None:
+    """As ``ctypes.util.find_library``: the file name of a shared library, to be loaded by the dynamic linker."""
+    found = sorted(_libraries(f"lib{name}.so.[0-9]*"), key=lambda path: len(path.name))
+    return found[0].name if found else None
+
+
+def _libraries(pattern: str) -> list[Path]:
+    """What lies in the folders of libraries by that name."""
+    usr = Path("/usr")
+    return [*usr.glob(f"lib*/{pattern}"), *usr.glob(f"lib*/*/{pattern}")]
+
+
+def _fill(table: Any, place: Place, rules: Sequence[Any]) -> bool:
+    """Makes the table, in memory, what it should be; whether it was not."""
+    iptc = _iptc()
+    name = own(place[1])
+    parent = iptc.Chain(table, place[1])
+    there = iptc.Chain(table, name) if table.is_chain(name) else None
+    others = parent.rules
+    jumps = [rule for rule in others if rule.target and rule.target.name == name]
+    in_place = len(jumps) == 1 and _told(others[:1]) == _told([_jump(table, name)])
+    right = there is not None and _told(there.rules) == _told(rules)
+    if (right and in_place) if rules else (there is None and not jumps):
+        return False
+    if not (rules and in_place):
+        for rule in jumps:
+            parent.delete_rule(rule)
+    if not rules:
+        if there is not None:
+            there.flush()
+            table.delete_chain(name)
+        return True
+    if not right:
+        there = there or table.create_chain(name)
+        there.flush()
+        for rule in rules:
+            there.append_rule(rule)
+    if not in_place:
+        parent.insert_rule(_jump(table, name))
+    return True
+
+
+def _jump(table: Any, name: str) -> Any:
+    made = _iptc().Rule6() if isinstance(table, _iptc().Table6) else _iptc().Rule()
+    made.create_target(name)
+    return made
+
+
+def _rule(rule: FirewallRule) -> Any:
+    iptc = _iptc()
+    made = iptc.Rule6() if rule.family == 6 else iptc.Rule()
+    if rule.in_interface:
+        made.in_interface = rule.in_interface
+    if rule.out_interface:
+        made.out_interface = rule.out_interface
+    if rule.family == 6:
+        # python-iptables 1.2 makes IPv6 masks of 0x01 bytes: then G+ is every name that begins oddly, eth0 too
+        made.entry.ipv6.iniface_mask = b"\xff" * len(made.entry.ipv6.iniface_mask)
+        made.entry.ipv6.outiface_mask = b"\xff" * len(made.entry.ipv6.outiface_mask)
+    if rule.source:
+        made.src = ("!" if rule.outside else "") + rule.source
+    if rule.destination:
+        made.dst = rule.destination
+    if rule.not_icmp:
+        made.protocol = f"!{socket.IPPROTO_ICMPV6 if rule.family == 6 else socket.IPPROTO_ICMP}"
+    if rule.icmpv6 is not None:
+        made.protocol = str(socket.IPPROTO_ICMPV6)
+        made.create_match("icmp6").set_parameter("icmpv6_type", str(rule.icmpv6))
+    if rule.forged:
+        made.create_match("devgroup").set_parameter("src_group", f"{HOST_ENDS:#x}")
+        made.create_match("rpfilter").set_parameter("invert", "")
+    made.create_target(rule.target)
+    return made
+
+
+def _told(rules: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Rules as comparable values: python-iptables' own == takes ACCEPT and DROP for the same."""
+    return [
+        (
+            rule.in_interface,
+            rule.out_interface,
+            rule.src,
+            rule.dst,
+            rule.protocol,
+            [(match.name, match.get_all_parameters()) for match in rule.matches],
+            rule.target.name if rule.target else "",
+            _masks(rule),
+        )
+        for rule in rules
+    ]
+
+
+def _masks(rule: Any) -> tuple[bytes, bytes] | None:
+    """Of an IPv6 rule's interfaces: what is written for them is not what python-iptables tells."""
+    header = getattr(rule.entry, "ipv6", None)
+    return (header.iniface_mask, header.outiface_mask) if header else None
