@@ -1,12 +1,14 @@
 """One attachment on this node as a value, and the plugin configuration that it is parsed from."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from galactic.crds.vpcattachment import MAX_NETWORKS
 from galactic.errors import Rejected
 from galactic.linux.objects import Address, Interface, Network
 from galactic.names import FUNCTION_MAX, VPC_MAX, from_base62
@@ -16,6 +18,8 @@ Key = tuple[int, int]
 
 SMALLEST_MTU: Final = 1280  # RFC 8200 §5
 LARGEST_MTU: Final = 65535
+_NAME: Final = "[a-zA-Z0-9][-a-zA-Z0-9_.]{0,252}"
+_ATTACHMENT: Final = re.compile(f"{_NAME}/{_NAME}")
 T = TypeVar("T")
 
 
@@ -76,17 +80,35 @@ class ValidAttachment(msgspec.Struct, frozen=True):
 
 
 class PluginConfig(msgspec.Struct, frozen=True):
-    """The plugin's entry of a NetworkAttachmentDefinition as the operator writes it."""
+    """The plugin's entry of a NetworkAttachmentDefinition as the operator writes it, and what runtimes add."""
 
     vpc: str
     vpcattachment: str
     attachment: str = ""
     mtu: int = 0
+    interface: str = ""  # for people: CNI_IFNAME is what counts
     addresses: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     terminations: tuple[TerminationConfig, ...] = ()
     routes: tuple[RouteConfig, ...] = ()
-    valid: tuple[ValidAttachment, ...] = msgspec.field(default=(), name="cni.dev/valid-attachments")
+    dns: dict[str, Any] = {}
+    previous: dict[str, Any] | None = msgspec.field(default=None, name="prevResult")
+    given_valid: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
+        default=msgspec.UNSET, name="cni.dev/valid-attachments"
+    )
+    misnamed_valid: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
+        default=msgspec.UNSET, name="cni.dev/attachments"
+    )
+
+    @property
+    def valid(self) -> frozenset[tuple[str, str]]:
+        """The (container, interface) that are still there, as GC says. Raises Rejected where it does not: no list is
+        not an empty one. The first libcni with GC calls the list otherwise; null is its empty one.
+        """
+        given = self.misnamed_valid if self.given_valid is msgspec.UNSET else self.given_valid
+        if isinstance(given, msgspec.UnsetType):
+            raise Rejected("GC needs the list of what is still there", field="cni.dev/valid-attachments")
+        return frozenset((each.container, each.ifname) for each in given or ())
 
     @property
     def key(self) -> Key:
@@ -123,6 +145,8 @@ def attachment(config: PluginConfig, container: str, netns: str, ifname: str) ->
             strict=True,
         )
     )
+    if config.attachment and not _ATTACHMENT.fullmatch(config.attachment):
+        raise Rejected(f"{config.attachment!r} is not namespace/name", field="attachment")
     own = {address.ip for address in addresses}
     for termination in terminations:
         if termination.via not in own:
@@ -133,7 +157,7 @@ def attachment(config: PluginConfig, container: str, netns: str, ifname: str) ->
             raise Rejected(
                 f"{termination.network} is not of the family of {termination.via}", field="terminations"
             )
-    return Attachment(
+    wanted = Attachment(
         vpc=vpc,
         function=function,
         name=config.attachment,
@@ -148,6 +172,12 @@ def attachment(config: PluginConfig, container: str, netns: str, ifname: str) ->
         ),
         mtu=config.mtu,
     )
+    if len(wanted.announces) > MAX_NETWORKS:
+        raise Rejected(
+            f"{len(wanted.announces)} addresses and terminations are more than the {MAX_NETWORKS} possible",
+            field="terminations",
+        )
+    return wanted
 
 
 def _identifier(text: str, limit: int, field: str) -> int:
@@ -158,7 +188,13 @@ def _identifier(text: str, limit: int, field: str) -> int:
 
 
 def _parsed(texts: Iterable[str], field: str, parse: Callable[[str], T]) -> list[T]:
-    try:
-        return [parse(text) for text in texts]
-    except ValueError as error:
-        raise Rejected(str(error), field=field) from error
+    """Addresses of any kind. A zone (fe80::1%eth0) means nothing in another network namespace."""
+    found = []
+    for text in texts:
+        if "%" in text:
+            raise Rejected(f"{text!r} has a zone", field=field)
+        try:
+            found.append(parse(text))
+        except ValueError as error:
+            raise Rejected(str(error), field=field) from error
+    return found

@@ -11,21 +11,46 @@ import msgspec
 from galactic import names
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.node import plan
-from galactic.node.attachment import Attachment
+from galactic.node.attachment import Attachment, PluginConfig
 
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+SINCE: Final = {"check": "0.4.0", "gc": "1.1.0", "status": "1.1.0"}
+"""The version that brought a verb."""
 VERBS: Final = ("add", "del", "check", "gc", "status")
+UNSAID: Final = "0.1.0"
+"""What a configuration without cniVersion is of, as libcni has it."""
 
 INCOMPATIBLE: Final = 1
+UNSUPPORTED: Final = 2
 INVALID_ENVIRONMENT: Final = 4
 UNDECODABLE: Final = 6
 INVALID_CONFIG: Final = 7
 TRY_AGAIN: Final = 11
 NOT_AVAILABLE: Final = 50
+NOT_AVAILABLE_AND_LIMITED: Final = 51
 NOT_AS_IT_SHOULD_BE: Final = 100  # ours, from the range that the specification leaves to plugins
 
 _CONTAINER: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}")
-_IFNAME: Final = re.compile(r"[^\s/:]{1,15}")
+_NETWORK: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_IFNAME: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,15}")
+_FORBIDDEN: Final = frozenset("/:%")
+"""The kernel takes % for a number that it may choose."""
+_LONGEST_PATH: Final = 4095
+_ANYBODYS: Final = frozenset(
+    {
+        "cniVersion",
+        "cniVersions",
+        "name",
+        "type",
+        "args",
+        "capabilities",
+        "runtimeConfig",
+        "disableCheck",
+        "disableGC",
+        "loadOnlyInlinedPlugins",
+    }
+)
+"""Fields that the specification gives every configuration, and that ask nothing of this plugin."""
 
 
 class Failure(GalacticError):
@@ -39,8 +64,31 @@ class Failure(GalacticError):
 class _Envelope(msgspec.Struct, frozen=True):
     """What every network configuration has, whoever's it is."""
 
-    version: str = msgspec.field(name="cniVersion", default="0.4.0")
+    version: str = msgspec.field(name="cniVersion", default=UNSAID)
     name: str = ""
+
+
+class _Interface(msgspec.Struct, frozen=True):
+    name: str = ""
+    sandbox: str = ""
+
+
+class _Ip(msgspec.Struct, frozen=True):
+    address: str
+    interface: int | None = None
+
+
+class _Route(msgspec.Struct, frozen=True):
+    dst: str
+    gw: str | None = None
+
+
+class _Result(msgspec.Struct, frozen=True):
+    """As much of a result as CHECK compares."""
+
+    interfaces: tuple[_Interface, ...] = ()
+    ips: tuple[_Ip, ...] = ()
+    routes: tuple[_Route, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +116,16 @@ class Request:
 def version(config: bytes) -> str:
     """The version that the caller speaks; ours where it cannot be read."""
     try:
-        return msgspec.json.decode(config, type=_Envelope).version
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _envelope(config).version
+    except Failure:
         return "1.0.0"
 
 
 def request(verb: str, headers: Mapping[str, str], config: bytes) -> Request:
-    """The call that the plugin passed on. Raises Failure on what CNI forbids."""
+    """The call that the plugin passed on. Raises Failure on what CNI forbids.
+
+    DEL is taken with any configuration, of any version and even of none: it needs only to know the container.
+    """
     if verb not in VERBS:
         raise Failure(INVALID_ENVIRONMENT, f"no such verb: {verb}")
     variables = {
@@ -82,54 +133,138 @@ def request(verb: str, headers: Mapping[str, str], config: bytes) -> Request:
         for name in ("CONTAINERID", "NETNS", "IFNAME", "ARGS")
     }
     container, netns, ifname = variables["CONTAINERID"], variables["NETNS"], variables["IFNAME"]
-    if verb in ("add", "del", "check"):
-        if not _CONTAINER.fullmatch(container):
-            raise Failure(
-                INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container!r} is not a container's identifier"
-            )
-        if not _IFNAME.fullmatch(ifname) or ifname in (".", ".."):
-            raise Failure(
-                INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname!r} is not an interface name of 1 to 15 characters"
-            )
-    if verb in ("add", "check") and not netns.startswith("/"):
-        raise Failure(INVALID_ENVIRONMENT, f"CNI_NETNS {netns!r} is not the path of a network namespace")
-    speaks = version(config)
-    if verb != "del" and speaks not in VERSIONS:
-        raise Failure(INCOMPATIBLE, f"cniVersion {speaks} is not one of {', '.join(VERSIONS)}")
+    if wrong := _wrong(verb, container, netns, ifname):
+        raise Failure(INVALID_ENVIRONMENT, "; ".join(wrong))
+    speaks = version(config) if verb == "del" else _checked(verb, config)
     pairs = (pair.partition("=") for pair in variables["ARGS"].split(";") if pair)
     arguments = {key: value for key, _, value in pairs}
     return Request(verb, container, netns, ifname, arguments, config, speaks)
 
 
-def result(attachment: Attachment, speaks: str) -> dict[str, Any]:
-    """The result of a successful ADD, in the version asked for."""
+def _wrong(verb: str, container: str, netns: str, ifname: str) -> list[str]:
+    """What is wrong with the variables that this verb needs, each by its name."""
+    wrong = []
+    if verb in ("add", "del", "check"):
+        if not _CONTAINER.fullmatch(container):
+            wrong.append(f"CNI_CONTAINERID {container!r} is not a container's identifier")
+        if not _IFNAME.fullmatch(ifname) or _FORBIDDEN & set(ifname):
+            wrong.append(f"CNI_IFNAME {ifname!r} is not an interface name of 1 to 15 characters")
+    if verb in ("add", "check"):
+        printable = netns.isprintable() and len(netns) <= _LONGEST_PATH
+        if not netns.startswith("/") or not printable or ".." in netns.split("/"):
+            wrong.append(f"CNI_NETNS {netns[:200]!r} is not the path of a network namespace")
+    return wrong
+
+
+def _checked(verb: str, config: bytes) -> str:
+    """The version of the configuration, which that verb may be called with."""
+    envelope = _envelope(config)
+    speaks = envelope.version
+    if speaks not in VERSIONS:
+        raise Failure(INCOMPATIBLE, f"cniVersion {speaks} is not one of {', '.join(VERSIONS)}")
+    if VERSIONS.index(speaks) < VERSIONS.index(SINCE.get(verb, VERSIONS[0])):
+        raise Failure(
+            INCOMPATIBLE, f"cniVersion {speaks} has no {verb.upper()}: that came with {SINCE[verb]}"
+        )
+    if not _NETWORK.fullmatch(envelope.name):
+        raise Failure(INVALID_CONFIG, f"name: {envelope.name!r} is not the name of a network")
+    return speaks
+
+
+def _envelope(config: bytes) -> _Envelope:
+    try:
+        return msgspec.json.decode(config, type=_Envelope)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Failure(UNDECODABLE, f"the network configuration is not usable JSON: {error}") from error
+
+
+def supported(config: bytes) -> None:
+    """Raises Failure on a field that asks for what this plugin does not do: a slip of the pen, or another plugin's.
+
+    A field with a domain before a slash is for whoever knows it, and one without a value asks for nothing.
+    """
+    fields: dict[str, Any] = msgspec.json.decode(config)
+    for key, value in fields.items():
+        if (
+            value
+            and "/" not in key
+            and key not in _ANYBODYS
+            and key not in PluginConfig.__struct_encode_fields__
+        ):
+            text = msgspec.json.encode(value).decode()
+            raise Failure(UNSUPPORTED, f"unsupported field {key!r} with value {text[:200]}")
+
+
+def result(
+    attachment: Attachment, speaks: str, dns: Mapping[str, Any], previous: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The result of a successful ADD, in the version asked for, after what plugins before this one made."""
+    before: dict[str, list[Any]] = {
+        name: list((previous or {}).get(name) or ()) for name in ("interfaces", "ips", "routes")
+    }
+    inside = len(before["interfaces"]) + 1
     ips: list[dict[str, Any]] = []
     for address in attachment.addresses:
         entry: dict[str, Any] = {
             "address": str(address),
             "gateway": str(plan.gateway(address)),
-            "interface": 1,
+            "interface": inside,
         }
         if speaks.startswith("0."):
             entry["version"] = str(address.version)
         ips.append(entry)
-    families = {address.version for address in attachment.addresses}
-    own = set(attachment.announces)
-    routes = [
-        {"dst": str(network), "gw": str(plan.GATEWAY4 if network.version == 4 else plan.GATEWAY6)}
-        for network in (*attachment.networks, *attachment.routes)
-        if network.version in families and network not in own
-    ]
     return {
         "cniVersion": speaks,
         "interfaces": [
+            *before["interfaces"],
             {"name": names.host_end(attachment.vpc, attachment.function)},
             {"name": attachment.ifname, "sandbox": attachment.netns},
         ],
-        "ips": ips,
-        "routes": routes,
-        "dns": {},
+        "ips": before["ips"] + ips,
+        "routes": before["routes"] + _routes(attachment),
+        "dns": dict(dns) or (previous or {}).get("dns") or {},
     }
+
+
+def _routes(attachment: Attachment) -> list[dict[str, str]]:
+    families = {address.version for address in attachment.addresses}
+    own = set(attachment.announces)
+    return [
+        {"dst": str(network), "gw": str(plan.GATEWAY4 if network.version == 4 else plan.GATEWAY6)}
+        for network in dict.fromkeys((*attachment.networks, *attachment.routes))
+        if network.version in families and network not in own
+    ]
+
+
+def differences(previous: Mapping[str, Any], attachment: Attachment) -> list[str]:
+    """What a result lists as this attachment's and the attachment does not have, or the other way round, in words.
+
+    What other plugins listed or changed is theirs. Raises Failure where it is no result.
+    """
+    try:
+        told = msgspec.convert(previous, _Result)
+    except msgspec.ValidationError as error:
+        raise Failure(INVALID_CONFIG, f"prevResult is not usable: {error}") from error
+    inside = _Interface(attachment.ifname, attachment.netns)
+    host_end = names.host_end(attachment.vpc, attachment.function)
+    found = []
+    if not any(each.name == host_end and not each.sandbox for each in told.interfaces):
+        found.append(f"interface {host_end} is not in prevResult")
+    if inside not in told.interfaces:
+        return [*found, f"interface {inside.name} in {inside.sandbox} is not in prevResult"]
+    index = told.interfaces.index(inside)
+    given = {each.address for each in told.ips if each.interface == index}
+    wanted = {str(address) for address in attachment.addresses}
+    found += [f"address {address} is not in prevResult" for address in sorted(wanted - given)]
+    found += [f"address {address} of prevResult is not given" for address in sorted(given - wanted)]
+    gateways = {str(plan.GATEWAY4), str(plan.GATEWAY6)}
+    there = {each["dst"] for each in _routes(attachment)}
+    found += [
+        f"route {each.dst} of prevResult is not given"
+        for each in told.routes or ()
+        if each.gw in gateways and each.dst not in there
+    ]
+    return found
 
 
 def failure(error: GalacticError) -> Failure:

@@ -1,11 +1,11 @@
 """The node's own durable memory: one small JSON file per attachment, and one for the node.
 
-With it a restart needs neither API server nor broker to know what is attached. Files are replaced whole (written aside,
-synced, renamed), so that a crash leaves the old or the new one. They lie beside the socket, on a file system that a
-reboot empties, as it empties the kernel.
+With it a restart needs neither API server nor broker to know what is attached. Files are replaced whole (written aside
+and renamed), so that the end of this process at any moment leaves the old or the new one. They lie beside the socket,
+on a file system that a reboot empties, as it empties the kernel. So they are not synced: what a crash of the machine
+can lose describes what that crash has lost as well, and the event loop never waits for a disk.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -60,10 +60,14 @@ class Records:
         self._attachments = directory / "attachments"
 
     def prepare(self) -> None:
-        """The directories exist, readable by root alone."""
+        """The directories exist, readable by root alone, without what an earlier life left unfinished."""
         with _translated(self._attachments):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._attachments.mkdir(mode=0o700, exist_ok=True)
+            for directory in (self._directory, self._attachments):
+                directory.chmod(0o700)
+                for left in directory.glob(f"*{PARTIAL}"):
+                    left.unlink()
 
     def attachments(self) -> dict[Key, Attachment]:
         """All that were recorded. A file that cannot be read is set aside, not deleted, and logged."""
@@ -88,17 +92,16 @@ class Records:
             return NodeFile()
 
     def put(self, attachment: Attachment) -> None:
-        """The attachment is on disk."""
+        """The attachment outlives this process."""
         self._write(self._path(attachment.key), encode(attachment))
 
     def put_node(self, node: NodeFile) -> None:
         self._write(self._directory / NODE_FILE, msgspec.json.encode(node))
 
     def remove(self, key: Key) -> None:
-        """The attachment is forgotten, durably."""
+        """The attachment is forgotten, also by the next life."""
         with _translated(self._path(key)):
             self._path(key).unlink(missing_ok=True)
-            _sync(self._attachments)
 
     def _path(self, key: Key) -> Path:
         return self._attachments / f"{names.vpc_hex(key[0])}-{names.function_hex(key[1])}{SUFFIX}"
@@ -106,12 +109,8 @@ class Records:
     def _write(self, path: Path, data: bytes) -> None:
         partial = path.with_suffix(PARTIAL)
         with _translated(path):
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            partial.write_bytes(data)
             partial.replace(path)
-            _sync(path.parent)
 
 
 def encode(attachment: Attachment) -> bytes:
@@ -145,14 +144,6 @@ def decode(data: bytes) -> Attachment:
         epoch=file.epoch,
         settled=file.settled,
     )
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ result, or 500 with a CNI error object. Only root can connect.
 import asyncio
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,10 @@ MAX_HEADER: Final = 64 << 10
 PENDING_SECONDS: Final = 5.0
 """Between looks into ``pending/``: a plugin that found nobody may write there just after we looked."""
 
+PARTIAL: Final = ".partial"
+PARTIAL_SECONDS: Final = 60.0
+"""No plugin lives that long."""
+
 
 class Server:
     """Serves ``calls`` on the socket at ``path``."""
@@ -32,16 +37,18 @@ class Server:
     def __init__(self, path: Path, calls: Calls, metrics: Metrics) -> None:
         self._path, self._calls, self._metrics = path, calls, metrics
         self._pending = path.parent / "pending"
+        self._draining = asyncio.Lock()
 
     async def run(self) -> None:
         """Drains what was left, then serves until cancelled. Raises Unreachable when the socket cannot be made."""
-        self.drain()
+        await self.drain()
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes([web.post("/cni/v1/{verb}", self._handle)])
         runner = web.AppRunner(
             app,
             access_log=None,
             handle_signals=False,
+            handler_cancellation=True,  # a caller that hangs up has given up: see Calls.answer
             max_field_size=MAX_HEADER,
             shutdown_timeout=5.0,
         )
@@ -50,30 +57,44 @@ class Server:
             await self._listen(runner)
             while True:
                 await asyncio.sleep(PENDING_SECONDS)
-                self.drain()
+                await self.drain()
         finally:
             await runner.cleanup()
 
-    def drain(self) -> None:
+    async def drain(self) -> None:
         """Carries out the DELs that were written while we were away, oldest first."""
+        async with self._draining:
+            for path in self._left():
+                self._carry_out(path)
+                await asyncio.sleep(0)  # there may be many, and others are waiting
+
+    def _left(self) -> list[Path]:
+        """The requests, oldest first; what a plugin that was killed did not finish goes after a while."""
         try:
-            files = sorted(path for path in self._pending.iterdir() if path.suffix != ".partial")
+            with os.scandir(self._pending) as entries:
+                files = sorted(Path(entry.path) for entry in entries)
+            for path in files:
+                if path.suffix == PARTIAL and time.time() - path.stat().st_mtime > PARTIAL_SECONDS:
+                    path.unlink(missing_ok=True)
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             log.warning("pending requests are not readable", error=str(error))
-            return
-        for path in files:
-            try:
-                verb, headers, body = _parse(path.read_bytes())
-                if verb == "del":
-                    self._calls.forget(cni.request(verb, headers, body))
+            return []
+        return [path for path in files if path.suffix != PARTIAL]
+
+    def _carry_out(self, path: Path) -> None:
+        try:
+            verb, headers, body = _parse(path.read_bytes())
+            if verb == "del":
+                self._calls.forget(cni.request(verb, headers, body))
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError, Rejected, cni.Failure) as error:
+            log.warning("unusable pending request dropped", file=path.name, error=str(error))
+            with suppress(OSError):
                 path.unlink(missing_ok=True)
-            except (OSError, ValueError, Rejected, cni.Failure) as error:
-                log.warning("unusable pending request dropped", file=path.name, error=str(error))
-                path.unlink(missing_ok=True)
-            except GalacticError as error:
-                log.warning("pending request kept for later", file=path.name, error=str(error))
+        except GalacticError as error:
+            log.warning("pending request kept for later", file=path.name, error=str(error))
 
     async def _listen(self, runner: web.AppRunner) -> None:
         before = os.umask(0o177)
@@ -91,7 +112,7 @@ class Server:
         try:
             body = await request.read()
             speaks = cni.version(body)
-            self.drain()
+            await self.drain()
             answer = await self._calls.answer(cni.request(verb, request.headers, body))
         except web.HTTPRequestEntityTooLarge:
             code, answer = _refusal(cni.Failure(cni.INVALID_CONFIG, f"more than {MAX_BODY} bytes"), speaks)
@@ -114,6 +135,8 @@ def _refusal(problem: cni.Failure, speaks: str) -> tuple[int, dict[str, Any]]:
 
 def _parse(request: bytes) -> tuple[str, dict[str, str], bytes]:
     """(verb, headers, body) of an HTTP request as the plugin writes it. Raises ValueError."""
+    if len(request) > MAX_BODY + MAX_HEADER:
+        raise ValueError("too large for a CNI request")
     head, found, body = request.partition(b"\r\n\r\n")
     first, *lines = head.decode("ascii").split("\r\n")
     method, target, _ = first.split(" ")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import stat
 from ipaddress import IPv6Network
 
@@ -35,6 +36,25 @@ async def test_results_are_of_the_version_asked_for(node, config, version):
     ("change", "code", "text"),
     [
         pytest.param({"cniVersion": "0.1.0"}, 1, "cniVersion", id="version"),
+        pytest.param({"cniVersion": "1.2.0"}, 1, "cniVersion", id="version-to-come"),
+        pytest.param({"cniVersion": 1}, 6, "cniVersion", id="no-version"),
+        pytest.param({"name": ""}, 7, "name", id="no-name"),
+        pytest.param({"name": "a b"}, 7, "name", id="name"),
+        pytest.param({"ipMasq": True}, 2, "unsupported field 'ipMasq' with value true", id="unsupported"),
+        pytest.param({"ipam": {"type": "x"}}, 2, """'ipam' with value {"type":"x"}""", id="foreign-ipam"),
+        pytest.param({"attachment": "no-slash"}, 7, "attachment", id="attachment"),
+        pytest.param({"attachment": "a/../../b"}, 7, "attachment", id="attachment-path"),
+        pytest.param({"addresses": ["fe80::1%eth0/64"]}, 7, "zone", id="zone"),
+        pytest.param(
+            {
+                "terminations": [
+                    {"network": f"10.2.{n // 8}.{n % 8 * 32}/27", "via": "10.1.1.1"} for n in range(600)
+                ]
+            },
+            7,
+            "terminations",
+            id="too-many",
+        ),
         pytest.param({"vpc": "!"}, 7, "base62", id="not-base62"),
         pytest.param({"vpc": "0"}, 7, "vpc", id="reserved-vpc"),
         pytest.param({"vpcattachment": "h31"}, 7, "vpcattachment", id="reserved-attachment"),
@@ -59,18 +79,31 @@ async def test_bad_configurations_are_refused_with_the_field(node, config, chang
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "names"),
     [
-        pytest.param({"container": "../../etc"}, id="container"),
-        pytest.param({"container": "a b"}, id="space"),
-        pytest.param({"ifname": "a" * 16}, id="long-name"),
-        pytest.param({"ifname": "a/b"}, id="slash"),
-        pytest.param({"netns": "relative"}, id="relative-netns"),
+        pytest.param({"container": "../../etc"}, ["CNI_CONTAINERID"], id="container"),
+        pytest.param({"container": "a b"}, ["CNI_CONTAINERID"], id="space"),
+        pytest.param({"ifname": "a" * 16}, ["CNI_IFNAME"], id="long-name"),
+        pytest.param({"ifname": "a/b"}, ["CNI_IFNAME"], id="slash"),
+        pytest.param({"ifname": "a:b"}, ["CNI_IFNAME"], id="colon"),
+        pytest.param({"ifname": ".."}, ["CNI_IFNAME"], id="dots"),
+        pytest.param({"ifname": "eth%d"}, ["CNI_IFNAME"], id="kernel-template"),
+        pytest.param({"ifname": "a\x01"}, ["CNI_IFNAME"], id="control"),
+        pytest.param({"netns": "relative"}, ["CNI_NETNS"], id="relative-netns"),
+        pytest.param({"netns": "/ns/../etc"}, ["CNI_NETNS"], id="dots-in-netns"),
+        pytest.param({"netns": "/ns/1\n"}, ["CNI_NETNS"], id="newline-in-netns"),
+        pytest.param({"netns": "/" + "x" * 5000}, ["CNI_NETNS"], id="long-netns"),
+        pytest.param({"netns": "/ns/none"}, ["CNI_NETNS"], id="no-namespace"),
+        pytest.param({"container": "/", "ifname": "/"}, ["CNI_CONTAINERID", "CNI_IFNAME"], id="two"),
     ],
 )
-async def test_bad_variables_are_refused(node, config, wrong):
+async def test_bad_variables_are_refused_with_their_names(node, config, wrong, names):
     answer = await node.cni("ADD", config(), **wrong)
     assert (answer.code, answer.body["code"]) == (1, 4)
+    assert [
+        name for name in ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME") if name in answer.body["msg"]
+    ] == names
+    assert not node.store.attachments
 
 
 @pytest.mark.parametrize("value", ["x\r\nCNI_CONTAINERID: evil", "x\r\n\r\nGET / HTTP/1.1", "ä%0d%0a\x01"])
@@ -83,7 +116,7 @@ async def test_no_variable_can_become_another_header(node, config, value):
 
 async def test_no_json_at_all(node, config):
     answer = await node.cni("ADD", b"\xff{")
-    assert (answer.code, answer.body["code"]) == (1, 7)
+    assert (answer.code, answer.body["code"]) == (1, 6)
 
 
 async def test_add_again_changes_nothing(node, config):
@@ -144,18 +177,19 @@ async def test_not_ready_says_what_is_missing(node, config):
         "msg": "there is no NodeSegment node-1",
         "details": "",
     }
-    status = await node.cni("STATUS", {"cniVersion": "1.1.0"})
+    status = await node.cni("STATUS", {"cniVersion": "1.1.0", "name": "blue"})
     assert (status.code, status.body["code"]) == (1, 50)
     node.problem = None
-    assert (await node.cni("STATUS", {"cniVersion": "1.1.0"})).code == 0
+    assert (await node.cni("STATUS", {"cniVersion": "1.1.0", "name": "blue"})).code == 0
 
 
 async def test_check_looks_into_the_kernel(node, config):
-    assert (await node.cni("CHECK", config())).body["code"] == 100
-    await node.cni("ADD", config())
-    assert (await node.cni("CHECK", config())).code == 0
+    added = config() | {"prevResult": {"interfaces": []}}
+    assert (await node.cni("CHECK", added)).body["code"] == 100
+    added["prevResult"] = (await node.cni("ADD", config())).body
+    assert (await node.cni("CHECK", added)).code == 0
     node.kernel.namespaces["/ns/1"]["galactic0"].routes.clear()
-    answer = await node.cni("CHECK", config())
+    answer = await node.cni("CHECK", added)
     assert answer.body["code"] == 100
     assert "10.1.1.0/24" in answer.body["details"]
 
@@ -166,7 +200,7 @@ async def test_gc_detaches_what_is_not_listed_and_only_of_its_network(node, conf
     await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")
     valid = [{"containerID": "c1", "ifname": "galactic0"}]
     keep = config(cniVersion="1.1.0") | {"cni.dev/valid-attachments": valid}
-    assert plugin_config(json.dumps(keep).encode()).valid[0].container == "c1"
+    assert plugin_config(json.dumps(keep).encode()).valid == {("c1", "galactic0")}
     assert (await node.cni("GC", keep)).code == 0
     assert len(node.store.attachments) == 2
     assert (await node.cni("GC", keep | {"cni.dev/valid-attachments": []})).code == 0
@@ -209,14 +243,162 @@ async def test_a_del_while_away_is_carried_out_at_start(node, config):
 
 
 async def test_a_new_prefix_moves_every_sid(node, config):
-    await node.cni("ADD", config())
+    added = config() | {"prevResult": (await node.cni("ADD", config())).body}
     node.store.set_prefix(IPv6Network("2001:db8:ff02:100::/56"))
     told = node.store.announcement()
     assert told
     assert told.endpoints[0].sid == "2001:db8:ff02:100::4d2:2a"
     async with asyncio.timeout(5):
-        while (await node.cni("CHECK", config())).code:
+        while (await node.cni("CHECK", added)).code:
             await asyncio.sleep(0.05)
     assert not any(b"\xff\x01\x01\x00" in key for key in node.kernel.host.routes), (
         "nothing of the old prefix is left"
     )
+
+
+@pytest.mark.parametrize("body", [b"\xff{", b"", b"[]", b"[" * 100_000, b"5"])
+async def test_what_is_no_json_object_cannot_be_decoded(node, body):
+    for command in ("ADD", "CHECK", "GC", "STATUS"):
+        assert (await node.cni(command, body)).body["code"] == 6
+
+
+async def test_a_configuration_without_version_is_of_the_oldest(node, config):
+    given = config()
+    del given["cniVersion"]
+    answer = await node.cni("ADD", given)
+    assert (answer.body["code"], "0.1.0" in answer.body["msg"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "version", "code"),
+    [
+        ("CHECK", "0.3.1", 1),
+        ("GC", "1.0.0", 1),
+        ("STATUS", "0.4.0", 1),
+        ("CHECK", "0.4.0", 7),  # there is no prevResult
+        ("GC", "1.1.0", 7),  # there is no list
+        ("STATUS", "1.1.0", 0),
+    ],
+)
+async def test_verbs_came_with_versions(node, config, command, version, code):
+    answer = await node.cni(command, config(cniVersion=version))
+    assert (answer.body["code"] if answer.code else 0) == code
+
+
+async def test_fields_for_others_and_without_value_are_none_of_our_business(node, config):
+    given = config() | {"capabilities": {"ips": True}, "ipam": {}, "ipMasq": False, "example.com/hint": 5}
+    assert (await node.cni("ADD", given)).code == 0
+
+
+async def test_dns_is_handed_on(node, config):
+    dns = {"nameservers": ["10.1.1.53"], "search": ["blue.example"]}
+    assert (await node.cni("ADD", config(dns=dns))).body["dns"] == dns
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_after_other_plugins_theirs_is_in_the_result_too(node, config, version):
+    previous = {
+        "cniVersion": version,
+        "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": "/ns/1", "mac": "aa:bb:cc:dd:ee:ff"}],
+        "ips": [{"address": "192.0.2.2/24", "interface": 1}],
+        "routes": [{"dst": "0.0.0.0/0"}],
+        "dns": {"nameservers": ["192.0.2.1"]},
+    }
+    given = config(cniVersion=version) | {"prevResult": previous}
+    body = (await node.cni("ADD", given)).body
+    assert body["interfaces"][:2] == previous["interfaces"]
+    assert body["interfaces"][3] == {"name": "galactic0", "sandbox": "/ns/1"}
+    assert [ip["interface"] for ip in body["ips"]] == [1, 3, 3]
+    assert body["routes"][0] == {"dst": "0.0.0.0/0"}
+    assert body["dns"] == previous["dns"]
+    if version != "0.3.1":
+        assert (await node.cni("CHECK", given | {"prevResult": body})).code == 0
+
+
+def _without(result, kind, number):
+    return result | {kind: [each for index, each in enumerate(result[kind]) if index != number]}
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        pytest.param(lambda r: _without(r, "interfaces", 0), HOST_END, id="no-host-end"),
+        pytest.param(lambda r: _without(r, "interfaces", 1), "galactic0", id="no-container-end"),
+        pytest.param(lambda r: _without(r, "ips", 0), "10.1.1.1/24 is not in", id="no-address"),
+        pytest.param(
+            lambda r: r | {"ips": [*r["ips"], {"address": "10.9.9.9/24", "interface": 1}]},
+            "10.9.9.9/24 of prevResult",
+            id="address-too-much",
+        ),
+        pytest.param(
+            lambda r: r | {"routes": [{"dst": "10.9.0.0/16", "gw": "169.254.1.1"}]},
+            "10.9.0.0/16 of prevResult",
+            id="route-too-much",
+        ),
+    ],
+)
+async def test_check_compares_with_the_result_of_the_add(node, config, change, text):
+    added = (await node.cni("ADD", config())).body
+    answer = await node.cni("CHECK", config() | {"prevResult": change(added)})
+    assert answer.body["code"] == 100
+    assert text in answer.body["details"]
+
+
+async def test_check_lets_later_plugins_change_what_is_theirs(node, config):
+    added = (await node.cni("ADD", config())).body
+    added["interfaces"].append({"name": "tap0"})
+    added["ips"].append({"address": "192.0.2.2/24", "interface": 2})
+    added["routes"] = [{"dst": "192.0.2.0/24"}]
+    assert (await node.cni("CHECK", config() | {"prevResult": added})).code == 0
+
+
+@pytest.mark.parametrize("previous", [{"ips": 5}, {"interfaces": [{"name": 1}]}, {"routes": [{}]}])
+async def test_check_says_what_is_wrong_with_a_result(node, config, previous):
+    await node.cni("ADD", config())
+    assert (await node.cni("CHECK", config() | {"prevResult": previous})).body["code"] == 7
+
+
+async def test_gc_takes_no_list_for_none_but_null_for_an_empty_one(node, config):
+    await node.cni("ADD", config())
+    assert (await node.cni("GC", config(cniVersion="1.1.0"))).body["code"] == 7
+    kept = [{"containerID": "c1", "ifname": "galactic0"}]
+    misnamed = config(cniVersion="1.1.0") | {"cni.dev/attachments": kept}
+    assert (await node.cni("GC", misnamed)).code == 0
+    assert node.store.attachments
+    assert (await node.cni("GC", misnamed | {"cni.dev/attachments": None})).code == 0
+    assert not node.store.attachments
+
+
+async def test_status_says_whether_pods_that_are_there_suffer_as_well(node, config):
+    await node.cni("ADD", config())
+    node.problem = "the underlay is gone"
+    status = await node.cni("STATUS", config(cniVersion="1.1.0"))
+    assert (status.code, status.body["code"]) == (1, 51)
+
+
+async def test_another_interface_of_the_same_container_is_another_holder(node, config):
+    await node.cni("ADD", config())
+    refused = await node.cni("ADD", config(), ifname="galactic1")
+    assert refused.body["code"] == 11
+    assert (await node.cni("DEL", config(), ifname="galactic1")).code == 0
+    assert HOST_END in node.kernel.host.links
+
+
+async def test_what_was_asked_for_while_nobody_listened_is_done_later(node, config):
+    """DELs and whatever else lies there: half a file, another verb, no request at all."""
+    await node.cni("ADD", config())
+    await node.stop()
+    assert (await node.cni("DEL", config(), netns="")).code == 0
+    pending = node.directory / "pending"
+    (pending / "1").write_bytes(b"no request")
+    (pending / "2").write_bytes(b"POST /cni/v1/add HTTP/1.1\r\n\r\n")
+    (pending / "3").write_bytes(b"POST /cni/v1/del HTTP/1.1\r\nCNI_CONTAINERID: ../..\r\n\r\n{}")
+    (pending / "4.partial").write_bytes(b"POST")
+    os.utime(pending / "4.partial", (0, 0))
+    (pending / "5.partial").write_bytes(b"POST")
+    await node.start()
+    async with asyncio.timeout(10):
+        while HOST_END in node.kernel.host.links:
+            await asyncio.sleep(0.01)
+    assert not node.store.attachments
+    assert [path.name for path in pending.iterdir()] == ["5.partial"], "a plugin may still be writing it"
