@@ -12,10 +12,11 @@ import hashlib
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from typing import Final
 
-from galactic.linux.firewall import PLACES, TABLES, Backend, Place, own
+from galactic.linux.firewall import PLACES, TABLES, Backend, BuiltIn, own
 from galactic.linux.netlink import HEADER, attributes
 
 _HOOKS: Final = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2}  # NF_INET_PRE_ROUTING and so on
@@ -34,6 +35,7 @@ _NFPROTO: Final = {4: 2, 6: 10}
 _TABLE, _CHAIN, _EXPRESSIONS = 1, 2, 4  # NFTA_RULE_…
 _NAME, _DATA = 1, 2  # NFTA_EXPR_…
 _PART: Final = 1 << 18
+_ATTEMPTS: Final = 3
 
 
 class _Layout:
@@ -58,35 +60,40 @@ def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = 
     """
     found = hashlib.blake2b(digest_size=16)
     anything = False
-    for place in PLACES:
-        if only is not None and (place[0], TABLES[place[1]]) not in only:
+    read = cache(_legacy)  # once a table, though two of our chains may be in it
+    for family, chain in PLACES:
+        table = TABLES[chain]
+        if only is not None and (family, table) not in only:
             continue
         try:
-            parts = list(_legacy(place) if backend == "legacy" else _nft(place))
+            if backend == "legacy":
+                entries, hooks = read(family, table)
+                parts = list(
+                    _legacy_parts(_LAYOUTS[family], entries, own(chain).encode(), hooks[_HOOKS[chain]])
+                )
+            else:
+                parts = list(_nft(family, chain))
         except OSError:
             return None
         anything |= bool(parts)
-        found.update(repr((place, parts)).encode())
+        found.update(repr((family, chain, parts)).encode())
     return found.hexdigest() if anything else None
 
 
-def _legacy(place: Place) -> Iterator[bytes]:
-    layout, table = _LAYOUTS[place[0]], TABLES[place[1]].encode()
+def _legacy(family: int, table: str) -> tuple[bytes, Sequence[int]]:
+    """A table's entries, and where in them the rules of each hook begin."""
+    layout = _LAYOUTS[family]
     with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
-        for _ in range(3):
-            info = _asked(asking, layout.level, _GET_INFO, _INFO.pack(table, *[0] * 13))
-            *_, size = numbers = _INFO.unpack(info)
-            request = struct.pack("=32sI4x", table, size) + bytes(size)
+        for _ in range(_ATTEMPTS):
+            info = _asked(asking, layout.level, _GET_INFO, _INFO.pack(table.encode(), *[0] * 13))
+            _, _, *numbers, _, size = _INFO.unpack(info)
+            request = struct.pack("=32sI4x", table.encode(), size) + bytes(size)
             try:
-                entries = _asked(asking, layout.level, _GET_ENTRIES, request)[_ENTRIES_AT:]
-                break
+                return _asked(asking, layout.level, _GET_ENTRIES, request)[_ENTRIES_AT:], numbers
             except OSError as error:
                 if error.errno != errno.EAGAIN:  # it has another size by now
                     raise
-        else:
-            return
-    first = int(numbers[2 + _HOOKS[place[1]]])
-    yield from _legacy_parts(layout, entries, own(place[1]).encode(), first)
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _legacy_parts(layout: _Layout, entries: bytes, name: bytes, first: int) -> Iterator[bytes]:
@@ -142,8 +149,7 @@ def _asked(asking: socket.socket, level: int, option: int, request: bytes) -> by
     return buffer.raw
 
 
-def _nft(place: Place) -> Iterator[bytes]:
-    family, parent = place
+def _nft(family: int, parent: BuiltIn) -> Iterator[bytes]:
     table, name = TABLES[parent], own(parent)
     jump = name.encode() + b"\0"
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking:
@@ -151,7 +157,7 @@ def _nft(place: Place) -> Iterator[bytes]:
         rules = list(_rules(asking, family, table, name))
         if rules:
             yield from rules
-            first = next(_rules(asking, family, table, parent), b"")
+            first = next(_rules(asking, family, table, parent), b"")  # and no more: closing ends the dump
             yield b"first" if jump in first else b"not first"
 
 
@@ -159,7 +165,6 @@ def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterat
     """The rules of a chain, without handles and counters. Raises OSError, also if the chain changes meanwhile."""
     body = struct.pack("=BBH", _NFPROTO[family], 0, 0) + _text(_TABLE, table) + _text(_CHAIN, chain)
     asking.send(HEADER.pack(HEADER.size + len(body), _GET_RULE, _REQUEST | _DUMP, 1, 0) + body)
-    found: list[bytes] = []
     while True:
         datagram = asking.recv(_PART)
         position = 0
@@ -173,10 +178,9 @@ def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterat
                 (number,) = _VERDICT.unpack_from(message)
                 if number < 0:
                     raise OSError(-number, os.strerror(-number))
-                yield from found
                 return
             if kind == _NEW_RULE:
-                found.append(_expressions(message[4:]))
+                yield _expressions(message[4:])
 
 
 def _expressions(rule: bytes) -> bytes:

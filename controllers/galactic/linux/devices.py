@@ -17,11 +17,9 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from galactic.errors import Rejected, Unreachable
 from galactic.linux.namespace import Namespace, device_index, device_name
-from galactic.linux.objects import LOOPBACK_DEVICE, PROTOCOL, Interface, Link, Rule
+from galactic.linux.objects import HOST_ENDS, LOOPBACK_DEVICE, PROTOCOL, Interface, Link, Rule
 from galactic.names import parse_interface
 
-HOST_ENDS: Final = 0x9A
-"""The device group (``ip link show group 154``) of every host end, by which the packet filter knows them."""
 _KINDS: Final = frozenset({"vrf", "dummy", "veth"})
 _IFF_UP: Final = 0x1
 _SKIP_STATS: Final = 0x8  # RTEXT_FILTER_SKIP_STATS

@@ -23,7 +23,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Final, Literal
 
 from galactic.errors import Unreachable
-from galactic.linux.devices import HOST_ENDS
+from galactic.linux.objects import HOST_ENDS
 
 OURS: Final = "G+"
 Family = Literal[4, 6]

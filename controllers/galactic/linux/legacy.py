@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from galactic.linux.devices import HOST_ENDS
 from galactic.linux.firewall import PLACES, TABLES, FirewallRule, Place, own
+from galactic.linux.objects import HOST_ENDS
 
 LOCK: Final = "/run/xtables.lock"
 """The lock file of all iptables programs; ``XTABLES_LOCKFILE`` names another one, to them and to us."""

@@ -28,6 +28,8 @@ Interface = IPv4Interface | IPv6Interface
 MAIN_TABLE: Final = 254
 PROTOCOL: Final = 0x9A
 """Our number in ``rtm_protocol`` and ``fra_protocol``: how our routes and rules are recognised (rtnetlink(7))."""
+HOST_ENDS: Final = 0x9A
+"""The device group (``ip link show group 154``) of every host end, by which the packet filter knows them."""
 UNREACHABLE_METRIC: Final = 4278198272
 """The metric that the kernel's VRF documentation gives a VRF's default of last resort."""
 LOOPBACK_DEVICE: Final = "lo-galactic"
