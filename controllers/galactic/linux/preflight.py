@@ -1,6 +1,8 @@
 """What this kernel can and cannot do, tried rather than guessed: in a throw-away network namespace, gone afterwards."""
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_network
@@ -27,8 +29,12 @@ _TABLE: Final = 100_000
 _VRF: Final = vrf(1)
 _VETH: Final = host_end(1, 1)
 _SEGMENT: Final = IPv6Address("2001:db8::1:1")
-_STRICT: Final = "net/vrf/strict_mode"
-_WRITTEN: Final = ("net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/seg6_enabled")
+STRICT: Final = "net/vrf/strict_mode"
+_WRITTEN: Final = ("net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding")
+_DISABLED: Final = ("net/ipv6/conf/all/disable_ipv6", "net/ipv6/conf/default/disable_ipv6")
+_END_DT46_SINCE: Final = (5, 14)
+_READ_ONLY: Final = "galactic-node-prepare, as a privileged init container, sets what a read-only one cannot"
+_REDUCED: Final = "needs Linux 6.0; until then packets are 24 bytes longer (encap)"
 Encapsulation = Literal["encap.red", "encap"]
 
 
@@ -52,17 +58,29 @@ class Preflight:
 
     @property
     def ok(self) -> bool:
+        """Whether pods can be attached."""
         return all(finding.ok for finding in self.findings if finding.required)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is left to wish for."""
+        return all(finding.ok for finding in self.findings)
 
 
 async def preflight() -> Preflight:
-    """Tries everything the plan needs. Never raises for what the kernel cannot do: that is a finding."""
+    """Tries everything the plan needs. Never raises for what the kernel cannot do: that is a finding, with a remedy.
+
+    Trying to make a device makes the kernel load the module for it, where the node has it and modprobe.
+    """
     release = os.uname().release
-    findings = [_sysctls()]
+    findings = [_sysctls(), _ipv6()]
     try:
         namespace = Namespace.fresh()
     except OSError as error:
-        refused = f"cannot make one to try things in: {error.strerror}"
+        refused = (
+            f"no network namespace to try things in ({error.strerror}): give the container CAP_SYS_ADMIN, "
+            "on a kernel with CONFIG_NET_NS"
+        )
         return Preflight(
             release, "encap", (*findings, Finding("NetworkNamespaces", ok=False, message=refused))
         )
@@ -73,7 +91,8 @@ async def preflight() -> Preflight:
         finally:
             kernel.close()
     can = {finding.name for finding in findings if finding.ok}
-    return Preflight(release, "encap.red" if "ReducedEncapsulation" in can else "encap", _sober(findings))
+    encap: Encapsulation = "encap.red" if "ReducedEncapsulation" in can else "encap"
+    return Preflight(release, encap, _sober(findings, release))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +100,16 @@ class _Trial:
     name: str
     wanted: Objects
     what: str
-    need: str
+    remedy: str
     required: bool = True
 
     async def made(self, kernel: LinuxKernel) -> Finding:
         try:
             await kernel.write(change(self.wanted, Objects()))
         except GalacticError as error:
-            message = f"no {self.what}: needs {self.need} ({error})"
+            refused = os.strerror(errno.EPERM) in str(error) and self.name != "EndDT46"
+            remedy = "give the container CAP_NET_ADMIN" if refused else self.remedy
+            message = f"no {self.what}: {remedy} ({error})"
             return Finding(self.name, ok=False, message=message, required=self.required)
         return Finding(self.name, ok=True, message=self.what, required=self.required)
 
@@ -98,48 +119,67 @@ def _trials() -> Iterator[_Trial]:
     sid = IPv6Network(_SEGMENT)
     inner = route_key(_TABLE, ip_network("192.0.2.0/24"))
     segment = _SEGMENT.packed
-    seg6 = "CONFIG_IPV6_SEG6_LWTUNNEL"
-    yield _Trial("Dummy", Objects(links={LOOPBACK_DEVICE: Link("dummy")}), "dummy devices", "CONFIG_DUMMY")
-    yield _Trial("Veth", Objects(links={_VETH: Link("veth")}), "veth devices", "CONFIG_VETH")
-    yield _Trial("VRF", Objects(links={_VRF: Link("vrf", table=_TABLE)}), "VRF devices", "CONFIG_NET_VRF")
+    seg6 = "CONFIG_IPV6_SEG6_LWTUNNEL=y, which is no module: it takes another kernel"
+    yield _Trial("Dummy", Objects(links={LOOPBACK_DEVICE: Link("dummy")}), "dummy devices", _module("dummy"))
+    yield _Trial("Veth", Objects(links={_VETH: Link("veth")}), "veth devices", _module("veth"))
+    yield _Trial("VRF", Objects(links={_VRF: Link("vrf", table=_TABLE)}), "VRF devices", _module("vrf"))
     yield _Trial(
         "PolicyRules",
         Objects(rules={Rule(999, sid, MAIN_TABLE): None}),
         "IPv6 rules",
-        "CONFIG_IPV6_MULTIPLE_TABLES",
+        "needs a kernel with CONFIG_IPV6_MULTIPLE_TABLES",
     )
     yield _Trial(
-        "StrictMode", Objects(sysctls={_STRICT: "1"}), "net.vrf.strict_mode", "VRF and a writable /proc/sys"
+        "StrictMode", Objects(sysctls={STRICT: "1"}), "net.vrf.strict_mode", f"needs VRF, and {_READ_ONLY}"
     )
     end = Objects(routes={route_key(MAIN_TABLE, sid): EndDT46(_VRF, _TABLE)})
-    yield _Trial("EndDT46", end, "seg6local End.DT46", f"Linux 5.14 with {seg6}, and net.vrf.strict_mode=1")
+    yield _Trial("EndDT46", end, "seg6local End.DT46", f"needs Linux 5.14, net.vrf.strict_mode=1, and {seg6}")
     full = Objects(routes={inner: Encap(_VETH, segment, "encap")})
-    yield _Trial("Encapsulation", full, "seg6 encap", f"Linux 4.14 with {seg6}")
+    yield _Trial("Encapsulation", full, "seg6 encap", f"needs {seg6}")
     reduced = Objects(routes={inner: Encap(_VETH, segment, "encap.red")})
-    yield _Trial("ReducedEncapsulation", reduced, "seg6 encap.red", "Linux 6.0", required=False)
+    yield _Trial("ReducedEncapsulation", reduced, "seg6 encap.red", _REDUCED, required=False)
 
 
-def _sober(findings: list[Finding]) -> tuple[Finding, ...]:
+def _module(name: str) -> str:
+    return f"`modprobe {name}` on the node, or a kernel that has the module {name}"
+
+
+def _sober(findings: list[Finding], release: str) -> tuple[Finding, ...]:
     """What the trials say of this node.
 
     Where /proc/sys is read-only (an init container has set it) those of strict mode and of End.DT46, which depends on
-    it, say nothing: then what counts is the node's own strict mode.
+    it, say nothing: then what counts is the node's own strict mode, and the kernel's age.
     """
-    if findings[0].ok:
+    if sysctl.writable(_WRITTEN[0]):
         return tuple(findings)
-    strict = sysctl.values(Namespace.own(), [_STRICT]).get(_STRICT) == "1"
-    by = "set on this node already" if strict else "neither set nor writable on this node"
+    strict = sysctl.values(Namespace.own(), [STRICT]).get(STRICT) == "1"
+    by = "set on this node already" if strict else f"neither set nor writable on this node: {_READ_ONLY}"
+    young = tuple(int(number) for number in re.findall(r"\d+", release)[:2]) >= _END_DT46_SINCE
+    since = "" if young else f", and {release} is older than Linux 5.14, which brought it"
     told = {
         "StrictMode": Finding("StrictMode", ok=strict, message=f"net.vrf.strict_mode is {by}"),
-        "EndDT46": Finding("EndDT46", ok=strict, message=f"not tried: net.vrf.strict_mode is {by}"),
+        "EndDT46": Finding(
+            "EndDT46", ok=strict and young, message=f"not tried: net.vrf.strict_mode is {by}{since}"
+        ),
     }
     return tuple(told.get(finding.name, finding) for finding in findings)
 
 
 def _sysctls() -> Finding:
-    refused = [path for path in _WRITTEN if not sysctl.writable(path)]
+    wrong = [path for path, value in sysctl.values(Namespace.own(), _WRITTEN).items() if value != "1"]
+    refused = [path for path in wrong if not sysctl.writable(path)]
     if refused:
-        return Finding(
-            "Sysctls", ok=False, message=f"/proc/sys/{refused[0]} cannot be written", required=False
-        )
-    return Finding("Sysctls", ok=True, message="/proc/sys/net can be written", required=False)
+        told = f"/proc/sys/{refused[0]} is off and cannot be written: {_READ_ONLY}"
+        return Finding("Sysctls", ok=False, message=told)
+    done = "/proc/sys/net is as it should be" if not wrong else "/proc/sys/net can be written"
+    return Finding("Sysctls", ok=True, message=done)
+
+
+def _ipv6() -> Finding:
+    there = sysctl.values(Namespace.own(), _DISABLED)
+    if not there:
+        return Finding("IPv6", ok=False, message="no IPv6: boot without ipv6.disable=1")
+    if off := [path for path, value in there.items() if value != "0"]:
+        names = " and ".join(path.replace("/", ".") for path in off)
+        return Finding("IPv6", ok=False, message=f"IPv6 is switched off: set {names} to 0")
+    return Finding("IPv6", ok=True, message="IPv6")

@@ -1,6 +1,8 @@
 """The underlay: which interface the SRv6 packets of this node leave by, and what fits through it."""
 
 import errno
+import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Final
@@ -17,10 +19,11 @@ _NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES,
 
 @dataclass(frozen=True, slots=True)
 class Underlay:
-    """An interface and its MTU in bytes."""
+    """An interface and its MTU in bytes, and those of its addresses that are ``inside`` the SRv6 space."""
 
     device: str
     mtu: int
+    inside: tuple[IPv6Address, ...] = ()
 
 
 async def underlay(
@@ -44,9 +47,15 @@ async def underlay(
                 raise NotYet(f"no IPv6 route to {space or 'anywhere'}", reason="NoUnderlay")
             with translated():
                 (link,) = await route.link("get", index=index)
-            return Underlay(device or device_name(names, index), int(link.get("mtu")))
+                inside = [address async for address in _addresses(route, index) if space and address in space]
+            return Underlay(device or device_name(names, index), int(link.get("mtu")), tuple(sorted(inside)))
         finally:
             route.close()
+
+
+async def _addresses(route: AsyncIPRoute, index: int) -> AsyncIterator[IPv6Address]:
+    async for message in await route.addr("dump", family=socket.AF_INET6, index=index):
+        yield IPv6Address(message.get("address"))
 
 
 async def _towards(route: AsyncIPRoute, destination: IPv6Address) -> int:

@@ -1,15 +1,13 @@
 """The machine that the controller runs on, as ``host.Preparation`` asks it."""
 
 from ipaddress import IPv6Network
-
-import structlog
+from pathlib import Path
 
 from galactic import srv6
-from galactic.linux.firewall import firewall, install
+from galactic.linux.chains import fingerprint
+from galactic.linux.firewall import Installed, firewall, install
 from galactic.linux.preflight import Preflight, preflight
 from galactic.linux.underlay import Underlay, underlay
-
-log = structlog.get_logger(__name__)
 
 
 class LinuxMachine:
@@ -27,10 +25,15 @@ class LinuxMachine:
     async def underlay(self) -> Underlay:
         return await underlay(self._space, device=self._device)
 
-    async def filter(self, prefix: IPv6Network) -> None:
+    def modules(self) -> str:
+        try:
+            return Path("/proc/modules").read_text()
+        except OSError:  # a kernel without modules
+            return ""
+
+    async def filter(self, prefix: IPv6Network) -> Installed:
         rules = firewall(self._space, srv6.locator(prefix), srv6.loopback(prefix), guard=self._guard)
-        installed = await install(rules)
-        if installed.changed:
-            log.info(
-                "packet filter", backend=installed.backend, why=installed.reason, changed=installed.changed
-            )
+        return await install(rules)
+
+    def intact(self, installed: Installed) -> bool:
+        return fingerprint(installed.backend) == installed.fingerprint

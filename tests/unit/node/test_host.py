@@ -1,0 +1,209 @@
+"""The host is prepared and kept so: what is looked at when, what is told, what is put back and counted."""
+
+import asyncio
+from ipaddress import IPv6Address, IPv6Network
+
+import pytest
+
+from galactic.errors import NotYet, Unreachable
+from galactic.linux.firewall import Installed
+from galactic.linux.preflight import Finding, Preflight
+from galactic.linux.underlay import Underlay
+from galactic.node import host
+from galactic.node.epoch import Clock
+from galactic.node.host import Preparation
+from galactic.node.records import Records
+from galactic.node.store import Store
+
+SPACE = IPv6Network("2001:db8:ff00::/40")
+PREFIX = IPv6Network("2001:db8:ff01:100::/56")
+GOOD = Preflight("6.1", "encap.red", (Finding("VRF", ok=True, message="VRF devices"),))
+NO_VRF = Preflight("6.1", "encap", (Finding("VRF", ok=False, message="no VRF devices: modprobe vrf"),))
+
+
+class Machine:
+    """A machine in memory. ``broken`` chains are what the next filter() finds to mend."""
+
+    def __init__(self):
+        self.kernel, self.loaded = GOOD, ""
+        self.network = Underlay("eth0", 1500)
+        self.broken = ("IPv6 PREROUTING",)
+        self.refuses = ""
+        self.backend, self.lacking = "nft", ""
+        self.done = []
+
+    async def preflight(self):
+        self.done.append("preflight")
+        return self.kernel
+
+    def modules(self):
+        return self.loaded
+
+    async def underlay(self):
+        self.done.append("underlay")
+        if self.network is None:
+            raise NotYet("no IPv6 route to anywhere", reason="NoUnderlay")
+        return self.network
+
+    async def filter(self, prefix):
+        self.done.append("filter")
+        if self.refuses:
+            raise Unreachable("iptables", self.refuses)
+        changed, self.broken = self.broken, ()
+        return Installed(self.backend, "others have rules there", changed, self.lacking, "as it was")
+
+    def intact(self, installed):
+        self.done.append("intact")
+        return not self.broken
+
+
+@pytest.fixture
+def machine():
+    return Machine()
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = Store("c", Records(tmp_path), Clock())
+    made.set_prefix(PREFIX)
+    return made
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The monotonic clock, to be set."""
+    now = [1000.0]
+    monkeypatch.setattr(host.time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def drifted():
+    return []
+
+
+@pytest.fixture
+def preparation(machine, store, drifted):
+    return Preparation(machine, store, SPACE, drifted.append)
+
+
+def conditions(preparation):
+    return {each.type: (each.status, each.reason) for each in preparation.findings()}
+
+
+async def test_nothing_is_done_again_while_nothing_changes(preparation, machine, clock):
+    await preparation.look()
+    machine.done.clear()
+    for _ in range(5):
+        clock[0] += 3
+        assert host.LOOK_SECONDS[0] <= await preparation.look() <= host.LOOK_SECONDS[1]
+    assert set(machine.done) == {"intact"}
+
+
+async def test_what_somebody_changed_is_put_back_and_counted(preparation, machine, clock, drifted):
+    await preparation.look()
+    assert drifted == []  # at the start it is not drift
+    machine.broken = ("IPv4 INPUT", "IPv6 PREROUTING")
+    clock[0] += 3
+    await preparation.look()
+    assert (drifted, machine.broken) == ([2], ())
+
+
+async def test_looks_come_within_ten_seconds_whatever_they_cost(
+    preparation, machine, clock, drifted, monkeypatch
+):
+    monkeypatch.setattr(host.time, "process_time", iter(range(1000)).__next__)
+    for _ in range(6):
+        machine.broken = ("IPv4 INPUT",)
+        clock[0] += 10
+        assert await preparation.look() <= 8
+    await preparation.look()
+    assert await preparation.look() == 8
+    assert len(drifted) == 5
+
+
+async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparation, machine, clock, drifted):
+    await preparation.look()
+    machine.backend, machine.broken = "legacy", ()
+    clock[0] += host.FULL_SECONDS + 1
+    await preparation.look()
+    assert (preparation.backend, drifted) == ("legacy", [])
+    assert conditions(preparation)["PacketFilter"] == (True, "LegacyTables")
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        pytest.param(("vrf 1", 3), True, id="module-loaded"),
+        pytest.param(("", 3), False, id="nothing-happened"),
+        pytest.param(("", host.MISSING_SECONDS + 1), True, id="now-and-then"),
+    ],
+)
+async def test_what_the_kernel_lacked_is_tried_again(preparation, machine, clock, event, expected):
+    machine.kernel = NO_VRF
+    await preparation.look()
+    assert preparation.problem == "no VRF devices: modprobe vrf"
+    assert conditions(preparation)["VRF"] == (False, "Missing")
+    machine.kernel, (machine.loaded, seconds) = GOOD, event
+    clock[0] += seconds
+    await preparation.look()
+    assert (preparation.problem is None) is expected
+    assert preparation.encap == ("encap.red" if expected else "encap")
+
+
+async def test_a_forged_source_that_cannot_be_told_is_a_condition(preparation, machine, clock):
+    machine.lacking = "the kernel lacks xt_devgroup"
+    await preparation.look()
+    assert conditions(preparation)["SourceValidation"] == (False, "Missing")
+    assert preparation.problem is None
+    machine.lacking = ""
+    clock[0] += host.MISSING_SECONDS + 1
+    await preparation.look()
+    assert conditions(preparation)["SourceValidation"] == (True, "Checked")
+
+
+@pytest.mark.parametrize(
+    ("underlay", "expected"),
+    [
+        pytest.param(Underlay("eth0", 1500), (True, "Found"), id="fine"),
+        pytest.param(Underlay("eth0", 1320), (True, "Found"), id="just-large-enough"),
+        pytest.param(Underlay("eth0", 1319), (False, "MTUTooSmall"), id="too-small"),
+        pytest.param(
+            Underlay("eth0", 1500, (IPv6Address("2001:db8:ff01::1"),)),
+            (False, "AddressInSRv6Space"),
+            id="overlap",
+        ),
+        pytest.param(None, (False, "NoUnderlay"), id="no-route"),
+    ],
+)
+async def test_the_underlay_is_judged(preparation, machine, clock, underlay, expected):
+    machine.network = underlay
+    await preparation.look()
+    assert conditions(preparation)["Underlay"] == expected
+    assert all(each.message for each in preparation.findings())
+
+
+async def test_a_refused_filter_is_told_and_tried_again(preparation, machine, clock, drifted):
+    machine.refuses = "Permission denied"
+    assert await preparation.look() < 2
+    assert preparation.problem == "iptables: Permission denied"
+    assert conditions(preparation)["PacketFilter"] == (False, "NotInPlace")
+    machine.refuses = ""
+    clock[0] += 1
+    await preparation.look()
+    assert preparation.problem is None
+    assert drifted == []
+
+
+async def test_a_new_prefix_is_acted_upon_at_once(machine, drifted, tmp_path):
+    store = Store("c", Records(tmp_path), Clock())
+    preparation = Preparation(machine, store, SPACE, drifted.append)
+    running = asyncio.create_task(preparation.run())
+    async with asyncio.timeout(30):
+        while not machine.done:
+            await asyncio.sleep(0)
+        assert "filter" not in machine.done
+        store.set_prefix(PREFIX)
+        while "filter" not in machine.done:
+            await asyncio.sleep(0)
+    running.cancel()
