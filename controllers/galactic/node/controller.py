@@ -10,7 +10,9 @@ from galactic import __version__
 from galactic.errors import GalacticError
 from galactic.kube.client import Kube
 from galactic.launch import Health
+from galactic.linux.events import Changed
 from galactic.node.configs import Configs
+from galactic.node.fallback import Fallback
 from galactic.node.host import Preparation
 from galactic.node.registration import Registration
 from galactic.node.segment import Facts, Finding, Segment
@@ -36,13 +38,14 @@ class Controller:
         preparation: Preparation,
         sync: Sync,
         registration: Registration,
-        events: Callable[[], AsyncIterator[object]],
+        events: Callable[[], AsyncIterator[Changed]],
         connect: Callable[[], Awaitable[Kube]],
     ) -> None:
         self._node, self._store, self._preparation, self._sync = node, store, preparation, sync
         self._registration, self._events, self._connect = registration, events, connect
         self._segment: Segment | None = None
         self._configs: Configs | None = None
+        self._fallback: Fallback | None = None
 
     async def run(self, server: Server, health: Health) -> None:
         """Until cancelled. What runs in the kernel goes on running afterwards."""
@@ -68,6 +71,10 @@ class Controller:
         """What the NodeSegment's status says beside endpoints."""
         problem = self.problem()
         sync, mqtt = self._sync.problem, self._registration.problem
+        followed = len(self._fallback.followed) if self._fallback else 0
+        instead = f"the routes of {followed} VPCs are read from kube-apiserver instead" if followed else ""
+        if mqtt and instead:
+            mqtt = f"{mqtt}; {instead}"
         findings = (
             _finding("Ready", problem, "Ready", "NotReady", "pods can be attached"),
             _finding("Synced", sync, "Applied", "Failing", "the kernel is as planned"),
@@ -78,7 +85,13 @@ class Controller:
                 "NotUnderstood",
                 "every attachment is as its definition says",
             ),
-            _finding("BrokerConnected", mqtt, "Connected", "Disconnected", "route changes arrive at once"),
+            _finding(
+                "BrokerConnected",
+                mqtt,
+                "Connected",
+                "Disconnected",
+                instead or "route changes arrive at once",
+            ),
         )
         node = {
             "kernel": self._preparation.kernel,
@@ -93,8 +106,8 @@ class Controller:
         pause = BACKOFF_SECONDS[0]
         while True:
             try:
-                async for _ in self._events():
-                    self._sync.suspect()
+                async for changed in self._events():
+                    self._sync.suspect(changed)
             except GalacticError as error:
                 log.warning("no events from the kernel, trying again", error=str(error), seconds=pause)
             await asyncio.sleep(pause)
@@ -113,9 +126,11 @@ class Controller:
         async with kube:
             self._segment = Segment(kube, self._node, self._store, self.facts)
             self._configs = Configs(kube, self._node, self._store)
+            self._fallback = Fallback(kube, self._store, self._registration.trusted)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._segment.run(), name="segment")
                 tasks.create_task(self._configs.run(), name="definitions")
+                tasks.create_task(self._fallback.run(), name="fallback")
 
     async def _report(self, health: Health) -> None:
         """Broker and API server may be away without anything being wrong here: they are conditions, not health."""

@@ -62,6 +62,10 @@ class Registration:
         finally:
             await self._goodbye()
 
+    def trusted(self, vpc: int) -> bool:
+        """Whether the broker tells the VPC's table: connected, and all that is retained adds up."""
+        return self.problem is None and self._following.settled(vpc)
+
     async def _listen(self) -> None:
         async for item in self._bus.deliveries():
             try:

@@ -1,0 +1,168 @@
+"""The table of a VPC from MQTT's last word and the API server's: what counts, what stays, what goes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galactic.errors import Rejected
+from galactic.messages import Route
+from galactic.node.composed import Endpoint, compose, endpoint
+from galactic.node.remote import View, entry, pack
+
+VPC, OWN, OTHER = 1234, "default", "west"
+R = 1000
+
+
+def sid(node, function):
+    return f"2001:db8:ff0{node}:100::4d2:{function}"
+
+
+def route(last, node, function, epoch, cluster=OWN):
+    return Route(
+        f"10.1.1.{last}/32", (sid(node, function),), cluster, f"node-{node}", f"{function:04}", epoch
+    )
+
+
+def base(*routes, revision=R):
+    return View(revision, dict(entry(VPC, OWN, each) for each in routes))
+
+
+def told(last, node, function, epoch, revision):
+    networks = tuple(f"10.1.1.{each}/32" for each in (last if isinstance(last, tuple) else (last,)))
+    return Endpoint(f"node-{node}", sid(node, function), OWN, networks, epoch, revision)
+
+
+def leads(view):
+    """Network → (node, function), in words."""
+    return {
+        ".".join(map(str, network[-4:])): (int(known[5]), int.from_bytes(known[14:16], "big"))
+        for network, known in view.routes.items()
+    }
+
+
+A, B = route(1, 1, 1, 50), route(2, 2, 2, 50)
+FAR = route(9, 7, 1, 50, OTHER)
+HERE_A, HERE_B = told(1, 1, 1, 50, R), told(2, 2, 2, 50, R)
+
+
+@pytest.mark.parametrize(
+    ("known", "endpoints", "gone", "wanted"),
+    [
+        pytest.param((A, B), (HERE_A, HERE_B), {}, None, id="both-say-the-same"),
+        pytest.param((A, B), (), {}, None, id="what-the-api-server-does-not-know-yet-stays"),
+        pytest.param((A, FAR), (HERE_A,), {}, None, id="other-clusters-stay"),
+        pytest.param(
+            (A,),
+            (HERE_A, told(2, 2, 2, 50, R + 5)),
+            {},
+            {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)},
+            id="one-more",
+        ),
+        pytest.param(
+            (A,),
+            (told(2, 2, 2, 50, R),),
+            {},
+            {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)},
+            id="one-more-one-too-low",
+        ),
+        pytest.param(
+            (A,), (told(2, 2, 2, 50, R - 1),), {}, None, id="the-table-has-decided-about-what-is-older"
+        ),
+        pytest.param(
+            (A,), (told(1, 3, 1, 60, R - 5),), {}, {"10.1.1.1": (3, 1)}, id="moved-newest-epoch-wins"
+        ),
+        pytest.param((A,), (told(1, 3, 1, 40, R + 5),), {}, None, id="an-older-epoch-never-wins"),
+        pytest.param(
+            (A,), (told((1, 3), 1, 1, 50, R - 1),), {}, None, id="other-networks-but-recorded-before"
+        ),
+        pytest.param(
+            (A,),
+            (told((3, 4), 1, 1, 50, R + 1),),
+            {},
+            {"10.1.1.3": (1, 1), "10.1.1.4": (1, 1)},
+            id="other-networks-of-the-same-endpoint",
+        ),
+        pytest.param((A, B), (HERE_B,), {1: 50}, {"10.1.1.2": (2, 2)}, id="seen-to-go"),
+        pytest.param((A, FAR), (), {1: 70}, {"10.1.1.9": (7, 1)}, id="seen-to-go-from-where-it-had-moved-to"),
+        pytest.param((A, B), (HERE_B,), {1: 49}, None, id="an-earlier-one-went"),
+        pytest.param(
+            (A, B), (told(1, 2, 2, 60, R + 1),), {}, {"10.1.1.1": (2, 2)}, id="a-network-changes-its-holder"
+        ),
+        pytest.param(
+            (),
+            (told(1, 1, 1, 50, R), told(1, 2, 2, 50, R + 1)),
+            {},
+            {"10.1.1.1": (2, 2)},
+            id="later-recorded-has-it",
+        ),
+        pytest.param(
+            (FAR,),
+            (told(1, 1, 1, 50, R),),
+            {},
+            {"10.1.1.9": (7, 1), "10.1.1.1": (1, 1)},
+            id="same-function-in-another-cluster",
+        ),
+    ],
+)
+def test_composed(known, endpoints, gone, wanted):
+    whole = compose(VPC, OWN, base(*known), endpoints, gone)
+    if wanted is None:
+        assert whole is None
+    else:
+        assert leads(whole) == wanted
+        assert whole.revision == max([R, *(each.revision for each in endpoints)]) + 1
+
+
+def test_without_a_table_all_that_the_api_server_knows_is_one():
+    whole = compose(VPC, OWN, None, (told(1, 1, 1, 50, 7), told(2, 2, 2, 50, 3)), {})
+    assert leads(whole) == {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)}
+    assert whole.revision == 8
+    assert compose(VPC, OWN, None, (), {}) == View(1, {})
+
+
+def test_a_network_that_is_none_is_left_out():
+    whole = compose(VPC, OWN, base(A), (told((2, "0/24"), 2, 2, 50, R),), {})
+    assert leads(whole) == {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)}
+
+
+NODES, FUNCTIONS, EPOCHS = st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)
+
+
+@given(
+    st.dictionaries(FUNCTIONS, st.tuples(NODES, EPOCHS)),
+    st.dictionaries(FUNCTIONS, st.tuples(NODES, EPOCHS)),
+    st.integers(R - 1, R + 1),
+)
+def test_once_mqtt_says_it_all_there_is_nothing_to_add(known, newer, revision):
+    """And until then no attachment is sent back to an older endpoint."""
+    table = base(*(route(each, node, each, epoch) for each, (node, epoch) in known.items()))
+    endpoints = [told(each, node, each, epoch, revision) for each, (node, epoch) in newer.items()]
+    whole = compose(VPC, OWN, table, endpoints, {})
+    result = whole or table
+    for each, (_, epoch) in known.items():
+        there = result.routes[pack(f"10.1.1.{each}/32")]
+        assert int.from_bytes(there[16:24], "big") >= epoch
+    if whole:
+        assert compose(VPC, OWN, whole, endpoints, {}) is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        pytest.param({"node": "n"}, id="no-sid"),
+        pytest.param({"node": "n", "sid": "x"}, id="no-address"),
+        pytest.param({"node": "n", "sid": "2001:db8::"}, id="reserved"),
+        pytest.param({"node": "n", "sid": "2001:db8:ff01:100::4d3:1"}, id="another-vpc"),
+        pytest.param({"node": "n", "sid": sid(1, 1), "epoch": "new"}, id="no-number"),
+        pytest.param("node-1", id="no-object"),
+    ],
+)
+def test_an_endpoint_that_nobody_understands(given):
+    with pytest.raises(Rejected):
+        endpoint(VPC, {"endpoint": given})
+
+
+def test_an_endpoint():
+    assert endpoint(VPC, {}) is None
+    found = endpoint(VPC, {"endpoint": {"node": "n", "sid": sid(1, 2), "since": "2026-01-01T00:00:00Z"}})
+    assert (found.node, found.function) == ("n", 2)

@@ -1,0 +1,280 @@
+"""A node that loses the broker: when it asks the API server, what that costs, and how it comes back."""
+
+import asyncio
+import ipaddress
+from contextlib import asynccontextmanager
+
+import pytest
+
+from galactic.bus.memory import MemoryBroker
+from galactic.errors import Unreachable
+from galactic.kube import informer
+from galactic.kube.client import Event
+from galactic.messages import Changes, Head, Route, Shard, Topics, digest, encode
+from galactic.names import VPC_LABEL
+from galactic.node import fallback
+from galactic.node.fallback import Fallback
+from galactic.node.following import Following
+from galactic.node.registration import Registration, will
+from galactic.node.remote import Writer
+
+TOPICS = Topics("galactic/v1")
+VPC = "0000000004d2"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(fallback, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(fallback, "DEBOUNCE_SECONDS", 0.0)
+    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+
+
+async def until(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+class MemoryKube:
+    """VPCAttachments, as watches with a selector of their VPC show them."""
+
+    def __init__(self):
+        self.objects, self.requests, self.away = {}, [], False
+        self._events = []  # the resource version is their number
+
+    def set(self, name, last, node, function, *clock):
+        """``clock``: epoch and revision."""
+        epoch, revision = clock
+        endpoint = {
+            "cluster": "default",
+            "node": f"node-{node}",
+            "sid": f"2001:db8:ff0{node}:100::4d2:{function}",
+            "networks": [f"10.1.1.{last}/32"],
+            "epoch": epoch,
+            "revision": revision,
+        }
+        meta = {
+            "namespace": "ns",
+            "name": name,
+            "resourceVersion": str(len(self._events) + 1),
+            "labels": {VPC_LABEL: VPC},
+        }
+        status = {"endpoint": endpoint} if node else {}
+        self._tell("MODIFIED" if name in self.objects else "ADDED", {"metadata": meta, "status": status})
+
+    def leave(self, name):
+        self.set(name, 0, 0, 0, 0, 0)
+
+    def delete(self, name):
+        thing = self.objects[name]
+        meta = thing["metadata"] | {"resourceVersion": str(len(self._events) + 1)}
+        self._tell("DELETED", thing | {"metadata": meta})
+        del self.objects[name]
+
+    def _tell(self, kind, thing):
+        self.objects[thing["metadata"]["name"]] = thing
+        self._events.append(Event(kind, thing))
+
+    async def list(self, resource, _namespace=None, *, fields="", labels="", least=""):
+        assert (resource.plural, fields, least) == ("vpcattachments", "", "0")
+        if self.away:
+            raise Unreachable("kube-apiserver", "away")
+        self.requests.append(labels)
+        return list(self.objects.values()), str(len(self._events))
+
+    async def watch(self, _resource, version, _namespace=None, *, fields="", labels=""):
+        told = int(version)
+        while True:
+            while len(self._events) == told:
+                await asyncio.sleep(0.005)
+            yield self._events[told]
+            told += 1
+
+
+class Cluster:
+    """One node with broker and API server, and what its kernel routes elsewhere."""
+
+    def __init__(self, node):
+        self.node, self.broker, self.kube = node, MemoryBroker(), MemoryKube()
+
+    @property
+    def routes(self):
+        """Network → the node that it is routed to, as wanted of the kernel."""
+        remotes = self.node.store.remotes[1234]
+        return {str(ipaddress.ip_address(network[-4:])): remotes.wanted(network)[5] for network in remotes}
+
+    def table(self, revision, *routes):
+        """The router's whole table, retained."""
+        self.broker.publish(TOPICS.table(VPC, 0), encode(Shard(revision, 1, routes)), True)
+        self.broker.publish(TOPICS.head(VPC), encode(Head(revision, len(routes), digest(routes), 1)), True)
+
+
+def route(last, node, function, epoch):
+    sid = f"2001:db8:ff0{node}:100::4d2:{function}"
+    return Route(f"10.1.1.{last}/32", (sid,), "default", f"node-{node}", f"{function:04}", epoch)
+
+
+@asynccontextmanager
+async def running(cluster, **options):
+    node, bus = cluster.node, cluster.broker.session(will(TOPICS, "default", "node-1"))
+    clock = asyncio.get_running_loop()
+    following = Following(bus, TOPICS, node.store, node.metrics, clock.time)
+    registration = Registration(
+        bus=bus,
+        topics=TOPICS,
+        cluster="default",
+        node="node-1",
+        store=node.store,
+        following=following,
+        metrics=node.metrics,
+    )
+    given = {"patience": 0.05, "spread": 0.05} | options
+    falling = Fallback(cluster.kube, node.store, registration.trusted, **given)
+    tasks = [asyncio.create_task(registration.run()), asyncio.create_task(falling.run())]
+    try:
+        yield falling
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def cluster(node, config):
+    made = Cluster(node)
+    made.table(100, route(2, 2, 2, 50))
+    assert (await node.cni("ADD", config())).code == 0
+    return made
+
+
+async def test_while_the_broker_is_well_nothing_is_asked(cluster):
+    cluster.kube.set("a", 9, 3, 9, 90, 200)
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        await asyncio.sleep(0.3)
+        assert (cluster.kube.requests, falling.followed) == ([], set())
+
+
+async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lost(cluster):
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        cluster.broker.stop()
+        await until(lambda: falling.followed == {1234})
+        await until(lambda: cluster.kube.requests == [f"{VPC_LABEL} in ({VPC})"])
+        cluster.kube.set("new", 3, 3, 3, 60, 100)
+        await until(lambda: cluster.routes == {"10.1.1.2": 2, "10.1.1.3": 3})
+        cluster.kube.set("old", 2, 3, 2, 70, 101)
+        await until(lambda: cluster.routes == {"10.1.1.2": 3, "10.1.1.3": 3})
+        cluster.kube.leave("new")
+        await until(lambda: cluster.routes == {"10.1.1.2": 3})
+        cluster.kube.delete("old")
+        await until(lambda: cluster.routes == {})
+        assert len(cluster.kube.requests) == 1, "one watch for all of it"
+
+
+async def test_back_without_a_glitch(cluster):
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        cluster.broker.stop()
+        cluster.kube.set("new", 3, 3, 3, 60, 100)
+        await until(lambda: cluster.routes == {"10.1.1.2": 2, "10.1.1.3": 3})
+        seen = []
+        tell = cluster.node.store.tell
+
+        def telling(*given, **more):
+            tell(*given, **more)
+            seen.append(cluster.routes)
+
+        cluster.node.store.tell = telling
+        cluster.broker.start()  # with the old table, at first
+        await until(lambda: falling._trusted(1234))
+        await asyncio.sleep(0.1)
+        assert falling.followed == {1234}, "the broker's table does not say all yet"
+        change = Changes(150, 100, (route(3, 3, 3, 60),))
+        cluster.broker.publish(TOPICS.changes(VPC), encode(change), False)
+        cluster.table(150, route(2, 2, 2, 50), route(3, 3, 3, 60))
+        await until(lambda: falling.followed == set())
+        assert all(routes == {"10.1.1.2": 2, "10.1.1.3": 3} for routes in seen)
+        cluster.table(160, route(3, 3, 3, 60))
+        await until(lambda: cluster.routes == {"10.1.1.3": 3})
+
+
+async def test_a_stale_api_server_brings_nothing_back(cluster):
+    cluster.kube.set("moved", 2, 3, 2, 40, 90)  # where it was before the table's endpoint
+    cluster.kube.set("gone", 4, 4, 4, 45, 95)  # the table knows that it went
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        cluster.broker.stop()
+        await until(lambda: falling.followed and not falling._watches[0].vpcs[1234].dirty)
+        assert cluster.routes == {"10.1.1.2": 2}
+
+
+async def test_with_both_away_everything_stays(cluster):
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        cluster.kube.away = True
+        cluster.broker.stop()
+        await until(lambda: falling.followed == {1234})
+        await asyncio.sleep(0.1)
+        assert cluster.routes == {"10.1.1.2": 2}
+        assert not cluster.node.store.view(1234, Writer.KUBERNETES)
+        cluster.broker.start()
+        await until(lambda: falling.followed == set())
+        assert cluster.routes == {"10.1.1.2": 2}
+
+
+async def test_a_vpc_without_a_table_is_read_though_the_broker_is_there(cluster):
+    cluster.broker.retained.clear()
+    cluster.kube.set("a", 3, 3, 3, 60, 100)
+    async with running(cluster):
+        await until(lambda: cluster.routes == {"10.1.1.3": 3})
+
+
+async def test_a_vpc_that_is_hosted_no_longer_is_not_watched(cluster, config):
+    async with running(cluster) as falling:
+        cluster.broker.stop()
+        await until(lambda: falling.followed == {1234})
+        await cluster.node.cni("DEL", config())
+        await until(lambda: falling.followed == set())
+
+
+async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(cluster):
+    now = [0.0]
+    async with running(cluster, now=lambda: now[0], patience=3.0, spread=7.0) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        await asyncio.sleep(0.05)
+        delays = []
+        for _ in range(20):
+            start = now[0]
+            cluster.broker.stop()
+            await until(lambda: falling._due)
+            now[0] = start + 2.9
+            await asyncio.sleep(0.03)
+            assert not falling.followed
+            delays.append(falling._due[1234] - start)
+            cluster.broker.start()
+            await until(lambda: not falling._due)
+            now[0] += 1
+    assert not cluster.kube.requests
+    assert all(3.0 <= delay <= 10.0 for delay in delays)
+    assert len(set(delays)) == len(delays)
+
+
+async def test_many_vpcs_share_a_few_watches(cluster):
+    class Tables:
+        cluster, hosted = "default", set(range(1, 251))
+
+        def view(self, _vpc, _writer):
+            return None
+
+        def tell(self, *_):
+            """Nothing is looked at."""
+
+        forget = tell
+
+    falling = Fallback(cluster.kube, Tables(), lambda _vpc: False, patience=0.0, spread=0.0)
+    task = asyncio.create_task(falling.run())
+    await until(lambda: len(cluster.kube.requests) == 3)
+    assert falling.followed == Tables.hosted
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
