@@ -26,6 +26,8 @@ MAX_HEADER: Final = 64 << 10
 PENDING_SECONDS: Final = 5.0
 """Between looks into ``pending/``: a plugin that found nobody may write there just after we looked."""
 
+BACKLOG: Final = 1024
+"""Plugins that are waiting to be heard: a node that starts has all its pods' at once."""
 PARTIAL: Final = ".partial"
 PARTIAL_SECONDS: Final = 60.0
 """No plugin lives that long."""
@@ -99,7 +101,7 @@ class Server:
     async def _listen(self, runner: web.AppRunner) -> None:
         before = os.umask(0o177)
         try:
-            await web.UnixSite(runner, str(self._path)).start()
+            await web.UnixSite(runner, str(self._path), backlog=BACKLOG).start()
         except OSError as error:
             raise Unreachable("socket", f"{self._path}: {error}") from error
         finally:
