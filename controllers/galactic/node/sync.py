@@ -77,7 +77,12 @@ class Sync:
                 await self._round()
             except NotYet as error:
                 self.problem = str(error)
-                self._full.done(0.0, LOOK_SECONDS, FULL_SHARE)
+                for due in (
+                    self._full,
+                    self._look,
+                    self._sysctls,
+                ):  # one left due would be tried without a pause
+                    due.done(0.0, LOOK_SECONDS, FULL_SHARE)
             except GalacticError as error:
                 self._metrics.sync_failures.inc()
                 self._applied.forget()

@@ -6,6 +6,7 @@ from ipaddress import ip_network
 from galactic.linux.objects import Encap, route_key
 from galactic.messages import Route
 from galactic.node.remote import Writer, entry
+from galactic.node.sync import Sync
 
 HOST_END = "G0000000jU00GH"
 
@@ -29,6 +30,29 @@ def tell(store, revision, routes):
 def remote(node) -> set[str]:
     """The last octets of the networks that are routed elsewhere."""
     return {str(key[-1]) for key, to in node.kernel.host.routes.items() if isinstance(to, Encap)}
+
+
+async def test_a_node_without_a_prefix_waits_and_starts_once_it_has_one(node):
+    asked = 0
+
+    def unknown():
+        nonlocal asked
+        asked += 1
+        if asked > 100:
+            raise AssertionError("asks again and again, and nobody else gets a turn")
+
+    known, facts = [], node.sync._host
+    sync = Sync(node.kernel, node.store, lambda: facts() if known else unknown(), node.metrics)
+    task = asyncio.create_task(sync.run())
+    try:
+        await until(lambda: asked or task.done())
+        assert not sync.ready.is_set()
+        known.append(True)
+        node.store.replan()
+        await until(lambda: sync.ready.is_set() or task.done())
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
 
 
 async def test_remote_routes_follow_the_table(node, config):
