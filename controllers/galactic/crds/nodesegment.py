@@ -68,7 +68,7 @@ class SegmentStatus(Model):
 
     loopback: str | None = Field(default=None, description="The node's SRv6 loopback, its source address.")
     conditions: tuple[Condition, ...] = Field(
-        default=(), max_length=16, description="What is true of the node, one entry a type."
+        default=(), max_length=64, description="What is true of the node, one entry a type."
     )
     sequence: int = Field(
         default=0,
