@@ -91,8 +91,10 @@ def host(facts: Host) -> Objects:
         plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "0"
         plan.sysctls[f"net/ipv6/conf/{device}/autoconf"] = "0"
         # What is made later inherits `default`, and must refuse: a pod that addresses its gateway with a routing header
-        # of its own would be taken to any SID, past PREROUTING.
-        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "0" if device == "default" else "1"
+        # of its own would be taken to any SID, past PREROUTING. The same goes for whoever addresses the node from
+        # outside. Actions on SIDs do without; the kernel obeys only where both `all` and the device say so.
+        obeys = device not in ("default", facts.underlay)
+        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1" if obeys else "0"
     return plan
 
 

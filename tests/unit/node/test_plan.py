@@ -43,8 +43,9 @@ def test_host():
     assert [tuple(rule) for rule in objects.rules] == [(999, HOST.space, MAIN_TABLE)]
     assert objects.sysctls["net/vrf/strict_mode"] == "1"
     for device in ("all", "default", "eth0", "lo-galactic"):
-        # VRFs and host ends inherit `default`: none of them obeys a pod's routing header.
-        expected = "0" if device == "default" else "1"
+        # VRFs and host ends inherit `default`: none of them obeys a pod's routing header, nor the underlay one's from
+        # outside.
+        expected = "0" if device in ("default", "eth0") else "1"
         assert objects.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] == expected
         assert objects.sysctls[f"net/ipv4/conf/{device}/rp_filter"] == "0"
 
