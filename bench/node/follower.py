@@ -1,0 +1,104 @@
+"""A node that follows one VPC, as a process of its own for ``table.py`` to measure: real broker, real routes.
+
+Arguments: the broker's URL and the path of the network namespace. Says ``ready``, then follows the VPC for each
+``join N`` on standard input and says ``joined SECONDS`` when N routes are in the kernel; ``usage`` says RSS in KiB and
+CPU seconds.
+"""
+
+import asyncio
+import gc
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv6Network, ip_interface
+from pathlib import Path
+
+from parts import VPC, HalfKernel, until
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.paho import PahoBus
+from galactic.launch import configure_logs
+from galactic.linux.events import Events
+from galactic.linux.kernel import LinuxKernel
+from galactic.linux.namespace import Namespace
+from galactic.messages import Topics
+from galactic.node.apply import Applied
+from galactic.node.attachment import Attachment
+from galactic.node.epoch import Clock
+from galactic.node.following import Following
+from galactic.node.metrics import Metrics
+from galactic.node.plan import Host
+from galactic.node.records import Records
+from galactic.node.registration import Registration
+from galactic.node.store import Store
+from galactic.node.sync import Sync
+from galactic.settings import NodeSettings
+
+HOST = Host(IPv6Network("2001:db8:ff01:100::/56"), IPv6Network("2001:db8:ff00::/40"), "eth0")
+POD = Attachment(VPC, 65_000, "bench/pod", "c1", "/ns/1", "galactic0", (ip_interface("2001:11::1/64"),))
+
+
+def usage() -> str:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return f"{pages * os.sysconf('SC_PAGE_SIZE') // 1024} {time.process_time():.4f}"
+
+
+async def main(url: str, path: str, folder: Path) -> None:
+    configure_logs("error", "console")
+    real = LinuxKernel(Namespace.at(path))
+    kernel = HalfKernel(real)
+    kernel.add_namespace(POD.netns)
+    records = Records(folder)
+    records.prepare()
+    store = Store("default", records, Clock())
+    store.set_prefix(HOST.prefix)
+    metrics, topics = Metrics(CollectorRegistry()), Topics("galactic/v1")
+    sync = Sync(kernel, store, lambda: HOST, metrics, Applied(kernel, store, kernel.namespaces.__contains__))
+    settings = NodeSettings(mqtt_url=url, node_name="node-1", srv6_space=str(HOST.space))
+    async with PahoBus(settings, "node-1") as bus:
+        following = Following(bus, topics, store, metrics)
+        registration = Registration(
+            bus=bus,
+            topics=topics,
+            cluster="default",
+            node="node-1",
+            store=store,
+            following=following,
+            metrics=metrics,
+        )
+
+        async def drift() -> None:
+            with Events(Namespace.at(path), own_port=real.port) as events:
+                async for changed in events:
+                    sync.suspect(changed)
+
+        tasks = [asyncio.create_task(each) for each in (sync.run(), registration.run(), drift())]
+        await sync.ready.wait()
+        await until(lambda: bus.connected)
+        print("ready", flush=True)
+        lines = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+        )
+        while words := (await lines.readline()).decode().split():
+            if words[0] == "join":
+                started = time.perf_counter()
+                store.attach(replace(POD))
+                count = int(words[1])
+                await until(partial(lambda count: sync.routes >= count, count))
+                print(f"joined {time.perf_counter() - started:.4f}", flush=True)
+            else:
+                print(usage(), flush=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    real.close()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(main(sys.argv[1], sys.argv[2], Path(folder)))
