@@ -3,7 +3,8 @@
 import asyncio
 from ipaddress import ip_network
 
-from galactic.linux.objects import Encap, route_key
+from galactic.linux.events import Changed
+from galactic.linux.objects import Encap, EndDT46, change, route_key
 from galactic.messages import Route
 from galactic.node.remote import Writer, entry
 from galactic.node.sync import Sync
@@ -163,3 +164,85 @@ async def test_an_epoch_beats_what_the_table_says_at_add(node, config):
     tell(node.store, 1, [route(1, epoch=ahead, function=42)])
     await node.cni("ADD", config())
     assert node.store.attachments[1234, 42].epoch == ahead + 1
+
+
+async def lose_records(node):
+    """The node's own memory is gone; the kernel is as it was."""
+    await node.stop()
+    for path in (node.directory / "attachments").iterdir():
+        path.unlink()
+
+
+async def test_attachments_that_no_record_knows_stay_until_somebody_accounts_for_them(node, config):
+    node.kernel.add_namespace("/ns/2")
+    await node.cni("ADD", config())
+    await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")
+    tell(node.store, 1, [route(9)])
+    await until(lambda: remote(node) == {"9"})
+    known = dict(node.store.attachments)
+    before = await node.kernel.read()
+    await lose_records(node)
+    await node.start()
+    assert node.store.orphans == set(known)
+    assert not node.store.whole
+    assert not change(before, await node.kernel.read()).routes
+    assert await node.kernel.read() == before, "nothing is deleted, nothing is written"
+    node.store.amend(known[1234, 42])
+    assert node.store.orphans == {(1234, 43)}
+    await until(lambda: (1234, 42) in node.sync._applied._pods)
+    assert HOST_END in node.kernel.host.links
+    node.store.disown([(1234, 43)])
+    await until(lambda: "G0000000jU00HH" not in node.kernel.host.links)
+    assert HOST_END in node.kernel.host.links
+    assert node.store.whole
+    assert remote(node) == {"9"}
+
+
+async def test_orphans_that_are_nobodys_go_with_their_vpc(node, config):
+    await node.cni("ADD", config())
+    await lose_records(node)
+    await node.start()
+    node.store.disown(node.store.orphans)
+    await until(lambda: set(node.kernel.host.links) == {"lo-galactic"})
+    assert not node.store.hosted
+
+
+async def test_what_was_detached_while_away_is_no_orphan(node, config):
+    await node.cni("ADD", config())
+    await lose_records(node)
+    await node.cni("DEL", config())
+    await node.start()
+    assert node.store.orphans == {(1234, 42)}, "a DEL that nobody remembers says nothing"
+    node.store.detach((1234, 42))
+    await until(lambda: HOST_END not in node.kernel.host.links)
+
+
+async def test_a_sysctl_that_was_changed_is_put_back_though_nothing_tells(node, config, monkeypatch):
+    monkeypatch.setattr("galactic.node.sync.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("galactic.node.sync.LOOK_SHARE", 10**9)  # no look but at these
+    await node.stop()
+    await node.start()
+    node.kernel.host.sysctls["net/vrf/strict_mode"] = "0"
+    await until(lambda: node.kernel.host.sysctls["net/vrf/strict_mode"] == "1")
+
+
+async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config):
+    """Somebody deletes it and makes one of the same name: it looks the same, but the kernel dropped its routes."""
+    await node.cni("ADD", config())
+    before = node.kernel.host.routes.copy()
+    await node.sync._applied.look()
+    link = node.kernel.host.links["G0000000jU000V"]
+    node.kernel.lose_link("G0000000jU000V")
+    node.kernel.host.links["G0000000jU000V"] = link._replace(ifindex=99)
+    node.kernel.host.routes = {
+        key: to for key, to in before.items() if to != EndDT46("G0000000jU000V", link.table)
+    }
+    node.sync.suspect(Changed.LINKS)
+    await until(lambda: node.kernel.host.routes == before)
+
+
+async def test_looking_does_not_read_routes(node, config):
+    await node.cni("ADD", config())
+    reads = node.kernel.reads
+    assert await node.sync._applied.look()
+    assert node.kernel.reads == reads

@@ -1,0 +1,268 @@
+"""The networks elsewhere against a naive oracle, and what a dump of the kernel makes of them."""
+
+from ipaddress import ip_network
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from galactic.errors import Rejected
+from galactic.linux.objects import encap_key, encap_metric, packed, place, unpacked
+from galactic.messages import Route, weight
+from galactic.node.remote import Remotes, Writer, entry, epoch_of, holder_of, pack, weight_of
+from galactic.node.sieve import Sieve, pending_jobs
+
+VPC, TABLE = 1, 101
+HERE = bytes.fromhex("20010db8ff010100")
+
+
+def route(network: int, node: int = 2, epoch: int = 1) -> Route:
+    text = f"10.0.0.{network}/32" if network % 2 else f"2001:db8:1::{network:x}/128"
+    sid = f"2001:db8:ff0{node}:100::1:{network:x}"
+    return Route(text, (sid,), "default", f"node-{node}", f"{network:04x}", epoch)
+
+
+def table(*routes: Route):
+    return dict(entry(VPC, "default", each) for each in routes)
+
+
+def test_an_entry_holds_what_is_needed_of_a_route():
+    network, known = entry(VPC, "default", route(3, epoch=7))
+    assert unpacked(network) == ip_network("10.0.0.3/32")
+    assert (epoch_of(known), holder_of(known), weight_of(known)) == (7, (3, True), weight(route(3, epoch=7)))
+    assert holder_of(entry(VPC, "elsewhere", route(3))[1]) == (3, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        pytest.param({"segments": ("2001:db8::2:3",)}, "no SID of VPC", id="leads-out-of-the-vpc"),
+        pytest.param({"segments": ("2001:db8::1:ffff",)}, "no SID of VPC", id="reserved-function"),
+        pytest.param({"segments": ("nonsense",)}, "no IPv6 address", id="no-address"),
+        pytest.param({"segments": ()}, "exactly one", id="no-segment"),
+        pytest.param({"network": "10.0.0.1/24"}, "no network", id="host-bits"),
+        pytest.param({"network": "10.0.0.0/33"}, "no network", id="too-long"),
+        pytest.param({"network": "10.0.0.0/-1"}, "no network", id="negative"),
+        pytest.param({"network": "10.0.0.0"}, "no network", id="without-length"),
+        pytest.param({"network": "x/24"}, "no network", id="no-network"),
+        pytest.param({"function": "0000"}, "never assigned", id="reserved-function-field"),
+        pytest.param({"epoch": -1}, "no epoch", id="negative-epoch"),
+    ],
+)
+def test_what_is_not_usable_is_refused(given, says):
+    fields = {name: getattr(route(3), name) for name in Route.__struct_fields__}
+    with pytest.raises(Rejected, match=says):
+        entry(VPC, "default", Route(**(fields | given)))
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0/0", "10.0.0.0/8", "10.1.2.3/32", "::/0", "2001:db8::/33"])
+def test_networks_are_packed_as_keys_have_them(text):
+    assert pack(text) == packed(ip_network(text))
+
+
+class World:
+    """One VPC on one node, kept the slow way."""
+
+    def __init__(self):
+        self.remotes, self.views, self.own, self.kernel = Remotes(HERE), {}, [], {}
+        self.told = {}  # MQTT's mapping, changed in place
+
+    def wanted(self):
+        if not self.views:
+            return {}
+        newest = max(self.views, key=lambda writer: (self.views[writer][0], writer))
+        routes = self.views[newest][1]
+        return {
+            network: known[:16]
+            for network, known in routes.items()
+            if network not in self.own and not known.startswith(HERE)
+        }
+
+    def apply(self):
+        """The node's delta, onto a kernel that may hold one route a key."""
+        for key, segment, gone in pending_jobs(TABLE, self.remotes, self.remotes.take_pending()):
+            if gone:
+                self.kernel.pop(key, None)
+            else:
+                self.kernel[key] = segment
+
+    def check(self):
+        wanted = {encap_key(TABLE, network, to): to for network, to in self.wanted().items()}
+        assert self.kernel == wanted
+        assert set(self.remotes) == set(self.wanted())
+
+
+NETWORKS = st.integers(1, 6)
+ROUTES = st.builds(route, NETWORKS, st.integers(1, 3))
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("snapshot"), st.lists(ROUTES, max_size=6)),
+        st.tuples(st.just("set"), ROUTES),
+        st.tuples(st.just("delete"), NETWORKS),
+        st.tuples(st.just("kubernetes"), st.lists(ROUTES, max_size=6)),
+        st.tuples(st.just("forget"), st.none()),
+        st.tuples(st.just("announce"), NETWORKS),
+        st.tuples(st.just("withdraw"), NETWORKS),
+        st.tuples(st.just("apply"), st.none()),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(STEPS)
+def test_the_kernel_follows_whatever_is_told_in_whatever_order(steps):
+    world = World()
+    world.told = {}
+    world.remotes.tell(Writer.MQTT, 0, world.told)
+    world.views[Writer.MQTT] = (0, world.told)
+    for revision, (action, given_) in enumerate(steps, start=1):
+        match action:
+            case "snapshot":
+                world.told = table(*given_)
+                world.views[Writer.MQTT] = (revision, world.told)
+                world.remotes.tell(Writer.MQTT, revision, world.told)
+            case "set" | "delete":
+                if action == "set":
+                    network, known = entry(VPC, "default", given_)
+                    before = {network: world.told.get(network)}
+                    world.told[network] = known
+                else:
+                    network = pack(route(given_).network)
+                    before = {network: world.told.pop(network, None)}
+                world.views[Writer.MQTT] = (revision, world.told)
+                world.remotes.tell(Writer.MQTT, revision, world.told, before)
+            case "kubernetes":
+                routes = table(*given_)
+                world.views[Writer.KUBERNETES] = (revision, routes)
+                world.remotes.tell(Writer.KUBERNETES, revision, routes)
+            case "forget":
+                world.views.pop(Writer.KUBERNETES, None)
+                world.remotes.forget(Writer.KUBERNETES)
+            case "announce":
+                network = pack(route(given_).network)
+                world.remotes.announce([network])
+                world.own.append(network)
+            case "withdraw":
+                network = pack(route(given_).network)
+                if network in world.own:
+                    world.remotes.withdraw([network])
+                    world.own.remove(network)
+            case _:
+                world.apply()
+                world.check()
+    world.apply()
+    world.check()
+
+
+def test_a_move_is_made_before_the_old_way_is_broken():
+    world = World()
+    world.remotes.tell(Writer.MQTT, 1, table(route(1), route(2)))
+    world.apply()
+    world.remotes.tell(Writer.MQTT, 2, table(route(1, node=3), route(2, node=3)))
+    jobs = list(pending_jobs(TABLE, world.remotes, world.remotes.take_pending()))
+    four, six = (table(route(number, node=3)) for number in (1, 2))
+    old = table(route(1))
+    (network4, new4), (network6, new6), (_, old4) = (next(iter(each.items())) for each in (four, six, old))
+    assert jobs == [
+        (encap_key(TABLE, network4, new4[:16]), new4[:16], False),
+        (encap_key(TABLE, network4, old4[:16]), old4[:16], True),
+        (encap_key(TABLE, network6, new6[:16]), new6[:16], False),  # IPv6 is replaced in its place
+    ]
+
+
+def dump(kernel, sieve):
+    for key, segment in kernel.items():
+        number, metric = int.from_bytes(key[:4], "big"), int.from_bytes(key[4:8], "big")
+        sieve.take(number, key[8:], metric, segment)
+    return sieve.done()
+
+
+def repaired(kernel, sieve):
+    for key, segment, gone in sieve.jobs():
+        if gone:
+            kernel.pop(key, None)
+        else:
+            kernel[key] = segment
+    return kernel
+
+
+def in_kernel(*routes):
+    return {encap_key(TABLE, network, known[:16]): known[:16] for network, known in table(*routes).items()}
+
+
+def test_a_dump_that_is_as_wanted_leaves_nothing_to_do():
+    remotes = Remotes()
+    remotes.tell(Writer.MQTT, 1, table(route(1), route(2)))
+    remotes.take_pending()
+    sieve = Sieve({TABLE: remotes})
+    assert dump(in_kernel(route(1), route(2)), sieve) == 0
+    assert not list(sieve.jobs())
+
+
+def test_what_somebody_changed_is_counted_and_put_right():
+    remotes = Remotes()
+    remotes.tell(Writer.MQTT, 1, table(route(1), route(2), route(3)))
+    remotes.take_pending()
+    network = pack("10.9.9.9/32")
+    kernel = in_kernel(route(1), route(2, node=3))  # 3 is missing, 2 leads elsewhere, and two are too many
+    kernel |= {encap_key(TABLE, network, bytes(16)): bytes(16), encap_key(77, network, bytes(16)): bytes(16)}
+    sieve = Sieve({TABLE: remotes})
+    assert dump(kernel, sieve) == 2 + 3
+    assert repaired(kernel, sieve) == in_kernel(route(1), route(2), route(3))
+
+
+def test_what_was_still_to_be_written_is_no_drift():
+    remotes = Remotes()
+    remotes.tell(Writer.MQTT, 1, table(route(1)))
+    sieve = Sieve({TABLE: remotes})
+    assert dump({}, sieve) == 0
+    assert repaired({}, sieve) == in_kernel(route(1))
+
+
+def test_what_is_there_at_start_is_adopted_and_goes_when_a_table_says_otherwise():
+    remotes = Remotes()
+    kernel = in_kernel(route(1), route(2))
+    sieve = Sieve({TABLE: remotes})
+    assert dump(kernel, sieve) == 0
+    assert not list(sieve.jobs())
+    assert not remotes.complete
+    remotes.tell(Writer.KUBERNETES, 5, table(route(3)))
+    world = World()
+    world.remotes, world.kernel = remotes, dict(kernel)
+    world.apply()
+    assert world.kernel == in_kernel(route(1), route(2), route(3)), "the API server may lag"
+    remotes.tell(Writer.MQTT, 6, table(route(2), route(3)))
+    world.apply()
+    assert world.kernel == in_kernel(route(2), route(3))
+
+
+def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap():
+    remotes = Remotes()
+    (network, known), *_ = table(route(1)).items()
+    kernel = {place(TABLE, 0) + network: known[:16]}
+    sieve = Sieve({TABLE: remotes})
+    dump(kernel, sieve)
+    first, *_ = jobs = list(sieve.jobs())
+    assert first == (encap_key(TABLE, network, known[:16]), known[:16], False)
+    assert jobs[1:] == [(place(TABLE, 0) + network, known[:16], True)]
+
+
+def test_a_table_that_was_told_before_the_first_dump_is_not_mistaken_for_written():
+    remotes = Remotes()
+    remotes.tell(Writer.KUBERNETES, 1, table(route(1), route(3)))
+    kernel = in_kernel(route(1), route(2))
+    dump(kernel, Sieve({TABLE: remotes}))
+    world = World()
+    world.remotes, world.kernel = remotes, kernel
+    world.apply()
+    assert world.kernel == in_kernel(route(1), route(2), route(3))
+
+
+def test_ipv4_metrics_tell_segments_apart_and_rank_before_the_end_of_a_vrf():
+    network = pack("10.0.0.1/32")
+    metrics = {encap_metric(network, number.to_bytes(16, "big")) for number in range(10_000)}
+    assert len(metrics) > 9_900
+    assert min(metrics) > 0
+    assert max(metrics) < 4278198272
+    assert encap_metric(pack("2001:db8::1/128"), bytes(16)) == 0
