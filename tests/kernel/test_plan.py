@@ -70,7 +70,7 @@ def host(node: int) -> Objects:
             f"net/ipv4/conf/{device}/rp_filter": "0",
             f"net/ipv6/conf/{device}/forwarding": "1",
             f"net/ipv6/conf/{device}/accept_ra": "0",
-            f"net/ipv6/conf/{device}/seg6_enabled": "0" if device in ("default", "eth0") else "1",
+            f"net/ipv6/conf/{device}/seg6_enabled": "1" if device == "all" else "0",
         }
     return plan
 

@@ -93,8 +93,7 @@ def host(facts: Host) -> Objects:
         # What is made later inherits `default`, and must refuse: a pod that addresses its gateway with a routing header
         # of its own would be taken to any SID, past PREROUTING. The same goes for whoever addresses the node from
         # outside. Actions on SIDs do without; the kernel obeys only where both `all` and the device say so.
-        obeys = device not in ("default", facts.underlay)
-        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1" if obeys else "0"
+        plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1" if device == "all" else "0"
     return plan
 
 

@@ -45,7 +45,7 @@ def test_host():
     for device in ("all", "default", "eth0", "lo-galactic"):
         # VRFs and host ends inherit `default`: none of them obeys a pod's routing header, nor the underlay one's from
         # outside.
-        expected = "0" if device in ("default", "eth0") else "1"
+        expected = "1" if device == "all" else "0"
         assert objects.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] == expected
         assert objects.sysctls[f"net/ipv4/conf/{device}/rp_filter"] == "0"
 
