@@ -106,6 +106,7 @@ class Command:
                         else:
                             self._receive()
                 self._stream.sendall(frame(EXIT, b"%d" % self._process.wait()))
+                self._part()
             except (OSError, EOFError):
                 self._end()
             finally:
@@ -113,6 +114,14 @@ class Command:
                 for descriptor in (exited, *self._outputs):
                     _close(descriptor)
                 self._outputs.clear()
+
+    def _part(self) -> None:
+        """Closing while something unread has arrived resets the connection, and what was sent last may be lost."""
+        with suppress(OSError):
+            self._stream.shutdown(socket.SHUT_WR)
+            self._stream.settimeout(GRACE_SECONDS)
+            while self._stream.recv(65536):
+                pass
 
     def _feed(self) -> None:
         """Its own thread: a command that does not read must not keep its output from being delivered."""

@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Final
 
 STDIN, STDOUT, STDERR, EXIT, SIGNAL, WINDOW, ERROR = range(7)
@@ -55,6 +56,12 @@ def window() -> bytes:
     return b"%d %d" % (lines, columns)
 
 
+def tell(stream: socket.socket, message: bytes) -> None:
+    """Sends it, or not: a command that has ended already wants to hear nothing, and its output is still to be read."""
+    with suppress(OSError):
+        stream.sendall(message)
+
+
 def pump(stream: socket.socket, terminal: bool) -> int:  # noqa: C901, PLR0912  (one loop, three sources)
     """Moves bytes both ways until the command ends; its exit status, 128 + n for signal n."""
     wake, wakeup = os.pipe()
@@ -70,13 +77,13 @@ def pump(stream: socket.socket, terminal: bool) -> int:  # noqa: C901, PLR0912  
             if descriptor == wake:
                 for number in os.read(wake, 64):
                     resized = number == signal.SIGWINCH
-                    stream.sendall(frame(WINDOW, window()) if resized else frame(SIGNAL, b"%d" % number))
+                    tell(stream, frame(WINDOW, window()) if resized else frame(SIGNAL, b"%d" % number))
             elif descriptor == 0:
                 try:
                     data = os.read(0, 65536)
                 except OSError:
                     data = b""
-                stream.sendall(frame(STDIN, data))
+                tell(stream, frame(STDIN, data))
                 if not data:
                     poll.unregister(0)
             else:
