@@ -6,6 +6,7 @@ The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,27 @@ def spaces(control_plane: Lab) -> Iterator[Callable[..., tuple[str, ...]]]:
 @pytest.fixture
 def tenants(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Tenant]]:
     """Makes tenants that are gone after the story."""
+    with tenancy(lab, request.node.name) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def lodgers(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Tenant]]:
+    """Makes tenants that all stories of a file share."""
+    with tenancy(lab, Path(request.node.name).stem) as make:
+        yield make
+
+
+@contextmanager
+def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
+    """Makes tenants in namespaces named after a story, which are gone afterwards."""
     made: list[Tenant] = []
+    stem = "".join(letter if letter.isalnum() else "-" for letter in story.removeprefix("test_"))
 
     def make(name: str, **more: Any) -> Tenant:
-        story = "".join(
-            letter if letter.isalnum() else "-" for letter in request.node.name.removeprefix("test_")
-        )
-        namespace = f"{story[:40].strip('-')}-{name}"
+        namespace = f"{stem[:40].strip('-')}-{name}"
+        # Of an earlier try in the same lab, perhaps: a namespace takes seconds to go, which nobody has to wait for.
+        lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=60s", check=False)
         lab.kubectl("create", "namespace", namespace)
         made.append(Tenant(lab, namespace, **more))
         return made[-1]
@@ -100,6 +115,4 @@ def tenants(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., 
     yield make
     for tenant in made:
         lab.kubectl("delete", "pods", "--all", "-n", tenant.namespace, "--timeout=60s", check=False)
-        lab.kubectl("delete", "namespace", tenant.namespace, "--timeout=60s", "--wait=false", check=False)
-    for tenant in made:
-        lab.kubectl("wait", "--for=delete", f"namespace/{tenant.namespace}", "--timeout=60s", check=False)
+        lab.kubectl("delete", "namespace", tenant.namespace, "--wait=false", check=False)

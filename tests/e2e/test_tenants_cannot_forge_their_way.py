@@ -1,0 +1,236 @@
+"""What a pod makes up by hand gets nowhere: packets to SIDs, to the nodes, with somebody else's source, with a routing
+header. All of it is sent for real, beside permitted packets that do arrive, and once more with the protections of the
+node away: then it arrives, so that the silence before means something.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from scapy.layers.inet import IP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import IPv6ExtHdrSegmentRouting as RoutingHeader
+from scapy.packet import Packet
+from story import Tenant, eventually
+from wired import PORT, Heard, Port, Wire, marked
+
+from galactic import names
+from galactic.lab.cluster import Lab
+
+NODE_1, NODE_2 = "fd00:1::2", "fd00:2::2"
+LOOPBACK_1, LOOPBACK_2 = (f"2001:db8:ff0{number}:100:ffff:ffff:ffff:ffff" for number in (1, 2))
+OWN_4, OWN_6 = "10.1.1.1", "2001:10:1:1::1"
+TWO_4, TWO_6 = "10.1.1.2", "2001:10:1:1::2"
+MATE_4, MATE_6 = "10.1.1.3", "2001:10:1:1::3"
+NEAR, FAR = "near", "far"
+GREEN = {NEAR: (OWN_4, OWN_6), FAR: (TWO_4, TWO_6)}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A packet, from blue's pod ``one`` or from ``outside`` (the fabric). ``hears``: who hears it where nothing
+    protects. ``made`` gets green's SIDs by pod, and the packet's mark.
+    """
+
+    made: Callable[[Mapping[str, str], str], Packet]
+    hears: str
+    sender: Literal["one", "outside"] = "one"
+
+
+def inner(version: int, pod: str, mark: str) -> Packet:
+    """What is to come out behind a SID: from nowhere, to one of green's pods."""
+    four, six = GREEN[pod]
+    if version == 4:
+        return IP(src="10.1.1.99", dst=four) / marked(mark)
+    return IPv6(src="2001:10:1:1::99", dst=six) / marked(mark)
+
+
+def to_sid(pod: str, source: str, kind: str) -> Callable[[Mapping[str, str], str], Packet]:
+    def made(sids: Mapping[str, str], mark: str) -> Packet:
+        sid = sids[pod]
+        if kind == "srh":
+            header = RoutingHeader(addresses=[sid], segleft=0, lastentry=0, nh=41)
+            return IPv6(src=source, dst=sid, nh=43) / header / inner(6, pod, mark)
+        return IPv6(src=source, dst=sid, nh=41 if kind == "6" else 4) / inner(int(kind), pod, mark)
+
+    return made
+
+
+def by_way_of(hop: str, pod: str) -> Callable[[Mapping[str, str], str], Packet]:
+    """A routing header whose first hop is ``hop``, and whose last is a SID."""
+
+    def made(sids: Mapping[str, str], mark: str) -> Packet:
+        header = RoutingHeader(addresses=[sids[pod], hop], segleft=1, lastentry=1, nh=41)
+        return IPv6(src=OWN_6, dst=hop, nh=43) / header / inner(6, pod, mark)
+
+    return made
+
+
+def plain(packet: Packet) -> Callable[[Mapping[str, str], str], Packet]:
+    return lambda _sids, mark: packet / marked(mark)
+
+
+ATTEMPTS = {
+    # (node-2 takes from the underlay only what has a source in the SRv6 space: those of its own get as far as there)
+    **{
+        f"{kind}-to-a-sid-{where}": Attempt(to_sid(pod, OWN_6, kind), hears)
+        for kind in ("6", "4", "srh")
+        for where, pod, hears in (("here", NEAR, NEAR), ("elsewhere", FAR, "node-2"))
+    },
+    **{
+        f"{kind}-to-a-sid-elsewhere-as-the-node": Attempt(to_sid(FAR, LOOPBACK_1, kind), FAR)
+        for kind in ("6", "4", "srh")
+    },
+    "to-the-loopback-here": Attempt(plain(IPv6(src=OWN_6, dst=LOOPBACK_1)), "services-1"),
+    "to-the-loopback-elsewhere": Attempt(plain(IPv6(src=OWN_6, dst=LOOPBACK_2)), "node-2"),
+    "routing-header-at-the-gateway": Attempt(by_way_of("fe80::1", NEAR), NEAR),
+    "routing-header-at-the-node": Attempt(by_way_of(NODE_1, NEAR), NEAR),
+    "routing-header-at-the-node-elsewhere": Attempt(by_way_of(NODE_1, FAR), "node-2"),
+    "as-a-pod-of-its-vpc": Attempt(plain(IP(src=MATE_4, dst=TWO_4)), "two"),
+    "as-a-pod-of-its-vpc-6": Attempt(plain(IPv6(src=MATE_6, dst=TWO_6)), "two"),
+    "as-a-pod-elsewhere": Attempt(plain(IP(src=TWO_4, dst=MATE_4)), "mate"),
+    "as-a-pod-elsewhere-6": Attempt(plain(IPv6(src=TWO_6, dst=MATE_6)), "mate"),
+    "as-nobody": Attempt(plain(IP(src="192.0.2.1", dst=TWO_4)), "two"),
+    "as-nobody-6": Attempt(plain(IPv6(src="2001:db8:99::1", dst=TWO_6)), "two"),
+    "as-a-node": Attempt(plain(IPv6(src=LOOPBACK_2, dst=TWO_6)), "two"),
+    "to-a-service-at-the-gateway": Attempt(plain(IP(src=OWN_4, dst="169.254.1.1")), "services-1"),
+    "to-a-service-at-the-gateway-6": Attempt(plain(IPv6(src=OWN_6, dst="fe80::1")), "services-1"),
+    "to-a-service-of-the-node": Attempt(plain(IPv6(src=OWN_6, dst=NODE_1)), "services-1"),
+    "a-stranger-to-a-sid": Attempt(to_sid(NEAR, "2001:db8:bad::1", "6"), NEAR, "outside"),
+    "a-stranger-to-a-sid-4": Attempt(to_sid(NEAR, "fd00:1::1", "4"), NEAR, "outside"),
+    "a-stranger-to-the-loopback": Attempt(
+        plain(IPv6(src="fd00:1::1", dst=LOOPBACK_1)), "services-1", "outside"
+    ),
+}
+PERMITTED = {
+    "permitted": Attempt(plain(IP(src=OWN_4, dst=TWO_4)), "two"),
+    "permitted-6": Attempt(plain(IPv6(src=OWN_6, dst=TWO_6)), "two"),
+    "permitted-here": Attempt(plain(IP(src=OWN_4, dst=MATE_4)), "mate"),
+    "a-member-to-a-sid": Attempt(to_sid(NEAR, LOOPBACK_2, "6"), NEAR, "outside"),
+    "outside-to-a-service": Attempt(plain(IPv6(src="fd00:1::1", dst=NODE_1)), "services-1", "outside"),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """blue: ``one`` (who makes things up) and ``mate`` on node-1, ``two`` on node-2. green, with the same addresses:
+    ``near`` on node-1, ``far`` on node-2.
+    """
+
+    lab: Lab
+    wire: Wire
+    blue: Tenant
+    green: Tenant
+    ports: Mapping[str, Port]
+    vrf: str  # blue's on node-1
+    sids: Mapping[str, str]  # green's
+
+    def sent(self, attempts: Mapping[str, Attempt]) -> Heard:
+        """What is heard of all that, sent in order; the permitted packets come last, and are heard."""
+        listen: dict[str, dict[str, object]] = {
+            name: {"netns": self.wire.pod(tenant, name)}
+            for tenant, pods in ((self.blue, ("mate", "two")), (self.green, (NEAR, FAR)))
+            for name in pods
+        }
+        for number in (1, 2):
+            listen[f"services-{number}"] = {"netns": self.wire.node(f"node-{number}"), "udp": PORT}
+        listen["node-2"] = {"netns": self.wire.node("node-2"), "device": "eth0"}
+        packets = [
+            (self.ports[each.sender], each.made(self.sids, mark))
+            for mark, each in {**attempts, **PERMITTED}.items()
+        ]
+        return self.wire.exchange(packets, listen, [(each.hears, mark) for mark, each in PERMITTED.items()])
+
+
+@pytest.fixture(scope="module")
+def scene(lodgers: Callable[..., Tenant], lab: Lab) -> Scene:
+    blue, green = lodgers("blue"), lodgers("green")
+    blue.settle(
+        {
+            "one": ("node-1", f"{OWN_4}/24", f"{OWN_6}/64"),
+            "mate": ("node-1", f"{MATE_4}/24", f"{MATE_6}/64"),
+            "two": ("node-2", f"{TWO_4}/24", f"{TWO_6}/64"),
+        }
+    )
+    green.settle(
+        {NEAR: ("node-1", f"{OWN_4}/24", f"{OWN_6}/64"), FAR: ("node-2", f"{TWO_4}/24", f"{TWO_6}/64")}
+    )
+    blue.all_reach((pod, address) for pod in ("one", "mate") for address in (TWO_4, TWO_6))
+    green.all_reach(((NEAR, TWO_4), (NEAR, TWO_6)))
+    wire = Wire(lab)
+    sids = {
+        name: eventually(f"{name} has an endpoint", lambda name=name: green.endpoint(name))["sid"]
+        for name in GREEN
+    }
+    vpc = lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
+    ports = {"one": wire.port(blue, "one", "node-1"), "outside": wire.underlay("node-1")}
+    return Scene(lab, wire, blue, green, ports, names.vrf(int(vpc, 16)), sids)
+
+
+@contextmanager
+def unprotected(scene: Scene) -> Iterator[None]:
+    """node-1 without what protects it: our chains, the VRF's refusal of routing headers, and the kernel's own default
+    that sockets hear nothing of VRFs. Its controller is away, or it would put things back.
+    """
+    lab = scene.lab
+    lab.hold("node-1")
+    try:
+        for family in ("iptables", "ip6tables"):
+            for backend in ("legacy", "nft"):
+                for table, chain in (("raw", "GALACTIC-PREROUTING"), ("filter", "GALACTIC-INPUT")):
+                    lab.run("node-1", [f"{family}-{backend}", "-t", table, "-F", chain], check=False)
+        obey = f"net.ipv6.conf.{scene.vrf}.seg6_enabled"
+        lab.exec("node-1", ["sysctl", "-qw", f"{obey}=1", "net.ipv4.udp_l3mdev_accept=1"])
+        yield
+        lab.exec("node-1", ["sysctl", "-qw", f"{obey}=0", "net.ipv4.udp_l3mdev_accept=0"])
+    finally:
+        lab.release("node-1")
+
+
+@pytest.fixture(scope="module")
+def protected_heard(scene: Scene) -> Heard:
+    return scene.sent(ATTEMPTS)
+
+
+@pytest.fixture(scope="module")
+def unprotected_heard(scene: Scene, protected_heard: Heard) -> Heard:
+    with unprotected(scene):
+        return scene.sent(ATTEMPTS)
+
+
+@pytest.mark.parametrize("mark", ATTEMPTS)
+def test_nobody_hears(protected_heard: Heard, mark: str) -> None:
+    assert [listener for listener in protected_heard.counts if mark in protected_heard.at(listener)] == []
+
+
+def test_a_routing_header_that_leads_through_a_pod_of_its_vpc(scene: Scene) -> None:
+    """It may reach that pod, which is the tenant's own, but nothing comes of what lies beyond."""
+    attempts = {f"through-a-pod-to-{pod}": Attempt(by_way_of(TWO_6, pod), "two") for pod in GREEN}
+    heard = scene.sent(attempts)
+    assert heard.at(NEAR) == {"a-member-to-a-sid"}
+    assert heard.at(FAR) == set()
+
+
+def test_over_tcp_to_the_services_of_a_node(scene: Scene) -> None:
+    """A socket on all addresses of the node, of the kind every daemon has."""
+    program = "import socket; socket.create_server(('::', 7778), family=socket.AF_INET6, dualstack_ipv6=True).accept()"
+    listening = scene.lab.popen("node-1", [sys.executable, "-ISc", program])
+    pod, fabric = scene.wire.pod(scene.blue, "one"), scene.wire.node("fabric")
+    scene.blue.run("one", ["ip", "-6", "route", "replace", NODE_1, "via", "fe80::1", "dev", "galactic0"])
+    try:
+        eventually("the node listens", lambda: ":7778" in scene.lab.exec("node-1", ["ss", "-Hltn"]))
+        said = scene.wire.connects([(pod, "169.254.1.1", 7778), (pod, NODE_1, 7778), (fabric, NODE_1, 7778)])
+        assert "connected" not in said[:2]
+        assert said[2] == "connected"
+    finally:
+        listening.terminate()
+        listening.wait()
+
+
+# The last of the file: afterwards node-1 is busy getting everything back.
+@pytest.mark.parametrize("mark", ATTEMPTS)
+def test_without_protection_it_is_heard(unprotected_heard: Heard, mark: str) -> None:
+    assert mark in unprotected_heard.at(ATTEMPTS[mark].hears)

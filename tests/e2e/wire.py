@@ -1,0 +1,134 @@
+"""Sends frames and listens for them in network namespaces of the lab's kernel, as one short process there.
+
+Standard input and output are JSON; ``wired.Wire`` is the other half. Frames carry marks, ``galactic:NAME;``
+anywhere in them, and what is reported is how often each mark came by at each listener. Listeners are open before the
+first frame is sent, and listening ends when every mark that was waited for has come, or time is up.
+"""
+
+import fcntl
+import json
+import os
+import re
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from galactic.lab import namespaces
+
+EVERYTHING = 0x0003  # ETH_P_ALL
+OUTGOING = 4  # PACKET_OUTGOING
+MARK = re.compile(rb"galactic:([\w-]+);")
+BUFFER = 1 << 22
+HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
+OWN = f"/proc/self/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
+
+
+@contextmanager
+def inside(netns: str) -> Iterator[None]:
+    """Sockets that are made meanwhile belong to that namespace for good."""
+    namespaces.enter(netns, namespaces.CLONE_NEWNET)
+    yield
+    namespaces.enter(OWN, namespaces.CLONE_NEWNET)
+
+
+def listener(what: dict[str, Any]) -> socket.socket:
+    """Everything that a namespace (or a device in it) receives, or one UDP port of all its addresses."""
+    with inside(what["netns"]):
+        if "udp" in what:
+            made = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            made.bind(("::", what["udp"]))
+        else:
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERYTHING))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            if "device" in what:
+                made.bind((what["device"], EVERYTHING))
+    made.setblocking(False)
+    return made
+
+
+def sender(netns: str, device: str) -> socket.socket:
+    with inside(netns):
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        made.bind((device, EVERYTHING))
+    return made
+
+
+def heard(listening: socket.socket) -> Iterator[str]:
+    """The marks of what has arrived by now."""
+    with suppress(BlockingIOError):
+        while True:
+            data, address = listening.recvfrom(65536)
+            if listening.family == socket.AF_PACKET and address[2] == OUTGOING:
+                continue
+            for mark in MARK.findall(data):
+                yield mark.decode()
+
+
+def exchange(request: dict[str, Any]) -> dict[str, Any]:
+    """Listens, sends, and goes on listening until everything expected has come."""
+    listeners = {name: listener(what) for name, what in request["listen"].items()}
+    senders = {(one["netns"], one["device"]): sender(one["netns"], one["device"]) for one in request["send"]}
+    counts = {name: Counter[str]() for name in listeners}
+    names = {made: name for name, made in listeners.items()}
+
+    def listen(seconds: float) -> None:
+        for made in select.select(list(names), [], [], seconds)[0]:
+            counts[names[made]].update(heard(made))
+
+    for one in request["first"]:
+        with inside(one["netns"]):
+            subprocess.run(one["argv"], check=True)
+    for one in request["send"]:
+        senders[one["netns"], one["device"]].send(bytes.fromhex(one["frame"]))
+        listen(0)
+    deadline = time.monotonic() + request["seconds"]
+    awaited = [tuple(pair) for pair in request["until"]]
+    while awaited and (left := deadline - time.monotonic()) > 0:
+        listen(left)
+        awaited = [(name, mark) for name, mark in awaited if not counts[name][mark]]
+    listen(0)
+    return {"heard": counts, "missing": awaited}
+
+
+def connect(one: dict[str, Any]) -> str:
+    """What became of a TCP connection: ``connected``, or the error's text."""
+    with inside(one["netns"]):
+        made = socket.socket(socket.AF_INET6 if ":" in one["address"] else socket.AF_INET)
+    with made:
+        made.settimeout(one["seconds"])
+        try:
+            made.connect((one["address"], one["port"]))
+        except OSError as error:
+            return str(error)
+    return "connected"
+
+
+def device_address(netns: str, device: str) -> str:
+    """The hardware address of a device."""
+    with inside(netns):
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with made:
+        answer = fcntl.ioctl(made, HARDWARE_ADDRESS, struct.pack("256s", device.encode()))
+    return answer[18:24].hex(":")
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    if "addresses" in request:
+        json.dump([device_address(*one) for one in request["addresses"]], sys.stdout)
+    elif "connect" in request:
+        json.dump([connect(one) for one in request["connect"]], sys.stdout)
+    else:
+        json.dump(exchange(request), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
