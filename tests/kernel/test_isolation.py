@@ -10,9 +10,10 @@ import socket
 import struct
 import subprocess
 import sys
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ from galactic import names, srv6
 from galactic.linux.firewall import firewall
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.linux.objects import Objects, change
+from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
 from galactic.node import plan
 from galactic.node.attachment import Attachment, Termination
 
@@ -68,17 +69,21 @@ def attachment(pod: str, path: str) -> Attachment:
 
 def planned(node: int, paths: dict[str, str]) -> Objects:
     facts = plan.Host(prefix(node), SPACE, "eth0")
-    whole = plan.host(facts)
-    local = [attachment(pod, path) for pod, path in paths.items() if PODS[pod][0] == node]
-    for vpc in sorted({each.vpc for each in local}):
-        remote = {
-            network: IPv6Address(sid(pod)).packed
-            for pod, path in paths.items()
-            if PODS[pod][0] != node and PODS[pod][1] == vpc
-            for network in attachment(pod, path).announces
-        }
-        here = [each for each in local if each.vpc == vpc]
-        plan.merge(whole, plan.vpc(facts, vpc, plan.FIRST_TABLE + vpc, here, remote))
+    parts = [plan.host(facts)]
+    tables = {vpc: plan.FIRST_TABLE + vpc for at, vpc, _ in PODS.values() if at == node}
+    parts += [plan.vpc(vpc, table) for vpc, table in tables.items()]
+    for pod, path in paths.items():
+        at, vpc, _ = PODS[pod]
+        if at == node:
+            parts.append(plan.attached(facts, tables[vpc], attachment(pod, path), lambda _: True))
+        elif vpc in tables:
+            way = Encap(LOOPBACK_DEVICE, IPv6Address(sid(pod)).packed, "encap.red")
+            announced = attachment(pod, path).announces
+            parts.append(Objects(routes={route_key(tables[vpc], network): way for network in announced}))
+    whole = Objects()
+    for part in parts:
+        for kind in ("links", "addresses", "routes", "rules", "sysctls"):
+            getattr(whole, kind).update(getattr(part, kind))
     return whole
 
 
@@ -313,3 +318,180 @@ def test_what_is_not_forged_passes(net, backend):
     assert net.answers("3", "-I 2001:db8:3::1 2001:10:1:1::2")
     assert net.answers("1", "169.254.1.1")
     assert net.answers("1", "fe80::1%galactic0")
+
+
+def test_a_sid_is_nobodys_to_write_to(net):
+    """A pod that encapsulates by itself: for another VPC's SID on its node or another, its own VPC's, the loopbacks."""
+    inner = {
+        "another-vpc": (udp("2001:10:1:1::1", "2001:10:1:1::9", payload()), sid("9"), "9"),
+        "own-vpc": (udp("10.1.1.2", "10.1.1.3", payload()), sid("3"), "3"),
+        "other-node": (udp("10.1.1.9", "10.1.1.2", payload()), sid("2"), "2"),
+    }
+
+    def arrived() -> set[str]:
+        found = set()
+        for name, (packet, to, at) in inner.items():
+            outer = ip("2001:10:1:1::1", to, 41 if packet[0] >> 4 == 6 else 4, packet)
+            if (
+                at == "9"
+            ):  # the pod may not write there: what it may arrives at another, and this is decided before
+                with counted(net.pods["9"]) as seen:
+                    from_pod(net, "1", {name: outer}, at=net.pods["3"], to="3")
+                    found |= {name} if seen(outer) else set()
+            else:
+                found |= from_pod(net, "1", {name: outer}, at=net.pods[at], to=at)
+        return found
+
+    net.protect(without=lambda rule: rule.chain == "PREROUTING" and bool(rule.destination))
+    assert arrived() == set(inner)
+    net.protect()
+    assert arrived() == set()
+
+
+@contextmanager
+def counted(at: Namespace):
+    """Gives a function that says whether a packet has arrived there since."""
+
+    def capturing():
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(3))
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        return made
+
+    with at.run(capturing) as capture:
+
+        def seen(packet: bytes) -> bool:
+            try:
+                while True:
+                    if packet[-16:] in capture.recv(65535):
+                        return True
+            except BlockingIOError:
+                return False
+
+        yield seen
+
+
+def test_a_routing_header_of_its_own_leads_nowhere(net):
+    """By way of an address that the node itself has in the VPC: no packet filter sees where it goes then."""
+    net.protect()
+    inner = udp("2001:10:1:1::1", "2001:10:1:1::9", payload())
+    with counted(net.pods["9"]) as seen:
+        packet = routed("2001:10:1:1::1", "fe80::1", sid("9"), inner)
+        from_pod(net, "1", {"srh": packet}, at=net.pods["3"], to="3")
+        assert not seen(inner)
+
+
+def test_a_routing_header_from_outside_leads_nowhere(net):
+    """By way of the node's own address, which is not a SID."""
+    net.protect()
+    assert net.answers("1", "10.1.1.2")  # what seg6_enabled is not needed for
+    inner = udp("10.1.1.2", "10.1.1.1", payload())
+    with counted(net.pods["1"]) as seen:
+        packet = routed("fd00:1::1", "fd00:1::2", sid("1"), inner, kind=4)
+        via = hardware(net.nodes[1], "eth0")
+        last = udp("fd00:1::1", "fd00:1::2", payload())
+        net.arrivals({}, last, "e1", sender=net.fabric, at=net.nodes[1], via=via)
+        net.fabric.run(lambda: transmit(packet, "e1", via))
+        net.arrivals({}, last, "e1", sender=net.fabric, at=net.nodes[1], via=via)
+        assert not seen(inner)
+
+
+LISTENER = """
+import select, socket
+tcp = socket.create_server(("::", {port}), family=socket.AF_INET6, dualstack_ipv6=True)
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+udp.bind(("::", {port}))
+print("listening", flush=True)
+while True:
+    for ready in select.select([tcp, udp], [], [])[0]:
+        if ready is udp:
+            print(udp.recv(100).decode(), flush=True)
+        else:
+            ready.accept()[0].close()
+"""
+
+
+@contextmanager
+def listening(node: Namespace):
+    """TCP and UDP on all addresses of a node, as a kubelet listens; gives what prints the datagrams it gets."""
+    command = [sys.executable, "-c", LISTENER.format(port=PORT)]
+    server = node.run(lambda: subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    try:
+        assert server.stdout.readline() == "listening\n"
+        yield server.stdout
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def test_the_nodes_services_are_out_of_reach(net):
+    """Not by the gateway's addresses, not by the node's, not by multicast: neither as kernels are by default, nor where
+    net.ipv4.*_l3mdev_accept is on, which hosts with VRFs of their own may have.
+    """
+    places = ("169.254.1.1", "fe80::1%galactic0", "fd00:1::2", loopback(1), "ff02::1%galactic0")
+
+    def reached(output) -> set[tuple[str, str]]:
+        found = net.pods["1"].run(lambda: {("tcp", place) for place in places if connects(place)})
+        for place in places:
+            net.pods["1"].run(lambda place=place: says(place, place))
+        net.nodes[1].run(lambda: says("::1", "no more"))  # which comes after them
+        while (line := output.readline().strip()) != "no more":
+            found.add(("udp", line))
+        return found
+
+    net.sh(
+        net.pods["1"],
+        "ip route add default via 169.254.1.1; ip -6 route add default via fe80::1 dev galactic0",
+    )
+    with listening(net.nodes[1]) as output:
+        net.protect(without=lambda rule: rule.chain == "INPUT")
+        assert reached(output) == set()
+        for kind in ("tcp", "udp"):
+            net.sh(net.nodes[1], f"sysctl -qw net.ipv4.{kind}_l3mdev_accept=1")
+        assert reached(output) >= {("tcp", "169.254.1.1"), ("udp", "169.254.1.1")}
+        net.protect()
+        assert reached(output) == set()
+    assert net.answers("1", "169.254.1.1")
+
+
+def connects(place: str) -> bool:
+    (family, *_, address), *_ = socket.getaddrinfo(place, PORT, type=socket.SOCK_STREAM)
+    with socket.socket(family, socket.SOCK_STREAM) as made:
+        made.settimeout(1)
+        try:
+            made.connect(address)
+        except OSError:
+            return False
+        return True
+
+
+def says(place: str, text: str) -> None:
+    (family, *_, address), *_ = socket.getaddrinfo(place, PORT, type=socket.SOCK_DGRAM)
+    with socket.socket(family, socket.SOCK_DGRAM) as made:
+        made.sendto(text.encode(), address)
+
+
+@pytest.mark.parametrize("backend", ["legacy", "nft"])
+def test_packet_too_big_reaches_the_node(net, backend):
+    """From a router on the way, whose address is outside the SRv6 space; nothing else from there does."""
+
+    def counter(namespace: Namespace, name: str) -> int:
+        text = namespace.run(lambda: Path("/proc/thread-self/net/snmp6").read_text())
+        return int(dict(line.split() for line in text.splitlines())[name])
+
+    def told() -> int:
+        """How often the node heard of it after the router has certainly said so."""
+        before = counter(net.nodes[1], "Icmp6InPktTooBigs")
+        said = counter(net.fabric, "Icmp6OutPktTooBigs")
+        for _ in range(10):
+            net.sh(net.pods["1"], "ping -c3 -i0.2 -W1 -s 1340 -M dont 10.1.1.2", check=False)
+            if counter(net.fabric, "Icmp6OutPktTooBigs") > said:
+                return counter(net.nodes[1], "Icmp6InPktTooBigs") - before
+        raise AssertionError("the router says nothing")
+
+    net.sh(net.fabric, "ip link set e2 mtu 1290")
+    net.protect(without=lambda rule: rule.icmpv6 is not None, backend=backend)
+    assert told() == 0
+    net.protect(backend=backend)
+    assert told() > 0

@@ -1,0 +1,107 @@
+"""galactic-node-prepare: makes a host ready for the node controller, and says what stands in the way.
+
+It is what the privileged init container runs, so that the container that runs for long needs neither a writable
+/proc/sys nor modules. It takes the node controller's settings, can be run any number of times, writes only what is not
+so already, and ends with 0 if pods can be attached, else with 1.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from ipaddress import IPv6Network
+from typing import Final, NamedTuple, TextIO
+
+from galactic.errors import GalacticError, NotYet
+from galactic.linux import sysctl
+from galactic.linux.namespace import Namespace
+from galactic.linux.objects import LOOPBACK_DEVICE
+from galactic.linux.preflight import preflight
+from galactic.linux.underlay import Underlay, underlay
+from galactic.node import plan
+from galactic.settings import NodeSettings, load
+
+PROGRAM: Final = "galactic-node-prepare"
+MODULES: Final = ("vrf", "dummy", "veth", "xt_devgroup", "ipt_rpfilter", "ip6t_rpfilter")
+_SOME_SPACE: Final = IPv6Network("2001:db8::/32")
+
+
+class Row(NamedTuple):
+    """One line of what is printed. ``state``: ``ok``, ``later`` (nothing to do about it here), or ``MISSING``."""
+
+    name: str
+    state: str
+    message: str
+
+
+def sysctls(found: Underlay | None) -> dict[str, str]:
+    """Those of the plan that are there before any device of ours is; what is made later inherits ``default``."""
+    facts = plan.Host(_SOME_SPACE, _SOME_SPACE, found.device if found else "default")
+    return {path: value for path, value in plan.host(facts).sysctls.items() if LOOPBACK_DEVICE not in path}
+
+
+async def prepare(space: IPv6Network | None, device: str) -> list[Row]:
+    """Loads modules, sets sysctls, and tries the kernel."""
+    rows = [_modules()]
+    found: Underlay | None = None
+    try:
+        found = await underlay(space, device=device)
+        rows.append(Row("Underlay", "ok", f"{found.device}, MTU {found.mtu}"))
+    except NotYet as error:
+        rows.append(Row("Underlay", "later", f"{error}; the node controller waits for one"))
+    except GalacticError as error:
+        rows.append(Row("Underlay", "MISSING", str(error)))
+    rows.append(_written(sysctls(found)))
+    tried = await preflight()
+    return rows + [
+        Row(each.name, "ok" if each.ok else "MISSING" if each.required else "later", each.message)
+        for each in tried.findings
+    ]
+
+
+def _modules() -> Row:
+    """The kernel loads most by itself when they are needed; not all of them while it runs in a container."""
+    if not shutil.which("modprobe"):
+        return Row("Modules", "later", "no modprobe here: the kernel loads them itself, or has them built in")
+    refused = [name for name in MODULES if not _loaded(name)]
+    if refused:
+        return Row("Modules", "later", f"not loaded: {', '.join(refused)}; fine if they are built in")
+    return Row("Modules", "ok", ", ".join(MODULES))
+
+
+def _loaded(name: str) -> bool:
+    return subprocess.run(["modprobe", "--quiet", name], capture_output=True, check=False).returncode == 0
+
+
+def _written(wanted: Mapping[str, str]) -> Row:
+    refused = sysctl.write(Namespace.own(), wanted)
+    if not refused:
+        return Row("Settings", "ok", f"{len(wanted)} sysctls are as they should be")
+    path, error = next(iter(refused.items()))
+    name = path.replace("/", ".")
+    if isinstance(error, FileNotFoundError):
+        told = f"there is no sysctl {name}: the kernel lacks what it belongs to"
+    else:
+        told = f"sysctl {name} cannot be set ({error.strerror}): run this privileged, on the host's network"
+    return Row("Settings", "MISSING", told + (f"; and {len(refused) - 1} more" if len(refused) > 1 else ""))
+
+
+def show(rows: list[Row], to: TextIO) -> bool:
+    """Prints the table and what follows from it; whether pods can be attached."""
+    width = max(len(row.name) for row in rows)
+    to.writelines(f"{row.name:{width}}  {row.state:7}  {row.message}\n" for row in rows)
+    missing = [row.name for row in rows if row.state == "MISSING"]
+    to.write(f"this host is not ready: {', '.join(missing)}\n" if missing else "this host is ready\n")
+    return not missing
+
+
+def main() -> None:
+    """The console script."""
+    settings = load(NodeSettings, program=PROGRAM)
+    rows = asyncio.run(prepare(settings.srv6_space, settings.underlay_interface))
+    sys.exit(0 if show(rows, sys.stdout) else 1)
+
+
+if __name__ == "__main__":
+    main()

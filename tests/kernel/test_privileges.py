@@ -1,0 +1,172 @@
+"""What docs/privileges.md says of capabilities and files: exactly these are enough, and one less is not."""
+
+import json
+import subprocess
+import sys
+from ipaddress import IPv6Network
+
+import pytest
+
+from galactic.linux.namespace import Namespace
+
+pytestmark = pytest.mark.vrf
+
+NEEDED = ("net_admin", "sys_admin", "net_raw")
+PREFIX = IPv6Network("2001:db8:ff01:100::/56")
+PROGRAM = """
+import asyncio, json, sys
+from ipaddress import IPv6Network, ip_interface
+from galactic import srv6
+from galactic.linux import chains
+from galactic.linux.events import Events
+from galactic.linux.firewall import firewall, install
+from galactic.linux.kernel import LinuxKernel
+from galactic.linux.objects import Objects, change
+from galactic.linux.preflight import preflight
+from galactic.node import plan
+from galactic.node.attachment import Attachment
+
+SPACE, PREFIX = IPv6Network("2001:db8:ff00::/40"), IPv6Network("2001:db8:ff01:100::/56")
+pod = Attachment(1, 1, "t/1", "c", sys.argv[1], "galactic0", (ip_interface("10.1.1.1/24"),))
+facts = plan.Host(PREFIX, SPACE, "eth0")
+parts = plan.host(facts), plan.vpc(1, 100001), plan.attached(facts, 100001, pod, lambda _: True)
+wanted = Objects()
+for part in parts:
+    for kind in ("links", "addresses", "routes", "rules", "sysctls"):
+        getattr(wanted, kind).update(getattr(part, kind))
+
+
+async def preflights():
+    found = await preflight()
+    assert found.ok, [each.message for each in found.findings if not each.ok]
+
+
+async def kernel():
+    with Events() as events:
+        async with LinuxKernel() as kernel:
+            await kernel.write(change(wanted, await kernel.read()))
+            left = change(wanted, await kernel.read())
+            assert not left, left
+            await anext(events)
+
+
+async def inside():
+    async with LinuxKernel() as kernel:
+        await kernel.write_pod(pod.netns, change(plan.pod(pod), Objects()))
+        assert await kernel.read_pod(pod.netns, pod.ifname) == plan.pod(pod)
+
+
+async def filtered(backend):
+    rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
+    made = await install(rules, backend=backend)
+    assert not made.lacking and chains.fingerprint(backend) == made.fingerprint
+
+
+async def main():
+    works = dict(
+        preflight=preflights(), kernel=kernel(), pod=inside(), legacy=filtered("legacy"), nft=filtered("nft")
+    )
+    told = {}
+    for name, work in works.items():
+        try:
+            await work
+            told[name] = "ok"
+        except Exception as error:
+            told[name] = f"{type(error).__name__}: {error}"
+    print(json.dumps(told))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def pod():
+    """A pod's namespace where a container runtime puts it."""
+    name = "privileges"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    yield f"/run/netns/{name}"
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def told(pod: str, capabilities: tuple[str, ...], first: str = "true") -> dict[str, str]:
+    """What each part of the work came to, with those capabilities alone, and on a read-only root file system."""
+    bounding = ",".join(["-all", *(f"+{name}" for name in capabilities)])
+    command = (
+        f"{first}; mount -o remount,bind,ro / 2>/dev/null || mount --bind / / && mount -o remount,bind,ro /;"
+        f'exec setpriv --no-new-privs --inh-caps=-all --bounding-set={bounding} "$@"'
+    )
+    with Namespace.fresh() as node:
+        host = "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up; modprobe -q vrf; "
+        done = node.run(
+            lambda: subprocess.run(
+                ["unshare", "-m", "sh", "-c", host + command, "sh", sys.executable, "-c", PROGRAM, pod],
+                text=True,
+                capture_output=True,
+                check=False,
+            )
+        )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def failing(results: dict[str, str]) -> set[str]:
+    return {name for name, result in results.items() if result != "ok"}
+
+
+def test_these_are_enough(pod):
+    results = told(pod, NEEDED)
+    assert not failing(results), results
+
+
+@pytest.mark.parametrize(
+    ("missing", "expected"),
+    [
+        pytest.param("net_admin", {"preflight", "kernel", "pod", "legacy", "nft"}, id="net_admin"),
+        pytest.param("sys_admin", {"preflight", "pod"}, id="sys_admin"),
+        pytest.param("net_raw", {"legacy"}, id="net_raw"),
+    ],
+)
+def test_one_less_is_not(pod, missing, expected):
+    results = told(pod, tuple(name for name in NEEDED if name != missing))
+    assert failing(results) >= expected, results
+
+
+def test_with_sysctls_that_cannot_be_written(pod):
+    """As in the container that runs for long: what galactic-node-prepare did before is enough."""
+    prepare = (
+        f"{sys.executable} -m galactic.node.prepare --srv6-space 2001:db8:ff00::/40 --underlay-interface eth0"
+    )
+    results = told(pod, NEEDED, first=f"{prepare} >&2 || exit 9; mount -o bind,ro /proc/sys /proc/sys")
+    assert not failing(results), results
+    without = told(pod, NEEDED, first="mount -o bind,ro /proc/sys /proc/sys")
+    assert {"preflight", "kernel"} <= failing(without)
+    assert "galactic-node-prepare" in without["preflight"]
+
+
+def test_preparing_twice_changes_nothing_and_says_so():
+    with Namespace.fresh() as node:
+        command = (
+            "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up; "
+            f"prepare='{sys.executable} -m galactic.node.prepare --underlay-interface eth0'; "
+            "$prepare > /run/once; $prepare > /run/twice; cmp /run/once /run/twice; cat /run/twice;"
+            "sysctl -n net.vrf.strict_mode net.ipv6.conf.eth0.forwarding net.ipv4.conf.default.rp_filter"
+        )
+        done = node.run(
+            lambda: subprocess.run(["sh", "-ec", command], text=True, capture_output=True, check=True)
+        )
+    assert done.stdout.endswith("this host is ready\n1\n1\n0\n")
+
+
+def test_a_host_that_is_not_ready_is_told_and_fails():
+    with Namespace.fresh() as node:
+        command = (
+            "sysctl -qw net.ipv6.conf.all.disable_ipv6=1;"
+            f"{sys.executable} -m galactic.node.prepare --underlay-interface eth7"
+        )
+        done = node.run(
+            lambda: subprocess.run(["sh", "-c", command], text=True, capture_output=True, check=False)
+        )
+    assert done.returncode == 1
+    assert done.stdout.endswith("this host is not ready: Underlay, IPv6\n")
+    assert "set net.ipv6.conf.all.disable_ipv6 and net.ipv6.conf.default.disable_ipv6 to 0" in done.stdout
+    assert "there is no interface 'eth7'" in done.stdout
