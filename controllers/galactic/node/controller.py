@@ -14,6 +14,7 @@ from galactic.linux.events import Changed
 from galactic.node.configs import Configs
 from galactic.node.fallback import Fallback
 from galactic.node.host import Preparation
+from galactic.node.recovery import Recovery
 from galactic.node.registration import Registration
 from galactic.node.segment import Facts, Finding, Segment
 from galactic.node.server import Server
@@ -46,6 +47,7 @@ class Controller:
         self._segment: Segment | None = None
         self._configs: Configs | None = None
         self._fallback: Fallback | None = None
+        self._recovery: Recovery | None = None
 
     async def run(self, server: Server, health: Health) -> None:
         """Until cancelled. What runs in the kernel goes on running afterwards."""
@@ -75,12 +77,14 @@ class Controller:
         instead = f"the routes of {followed} VPCs are read from kube-apiserver instead" if followed else ""
         if mqtt and instead:
             mqtt = f"{mqtt}; {instead}"
+        lost = self._recovery.problem if self._recovery else None
+        stale = self._configs.problem if self._configs else None
         findings = (
             _finding("Ready", problem, "Ready", "NotReady", "pods can be attached"),
             _finding("Synced", sync, "Applied", "Failing", "the kernel is as planned"),
             _finding(
                 "DefinitionsApplied",
-                self._configs.problem if self._configs else None,
+                "; ".join(filter(None, (lost, stale))) or None,
                 "Applied",
                 "NotUnderstood",
                 "every attachment is as its definition says",
@@ -124,11 +128,13 @@ class Controller:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
         async with kube:
-            self._segment = Segment(kube, self._node, self._store, self.facts)
+            self._segment = segment = Segment(kube, self._node, self._store, self.facts)
+            self._recovery = Recovery(kube, self._store, lambda: segment.endpoints)
             self._configs = Configs(kube, self._node, self._store)
             self._fallback = Fallback(kube, self._store, self._registration.trusted)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._segment.run(), name="segment")
+                tasks.create_task(self._recovery.run(), name="recovery")
                 tasks.create_task(self._configs.run(), name="definitions")
                 tasks.create_task(self._fallback.run(), name="fallback")
 

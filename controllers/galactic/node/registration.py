@@ -109,9 +109,9 @@ class Registration:
             await asyncio.sleep(DEBOUNCE_SECONDS)
             self._changed.clear()
             self._following.choose()
-            announcement = self._store.announcement()
+            announcement = self._store.announcement() if self._store.whole else None
             if announcement is None or not self._bus.connected:
-                continue  # a prefix or a session sets the event again
+                continue  # a prefix, a session, or knowing all that is attached sets the event again
             status = NodeStatus("online", str(self._store.prefix), __version__)
             try:
                 await self._bus.publish(self._status, encode(status), retain=True)

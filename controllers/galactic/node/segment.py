@@ -1,7 +1,8 @@
 """The node's own NodeSegment: its prefix is read from it, what is attached is written to its status.
 
 The status is durable truth (the route table is a function of all of them), so it is written until it is. Only what
-changed is sent, as a merge patch; lists are replaced whole.
+changed is sent, as a merge patch; lists are replaced whole. Endpoints are written once all that is attached is known:
+until then those of the node's last life stay, because they may be all that is left of it (``recovery``).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import structlog
 
 from galactic import names, srv6
 from galactic.crds.model import parse
-from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint, SegmentStatus
 from galactic.errors import GalacticError, Rejected
 from galactic.kube.client import Kube, NotFound, Object
 from galactic.kube.informer import Informer, Key
@@ -60,7 +61,8 @@ class Segment:
         self._kube, self._node, self._store, self._facts = kube, node, store, facts
         self._changed = store.watch()
         self._status: Mapping[str, Any] | None = None  # as the API server has it; None: no such object
-        self.problem: str | None = "its NodeSegment was not read yet"
+        self._connected = False
+        self._unusable: str | None = None
         self._informer = Informer(
             kube, NODE_SEGMENTS, self._take, fields=f"metadata.name={node}", connection=self._connection
         )
@@ -72,44 +74,64 @@ class Segment:
             tasks.create_task(self._missing(), name="NodeSegment missing")
             tasks.create_task(self._write(), name="NodeSegment status")
 
+    @property
+    def problem(self) -> str | None:
+        """Why the prefix is not taken from the NodeSegment, in words."""
+        if not self._informer.synced.is_set():
+            return "its NodeSegment was not read yet"
+        if not self._connected:
+            return "kube-apiserver does not answer"
+        if self._status is None:
+            return (
+                f"there is no NodeSegment {self._node}: make one, or give the Node {self._node} the annotation "
+                f"{names.PREFIX_ANNOTATION}"
+            )
+        return self._unusable
+
+    @property
+    def endpoints(self) -> tuple[SegmentEndpoint, ...] | None:
+        """What the API server has as attached here; None while that is not known. Raises Rejected."""
+        if self._status is None:
+            return None
+        given = {name: self._status[name] for name in ("endpoints",) if name in self._status}
+        return parse(SegmentStatus, given).endpoints
+
     def _connection(self, connected: bool) -> None:
-        if not connected:
-            self.problem = "kube-apiserver does not answer"
-        elif self._status is not None:
-            self.problem = None
+        self._connected = connected
 
     async def _missing(self) -> None:
         await self._informer.synced.wait()
         if self._status is None:
-            self._absent()
-
-    def _absent(self) -> None:
-        self._status = None
-        self.problem = (
-            f"there is no NodeSegment {self._node}: make one, or give the Node {self._node} the annotation "
-            f"{names.PREFIX_ANNOTATION}"
-        )
-        log.warning("waiting for this node's NodeSegment", problem=self.problem)
+            log.warning("waiting for this node's NodeSegment", problem=self.problem)
 
     def _take(self, key: Key, old: Object | None, new: Object | None) -> None:
         del old  # only what is counts
         if key[1] != self._node:
             return
         if new is None:
-            self._absent()
+            self._status = None
+            log.warning("waiting for this node's NodeSegment", problem=self.problem)
             return
         self._status = new.get("status") or {}
         self._changed.set()
         try:
-            self._store.set_prefix(srv6.parse_prefix(parse(NodeSegment, new).spec.prefix))
+            segment = parse(NodeSegment, new)
+            self._observe(segment.status)
+            self._store.set_prefix(srv6.parse_prefix(segment.spec.prefix))
         except Rejected as error:
-            self.problem = f"NodeSegment {self._node}: {error}"
+            self._unusable = f"NodeSegment {self._node}: {error}"
             log.warning("this node's NodeSegment is not usable", error=str(error))
         except GalacticError as error:
-            self.problem = str(error)
+            self._unusable = str(error)
             log.warning("this node's prefix is not taken over", error=str(error))
         else:
-            self.problem = None
+            self._unusable = None
+
+    def _observe(self, status: SegmentStatus) -> None:
+        """What an earlier life said last. Our own words come back as well, and are not newer than we are."""
+        said = max([status.sequence, *(endpoint.epoch for endpoint in status.endpoints)])
+        if said > self._store.sequence:
+            self._store.observe(said)
 
     async def _write(self) -> None:
         pause = BACKOFF_SECONDS[0]
@@ -146,15 +168,15 @@ class Segment:
         store, known = self._store, self._status or {}
         wanted: dict[str, Any] = {
             "conditions": conditions(facts.findings, known.get("conditions") or ()),
-            "counts": {
+            "node": dict(facts.node),
+        }
+        announcement = store.announcement() if store.whole else None
+        if announcement and store.prefix:
+            wanted["counts"] = {
                 "vpcs": len(store.hosted),
                 "endpoints": len(store.attachments),
                 "routes": facts.routes,
-            },
-            "node": dict(facts.node),
-        }
-        announcement = store.announcement()
-        if announcement and store.prefix:
+            }
             wanted["loopback"] = str(srv6.loopback(store.prefix))
             wanted["endpoints"] = [
                 {
@@ -165,6 +187,7 @@ class Segment:
                     "networks": list(endpoint.networks),
                     "containerID": attachment.container,
                     "ifname": attachment.ifname,
+                    "netns": attachment.netns,
                     "epoch": endpoint.epoch,
                 }
                 for endpoint in announcement.endpoints

@@ -136,6 +136,33 @@ async def test_a_segment_that_is_deleted_takes_nothing_down(node, config):
     assert node.store.attachments
 
 
+async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    async with following(node, kube) as segment:
+        await node.cni("ADD", config())
+        await until(lambda: kube.object.get("status", {}).get("endpoints"))
+        before = kube.object["status"]
+        kube.delete()
+        await until(lambda: segment.problem)
+        kube.set("2001:db8:ff01:100::/56")
+        await until(lambda: kube.object.get("status", {}).keys() == before.keys())
+        after = kube.object["status"]
+        assert segment.problem is None
+    assert {**after, "conditions": ()} == {**before, "conditions": (), "sequence": node.store.sequence}
+
+
+async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/120")
+    async with following(node, kube) as segment:
+        await until(lambda: segment.problem and "/120" in segment.problem)
+        segment._connection(connected=False)
+        assert segment.problem == "kube-apiserver does not answer"
+        segment._connection(connected=True)
+        assert "/120" in segment.problem
+
+
 async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/120")

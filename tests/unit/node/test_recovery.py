@@ -1,0 +1,232 @@
+"""A node whose records are lost while its kernel lives, one that was booted anew, and one that gets another prefix."""
+
+import asyncio
+import copy
+import json
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import IPv6Network
+
+import pytest
+
+from galactic.bus.memory import MemoryBroker
+from galactic.errors import Unreachable
+from galactic.kube.client import NotFound
+from galactic.kube.resources import NADS
+from galactic.linux.objects import route_of
+from galactic.messages import NodeEndpoints, Topics, decode
+from galactic.node import recovery
+from galactic.node.following import Following
+from galactic.node.recovery import Recovery
+from galactic.node.registration import Registration, will
+from galactic.node.segment import Facts, Segment
+
+KEY = (1234, 42)
+SPACE = IPv6Network("2001:db8:ff00::/40")
+TOPICS = Topics("galactic/v1")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(recovery, "BACKOFF_SECONDS", (0.01, 0.02))
+
+
+async def until(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class MemoryKube:
+    """One NodeSegment and some definitions. ``away``: no request is answered."""
+
+    def __init__(self, prefix="2001:db8:ff01:100::/56"):
+        self.segment = {"metadata": {"name": "node-1", "resourceVersion": "1"}, "spec": {"prefix": prefix}}
+        self.definitions, self.away, self.without_definitions = {}, False, False
+
+    @property
+    def status(self):
+        return self.segment.get("status", {})
+
+    def _answer(self):
+        if self.away:
+            raise Unreachable("kube-apiserver", "away")
+
+    def change(self, **parts):
+        version = int(self.segment["metadata"]["resourceVersion"]) + 1
+        self.segment = (
+            self.segment | parts | {"metadata": {"name": "node-1", "resourceVersion": str(version)}}
+        )
+
+    async def list(self, *_, **__):
+        self._answer()
+        return [self.segment], "1"
+
+    async def watch(self, *_, **__):
+        seen = self.segment
+        while True:
+            await asyncio.sleep(0.01)
+            self._answer()
+            if self.segment is not seen:
+                raise Unreachable("kube-apiserver", "listing again is as good as an event")
+                yield
+
+    async def find(self, resource, name, namespace):
+        self._answer()
+        assert resource is NADS
+        if self.without_definitions:
+            raise Unreachable("kube-apiserver", "no definitions now")
+        return self.definitions.get(f"{namespace}/{name}")
+
+    async def patch(self, _resource, _name, patch, **_):
+        self._answer()
+        if self.segment is None:
+            raise NotFound("gone")
+        self.change(status=self.status | patch["status"])
+        return self.segment
+
+
+@asynccontextmanager
+async def told(node, kube, broker=None):
+    """The node with API server and broker."""
+    segment = Segment(kube, "node-1", node.store, lambda: Facts({}, 0, ()))
+    found = Recovery(kube, node.store, lambda: segment.endpoints)
+    parts = [segment.run(), found.run()]
+    if broker:
+        bus = broker.session(will(TOPICS, "default", "node-1"))
+        registration = Registration(
+            bus=bus,
+            topics=TOPICS,
+            cluster="default",
+            node="node-1",
+            store=node.store,
+            following=Following(bus, TOPICS, node.store, node.metrics, asyncio.get_running_loop().time),
+            metrics=node.metrics,
+        )
+        parts.append(registration.run())
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        yield found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def definition(config):
+    plugin = {name: value for name, value in config.items() if name not in ("cniVersion", "name")}
+    return {"spec": {"config": json.dumps({"cniVersion": "1.0.0", "name": "blue", "plugins": [plugin]})}}
+
+
+async def lose_records(node):
+    """The controller dies, and its folder with it; the kernel goes on."""
+    await node.stop()
+    shutil.rmtree(node.directory)
+
+
+@pytest.fixture
+async def attached(node, config):
+    """A node with one pod, and what the API server knows of it."""
+    kube = MemoryKube()
+    kube.definitions["default/blue-G"] = definition(config())
+    broker = MemoryBroker()
+    async with told(node, kube, broker):
+        assert (await node.cni("ADD", config())).code == 0
+        await until(lambda: kube.status.get("endpoints") and announced(broker))
+    return node, kube, broker
+
+
+def announced(broker):
+    payload = broker.retained.get(TOPICS.endpoints("default", "node-1"))
+    return payload and [each.attachment for each in decode(NodeEndpoints, payload).endpoints]
+
+
+def state(kernel):
+    """All that is in the kernel."""
+    return copy.deepcopy((kernel.host, kernel.namespaces, kernel.peers))
+
+
+async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attached):
+    node, kube, broker = attached
+    before, held = state(node.kernel), node.store.attachments[KEY]
+    await lose_records(node)
+    kube.away = True
+    await node.start()
+    async with told(node, kube, broker) as found:
+        await until(lambda: found.problem)
+        assert "not read yet" in found.problem
+        await node.sync.ready.wait()
+        assert state(node.kernel) == before
+        assert announced(broker) == ["default/blue-G"], "what is not known is not withdrawn"
+        kube.away, kube.without_definitions = False, True
+        await until(lambda: "no definitions" in found.problem)
+        await asyncio.sleep(0.3)
+        assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
+        assert state(node.kernel) == before
+        kube.without_definitions = False
+        await until(lambda: node.store.whole)
+        assert replace(node.store.attachments[KEY], settled=held.settled) == held, "with its epoch"
+        assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
+        assert announced(broker) == ["default/blue-G"]
+        assert found.problem is None
+        await node.sync.settle(KEY)
+    assert state(node.kernel) == before
+    assert (await node.cni("DEL")).code == 0
+    assert not node.store.attachments
+
+
+@pytest.mark.parametrize("lost", ["definition", "endpoint", "namespace"])
+async def test_what_nobody_knows_goes(attached, lost):
+    node, kube, broker = attached
+    (endpoint,) = kube.status["endpoints"]
+    match lost:
+        case "definition":
+            kube.definitions.clear()
+        case "endpoint":
+            kube.change(status=kube.status | {"endpoints": []})
+        case _:
+            kube.change(status=kube.status | {"endpoints": [endpoint | {"netns": "/proc/self/ns/net"}]})
+    await lose_records(node)
+    await node.start()
+    async with told(node, kube, broker):
+        await until(lambda: node.store.whole and not node.kernel.peers)
+        await until(lambda: kube.status["endpoints"] == [] and announced(broker) == [])
+    assert not [name for name in node.kernel.host.links if name.startswith("G")]
+
+
+async def test_after_a_reboot_the_status_forgets_and_epochs_go_on(attached, config):
+    """Whatever the clock says now: what the status has from before is older."""
+    node, kube, broker = attached
+    (endpoint,) = kube.status["endpoints"]
+    ahead = endpoint["epoch"] + 3600 * 10**9
+    kube.change(status=kube.status | {"endpoints": [endpoint | {"epoch": ahead}], "sequence": ahead + 7})
+    await lose_records(node)
+    node.kernel = type(node.kernel)()
+    node.kernel.add_namespace("/ns/1")
+    await node.start()
+    async with told(node, kube, broker):
+        await until(lambda: kube.status["endpoints"] == [])
+        assert kube.status["sequence"] > ahead + 7
+        assert (await node.cni("ADD", config())).code == 0
+        await until(lambda: kube.status["endpoints"])
+        assert kube.status["endpoints"][0]["epoch"] > ahead
+        await until(lambda: announced(broker) == ["default/blue-G"])
+        assert (
+            decode(NodeEndpoints, broker.retained[TOPICS.endpoints("default", "node-1")]).sequence > ahead + 7
+        )
+
+
+async def test_a_prefix_that_changes_moves_what_runs(attached):
+    node, kube, broker = attached
+    before = node.store.attachments[KEY]
+    async with told(node, kube, broker):
+        kube.change(spec={"prefix": "2001:db8:ff01:200::/56"})
+        await until(lambda: kube.status["endpoints"][0]["sid"] == "2001:db8:ff01:200::4d2:2a")
+        assert kube.status["loopback"] == "2001:db8:ff01:200:ffff:ffff:ffff:ffff"
+        await node.sync.settle(KEY)
+    assert node.store.prefix == IPv6Network("2001:db8:ff01:200::/56")
+    assert node.store.attachments[KEY] == before, "the same pod, with the same epoch"
+    destinations = [network for _, network, _ in map(route_of, node.kernel.host.routes)]
+    sids = {str(network) for network in destinations if network.version == 6 and network.subnet_of(SPACE)}
+    assert sids == {"2001:db8:ff01:200::/64", "2001:db8:ff01:200::4d2:2a/128"}
