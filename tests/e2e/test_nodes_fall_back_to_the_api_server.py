@@ -1,0 +1,59 @@
+"""Without the broker a new pod is reached all the same, and neither its going nor its coming back loses a ping."""
+
+import re
+import subprocess
+from collections.abc import Callable
+
+from story import Tenant, eventually
+
+from galactic.lab.cluster import Lab
+
+WELL = "route changes arrive at once"
+
+
+def test_a_new_pod_is_reached_without_the_broker(tenants: Callable[..., Tenant], lab: Lab) -> None:
+    blue = tenants("blue")
+    blue.make_vpc()
+    for name, address in (("one", "10.1.1.1/24"), ("two", "10.1.1.2/24"), ("three", "10.1.1.3/24")):
+        blue.attach(name, address)
+    blue.pod("one", "node-1")
+    blue.pod("two", "node-2")
+    blue.reaches("one", "10.1.1.2")
+
+    going = pinging(lab, blue, "10.1.1.2", 100)
+    lab.supervisor.stop("mosquitto")
+    try:
+        blue.pod("three", "node-2")
+        blue.reaches("one", "10.1.1.3")
+        eventually("the node says whom it asks", lambda: "kube-apiserver instead" in broker(lab, "node-1"))
+        answered(going)
+        coming = [pinging(lab, blue, address, 100) for address in ("10.1.1.2", "10.1.1.3")]
+    finally:
+        lab.supervisor.start("mosquitto")
+    eventually("the node needs the API server no more", lambda: broker(lab, "node-1") == WELL)
+    for ping in coming:
+        answered(ping)
+
+    # and from then on the broker's word counts again
+    blue.delete_pod("three")
+    eventually("the pod's route is withdrawn", lambda: not blue.ping("one", "10.1.1.3"))
+
+
+def pinging(lab: Lab, tenant: Tenant, address: str, count: int) -> "subprocess.Popen[str]":
+    """A ping from pod ``one``, ten a second."""
+    argv = ["ping", "-n", "-q", "-i0.1", f"-c{count}", "-W2", address]
+    return lab.popen(f"pod/{tenant.namespace}/one", argv, stdout=subprocess.PIPE)
+
+
+def answered(ping: "subprocess.Popen[str]") -> None:
+    """Waits for its end; not one is lost."""
+    said, _ = ping.communicate(timeout=60)
+    found = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+    assert found, said
+    assert found[1] == found[2], said
+
+
+def broker(lab: Lab, node: str) -> str:
+    """What a node's segment says of the broker."""
+    conditions = lab.get("nseg", node)["status"]["conditions"]
+    return next(str(each["message"]) for each in conditions if each["type"] == "BrokerConnected")
