@@ -59,6 +59,8 @@ class Applied:
         self._gone: dict[Attachment, int] = {}
         self.drift = 0
         """Objects found different from what was last written, by the last round that read the kernel."""
+        self.written = 0
+        """Objects that were to be written, ever."""
 
     @property
     def known(self) -> bool:
@@ -280,6 +282,7 @@ class Applied:
 
     async def _write(self, wanted: Change) -> GalacticError | None:
         """The failure, instead of raising it: pods that are fine must not wait for what is not."""
+        self.written += len(wanted)
         try:
             if wanted:
                 await self._kernel.write(wanted)
@@ -291,10 +294,15 @@ class Applied:
         first = next(jobs, None)
         try:
             if first is not None:
-                await self._kernel.write_encaps(host.encap, chain((first,), jobs))
+                await self._kernel.write_encaps(host.encap, self._counted(chain((first,), jobs)))
         except GalacticError as error:
             return error
         return None
+
+    def _counted(self, jobs: Iterable[EncapJob]) -> Iterator[EncapJob]:
+        for job in jobs:
+            self.written += 1
+            yield job
 
     async def _write_pods(
         self, present: Mapping[Key, Attachment], inside: Mapping[Key, Objects | None]
@@ -311,6 +319,7 @@ class Applied:
                 actual = await self._kernel.read_pod(attachment.netns, attachment.ifname) or Objects()
             try:
                 if difference := change(wanted, actual):
+                    self.written += len(difference)
                     await self._kernel.write_pod(attachment.netns, difference)
             except GalacticError as error:
                 self._pods.pop(key, None)

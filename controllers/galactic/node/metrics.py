@@ -3,6 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
+OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 
 class Metrics:
@@ -24,6 +25,18 @@ class Metrics:
             ["kind"],
             registry=registry,
             buckets=SECONDS,
+        )
+        self.batch = Histogram(
+            "galactic_node_batch_objects",
+            "Kernel objects written in one round.",
+            registry=registry,
+            buckets=OBJECTS,
+        )
+        self.connected = Gauge(
+            "galactic_node_connected",
+            "1 while the peer (broker, kube-apiserver) answers.",
+            ["peer"],
+            registry=registry,
         )
         self.full_sync = Gauge(
             "galactic_node_last_full_sync_timestamp_seconds",

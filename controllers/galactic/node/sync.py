@@ -7,6 +7,7 @@ Nothing is torn down because this stops.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +63,8 @@ class Sync:
         self._applied = applied or Applied(kernel, store)
         self._waiting: list[_Waiter] = []
         self._full, self._look = _Due(), _Due()
-        self._sysctls = _Due()
+        self._sysctls, self._retry = _Due(), _Due()
+        self._failing: dict[Key, str] = {}
         self._began = 0.0
         self.problem: str | None = "the kernel was not read yet"
         self.ready = asyncio.Event()
@@ -77,23 +79,20 @@ class Sync:
                 await self._round()
             except NotYet as error:
                 self.problem = str(error)
-                for due in (
-                    self._full,
-                    self._look,
-                    self._sysctls,
-                ):  # one left due would be tried without a pause
+                # one left due would be tried without a pause
+                for due in (self._full, self._look, self._sysctls, self._retry):
                     due.done(0.0, LOOK_SECONDS, FULL_SHARE)
             except GalacticError as error:
                 self._metrics.sync_failures.inc()
                 self._applied.forget()
-                self.problem = str(error)
                 self._full.now()
+                self.problem = str(error)
                 log.warning("kernel not as wanted, trying again", error=str(error), seconds=backoff)
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, BACKOFF_SECONDS[1])
             else:
                 backoff = BACKOFF_SECONDS[0]
-                self.problem = None
+                self.problem = "; ".join(self._failing.values()) or None
                 self.ready.set()
 
     @property
@@ -126,7 +125,7 @@ class Sync:
 
     async def _wake(self) -> None:
         """Returns when there is something to do."""
-        left = min(self._full.at, self._look.at, self._sysctls.at) - time.monotonic()
+        left = min(self._full.at, self._look.at, self._sysctls.at, self._retry.at) - time.monotonic()
         if left > 0:
             try:
                 async with asyncio.timeout(left):
@@ -137,10 +136,13 @@ class Sync:
                 await asyncio.sleep(max(0.0, self._began + GATHER_SECONDS - time.monotonic()))
 
     async def _round(self) -> None:
+        if self._failing and self._retry.is_due():
+            self._store.give_back(Dirty(attachments=set(self._failing)))
         dirty = self._store.take_dirty()
         waiting, self._waiting = self._waiting, []
         self._began = time.monotonic()
         full = not self._applied.known or dirty.everything or self._full.is_due()
+        written = self._applied.written
         try:
             problems = await self._apply(full, dirty)
             if not full and not waiting:
@@ -152,11 +154,9 @@ class Sync:
             for waiter in waiting:
                 waiter.done.cancel()
             raise
+        self._measure(self._applied.written - written)
         if full:
             self._after_full(time.monotonic() - self._began)
-        self._metrics.endpoints.set(len(self._store.attachments))
-        self._metrics.vpcs.set(len(self._store.hosted))
-        self._metrics.routes.set(self._applied.routes())
         for waiter in waiting:
             if waiter.done.done():
                 continue
@@ -164,8 +164,26 @@ class Sync:
                 waiter.done.set_exception(Unreachable("kernel", problem))
             else:
                 waiter.done.set_result(None)
+        self._try_again_with(problems, None if full else dirty.attachments)
+
+    def _try_again_with(self, problems: dict[Key, str], tried: set[Key] | None) -> None:
+        """Pods that failed wait for their turn, the others do not wait for them. ``tried``: None for all."""
+        present = self._store.attachments
+        left = {key: why for key, why in self._failing.items() if tried is not None and key not in tried}
+        self._failing = {key: why for key, why in (left | problems).items() if key in present}
         if problems:
-            raise Unreachable("kernel", "; ".join(problems.values()))
+            self._metrics.sync_failures.inc()
+            log.warning("pods not as wanted, trying again", error="; ".join(problems.values()))
+            self._retry.done(0.0, BACKOFF_SECONDS[1], 0)
+        elif not self._failing:
+            self._retry.never()
+
+    def _measure(self, written: int) -> None:
+        if written:
+            self._metrics.batch.observe(written)
+        self._metrics.endpoints.set(len(self._store.attachments))
+        self._metrics.vpcs.set(len(self._store.hosted))
+        self._metrics.routes.set(self._applied.routes())
 
     async def _apply(self, full: bool, dirty: Dirty) -> dict[Key, str]:
         host = self._host()
@@ -248,6 +266,9 @@ class _Due:
 
     def now(self) -> None:
         self.at = 0.0
+
+    def never(self) -> None:
+        self.at = math.inf
 
     def expect(self, moment: float) -> bool:
         """There is a reason to do it by then. Whether that is sooner than it was."""

@@ -1,6 +1,7 @@
 """Desired minus actual against a kernel that others meddle with."""
 
 import asyncio
+from dataclasses import replace
 from ipaddress import ip_network
 
 from galactic.linux.events import Changed
@@ -246,3 +247,19 @@ async def test_looking_does_not_read_routes(node, config):
     reads = node.kernel.reads
     assert await node.sync._applied.look()
     assert node.kernel.reads == reads
+
+
+async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, config, monkeypatch):
+    monkeypatch.setattr("galactic.node.sync.BACKOFF_SECONDS", (0.01, 0.3))
+    await node.cni("ADD", config())
+    held = node.store.attachments[1234, 42]
+    inside = node.kernel.namespaces.pop("/ns/1")  # for a moment it cannot be entered
+    node.store.amend(replace(held, networks=(*held.networks, ip_network("10.7.0.0/16"))))
+    await until(lambda: node.sync.problem)
+    node.kernel.add_namespace("/ns/2")
+    reads = node.kernel.reads
+    assert (await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")).code == 0
+    assert node.kernel.reads == reads, "the kernel is not read again for it"
+    node.kernel.namespaces["/ns/1"] = inside
+    await until(lambda: not node.sync.problem)
+    assert route_key(254, ip_network("10.7.0.0/16")) in inside["galactic0"].routes
