@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from galactic import srv6
+from galactic.linux.chains import fingerprint
 from galactic.linux.firewall import firewall
 from galactic.linux.namespace import Namespace
 
@@ -134,6 +135,126 @@ def test_no_other_table_springs_into_being(host):
     names = ("/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names")
     found = host.run(lambda: [sorted(Path(name).read_text().split()) for name in names])
     assert found == [["filter", "raw"], ["filter", "raw"]]
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+def test_hundreds_of_others_rules_keep_order_comments_and_counters(host, sh, backend, six):
+    """In our chains' own tables and in others, before and behind our jump, at install, repair and removal."""
+    command = f"{'ip6tables' if six else 'iptables'}-{backend}"
+    network = "2001:db8:{n:x}::/64" if six else "10.{n}.0.0/16"
+    rules = [
+        f'[{n}:{n * 60}] -A {chain} -s {network.format(n=n % 250)} -m comment --comment "rule {n}" -j ACCEPT'
+        for chain in ("FORWARD", "INPUT", "OTHERS")
+        for n in range(1, 201)
+    ]
+    script = "\n".join(
+        [
+            "*filter",
+            ":OTHERS - [0:0]",
+            *rules,
+            "COMMIT",
+            "*raw",
+            "[7:7] -A PREROUTING -j ACCEPT",
+            "COMMIT",
+            "",
+        ]
+    )
+    sh(host, "ip link del d0; ip link set lo down")  # nobody counts but who is told to
+    sh(host, f"{command}-restore -c <<'E'\n{script}E")
+
+    def others():
+        saved = sh(host, f"{command}-save -c").splitlines()
+        return [line for line in saved if line[:1] in "[:*" and "GALACTIC" not in line]
+
+    before = others()
+    assert len(before) > 600
+    put(host, RULES, backend)
+    assert others() == before
+    sh(host, f"{command} -D FORWARD -j GALACTIC-FORWARD; {command} -t raw -F GALACTIC-PREROUTING")
+    sh(host, f"{command} -A FORWARD -j GALACTIC-FORWARD")
+    put(host, RULES, backend)
+    assert others() == before
+    put(host, (), backend)
+    assert others() == before
+
+
+COMPETITOR = """
+import itertools, subprocess, sys
+command, chain = sys.argv[1:]
+for n in itertools.count():
+    for what in ("-A", "-D"):
+        done = subprocess.run(
+            [command, "-w", what, chain, "-m", "comment", "--comment", f"mine {n}", "-j", "ACCEPT"],
+            capture_output=True,
+        )
+        print(done.returncode, what, flush=True)
+"""
+
+
+def test_beside_somebody_who_changes_the_same_table_all_the_time(host, sh, backend):
+    """Neither loses anything: each change of the other's succeeds, what he deletes was there, and so with ours."""
+    command = [sys.executable, "-c", COMPETITOR, f"ip6tables-{backend}", "FORWARD"]
+    other = host.run(lambda: subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    try:
+        assert other.stdout.readline() == "0 -A\n"
+        for _ in range(3):
+            put(host, RULES, backend)
+            assert "GALACTIC-FORWARD" in listed(sh, host, backend)
+            put(host, (), backend)
+            assert "GALACTIC" not in listed(sh, host, backend)
+    finally:
+        other.kill()
+        told = other.stdout.read().splitlines()
+        other.wait()
+    assert len(told) > 10
+    assert {line.split()[0] for line in told} == {"0"}
+
+
+def test_a_host_that_changes_its_backend_is_cleaned_up(host, sh):
+    """kube-proxy or an administrator moves from one to the other: ours follow, and nothing of ours is left behind."""
+    sh(host, "iptables-legacy -P FORWARD DROP")
+    assert put(host, RULES)["backend"] == "legacy"
+    sh(host, "iptables-legacy -P FORWARD ACCEPT; iptables-nft -P INPUT DROP; iptables-nft -P FORWARD DROP")
+    told = put(host, RULES)
+    assert (told["backend"], len(told["changed"])) == ("nft", 12)
+    for six in (False, True):
+        for table in ("filter", "raw"):
+            assert "GALACTIC" not in listed(sh, host, "legacy", table, six)
+            assert "GALACTIC" in listed(sh, host, "nft", table, six)
+    assert put(host, RULES)["changed"] == []
+    sh(host, "iptables-nft -P INPUT ACCEPT; iptables-nft -P FORWARD ACCEPT; iptables-legacy -P FORWARD DROP")
+    told = put(host, RULES)
+    assert told["backend"] == "legacy", told
+    for table in ("filter", "raw"):
+        assert "GALACTIC" not in listed(sh, host, "nft", table)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("-t raw -D PREROUTING -j GALACTIC-PREROUTING", id="jump-gone"),
+        pytest.param("-t raw -I PREROUTING -p tcp -j ACCEPT", id="not-first"),
+        pytest.param("-F GALACTIC-INPUT", id="rules-gone"),
+        pytest.param("-R GALACTIC-FORWARD 1 -i G+ -j DROP", id="other-target"),
+        pytest.param("-R GALACTIC-FORWARD 1 -i H+ -j ACCEPT", id="other-interface"),
+        pytest.param("-t raw -D GALACTIC-PREROUTING 1", id="first-rule-gone"),
+    ],
+)
+def test_damage_changes_the_fingerprint_and_traffic_does_not(host, sh, backend, damage):
+    """Nor do others' rules, however many come and go."""
+    good = put(host, RULES, backend)["fingerprint"]
+    seen = host.run(lambda: fingerprint(backend))
+    sh(
+        host,
+        f"ip6tables-{backend} -A INPUT -s 2001:db8::/32 -j DROP; ip6tables-{backend} -A FORWARD -j ACCEPT",
+    )
+    sh(host, f"ip6tables-{backend} -N OTHERS; ip6tables-{backend} -I OTHERS -j ACCEPT")
+    sh(host, "ping -c1 -W1 fd00::1")  # counted by the jumps
+    assert seen == good == host.run(lambda: fingerprint(backend))
+    sh(host, f"ip6tables-{backend} {damage}")
+    assert host.run(lambda: fingerprint(backend)) != good
+    put(host, RULES, backend)
+    assert host.run(lambda: fingerprint(backend)) == good
 
 
 ERROR = """

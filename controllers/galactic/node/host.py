@@ -19,18 +19,18 @@ from galactic.node.segment import Finding
 from galactic.node.store import Store
 
 log = structlog.get_logger(__name__)
-LOOK_SECONDS: Final = (2.0, 8.0)
+LOOK_SECONDS: Final = (2.0, 5.0)
 """Between looks at whether the packet filter is as it was left: the more they cost, the rarer, but drift is put back
 within 10 s.
 """
-LOOK_SHARE: Final = 1000
-"""At most a thousandth of the time goes into looking."""
+LOOK_SHARE: Final = 400
+"""At most a 400th of the time goes into looking, or what looks every 5 s need."""
 FULL_SECONDS: Final = 300.0
 """Between full checks of the packet filter, which cost a process: they notice that others use another backend now."""
 UNDERLAY_SECONDS: Final = 20.0
 MISSING_SECONDS: Final = 60.0
 """After which the kernel is tried again if it lacked something, though no module has come."""
-BACKOFF_SECONDS: Final = (0.5, 8.0)
+BACKOFF_SECONDS: Final = (0.5, 5.0)
 
 
 class Machine(Protocol):
