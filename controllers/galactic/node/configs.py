@@ -1,8 +1,9 @@
 """What the NetworkAttachmentDefinitions say reaches the pods that already run.
 
 One watch, of the definitions that the operator labelled with this node: what others have never comes by here. A
-definition that differs from what is attached amends it, addresses included; container, interface and epoch are the
-running pod's and stay. One that is gone changes nothing, and neither does one that is not understood: that is told.
+definition that differs from what is attached amends it, addresses included; container, interface, epoch and MTU (the
+two ends of a veth pair must have the same) are the running pod's and stay. One that is gone changes nothing, and
+neither does one that is not understood: that is told.
 """
 
 import asyncio
@@ -138,6 +139,7 @@ def amended(held: Attachment, config: str) -> Attachment:
     return replace(
         configured(config, held.key, held.container, held.netns, held.ifname),
         name=held.name,
+        mtu=held.mtu,
         epoch=held.epoch,
         settled=held.settled,
     )

@@ -16,6 +16,7 @@ from galactic.node.configs import Configs, configured
 
 KEY = (1234, 42)
 NAME = "default/blue-G"
+MORE = [{"destination": "172.16.0.0/12"}]
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +131,15 @@ async def test_a_change_reaches_the_running_pod_and_goes_again(node, config, cha
         await until(lambda: inside(node).routes == own and node.store.attachments[KEY] == before)
 
 
+async def test_the_mtu_waits_for_the_next_pod(node, config):
+    kube = MemoryKube()
+    await node.cni("ADD", config())
+    async with watching(node, kube):
+        kube.set(as_list(config(routes=MORE, mtu=1400)))
+        await until(lambda: node.store.attachments[KEY].routes)
+    assert node.store.attachments[KEY].mtu == 0
+
+
 async def test_addresses_follow_too(node, config):
     kube = MemoryKube()
     await node.cni("ADD", config())
@@ -142,18 +152,18 @@ async def test_addresses_follow_too(node, config):
 async def test_what_changed_while_nobody_watched_is_made_good(node, config):
     kube = MemoryKube()
     await node.cni("ADD", config())
-    kube.set(as_list(config(mtu=1400)))
+    kube.set(as_list(config(routes=MORE)))
     async with watching(node, kube):
-        await until(lambda: node.store.attachments[KEY].mtu == 1400)
+        await until(lambda: node.store.attachments[KEY].routes)
 
 
 async def test_an_attachment_that_came_with_an_older_definition_is_made_good(node, config):
     kube = MemoryKube()
-    kube.set(as_list(config(mtu=1400)))
+    kube.set(as_list(config(routes=MORE)))
     async with watching(node, kube) as watched:
         await until(lambda: not watched._dirty)
         await node.cni("ADD", config())
-        await until(lambda: node.store.attachments[KEY].mtu == 1400)
+        await until(lambda: node.store.attachments[KEY].routes)
 
 
 async def test_a_definition_that_is_gone_changes_nothing(node, config):
@@ -163,7 +173,7 @@ async def test_a_definition_that_is_gone_changes_nothing(node, config):
     async with watching(node, kube):
         before = node.store.attachments[KEY]
         kube.delete()
-        kube.set(as_list(config(mtu=1400)), "another")
+        kube.set(as_list(config(routes=MORE)), "another")
         await until(kube.events.empty)
         await asyncio.sleep(0.1)
         assert node.store.attachments[KEY] is before
@@ -194,8 +204,8 @@ async def test_what_is_not_understood_changes_nothing_and_is_told(node, config, 
         assert NAME in watched.problem
         assert told in watched.problem
         assert node.store.attachments[KEY] == before
-        kube.set(as_list(config(mtu=1400)))
-        await until(lambda: node.store.attachments[KEY].mtu == 1400)
+        kube.set(as_list(config(routes=MORE)))
+        await until(lambda: node.store.attachments[KEY].routes)
         assert watched.problem is None
 
 
@@ -212,8 +222,8 @@ async def test_what_could_not_be_kept_is_tried_again(node, config, monkeypatch):
 
     monkeypatch.setattr(node.store, "amend", failing)
     async with watching(node, kube):
-        kube.set(as_list(config(mtu=1400)))
-        await until(lambda: node.store.attachments[KEY].mtu == 1400)
+        kube.set(as_list(config(routes=MORE)))
+        await until(lambda: node.store.attachments[KEY].routes)
 
 
 def test_other_plugins_of_the_list_are_left_aside(config):
