@@ -18,20 +18,25 @@ from galactic.errors import Unreachable
 from galactic.linux.devices import ours
 from galactic.linux.namespace import Namespace, device_name
 from galactic.linux.netlink import HEADER, RTM_DELROUTE, RTM_NEWROUTE, attributes
-from galactic.linux.objects import PROTOCOL
+from galactic.linux.objects import LOOPBACK_DEVICE, PROTOCOL
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWRULE, _RTM_DELRULE = 16, 17, 20, 21, 32, 33
+_RTM_NEWNETCONF: Final = 80
 _GROUPS: Final = (
-    1,
-    5,
-    7,
-    9,
-    11,
-    19,
-)  # RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE
+    1,  # RTNLGRP_LINK
+    5,  # IPV4_IFADDR
+    7,  # IPV4_ROUTE
+    9,  # IPV6_IFADDR
+    11,  # IPV6_ROUTE
+    19,  # IPV6_RULE
+    24,  # IPV4_NETCONF
+    25,  # IPV6_NETCONF
+)
 _IFLA_IFNAME: Final = 3
 _FRA_PROTOCOL: Final = 21
-_IFINFOMSG_SIZE, _IFADDRMSG_SIZE, _FIB_RULE_SIZE = 16, 8, 12
+_NETCONFA_IFINDEX: Final = 1
+_ALL, _DEFAULT = -1, -2  # NETCONFA_IFINDEX_ALL and _DEFAULT
+_IFINFOMSG_SIZE, _IFADDRMSG_SIZE, _FIB_RULE_SIZE, _NETCONFMSG_SIZE = 16, 8, 12, 4
 _NETLINK_ADD_MEMBERSHIP: Final = 1
 _SOL_NETLINK: Final = 270
 _SO_ATTACH_FILTER: Final = 26
@@ -39,6 +44,7 @@ _PROTOCOL_AT: Final = HEADER.size + 5  # rtm_protocol
 _PORT_AT: Final = 12  # nlmsg_pid: the port of whoever asked for the change
 _TYPE_AT: Final = 4
 _INDEX: Final = struct.Struct("=I")
+_SIGNED: Final = struct.Struct("=i")
 _PART: Final = 1 << 16
 
 
@@ -49,9 +55,10 @@ class Changed(enum.Flag):
     ADDRESSES = enum.auto()
     ROUTES = enum.auto()
     RULES = enum.auto()
+    SYSCTLS = enum.auto()
 
 
-EVERYTHING: Final = Changed.LINKS | Changed.ADDRESSES | Changed.ROUTES | Changed.RULES
+EVERYTHING: Final = Changed.LINKS | Changed.ADDRESSES | Changed.ROUTES | Changed.RULES | Changed.SYSCTLS
 
 
 class Events:
@@ -59,6 +66,9 @@ class Events:
 
     ``own_port`` is the port of whoever writes our routes (``LinuxKernel.port``); its changes are not reported.
     Changes of links, addresses and rules are, whoever made them: they are few, and not all kernels tell.
+
+    Of sysctls the kernel tells forwarding and rp_filter, and no others of ours; those of ``all`` and ``default`` and
+    of lo-galactic are reported. Every device that anybody makes brings messages too, which say nothing.
     """
 
     def __init__(self, namespace: Namespace | None = None, *, own_port: int = 0) -> None:
@@ -120,6 +130,11 @@ class Events:
         if kind in (_RTM_NEWRULE, _RTM_DELRULE):
             protocol = dict(attributes(body[_FIB_RULE_SIZE:])).get(_FRA_PROTOCOL, b"")
             return Changed.RULES if protocol == bytes([PROTOCOL]) else Changed(0)
+        if kind == _RTM_NEWNETCONF:
+            told = dict(attributes(body[_NETCONFMSG_SIZE:])).get(_NETCONFA_IFINDEX, bytes(4))
+            (index,) = _SIGNED.unpack(told)
+            ours_too = index > 0 and device_name(self._socket, index) == LOOPBACK_DEVICE
+            return Changed.SYSCTLS if index in (_ALL, _DEFAULT) or ours_too else Changed(0)
         return Changed(0)
 
     def close(self) -> None:
