@@ -1,0 +1,194 @@
+"""The built plugin and a node controller's server, driven as libcni drives plugins, in every version of CNI."""
+
+import asyncio
+import threading
+from ipaddress import IPv6Network
+from pathlib import Path
+
+import pytest
+from libcni import PluginError, Runtime
+from prometheus_client import CollectorRegistry
+
+from cni_plugin import bundle
+from galactic.node.apply import Applied
+from galactic.node.calls import Calls
+from galactic.node.epoch import Clock
+from galactic.node.memory import MemoryKernel
+from galactic.node.metrics import Metrics
+from galactic.node.plan import Host
+from galactic.node.records import Records
+from galactic.node.server import Server
+from galactic.node.store import Store
+from galactic.node.sync import Sync
+
+VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+PREFIX, SPACE = IPv6Network("2001:db8:ff01:100::/56"), IPv6Network("2001:db8:ff00::/40")
+HOST_END = "G0000000jU00GH"
+ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE=blue;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=c1"
+
+
+class Controller:
+    """A node controller's side of the socket, on a kernel in memory and in a thread of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "agent.sock"
+        self.kernel = MemoryKernel()
+        self.kernel.add_namespace("/ns/1")
+        self.thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        ready = threading.Event()
+        self.thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)))
+        self.thread.start()
+        assert ready.wait(30)
+
+    def stop(self) -> None:
+        if self.thread:
+            self.loop.call_soon_threadsafe(self.over.set)
+            self.thread.join()
+            self.thread = None
+
+    async def _run(self, ready: threading.Event) -> None:
+        self.loop, self.over = asyncio.get_running_loop(), asyncio.Event()
+        records = Records(self.socket.parent)
+        records.prepare()
+        store = Store("default", records, Clock())
+        store.restore()
+        store.set_prefix(PREFIX)
+        exists = self.kernel.namespaces.__contains__
+        metrics = Metrics(CollectorRegistry())
+        host = Host(PREFIX, SPACE, "eth0")
+        sync = Sync(self.kernel, store, lambda: host, metrics, Applied(self.kernel, store, exists))
+        server = Server(self.socket, Calls(store, sync, lambda: None, exists), metrics)
+        self.socket.unlink(missing_ok=True)
+        tasks = [asyncio.create_task(sync.run()), asyncio.create_task(server.run())]
+        while not (self.socket.exists() and sync.ready.is_set()):
+            await asyncio.sleep(0.01)
+        ready.set()
+        await self.over.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle, bound to where it lies."""
+    folder = tmp_path_factory.mktemp("cni") / "bin"
+    bundle.build(folder, str(folder))
+    return folder
+
+
+@pytest.fixture
+def controller(tmp_path: Path):
+    made = Controller(tmp_path / "run")
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def runtime(installed, controller) -> Runtime:
+    return Runtime(installed, {"GALACTIC_SOCKET": str(controller.socket)})
+
+
+def network(version, **more):
+    """What the operator writes into a NetworkAttachmentDefinition."""
+    plugin = {
+        "type": "galactic",
+        "vpc": "jU",
+        "vpcattachment": "G",
+        "attachment": "blue/web",
+        "mtu": 0,
+        "interface": "galactic0",
+        "addresses": ["10.1.1.1/24", "2001:10:1:1::1/64"],
+        "networks": ["10.1.1.0/24", "2001:10:1:1::/64"],
+        "terminations": [{"network": "192.168.3.0/24", "via": "10.1.1.1"}],
+        "routes": [{"destination": "10.9.0.0/16", "via": "10.1.1.9"}],
+    }
+    return {"cniVersion": version, "name": "web", "plugins": [plugin | more]}
+
+
+def test_versions(runtime):
+    for spoken in (*VERSIONS, "9.9.9"):
+        assert runtime.versions("galactic", spoken) == list(VERSIONS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_container_s_life(runtime, controller, version):
+    web = network(version)
+    result = runtime.add(web, "c1", "/ns/1", "galactic0", ARGS)
+    assert result["interfaces"] == [{"name": HOST_END}, {"name": "galactic0", "sandbox": "/ns/1"}]
+    assert [ip.get("version") for ip in result["ips"]] == (["4", "6"] if version < "1" else [None, None])
+    assert all(result["interfaces"][ip["interface"]]["name"] == "galactic0" for ip in result["ips"])
+    assert {"dst": "10.9.0.0/16", "gw": "169.254.1.1"} in result["routes"]
+    assert "dns" in result
+    if version != "0.3.1":
+        runtime.check(web, "c1", "/ns/1", "galactic0", ARGS)
+    assert runtime.add(web, "c1", "/ns/1", "galactic0", ARGS) == result
+    if version == "1.1.0":
+        runtime.status(web)
+    runtime.collect(web, [("c1", "galactic0")])
+    assert HOST_END in controller.kernel.host.links
+    for netns in ("/ns/1", "/ns/1", ""):
+        runtime.delete(web, "c1", netns, "galactic0", ARGS)
+    assert HOST_END not in controller.kernel.host.links
+    assert not controller.kernel.namespaces["/ns/1"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_collecting_what_the_runtime_does_not_know_any_more(runtime, controller, version):
+    web = network(version)
+    runtime.add(web, "c1", "/ns/1", "galactic0", ARGS)
+    if version == "1.1.0":
+        runtime.cache.clear()  # the runtime lost its files; before 1.1.0 nothing would help then
+    runtime.collect(web, [])
+    assert HOST_END not in controller.kernel.host.links
+
+
+def test_a_runtime_that_checks_too_late_is_told(runtime, controller):
+    web = network("1.0.0")
+    runtime.add(web, "c1", "/ns/1", "galactic0")
+    controller.kernel.remove_namespace("/ns/1")
+    with pytest.raises(PluginError) as told:
+        runtime.check(web, "c1", "/ns/1", "galactic0")
+    assert told.value.code == 100
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        pytest.param({"cniVersion": "0.2.0"}, 1, id="version"),
+        pytest.param({"name": ""}, 7, id="name"),
+        pytest.param({"plugins": [network("1.0.0")["plugins"][0] | {"ipMasq": True}]}, 2, id="field"),
+        pytest.param({"plugins": [network("1.0.0")["plugins"][0] | {"addresses": ["x"]}]}, 7, id="value"),
+    ],
+)
+def test_errors_have_the_codes_of_the_specification(runtime, controller, change, code):
+    with pytest.raises(PluginError) as told:
+        runtime.add(network("1.0.0") | change, "c1", "/ns/1", "galactic0")
+    assert told.value.code == code
+    assert set(told.value.said) == {"cniVersion", "code", "msg", "details"}
+    assert not controller.kernel.namespaces["/ns/1"]
+
+
+def test_a_node_controller_that_is_away_is_not_missed_at_the_end(runtime, controller):
+    """ADD and CHECK are to be tried again, DEL is done later, once."""
+    web = network("1.1.0")
+    runtime.add(web, "c1", "/ns/1", "galactic0")
+    controller.stop()
+    for ask, code in (
+        (lambda: runtime.add(web, "c1", "/ns/1", "galactic0"), 11),
+        (lambda: runtime.check(web, "c1", "/ns/1", "galactic0"), 11),
+        (lambda: runtime.status(web), 50),
+    ):
+        with pytest.raises(PluginError) as told:
+            ask()
+        assert told.value.code == code
+    runtime.delete(web, "c1", "/ns/1", "galactic0")
+    runtime.delete(web, "c1", "", "galactic0")
+    assert HOST_END in controller.kernel.host.links
+    controller.start()
+    runtime.add(network("1.1.0", vpcattachment="H"), "c1", "/ns/1", "galactic0")
+    assert HOST_END not in controller.kernel.host.links
+    assert not list((controller.socket.parent / "pending").iterdir())
