@@ -77,6 +77,15 @@ async def test_everything_goes_again_and_nothing_else(kernel, pod, host, sh):
     assert sh(host, "ip -o link; ip -6 rule; ip route show table all proto 154") == before
 
 
+async def test_both_ends_of_a_veth_get_a_new_mtu(kernel, pod, host, sh):
+    await apply(kernel, plan(pod[1]))
+    smaller = plan(pod[1])
+    smaller.links[HOST] = smaller.links[HOST]._replace(mtu=1300)
+    await apply(kernel, smaller)
+    assert " mtu 1300 " in sh(host, f"ip -o link show {HOST}")
+    assert " mtu 1300 " in sh(pod[0], "ip -o link show galactic0")
+
+
 @pytest.mark.parametrize(
     "damage",
     [

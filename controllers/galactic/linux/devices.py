@@ -5,8 +5,10 @@ writes many objects puts it in front.
 """
 
 import errno
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv6Network, ip_interface
@@ -21,6 +23,8 @@ from galactic.linux.objects import HOST_ENDS, LOOPBACK_DEVICE, PROTOCOL, Interfa
 from galactic.names import parse_interface
 
 _KINDS: Final = frozenset({"vrf", "dummy", "veth"})
+_SIOCSIFMTU: Final = 0x8922
+_IFREQ_MTU: Final = struct.Struct("16si20x")
 _IFF_UP: Final = 0x1
 _SKIP_STATS: Final = 0x8  # RTEXT_FILTER_SKIP_STATS
 _IFA_F_NODAD: Final = 0x02
@@ -111,6 +115,8 @@ class Devices:
                 await self._route.link("set", index=index, master=master)
             if link.mtu and there.mtu != link.mtu:
                 await self._route.link("set", index=index, mtu=link.mtu)
+                if link.peer:
+                    _set_mtu(*link.peer, link.mtu)
             if not there.up:
                 await self._route.link("set", index=index, state="up", group=_group(link.kind))
 
@@ -242,6 +248,18 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "table": rule.table,
         "protocol": PROTOCOL,
     }
+
+
+def _set_mtu(path: str, device: str, mtu: int) -> None:
+    """The other end follows: what is larger than the host end takes is lost there without a word. One that is gone is
+    no error.
+    """
+    try:
+        with Namespace.at(path) as namespace, namespace.netlink() as within:
+            fcntl.ioctl(within, _SIOCSIFMTU, _IFREQ_MTU.pack(device.encode(), mtu))
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def _taken(path: str, name: str) -> bool:

@@ -48,7 +48,7 @@ class Link(NamedTuple):
     table: int = 0  # of a VRF
     master: str = ""  # name of the VRF that the device is enslaved to
     mtu: int = 0  # 0: the kernel's default, whatever it is
-    peer: tuple[str, str] | None = None  # not compared: a peer can only be given at creation
+    peer: tuple[str, str] | None = None  # not compared: where it is cannot be read
     up: bool = True  # a plan never asks for anything else; reading may find otherwise
     ifindex: int = 0  # not compared: only ever read; another one means that the device was made anew
 
@@ -192,8 +192,11 @@ class Change:
 
 def change(desired: Objects, actual: Objects) -> Change:
     """Desired minus actual."""
+    links = diff(_comparable(desired.links, actual.links), _comparable(actual.links, {}))
+    for name, link in links.set.items():  # whose other end may have to follow
+        links.set[name] = link._replace(peer=desired.links[name].peer)
     return Change(
-        links=diff(_comparable(desired.links, actual.links), _comparable(actual.links, {})),
+        links=links,
         addresses=diff(desired.addresses, actual.addresses),
         routes=diff(desired.routes, actual.routes),
         rules=diff(desired.rules, actual.rules),
