@@ -134,8 +134,8 @@ def arguments(rule: FirewallRule) -> str:
 async def install(rules: Sequence[FirewallRule], *, backend: Backend | Literal[""] = "") -> Installed:
     """Makes our chains be exactly that, changing nothing that is right; no rules for a chain: no chain.
 
-    Raises Unreachable when it could not be done. ``backend`` is detected where it is not given; what is left of ours
-    in the other one is removed.
+    Raises Unreachable when it could not be done. ``backend`` is detected where it is not given, and then what
+    is left of ours in the other one is removed.
     """
     work = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]}).encode()
     process = await asyncio.create_subprocess_exec(

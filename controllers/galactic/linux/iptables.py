@@ -8,7 +8,7 @@ iptables-nft, whose rules python-iptables cannot see.
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Final
 
 from galactic.linux import chains, legacy, nft
@@ -29,6 +29,9 @@ def main() -> None:
         rules = [FirewallRule(**rule) for rule in order["rules"]]
         backend, reason = (order["backend"], "as asked for") if order["backend"] else detected()
         result = installed(backend, reason, rules)
+        if not order["backend"]:
+            moved = _moved_from("nft" if backend == "legacy" else "legacy")
+            result = replace(result, changed=(*result.changed, *moved))
     except Exception as error:  # noqa: BLE001 - the last line of defence: one line for the parent process
         sys.exit(f"{type(error).__name__}: {error}")
     json.dump(asdict(result), sys.stdout)
@@ -53,7 +56,6 @@ def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> I
             lacking = f"the kernel, or its iptables, lacks {MODULES} ({error})"
         changed += made
         if not made and (before or not rules) and chains.fingerprint(backend) == before:
-            changed += _moved_from("nft" if backend == "legacy" else "legacy")
             return Installed(backend, reason, tuple(dict.fromkeys(changed)), lacking, before or "")
     raise RuntimeError(f"somebody else changes our chains in {backend} tables as fast as they are mended")
 

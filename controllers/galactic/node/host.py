@@ -23,8 +23,8 @@ LOOK_SECONDS: Final = (2.0, 5.0)
 """Between looks at whether the packet filter is as it was left: the more they cost, the rarer, but drift is put back
 within 10 s.
 """
-LOOK_SHARE: Final = 400
-"""At most a 400th of the time goes into looking, or what looks every 5 s need."""
+LOOK_SHARE: Final = 300
+"""At most a 300th of the time goes into looking, or what looks every 5 s need."""
 FULL_SECONDS: Final = 300.0
 """Between full checks of the packet filter, which cost a process: they notice that others use another backend now."""
 UNDERLAY_SECONDS: Final = 20.0
@@ -44,8 +44,10 @@ class Machine(Protocol):
     async def underlay(self) -> Underlay:
         """Raises NotYet while there is none."""
 
-    async def filter(self, prefix: IPv6Network) -> Installed:
-        """The packet filter is as the plan wants it for a node with that prefix. Raises Unreachable."""
+    async def filter(self, prefix: IPv6Network, known: Installed | None = None) -> Installed:
+        """The packet filter is as the plan wants it for a node with that prefix. Raises Unreachable. ``known``: mends it,
+        sooner than with looking for the right backend first.
+        """
 
     def intact(self, installed: Installed) -> bool:
         """Whether the packet filter is as it was then. Costs little, however many rules others have."""
@@ -223,19 +225,22 @@ class Preparation:
         if prefix is None:
             return 0.0
         kept = self._installed if self._unfiltered is None and prefix == self._installed_for else None
-        started = time.process_time()
-        if kept is not None and time.monotonic() < self._due.filter and self._machine.intact(kept):
+        started, due = time.process_time(), time.monotonic() >= self._due.filter
+        if kept is not None and not due and self._machine.intact(kept):
             self._backoff = BACKOFF_SECONDS[0]
             return time.process_time() - started
         try:
-            self._installed = await self._machine.filter(prefix)
+            self._installed = await self._machine.filter(prefix, None if due else kept)
         except GalacticError as error:
             if str(error) != self._unfiltered:
                 log.warning("packet filter not in place", error=str(error))
             self._unfiltered = str(error)
             return 0.0
         self._unfiltered, self._installed_for = None, prefix
-        self._due.filter = time.monotonic() + (MISSING_SECONDS if self._installed.lacking else FULL_SECONDS)
+        if due or kept is None:
+            self._due.filter = time.monotonic() + (
+                MISSING_SECONDS if self._installed.lacking else FULL_SECONDS
+            )
         self._store.set_filtered(prefix)
         if self._installed.changed:
             self._tell(self._installed, kept)

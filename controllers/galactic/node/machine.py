@@ -1,5 +1,6 @@
 """The machine that the controller runs on, as ``host.Preparation`` asks it."""
 
+from dataclasses import replace
 from ipaddress import IPv6Network
 from pathlib import Path
 
@@ -31,9 +32,11 @@ class LinuxMachine:
         except OSError:  # a kernel without modules
             return ""
 
-    async def filter(self, prefix: IPv6Network) -> Installed:
+    async def filter(self, prefix: IPv6Network, known: Installed | None = None) -> Installed:
         rules = firewall(self._space, srv6.locator(prefix), srv6.loopback(prefix), guard=self._guard)
-        return await install(rules)
+        if known is None:
+            return await install(rules)
+        return replace(await install(rules, backend=known.backend), reason=known.reason)
 
     def intact(self, installed: Installed) -> bool:
         return fingerprint(installed.backend) == installed.fingerprint

@@ -45,8 +45,8 @@ class Machine:
             raise NotYet("no IPv6 route to anywhere", reason="NoUnderlay")
         return self.network
 
-    async def filter(self, prefix):
-        self.done.append("filter")
+    async def filter(self, prefix, known=None):
+        self.done.append("mend" if known else "filter")
         if self.refuses:
             raise Unreachable("iptables", self.refuses)
         changed, self.broken = self.broken, ()
@@ -107,6 +107,7 @@ async def test_what_somebody_changed_is_put_back_and_counted(preparation, machin
     clock[0] += 3
     await preparation.look()
     assert (drifted, machine.broken) == ([2], ())
+    assert machine.done[-1] == "mend"
 
 
 async def test_looks_come_within_ten_seconds_whatever_they_cost(
