@@ -9,11 +9,12 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from galactic import names
 from galactic.errors import GalacticError, NotYet, Unreachable
 from galactic.node import cni
 from galactic.node.attachment import Attachment, Key, attachment, plugin_config
 from galactic.node.cni import Failure, Request
-from galactic.node.sandbox import alive
+from galactic.node.sandbox import alive, device
 from galactic.node.store import Store
 from galactic.node.sync import Sync
 
@@ -85,7 +86,8 @@ class Calls:
             container=request.container,
             epoch=wanted.epoch,
         )
-        return cni.result(wanted, request.version, config.dns, config.previous)
+        ends = device(names.host_end(*wanted.key)), device(wanted.ifname, wanted.netns)
+        return cni.result(wanted, request.version, ends, config.dns, config.previous)
 
     async def _attach(self, wanted: Attachment) -> Attachment:
         """In the kernel, with its epoch; or, however this ends, as it was before."""

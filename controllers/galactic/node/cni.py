@@ -12,6 +12,7 @@ from galactic import names
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.node import plan
 from galactic.node.attachment import Attachment, PluginConfig
+from galactic.node.sandbox import Device
 
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE: Final = {"check": "0.4.0", "gc": "1.1.0", "status": "1.1.0"}
@@ -196,9 +197,15 @@ def supported(config: bytes) -> None:
 
 
 def result(
-    attachment: Attachment, speaks: str, dns: Mapping[str, Any], previous: Mapping[str, Any] | None = None
+    attachment: Attachment,
+    speaks: str,
+    ends: tuple[Device | None, Device | None],
+    dns: Mapping[str, Any],
+    previous: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The result of a successful ADD, in the version asked for, after what plugins before this one made."""
+    """The result of a successful ADD, in the version asked for, after what plugins before this one made. ``ends`` are
+    the pair on the host and in the container.
+    """
     before: dict[str, list[Any]] = {
         name: list((previous or {}).get(name) or ()) for name in ("interfaces", "ips", "routes")
     }
@@ -217,13 +224,20 @@ def result(
         "cniVersion": speaks,
         "interfaces": [
             *before["interfaces"],
-            {"name": names.host_end(attachment.vpc, attachment.function)},
-            {"name": attachment.ifname, "sandbox": attachment.netns},
+            {"name": names.host_end(attachment.vpc, attachment.function)} | _described(ends[0], speaks),
+            {"name": attachment.ifname, "sandbox": attachment.netns} | _described(ends[1], speaks),
         ],
         "ips": before["ips"] + ips,
         "routes": before["routes"] + _routes(attachment),
         "dns": dict(dns) or (previous or {}).get("dns") or {},
     }
+
+
+def _described(device: Device | None, speaks: str) -> dict[str, Any]:
+    """MAC address and, since 1.1.0, MTU; nothing of a device that is gone again."""
+    if device is None:
+        return {}
+    return {"mac": device.mac} | ({"mtu": device.mtu} if speaks >= "1.1" else {})
 
 
 def _routes(attachment: Attachment) -> list[dict[str, str]]:

@@ -1,12 +1,27 @@
-"""Whether a path leads to a pod's network namespace that is there."""
+"""A pod's network namespace as its path leads to it: whether it is there, and what a device in it is like."""
 
 import fcntl
 import os
+import socket
+import struct
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
+
+from galactic.linux.namespace import Namespace
 
 _NS_GET_NSTYPE: Final = 0xB703
 _CLONE_NEWNET: Final = 0x40000000
+_SIOCGIFMTU: Final = 0x8921
+_SIOCGIFHWADDR: Final = 0x8927
+_IFREQ: Final = struct.Struct("=16sH6s16x")
+_MTU: Final = struct.Struct("=16si20x")
+
+
+class Device(NamedTuple):
+    """What a result tells of an interface beside its name."""
+
+    mac: str
+    mtu: int
 
 
 def alive(path: str) -> bool:
@@ -27,3 +42,22 @@ def alive(path: str) -> bool:
         return False
     finally:
         os.close(there)
+
+
+def device(name: str, netns: str = "") -> Device | None:
+    """The device of that name in the namespace at ``netns``, by default our own; None where there is none."""
+
+    def read() -> Device:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as within:
+            asked = name.encode()
+            mac = _IFREQ.unpack(fcntl.ioctl(within, _SIOCGIFHWADDR, _IFREQ.pack(asked, 0, b"")))[2]
+            mtu = _MTU.unpack(fcntl.ioctl(within, _SIOCGIFMTU, _MTU.pack(asked, 0)))[1]
+        return Device(mac.hex(":"), mtu)
+
+    try:
+        if not netns:
+            return read()
+        with Namespace(os.open(netns, os.O_RDONLY | os.O_CLOEXEC), netns) as namespace:
+            return namespace.run(read)
+    except OSError:
+        return None
