@@ -1,0 +1,46 @@
+"""Commands in the guest over the agent's wire."""
+
+import json
+import socket
+import threading
+
+from galactic.lab.agent import serve_one
+from galactic.lab.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
+
+
+def connected(*argv: str) -> tuple[socket.socket, threading.Thread]:
+    """The near end of a connection over which a command was asked for."""
+    near, far = socket.socketpair()
+    near.settimeout(10)
+    agent = threading.Thread(target=serve_one, args=(far,), daemon=True)
+    agent.start()
+    body = json.dumps({"argv": argv}).encode()
+    near.sendall(len(body).to_bytes(4, "big") + body)
+    return near, agent
+
+
+def test_output_and_status():
+    near, agent = connected("sh", "-c", "echo hello; exit 3")
+    with near:
+        assert read_frame(near) == (STDOUT, b"hello\n")
+        assert read_frame(near) == (EXIT, b"3")
+    agent.join(10)
+    assert not agent.is_alive()
+
+
+def test_input_that_comes_after_the_command_has_ended_breaks_nothing():
+    """It is on its way already: to close before it was read would reset the connection."""
+    near, agent = connected("true")
+    with near:
+        assert read_frame(near) == (EXIT, b"0")
+        assert near.recv(1) == b"", "the agent has said everything"
+        near.sendall(frame(STDIN))
+    agent.join(10)
+    assert not agent.is_alive()
+
+
+def test_who_is_told_something_may_be_gone():
+    near, far = socket.socketpair()
+    far.close()
+    with near:
+        tell(near, frame(STDIN))
