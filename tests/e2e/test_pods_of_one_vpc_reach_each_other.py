@@ -15,20 +15,24 @@ VIA_GATE = ({"destination": "192.168.3.0/24", "via": "10.1.1.3"},)
 
 def test_reach(tenants: Callable[..., Tenant]) -> None:
     blue = tenants("blue")
-    blue.make_vpc()
-    for number, name in enumerate(("web", "api", "gate"), start=1):
-        blue.attach(name, f"10.1.1.{number}/24", f"2001:10:1:1::{number}/64", routes=VIA_GATE)
-    blue.pod("web", "node-1")
-    blue.pod("api", "node-2")
-    blue.pod("gate", "node-1", command=PREFIX_BEHIND_A_POD)
-    for pod, address in (
-        ("web", "10.1.1.2"),
-        ("web", "2001:10:1:1::2"),
-        ("api", "10.1.1.1"),
-        ("api", "2001:10:1:1::1"),
-        ("web", "10.1.1.3"),
-        ("web", "2001:10:1:1::3"),
-        ("web", "192.168.3.1"),
-        ("api", "192.168.3.1"),
-    ):
-        blue.reaches(pod, address)
+    pods = {"web": "node-1", "api": "node-2", "gate": "node-1"}
+    blue.settle(
+        {
+            name: (node, f"10.1.1.{number}/24", f"2001:10:1:1::{number}/64")
+            for number, (name, node) in enumerate(pods.items(), start=1)
+        },
+        routes=dict.fromkeys(pods, VIA_GATE),
+        commands={"gate": PREFIX_BEHIND_A_POD},
+    )
+    blue.all_reach(
+        (
+            ("web", "10.1.1.2"),
+            ("web", "2001:10:1:1::2"),
+            ("api", "10.1.1.1"),
+            ("api", "2001:10:1:1::1"),
+            ("web", "10.1.1.3"),
+            ("web", "2001:10:1:1::3"),
+            ("web", "192.168.3.1"),
+            ("api", "192.168.3.1"),
+        )
+    )
