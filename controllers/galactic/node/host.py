@@ -45,8 +45,9 @@ class Machine(Protocol):
         """Raises NotYet while there is none."""
 
     async def filter(self, prefix: IPv6Network, known: Installed | None = None) -> Installed:
-        """The packet filter is as the plan wants it for a node with that prefix. Raises Unreachable. ``known``: mends it,
-        sooner than with looking for the right backend first.
+        """The packet filter is as the plan wants it for a node with that prefix. Raises Unreachable.
+
+        ``known``: mends that, sooner than with looking for the right backend first.
         """
 
     def intact(self, installed: Installed) -> bool:
