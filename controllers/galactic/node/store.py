@@ -233,8 +233,9 @@ class Store:
         vpc, key = attachment.vpc, attachment.key
         if key in self.attachments:
             self._withdraw(key)
-        if self.orphans:
+        if self.orphans and key in self.orphans:
             self.orphans.discard(key)
+            self._dirty.everything = True  # what it has is in the kernel, and in no plan yet
         self.attachments[key] = self._local.setdefault(vpc, {})[key] = attachment
         remotes = self._remotes.setdefault(vpc, Remotes(self._here()))
         remotes.announce([packed(network) for network in attachment.announces])
