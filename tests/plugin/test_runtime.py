@@ -1,7 +1,11 @@
 """The built plugin and a node controller's server, driven as libcni drives plugins, in every version of CNI."""
 
 import asyncio
+import json
+import random
+import subprocess
 import threading
+import time
 from ipaddress import IPv6Network
 from pathlib import Path
 
@@ -192,3 +196,68 @@ def test_a_node_controller_that_is_away_is_not_missed_at_the_end(runtime, contro
     runtime.add(network("1.1.0", vpcattachment="H"), "c1", "/ns/1", "galactic0")
     assert HOST_END not in controller.kernel.host.links
     assert not list((controller.socket.parent / "pending").iterdir())
+
+
+def kill(runtime, web, command, seconds):
+    """Starts the plugin and kills it so much later. Whether it was still running."""
+    given = runtime._input(web, web["plugins"][0], None)
+    environment = runtime.variables | runtime._environment(command, "c1", "/ns/1", "galactic0", "")
+    plugin = subprocess.Popen(
+        [runtime.folder / "galactic"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
+    )
+    assert plugin.stdin
+    plugin.stdin.write(json.dumps(given).encode())
+    plugin.stdin.close()
+    time.sleep(seconds)
+    plugin.kill()
+    return plugin.wait() != 0
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_plugins_that_are_killed_at_any_moment(runtime, controller):
+    """ADD is whole or leaves nothing; after DEL nothing is there, however often it was killed before."""
+    web, dice = network("1.1.0"), random.Random(11)
+    begin = time.monotonic()
+    runtime.add(web, "c1", "/ns/1", "galactic0")
+    span = 1.5 * (time.monotonic() - begin)
+    whole = {
+        name: objects.addresses.copy() for name, objects in controller.kernel.namespaces["/ns/1"].items()
+    }
+    runtime.delete(web, "c1", "/ns/1", "galactic0")
+
+    def there():
+        return {name: objects.addresses for name, objects in controller.kernel.namespaces["/ns/1"].items()}
+
+    killed, left = 0, 0
+    for _ in range(40):
+        killed += kill(runtime, web, "ADD", dice.random() * span)
+        until(lambda: there() in ({}, whole) and bool(there()) == (HOST_END in controller.kernel.host.links))
+        left += bool(there())
+        killed += kill(runtime, web, "DEL", dice.random() * span)
+        runtime.delete(web, "c1", "", "galactic0")
+        assert not there()
+        assert HOST_END not in controller.kernel.host.links
+    assert killed > 10
+    assert 0 < left < 40, "some were done, some were not"
+
+
+def test_dels_that_are_killed_while_nobody_listens(runtime, controller):
+    """Each is kept whole or not at all."""
+    web, dice = network("1.1.0"), random.Random(12)
+    runtime.add(web, "c1", "/ns/1", "galactic0")
+    controller.stop()
+    for _ in range(20):
+        kill(runtime, web, "DEL", dice.random() * 0.06)
+    runtime.delete(web, "c1", "/ns/1", "galactic0")
+    kept = [path for path in (controller.socket.parent / "pending").iterdir() if path.suffix != ".partial"]
+    assert kept
+    assert len({path.read_bytes() for path in kept}) <= 2, "with and without the result of the ADD"
+    controller.start()
+    until(lambda: HOST_END not in controller.kernel.host.links)
+    until(lambda: not any(path.exists() for path in kept))
