@@ -1,0 +1,117 @@
+"""A node's controller dies while API server and broker are away, then loses its records as well: traffic goes on."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from story import Tenant, eventually
+
+from galactic.lab.cluster import Lab
+
+PLUGIN = Path(__file__).parents[2] / "src" / "cni_plugin" / "main.py"
+FOLDER = "/var/run/galactic"
+AWAY = ("kube-apiserver", "mosquitto")
+STOP = "/tmp/story-restarts-stop"
+
+
+def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: Lab) -> None:
+    blue = tenants("blue")
+    blue.make_vpc()
+    for name, address in (("one", "10.1.1.1/24"), ("two", "10.1.1.2/24"), ("three", "10.1.1.3/24")):
+        blue.attach(name, address)
+    blue.pod("one", "node-1")
+    blue.pod("two", "node-2")
+    blue.reaches("one", "10.1.1.2")
+    eventually("the endpoint is recorded", lambda: endpoints(lab))
+    before, epoch = kernel(lab), endpoints(lab)[0]["epoch"]
+    ping = pinging(lab, blue, "10.1.1.2")
+    monitor = lab.popen(
+        "node-1", ["ip", "-ts", "monitor", "link", "route", "address"], stdout=subprocess.PIPE
+    )
+    try:
+        for component in AWAY:
+            lab.supervisor.stop(component)
+        try:
+            killed = lab.controller_pid("node-1")
+            lab.kill("controller/node-1")
+            eventually(
+                "there is another controller", lambda: lab.controller_pid("node-1") not in (None, killed)
+            )
+            eventually("it has looked at the kernel", lambda: able(lab))
+            assert kernel(lab) == before
+
+            lab.hold("node-1")
+            lab.exec("node-1", ["find", FOLDER, "-mindepth", "1", "-delete"])
+            lab.release("node-1")
+            eventually("there is another controller", lambda: answer(lab))
+            assert "does not know its SRv6 prefix" in answer(lab), (
+                "with its records it lost what it knew of itself"
+            )
+            assert kernel(lab) == before
+        finally:
+            lab.release("node-1")
+            for component in reversed(AWAY):
+                lab.supervisor.start(component)
+        eventually("pods can be attached again", lambda: able(lab))
+        eventually(
+            "what is attached is known again", lambda: [each["epoch"] for each in endpoints(lab)] == [epoch]
+        )
+        assert kernel(lab) == before
+    finally:
+        lab.exec("node-1", ["touch", STOP])
+        said, _ = ping.communicate(timeout=30)
+        lab.exec("node-1", ["rm", "-f", STOP])
+        monitor.terminate()
+    changes, _ = monitor.communicate(timeout=30)
+    answers = [int(number) for number in re.findall(r"icmp_seq=(\d+)", said)]
+    assert len(answers) > 100
+    assert answers == list(range(1, len(answers) + 1)), f"a ping was lost; meanwhile:\n{changes}"
+    gone = [line for line in changes.splitlines() if "Deleted" in line and re.search(r"\bG\w{13}\b", line)]
+    assert not gone
+
+    # and what comes after it works as before
+    blue.pod("three", "node-2")
+    blue.reaches("one", "10.1.1.3")
+    blue.delete_pod("one")
+    eventually("the pod that was taken in again leaves nothing", lambda: not endpoints(lab))
+
+
+def pinging(lab: Lab, tenant: Tenant, address: str) -> "subprocess.Popen[str]":
+    """A ping from pod ``one``, ten a second, until there is a file STOP."""
+    script = f"ping -n -D -i0.1 -W2 {address} & while [ ! -e {STOP} ]; do sleep 0.2; done; kill -INT $!; wait"
+    return lab.popen(f"pod/{tenant.namespace}/one", ["sh", "-c", script], stdout=subprocess.PIPE)
+
+
+def kernel(lab: Lab) -> set[str]:
+    """What node-1 has of ours, as `ip` tells it."""
+    links = {each["ifname"] for each in json.loads(lab.exec("node-1", ["ip", "-json", "link"]))}
+    routes = [
+        line.strip()
+        for family in ("-4", "-6")
+        for line in lab.exec(
+            "node-1", ["ip", family, "route", "show", "table", "all", "proto", "154"]
+        ).splitlines()
+    ]
+    return {name for name in links if re.fullmatch(r"G\w{13}", name)} | set(routes)
+
+
+def endpoints(lab: Lab) -> list[dict[str, object]]:
+    """What node-1's segment has as attached."""
+    return list(lab.get("nseg", "node-1").get("status", {}).get("endpoints") or ())
+
+
+def answer(lab: Lab) -> str:
+    """What the CNI plugin says about node-1's being able to attach pods; empty while nobody answers."""
+    config = json.dumps({"cniVersion": "1.1.0", "name": "x", "type": "galactic"})
+    argv = ["env", "CNI_COMMAND=STATUS", "CNI_PATH=/opt/cni/bin", sys.executable, "-ISE", str(PLUGIN)]
+    done = lab.run("node-1", argv, stdin=config, check=False)
+    if done.returncode == 0:
+        return "able"
+    return str(json.loads(done.stdout)["msg"]) if "does not answer on" not in done.stdout else ""
+
+
+def able(lab: Lab) -> bool:
+    return answer(lab) == "able"
