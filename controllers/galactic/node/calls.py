@@ -19,9 +19,9 @@ from galactic.node.store import Store
 from galactic.node.sync import Sync
 
 log = structlog.get_logger(__name__)
-SETTLE_SECONDS: Final = 15.0
+SETTLE_SECONDS: Final = 17.0
 """The kernel gets that long; the plugin gives up after 20."""
-UNDO_SECONDS: Final = 3.0
+UNDO_SECONDS: Final = 2.0
 """What failed gets that long to be gone before the caller is told."""
 
 
