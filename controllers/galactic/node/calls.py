@@ -14,6 +14,7 @@ from galactic.errors import GalacticError, NotYet, Unreachable
 from galactic.node import cni
 from galactic.node.attachment import Attachment, Key, attachment, plugin_config
 from galactic.node.cni import Failure, Request
+from galactic.node.results import differences, result
 from galactic.node.sandbox import alive, device
 from galactic.node.store import Store
 from galactic.node.sync import Sync
@@ -87,7 +88,7 @@ class Calls:
             epoch=wanted.epoch,
         )
         ends = device(names.host_end(*wanted.key)), device(wanted.ifname, wanted.netns)
-        return cni.result(wanted, request.version, ends, config.dns, config.previous)
+        return result(wanted, request.version, ends, config.dns, config.previous)
 
     async def _attach(self, wanted: Attachment) -> Attachment:
         """In the kernel, with its epoch; or, however this ends, as it was before."""
@@ -163,8 +164,8 @@ class Calls:
             raise Failure(
                 cni.NOT_AS_IT_SHOULD_BE, f"container {request.container} was attached in {held.netns}"
             )
-        if differences := cni.differences(config.previous, held):
-            raise Failure(cni.NOT_AS_IT_SHOULD_BE, "not what prevResult says", ", ".join(differences))
+        if wrong := differences(config.previous, held):
+            raise Failure(cni.NOT_AS_IT_SHOULD_BE, "not what prevResult says", ", ".join(wrong))
         if missing := await self._sync.lacking(held):
             raise Failure(cni.NOT_AS_IT_SHOULD_BE, "not in the kernel as it should be", ", ".join(missing))
 

@@ -8,9 +8,9 @@ from ipaddress import IPv6Network
 
 import pytest
 
-from galactic.node import cni
 from galactic.node.attachment import attachment, plugin_config
 from galactic.node.cni import VERSIONS
+from galactic.node.results import result
 from galactic.node.sandbox import Device
 
 HOST_END = "G0000000jU00GH"
@@ -412,6 +412,6 @@ async def test_what_was_asked_for_while_nobody_listened_is_done_later(node, conf
 def test_what_devices_are_like_is_told_as_the_version_has_it(config, speaks, told):
     given = attachment(plugin_config(json.dumps(config()).encode()), "c1", "/ns/1", "galactic0")
     host, inside = Device("02:00:00:00:00:01", 1460), Device("02:00:00:00:00:02", 1460)
-    ends = cni.result(given, speaks, (host, inside), {})["interfaces"]
+    ends = result(given, speaks, (host, inside), {})["interfaces"]
     assert [end["mac"] for end in ends] == [host.mac, inside.mac]
     assert all(end.keys() - {"name", "sandbox"} == told for end in ends)
