@@ -139,7 +139,6 @@ def amended(held: Attachment, config: str) -> Attachment:
     return replace(
         configured(config, held.key, held.container, held.netns, held.ifname),
         name=held.name,
-        mtu=held.mtu,
         epoch=held.epoch,
         settled=held.settled,
     )

@@ -131,13 +131,14 @@ async def test_a_change_reaches_the_running_pod_and_goes_again(node, config, cha
         await until(lambda: inside(node).routes == own and node.store.attachments[KEY] == before)
 
 
-async def test_the_mtu_waits_for_the_next_pod(node, config):
+async def test_the_mtu_follows_too(node, config):
     kube = MemoryKube()
     await node.cni("ADD", config())
     async with watching(node, kube):
         kube.set(as_list(config(routes=MORE, mtu=1400)))
         await until(lambda: node.store.attachments[KEY].routes)
-    assert node.store.attachments[KEY].mtu == 0
+    assert node.store.attachments[KEY].mtu == 1400
+    await until(lambda: node.kernel.host.links["G0000000jU00GH"].mtu == 1400)
 
 
 async def test_addresses_follow_too(node, config):
