@@ -1,0 +1,178 @@
+"""After any number of ADDs, DELs, vanished namespaces and killed controllers the kernel holds what it should: when all
+of ours is taken out of it and the controller starts anew, the very same is there again.
+"""
+
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from story import Tenant, eventually
+
+from galactic.lab.cluster import Lab
+
+NODE = "node-3"
+PROGRAM = Path(__file__).with_name("operations.py")
+COUNT = 25
+DESTROY = """
+for device in $(ip -br link | grep -oE '^(G[0-9a-zA-Z]{12}[HV]|lo-galactic)'); do ip link delete $device; done
+for family in -4 -6; do
+  while ip $family rule delete proto 154 2>/dev/null; do :; done
+  ip $family route flush table all proto 154 2>/dev/null
+done
+for tables in iptables-legacy ip6tables-legacy iptables-nft ip6tables-nft; do
+  $tables-save 2>/dev/null | sed -E '/GALACTIC-/d' | $tables-restore
+done
+sysctl -qw net.vrf.strict_mode=0 net.ipv6.conf.all.seg6_enabled=0
+true
+"""
+
+
+@pytest.fixture
+def seed() -> int:
+    chosen = int(os.environ.get("GALACTIC_SEED") or random.randrange(1 << 32))
+    sys.stdout.write(f"GALACTIC_SEED={chosen}\n")  # pytest shows it where the story fails
+    return chosen
+
+
+def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
+    # Something real beside it, so that there are routes to other nodes.
+    blue = tenants("blue")
+    blue.settle({"here": (NODE, "10.1.1.1/24", "2001:10:1:1::1/64"), "there": ("node-1", "10.1.1.2/24")})
+    blue.all_reach((("here", "10.1.1.2"),))
+    state = lab.state
+    plugin, pidfile = str(state.tools / "cni" / "galactic"), str(state.pid(NODE, "controller"))
+    argv = [sys.executable, "-P", str(PROGRAM), plugin, pidfile, str(seed), str(COUNT)]
+    held: dict[str, list[str]] = {}
+    try:
+        told = json.loads(lab.run(NODE, argv, timeout=240).stdout)
+        held, done = told["held"], told["done"]
+        assert len(done) >= 4, f"too few kinds of operations: {done}"
+        pods = {**held, blue.netns("here"): ["galactic0"]}
+        wanted = sum(map(len, pods.values()))
+        eventually(
+            "what vanished is forgotten",
+            lambda: host_ends(lab) == wanted,
+        )
+        before = kernel(lab, pods)
+
+        lab.hold(NODE)
+        lab.exec(NODE, ["sh", "-c", DESTROY])
+        assert host_ends(lab) == 0
+        assert kernel(lab, pods) != before
+        lab.release(NODE)
+        eventually("the controller is there", lambda: lab.controller_pid(NODE))
+        left: dict[str, Any] = {}
+
+        def same() -> bool:
+            left.clear()
+            left.update(difference(before, kernel(lab, pods)))
+            return not left
+
+        try:
+            eventually("everything of before is there again", same)
+        finally:
+            assert left == {}, left
+        blue.all_reach((("here", "10.1.1.2"),))
+    finally:
+        lab.release(NODE)
+        script = "".join(f"ip netns delete {name}; " for name in names(lab))
+        lab.exec(NODE, ["sh", "-c", f"{script}true"])
+    eventually("the node is empty but for the real pod", lambda: host_ends(lab) == 1)
+
+
+def names(lab: Lab) -> list[str]:
+    """The namespaces that the operations made."""
+    return [
+        each["name"]
+        for each in json.loads(lab.exec(NODE, ["ip", "-j", "netns"]) or "[]")
+        if each["name"].startswith("wild-")
+    ]
+
+
+def host_ends(lab: Lab) -> int:
+    return sum(each["ifname"].endswith("H") for each in shown(lab, NODE, "link") if each["ifname"][0] == "G")
+
+
+def shown(lab: Lab, target: str, *what: str) -> list[dict[str, Any]]:
+    """What ip says, of one family or both."""
+    return list(json.loads(lab.exec(target, ["ip", "-j", *what]) or "[]"))
+
+
+def kernel(lab: Lab, pods: dict[str, list[str]]) -> dict[str, set[str]]:
+    """Everything of ours on the node and in the pods, as sets of lines; tables go by their VRF's name."""
+    script = (
+        "ip -j -d link; echo; ip -j address; echo; ip -4 -j rule; echo; ip -6 -j rule; echo;"
+        "ip -4 -j route show table all; echo; ip -6 -j route show table all; echo;"
+    )
+    commands = [f"ip netns exec {lab.state.node(NODE).namespace} sh -c '{script}'"]
+    commands += [
+        f"ip -n {pod} -j address; echo; ip -n {pod} -4 -j route; echo; ip -n {pod} -6 -j route; echo"
+        for pod in pods
+    ]
+    said = lab.run("kernel", ["sh", "-c", "; ".join(commands)]).stdout
+    parts = [json.loads(line) for line in said.splitlines() if line.strip()]
+    links, addresses, rules_4, rules_6, routes_4, routes_6, *inside = parts
+    tables = {
+        str(each["linkinfo"]["info_data"]["table"]): each["ifname"]
+        for each in links
+        if each.get("linkinfo", {}).get("info_kind") == "vrf"
+    }
+    ours = [each for each in links if each["ifname"][0] == "G" or each["ifname"] == "lo-galactic"]
+    found = {
+        "links": {
+            words(each, "ifname", "mtu", "master", "operstate", "group", info=each["linkinfo"]["info_kind"])
+            for each in ours
+        },
+        "addresses": {
+            words(one, "family", "local", "prefixlen", "scope", device=each["ifname"])
+            for each in addresses
+            for one in each.get("addr_info", ())
+            if each["ifname"] in {link["ifname"] for link in ours} and given(one)
+        },
+        "rules": {words(each) for each in (*rules_4, *rules_6)},
+        "routes": {
+            words(
+                each,
+                **{
+                    key: tables.get(str(each[key]), each[key]) for key in ("table", "vrftable") if key in each
+                },
+            )
+            for each in (*routes_4, *routes_6)
+            if each.get("protocol") != "kernel" and "cache" not in each.get("flags", ())
+        },
+    }
+    for number, pod in enumerate(pods):
+        devices, four, six = inside[number * 3 : number * 3 + 3]
+        found[pod] = {words(route) for route in (*four, *six) if route.get("protocol") != "kernel"} | {
+            words(one, "family", "local", "prefixlen", device=each["ifname"], mtu=each["mtu"])
+            for each in devices
+            for one in each.get("addr_info", ())
+            if each["ifname"] in pods[pod] and given(one)
+        }
+    return found
+
+
+def given(address: dict[str, Any]) -> bool:
+    """Not of the kernel's own making."""
+    return address.get("protocol") != "kernel_ll" and not (
+        address["local"].startswith("fe80:") and address["local"] != "fe80::1"
+    )
+
+
+def words(thing: dict[str, Any], *keys: str, **more: Any) -> str:
+    """One line that says it, of all its fields or some."""
+    return json.dumps({key: thing.get(key) for key in keys or thing} | more, sort_keys=True)
+
+
+def difference(before: dict[str, set[str]], now: dict[str, set[str]]) -> dict[str, Any]:
+    """What is missing and what is new, by part."""
+    return {
+        part: {"missing": before[part] - now[part], "new": now[part] - before[part]}
+        for part in before
+        if before[part] != now[part]
+    }
