@@ -299,10 +299,9 @@ def test_a_forged_source_gets_nowhere(net, backend):
     assert arrived("3") == own
 
 
-@pytest.mark.parametrize("backend", ["legacy", "nft"])
-def test_what_is_not_forged_passes(net, backend):
+def test_what_is_not_forged_passes(net):
     """Both ways, on one node and across two, from behind a termination, and a pod finds its gateway."""
-    net.protect(backend=backend)
+    net.protect()
     net.sh(
         net.pods["3"],
         "ip link add inner type dummy; ip link set inner up; ip addr add 192.168.3.1/24 dev inner;"
@@ -472,8 +471,7 @@ def says(place: str, text: str) -> None:
         made.sendto(text.encode(), address)
 
 
-@pytest.mark.parametrize("backend", ["legacy", "nft"])
-def test_packet_too_big_reaches_the_node(net, backend):
+def test_packet_too_big_reaches_the_node(net):
     """From a router on the way, whose address is outside the SRv6 space; nothing else from there does."""
 
     def counter(namespace: Namespace, name: str) -> int:
@@ -491,7 +489,7 @@ def test_packet_too_big_reaches_the_node(net, backend):
         raise AssertionError("the router says nothing")
 
     net.sh(net.fabric, "ip link set e2 mtu 1290")
-    net.protect(without=lambda rule: rule.icmpv6 is not None, backend=backend)
+    net.protect(without=lambda rule: rule.icmpv6 is not None)
     assert told() == 0
-    net.protect(backend=backend)
+    net.protect()
     assert told() > 0
