@@ -43,11 +43,12 @@ def ours(name: str) -> bool:
 class Devices:
     """What pyroute2 does for us in one namespace."""
 
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-        self._socket = namespace.netlink()  # for names and indexes
-        made = namespace.netlink(packed=False)
-        self._route = AsyncIPRoute(fileno=made.detach())
+    def __init__(self, asking: socket.socket, requests: socket.socket) -> None:
+        """Two sockets made inside: a packed one for names and indexes, one that is not for pyroute2. They are closed
+        with this.
+        """
+        self._socket = asking
+        self._route = AsyncIPRoute(fileno=requests.detach())
 
     def close(self) -> None:
         self._socket.close()
@@ -106,13 +107,9 @@ class Devices:
                 there = None
             if there is None:
                 await self._make(name, link)
-                index = self.index(name)
-                there = Link(link.kind, link.table, mtu=link.mtu, up=False)
+                return
             if there.master != link.master:
-                master = self.index(link.master) if link.master else 0
-                if link.master and not master:
-                    raise Unreachable("kernel", f"there is no device {link.master}")
-                await self._route.link("set", index=index, master=master)
+                await self._route.link("set", index=index, master=self._master(link))
             if link.mtu and there.mtu != link.mtu:
                 await self._route.link("set", index=index, mtu=link.mtu)
                 if link.peer:
@@ -124,8 +121,17 @@ class Devices:
         (message,) = await self._route.link("get", index=index, ext_mask=_SKIP_STATS)
         return self._link(message)
 
+    def _master(self, link: Link) -> int:
+        master = self.index(link.master) if link.master else 0
+        if link.master and not master:
+            raise Unreachable("kernel", f"there is no device {link.master}")
+        return master
+
     async def _make(self, name: str, link: Link) -> None:
-        given: dict[str, Any] = {"ifname": name, "kind": link.kind, "group": _group(link.kind)}
+        """One message for everything: the kernel sets it up, and then enslaves it, before anybody else sees it."""
+        given: dict[str, Any] = {"ifname": name, "kind": link.kind, "group": _group(link.kind), "state": "up"}
+        if link.master:
+            given["master"] = self._master(link)
         if link.kind == "vrf":
             given["vrf_table"] = link.table
         if link.mtu:

@@ -14,10 +14,8 @@ from galactic.linux import sysctl
 from galactic.linux.devices import Devices, translated
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
-    LOOPBACK_DEVICE,
     MAIN_TABLE,
     Change,
-    Encap,
     EncapJob,
     EncapMode,
     EncapSink,
@@ -39,8 +37,9 @@ class LinuxKernel:
 
     def __init__(self, namespace: Namespace | None = None) -> None:
         self._namespace = namespace or Namespace.own()
-        self._devices = Devices(self._namespace)
-        self._routes = RouteSocket(self._namespace)
+        asking, requests, routes = self._namespace.netlinks(True, False, True)
+        self._devices = Devices(asking, requests)
+        self._routes = RouteSocket(self._namespace, routes)
         self._sysctls: set[str] = set()
         self._lock = asyncio.Lock()
 
@@ -91,10 +90,9 @@ class LinuxKernel:
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
-        encaps = ((key, Encap(LOOPBACK_DEVICE, segment, mode), gone) for key, segment, gone in jobs)
         failures = _Failures()
         async with self._lock:
-            for key, why in (await self._routes.write(encaps)).items():
+            for key, why in (await self._routes.write_encaps(mode, jobs)).items():
                 failures.add(route_name(key), why)
         failures.complain()
 

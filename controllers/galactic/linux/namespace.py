@@ -5,6 +5,7 @@ made inside belongs to that namespace for ever, so nothing has to be entered to 
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -20,6 +21,7 @@ _CLONE_NEWNET: Final = 0x40000000
 _SOL_NETLINK: Final = 270
 _NETLINK_CAP_ACK: Final = 10
 _NETLINK_GET_STRICT_CHK: Final = 12
+_NS_GET_NSTYPE: Final = 0xB703  # ioctl_ns(2)
 _SIOCGIFNAME: Final = 0x8910
 _SIOCGIFINDEX: Final = 0x8933
 _IFREQ: Final = struct.Struct("=16si20x")
@@ -41,13 +43,11 @@ class Namespace:
     @classmethod
     def at(cls, path: str) -> Self:
         """The one at that path. Raises OSError if there is none."""
-        namespace = cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path)
-        try:
-            namespace.run(lambda: None)
-        except BaseException:
-            namespace.close()
-            raise
-        return namespace
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        if not _is_network(descriptor):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a network namespace", path)
+        return cls(descriptor, path)
 
     @classmethod
     def fresh(cls) -> Self:
@@ -77,14 +77,17 @@ class Namespace:
         """A non-blocking rtnetlink socket inside. ``packed`` is for our own messages: the kernel filters what it dumps
         and sends refused messages not back. pyroute2 can have neither.
         """
-        made = self.run(
-            lambda: socket.socket(
-                socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
-            )
-        )
-        for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
-            made.setsockopt(_SOL_NETLINK, option, int(packed))
-        enlarge(made)
+        (made,) = self.netlinks(packed)
+        return made
+
+    def netlinks(self, *packed: bool) -> list[socket.socket]:
+        """As ``netlink``, several at once: entering a namespace costs as much as all else."""
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        made = self.run(lambda: [socket.socket(socket.AF_NETLINK, kind, 0) for _ in packed])
+        for each, strict in zip(made, packed, strict=True):
+            for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
+                each.setsockopt(_SOL_NETLINK, option, int(strict))
+            enlarge(each)
         return made
 
     def close(self) -> None:
@@ -127,6 +130,13 @@ def device_name(within: socket.socket, index: int) -> str:
     except OSError:
         return ""
     return bytes(_IFREQ.unpack(answer)[0]).rstrip(b"\0").decode(errors="replace")
+
+
+def _is_network(descriptor: int) -> bool:
+    try:
+        return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
+    except OSError:
+        return False
 
 
 def _libc() -> ctypes.CDLL:

@@ -101,6 +101,34 @@ class Encoder:
         """The message that deletes a route. Type and device are told, so that no other route is hit by mistake."""
         return self._message(RTM_DELROUTE, NLM_F_REQUEST, key, target, sequence)
 
+    def encaps(self, device: str, mode: EncapMode) -> Callable[[RouteKey, bytes, bool, int], bytes]:
+        """What makes messages of (key, packed segment, whether to delete, sequence): there may be 100,000 to write."""
+        lead = self._device(device) + _ENCAP_HEADS[mode]
+        tail_size = len(lead) + 16 + len(_ENCAP_TAIL)
+        setting = RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
+        deleting = RTM_DELROUTE, NLM_F_REQUEST
+
+        def message(key: RouteKey, segment: bytes, gone: bool, sequence: int) -> bytes:
+            table, metric, length = _KEY.unpack_from(key)
+            destination = key[_KEY.size :]
+            kind, flags = deleting if gone else setting
+            size = len(destination)
+            if size == 16:
+                family, metric = socket.AF_INET6, metric or IPV6_METRIC
+                scope = _SCOPE_NOWHERE if gone else _SCOPE_UNIVERSE
+            else:
+                family, scope = socket.AF_INET, _SCOPE_NOWHERE if gone else _SCOPE_LINK
+            whole = _WHOLE[family, metric != 0]
+            packed = whole.pack(
+                *(whole.size + tail_size, kind, flags, sequence, 0),
+                *(family, length, 0, 0, 0, PROTOCOL, scope, _RTN_UNICAST, 0),
+                *(4 + size, _RTA_DST, destination, 8, _RTA_TABLE, table),
+                *((8, _RTA_PRIORITY, metric) if metric else ()),
+            )
+            return packed + lead + segment + _ENCAP_TAIL
+
+        return message
+
     def _message(self, kind: int, flags: int, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
         route_type, scope, route_flags, tail = self._target(target)
         table, metric, length = _KEY.unpack_from(key)

@@ -129,7 +129,10 @@ class Applied:
         failure = await self._write(wanted)
         for name in (*wanted.links.set, *wanted.links.delete):
             self._indexes.pop(name, None)
-        problems = await self._write_pods(present, {})
+        made = {
+            key: None for key in present if names.host_end(*key) in wanted.links.set.keys() - before.links
+        }
+        problems = await self._write_pods(present, made)
         failure = await self._write_encaps(host, self._encap_jobs(dirty.vpcs)) or failure
         if failure:
             raise failure
