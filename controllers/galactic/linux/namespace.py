@@ -44,7 +44,7 @@ class Namespace:
     def at(cls, path: str) -> Self:
         """The one at that path. Raises OSError if there is none."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        if not _is_network(descriptor):
+        if not is_network(descriptor):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a network namespace", path)
         return cls(descriptor, path)
@@ -132,7 +132,8 @@ def device_name(within: socket.socket, index: int) -> str:
     return bytes(_IFREQ.unpack(answer)[0]).rstrip(b"\0").decode(errors="replace")
 
 
-def _is_network(descriptor: int) -> bool:
+def is_network(descriptor: int) -> bool:
+    """Whether an open file is a network namespace."""
     try:
         return fcntl.ioctl(descriptor, _NS_GET_NSTYPE) == _CLONE_NEWNET
     except OSError:

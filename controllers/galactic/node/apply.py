@@ -1,6 +1,5 @@
 """What was last written to the kernel, in parts, and the ways to bring it to what is wanted: full, delta and look."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain, islice
@@ -25,6 +24,7 @@ from galactic.linux.objects import (
 from galactic.node import plan
 from galactic.node.attachment import Attachment, Key
 from galactic.node.plan import Host
+from galactic.node.sandbox import alive
 from galactic.node.sieve import Sieve, pending_jobs
 from galactic.node.store import Dirty, Store
 
@@ -49,7 +49,7 @@ class Pod(NamedTuple):
 class Applied:
     """The kernel as it was left. Not for concurrent use."""
 
-    def __init__(self, kernel: Kernel, store: Store, exists: Callable[[str], bool] = os.path.exists) -> None:
+    def __init__(self, kernel: Kernel, store: Store, exists: Callable[[str], bool] = alive) -> None:
         self._kernel, self._store, self._exists = kernel, store, exists
         self._parts: dict[Part, Objects] | None = None  # None: unknown
         self._pods: dict[Key, Pod] = {}
@@ -185,7 +185,8 @@ class Applied:
         inside = await self._kernel.read_pod(attachment.netns, attachment.ifname)
         if inside is None:
             return [*missing, f"{attachment.ifname} in {attachment.netns}"]
-        return missing + _words(change(plan.pod(attachment), inside))
+        rank = self._store.rank(attachment.key) if attachment.key in self._store.attachments else 0
+        return missing + _words(change(plan.pod(attachment, rank), inside))
 
     def _assign(self, vpcs: Iterable[int]) -> None:
         self._tables |= plan.tables(vpcs, self._tables)
@@ -313,7 +314,9 @@ class Applied:
         """What failed, by attachment. ``inside``: what was just read; what was last written counts otherwise."""
         problems = {}
         for key, attachment in present.items():
-            wanted, pod = plan.pod(attachment), self._pods.get(key)
+            if key not in self._store.attachments:
+                continue  # detached meanwhile
+            wanted, pod = plan.pod(attachment, self._store.rank(key)), self._pods.get(key)
             if key in inside:
                 actual = inside[key] or Objects()
             elif pod:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from galactic import names
-from galactic.errors import GalacticError, NotYet, Unreachable
+from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.node import cni
 from galactic.node.attachment import Attachment, Key, attachment, plugin_config
 from galactic.node.cni import Failure, Request
@@ -96,6 +96,13 @@ class Calls:
         if held and not held.same_pod(wanted.container, wanted.ifname):
             self._give_way(held)
             held = None
+        for other in self._store.beside(wanted):
+            if (other.container, other.vpc) == (wanted.container, wanted.vpc):
+                raise Rejected(
+                    f"the pod is in this VPC already, with {other.ifname} ({other.name}): one interface of a pod "
+                    "for each VPC; give one attachment both addresses",
+                    field="vpc",
+                )
         if held is None:
             wanted = self._store.attach(wanted)
         else:

@@ -15,6 +15,7 @@ from typing import Final
 
 from galactic import names, srv6
 from galactic.linux.objects import (
+    IPV6_METRIC,
     LOOPBACK_DEVICE,
     MAIN_TABLE,
     UNREACHABLE_METRIC,
@@ -34,7 +35,8 @@ from galactic.node.attachment import SMALLEST_MTU, Attachment
 
 RULE_PRIORITY: Final = 999
 """Ahead of the VRFs' own rule (l3mdev, 1000): the outer packet of an encapsulation belongs to the underlay."""
-FIRST_TABLE: Final = 100_000
+FIRST_TABLE: Final = 1_000_000_000
+TABLES: Final = 1_000_000_000
 GATEWAY4: Final = IPv4Address("169.254.1.1")
 GATEWAY6: Final = IPv6Address("fe80::1")
 DEFAULTS: Final[tuple[Network, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -54,15 +56,19 @@ class Host:
 
 
 def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
-    """VPC → table number: the number that the kernel's VRF has, else the lowest free one, in order of the VPCs."""
+    """VPC → table number: the number that the kernel's VRF has, else one made of the VPC's identifier.
+
+    Ten digits, a one and the identifier's last nine, so that the same VPC has the same table on every node and in every
+    life of one; the next free one where two VPCs of a node would have the same.
+    """
     chosen = {vpc: known[vpc] for vpc in hosted if vpc in known}
     taken = set(known.values())
-    free = FIRST_TABLE
     for vpc in sorted(set(hosted) - chosen.keys()):
-        while free in taken:
-            free += 1
-        chosen[vpc] = free
-        taken.add(free)
+        number = vpc % TABLES
+        while FIRST_TABLE + number in taken:
+            number = (number + 1) % TABLES
+        chosen[vpc] = FIRST_TABLE + number
+        taken.add(chosen[vpc])
     return chosen
 
 
@@ -126,20 +132,24 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     return plan
 
 
-def pod(attachment: Attachment) -> Objects:
-    """What is inside the pod's namespace: its addresses, and what it reaches through the VPC."""
+def pod(attachment: Attachment, rank: int = 0) -> Objects:
+    """What is inside the pod's namespace: its addresses, and what it reaches through the VPC.
+
+    Of several interfaces of a pod each has routes of its own, told apart by their metrics; the first's come first.
+    """
     plan = Objects()
     device = attachment.ifname
     own = set(attachment.announces)
     for address in attachment.addresses:
         plan.addresses[device, address] = True
     families = {address.version for address in attachment.addresses}
+    metric = IPV6_METRIC + rank if rank else 0
     if 4 in families:
-        plan.routes[route_key(MAIN_TABLE, ip_network(GATEWAY4))] = Direct(device)
+        plan.routes[route_key(MAIN_TABLE, ip_network(GATEWAY4), metric)] = Direct(device)
     gateways = {4: Via(device, GATEWAY4.packed), 6: Via(device, GATEWAY6.packed)}
     for network in (*attachment.networks, *attachment.routes):
         if network.version in families and network not in own:
-            plan.routes[route_key(MAIN_TABLE, network)] = gateways[network.version]
+            plan.routes[route_key(MAIN_TABLE, network, metric)] = gateways[network.version]
     return plan
 
 

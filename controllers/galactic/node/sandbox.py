@@ -7,10 +7,8 @@ import struct
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from galactic.linux.namespace import Namespace
+from galactic.linux.namespace import Namespace, is_network
 
-_NS_GET_NSTYPE: Final = 0xB703
-_CLONE_NEWNET: Final = 0x40000000
 _SIOCGIFMTU: Final = 0x8921
 _SIOCGIFHWADDR: Final = 0x8927
 _IFREQ: Final = struct.Struct("=16sH6s16x")
@@ -37,9 +35,7 @@ def alive(path: str) -> bool:
     except (OSError, ValueError):
         return False
     try:
-        return fcntl.ioctl(there, _NS_GET_NSTYPE) == _CLONE_NEWNET
-    except OSError:
-        return False
+        return is_network(there)
     finally:
         os.close(there)
 

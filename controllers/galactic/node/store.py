@@ -42,6 +42,7 @@ class Store:
         self.cluster, self._records, self._clock = cluster, records, clock
         self._remotes: dict[int, Remotes] = {}
         self._local: dict[int, dict[Key, Attachment]] = {}
+        self._pods: dict[str, set[Key]] = {}  # by network namespace
         self._announcers: dict[tuple[int, Network], set[Key]] = {}
         self._endpoints: dict[Key, Endpoint] = {}
         self._watchers: list[asyncio.Event] = []
@@ -87,6 +88,19 @@ class Store:
         if not announcers:
             return None
         return min(announcers, key=lambda key: (self.attachments[key].epoch, key))
+
+    def rank(self, key: Key) -> int:
+        """How many of the pod's other attachments are older: 0 for the only one. Their routes come first."""
+        attachment = self.attachments[key]
+        return sum(
+            (self.attachments[other].epoch, other) < (attachment.epoch, key)
+            for other in self._pods[attachment.netns]
+        )
+
+    def beside(self, attachment: Attachment) -> list[Attachment]:
+        """The attachments of the same pod, other than that one."""
+        keys = self._pods.get(attachment.netns, set()) - {attachment.key}
+        return [self.attachments[key] for key in sorted(keys)]
 
     @property
     def remotes(self) -> Mapping[int, Remotes]:
@@ -237,6 +251,9 @@ class Store:
             self.orphans.discard(key)
             self._dirty.everything = True  # what it has is in the kernel, and in no plan yet
         self.attachments[key] = self._local.setdefault(vpc, {})[key] = attachment
+        in_pod = self._pods.setdefault(attachment.netns, set())
+        self._dirty.attachments |= in_pod  # their ranks may change
+        in_pod.add(key)
         remotes = self._remotes.setdefault(vpc, Remotes(self._here()))
         remotes.announce([packed(network) for network in attachment.announces])
         for network in attachment.announces:
@@ -259,6 +276,11 @@ class Store:
     def _withdraw(self, key: Key) -> None:
         """What it announced is not announced by it any more."""
         vpc, networks = key[0], self.attachments[key].announces
+        in_pod = self._pods[netns := self.attachments[key].netns]
+        in_pod.remove(key)
+        self._dirty.attachments |= in_pod
+        if not in_pod:
+            del self._pods[netns]
         self._remotes[vpc].withdraw([packed(network) for network in networks])
         for network in networks:
             announcers = self._announcers[vpc, network]

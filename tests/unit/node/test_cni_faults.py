@@ -57,7 +57,7 @@ class GatedKernel(MemoryKernel):
         await self._wait()
 
 
-STEPS = 5
+STEPS = 4
 """Of an ADD to a new VPC: before and after the host's objects, reading the pod, before and after the pod's."""
 
 

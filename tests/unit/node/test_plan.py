@@ -125,10 +125,22 @@ def test_mtu(encap, underlay, asked, expected):
 @pytest.mark.parametrize(
     ("hosted", "known", "expected"),
     [
-        pytest.param({5, 3}, {}, {3: 100_000, 5: 100_001}, id="fresh"),
-        pytest.param({5, 3}, {5: 100_000}, {5: 100_000, 3: 100_001}, id="keeps-what-the-kernel-has"),
-        pytest.param({5}, {7: 100_000}, {5: 100_001}, id="not-one-in-use"),
+        pytest.param({5, 3}, {}, {3: 1_000_000_003, 5: 1_000_000_005}, id="made-of-the-identifier"),
+        pytest.param({5, 3}, {5: 100_000}, {5: 100_000, 3: 1_000_000_003}, id="keeps-what-the-kernel-has"),
+        pytest.param({5}, {7: 1_000_000_005}, {5: 1_000_000_006}, id="not-one-in-use"),
+        pytest.param(
+            {1_999_999_999, 999_999_999},
+            {},
+            {999_999_999: 1_999_999_999, 1_999_999_999: 1_000_000_000},
+            id="two-with-the-same-digits",
+        ),
     ],
 )
 def test_tables(hosted, known, expected):
     assert plan.tables(hosted, known) == expected
+
+
+def test_the_second_interface_of_a_pod_has_routes_of_its_own():
+    first, second = plan.pod(POD), plan.pod(replace(POD, ifname="galactic1"), 1)
+    assert not first.routes.keys() & second.routes.keys()
+    assert {metric for _, _, metric in map(route_of, second.routes)} == {1025}
