@@ -54,7 +54,10 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
                     yield changed
 
         preparation = Preparation(
-            LinuxMachine(space, settings.underlay_interface, guard=settings.guard), store, space
+            LinuxMachine(space, settings.underlay_interface, guard=settings.guard),
+            store,
+            space,
+            metrics.filter_drift.inc,
         )
         sync = Sync(kernel, store, preparation.host, metrics)
         following = Following(bus, topics, store, metrics)
@@ -75,6 +78,7 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
             registration=registration,
             events=events,
             connect=connect,
+            metrics=metrics,
         )
         server = Server(settings.socket, Calls(store, sync, controller.problem), metrics)
         await controller.run(server, health)

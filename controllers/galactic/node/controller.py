@@ -14,6 +14,7 @@ from galactic.linux.events import Changed
 from galactic.node.configs import Configs
 from galactic.node.fallback import Fallback
 from galactic.node.host import Preparation
+from galactic.node.metrics import Metrics
 from galactic.node.recovery import Recovery
 from galactic.node.registration import Registration
 from galactic.node.segment import Facts, Finding, Segment
@@ -41,7 +42,9 @@ class Controller:
         registration: Registration,
         events: Callable[[], AsyncIterator[Changed]],
         connect: Callable[[], Awaitable[Kube]],
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self._node, self._store, self._preparation, self._sync = node, store, preparation, sync
         self._registration, self._events, self._connect = registration, events, connect
         self._segment: Segment | None = None
@@ -143,7 +146,16 @@ class Controller:
         while True:
             health.set("attach", self.problem())
             health.set("kernel", self._sync.problem if self._sync.ready.is_set() else None)
+            self._measure()
             await asyncio.sleep(HEALTH_SECONDS)
+
+    def _measure(self) -> None:
+        metrics, segment = self._metrics, self._segment
+        metrics.connected.labels("broker").set(self._registration.problem is None)
+        metrics.connected.labels("kube-apiserver").set(bool(segment and segment.reachable))
+        metrics.fallback.set(len(self._fallback.followed) if self._fallback else 0)
+        for backend in ("legacy", "nft"):
+            metrics.backend.labels(backend).set(backend == self._preparation.backend)
 
 
 def _finding(kind: str, problem: str | None, good: str, bad: str, fine: str) -> Finding:

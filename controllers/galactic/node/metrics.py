@@ -38,6 +38,22 @@ class Metrics:
             ["peer"],
             registry=registry,
         )
+        self.fallback = Gauge(
+            "galactic_node_fallback_vpcs",
+            "VPCs whose routes are read from kube-apiserver because the broker does not tell them.",
+            registry=registry,
+        )
+        self.backend = Gauge(
+            "galactic_node_packet_filter",
+            "1 for the backend that our rules are in.",
+            ["backend"],
+            registry=registry,
+        )
+        self.filter_drift = Counter(
+            "galactic_node_filter_drift_chains",
+            "Chains of ours in the packet filter that others had changed.",
+            registry=registry,
+        )
         self.full_sync = Gauge(
             "galactic_node_last_full_sync_timestamp_seconds",
             "When the whole kernel was last compared with what is wanted.",

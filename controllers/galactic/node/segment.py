@@ -61,7 +61,7 @@ class Segment:
         self._kube, self._node, self._store, self._facts = kube, node, store, facts
         self._changed = store.watch()
         self._status: Mapping[str, Any] | None = None  # as the API server has it; None: no such object
-        self._connected = False
+        self.reachable = False
         self._unusable: str | None = None
         self._informer = Informer(
             kube, NODE_SEGMENTS, self._take, fields=f"metadata.name={node}", connection=self._connection
@@ -79,7 +79,7 @@ class Segment:
         """Why the prefix is not taken from the NodeSegment, in words."""
         if not self._informer.synced.is_set():
             return "its NodeSegment was not read yet"
-        if not self._connected:
+        if not self.reachable:
             return "kube-apiserver does not answer"
         if self._status is None:
             return (
@@ -97,7 +97,7 @@ class Segment:
         return parse(SegmentStatus, given).endpoints
 
     def _connection(self, connected: bool) -> None:
-        self._connected = connected
+        self.reachable = connected
 
     async def _missing(self) -> None:
         await self._informer.synced.wait()
