@@ -34,7 +34,7 @@ def test_the_file_can_be_named_by_the_environment(config: Path, monkeypatch: pyt
 
 
 def test_a_secret_does_not_show() -> None:
-    assert "hunter2" not in repr(load(RouterSettings, ["--mqtt-password", "hunter2"]))
+    assert "hunter2" not in repr(load(RouterSettings, ["--mqtt-username", "u", "--mqtt-password", "hunter2"]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import random
 import socket
-import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -155,12 +154,8 @@ class PahoBus:
         client.max_inflight_messages_set(WINDOW)
         client.connect_timeout = 5.0
         if given.mqtt_username is not None:
-            password = given.mqtt_password.get_secret_value() if given.mqtt_password else None
-            client.username_pw_set(given.mqtt_username, password)
-        if scheme in ("mqtts", "wss"):
-            context = ssl.create_default_context(cafile=given.mqtt_ca_file)
-            if given.mqtt_cert_file:
-                context.load_cert_chain(given.mqtt_cert_file, given.mqtt_key_file)
+            client.username_pw_set(given.mqtt_username, given.password())
+        if (context := given.tls()) is not None:
             client.tls_set_context(context)
         if scheme in ("ws", "wss"):
             client.ws_set_options(path=urlsplit(given.mqtt_url).path or "/mqtt")

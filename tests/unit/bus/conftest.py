@@ -1,0 +1,160 @@
+"""Certificates made on the spot, and a Mosquitto with the listeners that a test wants."""
+
+import asyncio
+import datetime as dt
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+NOW = dt.datetime.now(dt.UTC)
+DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, as files."""
+
+    cert: Path
+    key: Path
+
+    def encrypted(self) -> Path:
+        """The same key with a passphrase."""
+        key = serialization.load_pem_private_key(self.key.read_bytes(), None)
+        path = self.key.with_suffix(".encrypted")
+        path.write_bytes(_pem(key, b"secret"))
+        return path
+
+
+class Authority:
+    """A CA of the test's own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._builder(self._subject, self._key, NOW - 2 * DAY, NOW + DAY).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        self.cert = folder / f"{name}.pem"
+        self.cert.write_bytes(
+            certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
+
+    def issue(self, name: str, *, hosts: tuple[str, ...] = (), expired: bool = False) -> Pair:
+        """A certificate for that common name; ``hosts`` are its names and addresses as a server."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = self._builder(subject, key, NOW - 2 * DAY, NOW - DAY if expired else NOW + DAY)
+        if hosts:
+            names = [x509.IPAddress(ip_address(h)) if h[0].isdigit() else x509.DNSName(h) for h in hosts]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        stem = self.folder / f"{self.name}-{name.replace('/', '_')}{'-expired' if expired else ''}"
+        pair = Pair(stem.with_suffix(".crt"), stem.with_suffix(".key"))
+        pair.cert.write_bytes(
+            builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
+        pair.key.write_bytes(_pem(key))
+        return pair
+
+    def _builder(self, subject, key, start, end) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(start)
+            .not_valid_after(end)
+        )
+
+
+def _pem(key, passphrase: bytes | None = None) -> bytes:
+    encryption = (
+        serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    )
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, encryption
+    )
+
+
+class Mosquitto:
+    """A broker of the test's own. ``{name}`` in its configuration is a free port of that name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports: dict[str, int] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = folder / "mosquitto.log"
+
+    def port(self, name: str) -> int:
+        if name not in self.ports:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                self.ports[name] = probe.getsockname()[1]
+        return self.ports[name]
+
+    def start(self, config: str) -> None:
+        """Returns when every listener accepts."""
+        program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+        assert program, "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto"
+        path = self.folder / "mosquitto.conf"
+        path.write_text(config)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([program, "-c", path], stderr=log)
+        deadline = time.monotonic() + 10
+        for port in self.ports.values():
+            while True:
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, self.log.read_text()
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    time.sleep(0.02)
+
+    def reload(self) -> None:
+        assert self.process
+        os.kill(self.process.pid, signal.SIGHUP)
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Callable[[str], Authority]:
+    return lambda name: Authority(tmp_path, name)
+
+
+@pytest.fixture
+def until() -> Callable[..., object]:
+    """Waits until something is true, twenty seconds at the most."""
+
+    async def wait(condition: Callable[[], object], seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            await asyncio.sleep(0.01)
+
+    return wait
