@@ -91,6 +91,14 @@ class Claim:
         cluster, node = self.origin
         return Route(to, (self.sid,), cluster, node, function_hex(self.function), self.epoch)
 
+    def in_force(self, held: Mapping[Network, Route]) -> bool:
+        """Whether this very claim has a route in that table."""
+        return any(self.announces(held.get(network)) for network in self.networks)
+
+    def believed(self, held: Mapping[Network, Route], horizon: int) -> bool:
+        """Whether it may have routes: it is in force, or neither pending nor from after the ``horizon``."""
+        return self.in_force(held) or not (self.pending or self.epoch > horizon)
+
     def announces(self, route: Route | None) -> bool:
         """Whether that route is one of this very claim: same attachment, node and epoch."""
         return (

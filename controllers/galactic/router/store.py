@@ -5,15 +5,18 @@ them. It looks only at the attachments and networks that were touched, however l
 ``table.table`` of everything with the tables before it as ``held`` (tests/unit/router/test_store.py proves that).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 
 from galactic.diff import Diff
 from galactic.messages import Endpoint, Route
+from galactic.router.admissions import OPEN, Clusters, Policy, admits, refusals
 from galactic.router.claims import Admission, Attachment, Claim, Holder, Identity, Origin, Rejection, Segment
 from galactic.router.claims import admission as admission_of
 from galactic.router.networks import Network
+from galactic.router.prefixes import Prefixes, clash
 from galactic.router.table import Conflict, VpcTable, holder, winner
 
 
@@ -40,6 +43,8 @@ class _Vpc:
     future: set[Holder] = field(
         default_factory=set
     )  # with a claim that may become believable as time goes by
+    present: Counter[str] = field(default_factory=Counter)  # attachments with candidates, by cluster
+    clusters: Clusters = None  # those that may be in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,10 @@ class Commit:
 class Store:
     """Registrations by node, attachments by name, tables by VPC. ``dirty`` is called whenever a commit is due."""
 
-    def __init__(self, dirty: Callable[[], None], *, checked: bool) -> None:
+    def __init__(self, dirty: Callable[[], None], *, checked: bool, policy: Policy = OPEN) -> None:
         """``checked``: endpoints are held against attachments (Kubernetes); else there are none (standalone)."""
-        self._dirty = dirty
+        self._dirty, self._policy = dirty, policy
+        self._prefixes = None if checked else Prefixes()  # in Kubernetes the operator has seen to it
         self._attachments: dict[str, Attachment] | None = {} if checked else None
         self._nodes: dict[Origin, _Node] = {}
         self._naming: dict[str, set[Origin]] = {}  # attachment → nodes that have an endpoint of that name
@@ -84,6 +90,8 @@ class Store:
         node = self._nodes.setdefault(origin, _Node())
         if node.prefix != prefix:
             node.prefix = prefix
+            if self._prefixes is not None:
+                self._prefixes.say(origin, prefix)
             self._mark((origin,))
 
     def removed(self, origin: Origin) -> None:
@@ -91,6 +99,8 @@ class Store:
         if (node := self._nodes.get(origin)) is not None:
             self._name(origin, node.endpoints, ())
             node.prefix, node.sequence, node.endpoints = None, -1, ()
+            if self._prefixes is not None:
+                self._prefixes.say(origin, None)
             self._mark((origin,))
 
     def attached(self, name: str, attachment: Attachment | None) -> None:
@@ -104,11 +114,20 @@ class Store:
             self._attachments[name] = attachment
         self._mark(self._naming.get(name, ()))
 
+    def admit(self, policy: Policy) -> None:
+        """Which clusters may be in which VPC, from now on."""
+        self._policy = policy
+        for vpc in self._vpcs:
+            self._touched_networks.setdefault(vpc, set())
+        self._dirty()
+
     def hold(self, vpc: int, routes: Mapping[Network, Route]) -> None:
         """The table of a VPC that is in force, from before this process: those who hold a network keep it."""
         found = self._vpcs.setdefault(vpc, _Vpc())
         added = {network: route for network, route in routes.items() if network not in found.routes}
         found.routes.update(added)
+        if self._prefixes is not None:
+            self._prefixes.hold(added.values())
         self._touched_networks.setdefault(vpc, set()).update(added)
         self._dirty()
 
@@ -121,6 +140,10 @@ class Store:
     def segments(self) -> dict[Origin, Segment]:
         """Everything said by the nodes, as ``table.table`` takes it."""
         return {origin: Segment(node.prefix, node.endpoints) for origin, node in self._nodes.items()}
+
+    def clashing(self) -> Mapping[Origin, Origin]:
+        """Nodes that say a prefix which is another's, and whose it is, as of the last commit."""
+        return self._prefixes.refused if self._prefixes is not None else {}
 
     def routes(self, vpc: int) -> Mapping[Network, Route]:
         """The table of one VPC as of the last commit."""
@@ -173,6 +196,8 @@ class Store:
             vpc: set(found.future) for vpc, found in self._vpcs.items() if found.future
         }
         rejections: list[Rejection] = []
+        if self._prefixes is not None:
+            self._dirty_nodes |= self._prefixes.settle() & self._nodes.keys()
         for origin in self._dirty_nodes:
             rejections += self._admit(origin, touched)
         self._dirty_nodes.clear()
@@ -181,21 +206,40 @@ class Store:
         identities: set[Identity] = set()
         for vpc in touched.keys() | networks.keys():
             found = self._vpcs[vpc]
-            stale = networks.get(vpc, set())
-            rejections += _endpoints(found, touched.get(vpc, ()), stale, horizon)
-            changed, concerned = _routes(found, stale)
+            stale, concerned = networks.get(vpc, set()), touched.get(vpc, set())
+            concerned |= self._readmitted(vpc, found, horizon)
+            rejections += _endpoints(found, concerned, stale, horizon)
+            changed, parties = _routes(found, stale)
             if changed:
                 routes[vpc] = changed
-            identities |= {Identity(who.cluster, vpc, who.function) for who in concerned}
-            identities |= {Identity(who.cluster, vpc, who.function) for who in touched.get(vpc, ())}
+            identities |= {Identity(who.cluster, vpc, who.function) for who in concerned | parties}
             if not found.candidates and not found.routes:
                 del self._vpcs[vpc]
         return Commit(routes, frozenset(identities), tuple(rejections))
 
+    def _readmitted(self, vpc: int, found: _Vpc, horizon: int) -> set[Holder]:
+        """Decides which clusters may be in a VPC; returns the attachments of those whom that concerns."""
+        every = (claim for claims in found.candidates.values() for claim in claims.values())
+        before, found.clusters = (
+            found.clusters,
+            self._policy.clusters(vpc, found.present, every, found.routes, horizon),
+        )
+        if before == found.clusters:
+            return set()
+        return {
+            who
+            for who in found.candidates
+            if not (admits(before, who.cluster) and admits(found.clusters, who.cluster))
+        }
+
     def _admit(self, origin: Origin, touched: dict[int, set[Holder]]) -> list[Rejection]:
         node = self._nodes[origin]
         before = node.admitted
-        now = node.admitted = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)
+        if (other := self.clashing().get(origin)) is not None:
+            now = Admission({}, (clash(origin, node.prefix, other),))
+        else:
+            now = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)
+        node.admitted = now
         for identity in before.claims.keys() | now.claims.keys():
             claim = now.claims.get(identity)
             if claim == before.claims.get(identity):
@@ -203,11 +247,14 @@ class Store:
             who = Holder(identity.cluster, identity.function)
             found = self._vpcs.setdefault(identity.vpc, _Vpc())
             if claim is not None:
+                found.present[who.cluster] += who not in found.candidates
                 found.candidates.setdefault(who, {})[origin] = claim
             else:
                 found.candidates[who].pop(origin)
                 if not found.candidates[who]:
                     del found.candidates[who]
+                    found.present[who.cluster] -= 1
+                    found.present += Counter()  # without those at nought
             touched.setdefault(identity.vpc, set()).add(who)
         if node.prefix is None and node.sequence < 0:
             del self._nodes[origin]
@@ -234,7 +281,11 @@ def _endpoints(found: _Vpc, touched: Iterable[Holder], stale: set[Network], hori
     news: list[Rejection] = []
     for who in touched:
         before = found.endpoints.get(who)
-        chosen, refused = winner(found.candidates.get(who, {}).values(), found.routes, horizon)
+        claims = found.candidates.get(who, {}).values()
+        if admits(found.clusters, who.cluster):
+            chosen, refused = winner(claims, found.routes, horizon)
+        else:
+            chosen, refused = None, refusals(claims, found.clusters)
         known = found.rejections.pop(who, ())
         if refused:
             found.rejections[who] = tuple(refused)

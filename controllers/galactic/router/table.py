@@ -19,10 +19,11 @@ is what lets ``store`` answer them for what changed alone and arrive at the same
 far ahead to be overtaken: the next ADD takes the highest epoch known plus one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from galactic.messages import Route
+from galactic.router.admissions import OPEN, Policy, admits, refusals
 from galactic.router.claims import (
     Attachment,
     Claim,
@@ -71,6 +72,7 @@ def table(
     attachments: Mapping[str, Attachment] | None,
     held: Mapping[int, Held],
     horizon: int,
+    policy: Policy = OPEN,
 ) -> Tables:
     """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
     admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
@@ -82,17 +84,28 @@ def table(
         key=lambda rejection: (rejection.origin, rejection.attachment, rejection.reason, rejection.message),
     )
     return Tables(
-        {vpc: vpc_table(claims, held.get(vpc, {}), horizon) for vpc, claims in candidates.items()},
+        {
+            vpc: vpc_table(vpc, claims, held.get(vpc, {}), horizon, policy)
+            for vpc, claims in candidates.items()
+        },
         tuple(rejections),
     )
 
 
-def vpc_table(candidates: Mapping[Holder, Iterable[Claim]], held: Held, horizon: int) -> VpcTable:
+def vpc_table(
+    vpc: int, candidates: Mapping[Holder, Collection[Claim]], held: Held, horizon: int, policy: Policy = OPEN
+) -> VpcTable:
     """One VPC's table from the claims of each attachment in it."""
+    present = {attachment.cluster for attachment in candidates}
+    every = (claim for claims in candidates.values() for claim in claims)
+    clusters = policy.clusters(vpc, present, every, held, horizon)
     endpoints: dict[Holder, Claim] = {}
     rejections: list[Rejection] = []
     claimants: dict[Network, list[Claim]] = {}
     for attachment in sorted(candidates):
+        if not admits(clusters, attachment.cluster):
+            rejections += refusals(candidates[attachment], clusters)
+            continue
         chosen, losers = winner(candidates[attachment], held, horizon)
         rejections += losers
         if chosen is not None:
@@ -113,7 +126,7 @@ def winner(candidates: Iterable[Claim], held: Held, horizon: int) -> tuple[Claim
     eligible: list[tuple[Claim, bool]] = []
     rejections: list[Rejection] = []
     for claim in sorted(candidates, key=lambda claim: claim.origin):
-        in_force = any(claim.announces(held.get(network)) for network in claim.networks)
+        in_force = claim.in_force(held)
         if claim.pending and not in_force:
             rejections.append(_rejection(claim, claim.pending, "the attachment is not ready"))
         elif claim.epoch > horizon and not in_force:

@@ -1,0 +1,317 @@
+"""Several clusters in one VPC: who may be in it, who gives way to whom, and what a change of the policy does."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from ipaddress import IPv6Network
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from galactic.errors import Rejected
+from galactic.messages import Endpoint
+from galactic.router.admissions import AdmissionsFile, Policy, Unlisted, parse
+from galactic.router.claims import Origin
+from galactic.router.store import Store
+from galactic.router.table import table
+
+VPC, OTHER = 0x4D2, 0x4D3
+HORIZON, FAR = 1000, 1 << 60
+EAST, WEST, NORTH = Origin("east", "n1"), Origin("west", "n2"), Origin("north", "n3")
+CLUSTERS = (EAST, WEST, NORTH)
+BOTH = frozenset({"east", "west"})
+
+
+class Plane:
+    """A store and three clusters of one node each."""
+
+    def __init__(self, world, policy: Policy = Policy()) -> None:  # noqa: B008
+        self.world, self.sequence = world, 0
+        self.store = Store(lambda: None, checked=False, policy=policy)
+        for origin in CLUSTERS:
+            self.store.prefixed(origin, world.prefix(origin.node))
+
+    def say(self, origin: Origin, *endpoints: Endpoint) -> None:
+        self.sequence += 1
+        assert self.store.registered(origin, self.sequence, endpoints)
+
+    def attach(
+        self, origin: Origin, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
+    ) -> None:
+        self.say(origin, self.world.endpoint(origin.node, function, network, epoch=epoch, vpc=vpc))
+
+    def settle(self) -> tuple[dict[str, str], list[str]]:
+        """(network → cluster, reasons of what is rejected now)."""
+        news = self.store.commit(HORIZON).rejections
+        found = {network: route.cluster for network, route in self.store.routes(VPC).items()}
+        return found, [rejection.reason for rejection in news]
+
+
+@pytest.fixture
+def plane(world) -> Plane:
+    return Plane(world)
+
+
+def test_a_vpc_that_is_not_listed_belongs_to_the_cluster_that_has_it(plane) -> None:
+    plane.attach(EAST, "10.1.1.1/32", epoch=500)
+    assert plane.settle() == ({"10.1.1.1/32": "east"}, [])
+    plane.attach(WEST, "10.1.1.2/32", epoch=1)  # that its clock is slower does not make it the owner
+    assert plane.settle() == ({"10.1.1.1/32": "east"}, ["NotAdmitted"])
+    plane.attach(EAST, "10.1.1.9/32", epoch=501)  # the only route of the owner changes
+    assert plane.settle() == ({"10.1.1.9/32": "east"}, [])
+    plane.say(EAST)
+    assert plane.settle()[0] == {"10.1.1.2/32": "west"}
+
+
+def test_of_clusters_that_come_at_once_the_one_that_was_attached_first(plane) -> None:
+    plane.attach(WEST, "10.1.1.2/32", epoch=7)
+    plane.attach(EAST, "10.1.1.1/32", epoch=8)
+    plane.attach(NORTH, "10.1.1.3/32", epoch=FAR)
+    found, reasons = plane.settle()
+    assert found == {"10.1.1.2/32": "west"}
+    assert sorted(reasons) == ["NotAdmitted", "NotAdmitted"]
+
+
+def test_listed_clusters_reach_each_other_and_others_do_not_get_in(world) -> None:
+    plane = Plane(world, Policy(vpcs={VPC: BOTH}))
+    for number, origin in enumerate(CLUSTERS, 1):
+        plane.attach(origin, f"10.1.1.{number}/32")  # equal functions: three attachments
+    assert plane.settle() == ({"10.1.1.1/32": "east", "10.1.1.2/32": "west"}, ["NotAdmitted"])
+
+
+def test_an_address_of_both_clusters_stays_with_the_one_that_has_it(world) -> None:
+    plane = Plane(world, Policy(vpcs={VPC: BOTH}))
+    plane.attach(WEST, "10.1.1.1/32", epoch=9)
+    plane.settle()
+    plane.attach(EAST, "10.1.1.1/32", epoch=2)
+    assert plane.settle() == ({"10.1.1.1/32": "west"}, [])
+    (conflict,) = plane.store.tables()[VPC].conflicts
+    assert (conflict.claim.origin, conflict.holder.origin) == (EAST, WEST)
+
+
+def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(world) -> None:
+    plane = Plane(world, Policy(vpcs={VPC: BOTH}))
+    plane.attach(EAST, "10.1.1.1/32", epoch=2)
+    plane.attach(WEST, "10.1.1.2/32", epoch=1)
+    plane.attach(NORTH, "10.9.9.9/32", vpc=OTHER)
+    plane.settle()
+    plane.store.admit(Policy(vpcs={VPC: frozenset({"east"})}))
+    done = plane.store.commit(HORIZON)
+    assert {vpc: (set(it.set), set(it.delete)) for vpc, it in done.routes.items()} == {
+        VPC: (set(), {"10.1.1.2/32"})
+    }
+    assert [(it.origin, it.reason) for it in done.rejections] == [(WEST, "NotAdmitted")]
+    plane.store.admit(Policy(vpcs={VPC: BOTH}))
+    assert plane.settle()[0] == {"10.1.1.1/32": "east", "10.1.1.2/32": "west"}
+    # Taken off the list altogether it is the VPC of the one of the two that was attached first.
+    plane.store.admit(Policy())
+    assert plane.settle()[0] == {"10.1.1.2/32": "west"}
+
+
+@pytest.mark.parametrize(
+    ("unlisted", "clusters"),
+    [
+        pytest.param(Unlisted.ANYBODY, ["east", "north", "west"], id="anybody"),
+        pytest.param(Unlisted.FIRST, ["east"], id="first"),
+        pytest.param(Unlisted.NOBODY, [], id="nobody"),
+    ],
+)
+def test_what_goes_for_a_vpc_that_is_not_listed(world, unlisted: Unlisted, clusters: list[str]) -> None:
+    plane = Plane(world, Policy(unlisted))
+    for number, origin in enumerate(CLUSTERS, 1):
+        plane.attach(origin, f"10.1.1.{number}/32", epoch=number)
+    assert sorted(plane.settle()[0].values()) == clusters
+
+
+def test_a_restart_does_not_give_a_vpc_to_somebody_else(world) -> None:
+    before, after = Plane(world), Plane(world)
+    before.attach(EAST, "10.1.1.1/32", epoch=500)
+    before.settle()
+    after.store.hold(VPC, before.store.routes(VPC))
+    after.attach(WEST, "10.1.1.2/32", epoch=1)
+    after.attach(EAST, "10.1.1.1/32", epoch=500)
+    assert after.settle()[0] == {"10.1.1.1/32": "east"}
+
+
+# -- the store arrives at the pure function ----------------------------------------------------------------------------
+
+
+class Machine(RuleBasedStateMachine):
+    """Registrations, policies and time in any order; the oracle is ``table`` with the tables before as ``held``."""
+
+    world = None
+    policies = st.builds(
+        Policy,
+        st.sampled_from(Unlisted),
+        st.dictionaries(
+            st.sampled_from((VPC, OTHER)),
+            st.frozensets(st.sampled_from([origin.cluster for origin in CLUSTERS])),
+        ),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plane = Plane(self.world)
+        self.policy, self.horizon = Policy(), HORIZON
+        self.expected = table({}, None, {}, 0)
+
+    @initialize(policy=policies)
+    def begin(self, policy: Policy) -> None:
+        self.adopt(policy)
+
+    @rule(policy=policies)
+    def adopt(self, policy: Policy) -> None:
+        self.policy = policy
+        self.plane.store.admit(policy)
+
+    @rule(
+        origin=st.sampled_from(CLUSTERS),
+        said=st.lists(
+            st.tuples(
+                st.sampled_from((VPC, VPC, OTHER)),
+                st.integers(1, 3),
+                st.lists(st.sampled_from(("10.1.1.1/32", "10.1.1.2/32", "fd00::/64")), max_size=2).map(tuple),
+                st.one_of(st.integers(0, 6), st.just(FAR)),
+            ),
+            max_size=3,
+        ),
+    )
+    def register(self, origin: Origin, said: list) -> None:
+        world = self.world
+        self.plane.say(
+            origin,
+            *(
+                world.endpoint(origin.node, function, *nets, epoch=epoch, vpc=vpc)
+                for vpc, function, nets, epoch in said
+            ),
+        )
+
+    @rule()
+    def time_goes_by(self) -> None:
+        self.horizon = FAR
+
+    @rule()
+    def commit(self) -> None:
+        before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
+        store = self.plane.store
+        expected = table(store.segments(), None, before, self.horizon, self.policy)
+        store.commit(self.horizon)
+        assert store.tables() == expected.vpcs
+        routes = {vpc: found.routes for vpc, found in expected.vpcs.items()}
+        again = table(store.segments(), None, routes, self.horizon, self.policy)
+        assert {vpc: found.routes for vpc, found in again.vpcs.items()} == routes, "a restart changes nothing"
+        self.expected = expected
+
+
+def test_any_order_of_registrations_and_policies(world) -> None:
+    Machine.world = world
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+# -- prefixes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, world) -> None:
+    plane.attach(EAST, "10.1.1.1/32")
+    plane.settle()
+    thief = Origin("west", "n1")  # its prefix in this world is that of east's n1
+    plane.store.prefixed(thief, world.prefix("n1"))
+    plane.attach(thief, "10.1.1.2/32", vpc=OTHER)
+    assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
+    assert not plane.store.routes(OTHER)
+    plane.store.removed(EAST)
+    assert plane.settle()[0] == {}
+    assert list(plane.store.routes(OTHER)) == ["10.1.1.2/32"]
+
+
+@pytest.mark.parametrize("length", [48, 52, 64])
+def test_prefixes_that_only_overlap(plane, world, length: int) -> None:
+    plane.attach(EAST, "10.1.1.1/32")
+    plane.settle()
+    larger = Origin("a", "n1")
+    inside = world.prefix("n1").network_address
+    plane.store.prefixed(larger, IPv6Network((inside, length), strict=False))
+    plane.say(larger)
+    assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
+
+
+def test_a_restart_does_not_give_a_prefix_to_somebody_else(world) -> None:
+    before, after = Plane(world), Store(lambda: None, checked=False)
+    before.attach(EAST, "10.1.1.1/32")
+    before.settle()
+    thief = Origin("a", "n1")  # by name it would be first
+    after.prefixed(thief, world.prefix("n1"))
+    after.prefixed(EAST, world.prefix("n1"))
+    after.registered(EAST, 1, (world.endpoint("n1", 1, "10.1.1.1/32"),))
+    after.hold(VPC, before.store.routes(VPC))
+    after.commit(HORIZON)
+    assert after.clashing() == {thief: EAST}
+    assert {route.cluster for route in after.routes(VPC).values()} == {"east"}
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_admissions() -> None:
+    assert parse("") == Policy(Unlisted.FIRST, {})
+    text = "unlisted: nobody\nvpcs:\n  '0000000004d2': {clusters: [east, west]}\n"
+    assert parse(text) == Policy(Unlisted.NOBODY, {VPC: BOTH})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("[", "not YAML", id="no-yaml"),
+        pytest.param("- a", "list: give the keys", id="a-list"),
+        pytest.param("vpc: {}", "'vpc'", id="misspelt"),
+        pytest.param("unlisted: all", "give first, nobody, anybody", id="unlisted"),
+        pytest.param("vpcs: {000000001234: {clusters: [a]}}", "in quotes", id="read-as-an-octal-number"),
+        pytest.param("vpcs: {'4d2': {clusters: [a]}}", "vpcs: ", id="short"),
+        pytest.param("vpcs: {'0000000004d2': [a]}", "vpcs.0000000004d2", id="no-clusters"),
+        pytest.param("vpcs: {'0000000004d2': {clusters: east}}", "a list of names", id="a-name"),
+        pytest.param(b"\xff\xfe\x00", "not YAML", id="bytes"),
+    ],
+)
+def test_a_file_that_says_nothing_usable(text: str, said: str) -> None:
+    with pytest.raises(Rejected, match=r".*") as caught:
+        parse(text)
+    assert said in str(caught.value)
+
+
+@asynccontextmanager
+async def watched(path):
+    """The file, the policies and the problems that were told."""
+    file, policies, problems = AdmissionsFile(path, poll_seconds=0.01), [], []
+    task = asyncio.create_task(file.run(policies.append, problems.append))
+    try:
+        yield file, policies, problems
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_file_that_changes_is_read_again_and_a_bad_one_changes_nothing(tmp_path, until) -> None:
+    path = tmp_path / "admissions.yaml"
+    with pytest.raises(Rejected, match="No such file"):
+        AdmissionsFile(path)
+    path.write_text("unlisted: nobody")
+    async with watched(path) as (file, policies, problems):
+        assert file.policy == Policy(Unlisted.NOBODY)
+        path.write_text("unlisted: anybody")
+        await until(lambda: policies == [Policy(Unlisted.ANYBODY)])
+        path.write_text("unlisted: [")
+        await until(lambda: len(problems) == 1)
+        assert "stays in force" in problems[0]
+        path.unlink()
+        await until(lambda: len(problems) == 2)
+        assert file.policy == Policy(Unlisted.ANYBODY)
+        path.write_text("unlisted: anybody")
+        await until(lambda: problems[2:] == [None])
+        path.write_text("unlisted: first")
+        await until(lambda: policies[1:] == [Policy(Unlisted.FIRST)])
