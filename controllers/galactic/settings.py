@@ -276,6 +276,18 @@ class RouterSettings(MqttSettings):
         default=None,
         description="postgresql://… to keep routes and history in; not there yet, so it must be left out",
     )
+    admissions: Path | None = Field(
+        default=None,
+        description="YAML file that says which clusters may be in which VPC, read again when it changes (standalone)",
+    )
+
+    @model_validator(mode="after")
+    def _several(self) -> Self:
+        if self.admissions is not None and self.kubernetes:
+            raise ValueError(
+                "admissions: a router in Kubernetes serves its own cluster; give kubernetes=false"
+            )
+        return self
 
 
 class NodeSettings(MqttSettings):

@@ -5,9 +5,11 @@ import socket
 import sys
 
 from galactic.bus.paho import PahoBus
+from galactic.errors import Rejected
 from galactic.kube.client import connect
 from galactic.launch import Health, launch
 from galactic.metrics import registry
+from galactic.router.admissions import AdmissionsFile
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import USAGE_ERROR, RouterSettings, load
@@ -19,6 +21,11 @@ def main() -> None:
         refusal = "database_url: recording in Postgres is not there yet; leave it out"
         sys.stderr.write(f"galactic-router: {refusal}\n")
         raise SystemExit(USAGE_ERROR)
+    try:
+        admissions = AdmissionsFile(settings.admissions) if settings.admissions else None
+    except Rejected as error:
+        sys.stderr.write(f"galactic-router: admissions: {error}\n")
+        raise SystemExit(USAGE_ERROR) from error
     figures = registry("router")
     metrics = RouterMetrics(figures)
     replica = f"{socket.gethostname()}-{os.getpid()}"
@@ -27,7 +34,15 @@ def main() -> None:
         kube = await connect() if settings.kubernetes else None
         try:
             async with PahoBus(settings, f"galactic-router-{replica}") as bus:
-                await Controller(settings, bus, kube, replica=replica, metrics=metrics, health=health).run()
+                await Controller(
+                    settings,
+                    bus,
+                    kube,
+                    replica=replica,
+                    metrics=metrics,
+                    health=health,
+                    admissions=admissions,
+                ).run()
         finally:
             if kube is not None:
                 await kube.close()

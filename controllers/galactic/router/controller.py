@@ -20,6 +20,7 @@ from galactic.errors import Rejected
 from galactic.kube.client import Kube
 from galactic.launch import Health
 from galactic.messages import Leader, Topics
+from galactic.router.admissions import OPEN, AdmissionsFile, Policy
 from galactic.router.announcer import Announcer
 from galactic.router.claims import Identity, Origin, Rejection
 from galactic.router.fanout import Fanout, milliseconds
@@ -51,6 +52,7 @@ class Controller:
         replica: str,
         metrics: RouterMetrics,
         health: Health,
+        admissions: AdmissionsFile | None = None,
     ) -> None:
         self._bus, self._replica, self._metrics, self._health = bus, replica, metrics, health
         self._topics = Topics(settings.mqtt_base)
@@ -60,7 +62,10 @@ class Controller:
         self._leader: Leader | None = None
         self._claim = asyncio.Event()
         self._complete = False
-        self.store = Store(self._dirty.set, checked=kube is not None)
+        self._admissions = admissions
+        policy = admissions.policy if admissions else OPEN if kube is not None else Policy()
+        self.store = Store(self._dirty.set, checked=kube is not None, policy=policy)
+        metrics.admissions(valid=True)
         metrics.counting(lambda: self.store.counts)
         self.fanout = Fanout(bus, self._topics, metrics)
         self._inbox = Inbox(
@@ -96,6 +101,11 @@ class Controller:
             tasks.create_task(self._inbox.run(), name="inbox")
             if self._watching is not None:
                 tasks.create_task(self._watching.run(), name="watching")
+            if self._admissions is not None:
+                changes = self._admissions.run(
+                    self.store.admit, lambda problem: self._metrics.admissions(valid=problem is None)
+                )
+                tasks.create_task(changes, name="admissions")
             await self._seen()
             tasks.create_task(self.fanout.run(), name="fanout")
             self._start()

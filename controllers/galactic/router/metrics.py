@@ -54,9 +54,20 @@ class RouterMetrics:
         self._queue = Gauge(name("queue_vpcs"), "VPCs with changes that are not told yet.", registry=registry)
         self._revision = Gauge(name("revision"), "The revision told last.", ("vpc",), registry=registry)
         self._leader = Gauge(name("leader"), "1: this replica publishes.", registry=registry)
+        self._foreign = Counter(
+            name("foreign_messages"),
+            "Messages of others on topics that only the leading router writes, put right.",
+            registry=registry,
+        )
+        self._term = Gauge(name("term"), "The term of the router that leads.", registry=registry)
         self._recording = Gauge(
             name("recording_lag_attachments"),
             "Attachments whose status is yet to be patched.",
+            registry=registry,
+        )
+        self._admissions = Gauge(
+            name("admissions_valid"),
+            "1: the file of admissions can be read; 0: what it said before is in force.",
             registry=registry,
         )
         self._commit = Histogram(
@@ -69,6 +80,9 @@ class RouterMetrics:
     def rejected(self, *reasons: str) -> None:
         for reason in reasons:
             self._rejections.labels(reason).inc()
+
+    def admissions(self, valid: bool) -> None:
+        self._admissions.set(valid)
 
     def counting(self, counts: Callable[[], tuple[int, int, int, int]]) -> None:
         """``counts`` is asked at every scrape: nodes, endpoints, routes, contested networks."""
@@ -104,6 +118,12 @@ class RouterMetrics:
 
     def leading(self, leads: bool) -> None:
         self._leader.set(leads)
+
+    def term(self, term: int) -> None:
+        self._term.set(term)
+
+    def foreign(self) -> None:
+        self._foreign.inc()
 
     def recording(self, attachments: int) -> None:
         self._recording.set(attachments)
