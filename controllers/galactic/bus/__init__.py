@@ -24,7 +24,10 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """Stands in the stream where the session ended. What was published by others meanwhile may be lost."""
+    """Stands in the stream where the session ended, and again whenever the reason why there is none is another one.
+
+    What was published by others meanwhile may be lost.
+    """
 
     reason: str
 
@@ -41,7 +44,13 @@ class Bus(Protocol):
     def unsubscribe(self, *filters: str) -> None: ...
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Returns when the broker has confirmed (PUBACK). Raises Unreachable when that did not happen in time."""
+        """Returns when the broker has confirmed (PUBACK).
+
+        Raises Unreachable when that did not happen in time, or the broker refused (MQTT 5; 3.1.1 cannot say so).
+        """
 
     def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:
-        """Everything that arrives, in order, for ever. For one consumer."""
+        """Everything that arrives, in order, for ever. For one consumer.
+
+        One that does not keep up makes the connection stop reading, PUBACKs included: it must not wait for a publish.
+        """

@@ -3,23 +3,30 @@
 paho is driven through its external-loop hooks instead of its thread: its callbacks run in the loop like any other code,
 so an exception in one of them cannot kill a network thread that publish still believes alive. Only connecting,
 which blocks on DNS and the TLS handshake, is done in a worker thread.
+
+What cannot be sent or read yet stays where it is: publishes in their callers' hands, arrivals in the socket.
 """
 
 import asyncio
 import contextlib
 import random
-import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import structlog
 from paho.mqtt import client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from prometheus_client import CollectorRegistry
 
 from galactic.bus import Connected, Delivery, Disconnected
+from galactic.bus.arrivals import Arrivals
+from galactic.bus.failures import Lost, Refused, failure
+from galactic.bus.metrics import BusMetrics
+from galactic.bus.wire import Wire
 from galactic.errors import Unreachable
 from galactic.settings import MqttSettings
 
@@ -28,6 +35,8 @@ QOS: Final = 1
 KEEPALIVE_SECONDS: Final = 15
 PUBACK_SECONDS: Final = 10.0
 BACKOFF_SECONDS: Final = (0.2, 10.0)
+SAME_SECONDS: Final = 60.0
+"""The same complaint is logged that often, however often there is reason for it."""
 WINDOW: Final = 200
 """Publishes under way at once. More would only wait in paho's memory instead of the caller's hands."""
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
@@ -36,16 +45,29 @@ _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 class PahoBus:
     """A connection to the broker that is kept up for as long as ``async with`` lasts; see ``galactic.bus.Bus``."""
 
-    def __init__(self, settings: MqttSettings, client_id: str, will: tuple[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        settings: MqttSettings,
+        client_id: str,
+        will: tuple[str, bytes] | None = None,
+        metrics: BusMetrics | None = None,
+    ) -> None:
         self._settings, self._client_id, self._will = settings, client_id, will
+        self._metrics = metrics or BusMetrics(CollectorRegistry())
         self._filters: dict[str, None] = {}
-        self._arrived: asyncio.Queue[Delivery | Connected | Disconnected] = asyncio.Queue()
+        self._arrived = Arrivals(self._pause, self._resume)
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._window = asyncio.Semaphore(WINDOW)
         self._ended = asyncio.Event()
         self._version = MQTTProtocolVersion.MQTTv5
         self._client = self._make()
         self._up = False
+        self._wire: Wire | None = None
+        self._told: dict[str, float] = {}
+        self._problem: str | None = None  # what the consumer was told last
+        self._error = ""  # what paho logged last about this connection: its callbacks say less
+        self._metrics.waiting.set_function(lambda: len(self._arrived))
+        self._metrics.underway.set_function(lambda: len(self._waiting))
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -85,9 +107,14 @@ class PahoBus:
                 raise Unreachable("mqtt", mqtt.error_string(info.rc))
             confirmed = self._loop.create_future()
             self._waiting[info.mid] = confirmed
+            started = self._loop.time()
             try:
                 async with asyncio.timeout(PUBACK_SECONDS):
                     await confirmed
+                self._metrics.puback.observe(self._loop.time() - started)
+            except _NotDone as refusal:
+                self._complain("publish", topic, refusal.reason)
+                raise Unreachable("mqtt", f"the broker refused {topic}: {refusal.reason}") from None
             except TimeoutError:
                 raise Unreachable("mqtt", f"no PUBACK within {PUBACK_SECONDS:g} s for {topic}") from None
             finally:
@@ -107,26 +134,46 @@ class PahoBus:
                 await self._connect()
                 pause = BACKOFF_SECONDS[0]
                 await self._drive()
-            except (OSError, ValueError, TimeoutError, mqtt.WebsocketConnectionError) as error:
-                log.warning(
-                    "broker unreachable", url=self._settings.mqtt_url, error=str(error) or repr(error)
-                )
+                self._cut()
             except _VersionRefused:
                 log.info("broker speaks no MQTT 5, going on with 3.1.1", url=self._settings.mqtt_url)
+                self._abandon()
                 continue
+            except Exception as error:  # noqa: BLE001 - whatever a library raises here, the next attempt may work
+                self._failed(error)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(pause * 2, longest)
 
+    def _failed(self, error: Exception) -> None:
+        """No connection was made: in the log each time, to the consumer when it is something new."""
+        reason, sentence = failure(error)
+        self._metrics.failures.labels(reason).inc()
+        log.warning("broker unreachable", url=self._settings.mqtt_url, reason=reason, error=sentence)
+        self._abandon()
+        if sentence != self._problem:
+            self._problem = sentence
+            self._arrived.put(Disconnected(sentence))
+
+    def _abandon(self) -> None:
+        """Leaves no half-made connection behind."""
+        if self._wire is not None:
+            self._wire.close()
+        connection = self._client.socket()
+        if connection is not None:
+            connection.close()
+
     async def _connect(self) -> None:
+        self._error = ""
         self._client = self._make()
         host, port = _address(self._settings.mqtt_url)
         # connect() resolves, opens the socket, does the TLS handshake and sends CONNECT: all blocking.
         await asyncio.to_thread(self._client.connect, host, port, KEEPALIVE_SECONDS)
         connection = self._client.socket()
         if connection is None:
-            raise OSError("the connection was lost while it was made")
-        self._watch(connection)
+            raise Lost(self._error or "the connection was lost while it was made")
         self._accepted: asyncio.Future[None] = self._loop.create_future()
+        self._client.on_disconnect = self._on_disconnect  # not before: connect() would call it in its thread
+        self._wire = Wire(self._client, connection, self._cut, paused=self._arrived.paused)
         async with asyncio.timeout(KEEPALIVE_SECONDS):
             await self._accepted
 
@@ -161,60 +208,61 @@ class PahoBus:
             client.ws_set_options(path=urlsplit(given.mqtt_url).path or "/mqtt")
         if self._will:
             client.will_set(self._will[0], self._will[1], QOS, retain=True)
+        client.on_log = self._on_log
         client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         return client
 
-    # -- the socket ----------------------------------------------------------------------------------------------
+    def _pause(self) -> None:
+        """Too much is waiting for the consumer."""
+        self._metrics.pauses.inc()
+        if self._wire is not None:
+            self._wire.pause()
 
-    def _watch(self, connection: Any) -> None:
-        client = self._client
-        descriptor = connection.fileno()
-        if isinstance(connection, socket.socket):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _resume(self) -> None:
+        if self._wire is not None:
+            self._wire.resume()
 
-        def read() -> None:
-            if client.loop_read(100) != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._lost("the connection was lost")
-
-        def write() -> None:
-            if client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._lost("the connection was lost")
-
-        def closed(_client: mqtt.Client, _userdata: object, _connection: object) -> None:
-            self._loop.remove_reader(descriptor)
-            self._loop.remove_writer(descriptor)
-
-        def register(_client: mqtt.Client, _userdata: object, _connection: object) -> None:
-            self._loop.add_writer(descriptor, write)
-
-        def unregister(_client: mqtt.Client, _userdata: object, _connection: object) -> None:
-            self._loop.remove_writer(descriptor)
-
-        self._loop.add_reader(descriptor, read)
-        client.on_socket_register_write = register
-        client.on_socket_unregister_write = unregister
-        client.on_socket_close = closed
-        if client.want_write():
-            self._loop.add_writer(descriptor, write)
+    def _cut(self) -> None:
+        """Does nothing where the end of the session was told already."""
+        self._lost(self._error or "the connection was lost")
 
     def _lost(self, reason: str) -> None:
         if self._up:
             self._up = False
-            self._arrived.put_nowait(Disconnected(reason))
+            self._metrics.connected.set(0)
+            self._metrics.failures.labels("Lost").inc()
+            self._problem = reason
+            self._arrived.put(Disconnected(reason))
             log.warning("broker connection lost", reason=reason)
         self._fail(Unreachable("mqtt", reason))
         if not self._accepted.done():
-            self._accepted.set_exception(OSError(reason))
+            self._accepted.set_exception(Lost(reason))
         self._ended.set()
 
     def _fail(self, error: Unreachable) -> None:
         for confirmed in self._waiting.values():
             if not confirmed.done():
                 confirmed.set_exception(error)
+
+    def _complain(self, what: str, about: str, reason: str) -> None:
+        """The broker would not do something: counted, and logged once in a while."""
+        self._metrics.refusals.labels(what).inc()
+        now = time.monotonic()
+        if now - self._told.get(about, -SAME_SECONDS) < SAME_SECONDS:
+            return
+        if len(self._told) >= 1000:
+            self._told.clear()
+        self._told[about] = now
+        log.error(
+            "the broker refuses",
+            what=what,
+            topic=about,
+            reason=reason,
+            remedy="see its access list and limits",
+        )
 
     # -- paho's callbacks: enqueue, nothing else -----------------------------------------------------------------
 
@@ -227,19 +275,19 @@ class PahoBus:
         _properties: Properties | None,
     ) -> None:
         if reason.is_failure:
+            refused: Exception = Refused(reason)
             if (
                 reason.getName() == "Unsupported protocol version"
                 and self._version == MQTTProtocolVersion.MQTTv5
             ):
                 self._version = MQTTProtocolVersion.MQTTv311
-                refused: Exception = _VersionRefused()
-            else:
-                refused = OSError(f"the broker refused: {reason}")
+                refused = _VersionRefused()
             if not self._accepted.done():
                 self._accepted.set_exception(refused)
             return
-        self._up = True
-        self._arrived.put_nowait(Connected())
+        self._up, self._problem = True, None
+        self._metrics.connected.set(1)
+        self._arrived.put(Connected())
         if self._filters:
             self._client.subscribe([(pattern, QOS) for pattern in self._filters])
         log.info("broker connected", url=self._settings.mqtt_url, protocol=self._version.name)
@@ -254,10 +302,10 @@ class PahoBus:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        self._lost(str(reason))
+        self._lost(self._error or str(reason))
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        self._arrived.put_nowait(Delivery(message.topic, bytes(message.payload), message.retain))
+        self._arrived.put(Delivery(message.topic, bytes(message.payload), message.retain))
 
     def _on_publish(
         self,
@@ -271,7 +319,7 @@ class PahoBus:
         if confirmed is None or confirmed.done():
             return
         if reason.is_failure:
-            confirmed.set_exception(Unreachable("mqtt", f"the broker refused the message: {reason}"))
+            confirmed.set_exception(_NotDone(str(reason)))
         else:
             confirmed.set_result(None)
 
@@ -280,13 +328,23 @@ class PahoBus:
     ) -> None:
         for reason in reasons:
             if reason.is_failure:
-                log.error(
-                    "the broker refused a subscription", reason=str(reason), filters=list(self._filters)
-                )
+                self._complain("subscribe", ", ".join(list(self._filters)[:10]), str(reason))
+
+    def _on_log(self, _client: mqtt.Client, _userdata: Any, level: int, text: str) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._error = text
 
 
 class _VersionRefused(Exception):
     """The broker has no MQTT 5."""
+
+
+class _NotDone(Exception):
+    """A PUBACK that says no (MQTT 5 §3.4.2.1)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry
 
+from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
 from galactic.errors import Rejected
 from galactic.kube.client import connect
@@ -45,7 +46,9 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
     store = Store(cluster, records, Clock())
     store.restore()
 
-    bus = PahoBus(settings, f"galactic-node-{cluster}-{node}", will(topics, cluster, node))
+    bus = PahoBus(
+        settings, f"galactic-node-{cluster}-{node}", will(topics, cluster, node), BusMetrics(figures)
+    )
     async with LinuxKernel() as kernel, bus:
 
         async def events() -> AsyncIterator[Changed]:

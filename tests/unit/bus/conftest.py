@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -110,7 +111,7 @@ class Mosquitto:
         program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
         assert program, "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto"
         path = self.folder / "mosquitto.conf"
-        path.write_text(config)
+        path.write_text(f"user {pwd.getpwuid(os.getuid()).pw_name}\n{config}")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([program, "-c", path], stderr=log)
         deadline = time.monotonic() + 10

@@ -1,0 +1,78 @@
+"""The socket of one paho client on our event loop: paho's external-loop hooks, and reading that can be paused."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt import client as mqtt
+from paho.mqtt.enums import MQTTErrorCode
+
+_OK = MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+class Wire:
+    """Reads and writes for ``client`` until it is closed. ``lost`` is called when that fails."""
+
+    def __init__(
+        self, client: mqtt.Client, connection: Any, lost: Callable[[], None], *, paused: bool
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._client, self._lost, self._paused = client, lost, paused
+        self._descriptor, self._open = connection.fileno(), True
+        tcp = getattr(connection, "_socket", connection)  # paho's websocket wraps it
+        if isinstance(tcp, socket.socket):
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._decrypted: Callable[[], int] = getattr(tcp, "pending", int)
+        client.on_socket_register_write = self._want_write
+        client.on_socket_unregister_write = self._wrote
+        client.on_socket_close = self._closed
+        if not paused:
+            self.resume()
+        if client.want_write():
+            self._loop.add_writer(self._descriptor, self._write)
+
+    def pause(self) -> None:
+        """What comes stays in the socket."""
+        self._paused = True
+        if self._open:
+            self._loop.remove_reader(self._descriptor)
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._open:
+            self._loop.add_reader(self._descriptor, self._read)
+            self._loop.call_soon(
+                self._read
+            )  # for what TLS has decrypted already; without anything nothing happens
+
+    def close(self) -> None:
+        """Nothing is read or written any more. The socket itself is the client's."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._descriptor)
+            self._loop.remove_writer(self._descriptor)
+
+    def _read(self) -> None:
+        if not self._open or self._paused:
+            return
+        if self._client.loop_read() != _OK:
+            self._lost()
+        elif self._open and self._decrypted():
+            # TLS decrypts whole records: what is left of one does not make the socket readable again.
+            self._loop.call_soon(self._read)
+
+    def _write(self) -> None:
+        if self._open and self._client.loop_write() != _OK:
+            self._lost()
+
+    def _want_write(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
+        if self._open:
+            self._loop.add_writer(self._descriptor, self._write)
+
+    def _wrote(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
+        if self._open:
+            self._loop.remove_writer(self._descriptor)
+
+    def _closed(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
+        self.close()
