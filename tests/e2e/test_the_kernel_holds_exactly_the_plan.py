@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from ipaddress import IPv6Address
+from zlib import crc32
 
 from story import Tenant, eventually
 
@@ -40,9 +42,11 @@ def test_plan(tenants: Callable[..., Tenant], lab: Lab) -> None:
     vrf, host_end = names.vrf(vpc), names.host_end(vpc, one)
     (shown,) = lines(lab, "node-1", "-d", "-o", "link", "show", "dev", vrf)
     table = re.search(r"vrf table (\d+)", shown)[1]
+    assert table == str(1_000_000_000 + vpc % 1_000_000_000)
+    metric = 1 + crc32(IPv6Address(there).packed) % (1 << 24)
     assert ours(lab, "node-1", table) == {
         f"10.1.1.1 dev {host_end} scope link",
-        f"10.1.1.2 encap seg6 mode encap.red segs 1 [ {there} ] dev lo-galactic scope link",
+        f"10.1.1.2 encap seg6 mode encap.red segs 1 [ {there} ] dev lo-galactic scope link metric {metric}",
         f"192.168.3.0/24 via 10.1.1.1 dev {host_end} onlink",
         f"2001:10:1:1::1 dev {host_end} metric 1024 pref medium",
         "unreachable default metric 4278198272",

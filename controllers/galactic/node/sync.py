@@ -236,7 +236,7 @@ class Sync:
 
     def _after_full(self, seconds: float) -> None:
         self._full.done(seconds, FULL_SECONDS, FULL_SHARE)
-        self._look.done(seconds, LOOK_SECONDS, LOOK_SHARE)
+        self._look.done(0.0, LOOK_SECONDS, 0)  # which finds those again whose namespace is gone
         self._sysctls.done(0.0, LOOK_SECONDS, 0)
         self._metrics.full_sync.set_to_current_time()
         self._tell_drift()
