@@ -276,6 +276,11 @@ class RouterSettings(MqttSettings):
         default=None,
         description="postgresql://… to keep routes and history in; not there yet, so it must be left out",
     )
+    withdraw_after: float = Field(
+        default=0.0,
+        ge=0,
+        description="seconds after which a node that went offline loses its routes; 0: never",
+    )
     admissions: Path | None = Field(
         default=None,
         description="YAML file that says which clusters may be in which VPC, read again when it changes (standalone)",

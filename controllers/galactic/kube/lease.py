@@ -97,6 +97,7 @@ class Lease:
         self._terms, self._clock = terms or Terms(), clock
         self._until = float("-inf")
         self._seen: tuple[object, float] = (None, 0.0)
+        self._answered = False
         self.holder = ""
         self.transitions = 0
 
@@ -137,6 +138,27 @@ class Lease:
             if self.leads:
                 await self._release()
 
+    async def follow(self, chosen: Callable[[bool], None]) -> None:
+        """For ever: tells True at every renewal that succeeded, False whenever another is seen to hold the lease.
+
+        For those whose writes are ordered elsewhere: an API server that does not answer says nothing, and is not told.
+        """
+        try:
+            while True:
+                if await self._attempt():
+                    chosen(True)
+                elif not self._answered:
+                    # Nobody could renew: whoever holds it gets the chance to when the API server is back.
+                    self._seen = (None, 0.0)
+                elif self.holder not in ("", self.own):
+                    self._until = float("-inf")
+                    chosen(False)
+                # Not all candidates at once.
+                await asyncio.sleep(self._terms.retry * random.uniform(1.0, 1.2))
+        finally:
+            if self.holder == self.own:
+                await self._release()
+
     async def _acquire(self) -> None:
         while not await self._attempt():  # noqa: ASYNC110 - the other side is another process
             # Not all candidates at once.
@@ -166,10 +188,13 @@ class Lease:
             async with asyncio.timeout(limit):
                 taken = await self._take(began)
         except (Conflict, NotFound):
+            self._answered = True
             return False  # another was quicker
         except (GalacticError, TimeoutError) as error:
+            self._answered = False
             log.warning("lease not renewed", lease=self._name, error=str(error) or "no answer")
             return False
+        self._answered = True
         if taken:
             self._until = began + self._terms.deadline
         return taken

@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 
+from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
 from galactic.errors import Rejected
 from galactic.kube.client import connect
@@ -11,6 +12,7 @@ from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.router.admissions import AdmissionsFile
 from galactic.router.controller import Controller
+from galactic.router.election import LeaseElection
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import USAGE_ERROR, RouterSettings, load
 
@@ -33,7 +35,7 @@ def main() -> None:
     async def run(health: Health) -> None:
         kube = await connect() if settings.kubernetes else None
         try:
-            async with PahoBus(settings, f"galactic-router-{replica}") as bus:
+            async with PahoBus(settings, f"galactic-router-{replica}", metrics=BusMetrics(figures)) as bus:
                 await Controller(
                     settings,
                     bus,
@@ -42,6 +44,7 @@ def main() -> None:
                     metrics=metrics,
                     health=health,
                     admissions=admissions,
+                    election=LeaseElection(kube, replica) if kube is not None else None,
                 ).run()
         finally:
             if kube is not None:

@@ -3,12 +3,14 @@
 Until the API server's lists are in (in Kubernetes) and the broker has replayed what it retains, nothing is published:
 what has not been seen yet must not be withdrawn. From then on every change of the store is committed at once.
 
-Replicas: this publishes as soon as it sees, as the only router. An election (a Lease, or an advisory lock in Postgres)
-belongs into ``_lead``: a standby keeps the store but not ``Fanout.due``, and ``adopt``s what is retained when chosen.
+Of several replicas one leads (``leadership``). A standby does all that the leader does but publish, record and
+announce: it commits what it hears, so that its tables are warm, and keeps what the leader told and has not packed.
+When it comes to lead, the tables in force are not its own but what is retained, and the difference is what it tells.
 """
 
 import asyncio
 import time
+from collections.abc import Mapping
 from ipaddress import IPv6Network
 from typing import Final
 
@@ -19,15 +21,19 @@ from galactic.diff import diff
 from galactic.errors import Rejected
 from galactic.kube.client import Kube
 from galactic.launch import Health
-from galactic.messages import Leader, Topics
+from galactic.messages import Leader, Route, Topics
 from galactic.router.admissions import OPEN, AdmissionsFile, Policy
 from galactic.router.announcer import Announcer
 from galactic.router.claims import Identity, Origin, Rejection
-from galactic.router.fanout import Fanout, milliseconds
+from galactic.router.election import Alone, Election
+from galactic.router.fanout import Fanout
 from galactic.router.inbox import Inbox
+from galactic.router.leadership import Leadership
 from galactic.router.metrics import RouterMetrics
+from galactic.router.networks import Network
 from galactic.router.recorder import Recorder, sentence
-from galactic.router.retained import Retained
+from galactic.router.retained import Retained, Told
+from galactic.router.silence import Silence
 from galactic.router.store import Commit, Store
 from galactic.router.watching import Watching
 from galactic.settings import RouterSettings
@@ -53,15 +59,15 @@ class Controller:
         metrics: RouterMetrics,
         health: Health,
         admissions: AdmissionsFile | None = None,
+        election: Election | None = None,
     ) -> None:
+        """``election`` None: there are no other replicas."""
         self._bus, self._replica, self._metrics, self._health = bus, replica, metrics, health
         self._topics = Topics(settings.mqtt_base)
+        self._complete = False  # whether the tables that were told are taken over: this router leads
         self._dirty = asyncio.Event()
         self._read = asyncio.Event()
-        self._retained = Retained()
-        self._leader: Leader | None = None
-        self._claim = asyncio.Event()
-        self._complete = False
+        self._retained, self._told = Retained(), Told()
         self._admissions = admissions
         policy = admissions.policy if admissions else OPEN if kube is not None else Policy()
         self.store = Store(self._dirty.set, checked=kube is not None, policy=policy)
@@ -78,7 +84,19 @@ class Controller:
             connection=self._broker,
             prefixes=kube is None,
             space=settings.srv6_space,
+            own=self._heard,
+            state=self._state,
         )
+        self._leadership = Leadership(
+            election or Alone(),
+            replica,
+            metrics,
+            publish=self._claim,
+            read=self._inbox.reread,
+            gate=self.fanout.open,
+            reign=self._reign,
+        )
+        self._silence = Silence(settings.withdraw_after, self.store.silence)
         self._watching: Watching | None = None
         if kube is not None:
             self._watching = Watching(
@@ -107,17 +125,21 @@ class Controller:
                 )
                 tasks.create_task(changes, name="admissions")
             await self._seen()
-            tasks.create_task(self.fanout.run(), name="fanout")
-            self._start()
-            if self._watching is not None:
-                tasks.create_task(self._recorder.run(), name="recorder")
-                tasks.create_task(self._announcer.run(), name="announcer")
-            tasks.create_task(self._lead(), name="leader")
+            self._hold({vpc: found.routes() for vpc, found in self._retained.tables.items()})
+            self._retained = Retained()
+            self._health.set("view", None)
+            tasks.create_task(self._leadership.run(), name="leadership")
+            tasks.create_task(self._silence.run(), name="silence")
             await self._commits()
 
     @property
+    def term(self) -> int:
+        """The term in which this router leads; 0: it stands by."""
+        return self._leadership.term if self._complete else 0
+
+    @property
     def idle(self) -> bool:
-        """Whether everything that is known is told, packed and confirmed."""
+        """Whether this router leads and everything that is known is told, packed and confirmed."""
         return self._complete and not self._dirty.is_set() and self.fanout.idle
 
     # -- the first view ----------------------------------------------------------------------------------------------
@@ -127,31 +149,20 @@ class Controller:
             await self._watching.synced()
         await self._read.wait()
 
-    def _start(self) -> None:
-        """The first tables, and of what is retained only the difference to them."""
-        self.fanout.adopt(self._retained)
-        for vpc, found in self._retained.tables.items():
-            self.store.hold(vpc, found.routes())
+    def _hold(self, told: Mapping[int, Mapping[Network, Route]]) -> None:
+        """The tables in force: as they were told, and where the broker knows nothing, as they are recorded."""
+        held = {vpc: dict(routes) for vpc, routes in told.items()}
         if self._watching is not None:
             for vpc, routes in self._watching.recorded().items():
-                self.store.hold(vpc, routes)
+                held[vpc] = {**routes, **held.get(vpc, {})}
         else:
-            self._place()
-        vpcs = set(self._retained.tables)
-        commit = self._commit()
-        vpcs |= commit.routes.keys() | self.store.tables().keys()
-        told = {vpc: found.routes() for vpc, found in self._retained.tables.items()}
-        wanted = {vpc: diff(self.store.routes(vpc), told.get(vpc, {})) for vpc in vpcs}
-        self.fanout.due({vpc: changed for vpc, changed in wanted.items() if changed})
-        self._record(commit)
-        self._retained, self._complete = Retained(), True
-        self._health.set("view", None)
-        log.info("view complete", vpcs=len(vpcs), changed=sum(map(len, wanted.values())))
+            self._place(held)
+        self.store.resume(held)
 
-    def _place(self) -> None:
+    def _place(self, held: Mapping[int, Mapping[Network, Route]]) -> None:
         """A node that is offline does not say its prefix (its Last Will cannot): the routes in force do."""
-        for found in self._retained.tables.values():
-            for route in found.routes().values():
+        for routes in held.values():
+            for route in routes.values():
                 origin = Origin(route.cluster, route.node)
                 if origin in self._inbox.unplaced and route.segments:
                     try:
@@ -162,34 +173,65 @@ class Controller:
                     self.store.prefixed(origin, IPv6Network((locator, 64)))
 
     def _view(self, retained: Retained) -> None:
-        """A session began, and this is what the broker retains."""
+        """A session began, or is read again, and this is what the broker retains."""
         log.info("read what the broker retains", vpcs=len(retained.tables))
-        term = retained.leader.term if retained.leader else 0
-        if not self._complete:
+        if not self._read.is_set():
             self._retained = retained
-            self._leader = Leader(self._replica, max(term + 1, milliseconds()))
             self._read.set()
-            return
-        self.fanout.compare(retained)
-        if self._leader is not None and term > self._leader.term:
-            log.error("another router leads", leader=retained.leader)
-        elif retained.leader != self._leader:
-            self._claim.set()
+        if self._complete:
+            self.fanout.compare(retained)
+        self._leadership.viewed(retained)
+
+    def _heard(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """Somebody published on a router's topic."""
+        if parts == ("router", "leader"):
+            self._leadership.heard(payload)
+        elif parts[:1] == ("vpcs",) and len(parts) > 2:
+            (self.fanout.heard if self._complete else self._told.take)(parts, payload)
+
+    def _state(self, origin: Origin, online: bool) -> None:
+        self._silence.said(origin, online)
 
     def _broker(self, problem: str | None) -> None:
         self.fanout.connected(problem is None)
+        if problem is not None:
+            self._leadership.lost()
         self._health.set("mqtt", problem)
 
-    async def _lead(self) -> None:
-        """Says who publishes; says it again to a broker that came back without knowing."""
-        self._metrics.leading(True)
-        while self._leader is not None:
-            await self.fanout.publish(self._topics.leader, self._leader, retain=True)
-            await self._claim.wait()
-            self._claim.clear()
+    # -- leading -----------------------------------------------------------------------------------------------------
+
+    async def _claim(self, leader: Leader) -> None:
+        await self.fanout.publish(self._topics.leader, leader, retain=True)
+
+    async def _reign(self, retained: Retained) -> None:
+        """Tells, packs, records and announces, for as long as this router leads."""
+        self._adopt(retained)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.fanout.run(), name="fanout")
+                if self._watching is not None:
+                    tasks.create_task(self._recorder.run(), name="recorder")
+                    tasks.create_task(self._announcer.run(), name="announcer")
+        finally:
+            self._complete = False
+
+    def _adopt(self, retained: Retained) -> None:
+        """From the tables as they were told by whoever led before to those that follow from what the nodes say."""
+        told = self.fanout.adopt(retained, self._told)
+        self._hold(told)
+        commit = self._commit()
+        self._told, self._complete = Told(), True
+        vpcs = told.keys() | commit.routes.keys() | self.store.vpcs
+        wanted = {vpc: diff(self.store.routes(vpc), told.get(vpc, {})) for vpc in vpcs}
+        self.fanout.due({vpc: changed for vpc, changed in wanted.items() if changed})
+        if self._watching is not None:
+            self._announcer.due(self.store.rejections())
+            self._recorder.restart(self._watching.names())
+        log.info("view complete", vpcs=len(vpcs), changed=sum(map(len, wanted.values())))
 
     def _attachment_changed(self, name: str) -> None:
-        self._recorder.seen(name)
+        if self._complete:
+            self._recorder.seen(name)
 
     # -- commits -----------------------------------------------------------------------------------------------------
 
@@ -201,8 +243,9 @@ class Controller:
             except TimeoutError:
                 pass
             commit = self._commit()
-            self.fanout.due(commit.routes)
-            self._record(commit)
+            if self._complete:
+                self.fanout.due(commit.routes)
+                self._record(commit)
 
     def _commit(self) -> Commit:
         self._dirty.clear()

@@ -9,6 +9,7 @@ one, and an idle VPC is told its first change without any delay.
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Final
 
@@ -16,13 +17,13 @@ import structlog
 
 from galactic.bus import Bus
 from galactic.diff import Diff
-from galactic.errors import Unreachable
-from galactic.messages import Message, Route, Topics, encode
-from galactic.names import vpc_hex
+from galactic.errors import Rejected, Unreachable
+from galactic.messages import Changes, Head, M, Message, Route, Shard, Topics, decode, encode
+from galactic.names import parse_vpc, vpc_hex
 from galactic.router.ledger import Ledger, Pack
 from galactic.router.metrics import RouterMetrics
 from galactic.router.networks import Network
-from galactic.router.retained import Retained
+from galactic.router.retained import Retained, Told, shard_number
 
 log = structlog.get_logger(__name__)
 PACK_SECONDS: Final = 0.5
@@ -32,6 +33,8 @@ URGENT: Final = 64
 BULK: Final = 32
 """Shards under way at once. Separate from the changes, which never wait for them."""
 BACKOFF_SECONDS: Final = (0.1, 5.0)
+OWN: Final = 256
+"""Publishes of one topic whose coming back is waited for."""
 
 
 def milliseconds() -> int:
@@ -61,6 +64,8 @@ class Fanout:
         self._wiping = False
         self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
         self._up = asyncio.Event()
+        self._open = asyncio.Event()
+        self._own: dict[str, deque[int]] = {}  # what we published and did not hear yet, by topic
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -70,21 +75,27 @@ class Fanout:
                 self._wake_all()
                 await asyncio.Event().wait()
         finally:
-            self._tasks = None
+            self._tasks, self._wiping = None, False
+            self._telling.clear()
+            self._packing.clear()
 
     def due(self, changes: Mapping[int, Diff[Network, Route]]) -> None:
         """These routes changed: to be told."""
+        now = self._now()
         for vpc, changed in changes.items():
-            self._ledgers.setdefault(vpc, Ledger(vpc)).put(changed)
+            self._ledgers.setdefault(vpc, Ledger(vpc)).put(changed, now)
             self._since.setdefault(vpc, time.perf_counter())
             self._wake(vpc)
         self._metrics.queued(len(self._since))
 
-    def adopt(self, retained: Retained) -> None:
-        """Starts from what the broker retains, before anything is due."""
+    def adopt(self, retained: Retained, told: Told) -> dict[int, dict[Network, Route]]:
+        """Starts from what the broker retains and was told since, with nothing due. Returns the tables as told."""
         self._ledgers = {vpc: Ledger(vpc, found) for vpc, found in retained.tables.items()}
+        self._since.clear()
+        for vpc, ledger in self._ledgers.items():
+            ledger.replay(told.since(vpc))
         self._stray |= retained.stray
-        self._wake_all()
+        return {vpc: ledger.routes() for vpc, ledger in self._ledgers.items()}
 
     def compare(self, retained: Retained) -> None:
         """A broker came back: whatever it does not retain as it was told is published again."""
@@ -93,17 +104,58 @@ class Fanout:
         self._stray |= retained.stray
         self._wake_all()
 
+    def heard(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """A message below ``vpcs/``: ours comes back, or somebody else's, which is undone. Raises Rejected."""
+        topic, mark = "/".join((self._topics.base, *parts)), hash(payload)
+        own = self._own.get(topic)
+        if own and mark in own:
+            while own.popleft() != mark:
+                pass
+            return
+        vpc = _vpc(parts[1])
+        ledger = None if vpc is None else self._ledgers.get(vpc) or Ledger(vpc)
+        if vpc is None or ledger is None or not self._foreign(ledger, parts[2:], payload):
+            if payload:
+                self._stray.add(parts)
+                self._wake_all()
+            raise Rejected(topic, reason="UnknownTopic")
+        log.warning("somebody else wrote on a router's topic, putting it right", topic=topic)
+        self._metrics.foreign()
+        self._ledgers.setdefault(vpc, ledger)
+        self._wake(vpc)
+
+    @staticmethod
+    def _foreign(ledger: Ledger, parts: tuple[str, ...], payload: bytes) -> bool:
+        """Tells the ledger; what cannot be decoded counts as overwritten all the same. False: no such topic."""
+        match parts:
+            case ("changes",):
+                ledger.strayed(_decoded(Changes, payload) or Changes(0, 0))
+            case ("head",):
+                head = _decoded(Head, payload)
+                ledger.overwritten(None, head.revision if head else 0, cleared=not payload)
+            case ("table", level) if shard_number(level) is not None:
+                shard = _decoded(Shard, payload)
+                ledger.overwritten(shard_number(level), shard.revision if shard else 0, cleared=not payload)
+            case _:
+                return False
+        return True
+
     def connected(self, up: bool) -> None:
         """The broker came or went; waiting publishes are tried again at once when it came."""
         if up:
             self._up.set()
         else:
             self._up.clear()
+            self._open.clear()
+
+    def open(self, leads: bool) -> None:
+        """Whether anything may be published: only after the broker was seen to know no newer leader."""
+        (self._open.set if leads else self._open.clear)()
 
     def revision(self, vpc: int) -> int:
-        """The revision that subscribers of a VPC were told last; 0: nothing."""
+        """The revision at which subscribers of a VPC are told all that is due by now, or were; 0: nothing."""
         ledger = self._ledgers.get(vpc)
-        return ledger.revision if ledger else 0
+        return ledger.revision_due if ledger else 0
 
     @property
     def idle(self) -> bool:
@@ -114,7 +166,7 @@ class Fanout:
 
     async def publish(self, topic: str, message: Message, *, retain: bool = False) -> None:
         """One message of any kind, until it is confirmed."""
-        await self._confirmed(topic, encode(message), retain, self._urgent)
+        await self._confirmed(topic, encode(message), retain, self._urgent, gated=False)
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -128,8 +180,13 @@ class Fanout:
     def _wake(self, vpc: int) -> None:
         if self._tasks is None or self._ledgers[vpc].idle:
             return
-        for busy, work in ((self._telling, self._tell), (self._packing, self._pack)):
-            if vpc not in busy:
+        ledger = self._ledgers[vpc]
+        # Only what has something to do: one that finds nothing and wakes the other again would spin until that is done.
+        for wanted, busy, work in (
+            (ledger.untold, self._telling, self._tell),
+            (not ledger.packed, self._packing, self._pack),
+        ):
+            if wanted and vpc not in busy:
                 busy.add(vpc)
                 self._tasks.create_task(self._work(busy, work, vpc), name=f"{work.__name__} {vpc_hex(vpc)}")
 
@@ -189,13 +246,22 @@ class Fanout:
             self._stray.discard(parts)
         self._wiping = False
 
-    async def _confirmed(self, topic: str, payload: bytes, retain: bool, window: asyncio.Semaphore) -> None:
+    async def _confirmed(
+        self, topic: str, payload: bytes, retain: bool, window: asyncio.Semaphore, *, gated: bool = True
+    ) -> None:
         """Publishes until confirmed. The order of what one task publishes is kept."""
         pause, longest = BACKOFF_SECONDS
+        own, mark = self._own.setdefault(topic, deque(maxlen=OWN)), hash(payload)
         while True:
             started = time.perf_counter()
             try:
+                if gated:
+                    await self._open.wait()
                 async with window:
+                    if gated and not self._open.is_set():
+                        continue
+                    if not own or own[-1] != mark:
+                        own.append(mark)
                     await self._bus.publish(topic, payload, retain=retain)
             except Unreachable as error:
                 self._metrics.unconfirmed()
@@ -219,3 +285,19 @@ async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:
     async with asyncio.TaskGroup() as tasks:
         for one in work:
             tasks.create_task(one)
+
+
+def _vpc(text: str) -> int | None:
+    try:
+        return parse_vpc(text)
+    except Rejected:
+        return None
+
+
+def _decoded(kind: type[M], payload: bytes) -> M | None:
+    if not payload:
+        return None
+    try:
+        return decode(kind, payload)
+    except Rejected:
+        return None

@@ -48,17 +48,24 @@ class Inbox:
         connection: Callable[[str | None], None],
         prefixes: bool,
         space: IPv6Network | None = None,
+        own: Callable[[tuple[str, ...], bytes], None] = lambda _parts, _payload: None,
+        state: Callable[[Origin, bool], None] = lambda _origin, _online: None,
     ) -> None:
         """``connection`` is told why there is none, or None.
+
+        ``own`` is told of every message that is published on routers' topics (by their levels below the base), this
+        one's included; ``state`` whether a node says, or its Last Will does, that it is online.
 
         ``prefixes``: what nodes say of their prefix counts (standalone); it must lie in ``space`` where that is given.
         """
         self._bus, self._topics, self._store, self._metrics = bus, topics, store, metrics
-        self._view, self._connection = view, connection
+        self._view, self._connection, self._heard, self._state = view, connection, own, state
         self._prefixes, self._space = prefixes, space
         self._sync = topics.sync(replica)
         self._own = (topics.leader, topics.head("+"), topics.table("+", "+"))
+        self._changes = topics.changes("+")
         self._reading: Retained | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._echoes: dict[bytes, asyncio.Event] = {}
         self._sent = 0
         self.unplaced: set[Origin] = set()
@@ -66,31 +73,41 @@ class Inbox:
 
     async def run(self) -> None:
         """Handles deliveries for ever. Nothing that arrives stops it."""
-        self._bus.subscribe(
-            self._sync, self._topics.status("+", "+"), self._topics.endpoints("+", "+"), *self._own
-        )
-        reader: asyncio.Task[None] | None = None
+        nodes = self._topics.status("+", "+"), self._topics.endpoints("+", "+")
+        self._bus.subscribe(self._sync, self._changes, *nodes, *self._own)
         handled = 0
         try:
             async for item in self._bus.deliveries():
                 match item:
                     case Connected():
-                        if reader is not None:
-                            reader.cancel()
                         self._connection(None)
-                        self._reading = Retained()
-                        self._bus.subscribe(*self._own)
-                        reader = asyncio.create_task(self._read(self._reading), name="retained")
+                        self._begin()
                     case Disconnected(reason):
                         self._connection(reason)
+                        self._end()
                     case Delivery():
                         self._take(item)
                 handled += 1
                 if handled % TURN == 0:
                     await asyncio.sleep(0)
         finally:
-            if reader is not None:
-                reader.cancel()
+            self._end()
+
+    def reread(self) -> None:
+        """Reads what is retained of the router's own topics once more, and tells ``view``. A session begins with it."""
+        if self._bus.connected:
+            self._bus.unsubscribe(*self._own)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._end()
+        self._reading = Retained()
+        self._bus.subscribe(*self._own)
+        self._reader = asyncio.create_task(self._read(self._reading), name="retained")
+
+    def _end(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
 
     # -- deliveries --------------------------------------------------------------------------------------------------
 
@@ -106,8 +123,11 @@ class Inbox:
                     self._endpoints(_origin(cluster, node), delivery.payload)
                 case ("nodes", cluster, node, "status"):
                     self._status(_origin(cluster, node), delivery.payload)
-                case _ if self._reading is not None:
-                    self._reading.take(parts, delivery.payload)
+                case _:
+                    if not delivery.retained:
+                        self._heard(parts, delivery.payload)
+                    if self._reading is not None and parts[2:] != ("changes",):
+                        self._reading.take(parts, delivery.payload)
         except Rejected as error:
             self._metrics.rejected(error.reason)
             log.debug("message dropped", topic=delivery.topic, reason=error.reason, error=str(error))
@@ -123,13 +143,14 @@ class Inbox:
         self._metrics.registered("mqtt")
 
     def _status(self, origin: Origin, payload: bytes) -> None:
+        said = decode(NodeStatus, payload) if payload else None
+        self._state(origin, said is None or said.state == "online")
         if not self._prefixes:
-            return  # the prefix is the NodeSegment's, and being silent withdraws nothing
-        if not payload:
+            return  # the prefix is the NodeSegment's
+        if said is None:
             self.unplaced.discard(origin)
             self._store.removed(origin)
             return
-        said = decode(NodeStatus, payload)
         if not said.prefix:
             self.unplaced.add(origin)
             return
@@ -155,7 +176,6 @@ class Inbox:
                 await self._echo()
                 self._bus.unsubscribe(*some)
             asked.update(missing)
-        self._bus.unsubscribe(*self._own)  # from here on it would only hear itself
         self._reading = None
         self._view(retained)
 

@@ -5,9 +5,14 @@ A change goes ``put`` → ``changes`` (messages chained by ``previous``) → ``p
 
 Revisions are hybrid: ``max(previous + 1, now in ms)``, so that they rise even if a router starts with nothing to go by.
 A table that became empty is wiped from the broker; the next change then has ``previous`` 0, the revision of nothing.
+
+Somebody else may have written into the same topics: a leader that did not know yet that it was deposed, or a stray
+hand. A subscriber is then either where this ledger believes it to be, or on a *branch*, at the other's revision. Both
+are led to the same next revision, each by a message that continues what it has, so that nobody has to read again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +25,11 @@ from galactic.router.networks import Network
 from galactic.router.retained import RetainedTable
 from galactic.router.shards import Shards
 
+REVISION_MAX: Final = 1 << 62
+"""What is beyond was not said by any router."""
+_BRANCHES: Final = 16
+_RECENT: Final = 64
+_STRAY: Final = -1  # in place of a revision: a head that somebody else wrote
 _ENVELOPE: Final = 256  # bytes of a message around its routes, more than enough
 
 
@@ -43,6 +53,10 @@ class Ledger:
         self._due: dict[Network, Route | None] = {}
         self._packed: int | None = None  # the revision that the broker's head is at; None: it has none
         self._there: set[int] = set()  # shards in the broker
+        self._reserved = 0  # the revision at which what is due will be told
+        self._above = 0  # the latest revision that somebody else told of
+        self._branches: dict[int, set[Network]] = {}  # by revision: what may differ there
+        self._recent: deque[tuple[int, set[Network]]] = deque(maxlen=_RECENT)  # previous, and what changed
         if retained is not None:
             self._adopt(retained)
 
@@ -63,7 +77,17 @@ class Ledger:
     @property
     def idle(self) -> bool:
         """Whether there is nothing left to tell, now or packed."""
-        return not self._due and self.packed
+        return not self.untold and self.packed
+
+    @property
+    def untold(self) -> bool:
+        """Whether there is something to tell now."""
+        return bool(self._due or self._branches or self._above > self.revision)
+
+    @property
+    def revision_due(self) -> int:
+        """The revision at which everything that was ``put`` is told, or was."""
+        return self._reserved or self.revision
 
     @property
     def count(self) -> int:
@@ -73,15 +97,17 @@ class Ledger:
         """The table as subscribers were told."""
         return {network: route for network in self._shards if (route := self._shards.get(network))}
 
-    def put(self, changed: Diff[Network, Route]) -> None:
-        """What is to be told. What is due for the same network already is replaced."""
+    def put(self, changed: Diff[Network, Route], now: int = 0) -> None:
+        """What is to be told. What is due for the same network already is replaced. ``now`` in ms."""
         self._due.update(changed.set)
         self._due.update(dict.fromkeys(changed.delete))
+        if now and not self._reserved:
+            self._reserved = max(self.revision + 1, now)
 
     def changes(self, now: int) -> list[Changes]:
         """Messages for everything due, none larger than a payload may be; what is told already is left out.
 
-        ``now`` in ms. Sets come before deletes: make before break.
+        ``now`` in ms. Sets come before deletes: make before break. Messages for those on branches come last.
         """
         sets: list[Route] = []
         deletes: list[Network] = []
@@ -92,15 +118,68 @@ class Ledger:
             elif route is None and told is not None:
                 deletes.append(network)
         self._due.clear()
+        portions = list(_portions(sets, deletes))
+        if not portions and (self._branches or self._above > self.revision):
+            portions = [((), ())]
+        last = max(self.revision + 1, self._above + 1, self._reserved or now)
+        self._reserved = 0
         messages = []
-        for some_sets, some_deletes in _portions(sets, deletes):
-            previous, self.revision = self.revision, max(self.revision + 1, now)
+        touched: set[Network] = set()
+        for left, (some_sets, some_deletes) in zip(range(len(portions) - 1, -1, -1), portions, strict=True):
+            previous, self.revision = self.revision, max(self.revision + 1, last - left)
             messages.append(Changes(self.revision, previous, some_sets, some_deletes))
             for route in some_sets:
                 self._shards.put(route)
             for gone in some_deletes:
                 self._shards.remove(gone)
-        return messages
+            concerned = {Network(route.network) for route in some_sets} | {*map(Network, some_deletes)}
+            self._recent.append((previous, concerned))
+            touched |= concerned
+        branches, self._branches = self._branches, {}
+        return messages + [
+            message
+            for revision, differing in branches.items()
+            if (message := self._joining(revision, differing | touched)) is not None
+        ]
+
+    def replay(self, told: Mapping[int, Changes]) -> None:
+        """What subscribers were told on top of the retained table, by the revision it continues. Before any ``put``."""
+        at = max(self._packed or 0, 0)
+        while (change := told.get(at)) is not None and at < change.revision <= REVISION_MAX:
+            for route in change.set:
+                self._shards.put(route)
+            for gone in change.delete:
+                if self._shards.get(Network(gone)) is not None:
+                    self._shards.remove(Network(gone))
+            at = change.revision
+        self.revision = max(self.revision, at)
+
+    def strayed(self, stray: Changes) -> None:
+        """Somebody else told this change: those who took it over are on a branch."""
+        if not 0 < stray.revision <= REVISION_MAX:
+            return
+        differing = {Network(route.network) for route in stray.set} | {*map(Network, stray.delete)}
+        known = stray.previous == self.revision
+        for previous, concerned in reversed(self._recent):
+            if known:
+                break
+            differing |= concerned
+            known = previous == stray.previous
+        if known and len(self._branches) < _BRANCHES:
+            self._branches[stray.revision] = differing
+        if known or stray.revision > self.revision:
+            self._above = max(self._above, stray.revision)
+
+    def overwritten(self, number: int | None, revision: int, *, cleared: bool) -> None:
+        """Somebody else wrote this shard, or the head (None), or cleared it."""
+        if number is None:
+            self._packed = None if cleared else _STRAY
+        else:
+            (self._there.discard if cleared else self._there.add)(number)
+            if number < len(self._shards):
+                self._shards.dirty.add(number)
+        if revision <= REVISION_MAX:
+            self._above = max(self._above, revision)
 
     def pack(self) -> Pack | None:
         """What has to be published for the broker to retain the table as told; None: nothing. ``confirmed`` follows."""
@@ -140,8 +219,22 @@ class Ledger:
         self._packed = (
             self.revision if retained.head == head else (retained.head.revision if retained.head else None)
         )
-        if retained.revision > self.revision:  # somebody else's: what we publish must be later
-            self.revision = retained.revision + 1
+        if (
+            self.revision < retained.revision <= REVISION_MAX
+        ):  # somebody else's: what we publish must be later
+            self._above = max(self._above, retained.revision)
+            if retained.head is not None and retained.whole:
+                theirs, ours = retained.routes(), self.routes()
+                differing = {it for it in theirs.keys() | ours.keys() if theirs.get(it) != ours.get(it)}
+                self._branches[retained.head.revision] = differing
+
+    def _joining(self, revision: int, differing: Iterable[Network]) -> Changes | None:
+        """Leads from a branch to the table as told; None where that is too large: they will read the table."""
+        routes = {network: self._shards.get(network) for network in sorted(differing)}
+        sets = tuple(route for route in routes.values() if route is not None)
+        deletes = tuple(network for network, route in routes.items() if route is None)
+        portions = list(_portions(sets, deletes)) or [((), ())]
+        return Changes(self.revision, revision, *portions[0]) if len(portions) == 1 else None
 
     def _adopt(self, retained: RetainedTable) -> None:
         self.revision = retained.revision

@@ -99,6 +99,12 @@ class Recorder:
         self._metrics.recording(len(self._due))
         self._wake.set()
 
+    def restart(self, names: Iterable[str]) -> None:
+        """Another recorded until now: what it wrote is looked at, all of it."""
+        self._written.clear()
+        self._due.clear()
+        self.due(names)
+
     def seen(self, name: str) -> None:
         """The watch told of this attachment: what was written is no longer better known than what it shows."""
         self._written.pop(name, None)
@@ -118,6 +124,7 @@ class Recorder:
                 await self._wake.wait()
             name = next(iter(self._due))
             del self._due[name]
+            await asyncio.sleep(0)  # after a change of leaders everything is looked at: others want a turn
             try:
                 await self._record(name)
                 pause = self._backoff[0]

@@ -1,16 +1,18 @@
 """What the broker retains of the router's own topics, as it replayed them after a subscription."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from galactic.errors import Rejected
-from galactic.messages import Head, Leader, Route, Shard, decode, digest_of, weight
+from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest_of, weight
 from galactic.names import parse_vpc
 from galactic.router.networks import Network
 
 SHARDS_MAX: Final = 1 << 16
 """Shards of one table: 16 million routes."""
+TOLD_MAX: Final = 4096
+"""Changes of one VPC that are remembered until its table is packed."""
 
 
 @dataclass(slots=True)
@@ -99,12 +101,49 @@ class Retained:
 
     def _shard(self, parts: tuple[str, ...], vpc: str, level: str, payload: bytes) -> None:
         table = self._table(parts, vpc)
-        if not (level.isascii() and level.isdigit() and level == str(int(level)) and int(level) < SHARDS_MAX):
+        number = shard_number(level)
+        if number is None:
             self.stray.add(parts)
             raise Rejected(f"{level!r} is no shard", reason="UnknownTopic")
-        number = int(level)
         if not payload:
             table.shards.pop(number, None)
             return
         table.shards[number] = None
         table.shards[number] = decode(Shard, payload)
+
+
+def shard_number(level: str) -> int | None:
+    """The number of the shard that a topic ends with; None: it is no shard's."""
+    good = len(level) <= 5 and level.isascii() and level.isdigit() and level == str(int(level))
+    return int(level) if good and int(level) < SHARDS_MAX else None
+
+
+class Told:
+    """What a leader told and has not packed yet, as a standby hears it: where its subscribers are if it dies now."""
+
+    def __init__(self) -> None:
+        self._vpcs: dict[int, dict[int, Changes]] = {}
+
+    def take(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """One message below ``vpcs/``. Raises Rejected."""
+        vpc = parse_vpc(parts[1])
+        match parts[2:]:
+            case ("changes",):
+                change = decode(Changes, payload)
+                log = self._vpcs.setdefault(vpc, {})
+                log[change.previous] = change
+                if len(log) > TOLD_MAX:
+                    del log[next(iter(log))]
+            case ("head",):
+                packed = decode(Head, payload).revision if payload else None
+                log = {
+                    previous: change
+                    for previous, change in self._vpcs.pop(vpc, {}).items()
+                    if packed is not None and change.revision > packed
+                }
+                if log:
+                    self._vpcs[vpc] = log
+
+    def since(self, vpc: int) -> Mapping[int, Changes]:
+        """The changes that were heard, by the revision they continue."""
+        return self._vpcs.get(vpc, {})

@@ -17,7 +17,7 @@ from galactic.router.claims import Admission, Attachment, Claim, Holder, Identit
 from galactic.router.claims import admission as admission_of
 from galactic.router.networks import Network
 from galactic.router.prefixes import Prefixes, clash
-from galactic.router.table import Conflict, VpcTable, holder, winner
+from galactic.router.table import Conflict, VpcTable, holder, holder_of, winner
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class _Node:
     sequence: int = -1
     endpoints: tuple[Endpoint, ...] = ()
     admitted: Admission = field(default_factory=Admission)
+    silent: bool = False
 
 
 @dataclass(slots=True)
@@ -131,6 +132,35 @@ class Store:
         self._touched_networks.setdefault(vpc, set()).update(added)
         self._dirty()
 
+    def resume(self, held: Mapping[int, Mapping[Network, Route]]) -> None:
+        """The tables in force are these, whatever this store had computed: what another router told counts.
+
+        The next commit then says what has to change in them.
+        """
+        for vpc in held.keys() | self._vpcs.keys():
+            found, routes = self._vpcs.setdefault(vpc, _Vpc()), held.get(vpc, {})
+            differing = {
+                network
+                for network in found.routes.keys() | routes.keys()
+                if found.routes.get(network) != routes.get(network)
+            }
+            for network in differing:
+                for route in (found.routes.pop(network, None), routes.get(network)):
+                    if route is not None and (who := holder_of(route)) in found.candidates:
+                        found.future.add(who)  # whether it is in force decides what is believed of it
+                if network in routes:
+                    found.routes[network] = routes[network]
+            if self._prefixes is not None:
+                self._prefixes.hold(routes.values())
+            self._touched_networks.setdefault(vpc, set()).update(differing)
+        self._dirty()
+
+    def silence(self, origin: Origin, silent: bool) -> None:
+        """What this node said counts no more, until it is heard of again."""
+        if (node := self._nodes.get(origin)) is not None and node.silent != silent:
+            node.silent = silent
+            self._mark((origin,))
+
     # -- readers -----------------------------------------------------------------------------------------------------
 
     def heard(self, origin: Origin) -> bool:
@@ -144,6 +174,18 @@ class Store:
     def clashing(self) -> Mapping[Origin, Origin]:
         """Nodes that say a prefix which is another's, and whose it is, as of the last commit."""
         return self._prefixes.refused if self._prefixes is not None else {}
+
+    @property
+    def vpcs(self) -> frozenset[int]:
+        """Those that anything is known of."""
+        return frozenset(self._vpcs)
+
+    def rejections(self) -> list[Rejection]:
+        """All that is said and not believed, as of the last commit."""
+        standing = [refused for node in self._nodes.values() for refused in node.admitted.rejections]
+        for found in self._vpcs.values():
+            standing += (refused for several in found.rejections.values() for refused in several)
+        return standing
 
     def routes(self, vpc: int) -> Mapping[Network, Route]:
         """The table of one VPC as of the last commit."""
@@ -235,7 +277,9 @@ class Store:
     def _admit(self, origin: Origin, touched: dict[int, set[Holder]]) -> list[Rejection]:
         node = self._nodes[origin]
         before = node.admitted
-        if (other := self.clashing().get(origin)) is not None:
+        if node.silent:
+            now = Admission()
+        elif (other := self.clashing().get(origin)) is not None:
             now = Admission({}, (clash(origin, node.prefix, other),))
         else:
             now = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)

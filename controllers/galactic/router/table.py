@@ -150,10 +150,11 @@ def holder(claimants: Iterable[Claim], held: Route | None) -> tuple[Claim, list[
 
 
 def _keeps(claim: Claim, held: Route | None) -> bool:
-    return held is not None and claim.holder == _holder_of(held)
+    return held is not None and claim.holder == holder_of(held)
 
 
-def _holder_of(route: Route) -> Holder | None:
+def holder_of(route: Route) -> Holder | None:
+    """The attachment that a route leads to."""
     try:
         return Holder(route.cluster, int(route.function, 16))
     except ValueError:

@@ -84,6 +84,10 @@ class Watching:
         key = self._names.get(identity)
         return None if key is None else "/".join(key)
 
+    def names(self) -> list[str]:
+        """Of all VPCAttachments that there are."""
+        return ["/".join(key) for key in self._attachments]
+
     def recorded(self) -> dict[int, dict[Network, Route]]:
         """The tables as ``VPCAttachment.status.endpoint`` records them."""
         tables: dict[int, dict[Network, Route]] = {}
