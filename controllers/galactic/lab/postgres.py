@@ -1,0 +1,142 @@
+"""A PostgreSQL server of one's own, in a folder, for tests and benches: nothing of the machine's is used or touched.
+
+``initdb`` and ``postgres`` refuse to run as root, so for root they run as ``nobody``. It listens on a loopback port and
+lets nobody in who is not on this machine.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from galactic.errors import Rejected, Unreachable
+from galactic.lab import packages
+
+PACKAGE: Final = "postgresql"
+STARTS_WITHIN_SECONDS: Final = 60.0
+
+
+def programs() -> Path:
+    """The folder of the newest server's programs; installed when missing. Raises Rejected, Unreachable."""
+    if (found := _newest()) is None:
+        packages.install([PACKAGE])
+        found = _newest()
+    if found is None:
+        raise Rejected(f"the package {PACKAGE} brings no initdb", field="packages")
+    return found
+
+
+def _newest() -> Path | None:
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda path: [int(part) for part in re.findall(r"\d+", path.parts[4])],
+    )
+    if found:
+        return found[-1].parent
+    program = shutil.which("initdb")
+    return Path(program).resolve().parent if program else None
+
+
+class Postgres:
+    """One server below ``folder``, which must not exist yet. Its superuser is ``galactic``, without a password."""
+
+    def __init__(self, folder: Path) -> None:
+        self._programs, self._folder = programs(), folder
+        self._user = "nobody" if os.geteuid() == 0 else None
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres", user: str = "galactic") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def make(self) -> None:
+        """The empty cluster."""
+        self._folder.mkdir(parents=True)
+        if self._user:
+            owner = pwd.getpwnam(self._user)
+            os.chown(self._folder, owner.pw_uid, owner.pw_gid)
+        command: list[str | Path] = [
+            self._programs / "initdb",
+            "-D",
+            self._folder / "data",
+            "-U",
+            "galactic",
+            "-A",
+            "trust",
+        ]
+        done = subprocess.run(
+            [*command, "-E", "UTF8", "--locale=C", "-N"],
+            user=self._user,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise Unreachable("postgres", done.stderr[-2000:])
+        with (self._folder / "data/postgresql.conf").open("a") as settings:
+            settings.write(
+                f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = ''\n"
+                "shared_buffers = 32MB\nautovacuum = on\n"
+            )
+
+    def start(self) -> None:
+        """It answers."""
+        with (self._folder / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                [self._programs / "postgres", "-D", self._folder / "data"],
+                user=self._user,
+                cwd="/",
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        asking: list[str | Path] = [
+            self._programs / "pg_isready",
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
+        deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+        while subprocess.run(asking, check=False).returncode:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise Unreachable("postgres", (self._folder / "log").read_text(errors="replace")[-2000:])
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill -9 of every process of it."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, and nothing is answered any more."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        """Ended, and its folder is gone."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To the postmaster and its children, each of which leads a session of its own."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue

@@ -1,0 +1,116 @@
+"""One connection to PostgreSQL: psycopg's errors become ours, and no request outlasts its time.
+
+A server that is stopped (SIGSTOP, a frozen disk, a cut cable) answers nothing, not even the request to cancel a query.
+So time is not kept by cancelling but by shutting down the socket: psycopg then fails at once, whatever it waits for.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from galactic.errors import Rejected, Unreachable
+
+T = TypeVar("T")
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+CONNECT_SECONDS: Final = 5
+REQUEST_SECONDS: Final = 30.0
+SCHEMA: Final = "galactic"
+_KEEPALIVES: Final[dict[str, str | int]] = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "client_encoding": "utf8",
+}
+
+
+def parameters(url: str, **more: str | int) -> str:
+    """The connection string for ``url``. Raises Rejected if it is none, without repeating it: it has a password."""
+    try:
+        given: dict[str, Any] = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        raise Rejected(
+            "not a connection URL; write postgresql://USER@HOST/NAME", field="database_url"
+        ) from error
+    merged: dict[str, Any] = {"application_name": "galactic", **_KEEPALIVES, **given, **more}
+    return make_conninfo(**merged)
+
+
+class Session:
+    """An open connection. ``do`` is the only way to use it."""
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self._connection, self._seconds = connection, seconds
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    async def do(self, request: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+        """The request's result. Raises Unreachable, also if it takes too long, and Rejected if it is refused."""
+        work = asyncio.ensure_future(request)
+        try:
+            done, _ = await asyncio.wait({work}, timeout=self._seconds if seconds is None else seconds)
+        except asyncio.CancelledError:
+            await self._cut(work)
+            raise
+        if not done and await self._cut(work) is not None:
+            raise Unreachable("postgres", "no answer in time")
+        with translated():
+            return work.result()
+
+    async def _cut(self, work: asyncio.Future[Any]) -> BaseException | None:
+        """Ends what is under way, by failing it; returns with what it failed, None if it was done just then."""
+        with contextlib.suppress(OSError, psycopg.Error):
+            cut = socket.socket(fileno=os.dup(self._connection.fileno()))
+            try:
+                cut.shutdown(socket.SHUT_RDWR)
+            finally:
+                cut.close()
+        await asyncio.wait({work})
+        return work.exception()
+
+
+@asynccontextmanager
+async def session(url: str, seconds: float = REQUEST_SECONDS, **more: str | int) -> AsyncIterator[Session]:
+    """An open connection, in autocommit: transactions are opened explicitly. Raises Unreachable, Rejected."""
+    with translated():
+        try:
+            async with asyncio.timeout(2 * CONNECT_SECONDS):
+                connection = await psycopg.AsyncConnection.connect(parameters(url, **more), autocommit=True)
+        except TimeoutError as error:
+            raise Unreachable("postgres", "no answer to the attempt to connect") from error
+    try:
+        yield Session(connection, seconds)
+    finally:
+        with contextlib.suppress(psycopg.Error, OSError):
+            await connection.close()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Translates what psycopg raises."""
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Rejected(
+            f"{_first(error)}; see docs/history.md for what to grant", reason="NotGranted"
+        ) from error
+    except (psycopg.errors.InvalidPassword, psycopg.errors.InvalidAuthorizationSpecification) as error:
+        raise Unreachable("postgres", _first(error)) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise Unreachable("postgres", _first(error)) from error
+    except psycopg.Error as error:
+        raise Rejected(f"PostgreSQL refused: {_first(error)}", reason="Refused", field="database") from error
+
+
+def _first(error: psycopg.Error) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

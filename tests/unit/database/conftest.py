@@ -1,0 +1,68 @@
+"""A PostgreSQL of the tests' own: one server a test process, a database a test."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from galactic.lab.postgres import Postgres
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
+    folder.chmod(0o755)  # whoever runs it must get in: nobody, where the tests run as root
+    running = Postgres(folder / "server")
+    try:
+        running.make()
+        running.start()
+        yield running
+    finally:
+        running.remove()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def url(server: Postgres) -> str:
+    """An empty database on the server that all tests of this process share."""
+    name = f"t{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return server.url(name)
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server to be killed and stopped."""
+    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
+    folder.chmod(0o755)
+    running = Postgres(folder / "server")
+    try:
+        running.make()
+        running.start()
+        yield running
+    finally:
+        running.remove()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def until() -> Callable[..., object]:
+    """Waits until something is true, half a minute at the most."""
+
+    async def wait(condition: Callable[[], object], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            await asyncio.sleep(0.01)
+
+    return wait

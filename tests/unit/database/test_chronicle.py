@@ -1,0 +1,272 @@
+"""The database follows the table: history, fencing, and PostgreSQL or the router killed and stopped at any moment."""
+
+import asyncio
+import os
+import random
+
+import pytest
+from database_world import (
+    HORIZON,
+    World,
+    chronicle,
+    endpoint,
+    recorded,
+    recorded_endpoints,
+    rows,
+    running,
+    sample,
+)
+
+from galactic.router.database.backlog import Backlog
+
+PERIODS = (
+    "SELECT network::text, node, lower(during) < coalesce(upper(during), 'infinity'), upper_inf(during), "
+    "began_exactly, ended_exactly FROM galactic.period ORDER BY network, lower(during)"
+)
+
+
+async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
+    world = World()
+    async with running(chronicle(url, world)) as it:
+        await until(lambda: it.idle)
+        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
+        await until(lambda: it.idle)
+        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        world.say(1)
+        world.say(2)
+        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
+        await until(lambda: it.idle)
+        assert it.problems[-1] is None
+    assert rows(url, PERIODS) == [
+        ("10.1.1.1/32", "n1", True, False, True, True),
+        ("10.1.1.1/32", "n2", True, False, True, True),
+        ("10.1.1.1/32", "n2", True, True, True, True),
+    ]
+    ((ended, began),) = rows(
+        url,
+        "SELECT a.during -|- b.during, b.attachment FROM galactic.period a, galactic.period b "
+        "WHERE a.node = 'n1' AND b.id = a.id + 1",
+    )
+    assert (ended, began) == (True, "ns/a1")
+    assert recorded_endpoints(url) == world.endpoints()
+    assert sample(it, "lag_items") == sample(it, "lag_seconds") == 0
+
+
+async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_server, until) -> None:
+    url, world = own_server.url(), World()
+    async with running(chronicle(url, world)) as it:
+        await until(lambda: it.idle)
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle)
+        own_server.kill()
+        for epoch in range(2, 50):
+            world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+        await until(lambda: sample(it, "failures_total", reason="Unreachable") >= 2)
+        assert it.problems[-1]
+        assert sample(it, "lag_items") >= 48
+        assert sample(it, "lag_seconds") > 0
+        own_server.start()
+        await until(lambda: it.idle)
+        assert it.problems[-1] is None
+    epochs = [epoch for (epoch,) in rows(url, "SELECT epoch FROM galactic.period ORDER BY lower(during)")]
+    assert epochs == list(range(1, 50)), "nothing lost, nothing doubled, in order"
+    assert rows(url, "SELECT count(*) FROM galactic.period WHERE NOT (began_exactly AND ended_exactly)") == [
+        (0,)
+    ]
+    assert sample(it, "lost_items_total") == 0
+
+
+async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_server, until) -> None:
+    url, world = own_server.url(), World()
+    async with running(chronicle(url, world, backlog=Backlog(limit=10))) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle)
+        own_server.kill()
+        for epoch in range(2, 50):
+            world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+        assert it._backlog.items <= 10
+        own_server.start()
+        await until(lambda: it.idle)
+    assert recorded(url) == world.table()
+    assert sample(it, "lost_items_total") > 0
+    *_, (began_exactly, began_after, after) = rows(
+        url, "SELECT began_exactly, began_after, lower(during) FROM galactic.period ORDER BY lower(during)"
+    )
+    assert not began_exactly
+    assert began_after < after
+
+
+async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_was_not_there(
+    url, until
+) -> None:
+    world = World()
+    async with running(chronicle(url, world)) as it:
+        world.say(
+            1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32")
+        )
+        await until(lambda: it.idle)
+    world.followers.clear()
+    world.say(1, endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32", epoch=2))
+    async with running(chronicle(url, world, "s"), term=2) as it:
+        await until(lambda: it.idle)
+        assert sample(it, "corrections_total") == 2
+    assert recorded(url) == world.table()
+    assert recorded_endpoints(url) == world.endpoints()
+    found = [(network, *row[2:]) for network, *row in rows(url, PERIODS)]
+    assert found == [
+        ("10.1.1.1/32", False, False, False),
+        ("10.1.1.2/32", True, False, True),
+        ("10.1.1.3/32", False, False, False),
+        ("10.1.1.3/32", True, False, True),
+    ]
+
+
+async def test_a_router_that_starts_changes_nothing_that_was_right(url, until) -> None:
+    world = World()
+    chance = random.Random(1)
+    async with running(chronicle(url, world)) as it:
+        for _ in range(50):
+            world.step(chance)
+        await until(lambda: it.idle)
+    before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
+    endpoints = rows(url, "SELECT * FROM galactic.endpoint ORDER BY 1, 2, 3")
+    async with running(chronicle(url, world, "s"), term=2) as it:
+        await until(lambda: it.idle)
+    assert rows(url, "SELECT * FROM galactic.period ORDER BY id") == before
+    assert rows(url, "SELECT * FROM galactic.endpoint ORDER BY 1, 2, 3") == endpoints
+
+
+@pytest.mark.parametrize("term", [pytest.param(1, id="lower-term"), pytest.param(2, id="same-term")])
+async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
+    world, other = World(), World()
+    async with running(chronicle(url, world, "old"), term=term) as old:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: old.idle)
+        other.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        if term == 2:
+            rows(url, "UPDATE galactic.writer SET leader = 'new' RETURNING 1")
+        else:
+            async with running(chronicle(url, other, "new"), term=2) as new:
+                await until(lambda: new.idle)
+        before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
+        world.say(1, endpoint(1, 1, "10.1.1.7/32"))
+        await until(lambda: sample(old, "failures_total", reason="Deposed") >= 2)
+        assert "new" in old.problems[-1]
+        assert rows(url, "SELECT * FROM galactic.period ORDER BY id") == before
+        old.lead(3)
+        await until(lambda: old.idle)
+    assert recorded(url) == world.table()
+
+
+async def test_a_database_restored_from_before_is_made_right_again(url, until) -> None:
+    world = World()
+    async with running(chronicle(url, world)) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle)
+        rows(
+            url,
+            "WITH gone AS (DELETE FROM galactic.period), noted AS (DELETE FROM galactic.endpoint) "
+            "UPDATE galactic.writer SET sequence = 0 RETURNING 1",
+        )
+        world.say(2, endpoint(2, 2, "10.1.1.2/32"))
+        await until(lambda: it.idle)
+        await until(lambda: sample(it, "comparisons_total") == 2 and it.idle)
+    assert recorded(url) == world.table()
+    assert recorded_endpoints(url) == world.endpoints()
+
+
+async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until) -> None:
+    url, world = own_server.url(), World()
+    async with running(chronicle(url, world, seconds=0.3)) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle)
+        own_server.pause()
+        try:
+            for epoch in range(2, 30):
+                world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+                await asyncio.sleep(0)
+            await until(lambda: sample(it, "failures_total", reason="Unreachable") >= 1)
+        finally:
+            own_server.resume()
+        await until(lambda: it.idle)
+    epochs = [epoch for (epoch,) in rows(url, "SELECT epoch FROM galactic.period ORDER BY lower(during)")]
+    assert epochs == list(range(1, 30)), (
+        "what the stopped server had under way is neither lost nor written twice"
+    )
+
+
+async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
+    world = World()
+    async with running(chronicle(url, world)) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle)
+    rows(
+        url,
+        "WITH moved AS (UPDATE galactic.period SET during = tstzrange(now() + interval '1 hour', NULL)) "
+        "UPDATE galactic.writer SET moment = now() + interval '1 hour' RETURNING 1",
+    )
+    async with running(chronicle(url, world, "s"), term=2) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=2))
+        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=3))
+        await until(lambda: it.idle)
+        world.say(1)
+        await until(lambda: it.idle)
+        assert it.problems[-1] is None
+    assert recorded(url) == set()
+    epochs = rows(url, "SELECT epoch FROM galactic.period ORDER BY lower(during)")
+    assert (epochs[0], epochs[-1]) == ((1,), (3,))
+
+
+async def test_names_that_postgres_cannot_hold_stop_nothing(url, until) -> None:
+    world = World()
+    odd = endpoint(1, 1, "10.1.1.1/32")
+    odd = type(odd)(odd.vpc, odd.function, "a\0b\N{SNOWMAN}", odd.sid, odd.networks, odd.epoch)
+    async with running(chronicle(url, world)) as it:
+        await until(lambda: it.idle)
+        world.say(1, odd)
+        await until(lambda: it.idle)
+    async with running(chronicle(url, world, "s"), term=2) as it:
+        await until(lambda: it.idle)
+        assert sample(it, "corrections_total") == 0
+    assert rows(url, "SELECT attachment FROM galactic.endpoint") == [
+        ("a\N{REPLACEMENT CHARACTER}b\N{SNOWMAN}",)
+    ]
+
+
+@pytest.mark.parametrize("seed", [int(s) for s in os.environ.get("GALACTIC_SEEDS", "1 2 3").split()])
+async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
+    """Router and PostgreSQL are killed, and PostgreSQL stopped, at random; the database ends equal to the table."""
+    chance, url, world, term = random.Random(seed), own_server.url(), World(), 0
+    for _ in range(4):
+        term += 1
+        world.followers.clear()
+        async with running(chronicle(url, world, f"r{term}", seconds=0.5), term=term) as it:
+            for _ in range(chance.randint(1, 25)):
+                world.step(chance)
+                await asyncio.sleep(chance.choice((0, 0, 0.001, 0.01, 0.05)))
+                what = chance.random()
+                if what < 0.08:
+                    own_server.kill()
+                    world.step(chance)
+                    own_server.start()
+                elif what < 0.12:
+                    own_server.pause()
+                    world.step(chance)
+                    await asyncio.sleep(chance.choice((0.01, 0.7)))
+                    own_server.resume()
+            if chance.random() < 0.5:
+                await until(lambda: it.idle)
+                assert recorded(url) == world.table()
+        if chance.random() < 0.5:
+            world.step(chance)
+    world.followers.clear()
+    async with running(chronicle(url, world, "last"), term=term + 1) as it:
+        await until(lambda: it.idle)
+        assert world.store.commit(HORIZON).routes == {}
+    assert recorded(url) == world.table()
+    assert recorded_endpoints(url) == world.endpoints()
+    overlapping = (
+        "SELECT count(*) FROM galactic.period a, galactic.period b "
+        "WHERE a.id < b.id AND a.vpc = b.vpc AND a.network = b.network AND a.during && b.during"
+    )
+    assert rows(url, overlapping) == [(0,)]
