@@ -1,0 +1,298 @@
+"""The shipped mosquitto.conf and acl, as they are, in a real Mosquitto: nobody says or hears more than is theirs."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from galactic.bus import Connected, Delivery, Disconnected
+from galactic.bus.paho import PahoBus
+from galactic.errors import Unreachable
+from galactic.launch import Health
+from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
+from galactic.names import function_hex, vpc_hex
+from galactic.router.controller import Controller
+from galactic.router.metrics import RouterMetrics
+from galactic.settings import RouterSettings
+
+SHIPPED = Path(__file__).parents[3] / "deploy/mosquitto"
+BASE = "galactic/v1"
+TOPICS = Topics(BASE)
+A, B, ROUTER, OTHER = "default/n1", "default/n2", "galactic-router-0", "galactic-router-1"
+OBSERVER, STRANGER = "galactic-observer", "stranger"
+PEOPLE = (A, B, ROUTER, OTHER, OBSERVER, STRANGER)
+
+
+@dataclass
+class Site:
+    """The shipped broker, on free ports and with files in a folder of the test's."""
+
+    ports: dict[str, int]
+    certificates: dict[str, object]
+    ca: Path
+
+    def settings(self, user: str, *, by: str = "8884") -> RouterSettings:
+        more: dict[str, object] = {"mqtt_username": user, "mqtt_password": f"secret of {user}"}
+        if by == "8883":
+            pair = self.certificates[user]
+            more = {"mqtt_cert_file": pair.cert, "mqtt_key_file": pair.key}
+        scheme = "wss" if by == "8885" else "mqtts"
+        url = f"{scheme}://localhost:{self.ports[by]}"
+        return RouterSettings(kubernetes=False, mqtt_url=url, mqtt_ca_file=self.ca, **more)
+
+
+@pytest.fixture
+def site(mosquitto, authority, tmp_path) -> Site:
+    servers, clients = authority("servers"), authority("clients-ca")
+    pair = servers.issue("broker", hosts=("localhost",))
+    (tmp_path / "server.crt").write_bytes(pair.cert.read_bytes())
+    (tmp_path / "server.key").write_bytes(pair.key.read_bytes())
+    (tmp_path / "acl").write_bytes((SHIPPED / "acl").read_bytes())
+    (tmp_path / "passwords").write_text("".join(f"{user}:secret of {user}\n" for user in PEOPLE))
+    subprocess.run(["mosquitto_passwd", "-U", tmp_path / "passwords"], check=True)
+    config = (SHIPPED / "mosquitto.conf").read_text().replace("/etc/mosquitto", str(tmp_path))
+    config = config.replace("/var/lib/mosquitto", str(tmp_path))
+    ports = {name: mosquitto.port(name) for name in ("8883", "8884", "8885")}
+    for name, port in ports.items():
+        assert config.count(f"listener {name}\n") == 1
+        config = config.replace(f"listener {name}\n", f"listener {port} 127.0.0.1\n")
+    mosquitto.start(config)
+    return Site(ports, {user: clients.issue(user) for user in PEOPLE}, servers.cert)
+
+
+class Client:
+    """One that hears what it subscribes to."""
+
+    def __init__(self, bus: PahoBus) -> None:
+        self.bus = bus
+        self.heard: list[Delivery] = []
+        self.sessions = self.losses = 0
+
+    async def run(self) -> None:
+        async for item in self.bus.deliveries():
+            match item:
+                case Delivery():
+                    self.heard.append(item)
+                case Connected():
+                    self.sessions += 1
+                case Disconnected():
+                    self.losses += 1
+
+
+@asynccontextmanager
+async def client(
+    site: Site, user: str, *, by: str = "8884", name: str = "", will=None
+) -> AsyncIterator[Client]:
+    async with PahoBus(site.settings(user, by=by), name or f"c-{user}", will) as bus:
+        found = Client(bus)
+        task = asyncio.create_task(found.run())
+        try:
+            async with asyncio.timeout(20):
+                while not found.sessions:
+                    await asyncio.sleep(0.01)
+            yield found
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def settle(*clients: Client) -> None:
+    """Whatever the broker had for them has arrived: each gets an answer that was queued after it."""
+    for each in clients:
+        count = len(each.heard)
+        each.bus.unsubscribe(TOPICS.leader)
+        each.bus.subscribe(TOPICS.leader)
+        async with asyncio.timeout(20):
+            while not any(it.topic == TOPICS.leader and it.retained for it in each.heard[count:]):
+                await asyncio.sleep(0.01)
+
+
+HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{it}" for it in ("head", "changes", "table/0"))
+
+
+@pytest.mark.parametrize("by", ["8883", "8884", "8885"])
+@pytest.mark.parametrize(
+    ("user", "may", "may_not"),
+    [
+        pytest.param(
+            A,
+            [TOPICS.status(*A.split("/")), TOPICS.endpoints(*A.split("/"))],
+            [
+                TOPICS.endpoints(*B.split("/")),
+                TOPICS.status(*B.split("/")),
+                TOPICS.endpoints("other", "n1"),
+                f"{BASE}/nodes/default/n1/other",
+                f"{BASE}/nodes/default/n1/endpoints/more",
+                TOPICS.leader,
+                TOPICS.sync("r"),
+                HEAD,
+                CHANGES,
+                TABLE,
+                "elsewhere",
+            ],
+            id="node",
+        ),
+        pytest.param(
+            OTHER,
+            [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE],
+            [TOPICS.endpoints(*A.split("/")), TOPICS.status(*A.split("/")), f"{BASE}/more", "elsewhere"],
+            id="router",
+        ),
+        pytest.param(OBSERVER, [], [TOPICS.leader, HEAD, TOPICS.endpoints(*A.split("/"))], id="observer"),
+        pytest.param(STRANGER, [], [TOPICS.leader, HEAD, TOPICS.endpoints(*A.split("/"))], id="stranger"),
+    ],
+)
+async def test_who_may_write(by: str, user: str, may: list[str], may_not: list[str], *, site: Site) -> None:
+    """A publish that is refused fails, says so once, and reaches nobody."""
+    async with client(site, OBSERVER) as observer, client(site, ROUTER, name="seed") as seed:
+        await seed.bus.publish(TOPICS.leader, b"0", retain=True)
+        observer.bus.subscribe(f"{BASE}/#", "#")
+        await settle(observer)
+        observer.heard.clear()
+        if user == OBSERVER:
+            await _says(observer, observer, may, may_not)
+        else:
+            async with client(site, user, by=by) as talker:
+                await _says(observer, talker, may, may_not)
+
+
+async def _says(observer: Client, talker: Client, may: list[str], may_not: list[str]) -> None:
+    for topic in may:
+        await talker.bus.publish(topic, b"1", retain=True)
+    for topic in may_not:
+        with capture_logs() as logs:
+            for _ in range(2):
+                with pytest.raises(Unreachable, match="Not authorized"):
+                    await talker.bus.publish(topic, b"1", retain=True)
+        assert [line["topic"] for line in logs if line["event"] == "the broker refuses"] == [topic]
+    await settle(observer)
+    assert {it.topic for it in observer.heard if it.payload == b"1"} == set(may)
+
+
+@pytest.mark.parametrize(
+    ("user", "hears"),
+    [
+        pytest.param(A, {TOPICS.leader, HEAD, CHANGES, TABLE}, id="node"),
+        pytest.param(
+            OTHER,
+            {
+                *(TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE),
+                *(topic(*B.split("/")) for topic in (TOPICS.status, TOPICS.endpoints)),
+            },
+            id="router",
+        ),
+    ],
+)
+async def test_who_may_hear(user: str, hears: set[str], site: Site) -> None:
+    """Neither what is retained nor what passes, however it subscribes; a node nothing of other nodes."""
+    topics = [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE, f"{BASE}/vpcs/0000000004d2/other/1"]
+    theirs = [TOPICS.status(*B.split("/")), TOPICS.endpoints(*B.split("/"))]
+    async with client(site, ROUTER) as router, client(site, B) as other:
+        for topic in topics:
+            await router.bus.publish(topic, b"kept", retain=True)
+        for topic in theirs:
+            await other.bus.publish(topic, b"kept", retain=True)
+        async with client(site, user) as listener:
+            listener.bus.subscribe("#", "+/#", f"{BASE}/#", f"{BASE}/nodes/+/+/endpoints", *topics, *theirs)
+            await settle(listener)
+            more = {f"{BASE}/vpcs/0000000004d2/other/1"} if user == OTHER else set()
+            assert {it.topic for it in listener.heard if it.payload == b"kept"} == hears | more
+            for topic in topics:
+                await router.bus.publish(topic, b"passing")
+            for topic in theirs:
+                await other.bus.publish(topic, b"passing")
+            await settle(listener)
+            assert {it.topic for it in listener.heard if it.payload == b"passing"} == hears | more
+
+
+async def test_a_node_cannot_throw_another_off(site: Site, until) -> None:
+    """A second client of the same identifier ends the first one's session; here the identifier is the user."""
+    async with client(site, B, name="galactic-node-default-n2") as victim:
+        async with client(site, A, name="galactic-node-default-n2") as attacker:
+            await attacker.bus.publish(TOPICS.status(*A.split("/")), b"1")
+            await victim.bus.publish(TOPICS.status(*B.split("/")), b"1")
+        assert (victim.sessions, victim.losses) == (1, 0)
+        async with client(site, B, name="something else"):
+            await until(lambda: victim.losses)
+
+
+async def test_a_last_will_is_pinned_like_everything(site: Site, until) -> None:
+    async with client(site, OBSERVER) as observer:
+        observer.bus.subscribe(f"{BASE}/nodes/#")
+        async with client(site, A, will=(TOPICS.status(*A.split("/")), b"own")) as dying:
+            dying.bus._client.socket().shutdown(2)
+            await until(lambda: any(it.payload == b"own" for it in observer.heard))
+        async with client(site, ROUTER) as router:
+            await router.bus.publish(TOPICS.leader, b"0", retain=True)
+        async with client(site, A, will=(TOPICS.status(*B.split("/")), b"forged")) as dying:
+            dying.bus._client.socket().shutdown(2)
+            await until(lambda: dying.sessions == 2)  # the broker has noticed the end of the first
+            await settle(observer)
+    assert not any(it.payload == b"forged" for it in observer.heard)
+
+
+async def test_a_payload_above_the_limit_is_refused_and_the_node_stays(site: Site) -> None:
+    topic = TOPICS.endpoints(*A.split("/"))
+    async with client(site, A) as node:
+        await node.bus.publish(topic, b"x" * MAX_PAYLOAD)
+        with pytest.raises(Unreachable, match="refused"):
+            await node.bus.publish(topic, b"x" * (MAX_PAYLOAD + 1))
+        await node.bus.publish(topic, b"x")
+        assert (node.sessions, node.losses) == (1, 0)
+
+
+async def test_what_a_node_says_of_others_is_refused_by_the_router(site: Site, until) -> None:
+    """The broker lets it say anything under its own topic; a SID of another node, or of another VPC, gets nowhere."""
+    figures = CollectorRegistry()
+    settings = site.settings(ROUTER)
+    async with PahoBus(settings, "router") as bus:
+        controller = Controller(
+            settings, bus, None, replica="r", metrics=RouterMetrics(figures), health=Health()
+        )
+        task = asyncio.create_task(controller.run())
+        try:
+            async with client(site, A) as one, client(site, B) as other:
+                for node, number in ((one, 1), (other, 2)):
+                    status = encode(NodeStatus("online", f"2001:db8:ff01:{number}00::/56"))
+                    await node.bus.publish(TOPICS.status("default", f"n{number}"), status, retain=True)
+                own = _endpoint(0x4D2, 7, "2001:db8:ff01:200::4d2:7", "10.1.1.7/32")
+                await _register(other, "n2", own)
+                await _register(
+                    one,
+                    "n1",
+                    _endpoint(0x4D2, 1, "2001:db8:ff01:100::4d2:1", "10.1.1.1/32"),
+                    msgspec.structs.replace(own, epoch=1 << 50),
+                    _endpoint(0x4D2, 2, "2001:db8:ff01:100::4d3:2", "10.9.9.9/32"),
+                )
+                await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 2)
+                routes = controller.store.routes(0x4D2)
+                assert {network: route.node for network, route in routes.items()} == {
+                    "10.1.1.1/32": "n1",
+                    "10.1.1.7/32": "n2",
+                }
+                assert not controller.store.routes(0x4D3)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    counted = {
+        reason: figures.get_sample_value("galactic_router_rejections_total", {"reason": reason})
+        for reason in ("SidOutsidePrefix", "SidMismatch")
+    }
+    assert counted == {"SidOutsidePrefix": 1, "SidMismatch": 1}
+
+
+def _endpoint(vpc: int, function: int, sid: str, network: str) -> Endpoint:
+    return Endpoint(vpc_hex(vpc), function_hex(function), f"ns/a{function}", sid, (network,), 1)
+
+
+async def _register(node: Client, name: str, *endpoints: Endpoint) -> None:
+    await node.bus.publish(
+        TOPICS.endpoints("default", name), encode(NodeEndpoints(1, endpoints)), retain=True
+    )
