@@ -28,6 +28,7 @@ from galactic.bus.failures import Lost, Refused, failure
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.wire import Wire
 from galactic.errors import Unreachable
+from galactic.messages import MAX_PAYLOAD
 from galactic.settings import MqttSettings
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,10 @@ class PahoBus:
             self._client.unsubscribe(known)
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        if len(payload) > MAX_PAYLOAD:  # a broker with that limit would end the session, again and again
+            refusal = f"{len(payload)} bytes, {MAX_PAYLOAD} at the most"
+            self._complain("publish", topic, refusal)
+            raise Unreachable("mqtt", f"{topic}: {refusal}")
         async with self._window:
             if not self._up:
                 raise Unreachable("mqtt", "not connected")
@@ -256,13 +261,8 @@ class PahoBus:
         if len(self._told) >= 1000:
             self._told.clear()
         self._told[about] = now
-        log.error(
-            "the broker refuses",
-            what=what,
-            topic=about,
-            reason=reason,
-            remedy="see its access list and limits",
-        )
+        remedy = "see the broker's access list and limits"
+        log.error("refused", what=what, topic=about, reason=reason, remedy=remedy)
 
     # -- paho's callbacks: enqueue, nothing else -----------------------------------------------------------------
 
