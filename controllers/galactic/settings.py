@@ -48,6 +48,12 @@ def _mqtt_url(url: str) -> str:
     return url
 
 
+def _database_url(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+        raise ValueError("give postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    return url
+
+
 def _socket(path: Path) -> Path:
     if len(os.fsencode(path)) > 107:
         raise ValueError("a unix socket's path has at most 107 bytes (unix(7))")
@@ -270,11 +276,14 @@ class RouterSettings(MqttSettings):
 
     kubernetes: bool = Field(
         default=True,
-        description="false: standalone, with the broker alone and without history (database_url is not there yet)",
+        description="false: standalone, for which a broker is enough; with a database several replicas may run",
     )
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         default=None,
-        description="postgresql://… to keep routes and history in; not there yet, so it must be left out",
+        description="postgresql://USER:PASSWORD@HOST/NAME for endpoints and their history; none: not kept",
+    )
+    history_retention: float = Field(
+        default=0.0, ge=0, description="days for which history is kept after its end; 0: for ever"
     )
     withdraw_after: float = Field(
         default=0.0,

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from collections.abc import Callable
 
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
@@ -12,17 +13,17 @@ from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.router.admissions import AdmissionsFile
 from galactic.router.controller import Controller
-from galactic.router.election import LeaseElection
+from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.lock import AdvisoryLock
+from galactic.router.database.metrics import DatabaseMetrics
+from galactic.router.election import LeaseElection, LockElection
 from galactic.router.metrics import RouterMetrics
+from galactic.router.store import Store
 from galactic.settings import USAGE_ERROR, RouterSettings, load
 
 
 def main() -> None:
     settings = load(RouterSettings, program="galactic-router")
-    if settings.database_url is not None:
-        refusal = "database_url: recording in Postgres is not there yet; leave it out"
-        sys.stderr.write(f"galactic-router: {refusal}\n")
-        raise SystemExit(USAGE_ERROR)
     try:
         admissions = AdmissionsFile(settings.admissions) if settings.admissions else None
     except Rejected as error:
@@ -32,7 +33,21 @@ def main() -> None:
     metrics = RouterMetrics(figures)
     replica = f"{socket.gethostname()}-{os.getpid()}"
 
+    url = settings.database_url.get_secret_value() if settings.database_url else ""
+    lock = LockElection(AdvisoryLock(url)) if url else None
+
     async def run(health: Health) -> None:
+        def chronicle(store: Store, revision: Callable[[int], int]) -> Chronicle:
+            return Chronicle(
+                url,
+                replica,
+                store,
+                DatabaseMetrics(figures),
+                revision=revision,
+                problem=lambda problem: health.set("postgres", problem),
+                retention=settings.history_retention,
+            )
+
         kube = await connect() if settings.kubernetes else None
         try:
             async with PahoBus(settings, f"galactic-router-{replica}", metrics=BusMetrics(figures)) as bus:
@@ -44,7 +59,8 @@ def main() -> None:
                     metrics=metrics,
                     health=health,
                     admissions=admissions,
-                    election=LeaseElection(kube, replica) if kube is not None else None,
+                    election=LeaseElection(kube, replica) if kube is not None else lock,
+                    database=chronicle if url else None,
                 ).run()
         finally:
             if kube is not None:

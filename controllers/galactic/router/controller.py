@@ -10,7 +10,7 @@ When it comes to lead, the tables in force are not its own but what is retained,
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import IPv6Network
 from typing import Final
 
@@ -18,13 +18,15 @@ import structlog
 
 from galactic.bus import Bus
 from galactic.diff import diff
-from galactic.errors import Rejected
+from galactic.errors import GalacticError, Rejected
 from galactic.kube.client import Kube
 from galactic.launch import Health
 from galactic.messages import Leader, Route, Topics
 from galactic.router.admissions import OPEN, AdmissionsFile, Policy
 from galactic.router.announcer import Announcer
 from galactic.router.claims import Identity, Origin, Rejection
+from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.recall import placed
 from galactic.router.election import Alone, Election
 from galactic.router.fanout import Fanout
 from galactic.router.inbox import Inbox
@@ -42,6 +44,8 @@ from galactic.srv6 import parse_sid
 log = structlog.get_logger(__name__)
 HORIZON_NS: Final = 24 * 3600 * 1_000_000_000
 """How far ahead of our clock a new epoch is believed."""
+RECALL_SECONDS: Final = 30.0
+"""How long a router that finds an empty broker waits for the database before it starts from nothing."""
 TICK_SECONDS: Final = 30.0
 """An epoch that was too far ahead is looked at again that often."""
 
@@ -60,8 +64,9 @@ class Controller:
         health: Health,
         admissions: AdmissionsFile | None = None,
         election: Election | None = None,
+        database: Callable[[Store, Callable[[int], int]], Chronicle] | None = None,
     ) -> None:
-        """``election`` None: there are no other replicas."""
+        """``election`` None: there are no other replicas. ``database`` is given the store and a VPC's revision."""
         self._bus, self._replica, self._metrics, self._health = bus, replica, metrics, health
         self._topics = Topics(settings.mqtt_base)
         self._complete = False  # whether the tables that were told are taken over: this router leads
@@ -74,6 +79,7 @@ class Controller:
         metrics.admissions(valid=True)
         metrics.counting(lambda: self.store.counts)
         self.fanout = Fanout(bus, self._topics, metrics)
+        self._chronicle = database(self.store, self.fanout.revision) if database else None
         self._inbox = Inbox(
             bus,
             self._topics,
@@ -125,11 +131,16 @@ class Controller:
                 )
                 tasks.create_task(changes, name="admissions")
             await self._seen()
-            self._hold({vpc: found.routes() for vpc, found in self._retained.tables.items()})
+            self._hold(
+                await self._recalled()
+                or {vpc: found.routes() for vpc, found in self._retained.tables.items()}
+            )
             self._retained = Retained()
             self._health.set("view", None)
             tasks.create_task(self._leadership.run(), name="leadership")
             tasks.create_task(self._silence.run(), name="silence")
+            if self._chronicle is not None:
+                tasks.create_task(self._chronicle.run(), name="chronicle")
             await self._commits()
 
     @property
@@ -148,6 +159,20 @@ class Controller:
         if self._watching is not None:
             await self._watching.synced()
         await self._read.wait()
+
+    async def _recalled(self) -> Mapping[int, Mapping[Network, Route]]:
+        """An empty broker knows of no table: the database does, and what nodes said that have not spoken yet."""
+        if self._watching or self._chronicle is None or self._retained.tables or self._retained.leader:
+            return {}
+        self._health.set("view", "the broker is empty; waiting for the database")
+        try:
+            found = await self._chronicle.recall(RECALL_SECONDS)
+        except GalacticError as error:
+            log.warning("starting from nothing: the broker is empty, and the database away", error=str(error))
+            return {}
+        placed(self.store, found)
+        log.info("recalled from the database", nodes=len(found.endpoints), vpcs=len(found.routes))
+        return found.routes
 
     def _hold(self, told: Mapping[int, Mapping[Network, Route]]) -> None:
         """The tables in force: as they were told, and where the broker knows nothing, as they are recorded."""
@@ -214,6 +239,8 @@ class Controller:
                     tasks.create_task(self._announcer.run(), name="announcer")
         finally:
             self._complete = False
+            if self._chronicle is not None:
+                self._chronicle.resign()
 
     def _adopt(self, retained: Retained) -> None:
         """From the tables as they were told by whoever led before to those that follow from what the nodes say."""
@@ -221,6 +248,8 @@ class Controller:
         self._hold(told)
         commit = self._commit()
         self._told, self._complete = Told(), True
+        if self._chronicle is not None:
+            self._chronicle.lead(self.term)
         vpcs = told.keys() | commit.routes.keys() | self.store.vpcs
         wanted = {vpc: diff(self.store.routes(vpc), told.get(vpc, {})) for vpc in vpcs}
         self.fanout.due({vpc: changed for vpc, changed in wanted.items() if changed})
@@ -246,6 +275,8 @@ class Controller:
             if self._complete:
                 self.fanout.due(commit.routes)
                 self._record(commit)
+                if self._chronicle is not None:
+                    self._chronicle.due(commit)
 
     def _commit(self) -> Commit:
         self._dirty.clear()

@@ -144,7 +144,7 @@ async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
         await until(lambda: old.idle)
         other.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
         if term == 2:
-            rows(url, "UPDATE galactic.writer SET leader = 'new' RETURNING 1")
+            rows(url, "UPDATE galactic.writer SET leader = 'zz-new' RETURNING 1")
         else:
             async with running(chronicle(url, other, "new"), term=2) as new:
                 await until(lambda: new.idle)

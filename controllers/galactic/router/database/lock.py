@@ -7,7 +7,7 @@ without an answer, so that it does so first.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from galactic.errors import Unreachable
@@ -32,22 +32,26 @@ class AdvisoryLock:
     def __init__(self, url: str, key: int = KEY) -> None:
         self._url, self._key = url, key
 
-    async def hold(self, held: Callable[[], None]) -> None:
-        """Waits for the lock, calls ``held`` when it has it, and keeps it until cancelled.
+    async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
+        """Waits for the lock, calls ``lead``, cancels it when the lock may be lost.
 
-        Raises Unreachable when the database is away or the connection breaks: then it does not have it any more.
+        Raises Unreachable when the database is away or the connection breaks, and what ``lead`` raises.
         """
         async with session(
             self._url, ANSWER_SECONDS, options=_OPTIONS, application_name="galactic-router lock"
-        ) as open_session:
-            connection = open_session.connection
-            while not await open_session.do(self._attempt(connection)):  # noqa: ASYNC110 - another process has it
+        ) as it:
+            while not await it.do(self._attempt(it.connection)):  # noqa: ASYNC110 - another process has it
                 await asyncio.sleep(BEAT_SECONDS)
-            held()
-            while True:
-                await asyncio.sleep(BEAT_SECONDS)
-                if not await open_session.do(self._mine(connection)):
-                    raise Unreachable("postgres", "the lock is not ours any more")
+            work = asyncio.ensure_future(lead())
+            try:
+                while not work.done():
+                    await asyncio.wait({work}, timeout=BEAT_SECONDS)
+                    if not await it.do(self._mine(it.connection)):
+                        raise Unreachable("postgres", "the lock is not ours any more")
+            finally:
+                work.cancel()
+                await asyncio.wait({work})
+            work.result()
 
     async def _attempt(self, connection: Connection) -> bool:
         return bool(await _value(connection, "SELECT pg_try_advisory_lock(%s)", self._key))

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_network
 from typing import Any, Final, NamedTuple
 
 from galactic.messages import Endpoint, Route
@@ -11,6 +11,8 @@ from galactic.router.claims import Claim, Identity, Origin
 from galactic.router.database.backlog import Held, Key, legible
 from galactic.router.database.session import Connection
 from galactic.router.networks import Network
+from galactic.router.store import Store
+from galactic.srv6 import parse_sid
 
 CHUNK: Final = 1_000
 
@@ -62,6 +64,16 @@ async def recall(connection: Connection) -> Recall:
             found.term = term
     found.endpoints = {origin: tuple(endpoints) for origin, endpoints in gathered.items()}
     return found
+
+
+def placed(store: Store, found: Recall) -> None:
+    """Nodes that have not spoken yet are taken at what they said before, until they do."""
+    segments = store.segments()
+    for origin, endpoints in found.endpoints.items():
+        if not store.heard(origin):
+            if origin not in segments or segments[origin].prefix is None:
+                store.prefixed(origin, IPv6Network((parse_sid(endpoints[0].sid).locator << 64, 64)))
+            store.registered(origin, 0, endpoints)  # whatever the node says is newer
 
 
 async def periods_open(connection: Connection) -> AsyncIterator[tuple[Key, Held]]:

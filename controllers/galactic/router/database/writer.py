@@ -2,7 +2,7 @@
 
 - *one after the other*: two routers never interleave, and what a connection that was given up may still have under way
   is over before anything else is looked at;
-- *fenced*: a router with a lower term than the row's, or another with the same, is refused (``Deposed``);
+- *fenced*: a router whose (term, name) is lower than the row's is refused (``Deposed``);
 - *once*: the row has the sequence of the last batch. Whether a commit arrived before the connection broke is read off
   it.
 """
@@ -111,7 +111,10 @@ async def _locked(connection: Connection, own: Writer) -> tuple[int, str, int, d
     if row is None:
         raise Outdated
     term, leader, sequence, moment = row
-    if term > own.term or (term == own.term and leader != own.leader):
+    if (term, leader) > (
+        own.term,
+        own.leader,
+    ):  # of equal terms the higher name counts, as it does at the broker
         raise Deposed(term, leader)
     return term, leader, sequence, moment
 

@@ -1,0 +1,190 @@
+"""The router with a database: what it writes, what it starts from, and that it waits for nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from database_world import endpoint, prefix, rows
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.memory import MemoryBroker
+from galactic.errors import Unreachable
+from galactic.launch import Health
+from galactic.messages import Changes, NodeEndpoints, NodeStatus, Topics, decode, encode
+from galactic.router import controller as module
+from galactic.router.controller import Controller
+from galactic.router.database import lock
+from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.lock import AdvisoryLock
+from galactic.router.database.metrics import DatabaseMetrics
+from galactic.router.election import LockElection
+from galactic.router.metrics import RouterMetrics
+from galactic.settings import RouterSettings
+
+TOPICS = Topics("galactic/v1")
+CHANGES = TOPICS.changes("0000000004d2")
+
+
+@asynccontextmanager
+async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIterator[Controller]:
+    health = Health()
+
+    def database(store: object, revision: object) -> Chronicle:
+        return Chronicle(
+            url,
+            replica,
+            store,
+            DatabaseMetrics(CollectorRegistry()),
+            revision=revision,
+            problem=lambda problem: health.set("postgres", problem),
+            backoff=(0.02, 0.2),
+        )
+
+    it = Controller(
+        RouterSettings(kubernetes=False),
+        broker.session(),
+        None,
+        replica=replica,
+        metrics=RouterMetrics(CollectorRegistry()),
+        health=health,
+        database=database,
+    )
+    it.health = health
+    task = asyncio.create_task(it.run())
+    try:
+        yield it
+    finally:
+        task.cancel()
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError), outcome
+
+
+def say(broker: MemoryBroker, node: int, sequence: int, *endpoints: object) -> None:
+    status = NodeStatus("online", str(prefix(node)), "1")
+    broker.publish(TOPICS.status("default", f"n{node}"), encode(status), True)
+    broker.publish(TOPICS.endpoints("default", f"n{node}"), encode(NodeEndpoints(sequence, endpoints)), True)
+
+
+def changes(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
+    said = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
+    return [(sorted(f"{it.network}@{it.node}" for it in one.set), list(one.delete)) for one in said]
+
+
+async def test_an_empty_broker_and_a_full_database(url, until) -> None:
+    broker = MemoryBroker()
+    async with router(broker, url) as it:
+        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        say(broker, 2, 1, endpoint(2, 2, "10.1.1.2/32", epoch=5))
+        await until(lambda: len(it.store.routes(0x4D2)) == 2 and it.idle and it._chronicle.idle)
+    empty = MemoryBroker()
+    async with router(empty, url, "second") as it:
+        await until(lambda: it.idle and it._chronicle.idle)
+        assert changes(empty) == [(["10.1.1.1/32@n1", "10.1.1.2/32@n2"], [])]
+        rival = endpoint(3, 3, "10.1.1.1/32", epoch=1)  # older than the holder's word, and yet later here
+        say(empty, 3, 1, rival)
+        say(empty, 2, 2, endpoint(2, 2, "10.1.1.9/32", epoch=6))
+        await until(lambda: it.idle and "10.1.1.9/32" in it.store.routes(0x4D2) and it._chronicle.idle)
+        assert it.store.routes(0x4D2)["10.1.1.1/32"].node == "n1", "who holds a network keeps it"
+        assert changes(empty)[1:] == [(["10.1.1.9/32@n2"], ["10.1.1.2/32"])]
+    assert rows(url, "SELECT network::text FROM galactic.period WHERE NOT upper_inf(during)") == [
+        ("10.1.1.2/32",)
+    ]
+
+
+async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(url, until) -> None:
+    broker = MemoryBroker()
+    async with router(broker, url) as it:
+        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle and it._chronicle.idle and it.store.routes(0x4D2))
+    broker.publish(TOPICS.endpoints("default", "n1"), encode(NodeEndpoints(2, ())), True)
+    async with router(broker, url, "second") as it:
+        await until(lambda: it.idle and it._chronicle.idle)
+        assert not it.store.routes(0x4D2), (
+            "what a node withdrew meanwhile does not come back from the database"
+        )
+
+
+async def test_postgres_away_routing_goes_on(own_server, until) -> None:
+    broker, url = MemoryBroker(), own_server.url()
+    async with router(broker, url) as it:
+        await until(lambda: it.idle and it._chronicle.idle)
+        own_server.pause()
+        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: changes(broker))
+        own_server.resume()
+        await until(lambda: it._chronicle.idle)
+        own_server.kill()
+        say(broker, 1, 2, endpoint(1, 1, "10.1.1.2/32", epoch=2))
+        await until(lambda: len(changes(broker)) == 2)
+        await until(lambda: "postgres" in it.health.problems)
+        own_server.start()
+        await until(lambda: it._chronicle.idle and not it.health.problems)
+    query = "SELECT network::text, upper_inf(during), began_exactly FROM galactic.period ORDER BY id"
+    assert rows(url, query) == [("10.1.1.1/32", False, True), ("10.1.1.2/32", True, True)]
+
+
+async def test_an_empty_broker_and_no_database(monkeypatch: pytest.MonkeyPatch, until) -> None:
+    monkeypatch.setattr(module, "RECALL_SECONDS", 0.3)
+    broker = MemoryBroker()
+    async with router(broker, "postgresql://galactic@127.0.0.1:1/x") as it:
+        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: changes(broker))
+        assert "postgres" in it.health.problems
+
+
+class Candidate:
+    """One for the lock, that notes when it leads."""
+
+    def __init__(self, url: str) -> None:
+        self.led = 0
+        self.leads = False
+        self.task = asyncio.create_task(AdvisoryLock(url).run(self._lead))
+
+    async def _lead(self) -> None:
+        self.leads, self.led = True, self.led + 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.leads = False
+
+
+async def test_one_has_the_lock_and_the_next_gets_it(server, until) -> None:
+    """Advisory locks are a database's own: no other test uses the one named postgres with this key."""
+    first = Candidate(server.url())
+    await until(lambda: first.leads)
+    second = Candidate(server.url())
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'galactic-router lock'"
+    await until(lambda: rows(server.url(), waiting) == [(2,)])
+    assert not second.leads
+    first.task.cancel()
+    await until(lambda: second.leads)
+    await asyncio.gather(first.task, return_exceptions=True)
+    rows(
+        server.url(),
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'galactic-router lock'",
+    )
+    with pytest.raises(Unreachable):
+        await second.task
+    assert not second.leads
+
+
+async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
+    """As seen by the server: a session that says nothing is ended, and with it the lock."""
+    monkeypatch.setattr(lock, "ANSWER_SECONDS", 3600.0)  # so that it is not the holder who gives up
+    held = asyncio.Event()
+
+    frozen = AdvisoryLock(server.url(), key=99)
+    alive = asyncio.Event()
+
+    async def mine(_: object) -> bool:
+        await alive.wait()  # what a stopped process does: nothing
+        return True
+
+    frozen._mine = mine
+    task = asyncio.create_task(LockElection(frozen, retry=3600).run(lambda _: held.set()))
+    await held.wait()
+    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 99 AND granted"
+    await until(lambda: rows(server.url(), locks) == [(0,)])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
