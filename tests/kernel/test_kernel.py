@@ -152,6 +152,18 @@ async def test_no_device_in_a_pod(kernel, pod):
     assert await kernel.read_pod(pod[1], "galactic0") is None
 
 
+async def test_nothing_stays_open_of_a_pod(kernel, pod):
+    """A socket that is left inside keeps the pod's namespace, and so its veth, for as long as we run."""
+    _, path = pod
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    gone = change(Objects(addresses={("nobody", ip_interface("10.9.9.9/32")): True}), Objects())
+    for _ in range(3):
+        assert await kernel.read_pod(path, "galactic0") is None
+        with pytest.raises(Unreachable):
+            await kernel.write_pod(path, gone)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 async def test_an_interface_name_that_the_pod_has_already(kernel, pod, host, sh):
     inside, path = pod
     sh(inside, "ip link add galactic0 type veth peer name x")

@@ -47,18 +47,25 @@ class Devices:
         """Two sockets made inside: a packed one for names and indexes, one that is not for pyroute2. They are closed
         with this.
         """
-        self._socket = asking
-        self._route = AsyncIPRoute(fileno=requests.detach())
+        self._socket, self._requests = asking, requests
+        self._made: AsyncIPRoute | None = None
 
     def close(self) -> None:
         self._socket.close()
-        self._route.close()
+        (self._made or self._requests).close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _route(self) -> AsyncIPRoute:
+        """Made when it is needed: pyroute2 closes no socket that it was given and never used."""
+        if self._made is None:
+            self._made = AsyncIPRoute(fileno=self._requests.detach())
+        return self._made
 
     def index(self, name: str) -> int:
         """The device's index, 0 if there is none."""
