@@ -47,7 +47,7 @@ def plan(path, peer="galactic0"):
 
 
 def descriptors():
-    return len(list(Path("/proc/self/fd").iterdir()))
+    return open_files()
 
 
 def devices():
@@ -152,16 +152,20 @@ async def test_no_device_in_a_pod(kernel, pod):
     assert await kernel.read_pod(pod[1], "galactic0") is None
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_nothing_stays_open_of_a_pod(kernel, pod):
     """A socket that is left inside keeps the pod's namespace, and so its veth, for as long as we run."""
     _, path = pod
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_files()
     gone = change(Objects(addresses={("nobody", ip_interface("10.9.9.9/32")): True}), Objects())
     for _ in range(3):
         assert await kernel.read_pod(path, "galactic0") is None
         with pytest.raises(Unreachable):
             await kernel.write_pod(path, gone)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_files() == before
 
 
 async def test_an_interface_name_that_the_pod_has_already(kernel, pod, host, sh):
