@@ -185,6 +185,10 @@ async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytes
     task = asyncio.create_task(LockElection(frozen, retry=3600).run(lambda _: held.set()))
     await held.wait()
     locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 99 AND granted"
-    await until(lambda: rows(server.url(), locks) == [(0,)])
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    try:
+        assert rows(server.url(), locks) == [(1,)]
+        await until(lambda: rows(server.url(), locks) == [(0,)])
+    finally:
+        alive.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
