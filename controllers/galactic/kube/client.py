@@ -28,6 +28,8 @@ READ_SECONDS: Final = 60.0
 WATCH_SECONDS: Final = 300
 PAGE: Final = 500
 
+ACCEPTED: Final = "application/json, text/plain;q=0.1"
+METADATA: Final = "application/json;as={kind};g=meta.k8s.io;v=v1, application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
 
@@ -96,7 +98,12 @@ class Kube:
         query = ({"resourceVersion": least} if least else {"limit": str(PAGE)}) | _selectors(fields, labels)
         items: Objects = []
         while True:
-            page = await self._json("GET", resource.path(namespace), query)
+            page = await self._json(
+                "GET",
+                resource.path(namespace),
+                query,
+                accept=_accepted(resource, "PartialObjectMetadataList"),
+            )
             for item in page.get("items") or ():
                 item.setdefault("apiVersion", resource.api_version)
                 item.setdefault("kind", resource.kind)
@@ -167,7 +174,13 @@ class Kube:
             "timeoutSeconds": str(WATCH_SECONDS),
         } | _selectors(fields, labels)
         with _Translated():
-            response = await self._send("GET", resource.path(namespace), query, read=WATCH_SECONDS + 30)
+            response = await self._send(
+                "GET",
+                resource.path(namespace),
+                query,
+                accept=_accepted(resource, "PartialObjectMetadata"),
+                read=WATCH_SECONDS + 30,
+            )
             async with _closing(response) as stream:
                 while line := await stream.readline():
                     raw = msgspec.json.decode(line)
@@ -185,9 +198,11 @@ class Kube:
         query: Mapping[str, str] | None = None,
         body: Patch | None = None,
         content: str = "application/json",
+        *,
+        accept: str = ACCEPTED,
     ) -> Object:
         with _Translated():
-            response = await self._send(method, path, query or {}, body, content)
+            response = await self._send(method, path, query or {}, body, content, accept=accept)
             async with _closing(response):
                 value = msgspec.json.decode(await response.read() or b"{}")
         assert isinstance(value, dict)
@@ -201,9 +216,10 @@ class Kube:
         body: Patch | None = None,
         content: str = "application/json",
         *,
+        accept: str = ACCEPTED,
         read: float = READ_SECONDS,
     ) -> aiohttp.ClientResponse:
-        headers: dict[str, Any] = {"Accept": "application/json, text/plain;q=0.1", "Content-Type": content}
+        headers: dict[str, Any] = {"Accept": accept, "Content-Type": content}
         parameters: list[tuple[str, str]] = []
         await self._api.update_params_for_auth(headers, parameters, ["BearerToken"], path, method, body)
         url = self._api.configuration.host + quote(path) + (f"?{urlencode(query)}" if query else "")
@@ -239,6 +255,11 @@ class _Translated:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, (aiohttp.ClientError, asyncio.TimeoutError, OSError, msgspec.DecodeError)):
             raise Unreachable("kube-apiserver", str(error) or type(error).__name__) from error
+
+
+def _accepted(resource: Resource, kind: str) -> str:
+    """What the API server is asked to answer with; one that cannot leave anything out answers with everything."""
+    return METADATA.format(kind=kind) if resource.partial else ACCEPTED
 
 
 def _selectors(fields: str, labels: str) -> dict[str, str]:

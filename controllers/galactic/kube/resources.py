@@ -7,13 +7,17 @@ from galactic.names import GROUP, VERSION
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One kind of object. ``group`` is empty for the core group."""
+    """One kind of object. ``group`` is empty for the core group.
+
+    ``partial``: only the objects' metadata is asked for (``PartialObjectMetadata``).
+    """
 
     group: str
     version: str
     plural: str
     kind: str
     namespaced: bool = True
+    partial: bool = False
 
     @property
     def api_version(self) -> str:
@@ -35,6 +39,7 @@ VPC_ATTACHMENTS = Resource(GROUP, VERSION, "vpcattachments", "VPCAttachment")
 NODE_SEGMENTS = Resource(GROUP, VERSION, "nodesegments", "NodeSegment", namespaced=False)
 NADS = Resource("k8s.cni.cncf.io", "v1", "network-attachment-definitions", "NetworkAttachmentDefinition")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
+NODES_METADATA = Resource("", "v1", "nodes", "Node", namespaced=False, partial=True)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 PODS = Resource("", "v1", "pods", "Pod")
 EVENTS = Resource("", "v1", "events", "Event")

@@ -19,7 +19,7 @@ from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.client import Kube, Object
 from galactic.kube.informer import Changed, Informer, Key
-from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import NODE_SEGMENTS, NODES_METADATA, VPC_ATTACHMENTS, VPCS
 from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc
 from galactic.router.claims import Attachment, Identity, Origin
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Watching:
-    """Three level-triggered caches. ``changed`` is told the name (``namespace/name``) of a VPCAttachment that did."""
+    """Four level-triggered caches. ``changed`` is told the name (``namespace/name``) of a VPCAttachment that did."""
 
     def __init__(
         self,
@@ -51,12 +51,17 @@ class Watching:
         self._members: dict[Key, set[Key]] = {}  # VPC → its attachments
         self._identities: dict[Key, Identity] = {}
         self._names: dict[Identity, Key] = {}
+        self._nodes: dict[str, str] = {}  # name → UID
+        self._segments: dict[str, Object] = {}
+        self._gone: set[str] = set()  # nodes that were seen to go
+        self._listed = False  # whether the Nodes are known
         self._informers = tuple(
             Informer(kube, resource, _newest(handler), connection=self._connected)
             for resource, handler in (
                 (VPCS, self._vpc),
                 (VPC_ATTACHMENTS, self._attachment),
                 (NODE_SEGMENTS, self._segment),
+                (NODES_METADATA, self._node),
             )
         )
 
@@ -65,10 +70,11 @@ class Watching:
         async with asyncio.TaskGroup() as tasks:
             for informer in self._informers:
                 tasks.create_task(informer.run())
+            tasks.create_task(self._orphans())
 
     async def synced(self) -> None:
-        """Returns when everything that is there has been seen once."""
-        for informer in self._informers:
+        """Returns when everything that is there has been seen once, Nodes aside."""
+        for informer in self._informers[:-1]:
             await informer.synced.wait()
 
     def attachment(self, name: str) -> VpcAttachment | None:
@@ -124,9 +130,24 @@ class Watching:
         self._set(key)
         self._changed("/".join(key))
 
-    def _segment(self, key: Key, new: Object | None) -> None:
-        origin = Origin(self._cluster, key[1])
+    def _node(self, key: Key, new: Object | None) -> None:
+        name = key[1]
         if new is None:
+            del self._nodes[name]
+            self._gone.add(name)
+        else:
+            self._nodes[name] = new["metadata"].get("uid", "")
+            self._gone.discard(name)
+        if name in self._segments or new is None:
+            self._segment(key, self._segments.get(name))
+
+    def _segment(self, key: Key, new: Object | None) -> None:
+        """A node counts until its NodeSegment or its Node is seen to go; one that never had a Node needs none."""
+        origin = Origin(self._cluster, key[1])
+        self._segments[key[1]] = new or {}
+        if new is None:
+            del self._segments[key[1]]
+        if new is None or key[1] in self._gone or self._orphaned(new):
             self._store.removed(origin)
             return
         segment = self._parsed(NodeSegment, key, new)
@@ -144,6 +165,19 @@ class Watching:
         )
         if self._store.registered(origin, segment.status.sequence, endpoints):
             self._metrics.registered("kubernetes")
+
+    def _orphaned(self, segment: Object) -> bool:
+        """Whether it belongs to a Node that went while nobody watched: the garbage collector has not come by yet."""
+        meta = segment["metadata"]
+        owned = any(owner.get("kind") == NODES_METADATA.kind for owner in meta.get("ownerReferences") or ())
+        return owned and self._listed and meta["name"] not in self._nodes
+
+    async def _orphans(self) -> None:
+        """Starting does not wait for the Nodes: what is in force may stay a moment longer."""
+        await self._informers[-1].synced.wait()
+        self._listed = True
+        for name, segment in [*self._segments.items()]:
+            self._segment(("", name), segment)
 
     def _set(self, key: Key) -> None:
         """One attachment as it follows from itself and its VPC."""

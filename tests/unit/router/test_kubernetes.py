@@ -12,7 +12,7 @@ from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
 from galactic.kube import informer
 from galactic.kube.client import Conflict, Event, NotFound, Object
-from galactic.kube.resources import EVENTS, NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.launch import Health
 from galactic.messages import Changes, Head, decode
 from galactic.router import recorder
@@ -328,6 +328,62 @@ async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
         cluster.up = True
         await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
         await until(lambda: "endpoint" not in cluster.status("a1"))
+
+
+async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_it_is_back(
+    world, cluster, broker, until
+) -> None:
+    cluster.put(NODES, "n1")
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32"))  # a host that never had a Node
+        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 2)
+        cluster.remove(NODES, "n1")
+        await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
+        # Whatever it still says: somebody has to want the node.
+        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
+        cluster.segment("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
+        await until(lambda: controller.idle and list(controller.store.routes(0x4D2)) == ["10.1.1.2/32"])
+        cluster.put(NODES, "n1")
+        await until(lambda: told(broker)[-1] == (["10.1.1.1/32@n1"], []))
+
+
+async def test_a_node_deleted_while_no_router_ran_is_told_by_the_owner_of_its_segment(
+    world, cluster, broker, until
+) -> None:
+    cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+    owned = {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-n1"}]}
+    cluster.objects["nodesegments"]["", "n1"]["metadata"] |= owned
+    cluster.put(NODES, "n1")
+    async with router(broker, cluster) as controller:
+        await until(lambda: controller.idle and HEAD in broker.retained)
+    del cluster.objects["nodes"]["", "n1"]
+    async with router(broker, cluster) as controller:
+        await until(lambda: controller.idle and HEAD not in broker.retained)
+
+
+async def test_the_recorded_revision_is_that_of_the_change(world, cluster, broker, until) -> None:
+    """Also when changes wait for one that is under way, and share a message."""
+    async with router(broker, cluster) as controller:
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: controller.idle and "endpoint" in cluster.status("a1"))
+        free, publish = asyncio.Event(), controller.fanout._bus.publish
+
+        async def slow(topic: str, payload: bytes, *, retain: bool = False) -> None:
+            if topic == CHANGES:
+                await free.wait()
+            await publish(topic, payload, retain=retain)
+
+        controller.fanout._bus.publish = slow
+        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
+        await until(lambda: cluster.status("a1")["endpoint"]["epoch"] == 2)
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+        await until(lambda: "endpoint" in cluster.status("a2"))
+        free.set()
+        await until(lambda: controller.idle)
+        last = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES][-1]
+        assert [route.network for route in last.set] == ["10.1.1.2/32"]
+        assert cluster.status("a2")["endpoint"]["revision"] == last.revision
 
 
 async def test_who_holds_a_network_survives_an_emptied_broker_in_the_status(

@@ -1,0 +1,148 @@
+"""Several routers on one broker in memory, each with a line of its own that can be cut, and nodes that listen."""
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from galactic.bus import Connected, Delivery, Disconnected
+from galactic.bus.memory import MemoryBroker, MemoryBus, matches
+from galactic.errors import Unreachable
+from galactic.launch import Health
+from galactic.messages import Changes, Head, Shard, Topics, decode
+from galactic.node.tables import Table
+from galactic.router.controller import Controller
+from galactic.router.metrics import RouterMetrics
+from galactic.settings import RouterSettings
+
+VPC = 0x4D2
+BASE = "galactic/v1"
+HERE = f"{BASE}/vpcs/0000000004d2"
+LEADER = f"{BASE}/router/leader"
+
+
+class Line(MemoryBus):
+    """A client whose connection alone can be cut."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker, None)
+        self.up = True
+        broker._sessions.append(self)
+        self.arrive(Connected())
+
+    @property
+    def connected(self) -> bool:
+        return self.up and self.broker.up
+
+    def subscribe(self, *filters: str) -> None:
+        if self.up:
+            super().subscribe(*filters)
+        else:
+            self.filters += [pattern for pattern in filters if pattern not in self.filters]
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        if not self.up:
+            raise Unreachable("mqtt", "cut")
+        await super().publish(topic, payload, retain=retain)
+
+    def cut(self) -> None:
+        self.up = False
+        self.arrive(Disconnected("cut"))
+
+    def mend(self) -> None:
+        self.up = True
+        self.arrive(Connected())
+        self.replay(self.filters)
+
+
+class Vote:
+    """An election that the test decides: ``elect`` somebody; who is ``blind`` is told nothing."""
+
+    def __init__(self) -> None:
+        self.voters: dict[str, Voter] = {}
+        self.chosen = ""
+
+    def voter(self, name: str) -> "Voter":
+        return self.voters.setdefault(name, Voter(self, name))
+
+    def elect(self, name: str) -> None:
+        self.chosen = name
+        for voter in self.voters.values():
+            voter.news.set()
+
+
+class Voter:
+    def __init__(self, vote: Vote, name: str) -> None:
+        self.vote, self.name, self.blind = vote, name, False
+        self.news = asyncio.Event()
+
+    async def run(self, chosen) -> None:
+        self.news.set()
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            if not self.blind and self.vote.chosen:
+                chosen(self.vote.chosen == self.name)
+
+    def deposed(self) -> None:
+        self.news.set()
+
+
+@asynccontextmanager
+async def replica(broker: MemoryBroker, vote: Vote, name: str, **settings):
+    """A standalone router with a line of its own (``line``), that can be killed (``kill``)."""
+    registry, line = CollectorRegistry(), Line(broker)
+    controller = Controller(
+        RouterSettings(kubernetes=False, **settings),
+        line,
+        None,
+        replica=name,
+        metrics=RouterMetrics(registry),
+        health=Health(),
+        election=vote.voter(name),
+    )
+    controller.line, controller.registry = line, registry
+    task = asyncio.create_task(controller.run())
+
+    async def kill() -> None:
+        line.up = False  # nothing it does while it ends gets out
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        vote.voters.pop(name, None)
+
+    controller.kill = kill
+    try:
+        yield controller
+    finally:
+        await kill()
+
+
+class Node:
+    """A subscriber with the very state machine of a node; it reads again only when the test says so."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self.bus = MemoryBus(broker, None)
+        broker._sessions.append(self.bus)
+        self.table = Table(VPC, "default", 0.0)
+        self.topics = Topics(BASE)
+        self.bus.subscribe(f"{HERE}/#")
+        self.seen: list[set[str]] = []
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async for item in self.bus.deliveries():
+            if isinstance(item, Delivery) and item.payload and matches(f"{HERE}/#", item.topic):
+                match self.topics.parts(item.topic)[2:]:
+                    case ("head",):
+                        self.table.take_head(decode(Head, item.payload), 0.0)
+                    case ("changes",):
+                        self.table.take_changes(decode(Changes, item.payload), 0.0)
+                    case ("table", number):
+                        self.table.take_shard(int(number), decode(Shard, item.payload), 0.0)
+                self.seen.append(set(map(str, self.table.routes)))
+
+    @property
+    def count(self) -> int:
+        return len(self.table.routes)

@@ -1,0 +1,321 @@
+"""Several routers: one publishes, the next goes on from what was told, and what a deposed one does is undone."""
+
+import asyncio
+import contextlib
+
+import pytest
+from replicas import BASE, HERE, LEADER, VPC, Node, Vote, replica
+
+from galactic.bus.memory import MemoryBroker
+from galactic.errors import Rejected
+from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode
+from galactic.router.claims import Origin
+
+CHANGES, HEAD, SHARD = f"{HERE}/changes", f"{HERE}/head", f"{HERE}/table/0"
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def vote() -> Vote:
+    return Vote()
+
+
+def say(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
+    for topic, payload in messages:
+        broker.publish(topic, payload, True)
+
+
+def told(broker: MemoryBroker, since: int = 0) -> list[Changes]:
+    return [decode(Changes, payload) for topic, payload, _ in broker.published[since:] if topic == CHANGES]
+
+
+def leader(broker: MemoryBroker) -> Leader | None:
+    try:
+        return decode(Leader, broker.retained.get(LEADER, b""))
+    except Rejected:
+        return None
+
+
+def whole(broker: MemoryBroker, *networks: str) -> bool:
+    if HEAD not in broker.retained:
+        return not networks
+    with contextlib.suppress(Rejected):
+        return _adds_up(broker, *networks)
+    return False
+
+
+def _adds_up(broker: MemoryBroker, *networks: str) -> bool:
+    head = decode(Head, broker.retained[HEAD])
+    routes = [
+        route
+        for number in range(head.shards)
+        if f"{HERE}/table/{number}" in broker.retained
+        for route in decode(Shard, broker.retained[f"{HERE}/table/{number}"]).routes
+    ]
+    return (head.count, head.digest) == (len(networks), digest(routes)) and {
+        it.network for it in routes
+    } == set(networks)
+
+
+def stray_route(network: str) -> Route:
+    return Route(network, ("2001:db8:ff01:900::4d2:9",), "default", "n9", "0009", 1)
+
+
+async def test_a_standby_publishes_nothing_and_knows_everything(world, broker, vote, until) -> None:
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        await until(lambda: "10.1.1.1/32" in b.store.routes(VPC))
+        assert (leader(broker).id, b.term) == ("a", 0)
+        assert a.term == leader(broker).term
+        assert len(told(broker)) == 1
+
+
+async def test_a_change_while_nobody_leads_is_told_by_the_next_one(world, broker, vote, until) -> None:
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        node = Node(broker)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
+        since = len(broker.published)
+        await a.kill()
+        say(broker, world.status("n2"), world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+        await until(lambda: "10.1.1.2/32" in b.store.routes(VPC))
+        assert told(broker, since) == []
+        first = leader(broker).term
+        vote.elect("b")
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32", "10.1.1.2/32"))
+        assert leader(broker).id == "b"
+        assert leader(broker).term > first
+        (message,) = told(broker, since)
+        assert ([it.network for it in message.set], message.delete) == (["10.1.1.2/32"], ())
+        await until(lambda: node.count == 2 and node.table.settled)
+        node.task.cancel()
+
+
+async def test_what_was_told_and_not_packed_is_continued(world, broker, vote, until) -> None:
+    """The leader dies between a change and its pack: subscribers are ahead of what is retained."""
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        node = Node(broker)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.7/32")))
+        await until(lambda: len(told(broker)) == 2)
+        await a.kill()
+        assert whole(broker, "10.1.1.1/32"), "it was packed already, and the test shows nothing"
+        say(broker, world.endpoints("n1", 3, world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.8/32")))
+        vote.elect("b")
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32", "10.1.1.8/32"))
+        _, before, after = told(broker)
+        assert after.previous == before.revision
+        assert ([it.network for it in after.set], after.delete) == (["10.1.1.8/32"], ("10.1.1.7/32",))
+        await until(lambda: node.count == 2 and node.table.settled)
+        node.task.cancel()
+
+
+async def test_who_holds_a_network_is_what_was_told_and_not_what_a_standby_saw(
+    world, broker, vote, until
+) -> None:
+    """The standby joins when both claim the network already, and its own order would give it to the other."""
+    async with replica(broker, vote, "a") as a:
+        vote.elect("a")
+        say(broker, world.status("n1"), world.status("n2"))
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
+        await until(lambda: a.idle and whole(broker, "10.1.1.9/32"))
+        async with replica(broker, vote, "b") as b:
+            await until(lambda: b.store.routes(VPC))
+            # The holder lets go and takes it again while the rival waits: only the leader publishes what comes of it.
+            say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.9/32", epoch=3)))
+            await until(lambda: a.idle and b.store.counts[3] == 1)
+            b.store.resume({})  # as if it had never seen who came first
+            b.store.commit(1 << 60)
+            assert b.store.routes(VPC)["10.1.1.9/32"].node == "n2"
+            since = len(broker.published)
+            await a.kill()
+            vote.elect("b")
+            await until(lambda: b.idle)
+            assert told(broker, since) == []
+            assert b.store.routes(VPC)["10.1.1.9/32"].node == "n1"
+
+
+async def test_a_leader_goes_on_while_the_election_is_out_of_sight(world, broker, vote, until) -> None:
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        await until(lambda: a.idle)
+        a._leadership._election.blind = b._leadership._election.blind = True  # as an API server that is away
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        b._leadership._election.blind = False  # but the other one is chosen: the broker tells
+        vote.elect("b")
+        await until(lambda: b.idle and not a.term)
+        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
+        await until(lambda: b.idle and whole(broker, "10.1.1.2/32"))
+        assert len(told(broker)) == 2, "both told it"
+
+
+async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vote, until) -> None:
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        a._leadership._election.blind = True
+        a.line.cut()
+        await until(lambda: not a.fanout._open.is_set())
+        # What is due in its hands while it is away was never said to anybody else.
+        a.store.registered(Origin("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
+        await until(lambda: "10.6.6.6/32" in a.store.routes(VPC))
+        vote.elect("b")
+        await until(lambda: b.idle)
+        since = len(broker.published)
+        a.line.mend()
+        await until(lambda: not a._leadership.reigning)
+        assert a.term == 0
+        assert not [topic for topic, _, _ in broker.published[since:] if "/vpcs/" in topic or topic == LEADER]
+        assert whole(broker, "10.1.1.1/32")
+
+
+@pytest.mark.parametrize("ahead", [pytest.param(True, id="ahead"), pytest.param(False, id="between")])
+async def test_what_a_deposed_leader_still_had_under_way_is_undone(
+    world, broker, vote, until, *, ahead: bool
+) -> None:
+    async with replica(broker, vote, "b") as b:
+        node = Node(broker)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        vote.elect("b")
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
+        previous = decode(Head, broker.retained[HEAD]).revision
+        late = previous + (10**9 if ahead else 1)
+        wrong = stray_route("10.6.6.6/32")
+        broker.publish(CHANGES, encode(Changes(late, previous, (wrong,), ("10.1.1.1/32",))), False)
+        await until(lambda: node.table.revision and node.table.revision > late and node.table.settled)
+        assert node.count == 1
+        broker.publish(SHARD, encode(Shard(late + 5, 1, (wrong,))), True)
+        broker.publish(HEAD, encode(Head(late + 5, 1, digest([wrong]), 1)), True)
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32"))
+        await until(lambda: node.count == 1 and node.table.settled)
+        assert node.table.revision == decode(Head, broker.retained[HEAD]).revision > late + 5
+        node.task.cancel()
+
+
+async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
+    world, broker, vote, until
+) -> None:
+    """At the broker: the old leader's change, then the new one's; both continue the same table."""
+    async with replica(broker, vote, "b") as b:
+        node, late = Node(broker), Node(broker)
+        many = [f"10.2.{number >> 8}.{number & 255}/32" for number in range(600)]  # more than one shard
+        others = world.endpoint("n1", 2, *many)
+        say(broker, world.status("n1"))
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"), others))
+        vote.elect("b")
+        await until(lambda: b.idle and node.table.settled and late.table.settled)
+        previous = decode(Head, broker.retained[HEAD]).revision
+        stray = Changes(previous + 1, previous, (stray_route("10.6.6.6/32"),))
+        late.table.take_changes(stray, 0.0)  # it had it before
+        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32"), others))
+        await until(lambda: b.idle and whole(broker, "10.1.1.2/32", *many) and node.table.settled)
+        assert not late.table.settled
+        broker.publish(CHANGES, encode(stray), False)
+        await until(lambda: b.idle and node.table.settled and late.table.settled)
+        assert dict(node.table.routes) == dict(late.table.routes)
+        assert late.count == 601
+        node.task.cancel()
+        late.task.cancel()
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        pytest.param((HEAD, b""), id="head-cleared"),
+        pytest.param((SHARD, b""), id="shard-cleared"),
+        pytest.param((HEAD, b"nonsense"), id="head-nonsense"),
+        pytest.param((SHARD, b"{}"), id="shard-nonsense"),
+        pytest.param((HEAD, encode(Head(1, 0, "0" * 16, 0))), id="head-old"),
+        pytest.param((HEAD, encode(Head(1 << 63, 0, "0" * 16, 0))), id="head-absurd"),
+        pytest.param((SHARD, encode(Shard(1, 9, ()))), id="shard-old"),
+        pytest.param((f"{HERE}/table/77", encode(Shard(1, 78, ()))), id="shard-too-many"),
+        pytest.param((f"{HERE}/table/x", b"x"), id="no-shard"),
+        pytest.param((f"{BASE}/vpcs/zz/head", b"x"), id="no-vpc"),
+        pytest.param((f"{BASE}/vpcs/00000000beef/head", encode(Head(5, 0, "0" * 16, 0))), id="no-table"),
+        pytest.param((LEADER, b""), id="leader-cleared"),
+        pytest.param((LEADER, b"[]"), id="leader-nonsense"),
+        pytest.param((LEADER, encode(Leader("x", 1))), id="leader-old"),
+        pytest.param((LEADER, encode(Leader("x", 1 << 63))), id="leader-absurd"),
+    ],
+)
+async def test_stray_writes_are_put_right(world, broker, vote, until, stray: tuple[str, bytes]) -> None:
+    async with replica(broker, vote, "a") as a:
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        before = {it: broker.retained[it] for it in broker.retained if "/nodes/" not in it}
+        broker.publish(*stray, True)
+        await until(
+            lambda: (
+                a.idle
+                and {it: broker.retained[it] for it in broker.retained if "/nodes/" not in it}.keys()
+                == before.keys()
+                and whole(broker, "10.1.1.1/32")
+                and leader(broker) == Leader("a", a.term)
+            )
+        )
+        count = len(broker.published)
+        await asyncio.sleep(0.7)  # it must not go on for ever
+        assert len(broker.published) == count
+
+
+async def test_a_claim_of_a_stranger_does_not_end_routing(world, broker, vote, until) -> None:
+    """Whoever is chosen claims again, above it."""
+    async with replica(broker, vote, "a") as a:
+        vote.elect("a")
+        await until(lambda: a.idle)
+        broker.publish(LEADER, encode(Leader("stranger", a.term + 1000)), True)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        assert leader(broker).id == "a"
+
+
+async def test_a_broker_that_was_replaced_by_an_empty_one_between_two_leaders(
+    world, broker, vote, until
+) -> None:
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        await until(lambda: b.store.routes(VPC))
+        await a.kill()
+        broker.stop()
+        vote.elect("b")
+        broker.start(empty=True)
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32"))
+        assert leader(broker).id == "b"
+
+
+async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
+    world, broker, vote, until
+) -> None:
+    said = world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+    offline = world.topics.status("default", "n1"), b'{"state":"offline"}'
+    async with replica(broker, vote, "a", withdraw_after=60) as a:
+        vote.elect("a")
+        now = 0.0
+        a._silence._clock = lambda: now
+        say(broker, *said)
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        say(broker, offline)
+        await until(lambda: a._silence._since)
+        now = 59.0
+        a._silence.look()
+        await asyncio.sleep(0.05)
+        assert "10.1.1.1/32" in a.store.routes(VPC)
+        now = 60.0
+        a._silence.look()
+        await until(lambda: a.idle and whole(broker))
+        say(broker, said[0])
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
