@@ -52,7 +52,8 @@ class StandIns:
             if link.kind == "veth":
                 await self._make(own, name, link)
             else:
-                await own._route.link("add", ifname=name, kind=STANDS_FOR[link.kind], group=group)
+                kind = STANDS_FOR[link.kind]
+                await own._route.link("add", ifname=name, kind=kind, group=group, state="up")
 
         return made
 
@@ -93,8 +94,8 @@ async def main(socket: Path, prefix: str) -> None:
 
         async def drift() -> None:
             with Events(own_port=kernel.port) as changes:
-                async for _ in changes:
-                    sync.suspect()
+                async for changed in changes:
+                    sync.suspect(changed)
 
         async with asyncio.TaskGroup() as tasks:
             for part in (sync.run(), server.run(), drift()):

@@ -24,7 +24,11 @@ RUN: Final = {
 """Programs every lab runs, and the package each is in."""
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 MARK: Final = "# made by galactic lab while it installs packages; safe to delete\n"
-DAEMONS: Final = {"mosquitto": "mosquitto.service", "etcd-server": "etcd.service", "postgresql": "postgresql.service"}
+DAEMONS: Final = {
+    "mosquitto": "mosquitto.service",
+    "etcd-server": "etcd.service",
+    "postgresql": "postgresql.service",
+}
 
 
 def program(name: str) -> str | None:

@@ -35,6 +35,8 @@ FULL_SECONDS: Final = 120.0
 FULL_SHARE: Final = 300
 SUSPECT_SECONDS: Final = 1.0
 """From an event to the round that looks into it: our own changes cause events too, and come in bursts."""
+OWN_SECONDS: Final = 0.5
+"""After a round of ours events may still be about what it did."""
 SUSPECT_SHARE: Final = 3
 """With a reason to look, at most a third of the time."""
 BACKOFF_SECONDS: Final = (0.2, 5.0)
@@ -66,6 +68,7 @@ class Sync:
         self._sysctls, self._retry = _Due(), _Due()
         self._failing: dict[Key, str] = {}
         self._began = 0.0
+        self._own_until = 0.0
         self.problem: str | None = "the kernel was not read yet"
         self.ready = asyncio.Event()
         """Set after the first round that went well."""
@@ -101,8 +104,14 @@ class Sync:
         return self._applied.routes()
 
     def suspect(self, changed: Changed = EVERYTHING) -> None:
-        """Somebody else may have changed something of ours: it is looked into, soon."""
-        soon = time.monotonic() + SUSPECT_SECONDS
+        """Somebody else may have changed something of ours: it is looked into, soon.
+
+        Of links and the like nobody tells who changed them: while we write, or just did, that was most likely us, and
+        the next look will do.
+        """
+        now = time.monotonic()
+        ours = now < self._own_until and Changed.ROUTES not in changed
+        soon = now + (LOOK_SECONDS if ours else SUSPECT_SECONDS)
         if (self._full if Changed.ROUTES in changed else self._look).expect(soon):
             self._store.wake.set()
 
@@ -143,6 +152,7 @@ class Sync:
         self._began = time.monotonic()
         full = not self._applied.known or dirty.everything or self._full.is_due()
         written = self._applied.written
+        self._own_until = math.inf if full or dirty else 0.0
         try:
             problems = await self._apply(full, dirty)
             if not full and not waiting:
@@ -154,6 +164,8 @@ class Sync:
             for waiter in waiting:
                 waiter.done.cancel()
             raise
+        finally:
+            self._own_until = time.monotonic() + OWN_SECONDS if self._applied.written != written else 0.0
         self._measure(self._applied.written - written)
         if full:
             self._after_full(time.monotonic() - self._began)

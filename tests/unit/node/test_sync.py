@@ -229,8 +229,9 @@ async def test_a_sysctl_that_was_changed_is_put_back_though_nothing_tells(node, 
     await until(lambda: node.kernel.host.sysctls["net/vrf/strict_mode"] == "1")
 
 
-async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config):
+async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config, monkeypatch):
     """Somebody deletes it and makes one of the same name: it looks the same, but the kernel dropped its routes."""
+    monkeypatch.setattr("galactic.node.sync.OWN_SECONDS", 0.0)
     await node.cni("ADD", config())
     before = node.kernel.host.routes.copy()
     await node.sync._applied.look()
@@ -242,6 +243,20 @@ async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config):
     }
     node.sync.suspect(Changed.LINKS)
     await until(lambda: node.kernel.host.routes == before)
+
+
+async def test_what_comes_of_our_own_writing_is_not_looked_into_at_once(node, config, monkeypatch):
+    monkeypatch.setattr("galactic.node.sync.SUSPECT_SECONDS", 0.01)
+    looks = []
+    look = node.sync._applied.look
+    monkeypatch.setattr(node.sync._applied, "look", lambda: looks.append(1) or look())
+    await node.cni("ADD", config())
+    node.sync.suspect(Changed.LINKS)
+    await asyncio.sleep(0.2)
+    assert not looks
+    monkeypatch.setattr(node.sync, "_own_until", 0.0)
+    node.sync.suspect(Changed.LINKS)
+    await until(lambda: looks)
 
 
 async def test_looking_does_not_read_routes(node, config):
