@@ -8,6 +8,7 @@ import typer
 from galactic import __version__
 from galactic.cli import lab
 from galactic.cli.demo import demo
+from galactic.cli.history import ask
 from galactic.errors import GalacticError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(lab.app, name="lab")
 app.command()(demo)
+app.command("history")(ask)
 
 
 def _version(wanted: bool) -> None:

@@ -65,12 +65,13 @@ class Chronicle:
         linger: float = LINGER_SECONDS,
         backoff: tuple[float, float] = BACKOFF_SECONDS,
         seconds: float = TRANSACTION_SECONDS,
+        idle: float = IDLE_SECONDS,
     ) -> None:
         """``retention`` in days, 0: for ever. ``problem`` is told what is wrong with the database, or None."""
         self._url, self._replica, self._table, self._metrics = url, replica, table, metrics
         self._revision, self._problem, self._retention = revision, problem, retention
         self._backlog = backlog or Backlog()
-        self._linger, self._backoff, self._seconds = linger, backoff, seconds
+        self._linger, self._backoff, self._seconds, self._pausing = linger, backoff, seconds, idle
         self._writer: Writer | None = None
         self._compare = True
         self._behind: datetime | None = None  # since when a comparison is due or under way
@@ -167,7 +168,7 @@ class Chronicle:
                 await self._compared(it, writer)
             elif self._flight or self._backlog.items:
                 await self._written(it, writer)
-            elif not await self._woken(IDLE_SECONDS):
+            elif not await self._woken(self._pausing):
                 await self._idled(it)
 
     def _succeeded(self) -> None:
