@@ -6,6 +6,7 @@ bytes, its text 60. So a network is parsed once, here, and from then on is a ``N
 
 from collections.abc import Iterable
 from ipaddress import ip_interface, ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final, NewType
 
 from galactic.errors import Rejected
@@ -13,6 +14,8 @@ from galactic.errors import Rejected
 Network = NewType("Network", str)
 """A network in the one text form that ``ipaddress`` gives it: ``10.1.0.0/16``, ``fd00::1/128``."""
 
+_CLOSE: Final = {AF_INET: frozenset((0, 127, 169, *range(224, 256))), AF_INET6: frozenset((0, 254, 255))}
+"""First bytes near which there is what is never routed, or what has two ways of being written."""
 _LONGEST: Final = 43  # 39 characters of an IPv6 address, and "/128"
 
 
@@ -22,6 +25,36 @@ def network(text: str) -> Network:
     Addresses without a prefix length, netmasks, zones, and what is never routed (loopback, link-local, multicast,
     unspecified) are not networks of a VPC.
     """
+    plain = _plain(text)
+    return _judged(text) if plain is None else plain
+
+
+def _plain(text: str) -> Network | None:
+    """The network where a glance shows that it is in order; None: to be looked at closely.
+
+    ``ipaddress`` takes ten times as long, and a router that starts reads hundreds of thousands.
+    """
+    address, _, length = text.partition("/")
+    family, bits, least = (AF_INET6, 128, 16) if ":" in address else (AF_INET, 32, 8)
+    if (
+        not (length.isascii() and length.isdigit() and least <= int(length[:4]) <= bits)
+        or len(text) > _LONGEST
+    ):
+        return None
+    try:
+        packed = inet_pton(family, address)
+    except (OSError, ValueError):  # ValueError: a NUL, or what UTF-8 has no bytes for
+        return None
+    first, host = packed[0], (1 << (bits - int(length))) - 1
+    if int.from_bytes(packed, "big") & host:
+        return None
+    if first in _CLOSE[family]:
+        return None
+    found = f"{inet_ntop(family, packed)}/{int(length)}"
+    return Network(text if found == text else found)  # the same object: a table has very many
+
+
+def _judged(text: str) -> Network:
     address, slash, length = text.partition("/")
     if not slash or not (length.isascii() and length.isdigit()) or "%" in address or len(text) > _LONGEST:
         raise Rejected(f"{text[:_LONGEST]!r} is not a network: write ADDRESS/LENGTH", reason="InvalidNetwork")

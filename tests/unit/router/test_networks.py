@@ -1,8 +1,14 @@
 """A network is parsed once, and what is none is refused with its reason."""
 
+import string
+from ipaddress import IPv4Network, IPv6Network
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from galactic.errors import Rejected
+from galactic.router import networks
 from galactic.router.networks import entitled, network
 
 
@@ -62,3 +68,45 @@ def test_an_attachment_is_entitled_to_its_addresses_and_terminations() -> None:
         "192.168.7.0/24",
         "2001:db8:7::/48",
     }
+
+
+def _v6(number: int, length: int, upper: bool) -> str:
+    text = str(IPv6Network((number >> (128 - length) << (128 - length), length)))
+    return text.upper() if upper else text
+
+
+written = st.one_of(
+    st.builds(
+        lambda number, length: str(IPv4Network((number >> (32 - length) << (32 - length), length))),
+        st.integers(0, 2**32 - 1),
+        st.integers(1, 32),
+    ),
+    st.builds(_v6, st.integers(0, 2**128 - 1), st.integers(1, 128), st.booleans()),
+    st.builds("{}.{}.{}.{}/{}".format, *(st.integers(0, 300) for _ in range(5))),
+    st.text(string.hexdigits + ":./%", max_size=50),
+    st.text(max_size=10),
+)
+
+
+@given(written)
+@example("::ffff:10.1.1.1/128")
+@example("1:2:3:4:5:6:7.8.9.10/128")
+@example("1111:2222:3333:4444:5555:6666:123.123.123.123/128")
+@example("10.1.1.1/032")
+@example("010.1.1.1/32")
+@example("10.1.1.1/00000000032")
+@example("10.1.1/24")
+@example("fe80::/16")
+@example("1::0:0:1/128")
+@example("1:0:2:3:4:5:6:7/128")
+@example("10.1.1.1\0/32")
+@example("\udcff/32")
+def test_what_a_glance_shows_is_what_a_close_look_shows(text: str) -> None:
+    assert answer(network, text) == answer(networks._judged, text)
+
+
+def answer(function, text: str) -> str:
+    try:
+        return function(text)
+    except Rejected as error:
+        return error.reason
