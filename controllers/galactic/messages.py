@@ -19,7 +19,7 @@ SHARD_ROUTES: Final = 256
 """Routes in one shard of a retained table, at the most."""
 
 
-class Endpoint(msgspec.Struct, frozen=True):
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """One attachment as it is attached on a node."""
 
     vpc: str  # 12 hex digits
@@ -52,7 +52,7 @@ class Leader(msgspec.Struct, frozen=True):
     term: int
 
 
-class Route(msgspec.Struct, frozen=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """One network of a VPC and the SID that leads to it."""
 
     network: str

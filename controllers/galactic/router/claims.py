@@ -158,8 +158,11 @@ def claim(
     except Rejected as error:
         return None, [_no(origin, endpoint, error.reason, str(error))]
     networks, rejections = _networks(origin, endpoint, allowed)
+    text = str(sid)
+    if text == endpoint.sid:
+        text = endpoint.sid  # one object instead of two: there are very many
     admitted = Claim(
-        origin, sid.vpc, sid.function, endpoint.attachment, str(sid), networks, endpoint.epoch, pending
+        origin, sid.vpc, sid.function, endpoint.attachment, text, networks, endpoint.epoch, pending
     )
     return admitted, rejections
 

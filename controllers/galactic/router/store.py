@@ -35,9 +35,10 @@ class _Node:
 class _Vpc:
     """One VPC's table and what it is made of."""
 
-    candidates: dict[Holder, dict[Origin, Claim]] = field(default_factory=dict)
+    # Tuples: there is an entry for each attachment and network, and nearly all have one member.
+    candidates: dict[Holder, tuple[Claim, ...]] = field(default_factory=dict)
     endpoints: dict[Holder, Claim] = field(default_factory=dict)
-    claimants: dict[Network, set[Holder]] = field(default_factory=dict)
+    claimants: dict[Network, tuple[Holder, ...]] = field(default_factory=dict)
     routes: dict[Network, Route] = field(default_factory=dict)
     rejections: dict[Holder, tuple[Rejection, ...]] = field(default_factory=dict)
     conflicts: dict[Network, tuple[Conflict, ...]] = field(default_factory=dict)
@@ -261,7 +262,7 @@ class Store:
 
     def _readmitted(self, vpc: int, found: _Vpc, horizon: int) -> set[Holder]:
         """Decides which clusters may be in a VPC; returns the attachments of those whom that concerns."""
-        every = (claim for claims in found.candidates.values() for claim in claims.values())
+        every = (claim for claims in found.candidates.values() for claim in claims)
         before, found.clusters = (
             found.clusters,
             self._policy.clusters(vpc, found.present, every, found.routes, horizon),
@@ -285,16 +286,17 @@ class Store:
             now = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)
         node.admitted = now
         for identity in before.claims.keys() | now.claims.keys():
-            claim = now.claims.get(identity)
-            if claim == before.claims.get(identity):
+            claim, known = now.claims.get(identity), before.claims.get(identity)
+            if claim is not None and claim == known:
+                now.claims[identity] = known  # the one that the tables have: not two of each
                 continue
             who = Holder(identity.cluster, identity.function)
             found = self._vpcs.setdefault(identity.vpc, _Vpc())
             if claim is not None:
                 found.present[who.cluster] += who not in found.candidates
-                found.candidates.setdefault(who, {})[origin] = claim
+                found.candidates[who] = (*_without(found.candidates.get(who, ()), origin), claim)
             else:
-                found.candidates[who].pop(origin)
+                found.candidates[who] = _without(found.candidates[who], origin)
                 if not found.candidates[who]:
                     del found.candidates[who]
                     found.present[who.cluster] -= 1
@@ -302,8 +304,8 @@ class Store:
             touched.setdefault(identity.vpc, set()).add(who)
         if node.prefix is None and node.sequence < 0:
             del self._nodes[origin]
-        known = set(before.rejections)
-        return [rejection for rejection in now.rejections if rejection not in known]
+        told = set(before.rejections)
+        return [rejection for rejection in now.rejections if rejection not in told]
 
     def _name(self, origin: Origin, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
         if self._attachments is None:
@@ -320,12 +322,16 @@ class Store:
         self._dirty()
 
 
+def _without(claims: tuple[Claim, ...], origin: Origin) -> tuple[Claim, ...]:
+    return tuple(claim for claim in claims if claim.origin != origin)
+
+
 def _endpoints(found: _Vpc, touched: Iterable[Holder], stale: set[Network], horizon: int) -> list[Rejection]:
     """Chooses the endpoint of each touched attachment; adds to ``stale`` the networks that this concerns."""
     news: list[Rejection] = []
     for who in touched:
         before = found.endpoints.get(who)
-        claims = found.candidates.get(who, {}).values()
+        claims = found.candidates.get(who, ())
         if admits(found.clusters, who.cluster):
             chosen, refused = winner(claims, found.routes, horizon)
         else:
@@ -339,10 +345,10 @@ def _endpoints(found: _Vpc, touched: Iterable[Holder], stale: set[Network], hori
         if chosen == before:
             continue
         for network in before.networks if before else ():
-            found.claimants[network].discard(who)
+            found.claimants[network] = tuple(each for each in found.claimants[network] if each != who)
             stale.add(network)
         for network in chosen.networks if chosen else ():
-            found.claimants.setdefault(network, set()).add(who)
+            found.claimants[network] = (*found.claimants.get(network, ()), who)
             stale.add(network)
         if chosen is None:
             del found.endpoints[who]
@@ -367,7 +373,7 @@ def _routes(found: _Vpc, stale: Iterable[Network]) -> tuple[Diff[Network, Route]
                 changed.delete[network] = found.routes.pop(network)
             continue
         has, others = holder([found.endpoints[who] for who in claimants], before)
-        concerned |= claimants
+        concerned.update(claimants)
         if others:
             found.conflicts[network] = tuple(Conflict(network, claim, has) for claim in others)
         route = has.route(network)
