@@ -71,12 +71,13 @@ class Following:
         """One message below ``vpcs/``. Raises Rejected on one that is not understood."""
         vpc = names.parse_vpc(parts[1])
         table = self._tables.get(vpc)
-        if table is None or not delivery.payload:
+        if table is None or not (delivery.payload or parts[2:] == ("head",)):
             return
         now = self._now()
         match parts[2:]:
             case ("head",):
-                changed = table.take_head(decode(Head, delivery.payload), now)
+                head = decode(Head, delivery.payload) if delivery.payload else None
+                changed = table.take_head(head, now)
             case ("changes",):
                 changed = table.take_changes(decode(Changes, delivery.payload), now)
             case ("table", number) if number.isascii() and number.isdigit():

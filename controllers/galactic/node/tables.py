@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 PATIENCE: Final = 3.0
 LONGEST_PATIENCE: Final = 60.0
+IDLE_PATIENCE: Final = 3600.0
+"""The longest pause while reading again brings the same again: whoever mends it will be heard without asking."""
 FORGOTTEN: Final = 2
 LONGEST_LOG: Final = 4096
 """Changes kept while waiting for the snapshot they continue."""
@@ -58,7 +60,9 @@ class Table:
         self._doubtful_since: float | None = now
         self._patience = PATIENCE
         self._rereads = 0  # in a row
+        self._read: tuple[Head | None, dict[int, tuple[int, int]]] = None, {}  # what the last reading brought
         self._stray = False  # a head older than the one we have arrived
+        self._wiped = False  # the head was cleared when the table had become empty
         self._before: dict[PackedNetwork, Entry | None] | None = None
 
     @property
@@ -86,11 +90,15 @@ class Table:
 
     def reread(self, now: float) -> None:
         """The caller subscribes anew: what is retained arrives again. Each attempt waits twice as long."""
+        read = self._head, {number: (shard.revision, shard.total) for number, shard in self._shards.items()}
+        # Not before the table was read often enough to take over an older one.
+        same = self._rereads > FORGOTTEN and read == self._read
+        self._read = read
         self._shards.clear()
-        self._head, self._stray = None, False
+        self._head, self._stray, self._wiped = None, False, False
         self._rereads += 1
         self._doubtful_since = now
-        self._patience = min(self._patience * 2, LONGEST_PATIENCE)
+        self._patience = min(self._patience * 2, IDLE_PATIENCE if same else LONGEST_PATIENCE)
 
     def restart(self, now: float) -> None:
         """A new session began: everything retained follows, and anything may have been missed."""
@@ -98,8 +106,16 @@ class Table:
         self._log.clear()
         self._patience, self._rereads = PATIENCE, 0
 
-    def take_head(self, head: Head, now: float) -> bool:
-        """Whether ``routes`` changed."""
+    def take_head(self, head: Head | None, now: float) -> bool:
+        """Whether ``routes`` changed. None: the head was cleared, as that of an empty table is."""
+        if head is None:
+            # Of a table with routes it is a stray hand's doing: nothing follows from it.
+            if not len(self._packed):
+                self._head, self._stray, self._wiped = None, False, True
+            return self._settle(now)
+        self._wiped = False
+        if head != self._read[0]:
+            self._stir(now)
         self._stray = bool(self._head and head.revision < self._head.revision)
         if not self._stray:
             self._head = head
@@ -119,12 +135,18 @@ class Table:
         """Whether ``routes`` changed."""
         if self.revision is not None and changes.revision <= self.revision:
             return False
+        self._stir(now)
         known = self._log.get(changes.previous)
         if known is None or changes.revision > known.revision:
             self._log[changes.previous] = changes
         while len(self._log) > LONGEST_LOG:
             del self._log[min(self._log)]
         return self._settle(now)
+
+    def _stir(self, now: float) -> None:
+        """Somebody publishes again: reading is worth a new try."""
+        if self._patience > LONGEST_PATIENCE:
+            self._doubtful_since, self._patience = now, PATIENCE
 
     def _settle(self, now: float) -> bool:
         before = self.revision
@@ -144,8 +166,10 @@ class Table:
 
     def _doubtful(self) -> bool:
         head = self._head
-        if self.revision is None or head is None or self._log or self._stray:
+        if self.revision is None or self._log or self._stray:
             return True
+        if head is None:
+            return not self._wiped or len(self._packed) > 0
         if head.revision != self.revision:  # behind, it follows the changes within a second or so
             return True
         return (head.digest, head.count) != (digest_of(self._packed.total), len(self._packed))
@@ -175,6 +199,9 @@ class Table:
     def _apply_log(self) -> None:
         if self.revision is None:
             return
+        # What continues nothing is a table from its beginning: for those who have the empty one, at whatever revision.
+        if not len(self._packed) and self._log.get(0) and self._log[0].revision > self.revision:
+            self.revision = 0
         while changes := self._log.pop(self.revision, None):
             for network in changes.delete:
                 self._drop(network)

@@ -190,15 +190,75 @@ def test_a_broker_that_forgot_everything_is_followed_in_the_end():
     assert not table.overdue(1000.0)
 
 
-def test_rereading_waits_longer_each_time():
-    table, now, waits = Table(1, "default", 0.0), 0.0, []
-    for _ in range(6):
+def waits(table: Table, now: float, times: int, between=lambda: None) -> list[float]:
+    """The pauses between so many readings; ``between`` is what each of them brings."""
+    found = []
+    for _ in range(times):
         start = now
         while not table.overdue(now):
             now += 1.0
-        waits.append(now - start)
+        found.append(now - start)
         table.reread(now)
-    assert waits == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0]
+        between()
+    return found
+
+
+def test_rereading_waits_longer_each_time():
+    table, router = Table(1, "default", 0.0), Router()
+
+    def news() -> None:
+        router.change(1, router.revision)
+        shards = [it for it in router.snapshot() if it[0] != "head"]  # never the head
+        for kind, message in shards:
+            take(table, kind, message, 0.0)
+
+    assert waits(table, 0.0, 8, news) == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0, 60.0, 60.0]
+
+
+def test_what_is_the_same_each_time_is_hardly_read_any_more_until_somebody_publishes():
+    """A head that does not fit its shards, and no router that mends it."""
+    router, table = Router(), Table(1, "default", 0.0)
+    router.change(1, 1)
+    router.snapshot()
+    router.retained["head"] = Head(router.revision, 7, "0" * 16, 2)
+    found = waits(table, 0.0, 14, lambda: read(table, router))
+    assert found[5:8] == [96.0, 192.0, 384.0]
+    assert found[-1] == 3600.0
+    router.change(2, 1)
+    head = dict(router.snapshot())["head"]
+    now = sum(found)
+    take(table, "head", head, now)  # its other shard was published before we were there
+    assert not table.overdue(now)
+    assert table.overdue(now + PATIENCE)
+
+
+def test_a_table_that_was_wiped_and_begins_again():
+    router, table, behind = Router(shards=1), Table(1, "default", 0.0), Table(1, "default", 0.0)
+    router.change(1, 1)
+    router.snapshot()
+    read(table, router)
+    read(behind, router)
+    table.take_changes(router.change(1, None), 1.0)  # the other one misses it
+    table.take_head(None, 1.0)
+    behind.take_head(None, 1.0)
+    assert table.settled
+    assert not table.routes
+    assert behind.routes, "a cleared head alone withdraws nothing"
+
+    again = Router(shards=1, revision=0)
+    again.history[0] = {}
+    again.revision = router.revision + 1000
+    first = again.change(2, 1)
+    first = Changes(first.revision, 0, first.set)
+    assert table.take_changes(first, 2.0), "nothing is what it had"
+    assert table.routes == packed(again.routes)
+    assert not behind.take_changes(first, 2.0)
+    for kind, message in again.snapshot():
+        take(behind, kind, message, 2.1)
+        take(table, kind, message, 2.1)
+    assert behind.routes == table.routes == packed(again.routes)
+    assert behind.settled
+    assert table.settled
 
 
 STEPS = st.lists(
