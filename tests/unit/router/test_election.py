@@ -1,0 +1,185 @@
+"""Who may claim to lead: by a Lease that stands still, by a lock, and what is not told while nobody can be asked."""
+
+import asyncio
+import copy
+from contextlib import asynccontextmanager
+
+import pytest
+
+from galactic.errors import Unreachable
+from galactic.kube.client import Conflict
+from galactic.kube.lease import Terms
+from galactic.router.election import TERMS, Alone, LeaseElection, LockElection
+
+QUICK = Terms(duration=0.6, deadline=0.3, retry=0.05)
+
+
+class Server:
+    """One Lease; requests of those in ``cut`` fail, and everybody's while it is ``down``."""
+
+    def __init__(self) -> None:
+        self.lease, self.version, self.down = None, 0, False
+        self.cut: set[str] = set()
+        self.writes = 0
+
+    def seen_by(self, own: str) -> "View":
+        return View(self, own)
+
+
+class View:
+    def __init__(self, server: Server, own: str) -> None:
+        self.server, self.own = server, own
+
+    async def find(self, *_: object) -> dict | None:
+        await self._way()
+        return copy.deepcopy(self.server.lease)
+
+    async def create(self, _resource: object, body: dict, _namespace: object = None) -> dict:
+        await self._way()
+        if self.server.lease is not None:
+            raise Conflict("exists", reason="AlreadyExists")
+        return self._stored(body)
+
+    async def replace(self, _resource: object, body: dict) -> dict:
+        await self._way()
+        if body["metadata"]["resourceVersion"] != self.server.lease["metadata"]["resourceVersion"]:
+            raise Conflict("changed", reason="Conflict")
+        return self._stored(body)
+
+    def _stored(self, body: dict) -> dict:
+        self.server.version += 1
+        self.server.writes += 1
+        self.server.lease = copy.deepcopy(body)
+        self.server.lease["metadata"]["resourceVersion"] = str(self.server.version)
+        return copy.deepcopy(self.server.lease)
+
+    async def _way(self) -> None:
+        await asyncio.sleep(0)
+        if self.server.down or self.own in self.server.cut:
+            raise Unreachable("kube-apiserver", "away")
+
+
+@asynccontextmanager
+async def candidate(election):
+    """``told`` is all that it was told, ``task`` ends it."""
+    told: list[bool] = []
+    task = asyncio.create_task(election.run(told.append))
+    try:
+        yield told, task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def by_lease(server: Server, own: str) -> LeaseElection:
+    return LeaseElection(server.seen_by(own), own, namespace="ns", terms=QUICK)
+
+
+def test_a_dead_leader_is_followed_within_five_seconds() -> None:
+    look = 1.2 * TERMS.retry  # the longest pause between two looks
+    assert look + TERMS.duration + look <= 4.5, "and half a second to claim and to read what is retained"
+    assert TERMS.duration == int(TERMS.duration), "leaseDurationSeconds is an integer"
+
+
+async def test_one_is_chosen_and_the_next_when_it_dies(until) -> None:
+    server = Server()
+    async with candidate(by_lease(server, "a")) as (a, _):
+        await until(lambda: a)
+        async with candidate(by_lease(server, "b")) as (b, _):
+            await until(lambda: len(b) > 3)
+            assert not any(b)
+            server.cut.add("a")  # dead, as far as the API server can see
+            count = len(a)
+            await until(lambda: b[-1])
+            assert all(a[count:]), "one that cannot ask is not told that it lost"
+            server.cut.clear()
+            await until(lambda: not a[-1])
+
+
+async def test_an_api_server_that_was_away_changes_nobody(until) -> None:
+    server = Server()
+    async with candidate(by_lease(server, "a")) as (a, _), candidate(by_lease(server, "b")) as (b, _):
+        await until(lambda: len(a) > 1 and len(b) > 1)
+        first, other = (a, b) if a[-1] else (b, a)
+        server.down = True
+        await asyncio.sleep(1.5 * QUICK.duration)
+        server.down = False
+        count, writes = len(other), server.writes
+        await until(lambda: len(other) > count + 5 and server.writes > writes + 5)
+        assert all(first)
+        assert not any(other)
+
+
+async def test_one_that_ends_leaves_the_lease_to_the_next(until) -> None:
+    server = Server()
+    async with candidate(by_lease(server, "a")) as (a, task):
+        await until(lambda: a)
+        task.cancel()
+        await asyncio.wait({task})
+        assert server.lease["spec"]["holderIdentity"] == ""
+        async with candidate(by_lease(server, "b")) as (b, _):
+            await until(lambda: b)
+            assert all(b)
+
+
+class Lock:
+    """A lock in a database that can go away, as seen by one of its clients."""
+
+    def __init__(self, free: asyncio.Lock) -> None:
+        self.free, self.broken = free, asyncio.Event()
+
+    async def run(self, lead) -> None:
+        if self.broken.is_set():
+            raise Unreachable("postgres", "away")
+        async with self.free:
+            work, lost = asyncio.create_task(lead()), asyncio.create_task(self.broken.wait())
+            try:
+                await asyncio.wait({work, lost}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                work.cancel()
+                lost.cancel()
+                await asyncio.wait({work, lost})
+        raise Unreachable("postgres", "the connection broke")
+
+
+async def test_a_lock_chooses_one_and_losing_it_is_not_told(until) -> None:
+    free = asyncio.Lock()
+    first, second = Lock(free), Lock(free)
+    one, other = LockElection(first, retry=0.01), LockElection(second, retry=0.01)
+    async with candidate(one) as (a, _):
+        await until(lambda: a == [True])
+        async with candidate(other) as (b, _):
+            await asyncio.sleep(0.05)
+            assert b == []
+            first.broken.set()
+            await until(lambda: b == [True])
+            assert a == [True]
+            one.deposed()  # as the broker says by now
+            first.broken.clear()
+            await asyncio.sleep(0.05)
+            assert a == [True]
+            second.broken.set()
+            await until(lambda: a == [True, True])
+
+
+async def test_a_lock_is_given_back_when_the_broker_says_that_another_leads(until) -> None:
+    lock = Lock(asyncio.Lock())
+    election = LockElection(lock, retry=0.01)
+    async with candidate(election) as (told, _):
+        await until(lambda: told == [True])
+        election.deposed()
+        await until(lambda: told == [True, True])
+
+
+async def test_what_is_no_fault_of_the_database_ends_the_router(until) -> None:
+    class Broken:
+        async def run(self, _lead) -> None:
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        await LockElection(Broken()).run(lambda _: None)
+
+
+async def test_alone_is_chosen_at_once(until) -> None:
+    async with candidate(Alone()) as (told, _):
+        await until(lambda: told == [True])
