@@ -11,25 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from story import Tenant, eventually
+from story import DESTROY, Tenant, eventually
 
 from galactic.lab.cluster import Lab
 
 NODE = "node-3"
 PROGRAM = Path(__file__).with_name("operations.py")
 COUNT = 25
-DESTROY = """
-for device in $(ip -br link | grep -oE '^(G[0-9a-zA-Z]{12}[HV]|lo-galactic)'); do ip link delete $device; done
-for family in -4 -6; do
-  while ip $family rule delete proto 154 2>/dev/null; do :; done
-  ip $family route flush table all proto 154 2>/dev/null
-done
-for tables in iptables-legacy ip6tables-legacy iptables-nft ip6tables-nft; do
-  $tables-save 2>/dev/null | sed -E '/GALACTIC-/d' | $tables-restore
-done
-sysctl -qw net.vrf.strict_mode=0 net.ipv6.conf.all.seg6_enabled=0
-true
-"""
 
 
 @pytest.fixture
