@@ -1,14 +1,18 @@
 """Everything that arrives over MQTT.
 
-What nodes say goes into the store as it comes. The router's own retained messages are read once a session:
-after subscribing it sends itself a message, and since a broker queues the retained ones when it handles the
+What nodes say goes into the store in turns (``limits``), so that a flood from one does not slow the others.
+
+The router's own retained messages are read once a session: after subscribing it sends itself a message, and since a
+broker queues the retained ones when it handles the
 subscription, whatever it retains has arrived when that message is back (MQTT 5 §3.3.4, §4.6; Mosquitto does). A
 broker whose queue overflowed in the replay has dropped some without a word: those that must exist are then asked for
 by name, a few at a time.
 """
 
 import asyncio
+import contextlib
 import re
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network
 from typing import Final
@@ -17,9 +21,10 @@ import structlog
 
 from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import Rejected, Unreachable
-from galactic.messages import NodeEndpoints, NodeStatus, Topics, decode
+from galactic.messages import MAX_PAYLOAD, NodeEndpoints, NodeStatus, Topics, decode
 from galactic.names import vpc_hex
 from galactic.router.claims import EPOCH_MAX, Origin
+from galactic.router.limits import Turns
 from galactic.router.metrics import RouterMetrics
 from galactic.router.retained import Retained
 from galactic.router.store import Store
@@ -28,6 +33,11 @@ from galactic.srv6 import parse_prefix
 log = structlog.get_logger(__name__)
 ECHO_SECONDS: Final = 5.0
 ASKED_AT_ONCE: Final = 100
+QUIET_SECONDS: Final = 5.0
+QUIET_AT_LAST: Final = 12
+"""A flood that lasts is interrupted after so many times QUIET_SECONDS."""
+TELL_SECONDS: Final = 60.0
+"""A node that says too much is named in the log that often."""
 TURN: Final = 64
 """Deliveries handled before the rest of the process gets a turn: a flood must not keep commits from happening."""
 _NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
@@ -50,6 +60,7 @@ class Inbox:
         space: IPv6Network | None = None,
         own: Callable[[tuple[str, ...], bytes], None] = lambda _parts, _payload: None,
         state: Callable[[Origin, bool], None] = lambda _origin, _online: None,
+        turns: Turns | None = None,
     ) -> None:
         """``connection`` is told why there is none, or None.
 
@@ -64,6 +75,10 @@ class Inbox:
         self._sync = topics.sync(replica)
         self._own = (topics.leader, topics.head("+"), topics.table("+", "+"))
         self._changes = topics.changes("+")
+        self._nodes = topics.status("+", "+"), topics.endpoints("+", "+")
+        self._turns, self._waits, self._flooded = turns or Turns(), asyncio.Event(), asyncio.Event()
+        self._told: dict[Origin, float] = {}
+        metrics.waiting(lambda: len(self._turns))
         self._reading: Retained | None = None
         self._reader: asyncio.Task[None] | None = None
         self._echoes: dict[bytes, asyncio.Event] = {}
@@ -73,8 +88,13 @@ class Inbox:
 
     async def run(self) -> None:
         """Handles deliveries for ever. Nothing that arrives stops it."""
-        nodes = self._topics.status("+", "+"), self._topics.endpoints("+", "+")
-        self._bus.subscribe(self._sync, self._changes, *nodes, *self._own)
+        self._bus.subscribe(self._sync, self._changes, *self._nodes, *self._own)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._give_turns(), name="turns")
+            tasks.create_task(self._hear_again(), name="after floods")
+            await self._deliveries()
+
+    async def _deliveries(self) -> None:
         handled = 0
         try:
             async for item in self._bus.deliveries():
@@ -114,23 +134,95 @@ class Inbox:
     def _take(self, delivery: Delivery) -> None:
         if delivery.topic == self._sync:
             if (echo := self._echoes.get(delivery.payload)) is not None:
-                echo.set()
+                self._turns.after(echo.set)
+                self._waits.set()
             return
         parts = self._topics.parts(delivery.topic)
         try:
             match parts:
-                case ("nodes", cluster, node, "endpoints"):
-                    self._endpoints(_origin(cluster, node), delivery.payload)
-                case ("nodes", cluster, node, "status"):
-                    self._status(_origin(cluster, node), delivery.payload)
+                case ("nodes", cluster, node, "endpoints" | "status" as kind):
+                    self._queue(_origin(cluster, node), kind, delivery.payload)
                 case _:
                     if not delivery.retained:
                         self._heard(parts, delivery.payload)
                     if self._reading is not None and parts[2:] != ("changes",):
                         self._reading.take(parts, delivery.payload)
         except Rejected as error:
-            self._metrics.rejected(error.reason)
-            log.debug("message dropped", topic=delivery.topic, reason=error.reason, error=str(error))
+            self._drop(delivery.topic, error)
+        except Exception:  # noqa: BLE001 - told, with its traceback, and counted
+            self._fail(delivery.topic)
+
+    def _drop(self, topic: str, error: Rejected) -> None:
+        self._metrics.rejected(error.reason)
+        log.debug("message dropped", topic=topic, reason=error.reason, error=str(error))
+
+    def _fail(self, topic: str) -> None:
+        """A mistake of ours; one message that hits on it must not end the routing of all others."""
+        self._metrics.rejected("Internal")
+        log.exception("message dropped", topic=topic, reason="Internal")  # noqa: LOG004 - called in handlers only
+
+    # -- turns -------------------------------------------------------------------------------------------------------
+
+    def _queue(self, origin: Origin, kind: str, payload: bytes) -> None:
+        if len(payload) > MAX_PAYLOAD:
+            raise Rejected(f"{len(payload)} bytes, {MAX_PAYLOAD} at the most", reason="Oversized")
+        self._waits.set()
+        try:
+            if self._turns.put(origin, kind, payload):
+                return
+        except Rejected:
+            self._flooded.set()
+            raise
+        self._metrics.rejected("RateLimited")
+        self._flooded.set()
+        now = time.monotonic()
+        if now - self._told.get(origin, -TELL_SECONDS) >= TELL_SECONDS:
+            self._told[origin] = now
+            log.warning("a node says more than its share; of what waits the newest counts", origin=origin)
+
+    async def _give_turns(self) -> None:
+        """Deals with what nodes said, one after the other, for ever."""
+        given = 0
+        while True:
+            turn = self._turns.take()
+            self._turns.settled()
+            if turn is None:
+                self._waits.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._turns.wait()):
+                        await self._waits.wait()
+                continue
+            topic = "/".join(("nodes", *turn.origin, turn.kind))
+            try:
+                (self._endpoints if turn.kind == "endpoints" else self._status)(turn.origin, turn.payload)
+            except Rejected as error:
+                self._drop(topic, error)
+            except Exception:  # noqa: BLE001
+                self._fail(topic)
+            given += 1
+            if given % TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _hear_again(self) -> None:
+        """A flood may have filled the broker's queue for us, and then it dropped others' messages without a word.
+
+        What nodes say is retained, so it is all asked for again when the flood is over, or goes on for long.
+        """
+        while True:
+            await self._flooded.wait()
+            for _ in range(QUIET_AT_LAST):
+                self._flooded.clear()
+                await asyncio.sleep(QUIET_SECONDS)
+                if not self._flooded.is_set():
+                    break
+            self._told = {
+                origin: at for origin, at in self._told.items() if time.monotonic() - at < TELL_SECONDS
+            }
+            log.info("asking for what all nodes say, after a flood")
+            self._bus.unsubscribe(*self._nodes)
+            self._bus.subscribe(*self._nodes)
+
+    # -- what nodes say ----------------------------------------------------------------------------------------------
 
     def _endpoints(self, origin: Origin, payload: bytes) -> None:
         if not payload:

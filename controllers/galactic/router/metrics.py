@@ -52,6 +52,9 @@ class RouterMetrics:
             registry=registry,
         )
         self._queue = Gauge(name("queue_vpcs"), "VPCs with changes that are not told yet.", registry=registry)
+        self._inbox = Gauge(
+            name("inbox_waiting"), "Messages of nodes that wait for their turn.", registry=registry
+        )
         self._revision = Gauge(name("revision"), "The revision told last.", ("vpc",), registry=registry)
         self._leader = Gauge(name("leader"), "1: this replica publishes.", registry=registry)
         self._foreign = Counter(
@@ -112,6 +115,10 @@ class RouterMetrics:
 
     def converged(self, seconds: float) -> None:
         self._convergence.observe(seconds)
+
+    def waiting(self, messages: Callable[[], int]) -> None:
+        """``messages`` is asked at every scrape."""
+        self._inbox.set_function(messages)
 
     def queued(self, vpcs: int) -> None:
         self._queue.set(vpcs)

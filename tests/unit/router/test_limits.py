@@ -1,0 +1,171 @@
+"""Shares with a clock of the test's own: a flood costs its sender time, and the others nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galactic.errors import Rejected
+from galactic.router.claims import Origin
+from galactic.router.limits import Share, Turn, Turns
+
+FLOOD, OTHER = Origin("default", "flood"), Origin("default", "other")
+SHARE = Share(messages=10, messages_saved=20, bytes=1000, bytes_saved=2000)
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def turns(clock) -> Turns:
+    return Turns(clock, share=SHARE)
+
+
+def drain(turns: Turns) -> list[Turn]:
+    return list(iter(turns.take, None))
+
+
+def test_a_flood_gets_its_share_and_the_newest_is_not_lost(turns, clock) -> None:
+    """1,000 messages a second for 10 s: what was saved up, and then 10 a second; afterwards the last one."""
+    taken = []
+    for number in range(10_000):
+        turns.put(FLOOD, "endpoints", str(number).encode())
+        taken += drain(turns)
+        assert len(turns) <= 1
+        clock.now += 0.001
+    assert 110 <= len(taken) <= 130
+    clock.now += turns.wait()
+    (last,) = drain(turns)
+    assert last == Turn(FLOOD, "endpoints", b"9999")
+    assert turns.wait() is None
+
+
+def test_the_others_are_served_at_once_during_a_flood(turns, clock) -> None:
+    for number in range(1000):
+        turns.put(FLOOD, "endpoints", b"x")
+        if number % 100 == 99:
+            turns.put(OTHER, "endpoints", str(number).encode())
+            assert Turn(OTHER, "endpoints", str(number).encode()) in drain(turns)
+        else:
+            drain(turns)
+        clock.now += 0.001
+
+
+def test_bytes_count_as_well(turns, clock) -> None:
+    """Two large messages are paid for afterwards; the third waits until they are."""
+    for _ in range(3):
+        turns.put(FLOOD, "endpoints", b"x" * 1500)
+        drain(turns)
+    assert len(turns) == 1
+    assert turns.wait() == pytest.approx(1.001)
+    clock.now += turns.wait()
+    assert len(drain(turns)) == 1
+
+
+def test_turns_go_round(turns) -> None:
+    """Who has two things to say does not say both before the others have said one."""
+    for origin in (FLOOD, OTHER):
+        turns.put(origin, "status", b"")
+        turns.put(origin, "endpoints", b"")
+    assert [(turn.origin, turn.kind) for turn in drain(turns)] == [
+        (FLOOD, "status"),
+        (OTHER, "status"),
+        (FLOOD, "endpoints"),
+        (OTHER, "endpoints"),
+    ]
+
+
+def test_what_is_replaced_counts_only_when_the_share_is_the_reason(turns) -> None:
+    assert turns.put(FLOOD, "endpoints", b"1")
+    assert turns.put(FLOOD, "endpoints", b"2"), "nobody had come round to taking it: that is not its fault"
+    for number in range(SHARE.messages_saved + 1):
+        turns.put(FLOOD, "endpoints", str(number).encode())
+        drain(turns)
+    assert not turns.put(FLOOD, "endpoints", b"x")
+
+
+def test_there_is_room_for_so_much_and_no_more(clock) -> None:
+    turns = Turns(clock, share=SHARE, waiting_bytes=100)
+    turns.put(FLOOD, "endpoints", b"x" * 60)
+    with pytest.raises(Rejected) as caught:
+        turns.put(OTHER, "endpoints", b"x" * 60)
+    assert caught.value.reason == "Overloaded"
+    turns.put(FLOOD, "endpoints", b"x" * 100)
+    with pytest.raises(Rejected):
+        turns.put(FLOOD, "endpoints", b"x" * 101)
+    turns.put(FLOOD, "endpoints", b"x" * 10)
+    turns.put(OTHER, "endpoints", b"x" * 60)
+    assert [len(turn.payload) for turn in drain(turns)] == [10, 60]
+    turns.put(OTHER, "endpoints", b"x" * 100)
+
+
+def test_a_mark_waits_for_all_that_was_before_it_and_not_for_more(turns, clock) -> None:
+    reached = []
+    turns.after(lambda: reached.append("empty"))
+    turns.settled()
+    assert reached == ["empty"]
+    for _ in range(SHARE.messages_saved + 1):
+        turns.put(FLOOD, "endpoints", b"x")
+        drain(turns)
+    turns.put(OTHER, "endpoints", b"y")
+    turns.after(lambda: reached.append("both"))
+    drain(turns)
+    turns.settled()
+    assert reached == ["empty"], "one is still waiting for its share"
+    turns.put(FLOOD, "endpoints", b"newer")
+    turns.put(OTHER, "status", b"later")
+    clock.now += 1
+    while turns.take().origin != FLOOD:
+        turns.settled()
+    turns.settled()
+    assert reached == ["empty", "both"]
+
+
+def test_a_node_that_was_silent_is_forgotten(turns, clock) -> None:
+    for number in range(999):
+        turns.put(Origin("default", f"n{number}"), "status", b"")
+    drain(turns)
+    clock.now += 1000
+    turns.put(OTHER, "status", b"")
+    assert len(turns._lanes) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["status", "endpoints"]), st.integers(0, 3000)),
+        max_size=200,
+    )
+)
+def test_whatever_comes_the_newest_of_each_topic_is_what_remains(said) -> None:
+    """Also: nothing is taken out of order within a topic, and the room is given back."""
+    clock = Clock()
+    turns = Turns(clock, share=SHARE, waiting_bytes=1 << 20)
+    taken: dict[tuple[Origin, str], list[bytes]] = {}
+    newest: dict[tuple[Origin, str], bytes] = {}
+    for number, (node, kind, size) in enumerate(said):
+        origin = Origin("default", f"n{node}")
+        newest[origin, kind] = str(number).encode() + b"x" * size
+        turns.put(origin, kind, newest[origin, kind])
+        clock.now += 0.01
+        if size % 3 == 0 and (turn := turns.take()):
+            taken.setdefault(turn[:2], []).append(turn.payload)
+    while (pause := turns.wait()) is not None:
+        clock.now += pause
+        for turn in drain(turns):
+            taken.setdefault(turn[:2], []).append(turn.payload)
+    assert {key: payloads[-1] for key, payloads in taken.items()} == newest
+    assert all(
+        [int(it.rstrip(b"x")) for it in payloads] == sorted(int(it.rstrip(b"x")) for it in payloads)
+        for payloads in taken.values()
+    )
+    assert turns._room == 1 << 20
