@@ -1,0 +1,212 @@
+"""Two routers and a real Mosquitto, killed at random steps: what is retained in the end is what the table says."""
+
+import asyncio
+import contextlib
+import json
+import random
+from typing import Self
+
+import pytest
+from prometheus_client import CollectorRegistry
+from replicas import Vote
+
+from galactic.bus import Connected
+from galactic.bus.paho import PahoBus
+from galactic.errors import Unreachable
+from galactic.launch import Health
+from galactic.messages import Route, digest
+from galactic.router import shards
+from galactic.router.claims import Origin, Segment
+from galactic.router.controller import Controller
+from galactic.router.metrics import RouterMetrics
+from galactic.router.table import table
+from galactic.settings import RouterSettings
+
+VPC, NODES, STEPS = 0x4D2, 4, 14
+HERE = "galactic/v1/vpcs/0000000004d2"
+BROKERS = [
+    pytest.param(True, "", id="with-its-database"),
+    pytest.param(False, "", id="empty-each-time"),
+    pytest.param(False, "max_queued_messages 8\nmax_inflight_messages 4", id="drops"),
+]
+
+
+class Replica:
+    """One router process, so to say: its connection dies with it."""
+
+    def __init__(self, url: str, vote: Vote, name: str) -> None:
+        self.settings = RouterSettings(kubernetes=False, mqtt_url=url)
+        self.vote, self.name = vote, name
+        self.controller: Controller | None = None
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async with PahoBus(self.settings, f"galactic-router-{self.name}") as bus:
+            self.controller = Controller(
+                self.settings,
+                bus,
+                None,
+                replica=self.name,
+                metrics=RouterMetrics(CollectorRegistry()),
+                health=Health(),
+                election=self.vote.voter(self.name),
+            )
+            await self.controller.run()
+
+    async def kill(self) -> None:
+        self.task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.task
+        self.vote.voters.pop(self.name, None)
+
+
+class Nodes:
+    """All nodes on one connection. As real ones do they say everything again in a new session."""
+
+    def __init__(self, world, url: str) -> None:
+        self.world = world
+        self.bus = PahoBus(RouterSettings(mqtt_url=url), "nodes")
+        self.said = {f"n{number}": () for number in range(1, NODES + 1)}
+        self.sequence, self.due = 0, asyncio.Event()
+
+    async def run(self) -> None:
+        async with self.bus, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._speak())
+            async for item in self.bus.deliveries():
+                if isinstance(item, Connected):
+                    self.due.set()
+
+    def move(self, dice: random.Random) -> None:
+        """Some attachment comes, goes, moves, or is in two places at once for a while."""
+        self.sequence += 1
+        node = dice.choice(list(self.said))
+        functions = dice.sample(range(1, 7), dice.randint(0, 3))
+        self.said[node] = tuple(
+            self.world.endpoint(
+                node, it, f"10.1.1.{it}/32", f"10.9.{dice.randint(1, 3)}.0/24", epoch=self.sequence
+            )
+            for it in functions
+        )
+        self.due.set()
+
+    async def _speak(self) -> None:
+        while True:
+            await self.due.wait()
+            self.due.clear()
+            try:
+                for node, endpoints in self.said.items():
+                    for topic, payload in (
+                        self.world.status(node),
+                        self.world.endpoints(node, self.sequence, *endpoints),
+                    ):
+                        await self.bus.publish(topic, payload, retain=True)
+            except Unreachable:
+                self.due.set()
+                await asyncio.sleep(0.05)
+
+    def segments(self) -> dict[Origin, Segment]:
+        return {
+            Origin("default", node): Segment(self.world.prefix(node), endpoints)
+            for node, endpoints in self.said.items()
+        }
+
+
+def believed(retained: dict[str, str]) -> dict[str, Route] | None:
+    """What a joining node believes; None: it waits."""
+    if not retained:
+        return {}
+    try:
+        head = json.loads(retained[f"{HERE}/head"])
+        parts = [json.loads(retained[f"{HERE}/table/{number}"]) for number in range(head["shards"])]
+    except KeyError:
+        return None
+    routes = [Route(**{**it, "segments": tuple(it["segments"])}) for part in parts for it in part["routes"]]
+    adds_up = (head["count"], head["digest"]) == (len(routes), digest(routes))
+    return {it.network: it for it in routes} if adds_up and len(retained) == head["shards"] + 1 else None
+
+
+class Stage:
+    """Everybody, and what happens to them."""
+
+    def __init__(self, world, mosquitto, seed: int, **broker) -> None:
+        self.mosquitto, self.broker, self.dice, self.vote = mosquitto, broker, random.Random(seed), Vote()
+        mosquitto.start(**broker)
+        self.nodes = Nodes(world, mosquitto.url)
+        self.replicas = {name: Replica(mosquitto.url, self.vote, name) for name in ("a", "b")}
+
+    async def __aenter__(self) -> Self:
+        self.speaking = asyncio.create_task(self.nodes.run())
+        for each in self.replicas.values():
+            each.start()
+        self.vote.elect("a")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for each in self.replicas.values():
+            await each.kill()
+        self.speaking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.speaking
+
+    async def step(self) -> None:
+        self.nodes.move(self.dice)
+        event = self.dice.choice(["nothing", "nothing", "leader", "handover", "broker"])
+        await self.happen(event, moves=True)
+        await asyncio.sleep(self.dice.choice([0, 0.02, 0.3, 0.8]))
+
+    async def happen(self, event: str, *, moves: bool = False) -> None:
+        """``moves``: nodes have something new to say while whoever it is is dead."""
+        leads, other = ("a", "b") if self.vote.chosen == "a" else ("b", "a")
+        if event == "leader":
+            await self.replicas[leads].kill()
+        elif event == "broker":
+            self.mosquitto.kill()
+        if moves:
+            self.nodes.move(self.dice)
+        if event == "broker":
+            self.mosquitto.start(**self.broker)
+        if event in ("leader", "handover"):
+            self.vote.elect(other)
+        if event == "leader":
+            self.replicas[leads].start()
+
+    @property
+    def leader(self) -> Controller | None:
+        """Whoever leads and has nothing left to do."""
+        found = self.replicas[self.vote.chosen].controller
+        return found if found is not None and found.idle else None
+
+    def settled(self) -> bool:
+        """The leader has heard the last word, and its table is one that follows from what was said."""
+        controller = self.leader
+        if controller is None or not self.nodes.bus.connected or self.nodes.due.is_set():
+            return False
+        if {it.endpoints for it in controller.store.segments().values()} != set(self.nodes.said.values()):
+            return False
+        held = dict(controller.store.routes(VPC))
+        oracle = table(self.nodes.segments(), None, {VPC: held}, 1 << 61).vpcs.get(VPC)
+        return held == (oracle.routes if oracle else {})
+
+
+@pytest.mark.parametrize(("persistence", "extra"), BROKERS)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_whatever_dies_what_is_retained_is_the_table(
+    world, mosquitto, until, monkeypatch, *, persistence: bool, extra: str, seed: int
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
+    async with Stage(world, mosquitto, seed, persistence=persistence, extra=extra) as stage:
+        for _ in range(STEPS):
+            await stage.step()
+        for last in ("nothing", "broker", "leader"):  # and nobody says anything new after it
+            await stage.happen(last)
+            await until(stage.settled, 60)
+            for _ in range(20):  # a session may begin only now
+                retained = await asyncio.to_thread(mosquitto.retained, f"{HERE}/#")
+                if stage.settled() and believed(retained) == dict(stage.leader.store.routes(VPC)):
+                    break
+            else:
+                pytest.fail(f"after {last} what is retained is not the table: {retained}")
+        said = await asyncio.to_thread(mosquitto.retained, "galactic/v1/router/leader")
+        assert json.loads(said["galactic/v1/router/leader"])["id"] == stage.vote.chosen
