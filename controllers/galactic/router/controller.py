@@ -287,9 +287,14 @@ class Controller:
 
     def _record(self, commit: Commit) -> None:
         if self._watching is None:
-            for rejection in commit.rejections:
+            for rejection in (*commit.rejections, *self._conflicts(commit.touched)):
                 log.warning(
-                    "rejected", reason=rejection.reason, node=rejection.origin.node, error=rejection.message
+                    "rejected",
+                    reason=rejection.reason,
+                    cluster=rejection.origin.cluster,
+                    node=rejection.origin.node,
+                    attachment=rejection.attachment,
+                    error=rejection.message,
                 )
             return
         names = [name for identity in commit.touched if (name := self._watching.name(identity))]

@@ -96,6 +96,16 @@ async def test_two_clusters_share_a_vpc_for_as_long_as_they_may(
         admissions.write_text(BOTH)
         await learnt({"10.1.1.1/32": "east", "10.1.1.2/32": "west"})  # equal functions, two attachments
 
+        both = (
+            world.endpoint("n2", 1, "10.1.1.2/32", epoch=1),
+            world.endpoint("n2", 2, "10.1.1.1/32", epoch=1),
+        )
+        await say(world.endpoints("n2", 2, *both, cluster="west"))  # an address that east has
+        async with asyncio.timeout(10):
+            while not any('"Conflict"' in line and '"west"' in line for line in process.lines):
+                await asyncio.sleep(0.02)
+        await learnt({"10.1.1.1/32": "east", "10.1.1.2/32": "west"})
+
         admissions.write_text("vpcs: {4d2: [east, west]}")  # nonsense: what was there before stays in force
         async with asyncio.timeout(10):
             while not any("stays in force" in line for line in process.lines):
@@ -108,7 +118,7 @@ async def test_two_clusters_share_a_vpc_for_as_long_as_they_may(
         west = world.endpoint("n2", 1, "10.1.1.2/32", "10.1.1.3/32", epoch=2)
         east = world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.7/32", epoch=2)
         await say(
-            world.endpoints("n2", 2, west, cluster="west"), world.endpoints("n1", 2, east, cluster="east")
+            world.endpoints("n2", 3, west, cluster="west"), world.endpoints("n1", 2, east, cluster="east")
         )
         await learnt({"10.1.1.1/32": "east", "10.1.1.7/32": "east"})
 
