@@ -76,7 +76,8 @@ class Inbox:
         self._own = (topics.leader, topics.head("+"), topics.table("+", "+"))
         self._changes = topics.changes("+")
         self._nodes = topics.status("+", "+"), topics.endpoints("+", "+")
-        self._turns, self._waits, self._flooded = turns or Turns(), asyncio.Event(), asyncio.Event()
+        self._turns = Turns() if turns is None else turns
+        self._waits, self._flooded = asyncio.Event(), asyncio.Event()
         self._told: dict[Origin, float] = {}
         metrics.waiting(lambda: len(self._turns))
         self._reading: Retained | None = None

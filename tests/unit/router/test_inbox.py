@@ -1,0 +1,362 @@
+"""Nothing that arrives is believed, and nothing stops the router: each thing that is wrong is dropped and counted."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from ipaddress import IPv6Network, ip_network
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.memory import MemoryBroker
+from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
+from galactic.router.claims import Origin
+from galactic.router.inbox import Inbox
+from galactic.router.limits import Share, Turns
+from galactic.router.metrics import RouterMetrics
+from galactic.router.store import Store
+
+TOPICS = Topics("galactic/v1")
+PREFIX = "2001:db8:ff01:100::/56"
+SPACE = IPv6Network("2001:db8:ff00::/40")
+HORIZON = 1 << 40
+VALID = {
+    "vpc": "0000000004d2",
+    "function": "0001",
+    "attachment": "ns/a1",
+    "sid": "2001:db8:ff01:100::4d2:1",
+    "networks": ["10.1.1.1/32"],
+    "epoch": 1,
+}
+BOUNDLESS = Share(1e9, 1e9, 1e12, 1e12)
+
+
+@dataclass
+class Site:
+    """An inbox at a broker in memory, its store, and what it counted."""
+
+    broker: MemoryBroker
+    store: Store
+    figures: CollectorRegistry
+    task: asyncio.Task
+    inbox: Inbox
+    sentinels: int = 0
+
+    async def say(self, topic: str, payload: bytes) -> None:
+        self.broker.publish(topic, payload, retain=False)
+
+    async def handled(self) -> None:
+        """What was said before is dealt with: a message that is in order comes through."""
+        self.sentinels += 1
+        topic = TOPICS.endpoints("default", "sentinel")
+        self.broker.publish(topic, encode(NodeEndpoints(self.sentinels, ())), retain=False)
+        origin = Origin("default", "sentinel")
+        async with asyncio.timeout(5):
+            while (
+                self.store._nodes.get(origin) is None or self.store._nodes[origin].sequence < self.sentinels
+            ):
+                assert not self.task.done(), self.task
+                await asyncio.sleep(0)
+
+    def counted(self) -> dict[str, int]:
+        return {
+            sample.labels["reason"]: int(sample.value)
+            for metric in self.figures.collect()
+            if metric.name == "galactic_router_rejections"
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+
+
+@asynccontextmanager
+async def site(turns: Turns | None = None) -> AsyncIterator[Site]:
+    broker, figures = MemoryBroker(), CollectorRegistry()
+    metrics, store = RouterMetrics(figures), Store(lambda: None, checked=False)
+    session = broker.session()
+    inbox = Inbox(
+        session,
+        TOPICS,
+        "r",
+        store,
+        metrics,
+        view=lambda _: None,
+        connection=lambda _: None,
+        prefixes=True,
+        space=SPACE,
+        turns=Turns(share=BOUNDLESS) if turns is None else turns,
+    )
+    task = asyncio.create_task(inbox.run())
+    found = Site(broker, store, figures, task, inbox)
+    try:
+        while not session.filters:
+            await asyncio.sleep(0)
+        await found.say(TOPICS.status("default", "n1"), encode(NodeStatus("online", PREFIX)))
+        await found.handled()
+        yield found
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _said(**changed: object) -> bytes:
+    return json.dumps({"sequence": 5, "endpoints": [{**VALID, **changed}]}).encode()
+
+
+BAD = [
+    pytest.param(b"", None, id="empty"),
+    pytest.param(b"\xff\xfe", "Undecodable", id="no-utf-8"),
+    pytest.param(b"{", "Undecodable", id="no-json"),
+    pytest.param(b"[]", "Undecodable", id="a-list"),
+    pytest.param(b"null", "Undecodable", id="null"),
+    pytest.param(b"{}", "Undecodable", id="fields-missing"),
+    pytest.param(b"[" * 200_000, "Undecodable", id="deep"),
+    pytest.param(b'{"a":' * 50_000, "Undecodable", id="deep-objects"),
+    pytest.param(b" " * (MAX_PAYLOAD + 1), "Oversized", id="oversized"),
+    pytest.param(
+        b'{"sequence":1,"endpoints":[' + b",".join([json.dumps(VALID).encode()] * 10_000) + b"]}",
+        "Oversized",
+        id="10,000-endpoints",
+    ),
+    pytest.param(b'{"sequence":"1","endpoints":[]}', "Undecodable", id="sequence-as-text"),
+    pytest.param(b'{"sequence":1.5,"endpoints":[]}', "Undecodable", id="sequence-as-fraction"),
+    pytest.param(b'{"sequence":true,"endpoints":[]}', "Undecodable", id="sequence-as-boolean"),
+    pytest.param(b'{"sequence":-1,"endpoints":[]}', "SequenceInvalid", id="sequence-below-0"),
+    pytest.param(b'{"sequence":4611686018427387904,"endpoints":[]}', "SequenceInvalid", id="sequence-2^62"),
+    pytest.param(b'{"sequence":1' + b"0" * 5000 + b',"endpoints":[]}', "Undecodable", id="sequence-10^5000"),
+    pytest.param(_said(epoch=1e3), "Undecodable", id="epoch-as-a-whole-fraction"),
+    pytest.param(_said(epoch="1"), "Undecodable", id="epoch-as-text"),
+    pytest.param(_said(epoch=-1), "EpochInvalid", id="epoch-below-0"),
+    pytest.param(_said(epoch=1 << 62), "EpochInvalid", id="epoch-2^62"),
+    pytest.param(_said(epoch=1 << 80), "EpochInvalid", id="epoch-2^80"),
+    pytest.param(_said(epoch=HORIZON + 1), "EpochInFuture", id="epoch-in-future"),
+    pytest.param(_said(networks="10.1.1.1/32"), "Undecodable", id="networks-as-text"),
+    pytest.param(_said(networks=[1]), "Undecodable", id="network-as-number"),
+    pytest.param(_said(networks=["10.1.1.1"]), "InvalidNetwork", id="an-address"),
+    pytest.param(_said(networks=["10.1.1.1/33"]), "InvalidNetwork", id="length-33"),
+    pytest.param(_said(networks=["10.1.1.1/255.255.255.255"]), "InvalidNetwork", id="netmask"),
+    pytest.param(_said(networks=["a.example/32"]), "InvalidNetwork", id="a-name"),
+    pytest.param(_said(networks=["fe80::1%eth0/128"]), "InvalidNetwork", id="zone"),
+    pytest.param(_said(networks=["10.1.1.1/32\n"]), "InvalidNetwork", id="newline"),
+    pytest.param(_said(networks=["0.0.0.0/0"]), "DefaultRoute", id="default-route"),
+    pytest.param(_said(networks=["::/0"]), "DefaultRoute", id="default-route-v6"),
+    pytest.param(_said(networks=["10.1.1.1/24"]), "HostBits", id="host-bits"),
+    pytest.param(_said(networks=["224.0.0.0/4"]), "InvalidNetwork", id="multicast"),
+    pytest.param(_said(networks=["127.0.0.0/8"]), "InvalidNetwork", id="loopback"),
+    pytest.param(_said(sid="2001:db8:ff01:200::4d2:1"), "SidOutsidePrefix", id="another-node's-sid"),
+    pytest.param(_said(sid="2001:db8:ffff:100::4d2:1"), "SidOutsidePrefix", id="sid-in-nobody's-prefix"),
+    pytest.param(_said(sid="2001:db8:ff01:100::4d3:1"), "SidMismatch", id="sid-of-another-vpc"),
+    pytest.param(_said(function="0002"), "SidMismatch", id="sid-of-another-function"),
+    pytest.param(_said(sid="10.0.0.1"), "InvalidIdentifier", id="sid-is-ipv4"),
+    pytest.param(_said(vpc="+"), "InvalidIdentifier", id="vpc-plus"),
+    pytest.param(_said(vpc="0000000004D2"), "InvalidIdentifier", id="vpc-upper-case"),
+    pytest.param(_said(vpc="ffffffffffff"), "InvalidIdentifier", id="vpc-all-ones"),
+    pytest.param(_said(function="0000"), "InvalidIdentifier", id="function-0"),
+    pytest.param(_said(networks=["10.1.1.1/32"] * 1025), "TooManyNetworks", id="1025-networks"),
+]
+
+
+@pytest.mark.parametrize(("payload", "reason"), BAD)
+async def test_what_is_wrong_is_dropped_and_counted(payload: bytes, reason: str | None) -> None:
+    async with site() as it:
+        await it.say(TOPICS.endpoints("default", "n1"), payload)
+        await it.handled()
+        commit = it.store.commit(HORIZON)
+        counted = it.counted() | {rejection.reason: 1 for rejection in commit.rejections}
+        assert set(counted) == ({reason} if reason else set())
+        if reason:
+            assert not it.store.routes(0x4D2)
+
+
+async def test_what_is_in_order_is_taken_and_unknown_fields_are_ignored() -> None:
+    async with site() as it:
+        payload = {"sequence": 1, "endpoints": [{**VALID, "colour": "blue"}], "later": {"deep": [1]}}
+        await it.say(TOPICS.endpoints("default", "n1"), json.dumps(payload).encode())
+        await it.handled()
+        it.store.commit(HORIZON)
+        assert list(it.store.routes(0x4D2)) == ["10.1.1.1/32"]
+        assert it.counted() == {}
+
+
+async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
+    async with site() as it:
+        topic = TOPICS.endpoints("default", "n1")
+        for sequence, networks in ((5, ["10.1.1.1/32"]), (4, []), (5, []), (5, ["10.1.1.1/32"])):
+            said = {"sequence": sequence, "endpoints": [{**VALID, "networks": networks}]}
+            await it.say(topic, json.dumps(said).encode())
+            await it.handled()
+        it.store.commit(HORIZON)
+        assert list(it.store.routes(0x4D2)) == ["10.1.1.1/32"]
+        assert it.counted() == {"StaleSequence": 2}, "the same once more is no offence"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "node", "taken"),
+    [
+        pytest.param("default", "n" * 253, True, id="longest-node"),
+        pytest.param("c" * 63, "n", True, id="longest-cluster"),
+        pytest.param("default", "n" * 254, False, id="node-too-long"),
+        pytest.param("default", "", False, id="no-node"),
+        pytest.param("", "n", False, id="no-cluster"),
+        pytest.param("default", "a+b", False, id="plus"),
+        pytest.param("default", "a#", False, id="hash"),
+        pytest.param("default", "a b", False, id="space"),
+        pytest.param("default", "a\x00", False, id="nul"),
+        pytest.param("default", "-a", False, id="dash-first"),
+        pytest.param("default", "ä", False, id="no-ascii"),
+    ],
+)
+async def test_names(cluster: str, node: str, *, taken: bool) -> None:
+    """Also those that no broker would let pass: they come from somewhere else then."""
+    async with site() as it:
+        await it.say(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
+        await it.handled()
+        assert it.store.heard(Origin(cluster, node)) is taken
+        assert it.counted() == ({} if taken else {"InvalidName": 1})
+
+
+@pytest.mark.parametrize(
+    ("prefix", "reason"),
+    [
+        pytest.param("10.0.0.0/8", "PrefixInvalid", id="ipv4"),
+        pytest.param("2001:db8:ff01::1/56", "PrefixInvalid", id="host-bits"),
+        pytest.param("2001:db8:ff01::/96", "PrefixInvalid", id="too-long"),
+        pytest.param("2001:db9::/56", "PrefixOutsideSpace", id="outside"),
+    ],
+)
+async def test_prefixes(prefix: str, reason: str) -> None:
+    async with site() as it:
+        await it.say(TOPICS.status("default", "n2"), encode(NodeStatus("online", prefix)))
+        await it.handled()
+        assert it.counted() == {reason: 1}
+
+
+async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> None:
+    class Clock:
+        now = 0.0
+
+    async with site(Turns(lambda: Clock.now, share=Share(1, 50, 1e9, 1e9))) as it:
+        for sequence in range(1, 201):
+            endpoint = Endpoint(**{**VALID, "networks": (f"10.1.1.{sequence}/32",)})
+            said = encode(NodeEndpoints(sequence, (endpoint,)))
+            await it.say(TOPICS.endpoints("default", "n1"), said)
+            for _ in range(30):  # so that each has its turn, as far as there are any
+                await asyncio.sleep(0)
+        await it.handled()
+        assert len(it.inbox._turns) == 1
+        assert it.counted()["RateLimited"] > 100
+        Clock.now += 2
+        await it.handled()
+        it.store.commit(HORIZON)
+        assert list(it.store.routes(0x4D2)) == ["10.1.1.200/32"]
+
+
+async def test_a_mistake_of_ours_costs_one_message(monkeypatch) -> None:
+    async with site() as it:
+        known = it.store.registered
+
+        def registered(origin: Origin, *said: object) -> bool:
+            if origin.node == "n1":
+                raise ZeroDivisionError
+            return known(origin, *said)
+
+        monkeypatch.setattr(it.store, "registered", registered)
+        await it.say(TOPICS.endpoints("default", "n1"), _said())
+        await it.handled()
+        assert it.counted() == {"Internal": 1}
+
+
+# -- fuzzing -----------------------------------------------------------------------------------------------------------
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-(10**40), 10**40),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(
+        [
+            "",
+            "/",
+            "0/0",
+            "::/0",
+            "10.0.0.0/8",
+            "10.1.1.1/32",
+            "fe80::1%x/64",
+            "0000000004d2",
+            "0001",
+            "+",
+            "#",
+            "\x00",
+            "2001:db8:ff01:100::4d2:1",
+            "2001:db8:ff01:200::4d2:1",
+            "ffffffffffff",
+            "\N{FULLWIDTH DIGIT NINE}/8",
+            "ns/a1",
+        ]
+    ),
+)
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+)
+endpoints = st.fixed_dictionaries(
+    {
+        key: st.one_of(st.just(value), st.just(value), st.just(value), anything)
+        for key, value in VALID.items()
+    },
+    optional={"more": anything},
+)
+messages = st.one_of(
+    st.binary(max_size=200),
+    anything.map(lambda it: json.dumps(it).encode()),
+    st.fixed_dictionaries(
+        {
+            "sequence": st.one_of(st.integers(0, 9), anything),
+            "endpoints": st.lists(endpoints, max_size=4) | anything,
+        }
+    ).map(lambda it: json.dumps(it).encode()),
+    st.fixed_dictionaries(
+        {"state": st.sampled_from(["online", "offline"]) | anything, "prefix": st.just(PREFIX) | anything}
+    ).map(lambda it: json.dumps(it).encode()),
+    st.tuples(st.just(_said()), st.integers(0, 300), st.binary(min_size=1, max_size=3)).map(
+        lambda it: it[0][: it[1]] + it[2] + it[0][it[1] + len(it[2]) :]
+    ),
+)
+names = st.sampled_from(["n1", "n2", "", "+", "a b"]) | st.text(max_size=5)
+topics = st.one_of(
+    st.builds(TOPICS.endpoints, st.just("default"), names),
+    st.builds(TOPICS.status, st.just("default"), names),
+    st.builds(
+        TOPICS.table, st.sampled_from(["0000000004d2", "x"]), st.sampled_from(["0", "1", "-1", "x", "9" * 30])
+    ),
+    st.builds(TOPICS.head, st.sampled_from(["0000000004d2", "x"])),
+    st.builds(TOPICS.changes, st.just("0000000004d2")),
+    st.sampled_from([TOPICS.leader, TOPICS.sync("r"), "galactic/v1", "galactic/v1/nodes", "elsewhere", ""]),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(topics, messages), max_size=12))
+def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(said: list[tuple[str, bytes]]) -> None:
+    async def fuzz() -> None:
+        async with site() as it:
+            for topic, payload in said:
+                await it.say(topic, payload)
+            await it.handled()
+            it.store.commit(HORIZON)
+            assert "Internal" not in it.counted(), it.counted()
+            known = {origin: segment.prefix for origin, segment in it.store.segments().items()}
+            for table in it.store.tables().values():
+                for network, route in table.routes.items():
+                    assert str(ip_network(network)) == network
+                    assert ip_network(network).prefixlen
+                    origin = Origin(route.cluster, route.node)
+                    assert IPv6Network(f"{route.segments[0]}/128").subnet_of(known[origin])
+
+    asyncio.run(fuzz())
