@@ -28,7 +28,7 @@ from galactic.router.store import Commit
 from galactic.router.table import VpcTable
 
 log = structlog.get_logger(__name__)
-LINGER_SECONDS: Final = 0.05
+LINGER_SECONDS: Final = 0.1
 """From a change to its transaction: what happens meanwhile shares it."""
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 IDLE_SECONDS: Final = 10.0

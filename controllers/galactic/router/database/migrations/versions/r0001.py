@@ -1,7 +1,9 @@
 """Endpoints as they are, periods as they were and are, and who writes.
 
-A period is found by one index, whatever is asked: VPC (as a range of one, which GiST knows without an extension),
-network, time. The same index is the promise that nobody ever held the same network of a VPC at the same time.
+A period is found by one index, whatever is asked: network, VPC (as a range of one, which GiST knows without an
+extension), time. That nobody else holds the same network of a VPC now is the promise of ``period_open``. For the past
+it could be an exclusion constraint over the same three, which made inserting 100,000 periods 6 to 18 times slower (20
+to 60 s instead of 3.4): periods of the past are only ever made by ending one, or after the one before.
 """
 
 from alembic import op
@@ -54,10 +56,10 @@ def upgrade() -> None:
             began_exactly  boolean NOT NULL DEFAULT true,
             began_after    timestamptz,
             ended_exactly  boolean NOT NULL DEFAULT true,
-            ended_after    timestamptz,
-            CONSTRAINT one_holder EXCLUDE USING gist (
-                int8range(vpc, vpc, '[]') WITH &&, network inet_ops WITH =, during WITH &&
-            )
+            ended_after    timestamptz
+        );
+        CREATE INDEX period_held ON galactic.period USING gist (
+            network inet_ops, int8range(vpc, vpc, '[]'), during
         );
         CREATE UNIQUE INDEX period_open ON galactic.period (vpc, network) WHERE upper_inf(during);
         COMMENT ON COLUMN galactic.period.began_exactly IS
