@@ -133,10 +133,12 @@ class Node:
 
     async def _run(self) -> None:
         async for item in self.bus.deliveries():
-            if isinstance(item, Delivery) and item.payload and matches(f"{HERE}/#", item.topic):
+            if isinstance(item, Delivery) and matches(f"{HERE}/#", item.topic):
                 match self.topics.parts(item.topic)[2:]:
                     case ("head",):
-                        self.table.take_head(decode(Head, item.payload), 0.0)
+                        self.table.take_head(decode(Head, item.payload) if item.payload else None, 0.0)
+                    case _ if not item.payload:
+                        continue
                     case ("changes",):
                         self.table.take_changes(decode(Changes, item.payload), 0.0)
                     case ("table", number):

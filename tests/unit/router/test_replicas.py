@@ -319,3 +319,30 @@ async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
         await until(lambda: a.idle and whole(broker))
         say(broker, said[0])
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+
+
+async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_nothing(
+    world, broker, vote, until
+) -> None:
+    async with replica(broker, vote, "a") as a:
+        vote.elect("a")
+        node = Node(broker)
+        say(broker, world.status("n1"), world.status("n2"))
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        await until(lambda: a.idle and node.count == 1)
+        seen, since = len(node.seen), len(broker.published)
+        for sequence in (2, 3):  # its node started anew, and says the same
+            say(broker, world.endpoints("n1", sequence, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        await until(lambda: a.idle and not a._dirty.is_set())
+        await asyncio.sleep(0.05)
+        assert told(broker, since) == []
+        # The new one speaks before the old one lets go, and then the other way round.
+        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
+        say(broker, world.endpoints("n1", 4))
+        await until(lambda: a.idle and "10.1.1.1/32" in a.store.routes(VPC))
+        await until(lambda: a.store.routes(VPC)["10.1.1.1/32"].node == "n2" and node.table.settled)
+        assert {len(table) for table in node.seen[seen:]} == {1}
+        say(broker, world.endpoints("n2", 2))
+        await until(lambda: a.idle and whole(broker) and node.count == 0)
+        assert node.table.settled, "an empty table is one as well"
+        node.task.cancel()
