@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+from datetime import UTC, datetime
 
 import pytest
 from database_world import (
@@ -17,7 +18,10 @@ from database_world import (
     sample,
 )
 
-from galactic.router.database.backlog import Backlog
+from galactic.router.database.backlog import Backlog, Held, Key, Moment
+from galactic.router.database.migration import upgrade
+from galactic.router.database.session import session
+from galactic.router.database.writer import Outdated, State, Writer, compare, write
 
 PERIODS = (
     "SELECT network::text, node, lower(during) < coalesce(upper(during), 'infinity'), upper_inf(during), "
@@ -270,3 +274,21 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
         "WHERE a.id < b.id AND a.vpc = b.vpc AND a.network = b.network AND a.during && b.during"
     )
     assert rows(url, overlapping) == [(0,)]
+
+
+async def test_a_batch_whose_commit_got_through_is_not_written_again(url) -> None:
+    """As after a connection that broke between COMMIT and its answer."""
+    upgrade(url)
+    at = datetime.now(UTC)
+    own = Writer(1, "r")
+    held = Held("default", 1, "n1", "ns/a1", "2001:db8::1", 1)
+    moments = [Moment(at, {Key(1, "10.1.1.1/32"): held}, {})]
+    async with session(url) as it:
+        await it.do(compare(it.connection, own, 1, State({}, {}), at, lambda _: 1))
+        for _ in range(3):
+            await it.do(write(it.connection, own, 2, moments, lambda _: 1))
+        with pytest.raises(Outdated):
+            await it.do(write(it.connection, own, 4, moments, lambda _: 1))
+    assert rows(url, "SELECT count(*), count(*) FILTER (WHERE upper_inf(during)) FROM galactic.period") == [
+        (1, 1)
+    ]
