@@ -1,13 +1,16 @@
 """The socket of one paho client on our event loop: paho's external-loop hooks, and reading that can be paused."""
 
 import asyncio
+import select
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import MQTTErrorCode
 
+BATCH: Final = 32
+"""Packets read before the rest of the process gets a turn: a turn of the loop costs about as much as a packet."""
 _OK = MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
@@ -23,6 +26,8 @@ class Wire:
         tcp = getattr(connection, "_socket", connection)  # paho's websocket wraps it
         if isinstance(tcp, socket.socket):
             tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._readable = select.poll()
+        self._readable.register(self._descriptor, select.POLLIN)
         self._decrypted: Callable[[], int] = getattr(tcp, "pending", int)
         client.on_socket_register_write = self._want_write
         client.on_socket_unregister_write = self._wrote
@@ -56,11 +61,18 @@ class Wire:
     def _read(self) -> None:
         if not self._open or self._paused:
             return
-        if self._client.loop_read() != _OK:
-            self._lost()
-        elif self._open and self._decrypted():
+        for _ in range(BATCH):
+            if self._client.loop_read() != _OK:
+                self._lost()
+                return
+            if not self._open or self._paused or not self._more():
+                break
+        if self._open and not self._paused and self._decrypted():
             # TLS decrypts whole records: what is left of one does not make the socket readable again.
             self._loop.call_soon(self._read)
+
+    def _more(self) -> bool:
+        return bool(self._readable.poll(0))
 
     def _write(self) -> None:
         if self._open and self._client.loop_write() != _OK:
