@@ -6,7 +6,8 @@
      └── Unreachable   a dependency is away; retried with back-off, and counted
 
 Each calls for something different of whoever catches it, and there is no fourth. Foreign exceptions are translated
-into one of these once, at the adapter they come from (``galactic.linux``, ``galactic.bus``, ``galactic.kube``).
+into one of these once, at the adapter they come from (``galactic.linux``, ``galactic.bus``, ``galactic.kube``,
+``galactic.router.database``).
 """
 
 
