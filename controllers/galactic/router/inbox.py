@@ -11,6 +11,7 @@ by name, a few at a time.
 
 import asyncio
 import contextlib
+import random
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ ASKED_AT_ONCE: Final = 100
 QUIET_SECONDS: Final = 5.0
 QUIET_AT_LAST: Final = 12
 """A flood that lasts is interrupted after so many times QUIET_SECONDS."""
+HEAR_SECONDS: Final = 30.0
+"""Between two times that all nodes are heard again without a reason."""
 TELL_SECONDS: Final = 60.0
 """A node that says too much is named in the log that often."""
 TURN: Final = 64
@@ -92,7 +95,7 @@ class Inbox:
         self._bus.subscribe(self._sync, self._changes, *self._nodes, *self._own)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._give_turns(), name="turns")
-            tasks.create_task(self._hear_again(), name="after floods")
+            tasks.create_task(self._hear_again(), name="hearing again")
             await self._deliveries()
 
     async def _deliveries(self) -> None:
@@ -205,21 +208,28 @@ class Inbox:
                 await asyncio.sleep(0)
 
     async def _hear_again(self) -> None:
-        """A flood may have filled the broker's queue for us, and then it dropped others' messages without a word.
+        """A broker whose queue for us is full drops messages without a word, QoS 1 or not.
 
-        What nodes say is retained, so it is all asked for again when the flood is over, or goes on for long.
+        What nodes say is retained, so it is all asked for again: now and then, and when a flood is over, or goes on
+        for long.
         """
         while True:
-            await self._flooded.wait()
-            for _ in range(QUIET_AT_LAST):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEAR_SECONDS * random.uniform(0.8, 1.2)):
+                    await self._flooded.wait()
+            flooded = self._flooded.is_set()
+            for _ in range(QUIET_AT_LAST if flooded else 0):
                 self._flooded.clear()
                 await asyncio.sleep(QUIET_SECONDS)
                 if not self._flooded.is_set():
                     break
+            if not self._bus.connected:
+                continue
             self._told = {
                 origin: at for origin, at in self._told.items() if time.monotonic() - at < TELL_SECONDS
             }
-            log.info("asking for what all nodes say, after a flood")
+            if flooded:
+                log.info("asking for what all nodes say, after a flood")
             self._bus.unsubscribe(*self._nodes)
             self._bus.subscribe(*self._nodes)
 
