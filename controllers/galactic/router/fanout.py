@@ -73,7 +73,10 @@ class Fanout:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 self._wake_all()
-                await asyncio.Event().wait()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    self._tasks = None  # it takes no more: what is due from now on waits for the next leader
         finally:
             self._tasks, self._wiping = None, False
             self._telling.clear()
