@@ -71,7 +71,8 @@ class Fanout:
     async def run(self) -> None:
         """Publishes for ever."""
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
                 self._wake_all()
                 try:
                     await asyncio.Event().wait()
