@@ -83,8 +83,7 @@ class Lab:
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
         self._state = self._agreed(nodes, latency, kernel)
-        with self._step("packages"):
-            packages.install(packages.absent())
+        self._install()
         chosen = choose(self._state)
         self.build(guest=chosen.name == "uml")
         found = self.assets
@@ -131,12 +130,19 @@ class Lab:
 
     def build(self, *, guest: bool | None = None) -> None:
         """Everything that has to be built or fetched is in the cache."""
+        self._install()
         if guest is None:
             guest = choose(self._state).name == "uml"
         if not packages.program("etcd"):
             with self._step("package etcd-server"):
                 packages.install(["etcd-server"])
         assets.build(assets.needed(guest=guest), self._console)
+
+    def _install(self) -> None:
+        """The programs that every lab runs, and the tests before it, are on this machine."""
+        if lacking := packages.absent():
+            with self._step("packages"):
+                packages.install(lacking)
 
     @property
     def state(self) -> State:

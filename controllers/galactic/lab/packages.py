@@ -18,6 +18,7 @@ RUN: Final = {
     "ping": "iputils-ping",
     "tcpdump": "tcpdump",
     "mosquitto": "mosquitto",
+    "mosquitto_sub": "mosquitto-clients",
     "openssl": "openssl",
     "sysctl": "procps",
 }
