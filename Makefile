@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
 
-.PHONY: help venv demo test plugin unit check generate format lab bench clean
+.PHONY: help venv demo test plugin unit check generate format lab bench docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,6 +20,10 @@ $(VENV)/made: pyproject.toml constraints.txt
 	@echo "making .venv (once)"
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/docs-made: $(VENV)/made
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 venv: $(VENV)/made ## the Python environment
@@ -51,6 +55,10 @@ check: venv ## style, types, layers, generated files
 
 generate: venv ## CRDs from the models
 	@$(BIN)/python -m galactic.crds.schema crds
+
+docs: $(VENV)/docs-made ## the documentation as web pages, into dist/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "dist/docs/index.html"
 
 format: venv ## let ruff mend what it can
 	@$(BIN)/ruff check --fix --quiet . || true
