@@ -150,10 +150,10 @@ class Kube:
         except NotFound:
             return
 
-    async def text(self, path: str) -> str:
+    async def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """What the API server answers at a path of its own, such as ``/readyz`` or ``/metrics``."""
         with _Translated():
-            response = await self._send("GET", path, {})
+            response = await self._send("GET", path, query or {})
             async with _closing(response):
                 return await response.text()
 
@@ -285,12 +285,16 @@ def _refusal(status: int, text: str) -> GalacticError:
             return Unreachable("kube-apiserver", f"{status} {message}")
 
 
-async def connect() -> Kube:
-    """A client for ``$KUBECONFIG`` or the pod's service account. Raises Unreachable when neither works."""
+async def connect(context: str | None = None) -> Kube:
+    """A client for ``$KUBECONFIG`` or the pod's service account. Raises Unreachable when neither works.
+
+    ``context``: that one of the kubeconfig's, instead of its current one.
+    """
     configuration = official.Configuration()
     try:
-        if os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        if context or os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
             await official_config.load_kube_config(  # type: ignore[no-untyped-call]
+                context=context,
                 # Named here, or it is what the variable said when the library was imported.
                 config_file=os.environ.get("KUBECONFIG") or None,
                 client_configuration=configuration,
