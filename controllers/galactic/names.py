@@ -16,6 +16,8 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 PREFIX_ANNOTATION: Final = f"{GROUP}/srv6-prefix"
 """On a Node: its SRv6 prefix, from which the operator makes the NodeSegment."""
+NOT_READY_TAINT: Final = f"{GROUP}/agent-not-ready"
+"""On a Node that the kubelet registered with it: the operator takes it away when the NodeSegment is Ready."""
 ATTACHMENT_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc-attachment"
 """On a Pod: the VPCAttachment it is to be attached by."""
 VPC_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc"

@@ -199,6 +199,26 @@ class OperatorSettings(Settings):
         le=65535,
         description="MTU of attachments; 0: what each node's underlay leaves room for",
     )
+    segments: dict[str, str] = Field(
+        default_factory=dict, description="the SRv6 prefixes of Nodes that no annotation gives one, by name"
+    )
+    pool_prefix: IPv6Network | None = Field(
+        default=None,
+        description="the network that all other Nodes get SRv6 prefixes from; none: they wait for one",
+    )
+    pool_length: int = Field(default=56, ge=48, le=64, description="length of the prefixes from the pool")
+
+    @model_validator(mode="after")
+    def _pool(self) -> Self:
+        if self.pool_prefix is None:
+            return self
+        if self.pool_prefix.prefixlen > self.pool_length:
+            raise ValueError(
+                f"pool_prefix {self.pool_prefix} has no prefixes of pool_length {self.pool_length}"
+            )
+        if self.srv6_space and not self.pool_prefix.subnet_of(self.srv6_space):
+            raise ValueError(f"pool_prefix {self.pool_prefix} lies outside srv6_space {self.srv6_space}")
+        return self
 
 
 def _networks(text: str) -> str:

@@ -27,7 +27,14 @@ class Memo:
 async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) -> None:
     """Watches always, acts while it holds the lease."""
     async with await connect() as kube:
-        rules = Rules(srv6_space=settings.srv6_space, strict=settings.strict, mtu=settings.mtu)
+        rules = Rules(
+            srv6_space=settings.srv6_space,
+            strict=settings.strict,
+            mtu=settings.mtu,
+            segments=settings.segments,
+            pool=settings.pool_prefix,
+            pool_length=settings.pool_length,
+        )
         lease = Lease(kube, own_namespace(), "galactic-operator", identity())
         report = lambda problem: health.set("kube-apiserver", problem)  # noqa: E731
         reconciler = Reconciler(Fenced(kube, lease), rules, metrics, report)

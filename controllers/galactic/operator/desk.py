@@ -1,7 +1,7 @@
 """What the reconcilers of all kinds share: the view, the books, and the ways to write."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -31,6 +31,9 @@ class Rules:
     srv6_space: IPv6Network | None = None
     strict: bool = False  # refuse addresses outside the VPC's networks instead of warning
     mtu: int = 0  # of attachments; 0: the node's choice
+    segments: Mapping[str, str] = field(default_factory=dict)  # Node → prefix, where it has no annotation
+    pool: IPv6Network | None = None  # what all other Nodes get their prefixes from
+    pool_length: int = 56
 
 
 @dataclass(frozen=True, slots=True)

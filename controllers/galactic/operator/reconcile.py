@@ -31,7 +31,7 @@ from galactic.operator.networks import Network, host
 from galactic.operator.pods import Pods
 from galactic.operator.queue import Queue
 from galactic.operator.segments import Segments
-from galactic.operator.state import Broken, Cache, Listener, Nad, Pod, View
+from galactic.operator.state import Broken, Cache, Listener, Nad, Node, Pod, View
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 
 log = structlog.get_logger(__name__)
@@ -164,8 +164,8 @@ class Reconciler(Listener):
     ) -> None:
         self._segments.changed(key, new)
 
-    def node_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
-        if old is None or new is None or old.annotations != new.annotations:
+    def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None:
+        if old is None or new is None or _wishes(old) != _wishes(new):
             self.queue.add(("node", key))
 
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
@@ -264,6 +264,11 @@ def _named(attachment: VpcAttachment | Broken | None) -> frozenset[Network]:
     with contextlib.suppress(ValueError):
         return frozenset(host(ip_interface(text).ip) for text in attachment.spec.interface.addresses)
     return frozenset()
+
+
+def _wishes(node: Node) -> object:
+    """What of a Node its NodeSegment depends on, and what the operator does to it."""
+    return node.metadata.annotations, node.taints
 
 
 def _place(pod: Pod) -> object:

@@ -1,4 +1,7 @@
-"""NodeSegments: made from the Nodes' annotation, and checked against each other.
+"""NodeSegments: made for Nodes, and checked against each other.
+
+A Node's annotation says its prefix, else the setting ``segments`` does; a Node of which neither speaks gets the next
+one of the pool, if there is one, and keeps it for as long as the Node exists.
 
 A NodeSegment made here is owned by its Node: when the Node is removed, Kubernetes removes the segment, and the router
 then withdraws the node's routes. When only the annotation is removed the segment stays: what runs goes on.
@@ -13,11 +16,11 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Rejected
 from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES
-from galactic.names import API_VERSION, PREFIX_ANNOTATION
-from galactic.operator.conditions import ACCEPTED, State, conditions, now
+from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
+from galactic.operator.conditions import ACCEPTED, READY, State, conditions, now
 from galactic.operator.desk import Desk
 from galactic.operator.nad import LABELS
-from galactic.operator.state import Broken
+from galactic.operator.state import Broken, Node
 from galactic.srv6 import SHORTEST_PREFIX, parse_prefix
 
 _MANAGED: Final = next(iter(LABELS.items()))
@@ -32,6 +35,7 @@ class Segments:
         # By a prefix's first 48 bits, as no prefix is shorter: the segments there, and the nodes that wait for room.
         self._near: defaultdict[int, set[Key]] = defaultdict(set)
         self._refused: defaultdict[int, set[Key]] = defaultdict(set)
+        self._next = 0  # of the pool, the prefix that is looked at next
 
     def changed(self, key: Key, new: NodeSegment | Broken | None) -> None:
         """Keeps the index of prefixes, and marks those dirty that share an address with what changed."""
@@ -63,24 +67,34 @@ class Segments:
         return near
 
     async def node(self, key: Key) -> None:
-        """One Node: its annotation becomes a NodeSegment. What is wrong with it is told by an Event on the Node."""
+        """One Node: gets its NodeSegment, and loses NOT_READY_TAINT. What is wrong is told by an Event on the Node."""
         desk = self._desk
         node = desk.view.nodes.get(key)
-        if node is None or node.deletion_timestamp is not None:
+        if node is None or node.metadata.deletion_timestamp is not None:
             if desk.view.segments.get(key) is None:
                 self._wake(self._index(key, None))
             return
-        text = node.annotations.get(PREFIX_ANNOTATION)
+        await self._give(key, node.metadata)
+        await self._welcome(key, node)
+
+    async def _give(self, key: Key, node: Meta) -> None:
+        """The Node has the NodeSegment that it asks for."""
+        desk = self._desk
+        segment = desk.view.segments.get(key)
+        source, text = PREFIX_ANNOTATION, node.annotations.get(PREFIX_ANNOTATION)
         if text is None:
-            return
+            source, text = "segments", desk.rules.segments.get(node.name)
         try:
+            if text is None and desk.rules.pool is not None and segment is None:
+                source, text = "pool", str(self._free(key, desk.rules.pool))
+            if text is None:
+                return
             prefix = self._allowed(text, key)
         except Rejected as problem:
-            if problem.reason == "PrefixOverlap":
+            if problem.reason == "PrefixOverlap" and text is not None:
                 self._refused[_block(parse_prefix(text))].add(key)
-            desk.events.tell(NODES, node, "Warning", problem.reason, f"{PREFIX_ANNOTATION}: {problem}")
+            desk.events.tell(NODES, node, "Warning", problem.reason, f"{source}: {problem}")
             return
-        segment = desk.view.segments.get(key)
         if segment is None:
             self._index(key, prefix)  # before it exists, so that no other node gets it meanwhile
             made = await desk.api.create(NODE_SEGMENTS, _wanted(node, prefix))
@@ -94,12 +108,50 @@ class Segments:
                     node,
                     "Warning",
                     "PrefixIgnored",
-                    f"{PREFIX_ANNOTATION}: {prefix} differs from NodeSegment {key[1]}, which was made by hand "
-                    "and wins; change one of them",
+                    f"{source}: {prefix} differs from NodeSegment {key[1]}, which was made by hand and wins; "
+                    "change one of them",
                 )
                 return
             patch = {"spec": {"prefix": str(prefix)}}
             desk.view.segments.set(await desk.api.patch(NODE_SEGMENTS, key[1], patch))
+
+    def _free(self, key: Key, pool: IPv6Network) -> IPv6Network:
+        """A prefix of the pool that nobody has. Raises Rejected."""
+        if (claimed := self._prefixes.get(key)) is not None:
+            return claimed  # by an earlier try
+        length = self._desk.rules.pool_length
+        there = 1 << (length - pool.prefixlen)
+        for _ in range(there):
+            address = int(pool.network_address) + (self._next << (128 - length))
+            self._next = (self._next + 1) % there
+            prefix = IPv6Network((address, length))
+            if not any(self._prefixes[near].overlaps(prefix) for near in self._near.get(_block(prefix), ())):
+                return prefix
+        raise Rejected(
+            f"all {there} prefixes /{length} of {pool} are taken; give the Node the annotation {PREFIX_ANNOTATION}, or "
+            "make pool_prefix larger",
+            reason="PoolExhausted",
+        )
+
+    async def _welcome(self, key: Key, node: Node) -> None:
+        """Pods may come, now that they can be attached."""
+        segment = self._desk.view.segments.get(key)
+        if not node.taints or segment is None or isinstance(segment, Broken):
+            return
+        if any(
+            owner.kind == "Node" and owner.uid != node.metadata.uid
+            for owner in segment.metadata.owner_references
+        ):
+            return  # of the Node's namesake, which went
+        if not any(it.type == READY and it.status == "True" for it in segment.status.conditions):
+            return
+        meta = node.metadata
+        kept = [dict(taint) for taint in node.taints if taint["key"] != NOT_READY_TAINT]
+        patch = {"metadata": {"resourceVersion": meta.resource_version}, "spec": {"taints": kept}}
+        self._desk.view.nodes.set(await self._desk.api.patch(NODES, meta.name, patch))
+        self._desk.events.tell(
+            NODES, meta, "Normal", "NodeReady", f"pods can be attached: {NOT_READY_TAINT} is gone"
+        )
 
     async def segment(self, key: Key) -> None:
         """One NodeSegment: a condition if its prefix will not do. The rest of the status is its node's."""

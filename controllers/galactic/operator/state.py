@@ -29,6 +29,7 @@ from galactic.names import (
     ATTACHMENT_LABEL,
     GENERATED,
     NODE_LABEL,
+    NOT_READY_TAINT,
     PREFIX_ANNOTATION,
     VPC_ANNOTATION,
     VPC_LABEL,
@@ -66,6 +67,14 @@ class Pod:
     generated: bool  # the attachment is to be made
     live: bool  # not run to its end
     node: str  # the Node it is scheduled to, empty for none yet
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The part of a Node that matters here."""
+
+    metadata: Meta
+    taints: tuple[Mapping[str, Any], ...]  # all it has, if NOT_READY_TAINT is among them; else none
 
 
 class Cache(Generic[T]):
@@ -153,7 +162,7 @@ class Listener:
     def segment_changed(
         self, key: Key, _old: "NodeSegment | Broken | None", new: "NodeSegment | Broken | None"
     ) -> None: ...
-    def node_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
+    def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None: ...
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None: ...
 
@@ -168,7 +177,7 @@ class View:
         )
         self.nads: Cache[Nad] = Cache(NADS, _nad, listener.nad_changed)
         self.segments: Cache[NodeSegment | Broken] = Cache(NODE_SEGMENTS, _segment, listener.segment_changed)
-        self.nodes: Cache[Meta] = Cache(NODES, _meta, listener.node_changed)
+        self.nodes: Cache[Node] = Cache(NODES, _node, listener.node_changed)
         self.namespaces: Cache[Meta] = Cache(NAMESPACES, _meta, listener.namespace_changed)
         self.pods: Cache[Pod] = Cache(PODS, _pod, self._pod_changed, labels=ATTACHMENT_LABEL)
         self._listener = listener
@@ -235,6 +244,12 @@ def _meta(thing: Object) -> Meta:
     annotations = meta.get("annotations") or {}
     kept = {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations}
     return parse(Meta, {**meta, "annotations": kept})
+
+
+def _node(thing: Object) -> Node:
+    taints = tuple((thing.get("spec") or {}).get("taints") or ())
+    awaited = any(taint["key"] == NOT_READY_TAINT for taint in taints)
+    return Node(_meta(thing), taints if awaited else ())
 
 
 def _pod(thing: Object) -> Pod:

@@ -5,7 +5,7 @@ from ipaddress import IPv6Network
 import pytest
 
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES
-from galactic.names import PREFIX_ANNOTATION
+from galactic.names import NOT_READY_TAINT, PREFIX_ANNOTATION
 from galactic.operator.desk import Rules
 
 
@@ -100,3 +100,87 @@ async def test_a_segment_made_by_hand_wins_over_the_annotation(cluster):
     await cluster.settled()
     assert prefix_of(cluster, "n1") == "2001:db8:ff01:300::/56"
     assert reasons(cluster, "Node") == ["PrefixIgnored"]
+
+
+SPACE = IPv6Network("2001:db8:ff00::/40")
+
+
+async def started(clusters, **rules):
+    cluster = clusters(Rules(srv6_space=SPACE, **rules))
+    await cluster.start()
+    return cluster
+
+
+async def test_a_prefix_comes_from_the_annotation_else_the_settings_else_the_pool(clusters):
+    cluster = await started(
+        clusters,
+        segments={"n1": "2001:db8:ff01:100::/56", "n2": "2001:db8:ff01:200::/56"},
+        pool=IPv6Network("2001:db8:ff01::/48"),
+    )
+    node(cluster, "n1", "2001:db8:ff07:100::/56")
+    for name in ("n2", "n3", "n4", "n5"):
+        cluster.api.put(NODES, {"metadata": {"name": name}})
+    await cluster.settled()
+    assert prefix_of(cluster, "n1") == "2001:db8:ff07:100::/56"
+    assert prefix_of(cluster, "n2") == "2001:db8:ff01:200::/56"
+    pooled = {prefix_of(cluster, name) for name in ("n3", "n4", "n5")}
+    assert len(pooled) == 3
+    assert not pooled & {None, "2001:db8:ff01:200::/56"}
+    assert all(IPv6Network(prefix).subnet_of(IPv6Network("2001:db8:ff01::/48")) for prefix in pooled)
+    await cluster.stop()
+
+
+async def test_what_came_from_the_pool_stays_and_is_not_given_twice(clusters):
+    cluster = await started(clusters, pool=IPv6Network("2001:db8:ff01::/48"), pool_length=50)
+    for number in range(5):
+        cluster.api.put(NODES, {"metadata": {"name": f"n{number}"}})
+    await cluster.settled()
+    given = {f"n{number}": prefix_of(cluster, f"n{number}") for number in range(5)}
+    assert len({prefix for prefix in given.values() if prefix}) == 4
+    assert reasons(cluster, "Node").count("PoolExhausted") == 1
+    await cluster.stop()
+    await cluster.start()  # another replica, which knows only what there is
+    await cluster.settled()
+    assert given == {name: prefix_of(cluster, name) for name in given}
+    await cluster.stop()
+
+
+async def test_a_node_with_the_taint_loses_it_when_its_segment_is_ready(clusters):
+    cluster = await started(clusters, segments={"n1": "2001:db8:ff01:100::/56"})
+    ours, other = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}, {"key": "other", "effect": "NoExecute"}
+    cluster.api.put(NODES, {"metadata": {"name": "n1"}, "spec": {"taints": [ours, other]}})
+    taints = lambda: cluster.api.stored(NODES, "n1")["spec"]["taints"]  # noqa: E731
+
+    def ready(status):
+        patch = {"status": {"conditions": [{"type": "Ready", "status": status}]}}
+        cluster.api.change(NODE_SEGMENTS, "n1", patch, subresource="status")
+
+    await cluster.settled()
+    ready("False")
+    await cluster.settled()
+    assert taints() == [ours, other]
+    ready("True")
+    await cluster.settled()
+    assert taints() == [other]
+    assert "NodeReady" in reasons(cluster, "Node")
+    cluster.api.requests.clear()
+    ready("True")
+    await cluster.settled()
+    assert ("patch", "nodes", "n1") not in cluster.api.requests
+    await cluster.stop()
+
+
+async def test_a_namesakes_segment_does_not_open_a_new_node(clusters):
+    cluster = await started(clusters)
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "of-the-one-before"}
+    segment = {
+        "metadata": {"name": "n1", "ownerReferences": [owner]},
+        "spec": {"prefix": "2001:db8:ff01:100::/56"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    cluster.api.put(NODE_SEGMENTS, segment)
+    taint = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}
+    cluster.api.put(NODES, {"metadata": {"name": "n1"}, "spec": {"taints": [taint]}})
+    await cluster.settled()
+    assert cluster.api.stored(NODES, "n1")["spec"]["taints"] == [taint]
+    await cluster.stop()
