@@ -70,6 +70,10 @@ class LinuxKernel:
         index = self._devices.index(device)
         return await self._routes.dump(device=index) if index else {}
 
+    async def routes_in(self, table: int) -> dict[RouteKey, RouteTarget]:
+        """Our routes in one table."""
+        return await self._routes.dump(table=table)
+
     async def read(self) -> Objects:
         """Everything of ours at once."""
         found = await self.look()

@@ -1,5 +1,6 @@
 """galactic-router: wiring only."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from galactic.router.database.chronicle import Chronicle
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.election import LeaseElection, LockElection
+from galactic.router.inspection import serve
 from galactic.router.metrics import RouterMetrics
 from galactic.router.store import Store
 from galactic.settings import USAGE_ERROR, RouterSettings, load
@@ -51,7 +53,7 @@ def main() -> None:
         kube = await connect() if settings.kubernetes else None
         try:
             async with PahoBus(settings, f"galactic-router-{replica}", metrics=BusMetrics(figures)) as bus:
-                await Controller(
+                controller = Controller(
                     settings,
                     bus,
                     kube,
@@ -61,7 +63,12 @@ def main() -> None:
                     admissions=admissions,
                     election=LeaseElection(kube, replica) if kube is not None else lock,
                     database=chronicle if url else None,
-                ).run()
+                )
+                looking = asyncio.create_task(serve(replica, controller), name="inspection")
+                try:
+                    await controller.run()
+                finally:
+                    looking.cancel()
         finally:
             if kube is not None:
                 await kube.close()

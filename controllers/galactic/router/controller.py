@@ -148,6 +148,15 @@ class Controller:
         """The term in which this router leads; 0: it stands by."""
         return self._leadership.term if self._complete else 0
 
+    def told(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
+        """Revision and routes of a VPC: as they are told, or (revision 0) as a standby would."""
+        return self.fanout.told(vpc) if self._complete else (0, self.store.routes(vpc))
+
+    @property
+    def vpcs(self) -> frozenset[int]:
+        """Those that there may be a table of."""
+        return self.fanout.vpcs if self._complete else self.store.vpcs
+
     @property
     def idle(self) -> bool:
         """Whether this router leads and everything that is known is told, packed and confirmed."""

@@ -161,6 +161,16 @@ class Fanout:
         ledger = self._ledgers.get(vpc)
         return ledger.revision_due if ledger else 0
 
+    def told(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
+        """Revision and routes of a VPC as subscribers were told."""
+        ledger = self._ledgers.get(vpc)
+        return (ledger.revision, ledger.routes()) if ledger else (0, {})
+
+    @property
+    def vpcs(self) -> frozenset[int]:
+        """Those that subscribers were told something of."""
+        return frozenset(self._ledgers)
+
     @property
     def idle(self) -> bool:
         """Whether everything is told, packed and confirmed."""
