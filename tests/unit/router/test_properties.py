@@ -1,0 +1,534 @@
+"""What users rely on, over random histories of a whole plane: pods, nodes with clocks of their own, messages, a router.
+
+The oracle is the world itself: where the pods really are, and who was there first. It knows nothing of epochs,
+sequences or tables. Nodes take epochs as the node controller does; what they say is delivered late, twice, out of order
+or, if something newer follows, never. The router is its store and its ledgers, whose messages go one by one to
+followers: each node with the very state machine and the very rules of what it routes.
+"""
+
+import random
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from galactic.messages import Changes, Endpoint, Head, Shard
+from galactic.node.remote import Remotes, Writer, pack
+from galactic.node.tables import Table
+from galactic.router import ledger as ledgers
+from galactic.router.admissions import OPEN, Policy, Unlisted
+from galactic.router.claims import Attachment, Origin
+from galactic.router.ledger import Ledger
+from galactic.router.retained import RetainedTable
+from galactic.router.store import Store
+from galactic.srv6 import sid
+
+VPCS = (0x4D2, 0x4D3)
+NODES = (("east", "n1"), ("east", "n2"), ("east", "n3"), ("west", "n4"), ("west", "n5"))
+NETWORKS = ("10.1.1.1/32", "10.1.1.2/32", "10.2.0.0/16", "fd00::1/128", "fd00:2::/64")
+HOUR = 3600
+HORIZON = 24 * HOUR
+SKEWS = (0, -10 * HOUR, 10 * HOUR, 1000 * HOUR)  # the last is not believed of anybody who comes new
+some_node = st.sampled_from([name for _, name in NODES])
+some_networks = st.lists(st.sampled_from(NETWORKS), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+@dataclass(frozen=True)
+class Who:
+    """An attachment."""
+
+    cluster: str
+    vpc: int
+    function: int
+
+    @property
+    def name(self) -> str:
+        return f"ns/a{self.function}"
+
+
+@dataclass
+class Pod:
+    """Where an attachment really is, and what it announces there."""
+
+    who: Who
+    networks: tuple[str, ...]
+    epoch: int
+    settled: bool  # its epoch was taken with knowledge of the table
+
+
+@dataclass
+class Node:
+    """One node: its pods, its clock, what it said and the router did not hear yet, and its follower of each VPC."""
+
+    cluster: str
+    name: str
+    skew: int = 0
+    sequence: int = 0
+    pods: dict[Who, Pod] = field(default_factory=dict)
+    says: list[tuple[int, tuple[Endpoint, ...]]] = field(default_factory=list)  # all of it, oldest first
+    heard: int = 0  # the latest sequence that was delivered
+    exists: bool = True
+    silent: bool = False
+    tables: dict[int, Table] = field(default_factory=dict)
+    remotes: dict[int, Remotes] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.cluster, self.name)
+
+    @property
+    def alive(self) -> bool:
+        return self.exists and not self.silent
+
+
+class Plane(RuleBasedStateMachine):
+    """Standalone, with the admissions that ``policy`` begins with."""
+
+    world = None
+    checked = False
+    clusters = ("east", "west")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.dice = HOUR, random.Random(7)
+        self.nodes = {name: Node(cluster, name) for cluster, name in NODES if cluster in self.clusters}
+        self.holders: dict[tuple[int, str], Who] = {}  # at the last look, and they did not let go since
+        self.attachments: dict[str, Attachment] = {}
+        self.policy = OPEN
+        self.store = Store(lambda: None, checked=self.checked, policy=self.policy)
+        self.ledgers: dict[int, Ledger] = {}
+        self.retained: dict[int, RetainedTable] = defaultdict(RetainedTable)
+        self.published = 0
+        for node in self.nodes.values():
+            self._boot(node)
+
+    def _boot(self, node: Node) -> None:
+        prefix = self.world.prefix(node.name)
+        here = sid(prefix, 1, 1).address.packed[:8]
+        node.tables = {vpc: Table(vpc, node.cluster, 0.0) for vpc in VPCS}
+        node.remotes = {vpc: Remotes(here) for vpc in VPCS}
+        self.store.prefixed(node.origin, prefix)
+        for vpc in VPCS:
+            self._join(node, vpc)
+
+    def _join(self, node: Node, vpc: int) -> None:
+        """It reads what is retained."""
+        for number, shard in self.retained[vpc].shards.items():
+            node.tables[vpc].take_shard(number, shard, 0.0)
+        node.tables[vpc].take_head(self.retained[vpc].head, 0.0)
+        self._tell(node, vpc)
+
+    def _tell(self, node: Node, vpc: int) -> None:
+        table = node.tables[vpc]
+        if table.complete:
+            node.remotes[vpc].tell(Writer.MQTT, table.revision, table.routes, table.take_before())
+            for pod in node.pods.values():
+                if pod.who.vpc == vpc and not pod.settled:  # an epoch taken without the table, once
+                    known = node.remotes[vpc].epochs(pod.who.function)
+                    pod.settled = True
+                    if any(epoch >= pod.epoch for epoch in known):
+                        pod.epoch = max(self.now + node.skew, *(epoch + 1 for epoch in known))
+                        self._say(node)
+
+    # -- what happens in the world -----------------------------------------------------------------------------------
+
+    def _whereabouts(self) -> dict[Who, Node]:
+        """Where everybody is; those on a silent node are there until they are somewhere else."""
+        there = sorted((node for node in self.nodes.values() if node.exists), key=lambda node: node.alive)
+        return {who: node for node in there for who in node.pods}
+
+    @rule(
+        function=st.integers(1, 4),
+        vpc=st.sampled_from(VPCS),
+        node=some_node,
+        networks=some_networks,
+        blind=st.booleans(),
+    )
+    def starts(self, function: int, vpc: int, node: str, networks: tuple[str, ...], blind: bool) -> None:
+        """A pod starts, or moves: its node knows the epochs in the table, unless it has no table yet."""
+        there = self.nodes.get(node)
+        if there is None or not there.alive:
+            return
+        who = Who(there.cluster, vpc, function)
+        if self.checked:
+            found = self.attachments.get(who.name)
+            if found is None or found.vpc != vpc:
+                return
+            networks = tuple(sorted(found.networks))
+        if who in there.pods:
+            return
+        before = self._whereabouts().get(who)
+        remotes = there.remotes[vpc]
+        known = [] if blind else remotes.epochs(function)
+        epoch = max([self.now + there.skew, *(each + 1 for each in known)])
+        # Without a whole table of its own a node cannot know yet; it corrects itself when it has one.
+        there.pods[who] = Pod(who, networks, epoch, settled=not blind and there.tables[vpc].complete)
+        remotes.announce([pack(network) for network in networks])
+        self._say(there)
+        if before is not None and before.alive:  # a silent one goes on saying what it said
+            self._remove(before, who)
+            self._say(before)
+        if blind and there.tables[vpc].complete:
+            self._tell(there, vpc)
+
+    @rule(data=st.data())
+    def ends(self, data: st.DataObject) -> None:
+        running = sorted((who for who, node in self._whereabouts().items() if node.alive), key=str)
+        if running:
+            who = data.draw(st.sampled_from(running))
+            node = self._whereabouts()[who]
+            self._remove(node, who)
+            self._say(node)
+
+    @rule(node=some_node, skew=st.sampled_from(SKEWS))
+    def clock(self, node: str, skew: int) -> None:
+        if node in self.nodes:
+            self.nodes[node].skew = skew
+
+    @rule()
+    def time_goes_by(self) -> None:
+        self.now += HOUR
+
+    @rule(node=some_node)
+    def falls_silent(self, node: str) -> None:
+        """Dead, and nobody has said so: its last word stands until it is outdone."""
+        found = self.nodes.get(node)
+        if found is not None and found.alive:
+            self._settle()
+            found.silent = True
+
+    @rule(node=some_node)
+    def is_heard_again(self, node: str) -> None:
+        """It was only cut off. What was started elsewhere meanwhile is ended here."""
+        found = self.nodes.get(node)
+        if found is not None and found.exists and found.silent:
+            found.silent = False
+            others = {
+                who for each in self.nodes.values() if each is not found and each.alive for who in each.pods
+            }
+            for who in found.pods.keys() & others:
+                self._remove(found, who)
+            self._say(found)
+
+    @rule(node=some_node)
+    def is_deleted(self, node: str) -> None:
+        """With all that was there."""
+        found = self.nodes.get(node)
+        if found is not None and found.exists:
+            found.exists = False
+            for who in list(found.pods):
+                self._remove(found, who)
+            self.store.removed(found.origin)
+
+    @rule(node=some_node)
+    def is_made_again(self, node: str) -> None:
+        found = self.nodes.get(node)
+        if found is not None and not found.exists:
+            found.exists, found.silent = True, False
+            found.says, found.heard, found.sequence = [], 0, 0
+            self._boot(found)
+
+    def _remove(self, node: Node, who: Who) -> None:
+        pod = node.pods.pop(who)
+        self.holders = {key: has for key, has in self.holders.items() if has != who}
+        node.remotes[who.vpc].withdraw([pack(network) for network in pod.networks])
+
+    def _say(self, node: Node) -> None:
+        """All of its endpoints, as one message that is yet to arrive."""
+        node.sequence += 1
+        prefix = self.world.prefix(node.name)
+        said = tuple(
+            Endpoint(
+                f"{pod.who.vpc:012x}",
+                f"{pod.who.function:04x}",
+                pod.who.name,
+                str(sid(prefix, pod.who.vpc, pod.who.function)),
+                pod.networks,
+                pod.epoch,
+            )
+            for pod in node.pods.values()
+        )
+        node.says.append((node.sequence, said))
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), commit=st.booleans())
+    def arrives(self, data: st.DataObject, commit: bool) -> None:
+        """Anything that some node ever said arrives, maybe again, maybe after what it said later."""
+        speakers = [node for node in self.nodes.values() if node.says and node.exists]
+        if speakers:
+            node = data.draw(st.sampled_from(speakers))
+            sequence, said = data.draw(st.sampled_from(node.says))
+            took = self.store.registered(node.origin, sequence, said)
+            assert took == (sequence >= node.heard), "the newest counts, whatever comes after it"
+            node.heard = max(node.heard, sequence)
+        if commit:
+            self.commits()
+
+    @rule()
+    def packs(self) -> None:
+        for vpc, ledger in self.ledgers.items():
+            self._pack(vpc, ledger)
+
+    def _pack(self, vpc: int, ledger: Ledger) -> None:
+        pack = ledger.pack()
+        if pack is None:
+            return
+        assert not ledger.untold
+        retained = self.retained[vpc]
+        for number, shard in pack.shards.items():
+            retained.shards[number] = shard
+            self._hear(vpc, shard, number)
+        retained.head = pack.head
+        self._hear(vpc, pack.head, None)
+        for number in pack.clear:
+            del retained.shards[number]
+        ledger.confirmed(pack)
+
+    def _hear(self, vpc: int, message: Changes | Shard | Head | None, number: int | None) -> None:
+        for node in self.nodes.values():
+            match message:
+                case Changes():
+                    node.tables[vpc].take_changes(message, 0.0)
+                case Shard():
+                    node.tables[vpc].take_shard(number, message, 0.0)
+                case _:
+                    node.tables[vpc].take_head(message, 0.0)
+            self._tell(node, vpc)
+
+    # -- the router --------------------------------------------------------------------------------------------------
+
+    @rule()
+    def commits(self) -> None:
+        before = {vpc: dict(self.store.routes(vpc)) for vpc in VPCS}
+        commit = self.store.commit(self.now + HORIZON)
+        for vpc, changed in commit.routes.items():
+            ledger = self.ledgers.setdefault(vpc, Ledger(vpc))
+            ledger.put(changed, self.now)
+            self._publish(vpc, ledger, before[vpc])
+        for vpc in self.ledgers.keys() - commit.routes.keys():
+            assert not self.ledgers[vpc].untold
+
+    def _publish(self, vpc: int, ledger: Ledger, before: dict) -> None:
+        """Message by message, route by route: what a follower sees at each moment."""
+        seen, after = dict(before), self.store.routes(vpc)
+        stays = before.keys() & after.keys()
+        withdrawing = False
+        for message in ledger.changes(self.now):
+            self.published += 1
+            for route in message.set:
+                assert not withdrawing, "make before break"
+                assert seen.get(route.network) != route, "announced twice"
+                seen[route.network] = route
+                assert len(route.segments) == 1
+                assert stays <= seen.keys(), "a gap"
+            for network in message.delete:
+                withdrawing = True
+                assert seen.pop(network, None) is not None, "withdrawn twice"
+                assert stays <= seen.keys(), "a gap"
+            self._hear(vpc, message, None)
+        assert seen == dict(after)
+
+    def _settle(self) -> None:
+        """Everybody's last word arrives, also what nodes say on hearing the others."""
+        while True:
+            said = {name: node.sequence for name, node in self.nodes.items()}
+            for node in self.nodes.values():
+                if node.exists and node.says:
+                    self.store.registered(node.origin, *node.says[-1])
+                    node.heard = node.says[-1][0]
+            self.commits()
+            self.packs()
+            if said == {name: node.sequence for name, node in self.nodes.items()}:
+                return
+
+    @rule()
+    def restarts(self) -> None:
+        """Another router goes on from what is retained and what the nodes said last, in whatever order."""
+        self.commits()
+        self.packs()
+        heard = {
+            node.origin: (sequence, said)
+            for node in self.nodes.values()
+            if node.exists
+            for sequence, said in node.says
+            if sequence == node.heard
+        }
+        held = {vpc: found.routes() for vpc, found in self.retained.items()}
+        rejected = {(it.attachment, it.reason) for it in self.store.rejections()}
+        self.store = Store(lambda: None, checked=self.checked, policy=self.policy)
+        for node in self.dice.sample(list(self.nodes.values()), len(self.nodes)):
+            if node.exists:
+                self.store.prefixed(node.origin, self.world.prefix(node.name))
+                if node.origin in heard:
+                    self.store.registered(node.origin, *heard[node.origin])
+        for name, attachment in self.attachments.items():
+            self.store.attached(name, attachment)
+        self.store.resume(held)
+        self.ledgers = {vpc: Ledger(vpc, found) for vpc, found in self.retained.items()}
+        published = self.published
+        self.commits()
+        assert self.published == published, "what was right is told again"
+        assert all(ledger.pack() is None for ledger in self.ledgers.values()), "packed again"
+        assert {(it.attachment, it.reason) for it in self.store.rejections()} == rejected
+
+    @rule()
+    def comes_again(self) -> None:
+        """All nodes say what they said before: a new session with the broker, an agent that restarts."""
+        self._settle()
+        published = self.published
+        for node in self.nodes.values():
+            if node.alive and node.says:
+                self._say(node)
+        self._settle()
+        assert self.published == published, "what was right is told again"
+
+    @rule()
+    def everybody_leaves(self) -> None:
+        for node in self.nodes.values():
+            self.is_heard_again(node.name)
+            for who in list(node.pods):
+                self._remove(node, who)
+                self._say(node)
+        self._settle()
+        assert not any(self.store.routes(vpc) for vpc in VPCS)
+        assert not any(found.head or found.shards for found in self.retained.values()), "retained"
+
+    # -- what must be true -------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_routes_to_itself(self) -> None:
+        for node in self.nodes.values():
+            here = sid(self.world.prefix(node.name), 1, 1).address.packed[:8]
+            for vpc, remotes in node.remotes.items():
+                for pod in node.pods.values():
+                    if pod.who.vpc == vpc:
+                        own = [remotes.wanted(pack(network)) for network in pod.networks]
+                        assert own == [None] * len(own), "a route to its own address"
+                assert not any(remotes.wanted(network).startswith(here) for network in remotes)
+
+    @rule()
+    def the_table_is_where_the_pods_are(self) -> None:
+        """The oracle: in the end, whatever happened on the way."""
+        self._settle()
+        there = self._whereabouts()
+        for vpc in VPCS:
+            must: dict[str, set[Who]] = defaultdict(set)
+            may: dict[str, set[Who]] = defaultdict(set)
+            for who, node in there.items():
+                if who.vpc == vpc:
+                    entitled, certain = self._entitled(node.pods[who])
+                    for network in entitled:
+                        may[network].add(who)
+                        if certain:
+                            must[network].add(who)
+            table = self.store.routes(vpc)
+            assert must.keys() <= table.keys() <= may.keys()
+            for network, route in table.items():
+                has = Who(route.cluster, vpc, int(route.function, 16))
+                assert has in may[network]
+                before = self.holders.get((vpc, network))
+                assert before in (None, has) or before not in must[network], "taken from who holds it"
+                self.holders[vpc, network] = has
+                assert route.node == there[has].name
+                assert route.segments == (str(sid(self.world.prefix(route.node), vpc, has.function)),)
+            self._seen_by_nodes(vpc, table, there)
+
+    def _entitled(self, pod: Pod) -> tuple[set[str], bool]:
+        """The networks that the plane routes to it, and whether it does for certain."""
+        return set(pod.networks), pod.epoch <= self.now + HORIZON
+
+    def _seen_by_nodes(self, vpc: int, table, there: dict[Who, Node]) -> None:
+        for node in self.nodes.values():
+            if not node.alive:
+                continue
+            follower = node.tables[vpc]
+            assert follower.settled or not table, "no table was ever told"
+            assert follower.routes.keys() == {pack(network) for network in table}
+            mine = {net for pod in node.pods.values() if pod.who.vpc == vpc for net in pod.networks}
+            elsewhere = {net: it for net, it in table.items() if it.node != node.name and net not in mine}
+            remotes = node.remotes[vpc]
+            assert set(remotes) >= {pack(network) for network in elsewhere}
+            for network, route in elsewhere.items():
+                function = int(route.function, 16)
+                segment = sid(self.world.prefix(route.node), vpc, function).address.packed
+                assert remotes.wanted(pack(network)) == segment
+            if {at.name for who, at in there.items() if who.vpc == vpc} <= {node.name}:
+                assert not any(remotes.wanted(pack(network)) for network in NETWORKS), "alone, with routes"
+
+
+class Checked(Plane):
+    """In Kubernetes: one cluster, whose attachments come, go, change and are not ready."""
+
+    checked, clusters = True, ("east",)
+
+    @initialize()
+    def attachments_are_made(self) -> None:
+        for function in range(1, 5):
+            self.attached(function, VPCS[function % 2], NETWORKS[:2], ready=True)
+
+    @rule(
+        function=st.integers(1, 4),
+        vpc=st.sampled_from(VPCS),
+        networks=st.lists(st.sampled_from(NETWORKS), max_size=3, unique=True),
+        ready=st.booleans(),
+    )
+    def attached(self, function: int, vpc: int, networks: list[str], ready: bool) -> None:
+        found = Attachment(vpc, function, frozenset(networks), ready)
+        self.attachments[f"ns/a{function}"] = found
+        self.store.attached(f"ns/a{function}", found)
+
+    @rule(function=st.integers(1, 4))
+    def deleted(self, function: int) -> None:
+        if self.attachments.pop(f"ns/a{function}", None):
+            self.store.attached(f"ns/a{function}", None)
+
+    def _entitled(self, pod: Pod) -> tuple[set[str], bool]:
+        found = self.attachments.get(pod.who.name)
+        if found is None or found.vpc != pod.who.vpc:
+            return set(), True
+        return set(pod.networks) & found.networks, found.ready and super()._entitled(pod)[1]
+
+
+class Joining(Plane):
+    """Two clusters and VPCs that are one's own, shared, or nobody's, as the admissions say by now."""
+
+    @rule(
+        unlisted=st.sampled_from(Unlisted),
+        vpcs=st.dictionaries(
+            st.sampled_from(VPCS), st.frozensets(st.sampled_from(["east", "west"])), max_size=2
+        ),
+    )
+    def admissions_change(self, unlisted: Unlisted, vpcs: dict[int, frozenset[str]]) -> None:
+        self.policy = Policy(unlisted, vpcs)
+        self.store.admit(self.policy)
+        self.holders.clear()
+
+    def _entitled(self, pod: Pod) -> tuple[set[str], bool]:
+        entitled, certain = super()._entitled(pod)
+        cluster, vpc = pod.who.cluster, pod.who.vpc
+        if vpc in self.policy.vpcs:
+            return (entitled if cluster in self.policy.vpcs[vpc] else set()), certain
+        if self.policy.unlisted is Unlisted.NOBODY:
+            return set(), True
+        if self.policy.unlisted is Unlisted.FIRST:
+            owners = {route.cluster for route in self.store.routes(vpc).values()}
+            assert len(owners) <= 1, "a VPC of two clusters that nobody admitted"
+            if owners and cluster not in owners:
+                return set(), True
+        return entitled, certain
+
+
+@pytest.mark.parametrize("machine", [Plane, Checked, Joining])
+def test_what_users_rely_on(world, monkeypatch, machine: type[Plane]) -> None:
+    monkeypatch.setattr(ledgers, "MAX_PAYLOAD", ledgers._ENVELOPE + 400)  # two or three routes a message
+    monkeypatch.setattr(machine, "world", world)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
