@@ -1,8 +1,6 @@
 """``galactic-webhook``: the wiring."""
 
 import asyncio
-import json
-import re
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_network
@@ -59,17 +57,15 @@ async def version(kube: Kube, health: Health) -> tuple[int, int]:
     """The API server's version, as soon as it answers; (0, 0) for one that does not tell."""
     while True:
         try:
-            told = json.loads(await kube.text("/version"))
+            found = await kube.version()
         except Unreachable as error:
             health.set("kube-apiserver", str(error))
             await asyncio.sleep(1)
-        except (GalacticError, ValueError):
+        except GalacticError:
             return 0, 0
         else:
             health.set("kube-apiserver", None)
-            digits = [re.match(r"\d+", str(told.get(part, ""))) for part in ("major", "minor")]
-            major, minor = (int(found[0]) if found else 0 for found in digits)
-            return major, minor
+            return found
 
 
 def wanted(settings: WebhookSettings) -> Wanted:

@@ -1,0 +1,209 @@
+{{/* Names are fixed: kinds, webhooks and the CNI plugin are there once in a cluster. Context of all: a dict with root,
+     component, and the component's values. */}}
+{{- define "galactic.selector" -}}
+app.kubernetes.io/name: galactic
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "galactic.labels" -}}
+{{ include "galactic.selector" . }}
+app.kubernetes.io/part-of: galactic
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "galactic.metadata" -}}
+name: galactic-{{ .component }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "galactic.labels" . | nindent 2 }}
+{{- end -}}
+
+{{- define "galactic.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end -}}
+
+{{/* Pods' own metadata; what selects them cannot be overridden. */}}
+{{- define "galactic.podMetadata" -}}
+{{- $selector := include "galactic.selector" . | fromYaml -}}
+labels:
+  {{- merge $selector (deepCopy .values.podLabels) | toYaml | nindent 2 }}
+{{- $annotations := merge (dict) (deepCopy .values.podAnnotations) -}}
+{{- with .checksum }}{{ $_ := set $annotations "galactic.datumapis.com/configuration" (sha256sum .) }}{{ end }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Where a pod runs. Without an affinity of their own, replicas keep away from each other. */}}
+{{- define "galactic.scheduling" -}}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .values.affinity }}
+affinity:
+  {{- toYaml .values.affinity | nindent 2 }}
+{{- else if .spread }}
+affinity:
+  podAntiAffinity:
+    preferredDuringSchedulingIgnoredDuringExecution:
+      - weight: 100
+        podAffinityTerm:
+          topologyKey: kubernetes.io/hostname
+          labelSelector:
+            matchLabels:
+              {{- include "galactic.selector" . | nindent 14 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Of a container that needs nothing of its host. */}}
+{{- define "galactic.confined" -}}
+{{- $ours := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "allowPrivilegeEscalation" false
+      "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL"))
+      "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- merge (deepCopy (.containerSecurityContext | default dict)) $ours | toYaml -}}
+{{- end -}}
+
+{{/* Takes a list of variables and extraEnv: what is given there goes before ours, and each name is there once. */}}
+{{- define "galactic.variables" -}}
+{{- $there := dict -}}
+{{- $names := list -}}
+{{- range concat .ours .extra -}}
+{{- if not (hasKey $there .name) }}{{ $names = append $names .name }}{{ end -}}
+{{- $_ := set $there .name . -}}
+{{- end -}}
+{{- $all := list -}}
+{{- range $names }}{{ $all = append $all (get $there .) }}{{ end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{/* What every controller is told. */}}
+{{- define "galactic.common" -}}
+- {name: GALACTIC_CLUSTER, value: {{ .Values.cluster | quote }}}
+- {name: GALACTIC_SRV6_SPACE, value: {{ .Values.srv6Space | quote }}}
+- {name: GALACTIC_LOG_LEVEL, value: {{ .Values.log.level }}}
+- {name: GALACTIC_LOG_FORMAT, value: {{ .Values.log.format }}}
+- {name: POD_NAMESPACE, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}}
+{{- end -}}
+
+{{- define "galactic.ownBroker" -}}
+{{- if and (not .Values.mqtt.url) .Values.broker.enabled }}true{{ end -}}
+{{- end -}}
+
+{{/* A text with {cluster}, {node} and {pod} in it, as a variable's value. */}}
+{{- define "galactic.placed" -}}
+{{- .text | replace "{cluster}" .root.Values.cluster | replace "{node}" "$(NODE_NAME)" | replace "{pod}" "$(POD_NAME)" -}}
+{{- end -}}
+
+{{/* How a client (node or router) gets to the broker, with or without it being ours. */}}
+{{- define "galactic.client" -}}
+{{- $root := .root -}}
+{{- $client := get $root.Values.mqtt .component -}}
+{{- $url := $root.Values.mqtt.url -}}
+{{- $ca := $root.Values.mqtt.caSecret -}}
+{{- if include "galactic.ownBroker" $root -}}
+{{- $url = printf "mqtts://galactic-broker.%s.svc:8884" $root.Release.Namespace -}}
+{{- $secret := printf "galactic-broker-%s" .component -}}
+{{- $ca = dict "name" $secret "key" "ca.crt" -}}
+{{- $client = dict "username" (printf "galactic-%s" .component) "passwordSecret" (dict "name" $secret "key" "password") -}}
+{{- end -}}
+{{- dict "url" $url "ca" $ca "client" $client | toYaml -}}
+{{- end -}}
+
+{{- define "galactic.clientVariables" -}}
+{{- $it := include "galactic.client" . | fromYaml -}}
+{{- $client := $it.client -}}
+- {name: NODE_NAME, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: spec.nodeName}}}
+- {name: POD_NAME, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}}
+- {name: GALACTIC_MQTT_URL, value: {{ $it.url | quote }}}
+- {name: GALACTIC_MQTT_BASE, value: {{ .root.Values.mqtt.base | quote }}}
+{{- with $client.username }}
+- {name: GALACTIC_MQTT_USERNAME, value: {{ include "galactic.placed" (dict "root" $.root "text" .) | quote }}}
+{{- end }}
+{{- if $client.passwordSecret.name }}
+- {name: GALACTIC_MQTT_PASSWORD_FILE, value: {{ printf "/etc/galactic/password/%s" (include "galactic.placed" (dict "root" .root "text" $client.passwordSecret.key)) | quote }}}
+{{- end }}
+{{- if $it.ca.name }}
+- {name: GALACTIC_MQTT_CA_FILE, value: {{ printf "/etc/galactic/ca/%s" $it.ca.key | quote }}}
+{{- end }}
+{{- if or $client.certificateHostPath $client.certificateSecret }}
+- {name: GALACTIC_MQTT_CERT_FILE, value: /etc/galactic/certificate/tls.crt}
+- {name: GALACTIC_MQTT_KEY_FILE, value: /etc/galactic/certificate/tls.key}
+{{- end }}
+{{- end -}}
+
+{{- define "galactic.clientMounts" -}}
+{{- $it := include "galactic.client" . | fromYaml -}}
+{{- if $it.client.passwordSecret.name }}
+- {name: password, mountPath: /etc/galactic/password, readOnly: true}
+{{- end }}
+{{- if $it.ca.name }}
+- {name: ca, mountPath: /etc/galactic/ca, readOnly: true}
+{{- end }}
+{{- if or $it.client.certificateHostPath $it.client.certificateSecret }}
+- {name: certificate, mountPath: /etc/galactic/certificate, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "galactic.clientVolumes" -}}
+{{- $it := include "galactic.client" . | fromYaml -}}
+{{- with $it.client.passwordSecret }}{{ if .name }}
+- {name: password, secret: {secretName: {{ .name | quote }}, defaultMode: 0440}}
+{{- end }}{{ end }}
+{{- with $it.ca }}{{ if .name }}
+- {name: ca, secret: {secretName: {{ .name | quote }}, items: [{key: {{ .key | quote }}, path: {{ .key | quote }}}]}}
+{{- end }}{{ end }}
+{{- with $it.client.certificateSecret }}
+- {name: certificate, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
+{{- end }}
+{{- with $it.client.certificateHostPath }}
+- {name: certificate, hostPath: {path: {{ . | quote }}, type: Directory}}
+{{- end }}
+{{- end -}}
+
+{{/* Of a container with /healthz: readiness only. What is wrong there a restart would not mend. */}}
+{{- define "galactic.readiness" -}}
+readinessProbe:
+  httpGet: {path: /healthz, port: metrics}
+  periodSeconds: 5
+  timeoutSeconds: 3
+  failureThreshold: 3
+{{- end -}}
+
+{{- define "galactic.budgets" -}}
+{{- if .Capabilities.APIVersions.Has "policy/v1" }}policy/v1{{ else if semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version }}policy/v1{{ else }}policy/v1beta1{{ end -}}
+{{- end -}}
+
+{{/* Of what the Job before `helm uninstall` is made of. */}}
+{{- define "galactic.hook" -}}
+labels:
+  {{- include "galactic.labels" . | nindent 2 }}
+annotations:
+  helm.sh/hook: pre-delete
+  helm.sh/hook-weight: {{ .weight | quote }}
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
+{{- define "galactic.brokerFiles" -}}
+mosquitto.conf: |
+  {{- tpl (.Files.Get "files/broker/mosquitto.conf") . | nindent 2 }}
+acl: |
+  {{- tpl (.Files.Get "files/broker/acl") . | nindent 2 }}
+{{- end -}}

@@ -1,0 +1,170 @@
+"""galactic-retire: what has to happen before Galactic is removed, so that nothing hangs afterwards.
+
+The chart runs it as a Job before `helm uninstall`; it may as well be run by hand, and any number of times.
+
+1. Operator, webhooks and routers are stopped, and waited for: they would put back what is taken away here.
+2. The webhook configurations go: with nobody to answer, the API server would refuse pods.
+3. Our finalizer is taken off every VPCAttachment and VPC: nobody would do that later, and their namespaces could not be
+   deleted any more. The objects themselves stay.
+4. Secrets and Leases that the programs made go, and the labels that older API servers needed on two namespaces.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Final, Literal, Protocol
+
+import structlog
+from pydantic import Field
+
+from galactic.errors import GalacticError, Unreachable
+from galactic.kube.client import Conflict, NotFound, Object, Patch, connect
+from galactic.kube.resources import (
+    LEASES,
+    MUTATING_WEBHOOKS,
+    NAMESPACES,
+    PODS,
+    SECRETS,
+    VALIDATING_WEBHOOKS,
+    VPC_ATTACHMENTS,
+    VPCS,
+    Resource,
+)
+from galactic.launch import configure_logs
+from galactic.operator.admission.configuration import ADMISSION_LABEL, IGNORED, to_be_labelled
+from galactic.operator.desk import FINALIZER
+from galactic.settings import Settings, load
+
+log = structlog.get_logger(__name__)
+PROGRAM: Final = "galactic-retire"
+DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", "Deployment")
+STATEFUL_SETS: Final = Resource("apps", "v1", "statefulsets", "StatefulSet")
+WEBHOOK: Final = "galactic-webhook"
+MADE: Final = (
+    (SECRETS, WEBHOOK),
+    (SECRETS, "galactic-broker"),
+    (SECRETS, "galactic-broker-node"),
+    (SECRETS, "galactic-broker-router"),
+    (LEASES, "galactic-operator"),
+    (LEASES, "galactic-router"),
+)
+LOOK_SECONDS: Final = 0.5
+
+
+class RetireSettings(Settings):
+    """Everything that has to happen before Galactic is removed."""
+
+    namespace: str = Field(default="galactic-system", description="Galactic's own namespace")
+    instance: str = Field(default="galactic", description="the Helm release")
+    router_kind: Literal["Deployment", "StatefulSet"] = Field(
+        default="Deployment", description="what keeps the routers running"
+    )
+    patience: float = Field(default=90.0, gt=0, description="seconds for which the programs may take to end")
+
+
+class Api(Protocol):
+    """What this asks of the API server. ``galactic.kube.client.Kube`` is the real one."""
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, *, labels: str = ""
+    ) -> tuple[list[Object], str]: ...
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Patch,
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+    ) -> Object: ...
+
+    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None: ...
+
+
+async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -> Mapping[str, int]:
+    """How many finalizers were taken off, by kind. Raises Unreachable where a program does not end in time."""
+    namespace = settings.namespace
+    routers = DEPLOYMENTS if settings.router_kind == "Deployment" else STATEFUL_SETS
+    for resource, name in (
+        (DEPLOYMENTS, "galactic-operator"),
+        (DEPLOYMENTS, WEBHOOK),
+        (routers, "galactic-router"),
+    ):
+        try:
+            await api.patch(resource, name, {"spec": {"replicas": 0}}, namespace, subresource="scale")
+        except NotFound:
+            log.info("not there", kind=resource.kind, name=name)
+    await _ended(api, settings)
+    for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS):
+        await api.delete(resource, WEBHOOK)
+    released = {resource.kind: await _release(api, resource) for resource in (VPC_ATTACHMENTS, VPCS)}
+    for resource, name in MADE:
+        await api.delete(resource, name, namespace)
+    for labelled in to_be_labelled(namespace, version):
+        found = await api.find(NAMESPACES, labelled)
+        if found and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) == IGNORED:
+            await api.patch(NAMESPACES, labelled, {"metadata": {"labels": {ADMISSION_LABEL: None}}})
+    return released
+
+
+async def _ended(api: Api, settings: RetireSettings) -> None:
+    components = "app.kubernetes.io/component in (operator,webhook,router)"
+    selector = f"app.kubernetes.io/instance={settings.instance},{components}"
+    until = time.monotonic() + settings.patience
+    while True:
+        pods, _ = await api.list(PODS, settings.namespace, labels=selector)
+        if not pods:
+            return
+        names = ", ".join(sorted(pod["metadata"]["name"] for pod in pods))
+        if time.monotonic() > until:
+            raise Unreachable(
+                "pods", f"{names} did not end within {settings.patience:.0f} s; delete them and try again"
+            )
+        log.info("waiting for pods to end", pods=names)
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _release(api: Api, resource: Resource) -> int:
+    """Takes our finalizer off every object of the kind. How many had it."""
+    count = 0
+    while True:
+        try:
+            things, _ = await api.list(resource)
+        except NotFound:  # no such kind (any more)
+            return count
+        held = [thing for thing in things if FINALIZER in (thing["metadata"].get("finalizers") or ())]
+        if not held:
+            return count
+        for thing in held:
+            meta: dict[str, Any] = thing["metadata"]
+            others = [name for name in meta["finalizers"] if name != FINALIZER]
+            patch = {"metadata": {"finalizers": others, "resourceVersion": meta["resourceVersion"]}}
+            try:
+                await api.patch(resource, meta["name"], patch, meta.get("namespace"))
+                count += 1
+            except (NotFound, Conflict):
+                continue  # changed in between: the next round looks again
+
+
+async def _run(settings: RetireSettings) -> None:
+    async with await connect() as kube:
+        released = await retire(kube, settings, await kube.version())
+    for kind, count in released.items():
+        print(f"{kind}: finalizer taken off {count} objects")  # noqa: T201
+
+
+def main() -> None:
+    """The console script."""
+    settings = load(RetireSettings, program=PROGRAM)
+    configure_logs(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_run(settings))
+    except GalacticError as error:
+        raise SystemExit(f"{PROGRAM}: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
