@@ -52,9 +52,11 @@ check: venv ## style, types, layers, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m galactic.crds.schema --check crds
+	@PYTHONPATH=tools $(BIN)/python -m reference --check docs/reference
 
-generate: venv ## CRDs from the models
+generate: venv ## CRDs from the models, reference pages from the code
 	@$(BIN)/python -m galactic.crds.schema crds
+	@PYTHONPATH=tools $(BIN)/python -m reference docs/reference
 
 docs: $(VENV)/docs-made ## the documentation as web pages, into dist/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

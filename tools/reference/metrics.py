@@ -1,0 +1,71 @@
+"""Every metric, from the registries that the processes would serve."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+
+from galactic.bus.metrics import BusMetrics
+from galactic.node.metrics import Metrics as NodeMetrics
+from galactic.operator.admission.metrics import Metrics as WebhookMetrics
+from galactic.operator.metrics import Metrics as OperatorMetrics
+from galactic.router.database.metrics import DatabaseMetrics
+from galactic.router.metrics import RouterMetrics
+from reference.page import code, page, table, text
+
+
+def _operator(registry: CollectorRegistry) -> None:
+    OperatorMetrics(registry).read(
+        waiting=float, requests=float, dropped=float, counts={}, leads=lambda: False, holder=str
+    )
+
+
+CLASSES: Final[tuple[tuple[str, str, Callable[[CollectorRegistry], object]], ...]] = (
+    ("Operator", "galactic.operator.metrics", _operator),
+    ("Webhooks", "galactic.operator.admission.metrics", WebhookMetrics),
+    ("Node controller", "galactic.node.metrics", NodeMetrics),
+    ("Router", "galactic.router.metrics", RouterMetrics),
+    ("Router: the database", "galactic.router.database.metrics", DatabaseMetrics),
+    ("Node controller and router: the broker", "galactic.bus.metrics", BusMetrics),
+)
+"""Heading, the module that declares them, and what registers them."""
+
+
+def pages() -> dict[str, str]:
+    who = (
+        "For those who watch Galactic: every metric on `/metrics` (port `metrics_port`), by process. Each process also "
+        "has `galactic_build_info{component,version}`, always 1, and the usual `process_…` and `python_…`."
+    )
+    parts = [
+        f"## {title}\n\n"
+        + table(("metric", "type", "labels", "meaning"), (_row(*each) for each in families(register)))
+        for title, _, register in CLASSES
+    ]
+    return {"metrics.md": page("Metrics", who, *parts, source="the registries in controllers/galactic")}
+
+
+def families(
+    register: Callable[[CollectorRegistry], object],
+) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Name as it is queried, type, labels and meaning of all that is registered, in the order of their names."""
+    registry = CollectorRegistry()
+    register(registry)
+    found = []
+    for collector in set(registry._collector_to_names):  # noqa: SLF001 - there is no public way to see labels
+        if hasattr(collector, "_labelnames"):
+            found.append(_declared(collector))
+        else:
+            for family in collector.collect():
+                labels = tuple(family.samples[0].labels) if family.samples else ()
+                found.append((family.name, family.type, labels, family.documentation))
+    yield from sorted(found)
+
+
+def _declared(collector: Any) -> tuple[str, str, tuple[str, ...], str]:
+    name, kind = collector._name, collector._type  # noqa: SLF001
+    name += "_total" if kind == "counter" else ""
+    return name, kind, tuple(collector._labelnames), collector._documentation  # noqa: SLF001
+
+
+def _row(name: str, kind: str, labels: tuple[str, ...], meaning: str) -> tuple[str, ...]:
+    return code(name), kind, ", ".join(map(code, labels)), text(meaning)

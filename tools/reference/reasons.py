@@ -1,0 +1,283 @@
+"""Every condition type, and every reason of a condition, an Event, a refusal or a metric's label, found in the code.
+
+A reason is a CamelCase literal where one of ``CALLS`` is called. What it says is the literal text beside it, with `…`
+for what is filled in.
+"""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from reference.page import SOURCES, code, page, table, text
+
+CALLS: Final = {
+    "Rejected": (None, 0),
+    "Held": (None, 0),
+    "NotYet": (None, 0),
+    "State": (1, 2),
+    "Finding": (2, 3),
+    "Rejection": (2, 3),
+    "_no": (2, 3),
+    "_rejection": (1, 2),
+    "_finding": (3, 1),
+    "tell": (3, 4),
+}
+"""Who is told a reason: the position of the reason (None: the keyword ``reason``) and of the message."""
+_WORD: Final = re.compile(r"[A-Z][A-Za-z0-9]+")
+PLACES: Final = (
+    (
+        "Operator",
+        "operator",
+        (
+            "As the reason of the condition `Ready` (and `Accepted`, `Granted`, `Conflict`, `Deleting`) of VPC, "
+            "VPCAttachment or NodeSegment, and of the Event that tells a transition; for pods with a generated "
+            "attachment also of an Event on the Pod."
+        ),
+    ),
+    (
+        "Webhooks",
+        "operator/admission",
+        "In the answer that `kubectl` prints. Those that the operator shares with the webhooks are in the table above.",
+    ),
+    (
+        "Node controller",
+        "node",
+        "As the reason of a condition of the NodeSegment, or in a CNI error or the log.",
+    ),
+    (
+        "Kernel",
+        "linux",
+        "In the condition `Synced` or `Underlay` of the NodeSegment, and the node controller's log.",
+    ),
+    (
+        "Router",
+        "router",
+        (
+            "As `reason` of `galactic_router_rejections_total`, in the router's log, and of an Event on the "
+            "VPCAttachment where there is one. `StaleEpoch` and `NotReady` belong to every move and start, and make no "
+            "Event."
+        ),
+    ),
+    (
+        "Broker",
+        "bus",
+        "As `reason` of `galactic_mqtt_connection_failures_total` and in the log line `broker unreachable`.",
+    ),
+    (
+        "All",
+        "",
+        (
+            "What is not specific to one of them. `Invalid` (something must be changed) and `Pending` (wait) stand "
+            "where no word of its own is given, `Unreachable` where something is away: it is tried again."
+        ),
+    ),
+)
+CONDITIONS: Final = {
+    "VPC, VPCAttachment": {
+        "Ready": "it can be used: attached to, or by a pod",
+        "Accepted": "the specification is valid as it stands",
+        "Granted": "False: the VPC's `allowedNamespaces` no longer admits this namespace; what is attached stays",
+        "Conflict": "True: another attachment has the address or the prefix; its message says who",
+        "Deleting": "True: it is being deleted, and waits for those that use it",
+    },
+    "NodeSegment": {
+        "Ready": "pods can be attached to this node",
+        "Accepted": "False: the operator does not take the prefix; absent otherwise",
+        "Synced": "the kernel is as planned",
+        "DefinitionsApplied": "the NetworkAttachmentDefinitions of what is attached are applied as they are now",
+        "BrokerConnected": "there is a session with the broker",
+        "Underlay": "the interface towards the other nodes, and its MTU",
+        "PacketFilter": "our chains are in place, and in which backend",
+        "SourceValidation": "pods cannot use addresses that are not theirs",
+        "Sysctls": "forwarding and what else the plan needs is set, or can be",
+        "IPv6": "IPv6 is on",
+        "NetworkNamespaces": "False: no throw-away namespace can be made; absent otherwise",
+        "Dummy": "dummy devices",
+        "Veth": "veth devices",
+        "VRF": "VRF devices",
+        "PolicyRules": "IPv6 rules",
+        "StrictMode": "`net.vrf.strict_mode=1`",
+        "EndDT46": "the action End.DT46",
+        "Encapsulation": "`encap seg6 mode encap`",
+        "ReducedEncapsulation": "`encap.red`; without it 24 bytes more a packet",
+    },
+}
+"""What True means unless it says otherwise. All types that the code can write are here, or no page is made."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Reason:
+    word: str
+    kind: str
+    message: str
+    module: str
+
+
+def pages() -> dict[str, str]:
+    who = (
+        "For those who ask why something is not as they want it: every condition type, and every reason, one stable "
+        "word each."
+    )
+    parts = ["## Conditions\n\n" + "\n".join(_conditions())]
+    by_place: dict[str, list[Reason]] = defaultdict(list)
+    for reason in reasons():
+        by_place[place(reason.module)].append(reason)
+    for title, folder, shown in PLACES:
+        if rows := by_place[folder]:
+            parts.append(f"## Reasons: {title}\n\n{shown}\n\n" + table(("reason", "says", ""), _merged(rows)))
+    note = (
+        "`…` stands for what is filled in: names, addresses, what another process answered. *Change something*: it is "
+        "not tried again before that. *Waits*: it goes on by itself once what it waits for is there."
+    )
+    return {
+        "reasons.md": page("Conditions, Events and reasons", who, note, *parts, source="controllers/galactic")
+    }
+
+
+def _merged(reasons: list[Reason]) -> Iterator[tuple[str, ...]]:
+    """One row a word, with all that it may say."""
+    for word in sorted({reason.word for reason in reasons}):
+        same = [reason for reason in reasons if reason.word == word]
+        said = sorted({text(reason.message) for reason in same if reason.message.strip("… :")})
+        kinds = sorted({reason.kind for reason in same if reason.kind})
+        yield code(word), "<br>".join(said) or "what came up, in words", ", ".join(kinds)
+
+
+def _conditions() -> Iterator[str]:
+    known = {name for kind in CONDITIONS.values() for name in kind}
+    if found := types() ^ known:
+        raise SystemExit(
+            f"tools/reference/reasons.py: conditions that differ from the code's: {', '.join(sorted(found))}"
+        )
+    for kind, meanings in CONDITIONS.items():
+        rows = ((code(name), text(meaning)) for name, meaning in meanings.items())
+        yield f"### {kind}\n\n" + table(("type", "says"), rows)
+
+
+def place(module: str) -> str:
+    """The longest folder of ``PLACES`` that the module is in."""
+    return max((folder for _, folder, _ in PLACES if module.startswith(folder)), key=len)
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(SOURCES.rglob("*.py")):
+        name = path.relative_to(SOURCES).as_posix()
+        if not name.startswith(("lab/", "cli/")):
+            yield name, ast.parse(path.read_text())
+
+
+def reasons() -> Iterator[Reason]:
+    """All reasons, with what each says."""
+    for module, tree in modules():
+        words = _constants(tree)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name not in CALLS:
+                continue
+            position, message = CALLS[name]
+            for word in _words(_reason(node, position), words):
+                yield Reason(word, _kind(name), _said(node, message, tree), module)
+        if module.startswith("bus/"):
+            yield from _pairs(tree, module)
+
+
+def types() -> set[str]:
+    """The condition types that the code writes."""
+    found = set()
+    for module, tree in modules():
+        if module == "operator/conditions.py":
+            found |= {word for word in _constants(tree).values() if _WORD.fullmatch(word)}
+        if not module.startswith(("node/", "linux/preflight")):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
+                "Finding",
+                "_finding",
+                "_Trial",
+            ):
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    found.add(str(first.value))
+    return found
+
+
+def _constants(tree: ast.Module) -> dict[str, str]:
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name) and isinstance(node.value.value, str):
+                    found[target.id] = node.value.value
+    return found
+
+
+def _reason(call: ast.Call, position: int | None) -> ast.expr | None:
+    for keyword in call.keywords:
+        if keyword.arg == "reason":
+            return keyword.value
+    return call.args[position] if position is not None and len(call.args) > position else None
+
+
+def _words(value: ast.expr | None, constants: dict[str, str]) -> Iterator[str]:
+    if isinstance(value, ast.IfExp):
+        yield from _words(value.body, constants)
+        yield from _words(value.orelse, constants)
+    word = constants.get(value.id, "") if isinstance(value, ast.Name) else getattr(value, "value", "")
+    if isinstance(word, str) and _WORD.fullmatch(word):
+        yield word
+
+
+def _said(call: ast.Call, position: int, tree: ast.Module) -> str:
+    if len(call.args) <= position:
+        return ""
+    value = call.args[position]
+    if isinstance(value, ast.Name):  # assigned before
+        given = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+            and node.lineno < call.lineno
+            and ast.unparse(node.targets[0]) == value.id
+            and _literal(node.value)
+        ]
+        return _literal(max(given, key=lambda node: node.lineno).value) if given else ""
+    return _literal(value)
+
+
+def _literal(value: ast.expr) -> str:
+    """The literal text of an expression, `…` for what is filled in; nothing where there is none."""
+    if isinstance(value, ast.Constant):
+        return value.value if isinstance(value.value, str) else ""
+    if isinstance(value, ast.JoinedStr):
+        said = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in value.values)
+        return re.sub("…+", "…", said)
+    return ""
+
+
+def _kind(name: str) -> str:
+    if name in ("Rejected", "Held"):
+        return "change something"
+    if name == "NotYet":
+        return "waits"
+    return ""
+
+
+def _pairs(tree: ast.Module, module: str) -> Iterator[Reason]:
+    """Tuples of a reason and a sentence, as failures of the connection are written."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple) and len(node.elts) >= 2:
+            reason, sentence = node.elts[-2:]
+            if isinstance(reason, ast.Constant) and _literal(sentence):
+                words = reason.value
+                if isinstance(words, str) and _WORD.fullmatch(words):
+                    yield Reason(words, "", _literal(sentence).replace("{}", "…"), module)
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                word, said = getattr(value, "value", None), getattr(key, "value", None)
+                if isinstance(word, str) and isinstance(said, str) and _WORD.fullmatch(word):
+                    yield Reason(word, "", f"the broker says: {said}", module)

@@ -1,0 +1,151 @@
+"""Every setting: flag, variable, key, default, and which commands have it; and the other variables that are read."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any, Final, Literal, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic_core import PydanticUndefined
+
+from galactic import settings
+from reference.page import ROOT, code, page, table, text
+
+COMMANDS: Final = {
+    "galactic-operator": settings.OperatorSettings,
+    "galactic-webhook": settings.WebhookSettings,
+    "galactic-node": settings.NodeSettings,
+    "galactic-node-prepare": settings.NodeSettings,
+    "galactic-router": settings.RouterSettings,
+}
+GROUPS: Final = (
+    ("All controllers", settings.Settings),
+    ("Node controller and router: the broker", settings.MqttSettings),
+    ("galactic-operator", settings.OperatorSettings),
+    ("galactic-webhook", settings.WebhookSettings),
+    ("galactic-node, galactic-node-prepare", settings.NodeSettings),
+    ("galactic-router", settings.RouterSettings),
+)
+VARIABLES: Final = {
+    "GALACTIC_CONFIG": "the YAML file with further settings, as `--config`",
+    "GALACTIC_DATABASE_URL": "`galactic history`: the database to ask",
+    "GALACTIC_LAB": "the name of the lab that `galactic lab …` and the stories in tests/e2e use",
+    "GALACTIC_SOCKET": "the CNI plugin: the node controller's socket, before `galactic.socket` beside the plugin",
+    "KUBECONFIG": "how to reach the API server; without it the pod's service account, else `~/.kube/config`",
+    "KUBERNETES_SERVICE_HOST": "set by Kubernetes in pods: the service account is used",
+    "KUBEBUILDER_ASSETS": "the lab: a folder with kube-apiserver, kube-controller-manager, kube-scheduler and etcd",
+    "XTABLES_LOCKFILE": "the lock file that users of iptables share; default `/run/xtables.lock`",
+    "XTABLES_LIBDIR": "where iptables' extensions are; found out unless given",
+    "POD_NAMESPACE": "the namespace that a controller runs in, where it cannot be read off the service account",
+    "CLICOLOR_FORCE": "colours in what `galactic` prints, also where it is no terminal",
+    "NO_COLOR": "no colours in what `galactic` prints",
+    "XDG_CACHE_HOME": "where the lab keeps what it has built, in `galactic/`; default `~/.cache`",
+}
+OTHERS: Final = frozenset(
+    {"PATH", "SHELL", "HOME", "TERM", "COLUMNS", "USER", "GALACTIC_MIGRATION_URL", "TMPDIR"}
+)
+"""The system's own, and what a process of ours tells another."""
+
+
+def pages() -> dict[str, str]:
+    who = (
+        "For those who run the controllers: every setting, how it is given, and its default. A flag goes before the "
+        "environment, that before the YAML file of `--config` (`GALACTIC_CONFIG`), that before the default. A bad "
+        "value or an unknown key ends the process at start with its name and what is allowed. `COMMAND --help` lists "
+        "the same, `--version` tells the version."
+    )
+    parts, known = [], set[str]()
+    for title, kind in GROUPS:
+        own = {name: field for name, field in kind.model_fields.items() if name not in known}
+        if issubclass(kind, settings.MqttSettings) and kind is not settings.MqttSettings:
+            own = {
+                name: field for name, field in own.items() if name not in settings.MqttSettings.model_fields
+            }
+        if kind in (settings.Settings, settings.MqttSettings):
+            known |= own.keys()
+        parts.append(
+            f"## {title}\n\n"
+            + table(("setting", "value", "default", "meaning"), map(_row, own, own.values()))
+        )
+    found = variables()
+    if strange := found - VARIABLES.keys():
+        raise SystemExit(
+            f"variables without a meaning in tools/reference/settings.py: {', '.join(sorted(strange))}"
+        )
+    rows = [(code(name), VARIABLES[name]) for name in sorted(VARIABLES)]
+    parts.append("## Further environment variables\n\n" + table(("variable", "meaning"), rows))
+    return {"settings.md": page("Settings", who, *parts, source="controllers/galactic/settings.py")}
+
+
+def _row(name: str, field: Any) -> tuple[str, ...]:
+    names = (f"--{name.replace('_', '-')}", f"{settings.PREFIX}{name.upper()}", name)
+    return (
+        "<br>".join(map(code, names)),
+        _value(field),
+        _default(field.get_default(call_default_factory=True)),
+        text(field.description or ""),
+    )
+
+
+def _value(field: Any) -> str:
+    limits = []
+    for metadata in field.metadata:
+        for name, words in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("max_length", "length ≤")):
+            if (limit := getattr(metadata, name, None)) is not None:
+                limits.append(f"{words} {limit}")
+    return ", ".join((_type(field.annotation), *limits))
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(code(value) for value in get_args(annotation))
+    if inner := [one for one in get_args(annotation) if one is not type(None)]:
+        return _type(inner[0])
+    names = {"bool": "`true`, `false`", "int": "integer", "float": "number", "str": "text", "Path": "path"}
+    if annotation is SecretStr:
+        return "text, kept out of logs"
+    return names.get(
+        annotation.__name__, "IPv6 network" if "Network" in annotation.__name__ else annotation.__name__
+    )
+
+
+def _default(value: Any) -> str:
+    if value is PydanticUndefined:
+        return "required"
+    if value is None or value in ("", {}):
+        return "none"
+    return code(str(value).lower() if isinstance(value, bool) else value)
+
+
+def variables() -> set[str]:
+    """The names of environment variables that the code reads by name, or that typer's options are bound to."""
+    found = set()
+    for folder in (ROOT / "controllers" / "galactic", ROOT / "src"):
+        for path in folder.rglob("*.py"):
+            found |= set(_read(ast.parse(path.read_text())))
+    return found - OTHERS
+
+
+def _read(tree: ast.AST) -> Iterator[str]:
+    constants = {
+        target.id: node.value.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    for node in ast.walk(tree):
+        name: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+            name = node.slice
+        elif isinstance(node, ast.Call) and node.args:
+            called = ast.unparse(node.func)
+            if called in ("os.environ.get", "os.getenv", "os.environ.setdefault"):
+                name = node.args[0]
+        elif isinstance(node, ast.keyword) and node.arg == "envvar":
+            name = node.value
+        if isinstance(name, ast.Constant) and isinstance(name.value, str):
+            yield name.value
+        elif isinstance(name, ast.Name) and isinstance(constants.get(name.id), str):
+            yield str(constants[name.id])
+        elif isinstance(name, ast.JoinedStr) and ast.unparse(name).startswith("f'{PREFIX}"):
+            yield settings.PREFIX + str(name.values[-1].value)  # type: ignore[attr-defined]
