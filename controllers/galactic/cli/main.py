@@ -1,26 +1,78 @@
-"""The command's root: sub-commands are gathered here and nowhere else."""
+"""The command's root: sub-commands are named here, and imported when they are run and not before.
 
+Nearly all of them need the Kubernetes client, which takes a second to import; ``--help`` and completion need none.
+"""
+
+import importlib
+import os
 import subprocess
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from galactic import __version__
-from galactic.cli import lab
-from galactic.cli.demo import demo
-from galactic.cli.history import ask
 from galactic.errors import GalacticError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One sub-command: where it is, and what the list says of it. ``reaches`` a cluster: see ``access.clustered``."""
+
+    module: str
+    name: str
+    help: str
+    reaches: bool = True
+
+
+COMMANDS: Final = {
+    "status": Entry("status", "status", "What is wrong, in one screen, and what to do."),
+    "vpcs": Entry("vpcs", "vpcs", "The VPCs, what is in them, and where."),
+    "routes": Entry("routes", "routes", "A VPC's routes: desired, told, in the kernels."),
+    "history": Entry("history", "ask", "Who held an address of a VPC, and when.", reaches=False),
+    "lab": Entry("lab", "app", "A cluster on this machine.", reaches=False),
+    "demo": Entry("demo", "demo", "Galactic's main job, shown in a lab.", reaches=False),
+    "completion": Entry(
+        "completion", "completion", "What a shell needs to complete commands.", reaches=False
+    ),
+}
+
+
+def load(name: str) -> Any:
+    """The real sub-command."""
+    entry = COMMANDS[name]
+    found = getattr(importlib.import_module(f"galactic.cli.{entry.module}"), entry.name)
+    if isinstance(found, typer.Typer):
+        found.info.name = name
+        return typer.main.get_command(found)
+    if entry.reaches:
+        from galactic.cli.access import clustered  # noqa: PLC0415
+
+        found = clustered(found)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
+
+class Lazy(TyperGroup):
+    """Its sub-commands are stand-ins with a name and a line of help, until one is run or completed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name in COMMANDS else command, rest
+
 
 app = typer.Typer(
     name="galactic",
-    help="Virtual private clouds for Kubernetes pods.",
+    cls=Lazy,
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(lab.app, name="lab")
-app.command()(demo)
-app.command("history")(ask)
 
 
 def _version(wanted: bool) -> None:
@@ -35,13 +87,25 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Virtual private clouds for Kubernetes pods."""
+    """Virtual private clouds for Kubernetes pods. Also to be called as: kubectl galactic."""
 
 
-def main() -> None:
+def _stand_in() -> None:
+    raise AssertionError("Lazy.resolve_command puts the real one in its place")
+
+
+for _name, _entry in COMMANDS.items():
+    app.command(_name, help=_entry.help)(_stand_in)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command. What is foreseen ends it with one sentence and exit code 1, not with a trace."""
+    if "_GALACTIC_COMPLETE" in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined] # noqa: PLC0415
+
+        completion_init()
     try:
-        app()
+        app(arguments, prog_name="galactic")
     except (GalacticError, subprocess.CalledProcessError) as error:
         typer.echo(f"galactic: {error}", err=True)
         raise SystemExit(1) from error

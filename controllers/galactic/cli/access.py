@@ -1,0 +1,166 @@
+"""How a command reaches a cluster, and how it ends: the options that all of them share, and their exit codes.
+
+A command is a function of an ``Access`` and its own options; ``clustered`` adds kubectl's ``--kubeconfig``,
+``--context`` and ``--request-timeout`` to them, and turns our errors into one sentence and one of the exit codes.
+"""
+
+import asyncio
+import functools
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import typer
+
+from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+
+if TYPE_CHECKING:
+    from galactic.kube.client import Kube
+
+T = TypeVar("T")
+FINE, NOT_FOUND, USAGE, DEGRADED, UNREACHABLE = range(5)
+"""Exit codes: as it should be; what was asked for is not there; not understood; not as it should be; no answer."""
+REQUEST_SECONDS: Final = 60.0
+EXITS: Final = "Exit code: 0 fine, 1 not found, 2 not understood, 3 something is wrong, 4 no answer."
+
+Kubeconfig = Annotated[
+    str | None, typer.Option("--kubeconfig", help="The kubeconfig file.", rich_help_panel="Cluster")
+]
+Context = Annotated[
+    str | None, typer.Option("--context", help="The kubeconfig's context.", rich_help_panel="Cluster")
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        "--request-timeout",
+        min=1.0,
+        help="Seconds after which an answer is not waited for.",
+        rich_help_panel="Cluster",
+    ),
+]
+
+
+class Absent(GalacticError):
+    """What was asked for is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the cluster is, as the options say."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    seconds: float = REQUEST_SECONDS
+
+    @property
+    def files(self) -> list[Path]:
+        """The kubeconfig files in use, by option, variable and habit."""
+        given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        return [Path(part).expanduser() for part in given.split(os.pathsep) if part]
+
+    @asynccontextmanager
+    async def kube(self) -> "AsyncIterator[Kube]":
+        """A client of the API server. Raises Rejected for a file that is not there, Unreachable."""
+        from galactic.kube.client import connect  # noqa: PLC0415  (costs a second, which --help need not pay)
+
+        self._choose()
+        async with await connect(self.context) as kube:
+            yield kube
+
+    def _choose(self) -> None:
+        """The file of --kubeconfig is the one that everybody reads."""
+        if self.kubeconfig is not None:
+            path = Path(self.kubeconfig).expanduser()
+            if not path.is_file():
+                raise Rejected(f"there is no file {self.kubeconfig!r}", field="--kubeconfig")
+            os.environ["KUBECONFIG"] = str(path)
+
+    def run(self, work: Coroutine[Any, Any, T], *, seconds: float | None = None) -> T:
+        """What ``work`` returns. Raises Unreachable when it takes longer than ``seconds`` (--request-timeout)."""
+        limit = self.seconds if seconds is None else seconds
+
+        async def limited() -> T:
+            async with asyncio.timeout(limit) as patience:
+                try:
+                    return await work
+                except TimeoutError:
+                    if not patience.expired():
+                        raise
+                    raise Unreachable(
+                        "kube-apiserver", f"no answer within {limit:g} s; give a longer --request-timeout"
+                    ) from None
+
+        try:
+            return asyncio.run(limited())
+        except TimeoutError as error:
+            raise Unreachable(
+                "kube-apiserver", f"no answer within {limit:g} s; give a longer --request-timeout"
+            ) from error
+
+
+def code(error: GalacticError) -> int:
+    """The exit code that an error ends a command with."""
+    from galactic.kube.client import NotFound  # noqa: PLC0415
+
+    match error:
+        case Absent() | NotFound():
+            return NOT_FOUND
+        case Rejected(reason="Forbidden" | "Unauthorized"):
+            return UNREACHABLE
+        case Rejected():
+            return USAGE
+        case NotYet():
+            return DEGRADED
+        case _:
+            return UNREACHABLE
+
+
+def sentence(error: GalacticError) -> str:
+    """What is told, with what to do where the error itself does not say."""
+    said = str(error)
+    if isinstance(error, Unreachable) and error.dependency == "kube-apiserver":
+        if "401" in said or "Unauthorized" in said:
+            return f"{said}; the credentials are not accepted: get new ones (kubectl auth whoami)"
+        return f"{said}; is the cluster up? try: kubectl cluster-info, or give --kubeconfig and --context"
+    if isinstance(error, Rejected) and error.reason == "Forbidden":
+        return f"{said}; ask for a role that may (the ClusterRole view covers Galactic's kinds)"
+    return said
+
+
+def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
+    """A command line of ``command(access, …)``; what it returns is the exit code, None being 0."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [
+        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, each in signature.parameters.items()
+        if name != "access"
+    ]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, default, kind in (
+            ("kubeconfig", None, Kubeconfig),
+            ("context", None, Context),
+            ("request_timeout", REQUEST_SECONDS, Patience),
+        )
+    ]
+
+    @functools.wraps(command)
+    def wrapper(*, kubeconfig: str | None, context: str | None, request_timeout: float, **own: Any) -> None:
+        try:
+            result = command(Access(kubeconfig, context, request_timeout), **own)
+        except GalacticError as error:
+            typer.echo(f"galactic: {sentence(error)}", err=True)
+            raise typer.Exit(code(error)) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        raise typer.Exit(result or FINE)
+
+    wrapper.__doc__ = f"{command.__doc__}\n\n{EXITS}"
+    wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {each.name: each.annotation for each in (*own, *added)}
+    del wrapper.__wrapped__  # or typer would look through it
+    return wrapper

@@ -1,0 +1,169 @@
+"""A VPC's routes as they ought to be, and where what was told or is in a kernel differs: pure functions.
+
+What ought to be is the router's own function (``galactic.router.table``) of the same objects that a router reads.
+"""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any, Final
+
+from galactic.cli.world import World
+from galactic.errors import Rejected
+from galactic.messages import Endpoint, Route
+from galactic.names import parse_function, parse_vpc
+from galactic.router.claims import Attachment, Origin, Segment
+from galactic.router.networks import Network, entitled
+from galactic.router.table import VpcTable, table
+from galactic.srv6 import locator, parse_prefix, parse_sid
+
+AHEAD_NS: Final = 24 * 3600 * 1_000_000_000
+"""How far ahead of our clock an epoch is believed, as by the router."""
+UNREACHABLE: Final = frozenset({"0.0.0.0/0", "::/0"})
+
+
+def attachments(world: World) -> dict[str, Attachment]:
+    """What Kubernetes says about each attachment, as the router takes it."""
+    found = {}
+    for name, each in world.attachments.items():
+        vpc = world.vpcs.get(world.vpc_of(each))
+        addresses = each.status.addresses or each.spec.interface.addresses
+        networks = entitled(addresses, ((route.destination, route.via) for route in each.spec.routes))
+        number, function = None, None
+        with contextlib.suppress(Rejected):
+            number = parse_vpc(vpc.status.identifier) if vpc and vpc.status.identifier else None
+            function = parse_function(each.status.identifier) if each.status.identifier else None
+        found[name] = Attachment(number, function, networks, each.status.ready)
+    return found
+
+
+def segments(world: World, cluster: str = "default") -> dict[Origin, Segment]:
+    """What each node says."""
+    found = {}
+    for name, each in world.segments.items():
+        prefix = None
+        with contextlib.suppress(Rejected):
+            prefix = parse_prefix(each.spec.prefix)
+        endpoints = tuple(
+            Endpoint(it.vpc, it.function, it.attachment, it.sid, it.networks, it.epoch)
+            for it in each.status.endpoints
+        )
+        found[Origin(cluster, name)] = Segment(prefix, endpoints)
+    return found
+
+
+def desired(world: World, vpc: int, told: Mapping[Network, Route], cluster: str = "default") -> VpcTable:
+    """The VPC's table as it follows from what nodes and attachments say, and from what is in force.
+
+    Routes to other clusters are not this cluster's to say: they are as told.
+    """
+    horizon = int(world.at * 1e9) + AHEAD_NS
+    found = table(segments(world, cluster), attachments(world), {vpc: told}, horizon).vpcs.get(
+        vpc, VpcTable()
+    )
+    for network, route in told.items():
+        if route.cluster != cluster:
+            found.routes.setdefault(network, route)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One network of a VPC. ``kernels``: where each node sends it: a SID, ``local``, or empty for nowhere."""
+
+    network: str
+    desired: str = ""
+    told: str = ""
+    node: str = ""
+    attachment: str = ""
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    differences: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__} | {
+            "kernels": dict(self.kernels),
+            "differences": [*self.differences],
+        }
+
+
+def rows(
+    wanted: Mapping[Network, Route],
+    told: Mapping[Network, Route] | None,
+    kernels: Mapping[str, Mapping[str, Any] | None],
+    names: Mapping[tuple[str, str], str],
+    cluster: str = "default",
+) -> list[Row]:
+    """All networks of one VPC, in order.
+
+    ``told``: None where no router could be asked. ``kernels``: by node its table of this VPC as
+    ``galactic-node-inspect`` tells it; None where the node does not have the VPC. ``names``: by (cluster, function)
+    the attachment.
+    """
+    there = {node: routes(found) for node, found in kernels.items() if found is not None}
+    known = {*wanted, *(told or {}), *(network for found in there.values() for network in found)}
+    result = []
+    for network in sorted(known, key=_order):
+        route, said = wanted.get(Network(network)), (told or {}).get(Network(network))
+        sid = route.segments[0] if route else ""
+        holder = route or said
+        differences = []
+        if told is not None and (said.segments[0] if said else "") != sid:
+            differences.append("told")
+        found = {node: each.get(network, "") for node, each in there.items()}
+        for node, has in found.items():
+            local = route is not None and route.cluster == cluster and route.node == node
+            if has != ("local" if local else sid):
+                differences.append(node)
+        result.append(
+            Row(
+                str(network),
+                sid,
+                said.segments[0] if said else "",
+                holder.node if holder else "",
+                names.get((holder.cluster, holder.function), "") if holder else "",
+                found,
+                tuple(differences),
+            )
+        )
+    return result
+
+
+def routes(found: Mapping[str, Any]) -> dict[str, str]:
+    """A kernel's table: network → SID, ``local`` or ``unreachable``; the lowest metric counts."""
+    result: dict[str, str] = {}
+    for each in found["routes"]:
+        kind, network = each["kind"], each["network"]
+        if kind == "unreachable" and network in UNREACHABLE:
+            continue  # the end of every VRF
+        where = each["sid"] if kind == "sid" else "local" if kind in ("device", "via") else kind
+        result.setdefault(network, where)
+    return result
+
+
+def owner(world: World, sid: str) -> str:
+    """The node whose SID that is; empty where it is nobody's."""
+    with contextlib.suppress(Rejected):
+        place = parse_sid(sid).locator
+        for name, segment in world.segments.items():
+            with contextlib.suppress(Rejected):
+                if int(locator(parse_prefix(segment.spec.prefix)).network_address) >> 64 == place:
+                    return name
+    return ""
+
+
+def told_of(answers: Iterable[Mapping[str, Any]], vpc: str) -> dict[Network, Route]:
+    """What the leading router told of a VPC, of all routers' answers; a standby's where none leads."""
+    ranked = sorted(answers, key=lambda each: each["term"])
+    table = ranked[-1]["vpcs"].get(vpc, {"routes": []}) if ranked else {"routes": []}
+    return {
+        Network(each["network"]): Route(
+            each["network"], (each["sid"],), each["cluster"], each["node"], each["function"], each["epoch"]
+        )
+        for each in table["routes"]
+    }
+
+
+def _order(network: str) -> tuple[bool, bytes, int]:
+    parsed = ip_network(network)
+    return parsed.version == 6, parsed.network_address.packed, parsed.prefixlen

@@ -1,0 +1,151 @@
+"""``galactic routes VPC``: what ought to be, what the router told, and what is in the kernels, side by side."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from galactic.cli.access import DEGRADED, FINE, Access
+from galactic.cli.render import BOLD, GREEN, RED, Form, Output, document, paint, show, table
+
+if TYPE_CHECKING:
+    from galactic.cli.desired import Row
+
+AT_ONCE: Final = 16
+"""Kernels that are asked side by side."""
+
+
+def routes(  # noqa: PLR0917 - as many as there are options
+    access: Access,
+    vpc: Annotated[str, typer.Argument(help="NAMESPACE/NAME, NAME or its identifier.")],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The VPC's namespace.")] = "",
+    differences: Annotated[bool, typer.Option("--differences", "-d", help="Only what differs.")] = False,
+    kernels: Annotated[
+        bool, typer.Option(help="Ask the nodes' kernels; without, only desired and told.")
+    ] = True,
+    cluster: Annotated[
+        str, typer.Option(help="This cluster's name among those that share a broker.")
+    ] = "default",
+    output: Form = Output.TABLE,
+) -> int:
+    """A VPC's routes: desired, told by the router, and in the kernel of each node; what differs is marked.
+
+    Exit code 3 if anything differs, or could not be asked.
+    """
+    found = access.run(_found(access, vpc, namespace, kernels=kernels, cluster=cluster))
+    rows: list[Row] = found["rows"]
+    wrong = [row for row in rows if row.differences]
+    chosen = wrong if differences else rows
+    code = DEGRADED if wrong or found["unread"] else FINE
+    plain = {
+        "vpc": found["vpc"],
+        "identifier": found["identifier"],
+        "routes": [row.plain() for row in chosen],
+        "conflicts": found["conflicts"],
+        "unread": found["unread"],
+    }
+    if not document(plain, output):
+        _print(plain, chosen, wide=output is Output.WIDE)
+    return code
+
+
+async def _found(access: Access, vpc: str, namespace: str, *, kernels: bool, cluster: str) -> dict[str, Any]:
+    from galactic.cli.desired import desired, rows, told_of  # noqa: PLC0415
+    from galactic.cli.site import site  # noqa: PLC0415
+    from galactic.cli.vpcs import find  # noqa: PLC0415
+    from galactic.cli.world import read  # noqa: PLC0415
+    from galactic.errors import GalacticError, NotYet  # noqa: PLC0415
+    from galactic.names import parse_vpc  # noqa: PLC0415
+
+    unread: dict[str, str] = {}
+    async with access.kube() as kube:
+        world = await read(kube)
+        name = find(world, vpc, namespace)
+        identifier = world.vpcs[name].status.identifier
+        if not identifier:
+            raise NotYet(f"VPC {name} has no identifier yet; galactic status says why")
+        place, told = site(access, kube), None
+        try:
+            told = told_of(await place.told([identifier]), identifier)
+        except GalacticError as error:
+            unread["told"] = str(error)
+        wanted = desired(world, parse_vpc(identifier), told or {}, cluster)
+        hosts = {
+            node
+            for node, segment in world.segments.items()
+            if any(each.vpc == identifier for each in segment.status.endpoints)
+        } | {route.node for route in wanted.routes.values() if route.cluster == cluster}
+        asked = sorted(hosts) if kernels else []
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def kernel(node: str) -> Mapping[str, Any] | None:
+            async with turn:
+                try:
+                    seen = await place.inspect(node, ["--vpc", identifier])
+                except GalacticError as error:
+                    unread[node] = str(error)
+                    return None
+            table: Mapping[str, Any] = seen["vpcs"].get(identifier, {"routes": []})
+            return table
+
+        found = dict(zip(asked, await asyncio.gather(*map(kernel, asked)), strict=True))
+    names = {
+        (cluster, each.status.identifier): key
+        for key, each in world.members(name).items()
+        if each.status.identifier
+    }
+    return {
+        "vpc": name,
+        "identifier": identifier,
+        "rows": rows(wanted.routes, told, found, names, cluster),
+        "conflicts": [
+            {
+                "network": each.network,
+                "claimed_by": each.claim.attachment,
+                "held_by": each.holder.attachment,
+            }
+            for each in wanted.conflicts
+        ],
+        "unread": unread,
+    }
+
+
+def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
+    nodes = sorted({node for row in rows for node in row.kernels})
+    header = ["", "NETWORK", "ATTACHMENT", "NODE", "DESIRED", "TOLD", *(node.upper() for node in nodes)]
+    lines, marks = [], []
+    for row in rows:
+        told = row.told if wide else _short(row.told, row.desired)
+        kernels = [
+            has if wide else _short(has, row.desired) for has in (row.kernels.get(node, "") for node in nodes)
+        ]
+        mark = "≠" if row.differences else ""
+        lines.append(
+            [mark, row.network, row.attachment or "-", row.node or "-", row.desired or "-", told, *kernels]
+        )
+        marks.append((RED,) if row.differences else ())
+    print(paint(f"VPC {plain['vpc']} ({plain['identifier']})", BOLD))
+    show(table(header, lines, marks))
+    print()
+    for each in plain["conflicts"]:
+        print(
+            f"conflict: {each['network']} is claimed by {each['claimed_by']}, and {each['held_by']} holds it: "
+            "delete one of them, or give it another"
+        )
+    for what, why in plain["unread"].items():
+        print(paint(f"not asked: {what}: {why}", RED))
+    wrong = [row for row in rows if row.differences]
+    if wrong:
+        print(
+            paint(f"{len(wrong)} of {len(rows)} networks differ (≠)", RED)
+            + ": what is told follows desired within a second, kernels within another; if they stay, the logs of "
+            "galactic-router and of galactic-node on those nodes say why"
+        )
+    elif not plain["unread"]:
+        print(paint(f"{len(rows)} networks, desired, told and in all kernels alike.", GREEN))
+
+
+def _short(has: str, desired: str) -> str:
+    """``=`` for what is as desired: SIDs are long."""
+    return "=" if has and has == desired else has or "-"

@@ -1,0 +1,223 @@
+"""What a cluster shows beside its API objects: programs, their logs and metrics, kernels, the router's tables.
+
+``Site`` is what commands ask. ``Cluster`` asks Galactic's pods, found by their labels, through the API server alone
+(``pods/exec``, ``pods/log``, ``pods/proxy``); ``galactic.cli.site_lab`` asks a lab.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Protocol
+
+from galactic.cli.access import Access
+from galactic.cli.world import Component
+from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.kube.client import Kube, Object, Objects
+from galactic.kube.execution import execute
+from galactic.kube.resources import DAEMON_SETS, DEPLOYMENTS, PODS, STATEFUL_SETS
+
+LABELS: Final = "app.kubernetes.io/name=galactic"
+COMPONENT: Final = "app.kubernetes.io/component"
+METRICS_PORT: Final = 9090
+LOG_LINES: Final = 5000
+Inspection = dict[str, Any]
+"""What ``galactic-node-inspect`` prints."""
+
+
+class Site(Protocol):
+    """A cluster's programs."""
+
+    async def components(self) -> tuple[Component, ...]:
+        """All of them. Raises GalacticError."""
+
+    async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
+        """``galactic-node-inspect`` on that node. Raises GalacticError."""
+
+    async def told(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
+        """``galactic-router-inspect``: each router's tables. Raises GalacticError."""
+
+    def logs(self) -> AsyncIterator[tuple[str, str]]:
+        """(name, text) of every program's log."""
+
+    def metrics(self) -> AsyncIterator[tuple[str, str]]:
+        """(name, text) of every program's metrics."""
+
+    async def image(self) -> str:
+        """The image that nodes run; empty where there is none."""
+
+
+def site(access: Access, kube: Kube) -> Site:
+    """The lab whose kubeconfig is in use, else the cluster."""
+    from galactic.cli.site_lab import lab_of  # noqa: PLC0415
+
+    return lab_of(access.files) or Cluster(kube)
+
+
+class Cluster:
+    """Galactic as its chart installs it."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+        self._listed: Objects | None = None
+
+    async def pods(self) -> Objects:
+        """Galactic's own pods."""
+        if self._listed is None:
+            self._listed = (await self._kube.list(PODS, labels=LABELS))[0]
+        return self._listed
+
+    async def components(self) -> tuple[Component, ...]:
+        self._listed = None
+        kinds = (DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS)
+        deployments, daemons, sets = await asyncio.gather(
+            *(self._kube.list(kind, labels=LABELS) for kind in kinds)
+        )
+        pods = await self.pods()
+        found: list[Component] = []
+        for workload in (*deployments[0], *sets[0]):
+            status = workload.get("status") or {}
+            name = _component(workload)
+            mine = [pod for pod in pods if _component(pod) == name]
+            found.append(
+                Component(
+                    name,
+                    status.get("readyReplicas", 0),
+                    workload["spec"].get("replicas", 1),
+                    _tag(workload["spec"]["template"]),
+                    await self._why(mine),
+                )
+            )
+        for daemon in daemons[0]:
+            name = _component(daemon)
+            for pod in (each for each in pods if _component(each) == name):
+                node = pod["spec"].get("nodeName", "")
+                found.append(Component(name, int(_ready(pod)), 1, _tag(pod), await self._why([pod]), node))
+            if not (daemon.get("status") or {}).get("desiredNumberScheduled"):
+                found.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
+        return tuple(sorted(found, key=lambda each: (each.name, each.node)))
+
+    async def _why(self, pods: Objects) -> str:
+        """Why one of these pods is not ready."""
+        for pod in pods:
+            if not _ready(pod):
+                return problem(pod) or await self._health(pod)
+        return ""
+
+    async def _health(self, pod: Object) -> str:
+        meta = pod["metadata"]
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{METRICS_PORT}/proxy/healthz"
+        try:
+            await self._kube.text(path)
+        except GalacticError as error:
+            said = str(error)
+            return " ".join(said.split("503", 1)[1].split()) if "503" in said else "not ready"
+        return "not ready"
+
+    async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
+        for pod in await self.pods():
+            if _component(pod) == "node" and pod["spec"].get("nodeName") == node:
+                found = await self._json(pod, "node", ["galactic-node-inspect", *arguments])
+                assert isinstance(found, dict)
+                return found
+        raise Unreachable("node", f"no pod of galactic-node runs on {node}: its kernel cannot be looked at")
+
+    async def told(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        pods = [pod for pod in await self.pods() if _component(pod) == "router" and _running(pod)]
+        for pod in pods:
+            found += await self._json(pod, "router", ["galactic-router-inspect", *vpcs])
+        if not pods:
+            raise Unreachable("router", "no pod of galactic-router runs: what it told cannot be asked")
+        return found
+
+    async def _json(self, pod: Object, container: str, argv: list[str]) -> Any:
+        meta, names = pod["metadata"], [each["name"] for each in pod["spec"]["containers"]]
+        chosen = container if container in names else names[0]
+        done = await execute(self._kube, meta["namespace"], meta["name"], chosen, argv)
+        where = f"{meta['namespace']}/{meta['name']}"
+        if done.code:
+            raise Unreachable(container, f"{where}: {done.errors.strip() or f'exit code {done.code}'}")
+        try:
+            return json.loads(done.output)
+        except ValueError as error:
+            raise Unreachable(container, f"{where}: `{argv[0]}` printed no JSON") from error
+
+    async def logs(self) -> AsyncIterator[tuple[str, str]]:
+        for pod in await self.pods():
+            meta = pod["metadata"]
+            statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+            restarted = {each["name"] for each in statuses if each.get("restartCount")}
+            spec = pod["spec"]
+            for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
+                for previous in (False, True) if container["name"] in restarted else (False,):
+                    path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/log"
+                    query = {"container": container["name"], "tailLines": str(LOG_LINES)}
+                    query |= {"previous": "true"} if previous else {}
+                    name = f"{meta['name']}.{container['name']}{'.previous' if previous else ''}.log"
+                    yield name, await _or_why(self._kube.text(path, query))
+
+    async def metrics(self) -> AsyncIterator[tuple[str, str]]:
+        for pod in await self.pods():
+            meta = pod["metadata"]
+            if _component(pod) in ("operator", "webhook", "router", "node") and _running(pod):
+                path = (
+                    f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{METRICS_PORT}/proxy/metrics"
+                )
+                yield f"{meta['name']}.prom", await _or_why(self._kube.text(path))
+
+    async def image(self) -> str:
+        for pod in await self.pods():
+            if _component(pod) == "node":
+                return str(pod["spec"]["containers"][0]["image"])
+        return ""
+
+
+async def _or_why(work: Any) -> str:
+    try:
+        return str(await work)
+    except GalacticError as error:
+        return f"not to be had: {error}\n"
+
+
+def problem(pod: Object) -> str:
+    """Why a pod does not run, in its containers' words; empty where they do."""
+    status = pod.get("status") or {}
+    for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        state = each.get("state") or {}
+        waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
+        last = (each.get("lastState") or {}).get("terminated") or {}
+        if reason := waiting.get("reason"):
+            said = last.get("message") or waiting.get("message") or ""
+            return f"{each['name']}: {reason}" + (f" ({' '.join(said.split())[-300:]})" if said else "")
+        if ended.get("exitCode"):
+            return f"{each['name']}: ended with {ended['exitCode']}"
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return str(condition.get("message") or "not scheduled")
+    return ""
+
+
+def _component(thing: Object) -> str:
+    return str((thing["metadata"].get("labels") or {}).get(COMPONENT, "galactic"))
+
+
+def _running(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") == "Running"
+
+
+def _ready(pod: Object) -> bool:
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def _tag(pod: Object) -> str:
+    """The version that the image's name tells."""
+    image = str(pod["spec"]["containers"][0].get("image", ""))
+    name, _, digest = image.partition("@")
+    _, colon, tag = name.rpartition("/")[2].partition(":")
+    return tag if colon else digest[:19]
+
+
+def forbidden(error: GalacticError) -> bool:
+    """Whether somebody else may do it."""
+    return isinstance(error, Rejected) and error.reason == "Forbidden"

@@ -1,0 +1,196 @@
+"""``galactic status``: what is wrong, in one screen, and what to do about each of it."""
+
+import asyncio
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from galactic.cli.access import DEGRADED, FINE, Access
+from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document, paint, show, table
+
+if TYPE_CHECKING:
+    from galactic.cli.findings import Finding
+    from galactic.cli.world import World
+    from galactic.kube.client import Kube
+
+POLL_SECONDS: Final = 2.0
+SHOWN: Final = 20
+"""Findings that one screen has; -o wide has all."""
+
+
+def status(
+    access: Access,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until nothing is wrong.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for that.")] = 300.0,
+    output: Form = Output.TABLE,
+) -> int:
+    """What is wrong in the cluster, in one screen, and what to do."""
+    world, found = access.run(
+        _settled(access, timeout if wait else 0.0), seconds=access.seconds + (timeout if wait else 0.0)
+    )
+    wrong = any(each.severity == "problem" for each in found)
+    if not document(summary(world, found), output):
+        show(screen(world, found, everything=output is Output.WIDE))
+    return DEGRADED if wrong else FINE
+
+
+async def _settled(access: Access, patience: float) -> "tuple[World, list[Finding]]":
+    """The last look: the first that finds nothing wrong, or the one when ``patience`` (seconds) is over."""
+    from galactic.errors import Unreachable  # noqa: PLC0415
+
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    async with access.kube() as kube:
+        while True:
+            last = loop.time() >= deadline
+            try:
+                world, found = await look(access, kube)
+                if last or not any(each.severity == "problem" for each in found):
+                    return world, found
+            except Unreachable:
+                if last:
+                    raise
+            await asyncio.sleep(min(POLL_SECONDS, max(0.0, deadline - loop.time())))
+
+
+async def look(access: Access, kube: "Kube") -> "tuple[World, list[Finding]]":
+    """One look at the cluster, and what is wrong."""
+    from galactic.cli.findings import NOTE, Finding, findings  # noqa: PLC0415
+    from galactic.cli.site import site  # noqa: PLC0415
+    from galactic.cli.world import read  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+
+    world = await read(kube)
+    found: list[Finding] = []
+    try:
+        world.components = await site(access, kube).components()
+        if not world.components and "VPC" not in world.unread:
+            told = "no pod has the label app.kubernetes.io/name=galactic"
+            found.append(Finding(NOTE, "components", "NotFound", told, "is Galactic installed by its chart?"))
+    except GalacticError as error:
+        found.append(Finding(NOTE, "components", "NotRead", str(error), "what runs is missing here"))
+    return world, findings(world) + found
+
+
+def summary(world: "World", found: "list[Finding]") -> dict[str, Any]:
+    """For programs."""
+    from galactic.cli.findings import leader, plain  # noqa: PLC0415
+
+    return {
+        "ok": not any(each.severity == "problem" for each in found),
+        "components": [
+            {
+                "name": each.name,
+                "node": each.node,
+                "ready": each.ready,
+                "wanted": each.wanted,
+                "version": each.version,
+                "leader": leader(world, each.name),
+                "problem": each.problem,
+            }
+            for each in world.components
+        ],
+        "nodes": [
+            {
+                "name": name,
+                "prefix": segment.spec.prefix if (segment := world.segments.get(name)) else None,
+                "ready": _ready(world, name),
+                "vpcs": segment.status.counts.vpcs if segment and segment.status.counts else 0,
+                "endpoints": segment.status.counts.endpoints if segment and segment.status.counts else 0,
+                "routes": segment.status.counts.routes if segment and segment.status.counts else 0,
+                "kernel": segment.status.node.kernel if segment and segment.status.node else "",
+                "version": segment.status.node.version if segment and segment.status.node else "",
+            }
+            for name in sorted(world.nodes.keys() | world.segments.keys())
+        ],
+        "vpcs": {"total": len(world.vpcs), "ready": sum(each.status.ready for each in world.vpcs.values())},
+        "attachments": {
+            "total": len(world.attachments),
+            "ready": sum(each.status.ready for each in world.attachments.values()),
+            "attached": sum(each.status.endpoint is not None for each in world.attachments.values()),
+        },
+        "findings": plain(found),
+    }
+
+
+def _ready(world: "World", node: str) -> str:
+    segment = world.segments.get(node)
+    if segment is None:
+        return "no prefix"
+    states = [each.status for each in segment.status.conditions if each.type == "Ready"]
+    return {"True": "ready", "False": "not ready"}.get(states[0], "unknown") if states else "silent"
+
+
+def screen(world: "World", found: "list[Finding]", *, everything: bool) -> Iterator[str]:
+    """For people."""
+    told = summary(world, found)
+    yield from _programs(told)
+    yield ""
+    yield from _nodes(told)
+    yield ""
+    vpcs, attachments = told["vpcs"], told["attachments"]
+    yield (
+        f"VPCs {vpcs['ready']}/{vpcs['total']} ready, attachments {attachments['ready']}/{attachments['total']} ready, "
+        f"{attachments['attached']} attached"
+    )
+    yield ""
+    if not found:
+        yield paint("Nothing is wrong.", GREEN, BOLD)
+        return
+    shown = found if everything else found[:SHOWN]
+    width = max(60, shutil.get_terminal_size((120, 40)).columns)
+    for each in shown:
+        yield from _finding(each, width)
+    if len(found) > len(shown):
+        yield f"… and {len(found) - len(shown)} more: galactic status -o wide"
+    problems = sum(each.severity == "problem" for each in found)
+    yield paint(f"{problems} problems, {len(found) - problems} notes.", RED if problems else YELLOW, BOLD)
+
+
+def _programs(told: dict[str, Any]) -> list[str]:
+    rows, marks = [], []
+    for each in told["components"]:
+        if each["node"]:
+            continue
+        rows.append(
+            [each["name"], f"{each['ready']}/{each['wanted']}", each["version"] or "-", each["leader"] or "-"]
+        )
+        marks.append(() if each["ready"] >= each["wanted"] else (RED,) if not each["ready"] else (YELLOW,))
+    nodes = [each for each in told["components"] if each["node"]]
+    if nodes:
+        ready = sum(each["ready"] for each in nodes)
+        versions = ", ".join(sorted({each["version"] or "-" for each in nodes}))
+        rows.append(["node", f"{ready}/{len(nodes)}", versions, "-"])
+        marks.append(() if ready == len(nodes) else (RED,))
+    return table(("COMPONENT", "READY", "VERSION", "LEADER"), rows, marks)
+
+
+def _nodes(told: dict[str, Any]) -> list[str]:
+    rows, marks = [], []
+    away = {each["node"] for each in told["components"] if each["node"] and not each["ready"]}
+    for each in told["nodes"]:
+        state = f"{each['ready']}, no controller" if each["name"] in away else each["ready"]
+        row = [each["name"], each["prefix"] or "-", state, each["vpcs"], each["endpoints"], each["routes"]]
+        rows.append([*map(str, row), each["kernel"] or "-"])
+        marks.append(() if state == "ready" else (RED,))
+    return table(("NODE", "PREFIX", "STATE", "VPCS", "ENDPOINTS", "ROUTES", "KERNEL"), rows, marks)
+
+
+def _finding(each: "Finding", width: int) -> Iterator[str]:
+    problem = each.severity == "problem"
+    yield (
+        paint(f"{'✗' if problem else '!'} {each.about}", RED if problem else YELLOW, BOLD)
+        + f"  {each.reason}"
+    )
+    for text, lead in ((each.message, "    "), (each.remedy, "  → ")):
+        yield from textwrap.wrap(
+            text,
+            width,
+            initial_indent=lead,
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )

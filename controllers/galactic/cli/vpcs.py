@@ -1,0 +1,99 @@
+"""``galactic vpcs``: the VPCs, what is in them, and where."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from galactic.cli.access import FINE, Absent, Access
+from galactic.cli.render import RED, Form, Output, document, show, table
+
+if TYPE_CHECKING:
+    from galactic.cli.world import World
+
+
+def vpcs(
+    access: Access,
+    name: Annotated[str, typer.Argument(help="Only this one: NAMESPACE/NAME, NAME or its identifier.")] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only those of this namespace.")] = "",
+    output: Form = Output.TABLE,
+) -> int:
+    """The VPCs: identifier, networks, how much is in them, and on which nodes."""
+    from galactic.cli.world import read  # noqa: PLC0415
+
+    async def work() -> "World":
+        async with access.kube() as kube:
+            return await read(kube)
+
+    world = access.run(work())
+    wanted = [find(world, name, namespace)] if name else sorted(world.vpcs)
+    chosen = [each for each in wanted if not namespace or each.startswith(f"{namespace}/")]
+    found = [described(world, each) for each in chosen]
+    if document(found, output):
+        return FINE
+    if not found:
+        raise Absent(
+            f"there is no VPC{f' in namespace {namespace}' if namespace else ''}; apply one: examples/10-blue.yaml"
+        )
+    wide = output is Output.WIDE
+    header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "READY")
+    rows = [_row(each, wide=wide) for each in found]
+    marks = [() if each["ready"] else (RED,) for each in found]
+    show(table((*header, "ADMITS", "WHY") if wide else header, rows, marks))
+    return FINE
+
+
+def find(world: "World", name: str, namespace: str = "") -> str:
+    """The VPC that is meant: namespace/name, a name that only one has, or an identifier. Raises Absent."""
+    given = f"{namespace}/{name}" if namespace and "/" not in name else name
+    if given in world.vpcs:
+        return given
+    same = [
+        each for each, vpc in world.vpcs.items() if name in (each.partition("/")[2], vpc.status.identifier)
+    ]
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise Absent(f"{len(same)} VPCs are called {name!r}: say which of {', '.join(sorted(same))}")
+    known = ", ".join(sorted(world.vpcs)[:10]) or "none"
+    raise Absent(f"there is no VPC {given!r}; there are: {known}")
+
+
+def described(world: "World", name: str) -> dict[str, Any]:
+    """One VPC for programs."""
+    vpc, members = world.vpcs[name], world.members(name)
+    ready = [each for each in vpc.status.conditions if each.type == "Ready"]
+    grant = vpc.spec.allowed_namespaces
+    return {
+        "name": name,
+        "identifier": vpc.status.identifier,
+        "networks": [*vpc.spec.networks],
+        "ready": vpc.status.ready,
+        "why": "" if vpc.status.ready or not ready else ready[0].message,
+        "admits": grant.from_ if grant else "Same",
+        "attachments": [
+            {
+                "name": each,
+                "identifier": member.status.identifier,
+                "addresses": [*member.status.addresses],
+                "ready": member.status.ready,
+                "node": member.status.endpoint.node if member.status.endpoint else None,
+                "sid": member.status.endpoint.sid if member.status.endpoint else None,
+                "pods": world.carriers(each),
+            }
+            for each, member in sorted(members.items())
+        ],
+    }
+
+
+def _row(each: dict[str, Any], *, wide: bool) -> list[str]:
+    nodes = sorted({member["node"] for member in each["attachments"] if member["node"]})
+    row = [
+        each["name"],
+        each["identifier"] or "-",
+        ",".join(each["networks"]),
+        str(len(each["attachments"])),
+        str(sum(member["node"] is not None for member in each["attachments"])),
+        ",".join(nodes) or "-",
+        "yes" if each["ready"] else "no",
+    ]
+    return [*row, each["admits"], each["why"] or "-"] if wide else row

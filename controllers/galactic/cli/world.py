@@ -1,0 +1,152 @@
+"""Everything that the API server has of Galactic, read once: what all commands look at."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from galactic.crds.model import T, parse
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.kube.client import Kube, NotFound, Object, Objects
+from galactic.kube.resources import (
+    EVENTS,
+    LEASES,
+    NODE_SEGMENTS,
+    NODES,
+    PODS,
+    VPC_ATTACHMENTS,
+    VPCS,
+    Resource,
+)
+from galactic.names import ATTACHMENT_ANNOTATION, VPC_ANNOTATION
+
+LEADERS: Final = ("galactic-operator", "galactic-router")
+"""The Leases by which replicas agree on who acts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One of Galactic's programs, or the broker. ``node`` for what runs once a node."""
+
+    name: str
+    ready: int
+    wanted: int
+    version: str = ""
+    problem: str = ""
+    node: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} on {self.node}" if self.node else self.name
+
+
+@dataclass(slots=True)
+class World:
+    """One look at a cluster. Names are ``namespace/name``, those of nodes and segments bare."""
+
+    vpcs: dict[str, Vpc] = field(default_factory=dict)
+    attachments: dict[str, VpcAttachment] = field(default_factory=dict)
+    segments: dict[str, NodeSegment] = field(default_factory=dict)
+    nodes: dict[str, Object] = field(default_factory=dict)
+    pods: dict[str, Object] = field(default_factory=dict)
+    events: Objects = field(default_factory=list)
+    leases: dict[str, Object] = field(default_factory=dict)
+    components: tuple[Component, ...] = ()
+    broken: dict[str, str] = field(default_factory=dict)
+    """Objects that cannot be read, by ``kind name``, and why."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Kinds that could not be listed, and why."""
+    at: float = 0.0
+
+    def vpc_of(self, attachment: VpcAttachment) -> str:
+        """The VPC that an attachment belongs to: what its status says counts, see docs/architecture.md."""
+        reference = attachment.spec.vpc
+        return (
+            attachment.status.vpc
+            or f"{reference.namespace or attachment.metadata.namespace}/{reference.name}"
+        )
+
+    def members(self, vpc: str) -> dict[str, VpcAttachment]:
+        """The attachments of a VPC."""
+        return {name: each for name, each in self.attachments.items() if self.vpc_of(each) == vpc}
+
+    def carriers(self, attachment: str) -> list[str]:
+        """The pods that ask for an attachment."""
+        namespace, _, name = attachment.partition("/")
+        return [
+            key for key, pod in self.pods.items() if wanted(pod) == name and key.startswith(f"{namespace}/")
+        ]
+
+
+def wanted(pod: Object) -> str:
+    """The name of the attachment that a Pod asks for; empty for none."""
+    return str((pod["metadata"].get("annotations") or {}).get(ATTACHMENT_ANNOTATION, ""))
+
+
+def wants_vpc(pod: Object) -> str:
+    """The VPC in which a Pod asks for an attachment of its own; empty for none."""
+    return str((pod["metadata"].get("annotations") or {}).get(VPC_ANNOTATION, ""))
+
+
+def name_of(thing: Mapping[str, Any]) -> str:
+    """``namespace/name``, or the name where there is no namespace."""
+    meta = thing["metadata"]
+    return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
+
+
+async def read(kube: Kube) -> World:
+    """One look. What may not be listed is told in ``unread``. Raises Unreachable when the API server is away."""
+    world = World(at=time.time())
+    lists = dict(
+        zip(
+            ("vpcs", "attachments", "segments", "nodes", "pods", "events", "operator", "router"),
+            await asyncio.gather(
+                _list(kube, world, VPCS),
+                _list(kube, world, VPC_ATTACHMENTS),
+                _list(kube, world, NODE_SEGMENTS),
+                _list(kube, world, NODES),
+                _list(kube, world, PODS),
+                _list(kube, world, EVENTS, fields="type=Warning"),
+                *(_list(kube, world, LEASES, fields=f"metadata.name={name}") for name in LEADERS),
+            ),
+            strict=True,
+        )
+    )
+    world.vpcs = _parsed(world, Vpc, lists["vpcs"])
+    world.attachments = _parsed(world, VpcAttachment, lists["attachments"])
+    world.segments = _parsed(world, NodeSegment, lists["segments"])
+    world.nodes = {name_of(each): each for each in lists["nodes"]}
+    # By annotation, not by the label that the webhook adds: a pod that came past the webhook is what is to be seen.
+    world.pods = {name_of(each): each for each in lists["pods"] if wanted(each) or wants_vpc(each)}
+    world.events = lists["events"]
+    for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
+        world.leases[lease["metadata"]["name"]] = lease
+    return world
+
+
+def _renewed(lease: Object) -> str:
+    return str((lease.get("spec") or {}).get("renewTime") or "")
+
+
+async def _list(kube: Kube, world: World, resource: Resource, *, fields: str = "") -> Objects:
+    try:
+        return (await kube.list(resource, fields=fields))[0]
+    except NotFound:
+        world.unread[resource.kind] = "the kind is not installed"
+    except Rejected as error:
+        world.unread[resource.kind] = str(error)
+    return []
+
+
+def _parsed(world: World, kind: type[T], things: Iterable[Object]) -> dict[str, T]:
+    found = {}
+    for thing in things:
+        try:
+            found[name_of(thing)] = parse(kind, thing)
+        except Rejected as error:
+            world.broken[f"{thing['kind']} {name_of(thing)}"] = str(error)
+    return found
