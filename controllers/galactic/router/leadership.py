@@ -87,7 +87,7 @@ class Leadership:
             except Rejected as error:
                 log.warning("a leader that cannot be read", error=str(error))
         self._take(leader)
-        if self.reigning and leader != self._own:
+        if self.reigning and not self._ended.is_set() and leader != self._own:
             self._claim.set()
 
     def _take(self, leader: Leader | None) -> None:
