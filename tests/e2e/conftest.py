@@ -26,7 +26,7 @@ def lab() -> Iterator[Lab]:
         return
     before = traces(one)
     try:
-        one.up()
+        one.up(routers=2, database=True)
         yield one
     finally:
         one.down()
@@ -54,10 +54,29 @@ def control_plane() -> Iterator[Lab]:
         return
     one = Lab(f"{name}-api", Console(stderr=True))
     try:
-        one.up(nodes=0)
+        one.up(nodes=0, routers=2, database=True)
         yield one
     finally:
         one.down()
+
+
+def replicated(lab: Lab) -> Lab:
+    """The same with two routers and a database; one that somebody keeps at hand may have been brought up without."""
+    if lab.state.routers < 2 or not lab.state.database:
+        lab.up(routers=2, database=True)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def routers(control_plane: Lab) -> Lab:
+    """For stories of several routers that need the API server and the broker only."""
+    return replicated(control_plane)
+
+
+@pytest.fixture(scope="session")
+def replicas(lab: Lab) -> Lab:
+    """For stories of several routers that need nodes."""
+    return replicated(lab)
 
 
 @pytest.fixture

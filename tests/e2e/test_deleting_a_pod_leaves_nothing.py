@@ -1,12 +1,11 @@
 """A deleted Pod is gone from the kernel of every node, from the broker and from every status."""
 
-import json
 from collections.abc import Callable
 
+from mqtt import retained
 from story import Tenant, eventually
 
 from galactic.lab.cluster import Lab
-from galactic.lab.state import CONTROL, MQTT_PORT
 
 
 def kernel(lab: Lab, node: str) -> str:
@@ -15,14 +14,6 @@ def kernel(lab: Lab, node: str) -> str:
     lines = lab.exec(node, ["sh", "-c", script]).splitlines()
     # Addresses of the kernel's own making and route caches come and go by themselves.
     return "\n".join(sorted(line for line in lines if "proto kernel" not in line and "cache" not in line))
-
-
-def retained(lab: Lab) -> dict[str, object]:
-    """Topic → payload of everything that the broker retains of VPCs and endpoints, revisions left aside."""
-    address = ["-h", str(CONTROL), "-p", str(MQTT_PORT)]
-    argv = ["mosquitto_sub", *address, "-t", "galactic/v1/#", "--retained-only", "-W", "2", "-v"]
-    lines = lab.run("control", argv, check=False).stdout.splitlines()
-    return {topic: json.loads(payload) for topic, _, payload in (line.partition(" ") for line in lines)}
 
 
 def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +27,29 @@ from rich.console import Console
 from galactic.errors import Rejected, Unreachable
 from galactic.lab import assets, cleanup, controlplane, credentials, packages
 from galactic.lab.assets import Assets
+from galactic.lab.controllers import router_name
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
-from galactic.lab.state import HOME, MAX_NODES, State, checkout, environment, interpreter, source_root
+from galactic.lab.state import (
+    HOME,
+    MAX_NODES,
+    MAX_ROUTERS,
+    State,
+    checkout,
+    environment,
+    interpreter,
+    source_root,
+)
 from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION
 
 READY_SECONDS: Final = 120.0
-FIRST: Final = ("forwarder", "etcd", "mosquitto", "guest", "kube-apiserver")
-LATER: Final = ("kube-controller-manager", "kube-scheduler", "operator", "router", "webhook")
+FIRST: Final = ("forwarder", "etcd", "mosquitto", "postgres", "guest", "kube-apiserver")
+LATER: Final = (
+    *("kube-controller-manager", "kube-scheduler", "operator"),
+    *map(router_name, range(MAX_ROUTERS)),
+    "webhook",
+)
 NAMESPACE: Final = "galactic-system"
 """Galactic's own. In a lab only the webhooks' certificates are there."""
 PROBES: Final = tuple(
@@ -75,19 +89,30 @@ class Lab:
 
     # Its life
 
-    def up(self, nodes: int | None = None, latency: float | None = None, kernel: str | None = None) -> None:
+    def up(
+        self,
+        nodes: int | None = None,
+        latency: float | None = None,
+        kernel: str | None = None,
+        *,
+        routers: int | None = None,
+        database: bool | None = None,
+    ) -> None:
         """The lab is up and its nodes are Ready. What is up already stays; what has died is started again.
 
         Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
+        The number of routers may be changed, and a database added, in a lab that is up.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
-        self._state = self._agreed(nodes, latency, kernel)
+        self._state = self._agreed(
+            {"nodes": nodes, "latency": latency, "kernel": kernel}, {"routers": routers, "database": database}
+        )
         self._install()
         chosen = choose(self._state)
         self.build(guest=chosen.name == "uml")
         found = self.assets
-        state = self._state = replace(self._state, kernel=chosen.name).with_port()
+        state = self._state = replace(self._state, kernel=chosen.name).with_ports()
         with self._step("credentials"):
             state.save()
             credentials.make(state)
@@ -310,22 +335,25 @@ class Lab:
 
     # How it comes up
 
-    def _agreed(self, nodes: int | None, latency: float | None, kernel: str | None) -> State:
-        """The settings to use: the lab's own if it is up, which the ones asked for must not contradict."""
-        asked = {"nodes": nodes, "latency": latency, "kernel": kernel}
-        given = {key: value for key, value in asked.items() if value is not None}
-        if nodes is not None and not 0 <= nodes <= MAX_NODES:
+    def _agreed(self, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> State:
+        """The settings to use: the lab's own if it is up, which ``fixed`` ones asked for must not contradict."""
+        given, changed = (
+            {key: value for key, value in asked.items() if value is not None} for asked in (fixed, free)
+        )
+        if not 0 <= (nodes := given.get("nodes", 0)) <= MAX_NODES:
             raise Rejected(f"0 to {MAX_NODES}, not {nodes}", field="nodes")
+        if not 1 <= (routers := changed.get("routers", 1)) <= MAX_ROUTERS:
+            raise Rejected(f"1 to {MAX_ROUTERS}, not {routers}", field="routers")
         known = State.load(self._state.name)
         if known is None:
-            return State(self._state.name, **given)  # type: ignore[arg-type]
+            return State(self._state.name, **given, **changed)
         for key, value in given.items():
             if getattr(known, key) != value:
                 raise Rejected(
                     f"lab {known.name!r} is up with {getattr(known, key)}, not {value}; run `galactic lab down` first",
                     field=key,
                 )
-        return known
+        return replace(known, **changed)
 
     def _nodes_program(self, kernel: Kernel) -> Program:
         argv = [*interpreter(), "-u", "-m", "galactic.lab.nodes", self._state.name]

@@ -3,6 +3,7 @@
 import importlib.util
 from typing import Final
 
+from galactic.lab import broker
 from galactic.lab.processes import Program
 from galactic.lab.state import (
     CONTROL,
@@ -15,15 +16,18 @@ from galactic.lab.state import (
     interpreter,
 )
 
-CONTROLLERS: Final = ("operator", "router")
+OPERATOR: Final = "operator"
+ROUTER: Final = "router"
 WEBHOOK: Final = "webhook"
+PORTS: Final = {OPERATOR: METRICS_PORT, ROUTER: METRICS_PORT + 1, WEBHOOK: METRICS_PORT + 2}
+"""Of /metrics and /healthz. They share a namespace; further routers' follow."""
 
 
 def settings(state: State, user: str) -> dict[str, str]:
-    """The environment that tells a controller of ours where everything is."""
+    """The environment that tells a controller of ours where everything is (the broker: ``broker.variables``)."""
     return environment() | {
         "KUBECONFIG": str(state.identity(user)),
-        "GALACTIC_MQTT_URL": state.mqtt_url,
+        "GALACTIC_CLUSTER": state.cluster,
         "GALACTIC_SRV6_SPACE": str(SRV6_SPACE),
         "GALACTIC_METRICS_PORT": str(METRICS_PORT),
         "PYTHONUNBUFFERED": "1",
@@ -39,22 +43,34 @@ def installed(module: str) -> bool:
 
 
 def controllers(state: State) -> list[Program]:
-    """The operator and the router, as far as this tree has them. They share a namespace, so their ports differ."""
-    programs = []
-    for number, name in enumerate(CONTROLLERS):
-        if installed(f"galactic.{name}.__main__"):
-            variables = settings(state, f"galactic-{name}") | {
-                "GALACTIC_METRICS_PORT": str(METRICS_PORT + number)
-            }
-            argv = [*interpreter(), "-m", f"galactic.{name}"]
-            programs.append(Program(name, argv, variables, priority=600))
-    return [*programs, webhook(state)]
+    """The operator, the routers and the webhooks."""
+    return [operator(state), *(router(state, number) for number in range(state.routers)), webhook(state)]
+
+
+def operator(state: State) -> Program:
+    variables = settings(state, "galactic-operator") | {"GALACTIC_METRICS_PORT": str(PORTS[OPERATOR])}
+    return Program(OPERATOR, [*interpreter(), "-m", "galactic.operator"], variables, priority=600)
+
+
+def router_name(number: int) -> str:
+    """``router``, ``router-2``, ``router-3``."""
+    return f"{ROUTER}-{number + 1}" if number else ROUTER
+
+
+def router(state: State, number: int = 0) -> Program:
+    """One of the routers, from 0. All are the same user in Kubernetes; in the broker each is one of its own."""
+    port = PORTS[ROUTER] if number == 0 else PORTS[WEBHOOK] + number
+    variables = settings(state, "galactic-router") | broker.variables(state, broker.router(number))
+    variables |= {"GALACTIC_METRICS_PORT": str(port)}
+    if state.database:
+        variables["GALACTIC_DATABASE_URL"] = state.database_url(inside=True)
+    return Program(router_name(number), [*interpreter(), "-m", "galactic.router"], variables, priority=600)
 
 
 def webhook(state: State) -> Program:
     """The admission webhooks. The API server asks them at an address: a lab has no Services that lead anywhere."""
     variables = settings(state, "galactic-webhook") | {
-        "GALACTIC_METRICS_PORT": str(METRICS_PORT + len(CONTROLLERS)),
+        "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
         "GALACTIC_PORT": str(WEBHOOK_PORT),
         "GALACTIC_URL": f"https://[{CONTROL}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),

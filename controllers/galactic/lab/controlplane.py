@@ -1,8 +1,9 @@
-"""What runs beside the nodes: etcd, the Kubernetes servers, the MQTT broker, and Galactic's own operator and router."""
+"""What runs beside the nodes: etcd, the Kubernetes servers, MQTT broker, database, and Galactic's own."""
 
 import json
 from pathlib import Path
 
+from galactic.lab import broker, postgres
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import controllers
 from galactic.lab.processes import Program
@@ -10,8 +11,8 @@ from galactic.lab.state import (
     AGENT_PORT,
     API_PORT,
     CONTROL,
+    DATABASE_PORT,
     GATEWAY,
-    MQTT_PORT,
     SERVICES,
     State,
     environment,
@@ -98,34 +99,19 @@ def scheduler(state: State, assets: Assets) -> Program:
     return Program("kube-scheduler", [*argv, f"--config={config}"], priority=300)
 
 
-def broker(state: State, assets: Assets) -> Program:
-    """Mosquitto, with queues that do not silently drop what a joining node has to read."""
-    folder = state.data / "mosquitto"
-    folder.mkdir(parents=True, exist_ok=True)
-    config = state.root / "mosquitto.conf"
-    config.write_text(
-        "# made by `galactic lab up`\n"
-        "per_listener_settings false\n"
-        "user root\n"
-        f"listener {MQTT_PORT} ::\n"
-        "allow_anonymous true\n"
-        "persistence true\n"
-        f"persistence_location {folder}/\n"
-        "autosave_interval 30\n"
-        "max_queued_messages 100000\n"
-        "max_inflight_messages 1000\n"
-        "max_queued_bytes 0\n"
-        "max_packet_size 1048576\n"
-        "log_dest stderr\n"
-        "log_type error\nlog_type warning\nlog_type notice\n"
-        "log_timestamp_format %Y-%m-%dT%H:%M:%S\n"
-    )
-    return Program("mosquitto", [str(assets.mosquitto), "-c", str(config)], priority=100)
+def database(state: State) -> Program:
+    """PostgreSQL, for the routers."""
+    folder = state.data / "postgres"
+    if not folder.exists():
+        postgres.make(folder, port=DATABASE_PORT, listen="::1")
+    return Program("postgres", postgres.command(folder), priority=100, stop_signal="INT")
 
 
 def forwarder(state: State, *, guest: bool) -> Program:
     """Starts outside the lab's namespace: it listens on the machine and connects inside."""
     routes = [f"{state.port}=[{CONTROL}]:{API_PORT}"]
+    if state.database:
+        routes.append(f"{state.database_port}=[::1]:{DATABASE_PORT}")
     if guest:
         routes.append(f"{state.agent_socket}=[{GATEWAY}]:{AGENT_PORT}")
     argv = [*interpreter(), "-m", "galactic.lab.forward", state.namespace, *routes]
@@ -136,7 +122,8 @@ def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
     """All of it, in the order it starts."""
     (state.data).mkdir(parents=True, exist_ok=True)
     kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
-    first = [forwarder(state, guest=guest), etcd(state, assets), broker(state, assets)]
+    first = [forwarder(state, guest=guest), etcd(state, assets), broker.program(state, assets.mosquitto)]
+    first += [database(state)] if state.database else []
     return first + kubernetes + controllers(state)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ from galactic.lab.state import CONTROL, State
 ADMIN: Final = "admin"
 MASTERS: Final = "system:masters"
 DAYS: Final = "3650"
+KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 def users(state: State) -> dict[str, str]:
@@ -36,6 +38,24 @@ def _openssl(*arguments: str, stdin: str = "") -> None:
     subprocess.run(["openssl", *arguments], input=stdin, check=True, capture_output=True, text=True)
 
 
+def authority(stem: Path, name: str) -> None:
+    """``stem``.crt, a CA's certificate, and ``stem``.key."""
+    files = ("-keyout", f"{stem}.key", "-out", f"{stem}.crt")
+    _openssl("req", "-x509", *KEY, *files, "-days", DAYS, "-subj", f"/CN={name}")
+
+
+def issue(folder: Path, stem: Path, name: str, hosts: Iterable[str]) -> None:
+    """``stem``.crt, a server's certificate for ``hosts`` (DNS:…, IP:…) by the CA in ``folder``, and ``stem``.key."""
+    request, extensions = f"{stem}.csr", Path(f"{stem}.extensions")
+    _openssl("req", *KEY, "-keyout", f"{stem}.key", "-out", request, "-subj", f"/CN={name}")
+    extensions.write_text(
+        f"subjectAltName={','.join(hosts)}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n"
+        "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+    )
+    sign = ("-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial", "-days", DAYS)
+    _openssl("x509", "-req", *sign, "-in", request, "-out", f"{stem}.crt", "-extfile", str(extensions))
+
+
 def certificates(folder: Path) -> None:
     """``ca.crt``, ``server.crt`` signed by it, their ``.key`` files; for service accounts ``sa.key``, ``sa.pub``."""
     if (folder / "complete").exists():
@@ -43,23 +63,10 @@ def certificates(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     old = os.umask(0o077)
     try:
-        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-        ca_key, ca, server_key, request = (
-            str(folder / name) for name in ("ca.key", "ca.crt", "server.key", "server.csr")
-        )
-        _openssl(
-            "req", "-x509", *key, "-keyout", ca_key, "-out", ca, "-days", DAYS, "-subj", "/CN=galactic-lab"
-        )
-        _openssl("req", *key, "-keyout", server_key, "-out", request, "-subj", "/CN=kube-apiserver")
+        authority(folder / "ca", "galactic-lab")
         names = ["DNS:localhost", "DNS:kubernetes.default.svc", "IP:127.0.0.1", "IP:::1", f"IP:{CONTROL}"]
         names.append("IP:fd00:fffe::1")  # the first address of the service range
-        extensions = folder / "server.extensions"
-        extensions.write_text(
-            f"subjectAltName={','.join(names)}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n"
-            "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
-        )
-        sign = ("x509", "-req", "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", DAYS)
-        _openssl(*sign, "-in", request, "-out", str(folder / "server.crt"), "-extfile", str(extensions))
+        issue(folder, folder / "server", "kube-apiserver", names)
         _openssl("genrsa", "-out", str(folder / "sa.key"), "2048")
         _openssl("rsa", "-in", str(folder / "sa.key"), "-pubout", "-out", str(folder / "sa.pub"))
         (folder / "complete").touch()

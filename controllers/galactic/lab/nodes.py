@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from galactic.lab import controllers, fabric, kubelet, namespaces
+from galactic.lab import broker, controllers, fabric, kubelet, namespaces
 from galactic.lab.state import Node, State, environment
 
 VOLATILE: Final = Path("/run/galactic-volatile")
@@ -208,6 +208,7 @@ class Supervisor:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.controller.log")
         variables = controllers.settings(state, f"galactic-node-{member.name}")
+        variables |= broker.variables(state, broker.node(state, member.name))
         become(
             variables
             | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}  # noqa: S108

@@ -1,9 +1,10 @@
-"""A PostgreSQL server of one's own, in a folder, for tests and benches: nothing of the machine's is used or touched.
+"""A PostgreSQL server of one's own, in a folder, for labs, tests and benches: nothing of the machine's is touched.
 
 ``initdb`` and ``postgres`` refuse to run as root, so for root they run as ``nobody``. It listens on a loopback port and
 lets nobody in who is not on this machine.
 """
 
+import grp
 import os
 import pwd
 import re
@@ -43,12 +44,51 @@ def _newest() -> Path | None:
     return Path(program).resolve().parent if program else None
 
 
+def owner() -> str | None:
+    """Who runs it in place of root; None: whoever asks."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def make(folder: Path, *, port: int, listen: str = "127.0.0.1") -> None:
+    """An empty cluster below ``folder``, which is new. Its superuser is ``galactic``, without a password."""
+    program = programs() / "initdb"
+    folder.mkdir(parents=True)
+    if user := owner():
+        entry = pwd.getpwnam(user)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+    argv: list[str | Path] = [program, "-D", folder / "data", "-U", "galactic", "-A", "trust"]
+    done = subprocess.run(
+        [*argv, "-E", "UTF8", "--locale=C", "-N"],
+        user=owner(),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        shutil.rmtree(folder)
+        raise Unreachable("postgres", done.stderr[-2000:])
+    with (folder / "data/postgresql.conf").open("a") as settings:
+        settings.write(
+            f"listen_addresses = '{listen}'\nport = {port}\nunix_socket_directories = ''\n"
+            "shared_buffers = 32MB\nautovacuum = on\n"
+        )
+
+
+def command(folder: Path) -> list[str]:
+    """The server of the cluster below ``folder``, as ``owner``."""
+    argv = [str(programs() / "postgres"), "-D", str(folder / "data")]
+    if user := owner():
+        group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+        return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--", *argv]
+    return argv
+
+
 class Postgres:
-    """One server below ``folder``, which must not exist yet. Its superuser is ``galactic``, without a password."""
+    """One server below ``folder``, which must not exist yet, as a child of this process."""
 
     def __init__(self, folder: Path) -> None:
         self._programs, self._folder = programs(), folder
-        self._user = "nobody" if os.geteuid() == 0 else None
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,41 +98,13 @@ class Postgres:
 
     def make(self) -> None:
         """The empty cluster."""
-        self._folder.mkdir(parents=True)
-        if self._user:
-            owner = pwd.getpwnam(self._user)
-            os.chown(self._folder, owner.pw_uid, owner.pw_gid)
-        command: list[str | Path] = [
-            self._programs / "initdb",
-            "-D",
-            self._folder / "data",
-            "-U",
-            "galactic",
-            "-A",
-            "trust",
-        ]
-        done = subprocess.run(
-            [*command, "-E", "UTF8", "--locale=C", "-N"],
-            user=self._user,
-            cwd="/",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise Unreachable("postgres", done.stderr[-2000:])
-        with (self._folder / "data/postgresql.conf").open("a") as settings:
-            settings.write(
-                f"listen_addresses = '127.0.0.1'\nport = {self.port}\nunix_socket_directories = ''\n"
-                "shared_buffers = 32MB\nautovacuum = on\n"
-            )
+        make(self._folder, port=self.port)
 
     def start(self) -> None:
         """It answers."""
         with (self._folder / "log").open("ab") as output:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._folder / "data"],
-                user=self._user,
+                command(self._folder),
                 cwd="/",
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -32,6 +32,7 @@ class Program:
     inside: bool = True
     priority: int = 500
     stop_seconds: int = 10
+    stop_signal: str = "TERM"
 
     def section(self, state: State) -> str:
         """Its part of supervisord's configuration."""
@@ -49,6 +50,7 @@ class Program:
             "autorestart=true",
             "startsecs=1",
             "startretries=1000000",
+            f"stopsignal={self.stop_signal}",
             f"stopwaitsecs={self.stop_seconds}",
             "stopasgroup=true",
             "killasgroup=true",

@@ -21,13 +21,17 @@ CONTROL: Final = IPv6Address("fd00:ffff::1")
 GATEWAY: Final = IPv6Address("fd00:ffff::2")
 """The fabric's address on the link to the control plane."""
 API_PORT: Final = 6443
-MQTT_PORT: Final = 1883
+MQTT_PORT: Final = 8884
+"""The one of the shipped listeners that asks for user and password, over TLS."""
+DATABASE_PORT: Final = 5432
 AGENT_PORT: Final = 7
 METRICS_PORT: Final = 9180
 WEBHOOK_PORT: Final = 9443
 SERVICES: Final = IPv6Network("fd00:fffe::/112")
 """The service range. Of the advertised address's family, or the API server refuses to start."""
 MAX_NODES: Final = 64
+MAX_ROUTERS: Final = 3
+"""As many as the shipped access list has users for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,14 @@ class State:
     latency: float = 0.0
     kernel: str = ""
     port: int = 0
+    routers: int = 1
+    database: bool = False
+    database_port: int = 0
+
+    @property
+    def cluster(self) -> str:
+        """What the cluster is called among those that share its broker."""
+        return "default"
 
     @property
     def root(self) -> Path:
@@ -121,7 +133,17 @@ class State:
 
     @property
     def mqtt_url(self) -> str:
-        return f"mqtt://[{CONTROL}]:{MQTT_PORT}"
+        return f"mqtts://[{CONTROL}]:{MQTT_PORT}"
+
+    @property
+    def broker(self) -> Path:
+        """The broker's configuration and data, and what its clients need."""
+        return self.root / "broker"
+
+    def database_url(self, *, inside: bool = False) -> str:
+        """The router's database, for the lab's own processes (``inside``) or from anywhere on this machine."""
+        where = f"[::1]:{DATABASE_PORT}" if inside else f"127.0.0.1:{self.database_port}"
+        return f"postgresql://galactic@{where}/postgres"
 
     def identity(self, user: str) -> Path:
         """The kubeconfig of one controller, for use inside the lab."""
@@ -153,12 +175,15 @@ class State:
         except FileNotFoundError:
             return None
 
-    def with_port(self) -> "State":
-        """The same with a free local port for the API server, unless it has one."""
-        if self.port:
-            return self
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            return replace(self, port=probe.getsockname()[1])
+    def with_ports(self) -> "State":
+        """The same with free local ports for the API server and the database, unless it has them."""
+        port = self.port or _free_port()
+        return replace(self, port=port, database_port=self.database_port or (self.database and _free_port()))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def interpreter() -> list[str]:
