@@ -31,7 +31,9 @@ COMMANDS: Final = {
     "status": Entry("status", "status", "What is wrong, in one screen, and what to do."),
     "vpcs": Entry("vpcs", "vpcs", "The VPCs, what is in them, and where."),
     "routes": Entry("routes", "routes", "A VPC's routes: desired, told, in the kernels."),
+    "trace": Entry("tracing", "trace", "The way from pod to pod: where it stops, and why."),
     "history": Entry("history", "ask", "Who held an address of a VPC, and when.", reaches=False),
+    "connectivity": Entry("connectivity", "app", "Try it with pods made for that.", reaches=False),
     "lab": Entry("lab", "app", "A cluster on this machine.", reaches=False),
     "demo": Entry("demo", "demo", "Galactic's main job, shown in a lab.", reaches=False),
     "completion": Entry(

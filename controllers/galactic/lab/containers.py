@@ -7,6 +7,7 @@ command is only its namespace, and counts as running. Output goes to one log fil
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,9 @@ from typing import Any, Final
 from galactic.lab import namespaces
 
 BACKOFF_SECONDS: Final = (1.0, 60.0)
+MESSAGE_BYTES: Final = 2048
+MESSAGE_LINES: Final = 80
+"""What of a container's output becomes its termination message (kubelet's limits)."""
 
 
 def variables(spec: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
@@ -28,7 +32,9 @@ def variables(spec: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
         "metadata.uid": meta["uid"],
         "spec.nodeName": pod["spec"].get("nodeName", ""),
     }
-    result = {"PATH": os.environ.get("PATH", ""), "HOSTNAME": meta["name"], "HOME": "/root"}
+    # Galactic's own commands are on PATH, as they are in its image.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    result = {"PATH": path, "HOSTNAME": meta["name"], "HOME": "/root"}
     for entry in spec.get("env") or ():
         path = ((entry.get("valueFrom") or {}).get("fieldRef") or {}).get("fieldPath", "")
         result[entry["name"]] = entry.get("value") or fields.get(path, "")
@@ -47,6 +53,7 @@ class Container:
     started: float = 0.0
     exit: int | None = None
     finished: float = 0.0
+    logged: int = 0  # bytes of the log that were there before this start
     restarts: int = 0
     pause: float = BACKOFF_SECONDS[0]
     _task: "asyncio.Task[None] | None" = field(default=None)
@@ -70,6 +77,7 @@ class Container:
         while True:
             self.started, self.exit = time.time(), None
             with self.log.open("ab") as log:
+                self.logged = log.tell()
                 try:
                     self.process = await asyncio.create_subprocess_exec(
                         "nsenter",
@@ -116,6 +124,14 @@ class Container:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
+    def _last_words(self) -> str:
+        """The end of what it printed since it was last started."""
+        with suppress(OSError), self.log.open("rb") as log:
+            log.seek(self.logged)
+            printed = log.read()[-MESSAGE_BYTES:].decode(errors="replace")
+            return "".join(printed.splitlines(keepends=True)[-MESSAGE_LINES:])
+        return ""
+
     def status(self) -> dict[str, Any]:
         """The API's ContainerStatus."""
         begun = stamp(self.started)
@@ -130,6 +146,8 @@ class Container:
                 "startedAt": begun,
                 "finishedAt": stamp(self.finished),
             }
+            if code and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+                ended["message"] = self._last_words()
             state = {"terminated": ended}
         return {
             "name": self.spec["name"],

@@ -1,0 +1,278 @@
+"""``galactic connectivity test``: two VPCs with equal addresses, pods on two nodes, and who reaches whom."""
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from galactic import __version__
+from galactic.cli.access import DEGRADED, FINE, Access, clustered
+from galactic.cli.render import BOLD, GREEN, RED, Form, Output, document, paint, show, table
+from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+
+if TYPE_CHECKING:
+    from galactic.cli.trial import Trial
+    from galactic.kube.client import Kube
+
+LABEL: Final = "galactic.datumapis.com/connectivity"
+POLL_SECONDS: Final = 1.0
+CLEANUP_SECONDS: Final = 120.0
+app = typer.Typer(help="Try it with pods made for that.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def _test(  # noqa: PLR0917 - as many as there are options
+    access: Access,
+    timeout: Annotated[
+        float, typer.Option(min=1.0, help="Seconds for pods to come up and reach each other.")
+    ] = 120.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything there afterwards.")] = False,
+    cleanup: Annotated[bool, typer.Option("--cleanup", help="Only remove what earlier tests left.")] = False,
+    image: Annotated[str, typer.Option(help="Of the pods; left out: the one that the nodes run.")] = "",
+    nodes: Annotated[str, typer.Option(help="The two nodes, NAME,NAME; left out: two that are ready.")] = "",
+    output: Form = Output.TABLE,
+) -> int:
+    """Make two VPCs with equal addresses, pods on two nodes, and see who reaches whom; remove it all again.
+
+    Everything is in a namespace of its own. Ctrl-C removes it as well.
+    """
+    if cleanup:
+        removed = access.run(_cleanup(access), seconds=CLEANUP_SECONDS)
+        if not document(removed, output):
+            print(f"removed: {', '.join(removed) or 'nothing was left'}")
+        return FINE
+    chosen = [each.strip() for each in nodes.split(",") if each.strip()]
+    if nodes and len(chosen) != 2:
+        raise Rejected(f"{nodes!r}: give two names, NAME,NAME", field="--nodes")
+    found = asyncio.run(_interruptible(_tried(access, timeout, keep=keep, image=image, nodes=chosen)))
+    if not document(found, output):
+        _print(found)
+    return FINE if found["passed"] else DEGRADED
+
+
+async def _interruptible(work: Any) -> Any:
+    """Ctrl-C and SIGTERM cancel the work, which then removes what it has made, and end the command with 130."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def _say(text: str) -> None:
+    """Progress, beside the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+async def _tried(
+    access: Access, patience: float, *, keep: bool, image: str, nodes: list[str]
+) -> dict[str, Any]:
+    from galactic.cli.site import site  # noqa: PLC0415
+    from galactic.cli.trial import Trial  # noqa: PLC0415
+
+    async with access.kube() as kube:
+        chosen = await _nodes(kube, nodes)
+        used = image or await site(access, kube).image() or f"galactic:{__version__}"
+        trial = Trial(f"galactic-connectivity-{secrets.token_hex(3)}", chosen, used, patience)
+        async with _made(kube, trial, keep=keep):
+            started = time.monotonic()
+            results = await _results(kube, trial)
+        seconds = time.monotonic() - started
+    return {
+        "passed": all(each["right"] for each in results),
+        "namespace": trial.namespace,
+        "kept": keep,
+        "nodes": chosen,
+        "seconds": round(seconds, 1),
+        "results": results,
+    }
+
+
+async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
+    """Two nodes that pods can be attached on; one twice where there is only one. Raises NotYet, Rejected."""
+    from galactic.kube.resources import NODE_SEGMENTS, NODES  # noqa: PLC0415
+
+    (all_nodes, _), (segments, _) = await asyncio.gather(kube.list(NODES), kube.list(NODE_SEGMENTS))
+    able = {
+        each["metadata"]["name"]
+        for each in segments
+        if any(
+            one["type"] == "Ready" and one["status"] == "True"
+            for one in (each.get("status") or {}).get("conditions") or ()
+        )
+    }
+    free = [
+        each["metadata"]["name"]
+        for each in all_nodes
+        if not each["spec"].get("unschedulable")
+        and not any(one.get("effect") != "PreferNoSchedule" for one in each["spec"].get("taints") or ())
+    ]
+    if unable := [each for each in given if each not in able or each not in free]:
+        raise Rejected(
+            f"{', '.join(unable)}: no such node, or pods cannot be attached there", field="--nodes"
+        )
+    chosen = given or [each for each in sorted(free) if each in able][:2]
+    if not chosen:
+        raise NotYet("no node is ready for attachments and free for pods; galactic status says why")
+    if len(chosen) == 1:
+        _say(f"only {chosen[0]} is ready: nothing crosses the underlay")
+    return [chosen[0], chosen[-1]]
+
+
+@asynccontextmanager
+async def _made(kube: "Kube", trial: "Trial", *, keep: bool) -> AsyncIterator[None]:
+    """Everything of the trial is there; afterwards it is gone, whatever happened, unless it is to be kept."""
+    from galactic.kube.resources import NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS  # noqa: PLC0415
+
+    _say(f"making namespace {trial.namespace}, on {' and '.join(dict.fromkeys(trial.nodes))}")
+    try:
+        await kube.create(NAMESPACES, trial.home())
+        for vpc in trial.vpcs():
+            await kube.create(VPCS, vpc, trial.namespace)
+        for attachment in trial.attachments():
+            await kube.create(VPC_ATTACHMENTS, attachment, trial.namespace)
+        for pod in trial.pods():
+            await _insisted(kube, PODS, pod, trial.namespace, trial.patience)
+        yield
+    finally:
+        if keep:
+            _say(
+                f"kept: kubectl get all,vpc,vpca -n {trial.namespace}; remove: galactic connectivity test --cleanup"
+            )
+        else:
+            _say(f"removing namespace {trial.namespace}")
+            # Ctrl-C once more does not leave it half done.
+            await asyncio.shield(asyncio.ensure_future(_removed(kube, trial.namespace)))
+
+
+async def _insisted(
+    kube: "Kube", resource: Any, body: dict[str, Any], namespace: str, seconds: float
+) -> None:
+    """Made, be it that the webhook wants to see the attachment ready first, or the account is not there yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            await kube.create(resource, body, namespace)
+        except GalacticError as error:
+            if time.monotonic() > deadline:
+                raise Unreachable("connectivity", f"pod {body['metadata']['name']}: {error}") from error
+            await asyncio.sleep(POLL_SECONDS)
+        else:
+            return
+
+
+async def _removed(kube: "Kube", namespace: str) -> None:
+    """The namespace and all that is in it is gone, pods first: their attachments wait for them."""
+    from galactic.kube.resources import NAMESPACES, PODS  # noqa: PLC0415
+
+    deadline = time.monotonic() + CLEANUP_SECONDS
+    with contextlib.suppress(GalacticError):
+        for pod in (await kube.list(PODS, namespace))[0]:
+            await kube.delete(PODS, pod["metadata"]["name"], namespace, grace=1)
+    await kube.delete(NAMESPACES, namespace)
+    while await kube.find(NAMESPACES, namespace) is not None:
+        if time.monotonic() > deadline:
+            raise Unreachable(
+                "connectivity",
+                f"namespace {namespace} is still going after {CLEANUP_SECONDS:.0f} s; see: kubectl describe namespace "
+                f"{namespace}, and galactic status",
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _cleanup(access: Access) -> list[str]:
+    from galactic.kube.resources import NAMESPACES  # noqa: PLC0415
+
+    async with access.kube() as kube:
+        left = [each["metadata"]["name"] for each in (await kube.list(NAMESPACES, labels=LABEL))[0]]
+        await asyncio.gather(*(_removed(kube, each) for each in left))
+    return left
+
+
+async def _results(kube: "Kube", trial: "Trial") -> list[dict[str, Any]]:
+    """What all askers found, or why they could not."""
+    from galactic.kube.resources import EVENTS, PODS  # noqa: PLC0415
+
+    _say("waiting for the pods to ask each other")
+    deadline = time.monotonic() + 2 * trial.patience
+    while True:
+        pods = {each["metadata"]["name"]: each for each in (await kube.list(PODS, trial.namespace))[0]}
+        if trial.done(pods) or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    events: list[dict[str, Any]] = []
+    if not trial.done(pods):
+        with contextlib.suppress(GalacticError):
+            events = (await kube.list(EVENTS, trial.namespace, fields="type=Warning"))[0]
+    return trial.results(pods, events)
+
+
+def _print(found: dict[str, Any]) -> None:
+    rows = [
+        (
+            each["from"],
+            each["node"],
+            each["to"],
+            each["expected"] or "nobody",
+            each["found"] or "nobody",
+            "✓" if each["right"] else "✗",
+        )
+        for each in found["results"]
+    ]
+    marks = [() if each["right"] else (RED,) for each in found["results"]]
+    show(table(("FROM", "ON", "TO", "EXPECTED", "FOUND", ""), rows, marks))
+    print()
+    for why in dict.fromkeys(each["why"] for each in found["results"] if each["why"]):
+        print(f"  {why}")
+    wrong = sum(not each["right"] for each in found["results"])
+    if wrong:
+        print(paint(f"{wrong} of {len(rows)} are not as they should be.", RED, BOLD))
+        print("  → galactic status; or again with --keep, and then: galactic trace -n NAMESPACE POD ADDRESS")
+    else:
+        print(paint(f"All {len(rows)} are as they should be; {found['seconds']:.0f} s.", GREEN, BOLD))
+
+
+@app.command()
+def answer(
+    name: Annotated[str, typer.Option(help="What to answer.")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 17666,
+) -> None:
+    """Inside a pod: tell whoever connects this name."""
+    from galactic.cli import probe  # noqa: PLC0415
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(probe.answer(name, port))
+
+
+@app.command()
+def probe(
+    ask: Annotated[
+        list[str], typer.Option(help="ADDRESS=NAME: who is to answer there; ADDRESS= for nobody.")
+    ],
+    patience: Annotated[float, typer.Option(min=0.0, help="Seconds until all must have answered.")] = 60.0,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 17666,
+) -> None:
+    """Inside a pod: ask who is at these addresses. Exit code 3, and a line each, where it is not who should be."""
+    from galactic.cli import probe as asking  # noqa: PLC0415
+
+    try:
+        targets = [asking.target(each) for each in ask]
+    except Rejected as error:
+        typer.echo(f"galactic connectivity probe: {error}", err=True)
+        raise typer.Exit(2) from error
+    wrong = [each for each in asyncio.run(asking.ask(targets, patience, port)) if not each.right]
+    for each in wrong:
+        print(f"{each.target} found={each.found}")
+    raise typer.Exit(DEGRADED if wrong else FINE)
+
+
+app.command("test")(clustered(_test))

@@ -1,0 +1,115 @@
+"""What runs inside the pods of the connectivity test: one program that answers, and one that asks.
+
+Neither needs the API server, a shell or privileges. The asker's result is its exit code and, where something is not as
+it should be, its last lines of output, which Kubernetes makes the container's termination message
+(``terminationMessagePolicy: FallbackToLogsOnError``): so the test works wherever pods do.
+"""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from galactic.errors import Rejected
+
+PORT: Final = 17666
+TRY_SECONDS: Final = 2.0
+PAUSE_SECONDS: Final = 0.25
+REFUSALS: Final = 3
+"""How often an address must stay silent that nobody should answer at, after all others have answered."""
+LONGEST_NAME: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An address, and who is to answer there: a name, or nobody (empty)."""
+
+    address: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.address}={self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Who answered. ``found`` is empty for nobody."""
+
+    target: Target
+    found: str
+
+    @property
+    def right(self) -> bool:
+        return self.found == self.target.expected
+
+
+def target(text: str) -> Target:
+    """``ADDRESS=NAME``, or ``ADDRESS=`` where nobody is to answer. Raises Rejected."""
+    address, equals, name = text.partition("=")
+    try:
+        parsed = str(ip_address(address))
+    except ValueError as error:
+        raise Rejected(f"{text!r} begins with no address", field="--ask") from error
+    if not equals or len(name) > LONGEST_NAME:
+        raise Rejected(f"{text!r}: write ADDRESS=NAME, or ADDRESS= for nobody", field="--ask")
+    return Target(parsed, name)
+
+
+async def answer(name: str, port: int = PORT) -> None:
+    """Tells whoever connects this name, over IPv4 and IPv6, for ever."""
+
+    async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            writer.write(f"{name}\n".encode())
+            await writer.drain()
+        writer.close()
+
+    both = socket.create_server(("::", port), family=socket.AF_INET6, backlog=64, dualstack_ipv6=True)
+    server = await asyncio.start_server(handle, sock=both)
+    async with server:
+        await server.serve_forever()
+
+
+async def who(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> str:
+    """The name that answers at an address; empty for nobody."""
+    writer = None
+    try:
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(address, port)
+            said = await reader.readline()
+    except (OSError, TimeoutError):
+        return ""
+    finally:
+        if writer is not None:
+            writer.close()
+    return said.decode(errors="replace").strip()[:LONGEST_NAME]
+
+
+async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> list[Result]:
+    """Asks until all answer that should, for ``patience`` seconds at most, and then those that should not."""
+    deadline = time.monotonic() + patience
+
+    async def reached(one: Target) -> Result:
+        found = ""
+        while found != one.expected:
+            found = await who(one.address, port)
+            if found != one.expected and time.monotonic() >= deadline:
+                break
+            if found != one.expected:
+                await asyncio.sleep(PAUSE_SECONDS)
+        return Result(one, found)
+
+    async def silent(one: Target) -> Result:
+        for _ in range(REFUSALS):
+            if found := await who(one.address, port):
+                return Result(one, found)
+        return Result(one, "")
+
+    expected = [one for one in targets if one.expected]
+    refused = [one for one in targets if not one.expected]
+    results = await asyncio.gather(*map(reached, expected))
+    return [*results, *await asyncio.gather(*map(silent, refused))]

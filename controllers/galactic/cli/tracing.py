@@ -1,0 +1,202 @@
+"""``galactic trace POD POD|ADDRESS``: the data's way there and back, and where it stops."""
+
+import asyncio
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from galactic.cli.access import DEGRADED, FINE, Absent, Access
+from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document, paint
+
+if TYPE_CHECKING:
+    from galactic.cli.trace import Hop, Place
+    from galactic.cli.world import World
+
+MARKS: Final = {"passes": ("✓", GREEN), "stops": ("✗", RED), "unknown": ("?", YELLOW)}
+
+
+def trace(
+    access: Access,
+    source: Annotated[str, typer.Argument(metavar="POD", help="From: NAMESPACE/NAME, or NAME with -n.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="POD|ADDRESS", help="To: a pod, or an address of the VPC.")
+    ],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pods' namespace.")] = "default",
+    output: Form = Output.TABLE,
+) -> int:
+    """The way from a pod to another, hop by hop, through both kernels: where it stops, and why.
+
+    Nothing is sent: routes, devices and addresses are read as the kernels have them, there and back.
+    """
+    found = access.run(_found(access, source, destination, namespace))
+    ways: list[dict[str, Any]] = found["ways"]
+    if not document(found | {"ways": [_plain(way) for way in ways]}, output):
+        for way in ways:
+            _print(way)
+    return FINE if all(hop.state == "passes" for way in ways for hop in way["hops"]) else DEGRADED
+
+
+async def _found(access: Access, source: str, destination: str, namespace: str) -> dict[str, Any]:
+    from galactic.cli.desired import desired, owner, told_of  # noqa: PLC0415
+    from galactic.cli.site import site  # noqa: PLC0415
+    from galactic.cli.trace import places, sid_of, walk  # noqa: PLC0415
+    from galactic.cli.world import read  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+    from galactic.names import parse_vpc  # noqa: PLC0415
+
+    async with access.kube() as kube:
+        world = await read(kube)
+        where = places(world)
+        start = _place(world, where, source, namespace)
+        targets, end = _targets(world, where, start, destination, namespace)
+        place, told = site(access, kube), {}
+        try:
+            told = told_of(await place.told([start.vpc]), start.vpc)
+        except GalacticError:
+            told = {}  # what is held is then not known; who came first counts
+        table = desired(world, parse_vpc(start.vpc), told)
+        pairs = [(start, address) for address in targets]
+        if end is not None:
+            pairs += [(end, back) for address in targets if (back := _own(world, start, address))]
+        kernels: dict[str, Any] = {}
+
+        async def ask(node: str) -> None:
+            arguments = ["--vpc", start.vpc]
+            for each in {*where.values()}:
+                if each.node == node and each.vpc == start.vpc:
+                    arguments += ["--pod", each.inside]
+            for _, address in pairs:
+                arguments += ["--way", f"{start.vpc}@{address}"]
+                arguments += ["--way", sid] if (sid := sid_of(table, address)) else []
+            try:
+                kernels[node] = await place.inspect(node, arguments)
+            except GalacticError as error:
+                kernels[node] = str(error)
+
+        holders = {owner(world, sid_of(table, address)) for _, address in pairs} - {""}
+        await asyncio.gather(*map(ask, sorted({one.node for one, _ in pairs} | holders)))
+        await _missing(world, pairs, kernels, place)
+    return {
+        "from": start.pod or start.attachment,
+        "to": destination,
+        "ways": [
+            {
+                "from": one.pod or one.attachment,
+                "to": address,
+                "hops": [*walk(one, address, kernels, world, table)],
+            }
+            for one, address in pairs
+        ],
+    }
+
+
+async def _missing(
+    world: "World", pairs: "list[tuple[Place, str]]", kernels: dict[str, Any], place: Any
+) -> None:
+    """A kernel may send elsewhere than is desired: the way to that SID, and the node that has it, are asked as well."""
+    from galactic.cli.desired import owner  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+
+    for start, address in pairs:
+        here = kernels.get(start.node)
+        sid = here["ways"].get(f"{start.vpc}@{address}", {}).get("sid") if isinstance(here, Mapping) else ""
+        if not sid or not isinstance(here, Mapping):
+            continue
+        try:
+            if sid not in here["ways"]:
+                here["ways"].update((await place.inspect(start.node, ["--way", sid]))["ways"])
+            if (node := owner(world, sid)) and node not in kernels:
+                arguments = ["--vpc", start.vpc, "--way", f"{start.vpc}@{address}"]
+                kernels[node] = await place.inspect(node, arguments)
+        except GalacticError as error:
+            kernels.setdefault(owner(world, sid), str(error))
+
+
+def _place(world: "World", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
+    """Where a pod is attached. Raises Absent, saying why it is not."""
+    from galactic.cli.world import wanted, wants_vpc  # noqa: PLC0415
+
+    name = (
+        pod.removeprefix("pod/")
+        if "/" in pod.removeprefix("pod/")
+        else f"{namespace}/{pod.removeprefix('pod/')}"
+    )
+    found = world.pods.get(name)
+    if found is None:
+        known = ", ".join(sorted(world.pods)[:10]) or "none"
+        raise Absent(f"no pod {name} asks for an attachment; those that do: {known}")
+    attachment = wanted(found)
+    if not attachment:
+        raise Absent(
+            f"pod {name} asks for VPC {wants_vpc(found)} and was made without an attachment: make it anew"
+        )
+    full = f"{name.partition('/')[0]}/{attachment}"
+    if full not in where:
+        on = found["spec"].get("nodeName") or "no node yet"
+        raise Absent(
+            f"pod {name} is not attached by {full} on {on}; why: kubectl describe pod -n {name.replace('/', ' ')}, "
+            "and galactic status"
+        )
+    return where[full]
+
+
+def _targets(
+    world: "World", where: "Mapping[str, Place]", start: "Place", destination: str, namespace: str
+) -> "tuple[list[str], Place | None]":
+    """The addresses to trace to, and whose they are if it is known."""
+    try:
+        address = str(
+            ip_address(
+                destination.partition("/")[0]
+                if destination.count("/") and _is_net(destination)
+                else destination
+            )
+        )
+    except ValueError:
+        end = _place(world, where, destination, namespace)
+        if end.vpc != start.vpc:
+            raise Absent(
+                f"pods {start.pod} and {end.pod} are in different VPCs ({start.vpc}, {end.vpc}): nothing leads from "
+                "one to the other, and nothing must"
+            ) from None
+        status = world.attachments[end.attachment].status
+        return [each.partition("/")[0] for each in status.addresses], end
+    for each in where.values():
+        attachment = world.attachments.get(each.attachment)
+        its = {one.partition("/")[0] for one in attachment.status.addresses} if attachment else set()
+        if each.vpc == start.vpc and address in its:
+            return [address], each
+    return [address], None
+
+
+def _is_net(text: str) -> bool:
+    """Whether it is an address with a length, and not NAMESPACE/NAME."""
+    return text.rpartition("/")[2].isdigit()
+
+
+def _own(world: "World", start: "Place", address: str) -> str:
+    """An address of the source's, of the same family."""
+    version = ip_address(address).version
+    for each in world.attachments[start.attachment].status.addresses:
+        bare = each.partition("/")[0]
+        if ip_address(bare).version == version:
+            return bare
+    return ""
+
+
+def _plain(way: dict[str, Any]) -> dict[str, Any]:
+    hops: list[Hop] = way["hops"]
+    return way | {"hops": [hop.plain() for hop in hops]}
+
+
+def _print(way: dict[str, Any]) -> None:
+    print(paint(f"{way['from']} → {way['to']}", BOLD))
+    width = max(len(hop.where) for hop in way["hops"])
+    for hop in way["hops"]:
+        mark, colour = MARKS[hop.state]
+        print(f"  {paint(mark, colour)} {hop.where.ljust(width)}  {hop.what}")
+        if hop.remedy:
+            print(f"  {'':{width + 2}}  → {hop.remedy}")
+    print()
