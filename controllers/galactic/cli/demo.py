@@ -15,7 +15,7 @@ from galactic.errors import Unreachable
 from galactic.lab.cluster import Lab
 from galactic.lab.state import checkout
 
-SETTLE_SECONDS: Final = 60.0
+SETTLE_SECONDS: Final = 180.0
 ENCAPSULATED: Final = "ip6 proto 4 or ip6 proto 41"
 """What an H.Encaps.Red packet looks like from outside: an IPv4 or IPv6 packet right behind the IPv6 header."""
 
