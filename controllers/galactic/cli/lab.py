@@ -60,20 +60,28 @@ def _interruptible() -> None:
 
 @app.command()
 @told
-def up(
+def up(  # noqa: PLR0917  (as many as there are options)
     name: Name = "default",
     nodes: Annotated[int | None, typer.Option(help="How many nodes; 3 unless the lab is up already.")] = None,
     latency: Annotated[
         float | None, typer.Option(help="Milliseconds from one node to another, one way.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="host or uml; found out unless given.")] = None,
+    routers: Annotated[
+        int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
+    ] = None,
+    database: Annotated[
+        bool | None, typer.Option("--database", help="With PostgreSQL, for `galactic history`.")
+    ] = None,
 ) -> None:
     """Bring the lab up, or back up. The first time builds Kubernetes, and a kernel if this one lacks VRF."""
     _interruptible()
     lab = Lab(name, console)
-    lab.up(nodes, latency, kernel)
+    lab.up(nodes, latency, kernel, routers=routers, database=database)
     console.print(f"\nexport KUBECONFIG={lab.kubeconfig}", soft_wrap=True)
     console.print(f"export PATH={lab.state.tools}:$PATH", soft_wrap=True)
+    if lab.state.database:
+        console.print(f"export GALACTIC_DATABASE_URL={lab.state.database_url()}", soft_wrap=True)
 
 
 @app.command()
