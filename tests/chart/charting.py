@@ -1,0 +1,78 @@
+"""Helm as a process, and what comes out of it."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from values import CHART
+
+NAMESPACE = "galactic-system"
+
+
+class Refused(Exception):
+    """What helm says on standard error."""
+
+
+class Helm:
+    """One helm."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def run(self, *arguments: str, values: dict[str, Any] | None = None, **variables: str) -> str:
+        """What it prints. Raises Refused."""
+        given = ["--values=-"] if values is not None else []
+        done = subprocess.run(
+            [str(self._path), *arguments, *given],
+            input=None if values is None else json.dumps(values),
+            env={
+                "HOME": "/nonexistent",
+                "PATH": "/usr/bin:/bin",
+                "HELM_CACHE_HOME": "/tmp/helm-cache",
+                **variables,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise Refused(done.stderr.strip())
+        return done.stdout
+
+    def render(self, values: dict[str, Any] | None = None, *more: str, version: str = "1.20.0") -> str:
+        """The text of all manifests."""
+        arguments = (
+            "template",
+            "galactic",
+            str(CHART),
+            f"--namespace={NAMESPACE}",
+            f"--kube-version={version}",
+            *more,
+        )
+        return self.run(*arguments, values=values or {})
+
+    def objects(
+        self, values: dict[str, Any] | None = None, *more: str, version: str = "1.20.0"
+    ) -> list[dict[str, Any]]:
+        """All objects."""
+        text = self.render(values, *more, version=version)
+        return [thing for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` for the path ``a.b``."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def merged(*parts: dict[str, Any]) -> dict[str, Any]:
+    """All of them as one, groups within groups."""
+    result: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            both = isinstance(value, dict) and isinstance(result.get(name), dict)
+            result[name] = merged(result[name], value) if both else value
+    return result

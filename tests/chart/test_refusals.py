@@ -1,0 +1,106 @@
+"""What cannot work is refused before anything is sent to a cluster, and the answer names the value."""
+
+from typing import Any
+
+import pytest
+from charting import Helm, Refused, merged, nested
+
+MQTT, MQTTS = nested("mqtt.url", "mqtt://broker"), nested("mqtt.url", "mqtts://broker")
+
+CASES = [
+    pytest.param({"nope": 1}, "nope", id="unknown"),
+    pytest.param(nested("operator.replica", 1), "operator replica", id="unknown-below"),
+    pytest.param(
+        nested("webhook.certificate.issuer.nam", "x"), "webhook certificate issuer nam", id="unknown-deep"
+    ),
+    pytest.param(nested("cluster", "East"), "cluster", id="cluster-in-capitals"),
+    pytest.param(nested("srv6Space", "10.0.0.0/8"), "srv6Space", id="space-is-ipv4"),
+    pytest.param(nested("srv6Space", ""), "srv6Space", id="no-space"),
+    pytest.param(nested("segments", {"n1": "2001:db8::/40"}), "segments n1", id="prefix-too-short"),
+    pytest.param(nested("segments", {"N1": "2001:db8::/56"}), "N1", id="no-name-of-a-node"),
+    pytest.param(nested("pool.length", 65), "pool length", id="pool-length"),
+    pytest.param(nested("mtu", 1000), "mtu", id="mtu"),
+    pytest.param(nested("image.digest", "abc"), "image digest", id="digest"),
+    pytest.param(nested("image.pullPolicy", "Sometimes"), "image pullPolicy", id="pull-policy"),
+    pytest.param(nested("mqtt.url", "http://broker"), "mqtt url", id="http"),
+    pytest.param(nested("mqtt.url", "mqtt://user:secret@broker"), "mqtt url", id="password-in-url"),
+    pytest.param(nested("mqtt.base", "a/+/b"), "mqtt base", id="wildcard"),
+    pytest.param(nested("broker.enabled", False), "broker enabled", id="no-broker-at-all"),
+    pytest.param(nested("mqtt.caSecret.name", "ca"), "mqtt caSecret name", id="ca-of-our-own-broker"),
+    pytest.param(merged(MQTT, nested("mqtt.caSecret.name", "ca")), "mqtt caSecret name", id="ca-without-tls"),
+    pytest.param(
+        merged(MQTT, nested("mqtt.router.certificateSecret", "c")),
+        "mqtt router certificateSecret",
+        id="certificate-without-tls",
+    ),
+    pytest.param(
+        merged(MQTT, nested("mqtt.node.certificateHostPath", "/c")),
+        "mqtt node certificateHostPath",
+        id="node-certificate-without-tls",
+    ),
+    pytest.param(
+        merged(MQTTS, nested("mqtt.node.passwordSecret.name", "p")),
+        "mqtt node username",
+        id="password-without-user",
+    ),
+    pytest.param(nested("mqtt.router.username", "u"), "mqtt router username", id="user-at-our-own-broker"),
+    pytest.param(
+        nested("webhook.certificate.mode", "secret"),
+        "webhook certificate secretName",
+        id="mode-secret-without",
+    ),
+    pytest.param(
+        nested("webhook.certificate.secretName", "s"), "webhook certificate secretName", id="secret-not-used"
+    ),
+    pytest.param(nested("webhook.certificate.mode", "mine"), "webhook certificate mode", id="mode"),
+    pytest.param(nested("webhook.patience", 9), "webhook patience", id="patience-beyond-the-time-out"),
+    pytest.param(nested("webhook.port", 9090), "webhook.port metrics.port 9090", id="one-port-twice"),
+    pytest.param(nested("router.kind", "DaemonSet"), "router kind", id="kind"),
+    pytest.param(nested("operator.replicas", 0), "operator replicas", id="nobody"),
+    pytest.param(nested("node.replicas", 2), "node replicas", id="replicas-of-a-daemonset"),
+    pytest.param(nested("node.stateDir", "run/galactic"), "node stateDir", id="relative-path"),
+    pytest.param(nested("node.extraArgs", ["verbose"]), "node extraArgs", id="no-flag"),
+    pytest.param(
+        nested("node.resources", {"requests": {"cpu": "much"}}), "node resources requests cpu", id="quantity"
+    ),
+    pytest.param(
+        nested("node.tolerations", [{"key": "k", "operator": "Equals"}]), "node tolerations", id="toleration"
+    ),
+    pytest.param(nested("node.podLabels", {"a b": "c"}), "node podLabels", id="label"),
+    pytest.param(
+        nested("node.containerSecurityContext", {"privileged": True}),
+        "node containerSecurityContext privileged",
+        id="privileged",
+    ),
+    pytest.param(
+        nested("operator.containerSecurityContext", {"runAsUser": 0, "runAsNonRoot": True}),
+        "operator containerSecurityContext runAsUser",
+        id="root-that-is-not",
+    ),
+    pytest.param(nested("networkPolicies.metricsFrom", [{}]), "networkPolicies metricsFrom", id="peer"),
+    pytest.param(
+        nested("metrics.serviceMonitor.interval", "often"), "metrics serviceMonitor interval", id="interval"
+    ),
+    pytest.param(nested("uninstall.timeoutSeconds", 1), "uninstall timeoutSeconds", id="timeout"),
+]
+
+
+@pytest.mark.parametrize(("values", "words"), CASES)
+def test_is_refused_by_name(helm: Helm, values: dict[str, Any], words: str) -> None:
+    with pytest.raises(Refused) as refusal:
+        helm.render(values)
+    for word in words.split():
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{"nope": 1}, nested("broker.enabled", False)], ids=["unknown", "combination"]
+)
+def test_helm_3_refuses_too(helm3: Helm, values: dict[str, Any]) -> None:
+    with pytest.raises(Refused, match=r"nope|broker.enabled"):
+        helm3.render(values)
+
+
+def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
+    with pytest.raises(Refused, match=r"1\.20\.0"):
+        helm.render(version="1.19.0")

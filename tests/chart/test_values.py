@@ -1,0 +1,244 @@
+"""Every value of the schema does what it says: where it is set, the manifests differ in that and nothing is refused."""
+
+from typing import Any
+
+import pytest
+import yaml
+from charting import Helm, merged, nested
+from values import CHART, SCHEMA, leaves
+
+MQTTS = nested("mqtt.url", "mqtts://broker:8883")
+COMPONENTS = ("operator", "webhook", "router", "node")
+TOLERATION = {"key": "k", "operator": "Exists", "effect": "NoExecute"}
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone-42", "operator": "Exists"}]}]
+        }
+    }
+}
+MONITORS = {"serviceMonitor": "ServiceMonitor", "podMonitor": "PodMonitor", "rules": "PrometheusRule"}
+
+Case = tuple[dict[str, Any], str]
+"""The values, and what is in the manifests with them, and is not without."""
+
+
+def _pods(component: str) -> dict[str, Case]:
+    """The values that all components have."""
+    cases: dict[str, tuple[Any, str]] = {
+        "resources": ({"requests": {"cpu": "123m"}}, "cpu: 123m"),
+        "nodeSelector": ({"disk": "ssd-42"}, "disk: ssd-42"),
+        "affinity": (AFFINITY, "key: zone-42"),
+        "tolerations": ([TOLERATION], "effect: NoExecute"),
+        "priorityClassName": ("first-42", "priorityClassName: first-42"),
+        "podAnnotations": ({"note-42": "x"}, "note-42: x"),
+        "podLabels": ({"team-42": "x"}, "team-42: x"),
+        "extraEnv": ([{"name": "EXTRA_42", "value": "x"}], "name: EXTRA_42"),
+        "extraArgs": (["--log-level=debug"], '"--log-level=debug"'),
+        "containerSecurityContext": ({"runAsGroup": 4242}, "runAsGroup: 4242"),
+        "serviceAccountAnnotations": ({"role-42": "x"}, "role-42: x"),
+        "replicas": (4, "replicas: 4"),
+    }
+    known = SCHEMA["properties"][component]["properties"]
+    return {
+        f"{component}.{name}": (nested(f"{component}.{name}", value), text)
+        for name, (value, text) in cases.items()
+        if name in known
+    }
+
+
+CASES: dict[str, Case] = {
+    "cluster": (nested("cluster", "east"), "value: east"),
+    "srv6Space": (nested("srv6Space", "fd00::/16"), "value: fd00::/16"),
+    "segments": (nested("segments", {"n1": "2001:db8:ff01:100::/56"}), "n1: 2001:db8:ff01:100::/56"),
+    "pool.prefix": (nested("pool.prefix", "2001:db8:ff80::/44"), "pool_prefix: 2001:db8:ff80::/44"),
+    "pool.length": (nested("pool", {"prefix": "2001:db8:ff80::/44", "length": 60}), "pool_length: 60"),
+    "strict": (nested("strict", True), "strict: true"),
+    "mtu": (nested("mtu", 1400), "mtu: 1400"),
+    "log.level": (nested("log.level", "debug"), "value: debug"),
+    "log.format": (nested("log.format", "console"), "value: console"),
+    "image.repository": (nested("image.repository", "registry:5000/g"), "image: registry:5000/g:0.1.0"),
+    "image.tag": (nested("image.tag", "v9"), "image: galactic:v9"),
+    "image.digest": (
+        nested("image", {"tag": "v9", "digest": "sha256:" + "a" * 64}),
+        "image: galactic@sha256:aaaa",
+    ),
+    "image.pullPolicy": (nested("image.pullPolicy", "Always"), "imagePullPolicy: Always"),
+    "imagePullSecrets": (nested("imagePullSecrets", [{"name": "pull-42"}]), "name: pull-42"),
+    "crds.enabled": (nested("crds.enabled", False), "-kind: CustomResourceDefinition"),
+    "crds.keep": (nested("crds.keep", False), "-helm.sh/resource-policy: keep"),
+    "mqtt.url": (MQTTS, "value: mqtts://broker:8883"),
+    "mqtt.base": (nested("mqtt.base", "a/b"), "topic readwrite a/b/vpcs/#"),
+    "mqtt.caSecret.name": (merged(MQTTS, nested("mqtt.caSecret.name", "ca-42")), 'secretName: "ca-42"'),
+    "mqtt.caSecret.key": (
+        merged(MQTTS, nested("mqtt.caSecret", {"name": "ca-42", "key": "k.pem"})),
+        "value: /etc/galactic/ca/k.pem",
+    ),
+    "mqtt.node.username": (
+        merged(MQTTS, nested("mqtt.node.username", "{cluster}/{node}")),
+        "value: default/$(NODE_NAME)",
+    ),
+    "mqtt.node.passwordSecret.name": (
+        merged(MQTTS, nested("mqtt.node", {"username": "u", "passwordSecret": {"name": "p-42"}})),
+        'secretName: "p-42"',
+    ),
+    "mqtt.node.passwordSecret.key": (
+        merged(
+            MQTTS, nested("mqtt.node", {"username": "u", "passwordSecret": {"name": "p-42", "key": "{node}"}})
+        ),
+        "value: /etc/galactic/password/$(NODE_NAME)",
+    ),
+    "mqtt.node.certificateHostPath": (
+        merged(MQTTS, nested("mqtt.node.certificateHostPath", "/etc/pki-42")),
+        'path: "/etc/pki-42"',
+    ),
+    "mqtt.router.username": (merged(MQTTS, nested("mqtt.router.username", "{pod}")), "value: $(POD_NAME)"),
+    "mqtt.router.passwordSecret.name": (
+        merged(MQTTS, nested("mqtt.router", {"username": "u", "passwordSecret": {"name": "p-42"}})),
+        'secretName: "p-42"',
+    ),
+    "mqtt.router.passwordSecret.key": (
+        merged(
+            MQTTS,
+            nested("mqtt.router", {"username": "u", "passwordSecret": {"name": "p-42", "key": "{pod}"}}),
+        ),
+        "value: /etc/galactic/password/$(POD_NAME)",
+    ),
+    "mqtt.router.certificateSecret": (
+        merged(MQTTS, nested("mqtt.router.certificateSecret", "c-42")),
+        'secretName: "c-42"',
+    ),
+    "broker.enabled": (merged(MQTTS, nested("broker.enabled", False)), "-name: galactic-broker"),
+    "broker.image": (nested("broker.image", "mosquitto:42"), "image: mosquitto:42"),
+    "database.existingSecret": (nested("database.existingSecret", "db-42"), "name: db-42"),
+    "database.key": (nested("database", {"existingSecret": "db-42", "key": "dsn"}), "key: dsn"),
+    "database.retentionDays": (
+        nested("database", {"existingSecret": "db-42", "retentionDays": 42}),
+        'value: "42"',
+    ),
+    "webhook.port": (nested("webhook.port", 4242), "containerPort: 4242"),
+    "webhook.patience": (nested("webhook.patience", 1.25), 'value: "1.25"'),
+    "webhook.podFailurePolicy": (nested("webhook.podFailurePolicy", "Ignore"), "value: Ignore"),
+    "webhook.podRanges": (
+        nested("webhook.podRanges", ["10.42.0.0/16", "fd42::/64"]),
+        "value: 10.42.0.0/16,fd42::/64",
+    ),
+    "webhook.serviceRanges": (nested("webhook.serviceRanges", ["10.43.0.0/16"]), "value: 10.43.0.0/16"),
+    "webhook.hostNetwork": (nested("webhook", {"hostNetwork": True}), "+hostNetwork: true"),
+    "webhook.certificate.mode": (nested("webhook.certificate.mode", "cert-manager"), "kind: Certificate"),
+    "webhook.certificate.hours": (nested("webhook.certificate.hours", 42), 'value: "42"'),
+    "webhook.certificate.issuer.name": (
+        nested("webhook.certificate", {"mode": "cert-manager", "issuer": {"name": "issuer-42"}}),
+        "name: issuer-42",
+    ),
+    "webhook.certificate.issuer.kind": (
+        nested(
+            "webhook.certificate",
+            {"mode": "cert-manager", "issuer": {"name": "issuer-42", "kind": "ClusterIssuer"}},
+        ),
+        "kind: ClusterIssuer",
+    ),
+    "webhook.certificate.secretName": (
+        nested("webhook.certificate", {"mode": "secret", "secretName": "cert-42"}),
+        "secretName: cert-42",
+    ),
+    "router.kind": (nested("router.kind", "StatefulSet"), "kind: StatefulSet"),
+    "router.withdrawAfter": (nested("router.withdrawAfter", 42), 'value: "42"'),
+    "node.underlayInterface": (nested("node.underlayInterface", "eth42"), "value: eth42"),
+    "node.guard": (nested("node.guard", False), 'name: GALACTIC_GUARD\n              value: "false"'),
+    "node.metricsPort": (nested("node.metricsPort", 4242), "hostPort: 4242"),
+    "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), "hostPath: {path: /opt/42,"),
+    "node.stateDir": (nested("node.stateDir", "/run/42"), '"--socket","/run/42/agent.sock"'),
+    "node.netnsDir": (nested("node.netnsDir", "/run/netns-42"), "hostPath: {path: /run/netns-42,"),
+    "node.maxUnavailable": (nested("node.maxUnavailable", 3), "maxUnavailable: 3"),
+    "podDisruptionBudgets.enabled": (
+        nested("podDisruptionBudgets.enabled", False),
+        "-kind: PodDisruptionBudget",
+    ),
+    "networkPolicies.enabled": (nested("networkPolicies.enabled", False), "-kind: NetworkPolicy"),
+    "networkPolicies.metricsFrom": (
+        nested("networkPolicies.metricsFrom", [{"namespaceSelector": {"matchLabels": {"name": "mon-42"}}}]),
+        "name: mon-42",
+    ),
+    "metrics.port": (nested("metrics.port", 4242), "containerPort: 4242"),
+    **{
+        f"metrics.{key}.enabled": (nested(f"metrics.{key}.enabled", True), f"kind: {kind}")
+        for key, kind in MONITORS.items()
+    },
+    **{
+        f"metrics.{key}.labels": (
+            nested(f"metrics.{key}", {"enabled": True, "labels": {"l-42": "x"}}),
+            "l-42: x",
+        )
+        for key in MONITORS
+    },
+    **{
+        f"metrics.{key}.interval": (
+            nested(f"metrics.{key}", {"enabled": True, "interval": "42s"}),
+            "interval: 42s",
+        )
+        for key in ("serviceMonitor", "podMonitor")
+    },
+    "uninstall.enabled": (nested("uninstall.enabled", False), "-helm.sh/hook: pre-delete"),
+    "uninstall.timeoutSeconds": (nested("uninstall.timeoutSeconds", 42), "activeDeadlineSeconds: 42"),
+    "test.timeoutSeconds": (nested("test.timeoutSeconds", 42), "activeDeadlineSeconds: 42"),
+    **{name: case for component in (*COMPONENTS, "broker") for name, case in _pods(component).items()},
+}
+DASHBOARDS = [path.stem for path in (CHART / "files/dashboards").glob("*.json")]
+CASES |= {
+    "metrics.dashboards.enabled": (nested("metrics.dashboards.enabled", True), "name: galactic-dashboard-"),
+    "metrics.dashboards.label": (nested("metrics.dashboards", {"enabled": True, "label": "l-42"}), "l-42: "),
+    "metrics.dashboards.labelValue": (
+        nested("metrics.dashboards", {"enabled": True, "labelValue": "v-42"}),
+        "grafana_dashboard: v-42",
+    ),
+    "metrics.dashboards.annotations": (
+        nested("metrics.dashboards", {"enabled": True, "annotations": {"folder": "f-42"}}),
+        "folder: f-42",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def without(helm: Helm) -> str:
+    return helm.render()
+
+
+@pytest.mark.parametrize("path", list(leaves()))
+def test_every_value_has_an_effect(helm: Helm, without: str, path: str) -> None:
+    values, text = CASES[path]
+    if path.startswith("metrics.dashboards") and not DASHBOARDS:
+        helm.render(values)  # none is shipped yet; it is accepted
+        return
+    rendered = helm.render(values)
+    if text[0] == "-":
+        assert text[1:] in without
+        assert text[1:] not in rendered
+    elif text[0] == "+":  # there is one more
+        assert rendered.count(text[1:]) == without.count(text[1:]) + 1
+    else:
+        assert text not in without
+        assert text in rendered
+
+
+def test_the_defaults_are_in_the_schema_and_the_other_way_round() -> None:
+    given = yaml.safe_load((CHART / "values.yaml").read_text())
+
+    def paths(value: Any, schema: dict[str, Any], path: str = "") -> set[str]:
+        if "properties" not in schema:
+            return {path}
+        assert isinstance(value, dict), path
+        found = set()
+        for name, below in value.items():
+            found |= paths(below, schema["properties"][name], f"{path}.{name}".lstrip("."))
+        return found
+
+    assert paths(given, SCHEMA) == set(leaves())
+
+
+def test_every_value_is_described() -> None:
+    for path in leaves():
+        schema = SCHEMA
+        for name in path.split("."):
+            schema = schema["properties"][name]
+            assert schema["description"], path
