@@ -61,9 +61,12 @@ class Publishes:
         return log(self._lab, "mosquitto")[self._from :]
 
     def of(self, component: str) -> list[str]:
-        """The topics that a router published to, in that order."""
+        """The topics that a router published to, in that order; not what it says to itself to know when it has read
+        all there is.
+        """
         number = next(n for n in range(self._lab.state.routers) if router_name(n) == component)
-        return re.findall(rf"Received PUBLISH from {broker.router(number)} \(.*?, '([^']*)'", self.log)
+        found = re.findall(rf"Received PUBLISH from {broker.router(number)} \(.*?, '([^']*)'", self.log)
+        return [topic for topic in found if "/router/sync/" not in topic]
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""Where an address was, and when, is told by the router's database, also of a time when the database was away."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from story import Tenant, eventually
+
+from galactic.lab.cluster import Lab
+
+GALACTIC = Path(sys.executable).with_name("galactic")
+
+
+@pytest.fixture
+def blue(replicas: Lab, tenants: Callable[..., Tenant]) -> Tenant:
+    tenant = tenants("blue")
+    tenant.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24", "2001:10:1:1::2/64")})
+    tenant.all_reach((("one", "10.1.1.2"),))
+    return tenant
+
+
+def history(tenant: Tenant, address: str) -> list[dict[str, Any]]:
+    """What `galactic history` answers, the first holder first; nothing while it says that the database is away."""
+    vpc = tenant.lab.get("vpc", "-n", tenant.namespace, "vpc")["status"]["identifier"]
+    argv = [str(GALACTIC), "history", address, "--vpc", vpc, "-o", "json"]
+    variables = os.environ | {"GALACTIC_DATABASE_URL": tenant.lab.state.database_url()}
+    said = subprocess.run(argv, capture_output=True, text=True, env=variables, check=False, timeout=60)
+    assert said.returncode in (0, 1, 4), said.stderr
+    return list(reversed(json.loads(said.stdout or "[]")))
+
+
+def holders(tenant: Tenant, address: str) -> list[tuple[str, str, bool]]:
+    """(attachment, node, whether it still holds it) of all that ever did, in their order."""
+    return [(each["attachment"], each["node"], each["until"] is None) for each in history(tenant, address)]
+
+
+def moved(blue: Tenant, node: str) -> None:
+    """The pod ``two`` goes, and comes again elsewhere."""
+    blue.delete_pod("two")
+    blue.pod("two", node)
+    blue.all_reach((("one", "10.1.1.2"),))
+
+
+def test_attached_moved_and_gone(blue: Tenant) -> None:
+    two = f"{blue.namespace}/two"
+    moved(blue, "node-3")
+    blue.delete_pod("two")
+    expected = [(two, "node-2", False), (two, "node-3", False)]
+    for address in ("10.1.1.2", "2001:10:1:1::2"):
+        eventually(f"the history of {address} is complete", lambda a=address: holders(blue, a) == expected)
+    first, second = history(blue, "10.1.1.2")
+    assert first["since"] < first["until"] <= second["since"] < second["until"]
+    assert first["epoch"] < second["epoch"]
+    assert all(each["began_exactly"] and each["ended_exactly"] for each in (first, second))
+    assert holders(blue, "10.1.1.1") == [(f"{blue.namespace}/one", "node-1", True)]
+    assert holders(blue, "10.1.1.9") == []
+
+
+def test_without_the_database(blue: Tenant) -> None:
+    """Routes do not wait for it, and what happened meanwhile is told in order when it is back, once."""
+    lab, two = blue.lab, f"{blue.namespace}/two"
+    eventually("it is written down", lambda: holders(blue, "10.1.1.2") == [(two, "node-2", True)])
+    lab.supervisor.stop("postgres")
+    try:
+        moved(blue, "node-3")
+        moved(blue, "node-2")
+    finally:
+        lab.supervisor.start("postgres")
+    expected = [(two, "node-2", False), (two, "node-3", False), (two, "node-2", True)]
+    eventually("all of it is told", lambda: holders(blue, "10.1.1.2") == expected)
+    told = history(blue, "10.1.1.2")
+    assert all(one["until"] <= other["since"] for one, other in itertools.pairwise(told))
+    assert all(each["began_exactly"] for each in told)
