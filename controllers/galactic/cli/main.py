@@ -34,6 +34,8 @@ COMMANDS: Final = {
     "trace": Entry("tracing", "trace", "The way from pod to pod: where it stops, and why."),
     "history": Entry("history", "ask", "Who held an address of a VPC, and when.", reaches=False),
     "connectivity": Entry("connectivity", "app", "Try it with pods made for that.", reaches=False),
+    "sysdump": Entry("sysdump", "sysdump", "What helps to find a fault, without secrets."),
+    "graph": Entry("graph", "graph", "A picture of the VPCs over the nodes."),
     "lab": Entry("lab", "app", "A cluster on this machine.", reaches=False),
     "demo": Entry("demo", "demo", "Galactic's main job, shown in a lab.", reaches=False),
     "completion": Entry(

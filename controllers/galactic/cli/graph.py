@@ -1,0 +1,155 @@
+"""``galactic graph``: a picture of VPCs over nodes, as SVG. Made by hand: a grid needs no layout program."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+from xml.sax.saxutils import escape, quoteattr
+
+import typer
+
+from galactic.cli.access import FINE, Absent, Access
+from galactic.errors import Rejected
+
+if TYPE_CHECKING:
+    from galactic.cli.world import World
+
+COLOURS: Final = ("#3b6fb5", "#2e8b57", "#b5533b", "#7a4fa3", "#a3822b", "#2b8a93", "#a33b77", "#5b6770")
+ROW, COLUMN, LEFT, TOP, PAD = 18, 240, 230, 64, 14
+ELSEWHERE: Final = "not attached"
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One attachment: what is written, what a pointer shows, and whether it is as it should be."""
+
+    label: str
+    detail: str
+    fine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """VPCs are rows, nodes columns; ``cells`` by both."""
+
+    vpcs: Sequence[tuple[str, str, bool]]  # name, what it is, whether it is ready
+    nodes: Sequence[tuple[str, str, bool]]
+    cells: Mapping[tuple[str, str], Sequence[Dot]]
+
+
+def graph(
+    access: Access,
+    file: Annotated[Path | None, typer.Argument(help="Where to write it; left out: standard output.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only VPCs of this namespace.")] = "",
+) -> int:
+    """A picture of the VPCs over the nodes, as SVG for a browser: who is attached where."""
+    from galactic.cli.world import read  # noqa: PLC0415
+
+    async def work() -> "World":
+        async with access.kube() as kube:
+            return await read(kube)
+
+    seen = picture(access.run(work()), namespace)
+    if not seen.vpcs:
+        raise Absent(f"there is no VPC{f' in namespace {namespace}' if namespace else ''} to draw")
+    if file is None:
+        sys.stdout.write(svg(seen))
+        return FINE
+    try:
+        file.write_text(svg(seen), "utf-8")
+    except OSError as error:
+        raise Rejected(f"{str(file)!r} cannot be written: {error.strerror}", field="FILE") from error
+    return FINE
+
+
+def picture(world: "World", namespace: str = "") -> Picture:
+    """What there is to draw."""
+    names = [each for each in sorted(world.vpcs) if not namespace or each.startswith(f"{namespace}/")]
+    cells: dict[tuple[str, str], list[Dot]] = {}
+    for vpc in names:
+        for name, each in sorted(world.members(vpc).items()):
+            endpoint = each.status.endpoint
+            carriers = world.carriers(name)
+            addresses = ", ".join(each.status.addresses) or "no address"
+            detail = f"{name}: {addresses}" + (f"; pod {carriers[0]}" if carriers else "; no pod")
+            detail += f"; SID {endpoint.sid}" if endpoint else ""
+            place = endpoint.node if endpoint else ELSEWHERE
+            bare = each.status.addresses[0].partition("/")[0] if each.status.addresses else "?"
+            dot = Dot(f"{name.partition('/')[2]} {bare}", detail, each.status.ready)
+            cells.setdefault((vpc, place), []).append(dot)
+    nodes = [
+        (name, segment.spec.prefix, _ready(world, name)) for name, segment in sorted(world.segments.items())
+    ]
+    known = {name for name, *_ in nodes}
+    others = sorted({place for _, place in cells} - known - {ELSEWHERE})
+    nodes += [(name, "another cluster, or gone", False) for name in others]
+    if any(place == ELSEWHERE for _, place in cells):
+        nodes.append((ELSEWHERE, "", True))
+    vpcs = [
+        (name, ", ".join(world.vpcs[name].spec.networks), world.vpcs[name].status.ready) for name in names
+    ]
+    return Picture(vpcs, nodes, cells)
+
+
+def _ready(world: "World", node: str) -> bool:
+    return any(
+        each.type == "Ready" and each.status == "True" for each in world.segments[node].status.conditions
+    )
+
+
+def svg(seen: Picture) -> str:
+    """The picture. It has no script and fetches nothing; light and dark are the reader's choice."""
+    heights = [
+        max([ROW * len(seen.cells.get((vpc, node), ())) for node, *_ in seen.nodes] + [2 * ROW]) + 2 * PAD
+        for vpc, *_ in seen.vpcs
+    ]
+    width, height = LEFT + COLUMN * len(seen.nodes) + PAD, TOP + sum(heights) + PAD
+    lines = [
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+            'role="img" aria-label="VPCs over nodes">'
+        ),
+        (
+            "<style>text{font:12px sans-serif;fill:#222}.b{font-weight:bold}.s{font-size:10px;fill:#666}"
+            ".x{fill:#c0392b}.g{fill:#f4f6f8;stroke:#ccd}.d{fill:#fff}@media(prefers-color-scheme:dark){text{fill:#ddd}.s{fill:#999}"
+            ".g{fill:#20242a;stroke:#445}.d{fill:#14171b}}</style>"
+        ),
+        f'<rect class="d" width="{width}" height="{height}"/>',
+    ]
+    for column, (node, what, fine) in enumerate(seen.nodes):
+        x = LEFT + COLUMN * column
+        lines += [
+            f'<rect class="g" x="{x}" y="{PAD}" width="{COLUMN - PAD}" height="{height - 2 * PAD}" rx="6"/>',
+            _text(x + PAD, PAD + 20, node, "b" if fine else "b x"),
+            _text(x + PAD, PAD + 36, what, "s"),
+        ]
+    y = TOP
+    for number, ((vpc, what, fine), tall) in enumerate(zip(seen.vpcs, heights, strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        lines += [
+            (
+                f'<rect x="{PAD}" y="{y + 4}" width="{width - 2 * PAD}" height="{tall - 8}" rx="6" fill="{colour}" '
+                f'fill-opacity=".13" stroke="{colour}"/>'
+            ),
+            _text(2 * PAD, y + PAD + 14, vpc, "b" if fine else "b x"),
+            _text(2 * PAD, y + PAD + 30, what, "s"),
+        ]
+        for column, (node, *_) in enumerate(seen.nodes):
+            for line, dot in enumerate(seen.cells.get((vpc, node), ())):
+                x, at = LEFT + COLUMN * column + PAD, y + PAD + ROW * line
+                lines.append(
+                    f"<g><title>{escape(dot.detail)}</title>"
+                    f'<circle cx="{x + 5}" cy="{at + 9}" r="5" fill="{colour if dot.fine else "#c0392b"}"/>'
+                    f"{_text(x + 16, at + 13, _cut(dot.label), '' if dot.fine else 'x')}</g>"
+                )
+        y += tall
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _text(x: int, y: int, text: str, classes: str) -> str:
+    return f'<text x="{x}" y="{y}" class={quoteattr(classes)}>{escape(_cut(text))}</text>'
+
+
+def _cut(text: str, length: int = 34) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,0 +1,198 @@
+"""``galactic sysdump``: all that helps to find a fault, in one archive, secrets taken out."""
+
+import asyncio
+import io
+import json
+import sys
+import tarfile
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from galactic import __version__
+from galactic.cli.access import DEGRADED, FINE, Access
+from galactic.errors import GalacticError, Rejected
+
+if TYPE_CHECKING:
+    from galactic.cli.site import Site
+    from galactic.kube.client import Kube
+
+SECONDS: Final = 600.0
+README: Final = """A look at Galactic in one cluster, made by `galactic sysdump`.
+
+status.txt, status.json   what `galactic status` says
+objects/                  the API server's objects, one file a kind
+kernel/NODE.json          what galactic-node-inspect says: devices, rules, SIDs, VRFs, routes
+router.json               what galactic-router-inspect says: the tables as told
+logs/, metrics/           of every program
+errors.txt                what could not be had, and why
+
+Secrets are taken out: the contents of Secrets and ConfigMaps, variables, flags, URLs, keys and tokens. Names of
+namespaces, pods and nodes, and addresses are in it. Look through it before you give it to somebody.
+"""
+
+
+def sysdump(
+    access: Access,
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to write it; left out: galactic-sysdump-TIME.tar.gz here.")
+    ] = None,
+    logs: Annotated[bool, typer.Option(help="Logs of Galactic's programs.")] = True,
+    kernels: Annotated[bool, typer.Option(help="The nodes' kernels.")] = True,
+) -> int:
+    """All that helps to find a fault, in one archive: objects, logs, metrics, kernels; secrets taken out.
+
+    Exit code 3 if some of it could not be had; the archive says what.
+    """
+    path = file or Path(time.strftime("galactic-sysdump-%Y%m%d-%H%M%S.tar.gz", time.gmtime()))
+    if not path.parent.is_dir():
+        raise Rejected(f"there is no folder {str(path.parent)!r}", field="FILE")
+    if path.exists():
+        raise Rejected(f"{str(path)!r} exists; give another name", field="FILE")
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        descriptor = partial.open("xb")
+    except OSError as error:
+        raise Rejected(f"{str(partial)!r} cannot be written: {error.strerror}", field="FILE") from error
+    try:
+        with descriptor, tarfile.open(fileobj=descriptor, mode="w:gz") as archive:
+            errors = access.run(_fill(access, Folder(archive), logs=logs, kernels=kernels), seconds=SECONDS)
+        partial.chmod(0o600)
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(path)
+    for each in errors:
+        print(f"  not in it: {each}", file=sys.stderr)
+    return DEGRADED if errors else FINE
+
+
+class Folder:
+    """The archive; everything that goes in has its secrets taken out."""
+
+    def __init__(self, archive: tarfile.TarFile) -> None:
+        self._archive = archive
+        self._at = time.time()
+
+    def text(self, name: str, content: str) -> None:
+        from galactic.cli.redaction import text  # noqa: PLC0415
+
+        self._add(name, text(content))
+
+    def json(self, name: str, value: Any) -> None:
+        from galactic.cli.redaction import thing  # noqa: PLC0415
+
+        self._add(name, json.dumps(thing(value), indent=1) + "\n")
+
+    def _add(self, name: str, content: str) -> None:
+        data = content.encode()
+        entry = tarfile.TarInfo(f"galactic-sysdump/{name}")
+        entry.size, entry.mtime, entry.mode = len(data), int(self._at), 0o600
+        self._archive.addfile(entry, io.BytesIO(data))
+
+
+async def _fill(access: Access, folder: Folder, *, logs: bool, kernels: bool) -> list[str]:
+    """Everything that can be had; returns what could not."""
+    from galactic.cli.site import site  # noqa: PLC0415
+
+    errors: list[str] = []
+    folder.text(
+        "README.txt",
+        README + f"\ngalactic {__version__}, {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())}\n",
+    )
+    async with access.kube() as kube:
+        place = site(access, kube)
+        for title, work in (
+            ("status", lambda: _status(access, kube, folder)),
+            ("objects", lambda: _objects(kube, folder, errors)),
+            ("router", lambda: _router(place, folder)),
+            *((("kernels", lambda: _kernels(kube, place, folder, errors)),) if kernels else ()),
+            *((("logs", lambda: _texts(place.logs, "logs", folder)),) if logs else ()),
+            ("metrics", lambda: _texts(place.metrics, "metrics", folder)),
+        ):
+            print(f"{title} …", file=sys.stderr, flush=True)
+            try:
+                await work()
+            except GalacticError as error:
+                errors.append(f"{title}: {error}")
+    folder.text("errors.txt", "".join(f"{each}\n" for each in errors) or "none\n")
+    return errors
+
+
+async def _status(access: Access, kube: "Kube", folder: Folder) -> None:
+    from galactic.cli.status import look, screen, summary  # noqa: PLC0415
+
+    world, found = await look(access, kube)
+    folder.json("status.json", summary(world, found))
+    folder.text("status.txt", "\n".join(screen(world, found, everything=True)) + "\n")
+
+
+async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
+    """Ours, and those that have to do with ours."""
+    from galactic.cli.site import LABELS  # noqa: PLC0415
+    from galactic.cli.world import wanted, wants_vpc  # noqa: PLC0415
+    from galactic.kube import resources as kinds  # noqa: PLC0415
+
+    whole = (kinds.VPCS, kinds.VPC_ATTACHMENTS, kinds.NODE_SEGMENTS, kinds.NADS, kinds.NODES, kinds.EVENTS)
+    hooks = (kinds.MUTATING_WEBHOOKS, kinds.VALIDATING_WEBHOOKS)
+    labelled = (kinds.DEPLOYMENTS, kinds.DAEMON_SETS, kinds.STATEFUL_SETS, kinds.CONFIG_MAPS, kinds.SECRETS)
+    for kind, labels in (*((each, "") for each in (*whole, *hooks)), *((each, LABELS) for each in labelled)):
+        try:
+            found = (await kube.list(kind, labels=labels))[0]
+        except GalacticError as error:
+            errors.append(f"objects of kind {kind.kind}: {error}")
+        else:
+            folder.json(f"objects/{kind.plural}.json", found)
+    pods = (await kube.list(kinds.PODS))[0]
+    own = [
+        each
+        for each in pods
+        if (each["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "galactic"
+    ]
+    asking = [each for each in pods if wanted(each) or wants_vpc(each)]
+    folder.json("objects/pods.json", [*own, *asking])
+    leases = [
+        each for each in (await kube.list(kinds.LEASES))[0] if each["metadata"]["name"].startswith("galactic")
+    ]
+    folder.json("objects/leases.json", leases)
+
+
+async def _router(place: "Site", folder: Folder) -> None:
+    folder.json("router.json", await place.told([]))
+
+
+async def _kernels(kube: "Kube", place: "Site", folder: Folder, errors: list[str]) -> None:
+    from galactic.kube.resources import NODE_SEGMENTS  # noqa: PLC0415
+
+    segments = (await kube.list(NODE_SEGMENTS))[0]
+    turn = asyncio.Semaphore(8)
+
+    async def one(node: str, inside: list[str]) -> None:
+        async with turn:
+            try:
+                words = [word for each in inside for word in ("--pod", each)]
+                folder.json(f"kernel/{node}.json", await place.inspect(node, ["--all", *words]))
+            except GalacticError as error:
+                errors.append(f"kernel of {node}: {error}")
+
+    await asyncio.gather(
+        *(
+            one(
+                each["metadata"]["name"],
+                [
+                    f"{it['netns']}@{it['ifname']}"
+                    for it in (each.get("status") or {}).get("endpoints") or ()
+                    if it.get("netns") and it.get("ifname")
+                ],
+            )
+            for each in segments
+        )
+    )
+
+
+async def _texts(source: Callable[[], AsyncIterator[tuple[str, str]]], under: str, folder: Folder) -> None:
+    async for name, content in source():
+        folder.text(f"{under}/{name}", content)
