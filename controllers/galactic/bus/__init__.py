@@ -38,8 +38,11 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool: ...
 
-    def subscribe(self, *filters: str) -> None:
-        """Adds subscriptions; they are made again on every new session, so this never fails."""
+    def subscribe(self, *filters: str, replay: bool = True) -> None:
+        """Adds subscriptions; they are made again on every new session, so this never fails.
+
+        ``replay`` False: what is retained need not be sent now. MQTT 3.1.1 cannot say so, and a new session brings it.
+        """
 
     def unsubscribe(self, *filters: str) -> None: ...
 

@@ -72,10 +72,10 @@ class MemoryBus:
     def connected(self) -> bool:
         return self.broker.up
 
-    def subscribe(self, *filters: str) -> None:
+    def subscribe(self, *filters: str, replay: bool = True) -> None:
         new = [pattern for pattern in filters if pattern not in self.filters]
         self.filters += new
-        if self.broker.up:
+        if self.broker.up and replay:
             self.replay(new)
 
     def unsubscribe(self, *filters: str) -> None:

@@ -20,6 +20,7 @@ from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 from prometheus_client import CollectorRegistry
 
 from galactic.bus import Connected, Delivery, Disconnected
@@ -40,6 +41,8 @@ SAME_SECONDS: Final = 60.0
 """The same complaint is logged that often, however often there is reason for it."""
 WINDOW: Final = 200
 """Publishes under way at once. More would only wait in paho's memory instead of the caller's hands."""
+FILTERS: Final = 500
+"""Subscriptions asked for in one packet: brokers limit how large one may be."""
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
@@ -88,16 +91,31 @@ class PahoBus:
     def connected(self) -> bool:
         return self._up
 
-    def subscribe(self, *filters: str) -> None:
+    def subscribe(self, *filters: str, replay: bool = True) -> None:
         new = [pattern for pattern in filters if pattern not in self._filters]
         self._filters.update(dict.fromkeys(new))
-        if self._up and new:
-            self._client.subscribe([(pattern, QOS) for pattern in new])
+        if self._up:
+            self._ask(new, replay=replay)
+
+    def _ask(self, filters: list[str], *, replay: bool) -> None:
+        for start in range(0, len(filters), FILTERS):
+            some = filters[start : start + FILTERS]
+            if self._version == MQTTProtocolVersion.MQTTv5:
+                handling = (
+                    SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+                    if replay
+                    else SubscribeOptions.RETAIN_DO_NOT_SEND
+                )
+                options = SubscribeOptions(QOS, retainHandling=handling)
+                self._client.subscribe([(pattern, options) for pattern in some])
+            else:
+                self._client.subscribe([(pattern, QOS) for pattern in some])
 
     def unsubscribe(self, *filters: str) -> None:
         known = [pattern for pattern in filters if self._filters.pop(pattern, self) is None]
-        if self._up and known:
-            self._client.unsubscribe(known)
+        if self._up:
+            for start in range(0, len(known), FILTERS):
+                self._client.unsubscribe(known[start : start + FILTERS])
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         if len(payload) > MAX_PAYLOAD:  # a broker with that limit would end the session, again and again
@@ -288,8 +306,7 @@ class PahoBus:
         self._up, self._problem = True, None
         self._metrics.connected.set(1)
         self._arrived.put(Connected())
-        if self._filters:
-            self._client.subscribe([(pattern, QOS) for pattern in self._filters])
+        self._ask(list(self._filters), replay=True)
         log.info("broker connected", url=self._settings.mqtt_url, protocol=self._version.name)
         if not self._accepted.done():
             self._accepted.set_result(None)

@@ -32,10 +32,11 @@ class Wire:
         client.on_socket_register_write = self._want_write
         client.on_socket_unregister_write = self._wrote
         client.on_socket_close = self._closed
+        self._writing = self._watched = False  # a write is due in this turn; told when the socket takes more
         if not paused:
             self.resume()
         if client.want_write():
-            self._loop.add_writer(self._descriptor, self._write)
+            self._due()
 
     def pause(self) -> None:
         """What comes stays in the socket."""
@@ -74,17 +75,33 @@ class Wire:
     def _more(self) -> bool:
         return bool(self._readable.poll(0))
 
-    def _write(self) -> None:
-        if self._open and self._client.loop_write() != _OK:
-            self._lost()
+    def _due(self) -> None:
+        """Writes at the end of this turn: the socket nearly always takes it, and need not be asked first."""
+        if self._open and not self._writing and not self._watched:
+            self._writing = True
+            self._loop.call_soon(self._write)
 
-    def _want_write(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
-        if self._open:
+    def _write(self) -> None:
+        self._writing = False
+        if not self._open:
+            return
+        if self._client.loop_write() != _OK:
+            self._lost()
+        elif self._open and self._client.want_write() and not self._watched:
+            self._watched = True
             self._loop.add_writer(self._descriptor, self._write)
 
-    def _wrote(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
+    def _unwatch(self) -> None:
+        self._watched = False
         if self._open:
             self._loop.remove_writer(self._descriptor)
+
+    def _want_write(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
+        self._due()
+
+    def _wrote(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
+        if self._watched:
+            self._unwatch()
 
     def _closed(self, _client: mqtt.Client, _userdata: object, _connection: object) -> None:
         self.close()
