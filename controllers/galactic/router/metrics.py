@@ -1,15 +1,18 @@
 """The router's own figures on /metrics."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galactic.messages import Changes
-from galactic.router.claims import Rejection
+from galactic.router.claims import Origin, Rejection
 from galactic.router.ledger import Pack
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+FLOODERS: Final = 1000
+"""Nodes that are counted by name."""
 
 
 class RouterMetrics:
@@ -54,6 +57,28 @@ class RouterMetrics:
         self._queue = Gauge(name("queue_vpcs"), "VPCs with changes that are not told yet.", registry=registry)
         self._inbox = Gauge(
             name("inbox_waiting"), "Messages of nodes that wait for their turn.", registry=registry
+        )
+        self._floods = Counter(
+            name("floods"),
+            "How often a node was put aside because of how much it said.",
+            ("cluster", "node"),
+            registry=registry,
+        )
+        self._aside = Gauge(
+            name("topics_aside"),
+            "Nodes' topics that are asked every second instead of being listened to.",
+            registry=registry,
+        )
+        self._flooders: set[Origin] = set()
+        self._last = Gauge(
+            name("last_publish_timestamp_seconds"),
+            "When the broker confirmed a publish last, in seconds since 1970; 0: never.",
+            registry=registry,
+        )
+        self._oldest = Gauge(
+            name("oldest_change_seconds"),
+            "For how long the oldest change that the broker has not confirmed has been waiting; 0: there is none.",
+            registry=registry,
         )
         self._revision = Gauge(name("revision"), "The revision told last.", ("vpc",), registry=registry)
         self._leader = Gauge(name("leader"), "1: this replica publishes.", registry=registry)
@@ -100,6 +125,7 @@ class RouterMetrics:
     def confirmed(self, seconds: float) -> None:
         self._publishes.inc()
         self._puback.observe(seconds)
+        self._last.set_to_current_time()
 
     def unconfirmed(self) -> None:
         self._unconfirmed.inc()
@@ -113,12 +139,33 @@ class RouterMetrics:
         if not count:
             self._revision.remove(vpc)
 
+    def revisions(self, told: Mapping[str, int]) -> None:
+        """What subscribers were told by whoever led before; nothing when this router leads no longer."""
+        self._revision.clear()
+        for vpc, revision in told.items():
+            self._revision.labels(vpc).set(revision)
+
     def converged(self, seconds: float) -> None:
         self._convergence.observe(seconds)
 
     def waiting(self, messages: Callable[[], int]) -> None:
         """``messages`` is asked at every scrape."""
         self._inbox.set_function(messages)
+
+    def aside(self, topics: Callable[[], int]) -> None:
+        """``topics`` is asked at every scrape."""
+        self._aside.set_function(topics)
+
+    def flooded(self, origin: Origin) -> None:
+        """By node, as long as they are not more than there can be by accident."""
+        if origin not in self._flooders and len(self._flooders) >= FLOODERS:
+            origin = Origin("", "")
+        self._flooders.add(origin)
+        self._floods.labels(*origin).inc()
+
+    def oldest(self, seconds: Callable[[], float]) -> None:
+        """``seconds`` is asked at every scrape."""
+        self._oldest.set_function(seconds)
 
     def queued(self, vpcs: int) -> None:
         self._queue.set(vpcs)
