@@ -17,13 +17,11 @@ from galactic.kube.resources import EVENTS
 from galactic.names import API_VERSION
 from galactic.router.claims import Rejection
 from galactic.router.recorder import Api, Attachments, now
+from galactic.router.rejections import SAME_SECONDS, SILENT, RejectionLog
 
 log = structlog.get_logger(__name__)
-SAME_SECONDS: Final = 600.0
 EACH_SECONDS: Final = 0.2
 WAITING: Final = 100
-SILENT: Final = frozenset({"StaleEpoch", "NotReady"})
-"""Reasons that belong to every move and every start, and that nobody has to do anything about."""
 
 
 class Announcer:
@@ -34,19 +32,14 @@ class Announcer:
     ) -> None:
         self._api, self._attachments, self._clock = api, attachments, clock
         self._said: dict[tuple[str, str], float] = {}
+        self._log = RejectionLog()
         self._waiting: asyncio.Queue[Rejection] = asyncio.Queue(WAITING)
 
     def due(self, rejections: Iterable[Rejection]) -> None:
         """These were rejected."""
         for rejection in rejections:
+            self._log.note((rejection,))
             key = rejection.attachment, rejection.reason
-            log.warning(
-                "rejected",
-                reason=rejection.reason,
-                node=rejection.origin.node,
-                attachment=rejection.attachment,
-                error=rejection.message,
-            )
             known = self._attachments.attachment(rejection.attachment)
             if known is None or rejection.reason in SILENT or self._waiting.full():
                 continue

@@ -34,6 +34,7 @@ from galactic.router.leadership import Leadership
 from galactic.router.metrics import RouterMetrics
 from galactic.router.networks import Network
 from galactic.router.recorder import Recorder, sentence
+from galactic.router.rejections import RejectionLog
 from galactic.router.retained import Retained, Told
 from galactic.router.silence import Silence
 from galactic.router.store import Commit, Store
@@ -73,7 +74,7 @@ class Controller:
         self._dirty = asyncio.Event()
         self._read = asyncio.Event()
         self._retained, self._told = Retained(), Told()
-        self._admissions = admissions
+        self._admissions, self._rejections = admissions, RejectionLog()
         policy = admissions.policy if admissions else OPEN if kube is not None else Policy()
         self.store = Store(self._dirty.set, checked=kube is not None, policy=policy)
         metrics.admissions(valid=True)
@@ -296,15 +297,7 @@ class Controller:
 
     def _record(self, commit: Commit) -> None:
         if self._watching is None:
-            for rejection in (*commit.rejections, *self._conflicts(commit.touched)):
-                log.warning(
-                    "rejected",
-                    reason=rejection.reason,
-                    cluster=rejection.origin.cluster,
-                    node=rejection.origin.node,
-                    attachment=rejection.attachment,
-                    error=rejection.message,
-                )
+            self._rejections.note((*commit.rejections, *self._conflicts(commit.touched)))
             return
         names = [name for identity in commit.touched if (name := self._watching.name(identity))]
         self._recorder.due(names)

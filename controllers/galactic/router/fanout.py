@@ -7,23 +7,25 @@ one, and an idle VPC is told its first change without any delay.
 """
 
 import asyncio
-import random
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 import structlog
 
 from galactic.bus import Bus
 from galactic.diff import Diff
-from galactic.errors import Rejected, Unreachable
-from galactic.messages import Changes, Head, M, Message, Route, Shard, Topics, decode, encode
+from galactic.errors import Rejected
+from galactic.messages import Changes, Message, Route, Topics, encode
 from galactic.names import parse_vpc, vpc_hex
-from galactic.router.ledger import Ledger, Pack
+from galactic.router.foreign import overwritten
+from galactic.router.ledger import Ledger
 from galactic.router.metrics import RouterMetrics
 from galactic.router.networks import Network
-from galactic.router.retained import Retained, Told, shard_number
+from galactic.router.publisher import Publisher
+from galactic.router.repeats import Repeats
+from galactic.router.retained import Retained, Told
+from galactic.router.revisions import milliseconds
 
 log = structlog.get_logger(__name__)
 PACK_SECONDS: Final = 0.5
@@ -32,14 +34,8 @@ URGENT: Final = 64
 """Changes under way at once, one a VPC."""
 BULK: Final = 32
 """Shards under way at once. Separate from the changes, which never wait for them."""
-BACKOFF_SECONDS: Final = (0.1, 5.0)
-OWN: Final = 256
-"""Publishes of one topic whose coming back is waited for."""
-
-
-def milliseconds() -> int:
-    """The wall clock in ms, as revisions and terms count."""
-    return time.time_ns() // 1_000_000
+MANY: Final = 100
+"""A change that withdraws as many routes, and half of the table with them, is told of."""
 
 
 class Fanout:
@@ -54,19 +50,19 @@ class Fanout:
         now: Callable[[], int] = milliseconds,
         pack_seconds: float = PACK_SECONDS,
     ) -> None:
-        self._bus, self._topics, self._metrics, self._now = bus, topics, metrics, now
+        self._topics, self._metrics, self._now = topics, metrics, now
+        self._publisher, self._repeats = Publisher(bus, metrics), Repeats()
         self._pack_seconds = pack_seconds
         self._ledgers: dict[int, Ledger] = {}
-        self._since: dict[int, float] = {}
+        self._since: dict[int, float] = {}  # when the first change came that is due
+        self._underway: dict[int, float] = {}  # the same of what is published and not confirmed
         self._telling: set[int] = set()
         self._packing: set[int] = set()
         self._stray: set[tuple[str, ...]] = set()
         self._wiping = False
         self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
-        self._up = asyncio.Event()
-        self._open = asyncio.Event()
-        self._own: dict[str, deque[int]] = {}  # what we published and did not hear yet, by topic
         self._tasks: asyncio.TaskGroup | None = None
+        metrics.oldest(self._oldest)
 
     async def run(self) -> None:
         """Publishes for ever."""
@@ -82,6 +78,8 @@ class Fanout:
             self._tasks, self._wiping = None, False
             self._telling.clear()
             self._packing.clear()
+            self._underway.clear()
+            self._metrics.revisions({})
 
     def due(self, changes: Mapping[int, Diff[Network, Route]]) -> None:
         """These routes changed: to be told."""
@@ -99,6 +97,7 @@ class Fanout:
         for vpc, ledger in self._ledgers.items():
             ledger.replay(told.since(vpc))
         self._stray |= retained.stray
+        self._metrics.revisions({ledger.vpc: ledger.revision for ledger in self._ledgers.values()})
         return {vpc: ledger.routes() for vpc, ledger in self._ledgers.items()}
 
     def compare(self, retained: Retained) -> None:
@@ -110,51 +109,29 @@ class Fanout:
 
     def heard(self, parts: tuple[str, ...], payload: bytes) -> None:
         """A message below ``vpcs/``: ours comes back, or somebody else's, which is undone. Raises Rejected."""
-        topic, mark = "/".join((self._topics.base, *parts)), hash(payload)
-        own = self._own.get(topic)
-        if own and mark in own:
-            while own.popleft() != mark:
-                pass
+        topic = "/".join((self._topics.base, *parts))
+        if self._publisher.own(topic, payload):
             return
         vpc = _vpc(parts[1])
         ledger = None if vpc is None else self._ledgers.get(vpc) or Ledger(vpc)
-        if vpc is None or ledger is None or not self._foreign(ledger, parts[2:], payload):
+        if vpc is None or ledger is None or not overwritten(ledger, parts[2:], payload, self._metrics):
             if payload:
                 self._stray.add(parts)
                 self._wake_all()
             raise Rejected(topic, reason="UnknownTopic")
-        log.warning("somebody else wrote on a router's topic, putting it right", topic=topic)
+        if times := self._repeats.due(topic):
+            log.warning("somebody else wrote on a router's topic, putting it right", topic=topic, times=times)
         self._metrics.foreign()
         self._ledgers.setdefault(vpc, ledger)
         self._wake(vpc)
 
-    @staticmethod
-    def _foreign(ledger: Ledger, parts: tuple[str, ...], payload: bytes) -> bool:
-        """Tells the ledger; what cannot be decoded counts as overwritten all the same. False: no such topic."""
-        match parts:
-            case ("changes",):
-                ledger.strayed(_decoded(Changes, payload) or Changes(0, 0))
-            case ("head",):
-                head = _decoded(Head, payload)
-                ledger.overwritten(None, head.revision if head else 0, cleared=not payload)
-            case ("table", level) if shard_number(level) is not None:
-                shard = _decoded(Shard, payload)
-                ledger.overwritten(shard_number(level), shard.revision if shard else 0, cleared=not payload)
-            case _:
-                return False
-        return True
-
     def connected(self, up: bool) -> None:
-        """The broker came or went; waiting publishes are tried again at once when it came."""
-        if up:
-            self._up.set()
-        else:
-            self._up.clear()
-            self._open.clear()
+        """The broker came or went."""
+        self._publisher.connected(up)
 
     def open(self, leads: bool) -> None:
         """Whether anything may be published: only after the broker was seen to know no newer leader."""
-        (self._open.set if leads else self._open.clear)()
+        self._publisher.open(leads)
 
     def revision(self, vpc: int) -> int:
         """The revision at which subscribers of a VPC are told all that is due by now, or were; 0: nothing."""
@@ -180,7 +157,7 @@ class Fanout:
 
     async def publish(self, topic: str, message: Message, *, retain: bool = False) -> None:
         """One message of any kind, until it is confirmed."""
-        await self._confirmed(topic, encode(message), retain, self._urgent, gated=False)
+        await self._publisher.confirmed(topic, encode(message), retain, self._urgent, gated=False)
 
     # -- tasks -------------------------------------------------------------------------------------------------------
 
@@ -219,13 +196,22 @@ class Fanout:
         ledger, topic = self._ledgers[vpc], self._topics.changes(vpc_hex(vpc))
         while messages := ledger.changes(self._now()):
             since = self._since.pop(vpc, None)
+            if since is not None:
+                self._underway[vpc] = since
             for message in messages:
-                await self._confirmed(topic, encode(message), False, self._urgent)
+                _log(ledger, message)
+                await self._publisher.confirmed(topic, encode(message), False, self._urgent)
                 self._metrics.told(ledger.vpc, message)
             if since is not None:
                 self._metrics.converged(time.perf_counter() - since)
+            self._underway.pop(vpc, None)
         self._since.pop(vpc, None)
         self._metrics.queued(len(self._since))
+
+    def _oldest(self) -> float:
+        """Seconds since the oldest change came that is not confirmed."""
+        waiting = (*self._since.values(), *self._underway.values())
+        return time.perf_counter() - min(waiting) if waiting else 0.0
 
     async def _pack(self, vpc: int) -> None:
         ledger = self._ledgers[vpc]
@@ -233,85 +219,35 @@ class Fanout:
             # Where nothing is retained a node cannot take part at all, and what there is is small: at once.
             await asyncio.sleep(self._pack_seconds if ledger.retained else 0)
             if (pack := ledger.pack()) is not None:
-                await self._publish_pack(vpc_hex(vpc), pack)
+                await self._publisher.pack(self._topics, vpc_hex(vpc), pack, bulk=self._bulk)
                 ledger.confirmed(pack)
                 self._metrics.packed(ledger.vpc, ledger.count, pack)
-
-    async def _publish_pack(self, vpc: str, pack: Pack) -> None:
-        """A head is published when all of its shards are there and withdrawn before any of them goes.
-
-        What a joining node reads in between does not match the head's count and digest, and so is not believed.
-        """
-        shards = (
-            self._confirmed(self._topics.table(vpc, number), encode(shard), True, self._bulk)
-            for number, shard in pack.shards.items()
-        )
-        await _all(shards)
-        head = encode(pack.head) if pack.head else b""
-        await self._confirmed(self._topics.head(vpc), head, True, self._urgent)
-        await _all(
-            self._confirmed(self._topics.table(vpc, number), b"", True, self._bulk) for number in pack.clear
-        )
 
     async def _wipe(self) -> None:
         while self._stray:
             parts = next(iter(self._stray))
-            await self._confirmed("/".join((self._topics.base, *parts)), b"", True, self._bulk)
+            await self._publisher.confirmed("/".join((self._topics.base, *parts)), b"", True, self._bulk)
             self._stray.discard(parts)
         self._wiping = False
 
-    async def _confirmed(
-        self, topic: str, payload: bytes, retain: bool, window: asyncio.Semaphore, *, gated: bool = True
-    ) -> None:
-        """Publishes until confirmed. The order of what one task publishes is kept."""
-        pause, longest = BACKOFF_SECONDS
-        own, mark = self._own.setdefault(topic, deque(maxlen=OWN)), hash(payload)
-        while True:
-            started = time.perf_counter()
-            try:
-                if gated:
-                    await self._open.wait()
-                async with window:
-                    if gated and not self._open.is_set():
-                        continue
-                    if not own or own[-1] != mark:
-                        own.append(mark)
-                    await self._bus.publish(topic, payload, retain=retain)
-            except Unreachable as error:
-                self._metrics.unconfirmed()
-                log.debug("not confirmed, trying again", topic=topic, error=str(error))
-                await self._pause(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 2, longest)
-            else:
-                self._metrics.confirmed(time.perf_counter() - started)
-                return
 
-    async def _pause(self, seconds: float) -> None:
-        """Backs off; while the broker is known to be away, until it is back."""
-        if self._bus.connected:
-            await asyncio.sleep(seconds)
-        else:
-            self._up.clear()
-            await self._up.wait()
-
-
-async def _all(work: Iterable[Coroutine[None, None, None]]) -> None:
-    async with asyncio.TaskGroup() as tasks:
-        for one in work:
-            tasks.create_task(one)
+def _log(ledger: Ledger, message: Changes) -> None:
+    """Each change for who looks for it, and what takes much of a table away for everybody."""
+    gone = len(message.delete)
+    unusual = gone >= MANY and gone >= ledger.count
+    (log.info if unusual else log.debug)(
+        "many routes are withdrawn" if unusual else "change",
+        vpc=ledger.vpc,
+        revision=message.revision,
+        previous=message.previous,
+        set=len(message.set),
+        delete=gone,
+        left=ledger.count,
+    )
 
 
 def _vpc(text: str) -> int | None:
     try:
         return parse_vpc(text)
-    except Rejected:
-        return None
-
-
-def _decoded(kind: type[M], payload: bytes) -> M | None:
-    if not payload:
-        return None
-    try:
-        return decode(kind, payload)
     except Rejected:
         return None

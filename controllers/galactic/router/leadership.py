@@ -19,10 +19,9 @@ from galactic.messages import Leader, decode
 from galactic.router.election import Election
 from galactic.router.metrics import RouterMetrics
 from galactic.router.retained import Retained
+from galactic.router.revisions import milliseconds, plausible
 
 log = structlog.get_logger(__name__)
-TERM_MAX: Final = 1 << 62
-"""What is beyond was not said by any router."""
 CONTESTED_SECONDS: Final = (0.5, 60.0)
 """Pauses of one that is chosen here and outdone there, as two routers are that are not told of each other."""
 LASTING_SECONDS: Final = 60.0
@@ -91,7 +90,7 @@ class Leadership:
             self._claim.set()
 
     def _take(self, leader: Leader | None) -> None:
-        if leader is None or not 0 <= leader.term <= TERM_MAX:
+        if leader is None or not plausible(leader.term):
             return
         self._highest = max(self._highest, leader.term)
         self._metrics.term(self._highest)
@@ -127,7 +126,7 @@ class Leadership:
     async def _campaign(self) -> None:
         """Claims and reigns until that is over."""
         self._ended.clear()
-        self._own = Leader(self._replica, max(self._highest + 1, time.time_ns() // 1_000_000))
+        self._own = Leader(self._replica, max(self._highest + 1, milliseconds()))
         work = asyncio.create_task(self._lead(self._own), name="reign")
         ended = asyncio.create_task(self._ended.wait())
         try:

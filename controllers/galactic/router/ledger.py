@@ -190,7 +190,7 @@ class Ledger:
         wanted = self._shards.dirty | {number for number in range(of) if number not in self._there}
         shards = {number: Shard(self.revision, of, self._shards.shard(number)) for number in sorted(wanted)}
         self._shards.dirty = set()
-        head = Head(self.revision, self.count, digest_of(self._shards.total), of) if self.count else None
+        head = self._head() if self.count else None
         return Pack(
             self.revision,
             shards if head else {},
@@ -215,10 +215,10 @@ class Ledger:
             shard = retained.shards.get(number)
             if shard is None or shard.of != of or set(shard.routes) != set(self._shards.shard(number)):
                 self._shards.dirty.add(number)
-        head = Head(self.revision, self.count, digest_of(self._shards.total), of)
-        self._packed = (
-            self.revision if retained.head == head else (retained.head.revision if retained.head else None)
-        )
+        if retained.head is not None:
+            self._packed = retained.head.revision if retained.head != self._head() else self.revision
+        else:
+            self._packed = _STRAY if retained.refused else None
         if (
             self.revision < retained.revision <= REVISION_MAX
         ):  # somebody else's: what we publish must be later
@@ -227,6 +227,9 @@ class Ledger:
                 theirs, ours = retained.routes(), self.routes()
                 differing = {it for it in theirs.keys() | ours.keys() if theirs.get(it) != ours.get(it)}
                 self._branches[retained.head.revision] = differing
+
+    def _head(self) -> Head:
+        return Head(self.revision, self.count, digest_of(self._shards.total), len(self._shards))
 
     def _joining(self, revision: int, differing: Iterable[Network]) -> Changes | None:
         """Leads from a branch to the table as told; None where that is too large: they will read the table."""

@@ -2,17 +2,27 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest_of, weight
 from galactic.names import parse_vpc
 from galactic.router.networks import Network
+from galactic.router.revisions import plausible
 
 SHARDS_MAX: Final = 1 << 16
 """Shards of one table: 16 million routes."""
 TOLD_MAX: Final = 4096
 """Changes of one VPC that are remembered until its table is packed."""
+TableMessage = TypeVar("TableMessage", Changes, Head, Shard)
+
+
+def decoded(kind: type[TableMessage], payload: bytes) -> TableMessage:
+    """A message about a table. Raises Rejected, also (RevisionInvalid) one of a revision that no router can be at."""
+    message = decode(kind, payload)
+    if not plausible(message.revision):
+        raise Rejected(f"revision {message.revision} is ahead of every clock", reason="RevisionInvalid")
+    return message
 
 
 @dataclass(slots=True)
@@ -20,6 +30,7 @@ class RetainedTable:
     """One VPC. A shard that cannot be decoded is there as None."""
 
     head: Head | None = None
+    refused: bool = False  # there is a head that cannot be believed
     shards: dict[int, Shard | None] = field(default_factory=dict)
 
     @property
@@ -67,7 +78,7 @@ class Retained:
         """One message; ``parts`` are its topic's levels below the base. Raises Rejected what is not ours to read."""
         match parts:
             case ("router", "leader"):
-                self.leader = decode(Leader, payload) if payload else None
+                self._lead(payload)
             case ("vpcs", vpc, "head"):
                 self._head(self._table(parts, vpc), payload)
             case ("vpcs", vpc, "table", number):
@@ -78,7 +89,7 @@ class Retained:
     def missing(self) -> Iterator[tuple[int, int | None]]:
         """(VPC, shard) that must exist and were not delivered; shard None is the head. A broker's full queue drops."""
         for vpc, found in self.tables.items():
-            if found.head is None and found.shards:
+            if found.head is None and found.shards and not found.refused:
                 yield vpc, None
             for number in range(found.of):
                 if number not in found.shards:
@@ -91,13 +102,20 @@ class Retained:
             self.stray.add(parts)
             raise
 
+    def _lead(self, payload: bytes) -> None:
+        self.leader = None
+        leader = decode(Leader, payload) if payload else None
+        if leader is not None and not plausible(leader.term):
+            raise Rejected(f"term {leader.term} is ahead of every clock", reason="TermInvalid")
+        self.leader = leader
+
     @staticmethod
     def _head(table: RetainedTable, payload: bytes) -> None:
-        table.head = None
-        head = decode(Head, payload) if payload else None
+        table.head, table.refused = None, bool(payload)
+        head = decoded(Head, payload) if payload else None
         if head is not None and not 0 <= head.shards <= SHARDS_MAX:
             raise Rejected(f"a head of {head.shards} shards", reason="Undecodable")
-        table.head = head
+        table.head, table.refused = head, False
 
     def _shard(self, parts: tuple[str, ...], vpc: str, level: str, payload: bytes) -> None:
         table = self._table(parts, vpc)
@@ -109,7 +127,7 @@ class Retained:
             table.shards.pop(number, None)
             return
         table.shards[number] = None
-        table.shards[number] = decode(Shard, payload)
+        table.shards[number] = decoded(Shard, payload)
 
 
 def shard_number(level: str) -> int | None:
@@ -129,13 +147,13 @@ class Told:
         vpc = parse_vpc(parts[1])
         match parts[2:]:
             case ("changes",):
-                change = decode(Changes, payload)
+                change = decoded(Changes, payload)
                 log = self._vpcs.setdefault(vpc, {})
                 log[change.previous] = change
                 if len(log) > TOLD_MAX:
                     del log[next(iter(log))]
             case ("head",):
-                packed = decode(Head, payload).revision if payload else None
+                packed = decoded(Head, payload).revision if payload else None
                 log = {
                     previous: change
                     for previous, change in self._vpcs.pop(vpc, {}).items()

@@ -247,7 +247,7 @@ async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, 
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
-        await until(lambda: not controller.fanout._bus.connected)
+        await until(lambda: not controller._bus.connected)
         controller.store.registered(Origin("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
         await asyncio.sleep(0.3)
         broker.start(empty=True)

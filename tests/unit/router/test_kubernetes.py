@@ -367,14 +367,14 @@ async def test_the_recorded_revision_is_that_of_the_change(world, cluster, broke
     async with router(broker, cluster) as controller:
         say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: controller.idle and "endpoint" in cluster.status("a1"))
-        free, publish = asyncio.Event(), controller.fanout._bus.publish
+        free, publish = asyncio.Event(), controller._bus.publish
 
         async def slow(topic: str, payload: bytes, *, retain: bool = False) -> None:
             if topic == CHANGES:
                 await free.wait()
             await publish(topic, payload, retain=retain)
 
-        controller.fanout._bus.publish = slow
+        controller._bus.publish = slow
         say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
         await until(lambda: cluster.status("a1")["endpoint"]["epoch"] == 2)
         say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
