@@ -1,0 +1,170 @@
+"""Recorded states: a small cluster in order, as the API server tells it, which each test breaks in one way."""
+
+from copy import deepcopy
+from typing import Any
+
+from galactic.cli.world import Component, World, name_of
+from galactic.crds.model import parse
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+
+NOW = 1_800_000_000.0
+STAMP = "2027-01-15T07:59:30Z"  # half a minute before NOW
+VPC_ID = "0000000004d2"
+KINDS = [
+    "IPv6",
+    "VRF",
+    "EndDT46",
+    "Encapsulation",
+    "ReducedEncapsulation",
+    "Synced",
+    "BrokerConnected",
+    "Underlay",
+    "PacketFilter",
+]
+
+
+def condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason or kind, "message": message or "fine"}
+
+
+def segment(number: int, *endpoints: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "NodeSegment",
+        "metadata": {"name": f"node-{number}"},
+        "spec": {"prefix": f"2001:db8:ff0{number}:100::/56"},
+        "status": {
+            "conditions": [condition("Ready", "True"), *(condition(kind, "True") for kind in KINDS)],
+            "endpoints": list(endpoints),
+            "node": {"kernel": "6.1.0", "version": "0.1.0", "encap": "encap.red"},
+        },
+    }
+
+
+def endpoint(name: str, node: int, function: int, host: int) -> dict[str, Any]:
+    return {
+        "vpc": VPC_ID,
+        "function": f"{function:04x}",
+        "attachment": f"blue/{name}",
+        "sid": f"2001:db8:ff0{node}:100:0:4d2:0:{function:x}",
+        "networks": [f"10.1.1.{host}/32"],
+        "netns": f"/run/netns/{name}",
+        "ifname": "galactic0",
+        "epoch": 1_799_999_000_000_000_000 + function,
+    }
+
+
+def vpc() -> dict[str, Any]:
+    return {
+        "kind": "VPC",
+        "metadata": {"name": "blue", "namespace": "blue", "generation": 1, "creationTimestamp": STAMP},
+        "spec": {"networks": ["10.1.1.0/24"]},
+        "status": {
+            "ready": True,
+            "identifier": VPC_ID,
+            "observedGeneration": 1,
+            "conditions": [condition("Ready", "True")],
+        },
+    }
+
+
+def attachment(name: str, node: int, function: int, host: int) -> dict[str, Any]:
+    place = endpoint(name, node, function, host)
+    return {
+        "kind": "VPCAttachment",
+        "metadata": {"name": name, "namespace": "blue", "generation": 1, "creationTimestamp": STAMP},
+        "spec": {"vpc": {"name": "blue"}, "interface": {"addresses": [f"10.1.1.{host}/24"]}},
+        "status": {
+            "ready": True,
+            "vpc": "blue/blue",
+            "identifier": f"{function:04x}",
+            "addresses": [f"10.1.1.{host}/24"],
+            "observedGeneration": 1,
+            "conditions": [condition("Ready", "True"), condition("Accepted", "True", "Valid")],
+            "endpoint": {
+                "cluster": "default",
+                "node": f"node-{node}",
+                "sid": place["sid"],
+                "networks": place["networks"],
+                "epoch": place["epoch"],
+            },
+        },
+    }
+
+
+def pod(name: str, node: int) -> dict[str, Any]:
+    annotations = {
+        "k8s.v1alpha.galactic.datumapis.com/vpc-attachment": name,
+        "k8s.v1.cni.cncf.io/networks": f"{name}@galactic0",
+    }
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "blue", "annotations": annotations},
+        "spec": {"nodeName": f"node-{node}", "containers": []},
+        "status": {"phase": "Running"},
+    }
+
+
+def node(number: int) -> dict[str, Any]:
+    return {"kind": "Node", "metadata": {"name": f"node-{number}"}, "spec": {}}
+
+
+def lease(
+    name: str, holder: str = "somebody", renewed: str = "2027-01-15T07:59:59.500000Z"
+) -> dict[str, Any]:
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed}
+    return {"kind": "Lease", "metadata": {"name": name, "namespace": "galactic-system"}, "spec": spec}
+
+
+def event(kind: str, name: str, reason: str, message: str, last: str = STAMP) -> dict[str, Any]:
+    of = {"kind": kind, "name": name.rpartition("/")[2]}
+    if "/" in name:
+        of["namespace"] = name.partition("/")[0]
+    return {
+        "metadata": {"name": "e"},
+        "involvedObject": of,
+        "type": "Warning",
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": last,
+    }
+
+
+Things = dict[str, dict[str, Any]]
+
+
+def fine() -> Things:
+    """Web on node-1 and api on node-2, in VPC blue."""
+    things = [
+        vpc(),
+        attachment("web", 1, 1, 1),
+        attachment("api", 2, 2, 2),
+        segment(1, endpoint("web", 1, 1, 1)),
+        segment(2, endpoint("api", 2, 2, 2)),
+        node(1),
+        node(2),
+        pod("web", 1),
+        pod("api", 2),
+        lease("galactic-operator"),
+        lease("galactic-router"),
+    ]
+    return {f"{each['kind']} {each['metadata']['name']}": deepcopy(each) for each in things}
+
+
+def world(things: Things, *events: dict[str, Any], components: tuple[Component, ...] | None = None) -> World:
+    """The state as commands see it."""
+    of = lambda kind: [each for each in things.values() if each["kind"] == kind]  # noqa: E731
+    standing = tuple(Component(name, 1, 1, "0.1.0") for name in ("operator", "router", "webhook"))
+    nodes = tuple(Component("node", 1, 1, "0.1.0", node=name_of(each)) for each in of("Node"))
+    return World(
+        vpcs={name_of(each): parse(Vpc, each) for each in of("VPC")},
+        attachments={name_of(each): parse(VpcAttachment, each) for each in of("VPCAttachment")},
+        segments={name_of(each): parse(NodeSegment, each) for each in of("NodeSegment")},
+        nodes={name_of(each): each for each in of("Node")},
+        pods={name_of(each): each for each in of("Pod")},
+        events=list(events),
+        leases={each["metadata"]["name"]: each for each in of("Lease")},
+        components=components if components is not None else (*standing, *nodes),
+        at=NOW,
+    )

@@ -1,0 +1,311 @@
+"""Each thing that can be wrong is found, by name, with what to do; and what is not wrong is not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from states import NOW, Component, Things, condition, event, fine, lease, segment, world
+
+from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
+
+Break = Callable[[Things], dict[str, Any] | None]
+
+
+def test_nothing_is_wrong_where_nothing_is_wrong() -> None:
+    assert findings(world(fine())) == []
+
+
+def status(name: str, *conditions: dict[str, Any], **fields: Any) -> Break:
+    def broken(things: Things) -> None:
+        given = things[name]["status"]
+        given.update(fields)
+        types = {each["type"] for each in conditions}
+        given["conditions"] = [
+            *(each for each in given["conditions"] if each["type"] not in types),
+            *conditions,
+        ]
+
+    return broken
+
+
+def without(*names: str) -> Break:
+    def broken(things: Things) -> None:
+        for name in names:
+            del things[name]
+
+    return broken
+
+
+def changed(**given: dict[str, Any]) -> Break:
+    def broken(things: Things) -> None:
+        things.update(given)
+
+    return broken
+
+
+def told(*events: dict[str, Any], also: Break | None = None) -> Break:
+    def broken(things: Things) -> dict[str, Any]:
+        if also:
+            also(things)
+        return {"events": events}
+
+    return broken
+
+
+def down(name: str, problem: str = "", node: str = "") -> Break:
+    def broken(_: Things) -> dict[str, Any]:
+        names = ("operator", "router", "webhook")
+        standing = [Component(each, 1, 1) for each in names if each != name]
+        return {"components": (*standing, Component(name, 0, 1, problem=problem, node=node))}
+
+    return broken
+
+
+def pending(things: Things) -> None:
+    things["Pod web"]["status"]["phase"] = "Pending"
+
+
+def unrouted(things: Things) -> None:
+    del things["VPCAttachment web"]["status"]["endpoint"]
+
+
+def past_the_webhook(things: Things) -> None:
+    del things["Pod web"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "about", "reason", "message", "remedy"),
+    [
+        pytest.param(
+            without("NodeSegment node-2", "VPCAttachment api", "Pod api"),
+            *("Node node-2", "NoPrefix", "no SRv6 prefix", "kubectl annotate node node-2"),
+            id="node-without-prefix",
+        ),
+        pytest.param(
+            told(
+                event(
+                    "Node",
+                    "node-2",
+                    "PrefixOverlap",
+                    "2001:db8:ff01:100::/56 overlaps … of NodeSegment node-1",
+                ),
+                also=without("NodeSegment node-2", "VPCAttachment api", "Pod api"),
+            ),
+            *(
+                "Node node-2",
+                "PrefixOverlap",
+                "of NodeSegment node-1",
+                "kubectl annotate node node-2 --overwrite",
+            ),
+            id="overlapping-prefix-in-the-annotation",
+        ),
+        pytest.param(
+            status(
+                "NodeSegment node-2", condition("Accepted", "False", "PrefixOverlap", "it overlaps another")
+            ),
+            *("NodeSegment node-2", "Accepted: PrefixOverlap", "overlaps", "spec.prefix"),
+            id="overlapping-prefix-made-by-hand",
+        ),
+        pytest.param(
+            status(
+                "NodeSegment node-1",
+                condition(
+                    "BrokerConnected",
+                    "False",
+                    "Disconnected",
+                    "the broker refused the connection: Bad user name or password; check mqtt_username",
+                ),
+            ),
+            *(
+                "NodeSegment node-1",
+                "BrokerConnected",
+                "Bad user name or password",
+                "kubectl describe nseg node-1",
+            ),
+            id="wrong-mqtt-password-of-a-node",
+        ),
+        pytest.param(
+            down("router", "mqtt: the broker refused the connection: Bad user name or password"),
+            *("router", "NotReady", "Bad user name or password", "mqtt_password_file"),
+            id="wrong-mqtt-password-of-the-router",
+        ),
+        pytest.param(
+            status(
+                "NodeSegment node-1",
+                condition("VRF", "False", "Missing", "no VRF devices: `modprobe vrf` on the node"),
+                condition("Ready", "False", "NotReady", "no VRF devices: `modprobe vrf` on the node"),
+            ),
+            *("NodeSegment node-1", "VRF: Missing", "modprobe vrf", "kubectl describe nseg node-1"),
+            id="missing-kernel-feature",
+        ),
+        pytest.param(
+            status(
+                "VPCAttachment web",
+                condition(
+                    "Ready",
+                    "False",
+                    "AddressesExhausted",
+                    "no free IPv4 address in 10.1.1.0/24; add a network to the VPC's spec.networks",
+                ),
+                ready=False,
+            ),
+            *("VPCAttachment blue/web", "AddressesExhausted", "add a network to the VPC's spec.networks", ""),
+            id="full-network",
+        ),
+        pytest.param(
+            status(
+                "VPCAttachment web", condition("Granted", "False", "Revoked", "the VPC no longer admits it")
+            ),
+            *("VPCAttachment blue/web", "Revoked", "no longer admits", "spec.allowedNamespaces"),
+            id="revoked-grant",
+        ),
+        pytest.param(
+            status(
+                "VPCAttachment web", condition("Conflict", "True", "Conflict", "10.1.1.1/32 is blue/api's")
+            ),
+            *("VPCAttachment blue/web", "Conflict", "10.1.1.1/32 is blue/api's", "other addresses"),
+            id="conflict-of-networks",
+        ),
+        pytest.param(
+            without("Lease galactic-router"),
+            *("router", "NoLeader", "no replica leads", "deploy/galactic-router"),
+            id="router-never-came",
+        ),
+        pytest.param(
+            changed(**{"Lease galactic-router": lease("galactic-router", renewed="2027-01-15T07:00:00Z")}),
+            *(
+                "router",
+                "NoLeader",
+                "no replica leads (Lease galactic-router), for 3600 s",
+                "galactic-router",
+            ),
+            id="router-away",
+        ),
+        pytest.param(
+            down("webhook", "webhook: CrashLoopBackOff (no such file)"),
+            *(
+                "webhook",
+                "NotReady",
+                "pods that ask for an attachment cannot be made",
+                "deploy/galactic-webhook",
+            ),
+            id="webhook-away",
+        ),
+        pytest.param(
+            told(
+                event(
+                    "ReplicaSet",
+                    "blue/web",
+                    "FailedCreate",
+                    'failed calling webhook "pods.galactic.datumapis.com"',
+                )
+            ),
+            *(
+                "ReplicaSet blue/web",
+                "FailedCreate",
+                "failed calling webhook",
+                "kubectl get pods -n galactic-system",
+            ),
+            id="webhook-away-as-users-see-it",
+        ),
+        pytest.param(
+            past_the_webhook,
+            *("Pod blue/web", "NotMutated", "without the entry in Multus' annotation", "make it anew"),
+            id="pod-that-came-past-the-webhook",
+        ),
+        pytest.param(
+            down("node", "held", node="node-1"),
+            *("node on node-1", "NotReady", "no pod can be attached there", "ds/galactic-node"),
+            id="node-controller-away",
+        ),
+        pytest.param(
+            unrouted,
+            *(
+                "VPCAttachment blue/web",
+                "NotRouted",
+                "attached on node-1, but no route",
+                "kubectl describe vpca -n blue web",
+            ),
+            id="attached-and-not-routed",
+        ),
+        pytest.param(
+            told(
+                event("Pod", "blue/web", "FailedCreatePodSandBox", "plugin galactic: code 11"), also=pending
+            ),
+            *("Pod blue/web", "FailedCreatePodSandBox", "code 11", "kubectl describe nseg node-1"),
+            id="pod-that-cannot-be-attached",
+        ),
+        pytest.param(
+            told(event("VPCAttachment", "blue/web", "SidOutsidePrefix", "node node-2: … is not a SID of …")),
+            *("VPCAttachment blue/web", "SidOutsidePrefix", "node-2", "look at galactic-node"),
+            id="node-that-claims-what-is-not-its-own",
+        ),
+        pytest.param(
+            changed(**{"NodeSegment node-1": segment(1) | {"status": {}}}),
+            *("NodeSegment node-1", "Silent", "has not said anything", "ds/galactic-node"),
+            id="silent-node",
+        ),
+        pytest.param(
+            without("VPCAttachment web"),
+            *("Pod blue/web", "AttachmentNotFound", "no VPCAttachment blue/web", "apply it"),
+            id="pod-without-attachment",
+        ),
+        pytest.param(
+            status(
+                "VPC blue", condition("Ready", "False", "OverlappingNetworks", "it overlaps"), ready=False
+            ),
+            *("VPC blue/blue", "OverlappingNetworks", "it overlaps", "kubectl describe vpc -n blue blue"),
+            id="vpc-that-will-not-do",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message: str, remedy: str) -> None:
+    things = fine()
+    more = broken(things) or {}
+    found = list(findings(world(things, *more.get("events", ()), components=more.get("components"))))
+    (match,) = [each for each in found if each.about == about]
+    assert match.severity == PROBLEM
+    assert match.reason.startswith(reason)
+    assert message in match.message
+    assert remedy in match.remedy
+    others = [each.about for each in found if each.severity == PROBLEM and each.about != about]
+    assert not others, "one cause, one finding"
+
+
+def test_an_optional_feature_is_no_problem() -> None:
+    things = fine()
+    status("NodeSegment node-1", condition("ReducedEncapsulation", "False", "Missing", "needs Linux 6.0"))(
+        things
+    )
+    (found,) = findings(world(things))
+    assert found.severity == NOTE
+
+
+def test_old_events_and_those_of_what_is_gone_are_history() -> None:
+    things = fine()
+    pending(things)
+    old = event("Pod", "blue/web", "FailedCreatePodSandBox", "then", last="2027-01-15T07:00:00Z")
+    gone = event("Pod", "blue/gone", "FailedCreatePodSandBox", "of a pod that is no more")
+    assert findings(world(things, old, gone)) == []
+
+
+def test_what_has_only_just_begun_is_no_finding() -> None:
+    things = fine()
+    unrouted(things)
+    (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
+    place["epoch"] = int((NOW - 2) * 1e9)
+    assert findings(world(things)) == []
+
+
+def test_kinds_that_are_not_installed() -> None:
+    empty = world({}, components=())
+    empty.unread = dict.fromkeys(("VPC", "VPCAttachment", "NodeSegment"), "the kind is not installed")
+    found = findings(empty)
+    assert {each.reason for each in found} == {"NotInstalled"}
+    assert all("helm install" in each.remedy for each in found)
+
+
+def test_times_without_a_zone_are_utc_and_nonsense_is_long_ago() -> None:
+    assert seconds("2027-01-15T08:00:00Z") == NOW
+    assert seconds("2027-01-15T08:00:00") == NOW
+    assert seconds("") == 0.0
