@@ -35,7 +35,7 @@ def _pods(component: str) -> dict[str, Case]:
         "podLabels": ({"team-42": "x"}, "team-42: x"),
         "extraEnv": ([{"name": "EXTRA_42", "value": "x"}], "name: EXTRA_42"),
         "extraArgs": (["--log-level=debug"], '"--log-level=debug"'),
-        "containerSecurityContext": ({"runAsGroup": 4242}, "runAsGroup: 4242"),
+        "containerSecurityContext": ({"readOnlyRootFilesystem": False}, "readOnlyRootFilesystem: false"),
         "serviceAccountAnnotations": ({"role-42": "x"}, "role-42: x"),
         "replicas": (4, "replicas: 4"),
     }

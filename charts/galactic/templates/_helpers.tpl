@@ -78,7 +78,7 @@ tolerations:
 {{- $ours := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "allowPrivilegeEscalation" false
       "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL"))
       "seccompProfile" (dict "type" "RuntimeDefault") -}}
-{{- merge (deepCopy (.containerSecurityContext | default dict)) $ours | toYaml -}}
+{{- mergeOverwrite $ours (deepCopy (.containerSecurityContext | default dict)) | toYaml -}}
 {{- end -}}
 
 {{/* Takes a list of variables and extraEnv: what is given there goes before ours, and each name is there once. */}}

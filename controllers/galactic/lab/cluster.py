@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected, Unreachable
-from galactic.lab import assets, cleanup, controlplane, credentials, packages
+from galactic.lab import assets, cleanup, controlplane, credentials, packages, rbac
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import router_name
 from galactic.lab.kernel import Kernel
@@ -35,6 +35,7 @@ from galactic.lab.state import (
     HOME,
     MAX_NODES,
     MAX_ROUTERS,
+    NAMESPACE,
     State,
     checkout,
     environment,
@@ -50,8 +51,6 @@ LATER: Final = (
     *map(router_name, range(MAX_ROUTERS)),
     "webhook",
 )
-NAMESPACE: Final = "galactic-system"
-"""Galactic's own. In a lab only the webhooks' certificates are there."""
 PROBES: Final = tuple(
     json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **thing})
     for thing in (
@@ -131,12 +130,14 @@ class Lab:
             supervisor.start(*(name for name in FIRST if name in known))
             self._wait("kube-apiserver", self._serving, log="kube-apiserver")
         with self._step("custom resource definitions, roles"):
+            if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
+                self.kubectl("create", "namespace", NAMESPACE)
             for path in controlplane.definitions(checkout()):
                 self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
             self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+            roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
+            self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=roles)
         with self._step("controllers"):
-            if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
-                self.kubectl("create", "namespace", NAMESPACE)
             supervisor.start(*(name for name in LATER if name in known))
         with self._step(f"{state.nodes} nodes"):
             self._wait("the nodes' kernel", chosen.ready, log="guest")

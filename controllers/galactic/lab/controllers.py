@@ -8,6 +8,7 @@ from galactic.lab.processes import Program
 from galactic.lab.state import (
     CONTROL,
     METRICS_PORT,
+    NAMESPACE,
     SERVICES,
     SRV6_SPACE,
     WEBHOOK_PORT,
@@ -27,6 +28,7 @@ def settings(state: State, user: str) -> dict[str, str]:
     """The environment that tells a controller of ours where everything is (the broker: ``broker.variables``)."""
     return environment() | {
         "KUBECONFIG": str(state.identity(user)),
+        "POD_NAMESPACE": NAMESPACE,
         "GALACTIC_CLUSTER": state.cluster,
         "GALACTIC_SRV6_SPACE": str(SRV6_SPACE),
         "GALACTIC_METRICS_PORT": str(METRICS_PORT),

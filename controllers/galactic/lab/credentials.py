@@ -1,13 +1,15 @@
 """Keys, certificates, tokens and kubeconfigs of one lab, made once and then left alone."""
 
+import csv
 import json
 import os
 import secrets
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
+from galactic.lab import rbac
 from galactic.lab.state import CONTROL, State
 
 ADMIN: Final = "admin"
@@ -16,21 +18,30 @@ DAYS: Final = "3650"
 KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
-def users(state: State) -> dict[str, str]:
-    """Every identity that may talk to the API server, and its group.
+class User(NamedTuple):
+    """Who somebody is to the API server."""
 
-    The one place to change when the controllers get roles of their own (the chart's RBAC): an identity without a
-    group has only what is bound to its name.
-    """
-    controllers = [
-        "galactic-operator",
-        "galactic-router",
-        "galactic-webhook",
-        *(f"galactic-node-{node.name}" for node in state.members),
-    ]
-    kubelets = [f"kubelet-{node.name}" for node in state.members]
-    return dict.fromkeys(
-        (ADMIN, *controllers, *kubelets, "kube-controller-manager", "kube-scheduler"), MASTERS
+    name: str
+    groups: tuple[str, ...]
+
+
+def users(state: State) -> dict[str, User]:
+    """Every identity that may talk to the API server. Controllers have the chart's roles (``galactic.lab.rbac``)."""
+    masters = (
+        ADMIN,
+        "kube-controller-manager",
+        "kube-scheduler",
+        *(f"kubelet-{it.name}" for it in state.members),
+    )
+    accounts = {
+        f"galactic-{component}": User(rbac.account(component), ("system:serviceaccounts", rbac.ACCOUNTS))
+        for component in ("operator", "router", "webhook")
+    }
+    nodes = [f"galactic-node-{node.name}" for node in state.members]
+    return (
+        {name: User(name, (MASTERS,)) for name in masters}
+        | accounts
+        | {name: User(name, (rbac.NODES,)) for name in nodes}
     )
 
 
@@ -77,16 +88,13 @@ def certificates(folder: Path) -> None:
 def tokens(state: State) -> dict[str, str]:
     """One token per identity. Known ones stay; new ones are added to ``tokens.csv``."""
     path = state.root / "pki" / "tokens.csv"
-    known = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            token, user, *_ = line.split(",")
-            known[user] = token
+    lines = path.read_text().splitlines() if path.exists() else []
+    known = {identity: token for token, _, identity, *_ in csv.reader(lines)}
     wanted = users(state)
-    made = {user: known.get(user) or secrets.token_hex(16) for user in wanted}
+    made = {identity: known.get(identity) or secrets.token_hex(16) for identity in wanted}
     text = "".join(
-        f"{made[user]},{user},{user}" + (f',"{group}"' if group else "") + "\n"
-        for user, group in wanted.items()
+        f'{made[identity]},{user.name},{identity},"{",".join(user.groups)}"\n'
+        for identity, user in wanted.items()
     )
     path.write_text(text)
     path.chmod(0o600)
@@ -111,6 +119,7 @@ def make(state: State) -> None:
     """Everything is there: certificates, tokens, the administrator's kubeconfig and one per identity."""
     pki = state.root / "pki"
     certificates(pki)
+    (pki / "audit-policy.json").write_text(json.dumps(rbac.audit_policy(), indent=2) + "\n")
     for user, token in tokens(state).items():
         _kubeconfig(state.identity(user), state.server, pki / "ca.crt", user, token)
         if user == ADMIN:

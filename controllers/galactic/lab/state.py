@@ -15,6 +15,8 @@ from typing import Final
 from galactic.errors import Rejected
 
 HOME: Final = Path("/run/galactic-lab")
+NAMESPACE: Final = "galactic-system"
+"""Galactic's own, in Kubernetes."""
 SRV6_SPACE: Final = IPv6Network("2001:db8:ff00::/40")
 CONTROL: Final = IPv6Address("fd00:ffff::1")
 """The control plane's address, in the lab's own namespace."""
@@ -109,6 +111,11 @@ class State:
     @property
     def logs(self) -> Path:
         return self.root / "log"
+
+    @property
+    def audit(self) -> Path:
+        """The API server's audit log: a line for each request of a controller of ours."""
+        return self.logs / "audit.log"
 
     @property
     def data(self) -> Path:
