@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
 
-.PHONY: help venv demo test plugin unit check generate format lab bench docs clean
+.PHONY: help venv demo test plugin unit check generate format lab bench docs image sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,11 @@ $(VENV)/made: pyproject.toml constraints.txt
 
 $(VENV)/docs-made: $(VENV)/made
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# Without a network `make audit` says that nothing was audited.
+$(VENV)/audit-made: $(VENV)/made
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
 	@touch $@
 
 venv: $(VENV)/made ## the Python environment
@@ -52,11 +57,25 @@ check: venv ## style, types, layers, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m galactic.crds.schema --check crds
-	@PYTHONPATH=tools $(BIN)/python -m reference --check docs/reference
+	@PYTHONPATH=tools $(BIN)/python -m reference --check docs
+	@PYTHONPATH=tools $(BIN)/python -m release.licences --check
+	-@$(MAKE) --no-print-directory $(VENV)/audit-made
+	@PYTHONPATH=tools $(BIN)/python -m release.audit
 
 generate: venv ## CRDs from the models, reference pages from the code
 	@$(BIN)/python -m galactic.crds.schema crds
-	@PYTHONPATH=tools $(BIN)/python -m reference docs/reference
+	@PYTHONPATH=tools $(BIN)/python -m reference docs
+	@PYTHONPATH=tools $(BIN)/python -m release.licences
+
+image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev
+	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)'
+
+sbom: $(VENV)/audit-made ## what the image has of PyPI, as CycloneDX, into dist/
+	@PYTHONPATH=tools $(BIN)/python -m release.sbom
+
+audit: venv ## known vulnerabilities of what is shipped
+	-@$(MAKE) --no-print-directory $(VENV)/audit-made
+	@PYTHONPATH=tools $(BIN)/python -m release.audit
 
 docs: $(VENV)/docs-made ## the documentation as web pages, into dist/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
