@@ -64,10 +64,13 @@ class Tenant:
         status = eventually(f"attachment {name} is ready", lambda: self._ready("vpca", name))
         return str(status["identifier"])
 
-    def pod(self, name: str, node: str, *, attachment: str | None = None, command: str = "") -> None:
+    def pod(
+        self, name: str, node: str, *, attachment: str | None = None, command: str = "", wait: bool = True
+    ) -> None:
         """Applies a Pod that is attached by the attachment of its name, and waits until it is Ready."""
         self.apply(self._pod(name, node, attachment or name, command))
-        self.wait_for_pods(name)
+        if wait:
+            self.wait_for_pods(name)
 
     def settle(
         self,
