@@ -1,6 +1,7 @@
 """One attachment: admitted to its VPC, given an identifier and addresses, described by a definition for Multus."""
 
 import contextlib
+import time
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
@@ -21,6 +22,7 @@ from galactic.operator.conditions import (
     DELETING,
     GRANTED,
     READY,
+    ROUTED,
     State,
     conditions,
     now,
@@ -31,6 +33,7 @@ from galactic.operator.grants import granted, refusal
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.networks import Interface, Network, host
 from galactic.operator.plan import Plan, outside, plan
+from galactic.operator.routed import PATIENCE_SECONDS, unrouted
 from galactic.operator.state import Broken
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 
@@ -73,7 +76,10 @@ class Attachments:
                 problem = error
             if admitted:
                 problem = await self._define(key, meta, admitted)
-            await self._write(meta, found.status, admitted, problem)
+            silence, again = unrouted(self._desk.view, key, found, time.time())
+            if again:
+                self._desk.dirty(("attachment", key), PATIENCE_SECONDS)
+            await self._write(meta, found.status, admitted, problem, silence)
         await self._hold(key)
 
     def _admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
@@ -228,8 +234,9 @@ class Attachments:
         before: AttachmentStatus,
         admitted: Admitted | None,
         problem: Rejected | NotYet | None,
+        silence: State | None = None,
     ) -> None:
-        states: dict[str, State | None] = {CONFLICT: None, GRANTED: None, DELETING: None}
+        states: dict[str, State | None] = {CONFLICT: None, GRANTED: None, DELETING: None, ROUTED: silence}
         after: dict[str, Any] = {"ready": problem is None, "observedGeneration": meta.generation}
         if admitted:
             addresses = [str(address) for address in admitted.addresses]

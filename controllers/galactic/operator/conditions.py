@@ -13,6 +13,7 @@ ACCEPTED: Final = "Accepted"
 CONFLICT: Final = "Conflict"
 GRANTED: Final = "Granted"
 DELETING: Final = "Deleting"
+ROUTED: Final = "Routed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Desk:
 
 WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
 """Reasons that are worth a warning though all is well."""
-GOOD: Final = frozenset({READY, "Accepted", "Granted"})
+GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed"})
 """Condition types of which True is the good news."""
 
 

@@ -30,6 +30,7 @@ from galactic.operator.metrics import Metrics
 from galactic.operator.networks import Network, host
 from galactic.operator.pods import Pods
 from galactic.operator.queue import Queue
+from galactic.operator.routed import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.state import Broken, Cache, Listener, Nad, Node, Pod, View
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
@@ -160,9 +161,12 @@ class Reconciler(Listener):
             self.queue.add(("attachment", key))
 
     def segment_changed(
-        self, key: Key, _old: NodeSegment | Broken | None, new: NodeSegment | Broken | None
+        self, key: Key, old: NodeSegment | Broken | None, new: NodeSegment | Broken | None
     ) -> None:
         self._segments.changed(key, new)
+        before, after = (each if isinstance(each, NodeSegment) else None for each in (old, new))
+        for attachment in arrived(before, after):
+            self.queue.add(("attachment", attachment), PATIENCE_SECONDS)
 
     def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None:
         if old is None or new is None or _wishes(old) != _wishes(new):

@@ -88,6 +88,11 @@ class Segments:
             if text is None and desk.rules.pool is not None and segment is None:
                 source, text = "pool", str(self._free(key, desk.rules.pool))
             if text is None:
+                if segment is None:
+                    told = (
+                        f"no SRv6 prefix: pods here get no attachment; annotate it with {PREFIX_ANNOTATION}"
+                    )
+                    desk.events.tell(NODES, node, "Warning", "NoPrefix", told)
                 return
             prefix = self._allowed(text, key)
         except Rejected as problem:

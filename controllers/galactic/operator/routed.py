@@ -1,0 +1,48 @@
+"""Whether the router has told where an attachment is: whoever looks only at that learns that the router is away."""
+
+from typing import Final
+
+from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.kube.informer import Key
+from galactic.operator.conditions import State
+from galactic.operator.state import View
+
+PATIENCE_SECONDS: Final = 20.0
+"""For how long nothing is said: a router that starts, or another that takes over, needs less."""
+
+
+def arrived(old: NodeSegment | None, new: NodeSegment | None) -> set[Key]:
+    """The attachments that a node has anew."""
+    before = {(each.attachment, each.epoch) for each in old.status.endpoints} if old else set()
+    found = new.status.endpoints if new else ()
+    names = (each.attachment.partition("/") for each in found if (each.attachment, each.epoch) not in before)
+    return {(namespace, name) for namespace, _, name in names}
+
+
+def unrouted(view: View, key: Key, attachment: VpcAttachment, at: float) -> tuple[State | None, bool]:
+    """What condition Routed is to say (None: nothing is wrong), and whether to look again after PATIENCE_SECONDS.
+
+    ``at``: the time in seconds since 1970.
+    """
+    nodes = {
+        pod.node for each in view.carriers(key) if (pod := view.pods.get(each)) and pod.live and pod.node
+    }
+    endpoint = attachment.status.endpoint
+    if not nodes or (endpoint is not None and endpoint.node in nodes):
+        return None, False
+    newest: tuple[str, SegmentEndpoint] | None = None
+    for node in sorted(nodes):
+        segment = view.segments.get(("", node))
+        for each in segment.status.endpoints if isinstance(segment, NodeSegment) else ():
+            if each.attachment == "/".join(key) and (newest is None or newest[1].epoch < each.epoch):
+                newest = node, each
+    if newest is None or (endpoint is not None and endpoint.epoch >= newest[1].epoch):
+        return None, False
+    if at - newest[1].epoch / 1e9 < PATIENCE_SECONDS:
+        return None, True
+    told = (
+        f"attached on node {newest[0]}, but no router has told the others: they do not reach it yet; is "
+        "galactic-router running? Events here say so if it did not believe the node"
+    )
+    return State("False", "NotRouted", told), True

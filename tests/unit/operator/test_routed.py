@@ -1,0 +1,81 @@
+"""An attachment that its node has and no router has told of says so, after a while and not before."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from galactic.crds.model import parse
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.operator.routed import arrived, unrouted
+
+AT = 1_800_000_000.0
+KEY = ("blue", "web")
+LONG_AGO, NOW = int((AT - 60) * 1e9), int((AT - 1) * 1e9)
+
+
+def segment(*epochs: int) -> NodeSegment:
+    places = [
+        {"vpc": "0" * 11 + "1", "function": "0001", "attachment": "blue/web", "sid": "::1", "epoch": epoch}
+        for epoch in epochs
+    ]
+    return parse(
+        NodeSegment,
+        {"metadata": {"name": "node-1"}, "spec": {"prefix": "::/56"}, "status": {"endpoints": places}},
+    )
+
+
+def attachment(node: str = "", epoch: int = 0) -> VpcAttachment:
+    endpoint = {"endpoint": {"node": node, "sid": "::1", "epoch": epoch}} if node else {}
+    return parse(
+        VpcAttachment,
+        {
+            "metadata": {"name": "web", "namespace": "blue"},
+            "spec": {"vpc": {"name": "blue"}},
+            "status": endpoint,
+        },
+    )
+
+
+def view(found: NodeSegment | None, *, node: str = "node-1", live: bool = True) -> Any:
+    pod = SimpleNamespace(live=live, node=node)
+    return SimpleNamespace(
+        carriers=lambda _: [("blue", "web")],
+        pods=SimpleNamespace(get=lambda _: pod),
+        segments=SimpleNamespace(get=lambda key: found if key == ("", "node-1") else None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "known", "says", "again"),
+    [
+        pytest.param(view(segment(LONG_AGO)), attachment(), True, True, id="the-router-is-away"),
+        pytest.param(view(segment(NOW)), attachment(), False, True, id="only-just-attached"),
+        pytest.param(view(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, False, id="told"),
+        pytest.param(
+            view(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, True, id="a-move-not-told"
+        ),
+        pytest.param(
+            view(segment(LONG_AGO)), attachment("node-2", NOW), False, False, id="the-newest-is-elsewhere"
+        ),
+        pytest.param(view(segment()), attachment(), False, False, id="the-node-does-not-have-it"),
+        pytest.param(view(None), attachment(), False, False, id="the-node-has-no-prefix"),
+        pytest.param(view(segment(LONG_AGO), node=""), attachment(), False, False, id="not-scheduled"),
+        pytest.param(view(segment(LONG_AGO), live=False), attachment(), False, False, id="run-to-its-end"),
+    ],
+)
+def test_what_is_said(seen: Any, known: VpcAttachment, says: bool, again: bool) -> None:
+    state, later = unrouted(seen, KEY, known, AT)
+    assert (state is not None, later) == (says, again)
+    if state:
+        assert (state.status, state.reason) == ("False", "NotRouted")
+        assert "node-1" in state.message
+        assert "galactic-router" in state.message
+
+
+def test_what_a_node_has_anew() -> None:
+    assert arrived(None, segment(1)) == {KEY}
+    assert arrived(segment(1), segment(2)) == {KEY}
+    assert arrived(segment(1), segment(1)) == set()
+    assert arrived(segment(1), None) == set()
