@@ -2,16 +2,13 @@
 
 import asyncio
 import os
-import shutil
-import socket
 import statistics
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
-from pathlib import Path
 
+from galactic.lab.mosquitto import mosquitto
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import EncapJob, EncapMode, EncapSink, RouteKey, RouteTarget
@@ -81,25 +78,9 @@ def path_of(namespace: Namespace) -> Iterator[str]:
         os.close(descriptor)
 
 
-@contextmanager
-def broker() -> Iterator[str]:
+def broker() -> AbstractContextManager[str]:
     """The URL of a Mosquitto whose queues are large enough for one message a network."""
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if program is None:
-        raise SystemExit("Mosquitto is needed: apt-get install mosquitto mosquitto-clients")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "mosquitto.conf"
-        config.write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 1000000\nset_tcp_nodelay true\n"
-        )
-        process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
-        try:
-            yield f"mqtt://127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.wait()
+    return mosquitto("max_queued_messages 1000000\nset_tcp_nodelay true\n")
 
 
 class HalfKernel(MemoryKernel):

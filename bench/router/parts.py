@@ -4,20 +4,18 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager
 from ipaddress import IPv4Address, IPv6Network
 from pathlib import Path
 
 from galactic.bus import Connected, Delivery
 from galactic.bus.paho import PahoBus
+from galactic.lab.mosquitto import mosquitto
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.names import function_hex, vpc_hex
 from galactic.settings import MqttSettings
@@ -50,23 +48,9 @@ def registration(node: int, sequence: int, *endpoints: Endpoint) -> tuple[str, b
     return TOPICS.endpoints("default", f"n{node}"), encode(NodeEndpoints(sequence, endpoints))
 
 
-@contextmanager
-def broker(extra: str = TUNED) -> Iterator[str]:
+def broker(extra: str = TUNED) -> AbstractContextManager[str]:
     """The URL of a Mosquitto with these lines in its configuration; none: as it comes."""
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if program is None:
-        raise SystemExit("Mosquitto is needed: apt-get install mosquitto")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "mosquitto.conf"
-        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n{extra}")
-        process = subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL)
-        try:
-            yield f"mqtt://127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.wait()
+    return mosquitto(extra)
 
 
 class Router:

@@ -2,12 +2,6 @@
 
 import asyncio
 import datetime as dt
-import os
-import pwd
-import shutil
-import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from galactic.lab.mosquitto import Mosquitto
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -89,51 +85,6 @@ def _pem(key, passphrase: bytes | None = None) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, encryption
     )
-
-
-class Mosquitto:
-    """A broker of the test's own. ``{name}`` in its configuration is a free port of that name."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ports: dict[str, int] = {}
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = folder / "mosquitto.log"
-
-    def port(self, name: str) -> int:
-        if name not in self.ports:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self.ports[name] = probe.getsockname()[1]
-        return self.ports[name]
-
-    def start(self, config: str) -> None:
-        """Returns when every listener accepts."""
-        program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-        assert program, "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto"
-        path = self.folder / "mosquitto.conf"
-        path.write_text(f"user {pwd.getpwuid(os.getuid()).pw_name}\n{config}")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen([program, "-c", path], stderr=log)
-        deadline = time.monotonic() + 10
-        for port in self.ports.values():
-            while True:
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.02)
-
-    def reload(self) -> None:
-        assert self.process
-        os.kill(self.process.pid, signal.SIGHUP)
-
-    def kill(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
 
 
 @pytest.fixture

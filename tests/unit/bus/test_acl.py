@@ -59,11 +59,11 @@ def site(mosquitto, authority, tmp_path) -> Site:
     subprocess.run(["mosquitto_passwd", "-U", tmp_path / "passwords"], check=True)
     config = (SHIPPED / "mosquitto.conf").read_text().replace("/etc/mosquitto", str(tmp_path))
     config = config.replace("/var/lib/mosquitto", str(tmp_path))
-    ports = {name: mosquitto.port(name) for name in ("8883", "8884", "8885")}
+    ports = {name: mosquitto.port_of(name) for name in ("8883", "8884", "8885")}
     for name, port in ports.items():
         assert config.count(f"listener {name}\n") == 1
         config = config.replace(f"listener {name}\n", f"listener {port} 127.0.0.1\n")
-    mosquitto.start(config)
+    mosquitto.start(config=config)
     return Site(ports, {user: clients.issue(user) for user in PEOPLE}, servers.cert)
 
 

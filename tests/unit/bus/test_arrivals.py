@@ -45,9 +45,8 @@ async def test_it_pauses_when_full_and_resumes_at_half(limits: dict, size: int) 
 async def test_a_slow_consumer_makes_the_broker_wait_and_loses_nothing(mosquitto, until, monkeypatch) -> None:
     """20 MiB are on their way; with room for 10 messages the rest stays at the broker until they are taken."""
     monkeypatch.setattr(module, "Arrivals", lambda pause, resume: Arrivals(pause, resume, most=10))
-    port = mosquitto.port("plain")
-    mosquitto.start(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n")
-    settings = MqttSettings(mqtt_url=f"mqtt://127.0.0.1:{port}")
+    mosquitto.start(extra="max_queued_messages 100000")
+    settings = MqttSettings(mqtt_url=mosquitto.url)
     async with PahoBus(settings, "slow") as slow, PahoBus(settings, "quick") as quick, asyncio.timeout(60):
         arrived = slow.deliveries()
         while await anext(arrived) != Connected():

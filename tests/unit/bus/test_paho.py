@@ -1,12 +1,9 @@
 """The paho adapter against a real Mosquitto on loopback."""
 
 import asyncio
-import shutil
 import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,46 +11,19 @@ from structlog.testing import capture_logs
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
+from galactic.lab.mosquitto import Mosquitto
 from galactic.settings import MqttSettings
 
 
-class Broker:
-    """A Mosquitto of the test's own."""
-
-    def __init__(self, folder: Path, extra: str = "") -> None:
-        program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-        assert program, "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto"
-        self.program = program
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.config = folder / "mosquitto.conf"
-        self.config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n{extra}"
-        )
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen([self.program, "-c", self.config], stderr=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    running = Broker(tmp_path)
-    yield running
-    running.kill()
+def broker(mosquitto: Mosquitto) -> Mosquitto:
+    mosquitto.start(extra="max_queued_messages 100000")
+    return mosquitto
 
 
 @asynccontextmanager
 async def connected(
-    broker: Broker, name: str, **more: object
+    broker: Mosquitto, name: str, **more: object
 ) -> AsyncIterator[tuple[PahoBus, AsyncIterator]]:
     bus = PahoBus(MqttSettings(mqtt_url=broker.url), name, **more)
     async with bus:
@@ -73,7 +43,7 @@ async def soon(awaitable: object) -> object:
         return await awaitable
 
 
-async def test_a_retained_message_reaches_a_later_subscriber(broker: Broker) -> None:
+async def test_a_retained_message_reaches_a_later_subscriber(broker: Mosquitto) -> None:
     async with connected(broker, "a") as (a, _), connected(broker, "b") as (b, at_b):
         await soon(a.publish("t/kept", b"1", retain=True))
         b.subscribe("t/+")
@@ -88,20 +58,20 @@ async def test_a_retained_message_reaches_a_later_subscriber(broker: Broker) -> 
         assert await soon(anext(at_b)) == Delivery("u", b"4", retained=False)
 
 
-async def test_subscriptions_outlive_the_broker(broker: Broker) -> None:
+async def test_subscriptions_outlive_the_broker(broker: Mosquitto) -> None:
     async with connected(broker, "a") as (a, at_a):
         a.subscribe("t")
         broker.kill()
         assert isinstance(await soon(anext(at_a)), Disconnected)
         with pytest.raises(Unreachable):
             await a.publish("t", b"lost")
-        broker.start()
+        broker.start(extra="max_queued_messages 100000")
         await soon(session(at_a))
         await soon(a.publish("t", b"after"))
         assert await soon(anext(at_a)) == Delivery("t", b"after", retained=False)
 
 
-async def test_the_last_will_speaks_for_a_client_that_died(broker: Broker) -> None:
+async def test_the_last_will_speaks_for_a_client_that_died(broker: Mosquitto) -> None:
     async with connected(broker, "watcher") as (watcher, seen):
         watcher.subscribe("will")
         async with connected(broker, "dying", will=("will", b"gone")) as (dying, _):
@@ -109,14 +79,14 @@ async def test_the_last_will_speaks_for_a_client_that_died(broker: Broker) -> No
             assert await soon(anext(seen)) == Delivery("will", b"gone", retained=False)
 
 
-async def test_it_ends_even_if_the_connection_is_lost_at_that_very_moment(broker: Broker) -> None:
+async def test_it_ends_even_if_the_connection_is_lost_at_that_very_moment(broker: Mosquitto) -> None:
     for _ in range(20):
         async with asyncio.timeout(20), connected(broker, "a") as (bus, arrived):
             bus._client.socket().shutdown(socket.SHUT_RDWR)
             await anext(arrived)
 
 
-async def test_many_publishes_are_all_confirmed_and_all_arrive(broker: Broker) -> None:
+async def test_many_publishes_are_all_confirmed_and_all_arrive(broker: Mosquitto) -> None:
     async with connected(broker, "a") as (a, _), connected(broker, "b") as (b, at_b):
         b.subscribe("n/#")
         await soon(asyncio.gather(*(a.publish(f"n/{number}", b"x") for number in range(3000))))
@@ -124,16 +94,13 @@ async def test_many_publishes_are_all_confirmed_and_all_arrive(broker: Broker) -
         assert {delivery.topic for delivery in arrived} == {f"n/{number}" for number in range(3000)}
 
 
-async def test_a_wrong_password_is_retried_and_said(tmp_path: Path) -> None:
-    broker = Broker(tmp_path, "allow_anonymous false\n")
-    try:
-        with capture_logs() as logs:
-            async with PahoBus(MqttSettings(mqtt_url=broker.url, mqtt_username="nobody"), "a") as bus:
-                async with asyncio.timeout(20):
-                    while sum("authorized" in line.get("error", "") for line in logs) < 2:
-                        await asyncio.sleep(0.05)
-                assert not bus.connected
-                with pytest.raises(Unreachable):
-                    await bus.publish("t", b"")
-    finally:
-        broker.kill()
+async def test_a_wrong_password_is_retried_and_said(mosquitto: Mosquitto) -> None:
+    mosquitto.start(config=f"listener {mosquitto.port} 127.0.0.1\nallow_anonymous false\n")
+    with capture_logs() as logs:
+        async with PahoBus(MqttSettings(mqtt_url=mosquitto.url, mqtt_username="nobody"), "a") as bus:
+            async with asyncio.timeout(20):
+                while sum("authorized" in line.get("error", "") for line in logs) < 2:
+                    await asyncio.sleep(0.05)
+            assert not bus.connected
+            with pytest.raises(Unreachable):
+                await bus.publish("t", b"")

@@ -82,9 +82,9 @@ def site(mosquitto, authority, tmp_path) -> Site:
     )
     (tmp_path / "passwords").write_text("u:right\n")
     subprocess.run(["mosquitto_passwd", "-U", tmp_path / "passwords"], check=True)
-    ports = {name: mosquitto.port(name) for name in LISTENERS}
+    ports = {name: mosquitto.port_of(name) for name in LISTENERS}
     mosquitto.start(
-        CONFIG.format(
+        config=CONFIG.format(
             **ports,
             folder=tmp_path,
             server_ca=servers.cert,

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from galactic.lab import mosquitto
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.names import function_hex, vpc_hex
 from galactic.srv6 import sid
@@ -45,44 +45,8 @@ def world() -> World:
     return World()
 
 
-class Mosquitto:
-    """A broker of the test's own, on a free loopback port."""
-
-    def __init__(self, folder: Path) -> None:
-        program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-        assert program, (
-            "Mosquitto is needed: `make test` installs it, or apt-get install mosquitto mosquitto-clients"
-        )
-        self._program, self._folder = program, folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
-        self.url = f"mqtt://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *, persistence: bool = False, extra: str = "") -> None:
-        config = self._folder / "mosquitto.conf"
-        lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "user root", extra]
-        if persistence:
-            lines += ["persistence true", f"persistence_location {self._folder}/", "autosave_on_changes true"]
-            lines += ["autosave_interval 1"]
-        config.write_text("\n".join(lines) + "\n")
-        self._process = subprocess.Popen([self._program, "-c", config], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
-        raise AssertionError("Mosquitto does not listen")
-
-    def kill(self) -> None:
-        """Kill -9."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+class Mosquitto(mosquitto.Mosquitto):
+    """A broker of the test's own that says what it retains."""
 
     def retained(self, filters: str = "galactic/v1/vpcs/#") -> dict[str, str]:
         """What ``mosquitto_sub`` is given that subscribes now."""
@@ -93,8 +57,8 @@ class Mosquitto:
         return {topic: payload for topic, _, payload in (line.partition(" ") for line in lines)}
 
 
-@pytest.fixture
-def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+@pytest.fixture(name="mosquitto")
+def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     broker = Mosquitto(tmp_path)
     yield broker
     broker.kill()
