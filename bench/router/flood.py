@@ -1,21 +1,21 @@
 """What a flood from one node costs the others: ``python bench/router/flood.py [REPEATS]``.
 
-Registration → change at a subscriber for a node that behaves, alone and while another publishes as fast as it can,
-alternating within one run, against a real Mosquitto on loopback. The router and the flood are processes of their own.
+Registration → change at a subscriber for a node that behaves: alone, beside somebody who publishes as fast as he can
+on a topic that nobody hears, and beside a node that does so on its own topic. All three alternate within one run,
+against a real Mosquitto on loopback; the router and the flood are processes of their own. The second shows what the
+flood costs the broker and the machine, so that the third beside it is what it costs because of the router.
 """
 
 import asyncio
-import shutil
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from galactic.bus import Delivery
 from galactic.bus.paho import PahoBus
+from galactic.lab.mosquitto import mosquitto
 from galactic.launch import configure_logs
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.settings import MqttSettings
@@ -33,8 +33,8 @@ def said(node: int, sequence: int) -> bytes:
     )
 
 
-async def flood(url: str) -> None:
-    """Node 2, a new list of endpoints with every message, 200 under way at any time, until ended."""
+async def flood(url: str, topic: str) -> None:
+    """A new list of endpoints with every message, 200 under way at any time, until ended."""
     async with PahoBus(MqttSettings(mqtt_url=url), "flood") as bus:
         sequence = int(time.time() * 1000)
 
@@ -42,7 +42,7 @@ async def flood(url: str) -> None:
             nonlocal sequence
             while True:
                 sequence += 1
-                await bus.publish(TOPICS.endpoints("default", "n2"), said(2, sequence), retain=True)
+                await bus.publish(topic, said(2, sequence), retain=True)
 
         while not bus.connected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -66,26 +66,14 @@ async def measure(bus: PahoBus, arrived: asyncio.Queue[bytes], first: int) -> li
 
 
 async def main(repeats: int) -> None:
-    program = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin")
-    if program is None:
-        raise SystemExit("Mosquitto is needed: apt-get install mosquitto")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    url = f"mqtt://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "mosquitto.conf"
-        config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n{SHIPPED}")
-        router = ["-m", "galactic.router", "--kubernetes", "false", "--mqtt-url", url, "--metrics-port", "0"]
-        processes = [
-            subprocess.Popen([program, "-c", config], stderr=subprocess.DEVNULL),  # noqa: ASYNC220
-            subprocess.Popen([sys.executable, *router, "--log-level", "error"]),  # noqa: ASYNC220
-        ]
+    with mosquitto(SHIPPED) as url:
+        options = ["--kubernetes", "false", "--mqtt-url", url, "--metrics-port", "0", "--log-level", "error"]
+        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "galactic.router", *options)
         try:
             await compare(url, repeats)
         finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+            process.kill()
+            await process.wait()
 
 
 async def compare(url: str, repeats: int) -> None:
@@ -107,33 +95,44 @@ async def compare(url: str, repeats: int) -> None:
         for node in (1, 2):
             status = encode(NodeStatus("online", f"2001:db8:ff01:{node}00::/56"))
             await bus.publish(TOPICS.status("default", f"n{node}"), status, retain=True)
-        alone, beside, sequence = [], [], 1
+        runs: dict[str, list[list[float]]] = {"alone": [], "elsewhere": [], "in a flood": []}
+        topics = {"elsewhere": "elsewhere", "in a flood": TOPICS.endpoints("default", "n2")}
+        sequence = 1
         for _ in range(repeats):
-            found = await measure(bus, arrived, sequence)
-            alone.append(found)
-            sequence += CHANGES_EACH
-            other = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, __file__, "--flood", url], stdout=subprocess.PIPE, text=True
-            )
-            assert other.stdout
-            await asyncio.to_thread(other.stdout.readline)
-            beside.append(await measure(bus, arrived, sequence))
-            sequence += CHANGES_EACH
-            other.kill()
-            other.wait()
+            for name, found in runs.items():
+                async with flooding(url, topics.get(name)):
+                    found.append(await measure(bus, arrived, sequence))
+                sequence += CHANGES_EACH
         task.cancel()
-    print(f"{'':>14} {'median':>10} {'p95':>10}")
-    for name, runs in (("alone", alone), ("in a flood", beside)):
-        each = statistics.median(statistics.median(run) for run in runs)
-        late = statistics.median(sorted(run)[int(0.95 * len(run))] for run in runs)
-        print(f"{name:>14} {each * 1e3:>7.1f} ms {late * 1e3:>7.1f} ms")
-    ratios = [statistics.median(b) / statistics.median(a) for a, b in zip(alone, beside, strict=True)]
-    print(f"ratio of the medians: {statistics.median(ratios):.1f}")
+    base = [statistics.median(run) for run in runs["alone"]]
+    print(f"{'':>14} {'median':>10} {'p95':>10} {'of alone':>10}")
+    for name, found in runs.items():
+        each = [statistics.median(run) for run in found]
+        late = statistics.median(sorted(run)[int(0.95 * len(run))] for run in found)
+        ratio = statistics.median(one / other for one, other in zip(each, base, strict=True))
+        print(f"{name:>14} {statistics.median(each) * 1e3:>7.1f} ms {late * 1e3:>7.1f} ms {ratio:>10.1f}")
+
+
+@asynccontextmanager
+async def flooding(url: str, topic: str | None) -> AsyncIterator[None]:
+    """None: nobody floods."""
+    if topic is None:
+        yield
+        return
+    arguments = (__file__, "--flood", url, topic)
+    other = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert other.stdout
+        await other.stdout.readline()
+        yield
+    finally:
+        other.kill()
+        await other.wait()
 
 
 if __name__ == "__main__":
     configure_logs("error", "console")
     if sys.argv[1:2] == ["--flood"]:
-        asyncio.run(flood(sys.argv[2]))
+        asyncio.run(flood(*sys.argv[2:]))
     else:
         asyncio.run(main(int(sys.argv[1]) if sys.argv[1:] else 5))

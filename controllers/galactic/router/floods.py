@@ -18,7 +18,7 @@ HOLD_SECONDS: Final = (2.0, 64.0)
 class Limit(NamedTuple):
     """What a node may say on one topic in one second before it is put aside."""
 
-    messages: int = 400
+    messages: int = 250
     bytes: int = 8 * 1024 * 1024
 
 
