@@ -73,15 +73,20 @@ def up(  # noqa: PLR0917  (as many as there are options)
     database: Annotated[
         bool | None, typer.Option("--database", help="With PostgreSQL, for `galactic history`.")
     ] = None,
+    prometheus: Annotated[
+        bool | None, typer.Option("--prometheus", help="With Prometheus and the alert rules of the chart.")
+    ] = None,
 ) -> None:
     """Bring the lab up, or back up. The first time builds Kubernetes, and a kernel if this one lacks VRF."""
     _interruptible()
     lab = Lab(name, console)
-    lab.up(nodes, latency, kernel, routers=routers, database=database)
+    lab.up(nodes, latency, kernel, routers=routers, database=database, prometheus=prometheus)
     console.print(f"\nexport KUBECONFIG={lab.kubeconfig}", soft_wrap=True)
     console.print(f"export PATH={lab.state.tools}:$PATH", soft_wrap=True)
     if lab.state.database:
         console.print(f"export GALACTIC_DATABASE_URL={lab.state.database_url()}", soft_wrap=True)
+    if lab.state.prometheus:
+        console.print(f"Prometheus: {lab.state.prometheus_url}", soft_wrap=True)
 
 
 @app.command()

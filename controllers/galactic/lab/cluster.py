@@ -50,6 +50,7 @@ LATER: Final = (
     *("kube-controller-manager", "kube-scheduler", "operator"),
     *map(router_name, range(MAX_ROUTERS)),
     "webhook",
+    "prometheus",
 )
 PROBES: Final = tuple(
     json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **thing})
@@ -96,16 +97,18 @@ class Lab:
         *,
         routers: int | None = None,
         database: bool | None = None,
+        prometheus: bool | None = None,
     ) -> None:
         """The lab is up and its nodes are Ready. What is up already stays; what has died is started again.
 
         Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
-        The number of routers may be changed, and a database added, in a lab that is up.
+        The number of routers may be changed, and a database or a Prometheus added, in a lab that is up.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
         self._state = self._agreed(
-            {"nodes": nodes, "latency": latency, "kernel": kernel}, {"routers": routers, "database": database}
+            {"nodes": nodes, "latency": latency, "kernel": kernel},
+            {"routers": routers, "database": database, "prometheus": prometheus},
         )
         self._install()
         chosen = choose(self._state)

@@ -59,11 +59,15 @@ def router_name(number: int) -> str:
     return f"{ROUTER}-{number + 1}" if number else ROUTER
 
 
+def router_port(number: int) -> int:
+    """Of its /metrics."""
+    return PORTS[ROUTER] if number == 0 else PORTS[WEBHOOK] + number
+
+
 def router(state: State, number: int = 0) -> Program:
     """One of the routers, from 0. All are the same user in Kubernetes; in the broker each is one of its own."""
-    port = PORTS[ROUTER] if number == 0 else PORTS[WEBHOOK] + number
     variables = settings(state, "galactic-router") | broker.variables(state, broker.router(number))
-    variables |= {"GALACTIC_METRICS_PORT": str(port)}
+    variables |= {"GALACTIC_METRICS_PORT": str(router_port(number))}
     if state.database:
         variables["GALACTIC_DATABASE_URL"] = state.database_url(inside=True)
     return Program(router_name(number), [*interpreter(), "-m", "galactic.router"], variables, priority=600)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from galactic.lab import broker, postgres
+from galactic.lab import broker, postgres, prometheus
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import controllers
 from galactic.lab.processes import Program
@@ -13,6 +13,7 @@ from galactic.lab.state import (
     CONTROL,
     DATABASE_PORT,
     GATEWAY,
+    PROMETHEUS_PORT,
     SERVICES,
     State,
     environment,
@@ -116,6 +117,8 @@ def forwarder(state: State, *, guest: bool) -> Program:
     routes = [f"{state.port}=[{CONTROL}]:{API_PORT}"]
     if state.database:
         routes.append(f"{state.database_port}=[::1]:{DATABASE_PORT}")
+    if state.prometheus:
+        routes.append(f"{state.prometheus_port}=[::1]:{PROMETHEUS_PORT}")
     if guest:
         routes.append(f"{state.agent_socket}=[{GATEWAY}]:{AGENT_PORT}")
     argv = [*interpreter(), "-m", "galactic.lab.forward", state.namespace, *routes]
@@ -128,7 +131,8 @@ def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
     kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
     first = [forwarder(state, guest=guest), etcd(state, assets), broker.program(state, assets.mosquitto)]
     first += [database(state)] if state.database else []
-    return first + kubernetes + controllers(state)
+    last = [prometheus.program(state)] if state.prometheus else []
+    return first + kubernetes + controllers(state) + last
 
 
 def definitions(checkout: Path) -> list[Path]:

@@ -29,6 +29,7 @@ DAEMONS: Final = {
     "mosquitto": "mosquitto.service",
     "etcd-server": "etcd.service",
     "postgresql": "postgresql.service",
+    "prometheus": "prometheus.service",
 }
 
 

@@ -26,6 +26,7 @@ API_PORT: Final = 6443
 MQTT_PORT: Final = 8884
 """The one of the shipped listeners that asks for user and password, over TLS."""
 DATABASE_PORT: Final = 5432
+PROMETHEUS_PORT: Final = 9090
 AGENT_PORT: Final = 7
 METRICS_PORT: Final = 9180
 WEBHOOK_PORT: Final = 9443
@@ -72,6 +73,8 @@ class State:
     routers: int = 1
     database: bool = False
     database_port: int = 0
+    prometheus: bool = False
+    prometheus_port: int = 0
 
     @property
     def cluster(self) -> str:
@@ -152,6 +155,11 @@ class State:
         where = f"[::1]:{DATABASE_PORT}" if inside else f"127.0.0.1:{self.database_port}"
         return f"postgresql://galactic@{where}/postgres"
 
+    @property
+    def prometheus_url(self) -> str:
+        """From anywhere on this machine."""
+        return f"http://127.0.0.1:{self.prometheus_port}"
+
     def identity(self, user: str) -> Path:
         """The kubeconfig of one controller, for use inside the lab."""
         return self.root / "identities" / f"{user}.kubeconfig"
@@ -183,9 +191,13 @@ class State:
             return None
 
     def with_ports(self) -> "State":
-        """The same with free local ports for the API server and the database, unless it has them."""
-        port = self.port or _free_port()
-        return replace(self, port=port, database_port=self.database_port or (self.database and _free_port()))
+        """The same with free local ports for what is reached from this machine, unless it has them."""
+        return replace(
+            self,
+            port=self.port or _free_port(),
+            database_port=self.database_port or (self.database and _free_port()),
+            prometheus_port=self.prometheus_port or (self.prometheus and _free_port()),
+        )
 
 
 def _free_port() -> int:
