@@ -15,7 +15,7 @@ from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
 from galactic.launch import Health
 from galactic.messages import Route, digest
-from galactic.router import shards
+from galactic.router import hearing, shards
 from galactic.router.claims import Origin, Segment
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
@@ -196,6 +196,7 @@ async def test_whatever_dies_what_is_retained_is_the_table(
     world, mosquitto, until, monkeypatch, *, persistence: bool, extra: str, seed: int
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
+    monkeypatch.setattr(hearing, "HEAR_SECONDS", 1.0)  # what is dropped is lost until then
     async with Stage(world, mosquitto, seed, persistence=persistence, extra=extra) as stage:
         for _ in range(STEPS):
             await stage.step()

@@ -1,0 +1,196 @@
+"""What can be seen of a router from outside: figures, log lines that are not too many, and numbers it refuses."""
+
+import asyncio
+import time
+
+import pytest
+from structlog.testing import capture_logs
+from test_controller import CHANGES, HEAD, SHARD, router, say
+
+from galactic.bus.memory import MemoryBroker
+from galactic.messages import Changes, Head, Leader, Shard, decode, digest, encode
+from galactic.router.claims import Origin, Rejection
+from galactic.router.rejections import RejectionLog
+from galactic.router.repeats import Repeats
+from galactic.router.revisions import AHEAD, milliseconds
+
+VPC = "0000000004d2"
+LEADER = "galactic/v1/router/leader"
+HOSTILE = [
+    pytest.param((1 << 63) - 1, id="2^63-1"),
+    pytest.param(1 << 62, id="2^62"),
+    pytest.param(-1, id="below-0"),
+]
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+def figure(controller, name: str, **labels: str) -> float | None:
+    return controller.registry.get_sample_value(f"galactic_router_{name}", labels)
+
+
+def attach(world, broker, *networks: str, sequence: int = 1) -> None:
+    endpoints = [world.endpoint("n1", number, network) for number, network in enumerate(networks, 1)]
+    say(broker, world.status("n1"), world.endpoints("n1", sequence, *endpoints))
+
+
+# -- numbers that nobody can be at -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", HOSTILE)
+async def test_a_hostile_retained_table_does_not_move_the_revision(world, broker, until, number: int) -> None:
+    say(broker, (HEAD, encode(Head(number, 0, digest([]), 1))), (SHARD, encode(Shard(number, 1, ()))))
+    say(broker, ("galactic/v1/vpcs/0000000004d3/head", encode(Head(number, 0, digest([]), 0))))
+    async with router(broker) as controller:
+        attach(world, broker, "10.1.1.1/32")
+        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 1)
+        revision = decode(Head, broker.retained[HEAD]).revision
+        assert 0 < revision <= milliseconds()
+        assert decode(Shard, broker.retained[SHARD]).revision <= milliseconds()
+        assert not [topic for topic in broker.retained if "4d3" in topic], (
+            "what belongs to no table is cleared"
+        )
+        assert figure(controller, "rejections_total", reason="RevisionInvalid") >= 3
+
+
+@pytest.mark.parametrize("number", HOSTILE)
+async def test_nor_does_one_that_is_written_over_it(world, broker, until, number: int) -> None:
+    async with router(broker) as controller:
+        attach(world, broker, "10.1.1.1/32")
+        await until(lambda: controller.idle and HEAD in broker.retained)
+        told = decode(Head, broker.retained[HEAD])
+        say(broker, (HEAD, encode(Head(number, 9, digest([]), 1))))
+        broker.publish(CHANGES, encode(Changes(number, told.revision)), retain=False)
+        await until(lambda: controller.idle and decode(Head, broker.retained[HEAD]).count == 1)
+        attach(world, broker, "10.1.1.2/32", sequence=2)
+        await until(lambda: controller.idle and "10.1.1.2/32" in controller.store.routes(0x4D2))
+        await until(lambda: controller.idle)
+        assert told.revision < decode(Head, broker.retained[HEAD]).revision <= milliseconds()
+        assert figure(controller, "rejections_total", reason="RevisionInvalid") == 2
+
+
+async def test_a_clock_that_is_ahead_by_less_is_followed(world, broker, until) -> None:
+    ahead = milliseconds() + AHEAD // 2
+    say(broker, (HEAD, encode(Head(ahead, 0, digest([]), 1))), (SHARD, encode(Shard(ahead, 1, ()))))
+    async with router(broker) as controller:
+        attach(world, broker, "10.1.1.1/32")
+        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 1)
+        assert decode(Head, broker.retained[HEAD]).revision > ahead
+
+
+@pytest.mark.parametrize("term", HOSTILE)
+async def test_a_term_that_nobody_can_be_in_deposes_nobody(world, broker, until, term: int) -> None:
+    say(broker, (LEADER, encode(Leader("somebody", term))))
+    async with router(broker) as controller:
+        await until(lambda: controller.idle)
+        assert decode(Leader, broker.retained[LEADER]).id == "r"
+        say(broker, (LEADER, encode(Leader("somebody", term))))
+        await until(lambda: decode(Leader, broker.retained[LEADER]).id == "r")
+        attach(world, broker, "10.1.1.1/32")
+        await until(lambda: controller.idle and HEAD in broker.retained)
+        assert decode(Leader, broker.retained[LEADER]).term <= milliseconds()
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+async def test_revisions_are_there_after_a_restart(world, broker, until) -> None:
+    async with router(broker) as controller:
+        attach(world, broker, "10.1.1.1/32")
+        await until(lambda: controller.idle and HEAD in broker.retained)
+    revision = decode(Head, broker.retained[HEAD]).revision
+    async with router(broker, "second") as controller:
+        await until(lambda: controller.idle)
+        assert figure(controller, "revision", vpc=VPC) == revision
+
+
+async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
+    async with router(broker) as controller:
+        await until(lambda: controller.idle)
+        assert figure(controller, "oldest_change_seconds") == 0
+        assert figure(controller, "last_publish_timestamp_seconds") == pytest.approx(time.time(), abs=60)
+        free, publish = asyncio.Event(), controller._bus.publish
+
+        async def slow(topic: str, payload: bytes, *, retain: bool = False) -> None:
+            if topic == CHANGES:
+                await free.wait()
+            await publish(topic, payload, retain=retain)
+
+        controller._bus.publish = slow
+        attach(world, broker, "10.1.1.1/32")
+        await until(lambda: (figure(controller, "oldest_change_seconds") or 0) > 0.05)
+        free.set()
+        await until(lambda: controller.idle)
+        assert figure(controller, "oldest_change_seconds") == 0
+
+
+# -- log lines ---------------------------------------------------------------------------------------------------------
+
+
+async def test_every_change_is_there_for_who_looks_for_it(world, broker, until) -> None:
+    with capture_logs() as logs:
+        async with router(broker) as controller:
+            attach(world, broker, "10.1.1.1/32", "10.1.1.2/32")
+            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 2)
+            attach(world, broker, "10.1.1.1/32", sequence=2)
+            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 1)
+            attach(world, broker, *(f"10.1.2.{number}/32" for number in range(150)), sequence=3)
+            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 150)
+            say(broker, world.endpoints("n1", 4))
+            await until(lambda: controller.idle and not controller.store.routes(0x4D2))
+    lines = [line for line in logs if line["event"] == "change"]
+    assert [(line["vpc"], line["set"], line["delete"], line["log_level"]) for line in lines] == [
+        (VPC, 2, 0, "debug"),
+        (VPC, 0, 1, "debug"),
+        (VPC, 150, 1, "debug"),
+    ]
+    assert lines[1]["previous"] == lines[0]["revision"]
+    (line,) = [line for line in logs if line["event"] == "many routes are withdrawn"]
+    assert (line["delete"], line["left"], line["log_level"]) == (150, 0, "info")
+
+
+async def test_what_is_dropped_is_said_once(world, broker, until) -> None:
+    with capture_logs() as logs:
+        async with router(broker) as controller:
+            await until(lambda: controller.idle)
+            for node in ("n1", "n1", "n1", "n2"):
+                broker.publish(f"galactic/v1/nodes/default/{node}/endpoints", b"{", retain=False)
+            await until(lambda: figure(controller, "rejections_total", reason="Undecodable") == 4)
+    lines = [line for line in logs if line["event"] == "message dropped"]
+    assert [line["topic"].split("/")[-2] for line in lines] == ["n1", "n2"]
+    assert all((line["reason"], line["log_level"]) == ("Undecodable", "warning") for line in lines)
+
+
+def test_a_rejection_is_said_once_with_its_cluster() -> None:
+    log = RejectionLog()
+    one, other = Origin("c1", "n1"), Origin("c2", "n1")
+    said = [
+        Rejection(one, "ns/a", "NotEntitled", "first"),
+        Rejection(one, "ns/a", "NotEntitled", "second"),
+        Rejection(one, "ns/a", "SidMismatch", "third"),
+        Rejection(other, "ns/a", "NotEntitled", "fourth"),
+        Rejection(one, "ns/a", "StaleEpoch", "fifth"),
+    ]
+    with capture_logs() as logs:
+        log.note(said)
+        log.note(said)
+    assert [(line["cluster"], line["error"], line["log_level"]) for line in logs] == [
+        ("c1", "first", "warning"),
+        ("c1", "third", "warning"),
+        ("c2", "fourth", "warning"),
+        ("c1", "fifth", "info"),
+    ]
+
+
+def test_repeats_count_what_was_not_said() -> None:
+    now = 0.0
+    repeats = Repeats(60, most=2, clock=lambda: now)
+    assert [repeats.due("a") for _ in range(5)] == [1, 0, 0, 0, 0]
+    assert repeats.due("b") == 1
+    now = 60.0
+    assert repeats.due("a") == 5
+    assert [repeats.due("c"), repeats.due("b")] == [1, 1], "the one said longest ago was forgotten"
+    assert len(repeats._said) == 2
