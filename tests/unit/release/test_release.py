@@ -1,0 +1,197 @@
+"""Which engine `make image` takes, and what it is called with."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+
+from release import audit, image, licences
+from release.distributions import ROOT, asked, closure, constraints, normal, project
+from release.image import Facts, command, engine, facts, source
+
+SAID = Facts(version="1.2.3", revision="abc", source="https://example.net/g", epoch=1_700_000_000)
+
+
+def arguments(words):
+    return dict(word.split("=", 1) for flag, word in itertools.pairwise(words) if flag == "--build-arg")
+
+
+@pytest.mark.parametrize(
+    ("works", "taken"),
+    [
+        pytest.param({"docker", "podman", "buildah"}, "docker", id="docker-first"),
+        pytest.param({"podman", "buildah"}, "podman", id="docker-without-its-service"),
+        pytest.param({"buildah"}, "buildah", id="buildah-alone"),
+    ],
+)
+def test_the_first_engine_that_works_is_taken(works, taken):
+    assert engine("", lambda name: None if name in works else "does not work: no service") == taken
+
+
+def test_where_nothing_builds_images_it_says_what_was_tried_and_what_to_do():
+    with pytest.raises(SystemExit) as ended:
+        engine("", lambda name: f"does not work: {name} is tired")
+    for told in (
+        "docker does not work: docker is tired",
+        "podman",
+        "buildah is tired",
+        "apt-get install buildah",
+    ):
+        assert told in str(ended.value)
+
+
+def test_an_engine_that_was_asked_for_is_not_replaced():
+    with pytest.raises(SystemExit, match="podman is not installed"):
+        engine("podman", lambda name: "is not installed" if name == "podman" else None)
+
+
+@pytest.mark.parametrize("name", ["podman", "buildah"])
+def test_the_labels_and_times_are_those_of_the_commit(name):
+    words = command(name, "galactic:1.2.3", SAID, base="debian:x", target="dev", more=["--layers"])
+    assert words[:2] == [name, "build"]
+    assert words[-1] == "."
+    assert {"--timestamp=1700000000", "--layers"} <= set(words)
+    assert words[words.index("--target") + 1] == "dev"
+    assert arguments(words) == {
+        "VERSION": "1.2.3",
+        "REVISION": "abc",
+        "CREATED": "2023-11-14T22:13:20Z",
+        "SOURCE": "https://example.net/g",
+        "BASE": "debian:x",
+    }
+
+
+def test_docker_gets_the_time_as_an_argument():
+    words = command("docker", "galactic", SAID)
+    assert arguments(words)["SOURCE_DATE_EPOCH"] == "1700000000"
+    assert not any(word.startswith("--timestamp") for word in words)
+    assert "BASE" not in arguments(words)
+
+
+def test_every_argument_is_one_of_the_dockerfile():
+    text = (ROOT / image.DOCKERFILE).read_text()
+    for name in arguments(command("buildah", "galactic", SAID, base="x")):
+        assert f"ARG {name}" in text
+
+
+@pytest.mark.parametrize(
+    ("remote", "told"),
+    [
+        ("https://example.net/team/galactic.git", "https://example.net/team/galactic"),
+        ("https://user:secret@example.net/team/galactic", "https://example.net/team/galactic"),
+        ("git@example.net:team/galactic.git", "https://example.net/team/galactic"),
+        ("ssh://git@example.net:2222/team/galactic.git", "https://example.net/team/galactic"),
+        ("/srv/galactic", ""),
+        ("", ""),
+    ],
+)
+def test_the_source_is_a_web_address_without_credentials(remote, told):
+    assert source(remote) == told
+
+
+def test_the_time_can_be_given_and_is_checked():
+    assert facts({"SOURCE_DATE_EPOCH": "7"}).epoch == 7
+    with pytest.raises(SystemExit, match="seconds since 1970"):
+        facts({"SOURCE_DATE_EPOCH": "yesterday"})
+
+
+def test_everything_that_is_required_is_pinned_and_installed_as_pinned():
+    """Directly or not, for whatever extra; what only `make docs` and `make audit` install is at least pinned."""
+    pinned = constraints()
+    for extra in project()["optional-dependencies"]:
+        for requirement in asked([extra]):
+            version = pinned.get(normal(requirement.name))
+            assert version is not None, f"{requirement} ({extra}) is not in constraints.txt"
+            assert requirement.specifier.contains(version), requirement
+    for requirement in project_build():
+        assert normal(requirement) in pinned
+    for name, one in closure(["dev"]).items():
+        assert pinned.get(name) == one.version, f"{name} {one.version} is installed"
+
+
+def project_build():
+    import tomllib
+
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    return [requirement.partition(">=")[0] for requirement in table["requires"]]
+
+
+def test_constraints_say_nothing_but_names_and_versions(tmp_path):
+    (tmp_path / "constraints.txt").write_text("aiohttp==3.1\n--index-url https://example.net/simple\n")
+    with pytest.raises(SystemExit, match="index-url"):
+        constraints(tmp_path)
+
+
+def test_the_image_asks_for_the_extras_that_are_listed_as_its_own():
+    text = (ROOT / image.DOCKERFILE).read_text()
+    assert "requirements.py runtime cli > runtime.txt" in text
+    done = subprocess.run(
+        [sys.executable, "controllers/requirements.py", "runtime", "cli"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(done.stdout.split()) == sorted(str(each).replace(" ", "") for each in asked(["cli"]))
+
+
+@pytest.mark.parametrize(
+    ("expression", "may"),
+    [
+        ("MIT", True),
+        ("Apache-2.0 AND MIT", True),
+        ("GPL-2.0-or-later OR Apache-2.0", True),
+        ("GPL-2.0-only", False),
+        ("MIT AND GPL-3.0-only", False),
+        ("says nothing", False),
+        ("Proprietary", False),
+    ],
+)
+def test_a_licence_that_nobody_has_thought_about_is_refused(expression, may):
+    assert licences.allowed(expression) is may
+
+
+def test_the_page_of_licences_is_true():
+    done = subprocess.run(
+        [sys.executable, "-m", "release.licences", "--check"],
+        cwd=ROOT / "tools",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+VULNERABLE = [{"id": "PYSEC-1", "fix_versions": ["2.0"]}]
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "code", "told"),
+    [
+        pytest.param([{"name": "a", "version": "1", "vulns": []}], "", 0, "no known", id="fine"),
+        pytest.param(
+            [{"name": "a", "version": "1", "vulns": VULNERABLE}],
+            "",
+            1,
+            "a 1: PYSEC-1, fixed in 2.0",
+            id="bad",
+        ),
+        pytest.param([{"name": "a", "skip_reason": "?"}], "", 0, "NOT DONE", id="service-knows-nothing"),
+        pytest.param(
+            [{"name": "a", "skip_reason": "?"}, {"name": "b", "version": "1", "vulns": VULNERABLE}],
+            "",
+            1,
+            "b 1",
+            id="part",
+        ),
+        pytest.param(
+            None, "x\nERROR: no route to host\n", 0, "NOT DONE, nothing was looked at: ERROR: no", id="away"
+        ),
+    ],
+)
+def test_an_audit_that_could_not_be_made_is_no_verdict_and_says_so(capsys, out, error, code, told):
+    printed = "" if out is None else json.dumps({"dependencies": out, "fixes": []})
+    assert audit.verdict(printed, error) == code
+    assert told in capsys.readouterr().err
