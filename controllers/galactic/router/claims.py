@@ -5,10 +5,13 @@ and spell the VPC and function it stands for; in Kubernetes, VPC and function mu
 and the networks some that its spec entitles it to. Pure, and nothing raised.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Network
 from typing import Final, NamedTuple
+
+import msgspec
 
 from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
@@ -62,21 +65,29 @@ class Segment:
     endpoints: tuple[Endpoint, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """An endpoint that stood the checks: this attachment is on that node, and announces these networks.
 
     ``pending`` is the reason why it may stay where it already is in force but not come anew; empty where it may.
+    There are very many, so what routes have of it (``segments``, ``code``) is kept in their form, and shared with them.
     """
 
     origin: Origin
     vpc: int
-    function: int
+    code: str  # the function, as messages write it
     attachment: str
-    sid: str
+    segments: tuple[str]
     networks: tuple[Network, ...]
     epoch: int
     pending: str = ""
+
+    @property
+    def sid(self) -> str:
+        return self.segments[0]
+
+    @property
+    def function(self) -> int:
+        return int(self.code, 16)
 
     @property
     def holder(self) -> Holder:
@@ -89,7 +100,7 @@ class Claim:
     def route(self, to: Network) -> Route:
         """The route to one of its networks, as messages carry it."""
         cluster, node = self.origin
-        return Route(to, (self.sid,), cluster, node, function_hex(self.function), self.epoch)
+        return Route(to, self.segments, cluster, node, self.code, self.epoch)
 
     def in_force(self, held: Mapping[Network, Route]) -> bool:
         """Whether this very claim has a route in that table."""
@@ -106,7 +117,7 @@ class Claim:
             and route.epoch == self.epoch
             and route.node == self.origin.node
             and route.cluster == self.origin.cluster
-            and route.function == function_hex(self.function)
+            and route.function == self.code
         )
 
 
@@ -122,25 +133,25 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What one node may claim, at most one claim an attachment, and what it may not."""
+    """What one node may claim, by SID, of which an attachment has one on each node; and what it may not."""
 
-    claims: dict[Identity, Claim] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
 
 
 def admission(origin: Origin, segment: Segment, attachments: Mapping[str, Attachment] | None) -> Admission:
     """The endpoints of one node, checked; in any order. ``attachments`` None: nothing to check against."""
-    claims: dict[Identity, Claim] = {}
+    claims: dict[str, Claim] = {}
     rejections: list[Rejection] = []
     for endpoint in segment.endpoints:
         admitted, refused = claim(origin, segment.prefix, endpoint, attachments)
         rejections += refused
         if admitted is None:
             continue
-        other = claims.setdefault(admitted.identity, admitted)
+        other = claims.setdefault(admitted.sid, admitted)
         if other is not admitted:
             newer, older = sorted((admitted, other), key=_age, reverse=True)
-            claims[newer.identity] = newer
+            claims[newer.sid] = newer
             rejections.append(_no(origin, endpoint, "Duplicate", f"{older.sid} is registered twice"))
     return Admission(claims, tuple(sorted(rejections, key=_order)))
 
@@ -161,16 +172,18 @@ def claim(
     text = str(sid)
     if text == endpoint.sid:
         text = endpoint.sid  # one object instead of two: there are very many
-    admitted = Claim(
-        origin, sid.vpc, sid.function, endpoint.attachment, text, networks, endpoint.epoch, pending
-    )
-    return admitted, rejections
+    if networks == endpoint.networks:
+        networks = endpoint.networks  # type: ignore[assignment] # they are networks
+    vpc, code = _vpc(endpoint.vpc), endpoint.function
+    return Claim(
+        origin, vpc, code, endpoint.attachment, (text,), networks, endpoint.epoch, pending
+    ), rejections
 
 
 def _sid(origin: Origin, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid:
     """The SID, which spells VPC and function, if everything about the endpoint itself is in order."""
     try:
-        vpc, function = parse_vpc(endpoint.vpc), parse_function(endpoint.function)
+        vpc, function = _vpc(endpoint.vpc), parse_function(endpoint.function)
         sid = parse_sid(endpoint.sid)
     except Rejected as error:
         raise Rejected(str(error), reason="InvalidIdentifier") from error
@@ -236,10 +249,7 @@ def _order(rejection: Rejection) -> tuple[str, ...]:
     return rejection.attachment, rejection.reason, rejection.message
 
 
-def by_identity(admissions: Iterable[Admission]) -> dict[Identity, list[Claim]]:
-    """The claims of many nodes, gathered by attachment."""
-    gathered: dict[Identity, list[Claim]] = {}
-    for admitted in admissions:
-        for identity, candidate in admitted.claims.items():
-            gathered.setdefault(identity, []).append(candidate)
-    return gathered
+@lru_cache(maxsize=4096)
+def _vpc(text: str) -> int:
+    """``parse_vpc``, and one number for all who are in that VPC."""
+    return parse_vpc(text)

@@ -5,19 +5,22 @@ them. It looks only at the attachments and networks that were touched, however l
 ``table.table`` of everything with the tables before it as ``held`` (tests/unit/router/test_store.py proves that).
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
+from sys import intern
+
+import msgspec
 
 from galactic.diff import Diff
 from galactic.messages import Endpoint, Route
-from galactic.router.admissions import OPEN, Clusters, Policy, admits, refusals
+from galactic.router.admissions import OPEN, Policy
 from galactic.router.claims import Admission, Attachment, Claim, Holder, Identity, Origin, Rejection, Segment
 from galactic.router.claims import admission as admission_of
 from galactic.router.networks import Network
 from galactic.router.prefixes import Prefixes, clash
-from galactic.router.table import Conflict, VpcTable, holder, holder_of, winner
+from galactic.router.table import Conflict, VpcTable
+from galactic.router.vpc import Vpc
 
 
 @dataclass(slots=True)
@@ -29,24 +32,6 @@ class _Node:
     endpoints: tuple[Endpoint, ...] = ()
     admitted: Admission = field(default_factory=Admission)
     silent: bool = False
-
-
-@dataclass(slots=True)
-class _Vpc:
-    """One VPC's table and what it is made of."""
-
-    # Tuples: there is an entry for each attachment and network, and nearly all have one member.
-    candidates: dict[Holder, tuple[Claim, ...]] = field(default_factory=dict)
-    endpoints: dict[Holder, Claim] = field(default_factory=dict)
-    claimants: dict[Network, tuple[Holder, ...]] = field(default_factory=dict)
-    routes: dict[Network, Route] = field(default_factory=dict)
-    rejections: dict[Holder, tuple[Rejection, ...]] = field(default_factory=dict)
-    conflicts: dict[Network, tuple[Conflict, ...]] = field(default_factory=dict)
-    future: set[Holder] = field(
-        default_factory=set
-    )  # with a claim that may become believable as time goes by
-    present: Counter[str] = field(default_factory=Counter)  # attachments with candidates, by cluster
-    clusters: Clusters = None  # those that may be in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +56,7 @@ class Store:
         self._attachments: dict[str, Attachment] | None = {} if checked else None
         self._nodes: dict[Origin, _Node] = {}
         self._naming: dict[str, set[Origin]] = {}  # attachment → nodes that have an endpoint of that name
-        self._vpcs: dict[int, _Vpc] = {}
+        self._vpcs: dict[int, Vpc] = {}
         self._dirty_nodes: set[Origin] = set()
         self._touched_networks: dict[int, set[Network]] = {}
 
@@ -82,6 +67,7 @@ class Store:
         node = self._nodes.setdefault(origin, _Node())
         if sequence <= node.sequence:
             return sequence == node.sequence and endpoints == node.endpoints
+        endpoints = _shared(node.endpoints, endpoints)
         self._name(origin, node.endpoints, endpoints)
         node.sequence, node.endpoints = sequence, endpoints
         self._mark((origin,))
@@ -125,9 +111,9 @@ class Store:
 
     def hold(self, vpc: int, routes: Mapping[Network, Route]) -> None:
         """The table of a VPC that is in force, from before this process: those who hold a network keep it."""
-        found = self._vpcs.setdefault(vpc, _Vpc())
+        found = self._vpcs.setdefault(vpc, Vpc())
         added = {network: route for network, route in routes.items() if network not in found.routes}
-        found.routes.update(added)
+        found.force(added)
         if self._prefixes is not None:
             self._prefixes.hold(added.values())
         self._touched_networks.setdefault(vpc, set()).update(added)
@@ -139,18 +125,13 @@ class Store:
         The next commit then says what has to change in them.
         """
         for vpc in held.keys() | self._vpcs.keys():
-            found, routes = self._vpcs.setdefault(vpc, _Vpc()), held.get(vpc, {})
+            found, routes = self._vpcs.setdefault(vpc, Vpc()), held.get(vpc, {})
             differing = {
                 network
                 for network in found.routes.keys() | routes.keys()
                 if found.routes.get(network) != routes.get(network)
             }
-            for network in differing:
-                for route in (found.routes.pop(network, None), routes.get(network)):
-                    if route is not None and (who := holder_of(route)) in found.candidates:
-                        found.future.add(who)  # whether it is in force decides what is believed of it
-                if network in routes:
-                    found.routes[network] = routes[network]
+            found.force({network: routes.get(network) for network in differing})
             if self._prefixes is not None:
                 self._prefixes.hold(routes.values())
             self._touched_networks.setdefault(vpc, set()).update(differing)
@@ -195,18 +176,7 @@ class Store:
 
     def tables(self) -> dict[int, VpcTable]:
         """All tables as of the last commit, in the form of ``table.table``."""
-        return {
-            vpc: VpcTable(
-                dict(found.routes),
-                dict(found.endpoints),
-                tuple(no for key in sorted(found.rejections) for no in found.rejections[key]),
-                tuple(
-                    conflict for network in sorted(found.conflicts) for conflict in found.conflicts[network]
-                ),
-            )
-            for vpc, found in self._vpcs.items()
-            if found.candidates or found.routes
-        }
+        return {vpc: found.table() for vpc, found in self._vpcs.items() if found}
 
     def endpoint(self, identity: Identity) -> Claim | None:
         """Where an attachment is attached."""
@@ -216,10 +186,7 @@ class Store:
     def conflicts(self, claim: Claim) -> list[Conflict]:
         """The networks that an attachment's endpoint claims and does not have."""
         found = self._vpcs.get(claim.vpc)
-        given = (found.conflicts.get(network, ()) for network in claim.networks) if found else ()
-        return [
-            conflict for conflicts in given for conflict in conflicts if conflict.claim.holder == claim.holder
-        ]
+        return [*found.lost(claim)] if found else []
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -250,30 +217,15 @@ class Store:
         for vpc in touched.keys() | networks.keys():
             found = self._vpcs[vpc]
             stale, concerned = networks.get(vpc, set()), touched.get(vpc, set())
-            concerned |= self._readmitted(vpc, found, horizon)
-            rejections += _endpoints(found, concerned, stale, horizon)
-            changed, parties = _routes(found, stale)
+            concerned |= found.readmit(vpc, self._policy, horizon)
+            changed, parties, refused = found.settle(concerned, stale, horizon)
+            rejections += refused
             if changed:
                 routes[vpc] = changed
             identities |= {Identity(who.cluster, vpc, who.function) for who in concerned | parties}
-            if not found.candidates and not found.routes:
+            if not found:
                 del self._vpcs[vpc]
         return Commit(routes, frozenset(identities), tuple(rejections))
-
-    def _readmitted(self, vpc: int, found: _Vpc, horizon: int) -> set[Holder]:
-        """Decides which clusters may be in a VPC; returns the attachments of those whom that concerns."""
-        every = (claim for claims in found.candidates.values() for claim in claims)
-        before, found.clusters = (
-            found.clusters,
-            self._policy.clusters(vpc, found.present, every, found.routes, horizon),
-        )
-        if before == found.clusters:
-            return set()
-        return {
-            who
-            for who in found.candidates
-            if not (admits(before, who.cluster) and admits(found.clusters, who.cluster))
-        }
 
     def _admit(self, origin: Origin, touched: dict[int, set[Holder]]) -> list[Rejection]:
         node = self._nodes[origin]
@@ -285,27 +237,25 @@ class Store:
         else:
             now = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)
         node.admitted = now
-        for identity in before.claims.keys() | now.claims.keys():
-            claim, known = now.claims.get(identity), before.claims.get(identity)
-            if claim is not None and claim == known:
-                now.claims[identity] = known  # the one that the tables have: not two of each
-                continue
-            who = Holder(identity.cluster, identity.function)
-            found = self._vpcs.setdefault(identity.vpc, _Vpc())
-            if claim is not None:
-                found.present[who.cluster] += who not in found.candidates
-                found.candidates[who] = (*_without(found.candidates.get(who, ()), origin), claim)
+        for sid in before.claims.keys() - now.claims.keys():  # before others come: the prefix may be another
+            self._claim(origin, before.claims[sid].identity, None, touched)
+        for sid, claim in now.claims.items():
+            known = before.claims.get(sid)
+            if claim == known:
+                now.claims[sid] = known  # the one that the tables have: not two of each
             else:
-                found.candidates[who] = _without(found.candidates[who], origin)
-                if not found.candidates[who]:
-                    del found.candidates[who]
-                    found.present[who.cluster] -= 1
-                    found.present += Counter()  # without those at nought
-            touched.setdefault(identity.vpc, set()).add(who)
+                self._claim(origin, claim.identity, claim, touched)
         if node.prefix is None and node.sequence < 0:
             del self._nodes[origin]
         told = set(before.rejections)
         return [rejection for rejection in now.rejections if rejection not in told]
+
+    def _claim(
+        self, origin: Origin, whose: Identity, claim: Claim | None, touched: dict[int, set[Holder]]
+    ) -> None:
+        who = Holder(whose.cluster, whose.function)
+        self._vpcs.setdefault(whose.vpc, Vpc()).claim(who, origin, claim)
+        touched.setdefault(whose.vpc, set()).add(who)
 
     def _name(self, origin: Origin, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
         if self._attachments is None:
@@ -322,65 +272,12 @@ class Store:
         self._dirty()
 
 
-def _without(claims: tuple[Claim, ...], origin: Origin) -> tuple[Claim, ...]:
-    return tuple(claim for claim in claims if claim.origin != origin)
-
-
-def _endpoints(found: _Vpc, touched: Iterable[Holder], stale: set[Network], horizon: int) -> list[Rejection]:
-    """Chooses the endpoint of each touched attachment; adds to ``stale`` the networks that this concerns."""
-    news: list[Rejection] = []
-    for who in touched:
-        before = found.endpoints.get(who)
-        claims = found.candidates.get(who, ())
-        if admits(found.clusters, who.cluster):
-            chosen, refused = winner(claims, found.routes, horizon)
-        else:
-            chosen, refused = None, refusals(claims, found.clusters)
-        known = found.rejections.pop(who, ())
-        if refused:
-            found.rejections[who] = tuple(refused)
-            news += (rejection for rejection in refused if rejection not in known)
-        future = any(rejection.reason == "EpochInFuture" for rejection in refused)
-        (found.future.add if future else found.future.discard)(who)
-        if chosen == before:
-            continue
-        for network in before.networks if before else ():
-            found.claimants[network] = tuple(each for each in found.claimants[network] if each != who)
-            stale.add(network)
-        for network in chosen.networks if chosen else ():
-            found.claimants[network] = (*found.claimants.get(network, ()), who)
-            stale.add(network)
-        if chosen is None:
-            del found.endpoints[who]
-        else:
-            found.endpoints[who] = chosen
-    return news
-
-
-def _routes(found: _Vpc, stale: Iterable[Network]) -> tuple[Diff[Network, Route], set[Holder]]:
-    """Decides who has each of these networks; returns what that changed, and whom it concerns."""
-    changed: Diff[Network, Route] = Diff({}, {})
-    concerned: set[Holder] = set()
-    for network in sorted(stale):
-        before = found.routes.get(network)
-        concerned |= {
-            holder for conflict in found.conflicts.pop(network, ()) for holder in _parties(conflict)
-        }
-        claimants = found.claimants.get(network)
-        if not claimants:
-            found.claimants.pop(network, None)
-            if before is not None:
-                changed.delete[network] = found.routes.pop(network)
-            continue
-        has, others = holder([found.endpoints[who] for who in claimants], before)
-        concerned.update(claimants)
-        if others:
-            found.conflicts[network] = tuple(Conflict(network, claim, has) for claim in others)
-        route = has.route(network)
-        if route != before:
-            changed.set[network] = found.routes[network] = route
-    return changed, concerned
-
-
-def _parties(conflict: Conflict) -> tuple[Holder, Holder]:
-    return conflict.claim.holder, conflict.holder.holder
+def _shared(known: tuple[Endpoint, ...], said: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """The same endpoints; those that were there before are the very objects, whose strings the tables have."""
+    there = {endpoint.sid: endpoint for endpoint in known}
+    return tuple(
+        before
+        if (before := there.get(endpoint.sid)) == endpoint
+        else msgspec.structs.replace(endpoint, vpc=intern(endpoint.vpc))
+        for endpoint in said
+    )

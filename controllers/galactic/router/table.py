@@ -25,14 +25,15 @@ from dataclasses import dataclass, field
 from galactic.messages import Route
 from galactic.router.admissions import OPEN, Policy, admits, refusals
 from galactic.router.claims import (
+    Admission,
     Attachment,
     Claim,
     Holder,
+    Identity,
     Origin,
     Rejection,
     Segment,
     admission,
-    by_identity,
 )
 from galactic.router.networks import Network
 
@@ -77,7 +78,7 @@ def table(
     """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
     admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
     candidates: dict[int, dict[Holder, list[Claim]]] = {}
-    for identity, claims in by_identity(admissions).items():
+    for identity, claims in _by_identity(admissions).items():
         candidates.setdefault(identity.vpc, {})[Holder(identity.cluster, identity.function)] = claims
     rejections = sorted(
         (rejection for admitted in admissions for rejection in admitted.rejections),
@@ -163,3 +164,12 @@ def holder_of(route: Route) -> Holder | None:
 
 def _rejection(claim: Claim, reason: str, message: str) -> Rejection:
     return Rejection(claim.origin, claim.attachment, reason, message)
+
+
+def _by_identity(admissions: Iterable[Admission]) -> dict[Identity, list[Claim]]:
+    """The claims of many nodes, gathered by attachment."""
+    gathered: dict[Identity, list[Claim]] = {}
+    for admitted in admissions:
+        for candidate in admitted.claims.values():
+            gathered.setdefault(candidate.identity, []).append(candidate)
+    return gathered

@@ -163,7 +163,7 @@ def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
 
 
 def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
-    from galactic.router import store as module
+    from galactic.router import vpc as module
 
     store = Store(lambda: None, checked=False)
     for number in range(1, 201):
