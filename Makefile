@@ -39,7 +39,9 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 test: venv ## everything: unit and kernel tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/unit tests/kernel tests/plugin -n auto
+	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt -n auto
+	@$(BIN)/pytest tests/image
+	@$(BIN)/pytest tests/chart -n auto --dist loadgroup
 	@$(BIN)/pytest tests/e2e
 else
 	@$(BIN)/pytest $(ARGS)
@@ -56,21 +58,23 @@ check: venv ## style, types, layers, generated files
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m galactic.crds.schema --check crds
+	@$(BIN)/python -m galactic.crds.schema --check crds charts/galactic/files/crds
+	@$(BIN)/python -m galactic.lab.manifest --check
 	@PYTHONPATH=tools $(BIN)/python -m reference --check docs
 	@PYTHONPATH=tools $(BIN)/python -m release.licences --check
 	-@$(MAKE) --no-print-directory $(VENV)/audit-made
 	@PYTHONPATH=tools $(BIN)/python -m release.audit
 
-generate: venv ## CRDs from the models, reference pages from the code
-	@$(BIN)/python -m galactic.crds.schema crds
+generate: venv ## CRDs from the models, dist/install.yaml from the chart, reference pages from the code
+	@$(BIN)/python -m galactic.crds.schema crds charts/galactic/files/crds
+	@$(BIN)/python -m galactic.lab.manifest
 	@PYTHONPATH=tools $(BIN)/python -m reference docs
 	@PYTHONPATH=tools $(BIN)/python -m release.licences
 
 image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev
 	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)'
 
-sbom: $(VENV)/audit-made ## what the image has of PyPI, as CycloneDX, into dist/
+sbom: venv ## what the image has of PyPI, as CycloneDX, into dist/
 	@PYTHONPATH=tools $(BIN)/python -m release.sbom
 
 audit: venv ## known vulnerabilities of what is shipped
