@@ -165,6 +165,9 @@ def _nodes(world: World) -> Iterator[Finding]:
         if each["involvedObject"].get("kind") == "Node"
         and each.get("reason", "").startswith(("Prefix", "InvalidPrefix"))
     }
+    used = {each.node for each in world.components} | {
+        (pod["spec"] or {}).get("nodeName") for pod in world.pods.values()
+    }
     for name in world.nodes:
         if name in world.segments or f"NodeSegment {name}" in world.broken:
             continue
@@ -172,7 +175,8 @@ def _nodes(world: World) -> Iterator[Finding]:
             yield Finding(PROBLEM, f"Node {name}", event["reason"], event["message"], _annotate(name))
         elif world.segments or world.components:
             told = "no SRv6 prefix: pods there get no attachment"
-            yield Finding(PROBLEM, f"Node {name}", "NoPrefix", told, _annotate(name))
+            severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
+            yield Finding(severity, f"Node {name}", "NoPrefix", told, _annotate(name))
     for name, segment in world.segments.items():
         yield from _segment(world, name, segment)
 

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from galactic.cli.access import DEGRADED, FINE, Absent, Access
 from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document, paint
+from galactic.errors import Rejected
 
 if TYPE_CHECKING:
     from galactic.cli.trace import Hop, Place
@@ -147,13 +148,7 @@ def _targets(
 ) -> "tuple[list[str], Place | None]":
     """The addresses to trace to, and whose they are if it is known."""
     try:
-        address = str(
-            ip_address(
-                destination.partition("/")[0]
-                if destination.count("/") and _is_net(destination)
-                else destination
-            )
-        )
+        address = str(_address(destination))
     except ValueError:
         end = _place(world, where, destination, namespace)
         if end.vpc != start.vpc:
@@ -171,9 +166,16 @@ def _targets(
     return [address], None
 
 
-def _is_net(text: str) -> bool:
-    """Whether it is an address with a length, and not NAMESPACE/NAME."""
-    return text.rpartition("/")[2].isdigit()
+def _address(text: str) -> Any:
+    """The address, of an address with a length as well. Raises ValueError for a pod's name, Rejected for nonsense."""
+    address, slash, _ = text.partition("/")
+    found = ip_address(address)
+    try:
+        return ip_interface(text).ip if slash else found
+    except ValueError as error:
+        raise Rejected(
+            f"{text!r}: {error}; write an address, such as 10.1.1.2", field="POD|ADDRESS"
+        ) from error
 
 
 def _own(world: "World", start: "Place", address: str) -> str:

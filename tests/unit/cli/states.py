@@ -47,7 +47,7 @@ def endpoint(name: str, node: int, function: int, host: int) -> dict[str, Any]:
         "vpc": VPC_ID,
         "function": f"{function:04x}",
         "attachment": f"blue/{name}",
-        "sid": f"2001:db8:ff0{node}:100:0:4d2:0:{function:x}",
+        "sid": f"2001:db8:ff0{node}:100::4d2:{function:x}",
         "networks": [f"10.1.1.{host}/32"],
         "netns": f"/run/netns/{name}",
         "ifname": "galactic0",

@@ -1,0 +1,156 @@
+"""The command as a whole: exit codes, forms, colours, completion, and that its help costs little."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from galactic.cli import access, render
+from galactic.cli.main import COMMANDS, app
+from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+from galactic.kube.client import NotFound
+
+BIN = Path(sys.executable).parent
+
+
+def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"} | variables
+    return subprocess.run(
+        [str(BIN / "galactic"), *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Path:
+    """A kubeconfig of a cluster that does not answer."""
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.parametrize("words", [["status"], ["vpcs"], ["routes", "x"], ["trace", "a/b", "c/d"], ["graph"]])
+def test_an_api_server_that_does_not_answer(nowhere: Path, words: list[str]) -> None:
+    done = CliRunner(env={"KUBECONFIG": ""}).invoke(app, [*words, "--kubeconfig", str(nowhere)])
+    assert done.exit_code == access.UNREACHABLE
+    assert "kubectl cluster-info" in done.stderr
+
+
+def test_one_that_accepts_and_says_nothing_is_not_waited_for(tmp_path: Path, nowhere: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        nowhere.write_text(nowhere.read_text().replace(":9", f":{port}"))
+        done = run("vpcs", "--kubeconfig", str(nowhere), "--request-timeout", "1")
+    assert done.returncode == access.UNREACHABLE
+    assert "--request-timeout" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["status", "--kubeconfig", "/nope"], "/nope", id="no-such-file"),
+        pytest.param(["routes"], "vpc", id="missing-argument"),
+        pytest.param(["status", "-o", "xml"], "xml", id="unknown-form"),
+        pytest.param(["nonsense"], "nonsense", id="unknown-command"),
+        pytest.param(["connectivity", "probe", "--ask", "nonsense"], "--ask", id="probe"),
+    ],
+)
+def test_what_is_not_understood(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == access.USAGE
+    assert said in done.stderr
+
+
+def test_a_context_that_is_not_there_is_named(nowhere: Path) -> None:
+    done = CliRunner(env={"KUBECONFIG": ""}).invoke(
+        app, ["vpcs", "--kubeconfig", str(nowhere), "--context", "other"]
+    )
+    assert done.exit_code == access.UNREACHABLE
+    assert "other" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotFound("x"), access.NOT_FOUND),
+        (access.Absent("x"), access.NOT_FOUND),
+        (Rejected("x"), access.USAGE),
+        (NotYet("x"), access.DEGRADED),
+        (Unreachable("kube-apiserver", "x"), access.UNREACHABLE),
+        (Rejected("no", reason="Forbidden"), access.UNREACHABLE),
+    ],
+)
+def test_exit_codes(error: GalacticError, code: int) -> None:
+    assert access.code(error) == code
+    assert access.sentence(error)
+
+
+def test_help_lists_everything_and_imports_neither_cluster_nor_lab() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout and entry.help in done.stdout for name, entry in COMMANDS.items())
+    heavy = "{'kubernetes', 'rich', 'pydantic', 'supervisor'}"
+    code = f"import sys, galactic.cli.main; print(sorted({heavy} & {{*sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = CliRunner().invoke(app, [name, "--help"])
+    assert done.exit_code == 0
+    assert "Usage" in done.stdout
+
+
+def test_it_is_a_kubectl_plugin() -> None:
+    assert (BIN / "kubectl-galactic").exists()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    assert "_GALACTIC_COMPLETE" in CliRunner().invoke(app, ["completion", shell]).stdout
+    assert CliRunner().invoke(app, ["completion", "tcsh"]).exit_code == access.USAGE
+
+
+def test_completion_knows_commands_and_their_options() -> None:
+    asked = {"_GALACTIC_COMPLETE": "complete_bash"}
+    assert run(**asked, COMP_WORDS="galactic ro", COMP_CWORD="1").stdout.split() == ["routes"]
+    assert "--differences" in run(**asked, COMP_WORDS="galactic routes --d", COMP_CWORD="2").stdout
+
+
+def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    assert render.paint("x", render.RED) == "x", "a test's output is no terminal"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert render.paint("x", render.RED) == "\x1b[31mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert render.paint("x", render.RED) == "x"
+
+
+def test_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    value = [{"name": "blue/blue", "networks": ["10.1.1.0/24"]}]
+    assert render.document(value, render.Output.JSON)
+    assert json.loads(capsys.readouterr().out) == value
+    assert render.document(value, render.Output.YAML)
+    assert yaml.safe_load(capsys.readouterr().out) == value
+    assert not render.document(value, render.Output.WIDE)
+    assert render.table(("A", "B"), [("longer", "x"), ("y", "z")]) == ["A       B", "longer  x", "y       z"]

@@ -1,0 +1,133 @@
+"""The connectivity test tells right from wrong: over real sockets, and from what its pods' states say."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from galactic.cli import probe
+from galactic.cli.trial import PODS, Trial
+from galactic.errors import Rejected
+
+TRIAL = Trial("space", ["node-1", "node-2"], "image", 10.0)
+
+
+@asynccontextmanager
+async def answering(name: str) -> AsyncIterator[int]:
+    """Somebody who answers, on all addresses; the port."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    task = asyncio.create_task(probe.answer(name, port))
+    while await probe.who("127.0.0.1", port) != name:
+        await asyncio.sleep(0.01)
+    try:
+        yield port
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_who_answers_is_who_should() -> None:
+    async with answering("blue-1") as port:
+        targets = [
+            probe.target(each)
+            for each in ("127.0.0.1=blue-1", "::1=blue-1", "127.0.0.2=green-1", "127.0.0.3=")
+        ]
+        found = await probe.ask(targets, 0.0, port)
+    assert {str(each.target): (each.found, each.right) for each in found} == {
+        "127.0.0.1=blue-1": ("blue-1", True),
+        "::1=blue-1": ("blue-1", True),
+        "127.0.0.2=green-1": ("blue-1", False),
+        "127.0.0.3=": ("blue-1", False),
+    }
+
+
+async def test_nobody_answers() -> None:
+    async with answering("x") as port:
+        pass
+    found = await probe.ask([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
+    assert [(each.found, each.right) for each in found] == [("", False), ("", True)]
+
+
+@pytest.mark.parametrize("given", ["10.1.1.1", "nonsense=x", "=x", f"10.1.1.1={'x' * 65}"])
+def test_targets_that_are_none(given: str) -> None:
+    with pytest.raises(Rejected, match="--ask"):
+        probe.target(given)
+
+
+def pods(code: int = 0, message: str = "") -> dict[str, Any]:
+    ended = {"name": "probe", "state": {"terminated": {"exitCode": code, "message": message}}}
+    running = {"name": "answer", "state": {"running": {}}}
+    return {
+        name: {"status": {"phase": "Running", "containerStatuses": [running, ended]}} for _, name, *_ in PODS
+    }
+
+
+def test_all_is_well() -> None:
+    found = TRIAL.results(pods(), [])
+    assert TRIAL.done(pods())
+    assert all(each["right"] for each in found)
+    assert [each for each in found if each["from"] == "green-1" and each["expected"] == ""], (
+        "isolation is asked for"
+    )
+
+
+def test_the_wrong_one_answers() -> None:
+    states = pods()
+    wrong = "10.254.0.2=green-2 found=blue-2\n10.254.0.3= found=blue-3\n"
+    states["green-1"] = pods(3, wrong)["green-1"]
+    found = {(each["from"], each["to"]): each for each in TRIAL.results(states, [])}
+    assert [key for key, each in found.items() if not each["right"]] == [
+        ("green-1", "10.254.0.2"),
+        ("green-1", "10.254.0.3"),
+    ]
+    assert found["green-1", "10.254.0.3"]["found"] == "blue-3"
+
+
+@pytest.mark.parametrize(
+    ("pod", "event", "why"),
+    [
+        pytest.param(None, "", "the pod is gone", id="gone"),
+        pytest.param(
+            {"status": {"phase": "Pending"}}, "code 11: no prefix", "code 11: no prefix", id="pending"
+        ),
+        pytest.param(
+            {
+                "status": {
+                    "phase": "Pending",
+                    "containerStatuses": [
+                        {"name": "probe", "state": {"waiting": {"message": "ImagePullBackOff"}}}
+                    ],
+                }
+            },
+            *("", "ImagePullBackOff"),
+            id="image",
+        ),
+        pytest.param(
+            pods(127, "galactic: not found")["blue-1"], "", "127: galactic: not found", id="crashed"
+        ),
+    ],
+)
+def test_a_pod_that_could_not_ask(pod: Any, event: str, why: str) -> None:
+    states = pods() | {"blue-1": pod}
+    told = [{"involvedObject": {"name": "blue-1"}, "message": event}] if event else []
+    found = [each for each in TRIAL.results(states, told) if each["from"] == "blue-1"]
+    assert found
+    assert not any(each["right"] for each in found)
+    assert all(why in each["why"] for each in found)
+
+
+def test_pods_ask_for_no_privileges() -> None:
+    for pod in TRIAL.pods():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert spec["automountServiceAccountToken"] is False
+        for container in spec["containers"]:
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert container["securityContext"]["readOnlyRootFilesystem"]

@@ -1,0 +1,289 @@
+"""A walk over recorded kernels stops where packets would, and says what to do there."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from states import VPC_ID, Things, fine, world
+
+from galactic.cli.desired import desired, rows, told_of
+from galactic.cli.trace import Hop, covering, places, sid_of, walk
+from galactic.messages import Route
+from galactic.names import host_end, vrf
+from galactic.router.networks import Network
+
+VPC = int(VPC_ID, 16)
+SID = {1: "2001:db8:ff01:100::4d2:1", 2: "2001:db8:ff02:100::4d2:2"}
+NAMES = {1: "web", 2: "api"}
+Kernels = dict[str, Any]
+
+
+def kernel(number: int) -> dict[str, Any]:
+    """Of node NUMBER, which has 10.1.1.NUMBER; the other one is elsewhere."""
+    other = 3 - number
+    device = host_end(VPC, number)
+    way = {"type": "unicast", "gateway": ""}
+    return {
+        "links": {
+            device: {"kind": "veth", "up": True, "master": vrf(VPC), "mtu": 1460, "table": 0},
+            vrf(VPC): {"kind": "vrf", "up": True, "master": "", "mtu": 65575, "table": 1000001234},
+        },
+        "addresses": [f"2001:db8:ff0{number}:100:ffff:ffff:ffff:ffff/128 lo-galactic"],
+        "rules": [{"priority": 999, "to": "2001:db8:ff00::/40", "table": 254}],
+        "sysctls": {"net/vrf/strict_mode": "1"},
+        "sids": [{"network": f"{SID[number]}/128", "metric": 0, "kind": "end", "device": vrf(VPC)}],
+        "vpcs": {
+            VPC_ID: {
+                "routes": [
+                    {"network": "0.0.0.0/0", "metric": 4278198272, "kind": "unreachable"},
+                    {"network": f"10.1.1.{number}/32", "metric": 0, "kind": "device", "device": device},
+                    {"network": f"10.1.1.{other}/32", "metric": 9, "kind": "sid", "sid": SID[other]},
+                ]
+            }
+        },
+        "ways": {
+            f"{VPC_ID}@10.1.1.{number}": way | {"device": device, "sid": ""},
+            f"{VPC_ID}@10.1.1.{other}": way | {"device": "lo-galactic", "sid": SID[other]},
+            SID[other]: {"type": "unicast", "device": "eth0", "gateway": "fd00::1", "sid": ""},
+        },
+        "pods": {
+            f"/run/netns/{NAMES[number]}@galactic0": {
+                "addresses": [f"10.1.1.{number}/24"],
+                "routes": [{"network": "10.1.1.0/24", "metric": 0, "kind": "via", "gateway": "169.254.1.1"}],
+            }
+        },
+    }
+
+
+def walked(kernels: Kernels, things: Things, address: str = "10.1.1.2") -> list[Hop]:
+    seen = world(things)
+    return [*walk(places(seen)["blue/web"], address, kernels, seen, desired(seen, VPC, {}))]
+
+
+def test_the_whole_way() -> None:
+    hops = walked({"node-1": kernel(1), "node-2": kernel(2)}, fine())
+    assert [hop.state for hop in hops] == ["passes"] * 8
+    assert hops[0].where == "pod blue/web"
+    assert hops[-1].where == "pod blue/api"
+
+
+def lost(node: int, *path: str) -> Callable[[Kernels], None]:
+    def change(kernels: Kernels) -> None:
+        place = kernels[f"node-{node}"]
+        for part in path[:-1]:
+            place = place[part]
+        if isinstance(place[path[-1]], list):
+            place[path[-1]] = []
+        else:
+            del place[path[-1]]
+
+    return change
+
+
+def put(value: Any, node: int, *path: str) -> Callable[[Kernels], None]:
+    def change(kernels: Kernels) -> None:
+        place = kernels[f"node-{node}"]
+        for part in path[:-1]:
+            place = place[part]
+        place[path[-1]] = value
+
+    return change
+
+
+NOWHERE = {"type": "unreachable", "device": "", "gateway": "", "sid": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "remedy"),
+    [
+        pytest.param(
+            lost(1, "pods", "/run/netns/web@galactic0"),
+            "pod blue/web",
+            "make the pod anew",
+            id="no-interface",
+        ),
+        pytest.param(
+            put([], 1, "pods", "/run/netns/web@galactic0", "routes"),
+            *("pod blue/web", "spec.networks"),
+            id="outside-the-vpc-s-networks",
+        ),
+        pytest.param(
+            put(["fd00::1/64"], 1, "pods", "/run/netns/web@galactic0", "addresses"),
+            *("pod blue/web", "spec.interface.addresses"),
+            id="other-family",
+        ),
+        pytest.param(
+            lost(1, "links", host_end(VPC, 1)),
+            f"{host_end(VPC, 1)} on node-1",
+            "kubectl describe nseg node-1",
+            id="no-veth",
+        ),
+        pytest.param(
+            put(False, 1, "links", vrf(VPC), "up"),
+            f"VRF {vrf(VPC)}",
+            "galactic-node on node-1",
+            id="vrf-down",
+        ),
+        pytest.param(
+            put("", 1, "links", host_end(VPC, 1), "master"),
+            f"{host_end(VPC, 1)} on node-1",
+            "galactic-node",
+            id="not-in-the-vrf",
+        ),
+        pytest.param(
+            put(NOWHERE, 1, "ways", f"{VPC_ID}@10.1.1.2"),
+            *(f"VRF {vrf(VPC)} on node-1", "missing in this kernel"),
+            id="no-route-in-the-vrf",
+        ),
+        pytest.param(lost(1, "rules"), "underlay of node-1", "galactic-node on node-1", id="no-rule"),
+        pytest.param(
+            lost(1, "addresses"), "underlay of node-1", "galactic-node on node-1", id="no-source-address"
+        ),
+        pytest.param(
+            put(NOWHERE, 1, "ways", SID[2]), "underlay of node-1", "ip -6 route get", id="no-underlay"
+        ),
+        pytest.param(lost(2, "sids"), f"SID {SID[2]} on node-2", "galactic routes", id="no-sid"),
+        pytest.param(
+            put("0", 2, "sysctls", "net/vrf/strict_mode"),
+            f"SID {SID[2]} on node-2",
+            "strict_mode=1",
+            id="not-strict",
+        ),
+        pytest.param(
+            put(NOWHERE, 2, "ways", f"{VPC_ID}@10.1.1.2"),
+            f"VRF {vrf(VPC)} on node-2",
+            "node-2",
+            id="not-there-any-more",
+        ),
+        pytest.param(
+            put(False, 2, "links", host_end(VPC, 2), "up"),
+            f"{host_end(VPC, 2)} on node-2",
+            "node-2",
+            id="far-veth-down",
+        ),
+        pytest.param(
+            lost(2, "pods", "/run/netns/api@galactic0"),
+            "pod blue/api",
+            "make the pod anew",
+            id="far-interface",
+        ),
+    ],
+)
+def test_where_it_stops(change: Callable[[Kernels], None], where: str, remedy: str) -> None:
+    kernels = {"node-1": deepcopy(kernel(1)), "node-2": deepcopy(kernel(2))}
+    change(kernels)
+    *before, last = walked(kernels, fine())
+    assert all(hop.state == "passes" for hop in before)
+    assert (last.state, last.where) == ("stops", where)
+    assert remedy in last.remedy
+
+
+def test_a_kernel_that_cannot_be_asked_is_said_so() -> None:
+    *before, last = walked({"node-1": kernel(1), "node-2": "no pod of galactic-node runs there"}, fine())
+    assert before
+    assert last.state == "unknown"
+    assert "no pod of galactic-node" in last.what
+
+
+def unattached(things: Things) -> None:
+    del things["VPCAttachment api"]["status"]["endpoint"]
+    things["NodeSegment node-2"]["status"]["endpoints"] = []
+
+
+def unready(things: Things) -> None:
+    unattached(things)
+    things["VPCAttachment api"]["status"]["ready"] = False
+
+
+def podless(things: Things) -> None:
+    unattached(things)
+    del things["Pod api"]
+
+
+@pytest.mark.parametrize(
+    ("change", "address", "why"),
+    [
+        pytest.param(unattached, "10.1.1.2", "pod blue/api is not attached", id="pod-not-attached"),
+        pytest.param(unready, "10.1.1.2", "is not ready", id="attachment-not-ready"),
+        pytest.param(podless, "10.1.1.2", "no pod uses it", id="no-pod"),
+        pytest.param(lambda _: None, "10.1.1.99", "no attachment of this VPC has it", id="nobody-s"),
+    ],
+)
+def test_why_there_is_no_route(change: Callable[[Things], None], address: str, why: str) -> None:
+    things, here = fine(), kernel(1)
+    change(things)
+    here["ways"][f"{VPC_ID}@{address}"] = NOWHERE
+    *_, last = walked({"node-1": here}, things, address)
+    assert last.state == "stops"
+    assert why in last.remedy
+
+
+def test_the_longest_prefix_wins() -> None:
+    from ipaddress import ip_address
+
+    found = [
+        {"network": "10.0.0.0/8", "metric": 0},
+        {"network": "10.1.0.0/16", "metric": 5},
+        {"network": "10.1.0.0/16", "metric": 1},
+        {"network": "::/0", "metric": 0},
+    ]
+    assert covering(found, ip_address("10.1.2.3")) == found[2]
+    assert covering(found[:0], ip_address("10.1.2.3")) is None
+
+
+ROUTE = {
+    number: Route(f"10.1.1.{number}/32", (SID[number],), "default", f"node-{number}", f"{number:04x}", 7)
+    for number in (1, 2)
+}
+WANTED = {Network(route.network): route for route in ROUTE.values()}
+
+
+def compared(told: Any, change: Callable[[Kernels], None] = lambda _: None) -> dict[str, tuple[str, ...]]:
+    kernels = {"node-1": kernel(1), "node-2": kernel(2)}
+    change(kernels)
+    found = rows(
+        WANTED,
+        told,
+        {node: it["vpcs"][VPC_ID] for node, it in kernels.items()},
+        {("default", "0001"): "blue/web"},
+    )
+    return {row.network: row.differences for row in found if row.differences}
+
+
+def test_differences_are_where_they_are() -> None:
+    assert compared(WANTED) == {}
+    assert compared(None) == {}, "what could not be asked is no difference"
+    assert compared({}) == {"10.1.1.1/32": ("told",), "10.1.1.2/32": ("told",)}
+    stale = {**WANTED, Network("10.1.1.9/32"): ROUTE[1]}
+    assert compared(stale) == {"10.1.1.9/32": ("told",)}, "no kernel has it, and none ought to"
+    gone = compared(WANTED, lambda kernels: kernels["node-1"]["vpcs"][VPC_ID]["routes"].pop())
+    assert gone == {"10.1.1.2/32": ("node-1",)}
+    strange = {"network": "10.9.9.9/32", "metric": 0, "kind": "sid", "sid": SID[2]}
+    more = compared(WANTED, lambda kernels: kernels["node-2"]["vpcs"][VPC_ID]["routes"].append(strange))
+    assert more == {"10.9.9.9/32": ("node-2",)}
+
+
+def test_what_ought_to_be_follows_from_the_objects() -> None:
+    seen = world(fine())
+    table = desired(seen, VPC, {})
+    assert {route.segments[0] for route in table.routes.values()} == set(SID.values())
+    assert sid_of(table, "10.1.1.2") == SID[2]
+    assert sid_of(table, "10.1.1.77") == ""
+
+
+def test_the_leader_s_word_counts() -> None:
+    def answer(term: int, node: str) -> dict[str, Any]:
+        route = {
+            "network": "10.1.1.1/32",
+            "sid": SID[1],
+            "cluster": "default",
+            "node": node,
+            "function": "0001",
+            "epoch": 1,
+        }
+        return {"replica": node, "term": term, "vpcs": {VPC_ID: {"revision": 1, "routes": [route]}}}
+
+    (route,) = told_of([answer(0, "standby"), answer(4, "leader"), answer(0, "other")], VPC_ID).values()
+    assert route.node == "leader"
+    assert told_of([], VPC_ID) == {}
