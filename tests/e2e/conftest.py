@@ -6,13 +6,11 @@ The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
-from story import Tenant, eventually
+from story import Tenant, eventually, tenancy
 
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
@@ -115,23 +113,3 @@ def lodgers(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., 
     """Makes tenants that all stories of a file share."""
     with tenancy(lab, Path(request.node.name).stem) as make:
         yield make
-
-
-@contextmanager
-def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
-    """Makes tenants in namespaces named after a story, which are gone afterwards."""
-    made: list[Tenant] = []
-    stem = "".join(letter if letter.isalnum() else "-" for letter in story.removeprefix("test_"))
-
-    def make(name: str, **more: Any) -> Tenant:
-        namespace = f"{stem[:40].strip('-')}-{name}"
-        # Of an earlier try in the same lab, perhaps: a namespace takes seconds to go, which nobody has to wait for.
-        lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=60s", check=False)
-        lab.kubectl("create", "namespace", namespace)
-        made.append(Tenant(lab, namespace, **more))
-        return made[-1]
-
-    yield make
-    for tenant in made:
-        lab.kubectl("delete", "pods", "--all", "-n", tenant.namespace, "--timeout=60s", check=False)
-        lab.kubectl("delete", "namespace", tenant.namespace, "--wait=false", check=False)

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +42,8 @@ class Tenant:
     lab: Lab
     namespace: str
     networks: list[str] = field(default_factory=lambda: ["10.1.1.0/24", "2001:10:1:1::/64"])
+    identifier: str = ""
+    """Of the VPC, which joins it to those of that identifier in other clusters; empty: it is given one."""
     _namespaces: dict[str, str] = field(default_factory=dict)
 
     def apply(self, *objects: dict[str, Any]) -> None:
@@ -149,12 +152,8 @@ class Tenant:
             assert time.monotonic() < deadline, f"{self.namespace}: no answer for {left}"
 
     def _vpc(self, name: str) -> dict[str, Any]:
-        return {
-            "apiVersion": API,
-            "kind": "VPC",
-            "metadata": {"name": name},
-            "spec": {"networks": self.networks},
-        }
+        spec = {"networks": self.networks, **({"identifier": self.identifier} if self.identifier else {})}
+        return {"apiVersion": API, "kind": "VPC", "metadata": {"name": name}, "spec": spec}
 
     def _attachment(
         self, name: str, addresses: tuple[str, ...], vpc: str, routes: tuple[dict[str, str], ...]
@@ -188,3 +187,23 @@ class Tenant:
     def _ready(self, kind: str, name: str) -> dict[str, Any] | None:
         status = self.lab.get(kind, "-n", self.namespace, name).get("status") or {}
         return status if status.get("ready") else None
+
+
+@contextmanager
+def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
+    """Makes tenants in namespaces named after a story, which are gone afterwards."""
+    made: list[Tenant] = []
+    stem = "".join(letter if letter.isalnum() else "-" for letter in story.removeprefix("test_"))
+
+    def make(name: str, **more: Any) -> Tenant:
+        namespace = f"{stem[:40].strip('-')}-{name}"
+        # Of an earlier try in the same lab, perhaps: a namespace takes seconds to go, which nobody has to wait for.
+        lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=60s", check=False)
+        lab.kubectl("create", "namespace", namespace)
+        made.append(Tenant(lab, namespace, **more))
+        return made[-1]
+
+    yield make
+    for tenant in made:
+        lab.kubectl("delete", "pods", "--all", "-n", tenant.namespace, "--timeout=60s", check=False)
+        lab.kubectl("delete", "namespace", tenant.namespace, "--wait=false", check=False)

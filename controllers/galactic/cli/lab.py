@@ -15,7 +15,8 @@ from rich.table import Table
 
 from galactic.errors import GalacticError, Rejected
 from galactic.lab import assets
-from galactic.lab.cluster import Lab, labs
+from galactic.lab.agreement import labs
+from galactic.lab.cluster import Lab
 from galactic.lab.kernels import choose
 
 app = typer.Typer(
@@ -73,6 +74,12 @@ def up(  # noqa: PLR0917  (as many as there are options)
     database: Annotated[
         bool | None, typer.Option("--database", help="With PostgreSQL, for `galactic history`.")
     ] = None,
+    standalone: Annotated[
+        bool | None, typer.Option(help="Routers outside Kubernetes, for several clusters; may be changed.")
+    ] = None,
+    join: Annotated[
+        str | None, typer.Option(help="Be another cluster on the network and broker of that lab.")
+    ] = None,
     prometheus: Annotated[
         bool | None, typer.Option("--prometheus", help="With Prometheus and the alert rules of the chart.")
     ] = None,
@@ -80,9 +87,20 @@ def up(  # noqa: PLR0917  (as many as there are options)
     """Bring the lab up, or back up. The first time builds Kubernetes, and a kernel if this one lacks VRF."""
     _interruptible()
     lab = Lab(name, console)
-    lab.up(nodes, latency, kernel, routers=routers, database=database, prometheus=prometheus)
+    lab.up(
+        nodes,
+        latency,
+        kernel,
+        routers=routers,
+        database=database,
+        prometheus=prometheus,
+        standalone=standalone,
+        join=join,
+    )
     console.print(f"\nexport KUBECONFIG={lab.kubeconfig}", soft_wrap=True)
     console.print(f"export PATH={lab.state.tools}:$PATH", soft_wrap=True)
+    if lab.state.standalone:
+        console.print(f"who may share a VPC: {lab.state.admissions}", soft_wrap=True)
     if lab.state.database:
         console.print(f"export GALACTIC_DATABASE_URL={lab.state.database_url()}", soft_wrap=True)
     if lab.state.prometheus:

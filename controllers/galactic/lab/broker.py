@@ -19,6 +19,7 @@ from galactic.lab.state import CONTROL, MAX_ROUTERS, MQTT_PORT, State, checkout
 
 OBSERVER: Final = "galactic-observer"
 RECORDER: Final = "galactic-recorder"
+FORGET_SECONDS: Final = 10.0
 OWNERS: Final = ("mosquitto", "nobody")
 """Who Mosquitto becomes when root starts it: the first of these that there is."""
 PLACES: Final = {"/etc/mosquitto/": "", "/var/lib/mosquitto/": "data/"}
@@ -64,11 +65,27 @@ def admit(state: State, names: Iterable[str]) -> None:
     partial.rename(state.broker / "passwords")
 
 
+def forget(state: State) -> None:
+    """Nothing is left of a lab's nodes, neither what they said nor their passwords, if the broker is there."""
+    inside = ["nsenter", f"--net=/run/netns/{state.host.namespace}", "--"]
+    for name in (node(state, member.name) for member in state.members):
+        secret = state.broker / "secrets" / name
+        if not secret.exists():
+            continue
+        for last in ("status", "endpoints"):
+            topic = ["-r", "-n", "-t", f"galactic/v1/nodes/{name}/{last}"]
+            argv = [*inside, *client(state, "mosquitto_pub", name), *topic]
+            subprocess.run(argv, capture_output=True, check=False, timeout=FORGET_SECONDS)
+        secret.unlink()
+    if state.broker.exists():
+        admit(state, ())
+
+
 def variables(state: State, user: str) -> dict[str, str]:
     """The environment that connects a controller as ``user``."""
     return {
         "GALACTIC_MQTT_URL": state.mqtt_url,
-        "GALACTIC_MQTT_CA_FILE": str(state.root / "pki" / "ca.crt"),
+        "GALACTIC_MQTT_CA_FILE": str(state.broker / "ca.crt"),
         "GALACTIC_MQTT_USERNAME": user,
         "GALACTIC_MQTT_PASSWORD_FILE": str(state.broker / "secrets" / user),
     }
@@ -80,7 +97,7 @@ def client(state: State, name: str, user: str = OBSERVER) -> list[str]:
     A user is one client: a second one ends the session of the first.
     """
     password = (state.broker / "secrets" / user).read_text()
-    address = [name, "-h", str(CONTROL), "-p", str(MQTT_PORT), "--cafile", str(state.root / "pki" / "ca.crt")]
+    address = [name, "-h", str(CONTROL), "-p", str(MQTT_PORT), "--cafile", str(state.broker / "ca.crt")]
     return [*address, "-u", user, "-P", password, "-q", "1"]
 
 
@@ -98,6 +115,7 @@ def _prepare(state: State) -> None:
         credentials.authority(folder / "clients-ca", "galactic-lab-clients")
         shutil.copyfile(folder / "clients-ca.crt", folder / "clients-ca.pem")
         credentials.issue(state.root / "pki", folder / "server", "mosquitto", [f"IP:{CONTROL}", "IP:::1"])
+    shutil.copyfile(state.root / "pki" / "ca.crt", folder / "ca.crt")
     admit(state, users(state))
     for path in (folder / "data", folder / "acl", folder / "clients-ca.pem", *folder.glob("server.*")):
         _give(path)

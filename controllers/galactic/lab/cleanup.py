@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from galactic.lab import namespaces
+from galactic.lab import broker, namespaces
+from galactic.lab.joined import Joined
+from galactic.lab.kernels import choose
 from galactic.lab.processes import Supervisor
 from galactic.lab.state import HOME, State
 
@@ -57,7 +59,7 @@ def lab_namespaces(state: State) -> list[str]:
     """The network namespaces of the machine's own kernel that belong to the lab."""
     names = [state.namespace]
     if state.kernel != "uml":
-        names += [state.fabric, *(member.namespace for member in state.members)]
+        names += [*([] if state.join else [state.fabric]), *(member.namespace for member in state.members)]
         names += [f"pod-{path.stem}" for path in (state.root / "nodes").glob("*/sandboxes/*.json")]
     return [name for name in names if (NETNS / name).exists()]
 
@@ -69,7 +71,10 @@ def remove(state: State) -> None:
     if pid in marked(state.name):  # first, or it starts again what we end; it has nothing to save
         os.kill(pid, signal.SIGKILL)
     end(lambda: set().union(marked(state.name), *(inside(name) for name in names)))
-    for name in names:
+    if state.join:
+        Joined(state, choose(state.host)).leave()
+        broker.forget(state)
+    for name in lab_namespaces(state):
         subprocess.run(["ip", "netns", "delete", name], check=True)
     shutil.rmtree(state.root, ignore_errors=True)
     for member in state.members if state.kernel != "uml" else ():

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +25,14 @@ from typing import Any, Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected, Unreachable
-from galactic.lab import assets, cleanup, controlplane, credentials, packages, rbac
+from galactic.lab import assets, broker, cleanup, controlplane, credentials, packages, rbac
+from galactic.lab.agreement import agreed, joined
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import router_name
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
 from galactic.lab.state import (
-    HOME,
-    MAX_NODES,
     MAX_ROUTERS,
     NAMESPACE,
     State,
@@ -98,17 +97,22 @@ class Lab:
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
+        standalone: bool | None = None,
+        join: str | None = None,
     ) -> None:
         """The lab is up and its nodes are Ready. What is up already stays; what has died is started again.
 
         Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
-        The number of routers may be changed, and a database or a Prometheus added, in a lab that is up.
+        The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
+        changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
+        routers.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
-        self._state = self._agreed(
-            {"nodes": nodes, "latency": latency, "kernel": kernel},
-            {"routers": routers, "database": database, "prometheus": prometheus},
+        self._state = agreed(
+            self._state.name,
+            {"nodes": nodes, "latency": latency, "kernel": kernel, "join": join},
+            {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
         )
         self._install()
         chosen = choose(self._state)
@@ -119,13 +123,17 @@ class Lab:
             state.save()
             credentials.make(state)
             self._write_tools(found)
+            if state.join:
+                broker.admit(state, [broker.node(state, member.name) for member in state.members])
+                Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
         with self._step(
             f"kernel: {'the running one' if chosen.name == 'host' else 'a User Mode Linux guest'}"
         ):
             chosen = choose(state)
             chosen.boot()
         supervisor = Supervisor(state)
-        programs = [*chosen.programs(), *controlplane.programs(state, found, guest=chosen.name == "uml")]
+        guest = chosen.name == "uml" and not state.join
+        programs = [*chosen.programs(), *controlplane.programs(state, found, guest=guest)]
         programs += [self._nodes_program(chosen)] if state.nodes else []
         known = {program.name for program in programs}
         with self._step("etcd, kube-apiserver, MQTT broker"):
@@ -152,7 +160,9 @@ class Lab:
             self._wait("the webhooks to be asked", lambda: all(map(self._refused, PROBES)), log="webhook")
 
     def down(self) -> None:
-        """Nothing of the lab is left, however it ended. The cache of builds stays."""
+        """Nothing of the lab is left, however it ended, nor of those that joined it. The cache of builds stays."""
+        for guest in joined(self._state.name):
+            cleanup.remove(guest)
         cleanup.remove(self._state)
         packages.tidy()
         self._state = State(self._state.name)
@@ -339,26 +349,6 @@ class Lab:
 
     # How it comes up
 
-    def _agreed(self, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> State:
-        """The settings to use: the lab's own if it is up, which ``fixed`` ones asked for must not contradict."""
-        given, changed = (
-            {key: value for key, value in asked.items() if value is not None} for asked in (fixed, free)
-        )
-        if not 0 <= (nodes := given.get("nodes", 0)) <= MAX_NODES:
-            raise Rejected(f"0 to {MAX_NODES}, not {nodes}", field="nodes")
-        if not 1 <= (routers := changed.get("routers", 1)) <= MAX_ROUTERS:
-            raise Rejected(f"1 to {MAX_ROUTERS}, not {routers}", field="routers")
-        known = State.load(self._state.name)
-        if known is None:
-            return State(self._state.name, **given, **changed)
-        for key, value in given.items():
-            if getattr(known, key) != value:
-                raise Rejected(
-                    f"lab {known.name!r} is up with {getattr(known, key)}, not {value}; run `galactic lab down` first",
-                    field=key,
-                )
-        return replace(known, **changed)
-
     def _nodes_program(self, kernel: Kernel) -> Program:
         argv = [*interpreter(), "-u", "-m", "galactic.lab.nodes", self._state.name]
         command = kernel.command(argv, environment=environment())
@@ -432,8 +422,3 @@ class Lab:
             self._console.print(f"[red]✗[/] {title}")
             raise
         self._console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - started:.1f} s[/]")
-
-
-def labs() -> list[str]:
-    """Names of the labs on this machine."""
-    return sorted(path.parent.name for path in HOME.glob("*/lab.json")) if HOME.exists() else []

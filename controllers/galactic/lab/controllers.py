@@ -6,7 +6,6 @@ from typing import Final
 from galactic.lab import broker
 from galactic.lab.processes import Program
 from galactic.lab.state import (
-    CONTROL,
     METRICS_PORT,
     NAMESPACE,
     SERVICES,
@@ -45,8 +44,9 @@ def installed(module: str) -> bool:
 
 
 def controllers(state: State) -> list[Program]:
-    """The operator, the routers and the webhooks."""
-    return [operator(state), *(router(state, number) for number in range(state.routers)), webhook(state)]
+    """The operator, the webhooks, and the routers unless those of another lab serve it."""
+    routers = [] if state.join else [router(state, number) for number in range(state.routers)]
+    return [operator(state), *routers, webhook(state)]
 
 
 def operator(state: State) -> Program:
@@ -68,6 +68,8 @@ def router(state: State, number: int = 0) -> Program:
     """One of the routers, from 0. All are the same user in Kubernetes; in the broker each is one of its own."""
     variables = settings(state, "galactic-router") | broker.variables(state, broker.router(number))
     variables |= {"GALACTIC_METRICS_PORT": str(router_port(number))}
+    if state.standalone:
+        variables |= {"GALACTIC_KUBERNETES": "false", "GALACTIC_ADMISSIONS": str(state.admissions)}
     if state.database:
         variables["GALACTIC_DATABASE_URL"] = state.database_url(inside=True)
     return Program(router_name(number), [*interpreter(), "-m", "galactic.router"], variables, priority=600)
@@ -78,7 +80,7 @@ def webhook(state: State) -> Program:
     variables = settings(state, "galactic-webhook") | {
         "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
         "GALACTIC_PORT": str(WEBHOOK_PORT),
-        "GALACTIC_URL": f"https://[{CONTROL}]:{WEBHOOK_PORT}",
+        "GALACTIC_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
     }
     return Program(WEBHOOK, [*interpreter(), "-m", "galactic.operator.admission"], variables, priority=600)

@@ -10,7 +10,6 @@ from galactic.lab.processes import Program
 from galactic.lab.state import (
     AGENT_PORT,
     API_PORT,
-    CONTROL,
     DATABASE_PORT,
     GATEWAY,
     PROMETHEUS_PORT,
@@ -43,7 +42,7 @@ def apiserver(state: State, assets: Assets) -> Program:
         "--etcd-servers=http://[::1]:2379",
         "--bind-address=::",
         f"--secure-port={API_PORT}",
-        f"--advertise-address={CONTROL}",
+        f"--advertise-address={state.control}",
         f"--service-cluster-ip-range={SERVICES}",
         f"--tls-cert-file={pki / 'server.crt'}",
         f"--tls-private-key-file={pki / 'server.key'}",
@@ -114,7 +113,7 @@ def database(state: State) -> Program:
 
 def forwarder(state: State, *, guest: bool) -> Program:
     """Starts outside the lab's namespace: it listens on the machine and connects inside."""
-    routes = [f"{state.port}=[{CONTROL}]:{API_PORT}"]
+    routes = [f"{state.port}=[{state.control}]:{API_PORT}"]
     if state.database:
         routes.append(f"{state.database_port}=[::1]:{DATABASE_PORT}")
     if state.prometheus:
@@ -127,9 +126,12 @@ def forwarder(state: State, *, guest: bool) -> Program:
 
 def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
     """All of it, in the order it starts."""
+    if state.standalone and not state.admissions.exists():
+        state.admissions.write_text("unlisted: first\nvpcs: {}\n")
     (state.data).mkdir(parents=True, exist_ok=True)
     kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
-    first = [forwarder(state, guest=guest), etcd(state, assets), broker.program(state, assets.mosquitto)]
+    first = [forwarder(state, guest=guest), etcd(state, assets)]
+    first += [] if state.join else [broker.program(state, assets.mosquitto)]
     first += [database(state)] if state.database else []
     last = [prometheus.program(state)] if state.prometheus else []
     return first + kubernetes + controllers(state) + last

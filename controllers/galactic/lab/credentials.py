@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from galactic.lab import rbac
-from galactic.lab.state import CONTROL, State
+from galactic.lab.state import State
 
 ADMIN: Final = "admin"
 MASTERS: Final = "system:masters"
@@ -67,7 +67,7 @@ def issue(folder: Path, stem: Path, name: str, hosts: Iterable[str]) -> None:
     _openssl("x509", "-req", *sign, "-in", request, "-out", f"{stem}.crt", "-extfile", str(extensions))
 
 
-def certificates(folder: Path) -> None:
+def certificates(state: State, folder: Path) -> None:
     """``ca.crt``, ``server.crt`` signed by it, their ``.key`` files; for service accounts ``sa.key``, ``sa.pub``."""
     if (folder / "complete").exists():
         return
@@ -75,7 +75,13 @@ def certificates(folder: Path) -> None:
     old = os.umask(0o077)
     try:
         authority(folder / "ca", "galactic-lab")
-        names = ["DNS:localhost", "DNS:kubernetes.default.svc", "IP:127.0.0.1", "IP:::1", f"IP:{CONTROL}"]
+        names = [
+            "DNS:localhost",
+            "DNS:kubernetes.default.svc",
+            "IP:127.0.0.1",
+            "IP:::1",
+            f"IP:{state.control}",
+        ]
         names.append("IP:fd00:fffe::1")  # the first address of the service range
         issue(folder, folder / "server", "kube-apiserver", names)
         _openssl("genrsa", "-out", str(folder / "sa.key"), "2048")
@@ -118,7 +124,7 @@ def _kubeconfig(path: Path, server: str, ca: Path, user: str, token: str) -> Non
 def make(state: State) -> None:
     """Everything is there: certificates, tokens, the administrator's kubeconfig and one per identity."""
     pki = state.root / "pki"
-    certificates(pki)
+    certificates(state, pki)
     (pki / "audit-policy.json").write_text(json.dumps(rbac.audit_policy(), indent=2) + "\n")
     for user, token in tokens(state).items():
         _kubeconfig(state.identity(user), state.server, pki / "ca.crt", user, token)

@@ -6,9 +6,10 @@ and the control plane's prefix to ``control``. Only IPv6. A lost namespace is ma
 
 import subprocess
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 
-from galactic.lab.state import CONTROL, GATEWAY, Node, State
+from galactic.lab.state import GATEWAY, Node, State
 
 
 def ensure_namespace(name: str) -> None:
@@ -97,8 +98,16 @@ def control(state: State, device: str) -> list[Step]:
         _batch(
             state.namespace,
             "link set lo up",
-            f"address add {CONTROL}/64 dev {device} nodad",
+            f"address add {state.control}/64 dev {device} nodad",
             f"link set {device} up",
-            f"route add default via {GATEWAY} dev {device}",
+            f"route add default via {state.gateway} dev {device}",
         )
+    ]
+
+
+def passing(state: State, device: str, address: IPv6Address) -> list[Step]:
+    """The control plane's namespace passes on what comes from ``device``, a link to that of another lab."""
+    return [
+        _batch(state.namespace, f"address add {address}/64 dev {device} nodad", f"link set {device} up"),
+        Step(["ip", "netns", "exec", state.namespace, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"]),
     ]

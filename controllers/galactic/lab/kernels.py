@@ -2,6 +2,7 @@
 
 from galactic.errors import Rejected
 from galactic.lab.host import Host
+from galactic.lab.joined import Joined
 from galactic.lab.kernel import Kernel, lacking
 from galactic.lab.state import State
 from galactic.lab.uml import Uml
@@ -12,6 +13,8 @@ def choose(state: State) -> Kernel:
 
     A lab without nodes asks nothing of its kernel.
     """
+    if state.join:
+        return Joined(state, choose(state.host))
     if not state.nodes:
         return Host(state)
     if state.kernel == "uml" or (state.kernel == "" and lacking()):

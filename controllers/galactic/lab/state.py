@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Final
@@ -19,9 +19,9 @@ NAMESPACE: Final = "galactic-system"
 """Galactic's own, in Kubernetes."""
 SRV6_SPACE: Final = IPv6Network("2001:db8:ff00::/40")
 CONTROL: Final = IPv6Address("fd00:ffff::1")
-"""The control plane's address, in the lab's own namespace."""
+"""The address of the control plane that has a broker, in the lab's own namespace."""
 GATEWAY: Final = IPv6Address("fd00:ffff::2")
-"""The fabric's address on the link to the control plane."""
+"""The fabric's address on the link to that."""
 API_PORT: Final = 6443
 MQTT_PORT: Final = 8884
 """The one of the shipped listeners that asks for user and password, over TLS."""
@@ -75,11 +75,34 @@ class State:
     database_port: int = 0
     prometheus: bool = False
     prometheus_port: int = 0
+    standalone: bool = False
+    """Whether the routers are outside Kubernetes, and so may serve several clusters."""
+    join: str = ""
+    """The lab whose fabric, kernel, broker and routers this one uses; empty: its own."""
+    site: int = 0
+    """0 for a lab of its own; those that join another are numbered from 1."""
+    first: int = 1
+    """The number of the first node: nodes on one fabric are numbered through."""
 
     @property
     def cluster(self) -> str:
         """What the cluster is called among those that share its broker."""
-        return "default"
+        return self.name if self.join else "default"
+
+    @property
+    def control(self) -> IPv6Address:
+        """The control plane's address, in the lab's own namespace."""
+        return IPv6Address(f"fd00:{0xFFFF - 2 * self.site:x}::1")
+
+    @property
+    def gateway(self) -> IPv6Address:
+        """The other end of the control plane's link."""
+        return IPv6Address(f"fd00:{0xFFFF - 2 * self.site:x}::2")
+
+    @property
+    def host(self) -> "State":
+        """The lab whose fabric it is."""
+        return State(self.join, kernel=self.kernel) if self.join else self
 
     @property
     def root(self) -> Path:
@@ -92,16 +115,19 @@ class State:
 
     @property
     def prefix(self) -> str:
-        """What namespace names begin with: nothing, unless two labs could share the machine's kernel."""
-        return "" if self.kernel == "uml" or self.name == "default" else f"{self.name}-"
+        """What namespace names begin with: nothing, unless two labs could share the nodes' kernel."""
+        alone = not self.join and (self.kernel == "uml" or self.name == "default")
+        return "" if alone else f"{self.name}-"
 
     @property
     def fabric(self) -> str:
-        return f"{self.prefix}fabric"
+        return f"{self.host.prefix}fabric"
 
     @property
     def members(self) -> tuple[Node, ...]:
-        return tuple(Node(f"node-{n}", n, f"{self.prefix}node-{n}") for n in range(1, self.nodes + 1))
+        return tuple(
+            Node(f"node-{n}", n, f"{self.prefix}node-{n}") for n in range(self.first, self.first + self.nodes)
+        )
 
     def node(self, name: str) -> Node:
         """Raises Rejected for a name the lab does not have."""
@@ -139,7 +165,7 @@ class State:
 
     @property
     def server(self) -> str:
-        return f"https://[{CONTROL}]:{API_PORT}"
+        return f"https://[{self.control}]:{API_PORT}"
 
     @property
     def mqtt_url(self) -> str:
@@ -148,7 +174,12 @@ class State:
     @property
     def broker(self) -> Path:
         """The broker's configuration and data, and what its clients need."""
-        return self.root / "broker"
+        return self.host.root / "broker"
+
+    @property
+    def admissions(self) -> Path:
+        """The standalone routers' file of which clusters may be in which VPC."""
+        return self.root / "admissions.yaml"
 
     def database_url(self, *, inside: bool = False) -> str:
         """The router's database, for the lab's own processes (``inside``) or from anywhere on this machine."""
@@ -184,11 +215,12 @@ class State:
 
     @classmethod
     def load(cls, name: str) -> "State | None":
-        """The lab of that name, or None where it is not up."""
+        """The lab of that name, or None where it is not up. What another version of ours knew besides is left out."""
         try:
-            return cls(**json.loads((HOME / name / "lab.json").read_text()))
+            kept = json.loads((HOME / name / "lab.json").read_text())
         except FileNotFoundError:
             return None
+        return cls(**{one.name: kept[one.name] for one in fields(cls) if one.name in kept})
 
     def with_ports(self) -> "State":
         """The same with free local ports for what is reached from this machine, unless it has them."""

@@ -1,0 +1,102 @@
+"""Two clusters, each with an API server of its own, on one underlay and one broker, served by routers outside of both:
+their VPCs of one identifier are one as long as the routers' admissions say so, and never before.
+"""
+
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+import yaml
+from mqtt import BASE, retained
+from rich.console import Console
+from routers import leading, log
+from story import Tenant, eventually, tenancy
+
+from galactic.lab.cluster import Lab
+
+IDENTIFIER = "00000000c0de"
+pytestmark = pytest.mark.timeout(600)
+"""A second control plane and a node come up first."""
+
+
+@pytest.fixture(scope="module")
+def east(replicas: Lab) -> Iterator[Lab]:
+    """The stories' lab, with its routers outside of Kubernetes."""
+    before = replicas.state.standalone
+    replicas.up(standalone=True)
+    try:
+        yield replicas
+    finally:
+        replicas.state.admissions.write_text("vpcs: {}\n")
+        replicas.up(standalone=before)
+
+
+@pytest.fixture(scope="module")
+def west(east: Lab) -> Iterator[Lab]:
+    """Another cluster on its network."""
+    with Lab(f"{east.state.name}-west", Console(stderr=True)) as lab:
+        lab.up(nodes=1, join=east.state.name)
+        yield lab
+
+
+@pytest.fixture
+def tenant(east: Lab, tenants: Callable[..., Tenant]) -> Tenant:
+    """Two pods in the east."""
+    one = tenants("east", identifier=IDENTIFIER)
+    one.settle({"one": ("node-1", "10.1.1.1/24", "2001:10:1:1::1/64"), "two": ("node-2", "10.1.1.2/24")})
+    one.all_reach((("one", "10.1.1.2"),))
+    return one
+
+
+@pytest.fixture
+def stranger(tenant: Tenant, west: Lab) -> Iterator[Tenant]:
+    """One pod in the west, of a VPC with the same identifier, attached after those."""
+    with tenancy(west, "shared") as make:
+        other = make("west", identifier=IDENTIFIER)
+        (member,) = west.state.members
+        other.settle({"far": (member.name, "10.1.1.3/24", "2001:10:1:1::3/64")})
+        yield other
+
+
+def admit(lab: Lab, *clusters: str) -> None:
+    """Who may be in the VPC, from now on."""
+    lab.state.admissions.write_text(yaml.safe_dump({"vpcs": {IDENTIFIER: {"clusters": [*clusters]}}}))
+
+
+def clusters(lab: Lab) -> set[str]:
+    """Those that have routes in the VPC, as the broker retains it."""
+    said = retained(lab)
+    shards = [value for topic, value in said.items() if topic.startswith(f"{BASE}/vpcs/{IDENTIFIER}/table/")]
+    return {route["cluster"] for shard in shards for route in shard["routes"]}
+
+
+def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: Lab) -> None:
+    here, there = east.state.cluster, west.state.cluster
+    ping = east.popen(
+        f"pod/{tenant.namespace}/one", ["ping", "-n", "-i0.1", "10.1.1.2"], stdout=subprocess.PIPE
+    )
+    try:
+        # Whoever guessed the number is refused, by name.
+        refused = re.compile(rf'"NotAdmitted".*"cluster": "{there}"|"cluster": "{there}".*"NotAdmitted"')
+        eventually("it is said why", lambda: refused.search(log(east, leading(east))))
+        assert clusters(east) == {here}
+        assert not stranger.ping("far", "10.1.1.1")
+        assert not tenant.ping("one", "10.1.1.3")
+
+        admit(east, here, there)
+        stranger.all_reach((("far", "10.1.1.1"), ("far", "2001:10:1:1::1"), ("far", "10.1.1.2")))
+        tenant.all_reach((("one", "10.1.1.3"), ("one", "2001:10:1:1::3"), ("two", "10.1.1.3")))
+        assert clusters(east) == {here, there}
+
+        admit(east, here)
+        eventually("it is alone again", lambda: clusters(east) == {here})
+        eventually("nobody answers the west", lambda: not stranger.ping("far", "10.1.1.1"))
+        eventually("nor is it reached", lambda: not tenant.ping("one", "10.1.1.3"))
+    finally:
+        ping.send_signal(signal.SIGINT)
+        said, _ = ping.communicate(timeout=60)
+    # All of that cost those who were there nothing.
+    seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)]
+    assert seen == list(range(1, len(seen) + 1)), f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
