@@ -20,7 +20,7 @@ spec:
   template:
     spec:
       containers:
-        - image: ghcr.io/k8snetworkplumbingwg/multus-cni:snapshot-thick
+        - image: example.net/multus-cni:snapshot-thick
           resources: {limits: {memory: "50Mi"}}
 """
 """Those parts of Multus' manifest that the Tiltfile changes."""
