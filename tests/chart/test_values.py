@@ -116,7 +116,7 @@ CASES: dict[str, Case] = {
         nested("database", {"existingSecret": "db-42", "retentionDays": 42}),
         'value: "42"',
     ),
-    "webhook.port": (nested("webhook.port", 4242), "containerPort: 4242"),
+    "webhook.port": (nested("webhook.port", 4242), "containerPort: 4242, "),
     "webhook.patience": (nested("webhook.patience", 1.25), 'value: "1.25"'),
     "webhook.podFailurePolicy": (nested("webhook.podFailurePolicy", "Ignore"), "value: Ignore"),
     "webhook.podRanges": (
@@ -160,7 +160,7 @@ CASES: dict[str, Case] = {
         nested("networkPolicies.metricsFrom", [{"namespaceSelector": {"matchLabels": {"name": "mon-42"}}}]),
         "name: mon-42",
     ),
-    "metrics.port": (nested("metrics.port", 4242), "containerPort: 4242"),
+    "metrics.port": (nested("metrics.port", 4242), "containerPort: 4242, "),
     **{
         f"metrics.{key}.enabled": (nested(f"metrics.{key}.enabled", True), f"kind: {kind}")
         for key, kind in MONITORS.items()

@@ -188,7 +188,7 @@ readinessProbe:
 {{- end -}}
 
 {{- define "galactic.budgets" -}}
-{{- if .Capabilities.APIVersions.Has "policy/v1" }}policy/v1{{ else if semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version }}policy/v1{{ else }}policy/v1beta1{{ end -}}
+{{- if semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version }}policy/v1{{ else }}policy/v1beta1{{ end -}}
 {{- end -}}
 
 {{/* Of what the Job before `helm uninstall` is made of. */}}

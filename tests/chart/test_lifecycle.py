@@ -1,0 +1,498 @@
+"""The chart on a real API server: installed, upgraded, rolled back, uninstalled; and its programs at work with the very
+rights that it gives them: a request that is refused fails this, and so does a right that was never needed.
+
+One release, whose story the tests tell in the order in which they stand here.
+"""
+
+import base64
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import audit
+import pytest
+import yaml
+from charting import NAMESPACE, Helm, Refused, merged, nested
+from openapi import Kinds
+from pods import Machine, Process
+from story import eventually as soon
+from values import CHART
+
+from galactic.lab.cluster import Lab
+from galactic.lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
+
+pytestmark = pytest.mark.xdist_group("lab")
+
+GROUP = "galactic.datumapis.com"
+NODE = "node-1"
+FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}
+"""Keeps all pods but the DaemonSet's off the Node, which has no kubelet that could end them."""
+AWAITED = {"key": f"{GROUP}/agent-not-ready", "effect": "NoSchedule"}
+PORTS = {
+    "operator": METRICS_PORT,
+    "router": METRICS_PORT + 1,
+    "webhook": METRICS_PORT + 2,
+    "node": METRICS_PORT + 3,
+}
+
+eventually = partial(soon, seconds=180.0)
+"""On a machine where much else is going on."""
+
+RACES = {
+    ("operator", "get", "vpcattachments"): "another made the pod's attachment in the same moment",
+    ("operator", "get", "network-attachment-definitions"): "another made the definition in the same moment",
+    ("node", "list", "vpcattachments"): "a VPC is hosted and the broker is silent: needs a kernel with VRFs",
+    ("node", "watch", "vpcattachments"): "likewise",
+    ("node", "get", "network-attachment-definitions"): "an attachment is recovered: likewise",
+}
+"""Rights that no story here can bring about for sure, and why they are needed."""
+
+
+def variables(**more: str) -> dict[str, Any]:
+    return {"extraEnv": [{"name": f"GALACTIC_{name}", "value": value} for name, value in more.items()]}
+
+
+VALUES = merged(
+    {
+        name: variables(METRICS_PORT=str(port))
+        for name, port in PORTS.items()
+        if name not in ("webhook", "node")
+    },
+    {
+        # There is nothing in a lab that leads to a Service.
+        "webhook": variables(
+            METRICS_PORT=str(PORTS["webhook"]),
+            PORT=str(WEBHOOK_PORT),
+            URL=f"https://[{CONTROL}]:{WEBHOOK_PORT}",
+            CERTIFICATE_HOURS="0.1",
+        )
+        | {"serviceRanges": [str(SERVICES)]},
+        "node": {"metricsPort": PORTS["node"]},
+    },
+)
+
+
+@dataclass
+class Release:
+    """The release and its surroundings. ``first``: the line of the audit log where it began."""
+
+    lab: Lab
+    helm: Helm
+    machine: Machine
+    folder: Path
+    first: int = 0
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def run(self, *arguments: str, values: dict[str, Any] | None = None) -> str:
+        return self.helm.run(
+            *arguments, f"--namespace={NAMESPACE}", values=values, KUBECONFIG=str(self.lab.kubeconfig)
+        )
+
+    def start(self, component: str, *, init: bool = True) -> None:
+        """A pod of the component, as the API server has it, at work."""
+        (pod, *_) = eventually(
+            f"a pod of {component} was made",
+            lambda: self.machine.pods(f"app.kubernetes.io/component={component}"),
+        )
+        self.processes[component] = self.machine.run(pod, init=init)
+
+    def requests(self) -> list[audit.Request]:
+        return audit.requests(self.lab.state.audit, self.first)
+
+    def apply(self, *things: dict[str, Any]) -> None:
+        self.lab.kubectl(
+            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": [*things]})
+        )
+
+    def ready(self, what: str) -> Callable[[], bool]:
+        return lambda: bool(self.lab.get(*what.split())["status"].get("ready"))
+
+
+@pytest.fixture(scope="module")
+def release(lab: Lab, helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
+    folder = tmp_path_factory.mktemp("release")
+    machine = Machine(lab, folder, NAMESPACE)
+    yield Release(lab, helm, machine, folder, first=len(lab.state.audit.read_text().splitlines()))
+    machine.stop()
+
+
+@pytest.fixture(scope="module")
+def previous(release: Release) -> Path:
+    """What is taken for the version before, as none was released yet: the chart with another version, a field less in
+    one kind, and without the webhooks' disruption budget.
+    """
+    chart = release.folder / "previous"
+    shutil.copytree(CHART, chart)
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.9", "appVersion": "0.0.9"}))
+    kind = chart / "files/crds/vpc.yaml"
+    crd = yaml.safe_load(kind.read_text())
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
+        "allowedNamespaces"
+    ]
+    kind.write_text(yaml.safe_dump(crd))
+    (chart / "templates/availability.yaml").unlink()
+    return chart
+
+
+def has_grants(lab: Lab) -> bool:
+    schema = lab.get("crd", f"vpcs.{GROUP}")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return "allowedNamespaces" in schema["properties"]["spec"]["properties"]
+
+
+def test_install_and_upgrade_from_the_previous_version(release: Release, helm: Helm, previous: Path) -> None:
+    release.run("install", "galactic", str(previous), "--create-namespace", values=VALUES)
+    assert not has_grants(release.lab)
+    release.run("upgrade", "galactic", str(CHART), values=VALUES)
+    assert has_grants(release.lab), "an upgrade reaches the kinds"
+    stored = {
+        (thing["kind"], thing["metadata"]["name"])
+        for thing in yaml.safe_load_all(release.run("get", "manifest", "galactic"))
+    }
+    assert stored == {
+        (thing["kind"], thing["metadata"]["name"])
+        for thing in helm.objects(VALUES)
+        if "helm.sh/hook" not in thing["metadata"].get("annotations", {})
+    }
+    for kind, name in stored:
+        release.lab.kubectl("get", kind, name, "-n", "default" if name.endswith("-kubernetes") else NAMESPACE)
+
+
+def test_every_field_was_one_that_the_api_server_knows(release: Release, helm: Helm) -> None:
+    kinds = Kinds(json.loads(release.lab.kubectl("get", "--raw", "/openapi/v2")))
+    for thing in helm.objects(VALUES):
+        if thing["kind"] != "CustomResourceDefinition":
+            assert not kinds.problems(thing)
+
+
+def test_a_second_installation_is_refused(release: Release) -> None:
+    with pytest.raises(Refused, match="invalid ownership metadata"):
+        release.helm.run(
+            "install", "another", str(CHART), "--namespace=default", KUBECONFIG=str(release.lab.kubeconfig)
+        )
+
+
+def test_its_programs_do_their_work(release: Release) -> None:
+    lab = release.lab
+    for component in ("broker", "operator", "webhook", "router"):
+        release.start(component)
+    taints = {"metadata": {"name": NODE}, "spec": {"taints": [FOREIGN, AWAITED]}}
+    release.apply({"apiVersion": "v1", "kind": "Node"} | taints)
+    roomy = {
+        "status": {
+            "allocatable": {"cpu": "8", "memory": "8Gi", "pods": "10"},
+            "capacity": {"cpu": "8", "memory": "8Gi", "pods": "10"},
+        }
+    }
+    lab.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "-p", json.dumps(roomy))
+    lab.kubectl("annotate", "node", NODE, f"{GROUP}/srv6-prefix=2001:db8:ff01:100::/56")
+    eventually(
+        "the node has a segment", lambda: lab.kubectl("get", "nodesegment", NODE, "--ignore-not-found")
+    )
+    lab.kubectl("annotate", "--overwrite", "node", NODE, f"{GROUP}/srv6-prefix=2001:db8:ff01:200::/56")
+
+    def prefix() -> str:
+        return str(lab.get("nodesegment", NODE)["spec"]["prefix"])
+
+    eventually("the prefix follows the annotation", lambda: prefix() == "2001:db8:ff01:200::/56")
+    release.start("node", init=False)
+
+    eventually("webhooks answer", lambda: "denied the request" in refusal(lab, vpc("probe", "10.0.0.1/8")))
+    lab.kubectl("create", "namespace", "tenant")
+    eventually(
+        "there is a service account", lambda: lab.kubectl("get", "sa", "default", "-n", "tenant", check=False)
+    )
+    release.apply(vpc("blue", "10.1.1.0/24"), attachment("one", "blue"))
+    eventually("an attachment is ready", release.ready("vpcattachment one -n tenant"))
+    eventually("a pod is let in", lambda: not refusal(lab, pod("one", "vpc-attachment", "one")))
+    eventually(
+        "it is held", lambda: lab.get("vpcattachment", "one", "-n", "tenant")["metadata"].get("finalizers")
+    )
+    eventually("a pod of a VPC is let in", lambda: not refusal(lab, pod("two", "vpc", "blue")))
+    eventually("it gets its own", lambda: len(lab.get("vpcattachments", "-n", "tenant")["items"]) == 2)
+    assert "missing" in refusal(lab, pod("three", "vpc-attachment", "missing"))
+    release.apply(vpc("blue", "10.1.1.0/24", "10.1.2.0/24"))
+    nad = lambda: lab.get("net-attach-def", "one", "-n", "tenant")["spec"]["config"]  # noqa: E731
+    eventually("the definition follows", lambda: "10.1.2.0/24" in nad())
+    assert "nowhere" in refusal(
+        lab,
+        attachment("lost", "nowhere")
+        | {"spec": {"vpc": {"name": "nowhere"}, "interface": {"addresses": ["10.1.1.9"]}}},
+    )
+
+
+def test_the_router_believes_and_disbelieves(release: Release) -> None:
+    lab = release.lab
+    found = lab.get("vpcattachment", "one", "-n", "tenant")["status"]
+    identifier = lab.get("vpc", "blue", "-n", "tenant")["status"]["identifier"]
+    address = found["addresses"][0].partition("/")[0]
+    digits = ":".join(identifier[start : start + 4] for start in (0, 4, 8))
+
+    def say(prefix: str, number: int) -> None:
+        endpoint = {
+            "vpc": identifier,
+            "function": found["identifier"],
+            "attachment": "tenant/one",
+            "sid": f"{prefix}:{digits}:{found['identifier']}",
+            "networks": [f"{address}/32"],
+            "epoch": number,
+        }
+        publish(
+            release,
+            f"galactic/v1/nodes/default/{NODE}-b/endpoints",
+            {"sequence": number, "endpoints": [endpoint]},
+        )
+
+    # Of a node of its own, as the node controller that runs here speaks for the other one.
+    release.apply(segment(f"{NODE}-b", "2001:db8:ff02:100::/56"))
+
+    def events() -> str:
+        return lab.kubectl("get", "events", "-n", "tenant", "-o", "jsonpath={.items[*].source.component}")
+
+    numbers = iter(range(1_900_000_000_000_000_000, 1_900_000_000_000_000_200))
+    eventually(
+        "a lie is told by an Event",
+        lambda: (say("2001:db8:ff09:100", next(numbers)), "galactic-router" in events())[1],
+    )
+    status = lambda: lab.get("vpcattachment", "one", "-n", "tenant")["status"]  # noqa: E731
+    eventually(
+        "the truth is recorded",
+        lambda: (say("2001:db8:ff02:100", next(numbers)), status().get("endpoint"))[1],
+    )
+
+
+def test_a_segment_that_overlaps_is_told(release: Release) -> None:
+    lab = release.lab
+    configurations = ("validatingwebhookconfiguration", "galactic-webhook")
+    lab.kubectl("delete", *configurations)  # or it would be refused; and it is put back
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(segment("node-9", "2001:db8:ff01:200::/57")))
+    condition = lambda: lab.get("nodesegment", "node-9").get("status", {}).get("conditions")  # noqa: E731
+    eventually("its condition says so", condition)
+    lab.kubectl("delete", "nodesegment", "node-9")
+    eventually("the configuration is back", lambda: lab.kubectl("get", *configurations, "--ignore-not-found"))
+    lab.kubectl("label", *configurations, "app.kubernetes.io/part-of=other", "--overwrite")
+    labels = lambda: lab.get(*configurations)["metadata"]["labels"]["app.kubernetes.io/part-of"]  # noqa: E731
+    eventually("and put right", lambda: labels() == "galactic")
+    lab.kubectl(
+        "label",
+        "mutatingwebhookconfiguration",
+        "galactic-webhook",
+        "app.kubernetes.io/part-of=other",
+        "--overwrite",
+    )
+    mutating = lambda: lab.get("mutatingwebhookconfiguration", "galactic-webhook")["metadata"]["labels"]  # noqa: E731
+    eventually("both", lambda: mutating()["app.kubernetes.io/part-of"] == "galactic")
+
+
+def test_a_secret_that_was_spoilt_is_made_anew(release: Release) -> None:
+    lab = release.lab
+    spoilt = json.dumps({"data": {"tls.key": "bm9uZQ=="}})
+    lab.kubectl("patch", "secret", "galactic-webhook", "-n", NAMESPACE, "--type=merge", "-p", spoilt)
+    data = lambda: lab.get("secret", "galactic-webhook", "-n", NAMESPACE)["data"]["tls.key"]  # noqa: E731
+    eventually("the certificate is a new one", lambda: data() != "bm9uZQ==")
+    lab.kubectl(
+        "patch",
+        "secret",
+        "galactic-broker-node",
+        "-n",
+        NAMESPACE,
+        "--type=merge",
+        "-p",
+        '{"data":{"username":"bm9uZQ=="}}',
+    )
+    before = lab.get("secret", "galactic-broker-router", "-n", NAMESPACE)["data"]
+    release.processes["broker"].stop()
+    release.start("broker")
+    assert lab.get("secret", "galactic-broker-node", "-n", NAMESPACE)["data"]["username"] != "bm9uZQ=="
+    assert lab.get("secret", "galactic-broker-router", "-n", NAMESPACE)["data"] == before, (
+        "what is right stays"
+    )
+
+
+def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
+    lab = release.lab
+    name = f"{NODE}-b"  # nobody else writes its conditions
+    release.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {"taints": [FOREIGN, AWAITED]},
+        }
+    )
+    ready = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    # By a token that is a node's, of a server that does not put the node's name into it: the webhooks look at the pod.
+    (agent, *_) = release.machine.pods("app.kubernetes.io/component=node")
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={agent['metadata']['name']}")
+    kubeconfig = release.machine.kubeconfig("galactic-node", *bound)
+    told = lab.run(
+        "control",
+        [
+            str(lab.state.tools / "kubectl"),
+            f"--kubeconfig={kubeconfig}",
+            "patch",
+            "nodesegment",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            ready,
+        ],
+        check=False,
+    )
+    assert "node-1 may write its own only" in told.stderr
+    lab.kubectl("patch", "nodesegment", name, "--subresource=status", "--type=merge", "-p", ready)
+    taints = lambda: [taint["key"] for taint in lab.get("node", name)["spec"].get("taints", ())]  # noqa: E731
+    eventually("the Node is open", lambda: AWAITED["key"] not in taints())
+    assert FOREIGN["key"] in taints()
+
+
+@pytest.mark.parametrize("component", ["operator", "webhook", "router", "broker", "node"])
+def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, component: str) -> None:
+    account = f"galactic-{component}"
+    rights = audit.granted(helm.objects(VALUES), account)
+    needed = {right for right in rights if (component, right.verb, right.resource) not in RACES}
+    assert len(rights - needed) == sum(1 for name, *_ in RACES if name == component), (
+        "an exception that is none"
+    )
+    eventually("each right is made use of", lambda: not audit.unused(needed, release.requests(), account))
+    refused = [one for one in release.requests() if one.account == account and one.code == 403]
+    if component == "node":  # and that by a webhook, in the story above
+        refused = [
+            one
+            for one in refused
+            if not one.uri.startswith(f"/apis/{GROUP}/v1alpha/nodesegments/{NODE}-b/status")
+        ]
+    assert not refused
+
+
+def test_rollback(release: Release) -> None:
+    release.run("rollback", "galactic", "1")
+    assert not has_grants(release.lab)
+    assert "0.0.9" in release.run("list")
+    release.run("upgrade", "galactic", str(CHART), values=VALUES)
+    assert has_grants(release.lab)
+    eventually(
+        "it still works", lambda: "denied the request" in refusal(release.lab, vpc("probe", "10.0.0.1/8"))
+    )
+
+
+def test_uninstall_leaves_nothing_that_hangs(release: Release, helm: Helm) -> None:
+    lab = release.lab
+    done = threading.Event()
+    ended: list[Process] = []
+    kubelet = threading.Thread(target=lambda: ended.extend(release.machine.jobs(done)))
+    kubelet.start()
+    first = len(lab.state.audit.read_text().splitlines())
+    try:
+        release.run("uninstall", "galactic", "--timeout=150s")
+    finally:
+        done.set()
+        kubelet.join()
+    (retired,) = ended
+    assert "VPC: finalizer taken off 1 objects" in retired.said()
+    release.machine.stop()
+    lab.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+
+    made = audit.requests(lab.state.audit, first)
+    assert not [one for one in made if one.account == "galactic-retire" and one.code == 403]
+    assert not audit.unused(audit.granted(helm.objects(VALUES), "galactic-retire"), made, "galactic-retire")
+    left = "deployments,daemonsets,services,roles,rolebindings,configmaps,networkpolicies,jobs,secrets,leases"
+    names = ("get", left, "-n", NAMESPACE, "-o", "name")
+    eventually("nothing is left in its namespace", lambda: "galactic" not in lab.kubectl(*names))
+    cluster = "clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations"
+    assert "galactic" not in lab.kubectl("get", cluster, "-o", "name")
+    assert lab.get("vpc", "blue", "-n", "tenant")["metadata"].get("finalizers", []) == [], (
+        "kinds and objects stay"
+    )
+    lab.kubectl("delete", "namespace", "tenant", "--timeout=60s")
+
+
+def test_it_can_be_installed_again_over_what_was_kept_and_removed_without_hooks(release: Release) -> None:
+    lab = release.lab
+    release.run("install", "galactic", str(CHART), values=merged(VALUES, nested("crds.keep", False)))
+    release.run("uninstall", "galactic", "--no-hooks")
+    eventually("the kinds go as well", lambda: GROUP not in lab.kubectl("get", "crds", "-o", "name"))
+
+
+# What the stories are told with.
+
+
+def refusal(lab: Lab, thing: dict[str, Any]) -> str:
+    """What the API server says against it; empty where it takes it."""
+    done = subprocess.run(
+        [str(lab.state.tools / "kubectl"), f"--kubeconfig={lab.kubeconfig}", "create", "-f", "-"],
+        input=json.dumps(thing),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if done.returncode == 0 or "AlreadyExists" in done.stderr else done.stderr
+
+
+def publish(release: Release, topic: str, message: dict[str, Any]) -> None:
+    """As a node says it, with the credentials that nodes have."""
+    path = release.folder / "password"
+    secret = release.lab.get("secret", "galactic-broker-node", "-n", NAMESPACE)["data"]
+    path.write_bytes(base64.b64decode(secret["ca.crt"]))
+    user, password = (base64.b64decode(secret[name]).decode() for name in ("username", "password"))
+    argv = [
+        "mosquitto_pub",
+        "-h",
+        "::1",
+        "-p",
+        "8884",
+        "--cafile",
+        str(path),
+        "--insecure",
+        "-u",
+        user,
+        "-P",
+        password,
+    ]
+    release.lab.run("control", [*argv, "-q", "1", "-t", topic, "-m", json.dumps(message)])
+
+
+def vpc(name: str, *networks: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "default" if name == "probe" else "tenant"}
+    return {
+        "apiVersion": f"{GROUP}/v1alpha",
+        "kind": "VPC",
+        "metadata": meta,
+        "spec": {"networks": [*networks]},
+    }
+
+
+def attachment(name: str, of: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "tenant"}
+    return {
+        "apiVersion": f"{GROUP}/v1alpha",
+        "kind": "VPCAttachment",
+        "metadata": meta,
+        "spec": {"vpc": {"name": of}},
+    }
+
+
+def segment(name: str, prefix: str) -> dict[str, Any]:
+    return {
+        "apiVersion": f"{GROUP}/v1alpha",
+        "kind": "NodeSegment",
+        "metadata": {"name": name},
+        "spec": {"prefix": prefix},
+    }
+
+
+def pod(name: str, annotation: str, value: str) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "tenant", "annotations": {f"k8s.v1alpha.{GROUP}/{annotation}": value}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": meta,
+        "spec": {"containers": [{"name": "c", "image": "c"}]},
+    }

@@ -1,0 +1,53 @@
+"""Roles as they are written: no wildcards, one for each component, nothing that leads to more."""
+
+import pytest
+from charting import Helm, merged, nested
+
+MORE = [
+    pytest.param({}, id="defaults"),
+    pytest.param(
+        merged(nested("mqtt.url", "mqtts://b"), nested("router.kind", "StatefulSet")), id="own-broker"
+    ),
+    pytest.param(nested("webhook.certificate.mode", "cert-manager"), id="cert-manager"),
+]
+ESCALATION = {"escalate", "bind", "impersonate", "*"}
+
+
+@pytest.mark.parametrize("values", MORE)
+@pytest.mark.parametrize("version", ["1.20.0", "1.34.0"])
+def test_no_role_has_wildcards_or_leads_to_more(helm: Helm, values: dict[str, object], version: str) -> None:
+    roles = [it for it in helm.objects(values, version=version) if it["kind"] in ("ClusterRole", "Role")]
+    assert len(roles) > 8
+    for role in roles:
+        for rule in role["rules"]:
+            assert "nonResourceURLs" not in rule
+            assert not ESCALATION & {*rule["verbs"], *rule["apiGroups"], *rule["resources"]}, role[
+                "metadata"
+            ]["name"]
+            if "secrets" in rule["resources"] and role["kind"] == "Role":
+                assert rule["verbs"] == ["create"] or rule["resourceNames"]
+            assert role["kind"] == "Role" or "secrets" not in rule["resources"]
+
+
+@pytest.mark.parametrize("values", MORE)
+def test_each_component_has_an_account_of_its_own(helm: Helm, values: dict[str, object]) -> None:
+    objects = helm.objects(values)
+    accounts = {it["metadata"]["name"] for it in objects if it["kind"] == "ServiceAccount"}
+    for thing in objects:
+        if thing["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+            pod = thing["spec"]["template"]["spec"]
+            assert pod["serviceAccountName"] == thing["metadata"]["name"]
+            assert pod["serviceAccountName"] in accounts
+        if thing["kind"].endswith("RoleBinding"):
+            (subject,) = thing["subjects"]
+            assert subject["name"] in accounts
+
+
+def test_certificates_that_others_make_need_no_secrets(helm: Helm) -> None:
+    values = merged(
+        nested("webhook.certificate", {"mode": "secret", "secretName": "s"}), nested("mqtt.url", "mqtts://b")
+    )
+    values |= {"uninstall": {"enabled": False}}
+    for role in helm.objects(values):
+        if role["kind"] in ("ClusterRole", "Role"):
+            assert all("secrets" not in rule["resources"] for rule in role["rules"])
