@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import assets
+from galactic.lab import assets, broker
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
 from galactic.lab.kernels import choose
@@ -267,6 +267,19 @@ def release(node: str, name: Name = "default") -> None:
 def kubeconfig(name: Name = "default") -> None:
     """Print the path of the administrator's kubeconfig."""
     print(Lab(name).supervisor and Lab(name).kubeconfig)
+
+
+@app.command()
+@told
+def listen(
+    topic: Annotated[str, typer.Argument(help="What to listen to; + and # as in MQTT.")] = "galactic/v1/#",
+    name: Name = "default",
+) -> None:
+    """What the broker retains, and from then on what is said, as topic and payload."""
+    lab = Lab(name)
+    lab.supervisor  # noqa: B018  (says so when the lab is not up)
+    host = Lab(lab.state.join or name)
+    _replace(host, "control", [*broker.client(lab.state, "mosquitto_sub"), "-v", "-t", topic], terminal=False)
 
 
 @app.command(context_settings=WORDS)
