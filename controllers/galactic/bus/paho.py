@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -150,12 +150,12 @@ class PahoBus:
     # -- the connection ------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        pause, longest = BACKOFF_SECONDS
+        waits = pauses()
         while True:
             self._ended.clear()
             try:
                 await self._connect()
-                pause = BACKOFF_SECONDS[0]
+                waits = pauses()
                 await self._drive()
                 self._cut()
             except _VersionRefused:
@@ -164,8 +164,7 @@ class PahoBus:
                 continue
             except Exception as error:  # noqa: BLE001 - whatever a library raises here, the next attempt may work
                 self._failed(error)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(pause * 2, longest)
+            await asyncio.sleep(next(waits))
 
     def _failed(self, error: Exception) -> None:
         """No connection was made: in the log each time, to the consumer when it is something new."""
@@ -350,6 +349,14 @@ class PahoBus:
     def _on_log(self, _client: mqtt.Client, _userdata: Any, level: int, text: str) -> None:
         if level == LogLevel.MQTT_LOG_ERR:
             self._error = text
+
+
+def pauses() -> Iterator[float]:
+    """Seconds before each attempt to connect again: twice as long each time, and never the same for all clients."""
+    pause, longest = BACKOFF_SECONDS
+    while True:
+        yield pause * random.uniform(0.5, 1.5)
+        pause = min(pause * 2, longest)
 
 
 class _VersionRefused(Exception):

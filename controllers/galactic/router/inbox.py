@@ -30,6 +30,8 @@ from galactic.router.store import Store
 log = structlog.get_logger(__name__)
 TURN: Final = 64
 """Deliveries handled before the rest of the process gets a turn: a flood must not keep commits from happening."""
+USUAL: Final = "StaleSequence"
+"""What two ways of saying the same, and repetition, bring about."""
 
 
 class Inbox:
@@ -132,7 +134,8 @@ class Inbox:
         """Counted each time, and in the log once a minute for a topic and reason."""
         self._metrics.rejected(error.reason)
         if times := self._repeats.due((topic, error.reason)):
-            log.warning("message dropped", topic=topic, reason=error.reason, error=str(error), times=times)
+            say = log.info if error.reason == USUAL else log.warning
+            say("message dropped", topic=topic, reason=error.reason, error=str(error), times=times)
 
     def _fail(self, topic: str) -> None:
         """A mistake of ours; one message that hits on it must not end the routing of all others."""

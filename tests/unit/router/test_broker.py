@@ -13,6 +13,7 @@ from galactic.bus.paho import PahoBus
 from galactic.launch import Health
 from galactic.messages import Changes, NodeEndpoints, decode, digest, encode
 from galactic.messages import Route as Told
+from galactic.router import floods, hearing
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
@@ -24,8 +25,10 @@ VPC = "galactic/v1/vpcs/0000000004d2"
 async def router(url: str, replica: str = "r") -> AsyncIterator[Controller]:
     settings = RouterSettings(kubernetes=False, mqtt_url=url)
     async with PahoBus(settings, f"galactic-router-{replica}") as bus:
-        metrics = RouterMetrics(CollectorRegistry())
+        registry = CollectorRegistry()
+        metrics = RouterMetrics(registry)
         controller = Controller(settings, bus, None, replica=replica, metrics=metrics, health=Health())
+        controller.registry = registry
         task = asyncio.create_task(controller.run())
         try:
             yield controller
@@ -185,6 +188,54 @@ async def test_a_table_larger_than_the_brokers_queue(world, mosquitto, until) ->
             assert len(controller.store.routes(0x4D2)) == 5000
             await asyncio.sleep(1)
         assert len(it.heard) == before, "what the broker dropped in the replay was taken for absent"
+
+
+async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, until, monkeypatch) -> None:
+    """Its queue of 1,000 may overflow, and what others say meanwhile be dropped; all of it is heard in the end."""
+    monkeypatch.setattr(floods, "HOLD_SECONDS", (0.5, 1.0))
+    monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.5)
+    mosquitto.start()
+    async with (
+        listener(mosquitto.url) as it,
+        listener(mosquitto.url, "none", "flood") as flood,
+        router(mosquitto.url) as controller,
+    ):
+
+        def figure(name: str, **labels: str) -> float:
+            return controller.registry.get_sample_value(f"galactic_router_{name}", labels) or 0.0
+
+        def listens_to_all() -> bool:
+            return controller._bus._filters.keys() >= {
+                f"galactic/v1/nodes/+/+/{kind}" for kind in hearing.KINDS
+            }
+
+        await until(lambda: it.sessions and flood.sessions and controller.idle)
+        for number in range(1, 6):
+            await say(it.bus, world.status(f"n{number}"), world.endpoints(f"n{number}", 1))
+        last = 2000
+        shouting = asyncio.gather(
+            *(
+                say(
+                    flood.bus,
+                    world.endpoints("n1", number, world.endpoint("n1", 1, f"10.9.{number % 9}.1/32")),
+                )
+                for number in range(1, last + 1)
+            )
+        )
+        for number in range(2, 6):
+            await say(
+                it.bus,
+                world.endpoints(f"n{number}", 2, world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")),
+            )
+        await shouting
+        final = world.endpoints("n1", last + 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await say(flood.bus, final)
+        expected = {f"10.1.1.{number}/32" for number in range(1, 6)}
+        await until(lambda: {*controller.store.routes(0x4D2)} == expected and controller.idle, 60)
+        assert figure("floods_total", cluster="default", node="n1") >= 1
+        await until(lambda: figure("topics_aside") == 0 and listens_to_all(), 60)
+        retained = await asyncio.to_thread(mosquitto.retained)
+        assert networks(retained) == sorted(expected)
 
 
 async def test_a_node_that_registers_for_another_is_not_believed(world, mosquitto, until) -> None:
