@@ -1,0 +1,80 @@
+"""The examples of a router outside of any cluster say what a router understands."""
+
+import configparser
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples/router"
+CHECK = """
+import sys
+from galactic.settings import RouterSettings, load
+print(load(RouterSettings, sys.argv[1:]).mqtt_url)
+"""
+PASSWORD = {"GALACTIC_MQTT_PASSWORD": "x"}
+
+
+def understood(arguments: list[str], **variables: str) -> str:
+    """The broker's URL as a router with these settings knows it. Fails with what it complains about."""
+    command = [sys.executable, "-c", CHECK, *arguments]
+    done = subprocess.run(
+        command, env={"PATH": os.environ["PATH"], **variables}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    """Each key of the unit, with all its values."""
+    found: dict[str, list[str]] = {}
+    for line in (EXAMPLES / name).read_text().splitlines():
+        key, is_there, value = line.partition("=")
+        if is_there and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+@pytest.fixture
+def admissions(tmp_path: Path) -> Path:
+    return EXAMPLES / "admissions.yaml"
+
+
+def test_the_settings_file(tmp_path: Path, admissions: Path) -> None:
+    settings = yaml.safe_load((EXAMPLES / "router.yaml").read_text())
+    path = tmp_path / "router.yaml"
+    path.write_text(yaml.safe_dump(settings | {"admissions": str(admissions)}))
+    assert understood([f"--config={path}"], **PASSWORD) == settings["mqtt_url"]
+
+
+def test_the_container(admissions: Path) -> None:
+    given = unit("galactic-router.container")
+    variables = dict(one.split("=", 1) for one in given["Environment"])
+    secret = PASSWORD | {"GALACTIC_DATABASE_URL": "postgresql://u:p@h/d"}
+    assert understood([], **variables, **secret) == variables["GALACTIC_MQTT_URL"]
+    assert variables["GALACTIC_ADMISSIONS"] in given["Volume"][0].split(":")
+    assert given["Exec"] == ["galactic-router"]
+
+
+def test_the_command_line_in_its_comment() -> None:
+    text = (EXAMPLES / "galactic-router.container").read_text()
+    lines = [
+        line.removeprefix("#").strip().rstrip("\\") for line in text.splitlines() if line.startswith("#   ")
+    ]
+    command = shlex.split(" ".join(line for line in lines if "…" not in line))
+    flags = command[command.index("galactic-router", command.index("galactic:0.1.0")) + 1 :]
+    assert len(flags) == 5
+    assert understood(flags, **PASSWORD) == "mqtts://broker.example.net:8884"
+
+
+@pytest.mark.parametrize("name", ["galactic-router.service", "galactic-router.container"])
+def test_units_are_well_formed(name: str) -> None:
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(EXAMPLES / name)
+    assert parser["Install"]["WantedBy"] == "multi-user.target"
+    assert parser["Service"]["Restart"] == "always"
