@@ -47,6 +47,8 @@ HORIZON_NS: Final = 24 * 3600 * 1_000_000_000
 """How far ahead of our clock a new epoch is believed."""
 RECALL_SECONDS: Final = 30.0
 """How long a router that finds an empty broker waits for the database before it starts from nothing."""
+TAKE_IN: Final = 1_000
+"""Endpoints that are checked in one turn of the loop: some 10 ms."""
 TICK_SECONDS: Final = 30.0
 """An epoch that was too far ahead is looked at again that often."""
 
@@ -118,6 +120,8 @@ class Controller:
                 kube, self._watching, self.store, metrics, revision=self.fanout.revision
             )
             self._announcer = Announcer(kube, self._watching)
+        if self._chronicle is not None:
+            self._chronicle.outranked = self._leadership.outranked
         health.set("view", "waiting for what is retained and listed")
 
     async def run(self) -> None:
@@ -132,6 +136,7 @@ class Controller:
                 )
                 tasks.create_task(changes, name="admissions")
             await self._seen()
+            await self._take_in()
             self._hold(
                 await self._recalled()
                 or {vpc: found.routes() for vpc, found in self._retained.tables.items()}
@@ -181,6 +186,7 @@ class Controller:
             log.warning("starting from nothing: the broker is empty, and the database away", error=str(error))
             return {}
         placed(self.store, found)
+        self._leadership.above(found.term)
         log.info("recalled from the database", nodes=len(found.endpoints), vpcs=len(found.routes))
         return found.routes
 
@@ -281,12 +287,18 @@ class Controller:
                     await self._dirty.wait()
             except TimeoutError:
                 pass
+            await self._take_in()
             commit = self._commit()
             if self._complete:
                 self.fanout.due(commit.routes)
                 self._record(commit)
                 if self._chronicle is not None:
                     self._chronicle.due(commit)
+
+    async def _take_in(self) -> None:
+        """Most of the work of a commit after which much is new, with turns for others in between."""
+        while self.store.take_in(TAKE_IN):  # noqa: ASYNC110 - a turn, not an event
+            await asyncio.sleep(0)
 
     def _commit(self) -> Commit:
         self._dirty.clear()

@@ -44,7 +44,11 @@ class Alone:
         await asyncio.Event().wait()
 
     def deposed(self) -> None:
-        """Nobody can be asked: the other one leads."""
+        """Nobody can be asked: the other one leads. Claiming again would only make the two take turns."""
+        log.error(
+            "another router leads, and without Kubernetes or a database nobody can choose: this one stands by until it "
+            "is started again; run one router, or give all of them the same --database-url"
+        )
 
 
 class LeaseElection:

@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 CONTESTED_SECONDS: Final = (0.5, 60.0)
 """Pauses of one that is chosen here and outdone there, as two routers are that are not told of each other."""
 LASTING_SECONDS: Final = 60.0
+RAISE_SECONDS: Final = 600.0
+"""A claim is raised above the database's term that often at the most: two planes that share a database by mistake would
+otherwise outdo each other for ever."""
 
 
 class Leadership:
@@ -49,6 +52,7 @@ class Leadership:
         self._highest = 0
         self._view: asyncio.Future[Retained] | None = None
         self._current = False  # whether the broker was read in this session
+        self._raised, self._raising = -RAISE_SECONDS, False
         self.reigning = False
 
     @property
@@ -69,6 +73,12 @@ class Leadership:
         if self._view is not None and not self._view.done():
             self._view.set_result(retained)
         elif self.reigning and not self._ended.is_set():
+            raising, self._raising = self._raising, False
+            if raising and retained.leader == self._own:
+                log.warning("the database knows a higher term: claims again, above it", term=self._highest)
+                self._gate(False)
+                self._ended.set()
+                return
             if retained.leader != self._own:
                 self._claim.set()
             self._gate(True)
@@ -76,6 +86,27 @@ class Leadership:
     def lost(self) -> None:
         """The session with the broker ended: who leads is not known until it is read again."""
         self._current = False
+
+    def above(self, term: int) -> None:
+        """Some router had that term, though the broker may not know any more: the next claim is above it."""
+        if plausible(term):
+            self._highest = max(self._highest, term)
+
+    def outranked(self, term: int) -> None:
+        """The database refuses this leader, because it has seen that term.
+
+        Either another leads, which the broker is about to tell; or the broker has forgotten it, and our clock is behind
+        it. So the broker is read again, and if nobody there is above, this router claims anew.
+        """
+        self.above(term)
+        if (
+            self.reigning
+            and self._own is not None
+            and self._own.term <= term
+            and time.monotonic() - self._raised >= RAISE_SECONDS
+        ):
+            self._raised, self._raising = time.monotonic(), True
+            self._read()
 
     def heard(self, payload: bytes) -> None:
         """Somebody published ``router/leader``, maybe this router."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from sys import intern
+from typing import Final
 
 import msgspec
 
@@ -21,6 +22,9 @@ from galactic.router.networks import Network
 from galactic.router.prefixes import Prefixes, clash
 from galactic.router.table import Conflict, VpcTable
 from galactic.router.vpc import Vpc
+
+COMMIT: Final = 1 << 20
+"""Endpoints that a commit checks at once: all."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,8 @@ class Store:
         self._naming: dict[str, set[Origin]] = {}  # attachment → nodes that have an endpoint of that name
         self._vpcs: dict[int, Vpc] = {}
         self._dirty_nodes: set[Origin] = set()
+        self._touched: dict[int, set[Holder]] = {}  # and the new rejections: of nodes that were taken in
+        self._rejections: list[Rejection] = []
         self._touched_networks: dict[int, set[Network]] = {}
 
     # -- writers -----------------------------------------------------------------------------------------------------
@@ -126,11 +132,9 @@ class Store:
         """
         for vpc in held.keys() | self._vpcs.keys():
             found, routes = self._vpcs.setdefault(vpc, Vpc()), held.get(vpc, {})
-            differing = {
-                network
-                for network in found.routes.keys() | routes.keys()
-                if found.routes.get(network) != routes.get(network)
-            }
+            known = found.routes
+            differing = {network for network, route in routes.items() if known.get(network) != route}
+            differing |= known.keys() - routes.keys()
             found.force({network: routes.get(network) for network in differing})
             if self._prefixes is not None:
                 self._prefixes.hold(routes.values())
@@ -200,17 +204,25 @@ class Store:
 
     # -- commit ------------------------------------------------------------------------------------------------------
 
-    def commit(self, horizon: int) -> Commit:
-        """Brings the tables up to date with what was set. ``horizon``: see ``table``."""
-        touched: dict[int, set[Holder]] = {
-            vpc: set(found.future) for vpc, found in self._vpcs.items() if found.future
-        }
-        rejections: list[Rejection] = []
+    def take_in(self, at_most: int) -> bool:
+        """A part of what ``commit`` would have to do first: checks so many endpoints. Whether there are more."""
         if self._prefixes is not None:
             self._dirty_nodes |= self._prefixes.settle() & self._nodes.keys()
-        for origin in self._dirty_nodes:
-            rejections += self._admit(origin, touched)
-        self._dirty_nodes.clear()
+        while self._dirty_nodes and at_most > 0:
+            origin = self._dirty_nodes.pop()
+            at_most -= 1 + len(self._nodes[origin].endpoints)
+            self._admit(origin)
+        return bool(self._dirty_nodes)
+
+    def commit(self, horizon: int) -> Commit:
+        """Brings the tables up to date with what was set. ``horizon``: see ``table``."""
+        while self.take_in(COMMIT):
+            pass
+        touched, self._touched = self._touched, {}
+        rejections, self._rejections = self._rejections, []
+        for vpc, found in self._vpcs.items():
+            if found.future:
+                touched.setdefault(vpc, set()).update(found.future)
         networks, self._touched_networks = self._touched_networks, {}
         routes: dict[int, Diff[Network, Route]] = {}
         identities: set[Identity] = set()
@@ -227,7 +239,7 @@ class Store:
                 del self._vpcs[vpc]
         return Commit(routes, frozenset(identities), tuple(rejections))
 
-    def _admit(self, origin: Origin, touched: dict[int, set[Holder]]) -> list[Rejection]:
+    def _admit(self, origin: Origin) -> None:
         node = self._nodes[origin]
         before = node.admitted
         if node.silent:
@@ -238,24 +250,22 @@ class Store:
             now = admission_of(origin, Segment(node.prefix, node.endpoints), self._attachments)
         node.admitted = now
         for sid in before.claims.keys() - now.claims.keys():  # before others come: the prefix may be another
-            self._claim(origin, before.claims[sid].identity, None, touched)
+            self._claim(origin, before.claims[sid].identity, None)
         for sid, claim in now.claims.items():
             known = before.claims.get(sid)
             if claim == known:
                 now.claims[sid] = known  # the one that the tables have: not two of each
             else:
-                self._claim(origin, claim.identity, claim, touched)
+                self._claim(origin, claim.identity, claim)
         if node.prefix is None and node.sequence < 0:
             del self._nodes[origin]
         told = set(before.rejections)
-        return [rejection for rejection in now.rejections if rejection not in told]
+        self._rejections += (rejection for rejection in now.rejections if rejection not in told)
 
-    def _claim(
-        self, origin: Origin, whose: Identity, claim: Claim | None, touched: dict[int, set[Holder]]
-    ) -> None:
+    def _claim(self, origin: Origin, whose: Identity, claim: Claim | None) -> None:
         who = Holder(whose.cluster, whose.function)
         self._vpcs.setdefault(whose.vpc, Vpc()).claim(who, origin, claim)
-        touched.setdefault(whose.vpc, set()).add(who)
+        self._touched.setdefault(whose.vpc, set()).add(who)
 
     def _name(self, origin: Origin, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
         if self._attachments is None:

@@ -147,6 +147,7 @@ class Watching:
         self._segments[key[1]] = new or {}
         if new is None:
             del self._segments[key[1]]
+            self._gone.discard(key[1])  # made again by hand, it needs no Node
         if new is None or key[1] in self._gone or self._orphaned(new):
             self._store.removed(origin)
             return

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
 from database_world import endpoint, prefix, rows
 from prometheus_client import CollectorRegistry
@@ -103,6 +104,25 @@ async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(
         assert not it.store.routes(0x4D2), (
             "what a node withdrew meanwhile does not come back from the database"
         )
+
+
+async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -> None:
+    """As after a broker was set back, or lost everything, while the clock is behind what it was."""
+    broker = MemoryBroker()
+    async with router(broker, url) as it:
+        await until(lambda: it.idle and it._chronicle.idle)
+        ahead = it.term + 3_600_000
+        with psycopg.connect(url) as connection:
+            connection.execute("UPDATE galactic.writer SET term = %s, leader = 'z'", (ahead,))
+        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle and it._chronicle.idle and it.store.routes(0x4D2))
+        assert it.term > ahead
+        assert rows(url, "SELECT term, leader FROM galactic.writer") == [(it.term, "r")]
+        assert rows(url, "SELECT network::text FROM galactic.period") == [("10.1.1.1/32",)]
+        last = it.term
+    async with router(MemoryBroker(), url, "second") as it:
+        await until(lambda: it.idle and it._chronicle.idle)
+        assert it.term == last + 1, "it starts above what is recorded"
 
 
 async def test_postgres_away_routing_goes_on(own_server, until) -> None:

@@ -5,11 +5,13 @@ import contextlib
 
 import pytest
 from replicas import BASE, HERE, LEADER, VPC, Node, Vote, replica
+from structlog.testing import capture_logs
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode
 from galactic.router.claims import Origin
+from galactic.router.election import Alone
 
 CHANGES, HEAD, SHARD = f"{HERE}/changes", f"{HERE}/head", f"{HERE}/table/0"
 
@@ -346,3 +348,65 @@ async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_
         await until(lambda: a.idle and whole(broker) and node.count == 0)
         assert node.table.settled, "an empty table is one as well"
         node.task.cancel()
+
+
+class Loners:
+    """Routers without Kubernetes and without a database."""
+
+    def __init__(self) -> None:
+        self.voters: dict[str, Alone] = {}
+
+    def voter(self, name: str) -> Alone:
+        return self.voters.setdefault(name, Alone())
+
+
+async def test_of_two_that_nobody_chooses_the_later_leads_and_the_other_is_fenced(
+    world, broker, until
+) -> None:
+    loners = Loners()
+    async with replica(broker, loners, "b") as first:
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: first.idle and whole(broker, "10.1.1.1/32"))
+        with capture_logs() as logs:
+            async with replica(broker, loners, "a") as second:
+                await until(lambda: second.idle and not first.term)
+                since = len(broker.published)
+                say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
+                await until(lambda: second.idle and whole(broker, "10.1.1.2/32"))
+                await until(lambda: "10.1.1.2/32" in first.store.routes(VPC))
+                assert len(told(broker, since)) == 1, "both told it"
+                assert (leader(broker).id, first.term) == ("a", 0)
+        (said,) = [it["event"] for it in logs if it["log_level"] == "error"]
+        assert "--database-url" in said
+
+
+async def test_a_claim_is_raised_above_a_term_that_only_the_database_knows(
+    world, broker, vote, until
+) -> None:
+    async with replica(broker, vote, "a") as a:
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        since, known = len(broker.published), a.term + 10**6
+        a._leadership.outranked(known)
+        await until(lambda: a.idle and a.term > known)
+        assert leader(broker).term == a.term
+        assert not told(broker, since), "nothing else changes"
+        term = a.term
+        a._leadership.outranked(term + 10**6)  # as another plane's would, on the same database
+        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.2/32"))
+        assert a.term == term, "they outdo each other for ever"
+
+
+async def test_who_is_outdone_at_the_broker_does_not_raise_its_claim(world, broker, vote, until) -> None:
+    async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
+        vote.elect("a")
+        await until(lambda: a.idle)
+        a._leadership._election.blind = True
+        lose, broker.lose = broker.lose, lambda topic, _: topic == LEADER  # the database is quicker to tell
+        broker.publish(LEADER, encode(Leader("b", a.term + 1000)), True)
+        broker.lose = lose
+        a._leadership.outranked(a.term + 1000)
+        await until(lambda: not a._leadership.reigning)
+        assert (leader(broker).id, a.term, b.term) == ("b", 0, 0)

@@ -70,6 +70,8 @@ class Chronicle:
         """``retention`` in days, 0: for ever. ``problem`` is told what is wrong with the database, or None."""
         self._url, self._replica, self._table, self._metrics = url, replica, table, metrics
         self._revision, self._problem, self._retention = revision, problem, retention
+        self.outranked: Callable[[int], None] = lambda _term: None
+        """Told a term that the database has seen, and which that of this router is not above."""
         self._backlog = backlog or Backlog()
         self._linger, self._backoff, self._seconds, self._pausing = linger, backoff, seconds, idle
         self._writer: Writer | None = None
@@ -245,6 +247,8 @@ class Chronicle:
         self._wake.set()
 
     def _failed(self, error: GalacticError) -> None:
+        if isinstance(error, Deposed):
+            self.outranked(error.term)
         reason = type(error).__name__ if not isinstance(error, Rejected) else error.reason
         self._metrics.failures.labels(reason).inc()
         self._problem(str(error))

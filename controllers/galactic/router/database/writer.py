@@ -31,6 +31,7 @@ class Deposed(Unreachable):
 
     def __init__(self, term: int, leader: str) -> None:
         super().__init__("postgres", f"router {leader!r} writes there, with term {term}")
+        self.term = term
 
 
 class Outdated(Exception):
