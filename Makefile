@@ -36,10 +36,10 @@ venv: $(VENV)/made ## the Python environment
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
 	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
-test: venv ## everything: unit and kernel tests, then the e2e stories in a lab of their own
+test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt -n auto
+	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt tests/docs -n auto
 	@$(BIN)/pytest tests/image
 	@$(BIN)/pytest tests/chart -n auto --dist loadgroup
 	@$(BIN)/pytest tests/e2e

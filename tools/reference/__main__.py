@@ -1,36 +1,32 @@
-"""Writes the pages into a directory, or with ``--check`` says which differ and exits 1."""
+"""Writes the pages into docs/reference and the pictures into docs/pictures, or with ``--check`` says which differ and
+exits 1.
+"""
 
 import sys
 from pathlib import Path
 
-from reference import kinds, metrics, protocol, reasons, settings, values
+from reference import kinds, metrics, pictures, protocol, reasons, settings, values
 
 SOURCES = (kinds, settings, metrics, reasons, protocol, values)
 
 
 def main(arguments: list[str]) -> int:
     check = "--check" in arguments
-    (folder,) = [Path(argument) for argument in arguments if argument != "--check"] or [
-        Path("docs/reference")
-    ]
-    made = {name: text for source in SOURCES for name, text in source.pages().items()}
-    stale = [name for name, text in made.items() if not _same(folder / name, text)]
-    stale += [path.name for path in folder.glob("*.md") if path.name not in made]
-    if check and stale:
-        sys.stderr.write(f"out of date in {folder}: {', '.join(sorted(stale))}; run `make generate`\n")
+    (docs,) = [Path(argument) for argument in arguments if argument != "--check"] or [Path("docs")]
+    made = {docs / "reference" / name: text for source in SOURCES for name, text in source.pages().items()}
+    made |= {docs / "pictures" / name: text for name, text in pictures.pictures().items()}
+    stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
+    gone = [path for path in (docs / "reference").glob("*.md") if path not in made]
+    if check and (stale or gone):
+        sys.stderr.write(f"out of date: {', '.join(map(str, [*stale, *gone]))}; run `make generate`\n")
         return 1
     if not check:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in stale:
-            if name in made:
-                (folder / name).write_text(made[name])
-            else:
-                (folder / name).unlink()
+        for path in stale:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(made[path])
+        for path in gone:
+            path.unlink()
     return 0
-
-
-def _same(path: Path, text: str) -> bool:
-    return path.exists() and path.read_text() == text
 
 
 if __name__ == "__main__":

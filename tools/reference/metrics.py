@@ -13,15 +13,8 @@ from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.metrics import RouterMetrics
 from reference.page import code, page, table, text
 
-
-def _operator(registry: CollectorRegistry) -> None:
-    OperatorMetrics(registry).read(
-        waiting=float, requests=float, dropped=float, counts={}, leads=lambda: False, holder=str
-    )
-
-
 CLASSES: Final[tuple[tuple[str, str, Callable[[CollectorRegistry], object]], ...]] = (
-    ("Operator", "galactic.operator.metrics", _operator),
+    ("Operator", "galactic.operator.metrics", OperatorMetrics),
     ("Webhooks", "galactic.operator.admission.metrics", WebhookMetrics),
     ("Node controller", "galactic.node.metrics", NodeMetrics),
     ("Router", "galactic.router.metrics", RouterMetrics),
@@ -56,7 +49,7 @@ def families(
             found.append(_declared(collector))
         else:
             for family in collector.collect():
-                labels = tuple(family.samples[0].labels) if family.samples else ()
+                labels = tuple(getattr(family, "_labelnames", ()))
                 found.append((family.name, family.type, labels, family.documentation))
     yield from sorted(found)
 

@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from reference.page import SOURCES, code, page, table, text
@@ -24,6 +25,9 @@ CALLS: Final = {
     "_rejection": (1, 2),
     "_finding": (3, 1),
     "tell": (3, 4),
+    "rejected": (0, 1),
+    "exception": (None, 1),
+    "__init__": (None, 0),
 }
 """Who is told a reason: the position of the reason (None: the keyword ``reason``) and of the message."""
 _WORD: Final = re.compile(r"[A-Z][A-Za-z0-9]+")
@@ -80,6 +84,7 @@ CONDITIONS: Final = {
         "Ready": "it can be used: attached to, or by a pod",
         "Accepted": "the specification is valid as it stands",
         "Granted": "False: the VPC's `allowedNamespaces` no longer admits this namespace; what is attached stays",
+        "Routed": "False: its routes are not told to others, though a pod is attached; its message says why",
         "Conflict": "True: another attachment has the address or the prefix; its message says who",
         "Deleting": "True: it is being deleted, and waits for those that use it",
     },
@@ -162,17 +167,21 @@ def place(module: str) -> str:
     return max((folder for _, folder, _ in PLACES if module.startswith(folder)), key=len)
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(SOURCES.rglob("*.py")):
-        name = path.relative_to(SOURCES).as_posix()
-        if not name.startswith(("lab/", "cli/")):
-            yield name, ast.parse(path.read_text())
+@cache
+def modules() -> tuple[tuple[str, ast.Module], ...]:
+    """Those that run in a cluster, by their path."""
+    paths = {path.relative_to(SOURCES).as_posix(): path for path in sorted(SOURCES.rglob("*.py"))}
+    return tuple(
+        (name, ast.parse(path.read_text()))
+        for name, path in paths.items()
+        if not name.startswith(("lab/", "cli/"))
+    )
 
 
 def reasons() -> Iterator[Reason]:
     """All reasons, with what each says."""
     for module, tree in modules():
-        words = _constants(tree)
+        words, before = _constants(tree), _assigned(tree)
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
@@ -181,7 +190,7 @@ def reasons() -> Iterator[Reason]:
                 continue
             position, message = CALLS[name]
             for word in _words(_reason(node, position), words):
-                yield Reason(word, _kind(name), _said(node, message, tree), module)
+                yield Reason(word, _kind(name), _said(node, message, before), module)
         if module.startswith("bus/"):
             yield from _pairs(tree, module)
 
@@ -232,21 +241,23 @@ def _words(value: ast.expr | None, constants: dict[str, str]) -> Iterator[str]:
         yield word
 
 
-def _said(call: ast.Call, position: int, tree: ast.Module) -> str:
+def _said(call: ast.Call, position: int, before: dict[str, list[ast.Assign]]) -> str:
     if len(call.args) <= position:
         return ""
     value = call.args[position]
-    if isinstance(value, ast.Name):  # assigned before
-        given = [
-            node
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Assign)
-            and node.lineno < call.lineno
-            and ast.unparse(node.targets[0]) == value.id
-            and _literal(node.value)
-        ]
-        return _literal(max(given, key=lambda node: node.lineno).value) if given else ""
+    if isinstance(value, ast.Name):
+        given = [it for it in before.get(value.id, ()) if it.lineno < call.lineno]
+        return _literal(max(given, key=lambda it: it.lineno).value) if given else ""
     return _literal(value)
+
+
+def _assigned(tree: ast.Module) -> dict[str, list[ast.Assign]]:
+    """Where names get a literal text."""
+    found = defaultdict(list)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _literal(node.value):
+            found[node.targets[0].id].append(node)
+    return found
 
 
 def _literal(value: ast.expr) -> str:

@@ -135,11 +135,15 @@ def _read(tree: ast.AST) -> Iterator[str]:
     }
     for node in ast.walk(tree):
         name: ast.expr | None = None
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+        if (
+            isinstance(node, ast.Subscript)
+            and isinstance(node.value, ast.Attribute)
+            and ast.unparse(node.value) == "os.environ"
+        ):
             name = node.slice
         elif isinstance(node, ast.Call) and node.args:
-            called = ast.unparse(node.func)
-            if called in ("os.environ.get", "os.getenv", "os.environ.setdefault"):
+            named = isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "getenv", "setdefault")
+            if named and ast.unparse(node.func) in ("os.environ.get", "os.getenv", "os.environ.setdefault"):
                 name = node.args[0]
         elif isinstance(node, ast.keyword) and node.arg == "envvar":
             name = node.value

@@ -1,0 +1,38 @@
+"""The tutorials, and what else in docs/ has commands, work as they are written: files, commands, and what they show."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from blocks import blocks, pages, walk
+
+from galactic.lab.cluster import Lab
+from galactic.lab.state import checkout
+
+PAGES = [page for page in pages() if any(block.run for block in blocks(page))]
+NAMESPACES = ("shop", "rival", "branch", "fleet")
+
+
+@pytest.fixture(scope="module")
+def walks(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[None]]]:
+    """All pages are walked side by side: each has namespaces of its own, and mostly waits."""
+    commands = [str(lab.state.root / "bin"), str(checkout() / ".venv" / "bin"), os.environ["PATH"]]
+    environment = os.environ | {
+        "PATH": ":".join(commands),
+        "KUBECONFIG": str(lab.kubeconfig),
+        "GALACTIC_LAB": lab.state.name,
+    }
+    with ThreadPoolExecutor(len(PAGES)) as pool:
+        yield {
+            page: pool.submit(walk, page, tmp_path_factory.mktemp(page.stem), environment) for page in PAGES
+        }
+    # Of a page that failed half-way; deleting them is otherwise its own last step.
+    lab.kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", "--timeout=120s", check=False)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_tutorial(walks: dict[Path, Future[None]], page: Path) -> None:
+    walks[page].result()
