@@ -11,10 +11,11 @@ from typing import Any, Final, Protocol
 
 from galactic.cli.access import Access
 from galactic.cli.world import Component
-from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import Kube, Object, Objects
 from galactic.kube.execution import execute
 from galactic.kube.resources import DAEMON_SETS, DEPLOYMENTS, PODS, STATEFUL_SETS
+from galactic.lab.state import HOME
 
 LABELS: Final = "app.kubernetes.io/name=galactic"
 COMPONENT: Final = "app.kubernetes.io/component"
@@ -48,9 +49,11 @@ class Site(Protocol):
 
 def site(access: Access, kube: Kube) -> Site:
     """The lab whose kubeconfig is in use, else the cluster."""
-    from galactic.cli.site_lab import lab_of  # noqa: PLC0415
+    if any(path.resolve().is_relative_to(HOME) for path in access.files):
+        from galactic.cli.site_lab import lab_of  # noqa: PLC0415  (the image has no lab)
 
-    return lab_of(access.files) or Cluster(kube)
+        return lab_of(access.files) or Cluster(kube)
+    return Cluster(kube)
 
 
 class Cluster:
@@ -105,7 +108,7 @@ class Cluster:
 
     async def _health(self, pod: Object) -> str:
         meta = pod["metadata"]
-        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{METRICS_PORT}/proxy/healthz"
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{_port(pod)}/proxy/healthz"
         try:
             await self._kube.text(path)
         except GalacticError as error:
@@ -161,7 +164,7 @@ class Cluster:
             meta = pod["metadata"]
             if _component(pod) in ("operator", "webhook", "router", "node") and _running(pod):
                 path = (
-                    f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{METRICS_PORT}/proxy/metrics"
+                    f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{_port(pod)}/proxy/metrics"
                 )
                 yield f"{meta['name']}.prom", await _or_why(self._kube.text(path))
 
@@ -201,6 +204,12 @@ def _component(thing: Object) -> str:
     return str((thing["metadata"].get("labels") or {}).get(COMPONENT, "galactic"))
 
 
+def _port(pod: Object) -> int:
+    """Where a pod serves /metrics and /healthz."""
+    ports = (port for each in pod["spec"]["containers"] for port in each.get("ports") or ())
+    return next((port["containerPort"] for port in ports if port.get("name") == "metrics"), METRICS_PORT)
+
+
 def _running(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") == "Running"
 
@@ -216,8 +225,3 @@ def _tag(pod: Object) -> str:
     name, _, digest = image.partition("@")
     _, colon, tag = name.rpartition("/")[2].partition(":")
     return tag if colon else digest[:19]
-
-
-def forbidden(error: GalacticError) -> bool:
-    """Whether somebody else may do it."""
-    return isinstance(error, Rejected) and error.reason == "Forbidden"

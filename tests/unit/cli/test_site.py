@@ -1,0 +1,126 @@
+"""A cluster as the chart installs it: what runs, why not, and where it is asked."""
+
+from typing import Any
+
+import pytest
+
+from galactic.cli.site import Cluster, problem
+from galactic.errors import Unreachable
+from galactic.kube.resources import Resource
+
+RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+
+def pod(component: str, node: str, status: dict[str, Any]) -> dict[str, Any]:
+    container = {
+        "name": component,
+        "image": f"host/galactic:{component}@sha256:1",
+        "ports": [{"name": "metrics", "containerPort": 9191}],
+    }
+    return {
+        "metadata": {
+            "name": f"galactic-{component}-{node}",
+            "namespace": "galactic-system",
+            "labels": labels(component),
+        },
+        "spec": {"nodeName": node, "containers": [container]},
+        "status": status,
+    }
+
+
+def labels(component: str) -> dict[str, str]:
+    return {"app.kubernetes.io/name": "galactic", "app.kubernetes.io/component": component}
+
+
+def workload(component: str, **status: int) -> dict[str, Any]:
+    template = {"spec": {"containers": [{"image": f"host:5000/galactic:{component}"}]}}
+    meta = {"name": f"galactic-{component}", "namespace": "galactic-system", "labels": labels(component)}
+    return {"metadata": meta, "spec": {"replicas": 2, "template": template}, "status": status}
+
+
+class FakeKube:
+    """Lists by kind, and what is at a path."""
+
+    def __init__(self, lists: dict[str, list[dict[str, Any]]]) -> None:
+        self.lists, self.paths = lists, []
+
+    async def list(self, resource: Resource, *, labels: str = "") -> tuple[list[dict[str, Any]], str]:
+        assert labels == "app.kubernetes.io/name=galactic"
+        return self.lists.get(resource.kind, []), ""
+
+    async def text(self, path: str) -> str:
+        self.paths.append(path)
+        raise Unreachable(
+            "kube-apiserver", "503 mqtt: the broker refused the connection: Bad user name or password"
+        )
+
+
+def cluster(**lists: list[dict[str, Any]]) -> tuple[Cluster, FakeKube]:
+    kube = FakeKube(lists)
+    return Cluster(kube), kube  # type: ignore[arg-type]
+
+
+async def test_what_runs() -> None:
+    broken = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}
+    site, kube = cluster(
+        Deployment=[workload("operator", readyReplicas=2), workload("router")],
+        DaemonSet=[workload("node", desiredNumberScheduled=2)],
+        Pod=[
+            pod("operator", "a", RUNNING),
+            pod("router", "a", broken),
+            pod("node", "node-1", RUNNING),
+            pod("node", "node-2", {"phase": "Pending"}),
+        ],
+    )
+    found = {each.title: each for each in await site.components()}
+    assert (found["operator"].ready, found["operator"].wanted, found["operator"].version) == (
+        2,
+        2,
+        "operator",
+    )
+    assert found["router"].ready == 0
+    assert "Bad user name or password" in found["router"].problem
+    assert kube.paths[0] == "/api/v1/namespaces/galactic-system/pods/galactic-router-a:9191/proxy/healthz"
+    assert found["node on node-1"].ready == 1
+    assert found["node on node-2"].ready == 0
+
+
+async def test_nodes_and_routers_that_are_not_there() -> None:
+    site, _ = cluster(Pod=[pod("operator", "a", RUNNING)])
+    with pytest.raises(Unreachable, match="no pod of galactic-node runs on node-1"):
+        await site.inspect("node-1", [])
+    with pytest.raises(Unreachable, match="no pod of galactic-router runs"):
+        await site.told([])
+
+
+def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"status": {"containerStatuses": [{"name": "node", "state": state, "lastState": last or {}}]}}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param(container({"running": {}}), "", id="runs"),
+        pytest.param(
+            container(
+                {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
+                {"terminated": {"message": "srv6_space: give a network"}},
+            ),
+            "node: CrashLoopBackOff (srv6_space: give a network)",
+            id="its-last-words-count",
+        ),
+        pytest.param(
+            container({"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}),
+            "node: ImagePullBackOff (no such image)",
+            id="image",
+        ),
+        pytest.param(container({"terminated": {"exitCode": 2}}), "node: ended with 2", id="ended"),
+        pytest.param(
+            {"status": {"conditions": [{"type": "PodScheduled", "status": "False", "message": "no room"}]}},
+            "no room",
+            id="not-scheduled",
+        ),
+    ],
+)
+def test_why_a_pod_does_not_run(given: dict[str, Any], said: str) -> None:
+    assert problem(given) == said
