@@ -182,3 +182,5 @@ def _replace_paths(folder: Path, mounts: dict[str, Path]) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.suffix in (".conf", ".yaml"):
             path.write_text(_replaced(path.read_text(), mounts))
+        if path.name == "mosquitto.conf":  # started as root it would become somebody else
+            path.write_text("user root\n" + path.read_text())
