@@ -39,7 +39,7 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then the e2e stories in a lab of their own
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt tests/docs -n auto
+	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt tests/docs tests/observability -n auto
 	@$(BIN)/pytest tests/image
 	@$(BIN)/pytest tests/chart -n auto --dist loadgroup
 	@$(BIN)/pytest tests/e2e
@@ -61,6 +61,7 @@ check: venv ## style, types, layers, generated files
 	@$(BIN)/python -m galactic.crds.schema --check crds charts/galactic/files/crds
 	@$(BIN)/python -m galactic.lab.manifest --check
 	@PYTHONPATH=tools $(BIN)/python -m reference --check docs
+	@PYTHONPATH=tools $(BIN)/python -m observability --check
 	@PYTHONPATH=tools $(BIN)/python -m release.licences --check
 	-@$(MAKE) --no-print-directory $(VENV)/audit-made
 	@PYTHONPATH=tools $(BIN)/python -m release.audit
@@ -69,6 +70,7 @@ generate: venv ## CRDs from the models, dist/install.yaml from the chart, refere
 	@$(BIN)/python -m galactic.crds.schema crds charts/galactic/files/crds
 	@$(BIN)/python -m galactic.lab.manifest
 	@PYTHONPATH=tools $(BIN)/python -m reference docs
+	@PYTHONPATH=tools $(BIN)/python -m observability
 	@PYTHONPATH=tools $(BIN)/python -m release.licences
 
 image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev
