@@ -27,6 +27,17 @@ TRY_AGAIN: Final = 11
 NOT_AVAILABLE: Final = 50
 NOT_AVAILABLE_AND_LIMITED: Final = 51
 NOT_AS_IT_SHOULD_BE: Final = 100  # ours, from the range that the specification leaves to plugins
+CODES: Final = (
+    INCOMPATIBLE,
+    UNSUPPORTED,
+    INVALID_ENVIRONMENT,
+    UNDECODABLE,
+    INVALID_CONFIG,
+    TRY_AGAIN,
+    NOT_AVAILABLE,
+    NOT_AVAILABLE_AND_LIMITED,
+    NOT_AS_IT_SHOULD_BE,
+)
 
 _CONTAINER: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}")
 _NETWORK: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")

@@ -1,12 +1,13 @@
 """The node controller's parts put together and run as one."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
 import structlog
 
-from galactic import __version__
+from galactic import __version__, names
 from galactic.errors import GalacticError
 from galactic.kube.client import Kube
 from galactic.launch import Health
@@ -156,6 +157,12 @@ class Controller:
         metrics.fallback.set(len(self._fallback.followed) if self._fallback else 0)
         for backend in ("legacy", "nft"):
             metrics.backend.labels(backend).set(backend == self._preparation.backend)
+        metrics.conditions({finding.type: finding.status for finding in self.facts().findings})
+        endpoints = Counter(attachment.vpc for attachment in self._store.attachments.values())
+        metrics.vpcs_here(
+            {names.vpc_hex(vpc): count for vpc, count in endpoints.items()},
+            {names.vpc_hex(vpc): revision for vpc, revision in self._registration.revisions.items()},
+        )
 
 
 def _finding(kind: str, problem: str | None, good: str, bad: str, fine: str) -> Finding:

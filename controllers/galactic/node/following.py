@@ -43,6 +43,11 @@ class Following:
             self._tables[vpc] = Table(vpc, self._store.cluster, self._now())
             self._bus.subscribe(*self._filters(vpc))
 
+    @property
+    def revisions(self) -> dict[int, int]:
+        """The revision of each table that is followed; 0 before there is one."""
+        return {vpc: table.revision or 0 for vpc, table in self._tables.items()}
+
     def settled(self, vpc: int) -> bool:
         """Whether the VPC's table is there and nothing about it is in doubt."""
         table = self._tables.get(vpc)

@@ -1,6 +1,10 @@
 """What the node controller counts."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from galactic.node import cni
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -81,3 +85,47 @@ class Metrics:
             ["result"],
             registry=registry,
         )
+        self._conditions = Gauge(
+            "galactic_node_condition",
+            "1: this condition of the NodeSegment is True, 0: it is not.",
+            ["type"],
+            registry=registry,
+        )
+        self._vpc_endpoints = Gauge(
+            "galactic_node_vpc_endpoints", "Attachments of a VPC on this node.", ["vpc"], registry=registry
+        )
+        self._vpc_revision = Gauge(
+            "galactic_node_vpc_revision",
+            "The revision of a VPC's route table that this node has of the router; 0: none yet.",
+            ["vpc"],
+            registry=registry,
+        )
+        self._told: dict[Gauge, Mapping[str, int]] = {}
+        # Those that are there from the start show their first increase, which others hide.
+        for verb in ("add", "del"):
+            for code in (0, *cni.CODES):
+                self.requests.labels(verb, code)
+            self.request_seconds.labels(verb)
+        for kind in ("delta", "full", "look"):
+            self.sync_seconds.labels(kind)
+        for result in ("confirmed", "failed"):
+            self.publications.labels(result)
+
+    def conditions(self, found: Mapping[str, bool]) -> None:
+        """All conditions as they are now, by type."""
+        self._tell(self._conditions, found)
+
+    def vpcs_here(self, endpoints: Mapping[str, int], revisions: Mapping[str, int]) -> None:
+        """All VPCs with an attachment here: how many, and which revision of the table there is."""
+        self._tell(self._vpc_endpoints, endpoints)
+        self._tell(self._vpc_revision, revisions)
+
+    def _tell(self, gauge: Gauge, values: Mapping[str, int]) -> None:
+        """The gauge has exactly these values, by its one label."""
+        before = self._told.get(gauge, {})
+        for label in before.keys() - values.keys():
+            gauge.remove(label)
+        for label, value in values.items():
+            if before.get(label) != value:
+                gauge.labels(label).set(value)
+        self._told[gauge] = dict(values)

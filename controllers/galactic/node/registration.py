@@ -62,6 +62,11 @@ class Registration:
         finally:
             await self._goodbye()
 
+    @property
+    def revisions(self) -> dict[int, int]:
+        """The revision of each hosted VPC's table as the router tells it; 0 before it did."""
+        return self._following.revisions
+
     def trusted(self, vpc: int) -> bool:
         """Whether the broker tells the VPC's table: connected, and all that is retained adds up."""
         return self.problem is None and self._following.settled(vpc)

@@ -10,6 +10,7 @@ from galactic.metrics import registry
 from galactic.operator.api import Fenced
 from galactic.operator.desk import Rules
 from galactic.operator.feeds import feeds
+from galactic.operator.figures import unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
@@ -45,6 +46,8 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             counts={cache.resource.kind: cache.__len__ for cache in reconciler.view.caches},
             leads=lambda: lease.leads,
             holder=lambda: lease.holder,
+            unready=lambda: unready(reconciler.view),
+            vpcs=lambda: vpcs(reconciler.view, reconciler.books),
         )
         parts = {
             asyncio.create_task(part)

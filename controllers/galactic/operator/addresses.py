@@ -67,6 +67,12 @@ class _Free:
         return ip_interface(f"{address}/{self.network.prefixlen}")
 
 
+def room(network: Network) -> int:
+    """How many addresses of a network can be allocated."""
+    spared = 3 if network.max_prefixlen - network.prefixlen > POINT_TO_POINT else 0
+    return network.num_addresses - spared
+
+
 class Addresses:
     """The networks held in one VPC."""
 
@@ -75,6 +81,11 @@ class Addresses:
         self._held: dict[Key, frozenset[Network]] = {}
         self._free: dict[Network, _Free] = {}
         self._named: Counter[Network] = Counter()
+        self._hosts: Counter[int] = Counter()  # single addresses held, by IP version
+
+    def hosts(self, version: int) -> int:
+        """How many single addresses of a family are held."""
+        return self._hosts[version]
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -119,6 +130,7 @@ class Addresses:
         before, after = self.held(holder), frozenset(networks)
         for network in after - before:
             self._holders[network] = holder
+            self._hosts[network.version] += network.prefixlen == network.max_prefixlen
         for network in before - after:
             self._drop(network)
         if after:
@@ -161,6 +173,7 @@ class Addresses:
 
     def _drop(self, network: Network) -> None:
         del self._holders[network]
+        self._hosts[network.version] -= network.prefixlen == network.max_prefixlen
         self._give_back(network)
 
     def _give_back(self, network: Network) -> None:

@@ -1,10 +1,12 @@
 """The operator's metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from galactic.operator.figures import VpcFigures
 
 
 class Metrics:
@@ -52,7 +54,14 @@ class Metrics:
         self.leading = Gauge(
             "galactic_operator_leading", "1 while this replica holds the lease and acts.", registry=registry
         )
-        self._registry = registry
+        # Those that are there from the start show their first increase, which others hide.
+        for kind in ("vpc", "attachment", "segment", "node", "pod"):
+            for result in ("ok", "retry", "error"):
+                self.reconciled.labels(kind, result)
+        self._holder = _Holder()
+        self._figures = _Figures()
+        registry.register(self._holder)
+        registry.register(self._figures)
 
     def read(
         self,
@@ -63,22 +72,27 @@ class Metrics:
         counts: dict[str, Callable[[], float]],
         leads: Callable[[], bool],
         holder: Callable[[], str],
+        unready: Callable[[], Mapping[tuple[str, str], int]],
+        vpcs: Callable[[], Iterable[VpcFigures]],
     ) -> None:
         """Where the gauges read their values when they are scraped."""
         self.waiting.set_function(waiting)
         self.requests.set_function(requests)
         self.events_dropped.set_function(dropped)
         self.leading.set_function(leads)
-        self._registry.register(_Holder(holder))
+        self._holder.holder = holder
+        self._figures.unready = unready
+        self._figures.vpcs = lambda: vpcs() if leads() else ()
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
+            self.missed.labels(kind)
 
 
 class _Holder(Collector):
     """Who leads, as a label."""
 
-    def __init__(self, holder: Callable[[], str]) -> None:
-        self._holder = holder
+    def __init__(self) -> None:
+        self.holder: Callable[[], str] = str
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
@@ -86,5 +100,51 @@ class _Holder(Collector):
             "Always 1; the label is who held the lease when this replica last looked, empty for nobody.",
             labels=["identity"],
         )
-        family.add_metric([self._holder()], 1)
+        family.add_metric([self.holder()], 1)
         yield family
+
+
+class _Figures(Collector):
+    """What ``galactic.operator.figures`` finds."""
+
+    def __init__(self) -> None:
+        self.unready: Callable[[], Mapping[tuple[str, str], int]] = dict
+        self.vpcs: Callable[[], Iterable[VpcFigures]] = tuple
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        unready = GaugeMetricFamily(
+            "galactic_operator_unready_objects",
+            "Objects that are not Ready, by kind and reason.",
+            labels=["kind", "reason"],
+        )
+        for (kind, reason), count in self.unready().items():
+            unready.add_metric([kind, reason], count)
+        yield unready
+        info = GaugeMetricFamily(
+            "galactic_operator_vpc_info",
+            "Always 1; the labels are a VPC's identifier, and its namespace/name. Of the replica that acts.",
+            labels=["vpc", "vpc_name"],
+        )
+        attachments = GaugeMetricFamily(
+            "galactic_operator_vpc_attachments",
+            "VPCAttachments of a VPC. Of the replica that acts.",
+            labels=["vpc_name", "ready"],
+        )
+        there = GaugeMetricFamily(
+            "galactic_operator_vpc_addresses",
+            "Addresses of a VPC that can be allocated, by IP version. Of the replica that acts.",
+            labels=["vpc_name", "family"],
+        )
+        held = GaugeMetricFamily(
+            "galactic_operator_vpc_addresses_held",
+            "Single addresses that attachments of a VPC hold, by IP version. Of the replica that acts.",
+            labels=["vpc_name", "family"],
+        )
+        for vpc in self.vpcs():
+            info.add_metric([vpc.vpc, vpc.name], 1)
+            attachments.add_metric([vpc.name, "true"], vpc.ready)
+            attachments.add_metric([vpc.name, "false"], vpc.unready)
+            for family in vpc.families:
+                there.add_metric([vpc.name, str(family.version)], family.room)
+                held.add_metric([vpc.name, str(family.version)], family.held)
+        yield from (info, attachments, there, held)

@@ -13,6 +13,15 @@ from galactic.router.ledger import Pack
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FLOODERS: Final = 1000
 """Nodes that are counted by name."""
+REASONS: Final = (
+    *("AttachmentUnknown", "Conflict", "DefaultRoute", "Duplicate", "EpochInFuture", "EpochInvalid"),
+    *("FunctionMismatch", "HostBits", "Internal", "InvalidAddress", "InvalidIdentifier", "InvalidName"),
+    *("InvalidNetwork", "NodeUnknown", "NotAdmitted", "NotEntitled", "NotReady", "ObjectInvalid"),
+    *("Overloaded", "Oversized", "PrefixInvalid", "PrefixOutsideSpace", "PrefixTaken", "RateLimited"),
+    *("RevisionInvalid", "SequenceInvalid", "SidMismatch", "SidOutsidePrefix", "StaleEpoch"),
+    *("StaleSequence", "TermInvalid", "TooManyNetworks", "Undecodable", "UnknownTopic", "VpcMismatch"),
+)
+"""Why something is not believed: counted from 0, as a series that begins at 1 hides its first increase."""
 
 
 class RouterMetrics:
@@ -31,6 +40,10 @@ class RouterMetrics:
         self._rejections = Counter(
             name("rejections"), "What nodes said and was not believed.", ("reason",), registry=registry
         )
+        for reason in REASONS:
+            self._rejections.labels(reason)
+        for source in ("mqtt", "kubernetes"):
+            self._registrations.labels(source)
         self._conflicts = Gauge(
             name("conflicts"), "Networks claimed by an attachment while another has them.", registry=registry
         )

@@ -1,0 +1,97 @@
+"""What the operator's gauges say of the objects: computed when they are scraped, from what is in memory.
+
+Only the replica that acts has the books, and so tells the figures of VPCs: of several replicas exactly one.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Final
+
+from galactic.crds.model import Condition
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.kube.informer import Key
+from galactic.operator.addresses import room
+from galactic.operator.books import Books, reference, settled
+from galactic.operator.conditions import READY
+from galactic.operator.networks import parse_networks
+from galactic.operator.state import Broken, View
+
+UNSAID: Final = "NoStatus"
+"""The reason of what nobody has said anything about yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The addresses of one IP version in a VPC."""
+
+    version: int
+    room: int  # that can be allocated
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class VpcFigures:
+    """One VPC. ``vpc`` is its identifier, empty before it has one."""
+
+    name: str
+    vpc: str
+    families: tuple[Family, ...]
+    ready: int
+    unready: int
+
+
+def unready(view: View) -> Counter[tuple[str, str]]:
+    """How many objects are not Ready, by kind and reason. Each kind is there, if with 0."""
+    found: Counter[tuple[str, str]] = Counter()
+    kinds = {Vpc.KIND: view.vpcs, VpcAttachment.KIND: view.attachments, NodeSegment.KIND: view.segments}
+    for kind, cache in kinds.items():
+        found[kind, UNSAID] += 0
+        for thing in map(itemgetter(1), cache.items()):
+            if isinstance(thing, Broken):
+                found[kind, thing.problem.reason] += 1
+            elif reason := _reason(thing.status.conditions):
+                found[kind, reason] += 1
+    return found
+
+
+def vpcs(view: View, books: Books) -> Iterator[VpcFigures]:
+    """Every VPC."""
+    members: Counter[tuple[Key, bool]] = Counter()
+    for attachment in map(itemgetter(1), view.attachments.items()):
+        if not isinstance(attachment, Broken):
+            home = settled(attachment) or reference(attachment)
+            members[home, attachment.status.ready] += 1
+    for key, vpc in view.vpcs.items():
+        if isinstance(vpc, Broken):
+            continue
+        yield VpcFigures(
+            name="/".join(key),
+            vpc=vpc.status.identifier or "",
+            families=tuple(_families(key, vpc, books)),
+            ready=members[key, True],
+            unready=members[key, False],
+        )
+
+
+def _families(key: Key, vpc: Vpc, books: Books) -> Iterator[Family]:
+    try:
+        networks = parse_networks(vpc.spec.networks, None)
+    except Rejected:
+        return
+    book = books.known(key)
+    for version in sorted({network.version for network in networks}):
+        there = sum(room(network) for network in networks if network.version == version)
+        yield Family(version, there, book.addresses.hosts(version) if book else 0)
+
+
+def _reason(conditions: tuple[Condition, ...]) -> str:
+    """Why it is not Ready; empty: it is."""
+    for condition in conditions:
+        if condition.type == READY:
+            return "" if condition.status == "True" else condition.reason or UNSAID
+    return UNSAID
