@@ -1,8 +1,8 @@
 """The fenced blocks of a page, and what its marks say about running them.
 
 In tutorials a ``console`` block is run; elsewhere a comment before it says ``<!-- run: here -->`` or
-``<!-- not run: why -->``, or for a whole page ``<!-- commands not run: why -->``. ``<!-- run: fails -->``: the last must
-fail, ``<!-- run: lab -->`` that it needs the lab's own commands. In it, lines with ``$`` are commands, each followed by
+``<!-- not run: why -->``, or for a whole page ``<!-- commands not run: why -->``. ``<!-- run: fails -->``: the last one
+must fail, ``<!-- run: lab -->``: it needs commands of the lab. In it, lines with ``$`` are commands, each followed by
 what it prints, with ``…`` for what differs. A block with ``title="NAME"`` is a file of that name.
 """
 

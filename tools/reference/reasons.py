@@ -1,7 +1,7 @@
 """Every condition type, and every reason of a condition, an Event, a refusal or a metric's label, found in the code.
 
-A reason is a CamelCase literal where one of ``CALLS`` is called. What it says is the literal text beside it, with `…`
-for what is filled in.
+A reason is a CamelCase literal where one of ``CALLS`` is called, or after ``reason=``. What it says is the literal text
+beside it, with `…` for what is filled in.
 """
 
 import ast
@@ -26,8 +26,6 @@ CALLS: Final = {
     "_finding": (3, 1),
     "tell": (3, 4),
     "rejected": (0, 1),
-    "exception": (None, 1),
-    "__init__": (None, 0),
 }
 """Who is told a reason: the position of the reason (None: the keyword ``reason``) and of the message."""
 _WORD: Final = re.compile(r"[A-Z][A-Za-z0-9]+")
@@ -186,9 +184,7 @@ def reasons() -> Iterator[Reason]:
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name not in CALLS:
-                continue
-            position, message = CALLS[name]
+            position, message = CALLS.get(name, (None, 0))
             for word in _words(_reason(node, position), words):
                 yield Reason(word, _kind(name), _said(node, message, before), module)
         if module.startswith("bus/"):
