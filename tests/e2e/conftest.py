@@ -4,6 +4,7 @@ The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already
 (`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ def lab() -> Iterator[Lab]:
     try:
         one.up(routers=2, database=True)
         yield one
+        assert not forbidden(one), "the chart's roles lack what the stories' controllers asked for"
     finally:
         one.down()
     assert traces(one) == before, "`galactic lab down` left something behind"
@@ -43,6 +45,16 @@ def traces(lab: Lab) -> dict[str, object]:
     }
 
 
+def forbidden(lab: Lab) -> list[str]:
+    """Each request of a controller that it had no right to make, from the API server's audit log."""
+    events = map(json.loads, lab.state.audit.read_text().splitlines())
+    return [
+        f"{event['user']['username']}: {event['verb']} {event['requestURI']}"
+        for event in events
+        if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid"
+    ]
+
+
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[Lab]:
     """For stories that need the API server only: the stories' lab if that is up, else one without nodes."""
@@ -54,6 +66,7 @@ def control_plane() -> Iterator[Lab]:
     try:
         one.up(nodes=0, routers=2, database=True)
         yield one
+        assert not forbidden(one), "the chart's roles lack what the stories' controllers asked for"
     finally:
         one.down()
 
