@@ -1,0 +1,39 @@
+"""The picture is well-formed, shows who is where, and takes nobody's name for markup."""
+
+from xml.etree import ElementTree as ET
+
+from states import fine, world
+
+from galactic.cli.graph import ELSEWHERE, picture, svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_who_is_where() -> None:
+    seen = picture(world(fine()))
+    assert [node for node, *_ in seen.nodes] == ["node-1", "node-2"]
+    assert {place: [dot.label for dot in dots] for place, dots in seen.cells.items()} == {
+        ("blue/blue", "node-1"): ["web 10.1.1.1"],
+        ("blue/blue", "node-2"): ["api 10.1.1.2"],
+    }
+    texts = [each.text for each in ET.fromstring(svg(seen)).iter(f"{SVG}text")]  # noqa: S314 - our own
+    assert {"blue/blue", "node-1", "node-2", "web 10.1.1.1", "api 10.1.1.2"} <= {*texts}
+
+
+def test_what_is_attached_nowhere_or_not_ready_is_seen() -> None:
+    things = fine()
+    status = things["VPCAttachment web"]["status"]
+    del status["endpoint"]
+    status["ready"] = False
+    seen = picture(world(things))
+    (dot,) = seen.cells["blue/blue", ELSEWHERE]
+    assert not dot.fine
+    assert "#c0392b" in svg(seen)
+
+
+def test_names_are_text() -> None:
+    things = fine()
+    things["NodeSegment node-1"]["spec"]["prefix"] = '"/><script>alert(1)</script>'
+    drawn = svg(picture(world(things)))
+    assert "<script>" not in drawn
+    ET.fromstring(drawn)  # noqa: S314 - our own
