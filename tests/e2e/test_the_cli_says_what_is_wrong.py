@@ -1,0 +1,250 @@
+"""What breaks is seen, with its remedy, by whoever reads only `galactic status` and `kubectl describe`."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from story import API, Tenant, eventually
+
+from galactic.errors import Rejected
+from galactic.lab.cluster import Lab
+
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Cli:
+    """The command, as a user has it who has nothing but a kubeconfig."""
+
+    lab: Lab
+
+    def run(self, *words: str, ok: tuple[int, ...] = (0,), seconds: float = 300.0) -> str:
+        """What it prints, if it ends with one of these exit codes."""
+        program = Path(sys.executable).with_name("galactic")
+        done = subprocess.run(
+            [str(program), *words, "--kubeconfig", str(self.lab.kubeconfig)],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode in ok, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def findings(self) -> list[dict[str, str]]:
+        return list(json.loads(self.run("status", "-o", "json", ok=(0, 3)))["findings"])
+
+    def says(self, about: str, *words: str) -> None:
+        """Waits until `galactic status` says that about it, with what to do."""
+
+        def said() -> object:
+            found = [each for each in self.findings() if each["about"] == about]
+            return any(
+                each["remedy"] + each["message"] and all(word in json.dumps(each) for word in words)
+                for each in found
+            )
+
+        eventually(f"galactic status says {words} about {about}", said, PATIENCE)
+
+    def describes(self, *thing: str, word: str) -> None:
+        """Waits until `kubectl describe` says it."""
+        told = lambda: word in self.lab.kubectl("describe", *thing, check=False)  # noqa: E731
+        eventually(f"kubectl describe {' '.join(thing)} says {word}", told, PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def cli(lab: Lab) -> Cli:
+    return Cli(lab)
+
+
+@pytest.fixture(scope="module")
+def tenant(lodgers: Callable[..., Tenant]) -> Tenant:
+    one = lodgers("a")
+    one.settle({"web": ("node-1", "10.1.1.1/24"), "api": ("node-2", "10.1.1.2/24")})
+    one.reaches("web", "10.1.1.2")
+    return one
+
+
+@pytest.fixture
+def stopped(lab: Lab) -> Iterator[Callable[[str], None]]:
+    """Stops programs of the lab, and has them run again afterwards."""
+    names: list[str] = []
+
+    def stop(name: str) -> None:
+        names.append(name)
+        lab.supervisor.stop(name)
+
+    yield stop
+    for name in names:
+        lab.supervisor.start(name)
+
+
+def test_all_is_well_and_the_way_is_shown_hop_by_hop(cli: Cli, tenant: Tenant) -> None:
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+    vpc = f"{tenant.namespace}/vpc"
+    (found,) = json.loads(cli.run("vpcs", vpc, "-o", "json"))
+    assert {each["node"] for each in found["attachments"]} == {"node-1", "node-2"}
+
+    routes = json.loads(cli.run("routes", vpc, "-o", "json"))
+    assert {each["network"] for each in routes["routes"]} == {"10.1.1.1/32", "10.1.1.2/32"}
+    assert all(set(each["kernels"]) == {"node-1", "node-2"} for each in routes["routes"])
+    assert all(each["told"] == each["desired"] for each in routes["routes"])
+
+    ways = json.loads(cli.run("trace", f"{tenant.namespace}/web", f"{tenant.namespace}/api", "-o", "json"))[
+        "ways"
+    ]
+    assert [way["to"] for way in ways] == ["10.1.1.2", "10.1.1.1"], "there and back"
+    assert all("End.DT46" in json.dumps(way) for way in ways)
+    assert "<svg" in cli.run("graph", "-n", tenant.namespace)
+
+
+def test_a_trace_stops_where_packets_do(cli: Cli, lab: Lab, tenant: Tenant) -> None:
+    """The underlay loses the way to node-2: nothing that Galactic could put right."""
+    source, destination = f"{tenant.namespace}/web", f"{tenant.namespace}/api"
+    prefix = str(lab.state.node("node-2").prefix)
+    lab.exec("node-1", ["ip", "-6", "route", "add", "unreachable", prefix, "metric", "1"])
+    try:
+        assert not tenant.ping("web", "10.1.1.2")
+        (there, _) = json.loads(cli.run("trace", source, destination, "-o", "json", ok=(3,)))["ways"]
+        last = there["hops"][-1]
+        assert (last["where"], last["state"]) == ("underlay of node-1", "stops")
+        assert "ip -6 route get" in last["remedy"]
+    finally:
+        lab.exec("node-1", ["ip", "-6", "route", "del", "unreachable", prefix, "metric", "1"])
+    tenant.reaches("web", "10.1.1.2")
+
+
+def test_a_trace_says_why_there_is_no_route(cli: Cli, tenant: Tenant) -> None:
+    (way,) = json.loads(cli.run("trace", f"{tenant.namespace}/web", "10.1.1.77", "-o", "json", ok=(3,)))[
+        "ways"
+    ]
+    assert "no attachment of this VPC has it" in way["hops"][-1]["remedy"]
+    cli.run("trace", f"{tenant.namespace}/nobody", "10.1.1.2", ok=(1,))
+    cli.run("trace", f"{tenant.namespace}/web", "10.1.1.2/33", ok=(2,))
+
+
+def test_a_node_without_a_prefix(cli: Cli, lab: Lab) -> None:
+    prefix = lab.state.node("node-3").prefix
+    annotation = "galactic.datumapis.com/srv6-prefix"
+    lab.kubectl("annotate", "node", "node-3", f"{annotation}-")
+    lab.kubectl("delete", "nseg", "node-3")
+    try:
+        cli.says("Node node-3", "NoPrefix", "kubectl annotate node node-3")
+        cli.describes("node", "node-3", word="NoPrefix")
+        taken = lab.state.node("node-1").prefix
+        lab.kubectl("annotate", "node", "node-3", f"{annotation}={taken}", "--overwrite")
+        cli.says("Node node-3", "PrefixOverlap", "NodeSegment node-1")
+        cli.describes("node", "node-3", word="PrefixOverlap")
+    finally:
+        lab.kubectl("annotate", "node", "node-3", f"{annotation}={prefix}", "--overwrite")
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+
+
+def test_a_full_network_and_a_revoked_grant(cli: Cli, lab: Lab, tenants: Callable[..., Tenant]) -> None:
+    host, guest = tenants("host", networks=["10.9.9.0/30"]), tenants("guest")
+    vpc = {"apiVersion": API, "kind": "VPC", "metadata": {"name": "vpc"}}
+    host.apply(vpc | {"spec": {"networks": host.networks, "allowedNamespaces": {"from": "All"}}})
+
+    def attachment(name: str) -> dict[str, Any]:
+        spec = {"vpc": {"name": "vpc", "namespace": host.namespace}}
+        return {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": name}, "spec": spec}
+
+    guest.apply(*(attachment(name) for name in ("one", "two", "three", "four")))
+
+    def full() -> list[str]:
+        return [each["about"] for each in cli.findings() if each["reason"] == "AddressesExhausted"]
+
+    (about, *_) = eventually("galactic status says that the network is full", full, PATIENCE)
+    cli.says(about, "add a network to the VPC's spec.networks")
+    name = about.rpartition("/")[2]
+    cli.describes("vpca", "-n", guest.namespace, name, word="add a network to the VPC's")
+
+    host.apply(vpc | {"spec": {"networks": host.networks, "allowedNamespaces": {"from": "Same"}}})
+    ready = next(
+        each for each in ("one", "two", "three", "four") if guest.attachment(each)["status"]["ready"]
+    )
+    cli.says(f"VPCAttachment {guest.namespace}/{ready}", "Revoked", "spec.allowedNamespaces")
+    cli.describes("vpca", "-n", guest.namespace, ready, word="Revoked")
+
+
+def test_the_router_is_away(cli: Cli, tenant: Tenant, stopped: Callable[[str], None]) -> None:
+    stopped("router")
+    tenant.attach("late", "10.1.1.9/24")
+    tenant.pod("late", "node-2")
+    cli.says("router", "NotReady", "what runs goes on", "galactic-router")
+    late = f"VPCAttachment {tenant.namespace}/late"
+    cli.says(late, "NotRouted")
+    cli.describes("vpca", "-n", tenant.namespace, "late", word="NotRouted")
+    routes = json.loads(cli.run("routes", f"{tenant.namespace}/vpc", "-o", "json", ok=(3,)))
+    assert "told" in routes["unread"]
+    (row,) = [each for each in routes["routes"] if each["network"] == "10.1.1.9/32"]
+    assert row["desired"]
+
+
+def test_the_router_is_back(cli: Cli, tenant: Tenant) -> None:
+    tenant.reaches("web", "10.1.1.9")
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+
+
+def test_the_webhooks_are_away_and_two_want_one_address(
+    cli: Cli, lab: Lab, tenant: Tenant, stopped: Callable[[str], None]
+) -> None:
+    stopped("webhook")
+    cli.says("webhook", "NotReady", "pods that ask for an attachment cannot be made")
+    spec = {"vpc": {"name": "vpc"}, "interface": {"addresses": ["10.1.1.1/24"]}}
+    twin = {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": "twin"}, "spec": spec}
+    with pytest.raises(Rejected, match="failed calling webhook"):
+        tenant.apply(twin)
+    # Without the webhooks nobody refuses it at once; they write their configurations anew when they are back.
+    lab.kubectl("delete", "validatingwebhookconfiguration", "--all")
+    tenant.apply(twin)
+    cli.says(
+        f"VPCAttachment {tenant.namespace}/twin", "Conflict", f"{tenant.namespace}/web", "choose another"
+    )
+    cli.describes("vpca", "-n", tenant.namespace, "twin", word="choose another")
+    lab.kubectl("delete", "vpca", "-n", tenant.namespace, "twin")
+
+
+def test_a_node_that_the_broker_does_not_let_in(cli: Cli, lab: Lab) -> None:
+    """Its password is wrong from the next connection on: nothing that runs is disturbed."""
+    path = lab.state.broker / "secrets" / lab.state.cluster / "node-3"
+    before = path.read_text()
+    path.write_text("wrong")
+    try:
+        lab.kill("controller/node-3", signal.SIGTERM)
+        cli.says("NodeSegment node-3", "BrokerConnected", "refused the connection", "check mqtt_username")
+        cli.describes("nseg", "node-3", word="check mqtt_username")
+    finally:
+        path.write_text(before)
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+
+
+def test_a_sysdump_has_what_helps_and_no_secret(cli: Cli, lab: Lab, tenant: Tenant, tmp_path: Path) -> None:
+    planted = "s3cr3t-Pl4nted"
+    lab.kubectl("annotate", "pod", "-n", tenant.namespace, "web", f"note=postgresql://u:{planted}@db/x")
+    labels = "app.kubernetes.io/name=galactic"
+    lab.kubectl(
+        "create", "secret", "generic", "planted", "-n", tenant.namespace, f"--from-literal=a={planted}"
+    )
+    lab.kubectl("label", "secret", "planted", "-n", tenant.namespace, labels)
+    file = tmp_path / "dump.tar.gz"
+    cli.run("sysdump", str(file))
+    subprocess.run(["tar", "-xzf", str(file), "-C", str(tmp_path)], check=True)
+    folder = tmp_path / "galactic-sysdump"
+    everything = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+    assert planted not in everything
+    assert "cGxhbnRlZA" not in everything
+    assert "planted" in (folder / "objects/secrets.json").read_text()
+    assert json.loads((folder / "status.json").read_text())["components"]
+    assert json.loads((folder / "kernel/node-1.json").read_text())["vpcs"]
+    assert json.loads((folder / "router.json").read_text())[0]["vpcs"]
+    assert "galactic_" in (folder / "metrics/router.prom").read_text()
+    assert (folder / "logs/operator.log").stat().st_size
+    assert (folder / "errors.txt").read_text() == "none\n"
+    cli.run("sysdump", str(file), ok=(2,))
