@@ -16,14 +16,14 @@ class Right(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A request that was made, and the code that it was answered with."""
+    """A request that was made, and whether its account had no right to make it."""
 
     account: str
     verb: str
     group: str
     resource: str
     name: str
-    code: int
+    forbidden: bool
     uri: str
 
 
@@ -43,7 +43,7 @@ def requests(log: Path, since: int = 0) -> list[Request]:
                 thing.get("apiGroup", ""),
                 resource,
                 thing.get("name", ""),
-                event["responseStatus"]["code"],
+                event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid",
                 event["requestURI"],
             )
         )

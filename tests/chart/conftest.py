@@ -34,7 +34,8 @@ def lab() -> Iterator[Lab]:
     one = Lab(os.environ.get("GALACTIC_CHART_LAB", "chart"), Console(stderr=True))
     stays = one.running
     try:
-        one.up(nodes=0)
+        if not stays:
+            one.up(nodes=0)
         empty(one)
         yield one
     finally:
@@ -52,5 +53,6 @@ def empty(lab: Lab) -> None:
             lab.kubectl("delete", *names, "--timeout=60s")
     of_default = ("role,rolebinding", "-n", "default", "galactic-webhook-kubernetes")
     lab.kubectl("delete", *of_default, "--ignore-not-found")
-    lab.kubectl("delete", "namespace", NAMESPACE, "tenant", "--ignore-not-found", "--timeout=60s")
     lab.kubectl("delete", "nodes", "--all")
+    lab.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
+    lab.kubectl("delete", "namespace", NAMESPACE, "tenant", "--ignore-not-found", "--timeout=60s")
