@@ -24,7 +24,7 @@ from galactic.lab.state import METRICS_PORT, PROMETHEUS_PORT, State, checkout
 
 PACKAGE: Final = "prometheus"
 NAME: Final = "prometheus"
-SCRAPE_SECONDS: Final = 2
+SCRAPE_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 30.0
 
 

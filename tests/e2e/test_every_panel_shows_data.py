@@ -1,0 +1,65 @@
+"""Each query of each panel of the dashboards brings figures, with Prometheus scraping a lab where pods came and went;
+and the alert rules are evaluated there without a fault.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from story import Tenant, eventually
+
+from galactic.lab.cluster import Lab
+from galactic.lab.prometheus import Api
+from observability.asked import queries, values
+from observability.boards import BOARDS
+from observability.panel import Board
+
+WIDE = {"__rate_interval": "10m"}
+"""Rates over all that the story did, however slow the machine."""
+
+
+@pytest.fixture(scope="module")
+def asked(replicas: Lab) -> Api:
+    """The Prometheus of a lab with two routers and a database."""
+    if not replicas.state.prometheus:
+        replicas.up(prometheus=True)
+    api = Api(replicas.state.prometheus_url)
+    eventually("every controller is scraped", lambda: not api.down())
+    return api
+
+
+@pytest.fixture(scope="module")
+def busy(asked: Api, lodgers: Callable[..., Tenant]) -> Tenant:
+    """A VPC on two nodes, in which a pod came, went, and came again."""
+    tenant = lodgers("seen")
+    tenant.settle({"a": ("node-1", "10.1.1.1/24"), "b": ("node-2", "10.1.1.2/24")})
+    tenant.delete_pod("b")
+    tenant.pod("b", "node-2")
+    return tenant
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_every_panel_shows_data(board: Board, asked: Api, busy: Tenant) -> None:
+    wished = {"node": "node-2", "vpc_name": f"{busy.namespace}/vpc"}
+    (chosen,) = eventually(f"{wished} can be chosen", lambda: _choices(board, asked, wished))
+    for panel, _, expression in queries(board, chosen | WIDE):
+        eventually(f"figures in {panel.title}: {expression}", lambda: _figures(asked, expression))  # noqa: B023
+
+
+def _choices(board: Board, asked: Api, wished: dict[str, str]) -> list[dict[str, str]]:
+    """A value for each variable; nothing while one has none."""
+    try:
+        return [values(board, asked, wished)]
+    except KeyError:
+        return []
+
+
+def _figures(asked: Api, expression: str) -> list[float]:
+    """What a query brings. A quantile of nothing is not a figure."""
+    found = [value for series in asked.query(expression) for _, value in series.points]
+    return [value for value in found if math.isfinite(value)]
+
+
+def test_the_alert_rules_are_evaluated_without_a_fault(asked: Api) -> None:
+    eventually("all rules were evaluated", lambda: {rule["health"] for rule in asked.rules()} - {"unknown"})
+    assert {rule["name"]: rule.get("lastError") for rule in asked.rules() if rule["health"] != "ok"} == {}

@@ -1,0 +1,259 @@
+"""Each alert fires for what it is about and not for what is like it, as Prometheus itself evaluates it."""
+
+import json
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from galactic.lab import prometheus
+
+DAY = 86400
+
+
+@dataclass(frozen=True)
+class Case:
+    """``series`` are promtool's, a value each minute. ``fires``: the alert's labels at ``at``; None: there is none."""
+
+    alert: str
+    series: dict[str, str]
+    fires: dict[str, str] | None = None
+    at: str = "50m"
+
+
+UP = {
+    f'up{{job="galactic-{name}", instance="a"}}': "1x60" for name in ("operator", "webhook", "router", "node")
+}
+
+
+def up_but(component: str, values: str | None) -> dict[str, str]:
+    name = f'up{{job="galactic-{component}", instance="a"}}'
+    series = {key: value for key, value in UP.items() if key != name}
+    return series if values is None else series | {name: values}
+
+
+def router(metric: str, values: str, more: str = "") -> dict[str, str]:
+    return {f'galactic_router_{metric}{{job="galactic-router", instance="a"{more}}}': values}
+
+
+def node(metric: str, values: str, more: str = "") -> dict[str, str]:
+    return {f'galactic_node_{metric}{{job="galactic-node", instance="n1:1", node="n1"{more}}}': values}
+
+
+N1 = {"node": "n1"}
+REVISIONS = router("revision", "100x20 200x40", ', vpc="0000000004d2"')
+WAITS = ', le="{}", verb="add"'
+OF_BLUE = 'vpc_name="blue/blue", family="4"'
+CASES = [
+    Case("GalacticComponentDown", UP),
+    Case("GalacticComponentDown", up_but("router", "0x60"), {"job": "galactic-router"}),
+    Case("GalacticComponentDown", up_but("router", None), {"job": "galactic-router"}),
+    Case("GalacticComponentDown", up_but("operator", "1x46 0x20")),
+    Case("GalacticComponentDown", up_but("node", "0x60") | {'up{job="galactic-node", instance="b"}': "1x60"}),
+    Case("GalacticOperatorIdle", {'galactic_operator_leading{instance="a"}': "0x60"}, {}),
+    Case(
+        "GalacticOperatorIdle",
+        {
+            'galactic_operator_leading{instance="a"}': "0x60",
+            'galactic_operator_leading{instance="b"}': "1x60",
+        },
+    ),
+    Case("GalacticWebhookFailing", {'galactic_webhook_reviews_total{answer="failed"}': "0+5x60"}, {}),
+    Case(
+        "GalacticWebhookFailing",
+        {
+            'galactic_webhook_reviews_total{answer="failed"}': "3x60",
+            'galactic_webhook_reviews_total{answer="refused"}': "0+5x60",
+        },
+    ),
+    Case(
+        "GalacticWebhookCertificateExpires",
+        {'galactic_webhook_certificate_expiry_timestamp_seconds{instance="a"}': f"{6 * DAY}x100"},
+        {"instance": "a"},
+        at="90m",
+    ),
+    Case(
+        "GalacticWebhookCertificateExpires",
+        {'galactic_webhook_certificate_expiry_timestamp_seconds{instance="a"}': f"{8 * DAY}x100"},
+        at="90m",
+    ),
+    Case(
+        "GalacticNodeDown",
+        {'up{job="galactic-node", node="n1", instance="n1:1"}': "1x30 0x30"},
+        {"node": "n1", "instance": "n1:1", "job": "galactic-node"},
+    ),
+    Case("GalacticNodeDown", {'up{job="galactic-node", node="n1", instance="n1:1"}': "1x40 0x2 1x30"}),
+    Case("GalacticNodeNotReady", node("condition", "0x60", ', type="Ready"'), N1),
+    Case("GalacticNodeNotReady", node("condition", "0x60", ', type="ReducedEncapsulation"')),
+    Case(
+        "GalacticKernelNotAsPlanned",
+        node("condition", "0x60", ', type="Synced"') | node("condition", "1x60", ', type="Ready"'),
+        N1,
+    ),
+    Case(
+        "GalacticKernelNotAsPlanned",  # that it is not Ready at all is told by the other
+        node("condition", "0x60", ', type="Synced"') | node("condition", "0x60", ', type="Ready"'),
+    ),
+    Case(
+        "GalacticKernelDrift",
+        node("drift_objects_total", "0+1x60") | node("filter_drift_chains_total", "0x60"),
+        N1,
+    ),
+    Case(
+        "GalacticKernelDrift",  # once is somebody's mistake
+        node("drift_objects_total", "0x30 5x30") | node("filter_drift_chains_total", "0x60"),
+        at="59m",
+    ),
+    Case(
+        "GalacticNodeBehind",
+        REVISIONS | node("vpc_revision", "100x60", ', vpc="0000000004d2"'),
+        N1 | {"vpc": "0000000004d2"},
+    ),
+    Case("GalacticNodeBehind", REVISIONS | node("vpc_revision", "100x21 200x40", ', vpc="0000000004d2"')),
+    Case(
+        "GalacticNodeBehind",  # changes every minute, and the node is scraped before the router
+        router("revision", "100+10x60", ', vpc="0000000004d2"')
+        | node("vpc_revision", "90+10x60", ', vpc="0000000004d2"'),
+    ),
+    Case("GalacticCNIErrors", node("cni_requests_total", "0+1x60", ', verb="add", code="11"'), N1),
+    Case(
+        "GalacticCNIErrors",
+        node("cni_requests_total", "0+9x60", ', verb="add", code="0"')
+        | node("cni_requests_total", "0x40 2x20", ', verb="add", code="11"'),
+    ),
+    Case(
+        "GalacticCNISlow",
+        node("cni_request_seconds_bucket", "0x60", WAITS.format("5.0"))
+        | node("cni_request_seconds_bucket", "0+2x60", WAITS.format("15.0"))
+        | node("cni_request_seconds_bucket", "0+2x60", WAITS.format("+Inf")),
+        N1,
+    ),
+    Case(
+        "GalacticCNISlow",
+        node("cni_request_seconds_bucket", "0+2x60", WAITS.format("5.0"))
+        | node("cni_request_seconds_bucket", "0+2x60", WAITS.format("+Inf")),
+    ),
+    Case(
+        "GalacticBrokerUnreachable",
+        {'galactic_mqtt_connected{job="galactic-node", instance="n1:1", node="n1"}': "0x60"},
+        {"job": "galactic-node", "instance": "n1:1"},
+    ),
+    Case(
+        "GalacticBrokerUnreachable",
+        {'galactic_mqtt_connected{job="galactic-router", instance="a"}': "1x40 0x3 1x20"},
+    ),
+    Case("GalacticRouterWithoutLeader", router("leader", "1x40 0x20"), {}),
+    Case(
+        "GalacticRouterWithoutLeader",
+        router("leader", "1x40 0x20")
+        | {'galactic_router_leader{job="galactic-router", instance="b"}': "0x40 1x20"},
+    ),
+    Case(
+        "GalacticTwoRouterLeaders",
+        router("leader", "1x60") | {'galactic_router_leader{job="galactic-router", instance="b"}': "1x60"},
+        {},
+    ),
+    Case(
+        "GalacticTwoRouterLeaders",
+        router("leader", "1x60") | {'galactic_router_leader{job="galactic-router", instance="b"}': "0x60"},
+    ),
+    Case("GalacticRouteChangesStuck", router("oldest_change_seconds", "0x40 1+60x20"), {}),
+    Case("GalacticRouteChangesStuck", router("oldest_change_seconds", "20x60")),
+    Case(
+        "GalacticRegistrationsRejected",
+        router("rejections_total", "0x45 1x20", ', reason="SidMismatch"'),
+        {"reason": "SidMismatch"},
+    ),
+    Case("GalacticRegistrationsRejected", router("rejections_total", "0+3x60", ', reason="StaleEpoch"')),
+    Case("GalacticRegistrationsRejected", router("rejections_total", "7x60", ', reason="SidMismatch"')),
+    Case("GalacticNodeFlooding", router("topics_aside", "1x60"), {}),
+    Case("GalacticNodeFlooding", router("topics_aside", "0x44 1x20")),
+    Case("GalacticConflicts", router("conflicts", "2x60"), {}),
+    Case("GalacticConflicts", router("conflicts", "2x40 0x20")),
+    Case("GalacticStatusLag", router("recording_lag_attachments", "5000x60"), {}),
+    Case("GalacticStatusLag", router("recording_lag_attachments", "0x44 5000x20")),
+    Case("GalacticHistoryLag", router("database_lag_seconds", "0x40 10+60x20"), {}),
+    Case("GalacticHistoryLag", router("database_lag_seconds", "30x60")),
+    Case(
+        "GalacticObjectsNotReady",
+        {'galactic_operator_unready_objects{instance="a", kind="VPC", reason="IdentifierTaken"}': "1x60"},
+        {"kind": "VPC", "reason": "IdentifierTaken"},
+    ),
+    Case(
+        "GalacticObjectsNotReady",
+        {'galactic_operator_unready_objects{instance="a", kind="VPC", reason="NoStatus"}': "0x44 3x2 0x20"},
+    ),
+    Case(
+        "GalacticVPCNearlyFull",
+        {
+            f"galactic_operator_vpc_addresses{{{OF_BLUE}}}": "253x60",
+            f"galactic_operator_vpc_addresses_held{{{OF_BLUE}}}": "240x60",
+        },
+        {"vpc_name": "blue/blue", "family": "4"},
+    ),
+    Case(
+        "GalacticVPCNearlyFull",
+        {
+            f"galactic_operator_vpc_addresses{{{OF_BLUE}}}": "253x60",
+            f"galactic_operator_vpc_addresses_held{{{OF_BLUE}}}": "200x60",
+        },
+    ),
+]
+
+
+def test_every_alert_has_a_case_that_fires_and_one_that_does_not(alerts: dict[str, Any]) -> None:
+    assert {case.alert for case in CASES if case.fires is not None} == set(alerts)
+    assert {case.alert for case in CASES if case.fires is None} == set(alerts)
+
+
+def test_they_fire_when_they_should(promtool: str, tmp_path: Path) -> None:
+    tests = [_test(number, case) for number, case in enumerate(CASES)]
+    told = {
+        "rule_files": [str(path) for path in prometheus.rules()],
+        "evaluation_interval": "1m",
+        "tests": tests,
+    }
+    path = tmp_path / "tests.yaml"
+    path.write_text(json.dumps(told))
+    done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _test(number: int, case: Case) -> dict[str, Any]:
+    labels = ", ".join(case.fires or ())
+    firing = f'count by ({labels}) (ALERTS{{alertname="{case.alert}", alertstate="firing"}})'
+    inside = ", ".join(f'{key}="{value}"' for key, value in (case.fires or {}).items())
+    samples = [] if case.fires is None else [{"labels": f"{{{inside}}}", "value": 1}]
+    return {
+        "name": f"{number} {case.alert}",
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
+        "promql_expr_test": [{"expr": firing, "eval_time": case.at, "exp_samples": samples}],
+    }
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.fires is not None], ids=lambda case: case.alert
+)
+def test_what_they_say_has_only_labels_that_they_have(case: Case, alerts: dict[str, Any]) -> None:
+    said = " ".join(alerts[case.alert]["annotations"].values())
+    assert set(re.findall(r"\$labels\.(\w+)", said)) <= set(case.fires or ())
+
+
+def test_each_says_how_bad_it_is_what_to_do_and_where_to_read_on(alerts: dict[str, Any]) -> None:
+    for name, rule in alerts.items():
+        assert rule["labels"]["severity"] in ("critical", "warning"), name
+        assert rule["for"], name
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}, name
+        assert rule["annotations"]["runbook_url"] == f"docs/runbooks/{name}.md"
+
+
+def test_prometheus_accepts_them(promtool: str) -> None:
+    for path in prometheus.rules():
+        done = subprocess.run([promtool, "check", "rules", path], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert yaml.safe_load(path.read_text())["groups"]
