@@ -39,7 +39,8 @@ class Output(StrEnum):
 def ask(  # noqa: PLR0917 - as many as there are options
     address: Annotated[str, typer.Argument(help="An address, or a network: 10.1.1.2, fd00::/64.")],
     vpc: Annotated[
-        str | None, typer.Option(help="Only in this VPC: its identifier, as in VPC.status.identifier.")
+        str | None,
+        typer.Option(help="Only in this VPC: NAMESPACE/NAME, or its identifier where the VPC is gone."),
     ] = None,
     at: Annotated[
         str | None,
@@ -63,7 +64,7 @@ def ask(  # noqa: PLR0917 - as many as there are options
     if not database_url:
         _stop(USAGE, "where is the database? give --database-url or GALACTIC_DATABASE_URL: postgresql://…")
     network = _parsed(_network, address)
-    identifier = _parsed(parse_vpc, vpc.rjust(12, "0")) if vpc else None
+    identifier = _identifier(vpc) if vpc else None
     given = at or since
     begin = _parsed(lambda text: moment(text, now), given) if given else None
     try:
@@ -127,6 +128,30 @@ async def _asked(
         if at > REVISION:
             raise newer(at)
         return await it.do(history(it.connection, network, vpc=vpc, since=since, until=until, limit=LIMIT))
+
+
+def _identifier(vpc: str) -> int:
+    """The VPC's identifier: given, or as the API server has it."""
+    if "/" not in vpc:
+        return int(_parsed(parse_vpc, vpc.rjust(12, "0")))
+    from galactic.cli.access import Access, code, sentence  # noqa: PLC0415
+    from galactic.kube.resources import VPCS  # noqa: PLC0415
+
+    namespace, _, name = vpc.partition("/")
+    access = Access()
+
+    async def asked() -> str:
+        async with access.kube() as kube:
+            found = await kube.get(VPCS, name, namespace)
+            return str((found.get("status") or {}).get("identifier") or "")
+
+    try:
+        identifier = access.run(asked())
+    except GalacticError as error:
+        _stop(code(error), f"{sentence(error)}; or give --vpc its identifier (12 hex digits)")
+    if not identifier:
+        _stop(NOT_FOUND, f"VPC {vpc} has no identifier yet, so nobody was in it")
+    return int(_parsed(parse_vpc, identifier))
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:

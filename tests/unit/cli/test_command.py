@@ -86,6 +86,21 @@ def test_a_context_that_is_not_there_is_named(nowhere: Path) -> None:
     assert "other" in done.stderr
 
 
+def test_history_of_a_vpc_by_its_name(nowhere: Path) -> None:
+    """The API server is asked for its identifier."""
+    words = [
+        "history",
+        "10.1.1.1",
+        "--vpc",
+        "blue/blue",
+        "--database-url",
+        "postgresql://nobody@127.0.0.1:9/x",
+    ]
+    done = CliRunner(env={"KUBECONFIG": str(nowhere)}).invoke(app, words)
+    assert done.exit_code == access.UNREACHABLE
+    assert "--vpc its identifier" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
