@@ -1,0 +1,147 @@
+"""The very processes, killed with SIGKILL at random moments: routers, Mosquitto, PostgreSQL.
+
+Whatever died when, in the end what the broker retains is a table that follows from what the nodes said last, and the
+database says the same, with a history in which nobody holds a network twice at a time.
+"""
+
+import asyncio
+import contextlib
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from database_world import recorded, rows
+from test_broker_and_replicas import HERE, VPC, Nodes, believed
+
+from galactic.lab.postgres import Postgres
+from galactic.router.table import table
+
+STEPS = 8
+SECONDS = 240
+
+
+class Router:
+    """``galactic-router --kubernetes=false``, with a log of its own."""
+
+    def __init__(self, mqtt: str, database: str, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self._command = [sys.executable, "-m", "galactic.router", "--kubernetes", "false"]
+        self._command += ["--mqtt-url", mqtt, "--database-url", database, "--metrics-port", str(port)]
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            assert self._process.poll() is None, f"it ended by itself: {self._log.read_text()[-2000:]}"
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
+    folder.chmod(0o755)  # whoever runs it must get in: nobody, where the tests run as root
+    running = Postgres(folder / "server")
+    try:
+        running.make()
+        running.start()
+        yield running
+    finally:
+        running.remove()
+        shutil.rmtree(folder)
+
+
+class Plane:
+    """Everybody, and who is killed."""
+
+    def __init__(self, world, mosquitto, postgres: Postgres, routers: list[Router], seed: int) -> None:
+        self.mosquitto, self.postgres, self.routers = mosquitto, postgres, routers
+        self.dice, self.nodes = random.Random(seed), Nodes(world, mosquitto.url)
+
+    async def step(self) -> None:
+        victim = self.dice.choice(["router", "router", "router", "broker", "database"])
+        self.nodes.move(self.dice)
+        await asyncio.sleep(self.dice.choice([0, 0.05, 0.3, 1.0]))
+        router = self.dice.choice(self.routers)
+        if victim == "router":
+            router.kill()
+        elif victim == "broker":
+            self.mosquitto.kill()
+        else:
+            self.postgres.kill()
+        self.nodes.move(self.dice)
+        await asyncio.sleep(self.dice.choice([0, 0.05, 0.3]))
+        if victim == "router":
+            router.start()
+        elif victim == "broker":
+            self.mosquitto.start(persistence=True)
+        else:
+            await asyncio.to_thread(self.postgres.start)
+        await asyncio.sleep(self.dice.choice([0, 0.3, 1.0, 3.0]))
+
+    def settled(self) -> str:
+        """What is not right yet; empty: nothing."""
+        if not self.nodes.bus.connected or self.nodes.due.is_set():
+            return "the nodes have not said all"
+        retained = self.mosquitto.retained(f"{HERE}/#")
+        routes = believed(retained)
+        if routes is None:
+            return f"retained, and not a table: {retained}"
+        oracle = table(self.nodes.segments(), None, {VPC: routes}, 1 << 61).vpcs.get(VPC)
+        if routes != (oracle.routes if oracle else {}):
+            return f"retained {sorted(routes)}, {self.nodes.said}"
+        told = {
+            (VPC, network, it.node, int(it.function, 16), it.segments[0], it.epoch)
+            for network, it in routes.items()
+        }
+        try:
+            found = recorded(self.postgres.url())
+        except psycopg.Error as error:
+            return f"the database: {error}"
+        return "" if found == told else f"recorded {found}, told {told}"
+
+
+@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.parametrize(("seed", "replicas"), [(1, 1), (2, 2)], ids=["one-router", "two-routers"])
+async def test_whatever_is_killed_broker_and_database_end_in_the_table(
+    world, mosquitto, postgres, tmp_path, *, seed: int, replicas: int
+) -> None:
+    logs = [tmp_path / f"router-{number}.log" for number in range(replicas)]
+    routers = [Router(mosquitto.url, postgres.url(), log) for log in logs]
+    plane = Plane(world, mosquitto, postgres, routers, seed)
+    mosquitto.start(persistence=True)
+    speaking = asyncio.create_task(plane.nodes.run())
+    try:
+        for router in routers:
+            router.start()
+        for _ in range(STEPS):
+            await plane.step()
+        wrong = "not looked at"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SECONDS):
+                while wrong := await asyncio.to_thread(plane.settled):
+                    await asyncio.sleep(0.5)
+        assert not wrong, f"seed {seed}: {wrong}\n" + "\n".join(log.read_text()[-3000:] for log in logs)
+        twice = """
+            SELECT a.network::text, a.during, b.during FROM galactic.period a JOIN galactic.period b
+            ON a.vpc = b.vpc AND a.network = b.network AND a.id < b.id AND a.during && b.during
+            """
+        assert rows(postgres.url(), twice) == [], "held by two at a time"
+    finally:
+        for router in routers:
+            router.kill()
+        speaking.cancel()
+        await asyncio.gather(speaking, return_exceptions=True)
