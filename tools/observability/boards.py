@@ -63,8 +63,8 @@ FLEET: Final = Board(
             width=4,
         ),
         Panel(
-            "Nodes that take no pods",
-            "Not Ready, or not answering. What runs there goes on running.",
+            "Nodes not ready",
+            "They take no new pods, or do not answer. What runs there goes on running.",
             (
                 Query(
                     'count(up{job="galactic-node"}) - sum(galactic_node_condition{type="Ready"})',

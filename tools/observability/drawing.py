@@ -117,7 +117,7 @@ def _lines(panel: Panel, series: Sequence[Shown], box: Box, span: Span) -> Itera
     left, right, top, bottom = x + 62, x + w - 12, y + 34, y + h - 44
     drawn = list(_piled(series)) if panel.stacked else [(one, one.points) for one in series]
     highest = max(value for _, points in drawn for _, value in points if math.isfinite(value))
-    size = MEBI if panel.unit == "bytes" else 1
+    size = MEBI if panel.unit == "bytes" else 60 if panel.unit == "s" and highest >= 120 else 1
     whole = panel.unit in ("short", "none") and highest >= 1
     ticks = [tick * size for tick in _ticks(highest / size, whole=whole)]
     most = ticks[-1]
