@@ -2,7 +2,8 @@
 
 One router in this process, a Mosquitto and a PostgreSQL of their own, ROUTES (100,000) routes of one VPC. Whatever the
 loop does for longer than MS (50) is printed, with where it was at the time: another thread looks every 2 ms. Counted in
-processor time of the loop's thread, so that a busy machine does not show. Three times: the nodes register, a second router starts with all of it retained, and it comes to lead when the first one ends.
+processor time of the loop's thread, so that a busy machine does not show. Three times: the nodes register, a second
+router starts with all of it retained, and it comes to lead once more.
 """
 
 import asyncio
@@ -121,7 +122,9 @@ async def router(url: str, database: str, name: str) -> AsyncIterator[Controller
 
 
 async def done(made: Controller, routes: int) -> None:
-    while not (made.idle and made._chronicle.idle and made.store.counts[2] == routes):  # noqa: ASYNC110, SLF001
+    written = made._chronicle  # noqa: SLF001
+    assert written
+    while not (made.idle and written.idle and made.store.counts[2] == routes):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 

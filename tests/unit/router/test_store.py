@@ -185,3 +185,21 @@ def _counting(function, calls: list):
         return function(*arguments)
 
     return counted
+
+
+def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(world) -> None:
+    store = Store(lambda: None, checked=True)
+    origin = Origin("default", "n1")
+    store.prefixed(origin, world.prefix("n1"))
+    for number in (1, 2):
+        store.attached(f"ns/a{number}", Attachment(0x4D2, number, frozenset({f"10.1.1.{number}/32"}), True))
+    before = (world.endpoint("n1", 1, "10.1.1.1/32"),)
+    since = (*before, world.endpoint("n1", 2, "10.1.1.2/32"))
+    store.registered(origin, 7, since)
+    store.commit(10)
+    assert not store.registered(origin, 5, before), "the NodeSegment as it was in the backup"
+    assert not store.commit(10).routes
+    store.attached("ns/a2", None)  # made after the backup: it is no more, until somebody makes it again
+    assert list(store.commit(10).routes[0x4D2].delete) == ["10.1.1.2/32"]
+    store.attached("ns/a2", Attachment(0x4D2, 2, frozenset({"10.1.1.2/32"}), True))
+    assert list(store.commit(10).routes[0x4D2].set) == ["10.1.1.2/32"], "without anybody registering again"
