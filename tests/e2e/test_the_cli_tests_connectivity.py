@@ -1,0 +1,59 @@
+"""`galactic connectivity test` finds that all is well, notices when it is not, and leaves nothing behind."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from story import eventually
+
+from galactic.lab.cluster import Lab
+
+LABEL = "galactic.datumapis.com/connectivity"
+
+
+def start(lab: Lab, *words: str) -> "subprocess.Popen[str]":
+    program = Path(sys.executable).with_name("galactic")
+    argv = [str(program), "connectivity", "test", *words, "--kubeconfig", str(lab.kubeconfig), "-o", "json"]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def left(lab: Lab) -> str:
+    return lab.kubectl("get", "namespaces", "-l", LABEL, "-o", "name")
+
+
+def test_all_is_well_and_nothing_is_left(lab: Lab) -> None:
+    output, errors = (process := start(lab, "--timeout", "200")).communicate(timeout=280)
+    assert process.returncode == 0, errors
+    found = json.loads(output)
+    assert found["passed"]
+    assert len({each["node"] for each in found["results"]}) == 2
+    assert sum(each["expected"] == "" for each in found["results"]) == 4, (
+        "who must not be reached is asked for too"
+    )
+    assert not left(lab)
+
+
+def test_what_does_not_get_through_is_told(lab: Lab) -> None:
+    """Nothing crosses the underlay between the two nodes."""
+    prefix = str(lab.state.node("node-2").prefix)
+    lab.exec("node-1", ["ip", "-6", "route", "add", "unreachable", prefix, "metric", "1"])
+    try:
+        process = start(lab, "--timeout", "60", "--nodes", "node-1,node-2")
+        output, errors = process.communicate(timeout=280)
+        assert process.returncode == 3, errors
+        wrong = {(each["from"], each["to"]) for each in json.loads(output)["results"] if not each["right"]}
+        assert ("blue-1", "10.254.0.2") in wrong
+    finally:
+        lab.exec("node-1", ["ip", "-6", "route", "del", "unreachable", prefix, "metric", "1"])
+    assert not left(lab)
+
+
+def test_an_interrupted_test_leaves_nothing(lab: Lab) -> None:
+    interrupted = start(lab)
+    eventually("its namespace is there", lambda: left(lab))
+    interrupted.send_signal(signal.SIGINT)
+    interrupted.communicate(timeout=200)
+    assert interrupted.returncode == 130
+    assert not left(lab)
