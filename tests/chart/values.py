@@ -1,16 +1,31 @@
 """Values of the chart: the schema's leaves, and random values that the schema allows."""
 
-import copy
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
+from re import _constants as kinds  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
-
-from hypothesis import strategies as st
 
 CHART = Path(__file__).resolve().parents[2] / "charts/galactic"
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
-TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Co", "Cn")), max_size=12)
+TEXTS = (
+    "",
+    "plain",
+    "with spaces ",
+    "ä€漢字",
+    "'\"\\",
+    "{{ .Values }}",
+    "true",
+    "12",
+    "a: b #",
+    "-",
+    "|",
+    "$(NODE_NAME)",
+)
+PRINTABLE = [chr(code) for code in range(33, 127)]
 
 
 def leaves(schema: dict[str, Any] = SCHEMA, path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -23,69 +38,101 @@ def leaves(schema: dict[str, Any] = SCHEMA, path: tuple[str, ...] = ()) -> Itera
             yield from leaves(below, (*path, name))
 
 
-def strategy(schema: dict[str, Any]) -> st.SearchStrategy[Any]:  # noqa: C901, PLR0911 - a case a keyword
-    """Random values for one schema, conditions (if, then) aside."""
+def drawn(random: Random, schema: dict[str, Any]) -> Any:  # noqa: C901, PLR0911 - a case a keyword
+    """A random value for one schema, conditions (if, then) aside."""
     if "$ref" in schema:
-        return strategy(SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]])
+        return drawn(random, SCHEMA["definitions"][schema["$ref"].rsplit("/", 1)[1]])
     if "const" in schema:
-        return st.just(schema["const"])
+        return schema["const"]
     if "enum" in schema:
-        return st.sampled_from(schema["enum"])
+        return random.choice(schema["enum"])
     for choice in ("anyOf", "oneOf"):
         if choice in schema:
-            return st.one_of(*map(strategy, schema[choice]))
+            return drawn(random, random.choice(schema[choice]))
     if "type" not in schema:
-        return strategy(schema["allOf"][0])
+        return drawn(random, schema["allOf"][0])
     match schema["type"]:
         case "boolean":
-            return st.booleans()
-        case "integer":
-            return st.integers(schema["minimum"], schema.get("maximum", 1 << 20))
-        case "number":
-            return st.integers(schema["minimum"], int(schema["maximum"]))
+            return random.random() < 0.5
+        case "integer" | "number":
+            return random.randint(schema["minimum"], int(schema.get("maximum", 1 << 20)))
         case "string":
-            return _strings(schema)
+            return text(random, schema)
         case "array":
-            unique = json.dumps if schema.get("uniqueItems") else None
-            least = schema.get("minItems", 0)
-            return st.lists(strategy(schema["items"]), min_size=least, max_size=2, unique_by=unique)
-    return _objects(schema)
-
-
-def _strings(schema: dict[str, Any]) -> st.SearchStrategy[str]:
-    if "pattern" not in schema:
-        return TEXT
-    longest = schema.get("maxLength", 100)
-    found = st.from_regex(
-        schema["pattern"], fullmatch=True, alphabet=st.characters(codec="ascii", exclude_categories=("Cc",))
-    )
-    return found.filter(lambda text: len(text) <= longest and not text.endswith("\n"))
-
-
-def _objects(schema: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+            count = random.randint(schema.get("minItems", 0), 2)
+            found = [drawn(random, schema["items"]) for _ in range(count)]
+            return found[:1] if schema.get("uniqueItems") and found[:1] == found[1:] else found
     if "properties" not in schema:
-        keys = _strings(schema["propertyNames"]) if "propertyNames" in schema else st.nothing()
-        return st.dictionaries(keys, strategy(schema["additionalProperties"]), max_size=2)
+        keys = [text(random, schema["propertyNames"]) for _ in range(random.randint(0, 2))]
+        return {key: drawn(random, schema["additionalProperties"]) for key in keys}
     required = set(schema.get("required", ()))
-    given = {name: strategy(below) for name, below in schema["properties"].items() if name != "global"}
-    return st.fixed_dictionaries(
-        {name: values for name, values in given.items() if name in required},
-        optional={name: values for name, values in given.items() if name not in required},
-    )
+    return {
+        name: drawn(random, below)
+        for name, below in schema["properties"].items()
+        if name in required or (name != "global" and random.random() < 0.4)
+    }
 
 
-@st.composite
-def values(draw: st.DrawFn) -> dict[str, Any]:  # noqa: C901 - a case a condition of the schema
+def text(random: Random, schema: dict[str, Any]) -> str:
+    """A string of the pattern, not longer than it may be."""
+    if "pattern" not in schema:
+        return random.choice(TEXTS)
+    tree = parser.parse(schema["pattern"])
+    while True:
+        found = _matching(random, tree)
+        if len(found) <= schema.get("maxLength", 1000) and re.search(schema["pattern"], found):
+            return found
+
+
+def _matching(random: Random, tree: Any) -> str:
+    result = ""
+    for kind, value in tree:
+        match kind:
+            case kinds.LITERAL:
+                result += chr(value)
+            case kinds.NOT_LITERAL | kinds.ANY:
+                result += random.choice([one for one in PRINTABLE if kind is kinds.ANY or one != chr(value)])
+            case kinds.IN:
+                accepted = re.compile(_source(value))
+                result += random.choice([one for one in PRINTABLE if accepted.fullmatch(one)])
+            case kinds.BRANCH:
+                result += _matching(random, random.choice(value[1]))
+            case kinds.SUBPATTERN:
+                result += _matching(random, value[3])
+            case kinds.MAX_REPEAT:
+                least, most, below = value
+                for _ in range(random.randint(least, min(most, least + 3))):
+                    result += _matching(random, below)
+    return result
+
+
+def _source(members: Any) -> str:
+    """The character class again, from what the parser made of it."""
+    inside = ""
+    for kind, value in members:
+        match kind:
+            case kinds.NEGATE:
+                inside = "^" + inside
+            case kinds.LITERAL:
+                inside += re.escape(chr(value))
+            case kinds.RANGE:
+                inside += f"{re.escape(chr(value[0]))}-{re.escape(chr(value[1]))}"
+            case kinds.CATEGORY:
+                inside += {kinds.CATEGORY_SPACE: r"\s", kinds.CATEGORY_NOT_SPACE: r"\S"}[value]
+    return f"[{inside}]"
+
+
+def values(random: Random) -> dict[str, Any]:  # noqa: C901 - a case a condition of the schema
     """What the schema allows: drawn without regard to conditions, and then made to keep them."""
-    drawn = copy.deepcopy(draw(strategy(SCHEMA)))
+    it: dict[str, Any] = drawn(random, SCHEMA)
     mqtt, certificate = (
-        drawn.setdefault("mqtt", {}),
-        drawn.setdefault("webhook", {}).setdefault("certificate", {}),
+        it.setdefault("mqtt", {}),
+        it.setdefault("webhook", {}).setdefault("certificate", {}),
     )
     url = mqtt.get("url", "")
     if not url:
-        drawn["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
-        drawn.get("broker", {})["enabled"] = True
+        it["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
+        it.get("broker", {})["enabled"] = True
     for who in ("node", "router"):
         client = mqtt.get(who, {})
         if not url.startswith(("mqtts://", "wss://")):
@@ -99,11 +146,11 @@ def values(draw: st.DrawFn) -> dict[str, Any]:  # noqa: C901 - a case a conditio
         certificate["secretName"] = certificate.get("secretName") or "a-secret"
     else:
         certificate.pop("secretName", None)
-    if drawn["webhook"].get("port", 9443) == drawn.get("metrics", {}).get("port", 9090):
-        drawn["webhook"]["port"] = 9443
-        drawn["metrics"]["port"] = 9090
+    if it["webhook"].get("port", 9443) == it.get("metrics", {}).get("port", 9090):
+        it["webhook"]["port"] = 9443
+        it["metrics"]["port"] = 9090
     for component in ("operator", "webhook", "router", "node", "broker"):
-        given = drawn.get(component, {})
+        given = it.get(component, {})
         context = given.get("containerSecurityContext", {})
         if context.get("runAsUser") == 0:
             context["runAsUser"] = 1
@@ -111,4 +158,4 @@ def values(draw: st.DrawFn) -> dict[str, Any]:  # noqa: C901 - a case a conditio
         defaults = ("cpu", "memory")  # what the chart asks for where nothing else is said
         for limit in (*requests, *defaults):
             given.get("resources", {}).get("limits", {}).pop(limit, None)
-    return drawn
+    return it
