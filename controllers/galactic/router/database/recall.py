@@ -14,7 +14,8 @@ from galactic.router.networks import Network
 from galactic.router.store import Store
 from galactic.srv6 import parse_sid
 
-CHUNK: Final = 1_000
+CHUNK: Final = 250
+"""Rows looked at before the rest of the process gets a turn."""
 
 
 class Recorded(NamedTuple):
