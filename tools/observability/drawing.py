@@ -100,10 +100,10 @@ def _states(panel: Panel, series: Sequence[Shown], box: Box, span: Span) -> Iter
                     f'height="{max(step - 2, 2):.1f}" fill="{_colour(panel, value)}" fill-opacity="0.8"/>'
                 )
     right = x + w - 10
-    for value, word in reversed(panel.words.items()):
+    for number, word in reversed([*panel.words.items()]):
         right -= 7 * len(word)
         yield _text(right, y + h - 9, word, 11, colour=PALE)
-        yield f'<rect x="{right - 14}" y="{y + h - 18}" width="10" height="10" fill="{_colour(panel, float(value))}"/>'
+        yield f'<rect x="{right - 14}" y="{y + h - 18}" width="10" height="10" fill="{_colour(panel, float(number))}"/>'
         right -= 24
     yield _text(left, y + h - 9, _clock(span[0]), 10, colour=PALE)
 

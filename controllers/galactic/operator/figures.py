@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from galactic.crds.model import Condition
 from galactic.crds.nodesegment import NodeSegment
@@ -19,7 +19,7 @@ from galactic.operator.addresses import room
 from galactic.operator.books import Books, reference, settled
 from galactic.operator.conditions import READY
 from galactic.operator.networks import parse_networks
-from galactic.operator.state import Broken, View
+from galactic.operator.state import Broken, Cache, View
 
 UNSAID: Final = "NoStatus"
 """The reason of what nobody has said anything about yet."""
@@ -48,8 +48,12 @@ class VpcFigures:
 def unready(view: View) -> Counter[tuple[str, str]]:
     """How many objects are not Ready, by kind and reason. Each kind is there, if with 0."""
     found: Counter[tuple[str, str]] = Counter()
-    kinds = {Vpc.KIND: view.vpcs, VpcAttachment.KIND: view.attachments, NodeSegment.KIND: view.segments}
-    for kind, cache in kinds.items():
+    kinds: tuple[tuple[str, Cache[Any]], ...] = (
+        (Vpc.KIND, view.vpcs),
+        (VpcAttachment.KIND, view.attachments),
+        (NodeSegment.KIND, view.segments),
+    )
+    for kind, cache in kinds:
         found[kind, UNSAID] += 0
         for thing in map(itemgetter(1), cache.items()):
             if isinstance(thing, Broken):
