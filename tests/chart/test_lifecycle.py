@@ -344,18 +344,6 @@ def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
     assert FOREIGN["key"] in taints()
 
 
-@pytest.mark.parametrize("component", ["operator", "webhook", "router", "broker", "node"])
-def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, component: str) -> None:
-    account = f"galactic-{component}"
-    rights = audit.granted(helm.objects(VALUES), account)
-    needed = {right for right in rights if (component, right.verb, right.resource) not in RACES}
-    assert len(rights - needed) == sum(1 for name, *_ in RACES if name == component), (
-        "an exception that is none"
-    )
-    eventually("each right is made use of", lambda: not audit.unused(needed, release.requests(), account))
-    assert not [one for one in release.requests() if one.account == account and one.forbidden]
-
-
 def test_rollback(release: Release) -> None:
     release.run("rollback", "galactic", "1")
     assert not has_grants(release.lab)
@@ -398,6 +386,19 @@ def test_uninstall_leaves_nothing_that_hangs(release: Release, helm: Helm) -> No
         "kinds and objects stay"
     )
     lab.kubectl("delete", "namespace", "tenant", "--timeout=60s")
+
+
+@pytest.mark.parametrize("component", ["operator", "webhook", "router", "broker", "node"])
+def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, component: str) -> None:
+    """Now that all have ended: a watch may be written down no sooner than at its end."""
+    account = f"galactic-{component}"
+    rights = audit.granted(helm.objects(VALUES), account)
+    needed = {right for right in rights if (component, right.verb, right.resource) not in RACES}
+    assert len(rights - needed) == sum(1 for name, *_ in RACES if name == component), (
+        "an exception that is none"
+    )
+    eventually("each right is made use of", lambda: not audit.unused(needed, release.requests(), account))
+    assert not [one for one in release.requests() if one.account == account and one.forbidden]
 
 
 def test_it_can_be_installed_again_over_what_was_kept_and_removed_without_hooks(release: Release) -> None:
