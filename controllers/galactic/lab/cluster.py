@@ -25,7 +25,7 @@ from typing import Any, Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected, Unreachable
-from galactic.lab import assets, broker, cleanup, controlplane, credentials, packages, rbac
+from galactic.lab import assets, broker, cleanup, controlplane, credentials, packages, rbac, readiness
 from galactic.lab.agreement import agreed, joined
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import router_name
@@ -41,7 +41,6 @@ from galactic.lab.state import (
     interpreter,
     source_root,
 )
-from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION
 
 READY_SECONDS: Final = 120.0
 FIRST: Final = ("forwarder", "etcd", "mosquitto", "postgres", "guest", "kube-apiserver")
@@ -51,23 +50,6 @@ LATER: Final = (
     "webhook",
     "prometheus",
 )
-PROBES: Final = tuple(
-    json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **thing})
-    for thing in (
-        {"apiVersion": API_VERSION, "kind": "VPC", "spec": {"networks": ["10.0.0.1/8"]}},
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {
-                "name": "probe",
-                "namespace": "default",
-                "annotations": {ATTACHMENT_ANNOTATION: "Bad Name"},
-            },
-            "spec": {"containers": [{"name": "probe", "image": "probe"}]},
-        },
-    )
-)
-"""What the webhooks refuse, the validating and the mutating ones, as soon as the API server asks them."""
 
 
 class Lab:
@@ -139,7 +121,7 @@ class Lab:
         with self._step("etcd, kube-apiserver, MQTT broker"):
             supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
             supervisor.start(*(name for name in FIRST if name in known))
-            self._wait("kube-apiserver", self._serving, log="kube-apiserver")
+            self._wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
         with self._step("custom resource definitions, roles"):
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
@@ -154,10 +136,12 @@ class Lab:
             self._wait("the nodes' kernel", chosen.ready, log="guest")
             if state.nodes:
                 supervisor.start("nodes")
-                self._wait("every node to be Ready", self._nodes_ready, log="nodes")
-            self._wait("the default service account", self._account, log="kube-controller-manager")
+                self._wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
+            self._wait(
+                "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
+            )
         with self._step("admission webhooks"):
-            self._wait("the webhooks to be asked", lambda: all(map(self._refused, PROBES)), log="webhook")
+            self._wait("the webhooks to be asked", lambda: readiness.webhooks(self), log="webhook")
 
     def down(self) -> None:
         """Nothing of the lab is left, however it ended, nor of those that joined it. The cache of builds stays."""
@@ -368,35 +352,6 @@ class Lab:
             "from cni_plugin.main import main\n\nsys.exit(main())\n"
         )
         plugin.chmod(0o755)
-
-    def _serving(self) -> bool:
-        return self.kubectl("get", "--raw", "/readyz", check=False) == "ok"
-
-    def _nodes_ready(self) -> bool:
-        """What the API says may be older than the nodes' kernel, so that is asked as well."""
-        state = self._state
-        tests = [
-            f"test -e /run/netns/{member.namespace} && kill -0 $(cat {state.pid(member.name, 'kubelet')})"
-            for member in state.members
-        ]
-        if self.run("kernel", ["sh", "-c", " && ".join(tests)], check=False).returncode != 0:
-            return False
-        ready = set()
-        for node in self.get("nodes")["items"]:
-            conditions = {one["type"]: one["status"] for one in node["status"].get("conditions") or ()}
-            if conditions.get("Ready") == "True" and not node["spec"].get("taints"):
-                ready.add(node["metadata"]["name"])
-        return {member.name for member in self._state.members} <= ready
-
-    def _refused(self, manifest: str) -> bool:
-        try:
-            self.kubectl("create", "--dry-run=server", "-f", "-", stdin=manifest)
-        except Rejected as refusal:
-            return "denied the request" in str(refusal)
-        return False
-
-    def _account(self) -> bool:
-        return bool(self.kubectl("get", "serviceaccount", "default", "-o", "name", check=False))
 
     def _wait(self, what: str, done: Callable[[], bool], *, log: str, every: float = 0.2) -> None:
         deadline = time.monotonic() + READY_SECONDS
