@@ -204,6 +204,10 @@ def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
         return made[-1]
 
     yield make
-    for tenant in made:
-        lab.kubectl("delete", "pods", "--all", "-n", tenant.namespace, "--timeout=60s", check=False)
-        lab.kubectl("delete", "namespace", tenant.namespace, "--wait=false", check=False)
+    if not made:
+        return
+    names = [tenant.namespace for tenant in made]
+    for wait in ("--wait=false", "--timeout=60s"):  # all are asked to go before any is waited for
+        for name in names:
+            lab.kubectl("delete", "pods", "--all", "-n", name, wait, check=False)
+    lab.kubectl("delete", "namespace", *names, "--wait=false", check=False)

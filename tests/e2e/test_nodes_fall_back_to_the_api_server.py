@@ -13,11 +13,8 @@ WELL = "route changes arrive at once"
 
 def test_a_new_pod_is_reached_without_the_broker(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue = tenants("blue")
-    blue.make_vpc()
-    for name, address in (("one", "10.1.1.1/24"), ("two", "10.1.1.2/24"), ("three", "10.1.1.3/24")):
-        blue.attach(name, address)
-    blue.pod("one", "node-1")
-    blue.pod("two", "node-2")
+    blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
+    blue.attach("three", "10.1.1.3/24")
     blue.reaches("one", "10.1.1.2")
 
     going = pinging(lab, blue, "10.1.1.2", 100)

@@ -26,14 +26,16 @@ def ours(lab: Lab, node: str, table: str) -> set[str]:
 
 def test_plan(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue = tenants("blue")
-    vpc = int(blue.make_vpc(), 16)
     terminates = ({"destination": "192.168.3.0/24", "via": "10.1.1.1"},)
-    one = int(blue.attach("one", "10.1.1.1/24", "2001:10:1:1::1/64", routes=terminates), 16)
-    two = int(blue.attach("two", "10.1.1.2/24"), 16)
-    blue.pod("one", "node-1")
-    blue.pod("two", "node-2")
+    pods = {"one": ("node-1", "10.1.1.1/24", "2001:10:1:1::1/64"), "two": ("node-2", "10.1.1.2/24")}
+    blue.settle(pods, routes={"one": terminates})
     blue.reaches("one", "10.1.1.2")
-    here, there = blue.endpoint("one")["sid"], blue.endpoint("two")["sid"]
+    vpc = int(lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"], 16)
+    one, two = (int(blue.attachment(name)["status"]["identifier"], 16) for name in ("one", "two"))
+    here, there = (
+        eventually("it is recorded where it is", lambda name=name: blue.endpoint(name))["sid"]
+        for name in ("one", "two")
+    )
     assert there.startswith(f"{NODE_2}:")
     assert here.startswith(f"{NODE_1}:")
     assert here.endswith(f":{one:x}")
@@ -75,22 +77,18 @@ def test_plan(tenants: Callable[..., Tenant], lab: Lab) -> None:
 
 def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue = tenants("blue")
-    blue.make_vpc()
-    blue.attach("one", "10.1.1.1/24")
-    blue.attach("two", "10.1.1.2/24")
-    blue.pod("one", "node-1")
-    blue.pod("two", "node-2")
+    blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
     blue.reaches("one", "10.1.1.2")
-    sid = blue.endpoint("one")["sid"]
-    for removal, what in (
-        (["ip", "-6", "route", "del", sid], "the SID"),
-        (["ip", "-6", "rule", "del", "pref", "999"], "the rule for outer packets"),
-        (["sysctl", "-qw", "net.vrf.strict_mode=0"], "a sysctl"),
-        (["ip", "addr", "flush", "dev", "lo-galactic"], "the loopback"),
-    ):
-        before = state(lab)
-        lab.exec("node-1", removal)
-        eventually(f"{what} is back", lambda before=before: state(lab) == before)
+    sid = eventually("it is recorded where it is", lambda: blue.endpoint("one"))["sid"]
+    removals = (
+        f"ip -6 route del {sid}",
+        "ip -6 rule del pref 999",  # for outer packets
+        "sysctl -qw net.vrf.strict_mode=0",
+        "ip addr flush dev lo-galactic",
+    )
+    before = state(lab)
+    lab.exec("node-1", ["sh", "-ec", "\n".join(removals)])
+    eventually("all of it is back", lambda: state(lab) == before)
     blue.reaches("two", "10.1.1.1")
 
 
