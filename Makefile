@@ -41,7 +41,7 @@ test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then the e2e 
 ifeq ($(ARGS),)
 	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt tests/docs tests/observability -n auto
 	@$(BIN)/pytest tests/image
-	@$(BIN)/pytest tests/chart -n auto --dist loadgroup
+	@$(BIN)/pytest tests/chart
 	@$(BIN)/pytest tests/e2e
 else
 	@$(BIN)/pytest $(ARGS)

@@ -31,8 +31,6 @@ from values import CHART
 from galactic.lab.cluster import Lab
 from galactic.lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
 
-pytestmark = pytest.mark.xdist_group("lab")
-
 GROUP = "galactic.datumapis.com"
 NODE = "node-1"
 FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}

@@ -18,8 +18,6 @@ from values import CHART, values
 
 from galactic.lab.cluster import Lab
 
-pytestmark = pytest.mark.xdist_group("lab")
-
 EXAMPLES, BATCH = 200, 20
 FOREIGN = {"cert-manager.io/v1", "monitoring.coreos.com/v1"}
 """Kinds of others, which the lab's API server does not have."""

@@ -30,7 +30,7 @@ def _pods(component: str) -> dict[str, Case]:
         "nodeSelector": ({"disk": "ssd-42"}, "disk: ssd-42"),
         "affinity": (AFFINITY, "key: zone-42"),
         "tolerations": ([TOLERATION], "effect: NoExecute"),
-        "priorityClassName": ("first-42", "priorityClassName: first-42"),
+        "priorityClassName": ("first-42", 'priorityClassName: "first-42"'),
         "podAnnotations": ({"note-42": "x"}, "note-42: x"),
         "podLabels": ({"team-42": "x"}, "team-42: x"),
         "extraEnv": ([{"name": "EXTRA_42", "value": "x"}], "name: EXTRA_42"),
@@ -57,11 +57,11 @@ CASES: dict[str, Case] = {
     "mtu": (nested("mtu", 1400), "mtu: 1400"),
     "log.level": (nested("log.level", "debug"), "value: debug"),
     "log.format": (nested("log.format", "console"), "value: console"),
-    "image.repository": (nested("image.repository", "registry:5000/g"), "image: registry:5000/g:0.1.0"),
-    "image.tag": (nested("image.tag", "v9"), "image: galactic:v9"),
+    "image.repository": (nested("image.repository", "registry:5000/g"), 'image: "registry:5000/g:0.1.0"'),
+    "image.tag": (nested("image.tag", "v9"), 'image: "galactic:v9"'),
     "image.digest": (
         nested("image", {"tag": "v9", "digest": "sha256:" + "a" * 64}),
-        "image: galactic@sha256:aaaa",
+        'image: "galactic@sha256:aaaa',
     ),
     "image.pullPolicy": (nested("image.pullPolicy", "Always"), "imagePullPolicy: Always"),
     "imagePullSecrets": (nested("imagePullSecrets", [{"name": "pull-42"}]), "name: pull-42"),
@@ -109,7 +109,7 @@ CASES: dict[str, Case] = {
         'secretName: "c-42"',
     ),
     "broker.enabled": (merged(MQTTS, nested("broker.enabled", False)), "-name: galactic-broker"),
-    "broker.image": (nested("broker.image", "mosquitto:42"), "image: mosquitto:42"),
+    "broker.image": (nested("broker.image", "mosquitto:42"), 'image: "mosquitto:42"'),
     "database.existingSecret": (nested("database.existingSecret", "db-42"), "name: db-42"),
     "database.key": (nested("database", {"existingSecret": "db-42", "key": "dsn"}), "key: dsn"),
     "database.retentionDays": (
@@ -129,7 +129,7 @@ CASES: dict[str, Case] = {
     "webhook.certificate.hours": (nested("webhook.certificate.hours", 42), 'value: "42"'),
     "webhook.certificate.issuer.name": (
         nested("webhook.certificate", {"mode": "cert-manager", "issuer": {"name": "issuer-42"}}),
-        "name: issuer-42",
+        'name: "issuer-42"',
     ),
     "webhook.certificate.issuer.kind": (
         nested(
@@ -140,16 +140,16 @@ CASES: dict[str, Case] = {
     ),
     "webhook.certificate.secretName": (
         nested("webhook.certificate", {"mode": "secret", "secretName": "cert-42"}),
-        "secretName: cert-42",
+        'secretName: "cert-42"',
     ),
     "router.kind": (nested("router.kind", "StatefulSet"), "kind: StatefulSet"),
     "router.withdrawAfter": (nested("router.withdrawAfter", 42), 'value: "42"'),
     "node.underlayInterface": (nested("node.underlayInterface", "eth42"), "value: eth42"),
     "node.guard": (nested("node.guard", False), 'name: GALACTIC_GUARD\n              value: "false"'),
     "node.metricsPort": (nested("node.metricsPort", 4242), "hostPort: 4242"),
-    "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), "hostPath: {path: /opt/42,"),
+    "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), 'hostPath: {path: "/opt/42",'),
     "node.stateDir": (nested("node.stateDir", "/run/42"), '"--socket","/run/42/agent.sock"'),
-    "node.netnsDir": (nested("node.netnsDir", "/run/netns-42"), "hostPath: {path: /run/netns-42,"),
+    "node.netnsDir": (nested("node.netnsDir", "/run/netns-42"), 'hostPath: {path: "/run/netns-42",'),
     "node.maxUnavailable": (nested("node.maxUnavailable", 3), "maxUnavailable: 3"),
     "podDisruptionBudgets.enabled": (
         nested("podDisruptionBudgets.enabled", False),
@@ -175,7 +175,7 @@ CASES: dict[str, Case] = {
     **{
         f"metrics.{key}.interval": (
             nested(f"metrics.{key}", {"enabled": True, "interval": "42s"}),
-            "interval: 42s",
+            'interval: "42s"',
         )
         for key in ("serviceMonitor", "podMonitor")
     },
