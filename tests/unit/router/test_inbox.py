@@ -68,7 +68,7 @@ class Site:
             for metric in self.figures.collect()
             if metric.name == "galactic_router_rejections"
             for sample in metric.samples
-            if sample.name.endswith("_total")
+            if sample.name.endswith("_total") and sample.value
         }
 
 
