@@ -305,13 +305,33 @@ anything = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
 )
-endpoints = st.fixed_dictionaries(
-    {
-        key: st.one_of(st.just(value), st.just(value), st.just(value), anything)
-        for key, value in VALID.items()
+# Mostly in order, or nothing would ever get past the decoder: a few fields are other plausible ones, some are anything.
+SIDS = [f"2001:db8:ff01:{node}00::4d2:{function}" for node in (1, 2) for function in (1, 2)]
+near = st.fixed_dictionaries(
+    {},
+    optional={
+        "sid": st.sampled_from([*SIDS, *SIDS, "10.0.0.1", "", "::", "2001:db8:ff01:100::4d2:1/128"]),
+        "function": st.sampled_from(["0001", "0002", "0000", "ffff", "", "g"]),
+        "vpc": st.sampled_from(["0000000004d2", "0000000004d3"]),
+        "networks": st.lists(
+            st.sampled_from(
+                ["10.1.1.1/32", "10.1.1.2/32", "10.1.0.0/16", "10.1.1.1/24", "0.0.0.0/0", "fd00::1/128"]
+            )
+        ),
+        "epoch": st.integers(-1, 1 << 63),
     },
-    optional={"more": anything},
 )
+wild = st.dictionaries(st.sampled_from([*VALID, "more"]), anything, max_size=2)
+endpoints = st.tuples(near, st.just({}) | wild).map(lambda it: VALID | it[0] | it[1])
+registrations = st.tuples(
+    st.sampled_from(["n1", "n1", "n2"]), st.integers(0, 99), st.lists(endpoints, min_size=1, max_size=3)
+).map(
+    lambda it: (
+        TOPICS.endpoints("default", it[0]),
+        json.dumps({"sequence": it[1], "endpoints": it[2]}).encode(),
+    )
+)
+prefixes = st.sampled_from([PREFIX, "2001:db8:ff01:200::/56"])
 messages = st.one_of(
     st.binary(max_size=200),
     anything.map(lambda it: json.dumps(it).encode()),
@@ -322,7 +342,7 @@ messages = st.one_of(
         }
     ).map(lambda it: json.dumps(it).encode()),
     st.fixed_dictionaries(
-        {"state": st.sampled_from(["online", "offline"]) | anything, "prefix": st.just(PREFIX) | anything}
+        {"state": st.sampled_from(["online", "offline"]) | anything, "prefix": prefixes | anything}
     ).map(lambda it: json.dumps(it).encode()),
     st.tuples(st.just(_said()), st.integers(0, 300), st.binary(min_size=1, max_size=3)).map(
         lambda it: it[0][: it[1]] + it[2] + it[0][it[1] + len(it[2]) :]
@@ -342,7 +362,7 @@ topics = st.one_of(
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.tuples(topics, messages), max_size=12))
+@given(st.lists(registrations | st.tuples(topics, messages), min_size=1, max_size=12))
 def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(said: list[tuple[str, bytes]]) -> None:
     async def fuzz() -> None:
         async with site() as it:
