@@ -136,11 +136,11 @@ class Controller:
                 )
                 tasks.create_task(changes, name="admissions")
             await self._seen()
-            await self._take_in()
             self._hold(
                 await self._recalled()
                 or {vpc: found.routes() for vpc, found in self._retained.tables.items()}
             )
+            await self._take_in()  # not before: who holds a prefix decides who is given it
             self._retained = Retained()
             self._health.set("view", None)
             tasks.create_task(self._leadership.run(), name="leadership")
