@@ -1,0 +1,58 @@
+"""Both images, built once for all tests."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from built import Store
+from container import Container
+
+HERE = Path(__file__).parent
+BUILDING_SECONDS = 2400
+"""For the test that happens to build; the first time fetches and compiles everything."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(BUILDING_SECONDS))
+
+
+@dataclass(frozen=True)
+class Image:
+    """``config`` is what the OCI image says of itself."""
+
+    root: Path
+    config: dict[str, Any]
+
+    def container(self, **given: Any) -> Container:
+        environment = dict(each.split("=", 1) for each in self.config["Env"])
+        return Container(self.root, environment, **given)
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    made = Store()
+    with made.alone():
+        made.tidy()
+        yield made
+        made.close()
+
+
+def _image(store: Store, target: str) -> Image:
+    name = store.build(target)
+    described = json.loads(store.buildah("inspect", "--type", "image", name))
+    return Image(store.mount(name), described["OCIv1"]["config"])
+
+
+@pytest.fixture(scope="session")
+def image(store) -> Image:
+    return _image(store, "image")
+
+
+@pytest.fixture(scope="session")
+def development(store) -> Image:
+    return _image(store, "dev")

@@ -1,0 +1,110 @@
+"""What is in the image: the libraries of constraints.txt and no others, nothing of whoever built it."""
+
+import importlib.metadata
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from release.distributions import IMAGE, ROOT, closure, constraints, normal
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def site(image) -> Path:
+    (found,) = (image.root / "opt/galactic/lib").glob("python3*/site-packages")
+    return found
+
+
+def installed(image) -> dict[str, str]:
+    found = importlib.metadata.distributions(path=[str(site(image))])
+    return {normal(each.name): each.version for each in found}
+
+
+def test_libraries_are_those_that_are_needed_in_the_versions_that_are_pinned(image):
+    there = installed(image)
+    assert there.pop("galactic") == PROJECT["version"]
+    assert there.keys() == closure(IMAGE).keys()
+    pinned = constraints()
+    assert there == {name: pinned[name] for name in there}
+
+
+def test_the_sbom_lists_what_is_in_it(image, tmp_path):
+    words = [sys.executable, "-m", "release.sbom", str(tmp_path / "sbom.json")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tools")}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    listed = json.loads((tmp_path / "sbom.json").read_text())
+    assert (listed["bomFormat"], listed["metadata"]["component"]["name"]) == ("CycloneDX", "galactic")
+    there = installed(image)
+    there.pop("galactic")
+    assert {normal(each["name"]): each["version"] for each in listed["components"]} == there
+    assert str(ROOT) not in (tmp_path / "sbom.json").read_text()
+
+
+def test_it_says_what_it_is(image, store):
+    said = store.said
+    labels = {
+        key.removeprefix("org.opencontainers.image."): value for key, value in image.config["Labels"].items()
+    }
+    assert labels["title"] == "Galactic"
+    assert labels["licenses"] == PROJECT["license"]
+    assert labels["version"] == PROJECT["version"]
+    assert labels["revision"] == said.revision
+    created = datetime.strptime(labels["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert int(created.timestamp()) == said.epoch
+    assert labels["base.name"].startswith("localhost/base:")
+    assert "://" not in labels["source"] or labels["source"].startswith("https://")
+    assert "@" not in labels["source"]
+
+
+def test_it_runs_as_a_number_that_is_nobody(image):
+    assert image.config["User"] == "65532:65532"
+    assert "Entrypoint" not in image.config
+    shadow = (image.root / "etc/passwd").read_text()
+    assert "\ngalactic:x:65532:65532:" in shadow
+
+
+def test_nothing_in_it_gives_privileges_or_may_be_written_to(image):
+    for path in image.root.rglob("*"):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode):
+            assert not status.st_mode & (stat.S_ISUID | stat.S_ISGID), path
+            assert status.st_uid == 0, path
+            assert not status.st_mode & stat.S_IWOTH, path
+
+
+def test_nothing_of_the_builders_machine_and_no_tools_are_in_it(image):
+    assert not list((image.root / "run/machine").glob("*"))
+    assert not (image.root / "etc/pip.conf").exists()
+    assert not list((image.root / "var/lib/apt/lists").iterdir())
+    for name in ("pip", "pip3", "gcc", "cc", "curl", "wget"):
+        for folder in ("usr/bin", "opt/galactic/bin"):
+            assert not (image.root / folder / name).exists(), name
+    assert {"pip", "supervisor", "pytest", "setuptools"}.isdisjoint(installed(image))
+    words = re.compile(rb"PIP_|/run/machine|index-url")
+    history = json.dumps(image.config).encode()
+    assert not words.search(history)
+
+
+def test_modules_are_compiled_and_not_compared_with_their_sources(image):
+    """PEP 552: the flags after the magic number; 1 is a hash that nobody checks."""
+    sources = list((site(image) / "galactic").rglob("*.py"))
+    assert len(sources) > 100
+    for source in sources:
+        (compiled,) = source.parent.glob(f"__pycache__/{source.stem}.cpython-*[0-9].pyc")
+        assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", source
+
+
+def test_the_size_is_told_truly(image):
+    """docs/image.md says how much; a tenth more wants a word there."""
+    done = subprocess.run(["du", "-sxm", image.root], capture_output=True, text=True, check=True)
+    size = int(done.stdout.split()[0])
+    told = re.search(r"some (\d+) MB", (ROOT / "docs/image.md").read_text())
+    assert told
+    assert size < 1.1 * int(told[1])

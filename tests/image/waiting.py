@@ -1,0 +1,22 @@
+"""Waiting for what another process does."""
+
+import socket
+import time
+from collections.abc import Callable
+
+PATIENCE_SECONDS = 120
+
+
+def eventually(condition: Callable[[], object], *, unless: Callable[[], None] = lambda: None) -> None:
+    """Returns when it is true; ``unless`` raises when it cannot become true any more."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        unless()
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        found: int = probe.getsockname()[1]
+    return found
