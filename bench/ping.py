@@ -79,7 +79,7 @@ def objects() -> list[dict[str, object]]:
                 "spec": {
                     "nodeSelector": {"kubernetes.io/hostname": f"node-{number}"},
                     "terminationGracePeriodSeconds": 1,
-                    "containers": [{"name": "main", "image": "docker.io/nicolaka/netshoot"}],
+                    "containers": [{"name": "main", "image": "nicolaka/netshoot"}],
                 },
             },
         ]

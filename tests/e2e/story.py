@@ -169,7 +169,7 @@ class Tenant:
         return {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": name}, "spec": spec}
 
     def _pod(self, name: str, node: str, attachment: str, command: str) -> dict[str, Any]:
-        container: dict[str, Any] = {"name": "main", "image": "docker.io/nicolaka/netshoot"}
+        container: dict[str, Any] = {"name": "main", "image": "nicolaka/netshoot"}
         if command:
             container["command"] = ["sh", "-c", command]
         annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment}
