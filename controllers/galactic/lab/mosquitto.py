@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,10 +36,13 @@ class Mosquitto:
         self.process: subprocess.Popen[bytes] | None = None
 
     def port_of(self, name: str) -> int:
-        """The port of that name."""
+        """The port of that name. Nobody else is given it: it stays bound here, which a listener does not mind."""
         if name not in self.ports:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                self.ports[name] = probe.getsockname()[1]
+            holder = socket.socket()
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(("127.0.0.1", 0))
+            self.ports[name] = holder.getsockname()[1]
+            weakref.finalize(self, holder.close)
         return self.ports[name]
 
     @property
