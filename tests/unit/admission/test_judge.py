@@ -229,6 +229,8 @@ async def test_the_clusters_ranges_are_read_where_they_are_told(judge: Judge, st
         pytest.param(User(ACCOUNT, {NODE_NAME: ["node-2"]}), True, id="token-for-another"),
         pytest.param(User(ACCOUNT, {POD_NAME: ["agent-1"]}), False, id="its-pod"),
         pytest.param(User(ACCOUNT, {POD_NAME: ["agent-2"]}), True, id="anothers-pod"),
+        pytest.param(User(ACCOUNT, {POD_NAME: ["agent-3"]}), True, id="a-pod-that-is-on-no-node"),
+        pytest.param(User(ACCOUNT, {POD_NAME: ["agent-4"]}), True, id="a-pod-that-is-gone"),
         pytest.param(User(ACCOUNT), False, id="a-token-that-tells-nothing"),
     ],
 )
@@ -236,6 +238,7 @@ async def test_a_node_writes_its_own_segment(judge: Judge, store: Any, user: Use
     for number in (1, 2):
         meta = {"name": f"agent-{number}", "namespace": "galactic-system"}
         store.put(PODS, {"metadata": meta, "spec": {"nodeName": f"node-{number}"}})
+    store.put(PODS, {"metadata": {"name": "agent-3", "namespace": "galactic-system"}, "spec": {}})
     thing = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
     for subresource in ("", "status"):
         asked = request(NODE_SEGMENTS, thing, thing, user=user, subresource=subresource)

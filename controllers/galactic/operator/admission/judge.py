@@ -211,7 +211,13 @@ class Judge:
         # A service account that all nodes share, on a server whose tokens tell the pod, but not yet the node.
         pods, account = user.extra.get(POD_NAME, ()), user.name.removeprefix(SERVICE_ACCOUNT)
         for name in pods:
-            return await self._cluster.node_of(name, account.partition(":")[0])
+            if (node := await self._cluster.node_of(name, account.partition(":")[0])) is not None:
+                return node
+            raise Rejected(
+                f"{user.name!r} asks as pod {name!r}, which is on no node; use the token of a pod that runs",
+                reason="NotYours",
+                field="metadata.name",
+            )
         return None
 
 
