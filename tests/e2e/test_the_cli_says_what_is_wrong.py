@@ -14,6 +14,7 @@ from story import API, Tenant, eventually
 
 from galactic.errors import Rejected
 from galactic.lab.cluster import Lab
+from galactic.lab.controllers import router_name
 
 PATIENCE = 120.0
 
@@ -173,8 +174,9 @@ def test_a_full_network_and_a_revoked_grant(cli: Cli, lab: Lab, tenants: Callabl
     cli.describes("vpca", "-n", guest.namespace, ready, word="Revoked")
 
 
-def test_the_router_is_away(cli: Cli, tenant: Tenant, stopped: Callable[[str], None]) -> None:
-    stopped("router")
+def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Callable[[str], None]) -> None:
+    for number in range(lab.state.routers):
+        stopped(router_name(number))
     tenant.attach("late", "10.1.1.9/24")
     tenant.pod("late", "node-2")
     cli.says("router", "NotReady", "what runs goes on", "galactic-router")
@@ -187,7 +189,7 @@ def test_the_router_is_away(cli: Cli, tenant: Tenant, stopped: Callable[[str], N
     assert row["desired"]
 
 
-def test_the_router_is_back(cli: Cli, tenant: Tenant) -> None:
+def test_the_routers_are_back(cli: Cli, tenant: Tenant) -> None:
     tenant.reaches("web", "10.1.1.9")
     cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
 
