@@ -12,6 +12,7 @@ from galactic.errors import Rejected
 from galactic.lab.cleanup import MARK
 from galactic.lab.cluster import Lab
 from galactic.lab.controllers import settings
+from galactic.lab.credentials import ADMIN
 from galactic.lab.state import CONTROL, State, interpreter
 
 SECONDS = 120
@@ -30,8 +31,12 @@ def vpc(name: str, namespace: str) -> str:
 
 
 def hasty(state: State) -> dict[str, str]:
-    """A second webhook server, with configurations and certificates of its own that live for seconds."""
+    """A second webhook server, with configurations and certificates of its own that live for seconds.
+
+    An administrator's: the webhooks' own rights are for objects of the name that the chart gives them.
+    """
     return settings(state, "galactic-webhook") | {
+        "KUBECONFIG": str(state.identity(ADMIN)),
         "GALACTIC_NAME": NAME,
         "GALACTIC_PORT": str(PORT),
         "GALACTIC_URL": f"https://[{CONTROL}]:{PORT}",
