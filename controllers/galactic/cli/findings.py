@@ -238,11 +238,14 @@ def _attachments(world: World) -> Iterator[Finding]:
         if accepted and accepted.status == "True" and accepted.reason == "AddressOutsideNetworks":
             remedy = "add the network to the VPC's spec.networks: pods of the VPC have no route to it"
             yield Finding(NOTE, about, accepted.reason, accepted.message, remedy)
-        yield from _unrouted(world, name, attachment)
+        if (routed := conditions.get("Routed")) and routed.status == "False":
+            yield Finding(PROBLEM, about, routed.reason, routed.message, _untold(name))
+        else:
+            yield from _unrouted(world, name, attachment)
 
 
 def _unrouted(world: World, name: str, attachment: VpcAttachment) -> Iterator[Finding]:
-    """A node has it, and the router has not told where it is."""
+    """A node has it, and the router has not told where it is: seen here, as the operator may be away."""
     if attachment.status.endpoint is not None:
         return
     on = [
@@ -251,7 +254,7 @@ def _unrouted(world: World, name: str, attachment: VpcAttachment) -> Iterator[Fi
         if any(it.attachment == name for it in each.status.endpoints)
     ]
     recently = any(
-        world.at - it.epoch / 1e9 < PATIENCE_SECONDS
+        abs(world.at - it.epoch / 1e9) < PATIENCE_SECONDS  # one that is far ahead is no time of day
         for each in world.segments.values()
         for it in each.status.endpoints
         if it.attachment == name
@@ -260,8 +263,13 @@ def _unrouted(world: World, name: str, attachment: VpcAttachment) -> Iterator[Fi
         told = (
             f"attached on {', '.join(on)}, but no route to it was told: the rest of the VPC does not reach it"
         )
-        remedy = f"Events may say why: kubectl describe vpca -n {name.replace('/', ' ')}; else look at galactic-router"
-        yield Finding(PROBLEM, f"VPCAttachment {name}", "NotRouted", told, remedy)
+        yield Finding(PROBLEM, f"VPCAttachment {name}", "NotRouted", told, _untold(name))
+
+
+def _untold(name: str) -> str:
+    return (
+        f"Events may say why: kubectl describe vpca -n {name.replace('/', ' ')}; else look at galactic-router"
+    )
 
 
 def _object(world: World, kind: str, name: str, thing: Vpc | VpcAttachment) -> Iterator[Finding]:

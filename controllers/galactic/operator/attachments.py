@@ -1,7 +1,6 @@
 """One attachment: admitted to its VPC, given an identifier and addresses, described by a definition for Multus."""
 
 import contextlib
-import time
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
@@ -33,7 +32,7 @@ from galactic.operator.grants import granted, refusal
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.networks import Interface, Network, host
 from galactic.operator.plan import Plan, outside, plan
-from galactic.operator.routed import PATIENCE_SECONDS, unrouted
+from galactic.operator.routed import PATIENCE_SECONDS, Silence
 from galactic.operator.state import Broken
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 
@@ -56,11 +55,13 @@ class Attachments:
 
     def __init__(self, desk: Desk, vpcs: Vpcs) -> None:
         self._desk, self._vpcs = desk, vpcs
+        self._silence = Silence()
 
     async def reconcile(self, key: Key) -> None:
         desk = self._desk
         found = desk.view.attachments.get(key)
         if found is None:
+            self._silence.state(desk.view, key, None)
             self._leave(key)
             return
         meta = found.metadata
@@ -76,9 +77,9 @@ class Attachments:
                 problem = error
             if admitted:
                 problem = await self._define(key, meta, admitted)
-            silence, again = unrouted(self._desk.view, key, found, time.time())
+            silence, again = self._silence.state(desk.view, key, found)
             if again:
-                self._desk.dirty(("attachment", key), PATIENCE_SECONDS)
+                desk.dirty(("attachment", key), PATIENCE_SECONDS)
             await self._write(meta, found.status, admitted, problem, silence)
         await self._hold(key)
 

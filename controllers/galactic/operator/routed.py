@@ -1,5 +1,7 @@
 """Whether the router has told where an attachment is: whoever looks only at that learns that the router is away."""
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
@@ -20,17 +22,46 @@ def arrived(old: NodeSegment | None, new: NodeSegment | None) -> set[Key]:
     return {(namespace, name) for namespace, _, name in names}
 
 
-def unrouted(view: View, key: Key, attachment: VpcAttachment, at: float) -> tuple[State | None, bool]:
-    """What condition Routed is to say (None: nothing is wrong), and whether to look again after PATIENCE_SECONDS.
-
-    ``at``: the time in seconds since 1970.
+class Silence:
+    """Since when the router says nothing of what a node has. By our own clock: an epoch orders, and is no time of
+    day (the node's clock may be ahead or behind, and its epochs never go back).
     """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[Key, tuple[int, float]] = {}  # the epoch not told, and when it was first looked at
+
+    def state(self, view: View, key: Key, attachment: VpcAttachment | None) -> tuple[State | None, bool]:
+        """What condition Routed is to say (None: nothing is wrong), and whether to look again after PATIENCE_SECONDS.
+
+        ``attachment`` None: it is gone.
+        """
+        found = attachment and _untold(view, key, attachment)
+        if not found:
+            self._since.pop(key, None)
+            return None, False
+        node, epoch = found
+        known, since = self._since.setdefault(key, (epoch, self._clock()))
+        if known != epoch:
+            since = self._clock()
+            self._since[key] = epoch, since
+        if self._clock() - since < PATIENCE_SECONDS:
+            return None, True
+        told = (
+            f"attached on node {node}, but no router has told the others: they do not reach it yet; is "
+            "galactic-router running? Events here say so if it did not believe the node"
+        )
+        return State("False", "NotRouted", told), True
+
+
+def _untold(view: View, key: Key, attachment: VpcAttachment) -> tuple[str, int] | None:
+    """The node that has it and the epoch since when, unless the router has told of that or of something newer."""
     nodes = {
         pod.node for each in view.carriers(key) if (pod := view.pods.get(each)) and pod.live and pod.node
     }
     endpoint = attachment.status.endpoint
     if not nodes or (endpoint is not None and endpoint.node in nodes):
-        return None, False
+        return None
     newest: tuple[str, SegmentEndpoint] | None = None
     for node in sorted(nodes):
         segment = view.segments.get(("", node))
@@ -38,11 +69,5 @@ def unrouted(view: View, key: Key, attachment: VpcAttachment, at: float) -> tupl
             if each.attachment == "/".join(key) and (newest is None or newest[1].epoch < each.epoch):
                 newest = node, each
     if newest is None or (endpoint is not None and endpoint.epoch >= newest[1].epoch):
-        return None, False
-    if at - newest[1].epoch / 1e9 < PATIENCE_SECONDS:
-        return None, True
-    told = (
-        f"attached on node {newest[0]}, but no router has told the others: they do not reach it yet; is "
-        "galactic-router running? Events here say so if it did not believe the node"
-    )
-    return State("False", "NotRouted", told), True
+        return None
+    return newest[0], newest[1].epoch

@@ -2,7 +2,8 @@
 
 Desired minus actual per attachment, where actual is the watch's cache: only what differs is patched, whoever made it
 differ. Never in the way of the fast path: names are noted and worked off a few at a time, newest state at the time of
-the patch, and with back-off while the API server is away.
+the patch. While the API server is away all wait. One that it refuses is tried again by itself: an API server that has
+just started refuses what it grants a moment later.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import structlog
 
 from galactic.crds.model import Condition
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
-from galactic.errors import GalacticError, Rejected
+from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import NotFound, Object
 from galactic.kube.resources import VPC_ATTACHMENTS, Resource
 from galactic.router.claims import Claim, Identity
@@ -91,18 +92,20 @@ class Recorder:
         self._revision, self._backoff = revision, backoff
         self._due: dict[str, None] = {}
         self._written: dict[str, Record] = {}  # until the watch shows it
+        self._refused: dict[str, float] = {}  # seconds until each was, or is, tried again
         self._wake = asyncio.Event()
 
     def due(self, names: Iterable[str]) -> None:
         """The table may say something else about these attachments now."""
         self._due.update(dict.fromkeys(names))
-        self._metrics.recording(len(self._due))
+        self._count()
         self._wake.set()
 
     def restart(self, names: Iterable[str]) -> None:
         """Another recorded until now: what it wrote is looked at, all of it."""
         self._written.clear()
         self._due.clear()
+        self._refused.clear()
         self.due(names)
 
     def seen(self, name: str) -> None:
@@ -127,26 +130,38 @@ class Recorder:
             await asyncio.sleep(0)  # after a change of leaders everything is looked at: others want a turn
             try:
                 await self._record(name)
-                pause = self._backoff[0]
-            except NotFound:
-                continue  # the watch will say so too
-            except Rejected as error:
-                log.warning("status not recorded", attachment=name, error=str(error))
-                if error.reason == "Conflict":  # somebody else wrote in between: the watch brings it
-                    self.due((name,))
-                    await asyncio.sleep(pause)
-            except GalacticError as error:
+            except Unreachable as error:
                 log.warning("status not recorded yet", attachment=name, error=str(error))
                 self.due((name,))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, longest)
+                continue
+            except NotFound:
+                pass  # the watch will say so too
+            except GalacticError as error:
+                self._later(name, error)
+            else:
+                self._refused.pop(name, None)
             finally:
-                self._metrics.recording(len(self._due))
+                self._count()
+            pause = self._backoff[0]
+
+    def _count(self) -> None:
+        self._metrics.recording(len(self._due) + len(self._refused))
+
+    def _later(self, name: str, error: GalacticError) -> None:
+        """A refusal is this attachment's own: the others are not kept waiting."""
+        first, longest = self._backoff
+        seconds = min(self._refused.get(name, first / 2) * 2, longest)
+        self._refused[name] = seconds
+        log.warning("status refused, trying again", attachment=name, error=str(error), seconds=seconds)
+        asyncio.get_running_loop().call_later(seconds, self.due, (name,))
 
     async def _record(self, name: str) -> None:
         found = self._attachments.attachment(name)
         if found is None:
             self._written.pop(name, None)
+            self._refused.pop(name, None)
             return
         actual = self._written.get(name) or _recorded(found)
         desired = self._desired(name, actual)

@@ -297,6 +297,24 @@ def test_what_has_only_just_begun_is_no_finding() -> None:
     assert findings(world(things)) == []
 
 
+def test_an_epoch_of_a_clock_that_is_ahead_is_no_time_of_day() -> None:
+    things = fine()
+    unrouted(things)
+    (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
+    place["epoch"] = int((NOW + 3600) * 1e9)
+    assert [each.reason for each in findings(world(things))] == ["NotRouted"]
+
+
+def test_what_the_operator_says_of_a_silent_router_is_said_once() -> None:
+    things = fine()
+    unrouted(things)
+    said = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
+    things["VPCAttachment web"]["status"]["conditions"].append(said)
+    (found,) = findings(world(things))
+    assert (found.reason, found.message) == ("NotRouted", "no router has told")
+    assert "kubectl describe vpca -n blue web" in found.remedy
+
+
 def test_kinds_that_are_not_installed() -> None:
     empty = world({}, components=())
     empty.unread = dict.fromkeys(("VPC", "VPCAttachment", "NodeSegment"), "the kind is not installed")

@@ -8,11 +8,12 @@ import pytest
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpcattachment import VpcAttachment
-from galactic.operator.routed import arrived, unrouted
+from galactic.operator.routed import PATIENCE_SECONDS, Silence, arrived
 
 AT = 1_800_000_000.0
 KEY = ("blue", "web")
 LONG_AGO, NOW = int((AT - 60) * 1e9), int((AT - 1) * 1e9)
+AHEAD = int((AT + 3600) * 1e9)
 
 
 def segment(*epochs: int) -> NodeSegment:
@@ -47,31 +48,57 @@ def view(found: NodeSegment | None, *, node: str = "node-1", live: bool = True) 
     )
 
 
+class Clock:
+    at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
 @pytest.mark.parametrize(
-    ("seen", "known", "says", "again"),
+    ("seen", "known", "says"),
     [
-        pytest.param(view(segment(LONG_AGO)), attachment(), True, True, id="the-router-is-away"),
-        pytest.param(view(segment(NOW)), attachment(), False, True, id="only-just-attached"),
-        pytest.param(view(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, False, id="told"),
-        pytest.param(
-            view(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, True, id="a-move-not-told"
-        ),
-        pytest.param(
-            view(segment(LONG_AGO)), attachment("node-2", NOW), False, False, id="the-newest-is-elsewhere"
-        ),
-        pytest.param(view(segment()), attachment(), False, False, id="the-node-does-not-have-it"),
-        pytest.param(view(None), attachment(), False, False, id="the-node-has-no-prefix"),
-        pytest.param(view(segment(LONG_AGO), node=""), attachment(), False, False, id="not-scheduled"),
-        pytest.param(view(segment(LONG_AGO), live=False), attachment(), False, False, id="run-to-its-end"),
+        pytest.param(view(segment(LONG_AGO)), attachment(), True, id="the-router-is-away"),
+        pytest.param(view(segment(AHEAD)), attachment(), True, id="of-a-node-whose-clock-is-ahead"),
+        pytest.param(view(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, id="told"),
+        pytest.param(view(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, id="a-move-not-told"),
+        pytest.param(view(segment(LONG_AGO)), attachment("node-2", NOW), False, id="the-newest-is-elsewhere"),
+        pytest.param(view(segment()), attachment(), False, id="the-node-does-not-have-it"),
+        pytest.param(view(None), attachment(), False, id="the-node-has-no-prefix"),
+        pytest.param(view(segment(LONG_AGO), node=""), attachment(), False, id="not-scheduled"),
+        pytest.param(view(segment(LONG_AGO), live=False), attachment(), False, id="run-to-its-end"),
     ],
 )
-def test_what_is_said(seen: Any, known: VpcAttachment, says: bool, again: bool) -> None:
-    state, later = unrouted(seen, KEY, known, AT)
-    assert (state is not None, later) == (says, again)
+def test_what_is_said(seen: Any, known: VpcAttachment, says: bool) -> None:
+    clock = Clock()
+    silence = Silence(clock)
+    assert silence.state(seen, KEY, known) == (None, says), "patience at first, whatever the epoch"
+    clock.at += PATIENCE_SECONDS
+    state, later = silence.state(seen, KEY, known)
+    assert (state is not None, later) == (says, says)
     if state:
         assert (state.status, state.reason) == ("False", "NotRouted")
         assert "node-1" in state.message
         assert "galactic-router" in state.message
+
+
+def test_patience_begins_anew() -> None:
+    clock = Clock()
+    silence = Silence(clock)
+    steps = [
+        (segment(1), attachment(), False),
+        (segment(1), attachment(), True),
+        (segment(2), attachment(), False),  # attached again
+        (segment(2), attachment(), True),
+        (segment(2), attachment("node-1", 2), False),
+        (segment(2), attachment(), False),  # what was told was taken back
+        (segment(2), None, False),
+        (segment(2), attachment(), False),  # a namesake
+    ]
+    for number, (place, known, says) in enumerate(steps):
+        state, _ = silence.state(view(place), KEY, known)
+        assert (state is not None) is says, number
+        clock.at += PATIENCE_SECONDS
 
 
 def test_what_a_node_has_anew() -> None:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from galactic.bus.memory import MemoryBroker
-from galactic.errors import Unreachable
+from galactic.errors import Rejected, Unreachable
 from galactic.kube import informer
 from galactic.kube.client import Conflict, Event, NotFound, Object
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
@@ -32,6 +32,7 @@ class Api:
         self.patches: list[tuple[str, Object]] = []
         self.events: list[Object] = []
         self.up = True
+        self.refused: list[str] = []  # attachments whose patch is refused, once for each time they are named
         self._version = 0
         self._watches: list[tuple[str, asyncio.Queue[Event | None]]] = []
 
@@ -76,6 +77,9 @@ class Api:
     ) -> Object:
         self._reachable()
         assert subresource == "status"
+        if name in self.refused:
+            self.refused.remove(name)
+            raise Rejected(f"{name} is forbidden: RBAC: clusterrole not found", reason="Forbidden")
         thing = copy.deepcopy(self.objects[resource.plural].get((namespace, name)))
         if thing is None:
             raise NotFound(name)
@@ -314,6 +318,18 @@ async def test_an_api_server_that_goes_away_withdraws_nothing_and_recording_catc
         assert len(told(broker)) == 2
         cluster.up = True
         await until(lambda: cluster.status("a2").get("endpoint", {}).get("node") == "n2")
+
+
+async def test_what_an_api_server_refuses_is_tried_again_and_keeps_no_other_waiting(
+    world, cluster, broker, until, monkeypatch
+) -> None:
+    monkeypatch.setattr(recorder, "AT_ONCE", 1)
+    cluster.refused = ["a1"] * 3
+    async with router(broker, cluster):
+        both = (world.endpoint("n1", 1, "10.1.1.1/32"), world.endpoint("n1", 2, "10.1.1.2/32"))
+        cluster.segment("n1", 1, *both)
+        await until(lambda: all("endpoint" in cluster.status(name) for name in ("a1", "a2")))
+    assert [name for name, _ in cluster.patches] == ["a2", "a1"]
 
 
 async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
