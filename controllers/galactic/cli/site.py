@@ -77,7 +77,8 @@ class Cluster:
         )
         pods = await self.pods()
         found: list[Component] = []
-        for workload in (*deployments[0], *sets[0]):
+        workloads = [("deploy", each) for each in deployments[0]] + [("sts", each) for each in sets[0]]
+        for kind, workload in workloads:
             status = workload.get("status") or {}
             name = _component(workload)
             mine = [pod for pod in pods if _component(pod) == name]
@@ -88,13 +89,15 @@ class Cluster:
                     workload["spec"].get("replicas", 1),
                     _tag(workload["spec"]["template"]),
                     await self._why(mine),
+                    log=_log(workload, f"{kind}/{workload['metadata']['name']}"),
                 )
             )
         for daemon in daemons[0]:
             name = _component(daemon)
             for pod in (each for each in pods if _component(each) == name):
-                node = pod["spec"].get("nodeName", "")
-                found.append(Component(name, int(_ready(pod)), 1, _tag(pod), await self._why([pod]), node))
+                node, shown = pod["spec"].get("nodeName", ""), _log(pod, pod["metadata"]["name"])
+                why = await self._why([pod])
+                found.append(Component(name, int(_ready(pod)), 1, _tag(pod), why, node, shown))
             if not (daemon.get("status") or {}).get("desiredNumberScheduled"):
                 found.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
         return tuple(sorted(found, key=lambda each: (each.name, each.node)))
@@ -202,6 +205,10 @@ def problem(pod: Object) -> str:
 
 def _component(thing: Object) -> str:
     return str((thing["metadata"].get("labels") or {}).get(COMPONENT, "galactic"))
+
+
+def _log(thing: Object, name: str) -> str:
+    return f"kubectl logs -n {thing['metadata']['namespace']} {name}"
 
 
 def _port(pod: Object) -> int:

@@ -52,17 +52,22 @@ class LabSite:
 
     async def _component(self, entry: dict[str, Any]) -> Component:
         name = "broker" if entry["name"] == "mosquitto" else entry["name"]
+        shown = self._log(entry["name"])
         if entry["statename"] != "RUNNING":
-            problem = f"{entry['statename'].lower()}; see: galactic lab logs {entry['name']}"
-            return Component(name, 0, 1, problem=problem)
+            return Component(name, 0, 1, problem=entry["statename"].lower(), log=shown)
         if name == "broker":
-            return Component(name, 1, 1)
+            return Component(name, 1, 1, log=shown)
         try:
             said = await self._fetch(f"http://[::1]:{_port(entry['pid'])}/healthz")
         except Unreachable as error:
-            return Component(name, 0, 1, __version__, str(error))
+            return Component(name, 0, 1, __version__, str(error), log=shown)
         ready = said.strip() == "ok"
-        return Component(name, int(ready), 1, __version__, "" if ready else " ".join(said.split()))
+        problem = "" if ready else " ".join(said.split())
+        return Component(name, int(ready), 1, __version__, problem, log=shown)
+
+    def _log(self, name: str) -> str:
+        of = "" if self._lab.state.name == "default" else f" --name {self._lab.state.name}"
+        return f"galactic lab logs {name}{of}"
 
     def _controllers(self) -> list[Component]:
         lab, found = self._lab, []
@@ -70,7 +75,8 @@ class LabSite:
             held = lab.state.hold(member.name).exists()
             runs = not held and lab.controller_pid(member.name) is not None
             problem = "" if runs else "held: galactic lab release" if held else "it does not run"
-            found.append(Component("node", int(runs), 1, __version__, problem, member.name))
+            shown = self._log(f"{member.name}.controller")
+            found.append(Component("node", int(runs), 1, __version__, problem, member.name, shown))
         return found
 
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:

@@ -38,6 +38,13 @@ class Component:
     version: str = ""
     problem: str = ""
     node: str = ""
+    log: str = ""
+    """The command that shows its log."""
+
+    @property
+    def kind(self) -> str:
+        """What it is: the second of a lab's routers is a router too."""
+        return self.name.partition("-")[0]
 
     @property
     def title(self) -> str:
@@ -61,6 +68,11 @@ class World:
     unread: dict[str, str] = field(default_factory=dict)
     """Kinds that could not be listed, and why."""
     at: float = 0.0
+
+    @property
+    def home(self) -> str:
+        """The namespace that Galactic is installed in, as its Leases tell."""
+        return next((str(each["metadata"]["namespace"]) for each in self.leases.values()), "galactic-system")
 
     def vpc_of(self, attachment: VpcAttachment) -> str:
         """The VPC that an attachment belongs to: what its status says counts, see docs/architecture.md."""

@@ -114,7 +114,7 @@ def lease(
     name: str, holder: str = "somebody", renewed: str = "2027-01-15T07:59:59.500000Z"
 ) -> dict[str, Any]:
     spec = {"holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed}
-    return {"kind": "Lease", "metadata": {"name": name, "namespace": "galactic-system"}, "spec": spec}
+    return {"kind": "Lease", "metadata": {"name": name, "namespace": "net"}, "spec": spec}
 
 
 def event(kind: str, name: str, reason: str, message: str, last: str = STAMP) -> dict[str, Any]:
@@ -152,11 +152,17 @@ def fine() -> Things:
     return {f"{each['kind']} {each['metadata']['name']}": deepcopy(each) for each in things}
 
 
+def program(name: str, ready: int = 1, *, problem: str = "", node: str = "") -> Component:
+    """One replica, of a chart that was installed into a namespace of somebody's choice."""
+    log = f"kubectl logs -n net {f'galactic-node-of-{node}' if node else f'deploy/galactic-{name}'}"
+    return Component(name, ready, 1, "0.1.0", problem, node, log)
+
+
 def world(things: Things, *events: dict[str, Any], components: tuple[Component, ...] | None = None) -> World:
     """The state as commands see it."""
     of = lambda kind: [each for each in things.values() if each["kind"] == kind]  # noqa: E731
-    standing = tuple(Component(name, 1, 1, "0.1.0") for name in ("operator", "router", "webhook"))
-    nodes = tuple(Component("node", 1, 1, "0.1.0", node=name_of(each)) for each in of("Node"))
+    standing = tuple(program(name) for name in ("operator", "router", "webhook"))
+    nodes = tuple(program("node", node=name_of(each)) for each in of("Node"))
     return World(
         vpcs={name_of(each): parse(Vpc, each) for each in of("VPC")},
         attachments={name_of(each): parse(VpcAttachment, each) for each in of("VPCAttachment")},

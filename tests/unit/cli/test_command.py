@@ -150,6 +150,22 @@ def test_completion_knows_commands_and_their_options() -> None:
     assert "--differences" in run(**asked, COMP_WORDS="galactic routes --d", COMP_CWORD="2").stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "follows"),
+    [
+        pytest.param(["ro"], ["routes"], id="command"),
+        pytest.param(["routes", "--d"], ["--differences"], id="option"),
+        pytest.param(["lab", "rele"], ["release"], id="command-of-a-command"),
+        pytest.param(["sysdump", "it's"], [], id="file-with-a-quote"),
+    ],
+)
+def test_completion_under_kubectl(words: list[str], follows: list[str]) -> None:
+    """In the form of cobra, which kubectl reads: candidates, then ``:0``, with which a shell goes on with files."""
+    program = [str(BIN / "kubectl_complete-galactic"), *words]
+    done = subprocess.run(program, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [*follows, ":0"]
+
+
 def test_colours_only_where_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from states import NOW, Component, Things, condition, event, fine, lease, segment, world
+from states import NOW, Things, condition, event, fine, lease, program, segment, world
 
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
 
@@ -55,8 +55,8 @@ def told(*events: dict[str, Any], also: Break | None = None) -> Break:
 def down(name: str, problem: str = "", node: str = "") -> Break:
     def broken(_: Things) -> dict[str, Any]:
         names = ("operator", "router", "webhook")
-        standing = [Component(each, 1, 1) for each in names if each != name]
-        return {"components": (*standing, Component(name, 0, 1, problem=problem, node=node))}
+        standing = [program(each) for each in names if each != name]
+        return {"components": (*standing, program(name, 0, problem=problem, node=node))}
 
     return broken
 
@@ -167,6 +167,11 @@ def past_the_webhook(things: Things) -> None:
             id="conflict-of-networks",
         ),
         pytest.param(
+            down("router", "postgres: PostgreSQL does not answer"),
+            *("router", "NotReady", "PostgreSQL does not answer", "database_url of galactic-router"),
+            id="database-away",
+        ),
+        pytest.param(
             without("Lease galactic-router"),
             *("router", "NoLeader", "no replica leads", "deploy/galactic-router"),
             id="router-never-came",
@@ -204,7 +209,7 @@ def past_the_webhook(things: Things) -> None:
                 "ReplicaSet blue/web",
                 "FailedCreate",
                 "failed calling webhook",
-                "kubectl get pods -n galactic-system",
+                "kubectl get pods -n net",
             ),
             id="webhook-away-as-users-see-it",
         ),
@@ -215,7 +220,7 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             down("node", "held", node="node-1"),
-            *("node on node-1", "NotReady", "no pod can be attached there", "ds/galactic-node"),
+            *("node on node-1", "NotReady", "no pod can be attached there", "-n net galactic-node-of-node-1"),
             id="node-controller-away",
         ),
         pytest.param(
@@ -242,7 +247,7 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             changed(**{"NodeSegment node-1": segment(1) | {"status": {}}}),
-            *("NodeSegment node-1", "Silent", "has not said anything", "ds/galactic-node"),
+            *("NodeSegment node-1", "Silent", "has not said anything", "-n net galactic-node-of-node-1"),
             id="silent-node",
         ),
         pytest.param(

@@ -1,0 +1,24 @@
+"""What is wrong in a cluster, and what to do about each of it: a pure function of one look at it.
+
+The controllers say in conditions and Events what is the matter, with a remedy where they know one; here it is gathered,
+the consequences are told apart from their causes as far as possible, and what only the whole shows is added. A module
+a noun: ``programs``, ``nodes``, ``objects`` (VPCs and attachments), ``pods``; ``finding`` has what they share.
+"""
+
+from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain, seconds
+from galactic.cli.findings.nodes import nodes
+from galactic.cli.findings.objects import attachments, vpcs
+from galactic.cli.findings.pods import pods
+from galactic.cli.findings.programs import leader, leaders, programs, unread
+from galactic.cli.findings.told import told
+from galactic.cli.world import World
+
+__all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds"]
+
+
+def findings(world: World) -> list[Finding]:
+    """Everything that is wrong, causes before consequences."""
+    found: list[Finding] = []
+    for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, told):
+        found += part(world)
+    return sorted(dict.fromkeys(found), key=lambda each: each.severity != PROBLEM)

@@ -1,0 +1,70 @@
+"""One finding, and how times, Events and conditions are read for it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from galactic.cli.world import World
+from galactic.crds.model import Condition
+from galactic.kube.client import Object
+
+PATIENCE_SECONDS: Final = 20.0
+"""What takes no longer than that is no finding: a pod that starts, a Lease that changes hands."""
+RECENT_SECONDS: Final = 900.0
+"""An Event that was not repeated for so long is history."""
+PROBLEM, NOTE = "problem", "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be. ``severity`` is problem (exit code 3) or note."""
+
+    severity: str
+    about: str
+    reason: str
+    message: str
+    remedy: str = ""
+
+    def plain(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def plain(found: Iterable[Finding]) -> list[dict[str, Any]]:
+    """As JSON has it."""
+    return [each.plain() for each in found]
+
+
+def by_type(conditions: Iterable[Condition]) -> Mapping[str, Condition]:
+    """Conditions by their type."""
+    return {each.type: each for each in conditions}
+
+
+def says(message: str) -> bool:
+    """Whether a message has a remedy of its own: ours put it after a semicolon, or a colon with what to give."""
+    return any(
+        mark in message for mark in ("; ", ": give", ": set", ": make", ": raise", "`modprobe", "needs ")
+    )
+
+
+def recent(world: World) -> list[Object]:
+    """Warnings that were told lately."""
+    return [each for each in world.events if world.at - _when(each) < RECENT_SECONDS]
+
+
+def _when(event: Object) -> float:
+    last = (
+        event.get("lastTimestamp")
+        or (event.get("series") or {}).get("lastObservedTime")
+        or event.get("eventTime")
+    )
+    return seconds(last or event["metadata"].get("creationTimestamp") or "")
+
+
+def seconds(text: str) -> float:
+    """A time of the API server's, in seconds since 1970; 0 where there is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return found.replace(tzinfo=found.tzinfo or UTC).timestamp()

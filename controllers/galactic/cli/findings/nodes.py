@@ -1,0 +1,71 @@
+"""Findings about nodes: those without a prefix, and what their NodeSegments say is missing."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, recent, says
+from galactic.cli.findings.programs import log
+from galactic.cli.world import World
+from galactic.crds.nodesegment import NodeSegment
+from galactic.names import PREFIX_ANNOTATION
+
+OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation")
+"""Conditions without which pods are attached all the same."""
+REMEDIES: Final = {
+    "BrokerConnected": "check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-node",
+    "PacketFilter": "see docs/security.md; iptables on the node must work: iptables -S GALACTIC-FORWARD",
+    "Underlay": "see docs/underlay.md",
+    "Accepted": "change spec.prefix of one of the NodeSegments, or the Node's annotation it was made from",
+}
+
+
+def nodes(world: World) -> Iterator[Finding]:
+    """Nodes without a NodeSegment, and NodeSegments that are not in order."""
+    refused = {
+        each["involvedObject"].get("name"): each
+        for each in recent(world)
+        if each["involvedObject"].get("kind") == "Node"
+        and each.get("reason", "").startswith(("Prefix", "InvalidPrefix"))
+    }
+    used = {each.node for each in world.components} | {
+        (pod["spec"] or {}).get("nodeName") for pod in world.pods.values()
+    }
+    for name in world.nodes:
+        if name in world.segments or f"NodeSegment {name}" in world.broken:
+            continue
+        if event := refused.get(name):
+            yield Finding(PROBLEM, f"Node {name}", event["reason"], event["message"], _annotate(name))
+        elif world.segments or world.components:
+            told = "no SRv6 prefix: pods there get no attachment"
+            severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
+            yield Finding(severity, f"Node {name}", "NoPrefix", told, _annotate(name))
+    for name, segment in world.segments.items():
+        yield from _segment(world, name, segment)
+
+
+def _annotate(node: str) -> str:
+    return f"kubectl annotate node {node} --overwrite {PREFIX_ANNOTATION}=PREFIX/56, one that the underlay routes to it"
+
+
+def _segment(world: World, name: str, segment: NodeSegment) -> Iterator[Finding]:
+    about, conditions = f"NodeSegment {name}", by_type(segment.status.conditions)
+    if name not in world.nodes and "Node" not in world.unread:
+        yield Finding(NOTE, about, "NoNode", "there is no Node of that name", f"kubectl delete nseg {name}")
+    if not conditions:
+        remedy = f"does galactic-node run on {name}? {log(world, 'node', name)}"
+        yield Finding(PROBLEM, about, "Silent", "its node has not said anything yet", remedy)
+    causes = [each for kind, each in conditions.items() if kind != "Ready" and each.status == "False"]
+    describe = f"kubectl describe nseg {name}"
+    for each in causes:
+        severity = NOTE if each.type in OPTIONAL else PROBLEM
+        remedy = describe if says(each.message) else _remedy(world, name, each.type)
+        yield Finding(severity, about, f"{each.type}: {each.reason}", each.message, remedy)
+    ready = conditions.get("Ready")
+    if ready and ready.status != "True" and not any(each.message in ready.message for each in causes):
+        yield Finding(PROBLEM, about, ready.reason, ready.message, describe)
+
+
+def _remedy(world: World, node: str, kind: str) -> str:
+    if kind in ("Synced", "DefinitionsApplied"):
+        return f"the node controller's log there says what the kernel refuses: {log(world, 'node', node)}"
+    return REMEDIES.get(kind, "see docs/underlay.md")

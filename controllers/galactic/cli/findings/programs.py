@@ -1,0 +1,87 @@
+"""Findings about Galactic's programs and the broker: what does not run, who does not lead, what cannot be read."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding, seconds
+from galactic.cli.world import LEADERS, Component, World
+
+CONSEQUENCES: Final = {
+    "operator": "new VPCs and attachments stay without identifiers and addresses; what runs goes on",
+    "webhook": "pods that ask for an attachment cannot be made, and mistakes are found late; what runs goes on",
+    "router": "no route changes reach nodes fast, and moves are not seen; what runs goes on",
+    "node": "no pod can be attached there or taken away; what runs goes on",
+    "broker": "route changes take the slower way over the API server; what runs goes on",
+}
+
+
+def unread(world: World) -> Iterator[Finding]:
+    """Kinds that could not be listed, and objects that could not be read."""
+    for kind, why in world.unread.items():
+        if why == "the kind is not installed":
+            if kind in ("VPC", "VPCAttachment", "NodeSegment"):
+                remedy = "install Galactic: helm install galactic charts/galactic -n galactic-system --create-namespace"
+                yield Finding(PROBLEM, kind, "NotInstalled", why, remedy)
+            continue
+        yield Finding(
+            NOTE, kind, "NotRead", why, "ask for a role that may list it; what it would show is missing here"
+        )
+    for name, why in world.broken.items():
+        kind, _, of = name.partition(" ")
+        namespace, _, bare = of.rpartition("/")
+        where = f"-n {namespace} {kind} {bare}" if namespace else f"{kind} {bare}"
+        yield Finding(PROBLEM, name, "Invalid", why, f"mend it: kubectl edit {where}")
+
+
+def programs(world: World) -> Iterator[Finding]:
+    """Those of which fewer are ready than there should be."""
+    for each in world.components:
+        if each.ready >= each.wanted:
+            continue
+        severity = PROBLEM if not each.ready or each.kind in ("node", "broker") else NOTE
+        told = f"{each.ready} of {each.wanted} ready" + (f": {each.problem}" if each.problem else "")
+        if each.kind in CONSEQUENCES and not each.ready:
+            told += f" - {CONSEQUENCES[each.kind]}"
+        yield Finding(severity, each.title, "NotReady", told, _look(world, each))
+
+
+def _look(world: World, each: Component) -> str:
+    problem = each.problem.lower()
+    if "mqtt" in problem or "broker" in problem:
+        return f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{each.kind}"
+    if "postgres" in problem:
+        return f"check PostgreSQL, and database_url of galactic-{each.kind}; until then no history is written"
+    return each.log or log(world, each.kind)
+
+
+def log(world: World, kind: str, node: str = "") -> str:
+    """The command that shows a program's log. ``node`` for the one that runs there."""
+    for each in world.components:
+        if each.kind == kind and each.log and (not node or each.node == node):
+            return each.log
+    return f"kubectl logs -n {world.home} -l app.kubernetes.io/component={kind} --tail=100"
+
+
+def leaders(world: World) -> Iterator[Finding]:
+    """Leases that nobody renews, of programs that run."""
+    if "Lease" in world.unread or not (world.vpcs or world.components):
+        return
+    down = {each.kind for each in world.components if not each.ready}
+    for name in LEADERS:
+        kind = name.removeprefix("galactic-")
+        if kind in down:
+            continue
+        lease = world.leases.get(name)
+        spec = (lease or {}).get("spec") or {}
+        age = world.at - seconds(str(spec.get("renewTime") or ""))
+        patience = PATIENCE_SECONDS + (spec.get("leaseDurationSeconds") or 15)
+        if lease is None or not spec.get("holderIdentity") or age > patience:
+            told = f"no replica leads (Lease {name})" + (f", for {age:.0f} s" if lease else "")
+            yield Finding(PROBLEM, kind, "NoLeader", f"{told} - {CONSEQUENCES[kind]}", log(world, kind))
+
+
+def leader(world: World, component: str) -> str:
+    """Who leads of a component's replicas; empty for nobody."""
+    return str(
+        ((world.leases.get(f"galactic-{component}") or {}).get("spec") or {}).get("holderIdentity") or ""
+    )
