@@ -10,25 +10,23 @@ Everything is synchronous and raises ``galactic.errors``: Rejected for what the 
 does not come up, with the end of the log that says why.
 """
 
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from rich.console import Console
 
-from galactic.errors import Rejected, Unreachable
+from galactic.errors import Rejected
 from galactic.lab import assets, broker, cleanup, controlplane, credentials, packages, rbac, readiness
 from galactic.lab.agreement import agreed, joined
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import router_name
+from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
@@ -42,7 +40,6 @@ from galactic.lab.state import (
     source_root,
 )
 
-READY_SECONDS: Final = 120.0
 FIRST: Final = ("forwarder", "etcd", "mosquitto", "postgres", "guest", "kube-apiserver")
 LATER: Final = (
     *("kube-controller-manager", "kube-scheduler", "operator"),
@@ -52,23 +49,20 @@ LATER: Final = (
 )
 
 
-class Lab:
+class Lab(Disturbances):
     """One lab by name, up or not. As a context manager it is taken down at the end."""
 
     def __init__(self, name: str = "default", console: Console | None = None) -> None:
         if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > 20:
             raise Rejected(f"{name!r} is not letters, digits and dashes (at most 20)", field="name")
         self._console = console or Console(quiet=True)
-        self._state = State.load(name) or State(name)
-        self._assets: Assets | None = None
+        super().__init__(State.load(name) or State(name))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.down()
-
-    # Its life
 
     def up(
         self,
@@ -121,7 +115,7 @@ class Lab:
         with self._step("etcd, kube-apiserver, MQTT broker"):
             supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
             supervisor.start(*(name for name in FIRST if name in known))
-            self._wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
+            self.wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
         with self._step("custom resource definitions, roles"):
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
@@ -133,15 +127,15 @@ class Lab:
         with self._step("controllers"):
             supervisor.start(*(name for name in LATER if name in known))
         with self._step(f"{state.nodes} nodes"):
-            self._wait("the nodes' kernel", chosen.ready, log="guest")
+            self.wait("the nodes' kernel", chosen.ready, log="guest")
             if state.nodes:
                 supervisor.start("nodes")
-                self._wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
-            self._wait(
+                self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
+            self.wait(
                 "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
             )
         with self._step("admission webhooks"):
-            self._wait("the webhooks to be asked", lambda: readiness.webhooks(self), log="webhook")
+            self.wait("the webhooks to be asked", lambda: readiness.webhooks(self), log="webhook")
 
     def down(self) -> None:
         """Nothing of the lab is left, however it ended, nor of those that joined it. The cache of builds stays."""
@@ -167,172 +161,6 @@ class Lab:
             with self._step("packages"):
                 packages.install(lacking)
 
-    @property
-    def state(self) -> State:
-        """Its settings and places."""
-        return self._state
-
-    @property
-    def running(self) -> bool:
-        """Whether it is up at all."""
-        return Supervisor(self._state).running()
-
-    @property
-    def kubeconfig(self) -> Path:
-        """For kubectl, from anywhere on this machine."""
-        return self._state.kubeconfig
-
-    @property
-    def assets(self) -> Assets:
-        """The programs it uses. Raises Rejected while some are missing."""
-        if self._assets is None:
-            self._assets = assets.find()
-        return self._assets
-
-    @property
-    def supervisor(self) -> Supervisor:
-        """Its processes. Raises Rejected where it is not up."""
-        supervisor = Supervisor(self._state)
-        if not supervisor.running():
-            raise Rejected(f"lab {self._state.name!r} is not up; run `galactic lab up`", field="lab")
-        return supervisor
-
-    # Running things in it
-
-    def command(self, target: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:
-        """An argv for the machine that runs ``argv`` at ``target`` and does not outlive its caller.
-
-        ``target``: a node's name, ``fabric``, ``control`` (the control plane's namespace), ``kernel`` (no namespace
-        of its own), or ``pod/NAMESPACE/NAME``.
-        """
-        state = self._state
-        if target == "control":
-            return ["nsenter", f"--net=/run/netns/{state.namespace}", "--", *argv]
-        return choose(state).command(argv, enter=self._enter(target), terminal=terminal)
-
-    def _enter(self, target: str) -> list[str]:
-        state = self._state
-        if target == "kernel":
-            return []
-        if target == "fabric":
-            return [f"/run/netns/{state.fabric}"]
-        if target.startswith("pod/"):
-            return [f"/run/netns/{self.pod_namespace(target.removeprefix('pod/'))}"]
-        member = state.node(target)
-        files = [f"/run/netns/{member.namespace}"]
-        try:
-            pid = int(state.pid(target, "supervisor").read_text())
-        except (OSError, ValueError):
-            return files
-        return [*files, f"/proc/{pid}/ns/mnt"]
-
-    def pod_namespace(self, pod: str) -> str:
-        """The network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``). Raises Rejected for an unknown Pod."""
-        namespace, _, name = pod.rpartition("/")
-        found = self.kubectl(
-            "get", "pod", "-n", namespace or "default", name, "-o", "jsonpath={.metadata.uid}", check=False
-        )
-        if not found:
-            raise Rejected(f"there is no pod {name!r} in namespace {namespace or 'default'!r}", field="pod")
-        return f"pod-{found}"
-
-    def run(
-        self,
-        target: str,
-        argv: Sequence[str],
-        *,
-        check: bool = True,
-        timeout: float | None = None,
-        stdin: str | None = None,
-    ) -> subprocess.CompletedProcess[str]:
-        """Runs ``argv`` at ``target`` (see ``command``) and returns what it printed.
-
-        With ``check``, a status other than 0 raises Unreachable with that output. TimeoutExpired is subprocess's own.
-        """
-        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-        done = subprocess.run(
-            self.command(target, argv), capture_output=True, text=True, timeout=timeout, **source, check=False
-        )
-        if check and done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-            raise Unreachable(target, f"`{' '.join(argv)}` ended with {done.returncode}: {said}")
-        return done
-
-    def exec(self, node: str, argv: Sequence[str], **options: Any) -> str:
-        """What ``argv`` prints on a node."""
-        return self.run(node, argv, **options).stdout
-
-    def pod(self, name: str, argv: Sequence[str], **options: Any) -> str:
-        """What ``argv`` prints in the network namespace of a Pod."""
-        return self.run(f"pod/{name}", argv, **options).stdout
-
-    def popen(self, target: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
-        """``argv`` at ``target``, going on. Ending the returned process ends the command."""
-        return subprocess.Popen(self.command(target, argv), text=True, **options)
-
-    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """What kubectl prints, as the administrator. With ``check``, raises Rejected with what it complains about."""
-        done = subprocess.run(
-            [str(self.assets.kubectl), *arguments],
-            env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
-        return done.stdout
-
-    def get(self, *arguments: str) -> Any:
-        """``kubectl get … -o json``, parsed."""
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
-
-    # Disturbing it
-
-    def hold(self, node: str) -> None:
-        """The node's controller ends and stays away until ``release``."""
-        path = self._state.hold(self._state.node(node).name)
-        path.touch()
-        self._wait(
-            f"the controller of {node} to end",
-            lambda: self.controller_pid(node) is None,
-            log="nodes",
-            every=0.05,
-        )
-
-    def release(self, node: str) -> None:
-        """The node's controller may run again."""
-        self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
-
-    def controller_pid(self, node: str) -> int | None:
-        """The process id, in the nodes' kernel, of a node's controller; None while it does not run."""
-        try:
-            return int(self._state.pid(node, "controller").read_text())
-        except (OSError, ValueError):
-            return None
-
-    def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Signals a component: a supervised process, or ``controller/NODE``, ``kubelet/NODE``."""
-        role, _, node = component.partition("/")
-        if not node:
-            self.supervisor.kill(component, number)
-            return
-        path = self._state.pid(self._state.node(node).name, role)
-        if role not in ("controller", "kubelet") or not path.exists():
-            raise Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
-        self.run("kernel", ["kill", f"-{int(number)}", path.read_text().strip()])
-
-    def restart(self, component: str) -> None:
-        """Ends a component in good order and starts it again."""
-        if "/" in component:
-            self.kill(component, signal.SIGTERM)
-        else:
-            self.supervisor.restart(component)
-
-    # How it comes up
-
     def _nodes_program(self, kernel: Kernel) -> Program:
         argv = [*interpreter(), "-u", "-m", "galactic.lab.nodes", self._state.name]
         command = kernel.command(argv, environment=environment())
@@ -352,20 +180,6 @@ class Lab:
             "from cni_plugin.main import main\n\nsys.exit(main())\n"
         )
         plugin.chmod(0o755)
-
-    def _wait(self, what: str, done: Callable[[], bool], *, log: str, every: float = 0.2) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while not done():
-            if time.monotonic() > deadline:
-                raise Unreachable("lab", f"waited {READY_SECONDS:.0f} s for {what} in vain\n{self.tail(log)}")
-            time.sleep(every)
-
-    def tail(self, component: str, lines: int = 20) -> str:
-        """The end of a component's log, with the log's path."""
-        path = self._state.logs / f"{component}.log"
-        if not path.exists():
-            return f"{path} does not exist"
-        return f"{path} ends:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:

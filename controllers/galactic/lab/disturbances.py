@@ -1,0 +1,84 @@
+"""Disturbing a lab that is up, and waiting for what follows."""
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from galactic.errors import Rejected, Unreachable
+from galactic.lab.places import Places
+from galactic.lab.processes import Supervisor
+
+READY_SECONDS: Final = 240.0
+
+
+class Disturbances(Places):
+    """What can be done to the parts of one lab."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it is up at all."""
+        return Supervisor(self._state).running()
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Its processes. Raises Rejected where it is not up."""
+        supervisor = Supervisor(self._state)
+        if not supervisor.running():
+            raise Rejected(f"lab {self._state.name!r} is not up; run `galactic lab up`", field="lab")
+        return supervisor
+
+    def hold(self, node: str) -> None:
+        """The node's controller ends and stays away until ``release``."""
+        path = self._state.hold(self._state.node(node).name)
+        path.touch()
+        self.wait(
+            f"the controller of {node} to end",
+            lambda: self.controller_pid(node) is None,
+            log="nodes",
+            every=0.05,
+        )
+
+    def release(self, node: str) -> None:
+        """The node's controller may run again."""
+        self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
+
+    def controller_pid(self, node: str) -> int | None:
+        """The process id, in the nodes' kernel, of a node's controller; None while it does not run."""
+        try:
+            return int(self._state.pid(node, "controller").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Signals a component: a supervised process, or ``controller/NODE``, ``kubelet/NODE``."""
+        role, _, node = component.partition("/")
+        if not node:
+            self.supervisor.kill(component, number)
+            return
+        path = self._state.pid(self._state.node(node).name, role)
+        if role not in ("controller", "kubelet") or not path.exists():
+            raise Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
+        self.run("kernel", ["kill", f"-{int(number)}", path.read_text().strip()])
+
+    def restart(self, component: str) -> None:
+        """Ends a component in good order and starts it again."""
+        if "/" in component:
+            self.kill(component, signal.SIGTERM)
+        else:
+            self.supervisor.restart(component)
+
+    def wait(self, what: str, done: Callable[[], bool], *, log: str, every: float = 0.2) -> None:
+        """Until that is so. Raises Unreachable, with the end of a component's log, where it takes too long."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not done():
+            if time.monotonic() > deadline:
+                raise Unreachable("lab", f"waited {READY_SECONDS:.0f} s for {what} in vain\n{self.tail(log)}")
+            time.sleep(every)
+
+    def tail(self, component: str, lines: int = 20) -> str:
+        """The end of a component's log, with the log's path."""
+        path = self._state.logs / f"{component}.log"
+        if not path.exists():
+            return f"{path} does not exist"
+        return f"{path} ends:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
