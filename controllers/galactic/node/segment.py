@@ -1,8 +1,10 @@
 """The node's own NodeSegment: its prefix is read from it, what is attached is written to its status.
 
 The status is durable truth (the route table is a function of all of them), so it is written until it is. Only what
-changed is sent, as a merge patch; lists are replaced whole. Endpoints are written once all that is attached is known:
-until then those of the node's last life stay, because they may be all that is left of it (``recovery``).
+changed is sent, as a merge patch; lists are replaced whole. The list of conditions has two writers, so it is written
+only onto the version that it was made from: another's word in between is neither lost nor taken back. Endpoints are
+written once all that is attached is known: until then those of the node's last life stay, because they may be all that
+is left of it (``recovery``).
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from galactic import names, srv6
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint, SegmentStatus
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.client import Kube, NotFound, Object
+from galactic.kube.client import Conflict, Kube, NotFound, Object
 from galactic.kube.informer import Informer, Key
 from galactic.kube.resources import NODE_SEGMENTS
 from galactic.node.store import Store
@@ -27,6 +29,8 @@ DEBOUNCE_SECONDS: Final = 0.1
 BACKOFF_SECONDS: Final = (0.5, 30.0)
 REFRESH_SECONDS: Final = 10.0
 """How often counts and conditions are looked at again."""
+THEIRS: Final = frozenset({"Accepted"})
+"""Conditions that the operator writes, and takes away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class Segment:
         self._kube, self._node, self._store, self._facts = kube, node, store, facts
         self._changed = store.watch()
         self._status: Mapping[str, Any] | None = None  # as the API server has it; None: no such object
+        self._version = ""
         self.reachable = False
         self._unusable: str | None = None
         self._informer = Informer(
@@ -112,7 +117,7 @@ class Segment:
             self._status = None
             log.warning("waiting for this node's NodeSegment", problem=self.problem)
             return
-        self._status = new.get("status") or {}
+        self._know(new)
         self._changed.set()
         try:
             segment = parse(NodeSegment, new)
@@ -126,6 +131,10 @@ class Segment:
             log.warning("this node's prefix is not taken over", error=str(error))
         else:
             self._unusable = None
+
+    def _know(self, thing: Object) -> None:
+        self._status = thing.get("status") or {}
+        self._version = thing["metadata"].get("resourceVersion", "")
 
     def _observe(self, status: SegmentStatus) -> None:
         """What an earlier life said last. Our own words come back as well, and are not newer than we are."""
@@ -149,9 +158,7 @@ class Segment:
             if not patch:
                 continue
             try:
-                written = await self._kube.patch(
-                    NODE_SEGMENTS, self._node, {"status": patch}, subresource="status"
-                )
+                await self._send(patch)
             except NotFound:
                 continue  # the informer tells when it is back
             except GalacticError as error:
@@ -161,7 +168,17 @@ class Segment:
                 self._changed.set()
             else:
                 pause = BACKOFF_SECONDS[0]
-                self._status = written.get("status") or {}
+
+    async def _send(self, status: dict[str, Any]) -> None:
+        """Conditions that were overtaken wait until the informer has told of what overtook them; the rest does not."""
+        patch: dict[str, Any] = {"status": status}
+        if "conditions" in status and self._version:
+            patch["metadata"] = {"resourceVersion": self._version}
+        try:
+            self._know(await self._kube.patch(NODE_SEGMENTS, self._node, patch, subresource="status"))
+        except Conflict:
+            if rest := {name: value for name, value in status.items() if name != "conditions"}:
+                await self._kube.patch(NODE_SEGMENTS, self._node, {"status": rest}, subresource="status")
 
     def _wanted(self) -> dict[str, Any]:
         facts = self._facts()
@@ -204,10 +221,10 @@ def difference(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
 
 
 def conditions(findings: tuple[Finding, ...], known: Any) -> list[dict[str, Any]]:
-    """The conditions to write. A transition time changes only with its status."""
+    """The conditions to write, and THEIRS as they are. A transition time changes only with its status."""
     before = {each.get("type"): each for each in known}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    result = []
+    result = [dict(each) for each in known if each.get("type") in THEIRS]
     for finding in findings:
         status = "True" if finding.status else "False"
         old = before.get(finding.type, {})

@@ -9,7 +9,7 @@ import pytest
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Unreachable
-from galactic.kube.client import Event, NotFound
+from galactic.kube.client import Conflict, Event, NotFound
 from galactic.node.segment import Facts, Finding, Segment, conditions, difference
 
 
@@ -31,6 +31,13 @@ class MemoryKube:
         kind = "MODIFIED" if self.object else "ADDED"
         self.object = (self.object or {"metadata": {"name": "node-1"}}) | {"spec": {"prefix": prefix}}
         self._tell(kind)
+
+    def judge(self, *told):
+        """What the operator does."""
+        conditions = self.object.get("status", {}).get("conditions", [])
+        kept = [each for each in conditions if each["type"] != "Accepted"]
+        self.object = self.object | {"status": self.object.get("status", {}) | {"conditions": [*kept, *told]}}
+        self._tell("MODIFIED")
 
     def delete(self):
         self._tell("DELETED")
@@ -58,6 +65,9 @@ class MemoryKube:
             raise Unreachable("kube-apiserver", "away")
         if self.object is None:
             raise NotFound("gone")
+        version = patch.get("metadata", {}).get("resourceVersion")
+        if version not in (None, self.object["metadata"]["resourceVersion"]):
+            raise Conflict("changed", reason="Conflict")
         self.patches.append(patch["status"])
         self.object = self.object | {"status": self.object.get("status", {}) | patch["status"]}
         self._tell("MODIFIED")
@@ -65,6 +75,7 @@ class MemoryKube:
 
 
 READY = Finding("Ready", status=True, reason="Ready")
+OVERLAP = {"type": "Accepted", "status": "False", "reason": "PrefixOverlap", "message": "of another"}
 FACTS = Facts({"kernel": "6.1", "version": "1", "encap": "encap.red"}, 0, (READY,))
 
 
@@ -161,6 +172,40 @@ async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
         assert segment.problem == "kube-apiserver does not answer"
         segment._connection(connected=True)
         assert "/120" in segment.problem
+
+
+async def test_what_the_operator_says_of_it_is_neither_taken_back_nor_kept_for_it(node, config):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    types = lambda: sorted(each["type"] for each in kube.object.get("status", {}).get("conditions", ()))  # noqa: E731
+    async with following(node, kube):
+        await until(lambda: types() == ["Ready"])
+        kube.judge(OVERLAP)
+        await node.cni("ADD", config())
+        await until(lambda: kube.object["status"].get("endpoints"))
+        assert types() == ["Accepted", "Ready"]
+        kube.judge()
+        await node.cni("DEL", config())
+        await until(lambda: not kube.object["status"]["endpoints"])
+        assert types() == ["Ready"]
+
+
+async def test_conditions_that_were_overtaken_wait_and_endpoints_do_not(node, config):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    async with following(node, kube):
+        await until(lambda: kube.object.get("status", {}).get("conditions"))
+        await until(kube.events.empty)
+        held, kube.events = kube.events, asyncio.Queue()  # a watch that is behind
+        kube.judge(OVERLAP)
+        kube.object["status"]["conditions"][0] |= {"reason": "Mangled"}
+        await node.cni("ADD", config())
+        await until(lambda: kube.object["status"].get("endpoints"))
+        assert kube.object["status"]["conditions"][1] == OVERLAP
+        for _ in range(kube.events.qsize()):
+            held.put_nowait(kube.events.get_nowait())
+        kube.events = held
+        await until(lambda: kube.object["status"]["conditions"][0]["type"] == "Accepted")
 
 
 async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
