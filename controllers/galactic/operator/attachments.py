@@ -237,7 +237,10 @@ class Attachments:
         problem: Rejected | NotYet | None,
         silence: State | None = None,
     ) -> None:
-        states: dict[str, State | None] = {CONFLICT: None, GRANTED: None, DELETING: None, ROUTED: silence}
+        states: dict[str, State | None] = {GRANTED: None, DELETING: None, ROUTED: silence}
+        ours = before.endpoint is None  # what is attached the router tells conflicts of
+        if ours:
+            states[CONFLICT] = None
         after: dict[str, Any] = {"ready": problem is None, "observedGeneration": meta.generation}
         if admitted:
             addresses = [str(address) for address in admitted.addresses]
@@ -264,7 +267,7 @@ class Attachments:
                 states[ACCEPTED] = State(
                     "False" if isinstance(problem, Rejected) else "Unknown", reason, str(problem)
                 )
-            if isinstance(problem, Held):
+            if isinstance(problem, Held) and ours:
                 states[CONFLICT] = State("True", reason, str(problem))
         after["conditions"] = conditions(before.conditions, states, meta.generation, now())
         await self._desk.status(VPC_ATTACHMENTS, meta, before, after)

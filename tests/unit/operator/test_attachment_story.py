@@ -105,6 +105,28 @@ async def test_of_two_with_one_address_exactly_one_is_ready_and_the_other_follow
     assert cluster.condition("Conflict", "b") is None
 
 
+async def test_conflicts_of_what_is_attached_are_the_routers_to_tell(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a", "v", "10.1.1.7/24")
+    await cluster.settled()
+    told = {"type": "Conflict", "status": "True", "reason": "NetworkInUse", "message": "of b"}
+    status = {
+        "endpoint": {"node": "node-1", "sid": "2001:db8::1", "networks": []},
+        "conditions": [*cluster.status("a")["conditions"], told],
+    }
+    cluster.api.change(VPC_ATTACHMENTS, "a", {"status": status}, "default", subresource="status")
+    await cluster.settled()
+    cluster.api.change(
+        VPC_ATTACHMENTS, "a", {"spec": {"interface": {"addresses": ["10.1.1.8/24"]}}}, "default"
+    )
+    await cluster.settled()
+    assert "10.1.1.8/24" in cluster.status("a")["addresses"]
+    assert cluster.condition("Conflict", "a") == told
+    cluster.api.change(VPC_ATTACHMENTS, "a", {"status": {"endpoint": None}}, "default", subresource="status")
+    await cluster.settled()
+    assert cluster.condition("Conflict", "a") is None
+
+
 async def test_a_termination_has_one_holder_too(cluster):
     cluster.vpc("v")
     for name, address in (("a", "10.1.1.7"), ("b", "10.1.1.8")):
