@@ -44,6 +44,15 @@ def node(metric: str, values: str, more: str = "") -> dict[str, str]:
     return {f'galactic_node_{metric}{{job="galactic-node", instance="n1:1", node="n1"{more}}}': values}
 
 
+def pool(**prefixes: int) -> dict[str, str]:
+    """As both replicas tell."""
+    return {
+        f'galactic_operator_pool_prefixes{{instance="{each}", state="{state}"}}': f"{count}x60"
+        for each in "ab"
+        for state, count in prefixes.items()
+    }
+
+
 N1 = {"node": "n1"}
 REVISIONS = router("revision", "100x20 200x40", ', vpc="0000000004d2"')
 WAITS = ', le="{}", verb="add"'
@@ -202,6 +211,10 @@ CASES = [
             f"galactic_operator_vpc_addresses_held{{{OF_BLUE}}}": "200x60",
         },
     ),
+    Case("GalacticPrefixPoolNearlyEmpty", pool(used=15, free=1), {}),
+    Case("GalacticPrefixPoolNearlyEmpty", pool(used=16, free=0), {}),
+    Case("GalacticPrefixPoolNearlyEmpty", pool(used=8, free=8)),
+    Case("GalacticPrefixPoolNearlyEmpty", pool(used=0, free=0)),
 ]
 
 

@@ -182,6 +182,11 @@ FLEET: Final = Board(
             levels=bad_above(0.8, 0.9),
         ),
         Panel(
+            "Prefixes of the pool",
+            "Does the next Node get one? 0 of both: there is no pool.",
+            (Query("max by (state) (galactic_operator_pool_prefixes)", "{{state}}"),),
+        ),
+        Panel(
             "Not believed",
             "What nodes said and the router dropped, a second, by reason: a mistake, or somebody who tries something.",
             (

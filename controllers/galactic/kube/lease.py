@@ -85,7 +85,8 @@ class Lease:
     """One candidate for the lease ``namespace``/``name``.
 
     ``run`` calls ``lead`` whenever this candidate holds the lease, and cancels it when it does so no more. ``holder``
-    is who held it at the last look, empty for nobody.
+    is who held it at the last look, empty for nobody. ``report`` is told at every look, by whoever waits as well, what
+    hindered it, or None.
     """
 
     def __init__(
@@ -97,8 +98,10 @@ class Lease:
         *,
         terms: Terms | None = None,
         clock: Callable[[], float] = time.monotonic,
+        report: Callable[[str | None], None] | None = None,
     ) -> None:
         self._api, self._namespace, self._name, self.own = api, namespace, name, own
+        self._report = report or (lambda _problem: None)
         self._terms, self._clock = terms or Terms(), clock
         self._until = float("-inf")
         self._seen: tuple[object, float] = (None, 0.0)
@@ -194,12 +197,16 @@ class Lease:
                 taken = await self._take(began)
         except (Conflict, NotFound):
             self._answered = True
+            self._report(None)
             return False  # another was quicker
         except (GalacticError, TimeoutError) as error:
             self._answered = False
-            log.warning("lease not renewed", lease=self._name, error=str(error) or "no answer")
+            problem = str(error) or f"kube-apiserver: no answer within {limit:.0f} s"
+            log.warning("lease not renewed", lease=self._name, error=problem)
+            self._report(f"lease {self._name} not renewed: {problem}")
             return False
         self._answered = True
+        self._report(None)
         if taken:
             self._until = began + self._terms.deadline
         return taken

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from galactic.kube.client import connect
 from galactic.kube.lease import Lease, identity, own_namespace
@@ -10,7 +11,7 @@ from galactic.metrics import registry
 from galactic.operator.api import Fenced
 from galactic.operator.desk import Rules
 from galactic.operator.feeds import feeds
-from galactic.operator.figures import unready, vpcs
+from galactic.operator.figures import pool, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
@@ -26,7 +27,12 @@ class Memo:
 
 
 async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) -> None:
-    """Watches always, acts while it holds the lease."""
+    """Watches always, acts while it holds the lease.
+
+    It is not ready while the API server does not answer, whether it acts or waits. Nothing of that ends the process: a
+    new one could do no more than wait as well.
+    """
+    health.set("lease", "kube-apiserver was not asked yet")
     async with await connect() as kube:
         rules = Rules(
             srv6_space=settings.srv6_space,
@@ -36,8 +42,10 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             pool=settings.pool_prefix,
             pool_length=settings.pool_length,
         )
-        lease = Lease(kube, own_namespace(), "galactic-operator", identity())
-        report = lambda problem: health.set("kube-apiserver", problem)  # noqa: E731
+        lease = Lease(
+            kube, own_namespace(), "galactic-operator", identity(), report=partial(health.set, "lease")
+        )
+        report = partial(health.set, "kube-apiserver")
         reconciler = Reconciler(Fenced(kube, lease), rules, metrics, report)
         metrics.read(
             waiting=lambda: len(reconciler.queue),
@@ -48,6 +56,7 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             holder=lambda: lease.holder,
             unready=lambda: unready(reconciler.view),
             vpcs=lambda: vpcs(reconciler.view, reconciler.books),
+            pool=lambda: pool(reconciler.view, rules),
         )
         parts = {
             asyncio.create_task(part)

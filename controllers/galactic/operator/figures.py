@@ -6,6 +6,7 @@ Only the replica that acts has the books, and so tells the figures of VPCs: of s
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Network, collapse_addresses
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,8 +19,10 @@ from galactic.kube.informer import Key
 from galactic.operator.addresses import room
 from galactic.operator.books import Books, reference, settled
 from galactic.operator.conditions import READY
+from galactic.operator.desk import Rules
 from galactic.operator.networks import parse_networks
 from galactic.operator.state import Broken, Cache, View
+from galactic.srv6 import parse_prefix
 
 UNSAID: Final = "NoStatus"
 """The reason of what nobody has said anything about yet."""
@@ -43,6 +46,38 @@ class VpcFigures:
     families: tuple[Family, ...]
     ready: int
     unready: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The prefixes that Nodes without one of their own get."""
+
+    used: int
+    free: int
+
+
+def pool(view: View, rules: Rules) -> Pool:
+    """How much of the pool is left; nothing of either where there is none.
+
+    A prefix that was given by hand uses as many of the pool's as share an address with it.
+    """
+    if rules.pool is None:
+        return Pool(0, 0)
+    there = 1 << (rules.pool_length - rules.pool.prefixlen)
+    taken = []
+    for segment in map(itemgetter(1), view.segments.items()):
+        if not isinstance(segment, Broken) and (prefix := _prefix(segment)) and prefix.overlaps(rules.pool):
+            length = min(max(prefix.prefixlen, rules.pool.prefixlen), rules.pool_length)
+            taken.append(IPv6Network((int(prefix.network_address), length), strict=False))
+    used = sum(1 << (rules.pool_length - each.prefixlen) for each in collapse_addresses(taken))
+    return Pool(used, there - used)
+
+
+def _prefix(segment: NodeSegment) -> IPv6Network | None:
+    try:
+        return parse_prefix(segment.spec.prefix)
+    except Rejected:
+        return None
 
 
 def unready(view: View) -> Counter[tuple[str, str]]:

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from galactic.operator.figures import VpcFigures
+from galactic.operator.figures import Pool, VpcFigures
 
 
 class Metrics:
@@ -74,6 +74,7 @@ class Metrics:
         holder: Callable[[], str],
         unready: Callable[[], Mapping[tuple[str, str], int]],
         vpcs: Callable[[], Iterable[VpcFigures]],
+        pool: Callable[[], Pool],
     ) -> None:
         """Where the gauges read their values when they are scraped."""
         self.waiting.set_function(waiting)
@@ -83,6 +84,7 @@ class Metrics:
         self._holder.holder = holder
         self._figures.unready = unready
         self._figures.vpcs = lambda: vpcs() if leads() else ()
+        self._figures.pool = pool
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
             self.missed.labels(kind)
@@ -110,6 +112,7 @@ class _Figures(Collector):
     def __init__(self) -> None:
         self.unready: Callable[[], Mapping[tuple[str, str], int]] = dict
         self.vpcs: Callable[[], Iterable[VpcFigures]] = tuple
+        self.pool: Callable[[], Pool] = lambda: Pool(0, 0)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         unready = GaugeMetricFamily(
@@ -120,6 +123,15 @@ class _Figures(Collector):
         for (kind, reason), count in self.unready().items():
             unready.add_metric([kind, reason], count)
         yield unready
+        pool = GaugeMetricFamily(
+            "galactic_operator_pool_prefixes",
+            "Prefixes of the pool that Nodes get theirs from, used or free; 0 of both where there is no pool.",
+            labels=["state"],
+        )
+        prefixes = self.pool()
+        pool.add_metric(["used"], prefixes.used)
+        pool.add_metric(["free"], prefixes.free)
+        yield pool
         info = GaugeMetricFamily(
             "galactic_operator_vpc_info",
             "Always 1; the labels are a VPC's identifier, and its namespace/name. Of the replica that acts.",

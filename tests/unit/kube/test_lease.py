@@ -63,7 +63,8 @@ class Candidate:
     """Runs in ``task``; ``active`` while it leads."""
 
     def __init__(self, server, own):
-        self.lease = Lease(server.seen_by(own), "ns", "operator", own, terms=TERMS)
+        self.told = []
+        self.lease = Lease(server.seen_by(own), "ns", "operator", own, terms=TERMS, report=self.told.append)
         self.active = False
         self.task = asyncio.create_task(self.lease.run(self.lead))
 
@@ -198,3 +199,16 @@ async def test_what_the_work_raises_ends_the_candidate_and_frees_the_lease():
     with pytest.raises(ValueError, match="broken"):
         await lease.run(lead)
     assert server.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_everybody_tells_what_hinders_them_and_when_it_is_over(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    b = candidates("b")
+    for one, network in ((a, "cut"), (b, "mute")):
+        await until(lambda: one.told[-1:] == [None])  # noqa: B023
+        getattr(candidates.server, network).add(one.lease.own)
+        await until(lambda: one.told[-1])  # noqa: B023
+        assert "lease operator not renewed: kube-apiserver" in one.told[-1]
+        getattr(candidates.server, network).clear()
+        await until(lambda: one.told[-1] is None)  # noqa: B023

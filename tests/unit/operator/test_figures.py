@@ -1,7 +1,10 @@
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
+
+import pytest
 
 from galactic.operator.books import Books
-from galactic.operator.figures import Family, unready, vpcs
+from galactic.operator.desk import Rules
+from galactic.operator.figures import Family, Pool, pool, unready, vpcs
 from galactic.operator.state import Listener, View
 
 READY = {"type": "Ready", "status": "True", "reason": "Ready"}
@@ -53,3 +56,23 @@ def test_what_was_given_back_is_no_longer_held():
     assert addresses.hosts(4) == 2
     addresses.release(("ns", "a"))
     assert addresses.hosts(4) == 0
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "used"),
+    [
+        pytest.param([], 0, id="nobody"),
+        pytest.param(["2001:db8:ff01::/56", "2001:db8:ff01:100::/56"], 2, id="given-out"),
+        pytest.param(["2001:db8:ff01::/64", "2001:db8:ff01:1::/64"], 1, id="smaller-ones-in-one"),
+        pytest.param(["2001:db8:ff01::/55", "2001:db8:ff01:100::/56"], 2, id="overlapping-by-hand"),
+        pytest.param(["2001:db8:ff00::/48", "2001:db8:ff09:100::/56", "nonsense"], 0, id="elsewhere"),
+        pytest.param(["2001:db8:ff01::/48"], 256, id="all-of-it"),
+    ],
+)
+def test_what_shares_an_address_with_the_pool_uses_it(prefixes, used):
+    made = View(Listener())
+    for number, prefix in enumerate(prefixes):
+        made.segments.set({"metadata": {"name": f"n{number}"}, "spec": {"prefix": prefix}})
+    rules = Rules(pool=IPv6Network("2001:db8:ff01::/48"), pool_length=56)
+    assert pool(made, rules) == Pool(used, 256 - used)
+    assert pool(made, Rules()) == Pool(0, 0)

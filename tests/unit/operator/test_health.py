@@ -1,0 +1,130 @@
+"""What the program says on /healthz while the API server is away, comes and goes; and it stays up."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import socket
+from threading import Thread
+from typing import Any
+
+import pytest
+
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/galactic-system/leases"
+
+
+class Answers(BaseHTTPRequestHandler):
+    """An API server that has nothing but a Lease, and empty lists."""
+
+    lease: dict[str, Any] | None = None
+    version = 0
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == f"{LEASES}/galactic-operator":
+            self._answer(200 if self.lease else 404, self.lease or {"reason": "NotFound"})
+        elif "watch=" in self.path:
+            self._answer(410, {"reason": "Expired"})
+        else:
+            self._answer(200, {"metadata": {"resourceVersion": "1"}, "items": [], "resources": []})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        Answers.version += 1
+        body["metadata"]["resourceVersion"] = str(Answers.version)
+        Answers.lease = body
+        self._answer(201, body)
+
+    do_PUT = do_POST  # noqa: N815 - http.server calls it so
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def _answer(self, status: int, thing: dict[str, Any]) -> None:
+        text = json.dumps(thing).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+def free_port() -> int:
+    with socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[[int], ThreadingHTTPServer]]:
+    made = []
+
+    def make(port: int) -> ThreadingHTTPServer:
+        one = ThreadingHTTPServer(("127.0.0.1", port), Answers)
+        Thread(target=one.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        made.append(one)
+        return one
+
+    Answers.lease = None
+    yield make
+    for one in made:
+        one.shutdown()
+        one.server_close()
+
+
+def health(port: int) -> tuple[int, str]:
+    """What it says; (0, "") before it listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def test_an_api_server_that_is_away_is_said_and_waited_for(
+    tmp_path: Path, server: Callable[[int], ThreadingHTTPServer]
+) -> None:
+    api, port = free_port(), free_port()
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "x",
+        "clusters": [{"name": "x", "cluster": {"server": f"http://127.0.0.1:{api}"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+        "users": [{"name": "x", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "galactic.operator", f"--metrics-port={port}"],
+        env={"KUBECONFIG": str(tmp_path / "kubeconfig"), "POD_NAMESPACE": "galactic-system"},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+
+    def says(status: int, *words: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (health(port)[0] == status and all(word in health(port)[1] for word in words)):
+            assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            assert time.monotonic() < deadline, (health(port), (tmp_path / "log").read_text()[-3000:])
+            time.sleep(0.1)
+
+    try:
+        says(503, "lease galactic-operator not renewed", "kube-apiserver")
+        one = server(api)
+        says(200, "ok")
+        one.shutdown()
+        one.server_close()
+        says(503, "lease galactic-operator not renewed", "kube-apiserver")
+        server(api)
+        says(200, "ok")
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
