@@ -101,6 +101,13 @@ def test_every_block_of_commands_is_run_or_says_why_not(capsys: pytest.CaptureFi
         sys.stdout.write("\n" + "\n".join(told) + "\n")
 
 
+def test_a_mark_names_tests_that_exist() -> None:
+    named = {(block.place, path) for block in ALL for path in re.findall(r"tests/[\w/.]*\w", block.mark)}
+    gone = [f"{place}: {path}" for place, path in sorted(named) if not (ROOT / path).exists()]
+    assert named
+    assert not gone
+
+
 @pytest.mark.parametrize(
     "block", [pytest.param(block, id=block.place) for block in (*ALL, *FRONT) if block.language == "console"]
 )
