@@ -9,15 +9,16 @@ When it comes to lead, the tables in force are not its own but what is retained,
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from ipaddress import IPv6Network
 from typing import Final
 
 import structlog
 
 from galactic.bus import Bus
-from galactic.diff import diff
+from galactic.diff import Diff
 from galactic.errors import GalacticError, Rejected
 from galactic.kube.client import Kube
 from galactic.launch import Health
@@ -47,8 +48,10 @@ HORIZON_NS: Final = 24 * 3600 * 1_000_000_000
 """How far ahead of our clock a new epoch is believed."""
 RECALL_SECONDS: Final = 30.0
 """How long a router that finds an empty broker waits for the database before it starts from nothing."""
-TAKE_IN: Final = 1_000
-"""Endpoints that are checked in one turn of the loop: some 10 ms."""
+TAKE_IN: Final = 200
+"""Endpoints that are checked in one turn of the loop, or those of one node: some 10 ms."""
+SETTLE: Final = 300
+"""Attachments and networks that a commit looks at in one turn of the loop, and tells of."""
 TICK_SECONDS: Final = 30.0
 """An epoch that was too far ahead is looked at again that often."""
 
@@ -73,7 +76,9 @@ class Controller:
         self._bus, self._replica, self._metrics, self._health = bus, replica, metrics, health
         self._topics = Topics(settings.mqtt_base)
         self._complete = False  # whether the tables that were told are taken over: this router leads
+        self._aside: list[Callable[[], None]] | None = None  # what was heard while they are being taken over
         self._dirty = asyncio.Event()
+        self._table = asyncio.Lock()  # held from the first part of a commit to the last
         self._read = asyncio.Event()
         self._retained, self._told = Retained(), Told()
         self._admissions, self._rejections = admissions, RejectionLog()
@@ -105,7 +110,7 @@ class Controller:
             gate=self.fanout.open,
             reign=self._reign,
         )
-        self._silence = Silence(settings.withdraw_after, self.store.silence)
+        self._silence = Silence(settings.withdraw_after, self.store.silence, self.store.absent)
         self._watching: Watching | None = None
         if kube is not None:
             self._watching = Watching(
@@ -136,7 +141,7 @@ class Controller:
                 )
                 tasks.create_task(changes, name="admissions")
             await self._seen()
-            self._hold(
+            await self._hold(
                 await self._recalled()
                 or {vpc: found.routes() for vpc, found in self._retained.tables.items()}
             )
@@ -166,7 +171,7 @@ class Controller:
     @property
     def idle(self) -> bool:
         """Whether this router leads and everything that is known is told, packed and confirmed."""
-        return self._complete and not self._dirty.is_set() and self.fanout.idle
+        return self._complete and not self._dirty.is_set() and not self._table.locked() and self.fanout.idle
 
     # -- the first view ----------------------------------------------------------------------------------------------
 
@@ -190,15 +195,26 @@ class Controller:
         log.info("recalled from the database", nodes=len(found.endpoints), vpcs=len(found.routes))
         return found.routes
 
-    def _hold(self, told: Mapping[int, Mapping[Network, Route]]) -> None:
-        """The tables in force: as they were told, and where the broker knows nothing, as they are recorded."""
+    async def _hold(self, told: Mapping[int, Mapping[Network, Route]]) -> dict[int, Diff[Network, Route]]:
+        """The tables in force: as they were told, and where the broker knows nothing, as they are recorded.
+
+        Returns the latter, which nobody was told.
+        """
         held = {vpc: dict(routes) for vpc, routes in told.items()}
+        untold: dict[int, Diff[Network, Route]] = {}
         if self._watching is not None:
-            for vpc, routes in self._watching.recorded().items():
-                held[vpc] = {**routes, **held.get(vpc, {})}
-        else:
+            for number, (vpc, route) in enumerate(self._watching.recorded()):
+                network, known = Network(route.network), held.setdefault(vpc, {})
+                if network not in known:
+                    known[network] = route
+                    untold.setdefault(vpc, Diff({}, {})).set[network] = route
+                if number % SETTLE == SETTLE - 1:
+                    await asyncio.sleep(0)
+        elif self._inbox.unplaced:
             self._place(held)
-        self.store.resume(held)
+        for _ in self.store.resuming(held):
+            await asyncio.sleep(0)
+        return untold
 
     def _place(self, held: Mapping[int, Mapping[Network, Route]]) -> None:
         """A node that is offline does not say its prefix (its Last Will cannot): the routes in force do."""
@@ -219,7 +235,9 @@ class Controller:
         if not self._read.is_set():
             self._retained = retained
             self._read.set()
-        if self._complete:
+        if self._aside is not None:
+            self._aside.append(lambda: self.fanout.compare(retained))
+        elif self._complete:
             self.fanout.compare(retained)
         self._leadership.viewed(retained)
 
@@ -228,7 +246,10 @@ class Controller:
         if parts == ("router", "leader"):
             self._leadership.heard(payload)
         elif parts[:1] == ("vpcs",) and len(parts) > 2:
-            (self.fanout.heard if self._complete else self._told.take)(parts, payload)
+            if self._aside is not None:
+                self._aside.append(lambda: self._heard(parts, payload))
+            else:
+                (self.fanout.heard if self._complete else self._told.take)(parts, payload)
 
     def _state(self, origin: Origin, online: bool) -> None:
         self._silence.said(origin, online)
@@ -246,8 +267,8 @@ class Controller:
 
     async def _reign(self, retained: Retained) -> None:
         """Tells, packs, records and announces, for as long as this router leads."""
-        self._adopt(retained)
         try:
+            await self._adopt(retained)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.fanout.run(), name="fanout")
                 if self._watching is not None:
@@ -258,21 +279,34 @@ class Controller:
             if self._chronicle is not None:
                 self._chronicle.resign()
 
-    def _adopt(self, retained: Retained) -> None:
-        """From the tables as they were told by whoever led before to those that follow from what the nodes say."""
-        told = self.fanout.adopt(retained, self._told)
-        self._hold(told)
-        commit = self._commit()
-        self._told, self._complete = Told(), True
-        if self._chronicle is not None:
-            self._chronicle.lead(self.term)
-        vpcs = told.keys() | commit.routes.keys() | self.store.vpcs
-        wanted = {vpc: diff(self.store.routes(vpc), told.get(vpc, {})) for vpc in vpcs}
-        self.fanout.due({vpc: changed for vpc, changed in wanted.items() if changed})
-        if self._watching is not None:
-            self._announcer.due(self.store.rejections())
-            self._recorder.restart(self._watching.names())
-        log.info("view complete", vpcs=len(vpcs), changed=sum(map(len, wanted.values())))
+    async def _adopt(self, retained: Retained) -> None:
+        """From the tables as they were told by whoever led before to those that follow from what the nodes say.
+
+        Others get their turns meanwhile, but nothing is told yet, nothing else committed, and what is heard on the
+        router's topics waits until it is over: as if it had arrived then.
+        """
+        self._aside = []
+        try:
+            async with self._table:
+                told = self.fanout.adopt(retained, self._told)
+                changed = await self._hold(told)
+                self.fanout.due(changed)
+                count = sum(map(len, changed.values()))
+                async for commit in self._settled():
+                    self.fanout.due(commit.routes)
+                    count += sum(map(len, commit.routes.values()))
+                self._told, self._complete = Told(), True
+                if self._chronicle is not None:
+                    self._chronicle.lead(self.term)
+                if self._watching is not None:
+                    self._announcer.due(self.store.rejections())
+                    self._recorder.restart(self._watching.names())
+                log.info("view complete", vpcs=len(told.keys() | self.store.vpcs), changed=count)
+        finally:
+            aside, self._aside = self._aside, None
+            for heard in aside:
+                with contextlib.suppress(Rejected):  # counted, and put right, as if it had just been said
+                    heard()
 
     def _attachment_changed(self, name: str) -> None:
         if self._complete:
@@ -287,25 +321,36 @@ class Controller:
                     await self._dirty.wait()
             except TimeoutError:
                 pass
-            await self._take_in()
-            commit = self._commit()
-            if self._complete:
-                self.fanout.due(commit.routes)
-                self._record(commit)
-                if self._chronicle is not None:
-                    self._chronicle.due(commit)
+            async with self._table:
+                async for commit in self._settled():
+                    if self._complete:
+                        self.fanout.due(commit.routes)
+                        self._record(commit)
+                        if self._chronicle is not None:
+                            self._chronicle.due(commit)
 
     async def _take_in(self) -> None:
         """Most of the work of a commit after which much is new, with turns for others in between."""
         while self.store.take_in(TAKE_IN):  # noqa: ASYNC110 - a turn, not an event
             await asyncio.sleep(0)
 
-    def _commit(self) -> Commit:
+    async def _settled(self) -> AsyncIterator[Commit]:
+        """What follows from what has been said by now, in parts that are right each, with turns in between."""
+        await self._take_in()
         self._dirty.clear()
-        started = time.perf_counter()
-        commit = self.store.commit(time.time_ns() + HORIZON_NS)
-        self._metrics.committed(time.perf_counter() - started, commit.rejections)
-        return commit
+        more, seconds = True, 0.0
+        rejections: list[Rejection] = []
+        while more:
+            started = time.perf_counter()
+            commit = self.store.commit(time.time_ns() + HORIZON_NS, SETTLE)
+            seconds += time.perf_counter() - started
+            rejections += commit.rejections
+            yield commit
+            if more := commit.more:
+                await asyncio.sleep(0)
+        self._metrics.committed(seconds, rejections)
+        if self.store.unsettled:  # what was said meanwhile, or before somebody else's commit was broken off
+            self._dirty.set()
 
     def _record(self, commit: Commit) -> None:
         if self._watching is None:

@@ -5,9 +5,10 @@ them. It looks only at the attachments and networks that were touched, however l
 ``table.table`` of everything with the tables before it as ``held`` (tests/unit/router/test_store.py proves that).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
+from itertools import chain, islice
 from sys import intern
 from typing import Final
 
@@ -23,8 +24,10 @@ from galactic.router.prefixes import Prefixes, clash
 from galactic.router.table import Conflict, VpcTable
 from galactic.router.vpc import Vpc
 
-COMMIT: Final = 1 << 20
-"""Endpoints that a commit checks at once: all."""
+ALL: Final = 1 << 30
+"""Endpoints, attachments and networks that are looked at in one go."""
+TURN: Final = 1_000
+"""Routes that are taken over in one go."""
 
 
 @dataclass(slots=True)
@@ -40,11 +43,15 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit changed: routes by VPC, attachments whose endpoint or conflicts may differ, new rejections."""
+    """What one commit changed: routes by VPC, attachments whose endpoint or conflicts may differ, new rejections.
+
+    ``more``: this is a part of it, and others follow. What the parts say together is what the whole would.
+    """
 
     routes: dict[int, Diff[Network, Route]]
     touched: frozenset[Identity]
     rejections: tuple[Rejection, ...]
+    more: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.routes or self.touched or self.rejections)
@@ -62,9 +69,11 @@ class Store:
         self._naming: dict[str, set[Origin]] = {}  # attachment → nodes that have an endpoint of that name
         self._vpcs: dict[int, Vpc] = {}
         self._dirty_nodes: set[Origin] = set()
-        self._touched: dict[int, set[Holder]] = {}  # and the new rejections: of nodes that were taken in
-        self._rejections: list[Rejection] = []
-        self._touched_networks: dict[int, set[Network]] = {}
+        self._rejections: list[Rejection] = []  # of nodes that were taken in
+        self._absent: dict[Origin, bool] = {}
+        self._turned: set[Origin] = set()  # nodes that came or went since
+        self._due: set[int] = set()  # VPCs to look at
+        self._under_way: set[int] = set()  # those that the commit under way has not done with
 
     # -- writers -----------------------------------------------------------------------------------------------------
 
@@ -111,8 +120,7 @@ class Store:
     def admit(self, policy: Policy) -> None:
         """Which clusters may be in which VPC, from now on."""
         self._policy = policy
-        for vpc in self._vpcs:
-            self._touched_networks.setdefault(vpc, set())
+        self._due |= self._vpcs.keys()
         self._dirty()
 
     def hold(self, vpc: int, routes: Mapping[Network, Route]) -> None:
@@ -122,7 +130,7 @@ class Store:
         found.force(added)
         if self._prefixes is not None:
             self._prefixes.hold(added.values())
-        self._touched_networks.setdefault(vpc, set()).update(added)
+        self._due.add(vpc)
         self._dirty()
 
     def resume(self, held: Mapping[int, Mapping[Network, Route]]) -> None:
@@ -130,16 +138,33 @@ class Store:
 
         The next commit then says what has to change in them.
         """
+        for _ in self.resuming(held):
+            pass
+
+    def resuming(self, held: Mapping[int, Mapping[Network, Route]]) -> Iterator[None]:
+        """``resume`` a part at a time; nothing may be committed before it is over."""
         for vpc in held.keys() | self._vpcs.keys():
             found, routes = self._vpcs.setdefault(vpc, Vpc()), held.get(vpc, {})
-            known = found.routes
-            differing = {network for network, route in routes.items() if known.get(network) != route}
-            differing |= known.keys() - routes.keys()
-            found.force({network: routes.get(network) for network in differing})
-            if self._prefixes is not None:
-                self._prefixes.hold(routes.values())
-            self._touched_networks.setdefault(vpc, set()).update(differing)
+            gone = [(network, None) for network in found.routes if network not in routes]
+            every = chain[tuple[Network, Route | None]](routes.items(), gone)
+            while some := dict(islice(every, TURN)):
+                known = found.routes
+                found.force({it: route for it, route in some.items() if known.get(it) != route})
+                if self._prefixes is not None:
+                    self._prefixes.hold(route for route in some.values() if route is not None)
+                yield
+            self._due.add(vpc)
         self._dirty()
+
+    def absent(self, origin: Origin, for_long: bool | None) -> None:
+        """That node is offline, maybe for long; None: it is not."""
+        if self._absent.get(origin) != for_long:
+            if for_long is None:
+                del self._absent[origin]
+            else:
+                self._absent[origin] = for_long
+            self._turned.add(origin)
+            self._dirty()
 
     def silence(self, origin: Origin, silent: bool) -> None:
         """What this node said counts no more, until it is heard of again."""
@@ -204,8 +229,21 @@ class Store:
 
     # -- commit ------------------------------------------------------------------------------------------------------
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether a commit is due, or under way."""
+        return bool(self._dirty_nodes or self._turned or self._due or self._under_way)
+
     def take_in(self, at_most: int) -> bool:
-        """A part of what ``commit`` would have to do first: checks so many endpoints. Whether there are more."""
+        """A part of what ``commit`` would have to do first: checks so many endpoints. Whether there are more.
+
+        None are while a commit is under way: what it was begun with decides what comes of it.
+        """
+        if self._under_way:
+            return False
+        for origin in self._turned:
+            self._turn(origin)
+        self._turned.clear()
         if self._prefixes is not None:
             self._dirty_nodes |= self._prefixes.settle() & self._nodes.keys()
         while self._dirty_nodes and at_most > 0:
@@ -214,30 +252,42 @@ class Store:
             self._admit(origin)
         return bool(self._dirty_nodes)
 
-    def commit(self, horizon: int) -> Commit:
-        """Brings the tables up to date with what was set. ``horizon``: see ``table``."""
-        while self.take_in(COMMIT):
-            pass
-        touched, self._touched = self._touched, {}
+    def commit(self, horizon: int, at_most: int = ALL) -> Commit:
+        """Brings the tables up to date with what was set before it began. ``horizon``: see ``table``.
+
+        A part of that, if there is much: looks at so many attachments and networks, and is called again for ``more``.
+        """
+        if not self._under_way:
+            while self.take_in(ALL):
+                pass
+            self._under_way = self._due | {vpc for vpc, found in self._vpcs.items() if found.future}
+            self._due = set()
         rejections, self._rejections = self._rejections, []
-        for vpc, found in self._vpcs.items():
-            if found.future:
-                touched.setdefault(vpc, set()).update(found.future)
-        networks, self._touched_networks = self._touched_networks, {}
         routes: dict[int, Diff[Network, Route]] = {}
         identities: set[Identity] = set()
-        for vpc in touched.keys() | networks.keys():
+        while self._under_way and at_most > 0:
+            vpc = next(iter(self._under_way))
             found = self._vpcs[vpc]
-            stale, concerned = networks.get(vpc, set()), touched.get(vpc, set())
-            concerned |= found.readmit(vpc, self._policy, horizon)
-            changed, parties, refused = found.settle(concerned, stale, horizon)
-            rejections += refused
-            if changed:
-                routes[vpc] = changed
-            identities |= {Identity(who.cluster, vpc, who.function) for who in concerned | parties}
-            if not found:
-                del self._vpcs[vpc]
-        return Commit(routes, frozenset(identities), tuple(rejections))
+            part = found.settle(vpc, self._policy, horizon, self._absent, at_most)
+            at_most -= 1 + part.looked
+            rejections += part.rejections
+            if part.changed:
+                routes[vpc] = part.changed
+            identities |= {Identity(who.cluster, vpc, who.function) for who in part.concerned}
+            if part.done:
+                self._under_way.discard(vpc)
+                if not found:
+                    del self._vpcs[vpc]
+                    self._due.discard(vpc)
+        return Commit(routes, frozenset(identities), tuple(rejections), more=bool(self._under_way))
+
+    def _turn(self, origin: Origin) -> None:
+        """A node came or went: what others say of the attachments that it says it has may count now, or no more."""
+        node = self._nodes.get(origin)
+        for claim in node.admitted.claims.values() if node else ():
+            if self._vpcs[claim.vpc].contested(claim.holder):
+                self._vpcs[claim.vpc].touch(claim.holder)
+                self._due.add(claim.vpc)
 
     def _admit(self, origin: Origin) -> None:
         node = self._nodes[origin]
@@ -265,7 +315,7 @@ class Store:
     def _claim(self, origin: Origin, whose: Identity, claim: Claim | None) -> None:
         who = Holder(whose.cluster, whose.function)
         self._vpcs.setdefault(whose.vpc, Vpc()).claim(who, origin, claim)
-        self._touched.setdefault(whose.vpc, set()).add(who)
+        self._due.add(whose.vpc)
 
     def _name(self, origin: Origin, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
         if self._attachments is None:

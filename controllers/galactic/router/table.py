@@ -3,7 +3,8 @@
 ``table(segments, attachments, held)`` decides two questions, each on its own:
 
 *Which endpoint does an attachment have?* The one with the newest epoch; of two equal ones the one in force, then the
-first by node name. (``winner``)
+first by node name. But the last word of a node that is gone does not count against one that is there: see ``absent``.
+(``winner``)
 
 *Which attachment has a network?* The one that has it in the table in force keeps it for as long as it claims it, on
 whatever node: moving does not lose it, and a rival's clock cannot take it. A network that nobody has goes to the
@@ -17,10 +18,16 @@ is what lets ``store`` answer them for what changed alone and arrive at the same
 
 ``horizon`` is the newest epoch (ns) that is believed of a claim that is not in force yet. Below it no epoch is too
 far ahead to be overtaken: the next ADD takes the highest epoch known plus one.
+
+``absent`` are the nodes that are offline, and whether for long. What such a node says counts only where no other says
+that it has the attachment: from the beginning where it is not in force yet (docs/design/late-word.md), else when the
+node has been away for longer than an agent takes to restart.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 from galactic.messages import Route
 from galactic.router.admissions import OPEN, Policy, admits, refusals
@@ -39,6 +46,8 @@ from galactic.router.networks import Network
 
 Held = Mapping[Network, Route]
 """The table of one VPC as it is in force."""
+NOBODY: Final[Mapping[Origin, bool]] = MappingProxyType({})
+"""No node is absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +77,13 @@ class Tables:
     rejections: tuple[Rejection, ...]
 
 
-def table(
+def table(  # noqa: PLR0917
     segments: Mapping[Origin, Segment],
     attachments: Mapping[str, Attachment] | None,
     held: Mapping[int, Held],
     horizon: int,
     policy: Policy = OPEN,
+    absent: Mapping[Origin, bool] = NOBODY,
 ) -> Tables:
     """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
     admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
@@ -86,15 +96,20 @@ def table(
     )
     return Tables(
         {
-            vpc: vpc_table(vpc, claims, held.get(vpc, {}), horizon, policy)
+            vpc: vpc_table(vpc, claims, held.get(vpc, {}), horizon, policy, absent)
             for vpc, claims in candidates.items()
         },
         tuple(rejections),
     )
 
 
-def vpc_table(
-    vpc: int, candidates: Mapping[Holder, Collection[Claim]], held: Held, horizon: int, policy: Policy = OPEN
+def vpc_table(  # noqa: PLR0917
+    vpc: int,
+    candidates: Mapping[Holder, Collection[Claim]],
+    held: Held,
+    horizon: int,
+    policy: Policy = OPEN,
+    absent: Mapping[Origin, bool] = NOBODY,
 ) -> VpcTable:
     """One VPC's table from the claims of each attachment in it."""
     present = {attachment.cluster for attachment in candidates}
@@ -107,7 +122,7 @@ def vpc_table(
         if not admits(clusters, attachment.cluster):
             rejections += refusals(candidates[attachment], clusters)
             continue
-        chosen, losers = winner(candidates[attachment], held, horizon)
+        chosen, losers = winner(candidates[attachment], held, horizon, absent)
         rejections += losers
         if chosen is not None:
             endpoints[attachment] = chosen
@@ -122,7 +137,9 @@ def vpc_table(
     return VpcTable(routes, endpoints, tuple(rejections), tuple(conflicts))
 
 
-def winner(candidates: Iterable[Claim], held: Held, horizon: int) -> tuple[Claim | None, list[Rejection]]:
+def winner(
+    candidates: Iterable[Claim], held: Held, horizon: int, absent: Mapping[Origin, bool] = NOBODY
+) -> tuple[Claim | None, list[Rejection]]:
     """The endpoint of one attachment, and why not the others."""
     eligible: list[tuple[Claim, bool]] = []
     rejections: list[Rejection] = []
@@ -136,12 +153,21 @@ def winner(candidates: Iterable[Claim], held: Held, horizon: int) -> tuple[Claim
             eligible.append((claim, in_force))
     if not eligible:
         return None, rejections
-    chosen, _ = max(eligible, key=lambda pair: (pair[0].epoch, pair[1]))  # of equals the first: by node name
+    # Of equals the first: by node name.
+    chosen, _ = max(eligible, key=lambda pair: (_present(pair[0], pair[1], absent), pair[0].epoch, pair[1]))
     for claim, _ in eligible:
         if claim is not chosen:
             message = f"epoch {claim.epoch} on {claim.origin.node}, {chosen.epoch} on {chosen.origin.node}"
+            if claim.epoch > chosen.epoch:
+                message += f"; {claim.origin.node} is offline, and {chosen.origin.node} is not"
             rejections.append(_rejection(claim, "StaleEpoch", message))
     return chosen, rejections
+
+
+def _present(claim: Claim, in_force: bool, absent: Mapping[Origin, bool]) -> bool:
+    """Whether what a node says counts against others."""
+    for_long = absent.get(claim.origin)
+    return for_long is None or (in_force and not for_long)
 
 
 def holder(claimants: Iterable[Claim], held: Route | None) -> tuple[Claim, list[Claim]]:

@@ -1,13 +1,18 @@
 """One VPC's table, and what it is made of: brought up to date for the attachments and networks that were touched.
 
+That may be very many, so it is done a part at a time: first every attachment that was touched finds its endpoint, then
+every network that this concerns finds its holder. So no network is decided before all who claim it are known, and what
+comes of it does not depend on how large the parts are.
+
 There is an entry for each attachment and network, and nearly all attachments have one candidate and nearly all networks
 one claimant. So a candidate that is alone is kept as such, and a claimant that is alone is not kept at all: the route
 says who it is.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from galactic.diff import Diff
 from galactic.messages import Route
@@ -15,6 +20,21 @@ from galactic.router.admissions import Clusters, Policy, admits, refusals
 from galactic.router.claims import Claim, Holder, Origin, Rejection
 from galactic.router.networks import Network
 from galactic.router.table import Conflict, VpcTable, holder, holder_of, winner
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a part of ``settle`` changed in the table, and what is newly refused.
+
+    ``concerned`` are all whom it may concern, told with the last part (``done``); ``looked`` is how many attachments
+    and networks were looked at.
+    """
+
+    changed: Diff[Network, Route]
+    rejections: list[Rejection]
+    concerned: set[Holder]
+    looked: int
+    done: bool
 
 
 @dataclass(slots=True)
@@ -30,6 +50,12 @@ class Vpc:
     _candidates: dict[Holder, Claim | tuple[Claim, ...]] = field(default_factory=dict)
     _claimants: dict[Network, tuple[Holder, ...]] = field(default_factory=dict)
     """Of networks that have several, or whose route does not say who it is; see ``_claiming``."""
+    _touched: set[Holder] = field(default_factory=set)  # attachments to look at
+    _stale: dict[Network, None] = field(
+        default_factory=dict
+    )  # networks to look at, when there are none of those
+    _concerned: set[Holder] = field(default_factory=set)
+    _begun: bool = False
     _present: Counter[str] = field(default_factory=Counter)  # attachments with candidates, by cluster
     _clusters: Clusters = None  # those that may be in it
 
@@ -50,6 +76,15 @@ class Vpc:
         if bool(now) != bool(known):
             self._present[who.cluster] += 1 if now else -1
             self._present += Counter()  # without those at nought
+        self._touched.add(who)
+
+    def contested(self, who: Holder) -> bool:
+        """Whether several nodes say that they have that attachment."""
+        return len(self._claims(who)) > 1
+
+    def touch(self, who: Holder) -> None:
+        """Something else may be believed of that attachment now, though nobody says anything new."""
+        self._touched.add(who)
 
     def force(self, routes: Mapping[Network, Route | None]) -> None:
         """These are in the table now, whatever was there before; None: there is none."""
@@ -62,10 +97,43 @@ class Vpc:
                     self.future.add(who)  # whether it is in force decides what is believed of it
             if route is not None:
                 self.routes[network] = route
+            self._stale[network] = None
+        self._begun = False  # who may be in it follows from the table in force
 
     # -- what follows ------------------------------------------------------------------------------------------------
 
-    def readmit(self, vpc: int, policy: Policy, horizon: int) -> set[Holder]:
+    def settle(
+        self, vpc: int, policy: Policy, horizon: int, absent: Mapping[Origin, bool], at_most: int
+    ) -> Part:
+        """A part of what it takes for the table to be right: so many attachments and networks are looked at.
+
+        ``vpc`` is which one this is; for ``horizon`` and ``absent`` see ``table``. Who may be in the VPC is decided
+        once, when this begins.
+        """
+        if not self._begun:
+            self._begun = True
+            self._touched |= self.future
+            self._touched |= self._readmit(vpc, policy, horizon)
+        left = at_most
+        news: list[Rejection] = []
+        while self._touched and left > 0:
+            who = self._touched.pop()
+            self._concerned.add(who)
+            news += self._endpoint(who, horizon, absent)
+            left -= 1
+        changed: Diff[Network, Route] = Diff({}, {})
+        if not self._touched:
+            some = sorted(islice(self._stale, left))
+            for network in some:
+                del self._stale[network]
+                self._route(network, changed, self._concerned)
+            left -= len(some)
+        if self._touched or self._stale:
+            return Part(changed, news, set(), at_most - left, done=False)
+        concerned, self._concerned, self._begun = self._concerned, set(), False
+        return Part(changed, news, concerned, at_most - left, done=True)
+
+    def _readmit(self, vpc: int, policy: Policy, horizon: int) -> set[Holder]:
         """Decides which clusters may be in it, ``vpc``; returns the attachments of those whom that concerns."""
         every = (claim for who in self._candidates for claim in self._claims(who))
         before = self._clusters
@@ -78,24 +146,11 @@ class Vpc:
             if not (admits(before, who.cluster) and admits(self._clusters, who.cluster))
         }
 
-    def settle(
-        self, touched: Iterable[Holder], stale: set[Network], horizon: int
-    ) -> tuple[Diff[Network, Route], set[Holder], list[Rejection]]:
-        """The table is right for these attachments and networks: what changed, whom that concerns, new rejections."""
-        news: list[Rejection] = []
-        for who in touched:
-            news += self._endpoint(who, stale, horizon)
-        changed: Diff[Network, Route] = Diff({}, {})
-        concerned: set[Holder] = set()
-        for network in sorted(stale):
-            self._route(network, changed, concerned)
-        return changed, concerned, news
-
-    def _endpoint(self, who: Holder, stale: set[Network], horizon: int) -> list[Rejection]:
-        """Chooses the endpoint of an attachment; adds to ``stale`` the networks that this concerns."""
+    def _endpoint(self, who: Holder, horizon: int, absent: Mapping[Origin, bool]) -> list[Rejection]:
+        """Chooses the endpoint of an attachment; the networks that this concerns are stale then."""
         before, claims = self.endpoints.get(who), self._claims(who)
         if admits(self._clusters, who.cluster):
-            chosen, refused = winner(claims, self.routes, horizon)
+            chosen, refused = winner(claims, self.routes, horizon, absent)
         else:
             chosen, refused = None, refusals(claims, self._clusters)
         known = self.rejections.pop(who, ())
@@ -109,7 +164,7 @@ class Vpc:
             for network in dict.fromkeys((*left, *joined)):
                 others = tuple(each for each in self._claiming(network) if each != who)
                 self._claimants[network] = (*others, who) if network in joined else others
-                stale.add(network)
+                self._stale[network] = None
             if chosen is None:
                 del self.endpoints[who]
             else:

@@ -8,7 +8,7 @@ stay for ever. The informer has ``synced`` for the one and reports the differenc
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
@@ -24,7 +24,7 @@ from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc
 from galactic.router.claims import Attachment, Identity, Origin
 from galactic.router.metrics import RouterMetrics
-from galactic.router.networks import Network, entitled
+from galactic.router.networks import entitled
 from galactic.router.store import Store
 from galactic.srv6 import parse_prefix
 
@@ -94,16 +94,13 @@ class Watching:
         """Of all VPCAttachments that there are."""
         return ["/".join(key) for key in self._attachments]
 
-    def recorded(self) -> dict[int, dict[Network, Route]]:
-        """The tables as ``VPCAttachment.status.endpoint`` records them."""
-        tables: dict[int, dict[Network, Route]] = {}
-        for identity, key in self._names.items():
-            endpoint = self._attachments[key].status.endpoint
-            for network in endpoint.networks if endpoint else ():
-                assert endpoint is not None
-                route = _route(identity, endpoint, network)
-                tables.setdefault(identity.vpc, {}).setdefault(Network(network), route)
-        return tables
+    def recorded(self) -> Iterator[tuple[int, Route]]:
+        """The routes, and of which VPC, that ``VPCAttachment.status.endpoint`` records; in the order of preference."""
+        for identity, key in [*self._names.items()]:  # whoever reads them takes turns with what changes them
+            found = self._attachments.get(key)
+            if found is not None and (endpoint := found.status.endpoint) is not None:
+                for network in endpoint.networks:
+                    yield identity.vpc, _route(identity, endpoint, network)
 
     # -- handlers: parse, set on the store, return ------------------------------------------------------------------
 

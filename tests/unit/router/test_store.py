@@ -4,8 +4,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from galactic.router.admissions import OPEN
 from galactic.router.claims import Attachment, Identity, Origin
-from galactic.router.store import Store
+from galactic.router.store import ALL, Store
 from galactic.router.table import table
 
 VPCS = (0x4D2, 0x4D3)
@@ -33,6 +34,7 @@ class Machine(RuleBasedStateMachine):
         self.expected = table({}, self.attachments, {}, 0)
         self.horizon = 1000
         self.sequence = 0
+        self.absent: dict[Origin, bool] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -77,25 +79,48 @@ class Machine(RuleBasedStateMachine):
     def time_goes_by(self) -> None:
         self.horizon = FAR
 
-    @rule()
-    def commit(self) -> None:
+    @rule(node=st.sampled_from(NODES), for_long=st.sampled_from([None, False, True]))
+    def comes_or_goes(self, node: str, for_long: bool | None) -> None:
+        origin = Origin("default", node)
+        self.store.absent(origin, for_long)
+        self.absent = {it: how for it, how in {**self.absent, origin: for_long}.items() if how is not None}
+
+    @rule(at_most=st.sampled_from([1, 2, 3, ALL]), meanwhile=st.booleans())
+    def commit(self, at_most: int = ALL, meanwhile: bool = False) -> None:
+        """In parts. What is said between two of them is for the next commit."""
         before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
-        expected = table(self.store.segments(), self.attachments, before, self.horizon)
-        done = self.store.commit(self.horizon)
-        tables = self.store.tables()
-        assert tables == expected.vpcs
-        for vpc in before.keys() | expected.vpcs.keys():
-            then, now = before.get(vpc, {}), expected.vpcs[vpc].routes if vpc in expected.vpcs else {}
-            changed = done.routes.get(vpc)
-            assert (changed.set if changed else {}) == {k: v for k, v in now.items() if then.get(k) != v}
-            assert (changed.delete if changed else {}) == {k: v for k, v in then.items() if k not in now}
+        expected = table(
+            self.store.segments(), self.attachments, before, self.horizon, OPEN, dict(self.absent)
+        )
+        now = {vpc: dict(routes) for vpc, routes in before.items()}
+        touched, changed, more = set(), set(), True
+        while more:
+            done = self.store.commit(self.horizon, at_most)
+            touched |= done.touched
+            for vpc, it in done.routes.items():
+                for network, route in it.set.items():
+                    assert now.setdefault(vpc, {}).get(network) != route, "set though it was there"
+                    now[vpc][network] = route
+                for network, route in it.delete.items():
+                    assert now[vpc].pop(network) == route, "deleted though it was not there"
+                twice = changed & {(vpc, network) for network in (*it.set, *it.delete)}
+                assert not twice, "decided twice in one commit"
+                changed |= {(vpc, network) for network in (*it.set, *it.delete)}
+            for vpc in VPCS:
+                assert self.store.routes(vpc) == now.get(vpc, {}), "another table than the one that was told"
+            more = done.more
+            if more and meanwhile:
+                meanwhile = False
+                self.register(False, NODES[0], [(VPCS[0], 1, NETWORKS[:2], 5), (VPCS[1], 2, NETWORKS, 6)])
+                assert not self.store.take_in(ALL), "taken into a commit that is under way"
+        assert self.store.tables() == expected.vpcs
         moved = {
             Identity(who.cluster, vpc, who.function)
             for vpc in expected.vpcs.keys() | self.expected.vpcs.keys()
             for who in endpoints(expected, vpc).keys() | endpoints(self.expected, vpc).keys()
             if endpoints(expected, vpc).get(who) != endpoints(self.expected, vpc).get(who)
         }
-        assert moved <= done.touched
+        assert moved <= touched
         self.expected = expected
 
 

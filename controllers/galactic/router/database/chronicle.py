@@ -281,6 +281,8 @@ async def _state(tables: Mapping[int, VpcTable]) -> State:
     for vpc, table in tables.items():
         for who, claim in table.endpoints.items():
             endpoints[Identity(who.cluster, vpc, who.function)] = claim
+            if len(endpoints) % TURN == 0:
+                await asyncio.sleep(0)
         for network, route in table.routes.items():
             has = table.endpoints.get(Holder(route.cluster, int(route.function, 16)))
             held[Key(vpc, network)] = held_by(route, has.attachment if has else "")

@@ -20,7 +20,7 @@ from galactic.router.database.recall import endpoints_recorded, periods_open
 from galactic.router.database.session import Connection
 
 T = TypeVar("T")
-CHUNK: Final = 1_000
+CHUNK: Final = 300
 """Rows of one statement: some milliseconds of this process, between which it does other things."""
 Revision = Callable[[int], int]
 """The revision that subscribers of a VPC were told last."""
@@ -92,7 +92,7 @@ async def compare(  # noqa: PLR0917
             else:
                 ends[key] = at
         await _end(connection, ends, exactly=False, after=moment)
-        periods = [Period(key, held, at, None) for key, held in missing.items()]
+        periods = (Period(key, held, at, None) for key, held in missing.items())
         await _begin(connection, periods, revision, exactly=False, after=moment)
         absent: dict[Identity, Claim | None] = dict(state.endpoints)
         async for found in endpoints_recorded(connection):

@@ -1,0 +1,116 @@
+"""The last word of a node that is gone, from a clock that was hours ahead: it does not count against one who is there.
+
+docs/design/late-word.md says why.
+"""
+
+import pytest
+from replicas import Vote, replica
+
+from galactic.bus.memory import MemoryBroker
+from galactic.messages import NodeStatus, encode
+from galactic.router import silence as silences
+from galactic.router.claims import Origin, Segment
+from galactic.router.silence import LONG_SECONDS, Silence
+from galactic.router.store import Store
+from galactic.router.table import table
+
+VPC, NETWORK = 0x4D2, "10.1.1.1/32"
+NOW, AHEAD, HORIZON = 1_000, 9_000, 10_000
+DEAD, LIVING = Origin("default", "n1"), Origin("default", "n2")
+ONLINE, OFFLINE, GONE = {}, {DEAD: False}, {DEAD: True}
+
+
+def said(world, *nodes: str) -> dict[Origin, Segment]:
+    """An attachment on each of these; n1 has the clock that is ahead."""
+    return {
+        Origin("default", node): Segment(
+            world.prefix(node), (world.endpoint(node, 1, NETWORK, epoch=AHEAD if node == "n1" else NOW),)
+        )
+        for node in nodes
+    }
+
+
+def node_of(tables) -> str:
+    return tables.vpcs[VPC].routes[NETWORK].node
+
+
+@pytest.mark.parametrize(
+    ("nodes", "in_force", "absent", "has"),
+    [
+        pytest.param(["n1", "n2"], "n2", ONLINE, "n1", id="a-pod-that-moved"),
+        pytest.param(["n1", "n2"], "n2", OFFLINE, "n2", id="a-late-word"),
+        pytest.param(
+            ["n1", "n2"], None, OFFLINE, "n2", id="heard-with-the-living-one-by-a-router-that-starts"
+        ),
+        pytest.param(["n1", "n2"], "n1", OFFLINE, "n1", id="an-agent-that-restarts"),
+        pytest.param(["n1", "n2"], "n1", GONE, "n2", id="it-came-before-the-will"),
+        pytest.param(["n1"], "n1", GONE, "n1", id="nobody-else-has-it"),
+        pytest.param(["n1"], None, OFFLINE, "n1", id="nobody-else-has-it-and-it-comes-late"),
+        pytest.param(["n1", "n2"], "n1", GONE | {LIVING: True}, "n1", id="all-are-gone"),
+        pytest.param(["n1", "n2"], "n1", OFFLINE | {LIVING: False}, "n1", id="the-broker-restarts"),
+    ],
+)
+def test_who_has_the_attachment(
+    world, nodes: list[str], in_force: str | None, absent: dict, has: str
+) -> None:
+    held = {}
+    if in_force is not None:
+        before = table(said(world, in_force), None, {}, HORIZON)
+        held = {VPC: before.vpcs[VPC].routes}
+    found = table(said(world, *nodes), None, held, HORIZON, absent=absent)
+    assert node_of(found) == has
+    again = table(said(world, *nodes), None, {VPC: found.vpcs[VPC].routes}, HORIZON, absent=absent)
+    assert again == found, "what is right is changed"
+
+
+def test_a_minute_after_the_will_the_living_one_has_it_and_the_other_again_when_it_is_back(world) -> None:
+    time = [0.0]
+    store = Store(lambda: None, checked=False)
+    silence = Silence(0, store.silence, store.absent, clock=lambda: time[0])
+
+    def at(seconds: float) -> str:
+        time[0] = seconds
+        silence.look()
+        store.commit(HORIZON)
+        return store.routes(VPC)[NETWORK].node
+
+    for origin, segment in said(world, "n1", "n2").items():
+        silence.said(origin, online=True)
+        store.prefixed(origin, segment.prefix)
+        store.registered(origin, 1, segment.endpoints)
+    assert at(0) == "n1"
+    silence.said(DEAD, online=False)
+    assert at(LONG_SECONDS - 1) == "n1", "an agent that restarts loses nothing"
+    silence.said(DEAD, online=False)  # said again, which is no news
+    assert at(LONG_SECONDS) == "n2"
+    silence.said(DEAD, online=True)
+    assert at(LONG_SECONDS + 1) == "n1"
+    silence.said(DEAD, online=False)
+    assert at(LONG_SECONDS + 2) == "n1", "the minute begins anew"
+
+
+async def test_a_word_that_the_broker_kept_until_its_node_was_dead(world, until, monkeypatch) -> None:
+    """No router heard it while its node lived; the pod was started elsewhere, where nobody could know of it."""
+    monkeypatch.setattr(silences, "LOOK_SECONDS", 0.01)
+    broker, vote = MemoryBroker(), Vote()
+    for topic, payload in (
+        world.status("n2"),
+        world.endpoints("n2", 1, world.endpoint("n2", 1, NETWORK, epoch=NOW)),
+    ):
+        broker.publish(topic, payload, True)
+    vote.elect("a")
+    async with replica(broker, vote, "a") as router:
+        await until(lambda: router.idle and NETWORK in router.store.routes(VPC))
+        topic, online = world.status("n1")
+        broker.publish(topic, online, True)  # its prefix is known
+        broker.publish(topic, encode(NodeStatus("offline", str(world.prefix("n1")), "1")), True)
+        broker.publish(*world.endpoints("n1", 1, world.endpoint("n1", 1, NETWORK, epoch=AHEAD)), True)
+        await until(lambda: router.store.heard(DEAD) and router.idle)
+        assert router.store.routes(VPC)[NETWORK].node == "n2"
+        assert [it.reason for it in router.store.rejections()] == ["StaleEpoch"]
+        assert "n1 is offline, and n2 is not" in router.store.rejections()[0].message
+    async with replica(broker, vote, "a") as router:  # and one that starts anew
+        await until(lambda: router.idle and router.store.heard(DEAD))
+        assert router.store.routes(VPC)[NETWORK].node == "n2"
+        broker.publish(*world.endpoints("n2", 2), True)  # it ends there
+        await until(lambda: router.idle and router.store.routes(VPC)[NETWORK].node == "n1")
