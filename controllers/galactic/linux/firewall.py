@@ -13,7 +13,6 @@ back is not through the VRF.
 python-iptables blocks, and can crash its process, so it runs in another: ``galactic.linux.iptables``.
 """
 
-import asyncio
 import json
 import os
 import sys
@@ -137,6 +136,8 @@ async def install(rules: Sequence[FirewallRule], *, backend: Backend | Literal["
     Raises Unreachable when it could not be done. ``backend`` is detected where it is not given, and then what
     is left of ours in the other one is removed.
     """
+    import asyncio  # noqa: PLC0415 - the process that is started here imports this module, and needs no event loop
+
     work = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]}).encode()
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -8,6 +8,7 @@ long as the number of rules is the same. So all of it happens under the lock tha
 import ctypes.util
 import errno
 import fcntl
+import fnmatch
 import os
 import socket
 import sys
@@ -140,8 +141,17 @@ def _library(name: str) -> str | None:
 
 def _libraries(pattern: str) -> list[Path]:
     """What lies in the folders of libraries by that name."""
-    usr = Path("/usr")
-    return [*usr.glob(f"lib*/{pattern}"), *usr.glob(f"lib*/*/{pattern}")]
+    return [folder / name for folder, names in _folders().items() for name in fnmatch.filter(names, pattern)]
+
+
+@cache
+def _folders() -> dict[Path, list[str]]:
+    """What lies in the folders of libraries. They are read once: thirty questions follow, and each would take longer
+    than all else that importing python-iptables does.
+    """
+    tops = list(Path("/usr").glob("lib*"))
+    folders = [*tops, *(folder for top in tops for folder in top.iterdir())]
+    return {folder: os.listdir(folder) for folder in folders if folder.is_dir()}  # noqa: PTH208 - names are wanted
 
 
 def _fill(table: Any, place: Place, rules: Sequence[Any]) -> bool:
