@@ -4,6 +4,9 @@ Desired minus actual per attachment, where actual is the watch's cache: only wha
 differ. Never in the way of the fast path: names are noted and worked off a few at a time, newest state at the time of
 the patch. While the API server is away all wait. One that it refuses is tried again by itself: an API server that has
 just started refuses what it grants a moment later.
+
+``Conflict`` has one writer at a time: the router while the attachment has an endpoint, whoever wrote it before; the
+operator while it has none, when it is about an address that another attachment was given.
 """
 
 import asyncio
@@ -189,7 +192,7 @@ class Recorder:
         identity = self._attachments.identity(name)
         claim = self._table.endpoint(identity) if identity else None
         if identity is None or claim is None or claim.attachment != name:
-            return Record(None, "")
+            return Record(None, "" if actual.endpoint else actual.conflict)  # see above whose it is then
         conflicts = self._table.conflicts(claim)
         lost = {conflict.network for conflict in conflicts}
         endpoint = AttachedEndpoint(

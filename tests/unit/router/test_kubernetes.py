@@ -289,6 +289,35 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
         assert told(broker)[-1] == (["10.1.1.1/32@n2"], [])
 
 
+async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
+    world, cluster, broker, until
+) -> None:
+    """Two that write one condition would undo each other for ever."""
+    given = {
+        "type": "Conflict",
+        "status": "True",
+        "reason": "Conflict",
+        "message": "10.1.1.2 is ns/a1's",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: "endpoint" in cluster.status("a1") and not controller._recorder._due)
+        assert [name for name, _ in cluster.patches] == ["a1"]
+        cluster.segment(
+            "n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")
+        )  # and from then on it is the router's
+        await until(lambda: "endpoint" in cluster.status("a2"))
+        assert [it["reason"] for it in cluster.status("a2")["conditions"]] == ["NoConflict"]
+        cluster.segment("n2", 2)
+        await until(lambda: "endpoint" not in cluster.status("a2"))
+        cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
+        cluster.segment("n1", 2)
+        await until(lambda: "endpoint" not in cluster.status("a1") and not controller._recorder._due)
+        assert cluster.status("a2")["conditions"] == [given]
+
+
 async def test_nothing_is_withdrawn_before_the_lists_are_in(world, cluster, broker, until) -> None:
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
@@ -361,6 +390,23 @@ async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_i
         cluster.segment("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
         await until(lambda: controller.idle and list(controller.store.routes(0x4D2)) == ["10.1.1.2/32"])
         cluster.put(NODES, "n1")
+        await until(lambda: told(broker)[-1] == (["10.1.1.1/32@n1"], []))
+
+
+async def test_a_segment_that_is_made_anew_after_its_node_and_itself_were_deleted_needs_no_node(
+    world, cluster, broker, until
+) -> None:
+    """A machine leaves the cluster and goes on as a host outside of it."""
+    said = world.endpoint("n1", 1, "10.1.1.1/32")
+    cluster.put(NODES, "n1")
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, said)
+        await until(lambda: controller.idle and controller.store.routes(0x4D2))
+        cluster.remove(NODES, "n1")
+        await until(lambda: controller.idle and not controller.store.routes(0x4D2))
+        cluster.segment("n1", 2, said)  # whatever it still says
+        cluster.remove(NODE_SEGMENTS, "n1")
+        cluster.segment("n1", 3, said)
         await until(lambda: told(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
 
