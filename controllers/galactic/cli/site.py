@@ -31,6 +31,9 @@ class Site(Protocol):
     async def components(self) -> tuple[Component, ...]:
         """All of them. Raises GalacticError."""
 
+    def served(self, components: Sequence[Component]) -> bool:
+        """Whether no router belongs to this cluster: one outside of it serves it, or nobody does."""
+
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
         """``galactic-node-inspect`` on that node. Raises GalacticError."""
 
@@ -101,6 +104,9 @@ class Cluster:
             if not (daemon.get("status") or {}).get("desiredNumberScheduled"):
                 found.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
         return tuple(sorted(found, key=lambda each: (each.name, each.node)))
+
+    def served(self, components: Sequence[Component]) -> bool:
+        return bool(components) and not any(each.kind == "router" and each.wanted for each in components)
 
     async def _why(self, pods: Objects) -> str:
         """Why one of these pods is not ready."""

@@ -47,6 +47,9 @@ class LabSite:
         found = await asyncio.gather(*(self._component(entry) for entry in self._programs()))
         return (*found, *self._controllers())
 
+    def served(self, components: Sequence[Component]) -> bool:  # noqa: ARG002 - the lab knows without
+        return self._lab.state.standalone or bool(self._lab.state.join)
+
     def _programs(self) -> list[dict[str, Any]]:
         return [entry for entry in self._lab.supervisor.status() if entry["name"].startswith(PROGRAMS)]
 

@@ -66,7 +66,9 @@ async def look(access: Access, kube: "Kube") -> "tuple[World, list[Finding]]":
     world = await read(kube)
     found: list[Finding] = []
     try:
-        world.components = await site(access, kube).components()
+        place = site(access, kube)
+        world.components = await place.components()
+        world.served = place.served(world.components)
         if not world.components and "VPC" not in world.unread:
             told = "no pod has the label app.kubernetes.io/name=galactic"
             found.append(Finding(NOTE, "components", "NotFound", told, "is Galactic installed by its chart?"))

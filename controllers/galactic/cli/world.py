@@ -63,6 +63,8 @@ class World:
     events: Objects = field(default_factory=list)
     leases: dict[str, Object] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
+    served: bool = False
+    """By a router outside of this cluster: nobody here leads, and nobody writes where attachments are."""
     broken: dict[str, str] = field(default_factory=dict)
     """Objects that cannot be read, by ``kind name``, and why."""
     unread: dict[str, str] = field(default_factory=dict)

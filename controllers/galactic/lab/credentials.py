@@ -107,14 +107,16 @@ def tokens(state: State) -> dict[str, str]:
     return made
 
 
-def _kubeconfig(path: Path, server: str, ca: Path, user: str, token: str) -> None:
+def _kubeconfig(state: State, path: Path, server: str, user: str, token: str) -> None:
+    """Everything in it has the lab's name: KUBECONFIG may list the files of several labs, as contexts."""
+    name, ca = state.name, state.root / "pki" / "ca.crt"
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "current-context": "galactic",
-        "clusters": [{"name": "galactic", "cluster": {"server": server, "certificate-authority": str(ca)}}],
-        "users": [{"name": user, "user": {"token": token}}],
-        "contexts": [{"name": "galactic", "context": {"cluster": "galactic", "user": user}}],
+        "current-context": name,
+        "clusters": [{"name": name, "cluster": {"server": server, "certificate-authority": str(ca)}}],
+        "users": [{"name": f"{user}@{name}", "user": {"token": token}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": f"{user}@{name}"}}],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch(mode=0o600)
@@ -127,6 +129,8 @@ def make(state: State) -> None:
     certificates(state, pki)
     (pki / "audit-policy.json").write_text(json.dumps(rbac.audit_policy(), indent=2) + "\n")
     for user, token in tokens(state).items():
-        _kubeconfig(state.identity(user), state.server, pki / "ca.crt", user, token)
+        _kubeconfig(state, state.identity(user), state.server, user, token)
         if user == ADMIN:
-            _kubeconfig(state.kubeconfig, f"https://127.0.0.1:{state.port}", pki / "ca.crt", user, token)
+            _kubeconfig(
+                state.kubeconfig, state.name, f"https://127.0.0.1:{state.port}", pki / "ca.crt", user, token
+            )

@@ -320,6 +320,16 @@ def test_what_the_operator_says_of_a_silent_router_is_said_once() -> None:
     assert "kubectl describe vpca -n blue web" in found.remedy
 
 
+def test_a_router_outside_is_a_note_and_no_attachment_waits_for_it() -> None:
+    things = fine()
+    unrouted(things)
+    del things["Lease galactic-router"]
+    seen = world(things)
+    seen.served = True
+    (found,) = findings(seen)
+    assert (found.severity, found.about, found.reason) == (NOTE, "router", "Outside")
+
+
 def test_kinds_that_are_not_installed() -> None:
     empty = world({}, components=())
     empty.unread = dict.fromkeys(("VPC", "VPCAttachment", "NodeSegment"), "the kind is not installed")

@@ -85,6 +85,34 @@ async def test_what_runs() -> None:
     assert found["node on node-2"].ready == 0
 
 
+async def test_a_cluster_without_a_router_is_served_from_outside() -> None:
+    there, _ = cluster(Deployment=[workload("operator"), workload("router")])
+    assert not there.served(await there.components())
+    none = workload("router")
+    none["spec"]["replicas"] = 0
+    for workloads in ([workload("operator")], [workload("operator"), none]):
+        outside, _ = cluster(Deployment=workloads)
+        assert outside.served(await outside.components())
+    empty, _ = cluster()
+    assert not empty.served(await empty.components()), "there is no Galactic at all"
+
+
+async def test_where_logs_are() -> None:
+    site, _ = cluster(
+        Deployment=[workload("operator")],
+        StatefulSet=[workload("router")],
+        DaemonSet=[workload("node", desiredNumberScheduled=1)],
+        Pod=[pod("node", "node-1", RUNNING)],
+    )
+    assert {
+        each.log.removeprefix("kubectl logs -n galactic-system ") for each in await site.components()
+    } == {
+        "deploy/galactic-operator",
+        "sts/galactic-router",
+        "galactic-node-node-1",
+    }
+
+
 async def test_nodes_and_routers_that_are_not_there() -> None:
     site, _ = cluster(Pod=[pod("operator", "a", RUNNING)])
     with pytest.raises(Unreachable, match="no pod of galactic-node runs on node-1"):

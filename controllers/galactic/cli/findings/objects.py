@@ -43,7 +43,7 @@ def attachments(world: World) -> Iterator[Finding]:
 
 def _unrouted(world: World, name: str, attachment: VpcAttachment) -> Iterator[Finding]:
     """A node has it, and the router has not told where it is: seen here, as the operator may be away."""
-    if attachment.status.endpoint is not None:
+    if attachment.status.endpoint is not None or world.served:
         return
     said = {
         node: each

@@ -72,6 +72,13 @@ def leaders(world: World) -> Iterator[Finding]:
         if kind in down:
             continue
         lease = world.leases.get(name)
+        if kind == "router" and world.served and lease is None:
+            told = "no router belongs to this cluster, so nothing here tells where an attachment is"
+            remedy = (
+                "right where a router outside serves it (docs/tutorials/two-clusters.md); else: helm upgrade"
+            )
+            yield Finding(NOTE, kind, "Outside", told, remedy)
+            continue
         spec = (lease or {}).get("spec") or {}
         age = world.at - seconds(str(spec.get("renewTime") or ""))
         patience = PATIENCE_SECONDS + (spec.get("leaseDurationSeconds") or 15)
