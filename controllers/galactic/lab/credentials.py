@@ -131,6 +131,4 @@ def make(state: State) -> None:
     for user, token in tokens(state).items():
         _kubeconfig(state, state.identity(user), state.server, user, token)
         if user == ADMIN:
-            _kubeconfig(
-                state.kubeconfig, state.name, f"https://127.0.0.1:{state.port}", pki / "ca.crt", user, token
-            )
+            _kubeconfig(state, state.kubeconfig, f"https://127.0.0.1:{state.port}", user, token)
