@@ -2,8 +2,9 @@
 
 In tutorials a ``console`` block is run; elsewhere a comment before it says ``<!-- run: here -->`` or
 ``<!-- not run: why -->``, or for a whole page ``<!-- commands not run: why -->``. ``<!-- run: fails -->``: the last one
-must fail, ``<!-- run: lab -->``: it needs commands of the lab. In it, lines with ``$`` are commands, each followed by
-what it prints, with ``…`` for what differs. A block with ``title="NAME"`` is a file of that name.
+must fail, ``<!-- run: lab -->``: it needs commands of the lab, ``<!-- run: two clusters -->``: it needs two. In it,
+lines with ``$`` are commands, each followed by what it prints, with ``…`` for what differs. A block with
+``title="NAME"`` is a file of that name.
 """
 
 import re

@@ -11,7 +11,9 @@ from blocks import blocks, pages, walk
 from galactic.lab.cluster import Lab
 from galactic.lab.state import checkout
 
-PAGES = [page for page in pages() if any(block.run for block in blocks(page))]
+MARKS = {page: {block.mark for block in blocks(page) if block.run} for page in pages()}
+PAGES = [page for page, marks in MARKS.items() if marks and "run: two clusters" not in marks]
+"""The others are walked where there are two: test_two_clusters_share_a_vpc.py."""
 NAMESPACES = ("shop", "rival", "branch", "fleet")
 
 

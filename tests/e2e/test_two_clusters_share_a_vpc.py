@@ -2,13 +2,18 @@
 their VPCs of one identifier are one as long as the routers' admissions say so, and never before.
 """
 
+import json
+import os
 import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from blocks import DOCS, blocks, walk
 from mqtt import BASE, retained
 from rich.console import Console
 from routers import leading, log
@@ -100,3 +105,26 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
     # All of that cost those who were there nothing.
     seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)]
     assert seen == list(range(1, len(seen) + 1)), f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
+
+
+def contexts(**labs: Lab) -> dict[str, Any]:
+    """A kubeconfig in which each of these names leads to its lab."""
+    files = {name: json.loads(lab.kubeconfig.read_text()) for name, lab in labs.items()}
+    chosen = [{"name": name, "context": file["contexts"][0]["context"]} for name, file in files.items()]
+    both = {
+        kind: [thing for file in files.values() for thing in file[kind]] for kind in ("clusters", "users")
+    }
+    return {"apiVersion": "v1", "kind": "Config", "contexts": chosen, **both}
+
+
+def test_the_tutorial(east: Lab, west: Lab, tmp_path: Path) -> None:
+    """Its files and commands, as somebody would follow them who has both clusters."""
+    page = DOCS / "tutorials" / "two-clusters.md"
+    (admissions,) = (block.text for block in blocks(page) if block.title == "admissions.yaml")
+    here, there = east.state.cluster, west.state.cluster
+    east.state.admissions.write_text(admissions.replace("[east, west]", f"[{here}, {there}]"))
+    assert here in east.state.admissions.read_text()
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(contexts(east=east, west=west)))
+    commands = f"{east.state.root / 'bin'}:{os.environ['PATH']}"
+    walk(page, tmp_path, os.environ | {"PATH": commands, "KUBECONFIG": str(kubeconfig)})

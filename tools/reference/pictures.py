@@ -118,8 +118,8 @@ def numbering() -> str:
     it = Drawing(760, 250, "What the parts of a SID are")
     sid = srv6.sid(srv6.parse_prefix(PREFIX), VPC, FUNCTION)
     parts = (
-        (20, 290, GREEN, "the node's prefix", "2001:db8:ff01:01", "your choice, /48 to /64"),
-        (310, 60, GREY, "version", "00", ""),
+        (20, 270, GREEN, "the node's prefix", "2001:db8:ff01:01", "your choice, /48 to /64"),
+        (290, 80, GREY, "version", "00", ""),
         (370, 220, BLUE, "VPC identifier", names.vpc_hex(VPC), "48 bits"),
         (590, 150, ORANGE, "attachment", names.function_hex(FUNCTION), "16 bits: the function"),
     )
