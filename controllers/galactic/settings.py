@@ -207,6 +207,11 @@ class OperatorSettings(Settings):
         description="the network that all other Nodes get SRv6 prefixes from; none: they wait for one",
     )
     pool_length: int = Field(default=56, ge=48, le=64, description="length of the prefixes from the pool")
+    router_outside: bool = Field(
+        default=False,
+        description="this cluster's routers run outside of it and write nothing into it: no attachment is called "
+        "NotRouted for that",
+    )
 
     @model_validator(mode="after")
     def _pool(self) -> Self:

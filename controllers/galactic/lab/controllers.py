@@ -51,6 +51,8 @@ def controllers(state: State) -> list[Program]:
 
 def operator(state: State) -> Program:
     variables = settings(state, "galactic-operator") | {"GALACTIC_METRICS_PORT": str(PORTS[OPERATOR])}
+    if state.standalone or state.join:
+        variables["GALACTIC_ROUTER_OUTSIDE"] = "true"
     return Program(OPERATOR, [*interpreter(), "-m", "galactic.operator"], variables, priority=600)
 
 

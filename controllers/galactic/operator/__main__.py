@@ -41,6 +41,7 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             segments=settings.segments,
             pool=settings.pool_prefix,
             pool_length=settings.pool_length,
+            router_outside=settings.router_outside,
         )
         lease = Lease(
             kube, own_namespace(), "galactic-operator", identity(), report=partial(health.set, "lease")

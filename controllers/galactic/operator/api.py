@@ -11,9 +11,6 @@ from galactic.kube.resources import Resource
 class Api(Protocol):
     """Requests that either answer or raise one of our errors."""
 
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
-        """The object, or None where there is none."""
-
     async def list(
         self, resource: Resource, namespace: str | None = None, *, labels: str = ""
     ) -> tuple[list[Object], str]:
@@ -41,9 +38,6 @@ class Fenced:
 
     def __init__(self, api: Api, lease: Lease) -> None:
         self._api, self._lease = api, lease
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
-        return await self._api.find(resource, name, namespace)
 
     async def list(
         self, resource: Resource, namespace: str | None = None, *, labels: str = ""

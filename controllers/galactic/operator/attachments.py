@@ -77,7 +77,9 @@ class Attachments:
                 problem = error
             if admitted:
                 problem = await self._define(key, meta, admitted)
-            silence, again = self._silence.state(desk.view, key, found)
+            silence, again = None, False
+            if not desk.rules.router_outside:
+                silence, again = self._silence.state(desk.view, key, found)
             if again:
                 desk.dirty(("attachment", key), PATIENCE_SECONDS)
             await self._write(meta, found.status, admitted, problem, silence)
@@ -187,11 +189,8 @@ class Attachments:
         marks = labels(admitted.vpc, self._node(key))
         wanted = definition(meta, config, marks)
         if nads.get(key) is None:
-            try:
+            try:  # one that another made just now the watch is about to tell of: Conflict, and tried again
                 nads.set(await api.create(NADS, wanted, meta.namespace))
-            except client.Conflict:
-                if (there := await api.find(NADS, meta.name, meta.namespace)) is not None:
-                    nads.set(there)
             except client.NotFound:
                 return NotYet(
                     "the kind NetworkAttachmentDefinition is not installed; install Multus",

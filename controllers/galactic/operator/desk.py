@@ -34,6 +34,7 @@ class Rules:
     segments: Mapping[str, str] = field(default_factory=dict)  # Node → prefix, where it has no annotation
     pool: IPv6Network | None = None  # what all other Nodes get their prefixes from
     pool_length: int = 56
+    router_outside: bool = False  # who tells of endpoints does not write them into this cluster's objects
 
 
 @dataclass(frozen=True, slots=True)

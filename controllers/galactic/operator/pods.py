@@ -42,10 +42,7 @@ class Pods:
                 body = attachment(pod, vpc, desk.books.vpcs.of(home))
                 made = await desk.api.create(VPC_ATTACHMENTS, body, key[0])
             except Conflict:
-                found = await desk.api.find(VPC_ATTACHMENTS, pod.attachment, key[0])
-                if found is None:
-                    raise
-                made = found
+                raise  # another made it just now: the watch is about to tell, and it is tried again
             except Rejected as problem:
                 desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 raise  # tried again: a grant, a quota or room may come

@@ -78,6 +78,23 @@ async def test_definition_is_repaired(cluster, edit):
     assert owners[0]["uid"] == cluster.api.stored(VPC_ATTACHMENTS, "a", "default")["metadata"]["uid"]
 
 
+async def test_a_definition_that_another_made_just_now_is_waited_for(cluster):
+    """The watch has not told of it yet."""
+    cluster.vpc("v")
+    await cluster.settled()
+    seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+    made = cluster.api.put(NADS, {"metadata": {"name": "a"}, "spec": {"config": "theirs"}}, "default")
+    cluster.api.seen = seen
+    cluster.attachment("a")
+    create = ("create", NADS.kind, "a")
+    while cluster.api.requests.count(create) < 3:
+        await cluster.pause()
+    seen(NADS, "ADDED", made)
+    await cluster.settled()
+    assert cluster.nad("a") == "theirs"
+    assert cluster.condition("Ready", "a")["reason"] == "NameTaken"
+
+
 async def test_definition_of_somebody_else_is_left_alone(cluster):
     cluster.api.put(NADS, {"metadata": {"name": "a"}, "spec": {"config": "theirs"}}, "default")
     cluster.vpc("v")

@@ -15,11 +15,11 @@ async def test_only_the_leader_writes(cluster):
     api = Fenced(cluster.api, lease)
     with pytest.raises(Deposed):
         await api.create(VPCS, VPC, "default")
-    assert await api.find(VPCS, "v", "default") is None
+    assert await cluster.api.find(VPCS, "v", "default") is None
     assert len((await api.list(NAMESPACES))[0]) == 2
     assert await lease._attempt()
     await api.create(VPCS, VPC, "default")
     moment[0] = 10.0  # without a renewal
     with pytest.raises(Deposed):
         await api.patch(VPCS, "v", {"status": {"ready": True}}, "default", subresource="status")
-    assert (await api.find(VPCS, "v", "default")).get("status", {}).get("ready") is not True
+    assert (await cluster.api.find(VPCS, "v", "default")).get("status", {}).get("ready") is not True

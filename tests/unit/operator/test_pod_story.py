@@ -222,3 +222,24 @@ async def test_one_pods_refusal_blocks_no_other(cluster):
     await cluster.settled()
     assert cluster.status("a-own")["ready"] is True
     assert cluster.status("b-own")["ready"] is True
+
+
+async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
+    """The watch has not told of it yet."""
+    cluster.vpc("v")
+    await cluster.settled()
+    seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+    pod(cluster, "web")
+    uid = cluster.api.stored(PODS, "web", "default")["metadata"]["uid"]
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": uid, "controller": True}
+    body = {"metadata": {"name": "web-own", "ownerReferences": [owner]}, "spec": {"vpc": {"name": "v"}}}
+    made = cluster.api.put(VPC_ATTACHMENTS, body, "default")
+    cluster.api.seen = seen
+    seen(PODS, "ADDED", cluster.api.stored(PODS, "web", "default"))
+    create = ("create", "VPCAttachment", "web-own")
+    while cluster.api.requests.count(create) < 3:
+        await cluster.pause()
+    seen(VPC_ATTACHMENTS, "ADDED", made)
+    await cluster.settled()
+    assert cluster.status("web-own")["ready"] is True
+    assert not told(cluster, "web") & {"NameTaken", "Conflict", "AlreadyExists"}

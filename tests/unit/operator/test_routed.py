@@ -8,6 +8,9 @@ import pytest
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.kube.resources import NODE_SEGMENTS, PODS
+from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL
+from galactic.operator.desk import Rules
 from galactic.operator.routed import PATIENCE_SECONDS, Silence, arrived
 
 AT = 1_800_000_000.0
@@ -99,6 +102,31 @@ def test_patience_begins_anew() -> None:
         state, _ = silence.state(view(place), KEY, known)
         assert (state is not None) is says, number
         clock.at += PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize("outside", [False, True])
+async def test_a_router_outside_of_the_cluster_is_not_missed(
+    clusters: Any, monkeypatch: pytest.MonkeyPatch, outside: bool
+) -> None:
+    monkeypatch.setattr("galactic.operator.routed.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("galactic.operator.attachments.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("galactic.operator.reconcile.PATIENCE_SECONDS", 0.01)
+    cluster = clusters(Rules(router_outside=outside))
+    await cluster.start()
+    cluster.vpc("v")
+    cluster.attachment("web")
+    labels = {ATTACHMENT_LABEL: "given"}
+    meta = {"name": "web", "labels": labels, "annotations": {ATTACHMENT_ANNOTATION: "web"}}
+    cluster.api.put(PODS, {"metadata": meta, "spec": {"nodeName": "node-1"}, "status": {}}, "default")
+    place = {"vpc": "0" * 11 + "1", "function": "0001", "attachment": "default/web", "sid": "::1", "epoch": 1}
+    there = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
+    cluster.api.put(NODE_SEGMENTS, there | {"status": {"endpoints": [place]}})
+    if outside:
+        await cluster.settled()
+    while not (found := cluster.condition("Routed", "web")) and not outside:
+        await cluster.pause()
+    assert (found and found["reason"]) == (None if outside else "NotRouted")
+    await cluster.stop()
 
 
 def test_what_a_node_has_anew() -> None:
