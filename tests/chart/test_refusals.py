@@ -19,13 +19,54 @@ CASES = [
     pytest.param(nested("segments", {"n1": "2001:db8::/40"}), "segments n1", id="prefix-too-short"),
     pytest.param(nested("segments", {"N1": "2001:db8::/56"}), "N1", id="no-name-of-a-node"),
     pytest.param(nested("pool.length", 65), "pool length", id="pool-length"),
+    pytest.param(
+        nested("srv6Space", "2001:db8:ff00:1::/56"),
+        "srv6Space 2001:db8:ff00:1::/56 bits",
+        id="space-has-host-bits",
+    ),
+    pytest.param(
+        nested("segments", {"n1": "2001:db8:ff01:101::/56"}), "segments.n1 bits", id="prefix-has-host-bits"
+    ),
+    pytest.param(
+        nested("segments", {"n.1": "2001:db8:fe01::/56"}),
+        "segments.n.1 2001:db8:fe01::/56 srv6Space",
+        id="prefix-outside-the-space",
+    ),
+    pytest.param(
+        nested(
+            "segments",
+            {"n1": "2001:db8:ff01::/55", "n2": "2001:db8:ff01:100::/56", "a": "2001:db8:ff01:200::/56"},
+        ),
+        "segments.n1 segments.n2 overlap",
+        id="prefixes-overlap",
+    ),
+    pytest.param(
+        nested("segments", {"n1": "2001:db8:ff01::/56", "n2": "2001:db8:ff01:0:0:0:0:0/56"}),
+        "segments.n1 segments.n2 overlap",
+        id="one-prefix-twice",
+    ),
+    pytest.param(
+        nested("pool.prefix", "2001:db8:ee00::/48"),
+        "pool.prefix 2001:db8:ee00::/48 srv6Space",
+        id="pool-outside",
+    ),
+    pytest.param(nested("pool.prefix", "2001:db8:ff00:1::/48"), "pool.prefix bits", id="pool-has-host-bits"),
+    pytest.param(nested("pool.prefix", "2001:db8:ff00::/60"), "pool.length /60 56", id="pool-too-small"),
     pytest.param(nested("mtu", 1000), "mtu", id="mtu"),
     pytest.param(nested("image.digest", "abc"), "image digest", id="digest"),
     pytest.param(nested("image.pullPolicy", "Sometimes"), "image pullPolicy", id="pull-policy"),
     pytest.param(nested("mqtt.url", "http://broker"), "mqtt url", id="http"),
     pytest.param(nested("mqtt.url", "mqtt://user:secret@broker"), "mqtt url", id="password-in-url"),
     pytest.param(nested("mqtt.base", "a/+/b"), "mqtt base", id="wildcard"),
+    pytest.param(nested("mqtt.url", "mqtt://2001:db8::1"), "mqtt url", id="ipv6-without-brackets"),
+    pytest.param(nested("mqtt.url", "mqtts://[2001:db8::1"), "mqtt url", id="ipv6-bracket-left-open"),
+    pytest.param(nested("mqtt.url", "mqtts://broker:port"), "mqtt url", id="port-in-words"),
+    pytest.param(nested("mqtt.url", "mqtts://broker/path"), "mqtt url", id="path-without-websockets"),
     pytest.param(nested("broker.enabled", False), "broker enabled", id="no-broker-at-all"),
+    pytest.param(nested("router.replicas", 0), "router replicas", id="no-router-at-our-own-broker"),
+    pytest.param(
+        nested("database.retentionDays", 30), "database retentionDays", id="retention-without-database"
+    ),
     pytest.param(nested("mqtt.caSecret.name", "ca"), "mqtt caSecret name", id="ca-of-our-own-broker"),
     pytest.param(merged(MQTT, nested("mqtt.caSecret.name", "ca")), "mqtt caSecret name", id="ca-without-tls"),
     pytest.param(
@@ -52,6 +93,11 @@ CASES = [
     pytest.param(
         nested("webhook.certificate.secretName", "s"), "webhook certificate secretName", id="secret-not-used"
     ),
+    pytest.param(
+        nested("webhook.certificate.issuer.name", "i"),
+        "webhook certificate issuer name",
+        id="issuer-not-used",
+    ),
     pytest.param(nested("webhook.certificate.mode", "mine"), "webhook certificate mode", id="mode"),
     pytest.param(nested("webhook.patience", 9), "webhook patience", id="patience-beyond-the-time-out"),
     pytest.param(nested("webhook.port", 9090), "webhook.port metrics.port 9090", id="one-port-twice"),
@@ -76,6 +122,29 @@ CASES = [
         nested("operator.containerSecurityContext", {"runAsUser": 0, "runAsNonRoot": True}),
         "operator containerSecurityContext runAsUser",
         id="root-that-is-not",
+    ),
+    pytest.param(
+        nested("operator.containerSecurityContext", {"runAsUser": 0}),
+        "operator containerSecurityContext runAsUser",
+        id="root-where-nobody-is",
+    ),
+    pytest.param(
+        nested("node.containerSecurityContext", {"runAsNonRoot": True}),
+        "node containerSecurityContext runAsNonRoot",
+        id="nodes-are-root",
+    ),
+    pytest.param(
+        nested("node.stateDir", "/opt/cni/bin"), "node.cniBinDir node.stateDir", id="one-folder-twice"
+    ),
+    pytest.param(
+        nested("webhook", {"hostNetwork": True, "port": 9154}),
+        "webhook.hostNetwork webhook.port node.metricsPort 9154",
+        id="one-port-of-the-host-twice",
+    ),
+    pytest.param(
+        nested("networkPolicies", {"enabled": False, "metricsFrom": [{"namespaceSelector": {}}]}),
+        "networkPolicies metricsFrom",
+        id="peers-of-no-policy",
     ),
     pytest.param(nested("networkPolicies.metricsFrom", [{}]), "networkPolicies metricsFrom", id="peer"),
     pytest.param(

@@ -242,3 +242,17 @@ def test_every_value_is_described() -> None:
         for name in path.split("."):
             schema = schema["properties"][name]
             assert schema["description"], path
+
+
+def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(helm: Helm) -> None:
+    values = merged(MQTTS, nested("router.replicas", 0), nested("metrics.rules.enabled", True))
+    objects = helm.objects(values)
+    named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+    assert named["Deployment", "galactic-router"]["spec"]["replicas"] == 0
+    assert ("PodDisruptionBudget", "galactic-router") not in named
+    settings = yaml.safe_load(named["ConfigMap", "galactic-operator"]["data"]["settings.yaml"])
+    assert settings["router_outside"] is True
+    rules = str(named["PrometheusRule", "galactic"]["spec"])
+    assert 'absent(up{job="galactic-router"})' not in rules
+    assert 'absent(up{job="galactic-node"})' in rules
+    assert "router_outside" not in helm.render(MQTTS)

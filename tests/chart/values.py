@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from ipaddress import IPv6Network
 from pathlib import Path
 from random import Random
 from re import _constants as kinds  # type: ignore[attr-defined]
@@ -122,7 +123,34 @@ def _source(members: Any) -> str:
     return f"[{inside}]"
 
 
-def values(random: Random) -> dict[str, Any]:  # noqa: C901 - a case a condition of the schema
+def inside(random: Random, space: IPv6Network, longest: int) -> IPv6Network:
+    """A network in another, its own length at random."""
+    length = random.randint(max(48, space.prefixlen), longest)
+    number = random.getrandbits(length - space.prefixlen) if length > space.prefixlen else 0
+    return IPv6Network((int(space.network_address) | number << (128 - length), length))
+
+
+def networks(random: Random, it: dict[str, Any]) -> None:
+    """The SRv6 space, and what lies in it, instead of what was drawn: those without a relation to each other."""
+    said = lambda network: random.choice((str(network), network.exploded))  # noqa: E731
+    space = IPv6Network("2001:db8:ff00::/40")
+    if "srv6Space" in it:
+        length = random.randint(1, 52)
+        space = IPv6Network((random.getrandbits(length) << (128 - length), length))
+        it["srv6Space"] = said(space)
+    taken: list[IPv6Network] = []
+    for node in it.get("segments", {}):
+        prefix = inside(random, space, 64)
+        while any(prefix.overlaps(other) for other in taken):
+            prefix = inside(random, space, 64)
+        taken.append(prefix)
+        it["segments"][node] = said(prefix)
+    if it.get("pool", {}).get("prefix"):
+        pool = inside(random, space, it["pool"].get("length", max(56, space.prefixlen)))
+        it["pool"]["prefix"] = said(pool)
+
+
+def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a condition of the schema
     """What the schema allows: drawn without regard to conditions, and then made to keep them."""
     it: dict[str, Any] = drawn(random, SCHEMA)
     mqtt, certificate = (
@@ -146,13 +174,22 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901 - a case a condition
         certificate["secretName"] = certificate.get("secretName") or "a-secret"
     else:
         certificate.pop("secretName", None)
+    if certificate.get("mode") != "cert-manager":
+        certificate.get("issuer", {}).pop("name", None)
+    if not url and it.get("router", {}).get("replicas") == 0:
+        it["router"]["replicas"] = 1
+    if not it.get("database", {}).get("existingSecret"):
+        it.get("database", {}).pop("retentionDays", None)
+    if not it.get("networkPolicies", {}).get("enabled", True):
+        it["networkPolicies"].pop("metricsFrom", None)
+    networks(random, it)
     if it["webhook"].get("port", 9443) == it.get("metrics", {}).get("port", 9090):
         it["webhook"]["port"] = 9443
         it["metrics"]["port"] = 9090
     for component in ("operator", "webhook", "router", "node", "broker"):
         given = it.get(component, {})
         context = given.get("containerSecurityContext", {})
-        if context.get("runAsUser") == 0:
+        if context.get("runAsUser") == 0 or (context.get("runAsNonRoot") and component == "node"):
             context["runAsUser"] = 1
         requests = given.get("resources", {}).get("requests", {})
         defaults = ("cpu", "memory")  # what the chart asks for where nothing else is said
