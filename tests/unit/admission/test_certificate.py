@@ -60,7 +60,7 @@ def test_replicas_that_look_at_any_pace_meet_nobody_who_cannot_check(pauses: lis
         history.append((now, after))
         # Everything that somebody may still hold: the last one that is old enough, and all since.
         old = max((index for index, (when, _) in enumerate(history) if when <= now - delay), default=0)
-        recent = [bundle for _, bundle in history[old:]]
+        recent = dict.fromkeys(bundle for _, bundle in history[old:])
         assert all(trusts(one, other, now) for one in recent for other in recent)
     assert changes or now - NOW < lifetime.renewal
 
