@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from galactic.cli.world import World
 
 COLOURS: Final = ("#3b6fb5", "#2e8b57", "#b5533b", "#7a4fa3", "#a3822b", "#2b8a93", "#a33b77", "#5b6770")
-ROW, COLUMN, LEFT, TOP, PAD = 18, 240, 230, 64, 14
+ROW, TOP, PAD, DOT, CHARACTER = 18, 64, 14, 16, 8
+LONGEST: Final = 44
+"""Characters of a text that are shown; all of it is in what a pointer shows."""
 ELSEWHERE: Final = "not attached"
 
 
@@ -104,7 +106,12 @@ def svg(seen: Picture) -> str:
         max([ROW * len(seen.cells.get((vpc, node), ())) for node, *_ in seen.nodes] + [2 * ROW]) + 2 * PAD
         for vpc, *_ in seen.vpcs
     ]
-    width, height = LEFT + COLUMN * len(seen.nodes) + PAD, TOP + sum(heights) + PAD
+    left = 2 * PAD + _room([text for vpc, what, _ in seen.vpcs for text in (vpc, what)])
+    edges = [left]  # where each column begins, and where the last one ends
+    for node, what, _ in seen.nodes:
+        labels = [dot.label for vpc, *_ in seen.vpcs for dot in seen.cells.get((vpc, node), ())]
+        edges.append(edges[-1] + DOT + _room([node, what, *labels]) + PAD)
+    width, height = edges[-1] + PAD, TOP + sum(heights) + PAD
     lines = [
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -117,10 +124,9 @@ def svg(seen: Picture) -> str:
         ),
         f'<rect class="d" width="{width}" height="{height}"/>',
     ]
-    for column, (node, what, fine) in enumerate(seen.nodes):
-        x = LEFT + COLUMN * column
+    for x, end, (node, what, fine) in zip(edges, edges[1:], seen.nodes, strict=False):
         lines += [
-            f'<rect class="g" x="{x}" y="{PAD}" width="{COLUMN - PAD}" height="{height - 2 * PAD}" rx="6"/>',
+            f'<rect class="g" x="{x}" y="{PAD}" width="{end - x - PAD}" height="{height - 2 * PAD}" rx="6"/>',
             _text(x + PAD, PAD + 20, node, "b" if fine else "b x"),
             _text(x + PAD, PAD + 36, what, "s"),
         ]
@@ -135,21 +141,28 @@ def svg(seen: Picture) -> str:
             _text(2 * PAD, y + PAD + 14, vpc, "b" if fine else "b x"),
             _text(2 * PAD, y + PAD + 30, what, "s"),
         ]
-        for column, (node, *_) in enumerate(seen.nodes):
+        for edge, (node, *_) in zip(edges, seen.nodes, strict=False):
             for line, dot in enumerate(seen.cells.get((vpc, node), ())):
-                x, at = LEFT + COLUMN * column + PAD, y + PAD + ROW * line
+                x, at = edge + PAD, y + PAD + ROW * line
                 lines.append(
                     f"<g><title>{escape(dot.detail)}</title>"
                     f'<circle cx="{x + 5}" cy="{at + 9}" r="5" fill="{colour if dot.fine else "#c0392b"}"/>'
-                    f"{_text(x + 16, at + 13, _cut(dot.label), '' if dot.fine else 'x')}</g>"
+                    f"{_text(x + DOT, at + 13, dot.label, '' if dot.fine else 'x')}</g>"
                 )
         y += tall
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _room(texts: Sequence[str]) -> int:
+    """Pixels for the longest of these, in the widest of common fonts, with some air."""
+    return max(20, *(len(_cut(text)) for text in texts)) * CHARACTER + 2 * PAD
 
 
 def _text(x: int, y: int, text: str, classes: str) -> str:
     return f'<text x="{x}" y="{y}" class={quoteattr(classes)}>{escape(_cut(text))}</text>'
 
 
-def _cut(text: str, length: int = 34) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
+def _cut(text: str) -> str:
+    """A name that is long loses its middle: replicas differ at the end, and the address stands there."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]}…{text[-half:]}"

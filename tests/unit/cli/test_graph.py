@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree as ET
 
-from states import fine, world
+from states import attachment, fine, world
 
 from galactic.cli.graph import ELSEWHERE, picture, svg
 
@@ -37,3 +37,22 @@ def test_names_are_text() -> None:
     drawn = svg(picture(world(things)))
     assert "<script>" not in drawn
     ET.fromstring(drawn)  # noqa: S314 - our own
+
+
+def test_no_text_leaves_its_column() -> None:
+    """Of whatever length names are: a font's widest digit at this size takes 8 pixels."""
+    things = fine()
+    for letter, length in (("a", 20), ("b", 40), ("c", 200)):
+        things[f"VPCAttachment {letter}"] = attachment(letter * length, 1, 7, 7)
+    things["VPC blue"]["spec"]["networks"] = [f"10.{number}.0.0/16" for number in range(30)]
+    drawn = ET.fromstring(svg(picture(world(things))))  # noqa: S314 - our own
+    edges = [float(each.get("x", 0)) for each in drawn.iter(f"{SVG}rect") if each.get("class") == "g"]
+    assert len(edges) == 2
+    for each in drawn.iter(f"{SVG}text"):
+        x = float(each.get("x", 0))
+        edge = min([edge for edge in edges if edge > x], default=float(drawn.get("width", 0)))
+        assert x + 8 * len(each.text or "") <= edge, each.text
+    assert any(
+        "…" in (each.text or "") and (each.text or "").endswith("10.1.1.7")
+        for each in drawn.iter(f"{SVG}text")
+    )
