@@ -21,6 +21,7 @@ CALLS: Final = {
     "State": (1, 2),
     "Finding": (2, 3),
     "Rejection": (2, 3),
+    "Complaint": (1, 2),
     "_no": (2, 3),
     "_rejection": (1, 2),
     "_finding": (3, 1),
@@ -60,7 +61,8 @@ PLACES: Final = (
         (
             "As `reason` of `galactic_router_rejections_total`, in the router's log, and of an Event on the "
             "VPCAttachment where there is one. `StaleEpoch` and `NotReady` belong to every move and start, and make no "
-            "Event."
+            "Event. What the router itself lacks (`BrokerUnreachable`, `DatabaseUnreachable`) is an Event on its Pod, "
+            "or on the Lease `galactic-router` where it is no Pod."
         ),
     ),
     (

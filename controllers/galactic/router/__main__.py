@@ -13,6 +13,7 @@ from galactic.kube.client import connect
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.router.admissions import AdmissionsFile
+from galactic.router.complaints import Complaints
 from galactic.router.controller import Controller
 from galactic.router.database.chronicle import Chronicle
 from galactic.router.database.lock import AdvisoryLock
@@ -64,11 +65,15 @@ def main() -> None:
                     election=LeaseElection(kube, replica) if kube is not None else lock,
                     database=chronicle if url else None,
                 )
-                looking = asyncio.create_task(serve(replica, controller), name="inspection")
+                beside = [asyncio.create_task(serve(replica, controller), name="inspection")]
+                if kube is not None:
+                    complaints = Complaints(kube, lambda: health.problems)
+                    beside.append(asyncio.create_task(complaints.run(), name="complaints"))
                 try:
                     await controller.run()
                 finally:
-                    looking.cancel()
+                    for task in beside:
+                        task.cancel()
         finally:
             if kube is not None:
                 await kube.close()

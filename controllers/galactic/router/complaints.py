@@ -1,0 +1,111 @@
+"""Events about what the router itself lacks, for whoever looks with ``kubectl describe`` and has no log at hand.
+
+They are on its own Pod where ``POD_NAME`` and ``POD_UID`` say which that is, else on the Lease ``galactic-router``.
+What is over within PATIENCE_SECONDS is no matter; what stays is told again every TOLD_SECONDS, before Events expire.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import structlog
+
+from galactic.errors import GalacticError
+from galactic.kube.client import Object
+from galactic.kube.lease import own_namespace
+from galactic.kube.resources import EVENTS, LEASES, Resource
+from galactic.router.recorder import now
+
+log = structlog.get_logger(__name__)
+PATIENCE_SECONDS: Final = 5.0
+TOLD_SECONDS: Final = 900.0
+POLL_SECONDS: Final = 1.0
+LEASE: Final = "galactic-router"
+
+
+class Api(Protocol):
+    """What is asked of the Kubernetes API."""
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
+
+    async def create(
+        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
+    ) -> Object: ...
+
+
+class Complaint(NamedTuple):
+    """What is told of one of ``/healthz``'s problems, before its own words."""
+
+    problem: str
+    reason: str
+    message: str
+
+
+COMPLAINTS: Final = (
+    Complaint("mqtt", "BrokerUnreachable", "there is no session with the broker, so no route change is told"),
+    Complaint("postgres", "DatabaseUnreachable", "no history is written; routes do not wait for it"),
+)
+
+
+class Complaints:
+    """Tells of those of ``problems()`` (texts by name, as ``/healthz`` has them) that are in COMPLAINTS."""
+
+    def __init__(
+        self, api: Api, problems: Callable[[], Mapping[str, str]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._api, self._problems, self._clock = api, problems, clock
+        self._since: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+
+    async def run(self) -> None:
+        """Looks for ever. An Event that the API server does not take is told at the next look."""
+        while True:
+            await self.look()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def look(self) -> None:
+        """Tells what is due now."""
+        problems, at = self._problems(), self._clock()
+        self._since = {name: self._since.get(name, at) for name in problems}
+        self._told = {name: told for name, told in self._told.items() if name in problems}
+        for name, reason, message in COMPLAINTS:
+            new = at - self._since.get(name, at) < PATIENCE_SECONDS
+            if new or at - self._told.get(name, -TOLD_SECONDS) < TOLD_SECONDS:
+                continue
+            try:
+                if about := await self._about():
+                    body = event(about, reason, f"{message}: {problems[name]}")
+                    await self._api.create(EVENTS, body, about["namespace"])
+                self._told[name] = at
+            except GalacticError as error:
+                log.warning("event not made", problem=problems[name], error=str(error))
+
+    async def _about(self) -> dict[str, str] | None:
+        namespace, pod, uid = own_namespace(), os.environ.get("POD_NAME"), os.environ.get("POD_UID")
+        if pod and uid:
+            return {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid}
+        lease = await self._api.find(LEASES, LEASE, namespace)
+        if lease is None:
+            return None
+        found = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "namespace": namespace}
+        return found | {"name": LEASE, "uid": lease["metadata"]["uid"]}
+
+
+def event(about: Mapping[str, str], reason: str, message: str) -> dict[str, Any]:
+    """A core/v1 Event of type Warning."""
+    at = now()
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{about['name']}.", "namespace": about["namespace"]},
+        "involvedObject": dict(about),
+        "type": "Warning",
+        "reason": reason,
+        "message": message,
+        "source": {"component": "galactic-router"},
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+    }
