@@ -36,6 +36,8 @@ VARIABLES: Final = {
     "XTABLES_LOCKFILE": "the lock file that users of iptables share; default `/run/xtables.lock`",
     "XTABLES_LIBDIR": "where iptables' extensions are; found out unless given",
     "POD_NAMESPACE": "the namespace that a controller runs in, where it cannot be read off the service account",
+    "POD_NAME": "the Pod that the router runs in, on which it makes Events about itself",
+    "POD_UID": "the same Pod; without both the Events are on the Lease `galactic-router`",
     "CLICOLOR_FORCE": "colours in what `galactic` prints, also where it is no terminal",
     "NO_COLOR": "no colours in what `galactic` prints",
     "XDG_CACHE_HOME": "where the lab keeps what it has built, in `galactic/`; default `~/.cache`",
