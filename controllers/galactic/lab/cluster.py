@@ -10,6 +10,7 @@ Everything is synchronous and raises ``galactic.errors``: Rejected for what the 
 does not come up, with the end of the log that says why.
 """
 
+import compileall
 import os
 import signal
 import sys
@@ -115,21 +116,22 @@ class Lab(Disturbances):
         with self._step("etcd, kube-apiserver, MQTT broker"):
             supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
             supervisor.start(*(name for name in FIRST if name in known))
+            if state.nodes:  # what they import takes a guest as long as the API server takes to come up
+                self.wait("the nodes' kernel", chosen.ready, log="guest")
+                supervisor.start("nodes")
             self.wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
         with self._step("custom resource definitions, roles"):
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
-            for path in controlplane.definitions(checkout()):
-                self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-            self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
             roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
-            self.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=roles)
+            files = [word for path in controlplane.definitions(checkout()) for word in ("-f", str(path))]
+            self.kubectl("apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles)
+            self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         with self._step("controllers"):
             supervisor.start(*(name for name in LATER if name in known))
+            state.gate.touch()
         with self._step(f"{state.nodes} nodes"):
-            self.wait("the nodes' kernel", chosen.ready, log="guest")
             if state.nodes:
-                supervisor.start("nodes")
                 self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
             self.wait(
                 "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
@@ -180,6 +182,9 @@ class Lab(Disturbances):
             "from cni_plugin.main import main\n\nsys.exit(main())\n"
         )
         plugin.chmod(0o755)
+        # A guest sees these files read-only: it would compile them at each start, and the plugin's for each pod.
+        for folder in (source_root() / "galactic", source_root().parent / "src" / "cni_plugin"):
+            compileall.compile_dir(folder, quiet=2)
 
     @contextmanager
     def _step(self, title: str) -> Iterator[None]:

@@ -250,10 +250,10 @@ def main() -> None:
     running: dict[int, Node] = {}
     waiting = list(state.members)
     while not ending:
-        while waiting:
+        while waiting and state.gate.exists():
             member = waiting.pop()
             running[fork(Supervisor(state, member).run)] = member
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
             log.warning("supervisor of %s ended with %s", running[pid].name, _meaning(status))
             waiting.append(running.pop(pid))

@@ -142,6 +142,11 @@ class State:
         return self.root / "log"
 
     @property
+    def gate(self) -> Path:
+        """There is this file once the API server knows what nodes ask of it; they wait for it."""
+        return self.root / "gate"
+
+    @property
     def audit(self) -> Path:
         """The API server's audit log: a line for each request of a controller of ours."""
         return self.logs / "audit.log"
