@@ -11,13 +11,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from galactic.cli.lab import ENCAPSULATED, exports
 from galactic.errors import Unreachable
 from galactic.lab.cluster import Lab
 from galactic.lab.state import checkout
 
 SETTLE_SECONDS: Final = 180.0
-ENCAPSULATED: Final = "ip6 proto 4 or ip6 proto 41"
-"""What an H.Encaps.Red packet looks like from outside: an IPv4 or IPv6 packet right behind the IPv6 header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +169,9 @@ def _captured(lab: Lab) -> str:
 
 def _leave(console: Console, lab: Lab) -> None:
     console.print(
-        f"\nThe lab is left running.\n  export KUBECONFIG={lab.kubeconfig}\n"
+        f"\nThe lab is left running.\n{exports(lab, '  ')}\n"
         "  kubectl get vpc,vpca,nseg -A -o wide\n"
         "  galactic lab exec --pod blue/web -- ping 10.1.1.2\n"
-        "  galactic lab down"
+        "  galactic lab down",
+        soft_wrap=True,
     )

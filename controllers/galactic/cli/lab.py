@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -28,7 +29,15 @@ console = Console(highlight=False)
 P = ParamSpec("P")
 R = TypeVar("R")
 Name = Annotated[str, typer.Option("--name", "-n", envvar="GALACTIC_LAB", help="Which lab.")]
+ENCAPSULATED: Final = "ip6 proto 4 or ip6 proto 41"
+"""What an H.Encaps.Red packet looks like from outside: an IPv4 or IPv6 packet right behind the IPv6 header."""
 WORDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def exports(lab: Lab, indent: str = "") -> str:
+    """What a shell needs for kubectl, helm and galactic to be at hand and to lead to the lab."""
+    path = f"{lab.state.tools}:{Path(sys.executable).parent}:$PATH"
+    return f"{indent}export KUBECONFIG={lab.kubeconfig}\n{indent}export PATH={path}"
 
 
 def told(command: Callable[P, R]) -> Callable[P, R]:
@@ -97,8 +106,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
         standalone=standalone,
         join=join,
     )
-    console.print(f"\nexport KUBECONFIG={lab.kubeconfig}", soft_wrap=True)
-    console.print(f"export PATH={lab.state.tools}:$PATH", soft_wrap=True)
+    console.print(f"\n{exports(lab)}", soft_wrap=True)
     if lab.state.standalone:
         console.print(f"who may share a VPC: {lab.state.admissions}", soft_wrap=True)
     if lab.state.database:
@@ -290,6 +298,8 @@ def capture(
     at: Annotated[str, typer.Option(help="Where: fabric, a node, or pod/NAMESPACE/NAME.")] = "fabric",
     interface: Annotated[str, typer.Option("--interface", "-i", help="The device.")] = "any",
 ) -> None:
-    """tcpdump, by default of everything between nodes; its further arguments and filter after --."""
+    """tcpdump; its further arguments and filter after --. Without any: what pods send from node to node (SRv6)."""
     extra = context.args[1:] if context.args[:1] == ["--"] else context.args
-    _replace(Lab(name), at, ["tcpdump", "-nli", interface, *extra], terminal=False)
+    # The fabric also carries what the nodes say to broker and API server.
+    seen = extra or ([ENCAPSULATED] if at == "fabric" else [])
+    _replace(Lab(name), at, ["tcpdump", "-nli", interface, *seen], terminal=False)
