@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
+# How many stories are told side by side, each in a lab of its own. A lab waits more than it works: two cores carry two.
+LABS ?= $(if $(GALACTIC_LAB),0,2)
 
 .PHONY: help venv demo test plugin unit check generate format lab bench docs image sbom audit clean
 
@@ -36,13 +38,11 @@ venv: $(VENV)/made ## the Python environment
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
 	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
-test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then the e2e stories in a lab of their own
+test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then image, chart and the e2e stories; LABS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
 	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt tests/docs tests/observability -n auto
-	@$(BIN)/pytest tests/image
-	@$(BIN)/pytest tests/chart
-	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest tests/image tests/chart tests/e2e -n $(LABS) --dist loadfile -v
 else
 	@$(BIN)/pytest $(ARGS)
 endif

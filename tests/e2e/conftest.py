@@ -1,36 +1,107 @@
 """One lab for all stories, and tenants in it.
 
 The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already is used as it is and left as it was
-(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down.
+(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down. What
+stories made that were killed is made anew. With ``-n 2 --dist loadfile`` there are two labs, named after the workers.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import witnesses
 from rich.console import Console
-from story import Tenant, eventually, tenancy
+from story import Tenant, fresh, tenancy
 
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
 
+LABS = pytest.StashKey[list[Lab]]()
+BEGAN = pytest.StashKey[dict[str, dict[Path, int]]]()
+HERE = Path(__file__).parent
+OWNER = "stories"
+"""The file of a lab that those who made it keep locked while they live."""
+STORY_SECONDS = 900
+"""The first of all brings a lab up, and on a machine that has other things to do all of it takes a multiple."""
 
-@pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    one = Lab(os.environ.get("GALACTIC_LAB", "test"), Console(stderr=True))
-    if one.running:
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(STORY_SECONDS))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is in the logs until now is not this story's."""
+    labs = item.config.stash.get(LABS, [])
+    item.stash[BEGAN] = {one.state.name: witnesses.positions(one) for one in labs}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A story that fails tells what its labs have to say: who reads of it may have nothing but the text."""
+    report = yield
+    if report.failed:
+        for one in item.config.stash.get(LABS, []):
+            since = item.stash.get(BEGAN, {}).get(one.state.name, {})
+            report.sections.append((f"lab {one.state.name}", witnesses.testimony(one, since)))
+    return report
+
+
+@contextmanager
+def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
+    """The lab of that name: as it is if it is up; otherwise made, and gone afterwards without a trace."""
+    one = Lab(name, Console(stderr=True))
+    config.stash.setdefault(LABS, []).append(one)
+    if one.running and not abandoned(one):
         yield one
         return
+    one.down()
     before = traces(one)
+    one.state.root.mkdir(parents=True)
+    owner = (one.state.root / OWNER).open("w")
+    fcntl.flock(owner, fcntl.LOCK_EX)
     try:
-        one.up(routers=2, database=True)
+        one.up(**wanted)
         yield one
         assert not forbidden(one), "the chart's roles lack what the stories' controllers asked for"
     finally:
         one.down()
+        owner.close()
+        config.stash[LABS].remove(one)
     assert traces(one) == before, "`galactic lab down` left something behind"
+
+
+def abandoned(lab: Lab) -> bool:
+    """Whether stories made it that were killed before they could take it down: nobody knows what state it is in."""
+    try:
+        owner = (lab.state.root / OWNER).open()
+    except FileNotFoundError:
+        return False
+    with owner, suppress(BlockingIOError):
+        fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def lab_name(pytestconfig: pytest.Config) -> str:
+    """Stories that are told side by side have a lab each: what one of them kills is not there for the others either."""
+    given, worker = os.environ.get("GALACTIC_LAB"), os.environ.get("PYTEST_XDIST_WORKER")
+    if given and worker:
+        pytest.exit(f"GALACTIC_LAB={given} is one lab: no -n with it", returncode=pytest.ExitCode.USAGE_ERROR)
+    return given or (f"test-{worker}" if worker else "test")
+
+
+@pytest.fixture(scope="session")
+def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
+    with standing(pytestconfig, lab_name, routers=2, database=True) as one:
+        yield one
 
 
 def traces(lab: Lab) -> dict[str, object]:
@@ -46,36 +117,60 @@ def traces(lab: Lab) -> dict[str, object]:
 
 
 def forbidden(lab: Lab) -> list[str]:
-    """Each right of a controller that it asked for and never had, from the API server's audit log.
+    """Each right of a controller that it asked for and does not have, from the API server's audit log.
 
-    One that starts refuses for a moment what it grants before and after: until it has read the roles.
+    One that starts refuses for a moment what it grants before and after, until it has read the roles: what was refused
+    and not allowed later is asked for once more.
     """
     allowed: set[str] = set()
-    refused: set[str] = set()
+    refused: dict[str, dict[str, Any]] = {}
     for event in map(json.loads, lab.state.audit.read_text().splitlines()):
         thing = event.get("objectRef", {"path": event["requestURI"]})
         names = ("path", "apiGroup", "resource", "subresource", "namespace", "name")
-        what = " ".join(thing[name] for name in names if name in thing)
+        what = {name: thing[name] for name in names if name in thing}
+        told = f"{event['user']['username']}: {event['verb']} {' '.join(what.values())}"
         decision = event.get("annotations", {}).get("authorization.k8s.io/decision")
-        found = {"allow": allowed, "forbid": refused}.get(decision, set())
-        found.add(f"{event['user']['username']}: {event['verb']} {what}")
-    return sorted(refused - allowed)
+        if decision == "allow":
+            allowed.add(told)
+        elif decision == "forbid":
+            refused[told] = review(event["user"], event["verb"], what)
+    return sorted(
+        told
+        for told, body in refused.items()
+        if told not in allowed
+        and not json.loads(lab.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(body)))["status"][
+            "allowed"
+        ]
+    )
+
+
+def review(user: dict[str, Any], verb: str, what: dict[str, str]) -> dict[str, Any]:
+    """The question whether that user may do that."""
+    attributes = {"group" if name == "apiGroup" else name: value for name, value in what.items()} | {
+        "verb": verb
+    }
+    kind = "nonResourceAttributes" if "path" in what else "resourceAttributes"
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": user["username"], "groups": user.get("groups", []), kind: attributes},
+    }
 
 
 @pytest.fixture(scope="session")
-def control_plane() -> Iterator[Lab]:
-    """For stories that need the API server only: the stories' lab if that is up, else one without nodes."""
-    name = os.environ.get("GALACTIC_LAB", "test")
-    if Lab(name).running:
-        yield Lab(name)
+def control_plane(
+    request: pytest.FixtureRequest, pytestconfig: pytest.Config, lab_name: str
+) -> Iterator[Lab]:
+    """For stories that need the API server only: the stories' lab if that is up or some story of this run needs it,
+    else one without nodes.
+    """
+    if Lab(lab_name).running or any(
+        "lab" in getattr(item, "fixturenames", ()) for item in request.session.items
+    ):
+        yield request.getfixturevalue("lab")
         return
-    one = Lab(f"{name}-api", Console(stderr=True))
-    try:
-        one.up(nodes=0, routers=2, database=True)
+    with standing(pytestconfig, f"{lab_name}-api", nodes=0, routers=2, database=True) as one:
         yield one
-        assert not forbidden(one), "the chart's roles lack what the stories' controllers asked for"
-    finally:
-        one.down()
 
 
 def replicated(lab: Lab) -> Lab:
@@ -99,26 +194,19 @@ def replicas(lab: Lab) -> Lab:
 
 @pytest.fixture
 def spaces(control_plane: Lab) -> Iterator[Callable[..., tuple[str, ...]]]:
-    """Makes namespaces that pods can be made in, and that are gone after the story."""
+    """Makes namespaces that pods can be made in, and that go after the story."""
     made: list[str] = []
 
     def make(*names: str) -> tuple[str, ...]:
-        for name in names:
-            control_plane.kubectl("create", "namespace", name)
-            made.append(name)
-        for name in names:
-            account = ("get", "serviceaccount", "default", "-n", name, "-o", "name")
-            eventually("there is a service account", lambda: control_plane.kubectl(*account, check=False))  # noqa: B023
+        made.extend(fresh(control_plane, name) for name in names)
         return names
 
     yield make
     for name in made:
-        control_plane.kubectl(
-            "delete", "pods", "--all", "-n", name, "--grace-period=0", "--force", check=False
-        )
-        control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
-    for name in made:
-        control_plane.kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=60s", check=False)
+        force = ("--grace-period=0", "--force")
+        control_plane.kubectl("delete", "pods", "--all", "-n", name, *force, check=False)
+    if made:
+        control_plane.kubectl("delete", "namespace", *made, "--wait=false", check=False)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from galactic.lab.cluster import Lab
 
 BASE = "galactic/v1"
 LEADER = f"{BASE}/router/leader"
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 class Said(NamedTuple):

@@ -1,16 +1,23 @@
 """The words stories are told in: a tenant, and what is to become true of it."""
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from galactic.lab.cluster import Lab
 
 API = "galactic.datumapis.com/v1alpha"
 SECONDS = 60.0
+POD_SECONDS = 180
+"""Whatever a runtime's back-off makes of a first failure."""
+TRIES = 80
+"""A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
 DESTROY = """
 for device in $(ip -br link | grep -oE '^(G[0-9a-zA-Z]{12}[HV]|lo-galactic)'); do ip link delete $device; done
 for family in -4 -6; do
@@ -26,13 +33,28 @@ true
 """Takes everything of ours out of a node's kernel, other people's rules left alone."""
 
 
-def eventually(what: str, true: Callable[[], object], seconds: float = SECONDS) -> Any:
-    """The first true answer of ``true``; fails naming ``what`` and the last answer."""
-    deadline = time.monotonic() + seconds
+def eventually(what: str | Callable[[], str], true: Callable[[], object], seconds: float = SECONDS) -> Any:
+    """The first true answer of ``true``; fails naming ``what`` and the last answer, after that time and TRIES."""
+    began, tries = time.monotonic(), 0
     while not (answer := true()):
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what} (last answer: {answer!r})"
+        tries, now = tries + 1, time.monotonic() - began
+        if now > seconds and tries >= TRIES:
+            asked = what if isinstance(what, str) else what()
+            pytest.fail(f"not within {now:.0f} s: {asked} (last answer: {answer!r})")
         time.sleep(0.25)
     return answer
+
+
+def steady(what: str, read: Callable[[], Any]) -> Any:
+    """What is read twice in a row: what others left, stories before this one, has come to rest."""
+    last: list[Any] = [object()]
+
+    def rests() -> bool:
+        last.append(read())
+        return bool(last[-1] == last[-2])
+
+    eventually(f"{what} is at rest", rests)
+    return last[-1]
 
 
 @dataclass
@@ -98,18 +120,25 @@ class Tenant:
     def wait_for_pods(self, *names: str) -> None:
         """They are Ready."""
         wanted = [f"pod/{name}" for name in names]
-        self.lab.kubectl("wait", "-n", self.namespace, "--for=condition=Ready", *wanted, "--timeout=90s")
+        self.lab.kubectl(
+            "wait", "-n", self.namespace, "--for=condition=Ready", *wanted, f"--timeout={POD_SECONDS}s"
+        )
 
     def delete_pod(self, name: str) -> None:
         """Deletes a Pod and waits until it is gone."""
-        self.lab.kubectl("delete", "pod", "-n", self.namespace, name, "--timeout=60s")
+        self.lab.kubectl("delete", "pod", "-n", self.namespace, name, f"--timeout={POD_SECONDS}s")
         self._namespaces.pop(name, None)
 
     def netns(self, name: str) -> str:
-        """The name of a Pod's network namespace."""
+        """The name of a Pod's network namespace. Asked once for all of them: each question costs a process."""
         if name not in self._namespaces:
-            self._namespaces[name] = self.lab.pod_namespace(f"{self.namespace}/{name}")
+            pods = self.lab.get("pods", "-n", self.namespace)["items"]
+            self._namespaces = {each["metadata"]["name"]: namespace_of(each) for each in pods}
         return self._namespaces[name]
+
+    def command(self, pod: str, argv: list[str]) -> list[str]:
+        """What runs that in a Pod's network namespace, on the kernel of the nodes."""
+        return ["nsenter", f"--net=/run/netns/{self.netns(pod)}", "--", *argv]
 
     def attachment(self, name: str) -> dict[str, Any]:
         """The VPCAttachment as the API server has it."""
@@ -121,12 +150,13 @@ class Tenant:
 
     def run(self, pod: str, argv: list[str], **options: Any) -> str:
         """What a command prints in a Pod."""
-        return self.lab.pod(f"{self.namespace}/{pod}", argv, **options)
+        return self.lab.run("kernel", self.command(pod, argv), **options).stdout
 
     def ping(self, pod: str, address: str, count: int = 1) -> bool:
         """Whether ``address`` answers ``pod``, each time of ``count``."""
-        argv = ["ping", "-n", f"-c{count}", "-i0.2", "-W1", address]
-        return self.lab.run(f"pod/{self.namespace}/{pod}", argv, check=False, timeout=60).returncode == 0
+        argv = ["ping", "-n", f"-c{count}", "-i0.2", f"-W{1 if count == 1 else 10}", address]
+        said = self.lab.run("kernel", self.command(pod, argv), check=False, timeout=60).stdout
+        return f" {count} received" in said
 
     def reaches(self, pod: str, address: str) -> None:
         """Waits until ``address`` answers ``pod``: routes take a moment, and then hold."""
@@ -137,7 +167,8 @@ class Tenant:
         """Which of many pings, (pod, address), stay without an answer. They are sent side by side."""
         pairs = list(pings)
         script = "".join(
-            f"(ip netns exec {self.netns(pod)} ping -n -q -c1 -W2 {address} >/dev/null 2>&1 || echo {number}) &\n"
+            f"({shlex.join(self.command(pod, ['ping', '-n', '-q', '-c1', '-W2', address]))} >/dev/null 2>&1"
+            f" || echo {number}) &\n"
             for number, (pod, address) in enumerate(pairs)
         )
         said = self.lab.run("kernel", ["sh", "-c", f"{script}wait"], timeout=60).stdout
@@ -147,9 +178,12 @@ class Tenant:
         """Waits until every one of many pings, (pod, address), is answered."""
         left = list(pings)
         assert left
-        deadline = time.monotonic() + SECONDS
-        while left := self.unanswered(left):
-            assert time.monotonic() < deadline, f"{self.namespace}: no answer for {left}"
+
+        def answered() -> bool:
+            left[:] = self.unanswered(left)
+            return not left
+
+        eventually(lambda: f"in {self.namespace} an answer to {left}", answered)
 
     def _vpc(self, name: str) -> dict[str, Any]:
         spec = {"networks": self.networks, **({"identifier": self.identifier} if self.identifier else {})}
@@ -189,6 +223,21 @@ class Tenant:
         return status if status.get("ready") else None
 
 
+def fresh(lab: Lab, namespace: str) -> str:
+    """Makes a namespace that pods can be made in; its name. One of an earlier story, or of an earlier try in the same
+    lab, is on its way: it takes seconds to go, which nobody has to wait for before there is need of it.
+    """
+    lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=120s", check=False)
+    lab.kubectl("create", "namespace", namespace)
+    account = ("get", "serviceaccount", "default", "-n", namespace, "-o", "name", "--ignore-not-found")
+    eventually(f"{namespace} has a service account", lambda: lab.kubectl(*account))
+    return namespace
+
+
+def namespace_of(pod: dict[str, Any]) -> str:
+    return f"pod-{pod['metadata']['uid']}"
+
+
 @contextmanager
 def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
     """Makes tenants in namespaces named after a story, which are gone afterwards."""
@@ -196,11 +245,7 @@ def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
     stem = "".join(letter if letter.isalnum() else "-" for letter in story.removeprefix("test_"))
 
     def make(name: str, **more: Any) -> Tenant:
-        namespace = f"{stem[:40].strip('-')}-{name}"
-        # Of an earlier try in the same lab, perhaps: a namespace takes seconds to go, which nobody has to wait for.
-        lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=60s", check=False)
-        lab.kubectl("create", "namespace", namespace)
-        made.append(Tenant(lab, namespace, **more))
+        made.append(Tenant(lab, fresh(lab, f"{stem[:40].strip('-')}-{name}"), **more))
         return made[-1]
 
     yield make

@@ -20,9 +20,11 @@ NODES = {f"by-hand-{number}": f"2001:db8:ff99:{number}00::/56" for number in (1,
 
 
 @pytest.fixture
-def blue(routers: Lab, spaces: Callable[..., tuple[str, ...]]) -> Iterator[Tenant]:
+def blue(
+    routers: Lab, spaces: Callable[..., tuple[str, ...]], request: pytest.FixtureRequest
+) -> Iterator[Tenant]:
     """A tenant, and the segments of nodes that nobody runs."""
-    (namespace,) = spaces("second-router")
+    (namespace,) = spaces(request.node.name.removeprefix("test_").replace("_", "-"))
     tenant = Tenant(routers, namespace)
     for name, prefix in NODES.items():
         segment = {"apiVersion": "galactic.datumapis.com/v1alpha", "kind": "NodeSegment"}

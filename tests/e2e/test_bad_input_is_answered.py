@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from story import API, eventually
+from story import API, eventually, fresh
 
 from galactic.lab.cluster import Lab
 from galactic.lab.state import SERVICES
@@ -102,11 +102,7 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
     names = Namespaces(control_plane)
     try:
         for name in ("bad-input", "stranger"):
-            control_plane.kubectl("create", "namespace", name)
-            eventually(
-                "its service account",
-                lambda name=name: control_plane.kubectl("get", "sa", "default", "-n", name, check=False),
-            )
+            fresh(control_plane, name)
         gate = [{"destination": "192.168.3.0/24", "via": "10.1.1.3"}]
         names.accepts(
             vpc("blue", "10.1.1.0/24", "2001:10:1:1::/64"),

@@ -68,7 +68,7 @@ def fits(blue: Tenant, size: int) -> None:
         said = (refused.stdout + refused.stderr).replace("mtu: ", "mtu=")
         assert f"message too long, mtu={size}" in said
         argv = [sys.executable, "-P", str(STREAM), blue.netns("two"), address, blue.netns("one"), str(BYTES)]
-        stream = blue.lab.run("kernel", argv, timeout=120).stdout
+        stream = blue.lab.run("kernel", argv, timeout=300).stdout
         result = json.loads(stream.splitlines()[-1])
         assert result["error"] is None
         assert result["received"] == result["sent"] > 0

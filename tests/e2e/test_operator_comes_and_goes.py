@@ -4,25 +4,17 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from story import Tenant, eventually
+from story import Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 
 
 @pytest.fixture
-def made(control_plane: Lab) -> Iterator[Callable[[str], Tenant]]:
-    """Makes tenants that are gone after the story, and an operator that runs."""
-    tenants: list[Tenant] = []
-
-    def make(name: str) -> Tenant:
-        tenants.append(Tenant(control_plane, f"operator-{name}"))
-        control_plane.kubectl("create", "namespace", tenants[-1].namespace)
-        return tenants[-1]
-
-    yield make
-    control_plane.supervisor.start("operator")
-    for tenant in tenants:
-        control_plane.kubectl("delete", "namespace", tenant.namespace, "--timeout=60s", check=False)
+def made(control_plane: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Tenant]]:
+    """Makes tenants that go after the story, and an operator that runs."""
+    with tenancy(control_plane, request.node.name) as make:
+        yield make
+        control_plane.supervisor.start("operator")
 
 
 def gone(tenant: Tenant) -> bool:

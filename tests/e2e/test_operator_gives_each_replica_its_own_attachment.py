@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from story import Tenant, eventually
+from story import Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 
@@ -19,11 +19,9 @@ UNSCHEDULED: dict[str, Any] = {
 
 
 @pytest.fixture
-def blue(control_plane: Lab) -> Iterator[Tenant]:
-    tenant = Tenant(control_plane, "operator-replicas")
-    control_plane.kubectl("create", "namespace", tenant.namespace)
-    yield tenant
-    control_plane.kubectl("delete", "namespace", tenant.namespace, "--timeout=60s")
+def blue(control_plane: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    with tenancy(control_plane, request.node.name) as make:
+        yield make("blue")
 
 
 def deployment(replicas: int, version: str = "1") -> dict[str, Any]:
@@ -118,6 +116,6 @@ def test_an_attachment_of_this_kind_waits_for_its_pod(blue: Tenant) -> None:
             if one["type"] == "Deleting"
         ],
     )
-    assert "waits for pod operator-replicas/web-" in said[0]
+    assert f"waits for pod {blue.namespace}/web-" in said[0]
     blue.apply(deployment(0))
     eventually("both are gone", lambda: not blue.lab.get("vpca", "-n", blue.namespace)["items"])

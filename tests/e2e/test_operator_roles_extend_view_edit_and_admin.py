@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from story import eventually
+from story import eventually, fresh
 
 from galactic.lab.cluster import Lab
 
@@ -16,13 +16,13 @@ NAMESPACE = "operator-roles"
 def people(control_plane: Lab) -> Iterator[Lab]:
     """Users named after the role that they have in the namespace."""
     control_plane.kubectl("apply", "-f", str(ROLES))
-    control_plane.kubectl("create", "namespace", NAMESPACE)
+    fresh(control_plane, NAMESPACE)
     for role in ("view", "edit", "admin"):
         control_plane.kubectl(
             "create", "rolebinding", role, "-n", NAMESPACE, f"--clusterrole={role}", f"--user={role}"
         )
     yield control_plane
-    control_plane.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
+    control_plane.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def may(lab: Lab, user: str, verb: str, what: str, *more: str, namespace: str = NAMESPACE) -> bool:

@@ -4,7 +4,7 @@ kernel, not in the node's segment, not in the table, not in the attachment's sta
 
 from collections.abc import Callable
 
-from story import Tenant, eventually
+from story import Tenant, eventually, steady
 
 from galactic.lab.cluster import Lab
 
@@ -18,7 +18,7 @@ def kernel(lab: Lab, node: str) -> str:
 
 def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue = tenants("blue")
-    before = kernel(lab, "node-1")
+    before = steady("node-1", lambda: kernel(lab, "node-1"))
     blue.settle({"gone": ("node-1", "10.1.1.1/24", "2001:10:1:1::1/64"), "two": ("node-2", "10.1.1.2/24")})
     blue.all_reach((("two", "10.1.1.1"),))
     sid = eventually("the attachment has an endpoint", lambda: blue.endpoint("gone"))["sid"]

@@ -37,7 +37,7 @@ def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
     argv = [sys.executable, "-P", str(PROGRAM), plugin, pidfile, str(seed), str(COUNT)]
     held: dict[str, list[str]] = {}
     try:
-        told = json.loads(lab.run(NODE, argv, timeout=240).stdout)
+        told = json.loads(lab.run(NODE, argv, timeout=600).stdout)
         held, done = told["held"], told["done"]
         assert len(done) >= 4, f"too few kinds of operations: {done}"
         pods = {**held, blue.netns("here"): ["galactic0"]}

@@ -188,8 +188,8 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
     (row,) = [each for each in routes["routes"] if each["network"] == "10.1.1.9/32"]
     assert row["desired"]
 
-
-def test_the_routers_are_back(cli: Cli, tenant: Tenant) -> None:
+    for number in range(lab.state.routers):
+        lab.supervisor.start(router_name(number))
     tenant.reaches("web", "10.1.1.9")
     cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
 

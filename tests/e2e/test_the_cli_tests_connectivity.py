@@ -33,7 +33,7 @@ def hindered(lab: Lab, node: str) -> list[str]:
 
 
 def test_all_is_well_and_nothing_is_left(lab: Lab) -> None:
-    output, errors = (process := start(lab, "--timeout", "200")).communicate(timeout=280)
+    output, errors = (process := start(lab, "--timeout", "200")).communicate(timeout=600)
     assert process.returncode == 0, errors
     found = json.loads(output)
     assert found["passed"]
@@ -51,8 +51,8 @@ def test_what_does_not_get_through_is_told(lab: Lab) -> None:
         eventually(f"nothing hinders pods on {node}: {hindered(lab, node)}", lambda: not hindered(lab, node))  # noqa: B023
     lab.exec("node-1", ["ip", "-6", "route", "add", "unreachable", prefix, "metric", "1"])
     try:
-        process = start(lab, "--timeout", "60", "--nodes", "node-1,node-2")
-        output, errors = process.communicate(timeout=280)
+        process = start(lab, "--timeout", "30", "--nodes", "node-1,node-2")
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 3, errors
         wrong = {(each["from"], each["to"]) for each in json.loads(output)["results"] if not each["right"]}
         assert ("blue-1", "10.254.0.2") in wrong
@@ -65,6 +65,6 @@ def test_an_interrupted_test_leaves_nothing(lab: Lab) -> None:
     interrupted = start(lab)
     eventually("its namespace is there", lambda: left(lab))
     interrupted.send_signal(signal.SIGINT)
-    interrupted.communicate(timeout=200)
+    interrupted.communicate(timeout=600)
     assert interrupted.returncode == 130
     assert not left(lab)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from zlib import crc32
 
-from story import Tenant, eventually
+from story import Tenant, eventually, steady
 
 from galactic import names
 from galactic.lab.cluster import Lab
@@ -86,7 +86,7 @@ def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: 
         "sysctl -qw net.vrf.strict_mode=0",
         "ip addr flush dev lo-galactic",
     )
-    before = state(lab)
+    before = steady("node-1", lambda: state(lab))
     lab.exec("node-1", ["sh", "-ec", "\n".join(removals)])
     eventually("all of it is back", lambda: state(lab) == before)
     blue.reaches("two", "10.1.1.1")

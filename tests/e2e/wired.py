@@ -16,7 +16,7 @@ from galactic.lab.cluster import Lab
 
 PROGRAM = Path(__file__).with_name("wire.py")
 PORT = 7777
-SECONDS = 10.0
+SECONDS = 30.0
 """For what is expected to arrive. What must not arrive is sent before it, on the same way."""
 
 

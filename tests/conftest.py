@@ -1,0 +1,20 @@
+"""Which tests stay together when others run beside them (``-n 2 --dist loadfile``): what shares what is made once."""
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+WHOLE = ("tests/image/", "tests/chart/")
+"""One image store, and one cluster that a chart is installed in. Of others, those of one file."""
+
+
+class Together(LoadFileScheduling):
+    """A folder of WHOLE is one piece of work, and so is each other file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    return Together(config, log) if config.getoption("dist") == "loadfile" else None
