@@ -1,14 +1,19 @@
-"""The examples of a router outside of any cluster say what a router understands."""
+"""The examples of a router outside of any cluster say what a router understands, systemd takes the unit, and what it
+would start, and the container, work with the broker and the database of their settings: tests/image.
+"""
 
 import configparser
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from galactic.lab import packages
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples/router"
 CHECK = """
@@ -78,3 +83,48 @@ def test_units_are_well_formed(name: str) -> None:
     parser.read(EXAMPLES / name)
     assert parser["Install"]["WantedBy"] == "multi-user.target"
     assert parser["Service"]["Restart"] == "always"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Path:
+    """The root of a host with systemd's own units, and Galactic installed."""
+    packages.install(["systemd"])
+    units = next(
+        path for path in map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system")) if path.is_dir()
+    )
+    shutil.copytree(units, tmp_path / "usr/lib/systemd/system", symlinks=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    for folder in ("usr/local/bin", "etc/systemd/system"):
+        (tmp_path / folder).mkdir(parents=True)
+    program = tmp_path / "usr/local/bin/galactic-router"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    shutil.copy(EXAMPLES / UNIT, tmp_path / "etc/systemd/system")
+    return tmp_path
+
+
+UNIT = "galactic-router.service"
+
+
+def verified(host: Path, *words: str) -> str:
+    """What systemd has against it."""
+    done = subprocess.run(
+        ["systemd-analyze", *words, f"--root={host}", UNIT], capture_output=True, text=True, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if UNIT in line]
+    return "\n".join(said) or ("" if done.returncode == 0 else done.stdout + done.stderr)
+
+
+def test_systemd_takes_the_unit(host: Path) -> None:
+    assert not verified(host, "verify", "--man=no")
+    unit = host / "etc/systemd/system" / UNIT
+    unit.write_text(unit.read_text().replace("ProtectHome=", "ProtectHouse="))
+    assert "ProtectHouse" in verified(host, "verify", "--man=no")
+
+
+def test_the_unit_may_do_little(host: Path) -> None:
+    """As systemd counts it: from 0 (nothing) to 10 (everything)."""
+    assert not verified(host, "security", "--offline=yes", "--threshold=20", "--no-pager")
+    unit = host / "etc/systemd/system" / UNIT
+    unit.write_text(unit.read_text().replace("CapabilityBoundingSet=\n", ""))
+    assert verified(host, "security", "--offline=yes", "--threshold=20", "--no-pager")

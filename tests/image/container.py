@@ -72,6 +72,8 @@ class Container:
     memory: Sequence[str] = ()
     writable: bool = False
     net: bool = True
+    enter: Sequence[str] = ()
+    """What the command line begins with, to be in a network of another's."""
 
     def start(self, *command: str, **variables: str) -> "Running":
         """Runs until it is ended, or ends."""
@@ -86,7 +88,7 @@ class Container:
 
     def _words(self, command: Sequence[str], variables: Mapping[str, str]) -> list[str]:
         spaces = ["--mount", "--pid", "--fork", "--kill-child", *([] if self.net else ["--net"])]
-        return ["unshare", *spaces, "sh", "-c", self._script(command, variables)]
+        return [*self.enter, "unshare", *spaces, "sh", "-c", self._script(command, variables)]
 
     def _script(self, command: Sequence[str], variables: Mapping[str, str]) -> str:
         root = shlex.quote(str(self.root))
