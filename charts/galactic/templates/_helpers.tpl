@@ -132,6 +132,9 @@ tolerations:
 {{- $client := $it.client -}}
 - {name: NODE_NAME, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: spec.nodeName}}}
 - {name: POD_NAME, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}}
+{{- if eq .component "router" }}
+- {name: POD_UID, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.uid}}}
+{{- end }}
 - {name: GALACTIC_MQTT_URL, value: {{ $it.url | quote }}}
 - {name: GALACTIC_MQTT_BASE, value: {{ .root.Values.mqtt.base | quote }}}
 {{- with $client.username }}

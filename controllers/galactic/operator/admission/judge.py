@@ -208,7 +208,8 @@ class Judge:
         identities, user = self._rules.identities, request.user
         if (node := identities.node(user)) is not None or user.name not in identities.patterns:
             return node
-        # A service account that all nodes share, on a server whose tokens tell the pod, but not yet the node.
+        # A service account that all nodes share, on a server whose tokens tell the pod, but not yet the node. One that
+        # tells neither may have been copied from anywhere (before Kubernetes 1.21 each account has one, in a Secret).
         pods, account = user.extra.get(POD_NAME, ()), user.name.removeprefix(SERVICE_ACCOUNT)
         for name in pods:
             if (node := await self._cluster.node_of(name, account.partition(":")[0])) is not None:
@@ -218,7 +219,11 @@ class Judge:
                 reason="NotYours",
                 field="metadata.name",
             )
-        return None
+        raise Rejected(
+            f"{user.name!r} asks with a token that tells no pod; use the one that the chart's DaemonSet mounts",
+            reason="NotYours",
+            field="metadata.name",
+        )
 
 
 def _fact(found: VpcAttachment) -> pod.Attachment:
