@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 
 class Right(NamedTuple):
-    """A verb on a resource of a group; with ``named``, on objects of certain names only."""
+    """A verb on a resource of a group, of objects with these names only, in this namespace only, if there are any."""
 
     verb: str
     group: str
     resource: str
-    named: bool = False
+    names: frozenset[str] = frozenset()
+    namespace: str = ""
 
 
 class Request(NamedTuple):
@@ -23,6 +24,7 @@ class Request(NamedTuple):
     group: str
     resource: str
     name: str
+    namespace: str
     forbidden: bool
     uri: str
 
@@ -43,6 +45,7 @@ def requests(log: Path, since: int = 0) -> list[Request]:
                 thing.get("apiGroup", ""),
                 resource,
                 thing.get("name", ""),
+                thing.get("namespace", ""),
                 event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid",
                 event["requestURI"],
             )
@@ -63,11 +66,11 @@ def granted(objects: Iterable[dict[str, Any]], account: str) -> set[Right]:
     for thing in things:
         if not thing["kind"].endswith("RoleBinding") or thing["subjects"][0]["name"] != account:
             continue
-        reference = thing["roleRef"]
-        place = thing["metadata"].get("namespace", "") if reference["kind"] == "Role" else ""
+        reference, where = thing["roleRef"], thing["metadata"].get("namespace", "")
+        place = where if reference["kind"] == "Role" else ""
         for rule in roles[reference["kind"], place, reference["name"]]:
             rights |= {
-                Right(verb, group, resource, bool(rule.get("resourceNames")))
+                Right(verb, group, resource, frozenset(rule.get("resourceNames", ())), where)
                 for verb in rule["verbs"]
                 for group in rule["apiGroups"]
                 for resource in rule["resources"]
@@ -75,7 +78,30 @@ def granted(objects: Iterable[dict[str, Any]], account: str) -> set[Right]:
     return rights
 
 
+def asked(log: Path, user: str, verb: str, resource: str) -> bool:
+    """Whether the user, of whatever kind, was let do that."""
+    return any(
+        (one.account, one.verb, one.resource, one.forbidden) == (user, verb, resource, False)
+        for one in requests(log)
+    )
+
+
+def covers(right: Right, request: Request) -> bool:
+    """Whether the right is enough for the request."""
+    return (
+        (right.verb, right.group, right.resource) == (request.verb, request.group, request.resource)
+        and (not right.names or request.name in right.names)
+        and right.namespace in ("", request.namespace)
+    )
+
+
 def unused(rights: set[Right], made: Iterable[Request], account: str) -> set[Right]:
     """Rights that no request of the account needed."""
-    used = {(one.verb, one.group, one.resource) for one in made if one.account == account}
-    return {right for right in rights if (right.verb, right.group, right.resource) not in used}
+    own = {one for one in made if one.account == account}
+    return {right for right in rights if not any(covers(right, one) for one in own)}
+
+
+def lacking(rights: set[Right], made: Iterable[Request], account: str) -> set[Request]:
+    """Requests of the account that none of the rights is enough for."""
+    own = {one for one in made if one.account == account}
+    return {one for one in own if not any(covers(right, one) for right in rights)}

@@ -81,12 +81,13 @@ class Machine:
             process.stop()
         self._running.clear()
 
-    def kubeconfig(self, account: str, *bound: str) -> Path:
-        """A kubeconfig with a token of the ServiceAccount, as the API server gives it to a kubelet."""
+    def kubeconfig(self, account: str, pod: str) -> Path:
+        """A kubeconfig with a token of the ServiceAccount, as the API server gives it to a kubelet for a pod."""
+        bound = ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
         token = self._lab.kubectl("create", "token", account, "-n", self._namespace, *bound).strip()
         config = json.loads(self._lab.state.identity("galactic-operator").read_text())
         config["users"][0]["user"] = {"token": token}
-        path = self._folder / f"{account}.kubeconfig"
+        path = self._folder / f"{pod}.kubeconfig"
         path.write_text(json.dumps(config))
         return path
 
@@ -117,7 +118,7 @@ class Machine:
             _replace_paths(path, mounts)
         variables = environment() | {
             "PATH": f"{COMMANDS}:{os.environ['PATH']}:/usr/sbin:/sbin",
-            "KUBECONFIG": str(self.kubeconfig(pod["spec"]["serviceAccountName"])),
+            "KUBECONFIG": str(self.kubeconfig(pod["spec"]["serviceAccountName"], pod["metadata"]["name"])),
             cleanup.MARK: self._lab.state.name,
         }
         for variable in container.get("env", ()):
@@ -145,11 +146,11 @@ class Machine:
         data = self._lab.get("secret", reference["name"], "-n", self._namespace)["data"]
         return base64.b64decode(data[reference["key"]]).decode()
 
-    def jobs(self, done: threading.Event) -> Iterator[Process]:
-        """Runs pods of Jobs and tells the API server how they ended, until ``done``. The processes, as they end."""
+    def jobs(self, done: threading.Event, selector: str = "job-name") -> Iterator[Process]:
+        """Runs pods that end, tells the API server how they did, until ``done``. The processes, as they end."""
         seen: set[str] = set()
         while not done.is_set():
-            for pod in self.pods("job-name"):
+            for pod in self.pods(selector):
                 if pod["metadata"]["uid"] in seen:
                     continue
                 seen.add(pod["metadata"]["uid"])

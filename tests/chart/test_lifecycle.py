@@ -7,9 +7,9 @@ One release, whose story the tests tell in the order in which they stand here.
 import base64
 import http.client
 import json
-import shutil
 import ssl
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from typing import Any
 import audit
 import pytest
 import yaml
+from apiserver import Server
 from charting import NAMESPACE, Helm, Refused, merged, nested
 from openapi import Kinds
 from pods import Machine, Process
@@ -32,6 +33,7 @@ from galactic.lab.cluster import Lab
 from galactic.lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
 
 GROUP = "galactic.datumapis.com"
+PREVIOUS = Path(__file__).parent / "previous/galactic-0.1.0.tgz"
 NODE = "node-1"
 FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}
 """Keeps all pods but the DaemonSet's off the Node, which has no kubelet that could end them."""
@@ -46,14 +48,14 @@ PORTS = {
 eventually = partial(soon, seconds=180.0)
 """On a machine where much else is going on."""
 
-RACES = {
-    ("operator", "get", "vpcattachments"): "another made the pod's attachment in the same moment",
-    ("operator", "get", "network-attachment-definitions"): "another made the definition in the same moment",
-    ("node", "list", "vpcattachments"): "a VPC is hosted and the broker is silent: needs a kernel with VRFs",
-    ("node", "watch", "vpcattachments"): "likewise",
-    ("node", "get", "network-attachment-definitions"): "an attachment is recovered: likewise",
+ELSEWHERE = {
+    ("node", "list", "vpcattachments"): "test_nodes_fall_back_to_the_api_server.py",
+    ("node", "watch", "vpcattachments"): "test_nodes_fall_back_to_the_api_server.py",
+    ("node", "get", "network-attachment-definitions"): "test_a_node_restarts_with_nobody_there.py",
 }
-"""Rights that no story here can bring about for sure, and why they are needed."""
+"""Rights that are needed where pods are attached, for which there has to be a kernel with VRFs, and the stories in
+tests/e2e that look whether they were made use of.
+"""
 
 
 def variables(**more: str) -> dict[str, Any]:
@@ -76,6 +78,7 @@ VALUES = merged(
         )
         | {"serviceRanges": [str(SERVICES)]},
         "node": {"metricsPort": PORTS["node"]},
+        "test": {"timeoutSeconds": 150},
     },
 )
 
@@ -126,20 +129,16 @@ def release(lab: Lab, helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="module")
 def previous(release: Release) -> Path:
-    """What is taken for the version before, as none was released yet: the chart with another version, a field less in
-    one kind, and without the webhooks' disruption budget.
-    """
-    chart = release.folder / "previous"
-    shutil.copytree(CHART, chart)
-    about = yaml.safe_load((chart / "Chart.yaml").read_text())
-    (chart / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.9", "appVersion": "0.0.9"}))
+    """The chart of before (previous/README.md), of which one kind is taken a field: none has got one since."""
+    with tarfile.open(PREVIOUS) as packed:
+        packed.extractall(release.folder / "previous", filter="data")
+    chart = release.folder / "previous/galactic"
     kind = chart / "files/crds/vpc.yaml"
     crd = yaml.safe_load(kind.read_text())
     del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
         "allowedNamespaces"
     ]
     kind.write_text(yaml.safe_dump(crd))
-    (chart / "templates/availability.yaml").unlink()
     return chart
 
 
@@ -148,11 +147,30 @@ def has_grants(lab: Lab) -> bool:
     return "allowedNamespaces" in schema["properties"]["spec"]["properties"]
 
 
+def has_token(lab: Lab) -> bool:
+    """Whether the DaemonSet's pods bring their own token, as those of before do not."""
+    spec = lab.get("daemonset", "galactic-node", "-n", NAMESPACE)["spec"]["template"]["spec"]
+    return any("projected" in volume for volume in spec["volumes"])
+
+
+def kept(lab: Lab) -> list[object]:
+    """What users made, as nothing may touch it."""
+    found = [lab.get("vpc", "kept", "-n", "default"), lab.get("vpcattachment", "kept", "-n", "default")]
+    return [(it["metadata"]["uid"], it["metadata"]["generation"], it["spec"]) for it in found]
+
+
 def test_install_and_upgrade_from_the_previous_version(release: Release, helm: Helm, previous: Path) -> None:
+    lab = release.lab
     release.run("install", "galactic", str(previous), "--create-namespace", values=VALUES)
-    assert not has_grants(release.lab)
+    assert not has_grants(lab)
+    assert not has_token(lab)
+    theirs = [vpc("kept", "10.9.0.0/24"), attachment("kept", "kept")]
+    release.apply(*(merged(each, nested("metadata.namespace", "default")) for each in theirs))
+    before = kept(lab)
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
-    assert has_grants(release.lab), "an upgrade reaches the kinds"
+    assert has_grants(lab), "an upgrade reaches the kinds"
+    assert has_token(lab)
+    assert kept(lab) == before
     stored = {
         (thing["kind"], thing["metadata"]["name"])
         for thing in yaml.safe_load_all(release.run("get", "manifest", "galactic"))
@@ -163,7 +181,7 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
         if "helm.sh/hook" not in thing["metadata"].get("annotations", {})
     }
     for kind, name in stored:
-        release.lab.kubectl("get", kind, name, "-n", "default" if name.endswith("-kubernetes") else NAMESPACE)
+        lab.kubectl("get", kind, name, "-n", "default" if name.endswith("-kubernetes") else NAMESPACE)
 
 
 def test_every_field_was_one_that_the_api_server_knows(release: Release, helm: Helm) -> None:
@@ -343,15 +361,80 @@ def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
     assert FOREIGN["key"] in taints()
 
 
+def test_helm_test_may_do_what_it_does_and_no_more(release: Release, helm: Helm) -> None:
+    """No pod runs here, so that it fails, says why, and removes what it made; and its rights go with it."""
+    lab, account = release.lab, "galactic-test"
+    free = "node-free"  # no pod is put there either: it says nothing of what it has room for
+    release.apply(
+        {"apiVersion": "v1", "kind": "Node", "metadata": {"name": free}},
+        segment(free, "2001:db8:ff03:100::/56"),
+    )
+    ready = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    lab.kubectl("patch", "nodesegment", free, "--subresource=status", "--type=merge", "-p", ready)
+    done = threading.Event()
+    ended: list[Process] = []
+    selector = "app.kubernetes.io/component=test"
+    kubelet = threading.Thread(target=lambda: ended.extend(release.machine.jobs(done, selector)))
+    kubelet.start()
+    first = len(lab.state.audit.read_text().splitlines())
+    try:
+        with pytest.raises(Refused):
+            release.run("test", "galactic", "--timeout=150s")
+    finally:
+        done.set()
+        kubelet.join()
+    (tested,) = ended
+    assert "are not as they should be" in tested.said(), tested.said()
+    assert "nodes are available" in tested.said(), "the scheduler's word"
+    made = audit.requests(lab.state.audit, first)
+    rights = audit.granted(helm.objects(VALUES), account)
+    assert rights
+    assert not [one for one in made if one.account == account and one.forbidden]
+    assert not audit.unused(rights, made, account)
+    assert "galactic-test" not in lab.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
+    assert "galactic-connectivity" not in lab.kubectl("get", "namespaces", "-o", "name")
+    lab.kubectl("delete", "pod", "galactic-test", "-n", NAMESPACE, "--force", "--grace-period=0")
+    for kind in ("nodesegment", "node"):
+        lab.kubectl("delete", kind, free)
+
+
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+
+
+def test_the_api_server_reads_the_roles_as_the_tests_do(release: Release, helm: Helm) -> None:
+    """Every verb, on every resource that any role names: allowed where a role says so, and nowhere else."""
+    server = Server(release.lab.kubeconfig)
+    objects = helm.objects(VALUES)
+    accounts = [f"galactic-{component}" for component in ("operator", "webhook", "router", "broker", "node")]
+    rights = {account: audit.granted(objects, account) for account in accounts}
+    things = {(right.group, right.resource) for each in rights.values() for right in each}
+    wrong = []
+    for account in accounts:
+        for group, resource in sorted(things):
+            for verb in VERBS:
+                asked = audit.Request(account, verb, group, resource, "", "tenant", False, "")
+                expected = any(audit.covers(right, asked) for right in rights[account])
+                if server.allowed(f"system:serviceaccount:{NAMESPACE}:{account}", asked) != expected:
+                    wrong.append((account, verb, resource, expected))
+    assert not wrong
+
+
 def test_rollback(release: Release) -> None:
+    lab = release.lab
+    before = kept(lab)
     release.run("rollback", "galactic", "1")
-    assert not has_grants(release.lab)
-    assert "0.0.9" in release.run("list")
+    assert not has_grants(lab)
+    assert not has_token(lab)
+    assert kept(lab) == before
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
-    assert has_grants(release.lab)
+    assert has_grants(lab)
+    assert has_token(lab)
+    assert kept(lab) == before
     eventually(
         "it still works", lambda: "denied the request" in refusal(release.lab, vpc("probe", "10.0.0.1/8"))
     )
+    for kind in ("vpcattachment", "vpc"):
+        lab.kubectl("delete", kind, "kept", "-n", "default", "--timeout=60s")
 
 
 def test_uninstall_leaves_nothing_that_hangs(release: Release, helm: Helm) -> None:
@@ -392,12 +475,23 @@ def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, compon
     """Now that all have ended: a watch may be written down no sooner than at its end."""
     account = f"galactic-{component}"
     rights = audit.granted(helm.objects(VALUES), account)
-    needed = {right for right in rights if (component, right.verb, right.resource) not in RACES}
-    assert len(rights - needed) == sum(1 for name, *_ in RACES if name == component), (
+    needed = {right for right in rights if (component, right.verb, right.resource) not in ELSEWHERE}
+    assert len(rights - needed) == sum(1 for name, *_ in ELSEWHERE if name == component), (
         "an exception that is none"
     )
     eventually("each right is made use of", lambda: not audit.unused(needed, release.requests(), account))
-    assert not [one for one in release.requests() if one.account == account and one.forbidden]
+    made = release.requests()
+    assert not [one for one in made if one.account == account and one.forbidden]
+    assert not audit.lacking(rights, made, account)
+    for right in needed:
+        missed = {(one.verb, one.resource) for one in audit.lacking(rights - {right}, made, account)}
+        assert missed == {(right.verb, right.resource)}, "without it nothing would have been noticed"
+
+
+@pytest.mark.parametrize(("component", "verb", "resource"), ELSEWHERE)
+def test_what_is_looked_at_elsewhere_is(component: str, verb: str, resource: str) -> None:
+    story = (Path(__file__).parents[1] / "e2e" / ELSEWHERE[component, verb, resource]).read_text()
+    assert f'"{verb}", "{resource}"' in story
 
 
 def test_it_can_be_installed_again_over_what_was_kept_and_removed_without_hooks(release: Release) -> None:

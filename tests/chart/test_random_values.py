@@ -2,16 +2,11 @@
 its kinds, in which no field is unknown, and by a dry run, in which its validation has its say.
 """
 
-import http.client
-import json
-import ssl
-from pathlib import Path
 from random import Random
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from apiserver import Server
 from charting import NAMESPACE, Helm, Refused
 from openapi import Kinds
 from values import CHART, values
@@ -21,51 +16,6 @@ from galactic.lab.cluster import Lab
 EXAMPLES, BATCH = 200, 20
 FOREIGN = {"cert-manager.io/v1", "monitoring.coreos.com/v1"}
 """Kinds of others, which the lab's API server does not have."""
-
-
-class Server:
-    """Requests to an API server as its administrator, over one connection."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        config = yaml.safe_load(kubeconfig.read_text())
-        url = urlsplit(config["clusters"][0]["cluster"]["server"])
-        context = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
-        assert url.hostname
-        self._connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=60)
-        self._headers = {
-            "Authorization": f"Bearer {config['users'][0]['user']['token']}",
-            "Content-Type": "application/json",
-        }
-        self._plurals: dict[tuple[str, str], tuple[str, bool]] = {}
-        self._seen: dict[str, str] = {}
-
-    def get(self, path: str) -> Any:
-        return self._request("GET", path)[1]
-
-    def problem(self, thing: dict[str, Any]) -> str:
-        """What the server says against creating the object, in a dry run; asked once for equal ones."""
-        text = json.dumps(thing, sort_keys=True)
-        if text not in self._seen:
-            status, answer = self._request("POST", self._path(thing), text)
-            there = status == 409 and answer.get("reason") == "AlreadyExists"
-            self._seen[text] = "" if status < 300 or there else answer["message"]
-        return self._seen[text]
-
-    def _path(self, thing: dict[str, Any]) -> str:
-        version, kind = thing["apiVersion"], thing["kind"]
-        base = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        if (version, kind) not in self._plurals:
-            for resource in self.get(base)["resources"]:
-                if "/" not in resource["name"]:
-                    self._plurals[version, resource["kind"]] = resource["name"], resource["namespaced"]
-        plural, namespaced = self._plurals[version, kind]
-        place = f"/namespaces/{thing['metadata']['namespace']}" if namespaced else ""
-        return f"{base}{place}/{plural}?dryRun=All"
-
-    def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
-        self._connection.request(method, path, body, self._headers)
-        response = self._connection.getresponse()
-        return response.status, json.loads(response.read())
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ CASES: dict[str, Case] = {
     ),
     "uninstall.enabled": (nested("uninstall.enabled", False), "-helm.sh/hook: pre-delete"),
     "uninstall.timeoutSeconds": (nested("uninstall.timeoutSeconds", 42), "activeDeadlineSeconds: 42"),
-    "test.timeoutSeconds": (nested("test.timeoutSeconds", 42), "activeDeadlineSeconds: 42"),
+    "test.timeoutSeconds": (nested("test.timeoutSeconds", 420), '"--timeout=100"'),
     **{name: case for component in (*COMPONENTS, "broker") for name, case in _pods(component).items()},
 }
 CASES |= {

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import audit
 from story import Tenant, eventually
 
 from galactic.lab.cluster import Lab
@@ -59,6 +60,8 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
         eventually(
             "what is attached is known again", lambda: [each["epoch"] for each in endpoints(lab)] == [epoch]
         )
+        right = ("get", "network-attachment-definitions")  # what tests/chart cannot see
+        assert audit.asked(lab.state.audit, "galactic-node-node-1", *right)
         assert kernel(lab) == before
     finally:
         lab.exec("node-1", ["touch", STOP])

@@ -4,6 +4,7 @@ import re
 import subprocess
 from collections.abc import Callable
 
+import audit
 from story import Tenant, eventually
 
 from galactic.lab.cluster import Lab
@@ -30,6 +31,12 @@ def test_a_new_pod_is_reached_without_the_broker(tenants: Callable[..., Tenant],
     eventually("the node needs the API server no more", lambda: broker(lab, "node-1") == WELL)
     for ping in coming:
         answered(ping)
+    # what tests/chart cannot see
+    for right in (("list", "vpcattachments"), ("watch", "vpcattachments")):
+        eventually(
+            f"it is written down: {right}",
+            lambda: audit.asked(lab.state.audit, "galactic-node-node-1", *right),  # noqa: B023
+        )
 
     # and from then on the broker's word counts again
     blue.delete_pod("three")
