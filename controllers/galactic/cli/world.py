@@ -13,17 +13,21 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.client import Kube, NotFound, Object, Objects
 from galactic.kube.resources import (
+    DAEMON_SETS,
     EVENTS,
     LEASES,
     NODE_SEGMENTS,
     NODES,
     PODS,
+    STATEFUL_SETS,
     VPC_ATTACHMENTS,
     VPCS,
     Resource,
 )
 from galactic.names import ATTACHMENT_ANNOTATION, VPC_ANNOTATION
 
+WORKLOADS: Final = (Resource("apps", "v1", "replicasets", "ReplicaSet"), STATEFUL_SETS, DAEMON_SETS)
+"""Who makes pods again and again."""
 LEADERS: Final = ("galactic-operator", "galactic-router")
 """The Leases by which replicas agree on who acts."""
 
@@ -89,11 +93,19 @@ class World:
         return {name: each for name, each in self.attachments.items() if self.vpc_of(each) == vpc}
 
     def carriers(self, attachment: str) -> list[str]:
-        """The pods that ask for an attachment."""
+        """The pods that ask for an attachment, and that have not ended."""
         namespace, _, name = attachment.partition("/")
         return [
-            key for key, pod in self.pods.items() if wanted(pod) == name and key.startswith(f"{namespace}/")
+            key
+            for key, pod in self.pods.items()
+            if wanted(pod) == name and key.startswith(f"{namespace}/") and not over(pod)
         ]
+
+
+def over(pod: Object) -> bool:
+    """Whether a Pod has ended, or is about to."""
+    phase = (pod.get("status") or {}).get("phase")
+    return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Succeeded", "Failed")
 
 
 def wanted(pod: Object) -> str:
@@ -136,10 +148,26 @@ async def read(kube: Kube) -> World:
     world.nodes = {name_of(each): each for each in lists["nodes"]}
     # By annotation, not by the label that the webhook adds: a pod that came past the webhook is what is to be seen.
     world.pods = {name_of(each): each for each in lists["pods"] if wanted(each) or wants_vpc(each)}
-    world.events = lists["events"]
+    world.events = [each for each in lists["events"] if await _stands(kube, each)]
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         world.leases[lease["metadata"]["name"]] = lease
     return world
+
+
+async def _stands(kube: Kube, event: Object) -> bool:
+    """Whether what an Event tells is still so: one of a workload whose pods were refused outlives both."""
+    of = event.get("involvedObject") or {}
+    kind = next((each for each in WORKLOADS if each.kind == of.get("kind")), None)
+    if event.get("reason") != "FailedCreate" or kind is None or "galactic" not in event.get("message", ""):
+        return True
+    try:
+        found = await kube.find(kind, of["name"], of.get("namespace"))
+    except Rejected:  # not ours to read
+        return True
+    if found is None or found["metadata"]["uid"] != of.get("uid"):
+        return False
+    wished = (found.get("spec") or {}).get("replicas")
+    return wished is None or (found.get("status") or {}).get("replicas", 0) < wished
 
 
 def _renewed(lease: Object) -> str:

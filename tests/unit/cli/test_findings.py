@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from states import NOW, Things, condition, event, fine, lease, program, segment, world
+from states import NOW, Things, condition, event, fine, lease, node, pod, program, segment, world
 
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
 
@@ -120,7 +120,7 @@ def past_the_webhook(things: Things) -> None:
                 "NodeSegment node-1",
                 "BrokerConnected",
                 "Bad user name or password",
-                "kubectl describe nseg node-1",
+                "mqtt_password_file of galactic-node",
             ),
             id="wrong-mqtt-password-of-a-node",
         ),
@@ -275,6 +275,29 @@ def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message:
     assert remedy in match.remedy
     others = [each.about for each in found if each.severity == PROBLEM and each.about != about]
     assert not others, "one cause, one finding"
+
+
+def test_what_is_the_matter_on_many_nodes_is_said_once() -> None:
+    things = fine()
+    for number in range(1, 10):
+        things[f"NodeSegment node-{number}"] = segment(number)
+        things[f"Node node-{number}"] = node(number)
+        gone = condition("BrokerConnected", "False", "Disconnected", "nobody listens there; see elsewhere")
+        status(f"NodeSegment node-{number}", gone)(things)
+    found = [each for each in findings(world(things)) if each.reason.startswith("BrokerConnected")]
+    assert [each.about for each in found] == ["9 NodeSegments (node-1, node-2, node-3, …)"]
+    assert "check the broker" in found[0].remedy
+
+
+def test_two_pods_on_one_attachment() -> None:
+    things = fine()
+    things["Pod twin"] = pod("web", 2)
+    things["Pod twin"]["metadata"]["name"] = "twin"
+    (found,) = findings(world(things))
+    assert (found.severity, found.about, found.reason) == (NOTE, "VPCAttachment blue/web", "Shared")
+    assert "blue/twin, blue/web" in found.message
+    things["Pod twin"]["status"]["phase"] = "Succeeded"
+    assert findings(world(things)) == []
 
 
 def test_an_optional_feature_is_no_problem() -> None:

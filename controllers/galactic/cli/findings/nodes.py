@@ -11,6 +11,8 @@ from galactic.names import PREFIX_ANNOTATION
 
 OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation")
 """Conditions without which pods are attached all the same."""
+ALIKE: Final = 3
+"""So many nodes with the same trouble are told one by one."""
 REMEDIES: Final = {
     "BrokerConnected": "check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-node",
     "PacketFilter": "see docs/security.md; iptables on the node must work: iptables -S GALACTIC-FORWARD",
@@ -39,8 +41,20 @@ def nodes(world: World) -> Iterator[Finding]:
             told = "no SRv6 prefix: pods there get no attachment"
             severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
             yield Finding(severity, f"Node {name}", "NoPrefix", told, _annotate(name))
-    for name, segment in world.segments.items():
-        yield from _segment(world, name, segment)
+    found = [each for name, segment in world.segments.items() for each in _segment(world, name, segment)]
+    alike: dict[str, list[Finding]] = {}
+    for each in found:
+        alike.setdefault(each.reason, []).append(each)
+    for several in alike.values():
+        yield from several if len(several) <= ALIKE else [_together(several)]
+
+
+def _together(found: list[Finding]) -> Finding:
+    """One for what is the matter on many nodes: the broker is away, a kernel everywhere lacks something."""
+    names = [each.about.removeprefix("NodeSegment ") for each in found]
+    first = found[0]
+    about = f"{len(found)} NodeSegments ({', '.join(names[:ALIKE])}, …)"
+    return Finding(first.severity, about, first.reason, first.message, first.remedy)
 
 
 def _annotate(node: str) -> str:
@@ -58,7 +72,8 @@ def _segment(world: World, name: str, segment: NodeSegment) -> Iterator[Finding]
     describe = f"kubectl describe nseg {name}"
     for each in causes:
         severity = NOTE if each.type in OPTIONAL else PROBLEM
-        remedy = describe if says(each.message) else _remedy(world, name, each.type)
+        own = says(each.message) and each.type not in REMEDIES
+        remedy = describe if own else _remedy(world, name, each.type)
         yield Finding(severity, about, f"{each.type}: {each.reason}", each.message, remedy)
     ready = conditions.get("Ready")
     if ready and ready.status != "True" and not any(each.message in ready.message for each in causes):

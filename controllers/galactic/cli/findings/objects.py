@@ -35,6 +35,10 @@ def attachments(world: World) -> Iterator[Finding]:
         if accepted and accepted.status == "True" and accepted.reason == "AddressOutsideNetworks":
             remedy = "add the network to the VPC's spec.networks: pods of the VPC have no route to it"
             yield Finding(NOTE, about, accepted.reason, accepted.message, remedy)
+        if len(pods := sorted(world.carriers(name))) > 1:
+            told = f"pods {', '.join(pods)} use it: the newest gets the traffic, the others are not reached"
+            remedy = "delete those that are not wanted; for one attachment each, use the annotation …/vpc (docs/api.md)"
+            yield Finding(NOTE, about, "Shared", told, remedy)
         if (routed := conditions.get("Routed")) and routed.status == "False":
             yield Finding(PROBLEM, about, routed.reason, routed.message, _untold(name))
         else:

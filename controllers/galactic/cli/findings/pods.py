@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from galactic.cli.findings.finding import PROBLEM, Finding
-from galactic.cli.world import World, wanted, wants_vpc
+from galactic.cli.world import World, over, wanted, wants_vpc
 from galactic.kube.client import Object
 
 ANEW = "make it anew; the webhooks were away when it was made"
@@ -13,7 +13,7 @@ def pods(world: World) -> Iterator[Finding]:
     """Those that came past the webhooks, and those whose attachment is gone."""
     for name, pod in world.pods.items():
         meta = pod["metadata"]
-        if meta.get("deletionTimestamp") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        if over(pod):
             continue
         about, attachment = f"Pod {name}", wanted(pod)
         networks = (meta.get("annotations") or {}).get("k8s.v1.cni.cncf.io/networks", "")
