@@ -179,7 +179,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
         stopped(router_name(number))
     tenant.attach("late", "10.1.1.9/24")
     tenant.pod("late", "node-2")
-    cli.says("router", "NotReady", "what runs goes on", "galactic-router")
+    cli.says("router", "NotReady", "what runs goes on", "galactic lab logs router")
     late = f"VPCAttachment {tenant.namespace}/late"
     cli.says(late, "NotRouted")
     cli.describes("vpca", "-n", tenant.namespace, "late", word="NotRouted")
