@@ -18,11 +18,13 @@ import witnesses
 from rich.console import Console
 from story import Tenant, fresh, tenancy
 
+from galactic.errors import GalacticError
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
 
-LABS = pytest.StashKey[list[Lab]]()
+LABS = pytest.StashKey[dict[str, Lab]]()
 BEGAN = pytest.StashKey[dict[str, dict[Path, int]]]()
+"""How long the logs of each lab were when a story began."""
 HERE = Path(__file__).parent
 OWNER = "stories"
 """The file of a lab that those who made it keep locked while they live."""
@@ -38,8 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """What is in the logs until now is not this story's."""
-    labs = item.config.stash.get(LABS, [])
-    item.stash[BEGAN] = {one.state.name: witnesses.positions(one) for one in labs}
+    labs = item.config.stash.get(LABS, {})
+    item.config.stash[BEGAN] = {name: witnesses.positions(one) for name, one in labs.items()}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,9 +49,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """A story that fails tells what its labs have to say: who reads of it may have nothing but the text."""
     report = yield
     if report.failed:
-        for one in item.config.stash.get(LABS, []):
-            since = item.stash.get(BEGAN, {}).get(one.state.name, {})
-            report.sections.append((f"lab {one.state.name}", witnesses.testimony(one, since)))
+        for name, one in item.config.stash.get(LABS, {}).items():
+            report.sections.append((f"lab {name}", witnesses.testimony(one, item.config.stash[BEGAN][name])))
     return report
 
 
@@ -57,7 +58,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
     """The lab of that name: as it is if it is up; otherwise made, and gone afterwards without a trace."""
     one = Lab(name, Console(stderr=True))
-    config.stash.setdefault(LABS, []).append(one)
+    config.stash.setdefault(LABS, {})[name] = one
+    config.stash.setdefault(BEGAN, {})[name] = witnesses.positions(one)
     if one.running and not abandoned(one):
         yield one
         return
@@ -67,13 +69,17 @@ def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
     owner = (one.state.root / OWNER).open("w")
     fcntl.flock(owner, fcntl.LOCK_EX)
     try:
-        one.up(**wanted)
+        try:
+            one.up(**wanted)
+        except GalacticError as error:  # who reads the report comes when it has been taken down
+            error.add_note(witnesses.testimony(one, {}))
+            raise
         yield one
         assert not forbidden(one), "the chart's roles lack what the stories' controllers asked for"
     finally:
         one.down()
         owner.close()
-        config.stash[LABS].remove(one)
+        del config.stash[LABS][name]
     assert traces(one) == before, "`galactic lab down` left something behind"
 
 

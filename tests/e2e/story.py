@@ -16,7 +16,7 @@ API = "galactic.datumapis.com/v1alpha"
 SECONDS = 60.0
 POD_SECONDS = 180
 """Whatever a runtime's back-off makes of a first failure."""
-TRIES = 80
+TRIES = 60
 """A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
 DESTROY = """
 for device in $(ip -br link | grep -oE '^(G[0-9a-zA-Z]{12}[HV]|lo-galactic)'); do ip link delete $device; done
