@@ -2,6 +2,7 @@
 everything that it names is there.
 """
 
+import hashlib
 import re
 import subprocess
 from pathlib import Path
@@ -138,6 +139,28 @@ def test_nothing_that_is_fetched_can_change_under_us(tiltfile):
     assert re.search(r"multus-cni:v\d+\.\d+\.\d+-thick", multus)
     assert "snapshot" not in multus
     assert "50Mi" not in multus
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_plugins_that_are_not_the_ones_meant_are_not_unpacked(tiltfile, tmp_path, right):
+    """The script for a node, with something else in the place of what it fetches."""
+    call = tiltfile.resources()["cni-plugins"]
+    (script,) = re.findall(r"sh -c '(.+?)'\n", call["cmd"][2], re.DOTALL)
+    bin_, packed = tmp_path / "bin", tmp_path / "packed.tgz"
+    bin_.mkdir()
+    (tmp_path / "bridge").write_text("a plugin")
+    subprocess.run(["tar", "-C", tmp_path, "-czf", packed, "bridge"], check=True)
+    curl = tmp_path / "curl"
+    curl.write_text(f'#!/bin/sh\nwhile [ "$1" != --output ]; do shift; done\ncp {packed} "$2"\n')
+    curl.chmod(0o755)
+    script = script.replace("/opt/cni/bin", str(bin_))
+    if right:
+        known = hashlib.sha256(packed.read_bytes()).hexdigest()
+        script = re.sub(r"sum=[0-9a-f]{64}", f"sum={known}", script)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(["sh", "-c", script], env={"PATH": path, "TMPDIR": str(tmp_path)}, check=False)
+    assert (done.returncode == 0) == right
+    assert {each.name for each in bin_.iterdir()} == ({"bridge", ".version"} if right else set())
 
 
 def test_commands_are_shell_and_name_what_is_there(tiltfile):
