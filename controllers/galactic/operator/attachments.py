@@ -143,9 +143,11 @@ class Attachments:
                 raise refusal(name, key[0])
             revoked = not open_
         if vpc is None:
-            raise NotYet(f"VPC {'/'.join(name)} does not exist", reason="VPCNotFound")
+            told = f"VPC {'/'.join(name)} does not exist; make it, or name another in spec.vpc"
+            raise NotYet(told, reason="VPCNotFound")
         if isinstance(vpc, Broken) or not vpc.status.ready or not vpc.status.identifier:
-            raise NotYet(f"VPC {'/'.join(name)} is not ready", reason="VPCNotReady")
+            told = f"VPC {'/'.join(name)} is not ready; kubectl describe vpc -n {name[0]} {name[1]} says why"
+            raise NotYet(told, reason="VPCNotReady")
         if vpc.metadata.deletion_timestamp is not None and not member:
             raise NotYet(f"VPC {'/'.join(name)} is being deleted", reason="VPCDeleting")
         return vpc, revoked
