@@ -4,7 +4,7 @@ Silence alone says nothing about a node's data plane, so by default nobody minds
 ``offline`` of the Last Will. MQTT does not say when that was, so a router that starts counts from when it reads it:
 a restart may lengthen the wait and never shortens it; a standby has counted along.
 
-What a silent node said last counts less than what others say who are there (``table``, docs/design/late-word.md).
+What is heard late of a silent node counts less than what others say who are there (docs/design/late-word.md).
 """
 
 import asyncio
@@ -18,38 +18,32 @@ from galactic.router.claims import Origin
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
-LONG_SECONDS: Final = 60.0
-"""Longer than an agent takes to restart, or to be replaced by a newer one."""
 
 
 class Silence:
     """``silence`` is called with True for a node that was offline for ``after`` seconds (0: none ever), then False.
 
-    ``absent`` with False for one that is offline, with True when that lasts, and with None when it is over.
+    ``absent`` at once, with whether a node is offline.
     """
 
     def __init__(
         self,
         after: float,
         silence: Callable[[Origin, bool], None],
-        absent: Callable[[Origin, bool | None], None],
+        absent: Callable[[Origin, bool], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._after, self._silence, self._absent, self._clock = after, silence, absent, clock
         self._since: dict[Origin, float] = {}
-        self._lasting: set[Origin] = set()
         self._silent: set[Origin] = set()
 
     def said(self, origin: Origin, online: bool) -> None:
         """Its status."""
+        self._absent(origin, not online)
         if not online:
-            if origin not in self._since:
-                self._since[origin] = self._clock()
-                self._absent(origin, False)
+            self._since.setdefault(origin, self._clock())
             return
-        if self._since.pop(origin, None) is not None:
-            self._lasting.discard(origin)
-            self._absent(origin, None)
+        self._since.pop(origin, None)
         if origin in self._silent:
             self._silent.discard(origin)
             log.info("node is heard of again", cluster=origin.cluster, node=origin.node)
@@ -58,9 +52,6 @@ class Silence:
     def look(self) -> None:
         """Tells of those whose time is over."""
         for origin, since in self._since.items():
-            if origin not in self._lasting and self._clock() - since >= LONG_SECONDS:
-                self._lasting.add(origin)
-                self._absent(origin, True)
             if self._after and origin not in self._silent and self._clock() - since >= self._after:
                 self._silent.add(origin)
                 log.warning(

@@ -70,7 +70,7 @@ class Store:
         self._vpcs: dict[int, Vpc] = {}
         self._dirty_nodes: set[Origin] = set()
         self._rejections: list[Rejection] = []  # of nodes that were taken in
-        self._absent: dict[Origin, bool] = {}
+        self._absent: set[Origin] = set()
         self._turned: set[Origin] = set()  # nodes that came or went since
         self._due: set[int] = set()  # VPCs to look at
         self._under_way: set[int] = set()  # those that the commit under way has not done with
@@ -156,13 +156,10 @@ class Store:
             self._due.add(vpc)
         self._dirty()
 
-    def absent(self, origin: Origin, for_long: bool | None) -> None:
-        """That node is offline, maybe for long; None: it is not."""
-        if self._absent.get(origin) != for_long:
-            if for_long is None:
-                del self._absent[origin]
-            else:
-                self._absent[origin] = for_long
+    def absent(self, origin: Origin, absent: bool) -> None:
+        """That node is offline; or it is not."""
+        if (origin in self._absent) != absent:
+            (self._absent.add if absent else self._absent.discard)(origin)
             self._turned.add(origin)
             self._dirty()
 

@@ -19,15 +19,13 @@ is what lets ``store`` answer them for what changed alone and arrive at the same
 ``horizon`` is the newest epoch (ns) that is believed of a claim that is not in force yet. Below it no epoch is too
 far ahead to be overtaken: the next ADD takes the highest epoch known plus one.
 
-``absent`` are the nodes that are offline, and whether for long. What such a node says counts only where no other says
-that it has the attachment: from the beginning where it is not in force yet (docs/design/late-word.md), else when the
-node has been away for longer than an agent takes to restart.
+``absent`` are the nodes that are offline. What such a node says and is not in force yet counts only where no other says
+that it has the attachment (docs/design/late-word.md).
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final
 
 from galactic.messages import Route
 from galactic.router.admissions import OPEN, Policy, admits, refusals
@@ -46,8 +44,6 @@ from galactic.router.networks import Network
 
 Held = Mapping[Network, Route]
 """The table of one VPC as it is in force."""
-NOBODY: Final[Mapping[Origin, bool]] = MappingProxyType({})
-"""No node is absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def table(  # noqa: PLR0917
     held: Mapping[int, Held],
     horizon: int,
     policy: Policy = OPEN,
-    absent: Mapping[Origin, bool] = NOBODY,
+    absent: AbstractSet[Origin] = frozenset(),
 ) -> Tables:
     """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
     admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
@@ -109,7 +105,7 @@ def vpc_table(  # noqa: PLR0917
     held: Held,
     horizon: int,
     policy: Policy = OPEN,
-    absent: Mapping[Origin, bool] = NOBODY,
+    absent: AbstractSet[Origin] = frozenset(),
 ) -> VpcTable:
     """One VPC's table from the claims of each attachment in it."""
     present = {attachment.cluster for attachment in candidates}
@@ -138,7 +134,7 @@ def vpc_table(  # noqa: PLR0917
 
 
 def winner(
-    candidates: Iterable[Claim], held: Held, horizon: int, absent: Mapping[Origin, bool] = NOBODY
+    candidates: Iterable[Claim], held: Held, horizon: int, absent: AbstractSet[Origin] = frozenset()
 ) -> tuple[Claim | None, list[Rejection]]:
     """The endpoint of one attachment, and why not the others."""
     eligible: list[tuple[Claim, bool]] = []
@@ -154,7 +150,9 @@ def winner(
     if not eligible:
         return None, rejections
     # Of equals the first: by node name.
-    chosen, _ = max(eligible, key=lambda pair: (_present(pair[0], pair[1], absent), pair[0].epoch, pair[1]))
+    chosen, _ = max(
+        eligible, key=lambda pair: (pair[1] or pair[0].origin not in absent, pair[0].epoch, pair[1])
+    )
     for claim, _ in eligible:
         if claim is not chosen:
             message = f"epoch {claim.epoch} on {claim.origin.node}, {chosen.epoch} on {chosen.origin.node}"
@@ -162,12 +160,6 @@ def winner(
                 message += f"; {claim.origin.node} is offline, and {chosen.origin.node} is not"
             rejections.append(_rejection(claim, "StaleEpoch", message))
     return chosen, rejections
-
-
-def _present(claim: Claim, in_force: bool, absent: Mapping[Origin, bool]) -> bool:
-    """Whether what a node says counts against others."""
-    for_long = absent.get(claim.origin)
-    return for_long is None or (in_force and not for_long)
 
 
 def holder(claimants: Iterable[Claim], held: Route | None) -> tuple[Claim, list[Claim]]:

@@ -11,6 +11,7 @@ says who it is.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -103,7 +104,7 @@ class Vpc:
     # -- what follows ------------------------------------------------------------------------------------------------
 
     def settle(
-        self, vpc: int, policy: Policy, horizon: int, absent: Mapping[Origin, bool], at_most: int
+        self, vpc: int, policy: Policy, horizon: int, absent: AbstractSet[Origin], at_most: int
     ) -> Part:
         """A part of what it takes for the table to be right: so many attachments and networks are looked at.
 
@@ -146,7 +147,7 @@ class Vpc:
             if not (admits(before, who.cluster) and admits(self._clusters, who.cluster))
         }
 
-    def _endpoint(self, who: Holder, horizon: int, absent: Mapping[Origin, bool]) -> list[Rejection]:
+    def _endpoint(self, who: Holder, horizon: int, absent: AbstractSet[Origin]) -> list[Rejection]:
         """Chooses the endpoint of an attachment; the networks that this concerns are stale then."""
         before, claims = self.endpoints.get(who), self._claims(who)
         if admits(self._clusters, who.cluster):

@@ -35,9 +35,9 @@ class Line(MemoryBus):
     def connected(self) -> bool:
         return self.up and self.broker.up
 
-    def subscribe(self, *filters: str) -> None:
+    def subscribe(self, *filters: str, **how: bool) -> None:
         if self.up:
-            super().subscribe(*filters)
+            super().subscribe(*filters, **how)
         else:
             self.filters += [pattern for pattern in filters if pattern not in self.filters]
 

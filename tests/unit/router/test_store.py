@@ -34,7 +34,7 @@ class Machine(RuleBasedStateMachine):
         self.expected = table({}, self.attachments, {}, 0)
         self.horizon = 1000
         self.sequence = 0
-        self.absent: dict[Origin, bool] = {}
+        self.absent: frozenset[Origin] = frozenset()
 
     @initialize()
     def begin(self) -> None:
@@ -79,19 +79,17 @@ class Machine(RuleBasedStateMachine):
     def time_goes_by(self) -> None:
         self.horizon = FAR
 
-    @rule(node=st.sampled_from(NODES), for_long=st.sampled_from([None, False, True]))
-    def comes_or_goes(self, node: str, for_long: bool | None) -> None:
+    @rule(node=st.sampled_from(NODES), absent=st.booleans())
+    def comes_or_goes(self, node: str, absent: bool) -> None:
         origin = Origin("default", node)
-        self.store.absent(origin, for_long)
-        self.absent = {it: how for it, how in {**self.absent, origin: for_long}.items() if how is not None}
+        self.store.absent(origin, absent)
+        self.absent = self.absent | {origin} if absent else self.absent - {origin}
 
     @rule(at_most=st.sampled_from([1, 2, 3, ALL]), meanwhile=st.booleans())
     def commit(self, at_most: int = ALL, meanwhile: bool = False) -> None:
         """In parts. What is said between two of them is for the next commit."""
         before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
-        expected = table(
-            self.store.segments(), self.attachments, before, self.horizon, OPEN, dict(self.absent)
-        )
+        expected = table(self.store.segments(), self.attachments, before, self.horizon, OPEN, self.absent)
         now = {vpc: dict(routes) for vpc, routes in before.items()}
         touched, changed, more = set(), set(), True
         while more:
