@@ -122,7 +122,8 @@ class Cluster:
             await self._kube.text(path)
         except GalacticError as error:
             said = str(error)
-            return " ".join(said.split("503", 1)[1].split()) if "503" in said else "not ready"
+            problems = said.split("503", 1)[1].splitlines() if "503" in said else ["not ready"]
+            return "; ".join(filter(None, map(str.strip, problems)))
         return "not ready"
 
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:

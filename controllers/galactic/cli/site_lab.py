@@ -65,7 +65,7 @@ class LabSite:
         except Unreachable as error:
             return Component(name, 0, 1, __version__, str(error), log=shown)
         ready = said.strip() == "ok"
-        problem = "" if ready else " ".join(said.split())
+        problem = "" if ready else "; ".join(filter(None, map(str.strip, said.splitlines())))
         return Component(name, int(ready), 1, __version__, problem, log=shown)
 
     def _log(self, name: str) -> str:
