@@ -41,7 +41,10 @@ from galactic.lab.state import (
     source_root,
 )
 
-FIRST: Final = ("forwarder", "etcd", "mosquitto", "postgres", "guest", "kube-apiserver")
+FIRST: Final = (
+    *("forwarder", "forwarder-services", "etcd", "mosquitto"),
+    *("postgres", "guest", "kube-apiserver"),
+)
 LATER: Final = (
     *("kube-controller-manager", "kube-scheduler", "operator"),
     *map(router_name, range(MAX_ROUTERS)),

@@ -111,17 +111,25 @@ def database(state: State) -> Program:
     return Program("postgres", postgres.command(folder), priority=100, stop_signal="INT")
 
 
-def forwarder(state: State, *, guest: bool) -> Program:
-    """Starts outside the lab's namespace: it listens on the machine and connects inside."""
-    routes = [f"{state.port}=[{state.control}]:{API_PORT}"]
-    if state.database:
-        routes.append(f"{state.database_port}=[::1]:{DATABASE_PORT}")
-    if state.prometheus:
-        routes.append(f"{state.prometheus_port}=[::1]:{PROMETHEUS_PORT}")
+def forwarders(state: State, *, guest: bool) -> list[Program]:
+    """They start outside the lab's namespace: they listen on the machine and connect inside.
+
+    What comes and goes with the lab's settings has one of its own: the nodes live on a connection through the other.
+    """
+    always = [f"{state.port}=[{state.control}]:{API_PORT}"]
     if guest:
-        routes.append(f"{state.agent_socket}=[{GATEWAY}]:{AGENT_PORT}")
-    argv = [*interpreter(), "-m", "galactic.lab.forward", state.namespace, *routes]
-    return Program("forwarder", argv, environment(), inside=False, priority=50)
+        always.append(f"{state.agent_socket}=[{GATEWAY}]:{AGENT_PORT}")
+    services = []
+    if state.database:
+        services.append(f"{state.database_port}=[::1]:{DATABASE_PORT}")
+    if state.prometheus:
+        services.append(f"{state.prometheus_port}=[::1]:{PROMETHEUS_PORT}")
+    command = [*interpreter(), "-m", "galactic.lab.forward", state.namespace]
+    return [
+        Program(name, [*command, *routes], environment(), inside=False, priority=50)
+        for name, routes in (("forwarder", always), ("forwarder-services", services))
+        if routes
+    ]
 
 
 def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
@@ -130,7 +138,7 @@ def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
         state.admissions.write_text("unlisted: first\nvpcs: {}\n")
     (state.data).mkdir(parents=True, exist_ok=True)
     kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
-    first = [forwarder(state, guest=guest), etcd(state, assets)]
+    first = [*forwarders(state, guest=guest), etcd(state, assets)]
     first += [] if state.join else [broker.program(state, assets.mosquitto)]
     first += [database(state)] if state.database else []
     last = [prometheus.program(state)] if state.prometheus else []
