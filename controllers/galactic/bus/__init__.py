@@ -38,10 +38,16 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool: ...
 
-    def subscribe(self, *filters: str, replay: bool = True) -> None:
+    @property
+    def echoes(self) -> bool:
+        """Whether what this client publishes comes back though ``subscribe`` was told that it need not."""
+
+    def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
         """Adds subscriptions; they are made again on every new session, so this never fails.
 
         ``replay`` False: what is retained need not be sent now. MQTT 3.1.1 cannot say so, and a new session brings it.
+        ``own`` False: what this client publishes need not come back. MQTT 3.1.1 cannot say so. Not for retained
+        messages: brokers differ in whether those count as one's own.
         """
 
     def unsubscribe(self, *filters: str) -> None: ...

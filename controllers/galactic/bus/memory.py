@@ -24,14 +24,16 @@ class MemoryBroker:
         bus.arrive(Connected())
         return bus
 
-    def publish(self, topic: str, payload: bytes, retain: bool) -> None:
+    def publish(self, topic: str, payload: bytes, retain: bool, publisher: "MemoryBus | None" = None) -> None:
         self.published.append((topic, payload, retain))
         if retain and payload:
             self.retained[topic] = payload
         elif retain:
             self.retained.pop(topic, None)
         for session in self._sessions:
-            if session.connected and any(matches(pattern, topic) for pattern in session.filters):
+            deaf = session.others if session is publisher else ()
+            wanted = (pattern for pattern in session.filters if pattern not in deaf)
+            if session.connected and any(matches(pattern, topic) for pattern in wanted):
                 self.deliver(session, topic, payload, False)
 
     def deliver(self, session: "MemoryBus", topic: str, payload: bytes, retained: bool) -> None:
@@ -66,15 +68,21 @@ class MemoryBus:
     def __init__(self, broker: MemoryBroker, will: tuple[str, bytes] | None) -> None:
         self.broker, self.will = broker, will
         self.filters: list[str] = []
+        self.others: set[str] = set()  # filters for what others publish only
         self._queue: asyncio.Queue[Delivery | Connected | Disconnected] = asyncio.Queue()
 
     @property
     def connected(self) -> bool:
         return self.broker.up
 
-    def subscribe(self, *filters: str, replay: bool = True) -> None:
+    @property
+    def echoes(self) -> bool:
+        return False
+
+    def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
         new = [pattern for pattern in filters if pattern not in self.filters]
         self.filters += new
+        (self.others.difference_update if own else self.others.update)(new)
         if self.broker.up and replay:
             self.replay(new)
 
@@ -84,7 +92,7 @@ class MemoryBus:
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         if not self.broker.up:
             raise Unreachable("mqtt", "the broker is away")
-        self.broker.publish(topic, payload, retain)
+        self.broker.publish(topic, payload, retain, self)
         await asyncio.sleep(0)
 
     async def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:

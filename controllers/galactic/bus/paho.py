@@ -13,11 +13,10 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 import structlog
 from paho.mqtt import client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -25,17 +24,18 @@ from prometheus_client import CollectorRegistry
 
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.arrivals import Arrivals
+from galactic.bus.client import QOS, address
+from galactic.bus.client import client as paho_client
 from galactic.bus.failures import Lost, Refused, failure
 from galactic.bus.metrics import BusMetrics
+from galactic.bus.unconfirmed import NotDone, Unconfirmed
 from galactic.bus.wire import Wire
 from galactic.errors import Unreachable
 from galactic.messages import MAX_PAYLOAD
 from galactic.settings import MqttSettings
 
 log = structlog.get_logger(__name__)
-QOS: Final = 1
 KEEPALIVE_SECONDS: Final = 15
-PUBACK_SECONDS: Final = 10.0
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 SAME_SECONDS: Final = 60.0
 """The same complaint is logged that often, however often there is reason for it."""
@@ -43,7 +43,6 @@ WINDOW: Final = 200
 """Publishes under way at once. More would only wait in paho's memory instead of the caller's hands."""
 FILTERS: Final = 500
 """Subscriptions asked for in one packet: brokers limit how large one may be."""
-_PORTS: Final = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
 class PahoBus:
@@ -58,9 +57,9 @@ class PahoBus:
     ) -> None:
         self._settings, self._client_id, self._will = settings, client_id, will
         self._metrics = metrics or BusMetrics(CollectorRegistry())
-        self._filters: dict[str, None] = {}
+        self._filters: dict[str, bool] = {}  # whether what we publish ourselves is to come back
         self._arrived = Arrivals(self._pause, self._resume)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._unconfirmed = Unconfirmed(self._metrics)
         self._window = asyncio.Semaphore(WINDOW)
         self._ended = asyncio.Event()
         self._version = MQTTProtocolVersion.MQTTv5
@@ -71,7 +70,6 @@ class PahoBus:
         self._problem: str | None = None  # what the consumer was told last
         self._error = ""  # what paho logged last about this connection: its callbacks say less
         self._metrics.waiting.set_function(lambda: len(self._arrived))
-        self._metrics.underway.set_function(lambda: len(self._waiting))
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -81,19 +79,26 @@ class PahoBus:
     async def __aexit__(self, *_: object) -> None:
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
+        self._client.on_disconnect = None
         if self._up:
             self._client.disconnect()
-            await asyncio.sleep(0)
             self._client.loop_write()
-        self._fail(Unreachable("mqtt", "the connection was closed"))
+            self._up = False
+            self._metrics.connected.set(0)
+        self._abandon()
+        self._unconfirmed.fail(Unreachable("mqtt", "the connection was closed"))
 
     @property
     def connected(self) -> bool:
         return self._up
 
-    def subscribe(self, *filters: str, replay: bool = True) -> None:
+    @property
+    def echoes(self) -> bool:
+        return self._version != MQTTProtocolVersion.MQTTv5
+
+    def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
         new = [pattern for pattern in filters if pattern not in self._filters]
-        self._filters.update(dict.fromkeys(new))
+        self._filters.update(dict.fromkeys(new, own))
         if self._up:
             self._ask(new, replay=replay)
 
@@ -106,16 +111,21 @@ class PahoBus:
                     if replay
                     else SubscribeOptions.RETAIN_DO_NOT_SEND
                 )
-                options = SubscribeOptions(QOS, retainHandling=handling)
-                self._client.subscribe([(pattern, options) for pattern in some])
+                options = {
+                    own: SubscribeOptions(QOS, noLocal=not own, retainHandling=handling)
+                    for own in (True, False)
+                }
+                self._client.subscribe([(pattern, options[self._filters[pattern]]) for pattern in some])
             else:
                 self._client.subscribe([(pattern, QOS) for pattern in some])
+        self._flush()
 
     def unsubscribe(self, *filters: str) -> None:
-        known = [pattern for pattern in filters if self._filters.pop(pattern, self) is None]
+        known = [pattern for pattern in filters if self._filters.pop(pattern, None) is not None]
         if self._up:
             for start in range(0, len(known), FILTERS):
                 self._client.unsubscribe(known[start : start + FILTERS])
+            self._flush()
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         if len(payload) > MAX_PAYLOAD:  # a broker with that limit would end the session, again and again
@@ -128,20 +138,15 @@ class PahoBus:
             info = self._client.publish(topic, payload, QOS, retain)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 raise Unreachable("mqtt", mqtt.error_string(info.rc))
-            confirmed = self._loop.create_future()
-            self._waiting[info.mid] = confirmed
-            started = self._loop.time()
+            confirmed = self._unconfirmed.add(info.mid)
+            self._flush()
             try:
-                async with asyncio.timeout(PUBACK_SECONDS):
-                    await confirmed
-                self._metrics.puback.observe(self._loop.time() - started)
-            except _NotDone as refusal:
+                await confirmed
+            except NotDone as refusal:
                 self._complain("publish", topic, refusal.reason)
                 raise Unreachable("mqtt", f"the broker refused {topic}: {refusal.reason}") from None
-            except TimeoutError:
-                raise Unreachable("mqtt", f"no PUBACK within {PUBACK_SECONDS:g} s for {topic}") from None
             finally:
-                self._waiting.pop(info.mid, None)
+                self._unconfirmed.remove(info.mid)
 
     async def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:
         while True:
@@ -187,7 +192,7 @@ class PahoBus:
     async def _connect(self) -> None:
         self._error = ""
         self._client = self._make()
-        host, port = _address(self._settings.mqtt_url)
+        host, port = address(self._settings.mqtt_url)
         # connect() resolves, opens the socket, does the TLS handshake and sends CONNECT: all blocking.
         await asyncio.to_thread(self._client.connect, host, port, KEEPALIVE_SECONDS)
         connection = self._client.socket()
@@ -200,42 +205,35 @@ class PahoBus:
             await self._accepted
 
     async def _drive(self) -> None:
-        """Keep-alive and retransmission, until the session ends."""
+        """Keep-alive, and patience with PUBACKs, until the session ends."""
         while not self._ended.is_set():
             if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
+            self._flush()
+            self._unconfirmed.expire()
             # Not wait_for: before Python 3.12 it can swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._ended.wait()
 
     def _make(self) -> mqtt.Client:
-        given = self._settings
-        scheme = urlsplit(given.mqtt_url).scheme
-        five = self._version == MQTTProtocolVersion.MQTTv5
-        client = mqtt.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
-            clean_session=None if five else True,
-            protocol=self._version,
-            transport="websockets" if scheme in ("ws", "wss") else "tcp",
+        client = paho_client(
+            self._settings,
+            self._client_id,
+            self._version,
+            will=self._will,
+            window=WINDOW,
+            complaint=self._complained,
         )
-        client.max_inflight_messages_set(WINDOW)
-        client.connect_timeout = 5.0
-        if given.mqtt_username is not None:
-            client.username_pw_set(given.mqtt_username, given.password())
-        if (context := given.tls()) is not None:
-            client.tls_set_context(context)
-        if scheme in ("ws", "wss"):
-            client.ws_set_options(path=urlsplit(given.mqtt_url).path or "/mqtt")
-        if self._will:
-            client.will_set(self._will[0], self._will[1], QOS, retain=True)
-        client.on_log = self._on_log
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         return client
+
+    def _flush(self) -> None:
+        if self._wire is not None:
+            self._wire.flush()
 
     def _pause(self) -> None:
         """Too much is waiting for the consumer."""
@@ -259,15 +257,10 @@ class PahoBus:
             self._problem = reason
             self._arrived.put(Disconnected(reason))
             log.warning("broker connection lost", reason=reason)
-        self._fail(Unreachable("mqtt", reason))
+        self._unconfirmed.fail(Unreachable("mqtt", reason))
         if not self._accepted.done():
             self._accepted.set_exception(Lost(reason))
         self._ended.set()
-
-    def _fail(self, error: Unreachable) -> None:
-        for confirmed in self._waiting.values():
-            if not confirmed.done():
-                confirmed.set_exception(error)
 
     def _complain(self, what: str, about: str, reason: str) -> None:
         """The broker would not do something: counted, and logged once in a while."""
@@ -331,13 +324,7 @@ class PahoBus:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        confirmed = self._waiting.get(mid)
-        if confirmed is None or confirmed.done():
-            return
-        if reason.is_failure:
-            confirmed.set_exception(_NotDone(str(reason)))
-        else:
-            confirmed.set_result(None)
+        self._unconfirmed.answered(mid, reason)
 
     def _on_subscribe(
         self, _client: mqtt.Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
@@ -346,9 +333,8 @@ class PahoBus:
             if reason.is_failure:
                 self._complain("subscribe", ", ".join(list(self._filters)[:10]), str(reason))
 
-    def _on_log(self, _client: mqtt.Client, _userdata: Any, level: int, text: str) -> None:
-        if level == LogLevel.MQTT_LOG_ERR:
-            self._error = text
+    def _complained(self, text: str) -> None:
+        self._error = text
 
 
 def pauses() -> Iterator[float]:
@@ -361,16 +347,3 @@ def pauses() -> Iterator[float]:
 
 class _VersionRefused(Exception):
     """The broker has no MQTT 5."""
-
-
-class _NotDone(Exception):
-    """A PUBACK that says no (MQTT 5 §3.4.2.1)."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def _address(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    return parts.hostname or "localhost", parts.port or _PORTS[parts.scheme]

@@ -7,6 +7,7 @@ one, and an idle VPC is told its first change without any delay.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
@@ -200,7 +201,7 @@ class Fanout:
                 self._underway[vpc] = since
             for message in messages:
                 _log(ledger, message)
-                await self._publisher.confirmed(topic, encode(message), False, self._urgent)
+                await self._publisher.confirmed(topic, encode(message), False, self._urgent, heard=False)
                 self._metrics.told(ledger.vpc, message)
             if since is not None:
                 self._metrics.converged(time.perf_counter() - since)
@@ -235,6 +236,8 @@ def _log(ledger: Ledger, message: Changes) -> None:
     """Each change for who looks for it, and what takes much of a table away for everybody."""
     gone = len(message.delete)
     unusual = gone >= MANY and gone >= ledger.count
+    if not unusual and not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
+        return  # a line that nobody sees takes longer than the rest of the ledger's work
     (log.info if unusual else log.debug)(
         "many routes are withdrawn" if unusual else "change",
         vpc=ledger.vpc,

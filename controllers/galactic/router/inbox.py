@@ -80,7 +80,9 @@ class Inbox:
 
     async def run(self) -> None:
         """Handles deliveries for ever. Nothing that arrives stops it."""
-        self._bus.subscribe(self._sync, self._topics.changes("+"))
+        self._bus.subscribe(self._sync)
+        # Of what is told, that of others: each change of our own would cost us nearly as much again.
+        self._bus.subscribe(self._topics.changes("+"), own=False)
         self._hearing.listen()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._hearing.run(), name="hearing")

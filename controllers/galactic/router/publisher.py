@@ -52,9 +52,16 @@ class Publisher:
         return True
 
     async def confirmed(
-        self, topic: str, payload: bytes, retain: bool, window: asyncio.Semaphore, *, gated: bool = True
+        self,
+        topic: str,
+        payload: bytes,
+        retain: bool,
+        window: asyncio.Semaphore,
+        *,
+        gated: bool = True,
+        heard: bool = True,
     ) -> None:
-        """Publishes until confirmed. The order of what one task publishes is kept."""
+        """Publishes until confirmed. The order of what one task publishes is kept. ``heard``: it is to come back."""
         pause, longest = BACKOFF_SECONDS
         own, mark = self._own.setdefault(topic, deque(maxlen=OWN)), hash(payload)
         attempts = 0
@@ -66,7 +73,7 @@ class Publisher:
                 async with window:
                     if gated and not self._open.is_set():
                         continue
-                    if not own or own[-1] != mark:
+                    if (heard or self._bus.echoes) and (not own or own[-1] != mark):
                         own.append(mark)
                     await self._bus.publish(topic, payload, retain=retain)
             except Unreachable as error:
