@@ -1,12 +1,16 @@
 """Which tests stay together when others run beside them (``-n 2 --dist loadfile``): what shares what is made once."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import NodeManager
 
 WHOLE = ("tests/image/", "tests/chart/")
 """One image store, and one cluster that a chart is installed in. Of others, those of one file."""
+
+INTERRUPTED_SECONDS: Final = 60
+"""After Ctrl-C, for each worker to take down what it made; ten, which is usual, are too short for a lab."""
 
 
 class Together(LoadFileScheduling):
@@ -14,6 +18,10 @@ class Together(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+
+def pytest_configure() -> None:
+    NodeManager.EXIT_TIMEOUT = INTERRUPTED_SECONDS
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from galactic.errors import GalacticError
 from galactic.lab.cluster import Lab
 from galactic.lab.controllers import router_name
 
@@ -41,14 +40,15 @@ def testimony(lab: Lab, since: Positions) -> str:
         ("pods that are not ready, and warnings", _asked(lambda: _pods(lab)), 16),
     ]
     lines = [line for title, said, most in sections for line in (f"── {title}", *_short(said, most))]
-    return "\n".join(line[:WIDTH] for line in (*lines, *_logs(lab, since, LINES - len(lines))))
+    logs = _asked(lambda: list(_logs(lab, since, LINES - len(lines))))
+    return "\n".join(line[:WIDTH] for line in (*lines, *logs))
 
 
 def _asked(what: Callable[[], list[str]]) -> list[str]:
     try:
         return what()
-    except (GalacticError, OSError, subprocess.SubprocessError, KeyError) as error:
-        return [f"(could not be asked: {error})"]
+    except Exception as error:  # noqa: BLE001 - a report that fails would take the failed story's place
+        return [f"(could not be asked: {error!r})"]
 
 
 def _short(lines: list[str], most: int) -> list[str]:
