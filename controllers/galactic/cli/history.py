@@ -1,20 +1,16 @@
 """``galactic history ADDRESS``: who held an address of a VPC, and when; asked of the router's database."""
 
 import asyncio
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-import yaml
-from rich.console import Console
-from rich.table import Table
 
+from galactic.cli.render import Form, Output, document, show, table
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.names import function_hex, parse_vpc, vpc_hex
 
@@ -25,15 +21,6 @@ NOT_FOUND, USAGE, UNREACHABLE = 1, 2, 4
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _AGO: Final = re.compile(r"(\d+)\s*([smhdw])")
 LIMIT: Final = 1000
-
-
-class Output(StrEnum):
-    """Forms of an answer."""
-
-    TABLE = "table"
-    WIDE = "wide"
-    JSON = "json"
-    YAML = "yaml"
 
 
 def ask(  # noqa: PLR0917 - as many as there are options
@@ -49,7 +36,7 @@ def ask(  # noqa: PLR0917 - as many as there are options
     since: Annotated[
         str | None, typer.Option(help="Everybody who held it since then; times as for --at.")
     ] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="How to say it.")] = Output.TABLE,
+    output: Form = Output.TABLE,
     database_url: Annotated[
         str, typer.Option(envvar="GALACTIC_DATABASE_URL", help="The router's database: postgresql://…")
     ] = "",
@@ -73,11 +60,7 @@ def ask(  # noqa: PLR0917 - as many as there are options
         _stop(UNREACHABLE, str(error))
     except GalacticError as error:
         _stop(USAGE, str(error))
-    if output is Output.JSON:
-        print(json.dumps([_plain(holding) for holding in found], indent=2))
-    elif output is Output.YAML:
-        print(yaml.safe_dump([_plain(holding) for holding in found], sort_keys=False), end="")
-    elif found:
+    if not document([_plain(holding) for holding in found], output) and found:
         _print(found, wide=output is Output.WIDE)
     if len(found) == LIMIT:
         typer.echo(
@@ -184,21 +167,21 @@ def _plain(holding: "Holding") -> dict[str, Any]:
 
 
 def _print(found: "list[Holding]", *, wide: bool) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    columns = ["VPC", "NETWORK", "ATTACHMENT", "NODE", "SINCE", "UNTIL"]
-    table = Table(
-        *columns, *(["CLUSTER", "SID", "EPOCH", "REVISION"] if wide else []), box=None, pad_edge=False
-    )
+    header = ["VPC", "NETWORK", "ATTACHMENT", "NODE", "SINCE", "UNTIL"]
+    rows = []
     for it in found:
-        row = [vpc_hex(it.vpc), it.network, it.attachment, it.node]
-        row += [_time(it.since, it.began_exactly), _until(it)]
-        row += [it.cluster, it.sid, str(it.epoch), str(it.revision)] if wide else []
-        table.add_row(*row)
-    for column in table.columns:
-        column.no_wrap, column.overflow = True, "ignore"
-    console.print(table, crop=False)
+        row = [
+            vpc_hex(it.vpc),
+            it.network,
+            it.attachment,
+            it.node,
+            _time(it.since, it.began_exactly),
+            _until(it),
+        ]
+        rows.append([*row, *([it.cluster, it.sid, str(it.epoch), str(it.revision)] if wide else [])])
+    show(table([*header, *(["CLUSTER", "SID", "EPOCH", "REVISION"] if wide else [])], rows))
     if any(not (it.began_exactly and it.ended_exactly) for it in found):
-        console.print("~ not later than that: no router was there to see it")
+        print("~ not later than that: no router was there to see it")
 
 
 def _until(holding: "Holding") -> str:

@@ -64,7 +64,8 @@ def _annotate(node: str) -> str:
 def _segment(world: World, name: str, segment: NodeSegment) -> Iterator[Finding]:
     about, conditions = f"NodeSegment {name}", by_type(segment.status.conditions)
     if name not in world.nodes and "Node" not in world.unread:
-        yield Finding(NOTE, about, "NoNode", "there is no Node of that name", f"kubectl delete nseg {name}")
+        remedy = f"if the node does not come back: kubectl delete nseg {name}"
+        yield Finding(NOTE, about, "NoNode", "there is no Node of that name", remedy)
     if not conditions:
         remedy = f"does galactic-node run on {name}? {log(world, 'node', name)}"
         yield Finding(PROBLEM, about, "Silent", "its node has not said anything yet", remedy)
