@@ -227,6 +227,22 @@ def test_a_node_that_the_broker_does_not_let_in(cli: Cli, lab: Lab) -> None:
     cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
 
 
+def test_a_router_that_the_broker_does_not_let_in(cli: Cli, lab: Lab) -> None:
+    """It has no object of its own but its Lease: there is the Event, for who has no log at hand."""
+    path = lab.state.broker / "secrets" / "galactic-router-0"
+    before = path.read_text()
+    path.write_text("wrong")
+    try:
+        lab.kill("router", signal.SIGTERM)
+        cli.says("router", "NotReady", "refused the connection", "mqtt_password_file of galactic-router")
+        lease = ("lease", "-n", "galactic-system", "galactic-router")
+        cli.describes(*lease, word="BrokerUnreachable")
+        cli.describes(*lease, word="check mqtt_username")
+    finally:
+        path.write_text(before)
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+
+
 def test_a_sysdump_has_what_helps_and_no_secret(cli: Cli, lab: Lab, tenant: Tenant, tmp_path: Path) -> None:
     planted = "s3cr3t-Pl4nted"
     lab.kubectl("annotate", "pod", "-n", tenant.namespace, "web", f"note=postgresql://u:{planted}@db/x")
