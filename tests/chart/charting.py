@@ -41,11 +41,17 @@ class Helm:
             raise Refused(done.stderr.strip())
         return done.stdout
 
-    def render(self, values: dict[str, Any] | None = None, *more: str, version: str = "1.20.0") -> str:
+    def render(
+        self,
+        values: dict[str, Any] | None = None,
+        *more: str,
+        version: str = "1.20.0",
+        release: str = "galactic",
+    ) -> str:
         """The text of all manifests."""
         arguments = (
             "template",
-            "galactic",
+            release,
             str(CHART),
             f"--namespace={NAMESPACE}",
             f"--kube-version={version}",
@@ -54,10 +60,14 @@ class Helm:
         return self.run(*arguments, values=values or {})
 
     def objects(
-        self, values: dict[str, Any] | None = None, *more: str, version: str = "1.20.0"
+        self,
+        values: dict[str, Any] | None = None,
+        *more: str,
+        version: str = "1.20.0",
+        release: str = "galactic",
     ) -> list[dict[str, Any]]:
         """All objects."""
-        text = self.render(values, *more, version=version)
+        text = self.render(values, *more, version=version, release=release)
         return [thing for thing in yaml.load_all(text, yaml.CSafeLoader) if thing]
 
 

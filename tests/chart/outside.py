@@ -89,7 +89,9 @@ class Outside:
         """Nothing is retained about who leads, and no table is there."""
         self.run("psql", "-h", DATABASE, "-U", "galactic", "-c", "DROP SCHEMA galactic CASCADE")
         who = ("-u", ROUTER, "-P", self.passwords[ROUTER], "-h", BROKER, "-p", "8884")
-        self.run("mosquitto_pub", *who, "--cafile", f"/etc/{BUNDLE}", "-t", "galactic/v1/router/leader", "-r", "-n")
+        self.run(
+            "mosquitto_pub", *who, "--cafile", f"/etc/{BUNDLE}", "-t", "galactic/v1/router/leader", "-r", "-n"
+        )
 
     def tables(self) -> set[str]:
         """What the router has made in the database."""

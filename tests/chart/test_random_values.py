@@ -2,6 +2,7 @@
 its kinds, in which no field is unknown, and by a dry run, in which its validation has its say.
 """
 
+import os
 from random import Random
 
 import pytest
@@ -13,7 +14,11 @@ from values import CHART, values
 
 from galactic.lab.cluster import Lab
 
-EXAMPLES, BATCH = 200, 20
+FIRST, LAST = map(int, os.environ.get("GALACTIC_SEEDS", "0:200").split(":"))
+BATCH = 20
+RELEASES = ("galactic", "g", "r" * 53, "with.dots-1", "12")
+NAMESPACES = (NAMESPACE, "n", "default", "n" * 63, "12")
+"""Short, as long as Helm and Kubernetes let them be, and what could be taken for a number."""
 FOREIGN = {"cert-manager.io/v1", "monitoring.coreos.com/v1"}
 """Kinds of others, which the lab's API server does not have."""
 
@@ -30,10 +35,12 @@ def kinds(server: Server) -> Kinds:
     return Kinds(server.get("/openapi/v2"))
 
 
-@pytest.mark.parametrize("first", range(0, EXAMPLES, BATCH))
+@pytest.mark.parametrize("first", range(FIRST, LAST, BATCH))
 def test_whatever_the_schema_allows_is_accepted(helm: Helm, server: Server, kinds: Kinds, first: int) -> None:
     for seed in range(first, first + BATCH):
-        for thing in helm.objects(values(Random(seed))):
+        random = Random(seed)
+        place = f"--namespace={random.choice(NAMESPACES)}"
+        for thing in helm.objects(values(random), place, release=random.choice(RELEASES)):
             if thing["apiVersion"] in FOREIGN:
                 continue
             if thing["kind"] != "CustomResourceDefinition":

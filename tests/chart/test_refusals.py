@@ -65,6 +65,9 @@ CASES = [
     pytest.param(nested("broker.enabled", False), "broker enabled", id="no-broker-at-all"),
     pytest.param(nested("router.replicas", 0), "router replicas", id="no-router-at-our-own-broker"),
     pytest.param(
+        nested("database", {"existingSecret": "s", "key": ".."}), "database key", id="no-key-of-a-secret"
+    ),
+    pytest.param(
         nested("database.retentionDays", 30), "database retentionDays", id="retention-without-database"
     ),
     pytest.param(nested("mqtt.caSecret.name", "ca"), "mqtt caSecret name", id="ca-of-our-own-broker"),

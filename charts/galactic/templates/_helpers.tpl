@@ -2,7 +2,7 @@
      component, and the component's values. */}}
 {{- define "galactic.selector" -}}
 app.kubernetes.io/name: galactic
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -16,7 +16,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{- define "galactic.metadata" -}}
 name: galactic-{{ .component }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "galactic.labels" . | nindent 2 }}
 {{- end -}}
