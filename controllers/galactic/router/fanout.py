@@ -61,6 +61,7 @@ class Fanout:
         self._packing: set[int] = set()
         self._stray: set[tuple[str, ...]] = set()
         self._wiping = False
+        self._floor = 0  # the latest revision of a table that is no more
         self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
         self._tasks: asyncio.TaskGroup | None = None
         metrics.oldest(self._oldest)
@@ -86,7 +87,7 @@ class Fanout:
         """These routes changed: to be told."""
         now = self._now()
         for vpc, changed in changes.items():
-            self._ledgers.setdefault(vpc, Ledger(vpc)).put(changed, now)
+            self._ledgers.setdefault(vpc, self._new(vpc)).put(changed, now)
             self._since.setdefault(vpc, time.perf_counter())
             self._wake(vpc)
         self._metrics.queued(len(self._since))
@@ -104,7 +105,7 @@ class Fanout:
     def compare(self, retained: Retained) -> None:
         """A broker came back: whatever it does not retain as it was told is published again."""
         for vpc in retained.tables.keys() | self._ledgers.keys():
-            self._ledgers.setdefault(vpc, Ledger(vpc)).compare(retained.tables.get(vpc))
+            self._ledgers.setdefault(vpc, self._new(vpc)).compare(retained.tables.get(vpc))
         self._stray |= retained.stray
         self._wake_all()
 
@@ -114,7 +115,7 @@ class Fanout:
         if self._publisher.own(topic, payload):
             return
         vpc = _vpc(parts[1])
-        ledger = None if vpc is None else self._ledgers.get(vpc) or Ledger(vpc)
+        ledger = None if vpc is None else self._ledgers.get(vpc) or self._new(vpc)
         if vpc is None or ledger is None or not overwritten(ledger, parts[2:], payload, self._metrics):
             if payload:
                 self._stray.add(parts)
@@ -160,6 +161,9 @@ class Fanout:
         """One message of any kind, until it is confirmed."""
         await self._publisher.confirmed(topic, encode(message), retain, self._urgent, gated=False)
 
+    def _new(self, vpc: int) -> Ledger:
+        return Ledger(vpc, floor=self._floor)
+
     # -- tasks -------------------------------------------------------------------------------------------------------
 
     def _wake_all(self) -> None:
@@ -189,7 +193,7 @@ class Fanout:
             busy.discard(vpc)
         if self._ledgers[vpc].idle and not self._ledgers[vpc].count:
             if vpc not in self._telling | self._packing:
-                del self._ledgers[vpc]
+                self._floor = max(self._floor, self._ledgers.pop(vpc).floor)
         else:
             self._wake(vpc)
 

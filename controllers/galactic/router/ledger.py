@@ -4,7 +4,8 @@ A change goes ``put`` → ``changes`` (messages chained by ``previous``) → ``p
 ``changes`` returned counts as told: it must be published, in order, until confirmed; repeating it does no harm.
 
 Revisions are hybrid: ``max(previous + 1, now in ms)``, so that they rise even if a router starts with nothing to go by.
-A table that became empty is wiped from the broker; the next change then has ``previous`` 0, the revision of nothing.
+A table that became empty is wiped from the broker; the next change then has ``previous`` 0, the revision of nothing,
+and a revision above all that there were, whatever the clock says by then.
 
 Somebody else may have written into the same topics: a leader that did not know yet that it was deposed, or a stray
 hand. A subscriber is then either where this ledger believes it to be, or on a *branch*, at the other's revision. Both
@@ -46,8 +47,10 @@ class Pack:
 class Ledger:
     """One VPC."""
 
-    def __init__(self, vpc: int, retained: RetainedTable | None = None) -> None:
+    def __init__(self, vpc: int, retained: RetainedTable | None = None, *, floor: int = 0) -> None:
+        """``floor``: a revision that was told once, though nothing in the broker speaks of it any more."""
         self.vpc = vpc_hex(vpc)
+        self.floor = floor
         self.revision = 0
         self._shards = Shards()
         self._due: dict[Network, Route | None] = {}
@@ -87,7 +90,7 @@ class Ledger:
     @property
     def revision_due(self) -> int:
         """The revision at which everything that was ``put`` is told, or was."""
-        return self._reserved or self.revision
+        return max(self._reserved, self._least) if self._reserved else self.revision
 
     @property
     def count(self) -> int:
@@ -102,7 +105,7 @@ class Ledger:
         self._due.update(changed.set)
         self._due.update(dict.fromkeys(changed.delete))
         if now and not self._reserved:
-            self._reserved = max(self.revision + 1, now)
+            self._reserved = max(self._least, now)
 
     def changes(self, now: int) -> list[Changes]:
         """Messages for everything due, none larger than a payload may be; what is told already is left out.
@@ -121,12 +124,13 @@ class Ledger:
         portions = list(_portions(sets, deletes))
         if not portions and (self._branches or self._above > self.revision):
             portions = [((), ())]
-        last = max(self.revision + 1, self._above + 1, self._reserved or now)
+        # Each of them is above what others told: at a revision of theirs nobody may take our next message for theirs.
+        last = max(self._least + len(portions) - 1, self._reserved or now)
         self._reserved = 0
         messages = []
         touched: set[Network] = set()
         for left, (some_sets, some_deletes) in zip(range(len(portions) - 1, -1, -1), portions, strict=True):
-            previous, self.revision = self.revision, max(self.revision + 1, last - left)
+            previous, self.revision = self.revision, last - left
             messages.append(Changes(self.revision, previous, some_sets, some_deletes))
             for route in some_sets:
                 self._shards.put(route)
@@ -204,7 +208,7 @@ class Ledger:
         self._packed = pack.revision if pack.head else None
         if pack.head is None and not self.count:
             self._shards = Shards()
-            self.revision = 0
+            self.floor, self.revision, self._above = self._least - 1, 0, 0
 
     def compare(self, retained: RetainedTable | None) -> None:
         """What a broker that came back retains: whatever differs from what was told is to be packed again."""
@@ -227,6 +231,11 @@ class Ledger:
                 theirs, ours = retained.routes(), self.routes()
                 differing = {it for it in theirs.keys() | ours.keys() if theirs.get(it) != ours.get(it)}
                 self._branches[retained.head.revision] = differing
+
+    @property
+    def _least(self) -> int:
+        """The lowest revision that nobody has used."""
+        return max(self.revision, self._above, self.floor) + 1
 
     def _head(self) -> Head:
         return Head(self.revision, self.count, digest_of(self._shards.total), len(self._shards))

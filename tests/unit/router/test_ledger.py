@@ -1,13 +1,19 @@
 """What subscribers are told adds up: to those who listened all along, and to those who join at any moment."""
 
+import asyncio
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
+from galactic.bus.memory import MemoryBroker
 from galactic.diff import Diff, diff
-from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, decode, digest, encode
+from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, Topics, decode, digest, encode
 from galactic.router import shards as module
+from galactic.router.fanout import Fanout
 from galactic.router.ledger import Ledger
+from galactic.router.metrics import RouterMetrics
 from galactic.router.retained import Retained
 from galactic.router.shards import Shards
 
@@ -28,14 +34,18 @@ class Broker:
     def __init__(self) -> None:
         self.retained: dict[tuple[str, ...], bytes] = {}
         self.told: dict[str, Route] = {}
-        self.revision = 0
+        self.revision = self.latest = 0
 
     def tell(self, messages: list[Changes]) -> None:
         for message in messages:
             assert len(encode(message)) <= MAX_PAYLOAD
             assert message.previous == self.revision
             assert message.revision > message.previous
-            self.revision = message.revision
+            assert message.revision > self.latest, "a revision that was another table's, or somebody else's"
+            self.revision = self.latest = message.revision
+            assert not any(self.told.get(it.network) == it for it in message.set), (
+                "told again though unchanged"
+            )
             self.told |= {it.network: it for it in message.set}
             for network in message.delete:
                 del self.told[network]
@@ -177,6 +187,50 @@ def test_a_large_change_is_cut_into_a_chain_and_sets_come_first() -> None:
     assert broker.told == new
 
 
+def test_a_table_that_was_wiped_begins_above_though_the_clock_was_set_back() -> None:
+    broker, ledger = Broker(), Ledger(VPC)
+    for clock, wanted in ((9000, table({1: 1, 2: 1})), (9001, {}), (5, table({1: 1}))):
+        ledger.put(diff(wanted, broker.told), clock)
+        due = ledger.revision_due
+        broker.tell(ledger.changes(clock))
+        assert ledger.revision == due
+        broker.publish(ledger)
+        assert ledger.idle
+    assert (broker.told, broker.revision) == (table({1: 1}), 9002)
+
+
+@pytest.mark.parametrize("first", [pytest.param(True, id="before"), pytest.param(False, id="after")])
+def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) -> None:
+    """Somebody else tells of a later revision before our change is due, or while it is."""
+    broker, ledger = Broker(), Ledger(VPC)
+    ledger.put(Diff(table({1: 1}), {}), 1000)
+    broker.tell(ledger.changes(1000))
+    stray = Changes(5000, ledger.revision, (route(9),))
+    if first:
+        ledger.strayed(stray)
+    ledger.put(Diff(table({2: 1}), {}), 1001)
+    if not first:
+        ledger.strayed(stray)
+    due = ledger.revision_due
+    ours, joining = ledger.changes(1002)
+    assert due == ours.revision == joining.revision == 5001
+    assert (ours.previous, joining.previous) == (1000, 5000)
+    assert joining.delete == (route(9).network,)
+
+
+def test_a_chain_leaves_out_the_revisions_of_a_stranger() -> None:
+    """Who is at one of them would take the next of ours for a continuation of what it has."""
+    broker, ledger = Broker(), Ledger(VPC)
+    ledger.put(Diff(table({1: 1}), {}))
+    broker.tell(ledger.changes(1000))
+    ledger.strayed(Changes(1002, 1000, (route(9),)))
+    ledger.put(Diff(table(dict.fromkeys(range(2, 5000), 1)), {}))
+    messages = [it for it in ledger.changes(1000) if it.previous != 1002]
+    assert len(messages) > 2
+    assert min(it.revision for it in messages) > 1002
+    broker.tell(messages)
+
+
 def test_revisions_follow_the_clock_but_never_fall() -> None:
     ledger = Ledger(VPC)
     revisions = []
@@ -224,3 +278,25 @@ def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> Non
     found = retained.tables[VPC]
     assert found.routes() == table({1: 1})
     assert Ledger(VPC, found).pack().clear == {1}
+
+
+async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until) -> None:
+    """The ledger of a VPC is given up with its last route; who was told of it may still be there."""
+    broker, clock = MemoryBroker(), [9000]
+    metrics = RouterMetrics(CollectorRegistry())
+    fanout = Fanout(broker.session(), Topics("g"), metrics, now=lambda: clock[0], pack_seconds=0)
+    fanout.open(True)
+    running = asyncio.create_task(fanout.run())
+    try:
+        for changed in (Diff(table({1: 1}), {}), Diff({}, table({1: 1})), Diff(table({1: 1}), {})):
+            await until(lambda: fanout._tasks is not None)
+            fanout.due({VPC: changed})
+            await until(lambda: fanout.idle)
+            if not changed.set:
+                assert fanout.vpcs == frozenset()
+                clock[0] = 5
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    told = [decode(Changes, payload) for topic, payload, _ in broker.published if topic.endswith("changes")]
+    assert [(it.previous, it.revision) for it in told] == [(0, 9000), (9000, 9001), (0, 9002)]
