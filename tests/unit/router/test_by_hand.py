@@ -1,0 +1,266 @@
+"""The router as an outsider meets it: JSON written by hand, ``mosquitto_pub`` and ``mosquitto_sub``, no code of ours.
+
+Each scenario has a VPC and two or three nodes of its own, and what must be retained at its end, field by field.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+BASE = "galactic/v1"
+A, B, C = "a", "b", "c"
+Said = tuple[str, int, list[dict]]
+
+
+class Place:
+    """A VPC and its nodes, by number."""
+
+    def __init__(self, number: int) -> None:
+        self.vpc = f"{number:012x}"
+        self.number = number
+
+    def node(self, which: str) -> str:
+        return f"s{self.number}{which}"
+
+    def prefix(self, which: str) -> str:
+        return f"2001:db8:ff{self.number:02x}:{ord(which) - 96}00::/56"
+
+    def sid(self, which: str, function: int) -> str:
+        return f"2001:db8:ff{self.number:02x}:{ord(which) - 96}00::{self.number:x}:{function:x}"
+
+    def endpoint(
+        self, which: str, function: int, networks: list[str], epoch: int = 1, **other: object
+    ) -> dict:
+        return {
+            "vpc": self.vpc,
+            "function": f"{function:04x}",
+            "attachment": f"ns/a{function}",
+            "sid": self.sid(which, function),
+            "networks": networks,
+            "epoch": epoch,
+            **other,
+        }
+
+    def route(self, network: str, which: str, function: int, epoch: int = 1) -> dict:
+        return {
+            "network": network,
+            "segments": [self.sid(which, function)],
+            "cluster": "default",
+            "node": self.node(which),
+            "function": f"{function:04x}",
+            "epoch": epoch,
+        }
+
+
+N1, N2, N3 = "10.1.1.1/32", "10.1.1.2/32", "fd00::3/128"
+SCENARIOS: dict[str, tuple[Callable[[Place], list[Said]], Callable[[Place], list[dict]]]] = {
+    "one-endpoint": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1])])],
+        lambda it: [it.route(N1, A, 1)],
+    ),
+    "two-on-two-nodes": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1])]), (B, 1, [it.endpoint(B, 2, [N2])])],
+        lambda it: [it.route(N1, A, 1), it.route(N2, B, 2)],
+    ),
+    "two-on-one-node": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1]), it.endpoint(A, 2, [N2])])],
+        lambda it: [it.route(N1, A, 1), it.route(N2, A, 2)],
+    ),
+    "several-networks": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1, N3, "10.9.0.0/16", N1])])],
+        lambda it: [it.route(network, A, 1) for network in (N1, "10.9.0.0/16", N3)],
+    ),
+    "a-network-more-and-one-less": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1, N2])]), (A, 2, [it.endpoint(A, 1, [N2, N3])])],
+        lambda it: [it.route(N2, A, 1), it.route(N3, A, 1)],
+    ),
+    "a-move": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], 5)]), (B, 1, [it.endpoint(B, 1, [N1], 6)])],
+        lambda it: [it.route(N1, B, 1, 6)],
+    ),
+    "a-move-told-late": (
+        lambda it: [(B, 1, [it.endpoint(B, 1, [N1], 6)]), (A, 1, [it.endpoint(A, 1, [N1], 5)])],
+        lambda it: [it.route(N1, B, 1, 6)],
+    ),
+    "a-move-and-back": (
+        lambda it: [
+            (A, 1, [it.endpoint(A, 1, [N1], 5)]),
+            (B, 1, [it.endpoint(B, 1, [N1], 6)]),
+            (B, 2, []),
+            (A, 2, [it.endpoint(A, 1, [N1], 7)]),
+        ],
+        lambda it: [it.route(N1, A, 1, 7)],
+    ),
+    "one-of-two-leaves": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1])]), (B, 1, [it.endpoint(B, 2, [N2])]), (A, 2, [])],
+        lambda it: [it.route(N2, B, 2)],
+    ),
+    "the-last-leaves": (lambda it: [(A, 1, [it.endpoint(A, 1, [N1])]), (A, 2, [])], lambda _: []),
+    "it-joins-again": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], 5)]), (A, 2, []), (A, 3, [it.endpoint(A, 1, [N1], 9)])],
+        lambda it: [it.route(N1, A, 1, 9)],
+    ),
+    "a-replay": (
+        lambda it: [(A, 4, [it.endpoint(A, 1, [N1])]), (A, 3, [it.endpoint(A, 1, [N2])]), (A, 4, [])],
+        lambda it: [it.route(N1, A, 1)],
+    ),
+    "a-conflict-the-holder-keeps-it": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], 1)]), (B, 1, [it.endpoint(B, 2, [N1, N2], 9)])],
+        lambda it: [it.route(N1, A, 1), it.route(N2, B, 2, 9)],
+    ),
+    "a-conflict-the-holder-leaves": (
+        lambda it: [
+            (A, 1, [it.endpoint(A, 1, [N1], 1)]),
+            (B, 1, [it.endpoint(B, 2, [N1], 9)]),
+            (A, 2, []),
+        ],
+        lambda it: [it.route(N1, B, 2, 9)],
+    ),
+    "another-node's-sid": (
+        lambda it: [
+            (B, 1, [it.endpoint(B, 1, [N1], sid=it.sid(A, 1)), it.endpoint(B, 2, [N2])]),
+        ],
+        lambda it: [it.route(N2, B, 2)],
+    ),
+    "a-sid-of-another-vpc": (
+        lambda it: [
+            (A, 1, [it.endpoint(A, 1, [N1], vpc=f"{it.number + 100:012x}"), it.endpoint(A, 2, [N2])])
+        ],
+        lambda it: [it.route(N2, A, 2)],
+    ),
+    "one-bad-network-among-good-ones": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1, "0.0.0.0/0", "10.1.1.9/24", "10.1.1.8", N2])])],
+        lambda it: [it.route(N1, A, 1), it.route(N2, A, 1)],
+    ),
+    "unknown-fields": (
+        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], colour="blue", deep={"er": [1]})])],
+        lambda it: [it.route(N1, A, 1)],
+    ),
+    "an-epoch-far-in-the-future": (
+        lambda it: [
+            (A, 1, [it.endpoint(A, 1, [N1], (1 << 62) - 1)]),
+            (B, 1, [it.endpoint(B, 1, [N1], 5), it.endpoint(B, 2, [N2])]),
+        ],
+        lambda it: [it.route(N1, B, 1, 5), it.route(N2, B, 2)],
+    ),
+    "a-chain-of-three": (
+        lambda it: [
+            (which, 1, [it.endpoint(which, 1, [N1], epoch)]) for epoch, which in enumerate((A, B, C), 1)
+        ],
+        lambda it: [it.route(N1, C, 1, 3)],
+    ),
+}
+
+
+class Outsider:
+    """What the broker's own clients say and hear."""
+
+    def __init__(self, port: int) -> None:
+        self._port = str(port)
+        self.retained: dict[str, dict] = {}
+        self.changes: dict[str, list[dict]] = {}
+        command = ["mosquitto_sub", "-p", self._port, "-q", "1", "-t", f"{BASE}/#", "-F", "%t %p"]
+        self._sub = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._sub.stdout
+        for line in self._sub.stdout:
+            topic, _, payload = line.rstrip("\n").partition(" ")
+            if topic.endswith("/changes"):
+                self.changes.setdefault(topic.split("/")[3], []).append(json.loads(payload))
+            elif payload:
+                self.retained[topic] = json.loads(payload) if payload[0] == "{" else {}
+            else:
+                self.retained.pop(topic, None)
+
+    def say(self, topic: str, payload: dict) -> None:
+        text = json.dumps(payload)
+        command = ["mosquitto_pub", "-p", self._port, "-q", "1", "-r", "-t", f"{BASE}/{topic}", "-m", text]
+        subprocess.run(command, check=True)
+
+    def table(self, vpc: str) -> list[dict] | None:
+        """All routes as they are retained, once head and shards agree; no topics: none."""
+        there = {topic: it for topic, it in self.retained.copy().items() if f"/vpcs/{vpc}/" in topic}
+        head = there.pop(f"{BASE}/vpcs/{vpc}/head", None)
+        if head is None:
+            return None if there else []
+        assert head.keys() == {"revision", "count", "digest", "shards"}
+        shards = [there.pop(f"{BASE}/vpcs/{vpc}/table/{number}", None) for number in range(head["shards"])]
+        if there or None in shards:
+            return None
+        assert all(shard.keys() == {"revision", "of", "routes"} for shard in shards)
+        routes = [route for shard in shards for route in shard["routes"]]
+        return routes if len(routes) == head["count"] else None
+
+    def close(self) -> None:
+        self._sub.terminate()
+        self._sub.wait()
+        self._reader.join()
+
+
+@pytest.fixture
+def outsider(mosquitto) -> Iterator[Outsider]:
+    """With a router of its own process beside it."""
+    mosquitto.start()
+    found = Outsider(mosquitto.port)
+    options = ("--kubernetes", "false", "--mqtt-url", mosquitto.url, "--metrics-port", "0")
+    router = subprocess.Popen([sys.executable, "-m", "galactic.router", *options], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while (
+            f"{BASE}/router/leader" not in found.retained
+        ):  # or it would see of each topic the last word only
+            assert router.poll() is None, "the router ended"
+            assert time.monotonic() < deadline, "the router does not lead"
+            time.sleep(0.1)
+        yield found
+    finally:
+        router.terminate()
+        router.wait()
+        found.close()
+
+
+def by_network(routes: list[dict]) -> list[dict]:
+    return sorted(routes, key=lambda route: route["network"])
+
+
+def test_scenarios(outsider) -> None:
+    """All at one router, which takes a second for each to be packed: said one after the other, looked at together."""
+    places = {name: Place(number) for number, name in enumerate(SCENARIOS, 1)}
+    for name, (said, _) in SCENARIOS.items():
+        it = places[name]
+        for which in (A, B, C):
+            status = {"state": "online", "prefix": it.prefix(which), "version": "by hand"}
+            outsider.say(f"nodes/default/{it.node(which)}/status", status)
+        for which, sequence, endpoints in said(it):
+            topic = f"nodes/default/{it.node(which)}/endpoints"
+            outsider.say(topic, {"sequence": sequence, "endpoints": endpoints})
+    wanted = {name: by_network(expected(places[name])) for name, (_, expected) in SCENARIOS.items()}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        tables = {name: outsider.table(places[name].vpc) for name in SCENARIOS}
+        found = {name: None if it is None else by_network(it) for name, it in tables.items()}
+        if found == wanted:
+            break
+        time.sleep(0.2)
+    assert found == wanted
+    for name, it in places.items():
+        at, now = 0, {}
+        for change in outsider.changes[it.vpc]:
+            assert change.keys() == {"revision", "previous", "set", "delete"}, name
+            assert change["previous"] == at or not now, name
+            at = change["revision"]
+            assert not [route for route in change["set"] if now.get(route["network"]) == route], name
+            now |= {route["network"]: route for route in change["set"]}
+            for network in change["delete"]:
+                del now[network]
+        assert by_network([*now.values()]) == wanted[name], name
+    assert not {f"{it.number + 100:012x}" for it in places.values()} & outsider.changes.keys()
+    assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term"}
