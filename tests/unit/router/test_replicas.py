@@ -205,6 +205,35 @@ async def test_what_a_deposed_leader_still_had_under_way_is_undone(
         node.task.cancel()
 
 
+async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterwards(
+    world, broker, vote, until
+) -> None:
+    """The last word of a deposed leader arrives between two turns of its successor, who has read the tables already."""
+    async with replica(broker, vote, "b") as b:
+        node = Node(broker)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        vote.elect("b")
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
+        previous = decode(Head, broker.retained[HEAD]).revision
+        resuming, waiting = b.store.resuming, []
+
+        def slowly(held):
+            wrong = stray_route("10.6.6.6/32")
+            broker.publish(CHANGES, encode(Changes(previous + 1, previous, (wrong,), ())), False)
+            yield from resuming(held)
+            for _ in range(50):
+                waiting.append(len(b._aside))
+                yield
+
+        b.store.resuming = slowly
+        b._leadership._ended.set()  # as if deposed: it claims again
+        await until(lambda: len(waiting) == 50)
+        await until(lambda: b.idle and node.table.settled and node.count == 1)
+        assert waiting[-1] == 1, "it was heard later, and the test shows nothing"
+        assert node.table.revision > previous + 1
+        node.task.cancel()
+
+
 async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
     world, broker, vote, until
 ) -> None:
