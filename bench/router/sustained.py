@@ -3,7 +3,8 @@
 500 nodes with one endpoint of one VPC each. Registrations are sent by the clock, whether or not the last one is
 through, each with another address; a change counts from when it was due until a subscriber knows of it (of it or of a
 later one of that node: state, not events). The rate is raised until the 99th percentile is above 100 ms. At every rate
-the same is done with a bare publish → subscribe, by the same process over the same broker.
+the same is done with a bare publish → subscribe, by the same process over the same broker. Where even that is late the
+machine was: the rate is measured again, ATTEMPTS times at the most, and if that does not help the run says nothing.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ NODES = 500
 RATES = (50, 100, 200, 400, 800, 1200, 1600, 2400, 3200, 4800)
 SECONDS = 3.0
 LATE = 0.1
+ATTEMPTS = 3
 changes = msgspec.json.Decoder(Changes)
 
 
@@ -111,17 +113,20 @@ async def one_run() -> dict[int, tuple[float, float, float, float]]:
             await publish(heard.bus, (nodes.message(node, node - 1 - 500) for node in range(1, NODES + 1)))
             await settled(it, NODES)
             for rate in RATES:
-                nodes.next_round()
-                plain = await by_the_clock(
-                    rate,
-                    bare,
-                    lambda _, number: ("bare", b"%d " % number + b"x" * 200),
-                    lambda it: [int(it.split()[0])],
-                )
-                whole = await by_the_clock(rate, heard, nodes.message, nodes.knows)
-                found[rate] = tuple(
-                    percentile(each, share) for each in (whole, plain) for share in (0.5, 0.99)
-                )  # type: ignore[assignment]
+                for _ in range(ATTEMPTS):
+                    nodes.next_round()
+                    plain = await by_the_clock(
+                        rate,
+                        bare,
+                        lambda _, number: ("bare", b"%d " % number + b"x" * 200),
+                        lambda it: [int(it.split()[0])],
+                    )
+                    whole = await by_the_clock(rate, heard, nodes.message, nodes.knows)
+                    found[rate] = tuple(
+                        percentile(each, share) for each in (whole, plain) for share in (0.5, 0.99)
+                    )  # type: ignore[assignment]
+                    if found[rate][1] <= LATE or found[rate][3] <= LATE:
+                        break
                 if found[rate][1] > LATE:
                     break
     return found
@@ -140,8 +145,12 @@ async def main(repeats: int) -> None:
             f"{rate:>9} {p50 * 1e3:>7.2f} ms {median(one[0] / one[2] for one in each):>8.2f} "
             f"{p99 * 1e3:>7.1f} ms {bare99 * 1e3:>7.1f} ms {len(each):>5}"
         )
-    kept = [max((rate for rate, (_, p99, _, _) in run.items() if p99 <= LATE), default=0) for run in runs]
-    print(f"sustained with p99 ≤ {LATE * 1e3:g} ms: {median(kept):.0f} changes/s")
+    sound = [run for run in runs if not (run[max(run)][1] > LATE and run[max(run)][3] > LATE)]
+    kept = [max((rate for rate, (_, p99, _, _) in run.items() if p99 <= LATE), default=0) for run in sound]
+    if len(sound) < len(runs):
+        print(f"{len(runs) - len(sound)} of {len(runs)} runs ended because the machine itself was late")
+    if kept:
+        print(f"sustained with p99 ≤ {LATE * 1e3:g} ms: {median(kept):.0f} changes/s")
 
 
 if __name__ == "__main__":
