@@ -84,7 +84,7 @@ audit: venv ## known vulnerabilities of what is shipped
 	@PYTHONPATH=tools $(BIN)/python -m release.audit
 
 docs: $(VENV)/docs-made ## the documentation as web pages, into dist/docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "dist/docs/index.html"
 
 format: venv ## let ruff mend what it can
