@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from galactic.cli.main import COMMANDS, load
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected
+from galactic.operator.networks import parse_networks
 from galactic.router.admissions import parse
 
 KINDS = {kind.KIND: kind for kind in (Vpc, VpcAttachment, NodeSegment)}
@@ -80,6 +83,15 @@ def test_manifests_are_valid(block: Block) -> None:
     for thing in yaml.safe_load_all(block.text):
         if kind := KINDS.get(thing["kind"]):
             kind.model_validate(thing)
+        if thing["kind"] == Vpc.KIND and block.page.name != "api.md":
+            parse_networks(thing["spec"]["networks"], IPv6Network("2001:db8:ff00::/40"))
+
+
+def test_the_manifest_that_is_refused_is_one() -> None:
+    """docs/api.md shows an answer; `vpc.yaml` is the file that gets it."""
+    (block,) = [block for block in ALL if block.title == "vpc.yaml" and block.page.name == "api.md"]
+    with pytest.raises(Rejected, match=r"write 10\.1\.1\.0/24"):
+        parse_networks(yaml.safe_load(block.text)["spec"]["networks"], None)
 
 
 def test_admissions_are_valid() -> None:
