@@ -96,7 +96,7 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
         running = [tasks.create_task(each.run()) for each in (first, second)]
         await first.ready.wait()
         until = asyncio.get_running_loop().time() + 12
-        while asyncio.get_running_loop().time() < until:
+        while asyncio.get_running_loop().time() < until or requests <= 100:  # a slow machine takes longer
             context = trusting(store)
             await asyncio.sleep(0.05)  # the API server learns of a new configuration a little later
             for port in ports:
@@ -108,7 +108,6 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
         for task in running:
             task.cancel()
     assert len(served) >= 2
-    assert requests > 100
 
 
 async def test_the_first_two_replicas_agree(store: Any) -> None:
