@@ -18,8 +18,8 @@ from reference.reasons import reasons
 
 OF_TARGETS = {"job", "instance", "node"}
 """The labels that a scrape adds (the chart's monitors, the lab)."""
-ELSEWHERE = ("router/database/", "router/recorder.py")
-"""What names reasons for something else than rejections: the database's failures, a condition."""
+ELSEWHERE = ("router/database/", "router/recorder.py", "router/complaints.py")
+"""What names reasons for something else than rejections: the database's failures, a condition, Events on a Pod."""
 FOREIGN = {"up": set(), "ALERTS": {"alertname", "alertstate"}}
 
 
