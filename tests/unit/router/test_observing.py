@@ -130,7 +130,8 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
 # -- log lines ---------------------------------------------------------------------------------------------------------
 
 
-async def test_every_change_is_there_for_who_looks_for_it(world, broker, until) -> None:
+async def test_every_change_is_there_for_who_looks_for_it(world, broker, until, caplog) -> None:
+    caplog.set_level("DEBUG", "galactic.router.fanout")
     with capture_logs() as logs:
         async with router(broker) as controller:
             attach(world, broker, "10.1.1.1/32", "10.1.1.2/32")
