@@ -1,4 +1,4 @@
-"""The hybrid logical clock that epochs and sequences are taken from (docs/architecture.md, "Who wins").
+"""The hybrid logical clock that epochs and sequences are taken from (docs/architecture.md, "Messages").
 
 After Kulkarni et al., "Logical Physical Clocks" (2014), folded into one number: nanoseconds since 1970, or one more
 than the highest number ever seen where that is later. Neither a clock that was set back nor a dead node's last word
