@@ -324,7 +324,7 @@ class Controller:
             async with self._table:
                 async for commit in self._settled():
                     if self._complete:
-                        self.fanout.due(commit.routes)
+                        self.fanout.due(commit.routes, more=commit.more)
                         self._record(commit)
                         if self._chronicle is not None:
                             self._chronicle.due(commit)

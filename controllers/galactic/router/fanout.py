@@ -59,6 +59,7 @@ class Fanout:
         self._underway: dict[int, float] = {}  # the same of what is published and not confirmed
         self._telling: set[int] = set()
         self._packing: set[int] = set()
+        self._together: set[int] = set()  # VPCs of changes that more follows
         self._stray: set[tuple[str, ...]] = set()
         self._wiping = False
         self._floor = 0  # the latest revision of a table that is no more
@@ -83,13 +84,17 @@ class Fanout:
             self._underway.clear()
             self._metrics.revisions({})
 
-    def due(self, changes: Mapping[int, Diff[Network, Route]]) -> None:
-        """These routes changed: to be told."""
+    def due(self, changes: Mapping[int, Diff[Network, Route]], *, more: bool = False) -> None:
+        """These routes changed: to be told. ``more``: with what follows at once, so that it is one change for all."""
         now = self._now()
         for vpc, changed in changes.items():
             self._ledgers.setdefault(vpc, self._new(vpc)).put(changed, now)
             self._since.setdefault(vpc, time.perf_counter())
-            self._wake(vpc)
+        self._together |= changes.keys()
+        if not more:
+            together, self._together = self._together, set()
+            for vpc in together & self._ledgers.keys():
+                self._wake(vpc)
         self._metrics.queued(len(self._since))
 
     def adopt(self, retained: Retained, told: Told) -> dict[int, dict[Network, Route]]:
