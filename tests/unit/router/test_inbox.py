@@ -220,6 +220,26 @@ async def test_names(cluster: str, node: str, *, taken: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    "topic",
+    [
+        pytest.param("nodes/default/a/b/endpoints", id="slash"),
+        pytest.param("nodes/default/n1", id="no-kind"),
+        pytest.param("nodes/default/n1/other", id="another-kind"),
+        pytest.param("nodes/default/n1/endpoints/more", id="a-level-more"),
+        pytest.param("router/other", id="another-of-the-router's"),
+        pytest.param("other", id="another"),
+    ],
+)
+async def test_topics_that_there_are_not(topic: str) -> None:
+    async with site() as it:
+        await it.say(f"galactic/v1/{topic}", _said())
+        await it.handled()
+        it.store.commit(HORIZON)
+        assert not it.store.routes(0x4D2)
+        assert it.counted() == {}, "nobody subscribes to them"
+
+
+@pytest.mark.parametrize(
     ("prefix", "reason"),
     [
         pytest.param("10.0.0.0/8", "PrefixInvalid", id="ipv4"),
