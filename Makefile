@@ -41,7 +41,7 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then image, chart and the e2e stories; LABS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/unit tests/kernel tests/plugin tests/tilt tests/docs tests/observability -n auto
+	@$(BIN)/pytest tests/kernel tests/unit tests/plugin tests/tilt tests/docs tests/observability -n auto
 	@$(BIN)/pytest tests/image tests/chart tests/e2e -n $(LABS) --dist loadfile -v
 else
 	@$(BIN)/pytest $(ARGS)
