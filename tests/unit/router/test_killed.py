@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,6 +22,8 @@ from database_world import recorded, rows
 from test_broker_and_replicas import HERE, VPC, Nodes, believed
 
 from galactic.lab.postgres import Postgres
+from galactic.messages import Route
+from galactic.router.networks import Network
 from galactic.router.table import table
 
 STEPS = 8
@@ -64,6 +67,14 @@ def postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder)
 
 
+def rows_of(routes: Mapping[Network, Route]) -> set[Any]:
+    """As ``recorded`` has them."""
+    return {
+        (VPC, network, it.node, int(it.function, 16), it.segments[0], it.epoch)
+        for network, it in routes.items()
+    }
+
+
 class Plane:
     """Everybody, and who is killed."""
 
@@ -92,6 +103,32 @@ class Plane:
             await asyncio.to_thread(self.postgres.start)
         await asyncio.sleep(self.dice.choice([0, 0.3, 1.0, 3.0]))
 
+    async def unwritten(self) -> None:
+        """The routers tell what the database does not hear of, and die: only comparing can put that right."""
+        held = await self._moving(lambda: recorded(self.postgres.url()), "the database says who has what")
+        self.postgres.kill()
+        await self._moving(lambda: held - (self._told() or held), "somebody has a network no more")
+        for router in self.routers:
+            router.kill()
+        await asyncio.to_thread(self.postgres.start)
+        for router in self.routers:
+            router.start()
+
+    async def _moving(self, true: Callable[[], set[Any]], what: str) -> set[Any]:
+        """What is true after a while of moves."""
+        for _ in range(SECONDS):
+            with contextlib.suppress(psycopg.Error):
+                if found := await asyncio.to_thread(true):
+                    return found
+            self.nodes.move(self.dice)
+            await asyncio.sleep(0.5)
+        raise AssertionError(f"never: {what}")
+
+    def _told(self) -> set[Any] | None:
+        """As the broker retains it; None: not a table just now."""
+        routes = believed(self.mosquitto.retained(f"{HERE}/#"))
+        return None if routes is None else rows_of(routes)
+
     def settled(self) -> str:
         """What is not right yet; empty: nothing."""
         if not self.nodes.bus.connected or self.nodes.due.is_set():
@@ -103,10 +140,7 @@ class Plane:
         oracle = table(self.nodes.segments(), None, {VPC: routes}, 1 << 61).vpcs.get(VPC)
         if routes != (oracle.routes if oracle else {}):
             return f"retained {sorted(routes)}, {self.nodes.said}"
-        told = {
-            (VPC, network, it.node, int(it.function, 16), it.segments[0], it.epoch)
-            for network, it in routes.items()
-        }
+        told = rows_of(routes)
         try:
             found = recorded(self.postgres.url())
         except psycopg.Error as error:
@@ -129,6 +163,7 @@ async def test_whatever_is_killed_broker_and_database_end_in_the_table(
             router.start()
         for _ in range(STEPS):
             await plane.step()
+        await plane.unwritten()
         wrong = "not looked at"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SECONDS):
