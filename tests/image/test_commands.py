@@ -24,7 +24,8 @@ CONTROLLERS = (
     "galactic-node",
     "galactic-node-prepare",
 )
-COMMANDS = sorted(PROJECT["scripts"].keys() - {"galactic-cni"})
+COMMANDS = sorted(PROJECT["scripts"].keys() - {"galactic-cni", "kubectl_complete-galactic"})
+"""What people start; kubectl asks the latter itself."""
 SPACE = "2001:db8:ff00::/40"
 
 
@@ -44,6 +45,11 @@ def test_it_has_help(image, command):
     done = image.container().run(command, "--help")
     assert done.returncode == 0, done.stderr
     assert "usage" in done.stdout.lower()
+
+
+def test_kubectl_is_told_what_may_follow(image):
+    done = image.container().run("kubectl_complete-galactic", "sta")
+    assert (done.returncode, [line.split()[0] for line in done.stdout.splitlines()]) == (0, ["status", ":0"])
 
 
 @pytest.mark.parametrize("command", [*CONTROLLERS, "galactic"])

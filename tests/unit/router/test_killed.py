@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,29 +105,23 @@ class Plane:
 
     async def unwritten(self) -> None:
         """The routers tell what the database does not hear of, and die: only comparing can put that right."""
-        held = await self._moving(lambda: recorded(self.postgres.url()), "the database says who has what")
+        while (wrong := await asyncio.to_thread(self.settled)) or not (held := self._told()):
+            if not wrong:
+                self.nodes.move(self.dice)
+            await asyncio.sleep(0.5)
         self.postgres.kill()
-        await self._moving(lambda: held - (self._told() or held), "somebody has a network no more")
+        while not (told := await asyncio.to_thread(self._told)) or not held - told:
+            self.nodes.move(self.dice)
+            await asyncio.sleep(0.5)
         for router in self.routers:
             router.kill()
         await asyncio.to_thread(self.postgres.start)
         for router in self.routers:
             router.start()
 
-    async def _moving(self, true: Callable[[], set[Any]], what: str) -> set[Any]:
-        """What is true after a while of moves."""
-        for _ in range(SECONDS):
-            with contextlib.suppress(psycopg.Error):
-                if found := await asyncio.to_thread(true):
-                    return found
-            self.nodes.move(self.dice)
-            await asyncio.sleep(0.5)
-        raise AssertionError(f"never: {what}")
-
-    def _told(self) -> set[Any] | None:
-        """As the broker retains it; None: not a table just now."""
-        routes = believed(self.mosquitto.retained(f"{HERE}/#"))
-        return None if routes is None else rows_of(routes)
+    def _told(self) -> set[Any]:
+        """As the broker retains it; nothing where that is not a table just now."""
+        return rows_of(believed(self.mosquitto.retained(f"{HERE}/#")) or {})
 
     def settled(self) -> str:
         """What is not right yet; empty: nothing."""
