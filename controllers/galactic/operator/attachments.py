@@ -12,7 +12,7 @@ from galactic.errors import NotYet, Rejected
 from galactic.kube import client
 from galactic.kube.informer import Key
 from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
-from galactic.names import VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
+from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.addresses import Held
 from galactic.operator.books import settled
 from galactic.operator.conditions import (
@@ -83,6 +83,7 @@ class Attachments:
             if again:
                 desk.dirty(("attachment", key), PATIENCE_SECONDS)
             await self._write(meta, found.status, admitted, problem, silence)
+            self._tell_sharing(key, meta)
         await self._hold(key)
 
     def _admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
@@ -281,6 +282,20 @@ class Attachments:
         for key in view.carriers((meta.namespace, meta.name)):
             if (pod := view.pods.get(key)) is not None:
                 self._desk.events.tell(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
+
+    def _tell_sharing(self, key: Key, meta: Meta) -> None:
+        """Two pods may be named to one attachment by mistake; while one replaces another it is about to go."""
+        view = self._desk.view
+        found = [(each, view.pods.get(each)) for each in view.carriers(key)]
+        names = sorted(
+            each[1] for each, pod in found if pod and pod.live and pod.metadata.deletion_timestamp is None
+        )
+        if len(names) > 1:
+            told = (
+                f"pods {', '.join(names)} use it: the newest gets the traffic, the others are not reached; delete "
+                f"those not wanted, or give each an attachment of its own by the annotation {VPC_ANNOTATION}"
+            )
+            self._desk.events.tell(VPC_ATTACHMENTS, meta, "Warning", "Shared", told)
 
     async def _hold(self, key: Key) -> None:
         """The finalizer: there while a pod has it, so that nobody pulls the interface away under it. And the label

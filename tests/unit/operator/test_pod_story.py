@@ -243,3 +243,26 @@ async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
     await cluster.settled()
     assert cluster.status("web-own")["ready"] is True
     assert not told(cluster, "web") & {"NameTaken", "Conflict", "AlreadyExists"}
+
+
+async def test_two_pods_on_one_attachment_are_told_where_one_looks_at_it(cluster):
+    cluster.vpc("v")
+    cluster.attachment("a")
+    pod(cluster, "old", vpc="", attachment="a", label="a")
+    cluster.api.change(PODS, "old", TERMINATING, "default")
+    pod(cluster, "web", vpc="", attachment="a", label="a")
+    await cluster.settled()
+    assert shared(cluster) == []
+    pod(cluster, "api", vpc="", attachment="a", label="a")
+    await cluster.settled()
+    await cluster.reconciler.resync()
+    await cluster.settled()
+    (message,) = shared(cluster)
+    assert message.startswith("pods api, web use it")
+    assert VPC_ANNOTATION in message
+
+
+def shared(cluster):
+    """What Events of reason Shared say."""
+    things = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+    return [thing["message"] for thing in things if thing["reason"] == "Shared"]
