@@ -21,6 +21,7 @@ from galactic.lab import packages
 
 PACKAGE: Final = "postgresql"
 STARTS_WITHIN_SECONDS: Final = 60.0
+ENDS_WITHIN_SECONDS: Final = 10.0
 
 
 def programs() -> Path:
@@ -125,11 +126,17 @@ class Postgres:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """Kill -9 of every process of it."""
+        """Kill -9 of every process of it, and all are gone: the next one refuses to start beside one that is dying."""
         if self._process is not None:
-            self._signal(signal.SIGKILL)
-            self._process.wait()
+            children: list[int] = []
+            if self._process.poll() is None:
+                os.kill(self._process.pid, signal.SIGSTOP)  # it makes no more of them
+                children = self._signal(signal.SIGKILL)
+                self._process.wait()
             self._process = None
+            deadline = time.monotonic() + ENDS_WITHIN_SECONDS
+            while any(_runs(pid) for pid in children) and time.monotonic() < deadline:
+                time.sleep(0.005)
 
     def pause(self) -> None:
         """SIGSTOP: connections stay, and nothing is answered any more."""
@@ -143,12 +150,23 @@ class Postgres:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _signal(self, number: signal.Signals) -> None:
-        """To the postmaster and its children, each of which leads a session of its own."""
+    def _signal(self, number: signal.Signals) -> list[int]:
+        """To the postmaster and its children, each of which leads a session of its own. Returns the children."""
         assert self._process is not None
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        for pid in (self._process.pid, *map(int, children)):
+        said = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        children = [int(pid) for pid in said.split()]
+        for pid in (self._process.pid, *children):
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 continue
+        return children
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is still something of that process; one that only nobody has waited for has let go of it all."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
