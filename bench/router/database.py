@@ -11,11 +11,9 @@ A PostgreSQL of its own on loopback, with fsync as it is by default. Medians of 
 
 import asyncio
 import logging
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +24,7 @@ import psycopg
 import structlog
 from prometheus_client import CollectorRegistry
 
-from galactic.lab.postgres import Postgres
+from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
 from galactic.router.claims import Origin
@@ -176,12 +174,7 @@ def main() -> None:
         asyncio.run(memory(sys.argv[2], MEMORY))
         return
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)
-    server = Postgres(folder / "server")
-    server.make()
-    try:
-        server.start()
+    with temporary() as server:
         for what, seconds in (("in one go", 0.0), ("over a second", 1.0)):
             found = [asyncio.run(burst(fresh(server, "bench"), 1, seconds)) for _ in range(repeats)]
             print(f"1,000 registrations {what}: {statistics.median(found):.3f} transactions each")
@@ -205,9 +198,6 @@ def main() -> None:
             costs.append(((alone - before) / MEMORY, (all_of_it - alone) / MEMORY))
         table, database = (statistics.median(column) for column in zip(*costs, strict=True))
         print(f"RSS an endpoint ({MEMORY:,}): {table:.0f} bytes, and {database:.0f} more when written down")
-    finally:
-        server.remove()
-        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +44,7 @@ from servers import api_server, install
 
 from galactic.kube.client import Kube, connect
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS
-from galactic.lab.postgres import Postgres
+from galactic.lab.postgres import temporary
 from galactic.messages import Changes, decode
 from galactic.names import API_VERSION, function_hex, vpc_hex
 
@@ -151,16 +150,8 @@ async def measure(title: str, options: list[str], environment: dict[str, str], r
 
 @contextmanager
 def database() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)
-    server = Postgres(folder / "server")
-    server.make()
-    try:
-        server.start()
+    with temporary() as server:
         yield server.url()
-    finally:
-        server.remove()
-        shutil.rmtree(folder)
 
 
 @asynccontextmanager

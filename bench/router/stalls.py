@@ -11,9 +11,7 @@ import contextlib
 import gc
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,7 +28,7 @@ from parts import broker, listener, publish, status
 from sync import FAMILIES, message, nodes
 
 from galactic.bus.paho import PahoBus
-from galactic.lab.postgres import Postgres
+from galactic.lab.postgres import temporary
 from galactic.launch import Health
 from galactic.router.controller import Controller
 from galactic.router.database.chronicle import Chronicle
@@ -159,17 +157,8 @@ def main() -> None:
     routes = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     seconds = float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.05
     assert routes >= FAMILIES, os.EX_USAGE
-    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)
-    server = Postgres(folder / "server")
-    server.make()
-    try:
-        server.start()
-        with broker() as url:
-            asyncio.run(measure(url, server.url(), routes, seconds))
-    finally:
-        server.remove()
-        shutil.rmtree(folder)
+    with temporary() as server, broker() as url:
+        asyncio.run(measure(url, server.url(), routes, seconds))
 
 
 if __name__ == "__main__":

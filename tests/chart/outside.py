@@ -150,6 +150,16 @@ class Outside:
             self.run(str(programs / "psql"), *ready, "-d", "postgres", "-c", command)
 
 
+def unit(name: str) -> dict[str, list[str]]:
+    """Each key of the unit, with all its values."""
+    found: dict[str, list[str]] = {}
+    for line in (EXAMPLES / name).read_text().splitlines():
+        key, is_there, value = line.partition("=")
+        if is_there and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
 def hashed(password: str) -> str:
     """As mosquitto_passwd writes it: PBKDF2-HMAC-SHA512."""
     salt = secrets.token_bytes(12)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from outside import EXAMPLES, unit
 
 from galactic.lab import packages
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples/router"
 CHECK = """
 import sys
 from galactic.settings import RouterSettings, load
@@ -32,16 +32,6 @@ def understood(arguments: list[str], **variables: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def unit(name: str) -> dict[str, list[str]]:
-    """Each key of the unit, with all its values."""
-    found: dict[str, list[str]] = {}
-    for line in (EXAMPLES / name).read_text().splitlines():
-        key, is_there, value = line.partition("=")
-        if is_there and not line.startswith("#"):
-            found.setdefault(key, []).append(value)
-    return found
 
 
 @pytest.fixture

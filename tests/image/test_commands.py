@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import tomllib
-import urllib.error
-import urllib.request
 
 import pytest
 from container import NODE
-from waiting import eventually, free_port
+from waiting import eventually, free_port, health
 
 from galactic.lab.mosquitto import Mosquitto
 from release.distributions import ROOT
@@ -27,17 +25,6 @@ CONTROLLERS = (
 COMMANDS = sorted(PROJECT["scripts"].keys() - {"galactic-cni", "kubectl_complete-galactic"})
 """What people start; kubectl asks the latter itself."""
 SPACE = "2001:db8:ff00::/40"
-
-
-def health(port: int) -> tuple[int, str]:
-    """What /healthz says; (0, why) while nobody answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

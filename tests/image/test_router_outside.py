@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from outside import BUNDLE, EXAMPLES, Outside
+from outside import BUNDLE, Outside, unit
 from waiting import eventually
 
 
@@ -20,16 +20,6 @@ def outside() -> Iterator[Outside]:
         yield one
     finally:
         one.down()
-
-
-def unit(name: str) -> dict[str, list[str]]:
-    """Each key of the unit, with all its values."""
-    found: dict[str, list[str]] = {}
-    for line in (EXAMPLES / name).read_text().splitlines():
-        key, is_there, value = line.partition("=")
-        if is_there and not line.startswith("#"):
-            found.setdefault(key, []).append(value)
-    return found
 
 
 def by_systemd(image, outside):

@@ -2,6 +2,8 @@
 
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 
 PATIENCE_SECONDS = 120
@@ -20,3 +22,14 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         found: int = probe.getsockname()[1]
     return found
+
+
+def health(port: int) -> tuple[int, str]:
+    """What /healthz says; (0, why) while nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)

@@ -43,9 +43,8 @@ class Wire:
         client.on_socket_register_write = _queued  # without one paho writes each packet as it makes it
         client.on_socket_close = self._closed
         self._acks: asyncio.TimerHandle | None = None  # they are to be written, at the latest then
-        self._written = self._wanted = (
-            False  # in this turn of the loop: it was written, and it is to be once more
-        )
+        # In this turn of the loop: it was written, and it is to be once more.
+        self._written = self._wanted = False
         self._watched = self._reading = False  # told when the socket takes more; paho is in its callbacks
         if not paused:
             self.resume()
@@ -57,9 +56,8 @@ class Wire:
         So is everything on a WebSocket: the less often Mosquitto is interrupted while it writes something large to one,
         the less often it forgets to go on.
         """
-        if (
-            self._written or self._reading
-        ):  # a write that fails calls back, which paho cannot do within a callback
+        # Not while it reads: a write that fails calls back, which paho cannot do within a callback.
+        if self._written or self._reading:
             self._wanted = True
             return
         self._written, self._wanted = True, self._frames is not None

@@ -12,7 +12,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -161,6 +164,21 @@ class Postgres:
             except ProcessLookupError:
                 continue
         return children
+
+
+@contextmanager
+def temporary() -> Iterator[Postgres]:
+    """One that answers, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
+    folder.chmod(0o755)  # whoever runs it must get in: nobody, where root asks
+    server = Postgres(folder / "server")
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.remove()
+        shutil.rmtree(folder)
 
 
 def _runs(pid: int) -> bool:

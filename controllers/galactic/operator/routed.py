@@ -41,11 +41,12 @@ class Silence:
             self._since.pop(key, None)
             return None, False
         node, epoch = found
-        known, since = self._since.setdefault(key, (epoch, self._clock()))
+        now = self._clock()
+        known, since = self._since.get(key, (epoch, now))
         if known != epoch:
-            since = self._clock()
-            self._since[key] = epoch, since
-        if self._clock() - since < PATIENCE_SECONDS:
+            since = now
+        self._since[key] = epoch, since
+        if now - since < PATIENCE_SECONDS:
             return None, True
         told = (
             f"attached on node {node}, but no router has told the others: they do not reach it yet; is "

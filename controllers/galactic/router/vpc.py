@@ -51,10 +51,10 @@ class Vpc:
     _candidates: dict[Holder, Claim | tuple[Claim, ...]] = field(default_factory=dict)
     _claimants: dict[Network, tuple[Holder, ...]] = field(default_factory=dict)
     """Of networks that have several, or whose route does not say who it is; see ``_claiming``."""
-    _touched: set[Holder] = field(default_factory=set)  # attachments to look at
-    _stale: dict[Network, None] = field(
-        default_factory=dict
-    )  # networks to look at, when there are none of those
+    _touched: set[Holder] = field(default_factory=set)
+    """Attachments to look at."""
+    _stale: dict[Network, None] = field(default_factory=dict)
+    """Networks to look at, when there are none of those."""
     _concerned: set[Holder] = field(default_factory=set)
     _begun: bool = False
     _present: Counter[str] = field(default_factory=Counter)  # attachments with candidates, by cluster

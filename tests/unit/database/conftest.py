@@ -3,32 +3,21 @@
 import asyncio
 import itertools
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from galactic.lab.postgres import Postgres
+from galactic.lab.postgres import Postgres, temporary
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)  # whoever runs it must get in: nobody, where the tests run as root
-    running = Postgres(folder / "server")
-    try:
-        running.make()
-        running.start()
+    with temporary() as running:
         yield running
-    finally:
-        running.remove()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -41,18 +30,10 @@ def url(server: Postgres) -> str:
 
 
 @pytest.fixture
-def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def own_server() -> Iterator[Postgres]:
     """A server to be killed and stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)
-    running = Postgres(folder / "server")
-    try:
-        running.make()
-        running.start()
+    with temporary() as running:
         yield running
-    finally:
-        running.remove()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ import json
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import socket
 from threading import Thread
 from typing import Any
 
 import pytest
+from waiting import free_port, health
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/galactic-system/leases"
 
@@ -53,12 +51,6 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
 
-def free_port() -> int:
-    with socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @pytest.fixture
 def server() -> Iterator[Callable[[int], ThreadingHTTPServer]]:
     made = []
@@ -74,17 +66,6 @@ def server() -> Iterator[Callable[[int], ThreadingHTTPServer]]:
     for one in made:
         one.shutdown()
         one.server_close()
-
-
-def health(port: int) -> tuple[int, str]:
-    """What it says; (0, "") before it listens."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError:
-        return 0, ""
 
 
 def test_an_api_server_that_is_away_is_said_and_waited_for(

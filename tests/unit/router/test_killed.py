@@ -7,11 +7,9 @@ database says the same, with a history in which nobody holds a network twice at 
 import asyncio
 import contextlib
 import random
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ import pytest
 from database_world import recorded, rows
 from test_broker_and_replicas import HERE, VPC, Nodes, believed
 
-from galactic.lab.postgres import Postgres
+from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Route
 from galactic.router.networks import Network
 from galactic.router.table import table
@@ -55,16 +53,8 @@ class Router:
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)  # whoever runs it must get in: nobody, where the tests run as root
-    running = Postgres(folder / "server")
-    try:
-        running.make()
-        running.start()
+    with temporary() as running:
         yield running
-    finally:
-        running.remove()
-        shutil.rmtree(folder)
 
 
 def rows_of(routes: Mapping[Network, Route]) -> set[Any]:
