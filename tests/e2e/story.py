@@ -60,6 +60,29 @@ def steady(what: str, read: Callable[[], Any]) -> Any:
     return last[-1]
 
 
+def kernel(lab: Lab, node: str) -> list[str]:
+    """Links, addresses, rules and routes of all tables of a node, as ip tells them."""
+    script = "ip -br link; ip -br addr; ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all"
+    lines = lab.exec(node, ["sh", "-c", script]).splitlines()
+    # Addresses of the kernel's own making and route caches come and go by themselves.
+    return sorted(line for line in lines if "proto kernel" not in line and "cache" not in line)
+
+
+def is_again(what: str, before: list[str], read: Callable[[], list[str]]) -> None:
+    """Waits until these lines are read; what differs is told otherwise."""
+    last: list[str] = []
+
+    def same() -> bool:
+        last[:] = read()
+        return last == before
+
+    def differs() -> str:
+        more, less = (sorted(set(one) - set(other)) for one, other in ((last, before), (before, last)))
+        return f"{what} is as before; there is more: {more}, and less: {less}"
+
+    eventually(differs, same)
+
+
 @dataclass
 class Tenant:
     """A namespace with one VPC, made for one story and gone after it."""

@@ -4,16 +4,9 @@ kernel, not in the node's segment, not in the table, not in the attachment's sta
 
 from collections.abc import Callable
 
-from story import Tenant, eventually, steady
+from story import Tenant, eventually, is_again, kernel, steady
 
 from galactic.lab.cluster import Lab
-
-
-def kernel(lab: Lab, node: str) -> str:
-    """Links, rules and routes of all tables, as ip tells them."""
-    script = "ip -br link; ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all"
-    lines = lab.exec(node, ["sh", "-c", script]).splitlines()
-    return "\n".join(sorted(line for line in lines if "proto kernel" not in line and "cache" not in line))
 
 
 def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
@@ -22,13 +15,13 @@ def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue.settle({"gone": ("node-1", "10.1.1.1/24", "2001:10:1:1::1/64"), "two": ("node-2", "10.1.1.2/24")})
     blue.all_reach((("two", "10.1.1.1"),))
     sid = eventually("the attachment has an endpoint", lambda: blue.endpoint("gone"))["sid"]
-    assert sid in kernel(lab, "node-2")
+    assert sid in str(kernel(lab, "node-2"))
 
     # The kubelet knows of nothing: neither it nor the API server has anything deleted.
     lab.run("kernel", ["ip", "netns", "delete", blue.netns("gone")])
-    eventually("node-1 is as before", lambda: kernel(lab, "node-1") == before)
+    is_again("node-1", before, lambda: kernel(lab, "node-1"))
     eventually("its endpoint is withdrawn", lambda: blue.endpoint("gone") is None)
-    eventually("node-2 forgot the route", lambda: sid not in kernel(lab, "node-2"))
+    eventually("node-2 forgot the route", lambda: sid not in str(kernel(lab, "node-2")))
     assert sid not in str(lab.get("nseg", "node-1")["status"])
     # And the pod can be deleted as any other.
     blue.delete_pod("gone")

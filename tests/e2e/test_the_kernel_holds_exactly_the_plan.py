@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from zlib import crc32
 
-from story import Tenant, eventually, steady
+from story import Tenant, eventually, is_again, steady
 
 from galactic import names
 from galactic.lab.cluster import Lab
@@ -88,11 +88,11 @@ def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: 
     )
     before = steady("node-1", lambda: state(lab))
     lab.exec("node-1", ["sh", "-ec", "\n".join(removals)])
-    eventually("all of it is back", lambda: state(lab) == before)
+    is_again("node-1", before, lambda: state(lab))
     blue.reaches("two", "10.1.1.1")
 
 
-def state(lab: Lab) -> str:
+def state(lab: Lab) -> list[str]:
     """Everything that the story above takes away."""
     shown = "ip -6 route show proto 154; ip -6 rule; ip -6 addr show dev lo-galactic scope global"
-    return lab.exec("node-1", ["sh", "-c", f"{shown}; sysctl net.vrf.strict_mode"])
+    return lab.exec("node-1", ["sh", "-c", f"{shown}; sysctl net.vrf.strict_mode"]).splitlines()

@@ -88,7 +88,12 @@ class Applied:
         if store.orphans is None:
             store.set_orphans(_host_ends(actual))
         # The store goes on changing while we wait for the kernel: what comes now is the next round's.
-        local, hosted, leaving = dict(store.attachments), store.hosted, set(store.remotes)
+        local, hosted = dict(store.attachments), store.hosted
+        left = (
+            store.remotes.keys() - hosted
+        )  # their tables are nobody's, and whatever the dump finds in them goes
+        for vpc in left:
+            store.remotes[vpc].take_pending()
         self._assign(hosted)
         sieve = Sieve({self._tables[vpc]: store.remotes[vpc] for vpc in hosted})
         actual.routes = await self._kernel.routes(host.encap, sieve.take)
@@ -108,7 +113,7 @@ class Applied:
         self._encaps = {vpcs[table]: count for table, count in sieve.counts().items()}
         self._indexes = {name: link.ifindex for name, link in actual.links.items()}
         self._parts = parts
-        store.tidy(leaving)
+        store.tidy(left)
         return problems
 
     async def delta(self, host: Host, dirty: Dirty) -> dict[Key, str]:
@@ -210,12 +215,14 @@ class Applied:
     def _encap_jobs(self, vpcs: Iterable[int]) -> Iterator[EncapJob]:
         for vpc in vpcs:
             remotes, table = self._store.remotes.get(vpc), self._tables.get(vpc)
-            if remotes is None or table is None:
+            if remotes is None:
                 continue
             pending = remotes.take_pending()
+            if table is None:
+                continue  # it came and went between two rounds: nothing of it was ever in the kernel
             had = sum(segment is not None for segment in pending.values())
             yield from pending_jobs(table, remotes, pending)
-            has = sum(remotes.wanted(network) is not None for network in pending)
+            has = sum(segment is not None for segment in pending.values())
             self._encaps[vpc] = self._encaps.get(vpc, 0) + has - had
 
     def _held(self, wanted: Change) -> Change:

@@ -158,7 +158,9 @@ class Fallback:
         store = self._store
         for vpc, told in watch.vpcs.items():
             base = store.view(vpc, Writer.MQTT)
-            if not told.dirty and told.composed == (base.revision if base else None):
+            # One whose pod gave way to another at once, so that we did not see it leave, knows nothing any more.
+            lost = not told.agrees and store.view(vpc, Writer.KUBERNETES) is None
+            if not (told.dirty or lost) and told.composed == (base.revision if base else None):
                 continue
             told.dirty, told.composed = False, base.revision if base else None
             whole = compose(vpc, store.cluster, base, told.endpoints.values(), told.gone)

@@ -34,11 +34,16 @@ class Following:
         self._tables: dict[int, Table] = {}
 
     def choose(self) -> None:
-        """Follows exactly the VPCs that are hosted by now."""
+        """Follows exactly the VPCs that are hosted by now. One whose pod gave way to another at once, so that we
+        did not see it go, is told again.
+        """
         hosted = self._store.hosted
         for vpc in self._tables.keys() - hosted:
             del self._tables[vpc]
             self._bus.unsubscribe(*self._filters(vpc))
+        for vpc, table in self._tables.items():
+            if table.revision is not None and self._store.view(vpc, Writer.MQTT) is None:
+                self._store.tell(vpc, Writer.MQTT, table.revision, table.routes)
         for vpc in hosted - self._tables.keys():
             self._tables[vpc] = Table(vpc, self._store.cluster, self._now())
             self._bus.subscribe(*self._filters(vpc))

@@ -190,9 +190,16 @@ class Remotes:
             self._here = here
 
     def take_pending(self) -> dict[PackedNetwork, bytes | None]:
-        """What may differ from the kernel; whoever takes it sees to it."""
+        """What may differ from the kernel; whoever takes it sees to it, ``write`` for ``write``."""
         pending, self.pending = self.pending, {}
         return pending
+
+    def write(self, network: PackedNetwork) -> bytes | None:
+        """The segment that is wanted there now. The caller puts it into the kernel, whatever was wanted meanwhile."""
+        segment = self.wanted(network)
+        if network in self.pending:
+            self.pending[network] = segment
+        return segment
 
     def epochs(self, function: int) -> list[int]:
         """The epochs with which others of our cluster are told to hold that function."""

@@ -62,7 +62,7 @@ class Sieve:
         """What makes it right: sets first. To be taken one after the other: it asks what is wanted at that moment."""
         for table, unseen in self._unseen.items():
             for network in unseen:
-                if segment := self._remotes[table].wanted(network):
+                if segment := self._remotes[table].write(network):
                     yield encap_key(table, network, segment), segment, False
         deleted: set[RouteKey] = set()
         for table, network, metric, segment in self._wrong:
@@ -79,11 +79,13 @@ class Sieve:
 
 
 def pending_jobs(
-    table: int, remotes: Remotes, pending: Mapping[PackedNetwork, bytes | None]
+    table: int, remotes: Remotes, pending: dict[PackedNetwork, bytes | None]
 ) -> Iterator[EncapJob]:
-    """What makes the networks right of which the kernel is thought to have ``pending``: make before break."""
+    """What makes the networks right of which the kernel is thought to have ``pending``: make before break. What it has
+    afterwards is in ``pending`` then.
+    """
     for network, there in pending.items():
-        wanted = remotes.wanted(network)
+        wanted = pending[network] = remotes.write(network)
         if wanted == there:
             continue
         key = encap_key(table, network, wanted) if wanted is not None else None

@@ -79,6 +79,10 @@ class Store:
         """The VPCs that have an attachment here, be it one that only the kernel knows."""
         return self._local.keys() | {vpc for vpc, _ in self.orphans or ()}
 
+    def hosts(self, vpc: int) -> bool:
+        """Whether that one is among ``hosted``."""
+        return vpc in self._local or any(vpc == orphaned for orphaned, _ in self.orphans or ())
+
     def local(self, vpc: int) -> list[Attachment]:
         return list(self._local.get(vpc, {}).values())
 
@@ -181,8 +185,7 @@ class Store:
         if self.orphans:
             gone = self.orphans & set(keys)
             self.orphans -= gone
-            for vpc in {vpc for vpc, _ in gone} - self._local.keys():
-                self._leave(vpc)
+            self._dirty.vpcs |= {vpc for vpc, _ in gone}
             self._dirty.everything = True
             self._announce()
             self.wake.set()
@@ -195,9 +198,12 @@ class Store:
         routes: Mapping[PackedNetwork, Entry],
         before: Mapping[PackedNetwork, Entry | None] | None = None,
     ) -> None:
-        """The whole table of a hosted VPC as one writer knows it; ``before``: see ``Remotes.tell``."""
-        if remotes := self._remotes.get(vpc):
-            remotes.tell(writer, revision, routes, before)
+        """The whole table of a hosted VPC as one writer knows it; ``before``: see ``Remotes.tell``.
+
+        What comes late, of a VPC whose last attachment has just gone, concerns nobody here any more.
+        """
+        if self.hosts(vpc):
+            self._remotes[vpc].tell(writer, revision, routes, before)
             self._told(vpc)
 
     def forget(self, vpc: int, writer: Writer) -> None:
@@ -225,7 +231,12 @@ class Store:
         return NodeEndpoints(self.sequence, tuple(self._endpoints[key] for key in sorted(self.attachments)))
 
     def take_dirty(self) -> Dirty:
-        """What changed since the last call."""
+        """What changed since the last call. Of VPCs that are not hosted any more nothing is wanted from now on: not
+        sooner, so that nothing is lost where a pod gives way to another at once.
+        """
+        for vpc in self._dirty.vpcs:
+            if (remotes := self._remotes.get(vpc)) and not self.hosts(vpc):
+                remotes.clear()
         dirty, self._dirty = self._dirty, Dirty()
         self.wake.clear()
         return dirty
@@ -239,9 +250,10 @@ class Store:
         mine.everything |= dirty.everything
 
     def tidy(self, vpcs: Iterable[int]) -> None:
-        """Nothing of these is in the kernel any more: what is not wanted again by now is forgotten."""
-        for vpc in set(vpcs) - self.hosted:
-            self._remotes.pop(vpc, None)
+        """What was dirty of these is in the kernel: those that nobody wants are forgotten if nothing came since."""
+        for vpc in vpcs:
+            if vpc not in self._dirty.vpcs and not self.hosts(vpc):
+                self._remotes.pop(vpc, None)
 
     def _put(self, attachment: Attachment) -> None:
         vpc, key = attachment.vpc, attachment.key
@@ -269,8 +281,6 @@ class Store:
         del self.attachments[key], self._local[vpc][key]
         if not self._local[vpc]:
             del self._local[vpc]
-            if vpc not in self.hosted:
-                self._leave(vpc)
         self._touch(vpc)
 
     def _withdraw(self, key: Key) -> None:
@@ -290,11 +300,6 @@ class Store:
                 del self._announcers[vpc, network]
         self._dirty.attachments.add(key)
         self._endpoints.pop(key, None)
-
-    def _leave(self, vpc: int) -> None:
-        if remotes := self._remotes.get(vpc):
-            remotes.clear()
-            self._touch(vpc)
 
     def _endpoint(self, prefix: IPv6Network, attachment: Attachment) -> Endpoint:
         return Endpoint(

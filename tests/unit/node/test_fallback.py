@@ -172,6 +172,19 @@ async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lo
         assert len(cluster.kube.requests) == 1, "one watch for all of it"
 
 
+async def test_a_pod_takes_the_place_of_the_last_one(cluster, config, monkeypatch):
+    """Nobody was asked meanwhile, so nobody saw that the VPC was not hosted for a moment."""
+    monkeypatch.setattr(fallback, "CHECK_SECONDS", 2.0)
+    cluster.broker.stop()
+    cluster.kube.set("new", 3, 3, 3, 60, 100)
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.3": 3})
+        await cluster.node.cni("DEL", config())
+        await cluster.node.cni("ADD", config())
+        await until(lambda: cluster.routes == {"10.1.1.3": 3})
+        assert falling.followed == {1234}
+
+
 async def test_back_without_a_glitch(cluster):
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2})

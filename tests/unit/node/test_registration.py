@@ -66,6 +66,20 @@ def publish_table(broker, revision, *routes):
 ROUTE = Route("10.1.1.2/32", ("2001:db8:ff02:100::4d2:2",), "default", "node-2", "0002", 1)
 
 
+async def test_a_pod_takes_the_place_of_the_last_one(node, config):
+    """At once: that the VPC was not hosted for a moment is seen by nobody but the kernel."""
+    broker = MemoryBroker()
+    publish_table(broker, 7, ROUTE)
+    async with registered(node, broker):
+        await node.cni("ADD", config())
+        await until(lambda: node.store.complete(1234))
+        pod = node.store.attachments[1234, 42]
+        node.store.detach(pod.key)
+        node.store.take_dirty()  # as a round of the kernel's begins
+        node.store.attach(pod)
+        await until(lambda: list(node.store.remotes[1234]))
+
+
 async def test_endpoints_are_told_whole_and_retained(node, config):
     broker = MemoryBroker()
     async with registered(node, broker):

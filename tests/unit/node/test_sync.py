@@ -67,6 +67,68 @@ async def test_remote_routes_follow_the_table(node, config):
     assert node.kernel.reads == reads, "a change is written without reading everything"
 
 
+async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch):
+    """The last pod has gone, and the broker has not heard yet that nobody listens any more."""
+    await node.cni("ADD", config())
+    tell(node.store, 1, [route(2), route(3)])
+    await until(lambda: remote(node) == {"2", "3"})
+    reads, write = node.kernel.reads, node.kernel.write
+
+    async def meanwhile(wanted):
+        await write(wanted)
+        tell(node.store, 2, [route(2)])
+
+    monkeypatch.setattr(node.kernel, "write", meanwhile)
+    await node.cni("DEL", config())
+    assert HOST_END not in node.kernel.host.links
+    await until(lambda: not node.store.remotes)
+    assert not remote(node)
+    assert node.kernel.reads == reads
+
+
+async def test_a_pod_that_gives_way_takes_no_route_with_it(node, config):
+    await node.cni("ADD", config())
+    tell(node.store, 1, [route(2), route(3)])
+    await until(lambda: remote(node) == {"2", "3"})
+    deleted = []
+    write = node.kernel.write_encaps
+
+    async def watched(mode, jobs):
+        jobs = list(jobs)
+        deleted.extend(key for key, _, gone in jobs if gone)
+        await write(mode, jobs)
+
+    node.kernel.write_encaps = watched
+    node.kernel.remove_namespace("/ns/1")
+    node.kernel.add_namespace("/ns/2")
+    assert (await node.cni("ADD", config(), container="c2", netns="/ns/2")).code == 0
+    assert remote(node) == {"2", "3"}
+    assert not deleted
+
+
+async def test_the_last_pod_goes_while_routes_are_being_written(node, config, monkeypatch):
+    await node.cni("ADD", config())
+    tell(node.store, 1, [route(2), route(3)])
+    await until(lambda: remote(node) == {"2", "3"})
+    write, writing, go_on = node.kernel.write_encaps, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*arguments):
+        writing.set()
+        await go_on.wait()
+        await write(*arguments)
+
+    monkeypatch.setattr(node.kernel, "write_encaps", slowly)
+    reads = node.kernel.reads
+    tell(node.store, 2, [route(2), route(4)])
+    await writing.wait()
+    node.store.detach(next(iter(node.store.attachments)))
+    go_on.set()
+    await until(lambda: HOST_END not in node.kernel.host.links)
+    await until(lambda: not remote(node))
+    assert not node.store.remotes
+    assert node.kernel.reads == reads, "it is known what there is to delete"
+
+
 async def test_tables_of_vpcs_not_hosted_are_ignored(node):
     tell(node.store, 1, [route(2)])
     await asyncio.sleep(0.1)
