@@ -148,23 +148,45 @@ async def read(kube: Kube) -> World:
     world.nodes = {name_of(each): each for each in lists["nodes"]}
     # By annotation, not by the label that the webhook adds: a pod that came past the webhook is what is to be seen.
     world.pods = {name_of(each): each for each in lists["pods"] if wanted(each) or wants_vpc(each)}
-    world.events = [each for each in lists["events"] if await _stands(kube, each)]
+    world.events = await _standing(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         world.leases[lease["metadata"]["name"]] = lease
     return world
 
 
-async def _stands(kube: Kube, event: Object) -> bool:
-    """Whether what an Event tells is still so: one of a workload whose pods were refused outlives both."""
-    of = event.get("involvedObject") or {}
-    kind = next((each for each in WORKLOADS if each.kind == of.get("kind")), None)
-    if event.get("reason") != "FailedCreate" or kind is None or "galactic" not in event.get("message", ""):
-        return True
+async def _standing(kube: Kube, events: Objects) -> Objects:
+    """The Events without those of workloads whose pods were refused once: they outlive both, see ``_refused``.
+
+    One question a kind of workload that is spoken of, however many Events there are: a Deployment that is refused has
+    one for each of its ReplicaSets.
+    """
+    kinds = [kind for kind in WORKLOADS if any(_refused(each) == kind.kind for each in events)]
+    lists = await asyncio.gather(*(_workloads(kube, kind) for kind in kinds))
+    there = dict(zip((kind.kind for kind in kinds), lists, strict=True))
+    return [each for each in events if _lacks(there.get(_refused(each)), each)]
+
+
+def _refused(event: Object) -> str:
+    """The kind of the workload whose pods were refused, if that is what the Event tells; empty otherwise."""
+    kind = str((event.get("involvedObject") or {}).get("kind"))
+    told = event.get("reason") == "FailedCreate" and "galactic" in event.get("message", "")
+    return kind if told and any(each.kind == kind for each in WORKLOADS) else ""
+
+
+async def _workloads(kube: Kube, kind: Resource) -> dict[str, Object] | None:
+    """All of a kind, by UID: another of the same name is another. None if they are not ours to read."""
     try:
-        found = await kube.find(kind, of["name"], of.get("namespace"))
-    except Rejected:  # not ours to read
+        return {each["metadata"]["uid"]: each for each in (await kube.list(kind))[0]}
+    except Rejected:
+        return None
+
+
+def _lacks(workloads: Mapping[str, Object] | None, event: Object) -> bool:
+    """Whether the workload that an Event is about still lacks pods; what cannot be known counts as that."""
+    if workloads is None:
         return True
-    if found is None or found["metadata"]["uid"] != of.get("uid"):
+    found = workloads.get(event["involvedObject"].get("uid", ""))
+    if found is None:
         return False
     wished = (found.get("spec") or {}).get("replicas")
     return wished is None or (found.get("status") or {}).get("replicas", 0) < wished

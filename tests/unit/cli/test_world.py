@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from states import event
 
-from galactic.cli.world import _stands
+from galactic.cli.world import _standing
 from galactic.errors import Rejected
 from galactic.kube.resources import Resource
 
@@ -13,41 +13,67 @@ REFUSED = 'admission webhook "pods.galactic.datumapis.com" denied the request'
 
 
 class Kube:
-    """One workload, or none."""
+    """Workloads by kind, and what was asked for."""
 
-    def __init__(self, found: dict[str, Any] | None) -> None:
-        self.found = found
+    def __init__(self, **kinds: list[dict[str, Any]] | None) -> None:
+        self.kinds = kinds
+        self.asked: list[str] = []
 
-    async def find(
-        self, resource: Resource, name: str, namespace: str | None = None
-    ) -> dict[str, Any] | None:
-        assert (resource.kind, namespace, name) == ("ReplicaSet", "blue", "web")
-        if self.found == {}:
+    async def list(self, resource: Resource) -> tuple[list[dict[str, Any]], str]:
+        self.asked.append(resource.kind)
+        found = self.kinds.get(resource.kind, [])
+        if found is None:
             raise Rejected("you may not", reason="Forbidden")
-        return self.found
+        return found, "1"
 
 
-def replica_set(uid: str = "1", wished: int = 2, there: int = 0) -> dict[str, Any]:
+def workload(uid: str = "1", wished: int = 2, there: int = 0) -> dict[str, Any]:
     return {"metadata": {"uid": uid}, "spec": {"replicas": wished}, "status": {"replicas": there}}
 
 
+def refusal(uid: str = "1", kind: str = "ReplicaSet") -> dict[str, Any]:
+    told = event(kind, "blue/web", "FailedCreate", REFUSED)
+    told["involvedObject"]["uid"] = uid
+    return told
+
+
 @pytest.mark.parametrize(
-    ("found", "stands"),
+    ("there", "stands"),
     [
-        pytest.param(replica_set(), True, id="it-still-lacks-pods"),
-        pytest.param(replica_set(there=1), True, id="it-lacks-one"),
-        pytest.param(replica_set(there=2), False, id="it-has-them-all"),
-        pytest.param(replica_set(wished=0), False, id="it-wants-none"),
-        pytest.param(replica_set(uid="2"), False, id="another-of-that-name"),
-        pytest.param(None, False, id="gone"),
-        pytest.param({}, True, id="not-to-be-read"),
+        pytest.param([workload()], True, id="it-still-lacks-pods"),
+        pytest.param([workload(there=1)], True, id="it-lacks-one"),
+        pytest.param([workload(there=2)], False, id="it-has-them-all"),
+        pytest.param([workload(wished=0)], False, id="it-wants-none"),
+        pytest.param([workload(uid="2")], False, id="another-of-that-name"),
+        pytest.param([], False, id="gone"),
+        pytest.param(None, True, id="not-to-be-read"),
     ],
 )
-async def test_a_refused_workload(found: dict[str, Any] | None, stands: bool) -> None:
-    told = event("ReplicaSet", "blue/web", "FailedCreate", REFUSED)
-    told["involvedObject"]["uid"] = "1"
-    assert await _stands(Kube(found), told) is stands  # type: ignore[arg-type]
+async def test_a_refused_workload(there: list[dict[str, Any]] | None, stands: bool) -> None:
+    told = refusal()
+    expected = [told] if stands else []
+    assert await _standing(Kube(ReplicaSet=there), [told]) == expected  # type: ignore[arg-type]
 
 
-async def test_other_events_are_not_asked_about() -> None:
-    assert await _stands(Kube(None), event("Pod", "blue/web", "FailedCreatePodSandBox", "code 11"))  # type: ignore[arg-type]
+async def test_a_hundred_refusals_are_one_question_a_kind() -> None:
+    kube = Kube(ReplicaSet=[workload(str(at), there=at % 2 * 2) for at in range(100)], StatefulSet=None)
+    told = [refusal(str(at)) for at in range(100)]
+    others = [refusal(kind="StatefulSet"), event("Pod", "blue/web", "BackOff", "…")]
+    stand = await _standing(kube, [*told, *others])  # type: ignore[arg-type]
+    assert stand == [*told[::2], *others]
+    assert sorted(kube.asked) == ["ReplicaSet", "StatefulSet"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(event("Pod", "blue/web", "FailedCreatePodSandBox", "galactic: code 11"), id="a-pod"),
+        pytest.param(event("ReplicaSet", "blue/web", "FailedCreate", "exceeded quota"), id="not-ours"),
+        pytest.param(event("Job", "blue/web", "FailedCreate", REFUSED), id="a-job"),
+        pytest.param({"reason": "FailedCreate", "message": REFUSED}, id="about-nothing"),
+    ],
+)
+async def test_other_events_are_not_asked_about(other: dict[str, Any]) -> None:
+    kube = Kube()
+    assert await _standing(kube, [other]) == [other]  # type: ignore[arg-type]
+    assert not kube.asked
