@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic.errors import Rejected, Unreachable
+from galactic.lab.state import HOME
 
 RUN: Final = {
     "ip": "iproute2",
@@ -34,8 +35,14 @@ DAEMONS: Final = {
 
 
 def program(name: str) -> str | None:
-    """Its path, also where an administrator's PATH would find it."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
+    """Its path, also where an administrator's PATH would find it.
+
+    Not in a lab's own folder, which users put first: what is there is a link of that lab's, made anew each time it
+    comes up and gone when it is down.
+    """
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    machine = [folder for folder in folders if folder and not Path(folder).is_relative_to(HOME)]
+    return shutil.which(name, path=os.pathsep.join([*machine, "/usr/local/sbin", "/usr/sbin", "/sbin"]))
 
 
 def missing(packages: Iterable[str]) -> list[str]:
