@@ -14,7 +14,7 @@ CASES = [
         nested("webhook.certificate.issuer.nam", "x"), "webhook certificate issuer nam", id="unknown-deep"
     ),
     pytest.param(nested("cluster", "East"), "cluster", id="cluster-in-capitals"),
-    pytest.param(nested("srv6Space", "10.0.0.0/8"), "srv6Space", id="space-is-ipv4"),
+    pytest.param(nested("srv6Space", "10.0.0.0/8"), "srv6Space pattern", id="space-is-ipv4"),
     pytest.param(nested("srv6Space", ""), "srv6Space", id="no-space"),
     pytest.param(nested("segments", {"n1": "2001:db8::/40"}), "segments n1", id="prefix-too-short"),
     pytest.param(nested("segments", {"N1": "2001:db8::/56"}), "N1", id="no-name-of-a-node"),
@@ -87,7 +87,24 @@ CASES = [
         "mqtt node username",
         id="password-without-user",
     ),
+    pytest.param(
+        merged(MQTTS, nested("mqtt.router.passwordSecret.name", "p")),
+        "mqtt router username",
+        id="password-without-user-of-the-router",
+    ),
     pytest.param(nested("mqtt.router.username", "u"), "mqtt router username", id="user-at-our-own-broker"),
+    *(
+        pytest.param(
+            nested(f"mqtt.{what}", value), f"mqtt {what.replace('.', ' ')}", id=f"{what}-at-our-own-broker"
+        )
+        for what, value in (
+            ("node.username", "u"),
+            ("node.passwordSecret.name", "p"),
+            ("node.certificateHostPath", "/c"),
+            ("router.passwordSecret.name", "p"),
+            ("router.certificateSecret", "c"),
+        )
+    ),
     pytest.param(
         nested("webhook.certificate.mode", "secret"),
         "webhook certificate secretName",
