@@ -108,6 +108,7 @@ class Controller:
             publish=self._claim,
             read=self._inbox.reread,
             gate=self.fanout.open,
+            begins=self._waits,
             reign=self._reign,
         )
         self._silence = Silence(settings.withdraw_after, self.store.silence, self.store.absent)
@@ -236,10 +237,14 @@ class Controller:
             self._retained = retained
             self._read.set()
         if self._aside is not None:
-            self._aside.append(lambda: self.fanout.compare(retained))
-        elif self._complete:
-            self.fanout.compare(retained)
+            self._aside.append(lambda: self._compare(retained))
+        else:
+            self._compare(retained)
         self._leadership.viewed(retained)
+
+    def _compare(self, retained: Retained) -> None:
+        if self._complete:
+            self.fanout.compare(retained)
 
     def _heard(self, parts: tuple[str, ...], payload: bytes) -> None:
         """Somebody published on a router's topic."""
@@ -283,9 +288,8 @@ class Controller:
         """From the tables as they were told by whoever led before to those that follow from what the nodes say.
 
         Others get their turns meanwhile, but nothing is told yet, nothing else committed, and what is heard on the
-        router's topics waits until it is over: as if it had arrived then.
+        router's topics since they were read waits until it is over: as if it had arrived then.
         """
-        self._aside = []
         try:
             async with self._table:
                 told = self.fanout.adopt(retained, self._told)
@@ -303,10 +307,14 @@ class Controller:
                     self._recorder.restart(self._watching.names())
                 log.info("view complete", vpcs=len(told.keys() | self.store.vpcs), changed=count)
         finally:
-            aside, self._aside = self._aside, None
-            for heard in aside:
-                with contextlib.suppress(Rejected):  # counted, and put right, as if it had just been said
-                    heard()
+            self._waits(False)
+
+    def _waits(self, waits: bool) -> None:
+        """Whether what is heard on the router's topics is to wait. When it need not any more, it is dealt with."""
+        aside, self._aside = self._aside, [] if waits else None
+        for heard in aside or ():
+            with contextlib.suppress(Rejected):  # counted, and put right, as if it had just been said
+                heard()
 
     def _attachment_changed(self, name: str) -> None:
         if self._complete:

@@ -158,9 +158,8 @@ class Fanout:
     @property
     def idle(self) -> bool:
         """Whether everything is told, packed and confirmed."""
-        return not (
-            self._telling or self._packing or self._stray or any(not it.idle for it in self._ledgers.values())
-        )
+        busy = self._telling or self._packing or self._stray or self._wiping
+        return not (busy or any(not it.idle for it in self._ledgers.values()))
 
     async def publish(self, topic: str, message: Message, *, retain: bool = False) -> None:
         """One message of any kind, until it is confirmed."""
@@ -235,9 +234,8 @@ class Fanout:
 
     async def _wipe(self) -> None:
         while self._stray:
-            parts = next(iter(self._stray))
+            parts = self._stray.pop()  # now: what is written there while it is wiped is wiped once more
             await self._publisher.confirmed("/".join((self._topics.base, *parts)), b"", True, self._bulk)
-            self._stray.discard(parts)
         self._wiping = False
 
 

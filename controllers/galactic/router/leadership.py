@@ -42,11 +42,17 @@ class Leadership:
         publish: Callable[[Leader], Awaitable[None]],
         read: Callable[[], None],
         gate: Callable[[bool], None],
+        begins: Callable[[bool], None],
         reign: Callable[[Retained], Coroutine[None, None, None]],
     ) -> None:
-        """``publish`` makes a claim, ``read`` asks for ``viewed``, ``gate`` is told whether more may be published."""
+        """``publish`` makes a claim, ``read`` asks for ``viewed``, ``gate`` is told whether more may be published.
+
+        ``begins`` is told True at the very moment at which what ``reign`` will be given was read, and False when that
+        reign is over, be it before it began.
+        """
         self._election, self._replica, self._metrics = election, replica, metrics
         self._publish, self._read, self._gate, self._reign = publish, read, gate, reign
+        self._begins = begins
         self._mandate, self._ended, self._claim = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._own: Leader | None = None
         self._highest = 0
@@ -72,6 +78,8 @@ class Leadership:
         self._take(retained.leader)
         if self._view is not None and not self._view.done():
             self._view.set_result(retained)
+            if retained.leader == self._own:
+                self._begins(True)  # whoever waits for the view has its turn later than what is heard next
         elif self.reigning and not self._ended.is_set():
             raising, self._raising = self._raising, False
             if raising and retained.leader == self._own:
@@ -167,6 +175,7 @@ class Leadership:
             for task in (work, ended):
                 task.cancel()
             await asyncio.wait({work, ended})
+            self._begins(False)
             log.info("leads no longer", term=self._own.term)
             self._own, self._view, self.reigning = None, None, False
             self._metrics.leading(False)

@@ -56,6 +56,7 @@ class Ledger:
         self._due: dict[Network, Route | None] = {}
         self._packed: int | None = None  # the revision that the broker's head is at; None: it has none
         self._there: set[int] = set()  # shards in the broker
+        self._disturbed = False  # what is being packed may not be what the broker has in the end
         self._reserved = 0  # the revision at which what is due will be told
         self._above = 0  # the latest revision that somebody else told of
         self._branches: dict[int, set[Network]] = {}  # by revision: what may differ there
@@ -176,6 +177,7 @@ class Ledger:
 
     def overwritten(self, number: int | None, revision: int, *, cleared: bool) -> None:
         """Somebody else wrote this shard, or the head (None), or cleared it."""
+        self._disturbed = True
         if number is None:
             self._packed = None if cleared else _STRAY
         else:
@@ -189,6 +191,7 @@ class Ledger:
         """What has to be published for the broker to retain the table as told; None: nothing. ``confirmed`` follows."""
         if self.packed:
             return None
+        self._disturbed = False
         self._shards.tidy()
         of = len(self._shards)
         wanted = self._shards.dirty | {number for number in range(of) if number not in self._there}
@@ -203,8 +206,13 @@ class Ledger:
         )
 
     def confirmed(self, pack: Pack) -> None:
-        """Everything of that pack was published."""
-        self._there = (self._there | pack.shards.keys()) - pack.clear
+        """Everything of that pack was published. What others wrote meanwhile may have come after it: all again."""
+        self._there |= pack.shards.keys()
+        if self._disturbed:
+            self._there |= pack.clear
+            self._packed = _STRAY
+            return
+        self._there -= pack.clear
         self._packed = pack.revision if pack.head else None
         if pack.head is None and not self.count:
             self._shards = Shards()
@@ -213,6 +221,7 @@ class Ledger:
     def compare(self, retained: RetainedTable | None) -> None:
         """What a broker that came back retains: whatever differs from what was told is to be packed again."""
         retained = retained or RetainedTable()
+        self._disturbed = True
         self._there = set(retained.shards)
         of = len(self._shards)
         for number in range(of):

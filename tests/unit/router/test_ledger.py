@@ -280,6 +280,35 @@ def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> Non
     assert Ledger(VPC, found).pack().clear == {1}
 
 
+@pytest.mark.parametrize(
+    ("wiped", "meanwhile", "shards"),
+    [
+        pytest.param(False, lambda it: it.overwritten(None, 0, cleared=True), {}, id="head-cleared"),
+        pytest.param(False, lambda it: it.overwritten(None, 3, cleared=False), {}, id="head-old"),
+        pytest.param(False, lambda it: it.overwritten(0, 0, cleared=True), {0}, id="shard-cleared"),
+        pytest.param(False, lambda it: it.compare(None), {0}, id="another-broker"),
+        pytest.param(True, lambda it: it.overwritten(None, 3, cleared=False), {}, id="head-of-no-table"),
+        pytest.param(True, lambda it: it.overwritten(0, 3, cleared=False), {}, id="shard-of-no-table"),
+    ],
+)
+def test_what_others_write_while_it_is_packed_is_put_right(*, wiped: bool, meanwhile, shards) -> None:
+    broker, ledger = Broker(), Ledger(VPC)
+    ledger.put(Diff(table({1: 1}), {}), 1000)
+    broker.tell(ledger.changes(1000))
+    if wiped:
+        broker.publish(ledger)
+        ledger.put(Diff({}, table({1: 1})), 1001)
+        broker.tell(ledger.changes(1001))
+    pack = ledger.pack()
+    meanwhile(ledger)  # after it was published, before it is known to have been
+    ledger.confirmed(pack)
+    assert not ledger.packed
+    again = ledger.pack()
+    assert (again.shards.keys(), again.head, again.clear) == (set(shards), pack.head, pack.clear)
+    ledger.confirmed(again)
+    assert ledger.idle
+
+
 async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until) -> None:
     """The ledger of a VPC is given up with its last route; who was told of it may still be there."""
     broker, clock = MemoryBroker(), [9000]

@@ -234,6 +234,83 @@ async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterw
         node.task.cancel()
 
 
+async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_is_put_right(
+    world, broker, vote, until
+) -> None:
+    """A deposed leader's pack comes between that and the next turn of its successor."""
+    async with replica(broker, vote, "b") as b:
+        node = Node(broker)
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        vote.elect("b")
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
+        previous, viewed = decode(Head, broker.retained[HEAD]).revision, b._leadership.viewed
+
+        def and_then(retained) -> None:
+            b._leadership.viewed = viewed
+            viewed(retained)
+            wrong = stray_route("10.6.6.6/32")
+            broker.publish(
+                CHANGES, encode(Changes(previous + 1, previous, (wrong,), ("10.1.1.1/32",))), False
+            )
+            broker.publish(SHARD, encode(Shard(previous + 1, 1, (wrong,))), True)
+            broker.publish(HEAD, encode(Head(previous + 1, 1, digest([wrong]), 1)), True)
+
+        b._leadership.viewed = and_then
+        b._leadership._ended.set()  # as if deposed: it claims again
+        await until(lambda: b._leadership.viewed is viewed)
+        await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
+        assert node.count == 1
+        node.task.cancel()
+
+
+@pytest.mark.parametrize(
+    "stray",
+    [
+        pytest.param((HEAD, b""), id="head-cleared"),
+        pytest.param((HEAD, encode(Head(1, 0, "0" * 16, 0))), id="head-old"),
+        pytest.param((HEAD, b"nonsense"), id="head-nonsense"),
+        pytest.param((SHARD, b""), id="shard-cleared"),
+    ],
+)
+async def test_what_is_written_right_after_us_is_put_right(
+    world, broker, vote, until, stray: tuple[str, bytes]
+) -> None:
+    """It arrives before we know that the broker has confirmed ours. Twice: so it does when that was put right."""
+    topic, payload = stray
+    async with replica(broker, vote, "a") as a:
+        publish, times = broker.publish, [2]
+
+        def and_then(at: str, what: bytes, retain: bool, publisher=None) -> None:
+            publish(at, what, retain, publisher)
+            if at == topic and publisher is a.line and times[0]:
+                times[0] -= 1
+                publish(topic, payload, True)
+
+        broker.publish = and_then
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and not times[0] and whole(broker, "10.1.1.1/32"))
+
+
+async def test_a_stray_that_comes_again_while_it_is_wiped_is_wiped_again(world, broker, vote, until) -> None:
+    stray = f"{HERE}/table/x"
+    async with replica(broker, vote, "a") as a:
+        publish, times = broker.publish, [2]
+
+        def and_then(at: str, payload: bytes, retain: bool, publisher=None) -> None:
+            publish(at, payload, retain, publisher)
+            if at == stray and not payload and times[0]:
+                times[0] -= 1
+                publish(stray, b"again", True)
+
+        broker.publish = and_then
+        vote.elect("a")
+        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
+        broker.publish(stray, b"x", True)
+        await until(lambda: a.idle and not times[0] and stray not in broker.retained)
+
+
 async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
     world, broker, vote, until
 ) -> None:
@@ -371,7 +448,8 @@ async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_
         say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
         say(broker, world.endpoints("n1", 4))
         await until(lambda: a.idle and "10.1.1.1/32" in a.store.routes(VPC))
-        await until(lambda: a.store.routes(VPC)["10.1.1.1/32"].node == "n2" and node.table.settled)
+        await until(lambda: a.store.routes(VPC)["10.1.1.1/32"].node == "n2" and a.idle)
+        await until(lambda: node.table.settled and node.table.revision == a.told(VPC)[0])
         assert {len(table) for table in node.seen[seen:]} == {1}
         say(broker, world.endpoints("n2", 2))
         await until(lambda: a.idle and whole(broker) and node.count == 0)
