@@ -168,8 +168,13 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             down("router", "postgres: PostgreSQL does not answer"),
-            *("router", "NotReady", "PostgreSQL does not answer", "database_url of galactic-router"),
+            *("router", "NotReady", "routes do not wait for it", "database_url of galactic-router"),
             id="database-away",
+        ),
+        pytest.param(
+            down("router", "postgres: PostgreSQL does not answer; mqtt: nobody listens there"),
+            *("router", "NotReady", "no route changes reach nodes", "check the broker"),
+            id="database-and-broker-away",
         ),
         pytest.param(
             without("Lease galactic-router"),

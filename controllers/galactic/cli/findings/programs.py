@@ -14,6 +14,9 @@ CONSEQUENCES: Final = {
     "broker": "route changes take the slower way over the API server; what runs goes on",
 }
 
+NO_HISTORY: Final = "no history is written; routes do not wait for it"
+"""What it means where a router's database is all that it complains about."""
+
 
 def unread(world: World) -> Iterator[Finding]:
     """Kinds that could not be listed, and objects that could not be read."""
@@ -41,7 +44,7 @@ def programs(world: World) -> Iterator[Finding]:
         severity = PROBLEM if not each.ready or each.kind in ("node", "broker") else NOTE
         told = f"{each.ready} of {each.wanted} ready" + (f": {each.problem}" if each.problem else "")
         if each.kind in CONSEQUENCES and not each.ready:
-            told += f" - {CONSEQUENCES[each.kind]}"
+            told += f" - {NO_HISTORY if _only_history(each) else CONSEQUENCES[each.kind]}"
         yield Finding(severity, each.title, "NotReady", told, _look(world, each))
 
 
@@ -50,8 +53,12 @@ def _look(world: World, each: Component) -> str:
     if "mqtt" in problem or "broker" in problem:
         return f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{each.kind}"
     if "postgres" in problem:
-        return f"check PostgreSQL, and database_url of galactic-{each.kind}; until then no history is written"
+        return f"check PostgreSQL, and database_url of galactic-{each.kind}; what is missing is written afterwards"
     return each.log or log(world, each.kind)
+
+
+def _only_history(each: Component) -> bool:
+    return each.kind == "router" and all(part.startswith("postgres:") for part in each.problem.split("; "))
 
 
 def log(world: World, kind: str, node: str = "") -> str:
