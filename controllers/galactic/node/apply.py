@@ -23,9 +23,10 @@ from galactic.linux.objects import (
 )
 from galactic.node import plan
 from galactic.node.attachment import Attachment, Key
+from galactic.node.drift import Drift, words
 from galactic.node.plan import Host
 from galactic.node.sandbox import alive
-from galactic.node.sieve import Sieve, pending_jobs
+from galactic.node.sieve import Sieve, count, pending_jobs
 from galactic.node.store import Dirty, Store
 
 log = structlog.get_logger(__name__)
@@ -57,7 +58,8 @@ class Applied:
         self._tables: dict[int, int] = {}
         self._encaps: dict[int, int] = {}  # VPC → networks elsewhere that are in the kernel
         self._gone: dict[Attachment, int] = {}
-        self.drift = 0
+        self._kept = Objects()  # what is in the kernel of attachments that are not accounted for yet
+        self.drift = Drift()
         """Objects found different from what was last written, by the last round that read the kernel."""
         self.written = 0
         """Objects that were to be written, ever."""
@@ -84,25 +86,36 @@ class Applied:
         store = self._store
         actual = await self._kernel.look()
         known, self._parts = self._parts, None
-        self._tables = plan.tables_of(actual)
+        had, self._tables = self._tables, plan.tables_of(actual)
         if store.orphans is None:
             store.set_orphans(_host_ends(actual))
         # The store goes on changing while we wait for the kernel: what comes now is the next round's.
         local, hosted = dict(store.attachments), store.hosted
-        left = (
-            store.remotes.keys() - hosted
-        )  # their tables are nobody's, and whatever the dump finds in them goes
+        left = store.remotes.keys() - hosted
+        going = {}  # their tables are nobody's, and whatever the dump finds in them goes
         for vpc in left:
-            store.remotes[vpc].take_pending()
+            store.remotes[vpc].clear()
+            going[had.get(vpc, 0)] = store.remotes[vpc].take_pending()
         self._assign(hosted)
-        sieve = Sieve({self._tables[vpc]: store.remotes[vpc] for vpc in hosted})
+        sieve = Sieve({self._tables[vpc]: store.remotes[vpc] for vpc in hosted}, going)
         actual.routes = await self._kernel.routes(host.encap, sieve.take)
-        self.drift = sieve.done() + (len(change(union(known.values()), actual)) if known else 0)
+        self.drift = sieve.done()
+        if known is None:
+            self.drift = Drift()  # of a round that failed nobody knows what it wrote
+        else:
+            self.drift.add(change(union([*known.values(), self._kept]), actual))
         self._find_gone(local, actual)
         present = {key: each for key, each in local.items() if each not in self._gone}
         inside = await self._look_inside(present, actual)
         parts = self._plan(host, {HOST, *hosted}, present)
-        failure = await self._write(self._held(change(union(parts.values()), actual)))
+        wanted = change(union(parts.values()), actual)
+        held = self._held(wanted)
+        self._kept = Objects(
+            {name: to for name, to in wanted.links.delete.items() if name not in held.links.delete},
+            {key: to for key, to in wanted.addresses.delete.items() if key not in held.addresses.delete},
+            {key: to for key, to in wanted.routes.delete.items() if key not in held.routes.delete},
+        )
+        failure = await self._write(held)
         for key in self._pods.keys() - present.keys():
             del self._pods[key]
         problems = await self._write_pods(present, inside)
@@ -158,14 +171,14 @@ class Applied:
         """
         assert self._parts is not None
         actual = await self._kernel.look()
-        left = union(self._parts.values())
+        left = union([*self._parts.values(), self._kept])
         left.routes = {}
         indexes = {name: link.ifindex for name, link in actual.links.items()}
         remade = [name for name, index in self._indexes.items() if indexes.get(name, index) != index]
         self._indexes = indexes
         if change(left, actual) or remade or self._gone:
             return False
-        self.drift = 0
+        self.drift = Drift()
         present = {
             key: self._store.attachments[key] for key in self._turn() if key in self._store.attachments
         }
@@ -186,12 +199,12 @@ class Applied:
         actual = await self._kernel.look()
         for device in (vrf, names.host_end(*attachment.key)):
             actual.routes |= await self._kernel.routes_of(device)
-        missing = _words(change(self._attached(host, attachment), actual))
+        missing = [*words(change(self._attached(host, table, attachment), actual))]
         inside = await self._kernel.read_pod(attachment.netns, attachment.ifname)
         if inside is None:
             return [*missing, f"{attachment.ifname} in {attachment.netns}"]
         rank = self._store.rank(attachment.key) if attachment.key in self._store.attachments else 0
-        return missing + _words(change(plan.pod(attachment, rank), inside))
+        return [*missing, *words(change(plan.pod(attachment, rank), inside))]
 
     def _assign(self, vpcs: Iterable[int]) -> None:
         self._tables |= plan.tables(vpcs, self._tables)
@@ -203,14 +216,12 @@ class Applied:
             if isinstance(part, int):
                 parts[part] = plan.host(host) if part == HOST else plan.vpc(part, self._tables[part])
         for key, attachment in present.items():
-            parts[key] = self._attached(host, attachment)
+            parts[key] = self._attached(host, self._tables[key[0]], attachment)
         return parts
 
-    def _attached(self, host: Host, attachment: Attachment) -> Objects:
+    def _attached(self, host: Host, table: int, attachment: Attachment) -> Objects:
         vpc, key = attachment.vpc, attachment.key
-        return plan.attached(
-            host, self._tables[vpc], attachment, lambda network: self._store.holder(vpc, network) == key
-        )
+        return plan.attached(host, table, attachment, lambda network: self._store.holder(vpc, network) == key)
 
     def _encap_jobs(self, vpcs: Iterable[int]) -> Iterator[EncapJob]:
         for vpc in vpcs:
@@ -220,10 +231,9 @@ class Applied:
             pending = remotes.take_pending()
             if table is None:
                 continue  # it came and went between two rounds: nothing of it was ever in the kernel
-            had = sum(segment is not None for segment in pending.values())
+            had = count(pending)
             yield from pending_jobs(table, remotes, pending)
-            has = sum(segment is not None for segment in pending.values())
-            self._encaps[vpc] = self._encaps.get(vpc, 0) + has - had
+            self._encaps[vpc] = self._encaps.get(vpc, 0) + count(pending) - had
 
     def _held(self, wanted: Change) -> Change:
         """Without deleting anything of VPCs that have attachments which are not accounted for yet."""
@@ -269,7 +279,7 @@ class Applied:
             self._pods.pop(key, None)
             inside[key] = found = await self._kernel.read_pod(each.netns, each.ifname)
             if same and pod and found:
-                self.drift += len(change(pod.objects, found))
+                self.drift.add(change(pod.objects, found))
             if inside[key] is None and link:
                 await self._remove_stale(device, actual)
         return inside
@@ -387,12 +397,3 @@ def _host_ends(actual: Objects) -> set[Key]:
 def _vpc(device: str) -> int | None:
     parts = names.parse_interface(device)
     return parts[0] if parts else None
-
-
-def _words(difference: Change) -> list[str]:
-    """What is to be set, in words."""
-    words = [f"link {name}" for name in difference.links.set]
-    words += [f"address {address} on {device}" for device, address in difference.addresses.set]
-    words += ["route {1} in table {0}".format(*route_of(key)) for key in difference.routes.set]
-    words += [f"rule {rule.priority}" for rule in difference.rules.set]
-    return words + [f"sysctl {name}" for name in difference.sysctls.set]

@@ -103,13 +103,13 @@ class Calls:
                     "for each VPC; give one attachment both addresses",
                     field="vpc",
                 )
-        if held is None:
-            wanted = self._store.attach(wanted)
-        else:
-            wanted = replace(wanted, epoch=held.epoch, settled=held.settled)
-            if wanted != held:
-                self._store.amend(wanted)
         try:
+            if held is None:
+                wanted = self._store.attach(wanted)
+            else:
+                wanted = replace(wanted, epoch=held.epoch, settled=held.settled)
+                if wanted != held:
+                    self._store.amend(wanted)
             await self._sync.settle(wanted.key)
         except BaseException:
             self._restore(wanted.key, held)
@@ -120,9 +120,11 @@ class Calls:
 
     def _restore(self, key: Key, held: Attachment | None) -> None:
         now = self._store.attachments.get(key)
+        if now is None:
+            return  # it was never taken in, or detached meanwhile
         if held is None:
             self._store.detach(key)
-        elif now and now != held:
+        elif now != held:
             self._store.amend(held)
 
     def _give_way(self, held: Attachment) -> None:

@@ -3,20 +3,27 @@
 Nothing is kept of a route that is right, so that looking at 100,000 of them costs time but hardly memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 from galactic.linux.objects import EncapJob, PackedNetwork, RouteKey, encap_key, encap_metric, place
+from galactic.node.drift import ADDED, GONE, Drift
 from galactic.node.remote import Remotes
 
 
 class Sieve:
     """What one dump finds. ``remotes``: by table, of every VPC that has one; whatever is in other tables is too much.
+    ``left``: by table, what we wrote ourselves of VPCs that are not wanted any more.
 
     Where nobody but the kernel has told of a VPC yet, what it has is not compared but adopted.
     """
 
-    def __init__(self, remotes: Mapping[int, Remotes]) -> None:
-        self._remotes = remotes
+    def __init__(
+        self,
+        remotes: Mapping[int, Remotes],
+        left: Mapping[int, Collection[PackedNetwork]] = MappingProxyType({}),
+    ) -> None:
+        self._remotes, self._left = remotes, left
         self._adopted: dict[int, dict[PackedNetwork, bytes]] = {
             table: {} for table, each in remotes.items() if each.adopting
         }
@@ -39,20 +46,21 @@ class Sieve:
         if not right or adopted is None:
             self._wrong.append((table, network, metric, segment))
 
-    def done(self) -> int:
-        """The dump is over. The number of routes that differ from what was last written."""
+    def done(self) -> Drift:
+        """The dump is over. The routes that differ from what was last written."""
         for table, adopted in self._adopted.items():
             self._remotes[table].found(adopted)
             self._counts[table] = len(adopted)
-        unexpected = sum(
-            network not in self._expected[table]
-            for table, unseen in self._unseen.items()
-            for network in unseen
-        )
-        return unexpected + sum(
-            network not in self._expected.get(table, ()) and table not in self._adopted
-            for table, network, _, _ in self._wrong
-        )
+        drift = Drift()
+        for table, unseen in self._unseen.items():
+            for network in unseen:
+                if network not in self._expected[table]:
+                    drift.add_route(table, network, GONE)
+        for table, network, _, _ in self._wrong:
+            ours = self._expected.get(table) or self._left.get(table, ())
+            if network not in ours and table not in self._adopted:
+                drift.add_route(table, network, ADDED)
+        return drift
 
     def counts(self) -> dict[int, int]:
         """Routes by table, once the jobs are done."""
@@ -64,10 +72,17 @@ class Sieve:
             for network in unseen:
                 if segment := self._remotes[table].write(network):
                     yield encap_key(table, network, segment), segment, False
+                else:
+                    self._counts[table] -= 1  # it was withdrawn meanwhile
+        for table in self._adopted:
+            remotes, pending = self._remotes[table], self._remotes[table].take_pending()
+            self._counts[table] -= count(pending)
+            yield from pending_jobs(table, remotes, pending)
+            self._counts[table] += count(pending)
         deleted: set[RouteKey] = set()
         for table, network, metric, segment in self._wrong:
-            remotes = self._remotes.get(table)
-            wanted = remotes.wanted(network) if remotes else None
+            elsewhere = self._remotes.get(table)
+            wanted = elsewhere.wanted(network) if elsewhere else None
             key = place(table, metric) + network
             if wanted is not None and key == encap_key(table, network, wanted):
                 continue  # it was replaced in its place
@@ -93,3 +108,8 @@ def pending_jobs(
             yield key, wanted, False
         if there is not None and (old := encap_key(table, network, there)) != key:
             yield old, there, True
+
+
+def count(pending: Mapping[PackedNetwork, bytes | None]) -> int:
+    """How many of these networks the kernel has a route to."""
+    return sum(segment is not None for segment in pending.values())

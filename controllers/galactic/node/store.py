@@ -12,6 +12,7 @@ from ipaddress import IPv6Network
 import structlog
 
 from galactic import names, srv6
+from galactic.errors import Unreachable
 from galactic.linux.objects import Network, PackedNetwork, packed
 from galactic.messages import Endpoint, NodeEndpoints
 from galactic.node.attachment import Attachment, Key
@@ -200,10 +201,12 @@ class Store:
     ) -> None:
         """The whole table of a hosted VPC as one writer knows it; ``before``: see ``Remotes.tell``.
 
-        What comes late, of a VPC whose last attachment has just gone, concerns nobody here any more.
+        What comes late, of a VPC whose last attachment has gone, concerns nobody here any more. Before a round has seen
+        it go, another pod may take its place at once: so long that table stays the one that changes are told of.
         """
-        if self.hosts(vpc):
-            self._remotes[vpc].tell(writer, revision, routes, before)
+        remotes = self._remotes.get(vpc)
+        if remotes and (self.hosts(vpc) or remotes.view(writer)):
+            remotes.tell(writer, revision, routes, before)
             self._told(vpc)
 
     def forget(self, vpc: int, writer: Writer) -> None:
@@ -313,13 +316,18 @@ class Store:
 
     def _told(self, vpc: int) -> None:
         """A view arrived: an epoch taken without it is compared with it, once."""
+        self._touch(vpc)
         unsettled = [each for each in self._local.get(vpc, {}).values() if not each.settled]
         for attachment in unsettled if self.complete(vpc) else ():
             known = self._known_epochs(attachment)
             late = any(epoch >= attachment.epoch for epoch in known)
             epoch = self._clock.take(*known) if late else attachment.epoch
-            self.amend(replace(attachment, epoch=epoch, settled=True))
-        self._touch(vpc)
+            try:
+                self.amend(replace(attachment, epoch=epoch, settled=True))
+            except (
+                Unreachable
+            ) as error:  # the routes are no worse for it, and the next view is another chance
+                log.warning("epoch not settled yet", attachment=attachment.name, error=str(error))
 
     def _known_epochs(self, attachment: Attachment) -> list[int]:
         """The epochs that others are known to hold the attachment with."""
@@ -340,9 +348,11 @@ class Store:
 
     def _touch_endpoints(self) -> None:
         self.sequence = self._clock.take()
-        self._remember()
-        self._announce()
-        self.wake.set()
+        try:
+            self._remember()
+        finally:  # what is so is told, whether it can be remembered or not
+            self._announce()
+            self.wake.set()
 
     def _announce(self) -> None:
         for event in self._watchers:

@@ -20,6 +20,7 @@ from galactic.linux.events import EVERYTHING, Changed
 from galactic.linux.objects import Kernel
 from galactic.node.apply import Applied
 from galactic.node.attachment import Attachment, Key
+from galactic.node.drift import Drift
 from galactic.node.metrics import Metrics
 from galactic.node.plan import Host
 from galactic.node.store import Dirty, Store
@@ -255,15 +256,21 @@ class Sync:
         for key, attachment in list(self._store.attachments.items()):
             if self._applied.gone(attachment) >= GONE_ROUNDS:
                 log.warning("a pod's namespace is gone without a DEL", attachment=attachment.name)
-                self._store.detach(key)
+                try:
+                    self._store.detach(key)
+                except GalacticError as error:
+                    log.warning("not detached yet", attachment=attachment.name, error=str(error))
 
     def _tell_drift(self) -> None:
-        if self._applied.drift:
-            self._metrics.drift.inc(self._applied.drift)
+        drift = self._applied.drift
+        if drift.objects:
+            self._metrics.drift.inc(drift.objects)
             log.warning(
-                "kernel objects were changed by somebody else and put back", objects=self._applied.drift
+                "kernel objects were changed by somebody else and put back",
+                objects=drift.objects,
+                first=drift.first,
             )
-            self._applied.drift = 0
+            self._applied.drift = Drift()
 
 
 class _Due:

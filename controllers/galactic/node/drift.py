@@ -1,0 +1,60 @@
+"""What somebody else did to objects of ours: to how many, and to which, for whoever reads the log at night."""
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Final
+
+from galactic.diff import Diff
+from galactic.linux.objects import Change, PackedNetwork, route_of, unpacked
+
+NAMED: Final = 5
+GONE: Final = "gone or changed"
+ADDED: Final = "added"
+
+
+class Drift:
+    """Objects found different from what was last written. There may be 100,000: only what is named is put in words."""
+
+    def __init__(self) -> None:
+        self.objects = 0
+        self.first: list[str] = []
+
+    def add(self, difference: Change) -> None:
+        """``difference`` turns what was found into what was left there."""
+        self.objects += len(difference)
+        told = chain(
+            (f"{what} {GONE}" for what in words(difference)),
+            (f"{what} {ADDED}" for what in words(_turned(difference))),
+        )
+        self.first += islice(told, max(0, NAMED - len(self.first)))
+
+    def add_route(self, table: int, network: PackedNetwork, what: str) -> None:
+        """A route to another node was found to be so."""
+        self.objects += 1
+        if len(self.first) < NAMED:
+            self.first.append(f"route {unpacked(network)} in table {table} {what}")
+
+
+def words(difference: Change) -> Iterator[str]:
+    """What is to be set, in words."""
+    for name in difference.links.set:
+        yield f"link {name}"
+    for device, address in difference.addresses.set:
+        yield f"address {address} on {device}"
+    for key in difference.routes.set:
+        yield "route {1} in table {0}".format(*route_of(key))
+    for rule in difference.rules.set:
+        yield f"rule {rule.priority}"
+    for name in difference.sysctls.set:
+        yield f"sysctl {name}"
+
+
+def _turned(difference: Change) -> Change:
+    """With what is to be deleted as what is to be set."""
+    return Change(
+        links=Diff(difference.links.delete, {}),
+        addresses=Diff(difference.addresses.delete, {}),
+        routes=Diff(difference.routes.delete, {}),
+        rules=Diff(difference.rules.delete, {}),
+        sysctls=Diff({}, {}),
+    )
