@@ -136,6 +136,12 @@ class Segment:
         self._status = thing.get("status") or {}
         self._version = thing["metadata"].get("resourceVersion", "")
 
+    def _answered(self, thing: Object) -> None:
+        """What became of a patch. The watch may have been quicker with what came after it, or with the end of all."""
+        version = thing["metadata"].get("resourceVersion", "")
+        if self._status is not None and not _older(version, self._version):
+            self._know(thing)
+
     def _observe(self, status: SegmentStatus) -> None:
         """What an earlier life said last. Our own words come back as well, and are not newer than we are."""
         said = max([status.sequence, *(endpoint.epoch for endpoint in status.endpoints)])
@@ -175,7 +181,7 @@ class Segment:
         if "conditions" in status and self._version:
             patch["metadata"] = {"resourceVersion": self._version}
         try:
-            self._know(await self._kube.patch(NODE_SEGMENTS, self._node, patch, subresource="status"))
+            self._answered(await self._kube.patch(NODE_SEGMENTS, self._node, patch, subresource="status"))
         except Conflict:
             if rest := {name: value for name, value in status.items() if name != "conditions"}:
                 await self._kube.patch(NODE_SEGMENTS, self._node, {"status": rest}, subresource="status")
@@ -213,6 +219,11 @@ class Segment:
             same = wanted["endpoints"] == (known.get("endpoints") or []) and "sequence" in known
             wanted["sequence"] = known["sequence"] if same else announcement.sequence
         return wanted
+
+
+def _older(version: str, known: str) -> bool:
+    """Resource versions of one object are numbers that grow; where they are not, nothing is known."""
+    return version.isdigit() and known.isdigit() and int(version) < int(known)
 
 
 def difference(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

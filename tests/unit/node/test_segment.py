@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import IPv6Network
 
 import pytest
@@ -206,6 +207,56 @@ async def test_conditions_that_were_overtaken_wait_and_endpoints_do_not(node, co
             held.put_nowait(kube.events.get_nowait())
         kube.events = held
         await until(lambda: kube.object["status"]["conditions"][0]["type"] == "Accepted")
+
+
+async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, config, monkeypatch):
+    """The watch was quicker: it has told already of what the operator said after our patch."""
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    async with following(node, kube) as segment:
+        await until(lambda: kube.object.get("status", {}).get("conditions"))
+        await until(kube.events.empty)
+        patch = kube.patch
+
+        async def slowly(*arguments, **more):
+            monkeypatch.setattr(kube, "patch", patch)
+            answer = await patch(*arguments, **more)
+            kube.judge(OVERLAP)
+            await until(lambda: segment._version == str(kube.version))
+            return answer
+
+        monkeypatch.setattr(kube, "patch", slowly)
+        await node.cni("ADD", config())
+        await until(lambda: kube.patch == patch)
+        monkeypatch.setattr(
+            segment, "_facts", lambda: replace(FACTS, findings=(replace(READY, reason="No"),))
+        )
+        segment._changed.set()
+        await until(lambda: {"Accepted", "No"} <= set(_reasons(kube)))
+
+
+def _reasons(kube):
+    return [word for each in kube.object["status"]["conditions"] for word in (each["type"], each["reason"])]
+
+
+async def test_an_answer_that_comes_after_the_end_makes_no_segment(node, config, monkeypatch):
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    async with following(node, kube) as segment:
+        await until(lambda: kube.object.get("status", {}).get("conditions"))
+        patch, answered = kube.patch, []
+
+        async def slowly(*arguments, **more):
+            answer = await patch(*arguments, **more)
+            kube.delete()
+            await until(lambda: segment._status is None)
+            answered.append(answer)
+            return answer
+
+        monkeypatch.setattr(kube, "patch", slowly)
+        await node.cni("ADD", config())
+        await until(lambda: answered)
+        assert "there is no NodeSegment node-1" in (segment.problem or "")
 
 
 async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
