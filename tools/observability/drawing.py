@@ -22,7 +22,9 @@ PALE: Final = "#6b7280"
 LINE: Final = "#e3e6ec"
 MEBI: Final = 1 << 20
 LEGENDS: Final = 6
-"""Names that fit below a panel."""
+"""Names at most below a panel."""
+MORE: Final = 20
+"""Pixels for what says that there are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +146,23 @@ def _lines(panel: Panel, series: Sequence[Shown], box: Box, span: Span) -> Itera
             )
     yield _text(left, bottom + 14, _clock(span[0]), 10, colour=PALE)
     yield _text(right, bottom + 14, _clock(span[1]), 10, colour=PALE, anchor="end")
-    at = x + 12.0
-    for number, one in enumerate(series[:LEGENDS]):
-        length = 20 + 6.4 * len(one.name)
-        if at + length > x + w:
+    yield from _legend([one.name for one in series], box)
+
+
+def _legend(names: Sequence[str], box: Box) -> Iterable[str]:
+    """The names that fit below a panel, each beside its colour; … for the others."""
+    x, y, w, h = box
+    at, end = x + 12.0, x + w - 12
+    for number, name in enumerate(names):
+        length = 20 + 6.4 * len(name)
+        others = MORE if number + 1 < len(names) else 0
+        if number == LEGENDS or at + length + others > end:
             yield _text(at, y + h - 9, "…", 11, colour=PALE)
-            break
+            return
         yield (
             f'<rect x="{at:.0f}" y="{y + h - 15}" width="10" height="4" fill="{COLOURS[number % len(COLOURS)]}"/>'
         )
-        yield _text(at + 14, y + h - 9, one.name, 11, colour=INK)
+        yield _text(at + 14, y + h - 9, name, 11, colour=INK)
         at += length + 8
 
 
