@@ -1,0 +1,85 @@
+"""A history is dumped and restored with the very commands of docs/operations/backup.md, under a router that runs."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+from blocks import DOCS, Command, blocks, commands
+from database_world import World, chronicle, endpoint, recorded, recorded_endpoints, rows, running, sample
+
+from galactic.lab import postgres
+
+PERIODS: Final = (
+    "SELECT network::text, upper_inf(during), ended_exactly "
+    "FROM galactic.period ORDER BY network, lower(during)"
+)
+
+
+@pytest.fixture
+def written() -> tuple[Command, Command]:
+    """How the page dumps, and how it restores."""
+    page = DOCS / "operations/backup.md"
+    (block,) = [block for block in blocks(page) if "pg_dump" in block.text]
+    dump, restore = commands(block)
+    return dump, restore
+
+
+def run(command: Command, url: str, folder: Path) -> None:
+    programs = f"{postgres.programs()}:{os.environ['PATH']}"
+    variables = os.environ | {"GALACTIC_DATABASE_URL": url, "PATH": programs}
+    done = subprocess.run(
+        ["bash", "-euc", command.typed],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, f"{command.place}: $ {command.typed}\n{done.stdout}{done.stderr}"
+
+
+async def test_under_a_router_that_runs(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
+    dump, restore = written
+    world = World()
+    async with running(chronicle(url, world)) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"))
+        await until(lambda: it.idle)
+        run(dump, url, tmp_path)
+        world.say(1, endpoint(1, 2, "10.1.1.2/32"))
+        world.say(2, endpoint(2, 3, "10.1.1.3/32"))
+        await until(lambda: it.idle)
+        run(restore, url, tmp_path)
+        assert rows(url, PERIODS) == [("10.1.1.1/32", True, True), ("10.1.1.2/32", True, True)], "as it was"
+        before = sample(it, "comparisons_total")
+        world.say(3, endpoint(3, 4, "10.1.1.4/32"))
+        await until(lambda: sample(it, "comparisons_total") > before and it.idle)
+        assert it.problems[-1] is None
+    assert recorded(url) == world.table()
+    assert recorded_endpoints(url) == world.endpoints()
+    ends = {network: (runs, exactly) for network, runs, exactly in rows(url, PERIODS)}
+    assert ends["10.1.1.1/32"] == (False, False), "when it ended is not known"
+    assert ends["10.1.1.2/32"] == ends["10.1.1.4/32"] == (True, True)
+
+
+async def test_into_an_empty_database(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
+    """The server was lost, and the router has not been started at the new one yet."""
+    dump, restore = written
+    world = World()
+    async with running(chronicle(url, world)) as it:
+        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: it.idle)
+    told = rows(url, PERIODS)
+    run(dump, url, tmp_path)
+    other = f"{url}_again"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {other.rpartition('/')[2]}".encode())
+    run(restore, other, tmp_path)
+    assert rows(other, PERIODS) == told
+    async with running(chronicle(other, world)) as it:
+        await until(lambda: it.idle)
+        assert it.problems[-1:] in ([], [None])
+    assert recorded(other) == world.table()
