@@ -4,6 +4,7 @@ everything that it names is there.
 
 import hashlib
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from galactic.cli.main import app
 from galactic.lab.assets import TOOLS, _client
-from tilt import ROOT, Tiltfile
+from tilt import MULTUS, ROOT, Tiltfile
 
 DOCKERFILE = (ROOT / "controllers/Dockerfile").read_text()
 CONTROLLERS = ("operator", "webhook", "router", "node")
@@ -139,6 +140,20 @@ def test_nothing_that_is_fetched_can_change_under_us(tiltfile):
     assert re.search(r"multus-cni:v\d+\.\d+\.\d+-thick", multus)
     assert "snapshot" not in multus
     assert "50Mi" not in multus
+
+
+def test_the_page_without_tilt_installs_the_same_multus(tiltfile):
+    """And not the image that moves, which the manifest names: what the page has for that is run."""
+    page = (ROOT / "docs/kind.md").read_text()
+    fetched = [word for call in tiltfile.calls["local"] for word in call["command"] if "://" in word]
+    assert fetched == re.findall(r"https://\S+multus\S+\.yml", page)
+    (replaced,) = re.findall(r"sed ('s/multus-cni[^']+')", page)
+    done = subprocess.run(
+        ["sed", shlex.split(replaced)[0]], input=MULTUS, capture_output=True, text=True, check=True
+    )
+    (pinned,) = [call["yaml"] for call in tiltfile.calls["k8s_yaml"] if "multus" in str(call["yaml"])]
+    images = [re.findall(r"image: (\S+)", text) for text in (done.stdout, pinned)]
+    assert images[0] == images[1] != []
 
 
 @pytest.mark.parametrize("right", [True, False])
