@@ -43,6 +43,10 @@ class Conflict(Rejected):
     """The object was changed or made by somebody else in between (409)."""
 
 
+class Terminating(Rejected):
+    """Nothing can be made in a namespace that is being deleted (403)."""
+
+
 class Expired(GalacticError):
     """The resource version is too old to watch from (410): list again."""
 
@@ -280,8 +284,9 @@ def _refusal(status: int, text: str) -> GalacticError:
     try:
         reply = msgspec.json.decode(text)
         message, reason = reply.get("message") or text, reply.get("reason") or f"HTTP{status}"
+        causes = [cause.get("reason") for cause in (reply.get("details") or {}).get("causes") or ()]
     except (msgspec.DecodeError, AttributeError):
-        message, reason = text.strip() or f"HTTP {status}", f"HTTP{status}"
+        message, reason, causes = text.strip() or f"HTTP {status}", f"HTTP{status}", []
     match status:
         case 404:
             return NotFound(message, reason="NotFound")
@@ -289,6 +294,8 @@ def _refusal(status: int, text: str) -> GalacticError:
             return Conflict(message, reason=reason)
         case 410:
             return Expired(message)
+        case 403 if "NamespaceTerminating" in causes:
+            return Terminating(message, reason="NamespaceTerminating")
         case 400 | 403 | 405 | 413 | 415 | 422:
             return Rejected(message, reason=reason)
         case _:

@@ -76,7 +76,11 @@ class Attachments:
             except (Rejected, NotYet) as error:
                 problem = error
             if admitted:
-                problem = await self._define(key, meta, admitted)
+                try:
+                    problem = await self._define(key, meta, admitted)
+                except client.Terminating:  # it goes with its namespace: nobody is told of what it lacks
+                    await self._hold(key)
+                    return
             silence, again = None, False
             if not desk.rules.router_outside:
                 silence, again = self._silence.state(desk.view, key, found)
@@ -178,7 +182,7 @@ class Attachments:
         return book.functions.allocate(key, attachment.metadata.uid)
 
     async def _define(self, key: Key, meta: Meta, admitted: Admitted) -> NotYet | None:
-        """Makes the NetworkAttachmentDefinition what it has to be, or says what it waits for."""
+        """Makes the NetworkAttachmentDefinition what it has to be, or says what it waits for. Raises Terminating."""
         api, nads = self._desk.api, self._desk.view.nads
         config = configuration(
             meta,
@@ -192,6 +196,8 @@ class Attachments:
         marks = labels(admitted.vpc, self._node(key))
         wanted = definition(meta, config, marks)
         if nads.get(key) is None:
+            if self._desk.view.terminating(meta.namespace):
+                raise client.Terminating(f"namespace {meta.namespace} is being deleted")
             try:  # one that another made just now the watch is about to tell of: Conflict, and tried again
                 nads.set(await api.create(NADS, wanted, meta.namespace))
             except client.NotFound:

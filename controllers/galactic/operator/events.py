@@ -15,6 +15,7 @@ import structlog
 
 from galactic.crds.model import Meta
 from galactic.errors import GalacticError
+from galactic.kube.client import Terminating
 from galactic.kube.resources import EVENTS, Resource
 from galactic.operator.api import Api
 from galactic.operator.conditions import now
@@ -82,6 +83,8 @@ class Events:
             try:
                 await self._api.create(EVENTS, event, event["metadata"]["namespace"])
                 self.written += 1
+            except Terminating:
+                log.debug("event in a namespace that is being deleted", reason=event["reason"])
             except GalacticError as error:
                 self.dropped += 1
                 log.info("event dropped", reason=event["reason"], error=str(error))

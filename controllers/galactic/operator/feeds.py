@@ -32,7 +32,8 @@ class Feed:
 
     def _seen(self, event: Event) -> None:
         if event.type == "DELETED":
-            self._cache.remove(key_of(event.object), event.object["metadata"].get("uid", ""))
+            meta = event.object["metadata"]
+            self._cache.remove(key_of(event.object), meta.get("uid", ""), meta.get("resourceVersion", ""))
         else:
             self._cache.set(event.object)
 

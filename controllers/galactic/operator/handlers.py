@@ -56,7 +56,8 @@ def _seen(resource: Resource) -> Any:
         cache = memo.view.of(resource)
         thing: Any = event["object"]
         if event["type"] == "DELETED":
-            cache.remove(key_of(thing), thing["metadata"].get("uid", ""))
+            meta = thing["metadata"]
+            cache.remove(key_of(thing), meta.get("uid", ""), meta.get("resourceVersion", ""))
         else:
             cache.set(thing)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.client import Conflict
+from galactic.kube.client import Conflict, Terminating
 from galactic.kube.informer import Key
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, VPC_LABEL, vpc_hex
@@ -43,6 +43,8 @@ class Pods:
                 made = await desk.api.create(VPC_ATTACHMENTS, body, key[0])
             except Conflict:
                 raise  # another made it just now: the watch is about to tell, and it is tried again
+            except Terminating:
+                return  # the pod goes with its namespace, of which the watch is about to tell
             except Rejected as problem:
                 desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 raise  # tried again: a grant, a quota or room may come

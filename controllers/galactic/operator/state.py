@@ -3,6 +3,7 @@
 Nothing in it is awaited: between a look and the next nothing else runs.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -37,6 +38,8 @@ from galactic.names import (
 from galactic.operator.nad import LABELS
 
 T = TypeVar("T")
+REMOVED: Final = 10_000
+"""Objects that are gone and remembered, for as long as an answer about one may be under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class Cache(Generic[T]):
         self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
         self._clock = 0
         self._touched: dict[Key, int] = {}
+        self._removed: OrderedDict[str, str] = OrderedDict()  # uid → the resource version that it went with
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -115,16 +119,24 @@ class Cache(Generic[T]):
         return ((key, entry[2]) for key, entry in self._objects.items())
 
     def set(self, thing: Object) -> None:
-        """The object as it is now. An older one than what is known is ignored."""
+        """The object as it is now. An older one than what is known is ignored: an answer to a request may come after
+        the watch has told of what happened then, its end included.
+        """
         key, meta = key_of(thing), thing["metadata"]
         uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
+        if (end := self._removed.get(uid)) and not _newer(version, end):
+            return
         known = self._objects.get(key)
         if known and known[0] == uid and not _newer(version, known[1]):
             return
         self._put(key, (uid, version, self._read(thing)))
 
-    def remove(self, key: Key, uid: str = "") -> None:
-        """The object is gone; its namesake with another UID stays."""
+    def remove(self, key: Key, uid: str = "", version: str = "") -> None:
+        """The object is gone, with that resource version; its namesake with another UID stays."""
+        if uid and version:
+            self._removed[uid] = version
+            if len(self._removed) > REMOVED:
+                self._removed.popitem(last=False)
         known = self._objects.get(key)
         if known and uid in ("", known[0]):
             self._put(key, None)

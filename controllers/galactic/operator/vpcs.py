@@ -66,7 +66,8 @@ class Vpcs:
         await desk.status(VPCS, meta, status, after)
         current = desk.view.vpcs.get(key)
         if current is not None:
-            hold = bool(members) and not desk.view.terminating(key[0])
+            book = desk.books.known(key)  # another may have come while the status was written
+            hold = bool(book and book.members) and not desk.view.terminating(key[0])
             if hold and current.metadata.deletion_timestamp is not None:
                 return  # a finalizer cannot be added to what is being deleted; ours stays if it is there
             await desk.finalizer(VPCS, current.metadata, hold)

@@ -104,7 +104,7 @@ class Cluster:
             return
         cache = self.reconciler.view.of(resource)
         if type_ == "DELETED":
-            cache.remove(key_of(thing), thing["metadata"]["uid"])
+            cache.remove(key_of(thing), thing["metadata"]["uid"], thing["metadata"]["resourceVersion"])
         else:
             cache.set(thing)
 
