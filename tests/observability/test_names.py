@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from galactic.lab import prometheus
 from galactic.lab.state import State
@@ -123,4 +124,17 @@ def test_the_lab_is_scraped_with_the_labels_of_the_charts_monitors() -> None:
     jobs = {job["job_name"]: job for job in prometheus.targets(State("any", nodes=2, routers=2))}
     assert set(jobs) == {f"galactic-{name}" for name in ("operator", "webhook", "router", "node")}
     assert [one["labels"]["node"] for one in jobs["galactic-node"]["static_configs"]] == ["node-1", "node-2"]
+    assert len(jobs["galactic-router"]["static_configs"]) == 2
+
+
+def test_a_lab_that_gets_another_router_gets_another_prometheus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the new one is not scraped, and an alert says that nobody leads as soon as it does."""
+    monkeypatch.setattr("galactic.lab.state.HOME", tmp_path)
+    one, same, other = (prometheus.program(State("any", nodes=2, routers=number)) for number in (1, 1, 2))
+    assert one == same
+    assert one.argv != other.argv
+    (file,) = [Path(word.partition("=")[2]) for word in other.argv if word.startswith("--config.file=")]
+    jobs = {job["job_name"]: job for job in yaml.safe_load(file.read_text())["scrape_configs"]}
     assert len(jobs["galactic-router"]["static_configs"]) == 2

@@ -4,6 +4,7 @@ chart's alert rules, and is asked over its HTTP API.
 The job is ``galactic-<component>``, and a node's series have the label ``node``.
 """
 
+import hashlib
 import json
 import time
 import urllib.error
@@ -65,7 +66,9 @@ def _job(component: str, *instances: tuple[str, str]) -> dict[str, Any]:
 
 
 def program(state: State) -> Program:
-    """Prometheus, with its configuration written."""
+    """Prometheus, with its configuration written: into a file named after what is in it, so that another one, as for a
+    lab that gets a second router, makes this another program, which is started anew.
+    """
     folder = state.data / NAME
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
@@ -77,10 +80,12 @@ def program(state: State) -> Program:
         "rule_files": [str(path) for path in rules()],
         "scrape_configs": targets(state),
     }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration, sort_keys=False))
+    text = yaml.safe_dump(configuration, sort_keys=False)
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    path.write_text(text)
     argv = [
         tool(NAME),
-        f"--config.file={folder / 'prometheus.yaml'}",
+        f"--config.file={path}",
         f"--storage.tsdb.path={folder / 'data'}",
         "--storage.tsdb.retention.time=1d",
         f"--web.listen-address=[::1]:{PROMETHEUS_PORT}",
