@@ -89,7 +89,10 @@ def pump(stream: socket.socket, terminal: bool) -> int:  # noqa: C901, PLR0912  
             else:
                 kind, payload = read_frame(stream)
                 if kind in (STDOUT, STDERR):
-                    write_all(kind, payload)
+                    try:
+                        write_all(kind, payload)
+                    except BrokenPipeError:  # as `… | head` has it
+                        return 128 + signal.SIGPIPE
                 elif kind == EXIT:
                     status = int(payload)
                     return status if status >= 0 else 128 - status

@@ -2,8 +2,12 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+from galactic.lab import remote
 from galactic.lab.agent import serve_one
 from galactic.lab.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
 
@@ -44,3 +48,27 @@ def test_who_is_told_something_may_be_gone():
     far.close()
     with near:
         tell(near, frame(STDIN))
+
+
+def test_who_reads_no_further_ends_it_without_a_word(tmp_path: Path):
+    """As `galactic lab exec … | head` does: it is no fault of the lab's kernel."""
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        agent = threading.Thread(target=lambda: serve_one(listener.accept()[0]), daemon=True)
+        agent.start()
+        with subprocess.Popen(
+            [sys.executable, remote.__file__, str(path), "{}", "--", "yes"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.read(1) == b"y"
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait(30) == 141
+        agent.join(30)
+        assert not agent.is_alive(), "the command has ended with it"
