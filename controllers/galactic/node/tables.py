@@ -63,6 +63,7 @@ class Table:
         self._read: tuple[Head | None, dict[int, tuple[int, int]]] = None, {}  # what the last reading brought
         self._stray = False  # a head older than the one we have arrived
         self._wiped = False  # the head was cleared when the table had become empty
+        self._cleared = False  # the head was cleared, and we have routes
         self._before: dict[PackedNetwork, Entry | None] | None = None
 
     @property
@@ -104,16 +105,19 @@ class Table:
         """A new session began: everything retained follows, and anything may have been missed."""
         self.reread(now)
         self._log.clear()
+        self._cleared = False
         self._patience, self._rereads = PATIENCE, 0
 
     def take_head(self, head: Head | None, now: float) -> bool:
         """Whether ``routes`` changed. None: the head was cleared, as that of an empty table is."""
         if head is None:
-            # Of a table with routes it is a stray hand's doing: nothing follows from it.
-            if not len(self._packed):
+            # Where we have routes it is a stray hand's doing, or the change that took the last of them was lost or is
+            # late: no route is withdrawn for it, but the table is doubted until somebody says more.
+            self._cleared = len(self._packed) > 0
+            if not self._cleared:
                 self._head, self._stray, self._wiped = None, False, True
             return self._settle(now)
-        self._wiped = False
+        self._wiped = self._cleared = False
         if head != self._read[0]:
             self._stir(now)
         self._stray = bool(self._head and head.revision < self._head.revision)
@@ -152,6 +156,8 @@ class Table:
         before = self.revision
         taken = self._take_snapshot()
         self._apply_log()
+        if self._cleared and not len(self._packed):
+            self._head, self._stray, self._wiped, self._cleared = None, False, True, False
         if not self._doubtful():
             self._doubtful_since, self._patience, self._rereads = None, PATIENCE, 0
             # Newer ones wait for their head; the others have served.
@@ -166,7 +172,7 @@ class Table:
 
     def _doubtful(self) -> bool:
         head = self._head
-        if self.revision is None or self._log or self._stray:
+        if self.revision is None or self._log or self._stray or self._cleared:
             return True
         if head is None:
             return not self._wiped or len(self._packed) > 0

@@ -42,22 +42,12 @@ class Storm:
         )
         self.containers = 0
         self.revision = 0
+        self.told = {1: {}, 2: {}}  # MQTT's tables, changed in place
 
     async def pod(self, vpc, function):
         """One attachment's life, over and over: ADD and DEL as the calls make them, now and then without a DEL."""
         for _ in range(6):
-            self.containers += 1
-            netns = self.kernel.add_namespace(f"/ns/{self.containers}")
-            made = Attachment(
-                vpc=vpc,
-                function=function,
-                name=f"a/{vpc}-{function}",
-                container=f"c{self.containers}",
-                netns=netns,
-                ifname="galactic0",
-                addresses=(ip_interface(f"10.0.{vpc}.{function}/24"),),
-            )
-            made = self.store.attach(made)
+            made = self.store.attach(self.attachment(vpc, function))
             try:
                 await self.sync.settle(made.key)
                 missing = await self.sync.lacking(made)
@@ -67,29 +57,65 @@ class Storm:
                 continue
             await asyncio.sleep(self.random.random() / 20)
             if self.random.random() < 0.3:
-                self.kernel.remove_namespace(netns)
+                self.kernel.remove_namespace(made.netns)
                 self.store.detach(made.key)
+                if self.random.random() < 0.5:
+                    self.store.attach(self.attachment(vpc, function))  # takes its place at once
             elif self.random.random() < 0.9:
                 self.store.detach(made.key)
+
+    def attachment(self, vpc, function):
+        """Of a new pod."""
+        self.containers += 1
+        return Attachment(
+            vpc=vpc,
+            function=function,
+            name=f"a/{vpc}-{function}",
+            container=f"c{self.containers}",
+            netns=self.kernel.add_namespace(f"/ns/{self.containers}"),
+            ifname="galactic0",
+            addresses=(ip_interface(f"10.0.{vpc}.{function}/24"),),
+        )
+
+    def routes(self, vpc, count):
+        routes = [
+            Route(
+                f"10.0.{vpc}.{last}/32",
+                (f"2001:db8:ff0{self.random.randint(2, 3)}:100::{vpc}:{last:x}",),
+                "default",
+                "n",
+                "0001",
+                1,
+            )
+            for last in self.random.sample(range(1, 9), count)
+        ]
+        return dict(entry(vpc, "default", route) for route in routes)
 
     async def tables(self):
         for _ in range(120):
             vpc = self.random.randint(1, 2)
             self.revision += 1
-            routes = [
-                Route(
-                    f"10.0.{vpc}.{last}/32",
-                    (f"2001:db8:ff02:100::{vpc}:{last:x}",),
-                    "default",
-                    "n",
-                    "0001",
-                    1,
-                )
-                for last in self.random.sample(range(1, 9), 4)
-            ]
-            told = dict(entry(vpc, "default", route) for route in routes)
-            self.store.tell(vpc, Writer.MQTT, self.revision, told)
+            if self.random.random() < 0.3:
+                self.told[vpc] = self.routes(vpc, 4)
+                self.tell(vpc)
+            else:
+                told, changed, gone = self.told[vpc], self.routes(vpc, 2), self.random.random() < 0.4
+                before = {network: told.get(network) for network in changed}
+                told |= changed
+                for network in changed if gone else ():
+                    del told[network]
+                self.tell(vpc, before)
             await asyncio.sleep(self.random.random() / 40 if self.random.random() < 0.7 else 0)
+            self.choose()
+
+    def tell(self, vpc, before=None):
+        self.store.tell(vpc, Writer.MQTT, self.revision, self.told[vpc], before)
+
+    def choose(self):
+        """As Following does, when it comes to it."""
+        for vpc in self.store.hosted:
+            if self.store.view(vpc, Writer.MQTT) is None:
+                self.tell(vpc)
 
     async def meddler(self):
         for _ in range(15):
@@ -129,6 +155,7 @@ async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, ca
     pods = [storm.pod(vpc, function) for vpc in (1, 2) for function in (1, 2, 3)]
     async with asyncio.timeout(30):
         await asyncio.gather(*pods, storm.tables(), *([] if calm else [storm.meddler()]))
+    storm.choose()
     storm.kernel.fail = ""
     difference = None
     with suppress(TimeoutError):

@@ -19,16 +19,21 @@ def route(network: int, epoch: int = 1) -> Route:
 
 @dataclass
 class Router:
-    """Publishes as the router does: a change at once, shards and head later; equal shards keep their revision."""
+    """Publishes as the router does: a change at once, shards and head later; equal shards keep their revision. An empty
+    table is wiped, and what comes then continues revision 0.
+    """
 
     shards: int = 2
     revision: int = 10
     routes: dict[str, Route] = field(default_factory=dict)
     history: dict[int, dict[str, Route]] = field(default_factory=dict)
     retained: dict[object, object] = field(default_factory=dict)
+    wipes: bool = False
+    wiped: bool = False
 
     def change(self, network: int, epoch: int | None) -> Changes:
-        previous, self.revision = self.revision, self.revision + 3
+        previous, self.revision = 0 if self.wiped else self.revision, self.revision + 3
+        self.wiped = False
         text = route(network).network
         if epoch is None:
             self.routes.pop(text, None)
@@ -43,6 +48,10 @@ class Router:
         """What is published for the packed table: the shards that differ, then the head."""
         self.history[self.revision] = dict(self.routes)
         sent: list[tuple[object, object]] = []
+        if not self.routes and self.wipes:
+            self.retained.clear()
+            self.wiped, self.history[0] = True, {}
+            return [("head", None)]
         for number in range(self.shards):
             members = tuple(
                 each for each in self.routes.values() if int(each.function, 16) % self.shards == number
@@ -63,7 +72,7 @@ def packed(routes: dict[str, Route]):
 
 def take(table: Table, kind: object, message: object, now: float) -> bool:
     match message:
-        case Head():
+        case Head() | None:
             return table.take_head(message, now)
         case Shard():
             assert isinstance(kind, int)
@@ -261,6 +270,31 @@ def test_a_table_that_was_wiped_and_begins_again():
     assert table.settled
 
 
+@pytest.mark.parametrize(
+    "after", [pytest.param(False, id="change-lost"), pytest.param(True, id="change-late")]
+)
+def test_a_table_that_was_wiped_while_we_have_routes_is_doubted(after):
+    router, table = Router(shards=1, wipes=True), Table(1, "default", 0.0)
+    router.change(1, 1)
+    router.snapshot()
+    read(table, router)
+    assert table.settled
+    last = router.change(1, None)
+    ((kind, head),) = router.snapshot()
+    assert not take(table, kind, head, 1.0)
+    assert table.routes, "whoever cleared it, what runs goes on"
+    assert not table.settled
+    assert table.overdue(1.0 + PATIENCE)
+    if after:
+        assert table.take_changes(last, 1.5)
+        assert not table.routes
+        assert table.settled
+    else:
+        table.reread(5.0)
+        assert table.routes
+        assert not table.settled
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("change"), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 3))),
@@ -270,10 +304,27 @@ STEPS = st.lists(
 )
 
 
+def come_to_rest(table: Table, router: Router, now: float) -> None:
+    """Nothing more happens: in the end it is right, or at least in doubt where the last change was lost."""
+    if router.wiped:
+        take(table, "head", None, now)
+        assert not table.routes or not table.settled, "it must know that it missed something"
+        return
+    while table.overdue(now) or table.revision != router.revision:
+        now += 1.0
+        assert now < 1000, "it must notice by itself that it missed something"
+        if table.overdue(now):
+            table.reread(now)
+            read(table, router, now)
+        elif router.retained:  # the router repeats its head now and then
+            take(table, "head", router.retained["head"], now)
+    assert table.routes == packed(router.routes)
+
+
 @settings(max_examples=300, deadline=None)
-@given(STEPS, st.randoms(use_true_random=False), st.integers(1, 3))
-def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, random, shards):
-    router, table = Router(shards=shards), Table(1, "default", 0.0)
+@given(STEPS, st.randoms(use_true_random=False), st.integers(1, 3), st.booleans())
+def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, random, shards, wipes):
+    router, table = Router(shards=shards, wipes=wipes), Table(1, "default", 0.0)
     under_way: list[tuple[object, object]] = list(router.snapshot())
     now, told = 0.0, {}
     for action, network, epoch in [*steps, ("snapshot", 0, None)]:
@@ -293,12 +344,4 @@ def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, ra
                 assert table.routes == packed(router.history[table.revision])
             told = follow(told, table)
             assert told == table.routes, "whoever follows what changed has the same table"
-    while table.overdue(now) or table.revision != router.revision:
-        now += 1.0
-        assert now < 1000, "it must notice by itself that it missed something"
-        if table.overdue(now):
-            table.reread(now)
-            read(table, router, now)
-        else:  # the router repeats its head now and then
-            take(table, "head", router.retained["head"], now)
-    assert table.routes == packed(router.routes)
+    come_to_rest(table, router, now)
