@@ -189,9 +189,12 @@ class Hearing:
 
     async def _sweep(self, *, everybody: bool) -> None:
         nodes = [it for it in self._known() if named(it)]
-        if (everybody or len(nodes) <= FEW) and "status" not in self._named:
+        if everybody or len(nodes) <= FEW:
             self._bus.unsubscribe(self._all["status"])
             self._bus.subscribe(self._all["status"])
+            if "status" in self._named:
+                # Only what is retained, not what is said: a node that is new may have no other way to us.
+                self._bus.unsubscribe(self._all["status"])
             await self._asking.answered()
             nodes = [it for it in self._known() if named(it)]
         sources = (Source(it, kind) for it in nodes for kind in KINDS)

@@ -196,6 +196,24 @@ async def test_nodes_that_come_into_being_during_a_flood_are_heard(clock, until)
         await until(lambda: it.sequence("n7") == 6)
 
 
+async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all_are_asked(
+    clock, until, monkeypatch
+) -> None:
+    monkeypatch.setattr(hearing, "HEAR_SECONDS", 0.05)
+    monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.01)
+    async with site(clock) as it:
+        for number in range(200):
+            it.say("n1", number)
+            it.online("n1")
+        await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
+        it.online("n7")
+        it.say("n7", 5)
+        await until(lambda: it.sequence("n7") == 5)
+        assert it.store._nodes[Origin("default", "n7")].prefix
+        assert it.figure("topics_aside") == 2
+        assert TOPICS.status("+", "+") not in it.bus.filters, "the flood is listened to"
+
+
 async def test_in_kubernetes_a_node_is_known_by_its_segment(clock, until) -> None:
     async with site(clock, prefixes=False) as it:
         for kind in ("endpoints", "status"):
