@@ -73,7 +73,7 @@ class Table:
         started = time.perf_counter()
         sieve = Sieve({TABLE: self.remotes})
         others = await self.kernel.routes(MODE, sieve.take)
-        differing = sieve.done() + len(others)
+        differing = sieve.done().objects + len(others)
         return time.perf_counter() - started, differing
 
 
