@@ -183,3 +183,29 @@ async def test_what_is_no_fault_of_the_database_ends_the_router(until) -> None:
 async def test_alone_is_chosen_at_once(until) -> None:
     async with candidate(Alone()) as (told, _):
         await until(lambda: told == [True])
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest"),
+    [pytest.param(QUICK.retry, 1.2 * QUICK.retry, id="lease"), pytest.param(0.01, 0.03, id="lock")],
+)
+async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: float) -> None:
+    """Candidates that began together would else ask together for ever."""
+    pauses: list[float] = []
+    turn = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await turn(0)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    away = Lock(asyncio.Lock())
+    away.broken.set()
+    lease = shortest == QUICK.retry
+    async with candidate(by_lease(Server(), "a") if lease else LockElection(away, retry=0.02)):
+        while len(pauses) < 50:
+            await turn(0)
+    assert shortest <= min(pauses) < max(pauses) <= longest
+    assert len({*pauses}) == len(pauses)
+    assert max(pauses) - min(pauses) > (longest - shortest) / 2
