@@ -298,6 +298,12 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, world: World, ta
                 "delete one of them, or give it another address"
             )
     if any(_contains(network, destination) for network in table.routes):
+        if name := _untold(source, destination, world):
+            where = name.replace("/", " ")
+            return (
+                f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and "
+                f"kubectl describe vpca -n {where}"
+            )
         return f"it is desired, and missing in this kernel: {_controller(source.node)}; galactic routes {source.vpc}"
     for name, each in world.attachments.items():
         vpc = world.vpcs.get(world.vpc_of(each))
@@ -311,6 +317,17 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, world: World, ta
                 return f"VPCAttachment {name} has it, and its pod {carriers[0]} is not attached: describe the pod"
             return f"VPCAttachment {name} has it, and no pod uses it: make one with its annotation"
     return "no attachment of this VPC has it: galactic vpcs -o json lists those that are"
+
+
+def _untold(source: Place, destination: IPv4Address | IPv6Address, world: World) -> str:
+    """The attachment that has an address of which its own condition says that no router tells; empty for none."""
+    for name, each in world.attachments.items():
+        vpc = world.vpcs.get(world.vpc_of(each))
+        silent = any(one.type == "Routed" and one.status == "False" for one in each.status.conditions)
+        mine = silent and vpc is not None and vpc.status.identifier == source.vpc
+        if mine and any(ip_interface(one).ip == destination for one in each.status.addresses):
+            return name
+    return ""
 
 
 def _controller(node: str) -> str:

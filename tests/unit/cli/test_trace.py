@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from states import VPC_ID, Things, fine, world
+from states import VPC_ID, Things, condition, fine, world
 
 from galactic.cli.desired import desired, rows, told_of
 from galactic.cli.trace import Hop, covering, places, sid_of, walk
@@ -201,12 +201,19 @@ def podless(things: Things) -> None:
     del things["Pod api"]
 
 
+def untold(things: Things) -> None:
+    del things["VPCAttachment api"]["status"]["endpoint"]
+    things["VPCAttachment api"]["status"]["conditions"] = [condition("Routed", "False", "NotRouted", "…")]
+
+
 @pytest.mark.parametrize(
     ("change", "address", "why"),
     [
         pytest.param(unattached, "10.1.1.2", "pod blue/api is not attached", id="pod-not-attached"),
         pytest.param(unready, "10.1.1.2", "is not ready", id="attachment-not-ready"),
         pytest.param(podless, "10.1.1.2", "no pod uses it", id="no-pod"),
+        pytest.param(lambda _: None, "10.1.1.2", "missing in this kernel", id="told"),
+        pytest.param(untold, "10.1.1.2", "no router has told the nodes", id="not-told"),
         pytest.param(lambda _: None, "10.1.1.99", "no attachment of this VPC has it", id="nobody-s"),
     ],
 )
