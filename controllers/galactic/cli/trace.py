@@ -298,13 +298,11 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, world: World, ta
                 "delete one of them, or give it another address"
             )
     if any(_contains(network, destination) for network in table.routes):
+        why = f"it is desired, and missing in this kernel: {_controller(source.node)}; galactic routes {source.vpc}"
         if name := _untold(source, destination, world):
-            where = name.replace("/", " ")
-            return (
-                f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and "
-                f"kubectl describe vpca -n {where}"
-            )
-        return f"it is desired, and missing in this kernel: {_controller(source.node)}; galactic routes {source.vpc}"
+            describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
+            why = f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and {describe}"
+        return why
     for name, each in world.attachments.items():
         vpc = world.vpcs.get(world.vpc_of(each))
         if vpc is None or vpc.status.identifier != source.vpc:
