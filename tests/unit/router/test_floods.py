@@ -202,10 +202,12 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
     monkeypatch.setattr(hearing, "HEAR_SECONDS", 0.05)
     monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.01)
     async with site(clock) as it:
-        for number in range(200):
-            it.say("n1", number)
-            it.online("n1")
-        await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
+        with capture_logs() as logs:
+            for number in range(200):
+                it.say("n1", number)
+                it.online("n1")
+            await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
+        assert [line["node"] for line in logs if "far more" in line["event"]] == ["n1"], "once, not by topic"
         it.online("n7")
         it.say("n7", 5)
         await until(lambda: it.sequence("n7") == 5)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
@@ -260,13 +261,15 @@ async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> Non
         now = 0.0
 
     async with site(Turns(lambda: Clock.now, share=Share(1, 50, 1e9, 1e9))) as it:
-        for sequence in range(1, 201):
-            endpoint = Endpoint(**{**VALID, "networks": (f"10.1.1.{sequence}/32",)})
-            said = encode(NodeEndpoints(sequence, (endpoint,)))
-            await it.say(TOPICS.endpoints("default", "n1"), said)
-            for _ in range(30):  # so that each has its turn, as far as there are any
-                await asyncio.sleep(0)
-        await it.handled()
+        with capture_logs() as logs:
+            for sequence in range(1, 201):
+                endpoint = Endpoint(**{**VALID, "networks": (f"10.1.1.{sequence}/32",)})
+                said = encode(NodeEndpoints(sequence, (endpoint,)))
+                await it.say(TOPICS.endpoints("default", "n1"), said)
+                for _ in range(30):  # so that each has its turn, as far as there are any
+                    await asyncio.sleep(0)
+            await it.handled()
+        assert [line["node"] for line in logs if "more than its share" in line["event"]] == ["n1"]
         assert len(it.inbox._turns) == 1
         assert it.counted()["RateLimited"] > 100
         Clock.now += 2

@@ -165,6 +165,17 @@ async def test_what_is_dropped_is_said_once(world, broker, until) -> None:
     assert all((line["reason"], line["log_level"]) == ("Undecodable", "warning") for line in lines)
 
 
+async def test_who_writes_on_a_routers_topic_is_told_of_once(world, broker, until) -> None:
+    with capture_logs() as logs:
+        async with router(broker) as controller:
+            attach(world, broker, "10.1.1.1/32")
+            await until(lambda: controller.idle and HEAD in broker.retained)
+            for _ in range(3):
+                broker.publish(HEAD, b"nonsense", True)
+            await until(lambda: figure(controller, "foreign_messages_total") == 3)
+    assert [line["topic"] for line in logs if "somebody else wrote" in line["event"]] == [HEAD]
+
+
 def test_a_rejection_is_said_once_with_its_cluster() -> None:
     log = RejectionLog()
     one, other = Origin("c1", "n1"), Origin("c2", "n1")
