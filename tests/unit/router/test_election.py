@@ -5,11 +5,16 @@ import copy
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from galactic.errors import Unreachable
 from galactic.kube.client import Conflict
 from galactic.kube.lease import Terms
+from galactic.messages import Leader, encode
 from galactic.router.election import TERMS, Alone, LeaseElection, LockElection
+from galactic.router.leadership import CONTESTED_SECONDS, Leadership
+from galactic.router.metrics import RouterMetrics
+from galactic.router.retained import Retained
 
 QUICK = Terms(duration=0.6, deadline=0.3, retry=0.05)
 
@@ -209,3 +214,54 @@ async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: fl
     assert shortest <= min(pauses) < max(pauses) <= longest
     assert len({*pauses}) == len(pauses)
     assert max(pauses) - min(pauses) > (longest - shortest) / 2
+
+
+async def test_who_is_outdone_each_time_claims_ever_more_seldom(monkeypatch) -> None:
+    """Two that are chosen, each by its own, do not depose each other for ever at full speed."""
+    pauses: list[float] = []
+    turn = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        pauses.append(seconds)
+        await turn(0)
+
+    class Blind:
+        async def run(self, chosen) -> None:
+            while True:
+                chosen(True)
+                await turn(0)
+
+        def deposed(self) -> None:
+            """The next look says again that it is chosen."""
+
+    claims: list[Leader] = []
+
+    async def publish(leader: Leader) -> None:
+        claims.append(leader)
+
+    async def reign(_: Retained) -> None:
+        leadership.heard(encode(Leader("another", claims[-1].term + 1)))
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    leadership = Leadership(
+        Blind(),
+        "a",
+        RouterMetrics(CollectorRegistry()),
+        publish=publish,
+        read=lambda: leadership.viewed(Retained(leader=claims[-1])),
+        gate=lambda _: None,
+        begins=lambda _: None,
+        reign=reign,
+    )
+    running = asyncio.create_task(leadership.run())
+    while len(pauses) < 12:
+        await turn(0)
+    running.cancel()
+    await asyncio.wait({running})
+    shortest, longest = CONTESTED_SECONDS
+    for number, pause in enumerate(pauses[1:12]):
+        due = min(shortest * 2**number, longest)
+        assert 0.5 * due <= pause <= 1.5 * due
+        assert pause != due
+    assert [it.term for it in claims] == sorted({it.term for it in claims}), "each above all that were heard"
