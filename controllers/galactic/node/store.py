@@ -324,9 +324,8 @@ class Store:
             epoch = self._clock.take(*known) if late else attachment.epoch
             try:
                 self.amend(replace(attachment, epoch=epoch, settled=True))
-            except (
-                Unreachable
-            ) as error:  # the routes are no worse for it, and the next view is another chance
+            except Unreachable as error:
+                # The routes are no worse for it, and the next view is another chance.
                 log.warning("epoch not settled yet", attachment=attachment.name, error=str(error))
 
     def _known_epochs(self, attachment: Attachment) -> list[int]:
