@@ -1,8 +1,15 @@
-"""Which tests stay together when others run beside them (``-n 2 --dist loadfile``): what shares what is made once."""
+"""Which tests stay together when others run beside them (``-n 2 --dist loadfile``): what shares what is made once.
 
+And what hypothesis tries: the same cases at each run, however long each takes. New ones are for people:
+``GALACTIC_RANDOM_HISTORIES=1000``.
+"""
+
+import os
 from typing import Any, Final
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import NodeManager
 
@@ -11,6 +18,20 @@ WHOLE = ("tests/image/", "tests/chart/")
 
 INTERRUPTED_SECONDS: Final = 60
 """After Ctrl-C, for each worker to take down what it made; ten, which is usual, are too short for a lab."""
+
+FIXED: Final = "GALACTIC_RANDOM_HISTORIES" not in os.environ
+
+settings.register_profile(
+    "galactic",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=FIXED,
+    database=None,
+    print_blob=True,
+)
+settings.load_profile("galactic")
+if FIXED:  # or constants of whatever else a worker has imported by then are among the cases
+    providers._get_local_constants = providers.Constants
 
 
 class Together(LoadFileScheduling):
