@@ -2,16 +2,31 @@
 
 import json
 import os
+import re
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from galactic.errors import Rejected, Unreachable
 from galactic.lab import assets
 from galactic.lab.assets import Assets
 from galactic.lab.kernels import choose
 from galactic.lab.state import State
+
+HELD_UP: Final = re.compile(
+    r"TLS handshake timeout|i/o timeout|context deadline exceeded|Client\.Timeout|client connection lost|"
+    r"etcdserver: (request timed out|leader changed)|in the time allotted|did not complete within|"
+    r"retry after the token is automatically created"
+)
+"""What kubectl and Helm complain about when somebody on the way to the answer did nothing for seconds: the API server
+(ten are enough), etcd (seven), a webhook (five), or who makes tokens for service accounts.
+"""
+HELD_UP_SECONDS: Final = 180.0
+PAUSE_SECONDS: Final = 1.0
+DONE_AFTER_ALL: Final = {"create": "AlreadyExists", "delete": "NotFound"}
+"""By command: what the second try says where the first was carried out, though nobody was told."""
 
 
 class Places:
@@ -110,19 +125,29 @@ class Places:
         return subprocess.Popen(self.command(target, argv), text=True, **options)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """What kubectl prints, as the administrator. With ``check``, raises Rejected with what it complains about."""
-        done = subprocess.run(
-            [str(self.assets.kubectl), *arguments],
-            env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
-        return done.stdout
+        """What kubectl prints, as the administrator. With ``check``, raises Rejected with what it complains about.
+
+        Of a server that was held up it is not told, but asked again.
+        """
+        deadline, again = time.monotonic() + HELD_UP_SECONDS, False
+        while True:
+            done = subprocess.run(
+                [str(self.assets.kubectl), *arguments],
+                env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if not check or done.returncode == 0:
+                return done.stdout
+            if again and f"({DONE_AFTER_ALL.get(arguments[0])})" in done.stderr:
+                return done.stdout
+            if not HELD_UP.search(done.stderr) or time.monotonic() > deadline:
+                raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
+            again = True
+            time.sleep(PAUSE_SECONDS)
 
     def get(self, *arguments: str) -> Any:
         """``kubectl get … -o json``, parsed."""
