@@ -1,14 +1,17 @@
 """Debian packages the lab needs, installed when missing, without starting or enabling any service they bring."""
 
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from galactic.errors import Rejected, Unreachable
+from galactic.lab import cache
 from galactic.lab.state import HOME
 
 RUN: Final = {
@@ -32,6 +35,11 @@ DAEMONS: Final = {
     "postgresql": "postgresql.service",
     "prometheus": "prometheus.service",
 }
+PATIENT: Final = ("-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=300")
+"""Apt's options: a mirror may be held up for a moment, and so may somebody else who installs."""
+TRIES: Final = 3
+PAUSE_SECONDS: Final = 10.0
+"""Others who read the lists hold a lock that apt does not wait for."""
 
 
 def program(name: str) -> str | None:
@@ -74,31 +82,52 @@ def install(packages: Iterable[str]) -> None:
         raise Rejected(
             f"these Debian packages are missing, install them: {' '.join(wanted)}", field="packages"
         )
-    with _no_services(wanted):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        command = [
-            "apt-get",
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "-o",
-            "DPkg::Lock::Timeout=300",
-            *wanted,
-        ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0:  # lists may be old or absent
-            subprocess.run(["apt-get", "update", "-q"], capture_output=True, check=False)
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    with _alone():
+        wanted = missing(wanted)  # unless whoever was waited for needed the same
+        if not wanted:
+            return
+        with _no_services(wanted):
+            command = ["install", "--yes", "--no-install-recommends", *wanted]
+            done = _apt(command)
+            for number in range(TRIES - 1):
+                if done.returncode == 0:
+                    break
+                time.sleep(PAUSE_SECONDS if number else 0)
+                _apt(["update", "-q"])  # lists may be old or absent
+                done = _apt(command)
     if done.returncode != 0:
         raise Unreachable(
             "apt", f"cannot install {' '.join(wanted)}:\n{(done.stderr or done.stdout)[-2000:]}"
         )
 
 
+def _apt(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    return subprocess.run(
+        ["apt-get", *PATIENT, *words], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@contextmanager
+def _alone(*, wait: bool = True) -> Iterator[bool]:
+    """One process of ours at a time: the switch of one that is ready would be taken from one that still installs.
+
+    Whether it is alone; without ``wait`` it may not be.
+    """
+    cache.root().mkdir(parents=True, exist_ok=True)
+    with (cache.root() / "packages.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 @contextmanager
 def _no_services(packages: list[str]) -> Iterator[None]:
     """Debian's own switch (policy-rc.d) keeps daemons from starting; one that is there already stays untouched."""
-    tidy()
+    _sweep()
     ours = not POLICY.exists()
     if ours:
         POLICY.write_text(f"#!/bin/sh\n{MARK}exit 101\n")
@@ -118,16 +147,30 @@ def _no_services(packages: list[str]) -> Iterator[None]:
 
 def tidy() -> None:
     """Removes the switch if a run that was killed left it behind."""
+    if POLICY.exists():
+        with _alone(wait=False) as alone:
+            if alone:
+                _sweep()
+
+
+def _sweep() -> None:
     if POLICY.exists() and MARK in POLICY.read_text(errors="replace"):
         POLICY.unlink()
 
 
 def refresh() -> None:
     """Apt has lists to look things up in; old ones are good enough."""
-    if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
-        done = subprocess.run(["apt-get", "update", "-q"], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Unreachable("apt", done.stderr[-2000:])
+    said = ""
+    for number in range(TRIES):
+        if any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+            return
+        time.sleep(PAUSE_SECONDS if number else 0)
+        with _alone():
+            done = _apt(["update", "-q"])
+        if done.returncode == 0:
+            return
+        said = done.stderr
+    raise Unreachable("apt", said[-2000:])
 
 
 def depends(package: str) -> list[str]:
