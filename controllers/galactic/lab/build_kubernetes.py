@@ -117,8 +117,8 @@ def make(job: Job) -> None:
     job.advance(0, "installing the Go toolchain")
     packages.install(NEEDS)
     options = apt(job.work)
-    job.run(["apt-get", *options, "update"], seconds=10, lines=10, title="looking for the source")
-    job.run(
+    job.fetch(["apt-get", *options, "update"], seconds=10, lines=10, title="looking for the source")
+    job.fetch(
         ["apt-get", *options, "source", "--download-only", "kubernetes"],
         seconds=10,
         lines=8,

@@ -35,7 +35,7 @@ def _tarball(job: Job) -> Path:
     name = next((package for package in depends if re.fullmatch(r"linux-source-[\d.]+", package)), None)
     if name is None:
         raise BuildFailed("apt has no package linux-source")
-    job.run(
+    job.fetch(
         ["apt-get", "-o", "APT::Sandbox::User=root", "download", name],
         seconds=15,
         lines=2,

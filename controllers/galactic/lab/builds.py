@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from galactic.errors import GalacticError
 from galactic.lab import cache
+
+FETCH_TRIES: Final = 3
+FETCH_PAUSE_SECONDS: Final = 10.0
 
 
 class BuildFailed(GalacticError):
@@ -66,13 +70,25 @@ class Job:
                 self.advance(self.done + seconds * min(count / lines, 0.99), title)
             status = process.wait()
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
         if status != 0:
             raise BuildFailed(f"{argv[0]} ended with status {status}")
         self.done += seconds
         self.advance(self.done, title)
+
+    def fetch(self, argv: Sequence[str], *, seconds: float, lines: int, title: str) -> None:
+        """The same of a command that asks a mirror, which may be away for a moment. Raises BuildFailed."""
+        for _ in range(FETCH_TRIES - 1):
+            try:
+                self.run(argv, seconds=seconds, lines=lines, title=title)
+            except BuildFailed:
+                time.sleep(FETCH_PAUSE_SECONDS)
+            else:
+                return
+        self.run(argv, seconds=seconds, lines=lines, title=title)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Builds happen once, whoever asks, and leave nothing half-done behind."""
 
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def build(made: list[str], *, slow: float = 0.0, script: str = "exit 0") -> Build:
+def build(made: list[str], *, held: Callable[[], object] = bool, script: str = "exit 0") -> Build:
     def make(job: Job) -> None:
         made.append("made")
-        time.sleep(slow)
+        held()
         job.run(["sh", "-c", script], seconds=1)
         (job.out / "file").write_text("content")
 
@@ -32,9 +32,16 @@ def ignore(_done: float, _title: str) -> None:
 
 
 def test_it_is_built_once_however_many_ask() -> None:
+    """The first is held up until the others have been told to wait for it."""
     made: list[str] = []
-    thing = build(made, slow=0.3)
-    threads = [threading.Thread(target=thing.ensure, args=(ignore,)) for _ in range(3)]
+    others = threading.Semaphore(0)
+
+    def told(_done: float, title: str) -> None:
+        if title == "another process is building it":
+            others.release()
+
+    thing = build(made, held=lambda: [others.acquire() for _ in range(2)])
+    threads = [threading.Thread(target=thing.ensure, args=(told,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -55,6 +62,23 @@ def test_a_failure_shows_the_end_of_the_log_and_leaves_nothing() -> None:
     assert str(cache.root() / "thing.log") in str(failure.value)
     assert not thing.home.exists()
     assert not list(cache.root().glob("thing.building-*"))
+
+
+def fetching(tries: int) -> Build:
+    """What comes at that try."""
+
+    def make(job: Job) -> None:
+        script = f"echo try >> tries; test $(wc -l < tries) -ge {tries} && touch {job.out}/file"
+        job.fetch(["sh", "-c", script], seconds=1, lines=1, title="fetching")
+
+    return Build("thing", ("file",), "inputs", 1.0, make)
+
+
+def test_what_a_mirror_does_not_give_at_once_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "FETCH_PAUSE_SECONDS", 0.0)
+    with pytest.raises(BuildFailed):
+        fetching(builds.FETCH_TRIES + 1).ensure(ignore)
+    assert (fetching(builds.FETCH_TRIES).ensure(ignore) / "file").exists()
 
 
 def test_what_a_killed_build_left_is_swept() -> None:
