@@ -5,13 +5,19 @@ What needs VRFs is marked ``vrf`` and runs where there are any: on this machine,
 """
 
 import subprocess
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import pytest
 
 from galactic.linux.namespace import Namespace
 
 Sh = Callable[..., str]
+Until = Callable[[Callable[[], object]], None]
+PATIENCE_SECONDS: Final = 120
+"""For what happens within milliseconds where nothing holds anybody up."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,7 +52,28 @@ def sh() -> Sh:
 
 
 @pytest.fixture
-def host():
+def until() -> Until:
+    """Returns once something is true."""
+
+    def wait(true: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not true():
+            assert time.monotonic() < deadline, "it has not come true"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(autouse=True)
+def _no_lock_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All users of iptables on a machine share one lock file, in whatever namespace they are: a test beside this one,
+    or kube-proxy, would be waited for.
+    """
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+
+
+@pytest.fixture
+def host(until):
     """A namespace with lo, and d0 (up, with addresses) whose other end is d1."""
     with Namespace.fresh() as namespace:
         inside(
@@ -55,4 +82,6 @@ def host():
             "ip addr add fd00::1/64 dev d0 nodad; ip addr add 10.0.0.1/24 dev d0;"
             "sysctl -qw net.ipv6.conf.all.seg6_enabled=1",
         )
+        # The kernel says a little later that the other end is up, too: nothing of ours may seem to have done that.
+        until(lambda: inside(namespace, "ip -o link").count(" state UP ") == 2)
         yield namespace

@@ -8,7 +8,7 @@ from galactic.linux.events import Changed, Events
 
 
 async def next_of(events):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(120):
         return await anext(events)
 
 

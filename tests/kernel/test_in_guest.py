@@ -25,7 +25,7 @@ halt -f
 FILES = sorted(path.name for path in HERE.glob("test_*.py") if "pytest.mark." + "vrf" in path.read_text())
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("file", FILES)
 def test_what_needs_vrf(has_vrf: bool, tmp_path: Path, file: str) -> None:
     if has_vrf:
@@ -42,7 +42,7 @@ def test_what_needs_vrf(has_vrf: bool, tmp_path: Path, file: str) -> None:
     )
     command = [str(linux), *arguments.split(), f"uml_dir={tmp_path}", f"init={init}"]
     guest = subprocess.run(
-        command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=840, check=False
+        command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=3540, check=False
     )
     assert "guest: exit code 0" in guest.stdout, guest.stdout[-6000:]
     assert " passed" in guest.stdout

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import uuid
 from ipaddress import IPv6Network
 
 import pytest
@@ -82,7 +83,7 @@ asyncio.run(main())
 @pytest.fixture
 def pod():
     """A pod's namespace where a container runtime puts it."""
-    name = "privileges"
+    name = f"privileges-{uuid.uuid4()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     yield f"/run/netns/{name}"
     subprocess.run(["ip", "netns", "delete", name], check=True)
@@ -143,12 +144,12 @@ def test_with_sysctls_that_cannot_be_written(pod):
     assert "galactic-node-prepare" in without["preflight"]
 
 
-def test_preparing_twice_changes_nothing_and_says_so():
+def test_preparing_twice_changes_nothing_and_says_so(tmp_path):
     with Namespace.fresh() as node:
         command = (
             "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up; "
             f"prepare='{sys.executable} -m galactic.node.prepare --underlay-interface eth0'; "
-            "$prepare > /run/once; $prepare > /run/twice; cmp /run/once /run/twice; cat /run/twice;"
+            f"cd {tmp_path}; $prepare > once; $prepare > twice; cmp once twice; cat twice;"
             "sysctl -n net.vrf.strict_mode net.ipv6.conf.eth0.forwarding net.ipv4.conf.default.rp_filter"
         )
         done = node.run(
