@@ -2,10 +2,15 @@
 
 import asyncio
 import base64
+import errno
+import heapq
+import itertools
 import json
 import socket
 import ssl
-from datetime import timedelta
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -20,7 +25,7 @@ from galactic.operator.admission.configuration import ADMISSION_LABEL, Door
 from galactic.operator.admission.keeper import Files, Keeper, Wanted
 from galactic.operator.admission.metrics import Metrics
 from galactic.operator.admission.review import YES, Answer, Request
-from galactic.operator.admission.server import Certificate, Server
+from galactic.operator.admission.server import Certificate, Decision, Server
 
 KEY = (SECRETS, "galactic-system", "galactic-webhook")
 HOOKS = (MUTATING_WEBHOOKS, "", "galactic-webhook")
@@ -31,13 +36,42 @@ def wanted(lifetime: Lifetime, files: Files | None = None) -> Wanted:
     return Wanted("galactic-webhook", door, configure=True, lifetime=lifetime, files=files)
 
 
-def keeper(store: Any, lifetime: Lifetime, files: Files | None = None) -> tuple[Keeper, Certificate, Metrics]:
+def keeper(
+    store: Any, lifetime: Lifetime, files: Files | None = None, **more: Any
+) -> tuple[Keeper, Certificate, Metrics]:
     certificate, metrics = Certificate(), Metrics(CollectorRegistry())
+    more = {"report": lambda _: None} | more
     return (
-        Keeper(store, wanted(lifetime, files), certificate, metrics, (1, 20), report=lambda _: None),
+        Keeper(store, wanted(lifetime, files), certificate, metrics, (1, 20), **more),
         certificate,
         metrics,
     )
+
+
+class Clock:
+    """Time that goes on when it is told to: to when the next one wakes up of those who sleep by it."""
+
+    def __init__(self, begin: datetime) -> None:
+        self.at = begin
+        self._sleepers: list[tuple[datetime, int, asyncio.Future[None]]] = []
+        self._numbers = itertools.count()
+
+    def now(self) -> datetime:
+        return self.at
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.at + timedelta(seconds=seconds), next(self._numbers), future))
+        await future
+
+    async def wake(self) -> None:
+        """Returns when whoever was woken sleeps again."""
+        sleeping = len(self._sleepers)
+        due, _, future = heapq.heappop(self._sleepers)
+        self.at = max(self.at, due)
+        future.set_result(None)
+        while len(self._sleepers) < sleeping:
+            await asyncio.sleep(0)
 
 
 def review(uid: str = "1") -> dict[str, Any]:
@@ -63,10 +97,36 @@ async def yes(_: Request) -> Answer:
     return YES
 
 
+@asynccontextmanager
+async def serving_on(
+    certificate: Certificate, metrics: Metrics, *, mutate: Decision = yes, validate: Decision = yes
+) -> AsyncIterator[int]:
+    """A server's port. One that was free a moment ago may be somebody else's by now: then another one."""
+    while True:
+        port = free_port()
+        server = Server(port, certificate, metrics, mutate=mutate, validate=validate)
+        try:
+            await server.__aenter__()
+        except OSError as error:
+            await server.__aexit__()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        break
+    try:
+        yield port
+    finally:
+        await server.__aexit__()
+
+
+def authorities(store: Any) -> str:
+    """The CAs in the configuration."""
+    return base64.b64decode(store[HOOKS]["webhooks"][0]["clientConfig"]["caBundle"]).decode()
+
+
 def trusting(store: Any) -> ssl.SSLContext:
-    """What the API server trusts at this moment: the CAs in the configuration."""
-    bundle = store[HOOKS]["webhooks"][0]["clientConfig"]["caBundle"]
-    return ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
+    """What the API server trusts at this moment."""
+    return ssl.create_default_context(cadata=authorities(store))
 
 
 async def ask(context: ssl.SSLContext, port: int, body: bytes, path: str = "/validate") -> tuple[int, str]:
@@ -79,35 +139,50 @@ async def ask(context: ssl.SSLContext, port: int, body: bytes, path: str = "/val
 
 
 async def test_no_request_fails_while_certificates_change(store: Any) -> None:
-    """Two replicas, of which one makes the certificates; every request of a client that follows the configuration."""
-    lifetime = Lifetime(timedelta(seconds=12))  # overlap 1 s, each a look every 0.25 s
-    (first, one, _), (second, other, _) = keeper(store, lifetime), keeper(store, lifetime)
+    """Two replicas, of which one makes the certificates; every request of a client that follows the configuration, and
+    learns of another one a little later. The whole change of a CA lies in the past, so that all are valid today.
+    """
+    lifetime = Lifetime(timedelta(hours=12))  # overlap 1 h, each a look every 30 s
+    begin = datetime.now(UTC) - timedelta(hours=11)
+    clock = Clock(begin)
+    (first, one, _), (second, other, _) = (
+        keeper(store, lifetime, now=clock.now, sleep=clock.sleep) for _ in range(2)
+    )
     await first.load()
     await second.load()
     served: set[str] = set()
+    trusted: list[int] = []
     requests = 0
-    ports = free_port(), free_port()
     metrics = Metrics(CollectorRegistry())
-    async with (
-        Server(ports[0], one, metrics, mutate=yes, validate=yes),
-        Server(ports[1], other, metrics, mutate=yes, validate=yes),
-        asyncio.TaskGroup() as tasks,
-    ):
-        running = [tasks.create_task(each.run()) for each in (first, second)]
+
+    async def asked(context: ssl.SSLContext, port: int, number: int) -> None:
+        status, text = await ask(context, port, json.dumps(review(str(number))).encode())
+        assert status == 200
+        assert json.loads(text)["response"] == {"uid": str(number), "allowed": True}
+
+    async with serving_on(one, metrics) as port, serving_on(other, metrics) as another:
+        running = [asyncio.create_task(each.run()) for each in (first, second)]
         await first.ready.wait()
-        until = asyncio.get_running_loop().time() + 12
-        while asyncio.get_running_loop().time() < until or requests <= 100:  # a slow machine takes longer
-            context = trusting(store)
-            await asyncio.sleep(0.05)  # the API server learns of a new configuration a little later
-            for port in ports:
-                status, text = await ask(context, port, json.dumps(review(str(requests))).encode())
-                assert status == 200
-                assert json.loads(text)["response"] == {"uid": str(requests), "allowed": True}
-                requests += 1
+        await second.ready.wait()
+        clock.at = begin + lifetime.renewal - timedelta(minutes=5)
+        while clock.at < begin + lifetime.renewal + 2 * lifetime.overlap + timedelta(minutes=5):
             served.add(store[KEY]["data"]["tls.crt"])
+            trusted.append(authorities(store).count("BEGIN"))
+            context = trusting(store)
+            for _ in range(3):
+                await clock.wake()
+            async with asyncio.TaskGroup() as tasks:  # the next one looks while they are answered
+                for place in (port, another):
+                    tasks.create_task(asked(context, place, requests))
+                    requests += 1
+                tasks.create_task(clock.wake())
+        assert not any(task.done() for task in running)
         for task in running:
             task.cancel()
-    assert len(served) >= 2
+        await asyncio.wait(running)
+    assert requests > 100
+    assert len(served) == 2
+    assert [number for number, _ in itertools.groupby(trusted)] == [1, 2, 1]
 
 
 async def test_the_first_two_replicas_agree(store: Any) -> None:
@@ -127,18 +202,18 @@ async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
     await maker.load()
     data = {name: base64.b64decode(value) for name, value in store[KEY]["data"].items()}
     files = Files(tmp_path / "tls.crt", tmp_path / "tls.key")
-    given, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)), files)
+    told: asyncio.Queue[str | None] = asyncio.Queue()
+    given, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)), files, report=told.put_nowait)
     waiting = asyncio.create_task(given.load())
-    await asyncio.sleep(0.05)
-    assert not waiting.done(), "the files are not there yet"
+    assert "tls.crt: No such file" in str(await told.get())
+    assert not waiting.done()
     (tmp_path / "tls.crt").write_bytes(data["tls.crt"])
     (tmp_path / "tls.key").write_bytes(data["tls.key"])
-    await asyncio.wait_for(waiting, 5)
+    await waiting
     await given.keep()
     assert "caBundle" not in store[HOOKS]["webhooks"][0]["clientConfig"]
     context = ssl.create_default_context(cadata=data["ca.crt"].decode())
-    port = free_port()
-    async with Server(port, certificate, metrics, mutate=yes, validate=yes):
+    async with serving_on(certificate, metrics) as port:
         status, _ = await ask(context, port, json.dumps(review()).encode())
         assert status == 200
 
@@ -151,8 +226,7 @@ async def test_a_key_of_another_certificate_is_refused_and_changes_nothing(store
     data = {name: base64.b64decode(value) for name, value in store[KEY]["data"].items()}
     with pytest.raises(Rejected):
         certificate.load(data["tls.crt"], data["ca.key"])
-    port = free_port()
-    async with Server(port, certificate, metrics, mutate=yes, validate=yes):
+    async with serving_on(certificate, metrics) as port:
         status, _ = await ask(trusting(store), port, json.dumps(review()).encode())
         assert status == 200
 
@@ -176,8 +250,7 @@ async def test_what_is_no_review_gets_400(store: Any, body: bytes) -> None:
     one, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
-    port = free_port()
-    async with Server(port, certificate, metrics, mutate=yes, validate=yes):
+    async with serving_on(certificate, metrics) as port:
         status, text = await ask(trusting(store), port, body)
         assert (status, text.partition(":")[0]) == (400, "not an AdmissionReview")
         status, _ = await ask(trusting(store), port, json.dumps(review()).encode(), "/mutate")
@@ -188,7 +261,7 @@ async def test_too_late_and_broken_are_said_clearly(store: Any, monkeypatch: pyt
     monkeypatch.setattr(serving, "ANSWER_SECONDS", 0.1)
 
     async def sleepy(_: Request) -> Answer:
-        await asyncio.sleep(10)
+        await asyncio.Event().wait()
         return YES
 
     async def broken(_: Request) -> Answer:
@@ -197,8 +270,7 @@ async def test_too_late_and_broken_are_said_clearly(store: Any, monkeypatch: pyt
     one, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
-    port = free_port()
-    async with Server(port, certificate, metrics, mutate=sleepy, validate=broken):
+    async with serving_on(certificate, metrics, mutate=sleepy, validate=broken) as port:
         for path, said in (("/mutate", "no answer within"), ("/validate", "ZeroDivisionError, see its log")):
             status, text = await ask(trusting(store), port, json.dumps(review()).encode(), path)
             answer = json.loads(text)["response"]

@@ -84,9 +84,10 @@ class Keeper:
         *,
         report: Callable[[str | None], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._api, self._wanted, self._certificate, self._metrics = api, wanted, certificate, metrics
-        self._version, self._report, self._now = version, report, now
+        self._version, self._report, self._now, self._sleep = version, report, now, sleep
         self._loaded: tuple[bytes, bytes] | None = None
         self.ready = asyncio.Event()
 
@@ -97,16 +98,16 @@ class Keeper:
 
     async def load(self) -> None:
         """Returns with a certificate in service: only then the API server may be told to ask us."""
-        while not await self._done(self._certify):  # noqa: ASYNC110  (the API server is asked again)
-            await asyncio.sleep(min(RETRY_SECONDS, self.pause))
+        while not await self._done(self._certify):
+            await self._sleep(min(RETRY_SECONDS, self.pause))
 
     async def run(self) -> None:
         while True:
             if await self._done(self.keep):
                 self.ready.set()
-                await asyncio.sleep(self.pause)
+                await self._sleep(self.pause)
             else:
-                await asyncio.sleep(min(RETRY_SECONDS, self.pause))
+                await self._sleep(min(RETRY_SECONDS, self.pause))
 
     async def keep(self) -> None:
         """One look. Raises Rejected, NotYet or Unreachable."""
