@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ async def main(health):
         raise Unreachable("kube-apiserver", "nobody home")
     if "crash" in sys.argv:
         raise RuntimeError("a bug")
+    print("up", flush=True)
     try:
         await asyncio.Event().wait()
     finally:
@@ -35,29 +35,42 @@ launch(load(OperatorSettings, ["--metrics-port", sys.argv[1]]), "test", main, re
 """
 
 
+PATIENCE_SECONDS = 120
+
+
 @contextmanager
 def program(*words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    argv = [sys.executable, "-c", PROGRAM, str(port), *words]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process, port
-        finally:
-            process.kill()
+    """The process, which serves already, and its port. One that is taken in the meantime is another's: then another."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        argv = [sys.executable, "-c", PROGRAM, str(port), *words]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            assert process.stderr
+            try:
+                if process.stdout.readline() == "up\n":
+                    yield process, port
+                    return
+                said = process.stderr.read()
+            finally:
+                process.kill()
+        assert "address already in use" in said, said
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-                return reply.status, reply.read().decode()
-        except urllib.error.HTTPError as reply:
-            return reply.code, reply.read().decode()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    straight = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with straight.open(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE_SECONDS) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as reply:
+        return reply.code, reply.read().decode()
+
+
+def ended(word: str) -> subprocess.CompletedProcess[str]:
+    """The process of one that does not stay; it serves nothing."""
+    argv = [sys.executable, "-c", PROGRAM, "0", word]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
 
 
 def test_metrics_and_health() -> None:
@@ -79,7 +92,7 @@ def test_told_to_stop_it_cleans_up_and_exits_0(number: signal.Signals) -> None:
     with program() as (process, port):
         get(port, "/healthz")
         process.send_signal(number)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == (0, "cleaned up\n")
 
 
@@ -91,11 +104,10 @@ def test_told_to_stop_it_cleans_up_and_exits_0(number: signal.Signals) -> None:
     ],
 )
 def test_a_failure_is_logged_as_json_and_exits_1(word: str, shown: str, trace: bool) -> None:
-    with program(word) as (process, _):
-        _, said = process.communicate(timeout=20)
-        assert process.returncode == 1
-        lines = [json.loads(line) for line in said.splitlines()]
-        failed = next(line for line in lines if line["event"] == "failed")
-        assert shown in json.dumps(failed)
-        assert ("Traceback" in json.dumps(failed)) is trace
-        assert failed["level"] == "error"
+    done = ended(word)
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    failed = next(line for line in lines if line["event"] == "failed")
+    assert shown in json.dumps(failed)
+    assert ("Traceback" in json.dumps(failed)) is trace
+    assert failed["level"] == "error"

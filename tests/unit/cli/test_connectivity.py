@@ -1,6 +1,8 @@
 """The connectivity test tells right from wrong: over real sockets, and from what its pods' states say."""
 
 import asyncio
+import functools
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -16,15 +18,17 @@ TRIAL = Trial("space", ["node-1", "node-2"], "image", 10.0)
 
 @asynccontextmanager
 async def answering(name: str) -> AsyncIterator[int]:
-    """Somebody who answers, on all addresses; the port."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    task = asyncio.create_task(probe.answer(name, port))
-    while await probe.who("127.0.0.1", port) != name:
-        await asyncio.sleep(0.01)
+    """Somebody who answers, on all addresses; the port. One that was free may be another's by now: then another one."""
+    task: asyncio.Task[None] | None = None
+    while task is None or task.done():
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        task = asyncio.create_task(probe.answer(name, port))
+        while not task.done() and await probe.who("127.0.0.1", port) != name:
+            await asyncio.sleep(0.01)
+        if task.done():
+            assert isinstance(task.exception(), OSError)
     try:
         yield port
     finally:
@@ -33,7 +37,8 @@ async def answering(name: str) -> AsyncIterator[int]:
             await task
 
 
-async def test_who_answers_is_who_should() -> None:
+async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "who", functools.partial(probe.who, seconds=120.0))
     async with answering("blue-1") as port:
         targets = [
             probe.target(each)
@@ -49,9 +54,10 @@ async def test_who_answers_is_who_should() -> None:
 
 
 async def test_nobody_answers() -> None:
-    async with answering("x") as port:
-        pass
-    found = await probe.ask([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
+    with socket.socket() as taken:  # and nobody listens on it
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        found = await probe.ask([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
     assert [(each.found, each.right) for each in found] == [("", False), ("", True)]
 
 

@@ -7,15 +7,26 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
+from galactic.lab import agent as far_end
 from galactic.lab import remote
 from galactic.lab.agent import serve_one
 from galactic.lab.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
+
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was held up for longer than an agent waits would find the connection closed."""
+    monkeypatch.setattr(far_end, "GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 def connected(*argv: str) -> tuple[socket.socket, threading.Thread]:
     """The near end of a connection over which a command was asked for."""
     near, far = socket.socketpair()
-    near.settimeout(10)
+    near.settimeout(PATIENCE_SECONDS)
     agent = threading.Thread(target=serve_one, args=(far,), daemon=True)
     agent.start()
     body = json.dumps({"argv": argv}).encode()
@@ -28,7 +39,7 @@ def test_output_and_status():
     with near:
         assert read_frame(near) == (STDOUT, b"hello\n")
         assert read_frame(near) == (EXIT, b"3")
-    agent.join(10)
+    agent.join(PATIENCE_SECONDS)
     assert not agent.is_alive()
 
 
@@ -39,7 +50,7 @@ def test_input_that_comes_after_the_command_has_ended_breaks_nothing():
         assert read_frame(near) == (EXIT, b"0")
         assert near.recv(1) == b"", "the agent has said everything"
         near.sendall(frame(STDIN))
-    agent.join(10)
+    agent.join(PATIENCE_SECONDS)
     assert not agent.is_alive()
 
 
@@ -69,6 +80,6 @@ def test_who_reads_no_further_ends_it_without_a_word(tmp_path: Path):
             assert process.stdout.read(1) == b"y"
             process.stdout.close()
             assert process.stderr.read() == b""
-            assert process.wait(30) == 141
-        agent.join(30)
+            assert process.wait(PATIENCE_SECONDS) == 141
+        agent.join(PATIENCE_SECONDS)
         assert not agent.is_alive(), "the command has ended with it"
