@@ -1,12 +1,13 @@
-"""A cluster in memory with the reconciler at work in it."""
+"""A cluster in memory with the reconciler at work in it. Time passes by itself."""
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 
 from galactic.kube.informer import key_of
@@ -22,6 +23,10 @@ assert _spec.loader
 _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 MemoryApi = _module.MemoryApi
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"clockwork": Clockwork}
 
 
 class Cluster:
@@ -58,16 +63,15 @@ class Cluster:
             await asyncio.wait({self._work})
             self.reconciler.queue.close()
 
-    async def pause(self) -> None:
-        await asyncio.sleep(0.001)
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
 
     async def settled(self) -> None:
         """Nothing is dirty any more, what was due later included."""
-        for _ in range(2000):
-            await asyncio.sleep(0.001)
-            if not len(self.reconciler.queue) and self.reconciler.events.idle:
-                return
-        raise AssertionError("it never settles")
+        await asyncio.sleep(0.001)
+        await self.until(lambda: not len(self.reconciler.queue) and self.reconciler.events.idle)
 
     def vpc(self, name: str, *networks: str, namespace: str = "default", **spec: Any) -> None:
         body = {"metadata": {"name": name}, "spec": {"networks": list(networks or ("10.1.1.0/24",)), **spec}}

@@ -1,18 +1,21 @@
 """What the program says on /healthz while the API server is away, comes and goes; and it stays up."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
-from waiting import free_port, health
+from waiting import health
 
+PATIENCE_SECONDS = 120
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/galactic-system/leases"
 
 
@@ -51,6 +54,28 @@ class Answers(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
 
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """A port where nobody listens. It stays bound, so nobody else is given it; who does listen there does not mind."""
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
+
+
+@pytest.fixture
+def api() -> Iterator[int]:
+    with kept_port() as port:
+        yield port
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of the program's figures and health."""
+    with kept_port() as port:
+        yield port
+
+
 @pytest.fixture
 def server() -> Iterator[Callable[[int], ThreadingHTTPServer]]:
     made = []
@@ -68,10 +93,10 @@ def server() -> Iterator[Callable[[int], ThreadingHTTPServer]]:
         one.server_close()
 
 
+@pytest.mark.timeout(5 * PATIENCE_SECONDS)
 def test_an_api_server_that_is_away_is_said_and_waited_for(
-    tmp_path: Path, server: Callable[[int], ThreadingHTTPServer]
+    tmp_path: Path, api: int, port: int, server: Callable[[int], ThreadingHTTPServer]
 ) -> None:
-    api, port = free_port(), free_port()
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -90,10 +115,10 @@ def test_an_api_server_that_is_away_is_said_and_waited_for(
     )
 
     def says(status: int, *words: str) -> None:
-        deadline = time.monotonic() + 60
-        while not (health(port)[0] == status and all(word in health(port)[1] for word in words)):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not ((said := health(port))[0] == status and all(word in said[1] for word in words)):
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, (health(port), (tmp_path / "log").read_text()[-3000:])
+            assert time.monotonic() < deadline, (said, (tmp_path / "log").read_text()[-3000:])
             time.sleep(0.1)
 
     try:
@@ -107,5 +132,5 @@ def test_an_api_server_that_is_away_is_said_and_waited_for(
         says(200, "ok")
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
         log.close()

@@ -214,8 +214,7 @@ async def test_one_pods_refusal_blocks_no_other(cluster):
     )
     for name in "abc":
         pod(cluster, name)
-    while not (attachment(cluster, "c-own") or {}).get("status", {}).get("ready"):
-        await cluster.pause()
+    await cluster.until(lambda: (attachment(cluster, "c-own") or {}).get("status", {}).get("ready"))
     assert attachment(cluster, "a-own") is None
     assert "Forbidden" in told(cluster, "a")
     cluster.api.fail = lambda *_: None
@@ -237,8 +236,7 @@ async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
     cluster.api.seen = seen
     seen(PODS, "ADDED", cluster.api.stored(PODS, "web", "default"))
     create = ("create", "VPCAttachment", "web-own")
-    while cluster.api.requests.count(create) < 3:
-        await cluster.pause()
+    await cluster.until(lambda: cluster.api.requests.count(create) >= 3)
     seen(VPC_ATTACHMENTS, "ADDED", made)
     await cluster.settled()
     assert cluster.status("web-own")["ready"] is True

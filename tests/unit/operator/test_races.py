@@ -1,7 +1,5 @@
 """What happens between a request and its answer, and in a namespace that is going away."""
 
-import asyncio
-
 from structlog.testing import capture_logs
 
 from galactic.kube.client import Terminating
@@ -84,9 +82,7 @@ async def test_a_vpc_is_held_by_whoever_comes_while_its_status_is_written(cluste
 
     async def another_comes(_answer):
         cluster.attachment("b")
-        async with asyncio.timeout(5):
-            while cluster.reconciler.books.home(("default", "b")) is None:
-                await asyncio.sleep(0.001)
+        await cluster.until(lambda: cluster.reconciler.books.home(("default", "b")) is not None)
 
     answers(cluster, "patch", VPCS, another_comes)
     cluster.api.delete(VPC_ATTACHMENTS, "a", "default")

@@ -123,8 +123,9 @@ async def test_a_router_outside_of_the_cluster_is_not_missed(
     cluster.api.put(NODE_SEGMENTS, there | {"status": {"endpoints": [place]}})
     if outside:
         await cluster.settled()
-    while not (found := cluster.condition("Routed", "web")) and not outside:
-        await cluster.pause()
+    else:
+        await cluster.until(lambda: cluster.condition("Routed", "web"))
+    found = cluster.condition("Routed", "web")
     assert (found and found["reason"]) == (None if outside else "NotRouted")
     await cluster.stop()
 
