@@ -39,6 +39,8 @@ from galactic.lab.remote import (
 )
 
 GRACE_SECONDS: Final = 2.0
+PARTING_SECONDS: Final = 120.0
+"""For the other end, which may be held up, to have read all and close."""
 WRITABLE: Final = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  (where the guest gets a tmpfs)
 
 
@@ -119,7 +121,7 @@ class Command:
         """Closing while something unread has arrived resets the connection, and what was sent last may be lost."""
         with suppress(OSError):
             self._stream.shutdown(socket.SHUT_WR)
-            self._stream.settimeout(GRACE_SECONDS)
+            self._stream.settimeout(PARTING_SECONDS)
             while self._stream.recv(65536):
                 pass
 

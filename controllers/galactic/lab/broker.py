@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from galactic.lab.state import CONTROL, MAX_ROUTERS, MQTT_PORT, State, checkout
 
 OBSERVER: Final = "galactic-observer"
 RECORDER: Final = "galactic-recorder"
-FORGET_SECONDS: Final = 10.0
+FORGET_SECONDS: Final = 60.0
 OWNERS: Final = ("mosquitto", "nobody")
 """Who Mosquitto becomes when root starts it: the first of these that there is."""
 PLACES: Final = {"/etc/mosquitto/": "", "/var/lib/mosquitto/": "data/"}
@@ -75,7 +76,8 @@ def forget(state: State) -> None:
         for last in ("status", "endpoints"):
             topic = ["-r", "-n", "-t", f"galactic/v1/nodes/{name}/{last}"]
             argv = [*inside, *client(state, "mosquitto_pub", name), *topic]
-            subprocess.run(argv, capture_output=True, check=False, timeout=FORGET_SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                subprocess.run(argv, capture_output=True, check=False, timeout=FORGET_SECONDS)
         secret.unlink()
     if state.broker.exists():
         admit(state, ())

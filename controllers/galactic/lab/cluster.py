@@ -129,7 +129,7 @@ class Lab(Disturbances):
             roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
             files = [word for path in controlplane.definitions(checkout()) for word in ("-f", str(path))]
             self.kubectl("apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles)
-            self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+            self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
         with self._step("controllers"):
             supervisor.start(*(name for name in LATER if name in known))
             state.gate.touch()

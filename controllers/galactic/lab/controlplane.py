@@ -72,6 +72,7 @@ def controller_manager(state: State, assets: Assets) -> Program:
         f"--kubeconfig={kubeconfig}",
         "--leader-elect=false",
         "--allocate-node-cidrs=false",
+        "--node-monitor-grace-period=120s",  # all nodes are one process of this machine, which may be held up
         f"--cert-dir={state.data / 'controller-manager'}",
         f"--root-ca-file={pki / 'ca.crt'}",
         f"--service-account-private-key-file={pki / 'sa.key'}",

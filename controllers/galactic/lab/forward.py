@@ -5,8 +5,10 @@ of a unix socket), then moves into the namespace and makes its connections from 
 """
 
 import asyncio
+import errno
 import socket
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,13 +17,16 @@ from galactic.lab import namespaces
 
 CONNECT_SECONDS: Final = 5.0
 PAUSES: Final = (0.1, 0.4)
+SILENT_SECONDS: Final = 120.0
+"""For how long a far end is asked again that says neither yes nor no: a guest that is held up is not gone."""
 ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 100),
 )
-"""A guest that was killed says no goodbye; its successor answers the next probe with a reset."""
+"""A guest that was killed says no goodbye; its successor answers the next probe with a reset. One that is held up does
+when it goes on."""
 
 
 def listener(where: str) -> socket.socket:
@@ -45,14 +50,20 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _far(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the far end, tried again twice: it may just be starting."""
-    for pause in PAUSES:
-        with suppress(OSError):
+    """A connection to the far end. Where it is refused it is tried again twice: it may just be starting."""
+    pauses, until = iter(PAUSES), time.monotonic() + SILENT_SECONDS
+    while True:
+        try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 return await asyncio.open_connection(address, port)
-        await asyncio.sleep(pause)
-    async with asyncio.timeout(CONNECT_SECONDS):
-        return await asyncio.open_connection(address, port)
+        except OSError as error:
+            if isinstance(error, TimeoutError) or error.errno == errno.EHOSTUNREACH:
+                if time.monotonic() > until:
+                    raise
+            elif (pause := next(pauses, None)) is not None:
+                await asyncio.sleep(pause)
+            else:
+                raise
 
 
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, port: int) -> None:

@@ -19,7 +19,9 @@ from typing import Any, Final
 from galactic.errors import Rejected, Unreachable
 from galactic.lab.state import State
 
-START_SECONDS: Final = 15.0
+START_SECONDS: Final = 120.0
+ANSWER_SECONDS: Final = 180.0
+"""Who stops a program is answered when that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,9 @@ class _Connection(xmlrpc.client.Transport):
         self._path = path
 
     def make_connection(self, host: Any) -> Any:  # noqa: ARG002  (there is only one)
-        connection = http.client.HTTPConnection("localhost", timeout=30)
+        connection = http.client.HTTPConnection("localhost", timeout=ANSWER_SECONDS)
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.sock.settimeout(30)
+        connection.sock.settimeout(ANSWER_SECONDS)
         connection.sock.connect(str(self._path))
         return connection
 
