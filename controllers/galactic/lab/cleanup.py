@@ -14,14 +14,14 @@ from galactic.lab import broker, namespaces
 from galactic.lab.joined import Joined
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Supervisor
-from galactic.lab.state import HOME, State
+from galactic.lab.state import HOME, State, alone
 
 MARK: Final = "GALACTIC_LAB_PROCESS"
 """The variable that every process of a lab is started with; its value is the lab's name. Not ``GALACTIC_LAB``, which
 people set for themselves and their shells."""
 NETNS: Final = Path("/run/netns")
 TERM_SECONDS: Final = 1.5
-KILL_SECONDS: Final = 5.0
+KILL_SECONDS: Final = 60.0
 
 
 def marked(name: str) -> set[int]:
@@ -79,12 +79,13 @@ def remove(state: State) -> None:
     shutil.rmtree(state.root, ignore_errors=True)
     for member in state.members if state.kernel != "uml" else ():
         shutil.rmtree(Path("/run/galactic-volatile") / member.namespace, ignore_errors=True)
-    for folder in (HOME, Path("/run/galactic-volatile"), Path("/run/galactic")):
-        with suppress(OSError):  # not ours alone, or not there
-            folder.rmdir()
-    if NETNS.is_dir() and not any(NETNS.iterdir()):
-        for path, _ in namespaces.mount_points():
-            if path == str(NETNS):
-                namespaces.unmount(NETNS)
-        with suppress(OSError):
-            NETNS.rmdir()
+    with alone():
+        for folder in (HOME, Path("/run/galactic-volatile"), Path("/run/galactic")):
+            with suppress(OSError):  # not ours alone, or not there
+                folder.rmdir()
+        if NETNS.is_dir() and not any(NETNS.iterdir()):
+            for path, _ in namespaces.mount_points():
+                if path == str(NETNS):
+                    namespaces.unmount(NETNS)
+            with suppress(OSError):
+                NETNS.rmdir()

@@ -9,7 +9,7 @@ from galactic.errors import Rejected, Unreachable
 from galactic.lab.places import Places
 from galactic.lab.processes import Supervisor
 
-READY_SECONDS: Final = 240.0
+READY_SECONDS: Final = 480.0
 
 
 class Disturbances(Places):
@@ -30,11 +30,12 @@ class Disturbances(Places):
 
     def hold(self, node: str) -> None:
         """The node's controller ends and stays away until ``release``."""
-        path = self._state.hold(self._state.node(node).name)
-        path.touch()
+        name = self._state.node(node).name
+        self._state.away(name).unlink(missing_ok=True)
+        self._state.hold(name).touch()
         self.wait(
             f"the controller of {node} to end",
-            lambda: self.controller_pid(node) is None,
+            self._state.away(name).exists,
             log="nodes",
             every=0.05,
         )
@@ -57,9 +58,15 @@ class Disturbances(Places):
             self.supervisor.kill(component, number)
             return
         path = self._state.pid(self._state.node(node).name, role)
-        if role not in ("controller", "kubelet") or not path.exists():
-            raise Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
-        self.run("kernel", ["kill", f"-{int(number)}", path.read_text().strip()])
+        absent = Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
+        if role not in ("controller", "kubelet"):
+            raise absent
+        try:
+            pid = int(path.read_text())
+        except (OSError, ValueError):
+            raise absent from None
+        # One that has ended keeps its file until the node's supervisor has seen that.
+        self.run("kernel", ["sh", "-c", f"kill -{int(number)} {pid} || test ! -e /proc/{pid}"])
 
     def restart(self, component: str) -> None:
         """Ends a component in good order and starts it again."""

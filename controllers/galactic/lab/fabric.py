@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
 
-from galactic.lab.state import GATEWAY, Node, State
+from galactic.lab.state import GATEWAY, Node, State, alone
 
 
 def ensure_namespace(name: str) -> None:
     """A named network namespace exists."""
-    if not Path("/run/netns", name).exists():
-        subprocess.run(["ip", "netns", "add", name], check=True)
+    with alone():
+        if not Path("/run/netns", name).exists():
+            subprocess.run(["ip", "netns", "add", name], check=True)
 
 
 @dataclass(frozen=True, slots=True)

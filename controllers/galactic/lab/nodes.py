@@ -42,6 +42,8 @@ class Child:
     role: str
     start: Callable[[], None]
     held: Callable[[], bool]
+    away: Callable[[], None] = lambda: None
+    """Called as long as it is held and does not run: none is started any more while it is held."""
     pid: int = 0
     since: float = 0.0
     after: float = 0.0
@@ -51,13 +53,18 @@ class Child:
     def tick(self, pidfile: Path) -> None:
         """Starts it if it should run and does not; ends it if it is held."""
         now = time.monotonic()
-        if self.pid and self.held():
+        held = self.held()
+        if self.pid and held:
             if not self.asked:
                 os.kill(self.pid, signal.SIGTERM)
             self.asked = True
-        elif not self.pid and not self.held() and now >= self.after:
+        elif held:
+            self.away()
+        elif not self.pid and now >= self.after:
             self.pid, self.since = fork(self.start), now
-            pidfile.write_text(f"{self.pid}\n")
+            partial = pidfile.with_suffix(".partial")  # whoever reads it meanwhile reads all or nothing
+            partial.write_text(f"{self.pid}\n")
+            partial.rename(pidfile)
             log.info("%s started, pid %d", self.role, self.pid)
 
     def ended(self, status: int, pidfile: Path) -> None:
@@ -144,7 +151,7 @@ class Supervisor:
         hold = state.hold(member.name)
         self._children = [Child("kubelet", self._kubelet, lambda: False)]
         if controllers.installed(CONTROLLER):
-            self._children.append(Child("controller", self._controller, hold.exists))
+            self._children.append(Child("controller", self._controller, hold.exists, self._away))
         self._ending = False
 
     def run(self) -> None:
@@ -164,6 +171,9 @@ class Supervisor:
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
         self._ending = True
+
+    def _away(self) -> None:
+        self._state.away(self._member.name).touch()
 
     def _reap(self) -> None:
         while True:

@@ -3,10 +3,14 @@
 (Builds are shared by all labs and live in the cache, see ``galactic.lab.cache``.)
 """
 
+import fcntl
 import json
 import os
+import random
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
@@ -33,6 +37,7 @@ WEBHOOK_PORT: Final = 9443
 SERVICES: Final = IPv6Network("fd00:fffe::/112")
 """The service range. Of the advertised address's family, or the API server refuses to start."""
 MAX_NODES: Final = 64
+PORTS: Final = 8192
 MAX_ROUTERS: Final = 3
 """As many as the shipped access list has users for."""
 
@@ -208,12 +213,21 @@ class State:
         """While this file exists the node's controller is kept away."""
         return self.node_dir(node) / "hold"
 
+    def away(self, node: str) -> Path:
+        """There is this file once the node's supervisor has seen ``hold``, and its controller does not run."""
+        return self.node_dir(node) / "away"
+
     def pid(self, node: str, role: str) -> Path:
         """Process id, in the lab's kernel, of a node's ``supervisor``, ``kubelet`` or ``controller``."""
         return self.node_dir(node) / f"{role}.pid"
 
+    def make_root(self) -> None:
+        """``root`` is there."""
+        with alone():
+            self.root.mkdir(parents=True, exist_ok=True)
+
     def save(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.make_root()
         partial = self.root / "lab.json.partial"
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
         partial.rename(self.root / "lab.json")
@@ -229,17 +243,42 @@ class State:
 
     def with_ports(self) -> "State":
         """The same with free local ports for what is reached from this machine, unless it has them."""
+        labs = [asdict(self), *(json.loads(path.read_text()) for path in HOME.glob("*/lab.json"))]
+        taken = {value for lab in labs for name, value in lab.items() if name.endswith("port")}
         return replace(
             self,
-            port=self.port or _free_port(),
-            database_port=self.database_port or (self.database and _free_port()),
-            prometheus_port=self.prometheus_port or (self.prometheus and _free_port()),
+            port=self.port or _free_port(taken),
+            database_port=self.database_port or (self.database and _free_port(taken)),
+            prometheus_port=self.prometheus_port or (self.prometheus and _free_port(taken)),
         )
 
 
-def _free_port() -> int:
+def _free_port(taken: set[int]) -> int:
+    """One that nobody listens on and that is not ``taken``, as it is then. It is below those that the kernel gives to
+    connections: it is free until the lab listens.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    below = [port for port in range(max(first - PORTS, 1024), first) if port not in taken]
+    for port in random.sample(below, len(below)):
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                taken.add(port)
+                return port
+        except OSError:
+            continue
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """No other process makes or removes meanwhile what all labs share: ``HOME``, the folder of network namespaces."""
+    folder = os.open(HOME.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def interpreter() -> list[str]:

@@ -1,11 +1,12 @@
 """A lab's numbering and names, and what its fabric is made of."""
 
 from ipaddress import IPv6Network
+from pathlib import Path
 
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab import fabric
+from galactic.lab import fabric, state
 from galactic.lab.containers import Container, phase
 from galactic.lab.kernels import choose
 from galactic.lab.state import MAX_NODES, SRV6_SPACE, State
@@ -60,3 +61,18 @@ def test_latency_is_added_at_both_ends_of_a_nodes_link() -> None:
 def test_a_pods_phase(exits: list[int | None], policy: str, expected: str) -> None:
     containers = [Container({"name": "c"}, "", None, lambda: None, exit=code) for code in exits]  # type: ignore[arg-type]
     assert phase(containers, policy) == expected
+
+
+def test_ports_stay_free_until_the_lab_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are none of those that the kernel gives to connections, and none that another lab has chosen."""
+    monkeypatch.setattr(state, "HOME", tmp_path)
+    monkeypatch.setattr(state, "PORTS", 64)
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports: list[int] = []
+    for number in range(8):
+        one = State(f"lab-{number}", database=True, prometheus=True).with_ports()
+        one.save()
+        assert one.with_ports() == one
+        ports += [one.port, one.database_port, one.prometheus_port]
+    assert len(set(ports)) == len(ports)
+    assert all(port < first for port in ports)

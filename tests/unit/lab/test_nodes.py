@@ -1,0 +1,54 @@
+"""What keeps a node's programs running, and a held one away."""
+
+from pathlib import Path
+
+import pytest
+
+from galactic.lab import nodes
+from galactic.lab.nodes import Child
+
+
+class Held:
+    """A controller's child, which may be held, and what was done with it."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        self.held = False
+        self.pidfile = folder / "controller.pid"
+        self.child = Child("controller", lambda: None, lambda: self.held, lambda: self.done.append("away"))
+        monkeypatch.setattr(nodes, "fork", lambda _start: self.done.append("started") or 42)
+        monkeypatch.setattr(nodes.os, "kill", lambda _pid, number: self.done.append(number.name))
+
+    def tick(self) -> None:
+        self.child.tick(self.pidfile)
+
+
+@pytest.fixture
+def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(tmp_path, monkeypatch)
+
+
+def test_it_is_said_to_be_away_only_when_it_is_and_will_stay_so(one: Held) -> None:
+    one.tick()
+    assert one.pidfile.read_text() == "42\n"
+    one.held = True
+    one.tick()
+    one.tick()
+    assert one.done == ["started", "SIGTERM"], "it has not ended yet"
+    one.child.ended(0, one.pidfile)
+    assert not one.pidfile.exists()
+    one.tick()
+    assert one.done == ["started", "SIGTERM", "away"]
+    one.held = False
+    one.tick()
+    assert one.done[3:] == ["started"]
+
+
+def test_one_that_died_and_is_held_before_it_is_started_again_is_away(one: Held) -> None:
+    """Nothing says that it does not run but that there is no process: it may be about to be started."""
+    one.tick()
+    one.child.ended(9, one.pidfile)
+    one.child.after = 0.0
+    one.held = True
+    one.tick()
+    assert one.done == ["started", "away"]
