@@ -6,9 +6,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from galactic.cli.trial import Trial
     from galactic.kube.client import Kube
 
+T = TypeVar("T")
 LABEL: Final = "galactic.datumapis.com/connectivity"
 POLL_SECONDS: Final = 1.0
 CLEANUP_SECONDS: Final = 120.0
@@ -80,8 +81,8 @@ async def _tried(
     from galactic.cli.trial import Trial  # noqa: PLC0415
 
     async with access.kube() as kube:
-        chosen = await _nodes(kube, nodes)
-        used = image or await site(access, kube).image() or f"galactic:{__version__}"
+        chosen = await _answered(lambda: _nodes(kube, nodes), patience)
+        used = image or await _answered(site(access, kube).image, patience) or f"galactic:{__version__}"
         trial = Trial(f"galactic-connectivity-{secrets.token_hex(3)}", chosen, used, patience)
         async with _made(kube, trial, keep=keep):
             started = time.monotonic()
@@ -135,13 +136,14 @@ async def _made(kube: "Kube", trial: "Trial", *, keep: bool) -> AsyncIterator[No
 
     _say(f"making namespace {trial.namespace}, on {' and '.join(dict.fromkeys(trial.nodes))}")
     try:
-        await kube.create(NAMESPACES, trial.home())
+        await _created(kube, NAMESPACES, trial.home(), None, trial.patience)
         for vpc in trial.vpcs():
-            await kube.create(VPCS, vpc, trial.namespace)
+            await _created(kube, VPCS, vpc, trial.namespace, trial.patience)
         for attachment in trial.attachments():
-            await kube.create(VPC_ATTACHMENTS, attachment, trial.namespace)
+            await _created(kube, VPC_ATTACHMENTS, attachment, trial.namespace, trial.patience)
         for pod in trial.pods():
-            await _insisted(kube, PODS, pod, trial.namespace, trial.patience)
+            # Be it that the webhook wants to see the attachment ready first, or the account is not there yet.
+            await _created(kube, PODS, pod, trial.namespace, trial.patience, refusals=GalacticError)
         yield
     finally:
         if keep:
@@ -154,20 +156,48 @@ async def _made(kube: "Kube", trial: "Trial", *, keep: bool) -> AsyncIterator[No
             await asyncio.shield(asyncio.ensure_future(_removed(kube, trial.namespace)))
 
 
-async def _insisted(
-    kube: "Kube", resource: Any, body: dict[str, Any], namespace: str, seconds: float
-) -> None:
-    """Made, be it that the webhook wants to see the attachment ready first, or the account is not there yet."""
+async def _answered(
+    ask: Callable[[], Awaitable[T]], seconds: float, refusals: type[GalacticError] = Unreachable
+) -> T:
+    """What is answered, asked again for so long where that ends with one of ``refusals``."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            await kube.create(resource, body, namespace)
-        except GalacticError as error:
+            return await ask()
+        except refusals:
             if time.monotonic() > deadline:
-                raise Unreachable("connectivity", f"pod {body['metadata']['name']}: {error}") from error
+                raise
             await asyncio.sleep(POLL_SECONDS)
-        else:
-            return
+
+
+async def _created(
+    kube: "Kube",
+    resource: Any,
+    body: dict[str, Any],
+    namespace: str | None,
+    seconds: float,
+    *,
+    refusals: type[GalacticError] = Unreachable,
+) -> None:
+    """Made, by this try or by one before it whose answer got lost."""
+    from galactic.kube.client import Conflict  # noqa: PLC0415
+
+    tries = 0
+
+    async def make() -> None:
+        nonlocal tries
+        tries += 1
+        try:
+            await kube.create(resource, body, namespace)
+        except Conflict:
+            if tries == 1:
+                raise
+
+    try:
+        await _answered(make, seconds, refusals)
+    except refusals as error:
+        name = f"{body['kind']} {body['metadata']['name']}"
+        raise Unreachable("connectivity", f"{name}: {error}") from error
 
 
 async def _removed(kube: "Kube", namespace: str) -> None:
@@ -178,8 +208,8 @@ async def _removed(kube: "Kube", namespace: str) -> None:
     with contextlib.suppress(GalacticError):
         for pod in (await kube.list(PODS, namespace))[0]:
             await kube.delete(PODS, pod["metadata"]["name"], namespace, grace=1)
-    await kube.delete(NAMESPACES, namespace)
-    while await kube.find(NAMESPACES, namespace) is not None:
+    await _answered(lambda: kube.delete(NAMESPACES, namespace), CLEANUP_SECONDS)
+    while await _answered(lambda: kube.find(NAMESPACES, namespace), CLEANUP_SECONDS) is not None:
         if time.monotonic() > deadline:
             raise Unreachable(
                 "connectivity",
@@ -205,7 +235,8 @@ async def _results(kube: "Kube", trial: "Trial") -> list[dict[str, Any]]:
     _say("waiting for the pods to ask each other")
     deadline = time.monotonic() + 2 * trial.patience
     while True:
-        pods = {each["metadata"]["name"]: each for each in (await kube.list(PODS, trial.namespace))[0]}
+        found, _ = await _answered(lambda: kube.list(PODS, trial.namespace), trial.patience)
+        pods = {each["metadata"]["name"]: each for each in found}
         if trial.done(pods) or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
