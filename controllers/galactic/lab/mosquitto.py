@@ -17,7 +17,7 @@ from typing import Final
 from galactic.errors import GalacticError
 
 PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/bin"
-START_SECONDS: Final = 10.0
+START_SECONDS: Final = 120.0
 
 
 class Mosquitto:

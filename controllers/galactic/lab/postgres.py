@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,8 @@ from galactic.errors import Rejected, Unreachable
 from galactic.lab import packages
 
 PACKAGE: Final = "postgresql"
-STARTS_WITHIN_SECONDS: Final = 60.0
-ENDS_WITHIN_SECONDS: Final = 10.0
+STARTS_WITHIN_SECONDS: Final = 120.0
+ENDS_WITHIN_SECONDS: Final = 60.0
 
 
 def programs() -> Path:
@@ -89,12 +90,19 @@ def command(folder: Path) -> list[str]:
 
 
 class Postgres:
-    """One server below ``folder``, which must not exist yet, as a child of this process."""
+    """One server below ``folder``, which must not exist yet, as a child of this process.
+
+    Nobody else is given its port, before it is started or while it is dead: it stays bound here, which a listener does
+    not mind.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._programs, self._folder = programs(), folder
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        self.port = holder.getsockname()[1]
+        weakref.finalize(self, holder.close)
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", user: str = "galactic") -> str:
