@@ -7,6 +7,7 @@ or Postgres is away) ends no reign: nobody else can be chosen without being seen
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -61,8 +62,9 @@ class LeaseElection:
         *,
         namespace: str | None = None,
         terms: Terms = TERMS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._lease = Lease(api, namespace or own_namespace(), NAME, own, terms=terms)
+        self._lease = Lease(api, namespace or own_namespace(), NAME, own, terms=terms, clock=clock)
 
     async def run(self, chosen: Chosen) -> None:
         await self._lease.follow(chosen)

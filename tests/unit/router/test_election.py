@@ -2,21 +2,23 @@
 
 import asyncio
 import copy
+import heapq
 from contextlib import asynccontextmanager
+from itertools import count
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from galactic.errors import Unreachable
 from galactic.kube.client import Conflict
-from galactic.kube.lease import Terms
 from galactic.messages import Leader, encode
 from galactic.router.election import TERMS, Alone, LeaseElection, LockElection
 from galactic.router.leadership import CONTESTED_SECONDS, Leadership
 from galactic.router.metrics import RouterMetrics
 from galactic.router.retained import Retained
 
-QUICK = Terms(duration=0.6, deadline=0.3, retry=0.05)
+LOOK = 1.2 * TERMS.retry
+"""The longest pause between two looks."""
 
 
 class Server:
@@ -64,6 +66,48 @@ class View:
             raise Unreachable("kube-apiserver", "away")
 
 
+class Time:
+    """Seconds that pass when the test says so, and ``asyncio.sleep`` by them: who is held up has missed nothing."""
+
+    def __init__(self, turn) -> None:
+        self.now, self._turn = 1000.0, turn
+        self._numbers, self._sleepers = count(), []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        if not seconds:
+            await self._turn(0)
+            return
+        woken = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self.now + seconds, next(self._numbers), woken))
+        await woken
+
+    async def passes(self, seconds: float) -> None:
+        """Everybody does all that is due within it, in order."""
+        until = self.now + seconds
+        await self._settle()
+        while self._sleepers and self._sleepers[0][0] <= until:
+            self.now, _, woken = heapq.heappop(self._sleepers)
+            if not woken.done():
+                woken.set_result(None)
+            await self._settle()
+        self.now = until
+
+    async def _settle(self) -> None:
+        for _ in range(20):
+            await self._turn(0)
+
+
+@pytest.fixture
+def time(monkeypatch) -> Time:
+    found, timeout = Time(asyncio.sleep), asyncio.timeout
+    monkeypatch.setattr(asyncio, "sleep", found.sleep)
+    monkeypatch.setattr(asyncio, "timeout", lambda _: timeout(None))  # all answers are immediate
+    return found
+
+
 @asynccontextmanager
 async def candidate(election):
     """``told`` is all that it was told, ``task`` ends it."""
@@ -76,54 +120,68 @@ async def candidate(election):
         await asyncio.wait({task})
 
 
-def by_lease(server: Server, own: str) -> LeaseElection:
-    return LeaseElection(server.seen_by(own), own, namespace="ns", terms=QUICK)
+def by_lease(server: Server, own: str, time: Time) -> LeaseElection:
+    return LeaseElection(server.seen_by(own), own, namespace="ns", terms=TERMS, clock=time)
 
 
 def test_a_dead_leader_is_followed_within_five_seconds() -> None:
-    look = 1.2 * TERMS.retry  # the longest pause between two looks
-    assert look + TERMS.duration + look <= 4.5, "and half a second to claim and to read what is retained"
+    assert LOOK + TERMS.duration + LOOK <= 4.5, "and half a second to claim and to read what is retained"
     assert TERMS.duration == int(TERMS.duration), "leaseDurationSeconds is an integer"
 
 
-async def test_one_is_chosen_and_the_next_when_it_dies(until) -> None:
+async def test_one_is_chosen_and_the_next_when_it_dies(time) -> None:
     server = Server()
-    async with candidate(by_lease(server, "a")) as (a, _):
-        await until(lambda: a)
-        async with candidate(by_lease(server, "b")) as (b, _):
-            await until(lambda: len(b) > 3)
+    async with candidate(by_lease(server, "a", time)) as (a, _):
+        await time.passes(LOOK)
+        assert a
+        async with candidate(by_lease(server, "b", time)) as (b, _):
+            await time.passes(4 * LOOK)
+            assert all(a)
+            assert len(b) > 3
             assert not any(b)
             server.cut.add("a")  # dead, as far as the API server can see
-            count = len(a)
-            await until(lambda: b[-1])
-            assert all(a[count:]), "one that cannot ask is not told that it lost"
+            told = len(a)
+            await time.passes(TERMS.duration - LOOK)
+            assert not any(b), "too early: it may have renewed just before"
+            await time.passes(3 * LOOK)
+            assert b[-1]
+            assert len(a) == told, "one that cannot ask is not told that it lost"
             server.cut.clear()
-            await until(lambda: not a[-1])
+            await time.passes(LOOK)
+            assert not a[-1]
 
 
-async def test_an_api_server_that_was_away_changes_nobody(until) -> None:
+async def test_an_api_server_that_was_away_changes_nobody(time) -> None:
     server = Server()
-    async with candidate(by_lease(server, "a")) as (a, _), candidate(by_lease(server, "b")) as (b, _):
-        await until(lambda: len(a) > 1 and len(b) > 1)
-        first, other = (a, b) if a[-1] else (b, a)
-        server.down = True
-        await asyncio.sleep(1.5 * QUICK.duration)
-        server.down = False
-        count, writes = len(other), server.writes
-        await until(lambda: len(other) > count + 5 and server.writes > writes + 5)
-        assert all(first)
-        assert not any(other)
+    async with candidate(by_lease(server, "a", time)) as (a, _):
+        await time.passes(LOOK)
+        async with candidate(by_lease(server, "b", time)) as (b, _):
+            await time.passes(2 * LOOK)
+            server.down = True
+            await time.passes(1.5 * TERMS.duration)
+            server.cut.add("a")
+            server.down = False
+            told, writes = len(b), server.writes
+            await time.passes(LOOK)
+            assert len(b) > told, "the other is the first to look"
+            server.cut.clear()
+            await time.passes(8 * LOOK)
+            assert server.writes > writes + 5
+            assert all(a)
+            assert not any(b)
 
 
-async def test_one_that_ends_leaves_the_lease_to_the_next(until) -> None:
+async def test_one_that_ends_leaves_the_lease_to_the_next(time) -> None:
     server = Server()
-    async with candidate(by_lease(server, "a")) as (a, task):
-        await until(lambda: a)
+    async with candidate(by_lease(server, "a", time)) as (a, task):
+        await time.passes(LOOK)
+        assert a
         task.cancel()
         await asyncio.wait({task})
         assert server.lease["spec"]["holderIdentity"] == ""
-        async with candidate(by_lease(server, "b")) as (b, _):
-            await until(lambda: b)
+        async with candidate(by_lease(server, "b", time)) as (b, _):
+            await time.passes(LOOK)
+            assert b
             assert all(b)
 
 
@@ -192,7 +250,7 @@ async def test_alone_is_chosen_at_once(until) -> None:
 
 @pytest.mark.parametrize(
     ("shortest", "longest"),
-    [pytest.param(QUICK.retry, 1.2 * QUICK.retry, id="lease"), pytest.param(0.01, 0.03, id="lock")],
+    [pytest.param(TERMS.retry, LOOK, id="lease"), pytest.param(0.01, 0.03, id="lock")],
 )
 async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: float) -> None:
     """Candidates that began together would else ask together for ever."""
@@ -207,8 +265,8 @@ async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: fl
     monkeypatch.setattr(asyncio, "sleep", noted)
     away = Lock(asyncio.Lock())
     away.broken.set()
-    lease = shortest == QUICK.retry
-    async with candidate(by_lease(Server(), "a") if lease else LockElection(away, retry=0.02)):
+    lease = shortest == TERMS.retry
+    async with candidate(by_lease(Server(), "a", lambda: 0.0) if lease else LockElection(away, retry=0.02)):
         while len(pauses) < 50:
             await turn(0)
     assert shortest <= min(pauses) < max(pauses) <= longest
