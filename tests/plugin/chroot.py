@@ -1,14 +1,16 @@
 """Nodes that have nothing but the plugin: a directory to chroot into."""
 
 import json
-import os
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 BIN = Path("opt/cni/bin")
+CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin") or "chroot"
 CONFIG = {"cniVersion": "1.0.0", "name": "blue", "type": "galactic"}
+PATIENCE_SECONDS = 120
 CALL = {"CNI_CONTAINERID": "c1", "CNI_NETNS": "/ns/1", "CNI_IFNAME": "galactic0"}
 
 
@@ -36,24 +38,19 @@ class Chroot:
         return self.root / BIN
 
     def start(self, *command: str, **variables: str) -> "subprocess.Popen[bytes]":
-        def enter() -> None:
-            os.chroot(self.root)
-            os.chdir("/")
-
         started = subprocess.Popen(
-            command,
+            [CHROOT, self.root, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=variables,
-            preexec_fn=enter,  # noqa: PLW1509  (chroot and chdir alone)
         )
         self.processes.append(started)
         return started
 
     def run(self, *command: str, stdin: bytes = b"", **variables: str) -> Done:
         process = self.start(*command, **variables)
-        out, error = process.communicate(stdin, timeout=60)
+        out, error = process.communicate(stdin, timeout=PATIENCE_SECONDS)
         self.processes.remove(process)
         return Done(process.returncode, out, error)
 
