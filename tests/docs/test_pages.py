@@ -30,6 +30,8 @@ SETTINGS = {
     "galactic-node-prepare": settings.NodeSettings,
     "galactic-router": settings.RouterSettings,
 }
+_PATIENCE_SECONDS = 900
+"""To build all pages, which takes some."""
 ALL = [block for page in pages() for block in blocks(page)]
 FRONT = [block for name in ("README.md", "CONTRIBUTING.md") for block in blocks(ROOT / name)]
 """Their commands are `make demo`, `make test` and so on: what runs this test."""
@@ -44,13 +46,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [ROOT / ".venv/bin/mkdocs", "build", "--strict", "--site-dir", folder]
     quiet = os.environ | {"NO_MKDOCS_2_WARNING": "1"}  # Material's own advertisement
     done = subprocess.run(
-        command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False, timeout=240
+        command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False, timeout=_PATIENCE_SECONDS
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr
     return folder
 
 
+@pytest.mark.timeout(2 * _PATIENCE_SECONDS)
 def test_nothing_is_fetched_from_the_network(site: Path) -> None:
     for page in site.rglob("*.html"):
         fetched = re.findall(

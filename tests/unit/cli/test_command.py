@@ -26,7 +26,7 @@ def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         text=True,
         env=environment,
         check=False,
-        timeout=120,
+        timeout=280,
     )
 
 
