@@ -18,10 +18,11 @@ from galactic.lab.state import State
 HELD_UP: Final = re.compile(
     r"TLS handshake timeout|i/o timeout|context deadline exceeded|Client\.Timeout|client connection lost|"
     r"etcdserver: (request timed out|leader changed)|in the time allotted|did not complete within|"
-    r"retry after the token is automatically created"
+    r"retry after the token is automatically created|a bare pod has to be applied again"
 )
 """What kubectl and Helm complain about when somebody on the way to the answer did nothing for seconds: the API server
-(ten are enough), etcd (seven), a webhook (five), or who makes tokens for service accounts.
+(ten are enough), etcd (seven), a webhook (five), who makes tokens for service accounts, or the operator: a webhook
+waits for what it makes for seconds.
 """
 HELD_UP_SECONDS: Final = 180.0
 PAUSE_SECONDS: Final = 1.0

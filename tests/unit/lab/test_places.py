@@ -18,6 +18,11 @@ WEBHOOK = (
     'Error from server (InternalError): Internal error occurred: failed calling webhook "vpcs.galactic": Post '
     '"https://[fd00::1]:9443/validate?timeout=5s": context deadline exceeded'
 )
+NOT_YET = (
+    'Error from server: admission webhook "pods.galactic" denied the request: VPCAttachment a/b is not ready; '
+    "`kubectl describe vpca` says what it waits for. A Deployment or other controller tries again by itself; a "
+    "bare pod has to be applied again."
+)
 EXISTS = 'Error from server (AlreadyExists): namespaces "a" already exists'
 MISSING = 'Error from server (NotFound): namespaces "a" not found'
 REFUSED = 'Error from server: admission webhook "vpcs.galactic" denied the request: no'
@@ -50,7 +55,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "PAUSE_SECONDS", 0.0)
 
 
-@pytest.mark.parametrize("complaint", [LATE, ETCD, WEBHOOK])
+@pytest.mark.parametrize("complaint", [LATE, ETCD, WEBHOOK, NOT_YET])
 def test_who_was_held_up_is_asked_again_with_the_same(tmp_path: Path, complaint: str) -> None:
     lab = Scripted(tmp_path, complaint, complaint)
     assert lab.kubectl("apply", "-f", "-", stdin="manifest") == "manifest"
