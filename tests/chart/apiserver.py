@@ -3,12 +3,19 @@
 import http.client
 import json
 import ssl
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 from audit import Request
+
+PATIENCE_SECONDS = 180.0
+LATER = (429, 500, 502, 503, 504)
+"""What it says when it, or somebody whom it asks, was held up; as long as that is so it is asked again. Nothing here is
+asked that may not be asked twice.
+"""
 
 
 class Server:
@@ -64,6 +71,16 @@ class Server:
         return f"{base}{place}/{plural}?dryRun=All"
 
     def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
-        self._connection.request(method, path, body, self._headers)
-        response = self._connection.getresponse()
-        return response.status, json.loads(response.read())
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                self._connection.request(method, path, body, self._headers)
+                response = self._connection.getresponse()
+                answer = response.read()
+                if response.status not in LATER or time.monotonic() > deadline:
+                    return response.status, json.loads(answer)
+            except (http.client.HTTPException, OSError):  # it closes a connection that was idle for long
+                self._connection.close()
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)

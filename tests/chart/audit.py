@@ -1,7 +1,7 @@
 """What ServiceAccounts may do by the chart's roles, against what the API server says they asked for."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +29,15 @@ class Request(NamedTuple):
     uri: str
 
 
+def lines(log: Path) -> list[str]:
+    """The audit log's lines. Of one that is just being written there may be a part: it is none yet."""
+    return log.read_text(errors="replace").split("\n")[:-1]
+
+
 def requests(log: Path, since: int = 0) -> list[Request]:
     """All requests of ServiceAccounts that the audit log has from the line ``since`` on, discovery aside."""
     found = []
-    for line in log.read_text().splitlines()[since:]:
+    for line in lines(log)[since:]:
         event = json.loads(line)
         thing = event.get("objectRef")
         if thing is None:
@@ -84,6 +89,20 @@ def asked(log: Path, user: str, verb: str, resource: str) -> bool:
         (one.account, one.verb, one.resource, one.forbidden) == (user, verb, resource, False)
         for one in requests(log)
     )
+
+
+def refused(made: Sequence[Request], account: str) -> list[Request]:
+    """Requests of the account that were forbidden, and not allowed later.
+
+    An API server that has just been told of a role, and was held up, refuses for a moment what it grants.
+    """
+    return [
+        one
+        for number, one in enumerate(made)
+        if one.account == account
+        and one.forbidden
+        and one._replace(forbidden=False, uri="") not in {it._replace(uri="") for it in made[number + 1 :]}
+    ]
 
 
 def covers(right: Right, request: Request) -> bool:

@@ -2,11 +2,14 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from values import CHART
+
+from galactic.lab.places import HELD_UP, HELD_UP_SECONDS
 
 NAMESPACE = "galactic-system"
 
@@ -22,24 +25,29 @@ class Helm:
         self._path = path
 
     def run(self, *arguments: str, values: dict[str, Any] | None = None, **variables: str) -> str:
-        """What it prints. Raises Refused."""
+        """What it prints. Raises Refused, but not of a cluster that was held up before it was asked for anything."""
         given = ["--values=-"] if values is not None else []
-        done = subprocess.run(
-            [str(self._path), *arguments, *given],
-            input=None if values is None else json.dumps(values),
-            env={
-                "HOME": "/nonexistent",
-                "PATH": "/usr/bin:/bin",
-                "HELM_CACHE_HOME": "/tmp/helm-cache",
-                **variables,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise Refused(done.stderr.strip())
-        return done.stdout
+        deadline = time.monotonic() + HELD_UP_SECONDS
+        while True:
+            done = subprocess.run(
+                [str(self._path), *arguments, *given],
+                input=None if values is None else json.dumps(values),
+                env={
+                    "HOME": "/nonexistent",
+                    "PATH": "/usr/bin:/bin",
+                    "HELM_CACHE_HOME": "/tmp/helm-cache",
+                    **variables,
+                },
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode == 0:
+                return done.stdout
+            unasked = "cluster unreachable" in done.stderr and HELD_UP.search(done.stderr)
+            if not unasked or time.monotonic() > deadline:
+                raise Refused(done.stderr.strip())
+            time.sleep(1)
 
     def render(
         self,

@@ -1,7 +1,13 @@
-"""Helm, and an API server to try on what it renders."""
+"""Helm, and an API server to try on what it renders.
 
+The lab is named ``chart``, or what ``GALACTIC_CHART_LAB`` says. One that is up already is emptied, and stays up, unless
+it was made by tests that were killed; otherwise it is made and taken down.
+"""
+
+import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,20 @@ from rich.console import Console
 
 from galactic.lab.build_tools import HELM3, TOOLS
 from galactic.lab.cluster import Lab
+
+HERE = Path(__file__).parent
+GONE = "--timeout=240s"
+OWNER = "chart-tests"
+"""The file of a lab that the tests who made it keep locked while they live."""
+TEST_SECONDS = 3600
+"""Whichever is first fetches Helm and brings the lab up, and on a machine that has other things to do all of it takes a
+multiple."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -30,17 +50,41 @@ def helm3() -> Helm:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """A control plane without anything of Galactic's in it. One that is up already is emptied, and stays up."""
-    one = Lab(os.environ.get("GALACTIC_CHART_LAB", "chart"), Console(stderr=True))
-    stays = one.running
-    try:
-        if not stays:
-            one.up(nodes=0)
+    """A control plane without anything of Galactic's in it."""
+    one = named()
+    if one.running and owned(one) is not False:
         empty(one)
         yield one
-    finally:
-        if not stays:
+        return
+    one.down()
+    one.state.root.mkdir(parents=True)
+    with (one.state.root / OWNER).open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        try:
+            one.up(nodes=0)
+            empty(one)
+            yield one
+        finally:
             one.down()
+
+
+def named() -> Lab:
+    """The lab to use; where other tests are using that of the usual name, one with a name of our own."""
+    given = os.environ.get("GALACTIC_CHART_LAB")
+    one = Lab(given or "chart", Console(stderr=True))
+    return one if given or not owned(one) else Lab(f"chart-{os.getpid()}", Console(stderr=True))
+
+
+def owned(lab: Lab) -> bool | None:
+    """Whether the tests that made it are still there; None: it was not made by tests."""
+    try:
+        owner = (lab.state.root / OWNER).open()
+    except FileNotFoundError:
+        return None
+    with owner, suppress(BlockingIOError):
+        fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    return True
 
 
 def empty(lab: Lab) -> None:
@@ -50,9 +94,9 @@ def empty(lab: Lab) -> None:
     lab.kubectl("delete", webhooks, "galactic-webhook", "--ignore-not-found")
     for kind in ("clusterrolebindings", "clusterroles", "crds"):
         if names := [name for name in lab.kubectl("get", kind, "-o", "name").split() if "galactic" in name]:
-            lab.kubectl("delete", *names, "--timeout=60s")
+            lab.kubectl("delete", *names, GONE)
     of_default = ("role,rolebinding", "-n", "default", "galactic-webhook-kubernetes")
     lab.kubectl("delete", *of_default, "--ignore-not-found")
     lab.kubectl("delete", "nodes", "--all")
     lab.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
-    lab.kubectl("delete", "namespace", NAMESPACE, "tenant", "--ignore-not-found", "--timeout=60s")
+    lab.kubectl("delete", "namespace", NAMESPACE, "tenant", "--ignore-not-found", GONE)

@@ -14,16 +14,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from galactic.errors import Rejected
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
 from galactic.lab.state import environment
 
 COMMANDS = Path(sys.executable).parent
+SECONDS = 600.0
+"""For a container that ends by itself."""
+GRACE_SECONDS = 90.0
 
 
 class Process:
@@ -35,14 +39,14 @@ class Process:
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
-    def wait(self, seconds: float = 60.0) -> int:
-        return self._process.wait(seconds)
+    def wait(self) -> int:
+        return self._process.wait(SECONDS)
 
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(20)
+                self._process.wait(GRACE_SECONDS)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -60,6 +64,20 @@ class Machine:
     def pods(self, selector: str) -> list[dict[str, Any]]:
         found = self._lab.get("pods", "-n", self._namespace, "-l", selector)["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def replica(self, component: str, node: str = "") -> dict[str, Any] | None:
+        """A pod of the component, on that node if one is named; None until there is one that is made as its workload
+        says now: whoever makes them may not have seen yet that it was changed.
+        """
+        selector = f"app.kubernetes.io/component={component}"
+        kinds = ("deployments,daemonsets", "-n", self._namespace, "-l", selector)
+        (workload,) = self._lab.get(*kinds)["items"]
+        template = workload["spec"]["template"]["spec"]
+        for pod in self.pods(selector):
+            on_it = not node or pod["spec"].get("nodeName") == node
+            if on_it and _described(pod["spec"]) == _described(template):
+                return pod
+        return None
 
     def run(self, pod: dict[str, Any], *, init: bool = True) -> Process:
         """The pod's init containers, one after the other, and then its container, going on."""
@@ -146,25 +164,46 @@ class Machine:
         data = self._lab.get("secret", reference["name"], "-n", self._namespace)["data"]
         return base64.b64decode(data[reference["key"]]).decode()
 
-    def jobs(self, done: threading.Event, selector: str = "job-name") -> Iterator[Process]:
-        """Runs pods that end, tells the API server how they did, until ``done``. The processes, as they end."""
+    @contextmanager
+    def kubelet(self, selector: str = "job-name") -> Iterator[list[Process]]:
+        """Runs pods that end, and tells the API server how they did. The processes that ended so far."""
+        done, ended = threading.Event(), list[Process]()
+        thread = threading.Thread(target=lambda: ended.extend(self._jobs(done, selector)))
+        thread.start()
+        try:
+            yield ended
+        finally:
+            done.set()
+            thread.join()
+
+    def _jobs(self, done: threading.Event, selector: str) -> Iterator[Process]:
         seen: set[str] = set()
         while not done.is_set():
             for pod in self.pods(selector):
                 if pod["metadata"]["uid"] in seen:
                     continue
                 seen.add(pod["metadata"]["uid"])
-                process = self.run(pod)
-                phase = "Failed" if process.wait(150) else "Succeeded"
-                self._report(pod["metadata"]["name"], phase)
-                yield process
-            time.sleep(0.3)
+                with suppress(Rejected):  # it went meanwhile
+                    process = self.run(pod)
+                    self._report(pod["metadata"]["name"], "Failed" if process.wait() else "Succeeded")
+                    yield process
+            done.wait(0.3)
 
     def _report(self, name: str, phase: str) -> None:
-        path = f"/api/v1/namespaces/{self._namespace}/pods/{name}/status"
-        pod = json.loads(self._lab.kubectl("get", "--raw", path.removesuffix("/status")))
-        pod["status"]["phase"] = phase
-        self._lab.kubectl("replace", "--raw", path, "-f", "-", stdin=json.dumps(pod))
+        """Whatever others write into its status at the same time, such as the scheduler."""
+        patch = json.dumps({"status": {"phase": phase}})
+        where = ("-n", self._namespace, "--subresource=status", "--type=merge")
+        self._lab.kubectl("patch", "pod", name, *where, "-p", patch)
+
+
+def _described(spec: dict[str, Any]) -> list[Any]:
+    """What a pod and its template have in common: the containers, apart from what the API server mounts into them."""
+    told = ("name", "image", "command", "args", "env", "ports")
+    return [
+        {key: container.get(key) for key in told}
+        for kind in ("initContainers", "containers")
+        for container in spec.get(kind, ())
+    ] + [spec.get("automountServiceAccountToken")]
 
 
 def _popen(argv: list[str], variables: dict[str, str], output: IO[bytes]) -> "subprocess.Popen[bytes]":

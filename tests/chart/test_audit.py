@@ -98,6 +98,16 @@ def test_the_log_is_read_as_the_api_server_writes_it(tmp_path: Path) -> None:
     }
     discovery = {"verb": "get", "requestURI": "/api", "user": {"username": "u"}}
     log = tmp_path / "log"
-    log.write_text("".join(f"{json.dumps(one)}\n" for one in (discovery, event, event)))
+    begun = json.dumps(event)[:20]
+    log.write_text("".join(f"{json.dumps(one)}\n" for one in (discovery, event, event)) + begun)
+    assert len(audit.lines(log)) == 3
     (one,) = audit.requests(log, 2)
     assert one == Request(ACCOUNT, "patch", "", "pods/status", "p", "tenant", True, "/apis/x")
+
+
+def test_who_was_refused_and_let_do_it_later_was_only_early() -> None:
+    early = request("get", "secrets", "mine", "galactic-system")._replace(forbidden=True, uri="/first")
+    never = request("delete", "secrets", "mine", "galactic-system")._replace(forbidden=True)
+    assert audit.refused([early, never, *MADE], ACCOUNT) == [never]
+    assert audit.refused([*MADE, early], ACCOUNT) == [early], "it was let do it before, and is not any more"
+    assert not audit.refused([never], "galactic-router")

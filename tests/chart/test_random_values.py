@@ -2,6 +2,7 @@
 its kinds, in which no field is unknown, and by a dry run, in which its validation has its say.
 """
 
+import json
 import os
 from random import Random
 
@@ -14,7 +15,7 @@ from values import CHART, values
 
 from galactic.lab.cluster import Lab
 
-FIRST, LAST = map(int, os.environ.get("GALACTIC_SEEDS", "0:200").split(":"))
+FIRST, LAST = map(int, os.environ.get("GALACTIC_CHART_SEEDS", "0:200").split(":"))
 BATCH = 20
 RELEASES = ("galactic", "g", "r" * 53, "with.dots-1", "12")
 NAMESPACES = (NAMESPACE, "n", "default", "n" * 63, "12")
@@ -26,7 +27,8 @@ FOREIGN = {"cert-manager.io/v1", "monitoring.coreos.com/v1"}
 @pytest.fixture(scope="module")
 def server(lab: Lab) -> Server:
     # The API server looks for the accounts of bare pods, such as that of `helm test`.
-    lab.kubectl("create", "serviceaccount", "galactic-test", "-n", "default")
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "galactic-test"}}
+    lab.kubectl("apply", "-n", "default", "-f", "-", stdin=json.dumps(account))
     return Server(lab.kubeconfig)
 
 
