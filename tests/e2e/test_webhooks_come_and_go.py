@@ -1,11 +1,15 @@
 """The webhooks' certificates change under load and no request fails; while the webhooks are away nothing is stuck."""
 
+import base64
 import json
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from cryptography import x509
 from story import API, eventually
 
 from galactic.errors import Rejected
@@ -14,13 +18,17 @@ from galactic.lab.cluster import Lab
 from galactic.lab.controllers import settings
 from galactic.lab.credentials import ADMIN
 from galactic.lab.state import CONTROL, State, interpreter
+from galactic.operator.admission.certificate import Lifetime, renewed
+from galactic.operator.admission.configuration import Door
 
-SECONDS = 120
-CERTIFICATES = 3
-"""Two changes are seen while requests go on; each request that failed would have ended the test."""
-LIFETIME_SECONDS = 12
+SECONDS = 600
+LIFETIME = Lifetime(timedelta(minutes=4))
+"""Each step of a change takes a twelfth of it, 20 s: who is held up for less than that misses none."""
+STEPS = [(2, False), (2, True), (1, True)]
+"""Of a change: CAs that are trusted, and whether the newest one's certificate is served."""
 NAME = "galactic-hasty"
 PORT = 9553
+URL = f"https://[{CONTROL}]:{PORT}"
 
 
 def vpc(name: str, namespace: str) -> str:
@@ -31,7 +39,7 @@ def vpc(name: str, namespace: str) -> str:
 
 
 def hasty(state: State) -> dict[str, str]:
-    """A second webhook server, with configurations and certificates of its own that live for seconds.
+    """A second webhook server, with configurations and certificates of its own that live for minutes.
 
     An administrator's: the webhooks' own rights are for objects of the name that the chart gives them.
     """
@@ -39,11 +47,28 @@ def hasty(state: State) -> dict[str, str]:
         "KUBECONFIG": str(state.identity(ADMIN)),
         "GALACTIC_NAME": NAME,
         "GALACTIC_PORT": str(PORT),
-        "GALACTIC_URL": f"https://[{CONTROL}]:{PORT}",
+        "GALACTIC_URL": URL,
         "GALACTIC_METRICS_PORT": "0",
-        "GALACTIC_CERTIFICATE_HOURS": str(LIFETIME_SECONDS / 3600),
+        "GALACTIC_CERTIFICATE_HOURS": str(LIFETIME.whole / timedelta(hours=1)),
         MARK: state.name,
     }
+
+
+def aged() -> dict[str, Any]:
+    """The Secret of such a server as somebody left it whose CA is due for a successor by now."""
+    door = Door("galactic-system", NAME, URL)
+    bundle = renewed(None, door.names, LIFETIME, datetime.now(UTC) - LIFETIME.renewal)
+    data = {key: base64.b64encode(value).decode() for key, value in bundle.data().items()}
+    meta = {"name": NAME, "namespace": "galactic-system"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": data}
+
+
+def step(lab: Lab) -> tuple[int, bool]:
+    """How many CAs are trusted, and whether the newest one's certificate is served."""
+    data = lab.get("secret", NAME, "-n", "galactic-system")["data"]
+    newest, *older = x509.load_pem_x509_certificates(base64.b64decode(data["ca.crt"]))
+    serving = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
+    return 1 + len(older), serving.issuer == newest.subject
 
 
 def test_no_request_fails_while_certificates_change(
@@ -51,6 +76,7 @@ def test_no_request_fails_while_certificates_change(
 ) -> None:
     lab = control_plane
     (namespace,) = spaces("rotating")
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(aged()))
     variables = [f"{key}={value}" for key, value in hasty(lab.state).items()]
     server = lab.popen(
         "control",
@@ -63,20 +89,20 @@ def test_no_request_fails_while_certificates_change(
             "the second server is asked",
             lambda: lab.kubectl("get", "validatingwebhookconfiguration", NAME, "-o", "name", check=False),
         )
-        served: set[str] = set()
+        steps: list[tuple[int, bool]] = []
         until = time.monotonic() + SECONDS
-        while len(served) < CERTIFICATES and time.monotonic() < until:
+        while steps[-3:] != STEPS and time.monotonic() < until:
             lab.kubectl(
                 "create", "--dry-run=server", "-f", "-", stdin=vpc("x", namespace)
             )  # raises if it fails
-            secret = lab.get("secret", NAME, "-n", "galactic-system")
-            served.add(secret["data"]["tls.crt"])
-        assert len(served) >= CERTIFICATES, "the certificate did not change"
+            if (now := step(lab)) not in steps[-1:]:
+                steps.append(now)
+        assert steps[-3:] == STEPS, f"the certificates did not change: {steps}"
     finally:
         for kind in ("validatingwebhookconfiguration", "mutatingwebhookconfiguration"):
             lab.kubectl("delete", kind, NAME, "--ignore-not-found")
         server.terminate()
-        server.wait(20)
+        server.wait(120)
         # It may have been about to write them once more.
         for kind in ("validatingwebhookconfiguration", "mutatingwebhookconfiguration"):
             lab.kubectl("delete", kind, NAME, "--ignore-not-found")
@@ -93,7 +119,7 @@ def test_while_they_are_away(control_plane: Lab, spaces: Callable[..., tuple[str
         with pytest.raises(Rejected, match="failed calling webhook"):
             lab.kubectl("create", "-f", "-", stdin=vpc("green", namespace))
         # What goes may go, and a namespace that was set aside does not depend on them.
-        lab.kubectl("delete", "vpc", "blue", "-n", namespace, "--timeout=30s")
+        lab.kubectl("delete", "vpc", "blue", "-n", namespace, "--timeout=400s")
         container = {"name": "main", "image": "nicolaka/netshoot"}
         pod = {"metadata": {"name": "plain", "namespace": aside}, "spec": {"containers": [container]}}
         lab.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Pod", **pod}))
