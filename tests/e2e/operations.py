@@ -19,7 +19,7 @@ from typing import Any
 VPCS = ("1hVwxnaA0", "1hVwxnaA1", "1hVwxnaA2")  # base62, near the end of what there is
 FUNCTIONS = tuple("0123456789abcdefghijkl")[1:]
 TRY_AGAIN = 11
-TRIES = 240
+TRIES = 600
 
 
 class Node:

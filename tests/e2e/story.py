@@ -1,7 +1,9 @@
 """The words stories are told in: a tenant, and what is to become true of it."""
 
 import json
+import re
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +13,17 @@ from typing import Any
 import pytest
 
 from galactic.lab.cluster import Lab
+from galactic.lab.state import METRICS_PORT
 
 API = "galactic.datumapis.com/v1alpha"
-SECONDS = 60.0
-POD_SECONDS = 180
+SECONDS = 120.0
+POD_SECONDS = 400
 """Whatever a runtime's back-off makes of a first failure."""
 TRIES = 60
 """A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
 MOST = 4
+ANSWER_SECONDS = 400
+"""For a command on the nodes' kernel."""
 DESTROY = """
 for device in $(ip -br link | grep -oE '^(G[0-9a-zA-Z]{12}[HV]|lo-galactic)'); do ip link delete $device; done
 for family in -4 -6; do
@@ -48,16 +53,34 @@ def eventually(what: str | Callable[[], str], true: Callable[[], object], second
     return answer
 
 
-def steady(what: str, read: Callable[[], Any]) -> Any:
-    """What is read twice in a row: what others left, stories before this one, has come to rest."""
+def steady(lab: Lab, node: str, read: Callable[[], Any]) -> Any:
+    """What is read twice in a row on a node where nothing is under way: what stories before this one left has gone."""
     last: list[Any] = [object()]
 
     def rests() -> bool:
-        last.append(read())
+        last.append(read() if not under_way(lab, node) else object())
         return bool(last[-1] == last[-2])
 
-    eventually(f"{what} is at rest", rests)
+    eventually(lambda: f"{node} is at rest, which has yet: {under_way(lab, node)}", rests)
     return last[-1]
+
+
+def under_way(lab: Lab, node: str) -> str:
+    """What changes a node's kernel soon; empty where nothing does."""
+    if not healthy(lab, node):
+        return "a controller that is not at work yet"
+    pods = lab.get("pods", "-A", f"--field-selector=spec.nodeName={node}")["items"]
+    if going := [each["metadata"]["name"] for each in pods if "deletionTimestamp" in each["metadata"]]:
+        return f"pods that go: {going}"
+    listed = len(lab.get("nseg", node)["status"].get("endpoints") or ())
+    ends = re.findall(r"^G\w{12}H", lab.exec(node, ["ip", "-br", "link"]), re.MULTILINE)
+    return f"{len(ends)} attachments, of which {listed} are listed" if len(ends) != listed else ""
+
+
+def healthy(lab: Lab, node: str) -> bool:
+    """The controller answers the kubelet's hook and has the kernel as it wants it."""
+    ask = f"import urllib.request as r; r.urlopen('http://[::1]:{METRICS_PORT}/healthz', timeout=60)"
+    return lab.run(node, [sys.executable, "-ISEc", ask], check=False).returncode == 0
 
 
 def kernel(lab: Lab, node: str) -> list[str]:
@@ -68,6 +91,19 @@ def kernel(lab: Lab, node: str) -> list[str]:
     # first there ever is, and stays.
     passing = ("proto kernel", "cache", "lookup [l3mdev-table]")
     return sorted(line for line in lines if not any(each in line for each in passing))
+
+
+def echoes(count: int) -> list[str]:
+    """What ping is told to send ``count`` echoes, of which `unheard` tells which are lost. With -c alone it waits for
+    the last one for two round trips, and so for less than a moment in which nothing runs; with -w until that many have
+    come, and sends further ones as long as one is missing.
+    """
+    return ["-c1", "-W1"] if count == 1 else [f"-c{count}", "-w300"]
+
+
+def unheard(said: str, count: int) -> set[int]:
+    """Which of the first ``count`` echoes were not answered."""
+    return set(range(1, count + 1)) - set(map(int, re.findall(r"icmp_seq=(\d+) ttl", said)))
 
 
 def is_again(what: str, before: list[str], read: Callable[[], list[str]]) -> None:
@@ -182,9 +218,9 @@ class Tenant:
 
     def ping(self, pod: str, address: str, count: int = 1) -> bool:
         """Whether ``address`` answers ``pod``, each time of ``count``."""
-        argv = ["ping", "-n", f"-c{count}", "-i0.2", f"-W{1 if count == 1 else 10}", address]
-        said = self.lab.run("kernel", self.command(pod, argv), check=False, timeout=60).stdout
-        return f" {count} received" in said
+        argv = ["ping", "-n", "-i0.2", *echoes(count), address]
+        said = self.lab.run("kernel", self.command(pod, argv), check=False, timeout=ANSWER_SECONDS).stdout
+        return not unheard(said, count)
 
     def reaches(self, pod: str, address: str) -> None:
         """Waits until ``address`` answers ``pod``: routes take a moment, and then hold."""
@@ -199,7 +235,7 @@ class Tenant:
             f" || echo {number}) &\n"
             for number, (pod, address) in enumerate(pairs)
         )
-        said = self.lab.run("kernel", ["sh", "-c", f"{script}wait"], timeout=60).stdout
+        said = self.lab.run("kernel", ["sh", "-c", f"{script}wait"], timeout=ANSWER_SECONDS).stdout
         return [pairs[int(number)] for number in said.split()]
 
     def all_reach(self, pings: Iterable[tuple[str, str]]) -> None:
@@ -255,7 +291,7 @@ def fresh(lab: Lab, namespace: str) -> str:
     """Makes a namespace that pods can be made in; its name. One of an earlier story, or of an earlier try in the same
     lab, is on its way: it takes seconds to go, which nobody has to wait for before there is need of it.
     """
-    lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", "--timeout=120s", check=False)
+    lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", f"--timeout={POD_SECONDS}s", check=False)
     lab.kubectl("create", "namespace", namespace)
     account = ("get", "serviceaccount", "default", "-n", namespace, "-o", "name", "--ignore-not-found")
     eventually(f"{namespace} has a service account", lambda: lab.kubectl(*account))
@@ -280,7 +316,7 @@ def tenancy(lab: Lab, story: str) -> Iterator[Callable[..., Tenant]]:
     if not made:
         return
     names = [tenant.namespace for tenant in made]
-    for wait in ("--wait=false", "--timeout=60s"):  # all are asked to go before any is waited for
+    for wait in ("--wait=false", f"--timeout={POD_SECONDS}s"):  # all are asked to go before any is waited for
         for name in names:
             lab.kubectl("delete", "pods", "--all", "-n", name, wait, check=False)
     lab.kubectl("delete", "namespace", *names, "--wait=false", check=False)

@@ -17,7 +17,7 @@ from galactic.lab import namespaces
 
 BLOCK = 4096
 PAUSE = 0.01
-SECONDS = 60.0
+SECONDS = 180.0
 """For the last of it to arrive."""
 
 

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import audit
-from story import Tenant, eventually
+from story import ANSWER_SECONDS, Tenant, eventually, steady
 
 from galactic.lab.cluster import Lab
 
 PLUGIN = Path(__file__).parents[2] / "src" / "cni_plugin" / "main.py"
 FOLDER = "/var/run/galactic"
 AWAY = ("kube-apiserver", "mosquitto")
-STOP = "/tmp/story-restarts-stop"
 
 
 def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: Lab) -> None:
@@ -27,8 +26,10 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
     blue.pod("two", "node-2")
     blue.reaches("one", "10.1.1.2")
     eventually("the endpoint is recorded", lambda: endpoints(lab))
-    before, epoch = kernel(lab), endpoints(lab)[0]["epoch"]
-    ping = pinging(lab, blue, "10.1.1.2")
+    before = steady(lab, "node-1", lambda: kernel(lab))
+    (epoch,) = (each["epoch"] for each in endpoints(lab))
+    stop = f"/tmp/story-restarts-{lab.state.name}"
+    ping = pinging(lab, blue, "10.1.1.2", stop)
     monitor = lab.popen(
         "node-1", ["ip", "-ts", "monitor", "link", "route", "address"], stdout=subprocess.PIPE
     )
@@ -47,9 +48,9 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
             lab.hold("node-1")
             lab.exec("node-1", ["find", FOLDER, "-mindepth", "1", "-delete"])
             lab.release("node-1")
-            eventually("there is another controller", lambda: answer(lab))
-            assert "does not know its SRv6 prefix" in answer(lab), (
-                "with its records it lost what it knew of itself"
+            eventually(
+                "there is another controller, which lost with its records what it knew of itself",
+                lambda: "does not know its SRv6 prefix" in answer(lab),
             )
             assert kernel(lab) == before
         finally:
@@ -64,11 +65,11 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
         assert audit.asked(lab.state.audit, "galactic-node-node-1", *right)
         assert kernel(lab) == before
     finally:
-        lab.exec("node-1", ["touch", STOP])
-        said, _ = ping.communicate(timeout=30)
-        lab.exec("node-1", ["rm", "-f", STOP])
+        lab.exec("node-1", ["touch", stop])
+        said, _ = ping.communicate(timeout=ANSWER_SECONDS)
+        lab.exec("node-1", ["rm", "-f", stop])
         monitor.terminate()
-    changes, _ = monitor.communicate(timeout=30)
+    changes, _ = monitor.communicate(timeout=ANSWER_SECONDS)
     answers = [int(number) for number in re.findall(r"icmp_seq=(\d+)", said)]
     assert len(answers) > 100
     assert answers == list(range(1, len(answers) + 1)), f"a ping was lost; meanwhile:\n{changes}"
@@ -82,9 +83,10 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
     eventually("the pod that was taken in again leaves nothing", lambda: not endpoints(lab))
 
 
-def pinging(lab: Lab, tenant: Tenant, address: str) -> "subprocess.Popen[str]":
-    """A ping from pod ``one``, ten a second, until there is a file STOP."""
-    script = f"ping -n -D -i0.1 -W2 {address} & while [ ! -e {STOP} ]; do sleep 0.2; done; kill -INT $!; wait"
+def pinging(lab: Lab, tenant: Tenant, address: str, stop: str) -> "subprocess.Popen[str]":
+    """A ping from pod ``one``, ten a second, until there is a file ``stop``."""
+    lab.exec("node-1", ["rm", "-f", stop])
+    script = f"ping -n -D -i0.1 -W2 {address} & while [ ! -e {stop} ]; do sleep 0.2; done; kill -INT $!; wait"
     return lab.popen(f"pod/{tenant.namespace}/one", ["sh", "-c", script], stdout=subprocess.PIPE)
 
 
@@ -107,13 +109,13 @@ def endpoints(lab: Lab) -> list[dict[str, object]]:
 
 
 def answer(lab: Lab) -> str:
-    """What the CNI plugin says about node-1's being able to attach pods; empty while nobody answers."""
+    """What the CNI plugin says about node-1's being able to attach pods."""
     config = json.dumps({"cniVersion": "1.1.0", "name": "x", "type": "galactic"})
     argv = ["env", "CNI_COMMAND=STATUS", "CNI_PATH=/opt/cni/bin", sys.executable, "-ISE", str(PLUGIN)]
     done = lab.run("node-1", argv, stdin=config, check=False)
     if done.returncode == 0:
         return "able"
-    return str(json.loads(done.stdout)["msg"]) if "does not answer on" not in done.stdout else ""
+    return str(json.loads(done.stdout or '{"msg": ""}')["msg"])
 
 
 def able(lab: Lab) -> bool:

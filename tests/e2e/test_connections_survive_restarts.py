@@ -10,10 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from story import Tenant, eventually
+from story import ANSWER_SECONDS, Tenant, eventually, healthy
 
 from galactic.lab.cluster import Lab
-from galactic.lab.state import METRICS_PORT
 
 NODES = ("node-1", "node-2")
 RESTARTS = (
@@ -48,8 +47,8 @@ def test_survive(tenants: Callable[..., Tenant], lab: Lab) -> None:
                 eventually(f"the controller of {node} is at work again", lambda node=node: healthy(lab, node))
     finally:
         ping.send_signal(signal.SIGINT)
-        echoes, _ = ping.communicate(timeout=60)
-        told, _ = stream.communicate(timeout=90)  # which ends its standard input
+        echoes, _ = ping.communicate(timeout=ANSWER_SECONDS)
+        told, _ = stream.communicate(timeout=ANSWER_SECONDS)  # which ends its standard input
     result = json.loads(told)
     assert result["error"] is None
     assert result["sent"] == result["received"] > 100
@@ -70,9 +69,3 @@ def process(lab: Lab, component: str) -> int | None:
         return lab.controller_pid(component.removeprefix("controller/"))
     (entry,) = (each for each in lab.supervisor.status() if each["name"] == component)
     return entry["pid"] if entry["statename"] == "RUNNING" else None
-
-
-def healthy(lab: Lab, node: str) -> bool:
-    """The controller answers the kubelet's hook and has the kernel as it wants it."""
-    ask = f"import urllib.request as r; r.urlopen('http://[::1]:{METRICS_PORT}/healthz', timeout=2)"
-    return lab.run(node, [sys.executable, "-ISEc", ask], check=False).returncode == 0

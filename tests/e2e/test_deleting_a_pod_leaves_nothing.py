@@ -13,7 +13,7 @@ def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
     vpc = blue.make_vpc()
     blue.attach("one", "10.1.1.1/24")
     blue.attach("two", "10.1.1.2/24")
-    before = {node: steady(node, lambda node=node: kernel(lab, node)) for node in ("node-1", "node-2")}
+    before = {node: steady(lab, node, lambda node=node: kernel(lab, node)) for node in ("node-1", "node-2")}
     blue.pod("one", "node-1")
     blue.pod("two", "node-2")
     blue.reaches("one", "10.1.1.2")

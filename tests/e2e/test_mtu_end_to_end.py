@@ -68,7 +68,7 @@ def fits(blue: Tenant, size: int) -> None:
         said = (refused.stdout + refused.stderr).replace("mtu: ", "mtu=")
         assert f"message too long, mtu={size}" in said
         argv = [sys.executable, "-P", str(STREAM), blue.netns("two"), address, blue.netns("one"), str(BYTES)]
-        stream = blue.lab.run("kernel", argv, timeout=300).stdout
+        stream = blue.lab.run("kernel", argv, timeout=600).stdout
         result = json.loads(stream.splitlines()[-1])
         assert result["error"] is None
         assert result["received"] == result["sent"] > 0
@@ -78,7 +78,7 @@ def fits(blue: Tenant, size: int) -> None:
 def passes(blue: Tenant, family: int, size: int) -> bool:
     """Whether an echo of that many bytes, not to be fragmented, comes back."""
     payload = size - HEADERS[family] - ICMP
-    argv = ["ping", "-n", "-M", "do", "-c3", "-i0.2", "-W1", f"-s{payload}", ADDRESSES[family]]
+    argv = ["ping", "-n", "-M", "do", "-c3", "-i0.2", "-W5", f"-s{payload}", ADDRESSES[family]]
     return blue.lab.run(f"pod/{blue.namespace}/one", argv, check=False).returncode == 0
 
 

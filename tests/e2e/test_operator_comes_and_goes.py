@@ -18,7 +18,7 @@ def made(control_plane: Lab, request: pytest.FixtureRequest) -> Iterator[Callabl
 
 
 def gone(tenant: Tenant) -> bool:
-    return not tenant.lab.kubectl("get", "namespace", tenant.namespace, "-o", "name", check=False)
+    return not tenant.lab.kubectl("get", "namespace", tenant.namespace, "-o", "name", "--ignore-not-found")
 
 
 def in_use(tenant: Tenant) -> None:

@@ -11,7 +11,7 @@ from galactic.lab.cluster import Lab
 
 def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue = tenants("blue")
-    before = steady("node-1", lambda: kernel(lab, "node-1"))
+    before = steady(lab, "node-1", lambda: kernel(lab, "node-1"))
     blue.settle({"gone": ("node-1", "10.1.1.1/24", "2001:10:1:1::1/64"), "two": ("node-2", "10.1.1.2/24")})
     blue.all_reach((("two", "10.1.1.1"),))
     sid = eventually("the attachment has an endpoint", lambda: blue.endpoint("gone"))["sid"]

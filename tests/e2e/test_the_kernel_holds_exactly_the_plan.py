@@ -86,7 +86,7 @@ def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: 
         "sysctl -qw net.vrf.strict_mode=0",
         "ip addr flush dev lo-galactic",
     )
-    before = steady("node-1", lambda: state(lab))
+    before = steady(lab, "node-1", lambda: state(lab))
     lab.exec("node-1", ["sh", "-ec", "\n".join(removals)])
     is_again("node-1", before, lambda: state(lab))
     blue.reaches("two", "10.1.1.1")

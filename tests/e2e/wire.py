@@ -27,6 +27,8 @@ OUTGOING = 4  # PACKET_OUTGOING
 MARK = re.compile(rb"galactic:([\w-]+);")
 BUFFER = 1 << 22
 HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
+FORCED_BUFFER = 33  # SO_RCVBUFFORCE: beyond what the system lets anybody have
+AGAIN_SECONDS = 2.0
 OWN = f"/proc/self/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
 
 
@@ -47,7 +49,7 @@ def listener(what: dict[str, Any]) -> socket.socket:
             made.bind(("::", what["udp"]))
         else:
             made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERYTHING))
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            made.setsockopt(socket.SOL_SOCKET, FORCED_BUFFER, BUFFER)
             if "device" in what:
                 made.bind((what["device"], EVERYTHING))
     made.setblocking(False)
@@ -86,14 +88,21 @@ def exchange(request: dict[str, Any]) -> dict[str, Any]:
     for one in request["first"]:
         with inside(one["netns"]):
             subprocess.run(one["argv"], check=True)
-    for one in request["send"]:
-        senders[one["netns"], one["device"]].send(bytes.fromhex(one["frame"]))
-        listen(0)
+
+    def send() -> None:
+        for one in request["send"]:
+            senders[one["netns"], one["device"]].send(bytes.fromhex(one["frame"]))
+            listen(0)
+
+    send()
     deadline = time.monotonic() + request["seconds"]
     awaited = [tuple(pair) for pair in request["until"]]
     while awaited and (left := deadline - time.monotonic()) > 0:
-        listen(left)
-        awaited = [(name, mark) for name, mark in awaited if not counts[name][mark]]
+        listen(min(left, AGAIN_SECONDS) if request["again"] else left)
+        missing = [(name, mark) for name, mark in awaited if not counts[name][mark]]
+        if request["again"] and missing == awaited:
+            send()
+        awaited = missing
     listen(0)
     return {"heard": counts, "missing": awaited}
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
-from story import Tenant
+from story import ANSWER_SECONDS, Tenant
 
 from galactic import names
 from galactic.lab.cluster import Lab
 
 PROGRAM = Path(__file__).with_name("wire.py")
 PORT = 7777
-SECONDS = 30.0
+SECONDS = 240.0
 """For what is expected to arrive. What must not arrive is sent before it, on the same way."""
 
 
@@ -78,10 +78,11 @@ class Wire:
         until: Iterable[tuple[str, str]],
         *,
         first: Iterable[tuple[str, str]] = (),
+        again: bool = False,
     ) -> Heard:
         """Sends packets, in order, and listens until the marks ``until`` (listener, mark) have come; fails if they do
-        not. Immediately before the first packet the commands ``first`` (namespace, command) are run: what they take
-        away is not missed yet when the packets pass.
+        not. Immediately before the first packet the commands ``first`` (namespace, command) are run. ``again``: all is
+        sent once more after seconds in which nothing came, for what a kernel does only so often.
         """
         frames = [
             {
@@ -93,19 +94,19 @@ class Wire:
         ]
         wanted = [list(pair) for pair in until]
         commands = [{"netns": netns, "argv": command.split()} for netns, command in first]
-        request = {"first": commands, "send": frames, "listen": listen, "until": wanted, "seconds": SECONDS}
+        request = {"first": commands, "send": frames, "listen": listen, "until": wanted, "again": again}
+        request["seconds"] = SECONDS
         answer = self._run(request)
         assert not answer["missing"], f"did not arrive: {answer['missing']}; heard: {answer['heard']}"
         return Heard(answer["heard"])
 
-    def connects(self, attempts: Iterable[tuple[str, str, int]], seconds: float = 2.0) -> list[str]:
-        """What becomes of TCP connections from a namespace to an address and a port: ``connected``, or the error."""
-        wanted = [
-            {"netns": netns, "address": address, "port": port, "seconds": seconds}
-            for netns, address, port in attempts
-        ]
-        return list(self._run({"connect": wanted}))
+    def connects(self, netns: str, address: str, port: int, *, seconds: float = SECONDS) -> str:
+        """What becomes of a TCP connection from a namespace: ``connected``, or the error."""
+        wanted = [{"netns": netns, "address": address, "port": port, "seconds": seconds}]
+        return str(self._run({"connect": wanted})[0])
 
     def _run(self, request: dict[str, Any]) -> Any:
         argv = [sys.executable, "-P", str(PROGRAM)]
-        return json.loads(self._lab.run("kernel", argv, stdin=json.dumps(request), timeout=60).stdout)
+        return json.loads(
+            self._lab.run("kernel", argv, stdin=json.dumps(request), timeout=ANSWER_SECONDS).stdout
+        )
