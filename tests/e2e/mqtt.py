@@ -13,7 +13,10 @@ from galactic.lab.cluster import Lab
 
 BASE = "galactic/v1"
 LEADER = f"{BASE}/router/leader"
-SECONDS = 60.0
+VERSION = "$SYS/broker/version"
+"""The one topic that any broker retains from its first moment."""
+SECONDS = 120.0
+STORY_SECONDS = 1200.0
 
 
 class Said(NamedTuple):
@@ -36,12 +39,12 @@ def publish(lab: Lab, user: str, topic: str, payload: str = "") -> None:
 def retained(lab: Lab) -> dict[str, Any]:
     """Topic → payload of everything below the base.
 
-    The broker answers subscriptions in order: when it says who leads for the second time, all of the first is told.
+    The broker answers subscriptions in order: when it says its version, all of the first is told.
     """
     found: dict[str, Any] = {}
-    with _listening(lab, broker.OBSERVER, f"{BASE}/#", LEADER) as lines:
+    with _listening(lab, broker.OBSERVER, f"{BASE}/#", VERSION) as lines:
         for said in lines:
-            if said.topic == LEADER and said.topic in found:
+            if said.topic == VERSION:
                 break
             if said.retained:
                 found[said.topic] = said.payload
@@ -59,12 +62,17 @@ class Recorder:
         """The changes of a VPC, in their order."""
         return [each.payload for each in self.said if each.topic == f"{BASE}/vpcs/{vpc}/changes"]
 
+    def claims(self) -> list[dict[str, Any]]:
+        """Who began to lead, each once, in their order."""
+        said = [each.payload for each in self.said if each.topic == LEADER and each.payload]
+        return [each for number, each in enumerate(said) if each not in said[:number]]
+
 
 @contextmanager
 def recording(lab: Lab) -> Iterator[Recorder]:
     """Listens to everything. What is retained when it begins is not recorded."""
     recorder = Recorder()
-    with _listening(lab, broker.RECORDER, f"{BASE}/#", LEADER) as lines:
+    with _listening(lab, broker.RECORDER, f"{BASE}/#", VERSION) as lines:
 
         def record() -> None:
             for said in lines:
@@ -85,7 +93,7 @@ def _listening(lab: Lab, user: str, *topics: str) -> Iterator[Iterator[Said]]:
     for topic in topics:
         argv += ["-t", topic]
     listening = lab.popen("control", [*argv, "-F", "%r %t %p"], stdout=subprocess.PIPE)
-    timer = threading.Timer(10 * SECONDS, listening.kill)
+    timer = threading.Timer(STORY_SECONDS, listening.kill)
     timer.start()
     try:
         assert listening.stdout

@@ -38,12 +38,36 @@ def leading(lab: Lab) -> str:
     return str(eventually("one of the routers leads", one))
 
 
-def standing_by(lab: Lab) -> str:
-    """A component that does not lead, and that has read all there is."""
-    other = next(name for name in pids(lab) if name != leading(lab))
+def standing_by(lab: Lab, leader: str) -> str:
+    """A component other than ``leader``, and that has read all there is."""
+    other = next(name for name in pids(lab) if name != leader)
     ready = '"read what the broker retains"'
     eventually(f"{other} has read what there is", lambda: ready in log(lab, other).split('"starting"')[-1])
     return other
+
+
+@contextmanager
+def only_one(lab: Lab) -> Iterator[None]:
+    """One router meanwhile. Of two, one follows the other that is held up for three seconds."""
+    first = leading(lab)
+    others = [name for name in pids(lab) if name != first]
+    try:
+        for name in others:
+            lab.supervisor.stop(name)
+        eventually(f"{first} leads", lambda: leading(lab) == first)
+        yield
+    finally:
+        for name in others:
+            lab.supervisor.start(name)
+
+
+def succeeded(before: dict[str, Any], claims: list[dict[str, Any]]) -> bool:
+    """Whether others followed, one after the other, each in a term of its own. Who leads may change more often than a
+    story asks for: a leader that is held up for three seconds is followed as one that died is.
+    """
+    later = claims[1:] if claims[:1] == [before] else claims  # said again, to a broker that may not have it
+    terms = [before["term"], *(each["term"] for each in later)]
+    return any(each["id"] != before["id"] for each in later) and terms == sorted(set(terms))
 
 
 def log(lab: Lab, component: str) -> str:

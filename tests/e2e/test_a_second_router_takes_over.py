@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from mqtt import BASE, publish, recording, retained
-from routers import claim, leading, standing_by
+from routers import claim, leading, standing_by, succeeded
 from story import Tenant, eventually
 
 from galactic.lab import broker
@@ -62,16 +62,19 @@ def test_a_change_while_nobody_leads(blue: Tenant) -> None:
     one, two = blue.attach("one", "10.1.1.1/24"), blue.attach("two", "10.1.1.2/24")
     register(blue, "by-hand-1", attachment="one", vpc=vpc, function=one, network="10.1.1.1/32")
     eventually("the first is routed", lambda: count(blue, vpc) == 1)
-    second = standing_by(lab)
-    before = claim(lab)
+    standing_by(lab, leading(lab))
     with recording(lab) as recorder:
+        before = claim(lab)
         lab.kill(leading(lab))
         register(blue, "by-hand-2", attachment="two", vpc=vpc, function=two, network="10.1.1.2/32")
         eventually("the second is routed as well", lambda: count(blue, vpc) == 2)
-        assert leading(lab) == second
-    assert claim(lab)["term"] > before["term"]
+        assert leading(lab)
+        eventually("it was told", lambda: recorder.changes(vpc))
+    assert succeeded(before, recorder.claims())
     changes = recorder.changes(vpc)
-    assert [[route["network"] for route in change["set"]] for change in changes] == [["10.1.1.2/32"]]
+    told = [[route["network"] for route in change["set"]] for change in changes]
+    # Where several followed each other, what one had told and not packed yet the next one tells again.
+    assert (told[:1] if len(recorder.claims()) > 1 else told) == [["10.1.1.2/32"]]
     assert not [change["delete"] for change in changes if change["delete"]]
 
 

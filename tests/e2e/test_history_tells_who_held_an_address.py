@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from story import Tenant, eventually
+from routers import only_one
+from story import ANSWER_SECONDS, Tenant, eventually
 
 from galactic.lab.cluster import Lab
 
@@ -18,7 +19,14 @@ GALACTIC = Path(sys.executable).with_name("galactic")
 
 
 @pytest.fixture
-def blue(replicas: Lab, tenants: Callable[..., Tenant]) -> Tenant:
+def steadfast(replicas: Lab) -> Iterator[None]:
+    """Who begins to lead looks at what there is, and does not know since when."""
+    with only_one(replicas):
+        yield
+
+
+@pytest.fixture
+def blue(steadfast: None, tenants: Callable[..., Tenant]) -> Tenant:
     tenant = tenants("blue")
     tenant.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24", "2001:10:1:1::2/64")})
     tenant.all_reach((("one", "10.1.1.2"),))
@@ -30,7 +38,9 @@ def history(tenant: Tenant, address: str) -> list[dict[str, Any]]:
     vpc = tenant.lab.get("vpc", "-n", tenant.namespace, "vpc")["status"]["identifier"]
     argv = [str(GALACTIC), "history", address, "--vpc", vpc, "-o", "json"]
     variables = os.environ | {"GALACTIC_DATABASE_URL": tenant.lab.state.database_url()}
-    said = subprocess.run(argv, capture_output=True, text=True, env=variables, check=False, timeout=60)
+    said = subprocess.run(
+        argv, capture_output=True, text=True, env=variables, check=False, timeout=ANSWER_SECONDS
+    )
     assert said.returncode in (0, 1, 4), said.stderr
     return list(reversed(json.loads(said.stdout or "[]")))
 
