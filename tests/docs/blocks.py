@@ -19,7 +19,7 @@ DOCS: Final = ROOT / "docs"
 _FENCE: Final = re.compile(r"^(?P<indent> *)```(?P<language>\w*)(?P<options>.*)$")
 _MARK: Final = re.compile(r"^ *<!-- (?P<mark>(?:not )?run: .+) -->$")
 _PAGE: Final = re.compile(r"^<!-- commands (?P<mark>not run: .+) -->$", re.MULTILINE)
-_SECONDS: Final = 420.0
+_SECONDS: Final = 1500.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,13 @@ import pytest
 from story import API, eventually, fresh
 
 from galactic.lab.cluster import Lab
+from galactic.lab.places import HELD_UP
 from galactic.lab.state import SERVICES
+from galactic.operator.admission.pod import CONVERGES
 
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
+TRIES = 20
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
 
@@ -27,15 +30,18 @@ class Namespaces:
         self.lab = lab
 
     def kubectl(self, *arguments: str, stdin: Any = None) -> tuple[bool, str]:
-        """Whether it succeeded, and everything it said."""
-        done = subprocess.run(
-            [str(self.lab.assets.kubectl), *arguments],
-            env=os.environ | {"KUBECONFIG": str(self.lab.kubeconfig)},
-            input="" if stdin is None else json.dumps(stdin),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        """Whether it succeeded, and everything it said. Of a server that was held up it is asked again."""
+        for _ in range(TRIES):
+            done = subprocess.run(
+                [str(self.lab.assets.kubectl), *arguments],
+                env=os.environ | {"KUBECONFIG": str(self.lab.kubeconfig)},
+                input="" if stdin is None else json.dumps(stdin),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode == 0 or not HELD_UP.search(done.stderr.replace(CONVERGES, "")):
+                break
         return done.returncode == 0, done.stdout + done.stderr
 
     def refuses(self, thing: dict[str, Any], *said: str, user: str = "") -> None:

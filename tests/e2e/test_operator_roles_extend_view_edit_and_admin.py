@@ -26,8 +26,9 @@ def people(control_plane: Lab) -> Iterator[Lab]:
 
 
 def may(lab: Lab, user: str, verb: str, what: str, *more: str, namespace: str = NAMESPACE) -> bool:
-    said = lab.kubectl("auth", "can-i", verb, what, "-n", namespace, f"--as={user}", *more, check=False)
-    return said.strip() == "yes"
+    ask = ("auth", "can-i", verb, what, "-n", namespace, f"--as={user}", *more)
+    said = eventually("an answer", lambda: lab.kubectl(*ask, check=False).strip())
+    return bool(said == "yes")
 
 
 @pytest.mark.parametrize("what", ["vpcs", "vpcattachments"])

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from galactic.errors import Rejected
 from galactic.lab.cluster import Lab
 from galactic.lab.controllers import router_name
 
-PATIENCE = 120.0
+PATIENCE = 240.0
+TRIES = 3
+DEGRADED, UNREACHABLE = 3, 4
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,19 @@ class Cli:
 
     lab: Lab
 
-    def run(self, *words: str, ok: tuple[int, ...] = (0,), seconds: float = 300.0) -> str:
-        """What it prints, if it ends with one of these exit codes."""
+    def run(self, *words: str, ok: tuple[int, ...] = (0,), seconds: float = 900.0) -> str:
+        """What it prints, if it ends with one of these exit codes; asked again where there is no answer."""
         program = Path(sys.executable).with_name("galactic")
-        done = subprocess.run(
-            [str(program), *words, "--kubeconfig", str(self.lab.kubeconfig)],
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
+        for _ in range(TRIES):
+            done = subprocess.run(
+                [str(program), *words, "--kubeconfig", str(self.lab.kubeconfig)],
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+            if done.returncode != UNREACHABLE:
+                break
         assert done.returncode in ok, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -252,7 +258,16 @@ def test_a_sysdump_has_what_helps_and_no_secret(cli: Cli, lab: Lab, tenant: Tena
     )
     lab.kubectl("label", "secret", "planted", "-n", tenant.namespace, labels)
     file = tmp_path / "dump.tar.gz"
-    cli.run("sysdump", str(file))
+
+    def whole() -> bool:
+        file.unlink(missing_ok=True)
+        cli.run("sysdump", str(file), ok=(0, DEGRADED))
+        with tarfile.open(file) as archive:
+            errors = archive.extractfile("galactic-sysdump/errors.txt")
+            assert errors
+            return errors.read() == b"none\n"
+
+    eventually("a sysdump has all there is", whole, PATIENCE)
     subprocess.run(["tar", "-xzf", str(file), "-C", str(tmp_path)], check=True)
     folder = tmp_path / "galactic-sysdump"
     everything = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
@@ -264,5 +279,4 @@ def test_a_sysdump_has_what_helps_and_no_secret(cli: Cli, lab: Lab, tenant: Tena
     assert json.loads((folder / "router.json").read_text())[0]["vpcs"]
     assert "galactic_" in (folder / "metrics/router.prom").read_text()
     assert (folder / "logs/operator.log").stat().st_size
-    assert (folder / "errors.txt").read_text() == "none\n"
     cli.run("sysdump", str(file), ok=(2,))

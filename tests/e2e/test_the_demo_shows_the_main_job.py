@@ -17,7 +17,7 @@ GALACTIC = Path(sys.executable).with_name("galactic")
 @pytest.fixture
 def examples(lab: Lab) -> Iterator[None]:
     """Nothing of the examples is there before, and what is there goes afterwards."""
-    lab.kubectl("wait", "--for=delete", "namespace/blue", "namespace/green", "--timeout=120s", check=False)
+    lab.kubectl("wait", "--for=delete", "namespace/blue", "namespace/green", "--timeout=400s", check=False)
     yield
     lab.kubectl("delete", "-f", str(checkout() / "examples"), "--ignore-not-found", "--wait=false")
 
@@ -26,7 +26,7 @@ def examples(lab: Lab) -> Iterator[None]:
 def test_demo(lab: Lab) -> None:
     argv = [str(GALACTIC), "demo", "--name", lab.state.name]
     shown = subprocess.run(
-        argv, capture_output=True, text=True, timeout=600, check=False, env=os.environ | {"COLUMNS": "160"}
+        argv, capture_output=True, text=True, timeout=900, check=False, env=os.environ | {"COLUMNS": "160"}
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "Everything is as it should be" in shown.stdout
@@ -36,7 +36,7 @@ def test_demo(lab: Lab) -> None:
     # Something answers where nothing must: blue/web has green/three's address itself.
     address = ["10.1.1.4/32", "dev", "lo"]
     lab.run("pod/blue/web", ["ip", "addr", "add", *address])
-    broken = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    broken = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert broken.returncode == 1
     assert broken.stdout.count("✗") == 1
     assert "not as it should be" in broken.stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from blocks import blocks, pages, walk
+from patient import at_hand
 
 from galactic.lab.cluster import Lab
 from galactic.lab.state import checkout
@@ -20,7 +21,8 @@ NAMESPACES = ("shop", "rival", "branch", "fleet")
 @pytest.fixture(scope="module")
 def walks(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Future[None]]]:
     """All pages are walked side by side: each has namespaces of its own, and mostly waits."""
-    commands = [str(lab.state.root / "bin"), str(checkout() / ".venv" / "bin"), os.environ["PATH"]]
+    kubectl = at_hand(tmp_path_factory.mktemp("bin") / "bin", lab.assets.kubectl)
+    commands = [kubectl, str(lab.state.root / "bin"), str(checkout() / ".venv" / "bin"), os.environ["PATH"]]
     environment = os.environ | {
         "PATH": ":".join(commands),
         "KUBECONFIG": str(lab.kubeconfig),
@@ -31,10 +33,9 @@ def walks(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[P
             page: pool.submit(walk, page, tmp_path_factory.mktemp(page.stem), environment) for page in PAGES
         }
     # Of a page that failed half-way; deleting them is otherwise its own last step.
-    lab.kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", "--timeout=120s", check=False)
+    lab.kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", "--timeout=400s", check=False)
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_tutorial(walks: dict[Path, Future[None]], page: Path) -> None:
     walks[page].result()

@@ -15,15 +15,14 @@ import pytest
 import yaml
 from blocks import DOCS, blocks, walk
 from mqtt import BASE, retained
+from patient import at_hand
 from rich.console import Console
 from routers import leading, log
-from story import Tenant, eventually, tenancy
+from story import ANSWER_SECONDS, Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 
 IDENTIFIER = "00000000c0de"
-pytestmark = pytest.mark.timeout(600)
-"""A second control plane and a node come up first."""
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
         eventually("nor is it reached", lambda: not tenant.ping("one", "10.1.1.3"))
     finally:
         ping.send_signal(signal.SIGINT)
-        said, _ = ping.communicate(timeout=60)
+        said, _ = ping.communicate(timeout=ANSWER_SECONDS)
     # All of that cost those who were there nothing.
     seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)]
     assert seen == list(range(1, len(seen) + 1)), f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
@@ -126,5 +125,6 @@ def test_the_tutorial(east: Lab, west: Lab, tmp_path: Path) -> None:
     assert here in east.state.admissions.read_text()
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(json.dumps(contexts(east=east, west=west)))
-    commands = f"{east.state.root / 'bin'}:{os.environ['PATH']}"
+    kubectl = at_hand(tmp_path / "bin", east.assets.kubectl)
+    commands = f"{kubectl}:{east.state.root / 'bin'}:{os.environ['PATH']}"
     walk(page, tmp_path, os.environ | {"PATH": commands, "KUBECONFIG": str(kubeconfig)})
