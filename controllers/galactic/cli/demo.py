@@ -16,7 +16,9 @@ from galactic.errors import Unreachable
 from galactic.lab.cluster import Lab
 from galactic.lab.state import checkout
 
-SETTLE_SECONDS: Final = 180.0
+SETTLE_SECONDS: Final = 400.0
+CAPTURE_SECONDS: Final = 120
+REACH_TRIES: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +154,12 @@ def _reached(lab: Lab, expected: Expectation) -> bool:
     """Routes may take a moment where reaching is expected; where it is not, a short look would prove little."""
     if not expected.reached:
         return _ping(lab, expected.pod, expected.address, count=3)
-    return any(_ping(lab, expected.pod, expected.address) for _ in range(10))
+    return any(_ping(lab, expected.pod, expected.address) for _ in range(REACH_TRIES))
 
 
 def _captured(lab: Lab) -> str:
-    """One line of tcpdump from the fabric; empty if there was no encapsulated packet within some seconds."""
-    argv = ["timeout", "15", "tcpdump", "-n", "-l", "-c1", "-i", "any", ENCAPSULATED]
+    """One line of tcpdump from the fabric; empty if there was no encapsulated packet within minutes."""
+    argv = ["timeout", str(CAPTURE_SECONDS), "tcpdump", "-n", "-l", "-c1", "-i", "any", ENCAPSULATED]
     with lab.popen("fabric", argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as capture:
         assert capture.stderr
         for said in capture.stderr:
