@@ -14,10 +14,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from galactic.bus import client, paho, unconfirmed
 from galactic.lab.mosquitto import Mosquitto
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,20 @@ def authority(tmp_path: Path) -> Callable[[str], Authority]:
     return lambda name: Authority(tmp_path, name)
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither we nor the broker are given up for being held up."""
+    monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
+    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 600)
+    monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
+
+
 @pytest.fixture
 def until() -> Callable[..., object]:
-    """Waits until something is true, twenty seconds at the most."""
+    """Waits until something is true. Patience costs only where it never is."""
 
-    async def wait(condition: Callable[[], object], seconds: float = 20) -> None:
+    async def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"

@@ -47,7 +47,7 @@ async def test_a_slow_consumer_makes_the_broker_wait_and_loses_nothing(mosquitto
     monkeypatch.setattr(module, "Arrivals", lambda pause, resume: Arrivals(pause, resume, most=10))
     mosquitto.start(extra="max_queued_messages 100000")
     settings = MqttSettings(mqtt_url=mosquitto.url)
-    async with PahoBus(settings, "slow") as slow, PahoBus(settings, "quick") as quick, asyncio.timeout(60):
+    async with PahoBus(settings, "slow") as slow, PahoBus(settings, "quick") as quick, asyncio.timeout(200):
         arrived = slow.deliveries()
         while await anext(arrived) != Connected():
             pass

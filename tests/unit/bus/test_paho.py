@@ -39,7 +39,7 @@ async def session(deliveries: AsyncIterator) -> None:
 
 
 async def soon(awaitable: object) -> object:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(200):
         return await awaitable
 
 
@@ -81,7 +81,7 @@ async def test_the_last_will_speaks_for_a_client_that_died(broker: Mosquitto) ->
 
 async def test_it_ends_even_if_the_connection_is_lost_at_that_very_moment(broker: Mosquitto) -> None:
     for _ in range(20):
-        async with asyncio.timeout(20), connected(broker, "a") as (bus, arrived):
+        async with asyncio.timeout(200), connected(broker, "a") as (bus, arrived):
             bus._client.socket().shutdown(socket.SHUT_RDWR)
             await anext(arrived)
 
@@ -98,7 +98,7 @@ async def test_a_wrong_password_is_retried_and_said(mosquitto: Mosquitto) -> Non
     mosquitto.start(config=f"listener {mosquitto.port} 127.0.0.1\nallow_anonymous false\n")
     with capture_logs() as logs:
         async with PahoBus(MqttSettings(mqtt_url=mosquitto.url, mqtt_username="nobody"), "a") as bus:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(200):
                 while sum("authorized" in line.get("error", "") for line in logs) < 2:
                     await asyncio.sleep(0.05)
             assert not bus.connected

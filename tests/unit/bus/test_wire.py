@@ -68,7 +68,7 @@ async def test_what_one_publishes_oneself_comes_back_where_it_is_asked_for(mosqu
     async with (
         PahoBus(MqttSettings(mqtt_url=mosquitto.url), "a") as bus,
         PahoBus(MqttSettings(mqtt_url=mosquitto.url), "b") as other,
-        asyncio.timeout(30),
+        asyncio.timeout(200),
     ):
         arrived, connected = bus.deliveries(), other.deliveries()
         while await anext(arrived) != Connected() or not bus.connected:
@@ -86,7 +86,7 @@ async def test_what_one_publishes_oneself_comes_back_where_it_is_asked_for(mosqu
 async def test_a_publish_that_nobody_confirms_is_given_up(mosquitto, monkeypatch) -> None:
     monkeypatch.setattr(module, "PUBACK_SECONDS", 0.5)
     mosquitto.start()
-    async with PahoBus(MqttSettings(mqtt_url=mosquitto.url), "a") as bus, asyncio.timeout(30):
+    async with PahoBus(MqttSettings(mqtt_url=mosquitto.url), "a") as bus, asyncio.timeout(200):
         arrived = bus.deliveries()
         while await anext(arrived) != Connected():
             pass

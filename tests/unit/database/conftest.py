@@ -10,8 +10,18 @@ import psycopg
 import pytest
 
 from galactic.lab.postgres import Postgres, temporary
+from galactic.router.database import session
 
 _numbers = itertools.count(1)
+PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither we nor the server are given up for being held up."""
+    monkeypatch.setattr(session, "CONNECT_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setitem(session._KEEPALIVES, "connect_timeout", PATIENCE_SECONDS)
+    monkeypatch.setitem(session._KEEPALIVES, "tcp_user_timeout", 1000 * PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +48,9 @@ def own_server() -> Iterator[Postgres]:
 
 @pytest.fixture
 def until() -> Callable[..., object]:
-    """Waits until something is true, half a minute at the most."""
+    """Waits until something is true. Patience costs only where it never is."""
 
-    async def wait(condition: Callable[[], object], seconds: float = 30) -> None:
+    async def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"

@@ -37,7 +37,7 @@ def run(command: Command, url: str, folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=250,
     )
     assert done.returncode == 0, f"{command.place}: $ {command.typed}\n{done.stdout}{done.stderr}"
 

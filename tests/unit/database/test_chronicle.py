@@ -174,14 +174,14 @@ async def test_a_database_restored_from_before_is_made_right_again(url, until) -
         )
         world.say(2, endpoint(2, 2, "10.1.1.2/32"))
         await until(lambda: it.idle)
-        await until(lambda: sample(it, "comparisons_total") == 2 and it.idle)
+        await until(lambda: sample(it, "comparisons_total") > 1 and it.idle)
     assert recorded(url) == world.table()
     assert recorded_endpoints(url) == world.endpoints()
 
 
 async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until) -> None:
     url, world = own_server.url(), World()
-    async with running(chronicle(url, world, seconds=0.3)) as it:
+    async with running(chronicle(url, world, seconds=2.0)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         own_server.pause()
@@ -244,7 +244,7 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
     for _ in range(4):
         term += 1
         world.followers.clear()
-        async with running(chronicle(url, world, f"r{term}", seconds=0.5), term=term) as it:
+        async with running(chronicle(url, world, f"r{term}", seconds=2.0), term=term) as it:
             for _ in range(chance.randint(1, 25)):
                 world.step(chance)
                 await asyncio.sleep(chance.choice((0, 0, 0.001, 0.01, 0.05)))
@@ -256,7 +256,7 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
                 elif what < 0.12:
                     own_server.pause()
                     world.step(chance)
-                    await asyncio.sleep(chance.choice((0.01, 0.7)))
+                    await asyncio.sleep(chance.choice((0.01, 2.5)))
                     own_server.resume()
             if chance.random() < 0.5:
                 await until(lambda: it.idle)

@@ -169,8 +169,10 @@ class Candidate:
             self.leads = False
 
 
-async def test_one_has_the_lock_and_the_next_gets_it(server, until) -> None:
+async def test_one_has_the_lock_and_the_next_gets_it(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
     """Advisory locks are a database's own: no other test uses the one named postgres with this key."""
+    monkeypatch.setattr(lock, "ANSWER_SECONDS", 3600.0)  # none of them is frozen, however long it is held up
+    monkeypatch.setattr(lock, "_OPTIONS", "-c idle_session_timeout=0")
     first = Candidate(server.url())
     await until(lambda: first.leads)
     second = Candidate(server.url())
@@ -190,10 +192,8 @@ async def test_one_has_the_lock_and_the_next_gets_it(server, until) -> None:
 
 
 async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
-    """As seen by the server: a session that says nothing is ended, and with it the lock."""
+    """As seen by the server: a session that says nothing is ended, and the next gets the lock."""
     monkeypatch.setattr(lock, "ANSWER_SECONDS", 3600.0)  # so that it is not the holder who gives up
-    held = asyncio.Event()
-
     frozen = AdvisoryLock(server.url(), key=99)
     alive = asyncio.Event()
 
@@ -202,13 +202,17 @@ async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytes
         return True
 
     frozen._mine = mine
-    task = asyncio.create_task(LockElection(frozen, retry=3600).run(lambda _: held.set()))
+    held, next_one = asyncio.Event(), asyncio.Event()
+    # Whoever is held up for longer than the server waits begins again.
+    holder = asyncio.create_task(LockElection(frozen, retry=0.1).run(lambda _: held.set()))
     await held.wait()
-    locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 99 AND granted"
+    other = AdvisoryLock(server.url(), key=99)
+    waiting = asyncio.create_task(LockElection(other, retry=0.1).run(lambda _: next_one.set()))
     try:
-        assert rows(server.url(), locks) == [(1,)]
-        await until(lambda: rows(server.url(), locks) == [(0,)])
+        await until(next_one.is_set)
+        assert not holder.done()
     finally:
         alive.set()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for task in (holder, waiting):
+            task.cancel()
+        await asyncio.gather(holder, waiting, return_exceptions=True)
