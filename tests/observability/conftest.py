@@ -1,14 +1,23 @@
 """The rules as the chart ships them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
 
 from galactic.lab import prometheus
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+INSTALLING_SECONDS: Final = 1200
+"""Of the first test that needs a package of Debian's, on a machine that has not got it, from a mirror that is slow."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(INSTALLING_SECONDS))
 
 
 @pytest.fixture(scope="session")

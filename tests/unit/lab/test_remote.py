@@ -7,20 +7,11 @@ import sys
 import threading
 from pathlib import Path
 
-import pytest
-
-from galactic.lab import agent as far_end
 from galactic.lab import remote
 from galactic.lab.agent import serve_one
 from galactic.lab.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
 
 PATIENCE_SECONDS = 120
-
-
-@pytest.fixture(autouse=True)
-def _nobody_is_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who was held up for longer than an agent waits would find the connection closed."""
-    monkeypatch.setattr(far_end, "GRACE_SECONDS", PATIENCE_SECONDS)
 
 
 def connected(*argv: str) -> tuple[socket.socket, threading.Thread]:
