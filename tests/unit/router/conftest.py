@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network
@@ -10,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from galactic.bus import client, paho, unconfirmed
 from galactic.lab import mosquitto
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.names import function_hex, vpc_hex
+from galactic.router import hearing
 from galactic.srv6 import sid
+
+PATIENCE_SECONDS = 120
+LAST = "$SYS/broker/version"
+"""What every Mosquitto retains."""
 
 
 class World:
@@ -49,12 +56,31 @@ class Mosquitto(mosquitto.Mosquitto):
     """A broker of the test's own that says what it retains."""
 
     def retained(self, filters: str = "galactic/v1/vpcs/#") -> dict[str, str]:
-        """What ``mosquitto_sub`` is given that subscribes now."""
+        """What ``mosquitto_sub`` is given that subscribes now, all of it, however long that takes.
+
+        A broker sends what it retains in the order of the filters, so there is no more when the last one's is there.
+        """
         program = shutil.which("mosquitto_sub")
         assert program, "mosquitto_sub is needed: apt-get install mosquitto-clients"
-        command = [program, "-p", str(self.port), "-t", filters, "--retained-only", "-W", "1", "-F", "%t %p"]
-        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
-        return {topic: payload for topic, _, payload in (line.partition(" ") for line in lines)}
+        asked = ("-t", filters, "-t", LAST, "--retained-only", "-k", "600")
+        found: dict[str, str] = {}
+        with subprocess.Popen(
+            [program, "-p", str(self.port), *asked, "-F", "%t %p"], stdout=subprocess.PIPE, text=True
+        ) as listening:
+            # Killed: of what it catches, SIGTERM or its own alarm, it can hang for ever.
+            impatient = threading.Timer(PATIENCE_SECONDS, listening.kill)
+            impatient.start()
+            assert listening.stdout
+            for line in listening.stdout:
+                topic, _, payload = line.rstrip("\n").partition(" ")
+                if topic == LAST:
+                    break
+                found[topic] = payload
+            else:
+                pytest.fail("the broker did not say what it retains")
+            impatient.cancel()
+            listening.kill()
+        return found
 
 
 @pytest.fixture(name="mosquitto")
@@ -64,11 +90,21 @@ def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
     broker.kill()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither we nor the broker are given up for being held up, and nobody is heard again without a reason."""
+    monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
+    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 600)
+    monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
+
+
 @pytest.fixture
 def until() -> Callable[..., object]:
-    """Waits until something is true, ten seconds at the most."""
+    """Waits until something is true. Patience costs only where it never is."""
 
-    async def wait(condition: Callable[[], object], seconds: float = 10) -> None:
+    async def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"

@@ -13,12 +13,14 @@ from galactic.bus.paho import PahoBus
 from galactic.launch import Health
 from galactic.messages import Changes, NodeEndpoints, decode, digest, encode
 from galactic.messages import Route as Told
-from galactic.router import floods, hearing
+from galactic.router import hearing
 from galactic.router.controller import Controller
+from galactic.router.floods import HOLD_SECONDS, Floods
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
 VPC = "galactic/v1/vpcs/0000000004d2"
+PATIENCE_SECONDS = 120
 
 
 @asynccontextmanager
@@ -41,17 +43,29 @@ async def router(url: str, replica: str = "r") -> AsyncIterator[Controller]:
 class Listener:
     """Hears everything below a filter."""
 
+    MARK = "mark"
+
     def __init__(self, bus: PahoBus, pattern: str) -> None:
         self.bus, self.pattern = bus, pattern
         self.heard: list[Delivery] = []
+        self.marks: set[bytes] = set()
         self.sessions = 0
 
     async def run(self) -> None:
-        self.bus.subscribe(self.pattern)
+        self.bus.subscribe(self.pattern, self.MARK)
         async for item in self.bus.deliveries():
-            if isinstance(item, Delivery):
+            if isinstance(item, Delivery) and item.topic == self.MARK:
+                self.marks.add(item.payload)
+            elif isinstance(item, Delivery):
                 self.heard.append(item)
             self.sessions += isinstance(item, Connected)
+
+    async def caught_up(self) -> None:
+        """Whatever was confirmed to anybody by now is heard: the broker keeps to the order."""
+        mark = f"{len(self.marks)}".encode()
+        while mark not in self.marks:  # a queue that is full drops it
+            await self.bus.publish(self.MARK, mark)
+            await asyncio.sleep(0.01)
 
     def changes(self) -> list[Changes]:
         return [decode(Changes, item.payload) for item in self.heard if item.topic.endswith("/changes")]
@@ -76,20 +90,29 @@ async def say(bus: PahoBus, *messages: tuple[str, bytes]) -> None:
         await bus.publish(topic, payload, retain=True)
 
 
-def networks(retained: dict[str, str]) -> list[str]:
-    """What a joining node would believe; fails if it does not add up."""
+def networks(retained: dict[str, str]) -> list[str] | None:
+    """What a joining node would believe; None: it does not add up."""
     if not retained:
         return []
-    head = json.loads(retained[f"{VPC}/head"])
-    routes = [
-        route
-        for number in range(head["shards"])
-        for route in json.loads(retained[f"{VPC}/table/{number}"])["routes"]
-    ]
+    try:
+        head = json.loads(retained[f"{VPC}/head"])
+        shards = [json.loads(retained[f"{VPC}/table/{number}"]) for number in range(head["shards"])]
+    except KeyError:
+        return None
+    routes = [route for shard in shards for route in shard["routes"]]
     told = [Told(**{**route, "segments": tuple(route["segments"])}) for route in routes]
-    assert (head["count"], head["digest"]) == (len(routes), digest(told))
-    assert len(retained) == head["shards"] + 1
-    return sorted(route["network"] for route in routes)
+    adds_up = (head["count"], head["digest"]) == (len(routes), digest(told))
+    return (
+        sorted(route["network"] for route in routes) if adds_up and len(retained) == 1 + len(shards) else None
+    )
+
+
+async def retains(mosquitto, controller: Controller, expected: list[str]) -> None:
+    """Until it is what the broker retains. A session of the router's may begin later than ours, and set it right."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        found: list[str] | None = None
+        while found != expected or not controller.idle:
+            found = networks(await asyncio.to_thread(mosquitto.retained))
 
 
 async def test_what_mosquitto_sub_reads_is_what_the_design_says(world, mosquitto, until) -> None:
@@ -99,6 +122,7 @@ async def test_what_mosquitto_sub_reads_is_what_the_design_says(world, mosquitto
         endpoint = world.endpoint("n1", 1, "10.1.1.1/32", epoch=7)
         await say(it.bus, world.status("n1"), world.endpoints("n1", 1, endpoint))
         await until(lambda: controller.idle and it.changes())
+        await it.caught_up()
         retained = await asyncio.to_thread(mosquitto.retained)
         leader = await asyncio.to_thread(mosquitto.retained, "galactic/v1/router/leader")
     route = {
@@ -133,17 +157,12 @@ async def test_kill_9_of_the_broker(world, mosquitto, until, *, persistence: boo
         mosquitto.kill()
         await until(lambda: not it.bus.connected)
         mosquitto.start(persistence=persistence)
-        await until(lambda: it.bus.connected and it.sessions == 2)
+        await until(lambda: it.bus.connected and it.sessions > 1)
         await say(
             it.bus, world.endpoints("n5", 2), world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.9/32"))
         )
         await until(lambda: controller.idle and "10.1.1.9/32" in controller.store.routes(0x4D2))
-        expected = ["10.1.1.2/32", "10.1.1.3/32", "10.1.1.4/32", "10.1.1.9/32"]
-        for _ in range(50):  # the router's own session may begin later than ours
-            retained = await asyncio.to_thread(mosquitto.retained)
-            if len(retained) == 2 and controller.idle:
-                break
-        assert networks(retained) == expected
+        await retains(mosquitto, controller, ["10.1.1.2/32", "10.1.1.3/32", "10.1.1.4/32", "10.1.1.9/32"])
 
 
 async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(world, mosquitto, until) -> None:
@@ -155,13 +174,12 @@ async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(wor
                 endpoint = world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
                 await say(it.bus, world.status(f"n{number}"), world.endpoints(f"n{number}", 1, endpoint))
             await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 3)
+        await it.caught_up()
         count = len(it.heard)
         async with router(mosquitto.url, "second") as controller:
             await until(lambda: controller.idle)
-            await until(
-                lambda: any(b"second" in item.payload for item in it.heard[count:] if "leader" in item.topic)
-            )
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # for what it might do then
+        await it.caught_up()
         topics = {item.topic for item in it.heard[count:]}
     assert topics == {"galactic/v1/router/leader", "galactic/v1/router/sync/second"}
 
@@ -181,19 +199,25 @@ async def test_a_table_larger_than_the_brokers_queue(world, mosquitto, until) ->
             ]
             for topic, payload in (world.status("n1"), world.endpoints("n1", 1, *many)):
                 await it.bus.publish(topic, payload, retain=True)
-            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 5000, 30)
+            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 5000)
+        await it.caught_up()
         before = len(it.heard)
         async with router(mosquitto.url, "second") as controller:
-            await until(lambda: controller.idle, 30)
+            await until(lambda: controller.idle)
             assert len(controller.store.routes(0x4D2)) == 5000
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # for what it might do then
+        await it.caught_up()
         assert len(it.heard) == before, "what the broker dropped in the replay was taken for absent"
 
 
 async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, until, monkeypatch) -> None:
-    """Its queue of 1,000 may overflow, and what others say meanwhile be dropped; all of it is heard in the end."""
-    monkeypatch.setattr(floods, "HOLD_SECONDS", (0.5, 1.0))
+    """Its queue of 1,000 may overflow, and what others say meanwhile be dropped; all of it is heard in the end.
+
+    However long it takes to say so much, to the router it was all in the same second.
+    """
     monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.5)
+    now = [1000.0]
+    monkeypatch.setattr(hearing, "Floods", lambda: Floods(lambda: now[0]))
     mosquitto.start()
     async with (
         listener(mosquitto.url) as it,
@@ -231,11 +255,13 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
         final = world.endpoints("n1", last + 1, world.endpoint("n1", 1, "10.1.1.1/32"))
         await say(flood.bus, final)
         expected = {f"10.1.1.{number}/32" for number in range(1, 6)}
-        await until(lambda: {*controller.store.routes(0x4D2)} == expected and controller.idle, 60)
-        assert figure("floods_total", cluster="default", node="n1") >= 1
-        await until(lambda: figure("topics_aside") == 0 and listens_to_all(), 60)
-        retained = await asyncio.to_thread(mosquitto.retained)
-        assert networks(retained) == sorted(expected)
+        await until(lambda: {*controller.store.routes(0x4D2)} == expected and controller.idle)
+        assert figure("floods_total", cluster="default", node="n1") == 1
+        assert figure("topics_aside") == 1
+        assert not listens_to_all()
+        now[0] += 4 * HOLD_SECONDS[0]
+        await until(lambda: figure("topics_aside") == 0 and listens_to_all())
+        await retains(mosquitto, controller, sorted(expected))
 
 
 async def test_a_node_that_registers_for_another_is_not_believed(world, mosquitto, until) -> None:
@@ -247,4 +273,5 @@ async def test_a_node_that_registers_for_another_is_not_believed(world, mosquitt
         await say(it.bus, world.status("n1"), world.status("n2"), (topic, forged))
         await say(it.bus, world.endpoints("n1", 1, world.endpoint("n1", 3, "10.1.1.3/32")))
         await until(lambda: controller.idle and it.changes())
+        await it.caught_up()
         assert [route.network for message in it.changes() for route in message.set] == ["10.1.1.3/32"]

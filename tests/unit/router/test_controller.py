@@ -315,7 +315,7 @@ async def test_unknown_fields_are_ignored(world, broker, until) -> None:
         await until(lambda: whole(broker, "10.1.1.1/32"))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     noise=st.lists(
         st.tuples(

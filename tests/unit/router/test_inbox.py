@@ -56,7 +56,7 @@ class Site:
         topic = TOPICS.endpoints("default", "sentinel")
         self.broker.publish(topic, encode(NodeEndpoints(self.sentinels, ())), retain=False)
         origin = Origin("default", "sentinel")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while (
                 self.store._nodes.get(origin) is None or self.store._nodes[origin].sequence < self.sentinels
             ):
@@ -384,7 +384,8 @@ topics = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.timeout(900)
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.lists(registrations | st.tuples(topics, messages), min_size=1, max_size=12))
 def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(said: list[tuple[str, bytes]]) -> None:
     async def fuzz() -> None:

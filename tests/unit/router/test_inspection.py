@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,14 @@ class FakeRouter:
         return (12, {Network(ROUTE.network): ROUTE}) if vpc == VPC else (0, {})
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "SECONDS", 120.0)
+
+
 async def test_the_tables_of_a_running_router(capsys: pytest.CaptureFixture[str]) -> None:
-    replica = f"test-{id(capsys)}"
-    serving = asyncio.create_task(inspection.serve(replica, FakeRouter()))
-    listed = await asyncio.to_thread(listening, replica)
-    await asyncio.to_thread(inspection.main, ["0000000004d2"], lambda: listed)
-    serving.cancel()
+    async with serving() as (replica, listed):
+        await asyncio.to_thread(inspection.main, ["0000000004d2"], lambda: listed)
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["replica"], found["term"]) == (replica, 3)
     assert found["vpcs"] == {
@@ -50,11 +54,9 @@ async def test_the_tables_of_a_running_router(capsys: pytest.CaptureFixture[str]
 
 async def test_another_user_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspection, "_user", lambda _: 4711)
-    serving = asyncio.create_task(inspection.serve("test-stranger", FakeRouter()))
-    await asyncio.to_thread(listening, "test-stranger")
-    with pytest.raises((ValueError, OSError)):
-        await asyncio.to_thread(inspection.ask, "test-stranger", [])
-    serving.cancel()
+    async with serving() as (replica, _):
+        with pytest.raises((ValueError, OSError)):
+            await asyncio.to_thread(inspection.ask, replica, [])
 
 
 def test_where_there_is_no_router(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,9 +66,22 @@ def test_where_there_is_no_router(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no router answers here" in capsys.readouterr().err
 
 
+@asynccontextmanager
+async def serving() -> AsyncIterator[tuple[str, str]]:
+    """A replica that no other test has, and its line of /proc/net/unix."""
+    replica = f"test-{uuid.uuid4().hex}"
+    task = asyncio.create_task(inspection.serve(replica, FakeRouter()))
+    try:
+        while not (listed := listening(replica)):
+            assert not task.done(), task
+            await asyncio.sleep(0.01)
+        yield replica, listed
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def listening(replica: str) -> str:
-    """/proc/net/unix, once the replica is in it, and nothing else of ours."""
-    while True:
-        for line in Path("/proc/net/unix").read_text().splitlines():
-            if line.endswith(f"@{inspection.PREFIX}{replica}"):
-                return line
+    """Empty: it does not."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return next((line for line in lines if line.endswith(f"@{inspection.PREFIX}{replica}")), "")

@@ -208,9 +208,7 @@ def test_any_order_of_registrations_and_policies(world) -> None:
     Machine.world = world
     run_state_machine_as_test(
         Machine,
-        settings=settings(
-            max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=100, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
 
 
@@ -296,22 +294,29 @@ async def watched(path):
         await asyncio.gather(task, return_exceptions=True)
 
 
+def put(path, text: str) -> None:
+    """All at once: who reads it meanwhile does not find it empty."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
 async def test_a_file_that_changes_is_read_again_and_a_bad_one_changes_nothing(tmp_path, until) -> None:
     path = tmp_path / "admissions.yaml"
     with pytest.raises(Rejected, match="No such file"):
         AdmissionsFile(path)
-    path.write_text("unlisted: nobody")
+    put(path, "unlisted: nobody")
     async with watched(path) as (file, policies, problems):
         assert file.policy == Policy(Unlisted.NOBODY)
-        path.write_text("unlisted: anybody")
+        put(path, "unlisted: anybody")
         await until(lambda: policies == [Policy(Unlisted.ANYBODY)])
-        path.write_text("unlisted: [")
+        put(path, "unlisted: [")
         await until(lambda: len(problems) == 1)
         assert "stays in force" in problems[0]
         path.unlink()
         await until(lambda: len(problems) == 2)
         assert file.policy == Policy(Unlisted.ANYBODY)
-        path.write_text("unlisted: anybody")
+        put(path, "unlisted: anybody")
         await until(lambda: problems[2:] == [None])
-        path.write_text("unlisted: first")
+        put(path, "unlisted: first")
         await until(lambda: policies[1:] == [Policy(Unlisted.FIRST)])

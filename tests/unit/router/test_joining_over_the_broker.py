@@ -15,6 +15,15 @@ HEAD, SHARD = "galactic/v1/vpcs/0000000004d2/head", "galactic/v1/vpcs/0000000004
 BOTH = "vpcs: {'0000000004d2': {clusters: [east, west]}}"
 EAST_ALONE = "vpcs: {'0000000004d2': {clusters: [east]}}"
 
+PATIENCE_SECONDS = 120
+
+
+def put(path: Path, text: str) -> None:
+    """All at once: a router that reads it meanwhile does not find it empty, which is a policy as well."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
 
 @asynccontextmanager
 async def router(url: str, admissions: Path) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -64,7 +73,7 @@ def learnt(mosquitto):
 
     async def wait(expected: dict[str, str]) -> None:
         found: dict[str, str] | None = None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while found != expected:
                 retained = await asyncio.to_thread(mosquitto.retained)
                 routes = (
@@ -80,7 +89,7 @@ async def test_two_clusters_share_a_vpc_for_as_long_as_they_may(
 ) -> None:
     mosquitto.start()
     admissions = tmp_path / "admissions.yaml"
-    admissions.write_text("{}")
+    put(admissions, "{}")
     east, west = world.endpoint("n1", 1, "10.1.1.1/32"), world.endpoint("n2", 1, "10.1.1.2/32")
     async with router(mosquitto.url, admissions) as process:
         await say(world.status("n1", "east"), world.endpoints("n1", 1, east, cluster="east"))
@@ -88,12 +97,12 @@ async def test_two_clusters_share_a_vpc_for_as_long_as_they_may(
 
         # west guessed the identifier: it does not get in, and nothing of it is told to anybody
         await say(world.status("n2", "west"), world.endpoints("n2", 1, west, cluster="west"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not any("NotAdmitted" in line for line in process.lines):
                 await asyncio.sleep(0.02)
         await learnt({"10.1.1.1/32": "east"})
 
-        admissions.write_text(BOTH)
+        put(admissions, BOTH)
         await learnt({"10.1.1.1/32": "east", "10.1.1.2/32": "west"})  # equal functions, two attachments
 
         both = (
@@ -101,18 +110,18 @@ async def test_two_clusters_share_a_vpc_for_as_long_as_they_may(
             world.endpoint("n2", 2, "10.1.1.1/32", epoch=1),
         )
         await say(world.endpoints("n2", 2, *both, cluster="west"))  # an address that east has
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not any('"Conflict"' in line and '"west"' in line for line in process.lines):
                 await asyncio.sleep(0.02)
         await learnt({"10.1.1.1/32": "east", "10.1.1.2/32": "west"})
 
-        admissions.write_text("vpcs: {4d2: [east, west]}")  # nonsense: what was there before stays in force
-        async with asyncio.timeout(10):
+        put(admissions, "vpcs: {4d2: [east, west]}")  # nonsense: what was there before stays in force
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not any("stays in force" in line for line in process.lines):
                 await asyncio.sleep(0.02)
         await learnt({"10.1.1.1/32": "east", "10.1.1.2/32": "west"})
 
-        admissions.write_text(EAST_ALONE)
+        put(admissions, EAST_ALONE)
         await learnt({"10.1.1.1/32": "east"})
     async with router(mosquitto.url, admissions):  # and another router sees it the same way
         west = world.endpoint("n2", 1, "10.1.1.2/32", "10.1.1.3/32", epoch=2)
@@ -128,14 +137,14 @@ async def test_a_node_of_one_cluster_cannot_take_the_prefix_of_another_ones(
 ) -> None:
     mosquitto.start()
     admissions = tmp_path / "admissions.yaml"
-    admissions.write_text("unlisted: anybody")
+    put(admissions, "unlisted: anybody")
     async with router(mosquitto.url, admissions) as process:
         east = world.endpoint("n1", 1, "10.1.1.1/32")
         await say(world.status("n1", "east"), world.endpoints("n1", 1, east, cluster="east"))
         await learnt({"10.1.1.1/32": "east"})
         west = world.endpoint("n1", 2, "10.1.1.2/32", epoch=1)
         await say(world.status("n1", "a-west"), world.endpoints("n1", 1, west, cluster="a-west"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not any("PrefixTaken" in line for line in process.lines):
                 await asyncio.sleep(0.02)
         await learnt({"10.1.1.1/32": "east"})

@@ -105,7 +105,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[])
+@settings(max_examples=150)
 @given(steps=steps)
 def test_any_history(steps: list) -> None:
     """Tables come and go, packed or not; routers restart; brokers come back empty or with half of what they had."""

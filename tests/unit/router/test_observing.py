@@ -111,7 +111,7 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         assert figure(controller, "oldest_change_seconds") == 0
-        assert figure(controller, "last_publish_timestamp_seconds") == pytest.approx(time.time(), abs=60)
+        assert figure(controller, "last_publish_timestamp_seconds") == pytest.approx(time.time(), abs=3600)
         free, publish = asyncio.Event(), controller._bus.publish
 
         async def slow(topic: str, payload: bytes, *, retain: bool = False) -> None:

@@ -157,9 +157,7 @@ def _run(world, machine: type[Machine]) -> None:
     Numbering.world = world
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=100, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=100, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
 
 

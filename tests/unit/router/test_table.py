@@ -223,7 +223,7 @@ def unique(drawn: dict) -> dict:
     return {who: list({(it[0], it[1]): it for it in said}.values()) for who, said in drawn.items()}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(before=worlds, now=worlds, data=st.data())
 def test_the_oracle_agrees(world, before: dict, now: dict, data: st.DataObject) -> None:
     first = table(built(world, unique(before)), None, {}, HORIZON)
@@ -242,7 +242,7 @@ def test_the_oracle_agrees(world, before: dict, now: dict, data: st.DataObject) 
     assert told(again) == told(second), "applied to its own result it changes something"
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(now=worlds)
 def test_every_network_has_one_answer_and_every_claim_is_accounted_for(world, now: dict) -> None:
     found = table(built(world, unique(now)), None, {}, HORIZON)
