@@ -103,9 +103,12 @@ def authority(tmp_path: Path) -> Callable[[str], Authority]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither we nor the broker are given up for being held up."""
+    """Neither we nor the broker are given up for being held up.
+
+    But a Mosquitto that forgets to go on with a WebSocket is reminded by our keep-alive before a test gives up.
+    """
     monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
-    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 600)
+    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
 

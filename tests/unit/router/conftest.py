@@ -94,7 +94,7 @@ def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither we nor the broker are given up for being held up, and nobody is heard again without a reason."""
     monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
-    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 600)
+    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
     monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
