@@ -10,10 +10,12 @@ import selectors
 
 
 class Clockwork(asyncio.SelectorEventLoop):
-    """``time`` is seconds since some moment, as with any loop."""
+    """``time`` is seconds since some moment, as with any loop. ``turn``: what each turn takes of it, or all that is
+    begun is done before anything else falls due.
+    """
 
-    def __init__(self) -> None:
-        self._clock = _Clock()
+    def __init__(self, turn: float = 0.0) -> None:
+        self._clock = _Clock(turn)
         super().__init__(self._clock)
 
     def time(self) -> float:
@@ -27,12 +29,13 @@ class Clockwork(asyncio.SelectorEventLoop):
 class _Clock(selectors.DefaultSelector):
     """Whoever would wait for an event lets the time pass instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: float) -> None:
         super().__init__()
+        self._turn = turn
         self.moment = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise AssertionError("everybody waits, and for nothing that could come")
-        self.moment += max(0.0, timeout)
+        self.moment += max(self._turn, timeout)
         return super().select(0)

@@ -1,15 +1,20 @@
-"""A node controller on a kernel and a broker in memory; only socket, records and plugin are real."""
+"""A node controller on a kernel and a broker in memory; only socket, records and plugin are real.
+
+Nothing here happens because time has passed, unless a test asks for it: nobody gives up, and nobody looks now and then.
+"""
 
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 
 from galactic.node.apply import Applied
@@ -25,7 +30,32 @@ from galactic.node.sync import Sync
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
-PLUGIN = Path(__file__).parents[3] / "src" / "cni_plugin" / "main.py"
+NEVER = 10.0**6
+PATIENT = "LIMIT_SECONDS = 240"
+PLUGIN = (
+    (Path(__file__).parents[3] / "src" / "cni_plugin" / "main.py")
+    .read_text()
+    .replace("LIMIT_SECONDS = 20", PATIENT)
+)
+assert PATIENT in PLUGIN
+ON_A_CLOCK_OF_THEIR_OWN = ("test_storm.py",)
+TURN_SECONDS = 0.0003
+"""What a step of the kernel takes: other things happen in the middle of it."""
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    own = item.path.name in ON_A_CLOCK_OF_THEIR_OWN
+    return {"clockwork": partial(Clockwork, TURN_SECONDS)} if own else {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_SECONDS", "FULL_SECONDS"):
+        monkeypatch.setattr(f"galactic.node.sync.{name}", NEVER)
+    for name in ("SETTLE_SECONDS", "UNDO_SECONDS"):
+        monkeypatch.setattr(f"galactic.node.calls.{name}", NEVER)
 
 
 def _config(function: str = "G", *, last: int = 1, **more: Any) -> dict[str, Any]:
@@ -65,6 +95,7 @@ class Node:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     problem: str | None = None
     prefix: IPv6Network | None = PREFIX
+    plugin: tuple[str, ...] = (sys.executable, "-ISE", "-c", PLUGIN)
 
     @property
     def socket(self) -> Path:
@@ -108,9 +139,7 @@ class Node:
     ) -> Answer:
         """Runs the plugin as the kubelet does."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-ISE",
-            str(PLUGIN),
+            *self.plugin,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -5,8 +5,6 @@ them in any order, after which a node that is rebuilt from nothing must be the s
 import asyncio
 import json
 import random
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +13,6 @@ from galactic.node import plan
 from galactic.node.memory import MemoryKernel
 from galactic.node.records import Records
 
-PLUGIN = Path(__file__).parents[3] / "src" / "cni_plugin" / "main.py"
 HOST_END = "G0000000jU00GH"
 NAMES = {"container": "CNI_CONTAINERID", "netns": "CNI_NETNS", "ifname": "CNI_IFNAME"}
 
@@ -83,9 +80,7 @@ async def ask(node, verb, body, **more):
 async def start(node, command, body):
     """The plugin, with its input."""
     plugin = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-ISE",
-        str(PLUGIN),
+        *node.plugin,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         env={"CNI_COMMAND": command, "GALACTIC_SOCKET": str(node.socket)}
@@ -98,7 +93,7 @@ async def start(node, command, body):
 
 
 async def until(condition):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
 

@@ -25,8 +25,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(configs, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
+async def until(condition):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -171,12 +171,12 @@ async def test_a_definition_that_is_gone_changes_nothing(node, config):
     kube = MemoryKube()
     kube.set(as_list(config()))
     await node.cni("ADD", config())
-    async with watching(node, kube):
+    async with watching(node, kube) as watched:
         before = node.store.attachments[KEY]
         kube.delete()
         kube.set(as_list(config(routes=MORE)), "another")
-        await until(kube.events.empty)
-        await asyncio.sleep(0.1)
+        await until(lambda: kube.events.empty() and "another" in str(watched._informer.objects))
+        await until(lambda: not watched._wake.is_set() and not watched._dirty)
         assert node.store.attachments[KEY] is before
 
 

@@ -29,8 +29,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
+async def until(condition):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
 
@@ -39,7 +39,7 @@ class MemoryKube:
     """VPCAttachments, as watches with a selector of their VPC show them."""
 
     def __init__(self):
-        self.objects, self.requests, self.away = {}, [], False
+        self.objects, self.requests, self.away, self.refused = {}, [], False, 0
         self._events = []  # the resource version is their number
 
     def set(self, name, last, node, function, *clock):
@@ -78,6 +78,7 @@ class MemoryKube:
     async def list(self, resource, _namespace=None, *, fields="", labels="", least=""):
         assert (resource.plural, fields, least) == ("vpcattachments", "", "0")
         if self.away:
+            self.refused += 1
             raise Unreachable("kube-apiserver", "away")
         self.requests.append(labels)
         return list(self.objects.values()), str(len(self._events))
@@ -92,10 +93,19 @@ class MemoryKube:
 
 
 class Cluster:
-    """One node with broker and API server, and what its kernel routes elsewhere."""
+    """One node with broker and API server, and what its kernel routes elsewhere. Time is what ``moment`` says."""
 
     def __init__(self, node):
         self.node, self.broker, self.kube = node, MemoryBroker(), MemoryKube()
+        self.moment = 0.0
+
+    def now(self):
+        return self.moment
+
+    async def wait(self, falling):
+        """For as long as a table that is not to be relied on is put up with."""
+        await until(lambda: not falling._trusted(1234) and falling._due)
+        self.moment += fallback.PATIENCE_SECONDS + fallback.SPREAD_SECONDS
 
     @property
     def routes(self):
@@ -115,10 +125,9 @@ def route(last, node, function, epoch):
 
 
 @asynccontextmanager
-async def running(cluster, **options):
+async def running(cluster):
     node, bus = cluster.node, cluster.broker.session(will(TOPICS, "default", "node-1"))
-    clock = asyncio.get_running_loop()
-    following = Following(bus, TOPICS, node.store, node.metrics, clock.time)
+    following = Following(bus, TOPICS, node.store, node.metrics, cluster.now)
     registration = Registration(
         bus=bus,
         topics=TOPICS,
@@ -128,8 +137,7 @@ async def running(cluster, **options):
         following=following,
         metrics=node.metrics,
     )
-    given = {"patience": 0.05, "spread": 0.05} | options
-    falling = Fallback(cluster.kube, node.store, registration.trusted, **given)
+    falling = Fallback(cluster.kube, node.store, registration.trusted, now=cluster.now)
     tasks = [asyncio.create_task(registration.run()), asyncio.create_task(falling.run())]
     try:
         yield falling
@@ -150,7 +158,8 @@ async def cluster(node, config):
 async def test_while_the_broker_is_well_nothing_is_asked(cluster):
     cluster.kube.set("a", 9, 3, 9, 90, 200)
     async with running(cluster) as falling:
-        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._due)
+        cluster.moment += 1000
         await asyncio.sleep(0.3)
         assert (cluster.kube.requests, falling.followed) == ([], set())
 
@@ -159,6 +168,7 @@ async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lo
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2})
         cluster.broker.stop()
+        await cluster.wait(falling)
         await until(lambda: falling.followed == {1234})
         await until(lambda: cluster.kube.requests == [f"{VPC_LABEL} in ({VPC})"])
         cluster.kube.set("new", 3, 3, 3, 60, 100)
@@ -172,15 +182,18 @@ async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lo
         assert len(cluster.kube.requests) == 1, "one watch for all of it"
 
 
-async def test_a_pod_takes_the_place_of_the_last_one(cluster, config, monkeypatch):
+async def test_a_pod_takes_the_place_of_the_last_one(cluster):
     """Nobody was asked meanwhile, so nobody saw that the VPC was not hosted for a moment."""
-    monkeypatch.setattr(fallback, "CHECK_SECONDS", 2.0)
     cluster.broker.stop()
     cluster.kube.set("new", 3, 3, 3, 60, 100)
     async with running(cluster) as falling:
+        await cluster.wait(falling)
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
-        await cluster.node.cni("DEL", config())
-        await cluster.node.cni("ADD", config())
+        store, pod = cluster.node.store, cluster.node.store.attachments[1234, 42]
+        store.detach(pod.key)
+        store.take_dirty()  # as a round of the kernel's begins
+        store.attach(pod)
+        assert cluster.routes == {}
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
         assert falling.followed == {1234}
 
@@ -189,6 +202,7 @@ async def test_back_without_a_glitch(cluster):
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2})
         cluster.broker.stop()
+        await cluster.wait(falling)
         cluster.kube.set("new", 3, 3, 3, 60, 100)
         await until(lambda: cluster.routes == {"10.1.1.2": 2, "10.1.1.3": 3})
         seen = []
@@ -218,6 +232,7 @@ async def test_a_stale_api_server_brings_nothing_back(cluster):
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2})
         cluster.broker.stop()
+        await cluster.wait(falling)
         await until(lambda: falling.followed and not falling._watches[0].vpcs[1234].dirty)
         assert cluster.routes == {"10.1.1.2": 2}
 
@@ -227,8 +242,9 @@ async def test_with_both_away_everything_stays(cluster):
         await until(lambda: cluster.routes == {"10.1.1.2": 2})
         cluster.kube.away = True
         cluster.broker.stop()
+        await cluster.wait(falling)
         await until(lambda: falling.followed == {1234})
-        await asyncio.sleep(0.1)
+        await until(lambda: cluster.kube.refused > 2)
         assert cluster.routes == {"10.1.1.2": 2}
         assert not cluster.node.store.view(1234, Writer.KUBERNETES)
         cluster.broker.start()
@@ -239,35 +255,35 @@ async def test_with_both_away_everything_stays(cluster):
 async def test_a_vpc_without_a_table_is_read_though_the_broker_is_there(cluster):
     cluster.broker.retained.clear()
     cluster.kube.set("a", 3, 3, 3, 60, 100)
-    async with running(cluster):
+    async with running(cluster) as falling:
+        await cluster.wait(falling)
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
 
 
 async def test_a_vpc_that_is_hosted_no_longer_is_not_watched(cluster, config):
     async with running(cluster) as falling:
         cluster.broker.stop()
+        await cluster.wait(falling)
         await until(lambda: falling.followed == {1234})
         await cluster.node.cni("DEL", config())
         await until(lambda: falling.followed == set())
 
 
 async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(cluster):
-    now = [0.0]
-    async with running(cluster, now=lambda: now[0], patience=3.0, spread=7.0) as falling:
-        await until(lambda: cluster.routes == {"10.1.1.2": 2})
-        await asyncio.sleep(0.05)
+    async with running(cluster) as falling:
+        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._due)
         delays = []
         for _ in range(20):
-            start = now[0]
+            start = cluster.moment
             cluster.broker.stop()
             await until(lambda: falling._due)
-            now[0] = start + 2.9
+            cluster.moment = start + 2.9
             await asyncio.sleep(0.03)
             assert not falling.followed
             delays.append(falling._due[1234] - start)
             cluster.broker.start()
             await until(lambda: not falling._due)
-            now[0] += 1
+            cluster.moment += 1
     assert not cluster.kube.requests
     assert all(3.0 <= delay <= 10.0 for delay in delays)
     assert len(set(delays)) == len(delays)

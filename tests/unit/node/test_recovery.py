@@ -32,8 +32,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(recovery, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
+async def until(condition):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 

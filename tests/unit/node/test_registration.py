@@ -18,26 +18,28 @@ from galactic.messages import (
     digest,
     encode,
 )
+from galactic.node import registration
 from galactic.node.following import Following
 from galactic.node.registration import Registration, will
+from galactic.node.tables import PATIENCE
 
 TOPICS = Topics("galactic/v1")
 VPC = "0000000004d2"
 STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("default", "node-1")
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
+async def until(condition):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
-async def registered(node, broker):
+async def registered(node, broker, now=lambda: 0.0):
+    """``now``: by which a table that does not add up is read again; it stands still."""
     bus = broker.session(will(TOPICS, "default", "node-1"))
-    clock = asyncio.get_running_loop()
-    following = Following(bus, TOPICS, node.store, node.metrics, clock.time)
-    registration = Registration(
+    following = Following(bus, TOPICS, node.store, node.metrics, now)
+    made = Registration(
         bus=bus,
         topics=TOPICS,
         cluster="default",
@@ -46,7 +48,7 @@ async def registered(node, broker):
         following=following,
         metrics=node.metrics,
     )
-    task = asyncio.create_task(registration.run())
+    task = asyncio.create_task(made.run())
     try:
         yield bus
     finally:
@@ -125,11 +127,12 @@ async def test_everything_is_told_again_to_a_new_leader_and_only_to_a_new_one(no
     def count() -> int:
         return sum(topic == ENDPOINTS for topic, _, _ in broker.published)
 
-    async with registered(node, broker):
+    async with registered(node, broker) as bus:
         await until(lambda: count() == 1)
         broker.publish(TOPICS.leader, encode(Leader("a", 1)), True)
         await until(lambda: count() == 2)
         broker.publish(TOPICS.leader, encode(Leader("a", 1)), True)
+        await until(bus._queue.empty)
         await asyncio.sleep(0.1)
         assert count() == 2
         broker.publish(TOPICS.leader, encode(Leader("b", 2)), True)
@@ -140,7 +143,7 @@ async def test_only_tables_of_hosted_vpcs_are_followed(node, config):
     broker = MemoryBroker()
     publish_table(broker, 1, ROUTE)
     async with registered(node, broker) as bus:
-        await asyncio.sleep(0.05)
+        await until(lambda: STATUS in broker.retained)
         assert bus.filters == [TOPICS.leader]
         await node.cni("ADD", config())
         await until(lambda: node.store.complete(1234))
@@ -163,10 +166,9 @@ async def test_only_tables_of_hosted_vpcs_are_followed(node, config):
 )
 async def test_nonsense_is_counted_and_disturbs_nothing(node, config, topic, payload):
     broker = MemoryBroker()
-    async with registered(node, broker):
+    async with registered(node, broker) as bus:
         await node.cni("ADD", config())
-        await until(lambda: ENDPOINTS in broker.retained)
-        await asyncio.sleep(0.05)
+        await until(lambda: TOPICS.head(VPC) in bus.filters)
         broker.publish(topic, payload, False)
         publish_table(broker, 1, ROUTE)
         await until(lambda: node.store.complete(1234))
@@ -181,15 +183,20 @@ async def test_nonsense_is_counted_and_disturbs_nothing(node, config, topic, pay
     )
 
 
-async def test_a_lost_shard_is_read_again(node, config):
+async def test_a_lost_shard_is_read_again(node, config, monkeypatch):
+    monkeypatch.setattr(registration, "CHECK_SECONDS", 0.01)
+    now = [0.0]
     broker = MemoryBroker()
     publish_table(broker, 1, ROUTE)
     lost = [True]
     broker.lose = lambda topic, _payload: lost[0] and "/table/" in topic
-    async with registered(node, broker):
+    async with registered(node, broker, lambda: now[0]) as bus:
         await node.cni("ADD", config())
-        await asyncio.sleep(0.3)
+        await until(lambda: TOPICS.head(VPC) in bus.filters and bus._queue.empty())
         assert not node.store.complete(1234)
         lost[0] = False
-        await until(lambda: node.store.complete(1234), 8.0)
-    assert node.metrics.rereads._value.get() >= 1
+        await asyncio.sleep(0.1)
+        assert not node.store.complete(1234), "patience at first"
+        now[0] += PATIENCE
+        await until(lambda: node.store.complete(1234))
+    assert node.metrics.rereads._value.get() == 1

@@ -11,11 +11,18 @@ from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Unreachable
 from galactic.kube.client import Conflict, Event, NotFound
+from galactic.node import segment as module
 from galactic.node.segment import Facts, Finding, Segment, conditions, difference
 
 
-async def until(condition, seconds=5.0):
-    async with asyncio.timeout(seconds):
+@pytest.fixture(autouse=True)
+def unrefreshed(monkeypatch):
+    """Nothing is written because time has passed."""
+    monkeypatch.setattr(module, "REFRESH_SECONDS", 10.0**6)
+
+
+async def until(condition):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -25,6 +32,7 @@ class MemoryKube:
 
     def __init__(self) -> None:
         self.object, self.version, self.patches, self.away = None, 0, [], False
+        self.refused = 0
         self.events = asyncio.Queue()
         self.selectors = set()
 
@@ -63,6 +71,7 @@ class MemoryKube:
     async def patch(self, _resource, name, patch, *, subresource):
         assert (name, subresource) == ("node-1", "status")
         if self.away:
+            self.refused += 1
             raise Unreachable("kube-apiserver", "away")
         if self.object is None:
             raise NotFound("gone")
@@ -73,6 +82,13 @@ class MemoryKube:
         self.object = self.object | {"status": self.object.get("status", {}) | patch["status"]}
         self._tell("MODIFIED")
         return self.object
+
+
+async def looked(segment):
+    """Whatever was to be written has been."""
+    await until(lambda: not segment._changed.is_set())
+    segment._changed.set()
+    await until(lambda: not segment._changed.is_set())
 
 
 READY = Finding("Ready", status=True, reason="Ready")
@@ -105,7 +121,7 @@ async def test_the_prefix_comes_from_its_own_segment_only(node):
 async def test_status_says_what_is_attached(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube):
+    async with following(node, kube) as segment:
         await node.cni("ADD", config())
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
         status = parse(NodeSegment, kube.object).status
@@ -116,10 +132,10 @@ async def test_status_says_what_is_attached(node, config):
         assert status.sequence == node.store.announcement().sequence
         assert (status.loopback, status.counts.vpcs) == ("2001:db8:ff01:100:ffff:ffff:ffff:ffff", 1)
         assert [(each.type, each.status) for each in status.conditions] == [("Ready", "True")]
-        await asyncio.sleep(0.3)
+        await looked(segment)
         before = len(kube.patches)
         await node.cni("ADD", config())
-        await asyncio.sleep(0.3)
+        await looked(segment)
         assert len(kube.patches) == before, "nothing new, nothing written"
         await node.cni("DEL", config())
         await until(lambda: kube.object["status"]["endpoints"] == [])
@@ -132,7 +148,7 @@ async def test_status_is_written_when_the_api_server_is_back(node, config):
     kube.away = True
     async with following(node, kube):
         assert (await node.cni("ADD", config())).code == 0
-        await asyncio.sleep(0.2)
+        await until(lambda: kube.refused)
         kube.away = False
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
 
