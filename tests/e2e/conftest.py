@@ -133,7 +133,8 @@ def forbidden(lab: Lab) -> list[str]:
     """
     allowed: set[str] = set()
     refused: dict[str, dict[str, Any]] = {}
-    for event in map(json.loads, lab.state.audit.read_text().splitlines()):
+    whole, _, _being_written = lab.state.audit.read_text().rpartition("\n")
+    for event in map(json.loads, whole.splitlines()):
         thing = event.get("objectRef", {"path": event["requestURI"]})
         names = ("path", "apiGroup", "resource", "subresource", "namespace", "name")
         what = {name: thing[name] for name in names if name in thing}

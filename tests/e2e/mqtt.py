@@ -100,7 +100,7 @@ def _listening(lab: Lab, user: str, *topics: str) -> Iterator[Iterator[Said]]:
         yield map(_parsed, listening.stdout)
     finally:
         timer.cancel()
-        listening.terminate()
+        listening.kill()  # its handler of SIGTERM may wait for ever for what it has interrupted
         listening.wait(SECONDS)
 
 
