@@ -21,6 +21,7 @@ from galactic.settings import Settings
 
 log = structlog.get_logger(__name__)
 GRACE_SECONDS: Final = 10.0
+GRACE_STEPS: Final = 100
 
 
 class Health:
@@ -109,11 +110,19 @@ async def _run(
         if not work.done():
             log.info("stopping", program=program)
             work.cancel()
-            await asyncio.wait({work}, timeout=GRACE_SECONDS)
+            await _grace(work)
     finally:
         stop.cancel()
         await server.cleanup()
     return _code(work, program)
+
+
+async def _grace(work: "asyncio.Task[None]") -> None:
+    """Waits for it to end. In steps: a process that is held up for longer than it has loses one, and not all."""
+    for _ in range(GRACE_STEPS):
+        done, _ = await asyncio.wait({work}, timeout=GRACE_SECONDS / GRACE_STEPS)
+        if done:
+            return
 
 
 def _code(work: "asyncio.Task[None]", program: str) -> int:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import pytest
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, time
+from galactic import launch as module
 from galactic.errors import Unreachable
 from galactic.launch import launch
 from galactic.metrics import registry
@@ -25,10 +26,18 @@ async def main(health):
         raise Unreachable("kube-apiserver", "nobody home")
     if "crash" in sys.argv:
         raise RuntimeError("a bug")
+    if {"held up", "never"} & {*sys.argv}:
+        module.GRACE_SECONDS = 1.0
     print("up", flush=True)
     try:
         await asyncio.Event().wait()
     finally:
+        if "held up" in sys.argv:
+            time.sleep(2)
+            for _ in range(30):
+                await asyncio.sleep(0.01)
+        if "never" in sys.argv:
+            await asyncio.Event().wait()
         print("cleaned up", flush=True)
 
 launch(load(OperatorSettings, ["--metrics-port", sys.argv[1]]), "test", main, registry("test"))
@@ -94,6 +103,22 @@ def test_told_to_stop_it_cleans_up_and_exits_0(number: signal.Signals) -> None:
         process.send_signal(number)
         out, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == (0, "cleaned up\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "ended"),
+    [
+        pytest.param("held up", (0, "cleaned up\n"), id="it-was-held-up-for-longer-than-it-has"),
+        pytest.param("never", (1, ""), id="it-does-not-stop"),
+    ],
+)
+def test_it_has_so_long_to_stop(word: str, ended: tuple[int, str]) -> None:
+    with program(word) as (process, port):
+        get(port, "/healthz")
+        process.send_signal(signal.SIGTERM)
+        out, said = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, out) == ended
+        assert ("did not stop in time" in said) is (ended[0] == 1)
 
 
 @pytest.mark.parametrize(
