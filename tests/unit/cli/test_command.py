@@ -19,12 +19,17 @@ BIN = Path(sys.executable).parent
 
 
 def run(*words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"} | variables
+    # A proxy of this machine's would be asked for the cluster.
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if key != "KUBECONFIG" and not key.lower().endswith("_proxy")
+    }
     return subprocess.run(
         [str(BIN / "galactic"), *words],
         capture_output=True,
         text=True,
-        env=environment,
+        env=own | variables,
         check=False,
         timeout=280,
     )
