@@ -5,7 +5,6 @@ database.example.net are, with the broker as it is shipped, and an /etc of its o
 import base64
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import subprocess
@@ -19,7 +18,8 @@ SHIPPED = EXAMPLES.parents[1] / "deploy/mosquitto"
 BROKER, DATABASE = "broker.example.net", "database.example.net"
 ROUTER = "galactic-router-0"
 BUNDLE = "ssl/certs/ca-certificates.crt"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 240.0
+COPIES = 20
 
 
 class Outside:
@@ -28,14 +28,14 @@ class Outside:
     def __init__(self, folder: Path) -> None:
         folder.chmod(0o755)
         self.folder, self.etc = folder, folder / "etc"
-        self.namespace = f"outside-{os.getpid()}"
+        self.namespace = folder.name
         self.passwords = {name: secrets.token_hex(8) for name in (ROUTER, "galactic-observer", "database")}
         self._running: list[subprocess.Popen[bytes]] = []
 
     def up(self) -> None:
         subprocess.run(["ip", "netns", "add", self.namespace], check=True)
         subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True)
-        subprocess.run(["cp", "-a", "/etc", self.folder], check=True)
+        self._copy_etc()
         (self.etc / "hosts").write_text(f"127.0.0.1 localhost {BROKER} {DATABASE}\n")
         self._settings()
         self._broker()
@@ -45,7 +45,11 @@ class Outside:
         for process in self._running:
             process.terminate()
         for process in self._running:
-            process.wait(30)
+            try:
+                process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         subprocess.run(["ip", "netns", "del", self.namespace], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -60,8 +64,14 @@ class Outside:
             *("sh", "-c", see, "sh"),
         ]
 
-    def run(self, *argv: str) -> str:
-        done = subprocess.run([*self.enter, *argv], capture_output=True, text=True, check=False, timeout=60)
+    def run(self, *argv: str, seconds: float = PATIENCE_SECONDS) -> str:
+        """What it prints; nothing where it fails, or takes longer, and is killed."""
+        try:
+            done = subprocess.run(
+                [*self.enter, *argv], capture_output=True, text=True, check=False, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            return ""
         return done.stdout if done.returncode == 0 else ""
 
     def start(self, argv: list[str], log: Path) -> "subprocess.Popen[bytes]":
@@ -72,26 +82,29 @@ class Outside:
         self._running.append(process)
         return process
 
-    def leader(self) -> str:
-        """Who leads, as everybody may read at the broker; empty: nobody."""
+    def leader(self, seconds: float = 30.0) -> str:
+        """Who leads, as everybody may read at the broker, or is told within so many seconds; empty: nobody.
+
+        Those are not mosquitto_sub's own, which may hang when they have passed.
+        """
         who = ("-u", "galactic-observer", "-P", self.passwords["galactic-observer"])
         place = ("-h", BROKER, "-p", "8884", "--cafile", f"/etc/{BUNDLE}")
-        said = self.run(
-            "mosquitto_sub", *place, *who, "-t", "galactic/v1/router/leader", "-C", "1", "-W", "2"
-        )
+        asked = ("-t", "galactic/v1/router/leader", "-C", "1")
+        said = self.run("mosquitto_sub", *place, *who, *asked, seconds=seconds)
         return str(json.loads(said)["id"]) if said else ""
 
     def health(self) -> str:
         ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9090/healthz').read().decode())"
         return self.run("python3", "-c", ask).strip()
 
-    def forget(self) -> None:
-        """Nothing is retained about who leads, and no table is there."""
-        self.run("psql", "-h", DATABASE, "-U", "galactic", "-c", "DROP SCHEMA galactic CASCADE")
-        who = ("-u", ROUTER, "-P", self.passwords[ROUTER], "-h", BROKER, "-p", "8884")
-        self.run(
-            "mosquitto_pub", *who, "--cafile", f"/etc/{BUNDLE}", "-t", "galactic/v1/router/leader", "-r", "-n"
-        )
+    def forget(self) -> bool:
+        """Nothing is retained about who leads, and no table is there. Whether that worked."""
+        drop = "DROP SCHEMA IF EXISTS galactic CASCADE"
+        dropped = self.run("psql", "-h", DATABASE, "-U", "galactic", "-c", drop)
+        who = ("-u", ROUTER, "-P", self.passwords[ROUTER], "-h", BROKER, "-p", "8884", "-q", "1")
+        topic = ("-t", "galactic/v1/router/leader", "-r", "-n")
+        said = self.run("mosquitto_pub", "-d", *who, "--cafile", f"/etc/{BUNDLE}", *topic)
+        return bool(dropped) and "PUBACK" in said
 
     def tables(self) -> set[str]:
         """What the router has made in the database."""
@@ -147,7 +160,18 @@ class Outside:
         self.until("it answers", lambda: self.run(str(programs / "pg_isready"), *ready), process, log)
         password = f"ALTER USER galactic PASSWORD '{self.passwords['database']}'"
         for command in (password, "CREATE DATABASE galactic"):
-            self.run(str(programs / "psql"), *ready, "-d", "postgres", "-c", command)
+            assert self.run(str(programs / "psql"), *ready, "-d", "postgres", "-c", command), command
+
+    def _copy_etc(self) -> None:
+        """Of /etc as it is. That a file of it goes meanwhile, as when packages are installed, is no failure."""
+        for left in reversed(range(COPIES)):
+            done = subprocess.run(
+                ["cp", "-a", "/etc", self.folder], capture_output=True, text=True, check=False
+            )
+            if done.returncode == 0:
+                return
+            assert left, done.stderr
+            time.sleep(1)
 
 
 def unit(name: str) -> dict[str, list[str]]:

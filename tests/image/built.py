@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from release.distributions import ROOT
 
 SUITE = "bookworm"
 MACHINE = "/run/machine"
+MAKING = "making-"
+"""What folders are called that are in use while something is built."""
 ENOUGH = 12 << 30
 """Bytes of layers from which on all of them are thrown away."""
+FETCH_TRIES = 3
+FETCH_PAUSE_SECONDS = 10
 
 
 class Store:
@@ -33,12 +38,9 @@ class Store:
         packages.install(["buildah", "debootstrap"])
         self.folder = cache.root() / "images"
         self.folder.mkdir(parents=True, exist_ok=True)
-        config = self.folder / "storage.conf"
-        config.write_text(
-            f'[storage]\ndriver = "{_driver()}"\ngraphroot = "{self.folder}/graph"\nrunroot = "{self.folder}/run"\n'
-        )
+        self._config = self.folder / "storage.conf"
         self.environment = os.environ | {
-            "CONTAINERS_STORAGE_CONF": str(config),
+            "CONTAINERS_STORAGE_CONF": str(self._config),
             "BUILDAH_ISOLATION": "chroot",
         }
         self.environment.pop("STORAGE_DRIVER", None)
@@ -50,6 +52,10 @@ class Store:
         """One process at a time builds."""
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            self._config.write_text(
+                f'[storage]\ndriver = "{_driver()}"\n'
+                f'graphroot = "{self.folder}/graph"\nrunroot = "{self.folder}/run"\n'
+            )
             yield
 
     def buildah(self, *words: str | Path) -> str:
@@ -60,8 +66,10 @@ class Store:
         return done.stdout.strip()
 
     def tidy(self) -> None:
-        """Containers that a killed run left are gone, and all layers where there are too many."""
+        """Containers and folders that a killed run left are gone, and all layers where there are too many."""
         self.buildah("rm", "--all")
+        for left in self.folder.glob(f"{MAKING}*"):
+            shutil.rmtree(left, ignore_errors=True)
         sizes = subprocess.run(["du", "-sxb", self.folder], capture_output=True, text=True, check=False)
         if int(sizes.stdout.split()[0]) > ENOUGH:
             self.buildah("rmi", "--all", "--force")
@@ -70,10 +78,24 @@ class Store:
         """An image of Debian and nothing else, as small as debootstrap can; its name."""
         name = f"localhost/base:{hashlib.sha256(f'2 {SUITE} {_mirror()}'.encode()).hexdigest()[:12]}"
         if not self.buildah("images", "--quiet", "--filter", f"reference={name}"):
-            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=MAKING) as folder:
                 root = Path(folder) / "root"
-                words = ["debootstrap", "--variant=minbase", SUITE, str(root), _mirror()]
-                done = subprocess.run(words, capture_output=True, text=True, check=False)
+                # Mounts of its own: what it mounts there is gone with it, however it ends.
+                words = [
+                    "unshare",
+                    "--mount",
+                    "debootstrap",
+                    "--variant=minbase",
+                    SUITE,
+                    str(root),
+                    _mirror(),
+                ]
+
+                def made() -> "subprocess.CompletedProcess[str]":
+                    shutil.rmtree(root, ignore_errors=True)
+                    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+                done = _fetching(made)
                 assert done.returncode == 0, done.stdout[-4000:]
                 for path in (
                     "var/cache/apt/archives",
@@ -91,11 +113,13 @@ class Store:
     def build(self, target: str) -> str:
         """The Dockerfile's target, as `make image` builds it; its name."""
         name = f"localhost/galactic-{target}:test"
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=MAKING) as folder:
             more = ["--layers", *_mounts(Path(folder))]
             words = image.command("buildah", name, self.said, base=self.base(), target=target, more=more)
-            done = subprocess.run(
-                words, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+            done = _fetching(
+                lambda: subprocess.run(
+                    words, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False
+                )
             )
         assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return name
@@ -109,6 +133,15 @@ class Store:
     def close(self) -> None:
         for container in self._containers:
             self.buildah("rm", container)
+
+
+def _fetching(make: "Callable[[], subprocess.CompletedProcess[str]]") -> "subprocess.CompletedProcess[str]":
+    """How it ended: the last of some tries, as a mirror may be away for a moment. What was made is not made again."""
+    for _ in range(FETCH_TRIES - 1):
+        if (done := make()).returncode == 0:
+            return done
+        time.sleep(FETCH_PAUSE_SECONDS)
+    return make()
 
 
 def _driver() -> str:

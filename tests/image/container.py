@@ -17,6 +17,9 @@ from pathlib import Path
 USER = 65532
 DEVICES = ("null", "zero", "full", "random", "urandom")
 NODE = ("net_admin", "sys_admin", "net_raw")
+SECONDS = 600
+"""For a command that ends by itself."""
+GRACE_SECONDS = 240
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Running:
         """Signals process 1; its exit code, and what it said."""
         try:
             self.send(number)
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=GRACE_SECONDS)
         finally:
             self.process.kill()
             self.process.wait()
@@ -84,7 +87,9 @@ class Container:
 
     def run(self, *command: str, given: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
         words = self._words(command, variables)
-        return subprocess.run(words, input=given, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            words, input=given, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
 
     def _words(self, command: Sequence[str], variables: Mapping[str, str]) -> list[str]:
         spaces = ["--mount", "--pid", "--fork", "--kill-child", *([] if self.net else ["--net"])]

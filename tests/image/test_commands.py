@@ -8,7 +8,7 @@ import subprocess
 import tomllib
 
 import pytest
-from container import NODE
+from container import NODE, SECONDS
 from waiting import eventually, free_port, health
 
 from galactic.lab.mosquitto import Mosquitto
@@ -80,12 +80,11 @@ def test_a_router_alone_serves_a_broker(image, tmp_path):
                     "galactic/v1/router/leader",
                     "-C",
                     "1",
-                    "-W",
-                    "30",
                 ],
                 capture_output=True,
                 text=True,
                 check=True,
+                timeout=SECONDS,
             )
             assert json.loads(done.stdout)["term"] >= 1
         finally:
@@ -155,7 +154,7 @@ def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp
         eventually(lambda: process.first, unless=process.alive)
         ask = (
             "import urllib.request as r, urllib.error as e\n"
-            "try: print(r.urlopen('http://127.0.0.1:9154/healthz', timeout=5).read().decode())\n"
+            "try: print(r.urlopen('http://127.0.0.1:9154/healthz', timeout=30).read().decode())\n"
             "except e.HTTPError as x: print(x.read().decode())\n"
         )
 
@@ -165,7 +164,7 @@ def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp
 
         eventually(told, unless=process.alive)
         # what exactly depends on this kernel
-        eventually(lambda: told().strip() != "ok", unless=process.alive)
+        eventually(lambda: told().strip() not in ("", "ok"), unless=process.alive)
         for missing in ("broker unreachable", "no client of the API server"):
             eventually(lambda: missing in process.said, unless=process.alive)  # noqa: B023
     finally:

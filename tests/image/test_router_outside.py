@@ -51,15 +51,15 @@ def started(image, outside, user, command, given):
 
 @pytest.mark.parametrize("way", [by_systemd, as_container])
 def test_it_leads_and_keeps_a_history(image, outside, way):
-    assert not outside.leader()
+    assert not outside.leader(2)
     router = way(image, outside)
     try:
         eventually(outside.leader, unless=router.alive)
         eventually(lambda: outside.health() == "ok", unless=router.alive)
-        assert {"endpoint", "period"} <= outside.tables()
+        eventually(lambda: {"endpoint", "period"} <= outside.tables(), unless=router.alive)
     finally:
         code, said = router.end()
     assert code == 0, said
     assert "Traceback" not in said
-    outside.forget()
+    eventually(outside.forget)
     assert not outside.tables()

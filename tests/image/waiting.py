@@ -6,7 +6,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 300
+_HELD: list[socket.socket] = []
 
 
 def eventually(condition: Callable[[], object], *, unless: Callable[[], None] = lambda: None) -> None:
@@ -19,15 +20,19 @@ def eventually(condition: Callable[[], object], *, unless: Callable[[], None] = 
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        found: int = probe.getsockname()[1]
+    """A port where nobody listens. Nobody else is given it: it stays bound here, which a listener does not mind."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _HELD.append(holder)
+    found: int = holder.getsockname()[1]
     return found
 
 
 def health(port: int) -> tuple[int, str]:
     """What /healthz says; (0, why) while nobody answers."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
