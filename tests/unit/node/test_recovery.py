@@ -44,6 +44,7 @@ class MemoryKube:
     def __init__(self, prefix="2001:db8:ff01:100::/56"):
         self.segment = {"metadata": {"name": "node-1", "resourceVersion": "1"}, "spec": {"prefix": prefix}}
         self.definitions, self.away, self.without_definitions = {}, False, False
+        self.asked = 0  # for definitions
 
     @property
     def status(self):
@@ -74,6 +75,7 @@ class MemoryKube:
 
     async def find(self, resource, name, namespace):
         self._answer()
+        self.asked += 1
         assert resource is NADS
         if self.without_definitions:
             raise Unreachable("kube-apiserver", "no definitions now")
@@ -162,7 +164,8 @@ async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attach
         assert announced(broker) == ["default/blue-G"], "what is not known is not withdrawn"
         kube.away, kube.without_definitions = False, True
         await until(lambda: "no definitions" in found.problem)
-        await asyncio.sleep(0.3)
+        asked = kube.asked
+        await until(lambda: kube.asked > asked + 2)
         assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
         assert state(node.kernel) == before
         kube.without_definitions = False
