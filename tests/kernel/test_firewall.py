@@ -320,7 +320,9 @@ def subprocess_in(namespace, program):
 PROGRAM = """
 import asyncio
 from galactic.errors import Unreachable
+from galactic.linux import firewall
 from galactic.linux.firewall import FirewallRule, install
+firewall._TIMEOUT = 250.0
 try:
     print(asyncio.run(install([FirewallRule(4, "FORWARD", "%s", in_interface="G+")], backend="nft")))
 except Unreachable as error:

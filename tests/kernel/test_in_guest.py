@@ -16,7 +16,7 @@ INIT = """#!/bin/sh
 mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/tmp
 ip link set lo up
 cd {checkout} && env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={path} \\
-  {python} -m pytest -q --tb=short -p no:cacheprovider -m vrf {tests}
+  {python} -m pytest -q --tb=short --timeout=1800 -p no:cacheprovider -m vrf {tests}
 echo "guest: exit code $?"
 halt -f
 """
