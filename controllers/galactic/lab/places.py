@@ -17,7 +17,8 @@ from galactic.lab.state import State
 
 HELD_UP: Final = re.compile(
     r"TLS handshake timeout|i/o timeout|context deadline exceeded|Client\.Timeout|client connection lost|"
-    r"etcdserver: (request timed out|leader changed)|in the time allotted|did not complete within|"
+    r"etcdserver: (request timed out|leader changed)|rpc error: code = (Unavailable|DeadlineExceeded)|"
+    r"evaluation timed out|in the time allotted|did not complete within|"
     r"retry after the token is automatically created|a bare pod has to be applied again"
 )
 """What kubectl and Helm complain about when somebody on the way to the answer did nothing for seconds: the API server

@@ -14,6 +14,8 @@ from galactic.lab.state import State
 
 LATE = "Unable to connect to the server: net/http: TLS handshake timeout"
 ETCD = "Error from server: etcdserver: request timed out"
+QUOTA = "Error from server (InternalError): Internal error occurred: resource quota evaluation timed out"
+CLOSING = "error: failed to create configmap: rpc error: code = Unavailable desc = transport is closing"
 WEBHOOK = (
     'Error from server (InternalError): Internal error occurred: failed calling webhook "vpcs.galactic": Post '
     '"https://[fd00::1]:9443/validate?timeout=5s": context deadline exceeded'
@@ -55,7 +57,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "PAUSE_SECONDS", 0.0)
 
 
-@pytest.mark.parametrize("complaint", [LATE, ETCD, WEBHOOK, NOT_YET])
+@pytest.mark.parametrize("complaint", [LATE, ETCD, QUOTA, CLOSING, WEBHOOK, NOT_YET])
 def test_who_was_held_up_is_asked_again_with_the_same(tmp_path: Path, complaint: str) -> None:
     lab = Scripted(tmp_path, complaint, complaint)
     assert lab.kubectl("apply", "-f", "-", stdin="manifest") == "manifest"
