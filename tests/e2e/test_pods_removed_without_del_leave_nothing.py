@@ -22,6 +22,6 @@ def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
     is_again("node-1", before, lambda: kernel(lab, "node-1"))
     eventually("its endpoint is withdrawn", lambda: blue.endpoint("gone") is None)
     eventually("node-2 forgot the route", lambda: sid not in str(kernel(lab, "node-2")))
-    assert sid not in str(lab.get("nseg", "node-1")["status"])
+    eventually("node-1 says so", lambda: sid not in str(lab.get("nseg", "node-1")["status"]))
     # And the pod can be deleted as any other.
     blue.delete_pod("gone")
