@@ -18,7 +18,7 @@ PROGRAM = """
 import asyncio, json, sys
 from ipaddress import IPv6Network, ip_interface
 from galactic import srv6
-from galactic.linux import chains
+from galactic.linux import chains, firewall as filtering
 from galactic.linux.events import Events
 from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
@@ -27,6 +27,7 @@ from galactic.linux.preflight import preflight
 from galactic.node import plan
 from galactic.node.attachment import Attachment
 
+filtering._TIMEOUT = 900.0  # a guest on a machine that has much else to do is slow
 SPACE, PREFIX = IPv6Network("2001:db8:ff00::/40"), IPv6Network("2001:db8:ff01:100::/56")
 pod = Attachment(1, 1, "t/1", "c", sys.argv[1], "galactic0", (ip_interface("10.1.1.1/24"),))
 facts = plan.Host(PREFIX, SPACE, "eth0")
