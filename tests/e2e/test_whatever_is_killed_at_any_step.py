@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg
-from mqtt import BASE, LEADER, retained
-from routers import pids
+from mqtt import BASE, retained
+from routers import leading, pids
 from story import Tenant, eventually
 
 from galactic.errors import Rejected
@@ -131,10 +131,15 @@ def agreed(world: World, blue: Tenant, vpc: str) -> None:
     ]
     if pairs:
         blue.all_reach(pairs)
+    assert leading(lab) in pids(lab)
+    eventually("the broker has every node online", lambda: offline(lab, world.nodes) == [])
+
+
+def offline(lab: Lab, nodes: list[str]) -> list[str]:
+    """Those that the broker does not have as online."""
     said = retained(lab)
-    assert int(said[LEADER]["id"].rpartition("-")[2]) in pids(lab).values()
-    hosts = {f"{BASE}/nodes/default/{node}/status" for node in world.nodes}
-    assert {topic for topic in hosts if said[topic]["state"] == "online"} == hosts
+    states = {node: said.get(f"{BASE}/nodes/default/{node}/status", {}).get("state") for node in nodes}
+    return [node for node, state in states.items() if state != "online"]
 
 
 def where(world: World, blue: Tenant) -> dict[str, tuple[str, str]]:
