@@ -95,13 +95,20 @@ def stopped(lab: Lab) -> Iterator[Callable[[str], None]]:
 def test_all_is_well_and_the_way_is_shown_hop_by_hop(cli: Cli, tenant: Tenant) -> None:
     cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
     vpc = f"{tenant.namespace}/vpc"
-    (found,) = json.loads(cli.run("vpcs", vpc, "-o", "json"))
-    assert {each["node"] for each in found["attachments"]} == {"node-1", "node-2"}
 
-    routes = json.loads(cli.run("routes", vpc, "-o", "json"))
-    assert {each["network"] for each in routes["routes"]} == {"10.1.1.1/32", "10.1.1.2/32"}
-    assert all(set(each["kernels"]) == {"node-1", "node-2"} for each in routes["routes"])
-    assert all(each["told"] == each["desired"] for each in routes["routes"])
+    def attached() -> bool:
+        (found,) = json.loads(cli.run("vpcs", vpc, "-o", "json", ok=(0, DEGRADED)))
+        return {each["node"] for each in found["attachments"]} == {"node-1", "node-2"}
+
+    def routed() -> bool:
+        routes = json.loads(cli.run("routes", vpc, "-o", "json", ok=(0, DEGRADED)))["routes"]
+        exactly = {each["network"] for each in routes} == {"10.1.1.1/32", "10.1.1.2/32"}
+        everywhere = all(set(each["kernels"]) == {"node-1", "node-2"} for each in routes)
+        return exactly and everywhere and all(each["told"] == each["desired"] for each in routes)
+
+    eventually("galactic vpcs shows where both are attached", attached, PATIENCE)
+    eventually("galactic routes shows them desired, told and in each kernel", routed, PATIENCE)
+    cli.run("routes", vpc)
 
     ways = json.loads(cli.run("trace", f"{tenant.namespace}/web", f"{tenant.namespace}/api", "-o", "json"))[
         "ways"
