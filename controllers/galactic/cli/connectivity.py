@@ -81,7 +81,7 @@ async def _tried(
     from galactic.cli.trial import Trial  # noqa: PLC0415
 
     async with access.kube() as kube:
-        chosen = await _answered(lambda: _nodes(kube, nodes), patience)
+        chosen = await _nodes(kube, nodes)  # not patiently: an address where nobody answers is told at once
         used = image or await _answered(site(access, kube).image, patience) or f"galactic:{__version__}"
         trial = Trial(f"galactic-connectivity-{secrets.token_hex(3)}", chosen, used, patience)
         async with _made(kube, trial, keep=keep):

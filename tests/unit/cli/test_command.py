@@ -49,7 +49,17 @@ def nowhere(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("words", [["status"], ["vpcs"], ["routes", "x"], ["trace", "a/b", "c/d"], ["graph"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["vpcs"],
+        ["routes", "x"],
+        ["trace", "a/b", "c/d"],
+        ["graph"],
+        ["connectivity", "test", "--timeout", "3600"],
+    ],
+)
 def test_an_api_server_that_does_not_answer(nowhere: Path, words: list[str]) -> None:
     done = CliRunner(env={"KUBECONFIG": ""}).invoke(app, [*words, "--kubeconfig", str(nowhere)])
     assert done.exit_code == access.UNREACHABLE
