@@ -7,11 +7,11 @@ it was made by tests that were killed; otherwise it is made and taken down.
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from charting import NAMESPACE, Helm
+from owning import owned
 from rich.console import Console
 
 from galactic.lab.build_tools import HELM3, TOOLS
@@ -52,7 +52,7 @@ def helm3() -> Helm:
 def lab() -> Iterator[Lab]:
     """A control plane without anything of Galactic's in it."""
     one = named()
-    if one.running and owned(one) is not False:
+    if one.running and owned(one, OWNER) is not False:
         empty(one)
         yield one
         return
@@ -72,19 +72,7 @@ def named() -> Lab:
     """The lab to use; where other tests are using that of the usual name, one with a name of our own."""
     given = os.environ.get("GALACTIC_CHART_LAB")
     one = Lab(given or "chart", Console(stderr=True))
-    return one if given or not owned(one) else Lab(f"chart-{os.getpid()}", Console(stderr=True))
-
-
-def owned(lab: Lab) -> bool | None:
-    """Whether the tests that made it are still there; None: it was not made by tests."""
-    try:
-        owner = (lab.state.root / OWNER).open()
-    except FileNotFoundError:
-        return None
-    with owner, suppress(BlockingIOError):
-        fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    return True
+    return one if given or not owned(one, OWNER) else Lab(f"chart-{os.getpid()}", Console(stderr=True))
 
 
 def empty(lab: Lab) -> None:

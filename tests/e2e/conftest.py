@@ -10,12 +10,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import witnesses
+from owning import owned
 from rich.console import Console
 from story import Tenant, fresh, tenancy
 
@@ -88,14 +89,7 @@ def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
 
 def abandoned(lab: Lab) -> bool:
     """Whether stories made it that were killed before they could take it down: nobody knows what state it is in."""
-    try:
-        owner = (lab.state.root / OWNER).open()
-    except FileNotFoundError:
-        return False
-    with owner, suppress(BlockingIOError):
-        fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    return False
+    return owned(lab, OWNER) is False
 
 
 @pytest.fixture(scope="session")

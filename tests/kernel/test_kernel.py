@@ -4,7 +4,6 @@ import asyncio
 import gc
 import os
 import socket
-import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -12,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
+from counting import counted_calls
 
 from galactic.errors import NotYet, Rejected, Unreachable
 from galactic.linux.events import EVERYTHING, Changed, Events
@@ -216,18 +216,6 @@ async def test_writing_one_route_reads_no_table(kernel):
     many = {route_key(101, IPv4Network((0x0A000000 + i, 32))): Direct("d0") for i in range(50_000)}
     await kernel.write(change(Objects(routes=many), Objects()))
     assert await steps() < 2 * alone
-
-
-@contextmanager
-def counted_calls():
-    """What is called within, by the kind of the call. Time would be measured with whatever else the machine does."""
-    calls = Counter()
-    before = sys.getprofile()
-    sys.setprofile(lambda frame, event, what: calls.update((event,)) if event in ("call", "c_call") else None)
-    try:
-        yield calls
-    finally:
-        sys.setprofile(before)
 
 
 async def test_nothing_stays_open(host, pod):

@@ -1,9 +1,7 @@
-import sys
-from collections import Counter
-from contextlib import contextmanager
 from ipaddress import ip_network
 
 import pytest
+from counting import counted_calls
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,15 +149,3 @@ def test_a_large_network_is_handed_out_in_constant_time_to_the_last_address():
     for number in range(1000, 2000):
         book.release(key(number))
     assert steps(1000, 2000) < 2 * early
-
-
-@contextmanager
-def counted_calls():
-    """What is called within, by the kind of the call. Time would be measured with whatever else the machine does."""
-    calls = Counter()
-    before = sys.getprofile()
-    sys.setprofile(lambda frame, event, what: calls.update((event,)) if event in ("call", "c_call") else None)
-    try:
-        yield calls
-    finally:
-        sys.setprofile(before)

@@ -182,16 +182,23 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
         assert whole(broker, "10.1.1.1/32")
 
 
-@pytest.mark.parametrize("ahead", [pytest.param(True, id="ahead"), pytest.param(False, id="between")])
-async def test_what_a_deposed_leader_still_had_under_way_is_undone(
-    world, broker, vote, until, *, ahead: bool
-) -> None:
+@contextlib.asynccontextmanager
+async def reign(world, broker, vote, until):
+    """One that leads and has told of 10.1.1.1/32, a node that has heard it, and the revision of that table."""
     async with replica(broker, vote, "b") as b:
         node = Node(broker)
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         vote.elect("b")
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
-        previous = decode(Head, broker.retained[HEAD]).revision
+        yield b, node, decode(Head, broker.retained[HEAD]).revision
+        node.task.cancel()
+
+
+@pytest.mark.parametrize("ahead", [pytest.param(True, id="ahead"), pytest.param(False, id="between")])
+async def test_what_a_deposed_leader_still_had_under_way_is_undone(
+    world, broker, vote, until, *, ahead: bool
+) -> None:
+    async with reign(world, broker, vote, until) as (b, node, previous):
         late = previous + (10**9 if ahead else 1)
         wrong = stray_route("10.6.6.6/32")
         broker.publish(CHANGES, encode(Changes(late, previous, (wrong,), ("10.1.1.1/32",))), False)
@@ -202,19 +209,13 @@ async def test_what_a_deposed_leader_still_had_under_way_is_undone(
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32"))
         await until(lambda: node.count == 1 and node.table.settled)
         assert node.table.revision == decode(Head, broker.retained[HEAD]).revision > late + 5
-        node.task.cancel()
 
 
 async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterwards(
     world, broker, vote, until
 ) -> None:
     """The last word of a deposed leader arrives between two turns of its successor, who has read the tables already."""
-    async with replica(broker, vote, "b") as b:
-        node = Node(broker)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
-        vote.elect("b")
-        await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
-        previous = decode(Head, broker.retained[HEAD]).revision
+    async with reign(world, broker, vote, until) as (b, node, previous):
         resuming, waiting = b.store.resuming, []
 
         def slowly(held):
@@ -231,19 +232,14 @@ async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterw
         await until(lambda: b.idle and node.table.settled and node.count == 1)
         assert waiting[-1] == 1, "it was heard later, and the test shows nothing"
         assert node.table.revision > previous + 1
-        node.task.cancel()
 
 
 async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_is_put_right(
     world, broker, vote, until
 ) -> None:
     """A deposed leader's pack comes between that and the next turn of its successor."""
-    async with replica(broker, vote, "b") as b:
-        node = Node(broker)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
-        vote.elect("b")
-        await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
-        previous, viewed = decode(Head, broker.retained[HEAD]).revision, b._leadership.viewed
+    async with reign(world, broker, vote, until) as (b, node, previous):
+        viewed = b._leadership.viewed
 
         def and_then(retained) -> None:
             b._leadership.viewed = viewed
@@ -260,7 +256,6 @@ async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_i
         await until(lambda: b._leadership.viewed is viewed)
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
         assert node.count == 1
-        node.task.cancel()
 
 
 @pytest.mark.parametrize(
