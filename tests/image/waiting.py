@@ -6,6 +6,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
+from galactic.lab import ports
+
 PATIENCE_SECONDS = 300
 _HELD: list[socket.socket] = []
 
@@ -20,13 +22,10 @@ def eventually(condition: Callable[[], object], *, unless: Callable[[], None] = 
 
 
 def free_port() -> int:
-    """A port where nobody listens. Nobody else is given it: it stays bound here, which a listener does not mind."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
+    """A port where nobody listens. Nobody else is given it: it stays bound here."""
+    holder = ports.kept()
     _HELD.append(holder)
-    found: int = holder.getsockname()[1]
-    return found
+    return ports.number(holder)
 
 
 def health(port: int) -> tuple[int, str]:

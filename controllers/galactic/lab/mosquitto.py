@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic.errors import GalacticError
+from galactic.lab import ports
 
 PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/bin"
 START_SECONDS: Final = 120.0
@@ -36,12 +37,10 @@ class Mosquitto:
         self.process: subprocess.Popen[bytes] | None = None
 
     def port_of(self, name: str) -> int:
-        """The port of that name. Nobody else is given it: it stays bound here, which a listener does not mind."""
+        """The port of that name. It stays bound here: nobody else is given it."""
         if name not in self.ports:
-            holder = socket.socket()
-            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            holder.bind(("127.0.0.1", 0))
-            self.ports[name] = holder.getsockname()[1]
+            holder = ports.kept()
+            self.ports[name] = ports.number(holder)
             weakref.finalize(self, holder.close)
         return self.ports[name]
 

@@ -10,7 +10,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic.errors import Rejected, Unreachable
-from galactic.lab import packages
+from galactic.lab import packages, ports
 
 PACKAGE: Final = "postgresql"
 STARTS_WITHIN_SECONDS: Final = 120.0
@@ -92,16 +91,13 @@ def command(folder: Path) -> list[str]:
 class Postgres:
     """One server below ``folder``, which must not exist yet, as a child of this process.
 
-    Nobody else is given its port, before it is started or while it is dead: it stays bound here, which a listener does
-    not mind.
+    Nobody else is given its port, before it is started or while it is dead: it stays bound here.
     """
 
     def __init__(self, folder: Path) -> None:
         self._programs, self._folder = programs(), folder
-        holder = socket.socket()
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind(("127.0.0.1", 0))
-        self.port = holder.getsockname()[1]
+        holder = ports.kept()
+        self.port = ports.number(holder)
         weakref.finalize(self, holder.close)
         self._process: subprocess.Popen[bytes] | None = None
 

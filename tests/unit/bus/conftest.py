@@ -1,8 +1,6 @@
 """Certificates made on the spot, and a Mosquitto with the listeners that a test wants."""
 
-import asyncio
 import datetime as dt
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -13,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from waits import until
 
 from galactic.bus import client, paho, unconfirmed
 from galactic.lab.mosquitto import Mosquitto
@@ -113,14 +112,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
 
 
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """Waits until something is true. Patience costs only where it never is."""
-
-    async def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not happen in time"
-            await asyncio.sleep(0.01)
-
-    return wait
+@pytest.fixture(name="until")
+def _until() -> Callable[..., object]:
+    return until

@@ -1,13 +1,12 @@
 """A PostgreSQL of the tests' own: one server a test process, a database a test."""
 
-import asyncio
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from waits import until
 
 from galactic.lab.postgres import Postgres, temporary
 from galactic.router.database import session
@@ -46,14 +45,6 @@ def own_server() -> Iterator[Postgres]:
         yield running
 
 
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """Waits until something is true. Patience costs only where it never is."""
-
-    async def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not happen in time"
-            await asyncio.sleep(0.01)
-
-    return wait
+@pytest.fixture(name="until")
+def _until() -> Callable[..., object]:
+    return until

@@ -7,6 +7,7 @@ import json
 import random
 
 import pytest
+from waits import until
 
 from galactic.linux.objects import Change, EndDT46, Objects, route_of
 from galactic.node import plan
@@ -90,12 +91,6 @@ async def start(node, command, body):
     plugin.stdin.write(json.dumps(body).encode())
     plugin.stdin.close()
     return plugin
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def leaves_nothing(node):

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_interface, ip_network
 
 import pytest
+from waits import until
 
 from galactic.errors import Rejected, Unreachable
 from galactic.kube.client import Event
@@ -23,12 +24,6 @@ MORE = [{"destination": "172.16.0.0/12"}]
 def quick(monkeypatch):
     monkeypatch.setattr(configs, "LAG_SECONDS", 0.05)
     monkeypatch.setattr(configs, "BACKOFF_SECONDS", (0.01, 0.02))
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def as_list(config):

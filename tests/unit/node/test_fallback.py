@@ -5,6 +5,7 @@ import ipaddress
 from contextlib import asynccontextmanager
 
 import pytest
+from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
@@ -27,12 +28,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(fallback, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(fallback, "DEBOUNCE_SECONDS", 0.0)
     monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 class MemoryKube:

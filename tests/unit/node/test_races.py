@@ -4,6 +4,7 @@ import asyncio
 from ipaddress import ip_network
 
 from structlog.testing import capture_logs
+from waits import until
 
 from galactic.errors import Unreachable
 from galactic.linux.objects import Encap, encap_key, packed, route_key
@@ -13,12 +14,6 @@ from galactic.node.remote import Writer, entry
 KEY = (1234, 42)
 HOST_END = "G0000000jU00GH"
 PUT_BACK = "kernel objects were changed by somebody else and put back"
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def table(*last: int, node: int = 2, epoch: int = 1):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 
 import pytest
+from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
@@ -30,12 +31,6 @@ TOPICS = Topics("galactic/v1")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(recovery, "BACKOFF_SECONDS", (0.01, 0.02))
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class MemoryKube:

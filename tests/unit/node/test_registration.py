@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import (
@@ -26,12 +27,6 @@ from galactic.node.tables import PATIENCE
 TOPICS = Topics("galactic/v1")
 VPC = "0000000004d2"
 STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("default", "node-1")
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import IPv6Network
 
 import pytest
+from waits import until
 
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
@@ -19,12 +20,6 @@ from galactic.node.segment import Facts, Finding, Segment, conditions, differenc
 def unrefreshed(monkeypatch):
     """Nothing is written because time has passed."""
     monkeypatch.setattr(module, "REFRESH_SECONDS", 10.0**6)
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 class MemoryKube:

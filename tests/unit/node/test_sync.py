@@ -4,6 +4,8 @@ import asyncio
 from dataclasses import replace
 from ipaddress import ip_network
 
+from waits import until
+
 from galactic.linux.events import Changed
 from galactic.linux.objects import Encap, EndDT46, change, route_key
 from galactic.messages import Route
@@ -11,12 +13,6 @@ from galactic.node.remote import Writer, entry
 from galactic.node.sync import Sync
 
 HOST_END = "G0000000jU00GH"
-
-
-async def until(condition):
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def route(last: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:

@@ -1,7 +1,6 @@
 """What the program says on /healthz while the API server is away, comes and goes; and it stays up."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from typing import Any
 
 import pytest
 from waiting import health
+
+from galactic.lab import ports
 
 PATIENCE_SECONDS = 120
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/galactic-system/leases"
@@ -56,11 +57,9 @@ class Answers(BaseHTTPRequestHandler):
 
 @contextmanager
 def kept_port() -> Iterator[int]:
-    """A port where nobody listens. It stays bound, so nobody else is given it; who does listen there does not mind."""
-    with socket.socket() as keeper:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.bind(("127.0.0.1", 0))
-        yield keeper.getsockname()[1]
+    """A port where nobody listens. It stays bound, so nobody else is given it."""
+    with ports.kept() as keeper:
+        yield ports.number(keeper)
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
 """What the router's tests share: endpoints by number, and brokers of their own."""
 
-import asyncio
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network
 from pathlib import Path
 
 import pytest
+from waits import until
 
 from galactic.bus import client, paho, unconfirmed
 from galactic.lab import mosquitto
@@ -100,14 +99,6 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
 
 
-@pytest.fixture
-def until() -> Callable[..., object]:
-    """Waits until something is true. Patience costs only where it never is."""
-
-    async def wait(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not happen in time"
-            await asyncio.sleep(0.01)
-
-    return wait
+@pytest.fixture(name="until")
+def _until() -> Callable[..., object]:
+    return until

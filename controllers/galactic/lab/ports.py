@@ -1,0 +1,19 @@
+"""Ports of this machine for servers that are yet to start."""
+
+import socket
+
+
+def kept() -> socket.socket:
+    """A socket bound to a port of 127.0.0.1 where nobody listens. As long as it is open nobody else is given that port;
+    a server that sets SO_REUSEADDR as well, and nearly all do, can listen there.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
+
+
+def number(holder: socket.socket) -> int:
+    """The port of such a socket."""
+    port: int = holder.getsockname()[1]
+    return port
