@@ -22,6 +22,7 @@ PATIENCE_SECONDS: Final = 120
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vrf: needs a kernel with VRF devices, dummy devices and End.DT46")
+    config.addinivalue_line("markers", "every_kernel: runs on the kernel of this machine and in each guest")
 
 
 def inside(namespace: Namespace, command: str, *, check: bool = True) -> str:
