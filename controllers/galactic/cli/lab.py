@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
@@ -14,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from galactic.cli.render import Form, Output, document, show
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import broker, guest_kernels
+from galactic.lab import broker, guest_kernels, provenance
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
 
@@ -169,6 +171,15 @@ def status(
     for row in rows:
         table.add_row(*row, style="" if row[1] == "running" else "yellow")
     console.print(table)
+
+
+@app.command()
+@told
+def versions(form: Form = Output.TABLE) -> None:
+    """What labs and tests take from this machine: kernels, programs, libraries, builds in the cache."""
+    facts = provenance.facts()
+    if not document([asdict(fact) for fact in facts], form):
+        show(provenance.table(facts))
 
 
 @app.command("exec", context_settings=WORDS)
