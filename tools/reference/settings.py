@@ -29,6 +29,7 @@ VARIABLES: Final = {
     "GALACTIC_CONFIG": "the YAML file with further settings, as `--config`",
     "GALACTIC_DATABASE_URL": "`galactic history`: the database to ask",
     "GALACTIC_LAB": "the name of the lab that `galactic lab …` and the stories in tests/e2e use",
+    "GALACTIC_LAB_LINUX": "the guest kernel of labs, as `galactic lab up --linux`: `pinned` (the default) or `newest`",
     "GALACTIC_SOCKET": "the CNI plugin: the node controller's socket, before `galactic.socket` beside the plugin",
     "KUBECONFIG": "how to reach the API server; without it the pod's service account, else `~/.kube/config`",
     "KUBERNETES_SERVICE_HOST": "set by Kubernetes in pods: the service account is used",

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from galactic.errors import Rejected
 from galactic.lab import packages
 from galactic.lab.build_kubernetes import KUBERNETES
-from galactic.lab.build_linux import LINUX
 from galactic.lab.build_tools import TOOLS
 from galactic.lab.builds import Build
 
@@ -66,10 +65,10 @@ def _client(name: str) -> Path | None:
     return path if (minor >= CLIENT_MINOR if name == "kubectl" else major >= 3) else None
 
 
-def needed(*, guest: bool) -> list[Build]:
-    """The builds this machine lacks, whether built already or not."""
+def needed(guests: Sequence[Build]) -> list[Build]:
+    """The builds this machine lacks, whether built already or not, and those of the guest kernels."""
     builds = [] if _together() else [KUBERNETES]
-    builds += [LINUX] if guest else []
+    builds += guests
     builds += [] if _client("kubectl") and _client("helm") else [TOOLS]
     return builds
 
@@ -77,7 +76,7 @@ def needed(*, guest: bool) -> list[Build]:
 @contextmanager
 def _bar(console: Console) -> Iterator[Progress]:
     columns = (
-        TextColumn("  {task.fields[name]:<12}"),
+        TextColumn("  {task.fields[name]:<18}"),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
