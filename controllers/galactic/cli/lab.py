@@ -15,10 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import assets, broker
+from galactic.lab import broker, build_modules
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
-from galactic.lab.kernels import choose
 
 app = typer.Typer(
     help="A Kubernetes cluster with SRv6 nodes on this machine: real control plane, real kernel, no containers.",
@@ -77,6 +76,14 @@ def up(  # noqa: PLR0917  (as many as there are options)
         float | None, typer.Option(help="Milliseconds from one node to another, one way.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="host or uml; found out unless given.")] = None,
+    kubernetes: Annotated[
+        str | None,
+        typer.Option(
+            envvar=build_modules.SETTING,
+            help="The version of Kubernetes, such as 1.34 or 1.34.4; the newest unless given.",
+            show_envvar=True,
+        ),
+    ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
     ] = None,
@@ -100,6 +107,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
         nodes,
         latency,
         kernel,
+        kubernetes=kubernetes,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -130,12 +138,10 @@ def down(
 @app.command()
 @told
 def build() -> None:
-    """Only build what the lab needs (Kubernetes, perhaps a kernel, kubectl and helm)."""
+    """Only build what the lab needs: Kubernetes, etcd, perhaps a kernel, Helm."""
     _interruptible()
-    lab = Lab(console=console)
-    lab.build()
-    for one in assets.needed(guest=choose(lab.state).name == "uml"):
-        console.print(f"{one.name:<12} {one.home}", soft_wrap=True)
+    for one in Lab(console=console).build():
+        console.print(f"{one.name:<18} {one.home}", soft_wrap=True)
 
 
 @app.command()

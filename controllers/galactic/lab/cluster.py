@@ -23,9 +23,20 @@ from typing import Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected
-from galactic.lab import assets, broker, cleanup, controlplane, credentials, packages, rbac, readiness
+from galactic.lab import (
+    assets,
+    broker,
+    build_modules,
+    cleanup,
+    controlplane,
+    credentials,
+    packages,
+    rbac,
+    readiness,
+)
 from galactic.lab.agreement import agreed, joined
 from galactic.lab.assets import Assets
+from galactic.lab.builds import Build
 from galactic.lab.controllers import router_name
 from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
@@ -74,6 +85,7 @@ class Lab(Disturbances):
         latency: float | None = None,
         kernel: str | None = None,
         *,
+        kubernetes: str | None = None,
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
@@ -85,13 +97,19 @@ class Lab(Disturbances):
         Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
         The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
-        routers.
+        routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
         self._state = agreed(
             self._state.name,
-            {"nodes": nodes, "latency": latency, "kernel": kernel, "join": join},
+            {
+                "nodes": nodes,
+                "latency": latency,
+                "kernel": kernel,
+                "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
+                "join": join,
+            },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
         )
         self._install()
@@ -150,15 +168,15 @@ class Lab(Disturbances):
         packages.tidy()
         self._state = State(self._state.name)
 
-    def build(self, *, guest: bool | None = None) -> None:
-        """Everything that has to be built or fetched is in the cache."""
+    def build(self, *, guest: bool | None = None) -> list[Build]:
+        """Everything that has to be built or fetched is in the cache; these are the builds."""
         self._install()
         if guest is None:
             guest = choose(self._state).name == "uml"
-        if not packages.program("etcd"):
-            with self._step("package etcd-server"):
-                packages.install(["etcd-server"])
-        assets.build(assets.needed(guest=guest), self._console)
+        kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
+        builds = assets.needed(kubernetes, guest=guest)
+        assets.build(builds, self._console)
+        return builds
 
     def _install(self) -> None:
         """The programs that every lab runs, and the tests before it, are on this machine."""

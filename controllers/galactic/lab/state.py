@@ -74,6 +74,8 @@ class State:
     nodes: int = 3
     latency: float = 0.0
     kernel: str = ""
+    kubernetes: str = ""
+    """The version of Kubernetes that was asked for, such as 1.34; empty: the newest, or that of KUBEBUILDER_ASSETS."""
     port: int = 0
     routers: int = 1
     database: bool = False
