@@ -31,7 +31,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No program is asked for its version."""
     monkeypatch.setattr(provenance, "_version", lambda _path: "1.0")
-    monkeypatch.setattr(assets, "find", lambda: Found(*[None] * 5))
+    monkeypatch.setattr(assets, "find", lambda *_: Found(*[None] * 5))
 
 
 def made(home: Path, file: str, at: float = NOW, script: str = "") -> Path:
@@ -97,7 +97,7 @@ def test_programs_are_built_here_the_machines_or_given(
     )
     mute = made(tmp_path / "mute", "helm")
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(given.parent))
-    monkeypatch.setattr(assets, "find", lambda: Found(given, own, machine, mute, (1, 40)))
+    monkeypatch.setattr(assets, "find", lambda *_: Found(given, own, machine, mute, (1, 40)))
     assert fact("etcd") == Fact("etcd", "3.5.1", f"of KUBEBUILDER_ASSETS, {given.parent}")
     kubectl = fact("kubectl", NOW)
     assert (kubectl.version, kubectl.origin[:10], kubectl.origin[-11:]) == (
@@ -161,7 +161,7 @@ def fails(*_: object, **_more: object) -> None:
 
 
 def test_a_fact_that_cannot_be_found_out_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> None:
+    def missing(*_: object) -> None:
         raise Rejected("etcd is missing; run `galactic lab build`", field="assets")
 
     monkeypatch.setattr(assets, "find", missing)
@@ -170,7 +170,7 @@ def test_a_fact_that_cannot_be_found_out_ends_no_run(monkeypatch: pytest.MonkeyP
         *((provenance, name) for name in ("checkout", "build", "_version", "_day")),
         *((provenance.platform, name) for name in ("release", "python_version")),
         *((provenance.metadata, "distributions"), (assets, "find"), (packages, "program"), (cache, "root")),
-        *((guest_kernels, "known"), (provenance.postgres, "newest")),
+        *((guest_kernels, "known"), (provenance.postgres, "newest"), (provenance.go_toolchain, "chosen")),
     ):
         monkeypatch.setattr(module, name, fails)
     rows = facts(NOW)
