@@ -17,7 +17,7 @@ from rich.table import Table
 
 from galactic.cli.render import Form, Output, document, show
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import broker, guest_kernels, provenance
+from galactic.lab import broker, build_modules, guest_kernels, provenance
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
 
@@ -86,6 +86,14 @@ def up(  # noqa: PLR0917  (as many as there are options)
             show_envvar=True,
         ),
     ] = None,
+    kubernetes: Annotated[
+        str | None,
+        typer.Option(
+            envvar=build_modules.SETTING,
+            help="The version of Kubernetes, such as 1.34 or 1.34.4; the newest unless given.",
+            show_envvar=True,
+        ),
+    ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
     ] = None,
@@ -110,6 +118,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
         latency,
         kernel,
         linux=linux,
+        kubernetes=kubernetes,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -140,7 +149,7 @@ def down(
 @app.command()
 @told
 def build() -> None:
-    """Only build what the lab and the tests need: Kubernetes, kubectl and helm, and every guest kernel."""
+    """Only build what the lab and the tests need: Kubernetes, etcd, Helm, and every guest kernel."""
     _interruptible()
     lab = Lab(console=console)
     for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS)):

