@@ -21,7 +21,7 @@
 {{- range splitList "" $digits }}{{ $bits = printf "%s%s" $bits (get $four .) }}{{ end -}}
 {{- end -}}
 {{- $length := int (last $parts) -}}
-{{- if contains "1" (substr $length (len $bits) $bits) -}}
+{{- if contains "1" (substr $length 128 $bits) -}}
 {{- fail (printf "%s: %s has bits set beyond its length of %d" .name .network $length) -}}
 {{- end -}}
 {{- substr 0 $length $bits -}}
