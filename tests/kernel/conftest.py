@@ -1,9 +1,10 @@
 """The real kernel, in network namespaces without names that are gone when their last handle is closed.
 
-What needs VRFs is marked ``vrf`` and runs where there are any: on this machine, or in the guest kernel that
-``test_in_guest.py`` boots.
+What needs VRFs is marked ``vrf``: it runs on this machine if its kernel has them. ``every_kernel`` marks what has to be
+shown on more kernels than this machine's. ``test_in_guest.py`` runs both in each guest kernel.
 """
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ PATIENCE_SECONDS: Final = 120
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vrf: needs a kernel with VRF devices, dummy devices and End.DT46")
-    config.addinivalue_line("markers", "every_kernel: runs on the kernel of this machine and in each guest")
+    config.addinivalue_line("markers", "every_kernel: runs on this machine's kernel and in each guest kernel")
 
 
 def inside(namespace: Namespace, command: str, *, check: bool = True) -> str:
@@ -44,7 +45,7 @@ def has_vrf() -> bool:
 @pytest.fixture(autouse=True)
 def _only_where_there_are_vrfs(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("vrf") and not request.getfixturevalue("has_vrf"):
-        pytest.skip("this kernel has no VRF: test_in_guest.py runs this in one that has")
+        pytest.skip("this kernel has no VRF: test_in_guest.py runs this in those that have")
 
 
 @pytest.fixture
@@ -86,3 +87,34 @@ def host(until):
         # The kernel says a little later that the other end is up, too: nothing of ours may seem to have done that.
         until(lambda: inside(namespace, "ip -o link").count(" state UP ") == 2)
         yield namespace
+
+
+@pytest.fixture
+def pod():
+    """A pod's namespace."""
+    with Namespace.fresh() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def pair(host, pod, until):
+    """A host end with a pod behind it, as the plan has it but without a VRF; neighbours are given up soon."""
+    device, path = "G000000001001H", f"/proc/{os.getpid()}/fd/{pod._fd}"
+    inside(
+        host,
+        f"ip link add {device} type veth peer name galactic0; ip link set galactic0 netns {path};"
+        f"ip link set {device} up; ip addr add 169.254.1.1/32 dev {device};"
+        f"ip addr add fe80::1/64 dev {device} nodad;"
+        f"ip route add 10.1.1.1/32 dev {device}; ip -6 route add 2001:10:1:1::1/128 dev {device}",
+    )
+    inside(
+        pod,
+        "ip link set lo up; ip link set galactic0 up;"
+        "ip addr add 10.1.1.1/24 dev galactic0; ip addr add 2001:10:1:1::1/64 dev galactic0 nodad;"
+        "ip route add 169.254.1.1/32 dev galactic0",
+    )
+    for namespace, name in ((host, device), (pod, "galactic0")):
+        for family in ("ipv4", "ipv6"):  # three probes within a third of a second, instead of three seconds
+            inside(namespace, f"sysctl -qw net.{family}.neigh.{name}.retrans_time_ms=100")
+    until(lambda: " state UP " in inside(host, f"ip -o link show {device}"))
+    return host

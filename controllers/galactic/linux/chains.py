@@ -27,6 +27,7 @@ _ENTRIES_AT: Final = 40  # in struct ipt_get_entries
 TARGET: Final = struct.Struct("=H29sB")  # struct xt_entry_target, before its data
 VERDICT: Final = struct.Struct("=i")
 OFFSETS: Final = struct.Struct("=HH")  # target_offset, next_offset
+_COUNTERS: Final = struct.Struct("=QQ")  # struct xt_counters: packets, bytes
 
 _NETFILTER: Final = 12  # NETLINK_NETFILTER
 _GET_RULE, _NEW_RULE = 10 << 8 | 7, 10 << 8 | 6  # of the subsystem NFNL_SUBSYS_NFTABLES
@@ -36,6 +37,7 @@ _NFPROTO: Final = {4: 2, 6: 10}
 _TABLE, _CHAIN, _EXPRESSIONS = 1, 2, 4  # NFTA_RULE_…
 _ELEMENT: Final = 1  # NFTA_LIST_ELEM
 NAME, DATA = 1, 2  # NFTA_EXPR_…
+_BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_…
 _PART: Final = 1 << 18
 _ATTEMPTS: Final = 3
 
@@ -61,11 +63,13 @@ class Chain:
     """One of our chains as the kernel has it.
 
     ``rules``: for legacy tables struct ipt_entry or ip6t_entry, without what the kernel writes there itself; for nft
-    the encoded expressions. ``first``: the built-in chain begins with an unconditional jump into it.
+    the encoded expressions. ``first``: the built-in chain begins with an unconditional jump into it. ``counters``:
+    packets and bytes that each rule has matched.
     """
 
     rules: tuple[bytes, ...]
     first: bool
+    counters: tuple[tuple[int, int], ...] = ()
 
 
 def read(backend: Backend) -> Callable[[Place], Chain | None]:
@@ -122,15 +126,18 @@ def _legacy_chain(layout: Layout, entries: bytes, name: bytes, first: int) -> Ch
     head = _head(layout, entries, name)
     if head is None:
         return None
-    rules = []
+    rules: list[bytes] = []
+    counters: list[tuple[int, int]] = []
     position = start = _next(layout, entries, head)
     while not _user_chain(layout, entries, position):
         rules.append(_bare(layout, entries, position))
+        packets, size = _COUNTERS.unpack_from(entries, position + layout.counters)
+        counters.append((packets, size))
         position = _next(layout, entries, position)
     (verdict,) = VERDICT.unpack_from(entries, first + layout.size + TARGET.size)
     (target_at, _) = OFFSETS.unpack_from(entries, first + layout.offsets)
     unconditional = target_at == layout.size and not entries[first : first + layout.offsets - 4].strip(b"\0")
-    return Chain(tuple(rules[:-1]), bool(verdict == start and unconditional))
+    return Chain(tuple(rules[:-1]), bool(verdict == start and unconditional), tuple(counters[:-1]))
 
 
 def _head(layout: Layout, entries: bytes, name: bytes) -> int | None:
@@ -188,12 +195,16 @@ def _nft_dump(place: Place) -> Chain | None:
         rules = tuple(_rules(asking, family, table, name))
         if not rules:
             return None
-        first = next(_rules(asking, family, table, parent), b"")  # and no more: closing ends the dump
-        return Chain(rules, jump in first)
+        first, _ = next(
+            _rules(asking, family, table, parent), (b"", (0, 0))
+        )  # no more: closing ends the dump
+        return Chain(tuple(rule for rule, _ in rules), jump in first, tuple(counted for _, counted in rules))
 
 
-def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterator[bytes]:
-    """The rules of a chain, without handles and counters. Raises OSError, also if the chain changes meanwhile."""
+def _rules(
+    asking: socket.socket, family: int, table: str, chain: str
+) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """The rules of a chain without handles, and their counters. Raises OSError, also if the chain changes meanwhile."""
     body = struct.pack("=BBH", _NFPROTO[family], 0, 0) + _text(_TABLE, table) + _text(_CHAIN, chain)
     asking.send(HEADER.pack(HEADER.size + len(body), _GET_RULE, _REQUEST | _DUMP, 1, 0) + body)
     while True:
@@ -214,15 +225,19 @@ def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterat
                 yield _expressions(message[4:])
 
 
-def _expressions(rule: bytes) -> bytes:
-    """The rule's expressions, each as (name, data) again, without its counters."""
-    encoded = b""
+def _expressions(rule: bytes) -> tuple[bytes, tuple[int, int]]:
+    """The rule's expressions, each as (name, data) again, and apart from them its counter: packets and bytes."""
+    encoded, counted = b"", (0, 0)
     for _, expression in attributes(dict(attributes(rule)).get(_EXPRESSIONS, b"")):
         parts = dict(attributes(expression))
-        name = parts.get(NAME, b"")
-        if name != b"counter\0":
-            encoded += _attribute(_ELEMENT, _attribute(NAME, name) + _attribute(DATA, parts.get(DATA, b"")))
-    return encoded
+        name, data = parts.get(NAME, b""), parts.get(DATA, b"")
+        if name == b"counter\0":
+            numbers = dict(attributes(data))
+            packets, size = (int.from_bytes(numbers.get(kind, b""), "big") for kind in (_PACKETS, _BYTES))
+            counted = packets, size
+        else:
+            encoded += _attribute(_ELEMENT, _attribute(NAME, name) + _attribute(DATA, data))
+    return encoded, counted
 
 
 def expressions(rule: bytes) -> Iterator[tuple[str, bytes]]:

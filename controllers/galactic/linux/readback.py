@@ -40,7 +40,7 @@ class Applied:
     beyond: tuple[str, ...] = ()
 
 
-class _Unreadable(Exception):
+class Unreadable(Exception):
     """A newer iptables encodes the rule in a way that this decoder does not know."""
 
 
@@ -72,7 +72,7 @@ def compared(backend: Backend, place: Place, chain: Chain | None, rules: Sequenc
     for number, (encoded, meant) in enumerate(zip(chain.rules, rules, strict=True), 1):
         try:
             applied = decoded(backend, place, encoded)
-        except _Unreadable:
+        except Unreadable:
             continue
         found += [f"{name} rule {number}: {text}" for text in _fields(meant, applied)]
     return found
@@ -236,11 +236,11 @@ def _nft(place: Place, rule: bytes) -> Applied:
     for name, data in chains.expressions(rule):
         step = registers.steps.get(name)
         if step is None:
-            raise _Unreadable(name)
+            raise Unreadable(name)
         try:
             step(dict(attributes(data)))
         except (KeyError, struct.error, IndexError) as error:
-            raise _Unreadable(name) from error
+            raise Unreadable(name) from error
     return registers.made.applied()
 
 
@@ -270,13 +270,13 @@ class _Registers:
             self._held[register] = "icmpv6", None
             return
         if base != _NETWORK:
-            raise _Unreadable("payload")
+            raise Unreadable("payload")
         self._held[register] = _FIELDS[self.made.family][offset], None
 
     def bitwise(self, data: dict[int, bytes]) -> None:
         """NFTA_BITWISE_SREG 1, DREG 2, MASK 4, XOR 5, OP 6, which is absent or 0 for a mask."""
         if _number(data.get(6, b"")) or any(_value(data[5])):
-            raise _Unreadable("bitwise")
+            raise Unreadable("bitwise")
         field, _ = self._held.pop(_number(data[1]))
         self._held[_number(data[2])] = field, _value(data[4])
 
@@ -285,7 +285,7 @@ class _Registers:
         field, mask = self._held[_number(data[1])]
         value, inverted = _value(data[3]), _number(data[2]) == 1
         if _number(data[2]) > 1:
-            raise _Unreadable("cmp")
+            raise Unreadable("cmp")
         match field:
             case "in_interface" | "out_interface":
                 self.made.interface(field, value, b"" if mask is None else mask, inverted=inverted)
@@ -298,7 +298,7 @@ class _Registers:
             case "protocol":
                 self.made.protocol(value[0], inverted=inverted)
             case _:
-                raise _Unreadable("cmp")
+                raise Unreadable("cmp")
 
     def match(self, data: dict[int, bytes]) -> None:
         """NFTA_MATCH_NAME 1, REV 2, INFO 3."""
