@@ -12,7 +12,15 @@ from galactic.lab.builds import Build, BuildFailed, Job
 
 NEEDS: Final = ("gcc", "make", "libc6-dev", "flex", "bison", "bc", "xz-utils")
 FRAGMENT: Final = Path(__file__).with_name("guest.config")
-PASSING: Final = frozenset({"CONFIG_UML_NET"})
+PASSING: Final = frozenset(
+    {
+        "CONFIG_UML_NET",
+        "CONFIG_PROC_SYSCTL",
+        "CONFIG_NETFILTER_XTABLES_LEGACY",
+        "CONFIG_IP_NF_IPTABLES_LEGACY",
+        "CONFIG_IP6_NF_IPTABLES_LEGACY",
+    }
+)
 """Options that only some releases have: there they are what another option of the fragment depends on."""
 TARBALLS: Final = Path("/usr/src")
 """Where the package puts its tarball when it is installed."""

@@ -44,6 +44,7 @@ from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
+from galactic.lab.runtime import multus
 from galactic.lab.state import (
     MAX_ROUTERS,
     NAMESPACE,
@@ -155,6 +156,10 @@ class Lab(Disturbances):
             state.gate.touch()
         with self._step(f"{state.nodes} nodes"):
             if state.nodes:
+                self.wait("every node to register", lambda: readiness.registered(self), log="nodes")
+                for member in state.members:
+                    prefix = f"galactic.datumapis.com/srv6-prefix={member.prefix}"
+                    self.kubectl("annotate", "--overwrite", "node", member.name, prefix)
                 self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
             self.wait(
                 "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
@@ -222,6 +227,12 @@ class Lab(Disturbances):
             "from cni_plugin.main import main\n\nsys.exit(main())\n"
         )
         plugin.chmod(0o755)
+        stand_in = plugins / multus.NAME
+        stand_in.write_text(
+            f"#!{sys.executable} -ISE\nimport sys\n\nsys.path.insert(0, {str(source_root())!r})\n"
+            "from galactic.lab.runtime.multus import main\n\nsys.exit(main())\n"
+        )
+        stand_in.chmod(0o755)
         # A guest sees these files read-only: it would compile them at each start, and the plugin's for each pod.
         for folder in (source_root() / "galactic", source_root().parent / "src" / "cni_plugin"):
             compileall.compile_dir(folder, quiet=2)

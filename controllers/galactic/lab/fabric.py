@@ -67,6 +67,7 @@ def node(state: State, member: Node) -> list[Step]:
             f"address add {member.gateway}/64 dev {device} nodad",
             f"link set {device} up",
             f"route add {member.prefix} via {member.address} dev {device}",
+            f"route add {member.pods} via {member.address} dev {device}",
         ),
         _batch(
             member.namespace,

@@ -39,6 +39,7 @@ class Wanted:
 KERNELS: Final = {
     PINNED: Wanted("linux-source-6.1", "6.1.176-1"),
     "newest": Wanted("linux-source-6.1"),
+    "current": Wanted("linux-source-7.3", "7.3.4-1~bpo13+1"),
 }
 
 

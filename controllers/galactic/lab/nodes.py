@@ -1,13 +1,13 @@
-"""The nodes, inside the lab's kernel: one preloaded process that forks, per node, a kubelet and a node controller.
+"""The nodes, inside the lab's kernel: one preloaded process that forks, per node, containerd, kubelet and a controller.
 
-``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node has a network and a mount namespace of its
-own, with a private /run/galactic (kept over restarts of this program) and the /sys of its network. What dies is
-started again, after a pause that doubles from one second, like kubelet does with containers; the controller stays away
-while the node's hold file exists. Ending this program ends everything it started, and leaves the data plane
-(namespaces, devices, routes) as it is.
+``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node is a machine of its own
+(``runtime.machine``). A program that dies is started again, after a pause that doubles from one second, as kubelet
+does with containers; the controller stays away while the node's hold file exists. Ending this program powers the nodes
+off: their pods end, and what a reboot does not keep is gone.
 """
 
 import importlib
+import json
 import logging
 import os
 import signal
@@ -19,12 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from galactic.lab import broker, controllers, fabric, kubelet, namespaces
+from galactic.lab import broker, controllers, fabric, namespaces
+from galactic.lab.runtime import containerd, kubelet, machine, multus, programs
 from galactic.lab.state import Node, State, environment
 
-VOLATILE: Final = Path("/run/galactic-volatile")
-"""Where nodes' private folders are, in the lab kernel's memory (a guest cannot make sockets in the host's files)."""
-SHARED: Final = "/run/netns"
 BACKOFF_SECONDS: Final = (1.0, 60.0)
 STEADY_SECONDS: Final = 30.0
 TICK_SECONDS: Final = 0.5
@@ -115,20 +113,6 @@ def fork(start: Callable[[], None]) -> int:
         os._exit(status)
 
 
-def isolate(member: Node) -> None:
-    """Moves the caller into the node's network namespace and a new mount namespace; /run/netns stays common."""
-    private = VOLATILE / member.namespace
-    private.mkdir(parents=True, exist_ok=True)
-    Path("/run/galactic").mkdir(exist_ok=True)
-    namespaces.enter(f"/run/netns/{member.namespace}", namespaces.CLONE_NEWNET)
-    namespaces.unshare(namespaces.CLONE_NEWNS)
-    for path, shared in namespaces.mount_points():
-        if shared and path != SHARED and not path.startswith(SHARED + "/"):
-            namespaces.mount("none", path, flags=namespaces.MS_PRIVATE)
-    namespaces.mount(str(private), "/run/galactic", flags=namespaces.MS_BIND)
-    namespaces.mount("sysfs", "/sys", "sysfs")
-
-
 def redirect(path: Path) -> None:
     """The caller's output goes to the end of ``path``."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -144,12 +128,18 @@ def become(variables: dict[str, str]) -> None:
 
 
 class Supervisor:
-    """One node: isolated, with its kubelet and its controller."""
+    """One node: a machine with containerd, kubelet and Galactic's controller."""
 
     def __init__(self, state: State, member: Node) -> None:
         self._state, self._member = state, member
+        self._programs = programs.found()
+        self._plugins = (state.tools / "cni", self._programs.plugins)
         hold = state.hold(member.name)
-        self._children = [Child("kubelet", self._kubelet, lambda: False)]
+        self._init = 0
+        self._children = [
+            Child("containerd", self._containerd, lambda: False),
+            Child("kubelet", self._kubelet, lambda: False),
+        ]
         if controllers.installed(CONTROLLER):
             self._children.append(Child("controller", self._controller, hold.exists, self._away))
         self._ending = False
@@ -159,7 +149,9 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._terminate)
         state, name = self._state, self._member.name
         state.node_dir(name).mkdir(parents=True, exist_ok=True)
-        isolate(self._member)
+        machine.forget_boot(self._member)
+        machine.isolate(self._member)
+        self._boot()
         state.pid(name, "supervisor").write_text(f"{os.getpid()}\n")
         while not self._ending:
             for child in self._children:
@@ -168,6 +160,23 @@ class Supervisor:
             time.sleep(TICK_SECONDS)
         state.pid(name, "supervisor").unlink(missing_ok=True)
         self._stop()
+
+    def _boot(self) -> None:
+        """The node's first process runs, and what its programs are configured by is in place."""
+        ready, tell = os.pipe()
+        self._init = fork(lambda: machine.init(tell))
+        os.close(tell)
+        os.read(ready, 1)
+        os.close(ready)
+        self._state.pid(self._member.name, "init").write_text(f"{self._init}\n")
+        folder = kubelet.DEFINITIONS
+        folder.mkdir(parents=True, exist_ok=True)
+        network = kubelet.network(self._member.pods)
+        (folder / "10-pods.conflist").write_text(json.dumps(network))
+        definition = multus.definition(
+            network, self._state.identity("multus"), [str(path) for path in self._plugins]
+        )
+        (folder / multus.DEFINITION).write_text(json.dumps(definition))
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
         self._ending = True
@@ -183,6 +192,8 @@ class Supervisor:
                 return
             if pid == 0:
                 return
+            if pid == self._init:  # the kernel has ended everything else in the node
+                self._init, self._ending = 0, True
             for child in self._children:
                 if child.pid == pid:
                     child.ended(status, self._state.pid(self._member.name, child.role))
@@ -195,24 +206,21 @@ class Supervisor:
         while any(child.pid for child in self._children) and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.05)
-        for child in self._children:
-            if child.pid:
-                os.kill(child.pid, signal.SIGKILL)
+        if self._init:
+            os.kill(self._init, signal.SIGKILL)
+
+    def _containerd(self) -> None:
+        redirect(self._state.logs / f"{self._member.name}.containerd.log")
+        become(environment())
+        found = self._programs
+        containerd.start(found.containerd, self._plugins, kubelet.DEFINITIONS, found.images)
 
     def _kubelet(self) -> None:
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kubelet.log")
-        become(environment() | {"KUBECONFIG": str(state.identity(f"kubelet-{member.name}"))})
-        kubelet.run(
-            kubelet.Settings(
-                node=member.name,
-                address=str(member.address),
-                plugins=(state.tools / "cni", Path("/opt/cni/bin"), Path("/usr/lib/cni")),
-                folder=state.node_dir(member.name) / "sandboxes",
-                logs=state.logs,
-                annotations={"galactic.datumapis.com/srv6-prefix": str(member.prefix)},
-            )
-        )
+        become(environment())
+        identity = state.identity(f"kubelet-{member.name}")
+        kubelet.start(self._programs.kubelet, member.name, str(member.address), identity)
 
     def _controller(self) -> None:
         state, member = self._state, self._member
@@ -245,6 +253,7 @@ def main() -> None:
     if state is None:
         sys.exit(f"there is no lab {sys.argv[1]!r}")
     started = time.monotonic()
+    machine.prepare_kernel()
     for member in state.members:
         fabric.ensure_node(state, member)
     preload()

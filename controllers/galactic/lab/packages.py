@@ -25,6 +25,7 @@ RUN: Final = {
     "mosquitto_sub": "mosquitto-clients",
     "openssl": "openssl",
     "sysctl": "procps",
+    "runc": "runc",
 }
 """Programs every lab runs, and the package each is in."""
 POLICY: Final = Path("/usr/sbin/policy-rc.d")

@@ -63,6 +63,11 @@ class Node:
         return IPv6Address(f"fd00:{self.number:x}::1")
 
     @property
+    def pods(self) -> IPv6Network:
+        """The addresses of its pods in the default network."""
+        return IPv6Network(f"fd01:{self.number:x}::/64")
+
+    @property
     def prefix(self) -> IPv6Network:
         """Its SRv6 prefix."""
         return IPv6Network(f"2001:db8:ff{self.number:02x}:100::/56")

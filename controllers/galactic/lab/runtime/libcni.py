@@ -1,8 +1,8 @@
 """Calling CNI plugins the way libcni does (CNI specification 1.0, sections 2 to 4)."""
 
-import asyncio
 import json
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,17 +67,17 @@ class Runtime:
         self._folders = folders
         self._path = ":".join(map(str, folders))
 
-    async def add(self, config: Config, attachment: Attachment) -> Config:
+    def add(self, config: Config, attachment: Attachment) -> Config:
         """The last plugin's result. Raises PluginFailed; the caller then owes a ``delete``."""
         result: Config | None = None
         for plugin in config["plugins"]:
-            result = await self._call("ADD", config, plugin, attachment, result)
+            result = self._call("ADD", config, plugin, attachment, result)
         return result or {}
 
-    async def delete(self, config: Config, attachment: Attachment, result: Config | None) -> None:
+    def delete(self, config: Config, attachment: Attachment, result: Config | None) -> None:
         """Every plugin in reverse order has said that nothing is left. Raises PluginFailed."""
         for plugin in reversed(config["plugins"]):
-            await self._call("DEL", config, plugin, attachment, result)
+            self._call("DEL", config, plugin, attachment, result)
 
     def _find(self, kind: str) -> Path:
         if "/" in kind:
@@ -87,7 +87,7 @@ class Runtime:
                 return folder / kind
         raise PluginFailed(f"failed to find plugin {kind!r} in path [{self._path}]")
 
-    async def _call(
+    def _call(
         self, command: str, config: Config, plugin: Config, attachment: Attachment, previous: Config | None
     ) -> Config | None:
         body = {**plugin, "name": config["name"], "cniVersion": config["cniVersion"]}
@@ -98,25 +98,21 @@ class Runtime:
         if previous is not None:
             body["prevResult"] = previous
         path = self._find(plugin["type"])
-        process = await asyncio.create_subprocess_exec(
-            str(path),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", "")} | attachment.environment(command, self._path),
-        )
         try:
-            async with asyncio.timeout(TIMEOUT_SECONDS):
-                out, error = await process.communicate(json.dumps(body).encode())
-        except BaseException as reason:
-            if process.returncode is None:
-                process.kill()
-            if isinstance(reason, TimeoutError):
-                raise PluginFailed(f"{plugin['type']} did not end within {TIMEOUT_SECONDS:.0f} s") from reason
-            raise
-        text = out.decode(errors="replace")
-        if process.returncode != 0:
-            raise PluginFailed(f"plugin {plugin['type']} failed ({command.lower()}): {_said(text, error)}")
+            done = subprocess.run(
+                [str(path)],
+                input=json.dumps(body).encode(),
+                capture_output=True,
+                env={"PATH": os.environ.get("PATH", "")} | attachment.environment(command, self._path),
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as reason:
+            problem = f"{plugin['type']} did not end within {TIMEOUT_SECONDS:.0f} s"
+            raise PluginFailed(problem) from reason
+        text = done.stdout.decode(errors="replace")
+        if done.returncode != 0:
+            raise PluginFailed(f"plugin {plugin['type']} failed ({command.lower()}): {_complaint(text, done.stderr)}")
         if command == "DEL":
             return None
         try:
@@ -126,7 +122,7 @@ class Runtime:
         return dict(result)
 
 
-def _said(out: str, error: bytes) -> str:
+def _complaint(out: str, error: bytes) -> str:
     """A plugin's error object, or whatever it printed."""
     try:
         reply = json.loads(out)
