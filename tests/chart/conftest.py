@@ -14,7 +14,7 @@ from charting import NAMESPACE, Helm
 from owning import owned
 from rich.console import Console
 
-from galactic.lab.build_tools import HELM3, TOOLS
+from galactic.lab.build_helm import HELM, HELM3
 from galactic.lab.cluster import Lab
 
 HERE = Path(__file__).parent
@@ -33,14 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tools() -> Path:
-    """Where kubectl and the newest helm are."""
-    return TOOLS.ensure(lambda _done, _title: None)
-
-
-@pytest.fixture(scope="session")
-def helm(tools: Path) -> Helm:
-    return Helm(tools / "helm")
+def helm() -> Helm:
+    """The newest."""
+    return Helm(HELM.ensure(lambda _done, _title: None) / "helm")
 
 
 @pytest.fixture(scope="session")

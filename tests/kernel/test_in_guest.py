@@ -20,13 +20,11 @@ INIT = """#!/bin/sh
 mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/tmp
 ip link set lo up
 cd {checkout} && env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={path} \\
-  {python} -m pytest -q --tb=short --timeout=1800 -p no:cacheprovider -m "vrf or every_kernel" {tests}
+  {python} -m pytest -q --color=no --tb=short --timeout=1800 -p no:cacheprovider -m "vrf or every_kernel" {tests}
 echo "guest: exit code $?"
 halt -f
 """
-FILES = sorted(
-    path.name for path in HERE.glob("test_*.py") if path != Path(__file__) and MARKED.search(path.read_text())
-)
+FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
 
 
 def cases() -> list[object]:

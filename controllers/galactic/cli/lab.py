@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
@@ -14,8 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from galactic.cli.render import Form, Output, document, show
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import broker, guest_kernels
+from galactic.lab import broker, build_modules, guest_kernels, provenance
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
 
@@ -84,6 +86,14 @@ def up(  # noqa: PLR0917  (as many as there are options)
             show_envvar=True,
         ),
     ] = None,
+    kubernetes: Annotated[
+        str | None,
+        typer.Option(
+            envvar=build_modules.SETTING,
+            help="The version of Kubernetes, such as 1.34 or 1.34.4; the newest unless given.",
+            show_envvar=True,
+        ),
+    ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
     ] = None,
@@ -108,6 +118,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
         latency,
         kernel,
         linux=linux,
+        kubernetes=kubernetes,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -138,7 +149,7 @@ def down(
 @app.command()
 @told
 def build() -> None:
-    """Only build what the lab and the tests need: Kubernetes, kubectl and helm, and every guest kernel."""
+    """Only build what the lab and the tests need: Kubernetes, etcd, Helm, and every guest kernel."""
     _interruptible()
     lab = Lab(console=console)
     for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS)):
@@ -169,6 +180,15 @@ def status(
     for row in rows:
         table.add_row(*row, style="" if row[1] == "running" else "yellow")
     console.print(table)
+
+
+@app.command()
+@told
+def versions(form: Form = Output.TABLE) -> None:
+    """What labs and tests take from this machine: kernels, programs, libraries, builds in the cache."""
+    facts = provenance.facts()
+    if not document([asdict(fact) for fact in facts], form):
+        show(provenance.table(facts))
 
 
 @app.command("exec", context_settings=WORDS)

@@ -28,7 +28,8 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
     for key, value in given.items():
         if getattr(known, key) != value:
             raise Rejected(
-                f"lab {known.name!r} is up with {getattr(known, key)}, not {value}; run `galactic lab down` first",
+                f"lab {known.name!r} is up with {getattr(known, key) or 'the default'}, not {value}; "
+                "run `galactic lab down` first",
                 field=key,
             )
     return replace(known, **changed)

@@ -27,6 +27,7 @@ from galactic.lab import (
     assets,
     broker,
     build_linux,
+    build_modules,
     cleanup,
     controlplane,
     credentials,
@@ -89,6 +90,7 @@ class Lab(Disturbances):
         kernel: str | None = None,
         *,
         linux: str | None = None,
+        kubernetes: str | None = None,
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
@@ -100,7 +102,8 @@ class Lab(Disturbances):
         Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
         The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
-        routers. ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does.
+        routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
+        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -111,6 +114,7 @@ class Lab(Disturbances):
                 "latency": latency,
                 "kernel": kernel,
                 "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
+                "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
                 "join": join,
             },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
@@ -194,11 +198,8 @@ class Lab(Disturbances):
     def build(self, *guests: Source) -> list[Build]:
         """Everything that has to be built or fetched is in the cache, with those guest kernels."""
         self._install()
-        if not packages.program("etcd"):
-            with self._step("package etcd-server"):
-                packages.install(["etcd-server"])
-        # Both names of a kernel may mean the same source.
-        builds = assets.needed([build_linux.build(source) for source in dict.fromkeys(guests)])
+        kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
+        builds = assets.needed(kubernetes, guests=[build_linux.build(source) for source in guests])
         assets.build(builds, self._console)
         return builds
 

@@ -85,6 +85,8 @@ class State:
     """The guest kernel, by its name in ``guest_kernels.KERNELS``."""
     linux_source: str = ""
     """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
+    kubernetes: str = ""
+    """The version of Kubernetes that was asked for, such as 1.34; empty: the newest, or that of KUBEBUILDER_ASSETS."""
     port: int = 0
     routers: int = 1
     database: bool = False

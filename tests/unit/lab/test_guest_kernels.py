@@ -149,6 +149,9 @@ def test_what_is_taken_instead_is_named_and_gives_way_to_the_pinned_one(apt: Apt
     assert remark("pinned", instead) == (
         "apt does not offer linux-source-6.1=6.1.176-1: linux-source-6.1=6.1.195-1 is taken, the oldest of its package"
     )
+    apt.installed = {PACKAGE: "6.1.176-1"}
+    assert settled("pinned") == known("pinned") == Source(PACKAGE, "6.1.176-1")
+    apt.installed = {}
     apt.offers = BOOKWORM
     passed(guest_kernels.DAY_SECONDS + 1)
     assert resolve("pinned") == Source(PACKAGE, "6.1.176-1")
