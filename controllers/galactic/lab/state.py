@@ -83,6 +83,8 @@ class State:
     kernel: str = ""
     linux: str = PINNED
     """The guest kernel, by its name in ``guest_kernels.KERNELS``."""
+    real: bool = False
+    """Whether nodes run containerd and kubelet, and not the stand-in for both."""
     linux_source: str = ""
     """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
     kubernetes: str = ""

@@ -112,7 +112,9 @@ class Uml:
         environment: Mapping[str, str] | None = None,
         terminal: bool = False,
     ) -> list[str]:
-        if any(path.endswith("/pid") for path in enter):  # the agent's threads cannot have children in another one
+        if any(
+            path.endswith("/pid") for path in enter
+        ):  # the agent's threads cannot have children in another one
             argv, enter = entering(enter, argv), ()
         header = json.dumps({"enter": list(enter), "env": dict(environment or {}), "tty": terminal})
         return [sys.executable, "-ISE", str(REMOTE), str(self._state.agent_socket), header, "--", *argv]

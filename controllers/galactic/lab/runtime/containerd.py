@@ -1,4 +1,4 @@
-"""containerd on a node: its configuration, and its root folder with the images that were imported once for all nodes."""
+"""containerd on a node: its configuration, and its root folder with the images that were imported once."""
 
 import os
 import shutil

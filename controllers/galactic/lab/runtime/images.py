@@ -69,7 +69,11 @@ def archive(content: bytes, names: Sequence[str], architecture: str) -> bytes:
     def descriptor(kind: str, data: bytes) -> dict[str, Any]:
         digest = hashlib.sha256(data).hexdigest()
         blobs[f"blobs/sha256/{digest}"] = data
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+        return {
+            "mediaType": f"application/vnd.oci.image.{kind}",
+            "digest": f"sha256:{digest}",
+            "size": len(data),
+        }
 
     def encoded(value: dict[str, Any]) -> bytes:
         return json.dumps(value, sort_keys=True).encode()

@@ -19,7 +19,13 @@ PORT: Final = 10250
 def configuration(domain: str = "cluster.local") -> dict[str, Any]:
     """Of a node in memory: no eviction for a full disk, cgroups without systemd, the API server is trusted."""
     never = dict.fromkeys(
-        ("memory.available", "nodefs.available", "nodefs.inodesFree", "imagefs.available", "imagefs.inodesFree"),
+        (
+            "memory.available",
+            "nodefs.available",
+            "nodefs.inodesFree",
+            "imagefs.available",
+            "imagefs.inodesFree",
+        ),
         "0%",
     )
     return {

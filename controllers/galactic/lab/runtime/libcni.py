@@ -112,7 +112,9 @@ class Runtime:
             raise PluginFailed(problem) from reason
         text = done.stdout.decode(errors="replace")
         if done.returncode != 0:
-            raise PluginFailed(f"plugin {plugin['type']} failed ({command.lower()}): {_complaint(text, done.stderr)}")
+            raise PluginFailed(
+                f"plugin {plugin['type']} failed ({command.lower()}): {_complaint(text, done.stderr)}"
+            )
         if command == "DEL":
             return None
         try:

@@ -1,6 +1,6 @@
 """The lab's stand-in for Multus: a CNI plugin that containerd calls, which calls those of the pod's networks.
 
-Its configuration has ``delegate``, the default network's list; ``kubeconfig``; ``state``, a folder for what was attached;
+Its configuration has ``delegate``, the default network's list; ``kubeconfig``; ``state``, a folder of what it attached;
 ``plugins``, the folders of CNI plugins. Only the standard library is imported: each call starts an interpreter.
 """
 
@@ -10,13 +10,15 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import GalacticError, Unreachable
+from galactic.lab.runtime import kubelet
 from galactic.lab.runtime.libcni import Attachment, Config, PluginFailed, Runtime, conflist
 from galactic.lab.runtime.selections import NETWORKS, STATUS, Selection, addresses, selections, status
 
@@ -29,10 +31,15 @@ PAUSE_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 30.0
 
 
-def definition(delegate: Config, kubeconfig: Path, plugins: list[str]) -> Config:
-    """What lies in /etc/cni/net.d while it serves."""
-    plugin = {"type": NAME, "delegate": delegate, "kubeconfig": str(kubeconfig), "state": "/run/cni/multus"}
-    return {"cniVersion": "1.0.0", "name": "multus", "plugins": [plugin | {"plugins": plugins}]}
+def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path]) -> None:
+    """Writes the default network's configuration, and the one that lets Multus come first."""
+    folder, network = kubelet.DEFINITIONS, kubelet.network(pods)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "10-pods.conflist").write_text(json.dumps(network))
+    plugin = {"type": NAME, "delegate": network, "kubeconfig": str(kubeconfig), "state": "/run/cni/multus"}
+    plugin |= {"plugins": [str(path) for path in plugins]}
+    configuration = {"cniVersion": "1.0.0", "name": "multus", "plugins": [plugin]}
+    (folder / DEFINITION).write_text(json.dumps(configuration))
 
 
 class Api:
@@ -80,9 +87,9 @@ class Multus:
         api = Api(Path(self._config["kubeconfig"]))
         pod = self._pod(api)
         meta = pod["metadata"]
+        asked = selections((meta.get("annotations") or {}).get(NETWORKS, ""), meta["namespace"])
         networks = [(self._default, self._config["delegate"])]
-        for one in selections((meta.get("annotations") or {}).get(NETWORKS, ""), meta["namespace"]):
-            networks.append((one, self._network(api, one)))
+        networks += [(one, self._network(api, one)) for one in asked]
         self._record.parent.mkdir(parents=True, exist_ok=True)
         done: list[tuple[Selection, Config, Config | None]] = []
         results: list[tuple[Selection, Config]] = []
@@ -131,7 +138,9 @@ class Multus:
         raise AssertionError
 
     def _network(self, api: Api, one: Selection) -> Config:
-        path = f"/apis/k8s.cni.cncf.io/v1/namespaces/{one.namespace}/network-attachment-definitions/{one.name}"
+        path = (
+            f"/apis/k8s.cni.cncf.io/v1/namespaces/{one.namespace}/network-attachment-definitions/{one.name}"
+        )
         return conflist(api("GET", path).get("spec", {}).get("config", ""), one.name)
 
     def _attachment(self, one: Selection) -> Attachment:

@@ -20,4 +20,6 @@ def question(uids: Iterable[str]) -> list[str]:
 
 def answer(output: str) -> dict[str, str]:
     """The file of the network namespace, in the lab's kernel, by the pod's UID."""
-    return {uid: f"/proc/{pid}/ns/net" for uid, _, pid in (line.partition(" ") for line in output.splitlines())}
+    return {
+        uid: f"/proc/{pid}/ns/net" for uid, _, pid in (line.partition(" ") for line in output.splitlines())
+    }
