@@ -14,6 +14,8 @@ from charting import NAMESPACE, Helm
 from owning import owned
 from rich.console import Console
 
+from galactic.lab import build_modules
+from galactic.lab.assets import server_version
 from galactic.lab.build_helm import HELM, HELM3
 from galactic.lab.cluster import Lab
 
@@ -33,14 +35,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def helm() -> Helm:
-    """The newest."""
-    return Helm(HELM.ensure(lambda _done, _title: None) / "helm")
+def kubernetes() -> tuple[int, int]:
+    """Of the API server in the lab."""
+    return server_version(os.environ.get(build_modules.SETTING, ""))
 
 
 @pytest.fixture(scope="session")
-def helm3() -> Helm:
-    return Helm(HELM3.ensure(lambda _done, _title: None) / "helm")
+def helm(kubernetes: tuple[int, int]) -> Helm:
+    """The newest."""
+    return Helm(HELM.ensure(lambda _done, _title: None) / "helm", kubernetes)
+
+
+@pytest.fixture(scope="session")
+def helm3(kubernetes: tuple[int, int]) -> Helm:
+    return Helm(HELM3.ensure(lambda _done, _title: None) / "helm", kubernetes)
 
 
 @pytest.fixture(scope="session")

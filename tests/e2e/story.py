@@ -274,6 +274,7 @@ class Tenant:
         container: dict[str, Any] = {"name": "main", "image": "nicolaka/netshoot:v0.13"}
         if command:
             container["command"] = ["sh", "-c", command]
+            container["securityContext"] = {"capabilities": {"add": ["NET_ADMIN"]}}
         annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment}
         return {
             "apiVersion": "v1",

@@ -16,6 +16,7 @@ from story import API, Tenant, eventually
 from galactic.errors import Rejected
 from galactic.lab.cluster import Lab
 from galactic.lab.controllers import router_name
+from galactic.names import VPC_LABEL, host_end, parse_function, parse_vpc
 
 PATIENCE = 240.0
 TRIES = 3
@@ -115,6 +116,7 @@ def test_all_is_well_and_the_way_is_shown_hop_by_hop(cli: Cli, tenant: Tenant) -
     ]
     assert [way["to"] for way in ways] == ["10.1.1.2", "10.1.1.1"], "there and back"
     assert all("End.DT46" in json.dumps(way) for way in ways)
+    assert all("answers: 3 of 3 echo requests" in way["hops"][-1]["what"] for way in ways)
     assert "<svg" in cli.run("graph", "-n", tenant.namespace)
 
 
@@ -141,6 +143,106 @@ def test_a_trace_says_why_there_is_no_route(cli: Cli, tenant: Tenant) -> None:
     assert "no attachment of this VPC has it" in way["hops"][-1]["remedy"]
     cli.run("trace", f"{tenant.namespace}/nobody", "10.1.1.2", ok=(1,))
     cli.run("trace", f"{tenant.namespace}/web", "10.1.1.2/33", ok=(2,))
+
+
+SIX, SEVEN = "2001:10:1:1::6", "2001:10:1:1::7"
+
+
+def traced(cli: Cli, tenant: Tenant, source: str, destination: str) -> list[dict[str, str]]:
+    """The hops there, of a trace that says that something is wrong."""
+    pods = (f"{tenant.namespace}/{source}", f"{tenant.namespace}/{destination}")
+    there, *_ = json.loads(cli.run("trace", *pods, "-o", "json", ok=(DEGRADED,)))["ways"]
+    return list(there["hops"])
+
+
+def host_end_of(tenant: Tenant, attachment: str) -> str:
+    vpc = tenant.attachment(attachment)["metadata"]["labels"][VPC_LABEL]
+    return host_end(parse_vpc(vpc), parse_function(tenant.attachment(attachment)["status"]["identifier"]))
+
+
+@pytest.fixture
+def sixes(tenants: Callable[..., Tenant], lab: Lab) -> Callable[[], Tenant]:
+    """Makes pods six and seven, on node-1 and node-2, with IPv6 addresses."""
+
+    def make() -> Tenant:
+        one = tenants("v6")
+        one.settle({"six": ("node-1", f"{SIX}/64"), "seven": ("node-2", f"{SEVEN}/64")})
+        return one
+
+    return make
+
+
+def test_neighbour_discovery_fails_by_a_rule_of_somebody_else(
+    cli: Cli, lab: Lab, sixes: Callable[[], Tenant]
+) -> None:
+    """What pods answer the node with is dropped, in a chain that is not ours: nothing that Galactic could put right."""
+    rule = ["PREROUTING", "-i", "G+", "-p", "ipv6-icmp", "--icmpv6-type", "136", "-j", "DROP"]
+    lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "raw", "-A", *rule])
+    try:
+        tenant = sixes()
+        device = host_end_of(tenant, "seven")
+        hops = traced(cli, tenant, "six", "seven")
+        assert [hop["state"] for hop in hops[:-1]] == ["passes"] * (len(hops) - 1)
+        last = hops[-1]
+        assert (last["where"], last["state"]) == (f"{device} on node-2", "stops")
+        assert last["what"] == f"neighbour {SEVEN} on {device}: FAILED (no answer to neighbour discovery)"
+        assert "a packet filter drops it, on node-2 or in the pod: ip6tables-save -c" in last["remedy"]
+        cli.says("NodeSegment node-2", "Neighbours: NeighbourFailed", f"{tenant.namespace}/seven {SEVEN}")
+        cli.describes("nseg", "node-2", word="NeighbourFailed")
+        assert [each for each in cli.findings() if each["about"] == "NodeSegment node-1"] == []
+    finally:
+        lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "raw", "-D", *rule])
+    tenant.reaches("six", SEVEN)
+    cli.run("trace", f"{tenant.namespace}/six", f"{tenant.namespace}/seven")
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+
+
+def test_our_own_chain_drops(cli: Cli, lab: Lab, tenant: Tenant, sixes: Callable[[], Tenant]) -> None:
+    """It was damaged while the node controller is away, which would put it back."""
+    six = sixes()
+    six.reaches("six", SEVEN)
+    saved = lab.run("node-1", ["ip6tables-nft-save"], check=False).stdout
+    backend = "nft" if "GALACTIC" in saved else "legacy"
+    lab.hold("node-1")
+    try:
+        rule = ["GALACTIC-INPUT", "1", "-i", "G+", "-j", "DROP"]
+        lab.exec("node-1", [f"ip6tables-{backend}", "-w", "-R", *rule])
+        six.run("six", ["ip", "-6", "neigh", "flush", "dev", "galactic0"])
+        last = traced(cli, six, "six", "seven")[-1]
+        assert (last["where"], last["state"]) == (f"pod {six.namespace}/six", "stops")
+        assert "neighbour fe80::1 on galactic0: FAILED (no answer to neighbour discovery)" in last["what"]
+        assert f"GALACTIC-INPUT rule 1 on node-1 (IPv6, {backend} tables) dropped" in last["what"]
+        assert last["what"].endswith("it drops packets from pods to the node itself")
+        assert "condition PacketFilter" in last["remedy"]
+
+        raw = [f"iptables-{backend}", "-w", "-t", "raw"]
+        lab.exec(
+            "node-1", [*raw, "-I", "GALACTIC-PREROUTING", "-i", host_end_of(tenant, "web"), "-j", "DROP"]
+        )
+        last = traced(cli, tenant, "web", "api")[-1]
+        assert (last["where"], last["state"]) == ("GALACTIC-PREROUTING on node-1", "stops")
+        assert f"rule 1 on node-1 (IPv4, {backend} tables) dropped" in last["what"]
+        assert last["what"].endswith("while 3 echo requests of 431 bytes were sent")
+    finally:
+        lab.release("node-1")
+    tenant.reaches("web", "10.1.1.2")
+    six.reaches("six", SEVEN)
+    cli.run("status", "--wait", "--timeout", f"{PATIENCE:.0f}")
+
+
+def test_a_pod_that_answers_no_pings_is_not_accused(cli: Cli, tenant: Tenant) -> None:
+    tenant.run("api", ["sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=1"])
+    try:
+        hops = traced(cli, tenant, "web", "api")
+        assert {hop["state"] for hop in hops[:-1]} == {"passes"}
+        assert (hops[-1]["where"], hops[-1]["state"]) == (f"pod {tenant.namespace}/api", "unknown")
+        assert "3 echo requests went into it, no answer came out of it" in hops[-1]["what"]
+        pods = (f"{tenant.namespace}/web", f"{tenant.namespace}/api")
+        ways = json.loads(cli.run("trace", *pods, "--no-probe", "-o", "json"))["ways"]
+        assert "echo" not in json.dumps(ways)
+    finally:
+        tenant.run("api", ["sysctl", "-qw", "net.ipv4.icmp_echo_ignore_all=0"])
+    tenant.reaches("web", "10.1.1.2")
 
 
 def test_a_node_without_a_prefix(cli: Cli, lab: Lab) -> None:

@@ -38,5 +38,9 @@ def test_demo(lab: Lab) -> None:
     lab.run("pod/blue/web", ["ip", "addr", "add", *address])
     broken = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
     assert broken.returncode == 1
-    assert broken.stdout.count("✗") == 1
-    assert "not as it should be" in broken.stdout
+    table, traced = broken.stdout.split("▸ galactic trace ")
+    assert table.count("✗") == 1
+    assert "blue/web 10.1.1.4" in traced
+    assert "no route to 10.1.1.4" in traced
+    assert "and yet 3 of 3 echo requests were answered" in traced
+    assert "not as it should be" in traced

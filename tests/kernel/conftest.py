@@ -4,6 +4,7 @@ What needs VRFs is marked ``vrf``: it runs on this machine if its kernel has the
 shown on more kernels than this machine's. ``test_in_guest.py`` runs both in each guest kernel.
 """
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -86,3 +87,34 @@ def host(until):
         # The kernel says a little later that the other end is up, too: nothing of ours may seem to have done that.
         until(lambda: inside(namespace, "ip -o link").count(" state UP ") == 2)
         yield namespace
+
+
+@pytest.fixture
+def pod():
+    """A pod's namespace."""
+    with Namespace.fresh() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def pair(host, pod, until):
+    """A host end with a pod behind it, as the plan has it but without a VRF; neighbours are given up soon."""
+    device, path = "G000000001001H", f"/proc/{os.getpid()}/fd/{pod._fd}"
+    inside(
+        host,
+        f"ip link add {device} type veth peer name galactic0; ip link set galactic0 netns {path};"
+        f"ip link set {device} up; ip addr add 169.254.1.1/32 dev {device};"
+        f"ip addr add fe80::1/64 dev {device} nodad;"
+        f"ip route add 10.1.1.1/32 dev {device}; ip -6 route add 2001:10:1:1::1/128 dev {device}",
+    )
+    inside(
+        pod,
+        "ip link set lo up; ip link set galactic0 up;"
+        "ip addr add 10.1.1.1/24 dev galactic0; ip addr add 2001:10:1:1::1/64 dev galactic0 nodad;"
+        "ip route add 169.254.1.1/32 dev galactic0",
+    )
+    for namespace, name in ((host, device), (pod, "galactic0")):
+        for family in ("ipv4", "ipv6"):  # three probes within a third of a second, instead of three seconds
+            inside(namespace, f"sysctl -qw net.{family}.neigh.{name}.retrans_time_ms=100")
+    until(lambda: " state UP " in inside(host, f"ip -o link show {device}"))
+    return host

@@ -117,6 +117,8 @@ CASES = [
         node("drift_objects_total", "0x30 5x30") | node("filter_drift_chains_total", "0x60"),
         at="59m",
     ),
+    Case("GalacticNeighboursFailed", node("neighbours_failed", "2x60"), N1),
+    Case("GalacticNeighboursFailed", node("neighbours_failed", "0x46 2x20")),  # for less than five minutes
     Case(
         "GalacticNodeBehind",
         REVISIONS | node("vpc_revision", "100x60", ', vpc="0000000004d2"'),

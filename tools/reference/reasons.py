@@ -95,6 +95,7 @@ CONDITIONS: Final = {
         "DefinitionsApplied": "the NetworkAttachmentDefinitions of what is attached are applied as they are now",
         "BrokerConnected": "there is a session with the broker",
         "Underlay": "the interface towards the other nodes, and its MTU",
+        "Neighbours": "every pod that is attached answers ARP and neighbour discovery for its addresses",
         "PacketFilter": "our chains are in place, and in which backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",
         "Sysctls": "forwarding and what else the plan needs is set, or can be",

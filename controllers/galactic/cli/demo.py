@@ -12,14 +12,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from galactic.cli.access import Access, sentence
 from galactic.cli.lab import ENCAPSULATED, exports
-from galactic.errors import Unreachable
+from galactic.cli.render import show
+from galactic.errors import GalacticError, Unreachable
 from galactic.lab.cluster import Lab
 from galactic.lab.state import checkout
 
 SETTLE_SECONDS: Final = 400.0
 CAPTURE_SECONDS: Final = 120
 REACH_TRIES: Final = 60
+TRACES: Final = 3
+"""Rows that are not as expected are traced, the first ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +107,57 @@ def _tell(console: Console, lab: Lab, examples: Path) -> bool:
     _until(console, "blue/web reaches blue/api", lambda: _ping(lab, "blue/web", "10.1.1.2"), lab)
     line = _captured(lab)
     console.print(line or "[red]nothing was captured[/]", soft_wrap=True)
+    if not line:
+        _status(console, lab)
 
     _title(console, "Who reaches whom")
     table = Table("from", "to", "which is", "expected", "found", "", box=None, padding=(0, 2, 0, 0))
-    passed = bool(line)
+    wrong = []
     for expected in STORY:
         reached = _reached(lab, expected)
         right = reached == expected.reached
-        passed &= right
+        wrong += [] if right else [expected]
         words = ("reached" if one else "not reached" for one in (expected.reached, reached))
         mark = "[green]✓[/]" if right else "[bold red]✗[/]"
         table.add_row(expected.pod, expected.address, expected.why, *words, mark)
     console.print(table)
-    return passed
+    for expected in wrong[:TRACES]:
+        _trace(console, lab, expected)
+    return bool(line) and not wrong
+
+
+def _trace(console: Console, lab: Lab, expected: Expectation) -> None:
+    """What ``galactic trace`` prints of a row."""
+    from galactic.cli.tracing import PROBE_SECONDS, print_way, traced  # noqa: PLC0415
+
+    _title(console, f"galactic trace {expected.pod} {expected.address}", expected.why)
+    access = Access(str(lab.kubeconfig))
+    try:
+        found = access.run(
+            traced(access, expected.pod, expected.address), seconds=access.seconds + PROBE_SECONDS
+        )
+    except GalacticError as error:
+        console.print(sentence(error), style="red", markup=False, soft_wrap=True)
+    else:
+        for way in found["ways"]:
+            print_way(way)
+
+
+def _status(console: Console, lab: Lab) -> None:
+    """What ``galactic status`` prints."""
+    from galactic.cli.status import look, screen  # noqa: PLC0415
+
+    _title(console, "galactic status")
+    access = Access(str(lab.kubeconfig))
+
+    async def looked() -> list[str]:
+        async with access.kube() as kube:
+            return [*screen(*await look(access, kube), everything=False)]
+
+    try:
+        show(access.run(looked()))
+    except GalacticError as error:
+        console.print(sentence(error), style="red", markup=False, soft_wrap=True)
 
 
 def _title(console: Console, title: str, explanation: str = "") -> None:
@@ -131,6 +173,7 @@ def _until(console: Console, what: str, true: Callable[[], bool], lab: Lab) -> N
                     lab.kubectl("get", "pods,vpca", "-A", "-o", "wide", check=False), soft_wrap=True
                 )
                 console.print(lab.kubectl("get", "events", "-A", check=False)[-3000:], soft_wrap=True)
+                _status(console, lab)
                 raise Unreachable(
                     "demo", f"not within {SETTLE_SECONDS:.0f} s: {what}; logs are in {lab.state.logs}"
                 )

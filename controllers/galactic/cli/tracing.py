@@ -1,9 +1,9 @@
 """``galactic trace POD POD|ADDRESS``: the data's way there and back, and where it stops."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_interface
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -12,10 +12,16 @@ from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document
 from galactic.errors import Rejected
 
 if TYPE_CHECKING:
-    from galactic.cli.trace import Hop, Place
+    from galactic.cli.hop import Hop
+    from galactic.cli.observed import Echo
+    from galactic.cli.trace import Place
     from galactic.cli.world import World
 
 MARKS: Final = {"passes": ("✓", GREEN), "stops": ("✗", RED), "unknown": ("?", YELLOW)}
+ECHO_BYTES: Final = 431
+"""Size of the first way's echo requests; each further way's are a byte larger, so that counters tell them apart."""
+PROBE_SECONDS: Final = 60.0
+"""What neighbours and echo requests that are not answered may take, beyond --request-timeout."""
 
 
 def trace(
@@ -25,21 +31,49 @@ def trace(
         str, typer.Argument(metavar="POD|ADDRESS", help="To: a pod, or an address of the VPC.")
     ],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pods' namespace.")] = "default",
+    *,
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Send echo requests from the pods, and ask neighbours.")
+    ] = True,
     output: Form = Output.TABLE,
 ) -> int:
     """The way from a pod to another, hop by hop, through both kernels: where it stops, and why.
 
-    Nothing is sent: routes, devices and addresses are read as the kernels have them, there and back.
+    Routes, devices and addresses are read as the kernels have them, there and back. Each pod sends three echo requests;
+    what neighbours and our own packet filter make of them is part of the answer. With --no-probe nothing is sent.
     """
-    found = access.run(_found(access, source, destination, namespace))
+    found = access.run(
+        traced(access, source, destination, namespace, probe=probe),
+        seconds=access.seconds + (PROBE_SECONDS if probe else 0.0),
+    )
     ways: list[dict[str, Any]] = found["ways"]
     if not document(found | {"ways": [_plain(way) for way in ways]}, output):
         for way in ways:
-            _print(way)
+            print_way(way)
     return FINE if all(hop.state == "passes" for way in ways for hop in way["hops"]) else DEGRADED
 
 
-async def _found(access: Access, source: str, destination: str, namespace: str) -> dict[str, Any]:
+class _Pair(NamedTuple):
+    """A pod, an address that it sends to, and the size of its echo requests."""
+
+    start: "Place"
+    address: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """How ``galactic-node-inspect`` names its echo requests."""
+        return f"{self.start.inside}@{self.address}"
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--echo", f"{self.name}@{self.size}"]
+
+
+async def traced(
+    access: Access, source: str, destination: str, namespace: str = "default", *, probe: bool = True
+) -> dict[str, Any]:
+    """The ways there and back, each with its ``hops``. ``probe``: pods send echo requests, and neighbours are asked."""
     from galactic.cli.desired import desired, owner, told_of  # noqa: PLC0415
     from galactic.cli.site import site  # noqa: PLC0415
     from galactic.cli.trace import places, sid_of, walk  # noqa: PLC0415
@@ -58,49 +92,113 @@ async def _found(access: Access, source: str, destination: str, namespace: str) 
         except GalacticError:
             told = {}  # what is held is then not known; who came first counts
         table = desired(world, parse_vpc(start.vpc), told)
-        pairs = [(start, address) for address in targets]
+        ways = [(start, address) for address in targets]
         if end is not None:
-            pairs += [(end, back) for address in targets if (back := _own(world, start, address))]
+            ways += [(end, back) for address in targets if (back := _own(world, start, address))]
+        pairs = [_Pair(one, address, ECHO_BYTES + number) for number, (one, address) in enumerate(ways)]
         kernels: dict[str, Any] = {}
 
         async def ask(node: str) -> None:
-            arguments = ["--vpc", start.vpc]
+            arguments = ["--vpc", start.vpc, *(["--resolve"] if probe else [])]
             for each in {*where.values()}:
                 if each.node == node and each.vpc == start.vpc:
                     arguments += ["--pod", each.inside]
-            for _, address in pairs:
-                arguments += ["--way", f"{start.vpc}@{address}"]
-                arguments += ["--way", sid] if (sid := sid_of(table, address)) else []
+            for pair in pairs:
+                arguments += ["--way", f"{start.vpc}@{pair.address}"]
+                arguments += ["--way", sid] if (sid := sid_of(table, pair.address)) else []
+                arguments += pair.arguments if probe and pair.start.node == node else []
             try:
                 kernels[node] = await place.inspect(node, arguments)
             except GalacticError as error:
                 kernels[node] = str(error)
 
-        holders = {owner(world, sid_of(table, address)) for _, address in pairs} - {""}
-        await asyncio.gather(*map(ask, sorted({one.node for one, _ in pairs} | holders)))
+        holders = {owner(world, sid_of(table, pair.address)) for pair in pairs} - {""}
+        await asyncio.gather(*map(ask, sorted({pair.start.node for pair in pairs} | holders)))
         await _missing(world, pairs, kernels, place)
+
+        def walked(echoes: "Mapping[str, Echo]") -> "list[list[Hop]]":
+            return [
+                [*walk(pair.start, pair.address, kernels, world, table, echo=echoes.get(pair.name))]
+                for pair in pairs
+            ]
+
+        echoes = _echoes(world, pairs, kernels)
+        hops = walked(echoes)
+        unanswered = [
+            pair
+            for pair, each in zip(pairs, hops, strict=True)
+            if pair.name in echoes and [hop.state for hop in each if hop.state != "passes"] == ["unknown"]
+        ]
+        if again := await _counted(world, unanswered, kernels, place):
+            hops = walked(echoes | again)
     return {
         "from": start.pod or start.attachment,
         "to": destination,
         "ways": [
-            {
-                "from": one.pod or one.attachment,
-                "to": address,
-                "hops": [*walk(one, address, kernels, world, table)],
-            }
-            for one, address in pairs
+            {"from": pair.start.pod or pair.start.attachment, "to": pair.address, "hops": each}
+            for pair, each in zip(pairs, hops, strict=True)
         ],
     }
 
 
-async def _missing(
-    world: "World", pairs: "list[tuple[Place, str]]", kernels: dict[str, Any], place: Any
-) -> None:
+def _echoes(world: "World", pairs: Iterable[_Pair], kernels: Mapping[str, Any]) -> "dict[str, Echo]":
+    """What became of the echo requests that were sent with the first look, by their names."""
+    from galactic.cli.observed import Echo  # noqa: PLC0415
+
+    found = {}
+    for pair in pairs:
+        here = kernels.get(pair.start.node)
+        sent = here["echoes"].get(pair.name) if isinstance(here, Mapping) else None
+        if sent is not None:
+            near = _far(world, pair, kernels) == pair.start.node
+            found[pair.name] = Echo.of(sent, sent if near else None)
+    return found
+
+
+def _far(world: "World", pair: _Pair, kernels: Mapping[str, Any]) -> str:
+    """The node that the pod's kernel sends to; empty where that is not known."""
+    from galactic.cli.desired import owner  # noqa: PLC0415
+
+    here = kernels.get(pair.start.node)
+    if not isinstance(here, Mapping):
+        return ""
+    sid = here["ways"].get(f"{pair.start.vpc}@{pair.address}", {}).get("sid", "")
+    return owner(world, sid) if sid else pair.start.node
+
+
+async def _counted(
+    world: "World", pairs: Iterable[_Pair], kernels: Mapping[str, Any], place: Any
+) -> "dict[str, Echo]":
+    """The same echo requests once more, with what the other node counts meanwhile; one node's after the other's."""
+    from galactic.cli.observed import Echo, rises  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+
+    by_node: dict[str, list[tuple[_Pair, str]]] = {}
+    for pair in pairs:
+        far = _far(world, pair, kernels)
+        if far and far != pair.start.node and isinstance(kernels.get(far), Mapping):
+            by_node.setdefault(pair.start.node, []).append((pair, far))
+    found: dict[str, Echo] = {}
+    for near, several in by_node.items():
+        others = sorted({far for _, far in several})
+        arguments = [word for pair, _ in several for word in ("--pod", pair.start.inside, *pair.arguments)]
+        try:
+            before = await asyncio.gather(*(place.inspect(node, []) for node in others))
+            sent = (await place.inspect(near, arguments))["echoes"]
+            after = await asyncio.gather(*(place.inspect(node, []) for node in others))
+        except GalacticError:
+            continue  # what the first look has found is what there is
+        there = {node: rises(*each) for node, *each in zip(others, before, after, strict=True)}
+        found |= {pair.name: Echo.of(sent[pair.name], there[far]) for pair, far in several if sent[pair.name]}
+    return found
+
+
+async def _missing(world: "World", pairs: Iterable[_Pair], kernels: dict[str, Any], place: Any) -> None:
     """A kernel may send elsewhere than is desired: the way to that SID, and the node that has it, are asked as well."""
     from galactic.cli.desired import owner  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
 
-    for start, address in pairs:
+    for start, address, _ in pairs:
         here = kernels.get(start.node)
         sid = here["ways"].get(f"{start.vpc}@{address}", {}).get("sid") if isinstance(here, Mapping) else ""
         if not sid or not isinstance(here, Mapping):
@@ -193,7 +291,7 @@ def _plain(way: dict[str, Any]) -> dict[str, Any]:
     return way | {"hops": [hop.plain() for hop in hops]}
 
 
-def _print(way: dict[str, Any]) -> None:
+def print_way(way: dict[str, Any]) -> None:
     print(paint(f"{way['from']} → {way['to']}", BOLD))
     width = max(len(hop.where) for hop in way["hops"])
     for hop in way["hops"]:

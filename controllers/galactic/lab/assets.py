@@ -84,7 +84,7 @@ def fits(client: tuple[int, int] | None, server: tuple[int, int]) -> bool:
     return client is not None and client[0] == server[0] and abs(client[1] - server[1]) <= SKEW
 
 
-def _server(kubernetes: str) -> tuple[int, int]:
+def server_version(kubernetes: str) -> tuple[int, int]:
     """The version that the API server has, or will have once it is built."""
     if servers := _together(kubernetes):
         program = servers["kube-apiserver"]
@@ -119,7 +119,7 @@ def helm() -> Path | None:
 def needed(kubernetes: str = "", *, guests: Sequence[Build] = (), nodes: bool = False) -> list[Build]:
     """The builds that this machine lacks for that version of Kubernetes and guests, built already or not."""
     build = build_modules.kubernetes(kubernetes)
-    servers, server = _together(kubernetes), _server(kubernetes)
+    servers, server = _together(kubernetes), server_version(kubernetes)
     builds = [] if servers else [build]
     builds += [] if _kubectl(server) else [_kubectl_build(kubernetes, server)]
     builds += [] if "etcd" in servers else [build_modules.etcd()]
@@ -181,7 +181,8 @@ class _Report:
 
 def find(kubernetes: str = "") -> Assets:
     """Everything for that version of Kubernetes, found. Raises Rejected with what to do for what is missing."""
-    build, etcd, server = build_modules.kubernetes(kubernetes), build_modules.etcd(), _server(kubernetes)
+    build, etcd = build_modules.kubernetes(kubernetes), build_modules.etcd()
+    server = server_version(kubernetes)
     found = {name: build.find(name) for name in SERVERS} | {"etcd": etcd.find("etcd")}
     found |= _together(kubernetes)
     found["kubectl"] = _kubectl(server) or _kubectl_build(kubernetes, server).find("kubectl")

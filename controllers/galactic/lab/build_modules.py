@@ -186,9 +186,17 @@ def make(job: Job, recipe: Recipe, toolchain: Toolchain, wanted: str) -> None:
         recipe.tags,
     ]
     job.fetch(
-        [go, "list", *flags, "-deps", "tool"],
+        [
+            go,
+            "list",
+            *flags,
+            "-deps",
+            "-f",
+            '{{""}}',
+            "tool",
+        ],  # what it needs, and of its output the errors alone
         seconds=recipe.seconds / 20,
-        lines=recipe.packages,
+        lines=200,
         title=f"downloading the modules of {name}",
         cwd=module,
         environment=environment,

@@ -1,9 +1,8 @@
-"""A fingerprint of our firewall chains, cheap enough to be taken every few seconds: two or three system calls a table,
-no process, and what others have in the same tables is passed over, however much it is.
+"""Our firewall chains as the kernel has them, read by its own interface, and a fingerprint of them.
 
-It says only whether something is as it was when it was found to be right: ``galactic.linux.iptables`` knows what is.
-It covers our chains, rule by rule without the counters, and whether each is jumped into, first, from its built-in
-chain. Reading cannot crash or block: that is the kernel's own interface, not a library's.
+A reading takes two or three system calls a table and no process, and skips the rules of others. The fingerprint covers
+each rule without its counters, and whether the built-in chain jumps into ours first. It only shows that something
+changed since a check: ``galactic.linux.readback`` compares the rules with the plan.
 """
 
 import ctypes
@@ -12,20 +11,23 @@ import hashlib
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from galactic.linux.firewall import PLACES, TABLES, Backend, BuiltIn, own
+from galactic.linux.firewall import PLACES, TABLES, Backend, Place, own
 from galactic.linux.netlink import HEADER, attributes
 
 _HOOKS: Final = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2}  # NF_INET_PRE_ROUTING and so on
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; the same numbers for IPv6
 _INFO: Final = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
 _ENTRIES_AT: Final = 40  # in struct ipt_get_entries
-_TARGET: Final = struct.Struct("=H29sB")  # struct xt_entry_target, before its data
-_VERDICT: Final = struct.Struct("=i")
-_OFFSETS: Final = struct.Struct("=HH")  # target_offset, next_offset
+TARGET: Final = struct.Struct("=H29sB")  # struct xt_entry_target, before its data
+VERDICT: Final = struct.Struct("=i")
+OFFSETS: Final = struct.Struct("=HH")  # target_offset, next_offset
+_COUNTERS: Final = struct.Struct("=QQ")  # struct xt_counters: packets, bytes
 
 _NETFILTER: Final = 12  # NETLINK_NETFILTER
 _GET_RULE, _NEW_RULE = 10 << 8 | 7, 10 << 8 | 6  # of the subsystem NFNL_SUBSYS_NFTABLES
@@ -33,13 +35,15 @@ _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _NFPROTO: Final = {4: 2, 6: 10}
 _TABLE, _CHAIN, _EXPRESSIONS = 1, 2, 4  # NFTA_RULE_…
-_NAME, _DATA = 1, 2  # NFTA_EXPR_…
+_ELEMENT: Final = 1  # NFTA_LIST_ELEM
+NAME, DATA = 1, 2  # NFTA_EXPR_…
+_BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_…
 _PART: Final = 1 << 18
 _ATTEMPTS: Final = 3
 
 
-class _Layout:
-    """Where things are in struct ipt_entry and struct ip6t_entry."""
+class Layout:
+    """Where things are in struct ipt_entry and struct ip6t_entry: offsets and sizes in bytes."""
 
     def __init__(self, level: int, family: int, header: int, size: int) -> None:
         self.level, self.family, self.size = level, family, size
@@ -48,41 +52,63 @@ class _Layout:
         self.counters = size - 16
 
 
-_LAYOUTS: Final = {
-    4: _Layout(socket.IPPROTO_IP, socket.AF_INET, 84, 112),
-    6: _Layout(socket.IPPROTO_IPV6, socket.AF_INET6, 136, 168),
+LAYOUTS: Final = {
+    4: Layout(socket.IPPROTO_IP, socket.AF_INET, 84, 112),
+    6: Layout(socket.IPPROTO_IPV6, socket.AF_INET6, 136, 168),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One of our chains as the kernel has it.
+
+    ``rules``: for legacy tables struct ipt_entry or ip6t_entry, without what the kernel writes there itself; for nft
+    the encoded expressions. ``first``: the built-in chain begins with an unconditional jump into it. ``counters``:
+    packets and bytes that each rule has matched.
+    """
+
+    rules: tuple[bytes, ...]
+    first: bool
+    counters: tuple[tuple[int, int], ...] = ()
+
+
+def read(backend: Backend) -> Callable[[Place], Chain | None]:
+    """A reader of our chains in this process' network namespace, which reads each legacy table once.
+
+    It returns None where the chain is absent, or empty in nft, and raises OSError if the kernel does not answer.
+    """
+    tables = cache(_legacy)
+
+    def legacy(place: Place) -> Chain | None:
+        family, parent = place
+        entries, hooks = tables(family, TABLES[parent])
+        return _legacy_chain(LAYOUTS[family], entries, own(parent).encode(), hooks[_HOOKS[parent]])
+
+    return legacy if backend == "legacy" else _nft_chain
 
 
 def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = None) -> str | None:
     """Of our chains in that backend, in this process' network namespace; None if there is nothing of ours, or if it
     could not be read. ``only``: the (family, table)s to look at, since looking at a legacy table makes it exist.
     """
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     anything = False
-    read = cache(_legacy)  # once a table, though two of our chains may be in it
-    for family, chain in PLACES:
-        table = TABLES[chain]
-        if only is not None and (family, table) not in only:
+    chain_at = read(backend)
+    for place in PLACES:
+        if only is not None and (place[0], TABLES[place[1]]) not in only:
             continue
         try:
-            if backend == "legacy":
-                entries, hooks = read(family, table)
-                parts = list(
-                    _legacy_parts(_LAYOUTS[family], entries, own(chain).encode(), hooks[_HOOKS[chain]])
-                )
-            else:
-                parts = list(_nft(family, chain))
+            chain = chain_at(place)
         except OSError:
             return None
-        anything |= bool(parts)
-        found.update(repr((family, chain, parts)).encode())
-    return found.hexdigest() if anything else None
+        anything |= chain is not None
+        digest.update(repr((place, chain and (chain.rules, chain.first))).encode())
+    return digest.hexdigest() if anything else None
 
 
 def _legacy(family: int, table: str) -> tuple[bytes, Sequence[int]]:
     """A table's entries, and where in them the rules of each hook begin."""
-    layout = _LAYOUTS[family]
+    layout = LAYOUTS[family]
     with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
         for _ in range(_ATTEMPTS):
             info = _asked(asking, layout.level, _GET_INFO, _INFO.pack(table.encode(), *[0] * 13))
@@ -96,43 +122,47 @@ def _legacy(family: int, table: str) -> tuple[bytes, Sequence[int]]:
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
-def _legacy_parts(layout: _Layout, entries: bytes, name: bytes, first: int) -> Iterator[bytes]:
+def _legacy_chain(layout: Layout, entries: bytes, name: bytes, first: int) -> Chain | None:
     head = _head(layout, entries, name)
     if head is None:
-        return
+        return None
+    rules: list[bytes] = []
+    counters: list[tuple[int, int]] = []
     position = start = _next(layout, entries, head)
     while not _user_chain(layout, entries, position):
-        yield _bare(layout, entries, position)
+        rules.append(_bare(layout, entries, position))
+        packets, size = _COUNTERS.unpack_from(entries, position + layout.counters)
+        counters.append((packets, size))
         position = _next(layout, entries, position)
-    (verdict,) = _VERDICT.unpack_from(entries, first + layout.size + _TARGET.size)
-    (target_at, _) = _OFFSETS.unpack_from(entries, first + layout.offsets)
+    (verdict,) = VERDICT.unpack_from(entries, first + layout.size + TARGET.size)
+    (target_at, _) = OFFSETS.unpack_from(entries, first + layout.offsets)
     unconditional = target_at == layout.size and not entries[first : first + layout.offsets - 4].strip(b"\0")
-    yield b"first" if verdict == start and unconditional else b"not first"
+    return Chain(tuple(rules[:-1]), bool(verdict == start and unconditional), tuple(counters[:-1]))
 
 
-def _head(layout: _Layout, entries: bytes, name: bytes) -> int | None:
+def _head(layout: Layout, entries: bytes, name: bytes) -> int | None:
     """Where the entry is that begins the chain of that name."""
     found = -1
     while (found := entries.find(name + b"\0", found + 1)) >= 0:
-        head = found - _TARGET.size - layout.size
+        head = found - TARGET.size - layout.size
         if head >= 0 and _user_chain(layout, entries, head):
             return head
     return None
 
 
-def _user_chain(layout: _Layout, entries: bytes, position: int) -> bool:
+def _user_chain(layout: Layout, entries: bytes, position: int) -> bool:
     """Whether an entry is the beginning of a chain, or the end of the table."""
-    if _OFFSETS.unpack_from(entries, position + layout.offsets)[0] != layout.size:
+    if OFFSETS.unpack_from(entries, position + layout.offsets)[0] != layout.size:
         return False
-    _, name, _ = _TARGET.unpack_from(entries, position + layout.size)
+    _, name, _ = TARGET.unpack_from(entries, position + layout.size)
     return bool(name.split(b"\0", 1)[0] == b"ERROR")
 
 
-def _next(layout: _Layout, entries: bytes, position: int) -> int:
-    return position + int(_OFFSETS.unpack_from(entries, position + layout.offsets)[1])
+def _next(layout: Layout, entries: bytes, position: int) -> int:
+    return position + int(OFFSETS.unpack_from(entries, position + layout.offsets)[1])
 
 
-def _bare(layout: _Layout, entries: bytes, position: int) -> bytes:
+def _bare(layout: Layout, entries: bytes, position: int) -> bytes:
     """An entry without what changes by itself."""
     end = _next(layout, entries, position)
     return entries[position : position + layout.comes_from] + entries[position + layout.size : end]
@@ -149,20 +179,32 @@ def _asked(asking: socket.socket, level: int, option: int, request: bytes) -> by
     return buffer.raw
 
 
-def _nft(family: int, parent: BuiltIn) -> Iterator[bytes]:
+def _nft_chain(place: Place) -> Chain | None:
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(InterruptedError):  # the ruleset changed during the dump
+            return _nft_dump(place)
+    return _nft_dump(place)
+
+
+def _nft_dump(place: Place) -> Chain | None:
+    family, parent = place
     table, name = TABLES[parent], own(parent)
     jump = name.encode() + b"\0"
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking:
         asking.settimeout(1.0)  # a dump is answered at once
-        rules = list(_rules(asking, family, table, name))
-        if rules:
-            yield from rules
-            first = next(_rules(asking, family, table, parent), b"")  # and no more: closing ends the dump
-            yield b"first" if jump in first else b"not first"
+        rules = tuple(_rules(asking, family, table, name))
+        if not rules:
+            return None
+        first, _ = next(
+            _rules(asking, family, table, parent), (b"", (0, 0))
+        )  # no more: closing ends the dump
+        return Chain(tuple(rule for rule, _ in rules), jump in first, tuple(counted for _, counted in rules))
 
 
-def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterator[bytes]:
-    """The rules of a chain, without handles and counters. Raises OSError, also if the chain changes meanwhile."""
+def _rules(
+    asking: socket.socket, family: int, table: str, chain: str
+) -> Iterator[tuple[bytes, tuple[int, int]]]:
+    """The rules of a chain without handles, and their counters. Raises OSError, also if the chain changes meanwhile."""
     body = struct.pack("=BBH", _NFPROTO[family], 0, 0) + _text(_TABLE, table) + _text(_CHAIN, chain)
     asking.send(HEADER.pack(HEADER.size + len(body), _GET_RULE, _REQUEST | _DUMP, 1, 0) + body)
     while True:
@@ -175,7 +217,7 @@ def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterat
             if flags & _INTERRUPTED:
                 raise OSError(errno.EINTR, os.strerror(errno.EINTR))
             if kind in (_DONE, _ERROR):
-                (number,) = _VERDICT.unpack_from(message)
+                (number,) = VERDICT.unpack_from(message)
                 if number < 0:
                     raise OSError(-number, os.strerror(-number))
                 return
@@ -183,15 +225,31 @@ def _rules(asking: socket.socket, family: int, table: str, chain: str) -> Iterat
                 yield _expressions(message[4:])
 
 
-def _expressions(rule: bytes) -> bytes:
-    result = b""
+def _expressions(rule: bytes) -> tuple[bytes, tuple[int, int]]:
+    """The rule's expressions, each as (name, data) again, and apart from them its counter: packets and bytes."""
+    encoded, counted = b"", (0, 0)
     for _, expression in attributes(dict(attributes(rule)).get(_EXPRESSIONS, b"")):
         parts = dict(attributes(expression))
-        name = parts.get(_NAME, b"")
-        result += name + (b"" if name == b"counter\0" else parts.get(_DATA, b""))
-    return result
+        name, data = parts.get(NAME, b""), parts.get(DATA, b"")
+        if name == b"counter\0":
+            numbers = dict(attributes(data))
+            packets, size = (int.from_bytes(numbers.get(kind, b""), "big") for kind in (_PACKETS, _BYTES))
+            counted = packets, size
+        else:
+            encoded += _attribute(_ELEMENT, _attribute(NAME, name) + _attribute(DATA, data))
+    return encoded, counted
+
+
+def expressions(rule: bytes) -> Iterator[tuple[str, bytes]]:
+    """(name, data) of each expression of an nft rule in ``Chain.rules``."""
+    for _, expression in attributes(rule):
+        parts = dict(attributes(expression))
+        yield parts[NAME].rstrip(b"\0").decode(), parts[DATA]
 
 
 def _text(kind: int, value: str) -> bytes:
-    text = value.encode() + b"\0"
-    return struct.pack("=HH", 4 + len(text), kind) + text + bytes(-len(text) % 4)
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)

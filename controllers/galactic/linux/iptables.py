@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Final
 
-from galactic.linux import chains, legacy, nft
+from galactic.linux import chains, legacy, nft, readback
 from galactic.linux.firewall import PLACES, Backend, FirewallRule, Installed, Place
 from galactic.linux.nft import COMMANDS, run
 
@@ -56,6 +56,12 @@ def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> I
             lacking = f"the kernel, or its iptables, lacks {MODULES} ({error})"
         changed += made
         if not made and (before or not rules) and chains.fingerprint(backend) == before:
+            try:
+                wrong = readback.differences(backend, rules)
+            except InterruptedError:  # others change the same tables
+                continue
+            if wrong:
+                raise RuntimeError(f"{backend} tables do not have what was written: {'; '.join(wrong)}")
             return Installed(backend, reason, tuple(dict.fromkeys(changed)), lacking, before or "")
     raise RuntimeError(f"somebody else changes our chains in {backend} tables as fast as they are mended")
 

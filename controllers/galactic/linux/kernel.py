@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Self
 
 from galactic.errors import Rejected, Unreachable
-from galactic.linux import sysctl
-from galactic.linux.devices import Devices, translated
+from galactic.linux import neighbours, sysctl
+from galactic.linux.devices import Devices, ours, translated
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     MAIN_TABLE,
@@ -19,6 +19,8 @@ from galactic.linux.objects import (
     EncapJob,
     EncapMode,
     EncapSink,
+    Neighbour,
+    NeighbourState,
     Objects,
     Other,
     RouteKey,
@@ -136,6 +138,14 @@ class LinuxKernel:
             routes = {key: target for key, target in routes.items() if _device(target) not in missing}
         for key, why in (await self._routes.write(settings(routes))).items():
             failures.add(route_name(key), why)
+
+    async def neighbours(self) -> dict[Neighbour, NeighbourState]:
+        """The neighbours on our devices."""
+        return await neighbours.read(self._namespace, ours)
+
+    async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
+        """The kernel asks, as for a packet, those of which it does not know that they are there; those that it took."""
+        return await neighbours.solicit(self._namespace, wanted)
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
         """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""

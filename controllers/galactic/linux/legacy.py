@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from galactic.linux import chains, readback
 from galactic.linux.firewall import PLACES, TABLES, FirewallRule, Place, own
 from galactic.linux.objects import HOST_ENDS
 
@@ -42,11 +43,13 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
     except (iptc.XTablesError, ValueError, AttributeError) as error:  # an extension that is not there
         raise RuntimeError(f"IPv{family} {parent_name}: {error}") from error
     changed = False
+    wrong: list[str] = []
     for attempt in range(_ATTEMPTS):
         with _locked():
             table = (iptc.Table6 if family == 6 else iptc.Table)(TABLES[parent_name], autocommit=False)
             table.refresh()
-            if not _fill(table, place, wanted):
+            wrong = _wrong(place, rules)
+            if not _fill(table, place, wanted, right=not wrong):
                 return changed
             try:
                 table.commit()
@@ -58,7 +61,8 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
                     f"{error}; trying again\n"
                 )  # EAGAIN: somebody who does not care about the lock
         time.sleep(0.02 * 2**attempt if not changed else 0)
-    raise RuntimeError(f"IPv{family} {parent_name} does not take our rules")
+    problem = "; ".join(wrong) or f"IPv{family} {parent_name} is changed back at once"
+    raise RuntimeError(f"legacy tables do not take our rules: {problem}")
 
 
 def _lasting(error: Exception) -> bool:
@@ -154,33 +158,36 @@ def _folders() -> dict[Path, list[str]]:
     return {folder: os.listdir(folder) for folder in folders if folder.is_dir()}  # noqa: PTH208 - names are wanted
 
 
-def _fill(table: Any, place: Place, rules: Sequence[Any]) -> bool:
-    """Makes the table, in memory, what it should be; whether it was not."""
+def _wrong(place: Place, rules: Sequence[FirewallRule]) -> list[str]:
+    """Where the kernel's chain differs from the rules. python-iptables' own reading shows neither flags nor masks."""
+    try:
+        return readback.compared("legacy", place, chains.read("legacy")(place), rules)
+    except OSError as error:
+        raise RuntimeError(f"IPv{place[0]} {place[1]} cannot be read back: {error.strerror}") from error
+
+
+def _fill(table: Any, place: Place, rules: Sequence[Any], *, right: bool) -> bool:
+    """Makes the table, in memory, what it should be; whether it was not. ``right``: the kernel's chain is."""
     iptc = _iptc()
     name = own(place[1])
     parent = iptc.Chain(table, place[1])
     there = iptc.Chain(table, name) if table.is_chain(name) else None
-    others = parent.rules
-    jumps = [rule for rule in others if rule.target and rule.target.name == name]
-    in_place = len(jumps) == 1 and _told(others[:1]) == _told([_jump(table, name)])
-    right = there is not None and _told(there.rules) == _told(rules)
-    if (right and in_place) if rules else (there is None and not jumps):
+    jumps = [rule for rule in parent.rules if rule.target and rule.target.name == name]
+    in_place = right and len(jumps) == 1
+    if in_place if rules else (there is None and not jumps):
         return False
-    if not (rules and in_place):
-        for rule in jumps:
-            parent.delete_rule(rule)
+    for rule in jumps:
+        parent.delete_rule(rule)
     if not rules:
         if there is not None:
             there.flush()
             table.delete_chain(name)
         return True
-    if not right:
-        there = there or table.create_chain(name)
-        there.flush()
-        for rule in rules:
-            there.append_rule(rule)
-    if not in_place:
-        parent.insert_rule(_jump(table, name))
+    there = there or table.create_chain(name)
+    there.flush()
+    for rule in rules:
+        there.append_rule(rule)
+    parent.insert_rule(_jump(table, name))
     return True
 
 
@@ -210,31 +217,11 @@ def _rule(rule: FirewallRule) -> Any:
     if rule.icmpv6 is not None:
         made.protocol = str(socket.IPPROTO_ICMPV6)
         made.create_match("icmp6").set_parameter("icmpv6_type", str(rule.icmpv6))
+    if rule.family == 6 and rule.not_icmp:
+        # python-iptables 1.2 clears the flag for an inverted protocol: the kernel then matches every protocol
+        made.entry.ipv6.flags |= iptc.ip6tc.ip6t_ip6.IP6T_F_PROTO
     if rule.forged:
         made.create_match("devgroup").set_parameter("src_group", f"{HOST_ENDS:#x}")
         made.create_match("rpfilter").set_parameter("invert", "")
     made.create_target(rule.target)
     return made
-
-
-def _told(rules: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Rules as comparable values: python-iptables' own == takes ACCEPT and DROP for the same."""
-    return [
-        (
-            rule.in_interface,
-            rule.out_interface,
-            rule.src,
-            rule.dst,
-            rule.protocol,
-            [(match.name, match.get_all_parameters()) for match in rule.matches],
-            rule.target.name if rule.target else "",
-            _masks(rule),
-        )
-        for rule in rules
-    ]
-
-
-def _masks(rule: Any) -> tuple[bytes, bytes] | None:
-    """Of an IPv6 rule's interfaces: what is written for them is not what python-iptables tells."""
-    header = getattr(rule.entry, "ipv6", None)
-    return (header.iniface_mask, header.outiface_mask) if header else None

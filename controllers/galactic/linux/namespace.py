@@ -23,8 +23,11 @@ _NETLINK_CAP_ACK: Final = 10
 _NETLINK_GET_STRICT_CHK: Final = 12
 _NS_GET_NSTYPE: Final = 0xB703  # ioctl_ns(2)
 _SIOCGIFNAME: Final = 0x8910
+_SIOCGIFFLAGS: Final = 0x8913
 _SIOCGIFINDEX: Final = 0x8933
 _IFREQ: Final = struct.Struct("=16si20x")
+_IFREQ_FLAGS: Final = struct.Struct("=16sH22x")
+_IFF_UP: Final = 0x1
 RECEIVE_BUFFER: Final = 4 << 20
 """Bytes of a netlink socket's receive buffer: a burst's refusals and a dump's parts fit many times."""
 
@@ -130,6 +133,16 @@ def device_name(within: socket.socket, index: int) -> str:
     except OSError:
         return ""
     return bytes(_IFREQ.unpack(answer)[0]).rstrip(b"\0").decode(errors="replace")
+
+
+def device_up(within: Namespace, name: str) -> bool:
+    """Whether somebody has set the device of that name up."""
+    with within.netlink() as asking:
+        try:
+            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), 0))
+        except OSError:
+            return False
+    return bool(_IFREQ_FLAGS.unpack(answer)[1] & _IFF_UP)
 
 
 def is_network(descriptor: int) -> bool:

@@ -97,6 +97,13 @@ class Other(NamedTuple):
     """A route with our number that no plan asks for, e.g. another version's. Only ever read, replaced or deleted."""
 
 
+Neighbour = tuple[str, Address]
+"""A device, and an address that is to be found on its link."""
+NeighbourState = Literal[
+    "NONE", "INCOMPLETE", "REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "NOARP", "PERMANENT"
+]
+"""As ``ip neighbour`` prints it; NONE where the kernel has no entry."""
+
 RouteTarget = Unreachable | Direct | Via | Encap | EndDT46 | Other
 RouteKey = bytes
 """Table, metric, prefix length and packed address: see ``route_key``. Bytes, because there may be 100,000."""
@@ -243,6 +250,15 @@ class Kernel(Protocol):
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
+
+    async def neighbours(self) -> dict[Neighbour, NeighbourState]:
+        """The neighbours on our devices in the host's namespace."""
+
+    async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
+        """The kernel asks, as for a packet, those of which it does not know that they are there.
+
+        Returns those that it took: not those behind a device that is gone, or without that family.
+        """
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
         """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""

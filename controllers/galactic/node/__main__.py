@@ -20,6 +20,7 @@ from galactic.node.following import Following
 from galactic.node.host import Preparation
 from galactic.node.machine import LinuxMachine
 from galactic.node.metrics import Metrics
+from galactic.node.neighbours import Neighbours
 from galactic.node.records import Records
 from galactic.node.registration import Registration, will
 from galactic.node.server import Server
@@ -78,6 +79,7 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
             store=store,
             preparation=preparation,
             sync=sync,
+            neighbours=Neighbours(kernel, store),
             registration=registration,
             events=events,
             connect=connect,

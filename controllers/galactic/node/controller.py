@@ -16,6 +16,7 @@ from galactic.node.configs import Configs
 from galactic.node.fallback import Fallback
 from galactic.node.host import Preparation
 from galactic.node.metrics import Metrics
+from galactic.node.neighbours import Neighbours
 from galactic.node.recovery import Recovery
 from galactic.node.registration import Registration
 from galactic.node.segment import Facts, Finding, Segment
@@ -40,6 +41,7 @@ class Controller:
         store: Store,
         preparation: Preparation,
         sync: Sync,
+        neighbours: Neighbours,
         registration: Registration,
         events: Callable[[], AsyncIterator[Changed]],
         connect: Callable[[], Awaitable[Kube]],
@@ -47,6 +49,7 @@ class Controller:
     ) -> None:
         self._metrics = metrics
         self._node, self._store, self._preparation, self._sync = node, store, preparation, sync
+        self._neighbours = neighbours
         self._registration, self._events, self._connect = registration, events, connect
         self._segment: Segment | None = None
         self._configs: Configs | None = None
@@ -58,6 +61,7 @@ class Controller:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._preparation.run(), name="preparation")
             tasks.create_task(self._sync.run(), name="sync")
+            tasks.create_task(self._neighbours.run(), name="neighbours")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(self._registration.run(), name="registration")
             tasks.create_task(self._drift(), name="drift")
@@ -107,7 +111,8 @@ class Controller:
             "encap": self._preparation.encap,
         }
         node = {name: value for name, value in node.items() if value}
-        return Facts(node, self._sync.routes, (*findings, *self._preparation.findings()))
+        found = (*findings, self._neighbours.finding(), *self._preparation.findings())
+        return Facts(node, self._sync.routes, found)
 
     async def _drift(self) -> None:
         """Without events there is still the interval between full rounds."""
@@ -157,6 +162,7 @@ class Controller:
         metrics.fallback.set(len(self._fallback.followed) if self._fallback else 0)
         for backend in ("legacy", "nft"):
             metrics.backend.labels(backend).set(backend == self._preparation.backend)
+        metrics.neighbours_failed.set(len(self._neighbours.failed))
         metrics.conditions({finding.type: finding.status for finding in self.facts().findings})
         endpoints = Counter(attachment.vpc for attachment in self._store.attachments.values())
         metrics.vpcs_here(

@@ -1,7 +1,8 @@
-"""galactic-node-inspect: what the kernel of this node has of Galactic, as JSON. It changes nothing.
+"""galactic-node-inspect: what the kernel of this node has of Galactic, and what it does, as JSON.
 
-It reads the kernel itself, so it tells the same whether the node controller runs or not. ``galactic routes``, ``trace``
-and ``sysdump`` run it on nodes.
+It reads the kernel itself, so it tells the same whether the node controller runs or not. It changes nothing; with
+``--resolve`` the kernel asks neighbours, with ``--echo`` pods send echo requests. ``galactic routes``, ``trace`` and
+``sysdump`` run it on nodes.
 """
 
 import argparse
@@ -11,19 +12,22 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address
-from pathlib import Path
 from typing import Any, Final
 
 from galactic import __version__, names
 from galactic.errors import GalacticError, Rejected
 from galactic.linux import sysctl
+from galactic.linux.counters import drops, rise
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.legacy import in_use
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     MAIN_TABLE,
     Direct,
     Encap,
     EndDT46,
+    Neighbour,
+    NeighbourState,
     Objects,
     RouteKey,
     RouteTarget,
@@ -33,6 +37,7 @@ from galactic.linux.objects import (
 )
 from galactic.linux.ways import way
 from galactic.node.plan import tables_of
+from galactic.node.probes import Sending, counters, inside, next_hop, plain, send
 
 PROGRAM: Final = "galactic-node-inspect"
 SYSCTLS: Final = (
@@ -41,7 +46,6 @@ SYSCTLS: Final = (
     "net/ipv6/conf/all/forwarding",
     "net/ipv6/conf/all/seg6_enabled",
 )
-COUNTERS: Final = ("rx_packets", "tx_packets", "rx_dropped", "tx_dropped", "rx_errors", "tx_errors")
 
 
 def target(to: RouteTarget) -> dict[str, Any]:
@@ -72,33 +76,35 @@ def _order(route: tuple[int, Any, int]) -> tuple[int, bytes, int, int]:
     return network.version, network.network_address.packed, network.prefixlen, metric
 
 
-def counters(device: str, folder: Path = Path("/sys/class/net")) -> dict[str, int]:
-    """A device's packets, as far as the kernel tells."""
-    found = {}
-    for name in COUNTERS:
-        try:
-            found[name] = int((folder / device / "statistics" / name).read_text())
-        except (OSError, ValueError):
-            continue
-    return found
-
-
 async def inspection(
     *,
     vpcs: Iterable[str] = (),
     everything: bool = False,
     ways: Iterable[str] = (),
     pods: Iterable[str] = (),
+    resolve: bool = False,
+    echoes: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What there is.
 
     ``vpcs``: identifiers (hex) whose tables to tell; ``everything``: all of them. ``ways``: addresses, or VPC@ADDRESS
-    for an address as the VPC's VRF sees it. ``pods``: NETNS@INTERFACE. Raises Rejected for what is none of these.
+    for an address as the VPC's VRF sees it. ``pods``: NETNS@INTERFACE. ``resolve``: the next hops of ways are asked,
+    within seconds. ``echoes``: NETNS@INTERFACE@ADDRESS@SIZE, sent one after the other; the pod is among ``pods``.
+    Raises Rejected for what is none of these.
     """
+    sending = [Sending.parse(text) for text in echoes]
     async with LinuxKernel() as kernel:
         found = await kernel.look()
         numbers = tables_of(found)
         chosen = sorted(numbers) if everything else [names.parse_vpc(vpc) for vpc in vpcs]
+        found_pods = {text: await _pod(kernel, text) for text in pods}
+        found_ways = {text: await _way(text) for text in ways}
+        before = drops(in_use())
+        await asyncio.gather(
+            *(next_hop(way, asked=resolve) for way in found_ways.values()),
+            *(inside(text, pod) for text, pod in found_pods.items() if pod),
+        )
+        resolving = rise(before, drops(in_use()))
         return {
             "version": __version__,
             "kernel": os.uname().release,
@@ -119,27 +125,45 @@ async def inspection(
                 for vpc in chosen
                 if vpc in numbers
             },
-            "ways": {text: await _way(text) for text in ways},
-            "pods": {text: await _pod(kernel, text) for text in pods},
+            "ways": found_ways,
+            "pods": found_pods,
+            "neighbours": _by_device(await kernel.neighbours()),
+            "resolving": {"drops": plain(resolving)},
+            "echoes": {each.text: await send(each, found_pods.get(each.pod)) for each in sending},
+            "drops": plain(drops(in_use())),
         }
 
 
+def _by_device(found: Mapping[Neighbour, NeighbourState]) -> dict[str, dict[str, str]]:
+    devices: dict[str, dict[str, str]] = {}
+    for (device, address), state in found.items():
+        devices.setdefault(device, {})[str(address)] = state
+    return devices
+
+
 def _links(found: Objects) -> dict[str, Any]:
+    packets = counters()
     return {
         name: {"kind": link.kind, "up": link.up, "table": link.table, "master": link.master, "mtu": link.mtu}
-        | counters(name)
+        | packets.get(name, {})
         for name, link in sorted(found.links.items())
     }
 
 
-async def _way(text: str) -> dict[str, str]:
+async def _way(text: str) -> dict[str, Any]:
     vpc, at, address = text.rpartition("@")
     try:
         destination = ip_address(address)
     except ValueError as error:
         raise Rejected(f"{address!r} is no address", field="--way") from error
     found = await way(destination, device=names.vrf(names.parse_vpc(vpc)) if at else "")
-    return {"type": found.type, "device": found.device, "gateway": found.gateway, "sid": found.segment}
+    return {
+        "address": str(destination),
+        "type": found.type,
+        "device": found.device,
+        "gateway": found.gateway,
+        "sid": found.segment,
+    }
 
 
 async def _pod(kernel: LinuxKernel, text: str) -> dict[str, Any] | None:
@@ -172,6 +196,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="NETNS@INTERFACE",
         help="what is inside that pod's namespace",
     )
+    told.add_argument(
+        "--resolve",
+        action="store_true",
+        help="ask the next hops of all ways, and tell who answers",
+    )
+    told.add_argument(
+        "--echo",
+        action="append",
+        default=[],
+        metavar="NETNS@INTERFACE@ADDRESS@SIZE",
+        help="send echo requests from that --pod, and tell what was answered and what was counted meanwhile",
+    )
     return told
 
 
@@ -179,7 +215,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exit code 2 for what is not understood, 1 where the kernel does not answer."""
     given = parser().parse_args(arguments)
     try:
-        found = asyncio.run(inspection(vpcs=given.vpc, everything=given.all, ways=given.way, pods=given.pod))
+        found = asyncio.run(
+            inspection(
+                vpcs=given.vpc,
+                everything=given.all,
+                ways=given.way,
+                pods=given.pod,
+                resolve=given.resolve,
+                echoes=given.echo,
+            )
+        )
     except GalacticError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         raise SystemExit(2 if isinstance(error, Rejected) else 1) from error

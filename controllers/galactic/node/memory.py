@@ -15,6 +15,8 @@ from galactic.linux.objects import (
     EncapSink,
     EndDT46,
     Link,
+    Neighbour,
+    NeighbourState,
     Objects,
     RouteKey,
     RouteTarget,
@@ -34,6 +36,9 @@ class MemoryKernel:
     made: int = 0
     writes: list[Change] = field(default_factory=list)
     fail: str = ""  # writes of a link of that name fail
+    table: dict[Neighbour, NeighbourState] = field(default_factory=dict)  # of neighbours
+    silent: set[Neighbour] = field(default_factory=set)  # those that do not answer
+    solicited: list[Neighbour] = field(default_factory=list)
 
     def add_namespace(self, path: str) -> str:
         self.namespaces[path] = {}
@@ -88,6 +93,18 @@ class MemoryKernel:
             for key, to in self.host.routes.items()
             if isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device
         }
+
+    async def neighbours(self) -> dict[Neighbour, NeighbourState]:
+        await asyncio.sleep(0)
+        return {each: state for each, state in self.table.items() if each[0] in self.host.links}
+
+    async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
+        """Those in ``silent`` do not answer; of others the kernel knows it at once."""
+        await asyncio.sleep(0)
+        taken = {each for each in wanted if each[0] in self.host.links}
+        self.solicited += sorted(taken, key=str)
+        self.table |= {each: "FAILED" if each in self.silent else "REACHABLE" for each in taken}
+        return taken
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         failed = []

@@ -70,6 +70,11 @@ class Metrics:
         self.endpoints = Gauge("galactic_node_endpoints", "Attachments on this node.", registry=registry)
         self.vpcs = Gauge("galactic_node_vpcs", "VPCs with an attachment on this node.", registry=registry)
         self.routes = Gauge("galactic_node_remote_routes", "Routes to other nodes.", registry=registry)
+        self.neighbours_failed = Gauge(
+            "galactic_node_neighbours_failed",
+            "Addresses of pods on this node that answer neither ARP nor neighbour discovery.",
+            registry=registry,
+        )
         self.rereads = Counter(
             "galactic_node_table_rereads", "Route tables read again after a gap.", registry=registry
         )

@@ -22,6 +22,7 @@ KINDS = [
     "BrokerConnected",
     "Underlay",
     "PacketFilter",
+    "Neighbours",
 ]
 
 

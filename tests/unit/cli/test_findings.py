@@ -140,6 +140,16 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             status(
+                "NodeSegment node-1",
+                condition(
+                    "Neighbours", "False", "NeighbourFailed", "no answer to ARP … from blue/web 10.1.1.1"
+                ),
+            ),
+            *("NodeSegment node-1", "Neighbours: NeighbourFailed", "blue/web 10.1.1.1", "galactic trace"),
+            id="pod-that-does-not-answer",
+        ),
+        pytest.param(
+            status(
                 "VPCAttachment web",
                 condition(
                     "Ready",

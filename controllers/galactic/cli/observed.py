@@ -1,0 +1,239 @@
+"""What kernels did while they were watched: neighbours that were asked, and echo requests from the pod itself.
+
+A way along which everything is configured as it should be may lose packets all the same. So a trace sends echo
+requests, of a size that nothing else has, and compares what was counted on both nodes meanwhile: packets of the
+devices at both ends, and packets and bytes of each DROP rule of ours. Pure functions.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Final, Self
+
+from galactic.cli.hop import STOPS, UNKNOWN, Hop
+
+NO_ANSWER: Final = frozenset({"FAILED", "INCOMPLETE"})
+SOLICITATION_SIZES: Final = (72, 64)
+"""Bytes of a neighbour solicitation or advertisement (RFC 4861 §4.3, 4.4) with a link-layer address, and without."""
+SOLICITATIONS: Final = 3
+"""An attempt sends so many."""
+OVERHEADS: Final = (0, 40, 64)
+"""Bytes that a packet gets on its way to the other node: none yet, encap.red, encap."""
+SMALLEST_PACKET: Final = {4: 20, 6: 40}
+LARGEST_PACKET: Final = 65535
+PACKETS: Final = ("rx_packets", "tx_packets")
+WHO_SAYS_SO: Final = (
+    "the address is that of the host which does not pass them on; 169.254.1.1 and fe80::1 are nodes"
+)
+
+Counted = Mapping[str, Any]
+"""``drops`` and ``links``: what rose on a node during the echo requests, as ``galactic-node-inspect`` prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """Echo requests of one pod to one address, and what was counted on its node and, if known, on the other one."""
+
+    sent: int
+    answered: int
+    size: int
+    milliseconds: float | None = None
+    refused: str = ""
+    errors: Sequence[str] = ()
+    gateways: Mapping[str, str] = field(default_factory=dict)
+    here: Counted = field(default_factory=dict)
+    there: Counted | None = None
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any], there: Counted | None = None) -> Self:
+        """Of what ``galactic-node-inspect --echo`` prints. On one node ``here`` is ``there``."""
+        counted = {"drops": plain["drops"], "links": plain["links"]}
+        names = ("sent", "answered", "size", "milliseconds", "refused", "errors", "gateways")
+        return cls(**{name: plain[name] for name in names}, here=counted, there=there)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every request was answered."""
+        return self.sent > 0 and self.answered == self.sent
+
+
+def rises(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counted:
+    """What rose on a node between two inspections of it."""
+    from galactic.linux.counters import Drops, rise  # noqa: PLC0415  (what it imports is for the kernel)
+
+    then, now = ([Drops(**each) for each in found["drops"]] for found in (before, after))
+    links: dict[str, dict[str, int]] = {}
+    for device, link in after["links"].items():
+        old = before["links"].get(device, {})
+        links[device] = {name: link[name] - old[name] for name in PACKETS if name in link and name in old}
+    return {"drops": [each.plain() for each in rise(then, now)], "links": links}
+
+
+def silent_gateway(where: str, node: str, ifname: str, gateway: str, echo: Echo | None) -> Iterator[Hop]:
+    """The pod's next hop does not answer."""
+    state = echo.gateways.get(gateway, "") if echo else ""
+    if echo is None or echo.whole or state not in NO_ANSWER:
+        return
+    blame = _dropping(node, gateway, echo.here)
+    remedy = _mended(node) if blame else _filters(node, gateway, f"{ifname} in the pod")
+    yield Hop(where, _unanswered(gateway, ifname, state) + blame, STOPS, remedy)
+
+
+def silent_neighbour(
+    where: str, node: str, way: Mapping[str, Any], resolving: Counted, cause: str = ""
+) -> Iterator[Hop]:
+    """The next hop of a way on a node does not answer, or had not when it was last asked. ``cause``: if it is known."""
+    found, device = way.get("neighbour") or {}, way["device"]
+    state, address = found.get("state", ""), found.get("address", "")
+    if state not in NO_ANSWER:
+        return
+    if not found["asked"]:
+        what = f"neighbour {address} on {device}: {state} when it was last asked"
+        yield Hop(where, what, UNKNOWN, "without --no-probe it is asked again")
+        return
+    blame = _dropping(node, address, resolving)
+    remedy = _mended(node) if blame else cause or _filters(node, address, f"{device} on {node}")
+    yield Hop(where, _unanswered(address, device, state) + blame, STOPS, remedy)
+
+
+def _unanswered(address: str, device: str, state: str) -> str:
+    """E.g. ``neighbour 10.1.1.1 on G…H: FAILED (no answer to ARP)``."""
+    how = "ARP" if ip_address(address).version == 4 else "neighbour discovery"
+    return f"neighbour {address} on {device}: {state} (no answer to {how})"
+
+
+def _dropping(node: str, address: str, counted: Counted) -> str:
+    """The rule of ours that dropped solicitations or advertisements; empty for none. ARP passes no chain of ours."""
+    if ip_address(address).version == 6:
+        for rule in counted.get("drops", ()):
+            if rule["discovery"] and any(explained(rule, SOLICITATIONS, size) for size in SOLICITATION_SIZES):
+                return f"; {_rule(rule, node)}"
+    return ""
+
+
+def _filters(node: str, address: str, link: str) -> str:
+    """Where to look for what drops it."""
+    rules = "arptables-save -c" if ip_address(address).version == 4 else "ip6tables-save -c"
+    return (
+        f"a packet filter drops it, on {node} or in the pod: {rules}, nft list ruleset; "
+        f"then: ip neigh show dev {link}"
+    )
+
+
+def dropped(node: str, echo: Echo | None, counted: Counted | None) -> Iterator[Hop]:
+    """The rule of ours on that node that dropped the requests that were not answered."""
+    if echo is None or echo.whole or not counted:
+        return
+    lost = echo.sent - echo.answered
+    for rule in counted.get("drops", ()):
+        sizes = [echo.size + more for more in OVERHEADS]
+        if lost and rule["icmp"] and any(explained(rule, lost, size) for size in sizes):
+            sent = f"while {echo.sent} echo requests of {echo.size} bytes were sent"
+            yield Hop(f"{rule['chain']} on {node}", f"{_rule(rule, node)}, {sent}", STOPS, _mended(node))
+            return
+
+
+def explained(rule: Mapping[str, Any], packets: int, size: int) -> bool:
+    """Whether a rise can be ``packets`` packets of ``size`` bytes, and other packets of possible sizes."""
+    more: int = rule["packets"] - packets
+    rest: int = rule["bytes"] - packets * size
+    return more * SMALLEST_PACKET[rule["family"]] <= rest <= more * LARGEST_PACKET
+
+
+def _rule(rule: Mapping[str, Any], node: str) -> str:
+    """E.g. ``GALACTIC-INPUT rule 1 on node-1 (IPv6, nft tables) dropped 3 packets, 216 bytes; it drops …``."""
+    return (
+        f"{rule['chain']} rule {rule['rule']} on {node} (IPv{rule['family']}, {rule['backend']} tables) dropped "
+        f"{rule['packets']} packets, {rule['bytes']} bytes; it drops {rule['what']}"
+    )
+
+
+def _mended(node: str) -> str:
+    return (
+        f"docs/security.md says what each rule is for; is the chain as planned? kubectl describe nseg {node}, "
+        "condition PacketFilter"
+    )
+
+
+def answered(address: str, echo: Echo | None) -> Iterator[Hop]:
+    """The end of a way that cannot be looked at to its end."""
+    if echo is not None:
+        yield _answer(address, echo)
+
+
+def arrived(  # noqa: PLR0917 - both ends of a way
+    address: str, source: tuple[str, str, str], node: str, device: str, pod: str, echo: Echo | None
+) -> Iterator[Hop]:
+    """The end of a way of which all that is configured passes.
+
+    ``source``: the pod, its host end and its node. ``node``, ``device`` and ``pod`` are the destination's.
+    """
+    if echo is None:
+        return
+    if echo.answered or echo.refused or echo.errors or not echo.sent:
+        yield _answer(address, echo)
+        return
+    sender, near_device, near = source
+    requests = f"{echo.sent} echo requests"
+    if (out := _packets(echo.here, near_device, "rx_packets")) is not None and out < echo.sent:
+        remedy = "a packet filter or a route in the pod: iptables-save -c and ip route get in its namespace"
+        yield Hop(sender, f"{_at_most(out)} of {requests} came out of it", STOPS, remedy)
+        return
+    into = _packets(echo.there, device, "tx_packets")
+    back = _packets(echo.there, device, "rx_packets")
+    if into is not None and into < echo.sent:
+        between = (
+            f"a packet filter of others on {node}: iptables-save -c, ip6tables-save -c, nft list ruleset"
+        )
+        if near != node:
+            between = (
+                f"{between} and the same on {near}, or the underlay: tcpdump -ni any 'ip6 proto 4 or ip6 proto 41' "
+                "on both shows how far they come"
+            )
+        yield Hop(f"{device} on {node}", f"{_at_most(into)} of {requests} went to the pod", STOPS, between)
+        return
+    if back is not None and back < echo.sent:
+        out_again = f"at most {back} answers" if back else "no answer"
+        what = f"{requests} went into it, {out_again} came out of it: it may not answer pings"
+        remedy = (
+            "a packet filter in the pod, or a pod that only passes packets on: ask its own service instead"
+        )
+        yield Hop(pod, what, UNKNOWN, remedy)
+        return
+    yield _answer(address, echo)
+
+
+def _at_most(count: int) -> str:
+    """Others' packets are counted too."""
+    return f"at most {count}" if count else "none"
+
+
+def _packets(counted: Counted | None, device: str, name: str) -> int | None:
+    """By how much a device's counter rose; None where that is not known. Inspections leave out what did not rise."""
+    if counted is None or "links" not in counted:
+        return None
+    found = counted["links"].get(device, {name: 0}).get(name)
+    return None if found is None else int(found)
+
+
+def _answer(address: str, echo: Echo) -> Hop:
+    """What became of the requests, as far as the sender knows."""
+    if echo.refused and not echo.sent:
+        return Hop(
+            address,
+            f"the pod's kernel sends no echo request: {echo.refused}",
+            STOPS,
+            "a route or a packet filter in the pod: ip route get and iptables-save -c in its namespace",
+        )
+    if echo.whole:
+        return Hop(
+            address, f"answers: {echo.answered} of {echo.sent} echo requests, {echo.milliseconds:g} ms"
+        )
+    if echo.errors:
+        what = f"{echo.answered} of {echo.sent} echo requests were answered; {'; '.join(echo.errors)}"
+        return Hop(address, what, STOPS, WHO_SAYS_SO)
+    if echo.answered:
+        what = f"answers {echo.answered} of {echo.sent} echo requests: packets are lost on the way"
+        return Hop(address, what, UNKNOWN, "trace again; see the errors and drops of the devices: ip -s link")
+    what = f"no answer to {echo.sent} echo requests; all that can be seen passes: the pod itself may not answer pings"
+    return Hop(address, what, UNKNOWN, "ask a service of the pod instead; galactic connectivity test")

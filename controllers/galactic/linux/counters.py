@@ -1,0 +1,106 @@
+"""What our own chains have dropped: the packet and byte counters of each DROP rule, in both backends.
+
+The words for a rule are those of what the kernel applies (``galactic.linux.readback``), not of what was meant.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from galactic.linux import chains, readback
+from galactic.linux.firewall import OURS, PLACES, TABLES, Backend, FirewallRule, Place, own
+
+BACKENDS: Final[tuple[Backend, ...]] = ("legacy", "nft")
+_ENCODED_OTHERWISE: Final = "what a newer iptables has written"
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """One DROP rule of ours, the ``rule``-th of its chain, and how many packets and bytes it has dropped.
+
+    ``icmp``: whether it can match echo requests; ``discovery``: whether it can match neighbour discovery.
+    """
+
+    backend: Backend
+    family: int
+    chain: str
+    rule: int
+    what: str
+    icmp: bool
+    discovery: bool
+    packets: int
+    bytes: int
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def drops(tables: Collection[tuple[int, str]]) -> list[Drops]:
+    """Those of this process' network namespace. ``tables``: the legacy (family, table)s that exist, since reading
+    another one makes it exist. A backend that the kernel does not have has none.
+    """
+    found: list[Drops] = []
+    for backend in BACKENDS:
+        chain_at = chains.read(backend)
+        for place in PLACES:
+            if backend == "legacy" and (place[0], TABLES[place[1]]) not in tables:
+                continue
+            try:
+                chain = chain_at(place)
+            except OSError:
+                continue
+            if chain is not None:
+                found += _of(backend, place, chain)
+    return found
+
+
+def _of(backend: Backend, place: Place, chain: chains.Chain) -> list[Drops]:
+    found = []
+    for number, (encoded, (packets, size)) in enumerate(zip(chain.rules, chain.counters, strict=True), 1):
+        try:
+            applied = readback.decoded(backend, place, encoded)
+        except readback.Unreadable:
+            what, icmp, discovery = _ENCODED_OTHERWISE, True, place[0] == 6
+        else:
+            rule = applied.rule
+            if rule.target != "DROP":
+                continue
+            what, icmp = words(applied), not rule.not_icmp
+            discovery = place[0] == 6 and icmp and not rule.destination
+        found.append(Drops(backend, place[0], own(place[1]), number, what, icmp, discovery, packets, size))
+    return found
+
+
+def words(applied: readback.Applied) -> str:
+    """Which packets a rule matches, e.g. ``packets from pods to the node itself, except ICMP``."""
+    rule: FirewallRule = applied.rule
+    parts = ["packets"]
+    if rule.forged:
+        parts.append("from pods whose source is not an address of that pod")
+    elif rule.in_interface:
+        parts.append("from pods" if rule.in_interface == OURS else f"from {rule.in_interface}")
+    if rule.source:
+        parts.append(f"from {'outside ' if rule.outside else ''}{rule.source}")
+    if rule.chain == "INPUT":
+        parts.append("to the node itself")
+    if rule.destination:
+        parts.append(f"to {rule.destination}")
+    if rule.out_interface:
+        parts.append("to pods" if rule.out_interface == OURS else f"to {rule.out_interface}")
+    text = " ".join(parts)
+    if rule.not_icmp:
+        text += ", except ICMP"
+    if rule.icmpv6 is not None:
+        text += f", ICMPv6 of type {rule.icmpv6}"
+    return f"{text} ({'; '.join(applied.beyond)})" if applied.beyond else text
+
+
+def rise(before: Sequence[Drops], after: Sequence[Drops]) -> list[Drops]:
+    """How much each rule dropped in between; those that dropped nothing, or were written anew, are left out."""
+    had = {(each.backend, each.family, each.chain, each.rule): each for each in before}
+    found = []
+    for each in after:
+        old = had.get((each.backend, each.family, each.chain, each.rule))
+        if old is not None and old.what == each.what and each.packets > old.packets:
+            found.append(replace(each, packets=each.packets - old.packets, bytes=each.bytes - old.bytes))
+    return found

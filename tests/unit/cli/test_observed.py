@@ -1,0 +1,327 @@
+"""What packets met on their way is told at the hop where they met it, and nothing is accused without proof."""
+
+import asyncio
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from states import VPC_ID, fine, world
+from test_trace import SID, kernel
+
+from galactic.cli import tracing
+from galactic.cli.desired import desired
+from galactic.cli.hop import Hop
+from galactic.cli.observed import Echo, explained, rises, silent_gateway
+from galactic.cli.trace import places, walk
+from galactic.errors import Unreachable
+from galactic.names import host_end
+
+VPC = int(VPC_ID, 16)
+NEAR, FAR = host_end(VPC, 1), host_end(VPC, 2)
+SIZE = 431
+
+
+def counted(*drops: dict[str, Any], **links: tuple[int, int]) -> dict[str, Any]:
+    """``links``: received and sent, of ``near`` or ``far``."""
+    devices = {"near": NEAR, "far": FAR}
+    packets = {devices[name]: {"rx_packets": rx, "tx_packets": tx} for name, (rx, tx) in links.items()}
+    return {"drops": list(drops), "links": packets}
+
+
+def rule(packets: int, size: int, *, chain: str = "GALACTIC-INPUT", **more: Any) -> dict[str, Any]:
+    """One of ours that dropped that many packets of that size."""
+    return {
+        "backend": "legacy",
+        "family": 6,
+        "chain": chain,
+        "rule": 1,
+        "what": "packets from pods to the node itself",
+        "icmp": True,
+        "discovery": True,
+        "packets": packets,
+        "bytes": packets * size,
+    } | more
+
+
+ANSWERED = Echo(3, 3, SIZE, 0.4)
+SILENCE = Echo(3, 0, SIZE, gateways={"169.254.1.1": "REACHABLE"}, here=counted(near=(3, 0)))
+INTO = counted(far=(3, 3))
+
+
+def walked(echo: Echo | None, change: Any = None) -> list[Hop]:
+    kernels = {"node-1": deepcopy(kernel(1)), "node-2": deepcopy(kernel(2))}
+    if change:
+        change(kernels)
+    seen = world(fine())
+    found = walk(places(seen)["blue/web"], "10.1.1.2", kernels, seen, desired(seen, VPC, {}), echo=echo)
+    return [*found]
+
+
+def neighbour(node: int, way: str, address: str, state: str, *, asked: bool = True) -> Any:
+    """The kernel of that node has this state of the way's next hop."""
+
+    def change(kernels: dict[str, Any]) -> None:
+        found = {"address": address, "state": state, "asked": asked}
+        kernels[f"node-{node}"]["ways"][way]["neighbour"] = found
+
+    return change
+
+
+def both(*changes: Any) -> Any:
+    return lambda kernels: [change(kernels) for change in changes]
+
+
+def inside(node: int, name: str, **more: Any) -> Any:
+    return lambda kernels: kernels[f"node-{node}"]["pods"][f"/run/netns/{name}@galactic0"].update(more)
+
+
+TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("echo", "change", "state", "where", "what", "remedy"),
+    [
+        pytest.param(
+            ANSWERED, None, "passes", "10.1.1.2", "answers: 3 of 3 echo requests, 0.4 ms", "", id="all"
+        ),
+        pytest.param(
+            Echo(3, 0, SIZE, gateways={"169.254.1.1": "FAILED"}),
+            None,
+            *("stops", "pod blue/web"),
+            "neighbour 169.254.1.1 on galactic0: FAILED (no answer to ARP)",
+            "arptables-save",
+            id="gateway-silent",
+        ),
+        pytest.param(
+            None,
+            TO_API,
+            *("stops", f"{FAR} on node-2", f"neighbour 10.1.1.2 on {FAR}: FAILED (no answer to ARP)"),
+            "arptables-save",
+            id="pod-silent",
+        ),
+        pytest.param(
+            None,
+            neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED", asked=False),
+            *("unknown", f"{FAR} on node-2", "FAILED when it was last asked", "--no-probe"),
+            id="pod-was-silent",
+        ),
+        pytest.param(
+            None,
+            both(TO_API, inside(2, "api", addresses=["10.1.1.9/24"])),
+            *(
+                "stops",
+                f"{FAR} on node-2",
+                "no answer to ARP",
+                "10.1.1.2 is not on galactic0 (it has 10.1.1.9)",
+            ),
+            id="address-taken-out-of-the-pod",
+        ),
+        pytest.param(
+            None,
+            both(TO_API, inside(2, "api", up=False)),
+            *("stops", "pod blue/api", "galactic0 is down", "ip link set galactic0 up"),
+            id="far-interface-down",
+        ),
+        pytest.param(
+            SILENCE,
+            inside(1, "web", up=False, routes=[]),
+            *("stops", "pod blue/web", "galactic0 is down", "ip link set galactic0 up"),
+            id="near-interface-down",
+        ),
+        pytest.param(
+            None,
+            neighbour(1, SID[2], "fd00::1", "INCOMPLETE"),
+            *("stops", "underlay of node-1"),
+            "neighbour fd00::1 on eth0: INCOMPLETE (no answer to neighbour discovery)",
+            "docs/underlay.md",
+            id="underlay-silent",
+        ),
+        pytest.param(
+            replace(SILENCE, here=counted(rule(3, SIZE, family=4), near=(3, 0))),
+            None,
+            *("stops", "GALACTIC-INPUT on node-1"),
+            "rule 1 on node-1 (IPv4, legacy tables) dropped 3 packets, 1293 bytes; it drops packets from pods",
+            "condition PacketFilter",
+            id="dropped-by-us-here",
+        ),
+        pytest.param(
+            replace(SILENCE, there=counted(rule(4, 0, chain="GALACTIC-PREROUTING", bytes=3 * 471 + 60))),
+            None,
+            *("stops", "GALACTIC-PREROUTING on node-2", "while 3 echo requests of 431 bytes were sent"),
+            "kubectl describe nseg node-2",
+            id="dropped-by-us-there-with-the-outer-header",
+        ),
+        pytest.param(
+            replace(SILENCE, here=counted(near=(0, 0)), there=INTO),
+            None,
+            *("stops", "pod blue/web", "none of 3 echo requests came out of it", "in the pod"),
+            id="not-out-of-the-pod",
+        ),
+        pytest.param(
+            replace(SILENCE, there=counted(far=(0, 1))),
+            None,
+            *("stops", f"{FAR} on node-2", "at most 1 of 3 echo requests went to the pod", "the underlay"),
+            id="lost-between-the-nodes",
+        ),
+        pytest.param(
+            replace(SILENCE, there=counted(far=(0, 3))),
+            None,
+            *("unknown", "pod blue/api", "3 echo requests went into it, no answer came out of it", "service"),
+            id="the-pod-answers-no-pings",
+        ),
+        pytest.param(
+            replace(SILENCE, there=INTO),
+            None,
+            *("unknown", "10.1.1.2", "no answer to 3 echo requests; all that can be seen passes", "service"),
+            id="lost-on-the-way-back-perhaps",
+        ),
+        pytest.param(
+            SILENCE,
+            None,
+            *("unknown", "10.1.1.2", "the pod itself may not answer pings", "connectivity test"),
+            id="other-node-not-counted",
+        ),
+        pytest.param(
+            replace(SILENCE, sent=0, refused="Operation not permitted"),
+            None,
+            *("stops", "10.1.1.2", "sends no echo request: Operation not permitted", "in the pod"),
+            id="refused-in-the-pod",
+        ),
+        pytest.param(
+            replace(SILENCE, errors=["169.254.1.1: host unreachable"]),
+            None,
+            *("stops", "10.1.1.2", "169.254.1.1: host unreachable", "does not pass them on"),
+            id="an-error-came-back",
+        ),
+        pytest.param(
+            replace(SILENCE, answered=2),
+            None,
+            *("unknown", "10.1.1.2", "answers 2 of 3 echo requests", "trace again"),
+            id="some-are-lost",
+        ),
+        pytest.param(
+            ANSWERED,
+            lambda kernels: kernels["node-1"].update(rules=[]),
+            *("unknown", "10.1.1.2", "and yet 3 of 3 echo requests were answered", "trace again"),
+            id="answered-although-it-stops",
+        ),
+        pytest.param(
+            ANSWERED,
+            lambda kernels: kernels.update({"node-2": "no pod of galactic-node runs there"}),
+            *("passes", "10.1.1.2", "answers: 3 of 3", ""),
+            id="answered-by-a-node-that-cannot-be-looked-at",
+        ),
+    ],
+)
+def test_where_packets_end(  # noqa: PLR0917
+    echo: Echo | None, change: Any, state: str, where: str, what: str, remedy: str
+) -> None:
+    hops = walked(echo, change)
+    found = [hop for hop in hops if (hop.state, hop.where) == (state, where)]
+    assert found, hops
+    assert what in found[-1].what
+    assert remedy in found[-1].remedy
+    assert state != "stops" or found[-1] is hops[-1]
+
+
+@pytest.mark.parametrize(
+    ("drops", "accused"),
+    [
+        pytest.param([rule(3, 72)], True, id="three-solicitations"),
+        pytest.param([rule(3, 64)], True, id="three-advertisements"),
+        pytest.param([rule(6, 0, bytes=3 * 72 + 3 * SIZE)], True, id="and-echo-requests"),
+        pytest.param([rule(1, 72)], False, id="one-packet-is-anybody-s"),
+        pytest.param([rule(3, 80)], False, id="of-another-size"),
+        pytest.param([rule(3, 72, discovery=False)], False, id="a-rule-that-cannot-match-it"),
+        pytest.param([], False, id="nothing"),
+    ],
+)
+def test_who_drops_neighbour_discovery(drops: list[dict[str, Any]], accused: bool) -> None:
+    echo = Echo(3, 0, SIZE, gateways={"fe80::1": "FAILED"}, here=counted(*drops))
+    (hop,) = silent_gateway("pod blue/web", "node-1", "galactic0", "fe80::1", echo)
+    assert hop.what.startswith("neighbour fe80::1 on galactic0: FAILED (no answer to neighbour discovery)")
+    assert ("GALACTIC-INPUT rule 1 on node-1" in hop.what) is accused
+    assert ("PacketFilter" in hop.remedy) is accused
+    assert ("ip6tables-save" in hop.remedy) is not accused
+
+
+def test_a_gateway_is_not_silent_where_echo_requests_are_answered() -> None:
+    echo = replace(ANSWERED, gateways={"fe80::1": "FAILED"})
+    assert [*silent_gateway("pod", "node-1", "galactic0", "fe80::1", echo)] == []
+
+
+@pytest.mark.parametrize(
+    ("packets", "size", "expected"),
+    [
+        pytest.param(3, 3 * SIZE, True, id="exactly-those"),
+        pytest.param(2, 2 * SIZE, False, id="too-few"),
+        pytest.param(3, 3 * SIZE + 1, False, id="one-byte-more"),
+        pytest.param(5, 3 * SIZE + 2 * 60, True, id="and-others"),
+        pytest.param(5, 3 * SIZE + 30, False, id="others-would-be-too-small"),
+        pytest.param(1, 1500, False, id="an-unrelated-packet"),
+    ],
+)
+def test_what_a_rise_can_be(packets: int, size: int, expected: bool) -> None:
+    assert explained(rule(packets, 0, bytes=size), 3, SIZE) is expected
+
+
+def test_rises_are_of_the_same_rules_and_devices() -> None:
+    link = {"rx_packets": 5, "tx_packets": 7}
+    before = {
+        "drops": [rule(1, 100), rule(2, 100, rule=2), rule(9, 100, rule=3, what="another rule by then")],
+        "links": {NEAR: link},
+    }
+    after = {
+        "drops": [rule(4, 100), rule(2, 100, rule=2), rule(10, 100, rule=3)],
+        "links": {NEAR: {"rx_packets": 8, "tx_packets": 7}, FAR: link},
+    }
+    assert rises(before, after) == {
+        "drops": [rule(3, 100)],
+        "links": {NEAR: {"rx_packets": 3, "tx_packets": 0}, FAR: {}},
+    }
+
+
+class _Nodes:
+    """Of a site, its nodes: what each answers next, and the order in which they were asked."""
+
+    def __init__(self, *answers: tuple[str, Any]) -> None:
+        self._answers, self.asked = list(answers), [node for node, _ in answers]
+
+    async def inspect(self, node: str, arguments: list[str]) -> Any:
+        expected, answer = self._answers.pop(0)
+        assert node == expected
+        assert bool(arguments) is ("echoes" in answer)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_the_other_node_counts_before_and_afterwards() -> None:
+    seen = world(fine())
+    pair = tracing._Pair(places(seen)["blue/web"], "10.1.1.2", SIZE)
+    sent = {"sent": 3, "answered": 0, "size": SIZE, "milliseconds": None, "refused": "", "errors": []}
+    plain = sent | {"gateways": {}, **counted(near=(3, 0))}
+    kernels = {"node-1": kernel(1), "node-2": kernel(2)}
+    nodes = _Nodes(
+        ("node-2", counted(far=(10, 10))),
+        ("node-1", {"echoes": {pair.name: plain}}),
+        ("node-2", counted(far=(10, 13))),
+    )
+    found = asyncio.run(tracing._counted(seen, [pair], kernels, nodes))
+    assert found[pair.name].there == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
+    assert found[pair.name].here["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
+    failing = _Failing()
+    assert asyncio.run(tracing._counted(seen, [pair], kernels, failing)) == {}
+    assert failing.asked == 1
+    unknown = kernels | {"node-2": "no pod of galactic-node runs there"}
+    assert asyncio.run(tracing._counted(seen, [pair], unknown, failing)) == {}
+    assert failing.asked == 1, "a node that could not be looked at is not asked again"
+
+
+class _Failing:
+    asked = 0
+
+    async def inspect(self, node: str, arguments: list[str]) -> Any:
+        self.asked += 1
+        raise Unreachable("node", "away")
