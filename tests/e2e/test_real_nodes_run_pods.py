@@ -4,6 +4,7 @@ A lab of its own, as the other stories' nodes have a stand-in for a kubelet.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ from typing import Any
 import pytest
 from story import ANSWER_SECONDS, POD_SECONDS, Tenant, eventually, tenancy
 
-from conftest import standing
 from galactic.lab.cluster import Lab
 from galactic.lab.runtime.selections import STATUS
 from galactic.lab.state import checkout
@@ -21,12 +21,6 @@ from galactic.lab.state import checkout
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 IMAGE = "nicolaka/netshoot:v0.13"
 GALACTIC = Path(sys.executable).with_name("galactic")
-
-
-@pytest.fixture(scope="module")
-def real(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
-    with standing(pytestconfig, f"{lab_name}-real", real=True) as one:
-        yield one
 
 
 @pytest.fixture
@@ -52,9 +46,12 @@ def pods(lab: Lab, tenant: Tenant, selector: str) -> list[dict[str, Any]]:
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
-def status(lab: Lab) -> subprocess.CompletedProcess[str]:
-    command = [str(GALACTIC), "--kubeconfig", str(lab.kubeconfig), "status"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+def status(lab: Lab) -> str:
+    variables = os.environ | {"KUBECONFIG": str(lab.kubeconfig)}
+    command = [str(GALACTIC), "status"]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=variables, check=False
+    ).stdout
 
 
 def test_the_examples(real: Lab) -> None:
@@ -78,7 +75,7 @@ def test_the_examples(real: Lab) -> None:
     assert (default["interface"], default["default"]) == ("eth0", True)
     assert (attached["name"], attached["interface"]) == ("blue/web", "galactic0")
     assert attached["ips"] == ["10.1.1.1", "2001:10:1:1::1"]
-    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(real).stdout)
+    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(real))
     real.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
 
 

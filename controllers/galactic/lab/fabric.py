@@ -94,6 +94,16 @@ def ensure_node(state: State, member: Node) -> None:
             step.run()
 
 
+def remake_node(state: State, member: Node) -> None:
+    """The node's namespace is as new: a reboot keeps no device, no route and no rule."""
+    for argv in (
+        ["ip", "-n", state.fabric, "link", "delete", member.name],
+        ["ip", "netns", "delete", member.namespace],
+    ):
+        subprocess.run(argv, capture_output=True, check=False)  # what is gone already need not go
+    ensure_node(state, member)
+
+
 def control(state: State, device: str) -> list[Step]:
     """The control plane's end: its address on ``device`` and the way to nodes and pods, in the lab's own namespace."""
     return [

@@ -7,6 +7,7 @@ process ids of the lab's kernel; whatever it forks afterwards is inside. The fir
 import os
 import signal
 import socket
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ PRIVATE: Final = ("/run/galactic", "/run/containerd", "/run/cni", "/var/lib", "/
 """What each node has for itself. They are kept while the node's machine is down, but for those below /run."""
 LAYERED: Final = ("/etc", "/opt")
 """What each node may change for itself, and otherwise has in common with the machine."""
+PATIENCE_SECONDS: Final = 60.0
 CPU_FACTS: Final = "cpu MHz\t\t: 2000.000\ncore id\t\t: 0\nphysical id\t: 0\n"
 """cadvisor reads the clock rate, which /proc/cpuinfo of User Mode Linux lacks."""
 
@@ -56,6 +58,7 @@ def isolate(member: Node) -> None:
     caller is in a leaf when it returns.
     """
     group = cgroup(member)
+    _remove(group)
     leaf = group / "init"
     leaf.mkdir(parents=True, exist_ok=True)
     (group / "cgroup.procs").write_text(str(os.getpid()))
@@ -68,6 +71,18 @@ def isolate(member: Node) -> None:
     )
     socket.sethostname(member.name)
     _mounts(member)
+
+
+def _remove(group: Path) -> None:
+    """The cgroup and all below it are gone, of an earlier boot whose processes have been killed."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while group.exists():
+        for folder, _, _ in os.walk(group, topdown=False):
+            with suppress(OSError):  # a process in it has not quite ended
+                Path(folder).rmdir()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes of an earlier boot are still in {group}")
+        time.sleep(0.01 if group.exists() else 0)
 
 
 def _mounts(member: Node) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 
+from galactic.lab import fabric
 from galactic.lab.runtime import containerd, kubelet, machine, multus, programs
 from galactic.lab.state import Node, State, environment
 from galactic.lab.supervision import Supervisor, become, fork, redirect
@@ -23,14 +24,17 @@ class RealNode(Supervisor):
 
     def isolate(self) -> None:
         """Boots the node: what a reboot does not keep is gone, its first process runs, its networks are configured."""
-        machine.forget_boot(self._member)
+        init = self._state.pid(self._member.name, "init")
+        if init.exists():
+            fabric.remake_node(self._state, self._member)
+            machine.forget_boot(self._member)
         machine.isolate(self._member)
         ready, tell = os.pipe()
         self._init = fork(lambda: machine.init(tell))
         os.close(tell)
         os.read(ready, 1)
         os.close(ready)
-        self._state.pid(self._member.name, "init").write_text(f"{self._init}\n")
+        init.write_text(f"{self._init}\n")
         multus.configure(self._member.pods, self._state.identity("multus"), self._plugins)
 
     def ended(self, pid: int) -> bool:
