@@ -59,7 +59,7 @@ class Disturbances(Places):
             return
         path = self._state.pid(self._state.node(node).name, role)
         absent = Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
-        if role not in ("controller", "kubelet"):
+        if role not in ("controller", "kubelet", "containerd"):
             raise absent
         try:
             pid = int(path.read_text())
