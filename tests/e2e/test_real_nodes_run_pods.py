@@ -148,6 +148,21 @@ def test_a_node_is_powered_off_and_on(real: Lab, blue: Tenant) -> None:
     blue.reaches("two", "10.1.1.1")
 
 
+def test_a_pod_starts_while_multus_is_away(real: Lab, blue: Tenant) -> None:
+    """It runs without its interface, as with Multus' thick daemon; made again, it has it."""
+    blue.make_vpc()
+    blue.attach("one", "10.1.1.1/24")
+    real.take_multus("node-1")
+    try:
+        blue.pod("one", "node-1")
+    finally:
+        real.bring_multus("node-1")
+    assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode != 0
+    blue.delete_pod("one")
+    blue.pod("one", "node-1")
+    assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode == 0
+
+
 def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | None = None) -> dict[str, Any]:
     """A Deployment or a Job whose pods are in the VPC."""
     container = {"name": "main", "image": IMAGE} | ({"command": command} if command else {})

@@ -303,6 +303,21 @@ def release(node: str, name: Name = "default") -> None:
 
 @app.command()
 @told
+def multus(
+    node: str,
+    name: Name = "default",
+    away: Annotated[bool, typer.Option("--away/--back", help="Take it away, or bring it back.")] = True,
+) -> None:
+    """Take Multus away from a real node, as its daemon is while it restarts: pods start without their networks."""
+    lab = Lab(name)
+    if away:
+        lab.take_multus(node)
+    else:
+        lab.bring_multus(node)
+
+
+@app.command()
+@told
 def kubeconfig(name: Name = "default") -> None:
     """Print the path of the administrator's kubeconfig."""
     print(Lab(name).supervisor and Lab(name).kubeconfig)

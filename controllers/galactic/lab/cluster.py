@@ -105,7 +105,7 @@ class Lab(Disturbances):
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
         routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
         ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does. ``real``: nodes run containerd and
-        kubelet; their guest kernel is the newest unless one is named.
+        kubelet, in a guest; its kernel is the newest unless one is named.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -114,7 +114,7 @@ class Lab(Disturbances):
             {
                 "nodes": nodes,
                 "latency": latency,
-                "kernel": kernel,
+                "kernel": kernel or ("uml" if real else None),
                 "linux": linux
                 or os.environ.get(guest_kernels.SETTING)
                 or (guest_kernels.NEWEST if real else None),
