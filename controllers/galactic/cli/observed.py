@@ -137,7 +137,7 @@ def explained(rule: Mapping[str, Any], packets: int, size: int) -> bool:
     """Whether a rise can be ``packets`` packets of ``size`` bytes, and other packets of possible sizes."""
     more: int = rule["packets"] - packets
     rest: int = rule["bytes"] - packets * size
-    return more >= 0 and more * SMALLEST_PACKET[rule["family"]] <= rest <= more * LARGEST_PACKET
+    return more * SMALLEST_PACKET[rule["family"]] <= rest <= more * LARGEST_PACKET
 
 
 def _rule(rule: Mapping[str, Any], node: str) -> str:

@@ -88,6 +88,11 @@ async def test_an_attempt_that_is_under_way_is_waited_for(watched):
         node.kernel.table[DEVICE, FOUR] = state
         await clock.rounds(1)
     assert len(node.kernel.solicited) == 2
+    node.kernel.table[DEVICE, FOUR] = "FAILED"
+    await clock.rounds(1)
+    assert node.kernel.solicited[2:] == [(DEVICE, FOUR)], (
+        "it ended without an answer, and is made again at once"
+    )
     assert neighbours.finding().status
 
 
