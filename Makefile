@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # How many stories are told side by side, each in a lab of its own. A lab waits more than it works: two cores carry two.
 LABS ?= $(if $(GALACTIC_LAB),0,2)
+# Tests end with a table of what they took from the machine, and of what was built since this moment.
+VERSIONS := --versions=$(shell date +%s)
 
 .PHONY: help venv demo test plugin unit check generate format lab bench docs image sbom audit clean
 
@@ -41,17 +43,17 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then image, chart and the e2e stories; LABS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/kernel tests/unit tests/plugin tests/tilt tests/docs tests/observability -n auto
-	@$(BIN)/pytest tests/image tests/chart tests/e2e -n $(LABS) --dist loadfile -v
+	@$(BIN)/pytest tests/kernel tests/unit tests/plugin tests/tilt tests/docs tests/observability -n auto $(VERSIONS)
+	@$(BIN)/pytest tests/image tests/chart tests/e2e -n $(LABS) --dist loadfile -v $(VERSIONS)
 else
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(VERSIONS) $(ARGS)
 endif
 
 plugin: venv ## the CNI plugin with an interpreter of its own, into dist/plugin
 	@$(BIN)/python -m cni_plugin.bundle dist/plugin $(BIN_DIR)
 
 unit: venv ## unit tests alone
-	@$(BIN)/pytest tests/unit -n auto $(ARGS)
+	@$(BIN)/pytest tests/unit -n auto $(VERSIONS) $(ARGS)
 
 check: venv ## style, types, layers, generated files
 	@$(BIN)/ruff check .

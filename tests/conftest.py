@@ -41,6 +41,27 @@ class Together(LoadFileScheduling):
         return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--versions",
+        type=float,
+        metavar="SINCE",
+        help="print at the end what the run took from the machine; what was built after SINCE "
+        "(seconds since 1970) was built in this run",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """With ``-n`` only the process that prints has a terminal: the table is printed once."""
+    since: float | None = config.getoption("versions")
+    if since is not None:
+        from galactic.lab import provenance  # what a test of one file need not wait for
+
+        terminalreporter.section("what this run took from the machine", "-")
+        for line in provenance.table(provenance.facts(since)):
+            terminalreporter.line(line)
+
+
 def pytest_configure() -> None:
     NodeManager.EXIT_TIMEOUT = INTERRUPTED_SECONDS
 

@@ -25,8 +25,9 @@ import tempfile
 from pathlib import Path
 
 from cni_plugin import bundle
-from galactic.lab import packages
-from galactic.lab.build_linux import LINUX
+from galactic.lab import guest_kernels, packages
+from galactic.lab.build_linux import build
+from galactic.lab.state import PINNED
 
 GO = Path("/usr/lib/cni")
 INSIDE = Path(__file__).with_name("cni_inside.py")
@@ -111,7 +112,8 @@ def inside(folder: Path, given: argparse.Namespace) -> dict[str, dict[str, list[
         arguments = (
             "root=/dev/root rootfstype=hostfs rootflags=/ ro mem=3G quiet con=null con0=null,fd:1 ssl=null"
         )
-        command = [str(LINUX.home / "linux"), *arguments.split(), f"uml_dir={folder}", f"init={init}"]
+        linux = build(guest_kernels.resolve(PINNED)).home / "linux"
+        command = [str(linux), *arguments.split(), f"uml_dir={folder}", f"init={init}"]
     run = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, errors="replace"
     )

@@ -19,10 +19,11 @@ class Refused(Exception):
 
 
 class Helm:
-    """One helm."""
+    """One helm, which renders for an API server of that version unless told otherwise."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, version: tuple[int, int]) -> None:
         self._path = path
+        self._version = f"{version[0]}.{version[1]}.0"
 
     def run(self, *arguments: str, values: dict[str, Any] | None = None, **variables: str) -> str:
         """What it prints. Raises Refused, but not of a cluster that was held up before it was asked for anything."""
@@ -53,7 +54,7 @@ class Helm:
         self,
         values: dict[str, Any] | None = None,
         *more: str,
-        version: str = "1.20.0",
+        version: str = "",
         release: str = "galactic",
     ) -> str:
         """The text of all manifests."""
@@ -62,7 +63,7 @@ class Helm:
             release,
             str(CHART),
             f"--namespace={NAMESPACE}",
-            f"--kube-version={version}",
+            f"--kube-version={version or self._version}",
             *more,
         )
         return self.run(*arguments, values=values or {})
@@ -71,7 +72,7 @@ class Helm:
         self,
         values: dict[str, Any] | None = None,
         *more: str,
-        version: str = "1.20.0",
+        version: str = "",
         release: str = "galactic",
     ) -> list[dict[str, Any]]:
         """All objects."""

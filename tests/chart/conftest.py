@@ -14,7 +14,9 @@ from charting import NAMESPACE, Helm
 from owning import owned
 from rich.console import Console
 
-from galactic.lab.build_tools import HELM3, TOOLS
+from galactic.lab import build_modules
+from galactic.lab.assets import server_version
+from galactic.lab.build_helm import HELM, HELM3
 from galactic.lab.cluster import Lab
 
 HERE = Path(__file__).parent
@@ -33,19 +35,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tools() -> Path:
-    """Where kubectl and the newest helm are."""
-    return TOOLS.ensure(lambda _done, _title: None)
+def kubernetes() -> tuple[int, int]:
+    """Of the API server in the lab."""
+    return server_version(os.environ.get(build_modules.SETTING, ""))
 
 
 @pytest.fixture(scope="session")
-def helm(tools: Path) -> Helm:
-    return Helm(tools / "helm")
+def helm(kubernetes: tuple[int, int]) -> Helm:
+    """The newest."""
+    return Helm(HELM.ensure(lambda _done, _title: None) / "helm", kubernetes)
 
 
 @pytest.fixture(scope="session")
-def helm3() -> Helm:
-    return Helm(HELM3.ensure(lambda _done, _title: None) / "helm")
+def helm3(kubernetes: tuple[int, int]) -> Helm:
+    return Helm(HELM3.ensure(lambda _done, _title: None) / "helm", kubernetes)
 
 
 @pytest.fixture(scope="session")

@@ -495,7 +495,8 @@ def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, compon
     assert len(rights - needed) == sum(1 for name, *_ in ELSEWHERE if name == component), (
         "an exception that is none"
     )
-    eventually("each right is made use of", lambda: not audit.unused(needed, release.requests(), account))
+    unused = lambda: audit.unused(needed, release.requests(), account)  # noqa: E731
+    eventually(lambda: f"each right is made use of, but {unused()}", lambda: not unused())
     made = release.requests()
     assert not audit.refused(made, account)
     assert not audit.lacking(rights, made, account)

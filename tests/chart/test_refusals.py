@@ -167,6 +167,14 @@ CASES = [
         id="peers-of-no-policy",
     ),
     pytest.param(nested("networkPolicies.metricsFrom", [{}]), "networkPolicies metricsFrom", id="peer"),
+    *(
+        pytest.param(
+            nested("networkPolicies.metricsFrom", [{"podSelector": {}}, {"ipBlock": {"cidr": cidr}}]),
+            f"networkPolicies.metricsFrom[1].ipBlock.cidr {cidr} beyond",
+            id=f"peer-{cidr}",
+        )
+        for cidr in ("10.1.1.1/24", "10.64.0.0/9", "255.255.255.255/31", "2001:db8::1/64", "::c6/126")
+    ),
     pytest.param(
         nested("metrics.serviceMonitor.interval", "often"), "metrics serviceMonitor interval", id="interval"
     ),

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from ipaddress import IPv6Network
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from random import Random
 from re import _constants as kinds  # type: ignore[attr-defined]
@@ -180,8 +180,12 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
         it["router"]["replicas"] = 1
     if not it.get("database", {}).get("existingSecret"):
         it.get("database", {}).pop("retentionDays", None)
-    if not it.get("networkPolicies", {}).get("enabled", True):
-        it["networkPolicies"].pop("metricsFrom", None)
+    policies = it.get("networkPolicies", {})
+    if not policies.get("enabled", True):
+        policies.pop("metricsFrom", None)
+    for peer in policies.get("metricsFrom", ()):
+        if block := peer.get("ipBlock"):
+            block["cidr"] = str(ip_network(block["cidr"], strict=False))
     networks(random, it)
     if it["webhook"].get("port", 9443) == it.get("metrics", {}).get("port", 9090):
         it["webhook"]["port"] = 9443

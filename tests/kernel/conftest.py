@@ -1,7 +1,7 @@
 """The real kernel, in network namespaces without names that are gone when their last handle is closed.
 
-What needs VRFs is marked ``vrf`` and runs where there are any: on this machine, or in the guest kernel that
-``test_in_guest.py`` boots.
+What needs VRFs is marked ``vrf``: it runs on this machine if its kernel has them. ``every_kernel`` marks what has to be
+shown on more kernels than this machine's. ``test_in_guest.py`` runs both in each guest kernel.
 """
 
 import os
@@ -23,7 +23,7 @@ PATIENCE_SECONDS: Final = 120
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vrf: needs a kernel with VRF devices, dummy devices and End.DT46")
-    config.addinivalue_line("markers", "every_kernel: runs on the kernel of this machine and in each guest")
+    config.addinivalue_line("markers", "every_kernel: runs on this machine's kernel and in each guest kernel")
 
 
 def inside(namespace: Namespace, command: str, *, check: bool = True) -> str:
@@ -45,7 +45,7 @@ def has_vrf() -> bool:
 @pytest.fixture(autouse=True)
 def _only_where_there_are_vrfs(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("vrf") and not request.getfixturevalue("has_vrf"):
-        pytest.skip("this kernel has no VRF: test_in_guest.py runs this in one that has")
+        pytest.skip("this kernel has no VRF: test_in_guest.py runs this in those that have")
 
 
 @pytest.fixture

@@ -1,38 +1,50 @@
-"""Where this machine's kernel has no VRF, the tests that need one run in the lab's guest kernel, a file a boot: a guest
-has one processor, the machine may have more.
+"""What is marked ``vrf`` or ``every_kernel`` runs in each guest kernel, whatever this machine's kernel can do.
+
+A boot has one file: a guest has one processor, the machine may have more.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from galactic.lab.build_linux import LINUX
+from galactic.lab import guest_kernels
+from galactic.lab.build_linux import build
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
+MARKED = re.compile(r"pytest\.mark\.(vrf|every_kernel)\b")
 INIT = """#!/bin/sh
 mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/tmp
 ip link set lo up
 cd {checkout} && env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={path} \\
-  {python} -m pytest -q --tb=short --timeout=1800 -p no:cacheprovider -m vrf {tests}
+  {python} -m pytest -q --color=no --tb=short --timeout=1800 -p no:cacheprovider -m "vrf or every_kernel" {tests}
 echo "guest: exit code $?"
 halt -f
 """
+FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
 
 
-FILES = sorted(path.name for path in HERE.glob("test_*.py") if "pytest.mark." + "vrf" in path.read_text())
+def cases() -> list[object]:
+    """Each file in each guest kernel; two names of one kernel are one."""
+    sources = {name: guest_kernels.known(name) for name in guest_kernels.KERNELS}
+    names = {source or name: name for name, source in sources.items()}
+    return [
+        pytest.param(name, file, id=f"{source.version if source else name}-{file}")
+        for name, source in sources.items()
+        if name in names.values()
+        for file in FILES
+    ]
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("file", FILES)
-def test_what_needs_vrf(has_vrf: bool, tmp_path: Path, file: str) -> None:
-    if has_vrf:
-        pytest.skip("this kernel has VRF: those tests ran here")
-    linux = LINUX.home / "linux"
-    if not linux.exists():
-        pytest.skip("no guest kernel yet: galactic lab build")
+@pytest.mark.parametrize(("kernel", "file"), cases())
+def test_in_a_guest(tmp_path: Path, kernel: str, file: str) -> None:
+    source = guest_kernels.known(kernel)
+    linux = build(source).find("linux") if source else None
+    assert linux, f"the {kernel} guest kernel ({source or 'not chosen yet'}) is not built: galactic lab build"
     init = tmp_path / "init"
     path = f"{CHECKOUT / 'controllers'}:{CHECKOUT / 'src'}"
     init.write_text(INIT.format(checkout=CHECKOUT, path=path, python=sys.executable, tests=HERE / file))

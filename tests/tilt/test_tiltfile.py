@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from galactic.cli.main import app
-from galactic.lab.assets import TOOLS, _client
+from galactic.lab.assets import helm
 from tilt import MULTUS, ROOT, Tiltfile
 
 DOCKERFILE = (ROOT / "controllers/Dockerfile").read_text()
@@ -30,7 +30,7 @@ def tiltfile() -> Tiltfile:
 def rendered(tiltfile):
     """What `helm template` makes of the values that the Tiltfile gives; the chart's schema has accepted them."""
     call = tiltfile.only("helm")
-    program = _client("helm") or TOOLS.find("helm")
+    program = helm()
     assert program, "Helm is needed: `galactic lab build` brings it"
     words = [
         program,

@@ -29,10 +29,13 @@ VARIABLES: Final = {
     "GALACTIC_CONFIG": "the YAML file with further settings, as `--config`",
     "GALACTIC_DATABASE_URL": "`galactic history`: the database to ask",
     "GALACTIC_LAB": "the name of the lab that `galactic lab …` and the stories in tests/e2e use",
+    "GALACTIC_LAB_LINUX": "the guest kernel of labs, as `galactic lab up --linux`: `pinned` (the default) or `newest`",
     "GALACTIC_SOCKET": "the CNI plugin: the node controller's socket, before `galactic.socket` beside the plugin",
     "KUBECONFIG": "how to reach the API server; without it the pod's service account, else `~/.kube/config`",
     "KUBERNETES_SERVICE_HOST": "set by Kubernetes in pods: the service account is used",
-    "KUBEBUILDER_ASSETS": "the lab: a folder with kube-apiserver, kube-controller-manager, kube-scheduler and etcd",
+    "GALACTIC_LAB_KUBERNETES": "the lab: a version of Kubernetes other than the newest, such as `1.34` or `1.34.4`",
+    "KUBEBUILDER_ASSETS": "the lab: a folder with kube-apiserver, kube-controller-manager, kube-scheduler and etcd, "
+    "used unless a version is asked for",
     "XTABLES_LOCKFILE": "the lock file that users of iptables share; default `/run/xtables.lock`",
     "XTABLES_LIBDIR": "where iptables' extensions are; found out unless given",
     "POD_NAMESPACE": "the namespace that a controller runs in, where it cannot be read off the service account",
@@ -43,7 +46,7 @@ VARIABLES: Final = {
     "XDG_CACHE_HOME": "where the lab keeps what it has built, in `galactic/`; default `~/.cache`",
 }
 OTHERS: Final = frozenset(
-    {"PATH", "SHELL", "HOME", "TERM", "COLUMNS", "USER", "GALACTIC_MIGRATION_URL", "TMPDIR"}
+    {"PATH", "SHELL", "HOME", "TERM", "COLUMNS", "USER", "GALACTIC_MIGRATION_URL", "TMPDIR", "GOFLAGS"}
 )
 """The system's own, and what a process of ours tells another."""
 

@@ -1,5 +1,6 @@
 """``galactic demo``: Galactic's main job in a lab, step by step, and the proof that it was done."""
 
+import platform
 import subprocess
 import time
 from collections.abc import Callable
@@ -68,6 +69,7 @@ def demo(
     try:
         _title(console, f"A Kubernetes cluster of {nodes} nodes on this machine")
         lab.up(nodes=nodes)
+        console.print(f"[dim]{_versions(lab)}[/]")
         passed = _tell(console, lab, checkout() / "examples")
     finally:
         if keep or found_running:
@@ -78,6 +80,13 @@ def demo(
     verdict = "[bold green]as it should be[/]" if passed else "[bold red]not as it should be[/]"
     console.print(f"\nEverything is {verdict}; {time.monotonic() - started:.0f} s.")
     raise typer.Exit(0 if passed else 1)
+
+
+def _versions(lab: Lab) -> str:
+    """The kernel of the nodes, and Kubernetes; `galactic lab versions` has the rest."""
+    guest = lab.state.linux_source
+    kernel = f"guest kernel {guest}" if guest else f"this machine's kernel {platform.release()}"
+    return f"{kernel}, Kubernetes {'.'.join(map(str, lab.assets.version))}"
 
 
 def _tell(console: Console, lab: Lab, examples: Path) -> bool:

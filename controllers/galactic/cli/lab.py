@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
@@ -14,11 +15,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from galactic.cli.render import Form, Output, document, show
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import assets, broker
+from galactic.lab import broker, build_modules, guest_kernels, provenance
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
-from galactic.lab.kernels import choose
 
 app = typer.Typer(
     help="A Kubernetes cluster with SRv6 nodes on this machine: real control plane, real kernel, no containers.",
@@ -77,6 +78,22 @@ def up(  # noqa: PLR0917  (as many as there are options)
         float | None, typer.Option(help="Milliseconds from one node to another, one way.")
     ] = None,
     kernel: Annotated[str | None, typer.Option(help="host or uml; found out unless given.")] = None,
+    linux: Annotated[
+        str | None,
+        typer.Option(
+            envvar=guest_kernels.SETTING,
+            help=f"The guest kernel: {' or '.join(guest_kernels.KERNELS)}.",
+            show_envvar=True,
+        ),
+    ] = None,
+    kubernetes: Annotated[
+        str | None,
+        typer.Option(
+            envvar=build_modules.SETTING,
+            help="The version of Kubernetes, such as 1.34 or 1.34.4; the newest unless given.",
+            show_envvar=True,
+        ),
+    ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
     ] = None,
@@ -100,6 +117,8 @@ def up(  # noqa: PLR0917  (as many as there are options)
         nodes,
         latency,
         kernel,
+        linux=linux,
+        kubernetes=kubernetes,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -130,12 +149,11 @@ def down(
 @app.command()
 @told
 def build() -> None:
-    """Only build what the lab needs (Kubernetes, perhaps a kernel, kubectl and helm)."""
+    """Only build what the lab and the tests need: Kubernetes, etcd, Helm, and every guest kernel."""
     _interruptible()
     lab = Lab(console=console)
-    lab.build()
-    for one in assets.needed(guest=choose(lab.state).name == "uml"):
-        console.print(f"{one.name:<12} {one.home}", soft_wrap=True)
+    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS)):
+        console.print(f"{one.name:<18} {one.home}", soft_wrap=True)
 
 
 @app.command()
@@ -157,12 +175,20 @@ def status(
     if as_json:
         print(json.dumps([dict(zip(("name", "state", "description"), row, strict=True)) for row in rows]))
         return
-    table = Table(
-        "component", "state", "", title=f"lab {name}: {lab.state.nodes} nodes, kernel {lab.state.kernel}"
-    )
+    kernel = f"{lab.state.kernel} {lab.state.linux_source}".strip()
+    table = Table("component", "state", "", title=f"lab {name}: {lab.state.nodes} nodes, kernel {kernel}")
     for row in rows:
         table.add_row(*row, style="" if row[1] == "running" else "yellow")
     console.print(table)
+
+
+@app.command()
+@told
+def versions(form: Form = Output.TABLE) -> None:
+    """What labs and tests take from this machine: kernels, programs, libraries, builds in the cache."""
+    facts = provenance.facts()
+    if not document([asdict(fact) for fact in facts], form):
+        show(provenance.table(facts))
 
 
 @app.command("exec", context_settings=WORDS)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from galactic.errors import Rejected
+from galactic.lab.guest_kernels import KERNELS
 from galactic.lab.processes import Supervisor
-from galactic.lab.state import HOME, MAX_NODES, MAX_ROUTERS, State
+from galactic.lab.state import HOME, MAX_NODES, MAX_ROUTERS, PINNED, State
 
 
 def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> State:
@@ -18,6 +19,8 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
         raise Rejected(f"0 to {MAX_NODES}, not {nodes}", field="nodes")
     if not 1 <= (routers := changed.get("routers", 1)) <= MAX_ROUTERS:
         raise Rejected(f"1 to {MAX_ROUTERS}, not {routers}", field="routers")
+    if (linux := given.get("linux", PINNED)) not in KERNELS:
+        raise Rejected(f"{linux!r} is none of {', '.join(KERNELS)}", field="linux")
     known = State.load(name)
     if known is None:
         state = State(name, **given, **changed)
@@ -25,7 +28,8 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
     for key, value in given.items():
         if getattr(known, key) != value:
             raise Rejected(
-                f"lab {known.name!r} is up with {getattr(known, key)}, not {value}; run `galactic lab down` first",
+                f"lab {known.name!r} is up with {getattr(known, key) or 'the default'}, not {value}; "
+                "run `galactic lab down` first",
                 field=key,
             )
     return replace(known, **changed)
@@ -52,6 +56,8 @@ def _joining(state: State, changed: Mapping[str, Any]) -> State:
     return replace(
         state,
         kernel=host.kernel,
+        linux=host.linux,
+        linux_source=host.linux_source,
         site=1 + max(other.site for other in others),
         first=max(other.first + other.nodes for other in others),
     )

@@ -3,7 +3,7 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from galactic.errors import Rejected
-from galactic.lab import packages
-from galactic.lab.build_kubernetes import KUBERNETES
-from galactic.lab.build_linux import LINUX
-from galactic.lab.build_tools import TOOLS
+from galactic.lab import build_modules, cache, packages
+from galactic.lab.build_helm import HELM
+from galactic.lab.build_modules import SERVERS
 from galactic.lab.builds import Build
 
-CLIENT_MINOR: Final = 28
-"""kubectl older than this lacks what tests and examples use; a newer one is taken as it is."""
+SKEW: Final = 1
+"""How many minors kubectl may be older or newer than the API server: Kubernetes' version skew policy."""
+HELM_MAJOR: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,47 +37,101 @@ class Assets:
     version: tuple[int, int]
 
 
-def _machine(name: str) -> Path | None:
-    """From ``$KUBEBUILDER_ASSETS``, else from PATH."""
+def ours(program: Path) -> bool:
+    """Whether the program is a build of ours; else it is the machine's."""
+    return program.is_relative_to(cache.root())
+
+
+def _brought(name: str) -> Path | None:
+    """From ``$KUBEBUILDER_ASSETS``."""
     folder = os.environ.get("KUBEBUILDER_ASSETS")
-    if folder and os.access(Path(folder) / name, os.X_OK):
-        return Path(folder) / name
-    found = packages.program(name)
-    return Path(found) if found else None
+    path = Path(folder) / name if folder else None
+    return path if path and os.access(path, os.X_OK) else None
 
 
-def _together() -> dict[str, Path] | None:
-    """The three servers of the machine, if it has all of them; versions are never mixed."""
-    found = {name: path for name in KUBERNETES.files if (path := _machine(name))}
-    return found if len(found) == len(KUBERNETES.files) else None
+def _machine(name: str) -> list[Path]:
+    """From ``$KUBEBUILDER_ASSETS``, then from PATH."""
+    found = (_brought(name), packages.program(name))
+    return [Path(path) for path in found if path]
 
 
-def _client(name: str) -> Path | None:
-    """Kubectl or helm of the machine, if they are new enough."""
-    path = _machine(name)
-    if path is None:
-        return None
-    arguments = ["version", "--client"] if name == "kubectl" else ["version"]
-    done = subprocess.run([str(path), *arguments], capture_output=True, text=True, check=False)
-    found = re.search(r"v(\d+)\.(\d+)", done.stdout)
-    if not found:
-        return None
-    major, minor = int(found[1]), int(found[2])
-    return path if (minor >= CLIENT_MINOR if name == "kubectl" else major >= 3) else None
+def _together(kubernetes: str) -> dict[str, Path]:
+    """The servers in ``$KUBEBUILDER_ASSETS``, with their etcd, if it has all three; versions are never mixed.
+
+    None where a version of Kubernetes was asked for.
+    """
+    found = {name: path for name in SERVERS if (path := _brought(name))}
+    if kubernetes or len(found) != len(SERVERS):
+        return {}
+    etcd = _brought("etcd")
+    return found | ({"etcd": etcd} if etcd else {})
 
 
-def needed(*, guest: bool) -> list[Build]:
-    """The builds this machine lacks, whether built already or not."""
-    builds = [] if _together() else [KUBERNETES]
-    builds += [LINUX] if guest else []
-    builds += [] if _client("kubectl") and _client("helm") else [TOOLS]
-    return builds
+def _answer(*argv: str | Path) -> str:
+    """What the program prints."""
+    return subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=False).stdout
+
+
+def release(printed: str) -> tuple[int, int] | None:
+    """Major and minor in what a program prints of its version, such as ``Client Version: v1.37.2``."""
+    found = re.search(r"v(\d+)\.(\d+)", printed)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def fits(client: tuple[int, int] | None, server: tuple[int, int]) -> bool:
+    """Whether that kubectl may be used with that API server."""
+    return client is not None and client[0] == server[0] and abs(client[1] - server[1]) <= SKEW
+
+
+def server_version(kubernetes: str) -> tuple[int, int]:
+    """The version that the API server has, or will have once it is built."""
+    if servers := _together(kubernetes):
+        program = servers["kube-apiserver"]
+        printed = _answer(program, "--version")
+        version = release(printed)
+        if version is None:
+            raise Rejected(f"{program} does not say its version: {printed!r}", field="KUBEBUILDER_ASSETS")
+        return version
+    major, minor = (kubernetes or build_modules.default_version()).split(".")[:2]
+    return int(major), int(minor)
+
+
+def _kubectl(server: tuple[int, int]) -> Path | None:
+    """The machine's, if its version fits."""
+    asked = ((path, _answer(path, "version", "--client")) for path in _machine("kubectl"))
+    return next((path for path, printed in asked if fits(release(printed), server)), None)
+
+
+def _kubectl_build(kubernetes: str, server: tuple[int, int]) -> Build:
+    """The build with a kubectl that fits: that of the servers, unless these are not built."""
+    if not kubernetes and not fits(release(f"v{build_modules.default_version()}"), server):
+        kubernetes = f"{server[0]}.{server[1]}"
+    return build_modules.kubernetes(kubernetes)
+
+
+def helm() -> Path | None:
+    """The machine's helm if it is new enough, else ours if it is there."""
+    asked = ((path, release(_answer(path, "version"))) for path in _machine("helm"))
+    return next((path for path, found in asked if found and found[0] >= HELM_MAJOR), HELM.find("helm"))
+
+
+def needed(kubernetes: str = "", *, guests: Sequence[Build] = ()) -> list[Build]:
+    """The builds that this machine lacks for that version of Kubernetes and guests, built already or not."""
+    build = build_modules.kubernetes(kubernetes)
+    servers, server = _together(kubernetes), server_version(kubernetes)
+    builds = [] if servers else [build]
+    builds += [] if _kubectl(server) else [_kubectl_build(kubernetes, server)]
+    builds += [] if "etcd" in servers else [build_modules.etcd()]
+    builds += guests
+    found = helm()
+    builds += [] if found and not ours(found) else [HELM]
+    return list({one.home: one for one in builds}.values())
 
 
 @contextmanager
 def _bar(console: Console) -> Iterator[Progress]:
     columns = (
-        TextColumn("  {task.fields[name]:<12}"),
+        TextColumn("  {task.fields[name]:<18}"),
         BarColumn(bar_width=30),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
@@ -123,29 +177,30 @@ class _Report:
         self._title = title
 
 
-def find() -> Assets:
-    """Everything, found. Raises Rejected with what to do for what is still missing."""
-    servers: dict[str, Path | None] = {name: KUBERNETES.find(name) for name in KUBERNETES.files}
-    servers |= _together() or {}
-    clients = {name: _client(name) or TOOLS.find(name) for name in TOOLS.files}
-    daemons = {name: _machine(name) for name in ("etcd", "mosquitto")}
+def find(kubernetes: str = "") -> Assets:
+    """Everything for that version of Kubernetes, found. Raises Rejected with what to do for what is missing."""
+    build, etcd, server = (
+        build_modules.kubernetes(kubernetes),
+        build_modules.etcd(),
+        server_version(kubernetes),
+    )
+    programs = {name: build.find(name) for name in SERVERS} | {"etcd": etcd.find("etcd")}
+    programs |= _together(kubernetes)
+    programs["kubectl"] = _kubectl(server) or _kubectl_build(kubernetes, server).find("kubectl")
+    programs["helm"] = helm()
+    programs["mosquitto"] = next(iter(_machine("mosquitto")), None)
     paths: dict[str, Path] = {}
-    for name, path in (servers | clients | daemons).items():
+    for name, path in programs.items():
         if path is None:
             raise Rejected(f"{name} is missing; run `galactic lab build`", field="assets")
         paths[name] = path
-    apiserver = paths["kube-apiserver"]
-    shown = subprocess.run([str(apiserver), "--version"], capture_output=True, text=True, check=False).stdout
-    number = re.search(r"v(\d+)\.(\d+)", shown)
-    if not number:
-        raise Rejected(f"{apiserver} does not say its version: {shown!r}", field="assets")
     return Assets(
-        apiserver=apiserver,
+        apiserver=paths["kube-apiserver"],
         controller_manager=paths["kube-controller-manager"],
         scheduler=paths["kube-scheduler"],
         etcd=paths["etcd"],
         mosquitto=paths["mosquitto"],
         kubectl=paths["kubectl"],
         helm=paths["helm"],
-        version=(int(number[1]), int(number[2])),
+        version=server,
     )

@@ -1,9 +1,11 @@
-"""The guest kernel: User Mode Linux from Debian's ``linux-source`` of the machine's own release."""
+"""A guest kernel: User Mode Linux from one version of a Debian package ``linux-source-…``."""
 
 import os
 import re
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from galactic.lab import packages
 from galactic.lab.builds import Build, BuildFailed, Job
@@ -13,6 +15,24 @@ FRAGMENT: Final = Path(__file__).with_name("guest.config")
 PASSING: Final = frozenset({"CONFIG_UML_NET"})
 """Options that only some releases have: there they are what another option of the fragment depends on."""
 TARBALLS: Final = Path("/usr/src")
+"""Where the package puts its tarball when it is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Debian package with a kernel's source, in one version. As a string: ``package=version``, as apt takes it."""
+
+    package: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.package}={self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The source that ``text`` is the string of."""
+        package, _, version = text.partition("=")
+        return cls(package, version)
 
 
 def wanted(fragment: str) -> list[str]:
@@ -26,32 +46,30 @@ def refused(fragment: str, config: str) -> list[str]:
     return [option for option in wanted(fragment) if option not in got | PASSING]
 
 
-def _tarball(job: Job) -> Path:
-    """The kernel's source: where the package is installed already, else out of the package without installing it."""
-    if found := sorted(TARBALLS.glob("linux-source-*.tar.xz")):
-        return found[-1]
+def tarball(job: Job, source: Source) -> Path:
+    """The kernel's source: out of ``TARBALLS`` if this very version is installed, else downloaded, not installed."""
+    if packages.version(source.package) == source.version:
+        path = TARBALLS / f"{source.package}.tar.xz"
+        if path.exists():
+            return path
     packages.refresh()
-    depends = packages.depends("linux-source")
-    name = next((package for package in depends if re.fullmatch(r"linux-source-[\d.]+", package)), None)
-    if name is None:
-        raise BuildFailed("apt has no package linux-source")
     job.fetch(
-        ["apt-get", "-o", "APT::Sandbox::User=root", "download", name],
+        ["apt-get", "-o", "APT::Sandbox::User=root", "download", str(source)],
         seconds=15,
         lines=2,
         title="downloading",
     )
-    package = next(job.work.glob("linux-source-*.deb"))
+    package = next(job.work.glob(f"{source.package}_*.deb"))
     job.run(["dpkg-deb", "--extract", package.name, "package"], seconds=5, title="extracting")
-    return next((job.work / "package/usr/src").glob("linux-source-*.tar.xz"))
+    return job.work / f"package/usr/src/{source.package}.tar.xz"
 
 
-def make(job: Job) -> None:
+def make(job: Job, source: Source) -> None:
     """The file ``linux``. Raises BuildFailed, also when the source lacks an option the lab needs."""
     job.advance(0, "installing the C toolchain")
     packages.install(NEEDS)
-    source = _tarball(job)
-    job.run(["tar", "--extract", "--file", str(source)], seconds=25, title="extracting")
+    archive = tarball(job, source)
+    job.run(["tar", "--extract", "--file", str(archive)], seconds=25, title="extracting")
     tree = next(path for path in job.work.glob("linux-source-*") if path.is_dir())
     fragment = FRAGMENT.read_text()
     job.run(["make", "ARCH=um", "tinyconfig"], seconds=8, lines=30, title="configuring", cwd=tree)
@@ -59,13 +77,19 @@ def make(job: Job) -> None:
         config.write(fragment)
     job.run(["make", "ARCH=um", "olddefconfig"], seconds=2, lines=5, title="configuring", cwd=tree)
     if off := refused(fragment, (tree / ".config").read_text()):
-        raise BuildFailed(f"{source.name} does not take these options: {', '.join(off)}")
+        raise BuildFailed(f"{source} does not take these options: {', '.join(off)}")
     jobs = f"-j{len(os.sched_getaffinity(0))}"
-    title = f"compiling Linux {tree.name.removeprefix('linux-source-')}"
+    title = f"compiling Linux {source.version}"
     job.run(["make", "ARCH=um", jobs, "linux"], seconds=200, lines=1150, title=title, cwd=tree)
     job.run(["strip", "-o", str(job.out / "linux"), str(tree / "linux")], seconds=1, title=title)
 
 
-LINUX: Final = Build(
-    name="linux", files=("linux",), inputs=f"1 {FRAGMENT.read_text()}", seconds=255, make=make
-)
+def build(source: Source) -> Build:
+    """The build of that source: its name and its key have the version, so each version has a build of its own."""
+    return Build(
+        name=f"linux-{source.version}",
+        files=("linux",),
+        inputs=f"2 {source} {FRAGMENT.read_text()}",
+        seconds=255,
+        make=partial(make, source=source),
+    )

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -46,8 +47,8 @@ class Job:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
         stdin: str | None = None,
-    ) -> None:
-        """One command, expected to take ``seconds`` and to print ``lines``. Raises BuildFailed."""
+    ) -> str:
+        """One command, expected to take ``seconds`` and to print ``lines``; what it printed. Raises BuildFailed."""
         self.log.write(f"\n$ {' '.join(argv)}\n".encode())
         self.advance(self.done, title)
         process = subprocess.Popen(
@@ -64,7 +65,9 @@ class Job:
                 process.stdin.write((stdin or "").encode())
                 process.stdin.close()
             assert process.stdout
+            printed = []
             for count, line in enumerate(process.stdout, start=1):
+                printed.append(line)
                 self.log.write(line)
                 self.log.flush()
                 self.advance(self.done + seconds * min(count / lines, 0.99), title)
@@ -78,17 +81,28 @@ class Job:
             raise BuildFailed(f"{argv[0]} ended with status {status}")
         self.done += seconds
         self.advance(self.done, title)
+        return b"".join(printed).decode(errors="replace")
 
-    def fetch(self, argv: Sequence[str], *, seconds: float, lines: int, title: str) -> None:
+    def fetch(
+        self,
+        argv: Sequence[str],
+        *,
+        seconds: float,
+        lines: int,
+        title: str,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
         """The same of a command that asks a mirror, which may be away for a moment. Raises BuildFailed."""
+        ask = partial(
+            self.run, argv, seconds=seconds, lines=lines, title=title, cwd=cwd, environment=environment
+        )
         for _ in range(FETCH_TRIES - 1):
             try:
-                self.run(argv, seconds=seconds, lines=lines, title=title)
+                return ask()
             except BuildFailed:
                 time.sleep(FETCH_PAUSE_SECONDS)
-            else:
-                return
-        self.run(argv, seconds=seconds, lines=lines, title=title)
+        return ask()
 
 
 @dataclass(frozen=True, slots=True)

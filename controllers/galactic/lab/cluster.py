@@ -23,9 +23,23 @@ from typing import Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected
-from galactic.lab import assets, broker, cleanup, controlplane, credentials, packages, rbac, readiness
+from galactic.lab import (
+    assets,
+    broker,
+    build_linux,
+    build_modules,
+    cleanup,
+    controlplane,
+    credentials,
+    guest_kernels,
+    packages,
+    rbac,
+    readiness,
+)
 from galactic.lab.agreement import agreed, joined
 from galactic.lab.assets import Assets
+from galactic.lab.build_linux import Source
+from galactic.lab.builds import Build
 from galactic.lab.controllers import router_name
 from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
@@ -74,6 +88,8 @@ class Lab(Disturbances):
         latency: float | None = None,
         kernel: str | None = None,
         *,
+        linux: str | None = None,
+        kubernetes: str | None = None,
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
@@ -85,18 +101,27 @@ class Lab(Disturbances):
         Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
         The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
-        routers.
+        routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
+        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
         self._state = agreed(
             self._state.name,
-            {"nodes": nodes, "latency": latency, "kernel": kernel, "join": join},
+            {
+                "nodes": nodes,
+                "latency": latency,
+                "kernel": kernel,
+                "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
+                "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
+                "join": join,
+            },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
         )
         self._install()
         chosen = choose(self._state)
-        self.build(guest=chosen.name == "uml")
+        guest = self._guest() if chosen.name == "uml" else None
+        self.build(*([guest] if guest else []))
         found = self.assets
         state = self._state = replace(self._state, kernel=chosen.name).with_ports()
         with self._step("credentials"):
@@ -106,14 +131,13 @@ class Lab(Disturbances):
             if state.join:
                 broker.admit(state, [broker.node(state, member.name) for member in state.members])
                 Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
-        with self._step(
-            f"kernel: {'the running one' if chosen.name == 'host' else 'a User Mode Linux guest'}"
-        ):
+        kernel_title = f"a User Mode Linux guest, {guest.version}" if guest else "the running one"
+        with self._step(f"kernel: {kernel_title}"):
             chosen = choose(state)
             chosen.boot()
         supervisor = Supervisor(state)
-        guest = chosen.name == "uml" and not state.join
-        programs = [*chosen.programs(), *controlplane.programs(state, found, guest=guest)]
+        booted = guest is not None and not state.join
+        programs = [*chosen.programs(), *controlplane.programs(state, found, guest=booted)]
         programs += [self._nodes_program(chosen)] if state.nodes else []
         known = {program.name for program in programs}
         with self._step("etcd, kube-apiserver, MQTT broker"):
@@ -150,15 +174,29 @@ class Lab(Disturbances):
         packages.tidy()
         self._state = State(self._state.name)
 
-    def build(self, *, guest: bool | None = None) -> None:
-        """Everything that has to be built or fetched is in the cache."""
+    def guest_kernel(self, name: str) -> Source:
+        """What the guest kernel of that name is built from; apt is asked if need be. Raises BuildFailed."""
+        source = guest_kernels.settled(name)
+        if source is None:
+            with self._step(f"the {name} guest kernel's version"):
+                source = guest_kernels.resolve(name)
+        if remark := guest_kernels.remark(name, source):
+            self._console.print(f"[yellow]![/] {remark}")
+        return source
+
+    def _guest(self) -> Source:
+        """The source of the lab's guest kernel, kept in its state."""
+        if not self._state.linux_source:
+            self._state = replace(self._state, linux_source=str(self.guest_kernel(self._state.linux)))
+        return Source.parse(self._state.linux_source)
+
+    def build(self, *guests: Source) -> list[Build]:
+        """Everything that has to be built or fetched is in the cache, with those guest kernels."""
         self._install()
-        if guest is None:
-            guest = choose(self._state).name == "uml"
-        if not packages.program("etcd"):
-            with self._step("package etcd-server"):
-                packages.install(["etcd-server"])
-        assets.build(assets.needed(guest=guest), self._console)
+        kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
+        builds = assets.needed(kubernetes, guests=[build_linux.build(source) for source in guests])
+        assets.build(builds, self._console)
+        return builds
 
     def _install(self) -> None:
         """The programs that every lab runs, and the tests before it, are on this machine."""

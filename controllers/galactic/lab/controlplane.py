@@ -35,7 +35,7 @@ def etcd(state: State, assets: Assets) -> Program:
 
 
 def apiserver(state: State, assets: Assets) -> Program:
-    """RBAC is on, our controllers' requests are written down. The flags are those that 1.20 and later servers share."""
+    """RBAC is on, our controllers' requests are written down."""
     pki = state.root / "pki"
     argv = [
         str(assets.apiserver),
@@ -84,12 +84,8 @@ def controller_manager(state: State, assets: Assets) -> Program:
 
 
 def scheduler(state: State, assets: Assets) -> Program:
-    """Configured by file where the server wants that; 1.20 has no stable form of it, but takes the flags."""
+    """Configured by file, as Kubernetes wants it."""
     kubeconfig = state.identity("kube-scheduler")
-    argv = [str(assets.scheduler), "--bind-address=::1", "--v=0"]
-    if assets.version < (1, 25):
-        argv += ["--leader-elect=false", f"--kubeconfig={kubeconfig}"]
-        return Program("kube-scheduler", argv, priority=300)
     config = state.data / "scheduler.json"
     config.write_text(
         json.dumps(
@@ -101,7 +97,8 @@ def scheduler(state: State, assets: Assets) -> Program:
             }
         )
     )
-    return Program("kube-scheduler", [*argv, f"--config={config}"], priority=300)
+    argv = [str(assets.scheduler), "--bind-address=::1", "--v=0", f"--config={config}"]
+    return Program("kube-scheduler", argv, priority=300)
 
 
 def database(state: State) -> Program:

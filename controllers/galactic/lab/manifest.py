@@ -10,7 +10,7 @@ from typing import Final
 
 import yaml
 
-from galactic.lab.build_tools import TOOLS
+from galactic.lab.build_helm import HELM
 from galactic.lab.state import NAMESPACE, checkout
 
 PATH: Final = Path("dist/install.yaml")
@@ -56,7 +56,7 @@ def rendered(helm: Path, chart: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    helm = TOOLS.ensure(lambda _done, _title: None) / "helm"
+    helm = HELM.ensure(lambda _done, _title: None) / "helm"
     text, path = rendered(helm, checkout() / "charts/galactic"), checkout() / PATH
     if "--check" in arguments:
         if path.exists() and path.read_text() == text:

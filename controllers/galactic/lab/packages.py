@@ -173,8 +173,40 @@ def refresh() -> None:
     raise Unreachable("apt", said[-2000:])
 
 
+def update() -> None:
+    """Apt's lists are as new as can be had: where it fails, or may not be called, the old ones stay."""
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        with _alone():
+            _apt(["update", "-q"])
+
+
+def version(package: str) -> str | None:
+    """The version that is installed, if any."""
+    if not shutil.which("dpkg-query"):
+        return None
+    done = subprocess.run(
+        ["dpkg-query", "-W", "-f=${db:Status-Status} ${Version}", package],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    status, _, number = done.stdout.partition(" ")
+    return number if status == "installed" else None
+
+
+def served(package: str) -> list[str]:
+    """The versions that apt's sources offer, newest first; empty if there is none."""
+    if not shutil.which("apt-cache"):
+        return []
+    done = subprocess.run(["apt-cache", "madison", package], capture_output=True, text=True, check=False)
+    rows = ([word.strip() for word in line.split("|")] for line in done.stdout.splitlines())
+    return list(dict.fromkeys(row[1] for row in rows if len(row) == 3 and row[0] == package))
+
+
 def depends(package: str) -> list[str]:
     """Names of the packages that ``package`` depends on; empty if apt does not know it."""
+    if not shutil.which("apt-cache"):
+        return []
     done = subprocess.run(
         ["apt-cache", "depends", "--no-recommends", "--no-suggests", package],
         capture_output=True,

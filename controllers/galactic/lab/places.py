@@ -52,7 +52,7 @@ class Places:
     def assets(self) -> Assets:
         """The programs it uses. Raises Rejected while some are missing."""
         if self._assets is None:
-            self._assets = assets.find()
+            self._assets = assets.find(self._state.kubernetes)
         return self._assets
 
     def command(self, target: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:

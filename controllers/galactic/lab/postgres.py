@@ -29,15 +29,15 @@ ENDS_WITHIN_SECONDS: Final = 60.0
 
 def programs() -> Path:
     """The folder of the newest server's programs; installed when missing. Raises Rejected, Unreachable."""
-    if (found := _newest()) is None:
+    if (found := newest()) is None:
         packages.install([PACKAGE])
-        found = _newest()
+        found = newest()
     if found is None:
         raise Rejected(f"the package {PACKAGE} brings no initdb", field="packages")
     return found
 
 
-def _newest() -> Path | None:
+def newest() -> Path | None:
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: [int(part) for part in re.findall(r"\d+", path.parts[4])],

@@ -36,6 +36,8 @@ METRICS_PORT: Final = 9180
 WEBHOOK_PORT: Final = 9443
 SERVICES: Final = IPv6Network("fd00:fffe::/112")
 """The service range. Of the advertised address's family, or the API server refuses to start."""
+PINNED: Final = "pinned"
+"""The name of the guest kernel that labs boot unless asked for another."""
 MAX_NODES: Final = 64
 PORTS: Final = 8192
 MAX_ROUTERS: Final = 3
@@ -74,6 +76,12 @@ class State:
     nodes: int = 3
     latency: float = 0.0
     kernel: str = ""
+    linux: str = PINNED
+    """The guest kernel, by its name in ``guest_kernels.KERNELS``."""
+    linux_source: str = ""
+    """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
+    kubernetes: str = ""
+    """The version of Kubernetes that was asked for, such as 1.34; empty: the newest, or that of KUBEBUILDER_ASSETS."""
     port: int = 0
     routers: int = 1
     database: bool = False

@@ -9,7 +9,7 @@ from typing import Final
 
 from galactic.lab import cache, fabric
 from galactic.lab.agent import WRITABLE
-from galactic.lab.build_linux import LINUX
+from galactic.lab.build_linux import Source, build
 from galactic.lab.processes import Program
 from galactic.lab.state import AGENT_PORT, GATEWAY, State, checkout, environment, interpreter
 
@@ -29,9 +29,10 @@ class Uml:
 
     def programs(self) -> list[Program]:
         init = self._state.root / "guest" / "init"
+        linux = build(Source.parse(self._state.linux_source)).home / "linux"
         argv = [
             *(*interpreter(), "-m", "galactic.lab.guest", self._state.namespace),
-            str(LINUX.home / "linux"),
+            str(linux),
             f"mem={MEMORY}",
             "root=/dev/root",
             "rootfstype=hostfs",

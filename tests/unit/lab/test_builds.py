@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from galactic.lab import builds, cache
-from galactic.lab.build_kubernetes import source_entries
 from galactic.lab.build_linux import FRAGMENT, PASSING, refused, wanted
 from galactic.lab.builds import Build, BuildFailed, Job
 
@@ -92,20 +91,6 @@ def test_a_build_that_makes_nothing_has_failed() -> None:
     empty = builds.Build("thing", ("file",), "inputs", 1.0, lambda _job: None)
     with pytest.raises(BuildFailed):
         empty.ensure(ignore)
-
-
-def test_source_packages_come_from_where_the_binary_ones_do(tmp_path: Path) -> None:
-    parts = tmp_path / "sources.list.d"
-    parts.mkdir()
-    (tmp_path / "sources.list").write_text(
-        "# a remark\ndeb [signed-by=/k] http://mirror.example/debian stable main\n"
-    )
-    (parts / "new.sources").write_text("Types: deb\nURIs: http://mirror.example/debian\nSuites: stable\n")
-    (parts / "ignored.save").write_text("deb nowhere\n")
-    assert source_entries(tmp_path) == {
-        "sources.list": "deb-src [signed-by=/k] http://mirror.example/debian stable main\n",
-        "new.sources": "Types: deb-src\nURIs: http://mirror.example/debian\nSuites: stable\n",
-    }
 
 
 def test_options_the_kernel_did_not_take_are_named() -> None:

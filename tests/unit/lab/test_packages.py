@@ -107,3 +107,31 @@ def test_the_switch_of_somebody_who_still_installs_is_left_alone(apt: Apt) -> No
         assert apt.policy.exists()
     packages.tidy()
     assert not apt.policy.exists(), "it was left by one that was killed"
+
+
+def test_versions_that_apt_offers_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        "thing | 2-1 | a security",
+        "thing | 2-1 | b security",
+        "thing | 1-1 | a main",
+        "thing | 1-1 | a main Sources",
+    ]
+    (tmp_path / "apt-cache").write_text("#!/bin/sh\n" + "".join(f"echo ' {row}'\n" for row in rows))
+    (tmp_path / "apt-cache").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert packages.served("thing") == ["2-1", "1-1"]
+    assert packages.served("other") == []
+    monkeypatch.setenv("PATH", "")
+    assert packages.served("thing") == []
+
+
+def test_the_version_of_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def installed(text: str) -> str | None:
+        (tmp_path / "dpkg-query").write_text(f"#!/bin/sh\nprintf '{text}'\n")
+        (tmp_path / "dpkg-query").chmod(0o755)
+        return packages.version("thing")
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert installed("installed 1:2-3") == "1:2-3"
+    assert installed("config-files 1:2-3") is None
+    assert installed("") is None

