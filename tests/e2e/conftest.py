@@ -107,6 +107,13 @@ def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
         yield one
 
 
+@pytest.fixture(scope="module")
+def real(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
+    """A lab whose nodes run containerd and kubelet."""
+    with standing(pytestconfig, f"{lab_name}-real", real=True) as one:
+        yield one
+
+
 def traces(lab: Lab) -> dict[str, object]:
     """What a lab leaves on a machine while it is up: processes, namespaces, devices, mounts, files."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()

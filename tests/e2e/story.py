@@ -194,15 +194,19 @@ class Tenant:
         self._namespaces.pop(name, None)
 
     def netns(self, name: str) -> str:
-        """The name of a Pod's network namespace. Asked once for all of them: each question costs a process."""
+        """The file of a Pod's network namespace, on the kernel of the nodes. All are read at once: each reading costs
+        processes.
+        """
         if name not in self._namespaces:
             pods = self.lab.get("pods", "-n", self.namespace)["items"]
-            self._namespaces = {each["metadata"]["name"]: namespace_of(each) for each in pods}
+            names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in pods}
+            files = self.lab.pod_namespaces(names)
+            self._namespaces = {names[uid]: file for uid, file in files.items()}
         return self._namespaces[name]
 
     def command(self, pod: str, argv: list[str]) -> list[str]:
         """What runs that in a Pod's network namespace, on the kernel of the nodes."""
-        return ["nsenter", f"--net=/run/netns/{self.netns(pod)}", "--", *argv]
+        return ["nsenter", f"--net={self.netns(pod)}", "--", *argv]
 
     def attachment(self, name: str) -> dict[str, Any]:
         """The VPCAttachment as the API server has it."""
@@ -267,9 +271,10 @@ class Tenant:
         return {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": name}, "spec": spec}
 
     def _pod(self, name: str, node: str, attachment: str, command: str) -> dict[str, Any]:
-        container: dict[str, Any] = {"name": "main", "image": "nicolaka/netshoot"}
+        container: dict[str, Any] = {"name": "main", "image": "nicolaka/netshoot:v0.13"}
         if command:
             container["command"] = ["sh", "-c", command]
+            container["securityContext"] = {"capabilities": {"add": ["NET_ADMIN"]}}
         annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment}
         return {
             "apiVersion": "v1",
@@ -296,10 +301,6 @@ def fresh(lab: Lab, namespace: str) -> str:
     account = ("get", "serviceaccount", "default", "-n", namespace, "-o", "name", "--ignore-not-found")
     eventually(f"{namespace} has a service account", lambda: lab.kubectl(*account))
     return namespace
-
-
-def namespace_of(pod: dict[str, Any]) -> str:
-    return f"pod-{pod['metadata']['uid']}"
 
 
 @contextmanager

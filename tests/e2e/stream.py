@@ -24,7 +24,7 @@ SECONDS = 180.0
 def socket_in(netns: str, address: str) -> socket.socket:
     """A TCP socket that belongs to that namespace."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    namespaces.enter(f"/run/netns/{netns}", namespaces.CLONE_NEWNET)
+    namespaces.enter(netns, namespaces.CLONE_NEWNET)
     made = socket.socket(family)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.settimeout(SECONDS)

@@ -90,7 +90,7 @@ def attachment(name: str, *addresses: str, namespace: str = "bad-input", **spec:
 
 
 def pod(name: str, annotations: dict[str, str], namespace: str = "bad-input", **spec: Any) -> dict[str, Any]:
-    containers = [{"name": "main", "image": "nicolaka/netshoot"}]
+    containers = [{"name": "main", "image": "nicolaka/netshoot:v0.13"}]
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -10,7 +10,7 @@ from galactic.lab.cluster import Lab
 
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
-CONTAINERS = [{"name": "main", "image": "nicolaka/netshoot"}]
+CONTAINERS = [{"name": "main", "image": "nicolaka/netshoot:v0.13"}]
 
 
 def vpc(name: str, namespace: str, **spec: Any) -> dict[str, Any]:

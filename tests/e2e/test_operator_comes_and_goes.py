@@ -27,7 +27,7 @@ def in_use(tenant: Tenant) -> None:
     tenant.make_vpc()
     tenant.attach("a")
     annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": "a"}
-    containers = [{"name": "main", "image": "netshoot"}]
+    containers = [{"name": "main", "image": "nicolaka/netshoot:v0.13"}]
     spec = {"schedulerName": "nobody", "terminationGracePeriodSeconds": 0, "containers": containers}
     metadata = {"name": "carrier", "annotations": annotations}
     tenant.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})

@@ -14,7 +14,7 @@ ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 UNSCHEDULED: dict[str, Any] = {
     "schedulerName": "nobody",
     "terminationGracePeriodSeconds": 0,
-    "containers": [{"name": "main", "image": "netshoot"}],
+    "containers": [{"name": "main", "image": "nicolaka/netshoot:v0.13"}],
 }
 
 

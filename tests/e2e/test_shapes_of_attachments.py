@@ -113,6 +113,6 @@ def pod(name: str) -> dict[str, Any]:
         "spec": {
             "nodeSelector": {"kubernetes.io/hostname": PODS[name][0]},
             "terminationGracePeriodSeconds": 1,
-            "containers": [{"name": "main", "image": "nicolaka/netshoot"}],
+            "containers": [{"name": "main", "image": "nicolaka/netshoot:v0.13"}],
         },
     }

@@ -120,7 +120,7 @@ def test_while_they_are_away(control_plane: Lab, spaces: Callable[..., tuple[str
             lab.kubectl("create", "-f", "-", stdin=vpc("green", namespace))
         # What goes may go, and a namespace that was set aside does not depend on them.
         lab.kubectl("delete", "vpc", "blue", "-n", namespace, "--timeout=400s")
-        container = {"name": "main", "image": "nicolaka/netshoot"}
+        container = {"name": "main", "image": "nicolaka/netshoot:v0.13"}
         pod = {"metadata": {"name": "plain", "namespace": aside}, "spec": {"containers": [container]}}
         lab.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Pod", **pod}))
     finally:

@@ -51,7 +51,7 @@ class Wire:
 
     def pod(self, tenant: Tenant, name: str) -> str:
         """A Pod's namespace."""
-        return f"/run/netns/{tenant.netns(name)}"
+        return tenant.netns(name)
 
     def node(self, name: str) -> str:
         """A node's namespace, or the fabric's."""

@@ -88,7 +88,7 @@ def _names(lab: Lab) -> Iterator[str]:
     yield from map(router_name, range(lab.state.routers))
     yield from ("operator", "webhook", "mosquitto")
     for member in lab.state.members:
-        yield from (f"{member.name}.controller", f"{member.name}.kubelet")
+        yield from (f"{member.name}.{role}" for role in ("controller", "containerd", "kubelet"))
     yield "nodes"
 
 

@@ -49,9 +49,8 @@ def test_in_a_guest(tmp_path: Path, kernel: str, file: str) -> None:
     path = f"{CHECKOUT / 'controllers'}:{CHECKOUT / 'src'}"
     init.write_text(INIT.format(checkout=CHECKOUT, path=path, python=sys.executable, tests=HERE / file))
     init.chmod(0o755)
-    arguments = (
-        "root=/dev/root rootfstype=hostfs rootflags=/ ro mem=1G quiet con=null con0=null,fd:1 ssl=null"
-    )
+    root = "root=/dev/root rootfstype=hostfs rootflags=/ ro"
+    arguments = f"{root} mem=1G quiet seccomp=auto con=null con0=null,fd:1 ssl=null"
     command = [str(linux), *arguments.split(), f"uml_dir={tmp_path}", f"init={init}"]
     guest = subprocess.run(
         command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=3540, check=False

@@ -60,6 +60,9 @@ def demo(
     ] = False,
     name: Annotated[str, typer.Option(help="The lab's name.")] = "default",
     nodes: Annotated[int, typer.Option(help="How many nodes; the examples need 3.", min=3)] = 3,
+    real: Annotated[
+        bool, typer.Option(help="Nodes with containerd and kubelet, or with a stand-in for both.")
+    ] = True,
 ) -> None:
     """Bring up a lab, apply examples/, and show who reaches whom. Exit code 1 if anything is not as it should be."""
     console = Console(highlight=False, emoji=False)
@@ -68,7 +71,7 @@ def demo(
     found_running = lab.running
     try:
         _title(console, f"A Kubernetes cluster of {nodes} nodes on this machine")
-        lab.up(nodes=nodes)
+        lab.up(nodes=nodes, real=None if found_running else real or None)
         console.print(f"[dim]{_versions(lab)}[/]")
         passed = _tell(console, lab, checkout() / "examples")
     finally:

@@ -94,6 +94,10 @@ def up(  # noqa: PLR0917  (as many as there are options)
             show_envvar=True,
         ),
     ] = None,
+    real: Annotated[
+        bool | None,
+        typer.Option("--real", help="Nodes with containerd and kubelet, instead of a stand-in for both."),
+    ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
     ] = None,
@@ -119,6 +123,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
         kernel,
         linux=linux,
         kubernetes=kubernetes,
+        real=real,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -152,7 +157,7 @@ def build() -> None:
     """Only build what the lab and the tests need: Kubernetes, etcd, Helm, and every guest kernel."""
     _interruptible()
     lab = Lab(console=console)
-    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS)):
+    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS), real=True):
         console.print(f"{one.name:<18} {one.home}", soft_wrap=True)
 
 
@@ -294,6 +299,21 @@ def hold(node: str, name: Name = "default") -> None:
 def release(node: str, name: Name = "default") -> None:
     """Let a node's controller run again."""
     Lab(name).release(node)
+
+
+@app.command()
+@told
+def multus(
+    node: str,
+    name: Name = "default",
+    away: Annotated[bool, typer.Option("--away/--back", help="Take it away, or bring it back.")] = True,
+) -> None:
+    """Take Multus away from a real node, as its daemon is while it restarts: pods start without their networks."""
+    lab = Lab(name)
+    if away:
+        lab.take_multus(node)
+    else:
+        lab.bring_multus(node)
 
 
 @app.command()

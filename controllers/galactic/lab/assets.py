@@ -17,6 +17,7 @@ from galactic.lab import build_modules, cache, packages
 from galactic.lab.build_helm import HELM
 from galactic.lab.build_modules import SERVERS
 from galactic.lab.builds import Build
+from galactic.lab.runtime import programs
 
 SKEW: Final = 1
 """How many minors kubectl may be older or newer than the API server: Kubernetes' version skew policy."""
@@ -115,7 +116,7 @@ def helm() -> Path | None:
     return next((path for path, found in asked if found and found[0] >= HELM_MAJOR), HELM.find("helm"))
 
 
-def needed(kubernetes: str = "", *, guests: Sequence[Build] = ()) -> list[Build]:
+def needed(kubernetes: str = "", *, guests: Sequence[Build] = (), nodes: bool = False) -> list[Build]:
     """The builds that this machine lacks for that version of Kubernetes and guests, built already or not."""
     build = build_modules.kubernetes(kubernetes)
     servers, server = _together(kubernetes), server_version(kubernetes)
@@ -123,6 +124,7 @@ def needed(kubernetes: str = "", *, guests: Sequence[Build] = ()) -> list[Build]
     builds += [] if _kubectl(server) else [_kubectl_build(kubernetes, server)]
     builds += [] if "etcd" in servers else [build_modules.etcd()]
     builds += guests
+    builds += programs.needed(kubernetes) if nodes else []
     found = helm()
     builds += [] if found and not ours(found) else [HELM]
     return list({one.home: one for one in builds}.values())
@@ -179,18 +181,15 @@ class _Report:
 
 def find(kubernetes: str = "") -> Assets:
     """Everything for that version of Kubernetes, found. Raises Rejected with what to do for what is missing."""
-    build, etcd, server = (
-        build_modules.kubernetes(kubernetes),
-        build_modules.etcd(),
-        server_version(kubernetes),
-    )
-    programs = {name: build.find(name) for name in SERVERS} | {"etcd": etcd.find("etcd")}
-    programs |= _together(kubernetes)
-    programs["kubectl"] = _kubectl(server) or _kubectl_build(kubernetes, server).find("kubectl")
-    programs["helm"] = helm()
-    programs["mosquitto"] = next(iter(_machine("mosquitto")), None)
+    build, etcd = build_modules.kubernetes(kubernetes), build_modules.etcd()
+    server = server_version(kubernetes)
+    found = {name: build.find(name) for name in SERVERS} | {"etcd": etcd.find("etcd")}
+    found |= _together(kubernetes)
+    found["kubectl"] = _kubectl(server) or _kubectl_build(kubernetes, server).find("kubectl")
+    found["helm"] = helm()
+    found["mosquitto"] = next(iter(_machine("mosquitto")), None)
     paths: dict[str, Path] = {}
-    for name, path in programs.items():
+    for name, path in found.items():
         if path is None:
             raise Rejected(f"{name} is missing; run `galactic lab build`", field="assets")
         paths[name] = path

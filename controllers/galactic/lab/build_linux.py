@@ -2,17 +2,26 @@
 
 import os
 import re
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
-from galactic.lab import packages
+from galactic.lab import packages, suites
 from galactic.lab.builds import Build, BuildFailed, Job
 
 NEEDS: Final = ("gcc", "make", "libc6-dev", "flex", "bison", "bc", "xz-utils")
 FRAGMENT: Final = Path(__file__).with_name("guest.config")
-PASSING: Final = frozenset({"CONFIG_UML_NET"})
+PASSING: Final = frozenset(
+    {
+        "CONFIG_UML_NET",
+        "CONFIG_PROC_SYSCTL",
+        "CONFIG_NETFILTER_XTABLES_LEGACY",
+        "CONFIG_IP_NF_IPTABLES_LEGACY",
+        "CONFIG_IP6_NF_IPTABLES_LEGACY",
+    }
+)
 """Options that only some releases have: there they are what another option of the fragment depends on."""
 TARBALLS: Final = Path("/usr/src")
 """Where the package puts its tarball when it is installed."""
@@ -24,15 +33,23 @@ class Source:
 
     package: str
     version: str
+    suite: str = ""
+    """Of Debian's archive, where it is another than the machine's."""
+
+    @property
+    def wanted(self) -> str:
+        """As apt is asked for it."""
+        return f"{self.package}={self.version}"
 
     def __str__(self) -> str:
-        return f"{self.package}={self.version}"
+        return self.wanted + (f"@{self.suite}" if self.suite else "")
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The source that ``text`` is the string of."""
-        package, _, version = text.partition("=")
-        return cls(package, version)
+        package, _, rest = text.partition("=")
+        version, _, suite = rest.partition("@")
+        return cls(package, version, suite)
 
 
 def wanted(fragment: str) -> list[str]:
@@ -53,12 +70,10 @@ def tarball(job: Job, source: Source) -> Path:
         if path.exists():
             return path
     packages.refresh()
-    job.fetch(
-        ["apt-get", "-o", "APT::Sandbox::User=root", "download", str(source)],
-        seconds=15,
-        lines=2,
-        title="downloading",
-    )
+    with ExitStack() as stack:
+        options = stack.enter_context(suites.private(source.suite)) if source.suite else []
+        command = ["apt-get", *options, "-o", "APT::Sandbox::User=root", "download", source.wanted]
+        job.fetch(command, seconds=15, lines=2, title="downloading")
     package = next(job.work.glob(f"{source.package}_*.deb"))
     job.run(["dpkg-deb", "--extract", package.name, "package"], seconds=5, title="extracting")
     return job.work / f"package/usr/src/{source.package}.tar.xz"

@@ -45,6 +45,7 @@ from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
+from galactic.lab.runtime import multus
 from galactic.lab.state import (
     MAX_ROUTERS,
     NAMESPACE,
@@ -90,6 +91,7 @@ class Lab(Disturbances):
         *,
         linux: str | None = None,
         kubernetes: str | None = None,
+        real: bool | None = None,
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
@@ -102,7 +104,8 @@ class Lab(Disturbances):
         The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
         routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
-        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does.
+        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does. ``real``: nodes run containerd and
+        kubelet, in a guest; its kernel is the newest unless one is named.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -111,9 +114,12 @@ class Lab(Disturbances):
             {
                 "nodes": nodes,
                 "latency": latency,
-                "kernel": kernel,
-                "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
+                "kernel": kernel or ("uml" if real else None),
+                "linux": linux
+                or os.environ.get(guest_kernels.SETTING)
+                or (guest_kernels.NEWEST if real else None),
                 "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
+                "real": real,
                 "join": join,
             },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
@@ -124,13 +130,7 @@ class Lab(Disturbances):
         self.build(*([guest] if guest else []))
         found = self.assets
         state = self._state = replace(self._state, kernel=chosen.name).with_ports()
-        with self._step("credentials"):
-            state.save()
-            credentials.make(state)
-            self._write_tools(found)
-            if state.join:
-                broker.admit(state, [broker.node(state, member.name) for member in state.members])
-                Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
+        self._write_credentials(state, found)
         kernel_title = f"a User Mode Linux guest, {guest.version}" if guest else "the running one"
         with self._step(f"kernel: {kernel_title}"):
             chosen = choose(state)
@@ -158,6 +158,8 @@ class Lab(Disturbances):
             supervisor.start(*(name for name in LATER if name in known))
             state.gate.touch()
         with self._step(f"{state.nodes} nodes"):
+            if state.real:
+                self._annotate_nodes()
             if state.nodes:
                 self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
             self.wait(
@@ -165,6 +167,22 @@ class Lab(Disturbances):
             )
         with self._step("admission webhooks"):
             self.wait("the webhooks to be asked", lambda: readiness.webhooks(self), log="webhook")
+
+    def _write_credentials(self, state: State, found: Assets) -> None:
+        with self._step("credentials"):
+            state.save()
+            credentials.make(state)
+            self._write_tools(found)
+            if state.join:
+                broker.admit(state, [broker.node(state, member.name) for member in state.members])
+                Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
+
+    def _annotate_nodes(self) -> None:
+        """The nodes have their prefixes. A kubelet registers its Node without annotations."""
+        self.wait("every node to register", lambda: readiness.registered(self), log="nodes")
+        for member in self._state.members:
+            prefix = f"galactic.datumapis.com/srv6-prefix={member.prefix}"
+            self.kubectl("annotate", "--overwrite", "node", member.name, prefix)
 
     def down(self) -> None:
         """Nothing of the lab is left, however it ended, nor of those that joined it. The cache of builds stays."""
@@ -190,11 +208,14 @@ class Lab(Disturbances):
             self._state = replace(self._state, linux_source=str(self.guest_kernel(self._state.linux)))
         return Source.parse(self._state.linux_source)
 
-    def build(self, *guests: Source) -> list[Build]:
-        """Everything that has to be built or fetched is in the cache, with those guest kernels."""
+    def build(self, *guests: Source, real: bool = False) -> list[Build]:
+        """Everything that has to be built or fetched is in the cache, with those guest kernels; ``real``: and what
+        real nodes run.
+        """
         self._install()
         kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
-        builds = assets.needed(kubernetes, guests=[build_linux.build(source) for source in guests])
+        guest_builds = [build_linux.build(source) for source in guests]
+        builds = assets.needed(kubernetes, guests=guest_builds, nodes=real or self._state.real)
         assets.build(builds, self._console)
         return builds
 
@@ -223,6 +244,12 @@ class Lab(Disturbances):
             "from cni_plugin.main import main\n\nsys.exit(main())\n"
         )
         plugin.chmod(0o755)
+        stand_in = plugins / multus.NAME
+        stand_in.write_text(
+            f"#!{sys.executable} -ISE\nimport sys\n\nsys.path.insert(0, {str(source_root())!r})\n"
+            "from galactic.lab.runtime.multus import main\n\nsys.exit(main())\n"
+        )
+        stand_in.chmod(0o755)
         # A guest sees these files read-only: it would compile them at each start, and the plugin's for each pod.
         for folder in (source_root() / "galactic", source_root().parent / "src" / "cni_plugin"):
             compileall.compile_dir(folder, quiet=2)

@@ -31,8 +31,14 @@ def users(state: State) -> dict[str, User]:
         ADMIN,
         "kube-controller-manager",
         "kube-scheduler",
-        *(f"kubelet-{it.name}" for it in state.members),
+        "multus",
     )
+    kubelets = {
+        f"kubelet-{node.name}": User(f"system:node:{node.name}", ("system:nodes",))
+        if state.real
+        else User(f"kubelet-{node.name}", (MASTERS,))
+        for node in state.members
+    }
     accounts = {
         f"galactic-{component}": User(rbac.account(component), ("system:serviceaccounts", rbac.ACCOUNTS))
         for component in ("operator", "router", "webhook")
@@ -40,6 +46,7 @@ def users(state: State) -> dict[str, User]:
     nodes = [f"galactic-node-{node.name}" for node in state.members]
     return (
         {name: User(name, (MASTERS,)) for name in masters}
+        | kubelets
         | accounts
         | {name: User(name, (rbac.NODES,)) for name in nodes}
     )

@@ -8,6 +8,7 @@ from typing import Final
 from galactic.errors import Rejected, Unreachable
 from galactic.lab.places import Places
 from galactic.lab.processes import Supervisor
+from galactic.lab.runtime import kubelet, multus
 
 READY_SECONDS: Final = 480.0
 
@@ -44,6 +45,23 @@ class Disturbances(Places):
         """The node's controller may run again."""
         self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
 
+    def take_multus(self, node: str) -> None:
+        """Multus is away on a real node, as its thick daemon is while it restarts: its configuration is gone."""
+        self._multus(node, "mv {there} {aside}")
+
+    def bring_multus(self, node: str) -> None:
+        """Multus is back."""
+        self._multus(node, "mv {aside} {there}")
+
+    def _multus(self, node: str, script: str) -> None:
+        name = self._state.node(node).name
+        if not self._state.real:
+            raise Rejected(
+                f"lab {self._state.name!r} has no real nodes: galactic lab up --real", field="node"
+            )
+        there, aside = kubelet.DEFINITIONS / multus.DEFINITION, kubelet.DEFINITIONS / "multus.away"
+        self.run(name, ["sh", "-c", script.format(there=there, aside=aside)])
+
     def controller_pid(self, node: str) -> int | None:
         """The process id, in the nodes' kernel, of a node's controller; None while it does not run."""
         try:
@@ -59,7 +77,7 @@ class Disturbances(Places):
             return
         path = self._state.pid(self._state.node(node).name, role)
         absent = Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
-        if role not in ("controller", "kubelet"):
+        if role not in ("controller", "kubelet", "containerd"):
             raise absent
         try:
             pid = int(path.read_text())

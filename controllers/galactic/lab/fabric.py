@@ -67,6 +67,7 @@ def node(state: State, member: Node) -> list[Step]:
             f"address add {member.gateway}/64 dev {device} nodad",
             f"link set {device} up",
             f"route add {member.prefix} via {member.address} dev {device}",
+            f"route add {member.pods} via {member.address} dev {device}",
         ),
         _batch(
             member.namespace,
@@ -91,6 +92,16 @@ def ensure_node(state: State, member: Node) -> None:
     if not Path("/run/netns", member.namespace).exists():
         for step in node(state, member):
             step.run()
+
+
+def remake_node(state: State, member: Node) -> None:
+    """The node's namespace is as new: a reboot keeps no device, no route and no rule."""
+    for argv in (
+        ["ip", "-n", state.fabric, "link", "delete", member.name],
+        ["ip", "netns", "delete", member.namespace],
+    ):
+        subprocess.run(argv, capture_output=True, check=False)  # what is gone already need not go
+    ensure_node(state, member)
 
 
 def control(state: State, device: str) -> list[Step]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from galactic.lab import fabric
+from galactic.lab.kernel import entering
 from galactic.lab.processes import Program
 from galactic.lab.state import State
 
@@ -45,6 +46,4 @@ class Host:
     ) -> list[str]:
         variables = [f"{key}={value}" for key, value in (environment or {}).items()]
         inner = ["env", *variables, *argv] if variables else list(argv)
-        # /proc/PID/ns/FILE and /run/netns/NAME; a network namespace is all the latter can be.
-        flags = [f"--mount={path}" if path.endswith("/mnt") else f"--net={path}" for path in enter]
-        return ["nsenter", *flags, "--", *inner] if flags else inner
+        return entering(enter, inner)

@@ -54,6 +54,13 @@ class Kernel(Protocol):
         ...
 
 
+def entering(enter: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """``argv`` after entering the namespace files ``enter``: /proc/PID/ns/KIND, and /run/netns/NAME of networks."""
+    kinds = {"mnt": "mount", "pid": "pid"}
+    flags = [f"--{kinds.get(path.rpartition('/')[2], 'net')}={path}" for path in enter]
+    return ["nsenter", *flags, "--", *argv] if flags else list(argv)
+
+
 def lacking() -> str:
     """What the running kernel says when asked to do a node's work; empty if it can."""
     done = subprocess.run(

@@ -1,10 +1,9 @@
-"""The nodes, inside the lab's kernel: one preloaded process that forks, per node, a kubelet and a node controller.
+"""The nodes, inside the lab's kernel: one preloaded process that forks, per node, a supervisor with its programs.
 
-``python -m galactic.lab.nodes LAB``. Imports are paid for once. Every node has a network and a mount namespace of its
-own, with a private /run/galactic (kept over restarts of this program) and the /sys of its network. What dies is
-started again, after a pause that doubles from one second, like kubelet does with containers; the controller stays away
-while the node's hold file exists. Ending this program ends everything it started, and leaves the data plane
-(namespaces, devices, routes) as it is.
+``python -m galactic.lab.nodes LAB``. Imports are paid for once. A node is a real one, with containerd and kubelet in a
+machine of its own (``runtime.node``), or has a stand-in for both: then it is a network and a mount namespace with a
+private /run/galactic (kept over restarts of this program) and the /sys of its network. Ending this program ends
+everything it started; of stand-ins it leaves the data plane (namespaces, devices, routes) as it is.
 """
 
 import importlib
@@ -14,105 +13,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from galactic.lab import broker, controllers, fabric, kubelet, namespaces
+from galactic.lab import controllers, fabric, kubelet, namespaces
+from galactic.lab.runtime import machine
+from galactic.lab.runtime.machine import VOLATILE
+from galactic.lab.runtime.node import RealNode
 from galactic.lab.state import Node, State, environment
+from galactic.lab.supervision import CONTROLLER, TICK_SECONDS, Supervisor, become, fork, meaning, redirect
 
-VOLATILE: Final = Path("/run/galactic-volatile")
-"""Where nodes' private folders are, in the lab kernel's memory (a guest cannot make sockets in the host's files)."""
 SHARED: Final = "/run/netns"
-BACKOFF_SECONDS: Final = (1.0, 60.0)
-STEADY_SECONDS: Final = 30.0
-TICK_SECONDS: Final = 0.5
-"""Four processes look that often, and a guest is slow at every system call: at 0.2 that was a tenth of its time."""
-STOP_SECONDS: Final = 8.0
-CONTROLLER: Final = "galactic.node.__main__"
 
 log = logging.getLogger("galactic.lab.nodes")
-
-
-@dataclass(slots=True)
-class Child:
-    """One program that is kept running, except while ``held``."""
-
-    role: str
-    start: Callable[[], None]
-    held: Callable[[], bool]
-    away: Callable[[], None] = lambda: None
-    """Called as long as it is held and does not run: none is started any more while it is held."""
-    pid: int = 0
-    since: float = 0.0
-    after: float = 0.0
-    pause: float = BACKOFF_SECONDS[0]
-    asked: bool = False
-
-    def tick(self, pidfile: Path) -> None:
-        """Starts it if it should run and does not; ends it if it is held."""
-        now = time.monotonic()
-        held = self.held()
-        if self.pid and held:
-            if not self.asked:
-                os.kill(self.pid, signal.SIGTERM)
-            self.asked = True
-        elif held:
-            self.away()
-        elif not self.pid and now >= self.after:
-            self.pid, self.since = fork(self.start), now
-            partial = pidfile.with_suffix(".partial")  # whoever reads it meanwhile reads all or nothing
-            partial.write_text(f"{self.pid}\n")
-            partial.rename(pidfile)
-            log.info("%s started, pid %d", self.role, self.pid)
-
-    def ended(self, status: int, pidfile: Path) -> None:
-        """It ended with ``status``; the next start waits, longer each time it does not stay up."""
-        now = time.monotonic()
-        if self.asked:
-            log.info("%s ended, as asked, with %s", self.role, _meaning(status))
-            self.pid, self.asked, self.pause = 0, False, BACKOFF_SECONDS[0]
-            pidfile.unlink(missing_ok=True)
-            return
-        if now - self.since > STEADY_SECONDS:
-            self.pause = BACKOFF_SECONDS[0]
-        self.after = now + self.pause
-        log.warning("%s ended with %s; again in %.0f s", self.role, _meaning(status), self.pause)
-        self.pause = min(self.pause * 2, BACKOFF_SECONDS[1])
-        self.pid = 0
-        pidfile.unlink(missing_ok=True)
-
-
-def _meaning(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"signal {-code}" if code < 0 else f"status {code}"
-
-
-def fork(start: Callable[[], None]) -> int:
-    """Runs ``start`` in a child that never returns into the caller's code; its process id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        namespaces.die_with_parent()
-        start()
-        status = 0
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-    except BaseException:
-        logging.getLogger(__name__).exception("a node's process failed")
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def isolate(member: Node) -> None:
@@ -129,75 +43,14 @@ def isolate(member: Node) -> None:
     namespaces.mount("sysfs", "/sys", "sysfs")
 
 
-def redirect(path: Path) -> None:
-    """The caller's output goes to the end of ``path``."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+class StandIn(Supervisor):
+    """A node whose kubelet is ours."""
 
+    def programs(self) -> dict[str, Callable[[], None]]:
+        return {"kubelet": self._kubelet}
 
-def become(variables: dict[str, str]) -> None:
-    """The caller's environment is exactly ``variables``."""
-    os.environ.clear()
-    os.environ.update(variables)
-
-
-class Supervisor:
-    """One node: isolated, with its kubelet and its controller."""
-
-    def __init__(self, state: State, member: Node) -> None:
-        self._state, self._member = state, member
-        hold = state.hold(member.name)
-        self._children = [Child("kubelet", self._kubelet, lambda: False)]
-        if controllers.installed(CONTROLLER):
-            self._children.append(Child("controller", self._controller, hold.exists, self._away))
-        self._ending = False
-
-    def run(self) -> None:
-        """Until SIGTERM."""
-        signal.signal(signal.SIGTERM, self._terminate)
-        state, name = self._state, self._member.name
-        state.node_dir(name).mkdir(parents=True, exist_ok=True)
+    def isolate(self) -> None:
         isolate(self._member)
-        state.pid(name, "supervisor").write_text(f"{os.getpid()}\n")
-        while not self._ending:
-            for child in self._children:
-                child.tick(state.pid(name, child.role))
-            self._reap()
-            time.sleep(TICK_SECONDS)
-        state.pid(name, "supervisor").unlink(missing_ok=True)
-        self._stop()
-
-    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self._ending = True
-
-    def _away(self) -> None:
-        self._state.away(self._member.name).touch()
-
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            for child in self._children:
-                if child.pid == pid:
-                    child.ended(status, self._state.pid(self._member.name, child.role))
-
-    def _stop(self) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
-        for child in self._children:
-            if child.pid:
-                os.kill(child.pid, signal.SIGTERM)
-        while any(child.pid for child in self._children) and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.05)
-        for child in self._children:
-            if child.pid:
-                os.kill(child.pid, signal.SIGKILL)
 
     def _kubelet(self) -> None:
         state, member = self._state, self._member
@@ -214,18 +67,6 @@ class Supervisor:
             )
         )
 
-    def _controller(self) -> None:
-        state, member = self._state, self._member
-        redirect(state.logs / f"{member.name}.controller.log")
-        variables = controllers.settings(state, f"galactic-node-{member.name}")
-        variables |= broker.variables(state, broker.node(state, member.name))
-        become(
-            variables
-            | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}  # noqa: S108
-        )
-        sys.argv = ["galactic-node"]
-        importlib.import_module(CONTROLLER).main()
-
 
 def preload() -> None:
     """Imports what every node needs, before anything is forked."""
@@ -238,17 +79,25 @@ def preload() -> None:
         log.exception("%s cannot be imported; it is tried again at every start", CONTROLLER)
 
 
+def _prepare(state: State) -> None:
+    """The fabric is there, and what nodes need is imported."""
+    started = time.monotonic()
+    if state.real:
+        machine.prepare_kernel()
+    for member in state.members:
+        fabric.ensure_node(state, member)
+    preload()
+    log.info("ready to start %d nodes after %.1f s", state.nodes, time.monotonic() - started)
+
+
 def main() -> None:
     """Until SIGTERM: the fabric is there, and every node's supervisor runs."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     state = State.load(sys.argv[1])
     if state is None:
         sys.exit(f"there is no lab {sys.argv[1]!r}")
-    started = time.monotonic()
-    for member in state.members:
-        fabric.ensure_node(state, member)
-    preload()
-    log.info("ready to start %d nodes after %.1f s", state.nodes, time.monotonic() - started)
+    _prepare(state)
+    kind: type[Supervisor] = RealNode if state.real else StandIn
     ending = False
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
@@ -262,10 +111,10 @@ def main() -> None:
     while not ending:
         while waiting and state.gate.exists():
             member = waiting.pop()
-            running[fork(Supervisor(state, member).run)] = member
+            running[fork(kind(state, member).run)] = member
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
-            log.warning("supervisor of %s ended with %s", running[pid].name, _meaning(status))
+            log.warning("supervisor of %s ended with %s", running[pid].name, meaning(status))
             waiting.append(running.pop(pid))
         time.sleep(TICK_SECONDS)
     for pid in running:

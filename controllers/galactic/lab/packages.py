@@ -25,6 +25,7 @@ RUN: Final = {
     "mosquitto_sub": "mosquitto-clients",
     "openssl": "openssl",
     "sysctl": "procps",
+    "runc": "runc",
 }
 """Programs every lab runs, and the package each is in."""
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -194,21 +195,22 @@ def version(package: str) -> str | None:
     return number if status == "installed" else None
 
 
-def served(package: str) -> list[str]:
+def served(package: str, options: Sequence[str] = ()) -> list[str]:
     """The versions that apt's sources offer, newest first; empty if there is none."""
     if not shutil.which("apt-cache"):
         return []
-    done = subprocess.run(["apt-cache", "madison", package], capture_output=True, text=True, check=False)
+    command = ["apt-cache", *options, "madison", package]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     rows = ([word.strip() for word in line.split("|")] for line in done.stdout.splitlines())
     return list(dict.fromkeys(row[1] for row in rows if len(row) == 3 and row[0] == package))
 
 
-def depends(package: str) -> list[str]:
+def depends(package: str, options: Sequence[str] = ()) -> list[str]:
     """Names of the packages that ``package`` depends on; empty if apt does not know it."""
     if not shutil.which("apt-cache"):
         return []
     done = subprocess.run(
-        ["apt-cache", "depends", "--no-recommends", "--no-suggests", package],
+        ["apt-cache", *options, "depends", "--no-recommends", "--no-suggests", package],
         capture_output=True,
         text=True,
         check=False,

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from galactic.errors import Rejected, Unreachable
 from galactic.lab import assets
 from galactic.lab.assets import Assets
 from galactic.lab.kernels import choose
+from galactic.lab.runtime import sandboxes
 from galactic.lab.state import State
 
 HELD_UP: Final = re.compile(
@@ -73,24 +74,36 @@ class Places:
         if target == "fabric":
             return [f"/run/netns/{state.fabric}"]
         if target.startswith("pod/"):
-            return [f"/run/netns/{self.pod_namespace(target.removeprefix('pod/'))}"]
+            return [self.pod_namespace(target.removeprefix("pod/"))]
         member = state.node(target)
         files = [f"/run/netns/{member.namespace}"]
         try:
-            pid = int(state.pid(target, "supervisor").read_text())
+            pid = int(state.pid(target, "init" if state.real else "supervisor").read_text())
         except (OSError, ValueError):
             return files
-        return [*files, f"/proc/{pid}/ns/mnt"]
+        return [*files, *([f"/proc/{pid}/ns/pid"] if state.real else []), f"/proc/{pid}/ns/mnt"]
 
     def pod_namespace(self, pod: str) -> str:
-        """The network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``). Raises Rejected for an unknown Pod."""
+        """The file, in the lab's kernel, of the network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``).
+
+        Raises Rejected for an unknown Pod, and for one that does not run.
+        """
         namespace, _, name = pod.rpartition("/")
         found = self.kubectl(
             "get", "pod", "-n", namespace or "default", name, "-o", "jsonpath={.metadata.uid}", check=False
         )
         if not found:
             raise Rejected(f"there is no pod {name!r} in namespace {namespace or 'default'!r}", field="pod")
-        return f"pod-{found}"
+        files = self.pod_namespaces([found])
+        if found not in files:
+            raise Rejected(f"pod {name!r} in namespace {namespace or 'default'!r} does not run", field="pod")
+        return files[found]
+
+    def pod_namespaces(self, uids: Iterable[str]) -> dict[str, str]:
+        """The files, in the lab's kernel, of the network namespaces of those pods that run, by UID."""
+        if not self._state.real:
+            return {uid: f"/run/netns/pod-{uid}" for uid in uids}
+        return sandboxes.answer(self.run("kernel", sandboxes.question(uids)).stdout)
 
     def run(
         self,

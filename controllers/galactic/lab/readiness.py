@@ -47,6 +47,12 @@ def serving(lab: Asked) -> bool:
     return lab.kubectl("get", "--raw", "/readyz", check=False) == "ok"
 
 
+def registered(lab: Asked) -> bool:
+    """The API server knows all nodes."""
+    known = {node["metadata"]["name"] for node in lab.get("nodes")["items"]}
+    return {member.name for member in lab.state.members} <= known
+
+
 def nodes(lab: Asked) -> bool:
     """All nodes are Ready. What the API says may be older than the nodes' kernel, so that is asked as well."""
     tests = [

@@ -63,6 +63,11 @@ class Node:
         return IPv6Address(f"fd00:{self.number:x}::1")
 
     @property
+    def pods(self) -> IPv6Network:
+        """The addresses of its pods in the default network."""
+        return IPv6Network(f"fd01:{self.number:x}::/64")
+
+    @property
     def prefix(self) -> IPv6Network:
         """Its SRv6 prefix."""
         return IPv6Network(f"2001:db8:ff{self.number:02x}:100::/56")
@@ -78,6 +83,8 @@ class State:
     kernel: str = ""
     linux: str = PINNED
     """The guest kernel, by its name in ``guest_kernels.KERNELS``."""
+    real: bool = False
+    """Whether nodes run containerd and kubelet, and not the stand-in for both."""
     linux_source: str = ""
     """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
     kubernetes: str = ""

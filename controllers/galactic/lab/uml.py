@@ -10,10 +10,11 @@ from typing import Final
 from galactic.lab import cache, fabric
 from galactic.lab.agent import WRITABLE
 from galactic.lab.build_linux import Source, build
+from galactic.lab.kernel import entering
 from galactic.lab.processes import Program
 from galactic.lab.state import AGENT_PORT, GATEWAY, State, checkout, environment, interpreter
 
-MEMORY: Final = "2G"
+MEMORY: Final = "3G"
 TAP: Final = "tap0"
 OFFLOADS: Final = ("tso", "gso", "gro", "tx", "sg")
 REMOTE: Final = Path(__file__).with_name("remote.py")
@@ -39,6 +40,7 @@ class Uml:
             "rootflags=/",
             "ro",
             "quiet",
+            "seccomp=auto",
             f"umid=galactic-{self._state.name}",
             f"uml_dir={self._state.root / 'guest'}",
             f"vec0:transport=tap,ifname={TAP},depth=64,gro=0,vec=0",
@@ -110,5 +112,9 @@ class Uml:
         environment: Mapping[str, str] | None = None,
         terminal: bool = False,
     ) -> list[str]:
+        if any(
+            path.endswith("/pid") for path in enter
+        ):  # the agent's threads cannot have children in another one
+            argv, enter = entering(enter, argv), ()
         header = json.dumps({"enter": list(enter), "env": dict(environment or {}), "tty": terminal})
         return [sys.executable, "-ISE", str(REMOTE), str(self._state.agent_socket), header, "--", *argv]

@@ -7,7 +7,6 @@ import pytest
 
 from galactic.errors import Rejected
 from galactic.lab import fabric, state
-from galactic.lab.containers import Container, phase
 from galactic.lab.kernels import choose
 from galactic.lab.state import MAX_NODES, SRV6_SPACE, State
 
@@ -46,21 +45,6 @@ def test_latency_is_added_at_both_ends_of_a_nodes_link() -> None:
 
     assert delays(State("x")) == []
     assert ["10ms" in argv for argv in delays(State("x", latency=20))] == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("exits", "policy", "expected"),
-    [
-        pytest.param([None], "Always", "Running", id="runs"),
-        pytest.param([1], "Always", "Running", id="will-be-restarted"),
-        pytest.param([0, 0], "Never", "Succeeded", id="all-done"),
-        pytest.param([0, 1], "Never", "Failed", id="one-failed"),
-        pytest.param([1], "OnFailure", "Running", id="will-be-retried"),
-    ],
-)
-def test_a_pods_phase(exits: list[int | None], policy: str, expected: str) -> None:
-    containers = [Container({"name": "c"}, "", None, lambda: None, exit=code) for code in exits]  # type: ignore[arg-type]
-    assert phase(containers, policy) == expected
 
 
 def test_ports_stay_free_until_the_lab_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,49 +1,23 @@
-"""What the router's tests share: endpoints by number, and brokers of their own."""
+"""What the router's tests share. Time passes by itself where a test waits for nothing outside its event loop."""
 
-import shutil
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from ipaddress import IPv6Network
-from pathlib import Path
+import asyncio
+from collections.abc import Callable, Mapping
 
 import pytest
+from clockwork import Clockwork
+from registrations import World
 from waits import until
 
-from galactic.bus import client, paho, unconfirmed
-from galactic.lab import mosquitto
-from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
-from galactic.names import function_hex, vpc_hex
 from galactic.router import hearing
-from galactic.srv6 import sid
 
-PATIENCE_SECONDS = 120
-LAST = "$SYS/broker/version"
-"""What every Mosquitto retains."""
+SERVED = ("test_inspection.py", "test_joining.py")
+"""A socket, and a file that a thread reads."""
 
 
-class World:
-    """Nodes n1, n2, … with prefixes of their own, and endpoints on them."""
-
-    topics = Topics("galactic/v1")
-
-    @staticmethod
-    def prefix(node: str) -> IPv6Network:
-        return IPv6Network(f"2001:db8:ff01:{int(node[1:]):x}00::/56")
-
-    def endpoint(
-        self, node: str, function: int, *networks: str, epoch: int = 1, vpc: int = 0x4D2
-    ) -> Endpoint:
-        address = str(sid(self.prefix(node), vpc, function))
-        return Endpoint(vpc_hex(vpc), function_hex(function), f"ns/a{function}", address, networks, epoch)
-
-    def status(self, node: str, cluster: str = "default") -> tuple[str, bytes]:
-        return self.topics.status(cluster, node), encode(NodeStatus("online", str(self.prefix(node)), "1"))
-
-    def endpoints(
-        self, node: str, sequence: int, *endpoints: Endpoint, cluster: str = "default"
-    ) -> tuple[str, bytes]:
-        return self.topics.endpoints(cluster, node), encode(NodeEndpoints(sequence, endpoints))
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"real": asyncio.new_event_loop} if item.path.name in SERVED else {"clockwork": Clockwork}
 
 
 @pytest.fixture
@@ -51,51 +25,9 @@ def world() -> World:
     return World()
 
 
-class Mosquitto(mosquitto.Mosquitto):
-    """A broker of the test's own that says what it retains."""
-
-    def retained(self, filters: str = "galactic/v1/vpcs/#") -> dict[str, str]:
-        """What ``mosquitto_sub`` is given that subscribes now, all of it, however long that takes.
-
-        A broker sends what it retains in the order of the filters, so there is no more when the last one's is there.
-        """
-        program = shutil.which("mosquitto_sub")
-        assert program, "mosquitto_sub is needed: apt-get install mosquitto-clients"
-        asked = ("-t", filters, "-t", LAST, "--retained-only", "-k", "600")
-        found: dict[str, str] = {}
-        with subprocess.Popen(
-            [program, "-p", str(self.port), *asked, "-F", "%t %p"], stdout=subprocess.PIPE, text=True
-        ) as listening:
-            # Killed: of what it catches, SIGTERM or its own alarm, it can hang for ever.
-            impatient = threading.Timer(PATIENCE_SECONDS, listening.kill)
-            impatient.start()
-            assert listening.stdout
-            for line in listening.stdout:
-                topic, _, payload = line.rstrip("\n").partition(" ")
-                if topic == LAST:
-                    break
-                found[topic] = payload
-            else:
-                pytest.fail("the broker did not say what it retains")
-            impatient.cancel()
-            listening.kill()
-        return found
-
-
-@pytest.fixture(name="mosquitto")
-def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path)
-    yield broker
-    broker.kill()
-
-
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither we nor the broker are given up for being held up, and nobody is heard again without a reason."""
-    monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
-    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
-    monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
-    monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
+    """Nobody is heard again without a reason."""
     monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
 
 

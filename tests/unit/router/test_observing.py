@@ -121,7 +121,7 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
 
         controller._bus.publish = slow
         attach(world, broker, "10.1.1.1/32")
-        await until(lambda: (figure(controller, "oldest_change_seconds") or 0) > 0.05)
+        await until(lambda: (figure(controller, "oldest_change_seconds") or 0) > 0)
         free.set()
         await until(lambda: controller.idle)
         assert figure(controller, "oldest_change_seconds") == 0

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 
 import pytest
 
@@ -212,7 +213,8 @@ class Outsider:
             return None
         assert all(shard.keys() == {"revision", "of", "routes"} for shard in shards)
         routes = [route for shard in shards for route in shard["routes"]]
-        return routes if len(routes) == head["count"] else None
+        adds_up = (len(routes), digest(routes)) == (head["count"], head["digest"])
+        return routes if adds_up and all(shard["of"] == head["shards"] for shard in shards) else None
 
     def close(self) -> None:
         self._sub.kill()  # of SIGTERM, which it catches, it can hang for ever
@@ -241,6 +243,17 @@ def outsider(mosquitto) -> Iterator[Outsider]:
         router.terminate()
         router.wait()
         found.close()
+
+
+def digest(routes: list[dict]) -> str:
+    """As docs/architecture.md describes it: the sum, modulo 2^64, of an 8-byte BLAKE2b of each route."""
+    texts = (
+        "|".join([it["network"], ",".join(it["segments"]), it["cluster"], it["node"], it["function"]])
+        + f"|{it['epoch']}"
+        for it in routes
+    )
+    total = sum(int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts)
+    return f"{total % (1 << 64):016x}"
 
 
 def by_network(routes: list[dict]) -> list[dict]:

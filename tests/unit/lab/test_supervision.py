@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic.lab import nodes
-from galactic.lab.nodes import Child
+from galactic.lab import supervision
+from galactic.lab.supervision import Child
 
 
 class Held:
@@ -16,8 +16,8 @@ class Held:
         self.held = False
         self.pidfile = folder / "controller.pid"
         self.child = Child("controller", lambda: None, lambda: self.held, lambda: self.done.append("away"))
-        monkeypatch.setattr(nodes, "fork", lambda _start: self.done.append("started") or 42)
-        monkeypatch.setattr(nodes.os, "kill", lambda _pid, number: self.done.append(number.name))
+        monkeypatch.setattr(supervision, "fork", lambda _start: self.done.append("started") or 42)
+        monkeypatch.setattr(supervision.os, "kill", lambda _pid, number: self.done.append(number.name))
 
     def tick(self) -> None:
         self.child.tick(self.pidfile)

@@ -26,10 +26,10 @@ VPC, NODES, STEPS = 0x4D2, 4, 14
 PATIENCE_SECONDS = 150
 HERE = "galactic/v1/vpcs/0000000004d2"
 BROKERS = [
-    pytest.param(True, "", id="with-its-database"),
-    pytest.param(False, "", id="empty-each-time"),
-    pytest.param(False, "max_queued_messages 8\nmax_inflight_messages 4", id="drops"),
+    pytest.param("", id="empty-each-time"),
+    pytest.param("max_queued_messages 8\nmax_inflight_messages 4", id="drops"),
 ]
+"""Neither keeps what it retains. One that does is killed in test_killed.py."""
 
 
 class Replica:
@@ -131,9 +131,9 @@ def believed(retained: dict[str, str]) -> dict[str, Route] | None:
 class Stage:
     """Everybody, and what happens to them."""
 
-    def __init__(self, world, mosquitto, seed: int, **broker) -> None:
-        self.mosquitto, self.broker, self.dice, self.vote = mosquitto, broker, random.Random(seed), Vote()
-        mosquitto.start(**broker)
+    def __init__(self, world, mosquitto, seed: int, extra: str) -> None:
+        self.mosquitto, self.extra, self.dice, self.vote = mosquitto, extra, random.Random(seed), Vote()
+        mosquitto.start(extra=extra)
         self.nodes = Nodes(world, mosquitto.url)
         self.replicas = {name: Replica(mosquitto.url, self.vote, name) for name in ("a", "b")}
 
@@ -167,7 +167,7 @@ class Stage:
         if moves:
             self.nodes.move(self.dice)
         if event == "broker":
-            self.mosquitto.start(**self.broker)
+            self.mosquitto.start(extra=self.extra)
         if event in ("leader", "handover"):
             self.vote.elect(other)
         if event == "leader":
@@ -196,14 +196,14 @@ class Stage:
 
 
 @pytest.mark.timeout(6 * PATIENCE_SECONDS)
-@pytest.mark.parametrize(("persistence", "extra"), BROKERS)
+@pytest.mark.parametrize("extra", BROKERS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_whatever_dies_what_is_retained_is_the_table(
-    world, mosquitto, until, monkeypatch, *, persistence: bool, extra: str, seed: int
+    world, mosquitto, until, monkeypatch, *, extra: str, seed: int
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
     monkeypatch.setattr(hearing, "HEAR_SECONDS", 1.0)  # what is dropped is lost until then
-    async with Stage(world, mosquitto, seed, persistence=persistence, extra=extra) as stage:
+    async with Stage(world, mosquitto, seed, extra) as stage:
         for _ in range(STEPS):
             await stage.step()
         for last in ("nothing", "broker", "leader"):  # and nobody says anything new after it

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab.cni import Attachment, PluginFailed, Runtime, conflist
+from galactic.lab.runtime.libcni import Attachment, PluginFailed, Runtime, conflist
 
 ATTACHMENT = Attachment("c1", "/run/netns/x", "net1", "IgnoreUnknown=1", {"ips": ["10.0.0.1"]})
 LIST = {
@@ -34,10 +34,10 @@ def calls(folder: Path) -> list[tuple[list[str], dict[str, object]]]:
     return result
 
 
-async def test_add_chains_results_and_passes_capabilities(tmp_path: Path) -> None:
+def test_add_chains_results_and_passes_capabilities(tmp_path: Path) -> None:
     plugin(tmp_path, "first")
     plugin(tmp_path, "second")
-    result = await Runtime([tmp_path]).add(LIST, ATTACHMENT)
+    result = Runtime([tmp_path]).add(LIST, ATTACHMENT)
     assert result == {"cniVersion": "1.0.0", "by": "second"}
     (words, one), (_, two) = calls(tmp_path)
     assert words == ["first", "ADD", "c1", "net1"]
@@ -51,25 +51,25 @@ async def test_add_chains_results_and_passes_capabilities(tmp_path: Path) -> Non
     assert "runtimeConfig" not in two
 
 
-async def test_delete_goes_backwards_with_the_result_of_add(tmp_path: Path) -> None:
+def test_delete_goes_backwards_with_the_result_of_add(tmp_path: Path) -> None:
     plugin(tmp_path, "first")
     plugin(tmp_path, "second")
-    await Runtime([tmp_path]).delete(LIST, ATTACHMENT, {"by": "second"})
+    Runtime([tmp_path]).delete(LIST, ATTACHMENT, {"by": "second"})
     assert [(words[0], body["prevResult"]) for words, body in calls(tmp_path)] == [
         ("second", {"by": "second"}),
         ("first", {"by": "second"}),
     ]
 
 
-async def test_a_refusal_carries_the_plugins_own_words(tmp_path: Path) -> None:
+def test_a_refusal_carries_the_plugins_own_words(tmp_path: Path) -> None:
     plugin(tmp_path, "first", body='echo \'{"code": 11, "msg": "come back", "details": "later"}\'; exit 1\n')
     with pytest.raises(PluginFailed, match=r"come back \(code 11\): later"):
-        await Runtime([tmp_path]).add(LIST, ATTACHMENT)
+        Runtime([tmp_path]).add(LIST, ATTACHMENT)
 
 
-async def test_a_missing_plugin_is_named(tmp_path: Path) -> None:
+def test_a_missing_plugin_is_named(tmp_path: Path) -> None:
     with pytest.raises(PluginFailed, match="'first'"):
-        await Runtime([tmp_path]).add(LIST, ATTACHMENT)
+        Runtime([tmp_path]).add(LIST, ATTACHMENT)
 
 
 def test_a_single_configuration_becomes_a_list() -> None:

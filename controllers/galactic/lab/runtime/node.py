@@ -1,0 +1,62 @@
+"""A real node: a machine with containerd, kubelet, Galactic's controller, and the stand-in for Multus."""
+
+import os
+import signal
+from collections.abc import Callable
+
+from galactic.lab import fabric
+from galactic.lab.runtime import containerd, kubelet, machine, multus, programs
+from galactic.lab.state import Node, State, environment
+from galactic.lab.supervision import Supervisor, become, fork, redirect
+
+
+class RealNode(Supervisor):
+    """Ends with its machine: pods do not outlive it, as on a node that is powered off."""
+
+    def __init__(self, state: State, member: Node) -> None:
+        self._built = programs.find(state.kubernetes)
+        self._plugins = (state.tools / "cni", self._built.plugins)
+        self._init = 0
+        super().__init__(state, member)
+
+    def programs(self) -> dict[str, Callable[[], None]]:
+        return {"containerd": self._containerd, "kubelet": self._kubelet}
+
+    def isolate(self) -> None:
+        """Boots the node: what a reboot does not keep is gone, its first process runs, its networks are configured."""
+        init = self._state.pid(self._member.name, "init")
+        if init.exists():
+            fabric.remake_node(self._state, self._member)
+            machine.forget_boot(self._member)
+        machine.isolate(self._member)
+        ready, tell = os.pipe()
+        self._init = fork(lambda: machine.init(tell))
+        os.close(tell)
+        os.read(ready, 1)
+        os.close(ready)
+        init.write_text(f"{self._init}\n")
+        multus.configure(self._member.pods, self._state.identity("multus"), self._plugins)
+
+    def ended(self, pid: int) -> bool:
+        """With its first process the kernel has ended everything else in the node."""
+        if pid != self._init:
+            return False
+        self._init, self._ending = 0, True
+        return True
+
+    def _stop(self) -> None:
+        super()._stop()
+        if self._init:
+            os.kill(self._init, signal.SIGKILL)
+
+    def _containerd(self) -> None:
+        redirect(self._state.logs / f"{self._member.name}.containerd.log")
+        become(environment())
+        containerd.start(self._built.containerd, self._plugins, kubelet.DEFINITIONS, self._built.images)
+
+    def _kubelet(self) -> None:
+        state, member = self._state, self._member
+        redirect(state.logs / f"{member.name}.kubelet.log")
+        become(environment())
+        identity = state.identity(f"kubelet-{member.name}")
+        kubelet.start(self._built.kubelet, member.name, str(member.address), identity)

@@ -1,0 +1,198 @@
+"""Nodes with containerd, kubelet and runc: what Galactic promises holds where pods are Kubernetes' own, and not ours.
+
+A lab of its own, as the other stories' nodes have a stand-in for a kubelet.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from story import ANSWER_SECONDS, POD_SECONDS, Tenant, eventually, tenancy
+
+from galactic.lab.cluster import Lab
+from galactic.lab.runtime.selections import STATUS
+from galactic.lab.state import checkout
+
+VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
+IMAGE = "nicolaka/netshoot:v0.13"
+GALACTIC = Path(sys.executable).with_name("galactic")
+
+
+@pytest.fixture
+def blue(real: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    with tenancy(real, request.node.name) as make:
+        yield make("blue")
+
+
+def inside(lab: Lab, namespace: str, pod: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    """A command in the pod's container, as kubectl exec runs it."""
+    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "exec", "-n", namespace, pod, "--"]
+    return subprocess.run(
+        [*command, *argv], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+    )
+
+
+def pings(lab: Lab, namespace: str, pod: str, address: str) -> bool:
+    return inside(lab, namespace, pod, "ping", "-c", "1", "-W", "2", address).returncode == 0
+
+
+def pods(lab: Lab, tenant: Tenant, selector: str) -> list[dict[str, Any]]:
+    found = lab.get("pods", "-n", tenant.namespace, "-l", selector)["items"]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def status(lab: Lab) -> str:
+    variables = os.environ | {"KUBECONFIG": str(lab.kubeconfig)}
+    command = [str(GALACTIC), "status"]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=variables, check=False
+    ).stdout
+
+
+def test_the_examples(real: Lab) -> None:
+    """Two tenants with equal addresses: whom they reach, by commands inside of their containers."""
+    real.kubectl("apply", "-f", str(checkout() / "examples"))
+    for namespace in ("blue", "green"):
+        timeout = f"--timeout={POD_SECONDS}s"
+        real.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", timeout)
+    for pod, address in (
+        ("web", "10.1.1.2"),
+        ("web", "2001:10:1:1::2"),
+        ("web", "10.1.1.3"),
+        ("api", "192.168.3.1"),
+    ):
+        eventually(f"{pod} reaches {address}", lambda p=pod, a=address: pings(real, "blue", p, a))
+    assert not pings(real, "green", "one", "10.1.1.3"), "db is blue's"
+    assert not pings(real, "blue", "web", "10.1.1.4"), "three is green's"
+
+    annotations = real.get("pod", "-n", "blue", "web")["metadata"]["annotations"]
+    default, attached = json.loads(annotations[STATUS])
+    assert (default["interface"], default["default"]) == ("eth0", True)
+    assert (attached["name"], attached["interface"]) == ("blue/web", "galactic0")
+    assert attached["ips"] == ["10.1.1.1", "2001:10:1:1::1"]
+    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(real))
+    real.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
+
+
+def test_a_deployment_rolls(real: Lab, blue: Tenant) -> None:
+    """Each replica has an attachment of its own; those of replaced pods go with them."""
+    blue.make_vpc()
+    blue.apply(workload("Deployment", "web", replicas=2))
+    rolled(real, blue, "deployment/web")
+    before = attachments(real, blue)
+    assert len(before) == 2
+    real.kubectl("rollout", "restart", "-n", blue.namespace, "deployment/web")
+    rolled(real, blue, "deployment/web")
+    after = eventually("two new ones", lambda: len(attachments(real, blue)) == 2 and attachments(real, blue))
+    assert not after & before
+    one, two = pods(real, blue, "app=web")
+    eventually("they reach each other", lambda: pings(real, blue.namespace, *between(real, blue, one, two)))
+
+
+def test_a_job_completes(real: Lab, blue: Tenant) -> None:
+    blue.make_vpc()
+    job = workload("Job", "once", command=["ip", "address", "show", "dev", "galactic0"])
+    blue.apply(job)
+    real.kubectl("wait", "-n", blue.namespace, "--for=condition=Complete", "job/once", "--timeout=300s")
+    assert "inet 10.1.1." in real.kubectl("logs", "-n", blue.namespace, "job/once")
+    real.kubectl("delete", "job", "-n", blue.namespace, "once", f"--timeout={POD_SECONDS}s")
+    eventually("its attachment is gone", lambda: not attachments(real, blue))
+
+
+def test_kubelet_and_containerd_restart_under_pods(real: Lab, blue: Tenant) -> None:
+    blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
+    blue.reaches("one", "10.1.1.2")
+    for program in ("kubelet", "containerd"):
+        before = real.state.pid("node-1", program).read_text()
+        real.kill(f"{program}/node-1")
+        eventually(f"another {program}", lambda p=program, b=before: restarted(real, "node-1", p, b))
+        assert blue.ping("one", "10.1.1.2", count=3)
+    blue.delete_pod("one")
+    blue.pod("one", "node-1")
+    blue.reaches("one", "10.1.1.2")
+
+
+def test_a_sandbox_is_made_again(real: Lab, blue: Tenant) -> None:
+    """Its process died: kubelet makes another one for the same pod, which has its interface and address again."""
+    blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
+    blue.reaches("two", "10.1.1.1")
+    before = blue.attachment("one")["status"]["endpoint"]["epoch"]
+    uid = real.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"]
+    script = (
+        f"for f in $(find /sys/fs/cgroup -path '*pod{uid}/*' -name cgroup.procs); do kill -9 $(cat $f); done"
+    )
+    real.run("kernel", ["sh", "-c", script], check=False)
+    newer = lambda: (blue.endpoint("one") or {"epoch": 0})["epoch"] > before  # noqa: E731
+    eventually("it is attached anew", newer, seconds=POD_SECONDS)
+    blue._namespaces.clear()
+    assert real.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"] == uid
+    blue.reaches("two", "10.1.1.1")
+
+
+def test_a_node_is_powered_off_and_on(real: Lab, blue: Tenant) -> None:
+    """Its first process is killed, and everything in it with that. Its pods come back with their interfaces."""
+    blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
+    blue.reaches("two", "10.1.1.1")
+    before = blue.attachment("one")["status"]["endpoint"]["epoch"]
+    init = real.state.pid("node-1", "init").read_text()
+    real.run("kernel", ["kill", "-9", init.strip()])
+    eventually("it boots", lambda: restarted(real, "node-1", "init", init))
+    newer = lambda: (blue.endpoint("one") or {"epoch": 0})["epoch"] > before  # noqa: E731
+    eventually("its pod is attached anew", newer, seconds=POD_SECONDS)
+    blue._namespaces.clear()
+    blue.reaches("two", "10.1.1.1")
+
+
+def test_a_pod_starts_while_multus_is_away(real: Lab, blue: Tenant) -> None:
+    """It runs without its interface, as with Multus' thick daemon; made again, it has it."""
+    blue.make_vpc()
+    blue.attach("one", "10.1.1.1/24")
+    real.take_multus("node-1")
+    try:
+        blue.pod("one", "node-1")
+    finally:
+        real.bring_multus("node-1")
+    assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode != 0
+    blue.delete_pod("one")
+    blue.pod("one", "node-1")
+    assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode == 0
+
+
+def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | None = None) -> dict[str, Any]:
+    """A Deployment or a Job whose pods are in the VPC."""
+    container = {"name": "main", "image": IMAGE} | ({"command": command} if command else {})
+    spec: dict[str, Any] = {"containers": [container], "terminationGracePeriodSeconds": 1}
+    if kind == "Job":
+        spec["restartPolicy"] = "Never"
+    template = {"metadata": {"labels": {"app": name}, "annotations": {VPC: "vpc"}}, "spec": spec}
+    body: dict[str, Any] = {"template": template}
+    if kind == "Deployment":
+        body |= {"replicas": replicas, "selector": {"matchLabels": {"app": name}}}
+    version = "batch/v1" if kind == "Job" else "apps/v1"
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": body}
+
+
+def rolled(lab: Lab, tenant: Tenant, what: str) -> None:
+    lab.kubectl("rollout", "status", "-n", tenant.namespace, what, f"--timeout={POD_SECONDS}s")
+
+
+def attachments(lab: Lab, tenant: Tenant) -> set[str]:
+    return {each["metadata"]["name"] for each in lab.get("vpca", "-n", tenant.namespace)["items"]}
+
+
+def between(lab: Lab, tenant: Tenant, one: dict[str, Any], two: dict[str, Any]) -> tuple[str, str]:
+    """The name of one pod, and an address of the other's attachment."""
+    networks = json.loads(two["metadata"]["annotations"][STATUS])
+    return one["metadata"]["name"], networks[1]["ips"][0]
+
+
+def restarted(lab: Lab, node: str, program: str, before: str) -> bool:
+    try:
+        return lab.state.pid(node, program).read_text() != before
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,77 @@
+"""A router's real peers: a broker for each test, and a PostgreSQL server for those that ask for one."""
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from registrations import World
+from waits import until
+
+from galactic.bus import client, paho, unconfirmed
+from galactic.lab import mosquitto
+from galactic.router import hearing
+
+PATIENCE_SECONDS = 120
+LAST = "$SYS/broker/version"
+"""What every Mosquitto retains."""
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class Mosquitto(mosquitto.Mosquitto):
+    """A broker of the test's own that says what it retains."""
+
+    def retained(self, filters: str = "galactic/v1/vpcs/#") -> dict[str, str]:
+        """What ``mosquitto_sub`` is given that subscribes now, all of it, however long that takes.
+
+        A broker sends what it retains in the order of the filters, so there is no more when the last one's is there.
+        """
+        program = shutil.which("mosquitto_sub")
+        assert program, "mosquitto_sub is needed: apt-get install mosquitto-clients"
+        asked = ("-t", filters, "-t", LAST, "--retained-only", "-k", "600")
+        found: dict[str, str] = {}
+        with subprocess.Popen(
+            [program, "-p", str(self.port), *asked, "-F", "%t %p"], stdout=subprocess.PIPE, text=True
+        ) as listening:
+            # Killed: of what it catches, SIGTERM or its own alarm, it can hang for ever.
+            impatient = threading.Timer(PATIENCE_SECONDS, listening.kill)
+            impatient.start()
+            assert listening.stdout
+            for line in listening.stdout:
+                topic, _, payload = line.rstrip("\n").partition(" ")
+                if topic == LAST:
+                    break
+                found[topic] = payload
+            else:
+                pytest.fail("the broker did not say what it retains")
+            impatient.cancel()
+            listening.kill()
+        return found
+
+
+@pytest.fixture(name="mosquitto")
+def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither we nor the broker are given up for being held up, and nobody is heard again without a reason."""
+    monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
+    monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
+    monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
+    monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
+    monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
+
+
+@pytest.fixture(name="until")
+def _until() -> Callable[..., object]:
+    return until
