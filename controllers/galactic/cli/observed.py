@@ -193,8 +193,10 @@ def arrived(  # noqa: PLR0917 - both ends of a way
         yield Hop(f"{device} on {node}", f"{_at_most(into)} of {requests} went to the pod", STOPS, between)
         return
     if back is not None and back < echo.sent:
-        out_again = f"at most {back} answers" if back else "no answer"
-        what = f"{requests} went into it, {out_again} came out of it: it may not answer pings"
+        what = (
+            f"{requests} went into it, {_at_most(back)} of {echo.sent} answers came out of it: "
+            "it may not answer pings"
+        )
         remedy = (
             "a packet filter in the pod, or a pod that only passes packets on: ask its own service instead"
         )

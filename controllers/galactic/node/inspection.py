@@ -137,7 +137,8 @@ async def inspection(
 def _by_device(found: Mapping[Neighbour, NeighbourState]) -> dict[str, dict[str, str]]:
     devices: dict[str, dict[str, str]] = {}
     for (device, address), state in found.items():
-        devices.setdefault(device, {})[str(address)] = state
+        if not address.is_multicast:
+            devices.setdefault(device, {})[str(address)] = state
     return devices
 
 

@@ -167,7 +167,12 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
         pytest.param(
             replace(SILENCE, there=counted(far=(0, 3))),
             None,
-            *("unknown", "pod blue/api", "3 echo requests went into it, no answer came out of it", "service"),
+            *(
+                "unknown",
+                "pod blue/api",
+                "3 echo requests went into it, none of 3 answers came out of it",
+                "service",
+            ),
             id="the-pod-answers-no-pings",
         ),
         pytest.param(
