@@ -455,3 +455,8 @@ def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]],
     things["Pod web"]["metadata"]["ownerReferences"] = owners
     (found,) = (each for each in findings(world(things)) if each.reason == "PodNotAttached")
     assert (found.severity, found.remedy) == (PROBLEM, remedy)
+
+
+def test_a_controller_that_is_away_elsewhere_hides_no_pod() -> None:
+    elsewhere = (program("node", node="node-1"), program("node", 0, node="node-2"))
+    assert unattached(detached(), components=elsewhere) == ["Pod blue/web"]
