@@ -265,6 +265,8 @@ def test_its_programs_do_their_work(release: Release) -> None:
     eventually("a pod of a VPC is let in", lambda: not refusal(lab, pod("two", "vpc", "blue")))
     eventually("it gets its own", lambda: len(lab.get("vpcattachments", "-n", "tenant")["items"]) == 2)
     eventually("it is missed", lambda: "missing" in refusal(lab, pod("three", "vpc-attachment", "missing")))
+    other = merged(attachment("other", "kept"), nested("spec.vpc.namespace", "default"))
+    eventually("another namespace's VPC is closed", lambda: "denied the request" in refusal(lab, other))
     release.apply(vpc("blue", "10.1.1.0/24", "10.1.2.0/24"))
     nad = lambda: lab.get("net-attach-def", "one", "-n", "tenant")["spec"]["config"]  # noqa: E731
     eventually("the definition follows", lambda: "10.1.2.0/24" in nad())
