@@ -20,10 +20,12 @@ INIT = """#!/bin/sh
 mount -t proc proc /proc && mount -t sysfs sysfs /sys && mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/tmp
 ip link set lo up
 cd {checkout} && env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/var/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={path} \\
-  {python} -m pytest -q --color=no --tb=short --timeout=1800 -p no:cacheprovider -m "vrf or every_kernel" {tests}
+  {python} -m pytest -q --color=no --tb=short --timeout=1800 {without} -m "vrf or every_kernel" {tests}
 echo "guest: exit code $?"
 halt -f
 """
+WITHOUT = f"-p no:cacheprovider -p no:hypothesispytest -p no:xdist --confcutdir={HERE}"
+"""What no test here needs and takes seconds to import in a guest."""
 FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
 
 
@@ -47,7 +49,8 @@ def test_in_a_guest(tmp_path: Path, kernel: str, file: str) -> None:
     assert linux, f"the {kernel} guest kernel ({source or 'not chosen yet'}) is not built: galactic lab build"
     init = tmp_path / "init"
     path = f"{CHECKOUT / 'controllers'}:{CHECKOUT / 'src'}"
-    init.write_text(INIT.format(checkout=CHECKOUT, path=path, python=sys.executable, tests=HERE / file))
+    words = {"python": sys.executable, "without": WITHOUT, "tests": HERE / file}
+    init.write_text(INIT.format(checkout=CHECKOUT, path=path, **words))
     init.chmod(0o755)
     root = "root=/dev/root rootfstype=hostfs rootflags=/ ro"
     arguments = f"{root} mem=1G quiet seccomp=auto con=null con0=null,fd:1 ssl=null"

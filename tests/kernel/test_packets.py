@@ -224,9 +224,11 @@ class Fabric:
         made.setblocking(False)
         return made
 
-    def policy(self, backend: str, policy: str) -> None:
-        for command in ("iptables", "ip6tables"):
-            self.sh(self.spaces["node"], f"{command}-{backend} -w -P FORWARD {policy}")
+    def empty(self, backend: str, policy: str) -> None:
+        """Nothing is left in the tables, and FORWARD has that policy."""
+        tables = f"*raw\\nCOMMIT\\n*filter\\n:FORWARD {policy} [0:0]\\nCOMMIT\\n"
+        commands = (f"printf '{tables}' | {name}-{backend}-restore -w" for name in ("iptables", "ip6tables"))
+        self.sh(self.spaces["node"], "\n".join(commands))
 
     def put(self, backend: str, rules: list[FirewallRule]) -> None:
         order = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]})
@@ -313,12 +315,11 @@ def fabric() -> Iterator[Fabric]:
 
 @contextmanager
 def clean(fabric: Fabric, backend: str, policy: str = "ACCEPT") -> Iterator[None]:
-    fabric.policy(backend, policy)
+    fabric.empty(backend, policy)
     try:
         yield
     finally:
-        fabric.put(backend, [])
-        fabric.policy(backend, "ACCEPT")
+        fabric.empty(backend, "ACCEPT")
 
 
 @pytest_backends

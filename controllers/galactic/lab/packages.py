@@ -32,7 +32,6 @@ POLICY: Final = Path("/usr/sbin/policy-rc.d")
 MARK: Final = "# made by galactic lab while it installs packages; safe to delete\n"
 DAEMONS: Final = {
     "mosquitto": "mosquitto.service",
-    "etcd-server": "etcd.service",
     "postgresql": "postgresql.service",
     "prometheus": "prometheus.service",
 }
