@@ -9,6 +9,8 @@ import pytest
 from galactic.linux import neighbours
 from galactic.linux.kernel import LinuxKernel
 
+pytestmark = pytest.mark.every_kernel
+
 DEVICE = "G000000001001H"
 POD = {4: ip_address("10.1.1.1"), 6: ip_address("2001:10:1:1::1")}
 """As ``pair`` has them."""
