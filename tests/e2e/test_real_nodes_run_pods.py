@@ -149,7 +149,7 @@ def test_a_node_is_powered_off_and_on(real: Lab, blue: Tenant) -> None:
 
 
 def test_a_pod_starts_while_multus_is_away(real: Lab, blue: Tenant) -> None:
-    """It runs without its interface, as with Multus' thick daemon; made again, it has it."""
+    """It runs without its interface, and `galactic status` finds it; made again, it has it."""
     blue.make_vpc()
     blue.attach("one", "10.1.1.1/24")
     real.take_multus("node-1")
@@ -158,9 +158,12 @@ def test_a_pod_starts_while_multus_is_away(real: Lab, blue: Tenant) -> None:
     finally:
         real.bring_multus("node-1")
     assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode != 0
+    eventually("it is found", lambda: "PodNotAttached" in status(real))
+    assert f"kubectl delete pod -n {blue.namespace} one" in " ".join(status(real).split())
     blue.delete_pod("one")
     blue.pod("one", "node-1")
     assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode == 0
+    eventually("it is not found any more", lambda: "PodNotAttached" not in status(real))
 
 
 def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | None = None) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def resolve(name: str) -> Source:
     """The source of that kernel, chosen and recorded if it is not settled. Raises BuildFailed if apt has none."""
     if source := settled(name):
         return source
-    source = _backport(KERNELS[name].suite) if KERNELS[name].suite else _offered(KERNELS[name])
+    suite = KERNELS[name].suite
+    source = (_backport(suite) if suite else None) or _offered(KERNELS[PINNED if suite else name])
     if source is None:
         source = known(name)
         if source is None or not build(source).built():
@@ -129,7 +130,10 @@ def _backport(suite: str) -> Source | None:
 def remark(name: str, source: Source) -> str:
     """Why it is another kernel than the table has; empty if it is not."""
     wanted = KERNELS[name]
-    if wanted.suite or (source.package == wanted.package and wanted.version in {None, source.version}):
+    if wanted.suite:
+        why = f"apt does not reach {wanted.suite}: {source} is taken, in which processes start more slowly"
+        return "" if source.suite else why
+    if source.package == wanted.package and wanted.version in {None, source.version}:
         return ""
     which = "newest" if wanted.version is None else "oldest"
     return f"apt does not offer {wanted}: {source} is taken, the {which} of its package"

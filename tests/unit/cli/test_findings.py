@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from states import NOW, Things, condition, event, fine, lease, node, pod, program, segment, world
+from states import NOW, Things, condition, endpoint, event, fine, lease, node, pod, program, segment, world
 
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
 
@@ -308,6 +308,7 @@ def test_two_pods_on_one_attachment() -> None:
     things = fine()
     things["Pod twin"] = pod("web", 2)
     things["Pod twin"]["metadata"]["name"] = "twin"
+    things["NodeSegment node-2"]["status"]["endpoints"].append(endpoint("web", 2, 1, 1))
     (found,) = findings(world(things))
     assert (found.severity, found.about, found.reason) == (NOTE, "VPCAttachment blue/web", "Shared")
     assert "blue/twin, blue/web" in found.message
@@ -380,3 +381,82 @@ def test_times_without_a_zone_are_utc_and_nonsense_is_long_ago() -> None:
     assert seconds("2027-01-15T08:00:00Z") == NOW
     assert seconds("2027-01-15T08:00:00") == NOW
     assert seconds("") == 0.0
+
+
+def detached(**fields: Any) -> Things:
+    """Web runs, and its node has no endpoint for it."""
+    things = fine()
+    things["NodeSegment node-1"]["status"]["endpoints"] = []
+    things["Pod web"]["status"].update(fields)
+    return things
+
+
+def unattached(things: Things, **given: Any) -> list[str]:
+    return [each.about for each in findings(world(things, **given)) if each.reason == "PodNotAttached"]
+
+
+SANDBOX = {"type": "PodReadyToStartContainers", "status": "True"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "accused"),
+    [
+        pytest.param({"startTime": "2027-01-15T07:59:30Z"}, True, id="for-30-s"),
+        pytest.param({"startTime": "2027-01-15T07:59:31Z"}, False, id="for-29-s"),
+        pytest.param(
+            {
+                "startTime": "2027-01-15T07:00:00Z",
+                "conditions": [SANDBOX | {"lastTransitionTime": "2027-01-15T07:59:50Z"}],
+            },
+            False,
+            id="its-sandbox-is-new",
+        ),
+        pytest.param({"phase": "Pending"}, False, id="it-does-not-run"),
+        pytest.param({"phase": "Succeeded"}, False, id="it-has-ended"),
+    ],
+)
+def test_a_pod_that_runs_without_its_interface_is_found(fields: dict[str, Any], accused: bool) -> None:
+    assert unattached(detached(**fields)) == ["Pod blue/web"] * accused
+
+
+def test_a_pod_that_is_attached_elsewhere_only_is_found() -> None:
+    things = fine()
+    things["Pod web"]["spec"]["nodeName"] = "node-2"
+    assert unattached(things) == ["Pod blue/web"]
+
+
+def test_a_pod_on_the_network_of_its_node_has_no_interface() -> None:
+    things = detached()
+    things["Pod web"]["spec"]["hostNetwork"] = True
+    assert unattached(things) == []
+
+
+def test_a_node_that_does_not_update_its_segment_accuses_no_pod() -> None:
+    silent = detached()
+    silent["NodeSegment node-1"]["status"]["conditions"] = []
+    gone = detached()
+    del gone["NodeSegment node-1"]
+    away = (program("node", 0, node="node-1"), program("node", node="node-2"))
+    assert unattached(silent) == unattached(gone) == unattached(detached(), components=away) == []
+
+
+@pytest.mark.parametrize(
+    ("owners", "remedy"),
+    [
+        (
+            [{"kind": "ReplicaSet", "name": "web"}],
+            "kubectl delete pod -n blue web; its owner makes another one",
+        ),
+        ([], "kubectl delete pod -n blue web; then make it again"),
+    ],
+)
+def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]], remedy: str) -> None:
+    things = detached()
+    things["Pod web"]["metadata"]["ownerReferences"] = owners
+    (found,) = (each for each in findings(world(things)) if each.reason == "PodNotAttached")
+    assert (found.severity, found.remedy) == (PROBLEM, remedy)
+
+
+def test_a_controller_that_is_away_elsewhere_hides_no_pod() -> None:
+    elsewhere = (program("node", node="node-1"), program("node", 0, node="node-2"))
+    assert unattached(detached(), components=elsewhere) == ["Pod blue/web"]

@@ -167,6 +167,20 @@ def test_a_choice_for_another_pin_is_none(apt: Apt, monkeypatch: pytest.MonkeyPa
     assert known("pinned") == Source(PACKAGE, "6.1.180-1")
 
 
+def test_another_suite_that_cannot_be_reached_gives_way_to_the_pinned_kernel(
+    apt: Apt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backport = Source("linux-source-7.3", "7.3.4-1", "trixie-backports")
+    monkeypatch.setattr(guest_kernels, "_backport", lambda _suite: backport)
+    assert resolve("backports") == backport
+    assert Source.parse(str(backport)) == backport
+    assert remark("backports", backport) == ""
+    passed(guest_kernels.DAY_SECONDS + 1)
+    monkeypatch.setattr(guest_kernels, "_backport", lambda _suite: None)
+    assert resolve("backports") == Source(PACKAGE, "6.1.176-1")
+    assert "does not reach trixie-backports" in remark("backports", Source(PACKAGE, "6.1.176-1"))
+
+
 def test_a_record_that_cannot_be_read_is_none(apt: Apt) -> None:
     cache.root().mkdir()
     for text in ("", "{", '{"newest": {"colour": "blue"}}'):

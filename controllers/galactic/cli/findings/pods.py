@@ -1,11 +1,14 @@
 """Findings about pods that ask for an attachment and were not given one."""
 
 from collections.abc import Iterator
+from typing import Final
 
-from galactic.cli.findings.finding import PROBLEM, Finding
+from galactic.cli.findings.finding import PROBLEM, Finding, seconds
 from galactic.cli.world import World, over, wanted, wants_vpc
 from galactic.kube.client import Object
 
+UNATTACHED_SECONDS: Final = 30.0
+"""A pod that runs for less than that may be attached already, and its NodeSegment a moment behind."""
 ANEW = "make it anew; the webhooks were away when it was made"
 
 
@@ -31,8 +34,40 @@ def pods(world: World) -> Iterator[Finding]:
             yield Finding(
                 PROBLEM, about, "AttachmentNotFound", told, "apply it; the pod then starts by itself"
             )
+        elif node := _unattached(world, pod, asked):
+            told = (
+                f"it runs on {node} without its VPC interface: Multus did not call Galactic when it started"
+            )
+            again = "its owner makes another one" if meta.get("ownerReferences") else "then make it again"
+            remedy = f"kubectl delete pod -n {meta['namespace']} {meta['name']}; {again}"
+            yield Finding(PROBLEM, about, "PodNotAttached", told, remedy)
 
 
 def runs(pod: Object) -> bool:
     """Whether all of it was attached and started."""
     return (pod.get("status") or {}).get("phase") == "Running"
+
+
+def _unattached(world: World, pod: Object, attachment: str) -> str:
+    """The node on which a pod runs without its attachment; empty if it has it, or if that cannot be known.
+
+    A node whose controller is away does not update its NodeSegment, which then accuses no pod.
+    """
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    node = str(spec.get("nodeName") or "")
+    segment = world.segments.get(node)
+    if not runs(pod) or spec.get("hostNetwork") or segment is None or not segment.status.conditions:
+        return ""
+    if any(each.kind == "node" and each.node == node and not each.ready for each in world.components):
+        return ""
+    if any(each.attachment == attachment for each in segment.status.endpoints):
+        return ""
+    # A sandbox that is made again, as after a reboot, is newer than the pod.
+    sandboxes = (
+        each.get("lastTransitionTime")
+        for each in status.get("conditions") or ()
+        if each.get("type") == "PodReadyToStartContainers"
+    )
+    started = status.get("startTime") or pod["metadata"].get("creationTimestamp")
+    since = max(seconds(each or "") for each in (started, *sandboxes))
+    return node if world.at - since >= UNATTACHED_SECONDS else ""
