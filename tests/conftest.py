@@ -17,7 +17,7 @@ from xdist.workermanage import NodeManager, WorkerController
 WHOLE = ("tests/image/", "tests/chart/")
 """One image store, and one cluster that a chart is installed in. Of others, those of one file."""
 LONG = (
-    *("tests/chart/", "the_cli_says_what_is_wrong", "the_cli_tests_connectivity"),
+    *("the_cli_says_what_is_wrong", "real_nodes", "tests/chart/", "the_cli_tests_connectivity"),
     *("tests/image/", "every_panel_shows_data", "preflight", "a_node_restarts", "mtu", "operator_comes"),
     *("webhooks_come", "nodes_fall_back", "two_clusters", "tutorials", "demo", "a_node_reboots"),
 )

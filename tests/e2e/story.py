@@ -20,9 +20,9 @@ SECONDS = 120.0
 POD_SECONDS = 400
 """Whatever a runtime's back-off makes of a first failure."""
 TRIES = 60
-PAUSES = (0.1, 1.0)
-"""Between two tries: at first, and at most. Each try costs a process, often one on the nodes' kernel."""
 """A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
+PAUSES = (0.1, 1.0)
+"""Seconds between two tries, at first and at most: a try costs a process, often one on the nodes' kernel."""
 MOST = 4
 ANSWER_SECONDS = 400
 """For a command on the nodes' kernel."""
