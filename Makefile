@@ -9,8 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
+# What `make test` runs before image, chart and stories.
+FIRST := $(addprefix tests/,kernel unit peers plugin tilt docs observability)
 # How many stories are told side by side, each in a lab of its own. A lab waits more than it works: two cores carry two.
 LABS ?= $(if $(GALACTIC_LAB),0,2)
+# How many processes run the tests before the stories: half as many again as there are processors, as some of them wait.
+WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 # Tests end with a table of what they took from the machine, and of what was built since this moment.
 VERSIONS := --versions=$(shell date +%s)
 
@@ -40,7 +44,7 @@ venv: $(VENV)/made ## the Python environment
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
 	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
-test: venv $(VENV)/docs-made ## everything: unit and kernel tests, then image, chart and the e2e stories; LABS=1 one by one
+test: venv $(VENV)/docs-made ## everything: what make unit runs, kernels, databases, brokers, then image, chart and stories; LABS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
 	@$(BIN)/pytest tests/kernel tests/unit tests/peers tests/plugin tests/tilt tests/docs tests/observability -n auto $(VERSIONS)
@@ -52,8 +56,8 @@ endif
 plugin: venv ## the CNI plugin with an interpreter of its own, into dist/plugin
 	@$(BIN)/python -m cni_plugin.bundle dist/plugin $(BIN_DIR)
 
-unit: venv ## unit tests alone
-	@$(BIN)/pytest tests/unit -n auto $(VERSIONS) $(ARGS)
+unit: venv ## unit tests alone, in a minute or so
+	@$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(VERSIONS) $(ARGS)
 
 check: venv ## style, types, layers, generated files
 	@$(BIN)/ruff check .

@@ -1,4 +1,5 @@
-"""Which tests stay together when others run beside them (``-n 2 --dist loadfile``): what shares what is made once.
+"""Which tests stay together when others run beside them (``-n 3 --dist loadfile``): what shares what is made once. And
+which of them begin first.
 
 And what hypothesis tries: the same cases at each run, however long each takes. New ones are for people:
 ``GALACTIC_RANDOM_HISTORIES=1000``.
@@ -11,10 +12,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadFileScheduling
-from xdist.workermanage import NodeManager
+from xdist.workermanage import NodeManager, WorkerController
 
 WHOLE = ("tests/image/", "tests/chart/")
 """One image store, and one cluster that a chart is installed in. Of others, those of one file."""
+LONG = (
+    *("the_cli_says_what_is_wrong", "real_nodes", "tests/chart/", "the_cli_tests_connectivity"),
+    *("tests/image/", "every_panel_shows_data", "preflight", "a_node_restarts", "mtu", "operator_comes"),
+    *("webhooks_come", "nodes_fall_back", "two_clusters", "tutorials", "demo", "a_node_reboots"),
+)
+"""What takes half a minute or more, the longest first: short ones at the end leave no worker without work."""
 
 INTERRUPTED_SECONDS: Final = 60
 """After Ctrl-C, for each worker to take down what it made; ten, which is usual, are too short for a lab."""
@@ -35,10 +42,24 @@ if FIXED:  # or constants of whatever else a worker has imported by then are amo
 
 
 class Together(LoadFileScheduling):
-    """A folder of WHOLE is one piece of work, and so is each other file."""
+    """A folder of WHOLE is one piece of work, and so is each other file; those of LONG come first."""
 
     def _split_scope(self, nodeid: str) -> str:
         return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        self.workqueue.move_to_end(min(self.workqueue, key=rank), last=False)
+        super()._assign_work_unit(node)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """A worker has no more ahead of it than it must know of: the test after the one that runs."""
+        if not self.workqueue or self._pending_of(self.assigned_work[node]) <= 1:
+            super()._reschedule(node)
+
+
+def rank(scope: str) -> int:
+    """The place in the order in which pieces of work are begun."""
+    return next((place for place, name in enumerate(LONG) if name in scope), len(LONG))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -21,6 +21,8 @@ POD_SECONDS = 400
 """Whatever a runtime's back-off makes of a first failure."""
 TRIES = 60
 """A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
+PAUSES = (0.1, 1.0)
+"""Seconds between two tries, at first and at most: a try costs a process, often one on the nodes' kernel."""
 MOST = 4
 ANSWER_SECONDS = 400
 """For a command on the nodes' kernel."""
@@ -41,7 +43,7 @@ true
 
 def eventually(what: str | Callable[[], str], true: Callable[[], object], seconds: float = SECONDS) -> Any:
     """The first true answer of ``true``; fails naming ``what`` and the last answer, after that time and TRIES, or after
-    MOST times that time.
+    MOST times that time. What has not come true for long is asked for less often.
     """
     began, tries = time.monotonic(), 0
     while not (answer := true()):
@@ -49,7 +51,7 @@ def eventually(what: str | Callable[[], str], true: Callable[[], object], second
         if now > MOST * seconds or (now > seconds and tries >= TRIES):
             asked = what if isinstance(what, str) else what()
             pytest.fail(f"not within {now:.0f} s: {asked} (last answer: {answer!r})")
-        time.sleep(0.25)
+        time.sleep(min(max(PAUSES[0], now / 4), PAUSES[1]))
     return answer
 
 

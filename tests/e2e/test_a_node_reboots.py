@@ -3,6 +3,7 @@ newer than before; what nobody made again is forgotten.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from story import DESTROY, Tenant, eventually
 
@@ -37,7 +38,7 @@ def test_reboot(tenants: Callable[..., Tenant], lab: Lab) -> None:
     lab.hold(NODE)
     try:
         for pod in ("again", "never"):
-            lab.run("kernel", ["ip", "netns", "delete", blue.netns(pod)])
+            lab.run("kernel", ["ip", "netns", "delete", Path(blue.netns(pod)).name])
         lab.exec(NODE, ["sh", "-c", DESTROY])
         lab.exec(NODE, ["find", FOLDER, "-mindepth", "1", "-delete"])
     finally:

@@ -3,6 +3,7 @@ kernel, not in the node's segment, not in the table, not in the attachment's sta
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from story import Tenant, eventually, is_again, kernel, steady
 
@@ -18,7 +19,7 @@ def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
     assert sid in str(kernel(lab, "node-2"))
 
     # The kubelet knows of nothing: neither it nor the API server has anything deleted.
-    lab.run("kernel", ["ip", "netns", "delete", blue.netns("gone")])
+    lab.run("kernel", ["ip", "netns", "delete", Path(blue.netns("gone")).name])
     is_again("node-1", before, lambda: kernel(lab, "node-1"))
     eventually("its endpoint is withdrawn", lambda: blue.endpoint("gone") is None)
     eventually("node-2 forgot the route", lambda: sid not in str(kernel(lab, "node-2")))

@@ -42,7 +42,7 @@ def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
         told = json.loads(lab.run(NODE, argv, timeout=1200).stdout)
         held, done = told["held"], told["done"]
         assert len(done) >= 4, f"too few kinds of operations: {done}"
-        pods = {**held, blue.netns("here"): ["galactic0"]}
+        pods = {**held, Path(blue.netns("here")).name: ["galactic0"]}
         wanted = sum(map(len, pods.values()))
         eventually("what vanished is forgotten", lambda: forgotten(lab, wanted))
         before = kernel(lab, pods)

@@ -1,6 +1,6 @@
 """What a pod makes up by hand gets nowhere: packets to SIDs, to the nodes, with somebody else's source, with a routing
 header. All of it is sent for real, beside permitted packets that do arrive, and once more with the protections of the
-node away: then it arrives, so that the silence before means something.
+node away: then it arrives, so that the silence before means something. Two VPCs with the same addresses stay apart.
 """
 
 import sys
@@ -35,13 +35,14 @@ GREEN = {NEAR: (OWN_4, OWN_6), FAR: (TWO_4, TWO_6)}
 
 @dataclass(frozen=True)
 class Attempt:
-    """A packet, from blue's pod ``one`` or from ``outside`` (the fabric). ``hears``: who hears it where nothing of ours
-    protects; None: the kernel drops it then, too. ``made`` gets green's SIDs by pod, and the packet's mark.
+    """A packet, from blue's pod ``one``, green's ``near`` or from ``outside`` (the fabric). ``hears``: who hears it
+    where nothing of ours protects; None: the kernel drops it then, too. ``made`` gets green's SIDs by pod, and the
+    packet's mark.
     """
 
     made: Callable[[Mapping[str, str], str], Packet]
     hears: str | None
-    sender: Literal["one", "outside"] = "one"
+    sender: Literal["one", "near", "outside"] = "one"
 
 
 def inner(version: int, pod: str, mark: str) -> Packet:
@@ -120,6 +121,10 @@ PERMITTED = {
     "a-member-to-a-sid": Attempt(to_sid(NEAR, LOOPBACK_2, "6"), NEAR, "outside"),
     "outside-to-a-service": Attempt(plain(IPv6(src="fd00:1::1", dst=NODE_1)), "services-1", "outside"),
 }
+OF_GREEN = {
+    "of-green": Attempt(plain(IP(src=OWN_4, dst=TWO_4)), FAR, NEAR),
+    "of-green-6": Attempt(plain(IPv6(src=OWN_6, dst=TWO_6)), FAR, NEAR),
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class Scene:
     vrf: str  # blue's on node-1
     sids: Mapping[str, str]  # green's
 
-    def sent(self, attempts: Mapping[str, Attempt]) -> Heard:
+    def sent(self, attempts: Mapping[str, Attempt], permitted: Mapping[str, Attempt] = PERMITTED) -> Heard:
         """What is heard of all that, sent in order; the permitted packets come last, and are heard."""
         listen: dict[str, dict[str, object]] = {
             name: {"netns": self.wire.pod(tenant, name)}
@@ -148,9 +153,11 @@ class Scene:
         listen["node-2"] = {"netns": self.wire.node("node-2"), "device": "eth0"}
         packets = [
             (self.ports[each.sender], each.made(self.sids, mark))
-            for mark, each in {**attempts, **PERMITTED}.items()
+            for mark, each in {**attempts, **permitted}.items()
         ]
-        return self.wire.exchange(packets, listen, [(each.hears, mark) for mark, each in PERMITTED.items()])
+        return self.wire.exchange(
+            packets, listen, [(each.hears, mark) for mark, each in permitted.items() if each.hears]
+        )
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +182,11 @@ def scene(lodgers: Callable[..., Tenant], lab: Lab) -> Scene:
         for name in GREEN
     }
     vpc = lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
-    ports = {"one": wire.port(blue, "one", "node-1"), "outside": wire.underlay("node-1")}
+    ports = {
+        "one": wire.port(blue, "one", "node-1"),
+        NEAR: wire.port(green, NEAR, "node-1"),
+        "outside": wire.underlay("node-1"),
+    }
     return Scene(lab, wire, blue, green, ports, names.vrf(int(vpc, 16)), sids)
 
 
@@ -213,6 +224,13 @@ def unprotected_heard(scene: Scene, protected_heard: Heard) -> Heard:
 @pytest.mark.parametrize("mark", ATTEMPTS)
 def test_nobody_hears(protected_heard: Heard, mark: str) -> None:
     assert [listener for listener in protected_heard.counts if mark in protected_heard.at(listener)] == []
+
+
+def test_equal_addresses_lead_to_pods_of_the_same_vpc(scene: Scene) -> None:
+    """A pod of each VPC sends to the same addresses, from the same address and node."""
+    heard = scene.sent({}, OF_GREEN | PERMITTED)
+    assert heard.at("two") == {"permitted", "permitted-6"}
+    assert heard.at(FAR) == set(OF_GREEN)
 
 
 def test_a_routing_header_that_leads_through_a_pod_of_its_vpc(scene: Scene) -> None:

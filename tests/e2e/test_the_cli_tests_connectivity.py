@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from story import eventually
 
 from galactic.lab.cluster import Lab
@@ -38,12 +39,19 @@ def left(lab: Lab) -> str:
 
 
 def hindered(lab: Lab, node: str) -> list[str]:
-    """Why no pod is attached there, as stories before this one may have left it for a moment."""
+    """Why no pod is attached there."""
     taints = [each["key"] for each in lab.get("node", node)["spec"].get("taints", ())]
     conditions = lab.get("nodesegment", node)["status"].get("conditions", ())
     return taints + [
         each["type"] for each in conditions if each["type"] == "Ready" and each["status"] != "True"
     ]
+
+
+@pytest.fixture(autouse=True)
+def unhindered(lab: Lab) -> None:
+    """A lab that has just come up, or the story before this one, may keep pods away for a moment."""
+    for node in ("node-1", "node-2"):
+        eventually(f"nothing hinders pods on {node}: {hindered(lab, node)}", lambda: not hindered(lab, node))  # noqa: B023
 
 
 def test_all_is_well_and_nothing_is_left(lab: Lab) -> None:
@@ -59,8 +67,6 @@ def test_all_is_well_and_nothing_is_left(lab: Lab) -> None:
 def test_what_does_not_get_through_is_told(lab: Lab) -> None:
     """Nothing crosses the underlay between the two nodes."""
     prefix = str(lab.state.node("node-2").prefix)
-    for node in ("node-1", "node-2"):
-        eventually(f"nothing hinders pods on {node}: {hindered(lab, node)}", lambda: not hindered(lab, node))  # noqa: B023
     lab.exec("node-1", ["ip", "-6", "route", "add", "unreachable", prefix, "metric", "1"])
     try:
         found = tried(lab, "--timeout", "30", "--nodes", "node-1,node-2", ends=3)

@@ -28,7 +28,7 @@ MARK = re.compile(rb"galactic:([\w-]+);")
 BUFFER = 1 << 22
 HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
 FORCED_BUFFER = 33  # SO_RCVBUFFORCE: beyond what the system lets anybody have
-AGAIN_SECONDS = 2.0
+AGAIN_SECONDS = 1.0
 OWN = f"/proc/self/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
 
 
@@ -89,20 +89,23 @@ def exchange(request: dict[str, Any]) -> dict[str, Any]:
         with inside(one["netns"]):
             subprocess.run(one["argv"], check=True)
 
-    def send() -> None:
+    def send(marks: set[str] | None = None) -> float:
+        """All, or those with these marks; returns when."""
         for one in request["send"]:
-            senders[one["netns"], one["device"]].send(bytes.fromhex(one["frame"]))
-            listen(0)
+            frame = bytes.fromhex(one["frame"])
+            if marks is None or not marks.isdisjoint(map(bytes.decode, MARK.findall(frame))):
+                senders[one["netns"], one["device"]].send(frame)
+                listen(0)
+        return time.monotonic()
 
-    send()
-    deadline = time.monotonic() + request["seconds"]
+    sent = send()
+    deadline = sent + request["seconds"]
     awaited = [tuple(pair) for pair in request["until"]]
     while awaited and (left := deadline - time.monotonic()) > 0:
         listen(min(left, AGAIN_SECONDS) if request["again"] else left)
-        missing = [(name, mark) for name, mark in awaited if not counts[name][mark]]
-        if request["again"] and missing == awaited:
-            send()
-        awaited = missing
+        awaited = [(name, mark) for name, mark in awaited if not counts[name][mark]]
+        if request["again"] and time.monotonic() - sent >= AGAIN_SECONDS:
+            sent = send({mark for _, mark in awaited})
     listen(0)
     return {"heard": counts, "missing": awaited}
 

@@ -81,8 +81,8 @@ class Wire:
         again: bool = False,
     ) -> Heard:
         """Sends packets, in order, and listens until the marks ``until`` (listener, mark) have come; fails if they do
-        not. Immediately before the first packet the commands ``first`` (namespace, command) are run. ``again``: all is
-        sent once more after seconds in which nothing came, for what a kernel does only so often.
+        not. Immediately before the first packet the commands ``first`` (namespace, command) are run. ``again``: what
+        has not come is sent once more each second, for what a kernel does only so often.
         """
         frames = [
             {
