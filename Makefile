@@ -47,7 +47,7 @@ demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leave
 test: venv $(VENV)/docs-made ## everything: what make unit runs, kernels, databases, brokers, then image, chart and stories; LABS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest tests/kernel tests/unit tests/peers tests/plugin tests/tilt tests/docs tests/observability -n auto $(VERSIONS)
+	@$(BIN)/pytest $(FIRST) -n auto $(VERSIONS)
 	@$(BIN)/pytest tests/image tests/chart tests/e2e -n $(LABS) --dist loadfile -v $(VERSIONS)
 else
 	@$(BIN)/pytest $(VERSIONS) $(ARGS)
