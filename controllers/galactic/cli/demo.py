@@ -21,6 +21,8 @@ from galactic.lab.state import checkout
 
 SETTLE_SECONDS: Final = 400.0
 CAPTURE_SECONDS: Final = 120
+INTERFACE: Final = "galactic0"
+"""The pods' interface in the VPC. On real nodes they have eth0 as well, which leads to the underlay."""
 REACH_TRIES: Final = 60
 TRACES: Final = 3
 """Rows that are not as expected are traced, the first ones."""
@@ -201,7 +203,8 @@ def _recorded(lab: Lab) -> bool:
 
 
 def _ping(lab: Lab, pod: str, address: str, count: int = 1) -> bool:
-    argv = ["ping", "-n", f"-c{count}", "-i0.2", "-W1", address]
+    through = ["-I", INTERFACE] if lab.state.real else []
+    argv = ["ping", "-n", *through, f"-c{count}", "-i0.2", "-W1", address]
     return lab.run(f"pod/{pod}", argv, check=False).returncode == 0
 
 
