@@ -79,6 +79,14 @@ def test_the_examples(real: Lab) -> None:
     real.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
 
 
+def test_the_demo(real: Lab) -> None:
+    """What `make demo` shows: pods have a default network as well, which is no way out of the VPC."""
+    argv = [str(GALACTIC), "demo", "--name", real.state.name]
+    shown = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    real.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
+
+
 def test_a_deployment_rolls(real: Lab, blue: Tenant) -> None:
     """Each replica has an attachment of its own; those of replaced pods go with them."""
     blue.make_vpc()
