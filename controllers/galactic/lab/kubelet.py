@@ -21,9 +21,9 @@ from galactic.errors import GalacticError
 from galactic.kube.client import Conflict, Kube, NotFound, Object, connect
 from galactic.kube.informer import Informer, Key
 from galactic.kube.resources import LEASES, NODES, PODS
-from galactic.lab.cni import Runtime
 from galactic.lab.containers import stamp
 from galactic.lab.pod import Pod
+from galactic.lab.runtime.libcni import Runtime
 from galactic.lab.sandbox import Record, Sandboxes
 
 LEASE_SECONDS: Final = 40

@@ -10,9 +10,9 @@ from typing import Any, Final
 from galactic.errors import GalacticError
 from galactic.kube.client import Kube, NotFound, Object
 from galactic.kube.resources import EVENTS, NADS, PODS
-from galactic.lab.cni import conflist
 from galactic.lab.containers import Container, phase, stamp
-from galactic.lab.multus import NETWORKS, STATUS, selections, status
+from galactic.lab.runtime.libcni import conflist
+from galactic.lab.runtime.selections import NETWORKS, STATUS, selections, status
 from galactic.lab.sandbox import NETNS, Network, Record, Sandboxes
 
 BACKOFF_SECONDS: Final = (1.0, 30.0)

@@ -6,16 +6,21 @@ The record is what makes a restart safe: whatever was begun is known, and DEL ge
 import asyncio
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from galactic.errors import GalacticError
-from galactic.lab.cni import Attachment, Config, Runtime
-from galactic.lab.multus import Selection
+from galactic.lab.runtime.libcni import Attachment, Config, Runtime
+from galactic.lab.runtime.selections import Selection
 
 NETNS = Path("/run/netns")
+MOST_CALLS: Final = 128
+"""More than a node has pods."""
+Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -77,6 +82,7 @@ class Sandboxes:
 
     def __init__(self, folder: Path, runtime: Runtime) -> None:
         self._folder, self._runtime = folder, runtime
+        self._callers = ThreadPoolExecutor(MOST_CALLS, thread_name_prefix="cni")
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self) -> dict[str, Record]:
@@ -104,7 +110,7 @@ class Sandboxes:
         await _ip("netns", "add", record.netns)
         await _ip("-n", record.netns, "link", "set", "lo", "up")
         for network in record.networks:
-            network.result = await self._runtime.add(network.config, record.attachment(network))
+            network.result = await self._call(self._runtime.add, network.config, record.attachment(network))
             self.save(record)
         record.ready = True
         self.save(record)
@@ -113,13 +119,16 @@ class Sandboxes:
         """Nothing is left of it: DEL in reverse order, the namespace, the record. Raises until that is so."""
         there = self.exists(record)
         for network in reversed(record.networks):
-            await self._runtime.delete(
-                network.config, record.attachment(network, netns=there), network.result
-            )
+            attachment = record.attachment(network, netns=there)
+            await self._call(self._runtime.delete, network.config, attachment, network.result)
         if there:
             await _ip("netns", "delete", record.netns)
         with suppress(FileNotFoundError):
             (self._folder / f"{record.uid}.json").unlink()
+
+    async def _call(self, plugins: Callable[..., Result], *arguments: Any) -> Result:
+        """A call of plugins, which blocks its thread: no pod's waits for another's."""
+        return await asyncio.get_running_loop().run_in_executor(self._callers, plugins, *arguments)
 
 
 async def _ip(*arguments: str) -> None:

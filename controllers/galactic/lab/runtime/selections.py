@@ -88,9 +88,9 @@ def _word(word: str) -> dict[str, Any]:
 
 
 def status(results: Sequence[tuple[Selection, Mapping[str, Any]]]) -> str:
-    """The network-status annotation for CNI results; the first one is the default network's."""
+    """The network-status annotation for CNI results. The default network is the one without a namespace."""
     entries = []
-    for number, (selection, result) in enumerate(results):
+    for selection, result in results:
         interfaces = [one for one in result.get("interfaces") or () if one.get("sandbox")]
         mac = next((one["mac"] for one in interfaces if one.get("mac")), "")
         name = f"{selection.namespace}/{selection.name}" if selection.namespace else selection.name
@@ -99,7 +99,7 @@ def status(results: Sequence[tuple[Selection, Mapping[str, Any]]]) -> str:
                 "name": name,
                 "interface": interfaces[0]["name"] if interfaces else selection.interface,
                 "ips": addresses(result),
-                "default": number == 0,
+                "default": not selection.namespace,
                 "dns": result.get("dns") or {},
             }
             | ({"mac": mac} if mac else {})
