@@ -233,7 +233,7 @@ class State:
         return self.node_dir(node) / "away"
 
     def pid(self, node: str, role: str) -> Path:
-        """Process id, in the lab's kernel, of a node's ``supervisor`` or of one of its programs, such as ``kubelet``."""
+        """Process id, in the lab's kernel, of a node's ``supervisor`` or of a program of it, such as ``kubelet``."""
         return self.node_dir(node) / f"{role}.pid"
 
     def make_root(self) -> None:
