@@ -75,7 +75,10 @@ def test_attached_moved_and_gone(blue: Tenant) -> None:
     told = history(blue, "10.1.1.2")
     assert all(each["since"] < each["until"] for each in told)
     assert all(one["until"] <= other["since"] for one, other in itertools.pairwise(told))
-    assert [each["epoch"] for each in told] == sorted({each["epoch"] for each in told})
+    # The third is on a node that knows of no holder, so a clock that ran ahead elsewhere does not order it.
+    first, second, third = (each["epoch"] for each in told)
+    assert first < second
+    assert third not in (first, second)
     assert all(each["began_exactly"] and each["ended_exactly"] for each in told)
     assert holders(blue, "10.1.1.1") == [(f"{blue.namespace}/one", "node-1", True)]
     assert holders(blue, "10.1.1.9") == []
