@@ -39,11 +39,11 @@ class Facts:
     epoch: int
 
     @property
-    def arguments(self) -> dict[str, str]:
-        """The Dockerfile's build arguments."""
+    def labels(self) -> dict[str, str]:
+        """OCI annotations. Given as options, because buildah's layer cache does not see arguments within LABEL."""
         created = datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        said = {"VERSION": self.version, "REVISION": self.revision, "CREATED": created, "SOURCE": self.source}
-        return {name: value for name, value in said.items() if value}
+        said = {"version": self.version, "revision": self.revision, "created": created, "source": self.source}
+        return {f"org.opencontainers.image.{name}": value for name, value in said.items()}
 
 
 def facts(environment: Mapping[str, str] = os.environ) -> Facts:
@@ -113,7 +113,7 @@ def command(
     name: str, tag: str, said: Facts, *, base: str = "", target: str = "image", more: Sequence[str] = ()
 ) -> list[str]:
     """What that engine is called with, in the project's folder."""
-    arguments = said.arguments | ({"BASE": base} if base else {})
+    arguments = {"BASE": base} if base else {}
     times = [f"--timestamp={said.epoch}"]
     if name == "docker":  # BuildKit takes it as an argument
         arguments["SOURCE_DATE_EPOCH"] = str(said.epoch)
@@ -121,6 +121,7 @@ def command(
     return [
         name,
         *("build", "--file", DOCKERFILE, "--target", target, "--tag", tag, *times, *more),
+        *(word for key, value in said.labels.items() for word in ("--label", f"{key}={value}")),
         *(word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")),
         ".",
     ]
