@@ -93,9 +93,9 @@ async def test_the_node_controller_asks_many_and_reads_them_in_one_go(pair, pod,
         assert await kernel.solicit(wanted) == {*wanted} - {("gone", POD[4]), ("d0", POD[6])}
         states = await _settled(kernel)
         assert {device for device, _ in states} == {DEVICE}
-        assert {address for _, address in states} >= {*POD.values(), *(address for _, address in many)}
         assert {states[DEVICE, address] for address in POD.values()} == {"REACHABLE"}
-        assert {states[neighbour] for neighbour in many} == {"FAILED"}
+        # The kernel forgets what failed when there is much of it, in all namespaces together (gc_thresh1).
+        assert {states.get(neighbour, "FAILED") for neighbour in many} == {"FAILED"}
         sh(pod, "ip link set galactic0 arp off; ip addr flush dev galactic0")
         sh(pair, f"ip neigh flush dev {DEVICE}")
         await kernel.solicit([(DEVICE, address) for address in POD.values()])
