@@ -9,12 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
-# What `make test` runs before image, chart and stories.
-FIRST := $(addprefix tests/,kernel unit peers plugin tilt docs observability)
-# How many stories are told side by side, each in a lab of its own. A lab waits more than it works: two cores carry two.
-LABS ?= $(if $(GALACTIC_LAB),0,2)
-# How many processes run the tests before the stories: half as many again as there are processors, as some of them wait.
-WORKERS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
+# How many processes run tests: half as many again as there are processors, as some of them wait. Each has a lab of its
+# own, but with GALACTIC_LAB there is one.
+WORKERS ?= $(if $(GALACTIC_LAB),0,$(shell echo $$(($$(nproc) * 3 / 2))))
 # Tests end with a table of what they took from the machine, and of what was built since this moment.
 VERSIONS := --versions=$(shell date +%s)
 
@@ -44,11 +41,10 @@ venv: $(VENV)/made ## the Python environment
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
 	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
-test: venv $(VENV)/docs-made ## everything: what make unit runs, kernels, databases, brokers, then image, chart and stories; LABS=1 one by one
+test: venv $(VENV)/docs-made ## everything: what make unit runs, kernels, databases, brokers, image, chart and stories; WORKERS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
-	@$(BIN)/pytest $(FIRST) -n auto $(VERSIONS)
-	@$(BIN)/pytest tests/image tests/chart tests/e2e -n $(LABS) --dist loadfile -v $(VERSIONS)
+	@$(BIN)/pytest tests -n $(WORKERS) --dist loadfile $(VERSIONS)
 else
 	@$(BIN)/pytest $(VERSIONS) $(ARGS)
 endif

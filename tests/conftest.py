@@ -14,10 +14,11 @@ from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import NodeManager, WorkerController
 
+GUEST = "test_in_guest.py"
 WHOLE = ("tests/image/", "tests/chart/")
 """One image store, and one cluster that a chart is installed in. Of others, those of one file."""
 LONG = (
-    *("the_cli_says_what_is_wrong", "real_nodes", "tests/chart/", "the_cli_tests_connectivity"),
+    *("the_cli_says_what_is_wrong", "tests/chart/", "the_cli_tests_connectivity"),
     *("tests/image/", "every_panel_shows_data", "preflight", "a_node_restarts", "mtu", "operator_comes"),
     *("webhooks_come", "nodes_fall_back", "two_clusters", "tutorials", "demo", "a_node_reboots"),
 )
@@ -42,9 +43,11 @@ if FIXED:  # or constants of whatever else a worker has imported by then are amo
 
 
 class Together(LoadFileScheduling):
-    """A folder of WHOLE is one piece of work, and so is each other file; those of LONG come first."""
+    """A folder of WHOLE is one piece of work, and so are each boot of a guest and each other file; LONG comes first."""
 
     def _split_scope(self, nodeid: str) -> str:
+        if GUEST in nodeid:
+            return nodeid
         return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
     def _assign_work_unit(self, node: WorkerController) -> None:

@@ -23,6 +23,7 @@ from story import Tenant, fresh, tenancy
 from galactic.errors import GalacticError
 from galactic.lab import cleanup
 from galactic.lab.cluster import Lab
+from galactic.lab.guest_kernels import PINNED
 
 LABS = pytest.StashKey[dict[str, Lab]]()
 BEGAN = pytest.StashKey[dict[str, dict[Path, int]]]()
@@ -108,9 +109,9 @@ def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def real(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
-    """A lab whose nodes run containerd and kubelet."""
-    with standing(pytestconfig, f"{lab_name}-real", real=True) as one:
+def oldest(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
+    """A lab in a guest of the oldest kernel."""
+    with standing(pytestconfig, f"{lab_name}-oldest", linux=PINNED) as one:
         yield one
 
 

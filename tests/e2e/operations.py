@@ -1,6 +1,6 @@
 """Random operations on one node, through the CNI plugin as a runtime calls it; runs on that node, in the lab's kernel.
 
-``operations.py PLUGIN PIDFILE SEED COUNT``: makes and removes namespaces called ``wild-N``, attaches them to VPCs that
+``operations.py PLUGIN SEED COUNT``: makes and removes namespaces called ``wild-N``, attaches them to VPCs that
 only this node knows, calls ADD and DEL too often, lets namespaces vanish without a DEL, and kills the node controller.
 One line of JSON at the end: the namespaces that are attached, each with its interfaces, and how often what was done.
 """
@@ -25,8 +25,8 @@ TRIES = 600
 class Node:
     """A runtime's view of what it has attached: (container, interface) → slot."""
 
-    def __init__(self, plugin: str, pidfile: Path, chance: random.Random) -> None:
-        self._plugin, self._pidfile, self._chance = plugin, pidfile, chance
+    def __init__(self, plugin: str, chance: random.Random) -> None:
+        self._plugin, self._chance = plugin, chance
         self._made = 0
         self.held: dict[tuple[int, str], tuple[str, str]] = {}
         self.done: Counter[str] = Counter()
@@ -81,8 +81,9 @@ class Node:
             subprocess.run(["ip", "netns", "delete", f"wild-{number}"], check=True)
 
     def kill(self) -> None:
-        with suppress(OSError, ValueError):
-            os.kill(int(self._pidfile.read_text()), signal.SIGKILL)
+        for pid in controllers():
+            with suppress(OSError):  # it ended by itself
+                os.kill(pid, signal.SIGKILL)
 
     def _free(self) -> tuple[str, str] | None:
         taken = set(self.held.values())
@@ -120,6 +121,16 @@ class Node:
         sys.exit(f"{command} {which} {slot}: {done.stdout.decode()} {done.stderr.decode()}")
 
 
+def controllers() -> list[int]:
+    """Process ids, in the node, of its controller: a fork of the program that makes nodes, as init is."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if b"galactic.lab.nodes" in path.read_bytes() and path.parent.name != "1":
+                found.append(int(path.parent.name))
+    return found
+
+
 def config(vpc: str, function: str) -> dict[str, Any]:
     """A network as the operator writes it: an address of each family, a termination with every third."""
     last = FUNCTIONS.index(function) + 1
@@ -139,8 +150,10 @@ def config(vpc: str, function: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    plugin, pidfile, seed, count = sys.argv[1:]
-    node = Node(plugin, Path(pidfile), random.Random(int(seed)))
+    plugin, seed, count = sys.argv[1:]
+    if not controllers():
+        sys.exit("there is no node controller here to kill")
+    node = Node(plugin, random.Random(int(seed)))
     for _ in range(int(count)):
         node.step()
     held: dict[str, list[str]] = {}

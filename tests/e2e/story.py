@@ -196,15 +196,22 @@ class Tenant:
         self._namespaces.pop(name, None)
 
     def netns(self, name: str) -> str:
-        """The file of a Pod's network namespace, on the kernel of the nodes. All are read at once: each reading costs
-        processes.
-        """
+        """The file of a Pod's network namespace, on the kernel of the nodes, once its sandbox runs."""
         if name not in self._namespaces:
-            pods = self.lab.get("pods", "-n", self.namespace)["items"]
-            names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in pods}
-            files = self.lab.pod_namespaces(names)
-            self._namespaces = {names[uid]: file for uid, file in files.items()}
+            eventually(f"pod {name} has a sandbox", lambda: name in self._read_namespaces())
         return self._namespaces[name]
+
+    def _read_namespaces(self) -> dict[str, str]:
+        """Those of all Pods at once: each reading costs processes."""
+        pods = self.lab.get("pods", "-n", self.namespace)["items"]
+        names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in pods}
+        files = self.lab.pod_namespaces(names)
+        self._namespaces = {names[uid]: file for uid, file in files.items()}
+        return self._namespaces
+
+    def forget_namespaces(self) -> None:
+        """They are read anew: pods have other ones after a reboot, and when their sandbox was made again."""
+        self._namespaces.clear()
 
     def command(self, pod: str, argv: list[str]) -> list[str]:
         """What runs that in a Pod's network namespace, on the kernel of the nodes."""

@@ -35,14 +35,16 @@ def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
     blue.settle({"here": (NODE, "10.1.1.1/24", "2001:10:1:1::1/64"), "there": ("node-1", "10.1.1.2/24")})
     blue.all_reach((("here", "10.1.1.2"),))
     state = lab.state
-    plugin, pidfile = str(state.tools / "cni" / "galactic"), str(state.pid(NODE, "controller"))
-    argv = [sys.executable, "-P", str(PROGRAM), plugin, pidfile, str(seed), str(COUNT)]
+    plugin = str(state.tools / "cni" / "galactic")
+    init = state.pid(NODE, "init").read_text().strip()
+    argv = [sys.executable, "-P", str(PROGRAM), plugin, str(seed), str(COUNT)]
     held: dict[str, list[str]] = {}
     try:
         told = json.loads(lab.run(NODE, argv, timeout=1200).stdout)
         held, done = told["held"], told["done"]
         assert len(done) >= 4, f"too few kinds of operations: {done}"
-        pods = {**held, Path(blue.netns("here")).name: ["galactic0"]}
+        pods = {f"/proc/{init}/root/run/netns/{name}": devices for name, devices in held.items()}
+        pods[blue.netns("here")] = ["galactic0"]
         wanted = sum(map(len, pods.values()))
         eventually("what vanished is forgotten", lambda: forgotten(lab, wanted))
         before = kernel(lab, pods)
@@ -102,14 +104,17 @@ def shown(lab: Lab, target: str, *what: str) -> list[dict[str, Any]]:
 
 
 def kernel(lab: Lab, pods: dict[str, list[str]]) -> dict[str, set[str]]:
-    """Everything of ours on the node and in the pods, as sets of lines; tables go by their VRF's name."""
+    """Everything of ours on the node and in the pods, as sets of lines; tables go by their VRF's name.
+
+    ``pods``: the interfaces by the file of the network namespace, in the lab's kernel.
+    """
     script = (
         "ip -j -d link; echo; ip -j address; echo; ip -4 -j rule; echo; ip -6 -j rule; echo;"
         "ip -4 -j route show table all; echo; ip -6 -j route show table all; echo;"
     )
     commands = [f"ip netns exec {lab.state.node(NODE).namespace} sh -c '{script}'"]
     commands += [
-        f"ip -n {pod} -j address; echo; ip -n {pod} -4 -j route; echo; ip -n {pod} -6 -j route; echo"
+        f"nsenter --net={pod} sh -c 'ip -j address; echo; ip -4 -j route; echo; ip -6 -j route; echo'"
         for pod in pods
     ]
     said = lab.run("kernel", ["sh", "-c", "; ".join(commands)]).stdout

@@ -1,7 +1,4 @@
-"""Nodes with containerd, kubelet and runc: what Galactic promises holds where pods are Kubernetes' own, and not ours.
-
-A lab of its own, as the other stories' nodes have a stand-in for a kubelet.
-"""
+"""What kubelet, containerd and Kubernetes' controllers do with pods: Galactic keeps up with it."""
 
 import json
 import os
@@ -24,8 +21,8 @@ GALACTIC = Path(sys.executable).with_name("galactic")
 
 
 @pytest.fixture
-def blue(real: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
-    with tenancy(real, request.node.name) as make:
+def blue(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    with tenancy(lab, request.node.name) as make:
         yield make("blue")
 
 
@@ -54,124 +51,102 @@ def status(lab: Lab) -> str:
     ).stdout
 
 
-def test_the_examples(real: Lab) -> None:
+def test_the_examples(lab: Lab) -> None:
     """Two tenants with equal addresses: whom they reach, by commands inside of their containers."""
-    real.kubectl("apply", "-f", str(checkout() / "examples"))
+    lab.kubectl("apply", "-f", str(checkout() / "examples"))
     for namespace in ("blue", "green"):
         timeout = f"--timeout={POD_SECONDS}s"
-        real.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", timeout)
+        lab.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", timeout)
     for pod, address in (
         ("web", "10.1.1.2"),
         ("web", "2001:10:1:1::2"),
         ("web", "10.1.1.3"),
         ("api", "192.168.3.1"),
     ):
-        eventually(f"{pod} reaches {address}", lambda p=pod, a=address: pings(real, "blue", p, a))
-    assert not pings(real, "green", "one", "10.1.1.3"), "db is blue's"
-    assert not pings(real, "blue", "web", "10.1.1.4"), "three is green's"
+        eventually(f"{pod} reaches {address}", lambda p=pod, a=address: pings(lab, "blue", p, a))
+    assert not pings(lab, "green", "one", "10.1.1.3"), "db is blue's"
+    assert not pings(lab, "blue", "web", "10.1.1.4"), "three is green's"
 
-    annotations = real.get("pod", "-n", "blue", "web")["metadata"]["annotations"]
+    annotations = lab.get("pod", "-n", "blue", "web")["metadata"]["annotations"]
     default, attached = json.loads(annotations[STATUS])
     assert (default["interface"], default["default"]) == ("eth0", True)
     assert (attached["name"], attached["interface"]) == ("blue/web", "galactic0")
     assert attached["ips"] == ["10.1.1.1", "2001:10:1:1::1"]
-    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(real))
-    real.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
+    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(lab))
+    lab.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
 
 
-def test_the_demo(real: Lab) -> None:
-    """What `make demo` shows: pods have a default network as well, which is no way out of the VPC."""
-    argv = [str(GALACTIC), "demo", "--name", real.state.name]
-    shown = subprocess.run(argv, capture_output=True, text=True, timeout=900, check=False)
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    real.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
-
-
-def test_a_deployment_rolls(real: Lab, blue: Tenant) -> None:
+def test_a_deployment_rolls(lab: Lab, blue: Tenant) -> None:
     """Each replica has an attachment of its own; those of replaced pods go with them."""
     blue.make_vpc()
     blue.apply(workload("Deployment", "web", replicas=2))
-    rolled(real, blue, "deployment/web")
-    before = attachments(real, blue)
+    rolled(lab, blue, "deployment/web")
+    before = attachments(lab, blue)
     assert len(before) == 2
-    real.kubectl("rollout", "restart", "-n", blue.namespace, "deployment/web")
-    rolled(real, blue, "deployment/web")
-    after = eventually("two new ones", lambda: len(attachments(real, blue)) == 2 and attachments(real, blue))
+    lab.kubectl("rollout", "restart", "-n", blue.namespace, "deployment/web")
+    rolled(lab, blue, "deployment/web")
+    after = eventually("two new ones", lambda: len(attachments(lab, blue)) == 2 and attachments(lab, blue))
     assert not after & before
-    one, two = pods(real, blue, "app=web")
-    eventually("they reach each other", lambda: pings(real, blue.namespace, *between(real, blue, one, two)))
+    one, two = pods(lab, blue, "app=web")
+    eventually("they reach each other", lambda: pings(lab, blue.namespace, *between(lab, blue, one, two)))
 
 
-def test_a_job_completes(real: Lab, blue: Tenant) -> None:
+def test_a_job_completes(lab: Lab, blue: Tenant) -> None:
     blue.make_vpc()
     job = workload("Job", "once", command=["ip", "address", "show", "dev", "galactic0"])
     blue.apply(job)
-    real.kubectl("wait", "-n", blue.namespace, "--for=condition=Complete", "job/once", "--timeout=300s")
-    assert "inet 10.1.1." in real.kubectl("logs", "-n", blue.namespace, "job/once")
-    real.kubectl("delete", "job", "-n", blue.namespace, "once", f"--timeout={POD_SECONDS}s")
-    eventually("its attachment is gone", lambda: not attachments(real, blue))
+    lab.kubectl("wait", "-n", blue.namespace, "--for=condition=Complete", "job/once", "--timeout=300s")
+    assert "inet 10.1.1." in lab.kubectl("logs", "-n", blue.namespace, "job/once")
+    lab.kubectl("delete", "job", "-n", blue.namespace, "once", f"--timeout={POD_SECONDS}s")
+    eventually("its attachment is gone", lambda: not attachments(lab, blue))
 
 
-def test_kubelet_and_containerd_restart_under_pods(real: Lab, blue: Tenant) -> None:
+def test_kubelet_and_containerd_restart_under_pods(lab: Lab, blue: Tenant) -> None:
     blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
     blue.reaches("one", "10.1.1.2")
     for program in ("kubelet", "containerd"):
-        before = real.state.pid("node-1", program).read_text()
-        real.kill(f"{program}/node-1")
-        eventually(f"another {program}", lambda p=program, b=before: restarted(real, "node-1", p, b))
+        before = lab.state.pid("node-1", program).read_text()
+        lab.kill(f"{program}/node-1")
+        eventually(f"another {program}", lambda p=program, b=before: restarted(lab, "node-1", p, b))
         assert blue.ping("one", "10.1.1.2", count=3)
     blue.delete_pod("one")
     blue.pod("one", "node-1")
     blue.reaches("one", "10.1.1.2")
 
 
-def test_a_sandbox_is_made_again(real: Lab, blue: Tenant) -> None:
+def test_a_sandbox_is_made_again(lab: Lab, blue: Tenant) -> None:
     """Its process died: kubelet makes another one for the same pod, which has its interface and address again."""
     blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
     blue.reaches("two", "10.1.1.1")
     before = blue.attachment("one")["status"]["endpoint"]["epoch"]
-    uid = real.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"]
+    uid = lab.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"]
     script = (
         f"for f in $(find /sys/fs/cgroup -path '*pod{uid}/*' -name cgroup.procs); do kill -9 $(cat $f); done"
     )
-    real.run("kernel", ["sh", "-c", script], check=False)
+    lab.run("kernel", ["sh", "-c", script], check=False)
     newer = lambda: (blue.endpoint("one") or {"epoch": 0})["epoch"] > before  # noqa: E731
     eventually("it is attached anew", newer, seconds=POD_SECONDS)
-    blue._namespaces.clear()
-    assert real.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"] == uid
+    blue.forget_namespaces()
+    assert lab.get("pod", "-n", blue.namespace, "one")["metadata"]["uid"] == uid
     blue.reaches("two", "10.1.1.1")
 
 
-def test_a_node_is_powered_off_and_on(real: Lab, blue: Tenant) -> None:
-    """Its first process is killed, and everything in it with that. Its pods come back with their interfaces."""
-    blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
-    blue.reaches("two", "10.1.1.1")
-    before = blue.attachment("one")["status"]["endpoint"]["epoch"]
-    init = real.state.pid("node-1", "init").read_text()
-    real.run("kernel", ["kill", "-9", init.strip()])
-    eventually("it boots", lambda: restarted(real, "node-1", "init", init))
-    newer = lambda: (blue.endpoint("one") or {"epoch": 0})["epoch"] > before  # noqa: E731
-    eventually("its pod is attached anew", newer, seconds=POD_SECONDS)
-    blue._namespaces.clear()
-    blue.reaches("two", "10.1.1.1")
-
-
-def test_a_pod_starts_while_multus_is_away(real: Lab, blue: Tenant) -> None:
+def test_a_pod_starts_while_multus_is_away(lab: Lab, blue: Tenant) -> None:
     """It runs without its interface, and `galactic status` finds it; made again, it has it."""
     blue.make_vpc()
     blue.attach("one", "10.1.1.1/24")
-    real.take_multus("node-1")
+    lab.take_multus("node-1")
     try:
         blue.pod("one", "node-1")
     finally:
-        real.bring_multus("node-1")
-    assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode != 0
-    eventually("it is found", lambda: "PodNotAttached" in status(real))
-    assert f"kubectl delete pod -n {blue.namespace} one" in " ".join(status(real).split())
+        lab.bring_multus("node-1")
+    assert inside(lab, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode != 0
+    eventually("it is found", lambda: "PodNotAttached" in status(lab))
+    assert f"kubectl delete pod -n {blue.namespace} one" in " ".join(status(lab).split())
     blue.delete_pod("one")
     blue.pod("one", "node-1")
-    assert inside(real, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode == 0
-    eventually("it is not found any more", lambda: "PodNotAttached" not in status(real))
+    assert inside(lab, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode == 0
+    eventually("it is not found any more", lambda: "PodNotAttached" not in status(lab))
 
 
 def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | None = None) -> dict[str, Any]:

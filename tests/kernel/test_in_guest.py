@@ -1,4 +1,5 @@
-"""What is marked ``vrf`` or ``every_kernel`` runs in each guest kernel, whatever this machine's kernel can do.
+"""What is marked ``vrf`` or ``every_kernel`` runs in the oldest and the newest guest kernel, whatever this machine's
+kernel can do. What packet filter rules do to packets is tried in those between as well: kernels of one release differ.
 
 A boot has one file: a guest has one processor, the machine may have more.
 """
@@ -12,6 +13,7 @@ import pytest
 
 from galactic.lab import guest_kernels
 from galactic.lab.build_linux import build
+from galactic.lab.state import LINUX
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parent.parent
@@ -27,17 +29,18 @@ halt -f
 WITHOUT = f"-p no:cacheprovider -p no:hypothesispytest -p no:xdist --confcutdir={HERE}"
 """What no test here needs and takes seconds to import in a guest."""
 FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
+RULES = "test_packets.py"
 
 
 def cases() -> list[object]:
-    """Each file in each guest kernel; two names of one kernel are one."""
+    """(kernel, file). Two names of one kernel are one kernel."""
     sources = {name: guest_kernels.known(name) for name in guest_kernels.KERNELS}
     names = {source or name: name for name, source in sources.items()}
     return [
         pytest.param(name, file, id=f"{source.version if source else name}-{file}")
         for name, source in sources.items()
         if name in names.values()
-        for file in FILES
+        for file in (FILES if name in {guest_kernels.PINNED, LINUX} else [RULES])
     ]
 
 

@@ -77,7 +77,6 @@ def up(  # noqa: PLR0917  (as many as there are options)
     latency: Annotated[
         float | None, typer.Option(help="Milliseconds from one node to another, one way.")
     ] = None,
-    kernel: Annotated[str | None, typer.Option(help="host or uml; found out unless given.")] = None,
     linux: Annotated[
         str | None,
         typer.Option(
@@ -93,10 +92,6 @@ def up(  # noqa: PLR0917  (as many as there are options)
             help="The version of Kubernetes, such as 1.34 or 1.34.4; the newest unless given.",
             show_envvar=True,
         ),
-    ] = None,
-    real: Annotated[
-        bool | None,
-        typer.Option("--real", help="Nodes with containerd and kubelet, instead of a stand-in for both."),
     ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
@@ -114,16 +109,14 @@ def up(  # noqa: PLR0917  (as many as there are options)
         bool | None, typer.Option("--prometheus", help="With Prometheus and the alert rules of the chart.")
     ] = None,
 ) -> None:
-    """Bring the lab up, or back up. The first time builds Kubernetes, and a kernel if this one lacks VRF."""
+    """Bring the lab up, or back up. The first time builds Kubernetes, containerd and a guest kernel."""
     _interruptible()
     lab = Lab(name, console)
     lab.up(
         nodes,
         latency,
-        kernel,
         linux=linux,
         kubernetes=kubernetes,
-        real=real,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -157,7 +150,7 @@ def build() -> None:
     """Only build what the lab and the tests need: Kubernetes, etcd, Helm, and every guest kernel."""
     _interruptible()
     lab = Lab(console=console)
-    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS), real=True):
+    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS)):
         console.print(f"{one.name:<18} {one.home}", soft_wrap=True)
 
 
@@ -180,7 +173,7 @@ def status(
     if as_json:
         print(json.dumps([dict(zip(("name", "state", "description"), row, strict=True)) for row in rows]))
         return
-    kernel = f"{lab.state.kernel} {lab.state.linux_source}".strip()
+    kernel = lab.state.linux_source or "none"
     table = Table("component", "state", "", title=f"lab {name}: {lab.state.nodes} nodes, kernel {kernel}")
     for row in rows:
         table.add_row(*row, style="" if row[1] == "running" else "yellow")
@@ -289,6 +282,13 @@ def kill(
 
 @app.command()
 @told
+def reboot(node: str, name: Name = "default") -> None:
+    """Power a node off. It boots again at once."""
+    Lab(name).reboot(node)
+
+
+@app.command()
+@told
 def hold(node: str, name: Name = "default") -> None:
     """Keep a node's controller away, until `release`."""
     Lab(name).hold(node)
@@ -308,7 +308,7 @@ def multus(
     name: Name = "default",
     away: Annotated[bool, typer.Option("--away/--back", help="Take it away, or bring it back.")] = True,
 ) -> None:
-    """Take Multus away from a real node, as its daemon is while it restarts: pods start without their networks."""
+    """Take Multus away from a node, as its daemon is while it restarts: pods start without their networks."""
     lab = Lab(name)
     if away:
         lab.take_multus(node)

@@ -7,7 +7,7 @@ from typing import Any
 from galactic.errors import Rejected
 from galactic.lab.guest_kernels import KERNELS
 from galactic.lab.processes import Supervisor
-from galactic.lab.state import HOME, MAX_NODES, MAX_ROUTERS, PINNED, State
+from galactic.lab.state import HOME, LINUX, MAX_NODES, MAX_ROUTERS, State
 
 
 def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> State:
@@ -19,7 +19,7 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
         raise Rejected(f"0 to {MAX_NODES}, not {nodes}", field="nodes")
     if not 1 <= (routers := changed.get("routers", 1)) <= MAX_ROUTERS:
         raise Rejected(f"1 to {MAX_ROUTERS}, not {routers}", field="routers")
-    if (linux := given.get("linux", PINNED)) not in KERNELS:
+    if (linux := given.get("linux", LINUX)) not in KERNELS:
         raise Rejected(f"{linux!r} is none of {', '.join(KERNELS)}", field="linux")
     known = State.load(name)
     if known is None:
@@ -55,7 +55,6 @@ def _joining(state: State, changed: Mapping[str, Any]) -> State:
     others = [host, *joined(host.name)]
     return replace(
         state,
-        kernel=host.kernel,
         linux=host.linux,
         linux_source=host.linux_source,
         site=1 + max(other.site for other in others),

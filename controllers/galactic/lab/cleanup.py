@@ -57,11 +57,7 @@ def end(find: Callable[[], set[int]]) -> None:
 
 def lab_namespaces(state: State) -> list[str]:
     """The network namespaces of the machine's own kernel that belong to the lab."""
-    names = [state.namespace]
-    if state.kernel != "uml":
-        names += [*([] if state.join else [state.fabric]), *(member.namespace for member in state.members)]
-        names += [f"pod-{path.stem}" for path in (state.root / "nodes").glob("*/sandboxes/*.json")]
-    return [name for name in names if (NETNS / name).exists()]
+    return [name for name in [state.namespace] if (NETNS / name).exists()]
 
 
 def remove(state: State) -> None:
@@ -77,12 +73,9 @@ def remove(state: State) -> None:
     for name in lab_namespaces(state):
         subprocess.run(["ip", "netns", "delete", name], check=True)
     shutil.rmtree(state.root, ignore_errors=True)
-    for member in state.members if state.kernel != "uml" else ():
-        shutil.rmtree(Path("/run/galactic-volatile") / member.namespace, ignore_errors=True)
     with alone():
-        for folder in (HOME, Path("/run/galactic-volatile"), Path("/run/galactic")):
-            with suppress(OSError):  # not ours alone, or not there
-                folder.rmdir()
+        with suppress(OSError):  # other labs are in it
+            HOME.rmdir()
         if NETNS.is_dir() and not any(NETNS.iterdir()):
             for path, _ in namespaces.mount_points():
                 if path == str(NETNS):

@@ -87,11 +87,9 @@ class Lab(Disturbances):
         self,
         nodes: int | None = None,
         latency: float | None = None,
-        kernel: str | None = None,
         *,
         linux: str | None = None,
         kubernetes: str | None = None,
-        real: bool | None = None,
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
@@ -104,8 +102,7 @@ class Lab(Disturbances):
         The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
         routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
-        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does. ``real``: nodes run containerd and
-        kubelet, in a guest; its kernel is the newest unless one is named.
+        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does, or it is the newest.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -114,26 +111,20 @@ class Lab(Disturbances):
             {
                 "nodes": nodes,
                 "latency": latency,
-                "kernel": kernel or ("uml" if real else None),
-                "linux": linux
-                or os.environ.get(guest_kernels.SETTING)
-                or (guest_kernels.NEWEST if real else None),
+                "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
                 "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
-                "real": real,
                 "join": join,
             },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
         )
         self._install()
-        chosen = choose(self._state)
-        guest = self._guest() if chosen.name == "uml" else None
+        guest = self._guest() if self._state.nodes else None
         self.build(*([guest] if guest else []))
         found = self.assets
-        state = self._state = replace(self._state, kernel=chosen.name).with_ports()
+        state = self._state = self._state.with_ports()
         self._write_credentials(state, found)
-        kernel_title = f"a User Mode Linux guest, {guest.version}" if guest else "the running one"
-        with self._step(f"kernel: {kernel_title}"):
-            chosen = choose(state)
+        chosen = choose(state)
+        with self._step(f"a User Mode Linux guest, {guest.version}" if guest else "a network namespace"):
             chosen.boot()
         supervisor = Supervisor(state)
         booted = guest is not None and not state.join
@@ -158,9 +149,8 @@ class Lab(Disturbances):
             supervisor.start(*(name for name in LATER if name in known))
             state.gate.touch()
         with self._step(f"{state.nodes} nodes"):
-            if state.real:
-                self._annotate_nodes()
             if state.nodes:
+                self._annotate_nodes()
                 self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
             self.wait(
                 "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
@@ -208,14 +198,12 @@ class Lab(Disturbances):
             self._state = replace(self._state, linux_source=str(self.guest_kernel(self._state.linux)))
         return Source.parse(self._state.linux_source)
 
-    def build(self, *guests: Source, real: bool = False) -> list[Build]:
-        """Everything that has to be built or fetched is in the cache, with those guest kernels; ``real``: and what
-        real nodes run.
-        """
+    def build(self, *guests: Source) -> list[Build]:
+        """Everything that has to be built or fetched is in the cache, with those guest kernels for nodes, if any."""
         self._install()
         kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
         guest_builds = [build_linux.build(source) for source in guests]
-        builds = assets.needed(kubernetes, guests=guest_builds, nodes=real or self._state.real)
+        builds = assets.needed(kubernetes, guests=guest_builds, nodes=bool(guests))
         assets.build(builds, self._console)
         return builds
 

@@ -34,10 +34,7 @@ def users(state: State) -> dict[str, User]:
         "multus",
     )
     kubelets = {
-        f"kubelet-{node.name}": User(f"system:node:{node.name}", ("system:nodes",))
-        if state.real
-        else User(f"kubelet-{node.name}", (MASTERS,))
-        for node in state.members
+        f"kubelet-{node.name}": User(f"system:node:{node.name}", ("system:nodes",)) for node in state.members
     }
     accounts = {
         f"galactic-{component}": User(rbac.account(component), ("system:serviceaccounts", rbac.ACCOUNTS))

@@ -45,8 +45,15 @@ class Disturbances(Places):
         """The node's controller may run again."""
         self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
 
+    def reboot(self, node: str) -> None:
+        """Powers the node off, and returns when it boots again: its kernel and /run are as new, its disks are kept."""
+        path = self._state.pid(self._state.node(node).name, "init")
+        before = path.read_text()
+        self.run("kernel", ["kill", "-9", before.strip()])
+        self.wait(f"{node} to boot", lambda: path.read_text() != before, log="nodes")
+
     def take_multus(self, node: str) -> None:
-        """Multus is away on a real node, as its thick daemon is while it restarts: its configuration is gone."""
+        """Multus is away on a node, as its thick daemon is while it restarts: its configuration is gone."""
         self._multus(node, "mv {there} {aside}")
 
     def bring_multus(self, node: str) -> None:
@@ -55,10 +62,6 @@ class Disturbances(Places):
 
     def _multus(self, node: str, script: str) -> None:
         name = self._state.node(node).name
-        if not self._state.real:
-            raise Rejected(
-                f"lab {self._state.name!r} has no real nodes: galactic lab up --real", field="node"
-            )
         there, aside = kubelet.DEFINITIONS / multus.DEFINITION, kubelet.DEFINITIONS / "multus.away"
         self.run(name, ["sh", "-c", script.format(there=there, aside=aside)])
 

@@ -1,6 +1,6 @@
 """The guest kernels: which there are, and which version of Debian's archive each one is.
 
-Labs boot one of them (``State.linux``), ``pinned`` unless asked otherwise; tests/kernel boots all of them. What was
+Labs boot one of them (``State.linux``), the newest unless asked otherwise; tests/kernel boots all of them. What was
 chosen is recorded in the cache, so that whatever runs after `galactic lab build` means the same kernels.
 """
 
@@ -16,7 +16,7 @@ from galactic.errors import Unreachable
 from galactic.lab import cache, packages, suites
 from galactic.lab.build_linux import Source, build
 from galactic.lab.builds import BuildFailed
-from galactic.lab.state import PINNED
+from galactic.lab.state import LINUX
 
 SETTING: Final = "GALACTIC_LAB_LINUX"
 """The variable that names the kernel which labs boot."""
@@ -39,12 +39,11 @@ class Wanted:
         return f"{self.package}={self.version or 'newest'}" + (f" of {self.suite}" if self.suite else "")
 
 
-NEWEST: Final = "backports"
-"""The newest kernel of Debian's archive, which real nodes need: its guests are two to three times faster."""
+PINNED: Final = "pinned"
 KERNELS: Final = {
     PINNED: Wanted("linux-source-6.1", "6.1.176-1"),
     "newest": Wanted("linux-source-6.1"),
-    NEWEST: Wanted("linux-source", suite="trixie-backports"),
+    LINUX: Wanted("linux-source", suite="trixie-backports"),
 }
 
 

@@ -11,6 +11,7 @@ from ipaddress import IPv6Network
 from galactic.lab import fabric
 from galactic.lab.kernel import Kernel
 from galactic.lab.processes import Program
+from galactic.lab.runtime.machine import VOLATILE
 from galactic.lab.state import CONTROL, State
 
 
@@ -19,7 +20,6 @@ class Joined:
 
     def __init__(self, state: State, kernel: Kernel) -> None:
         self._state, self._kernel = state, kernel
-        self.name = kernel.name
 
     @property
     def _network(self) -> IPv6Network:
@@ -39,21 +39,19 @@ class Joined:
                 step.run()
         way = ["ip", "-n", state.fabric, "-6", "route", "replace", str(self._network)]
         self._do([*way, "via", str(CONTROL), "dev", "control"])
-        if self.name == "uml":
-            where = str(state.root)
-            mount = f"mkdir -p {where}; mountpoint -q {where} || mount -t hostfs -o {where} none {where}"
-            self._do(["sh", "-ec", mount])
+        where = str(state.root)
+        mount = f"mkdir -p {where}; mountpoint -q {where} || mount -t hostfs -o {where} none {where}"
+        self._do(["sh", "-ec", mount])
 
     def leave(self) -> None:
         """Nothing of it is left in the other lab's kernel. One that is not there any more has nothing of it either."""
         state = self._state
         names = [member.namespace for member in state.members]
-        names += [f"pod-{path.stem}" for path in (state.root / "nodes").glob("*/sandboxes/*.json")]
         script = [
             *(f"ip netns pids {name} | xargs -r kill -9; ip netns delete {name}" for name in names),
-            *(f"rm -rf /run/galactic-volatile/{member.namespace}" for member in state.members),
+            *(f"rm -rf {VOLATILE / name}" for name in names),
             f"ip -n {state.fabric} -6 route delete {self._network}",
-            f"umount {state.root} && rmdir {state.root}" if self.name == "uml" else "true",
+            f"umount {state.root} && rmdir {state.root}",
         ]
         self._do(["sh", "-c", "\n".join(f"({line}) 2>/dev/null" for line in script)], check=False)
 

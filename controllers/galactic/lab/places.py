@@ -78,10 +78,10 @@ class Places:
         member = state.node(target)
         files = [f"/run/netns/{member.namespace}"]
         try:
-            pid = int(state.pid(target, "init" if state.real else "supervisor").read_text())
+            pid = int(state.pid(target, "init").read_text())
         except (OSError, ValueError):
             return files
-        return [*files, *([f"/proc/{pid}/ns/pid"] if state.real else []), f"/proc/{pid}/ns/mnt"]
+        return [*files, f"/proc/{pid}/ns/pid", f"/proc/{pid}/ns/mnt"]
 
     def pod_namespace(self, pod: str) -> str:
         """The file, in the lab's kernel, of the network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``).
@@ -101,8 +101,6 @@ class Places:
 
     def pod_namespaces(self, uids: Iterable[str]) -> dict[str, str]:
         """The files, in the lab's kernel, of the network namespaces of those pods that run, by UID."""
-        if not self._state.real:
-            return {uid: f"/run/netns/pod-{uid}" for uid in uids}
         return sandboxes.answer(self.run("kernel", sandboxes.question(uids)).stdout)
 
     def run(

@@ -23,8 +23,6 @@ REMOTE: Final = Path(__file__).with_name("remote.py")
 class Uml:
     """All nodes inside one guest. Commands reach it over a unix socket that the forwarder carries to its agent."""
 
-    name = "uml"
-
     def __init__(self, state: State) -> None:
         self._state = state
 

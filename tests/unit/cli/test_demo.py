@@ -21,7 +21,7 @@ def lab(tmp_path: Path) -> Any:
         kubectl=lambda *_, **__: "",
         get=lambda *_: {"items": [{"status": ready}]},
         run=lambda *_, **__: SimpleNamespace(returncode=0),
-        state=SimpleNamespace(logs=tmp_path, real=False),
+        state=SimpleNamespace(logs=tmp_path),
     )
 
 

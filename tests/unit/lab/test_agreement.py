@@ -12,7 +12,7 @@ from galactic.lab import agreement, state
 from galactic.lab.agreement import agreed, joined
 from galactic.lab.state import State
 
-EAST = State("east", nodes=3, kernel="uml", standalone=True, linux_source="linux-source-6.1=6.1.176-1")
+EAST = State("east", nodes=3, standalone=True, linux_source="linux-source-6.1=6.1.176-1")
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ def test_what_may_change_and_what_may_not(keep: Any) -> None:
 
 
 def test_a_lab_keeps_its_guest_kernel(keep: Any) -> None:
-    assert asked("new").linux == "pinned"
+    assert asked("new").linux == "backports"
     assert asked("new", linux="newest").linux == "newest"
     with pytest.raises(Rejected, match="'7' is none of pinned, newest"):
         asked("new", linux="7")
     keep(EAST)
-    assert asked("east", linux="pinned") == EAST
-    with pytest.raises(Rejected, match="is up with pinned, not newest"):
+    assert asked("east", linux="backports") == EAST
+    with pytest.raises(Rejected, match="is up with backports, not newest"):
         asked("east", linux="newest")
 
 
@@ -72,7 +72,7 @@ def test_who_joins_has_a_place_of_its_own(keep: Any) -> None:
     ]
     for what in ("cluster", "control", "namespace", "root"):
         assert len({getattr(lab, what) for lab in (EAST, west, south)}) == 3
-    for what in ("fabric", "broker", "kernel", "linux_source", "mqtt_url"):
+    for what in ("fabric", "broker", "linux", "linux_source", "mqtt_url"):
         assert len({getattr(lab, what) for lab in (EAST, west, south)}) == 1
     assert joined("east") == [west]
 
