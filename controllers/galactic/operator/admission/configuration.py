@@ -23,7 +23,10 @@ from galactic.kube.resources import (
 from galactic.names import ATTACHMENT_ANNOTATION, GROUP, VERSION, VPC_ANNOTATION
 
 MUTATE, VALIDATE = "/mutate", "/validate"
-TIMEOUT_SECONDS: Final = 5
+TIMEOUT_SECONDS: Final = 10
+"""How long the API server waits for an answer: Kubernetes' default."""
+POD_TIMEOUT_SECONDS: Final = 15
+"""The same for Pods, whose attachment may have to become ready first. Kubernetes allows 30."""
 MATCH_CONDITIONS: Final = (1, 28)
 NAMED_NAMESPACES: Final = (1, 21)
 """From when on each namespace carries its name as a label."""
@@ -101,6 +104,7 @@ def configurations(
     pods = {
         "namespaceSelector": {"matchExpressions": excluded(door.namespace, version)},
         "failurePolicy": pod_policy,
+        "timeoutSeconds": POD_TIMEOUT_SECONDS,
     } | when("asks-for-an-attachment", _CONCERNED)
     everywhere = {"namespaceSelector": {}, "failurePolicy": "Fail"}
     mutating = [
