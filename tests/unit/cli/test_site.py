@@ -166,6 +166,8 @@ async def test_a_command_that_was_too_slow_is_told_with_its_pod_and_the_remedy(
 
     monkeypatch.setattr("galactic.cli.site.execute", slow)
     site = Cluster(FakeKube({"Pod": [pod("node", "node-1", RUNNING)]}), 7.0)  # type: ignore[arg-type]
-    with pytest.raises(Unreachable, match=r"galactic-node-a: .* took longer; give a longer --request-timeout"):
+    with pytest.raises(
+        Unreachable, match=r"galactic-node-a: .* took longer; give a longer --request-timeout"
+    ):
         await site.inspect("node-1", [])
     assert asked == [7.0]
