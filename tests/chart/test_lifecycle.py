@@ -411,6 +411,29 @@ def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
     assert FOREIGN["key"] in taints()
 
 
+def test_a_node_writes_its_own_status_while_no_webhook_is_there(release: Release) -> None:
+    """And no other's: those writes are refused, as nobody could judge them."""
+    lab = release.lab
+    foreign, patch = f"{NODE}-b", json.dumps({"status": {"counts": {"vpcs": 4}}})
+    agent = eventually("there is a pod of that node", lambda: release.machine.replica("node", NODE))
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={agent['metadata']['name']}")
+    token = lab.kubectl("create", "token", "galactic-node", "-n", NAMESPACE, *bound).strip()
+    release.processes["webhook"].stop()
+    own = patched(lab, token, f"nodesegments/{NODE}/status", json.dumps({"status": {"loopback": "::7"}}))
+    assert '"loopback":"::7"' in own.replace(" ", ""), own
+    assert "failed calling webhook" in patched(lab, token, f"nodesegments/{foreign}/status", patch)
+    # The operator and whoever administers the cluster are no node.
+    lab.kubectl("patch", "nodesegment", foreign, "--subresource=status", "--type=merge", "-p", patch)
+    wider = json.dumps({"spec": {"prefix": "2001:db8:ff02:100::/57"}})
+    with pytest.raises(Rejected, match="failed calling webhook"):
+        lab.kubectl("patch", "nodesegment", foreign, "--type=merge", "-p", wider)
+    release.start("webhook")
+    eventually(
+        "webhooks answer again",
+        lambda: "denied the request" in refusal(lab, vpc("probe", "10.0.0.1/8")),
+    )
+
+
 def test_helm_test_may_do_what_it_does_and_no_more(release: Release, helm: Helm) -> None:
     """No pod runs here, so that it fails, says why, and removes what it made; and its rights go with it.
 
