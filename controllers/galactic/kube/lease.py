@@ -254,7 +254,7 @@ class Lease:
             return False  # another was quicker
         except (GalacticError, TimeoutError) as error:
             self._answered = False
-            problem = str(error) or f"kube-apiserver: no answer within {limit:.0f} s"
+            problem = str(error) or f"kube-apiserver: {self._late(limit)}"
             log.warning("lease not renewed", lease=self._name, error=problem)
             self._report(f"lease {self._name} not renewed: {problem}")
             return False
@@ -264,6 +264,12 @@ class Lease:
             self._pace.renewed(began)
             self._until = began + self._terms.deadline
         return taken
+
+    def _late(self, limit: float) -> str:
+        """Why a request was given up after ``limit`` seconds: its own time was up, or that of the term."""
+        if limit < self._terms.attempt:
+            return f"no answer before the {self._terms.deadline:g} s since the last renewal were over"
+        return f"no answer within {limit:g} s"
 
     async def _take(self, began: float) -> bool:
         found = await self._api.find(LEASES, self._name, self._namespace)

@@ -176,6 +176,16 @@ async def test_one_request_that_is_lost_does_not_cost_the_lease(candidates):
     assert a.task_begun == 1, "its work was never stopped"
 
 
+async def test_a_time_out_is_told_as_what_it_is(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    candidates.server.mute.add("a")
+    await until(lambda: not a.active)
+    await until(lambda: sum(map(bool, a.told)) > 2)
+    own, terms = "no answer within 5 s", "no answer before the 10 s since the last renewal were over"
+    assert [each.partition("kube-apiserver: ")[2] for each in a.told if each][:3] == [own, terms, own]
+
+
 @pytest.mark.parametrize(
     ("intervals", "duration"),
     [
