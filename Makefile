@@ -75,8 +75,8 @@ generate: venv ## CRDs from the models, dist/install.yaml from the chart, refere
 	@PYTHONPATH=tools $(BIN)/python -m observability
 	@PYTHONPATH=tools $(BIN)/python -m release.licences
 
-image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev
-	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)'
+image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev PIP=machine
+	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)' --pip '$(PIP)'
 
 sbom: venv ## what the image has of PyPI, as CycloneDX, into dist/
 	@PYTHONPATH=tools $(BIN)/python -m release.sbom

@@ -245,9 +245,9 @@ class WebhookSettings(Settings):
         description="refuse addresses outside their VPC's networks instead of warning about them",
     )
     patience: float = Field(
-        default=2.0,
+        default=10.0,
         ge=0,
-        le=3.5,
+        le=11,
         description="seconds for which a pod waits for its attachment to be ready before it is refused",
     )
     node_identities: str = Field(

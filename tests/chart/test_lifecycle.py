@@ -204,6 +204,32 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
         lab.kubectl("get", kind, name, "-n", "default" if name.endswith("-kubernetes") else NAMESPACE)
 
 
+def broker_secrets(lab: Lab) -> dict[str, dict[str, str]]:
+    """The data of the Secrets of the chart's own broker that exist, by name."""
+    found = lab.get("secrets", "-n", NAMESPACE)["items"]
+    return {
+        secret["metadata"]["name"]: secret["data"]
+        for secret in found
+        if secret["metadata"]["name"].startswith("galactic-broker")
+    }
+
+
+def test_no_pod_waits_for_the_brokers_secrets(release: Release) -> None:
+    """They exist before a program has run: kubelet would leave a pod whose Secret is missing in FailedMount."""
+    there = broker_secrets(release.lab)
+    assert {name: {*data} for name, data in there.items()} == {
+        "galactic-broker": {"ca.crt", "ca.key", "tls.crt", "tls.key"},
+        "galactic-broker-node": {"ca.crt", "password", "username"},
+        "galactic-broker-router": {"ca.crt", "password", "username"},
+    }
+    passwords = [there[f"galactic-broker-{client}"]["password"] for client in ("node", "router")]
+    assert len({*passwords}) == 2
+    release.run("upgrade", "galactic", str(CHART), values=VALUES)
+    assert broker_secrets(release.lab) == there, "an upgrade changes no password"
+    release.start("broker")
+    assert broker_secrets(release.lab) == there, "the broker's own program has nothing to mend"
+
+
 def test_every_field_was_one_that_the_api_server_knows(release: Release, helm: Helm) -> None:
     kinds = Kinds(json.loads(release.lab.kubectl("get", "--raw", "/openapi/v2")))
     for thing in helm.objects(VALUES):
@@ -220,8 +246,7 @@ def test_a_second_installation_is_refused(release: Release) -> None:
 
 def test_its_programs_do_their_work(release: Release) -> None:
     lab = release.lab
-    for component in ("broker", "operator"):
-        release.start(component)
+    release.start("operator")
     taints = {"metadata": {"name": NODE}, "spec": {"taints": [FOREIGN, AWAITED]}}
     release.apply({"apiVersion": "v1", "kind": "Node"} | taints)
     roomy = {
@@ -352,13 +377,14 @@ def test_a_secret_that_was_spoilt_is_made_anew(release: Release) -> None:
         "-p",
         '{"data":{"username":"bm9uZQ=="}}',
     )
-    before = lab.get("secret", "galactic-broker-router", "-n", NAMESPACE)["data"]
+    before = broker_secrets(lab)
+    lab.kubectl("delete", "secret", "galactic-broker-router", "-n", NAMESPACE)
     release.processes["broker"].stop()
     release.start("broker")
-    assert lab.get("secret", "galactic-broker-node", "-n", NAMESPACE)["data"]["username"] != "bm9uZQ=="
-    assert lab.get("secret", "galactic-broker-router", "-n", NAMESPACE)["data"] == before, (
-        "what is right stays"
-    )
+    after = broker_secrets(lab)
+    assert after["galactic-broker-node"]["username"] != "bm9uZQ=="
+    assert after["galactic-broker-router"]["password"] != before["galactic-broker-router"]["password"]
+    assert after["galactic-broker"] == before["galactic-broker"], "what is right stays"
 
 
 def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
@@ -383,6 +409,29 @@ def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
     taints = lambda: [taint["key"] for taint in lab.get("node", name)["spec"].get("taints", ())]  # noqa: E731
     eventually("the Node is open", lambda: AWAITED["key"] not in taints())
     assert FOREIGN["key"] in taints()
+
+
+def test_a_node_writes_its_own_status_while_no_webhook_is_there(release: Release) -> None:
+    """And no other's: those writes are refused, as nobody could judge them."""
+    lab = release.lab
+    foreign, patch = f"{NODE}-b", json.dumps({"status": {"counts": {"vpcs": 4}}})
+    agent = eventually("there is a pod of that node", lambda: release.machine.replica("node", NODE))
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={agent['metadata']['name']}")
+    token = lab.kubectl("create", "token", "galactic-node", "-n", NAMESPACE, *bound).strip()
+    release.processes["webhook"].stop()
+    own = patched(lab, token, f"nodesegments/{NODE}/status", json.dumps({"status": {"loopback": "::7"}}))
+    assert '"loopback":"::7"' in own.replace(" ", ""), own
+    assert "failed calling webhook" in patched(lab, token, f"nodesegments/{foreign}/status", patch)
+    # The operator and whoever administers the cluster are no node.
+    lab.kubectl("patch", "nodesegment", foreign, "--subresource=status", "--type=merge", "-p", patch)
+    wider = json.dumps({"spec": {"prefix": "2001:db8:ff02:100::/57"}})
+    with pytest.raises(Rejected, match="failed calling webhook"):
+        lab.kubectl("patch", "nodesegment", foreign, "--type=merge", "-p", wider)
+    release.start("webhook")
+    eventually(
+        "webhooks answer again",
+        lambda: "denied the request" in refusal(lab, vpc("probe", "10.0.0.1/8")),
+    )
 
 
 def test_helm_test_may_do_what_it_does_and_no_more(release: Release, helm: Helm) -> None:
@@ -448,11 +497,12 @@ def test_the_api_server_reads_the_roles_as_the_tests_do(release: Release, helm: 
 
 def test_rollback(release: Release) -> None:
     lab = release.lab
-    before = kept(lab)
+    before, credentials = kept(lab), broker_secrets(lab)
     release.run("rollback", "galactic", "1")
     assert not has_grants(lab)
     assert not has_token(lab)
     assert kept(lab) == before
+    assert broker_secrets(lab) == credentials
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
     assert has_grants(lab)
     assert has_token(lab)

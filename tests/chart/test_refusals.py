@@ -119,7 +119,7 @@ CASES = [
         id="issuer-not-used",
     ),
     pytest.param(nested("webhook.certificate.mode", "mine"), "webhook certificate mode", id="mode"),
-    pytest.param(nested("webhook.patience", 9), "webhook patience", id="patience-beyond-the-time-out"),
+    pytest.param(nested("webhook.patience", 14), "webhook patience", id="patience-beyond-the-time-out"),
     pytest.param(nested("webhook.port", 9090), "webhook.port metrics.port 9090", id="one-port-twice"),
     pytest.param(nested("router.kind", "DaemonSet"), "router kind", id="kind"),
     pytest.param(nested("operator.replicas", 0), "operator replicas", id="nobody"),

@@ -256,3 +256,18 @@ def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(hel
     assert 'absent(up{job="galactic-router"})' not in rules
     assert 'absent(up{job="galactic-node"})' in rules
     assert "router_outside" not in helm.render(MQTTS)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "patience"), [pytest.param(None, 840, id="default"), pytest.param(10, 5, id="least")]
+)
+def test_the_job_of_uninstall_says_what_hinders_it_before_its_time_is_up(
+    helm: Helm, seconds: int | None, patience: int
+) -> None:
+    values = {} if seconds is None else nested("uninstall.timeoutSeconds", seconds)
+    (job,) = (thing for thing in helm.objects(values) if thing["kind"] == "Job")
+    deadline = job["spec"]["activeDeadlineSeconds"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert f"--patience={patience}" in container["args"]
+    assert deadline > patience
+    assert seconds is not None or deadline > 300, "Helm's own patience"

@@ -1,9 +1,12 @@
 """One kubectl apply of VPCs, attachments, a Deployment and a bare Pod: whatever has to wait for something converges."""
 
 import json
+import signal
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from story import API, eventually
 
 from galactic.lab.cluster import Lab
@@ -68,3 +71,32 @@ def test_one_go(control_plane: Lab, spaces: Callable[..., tuple[str, ...]]) -> N
 
     (one,) = eventually("the Deployment has its pod", early)
     assert one["metadata"]["annotations"][NETWORKS] == "early@galactic0"
+
+
+SLOW_SECONDS = 4.0
+"""For how long the operator does nothing, beyond what it took to send all objects."""
+
+
+def test_a_slow_operator_delays_a_pod_and_refuses_none(
+    control_plane: Lab, spaces: Callable[..., tuple[str, ...]]
+) -> None:
+    lab = control_plane
+    (net,) = spaces("one-go-slow")
+    things = [vpc("blue", net), attachment("late", net, name="blue"), pod("late", net, "late")]
+    kubectl = [str(lab.state.tools / "kubectl"), f"--kubeconfig={lab.kubeconfig}", "apply", "-f", "-"]
+    lab.kill("operator", signal.SIGSTOP)
+    try:
+        applying = subprocess.Popen(
+            kubectl, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert applying.stdin is not None
+        applying.stdin.write(json.dumps({"apiVersion": "v1", "kind": "List", "items": things}))
+        applying.stdin.close()
+        with pytest.raises(subprocess.TimeoutExpired):
+            applying.wait(SLOW_SECONDS)
+    finally:
+        lab.kill("operator", signal.SIGCONT)
+    assert applying.stdout is not None
+    said = applying.stdout.read()
+    assert applying.wait() == 0, said
+    assert lab.get("pod", "late", "-n", net)["metadata"]["annotations"][NETWORKS] == "late@galactic0"

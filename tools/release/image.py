@@ -12,11 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
+from release import lending
 from release.distributions import ROOT, project
 
 ENGINES: Final = {
@@ -133,13 +136,22 @@ def main() -> int:
     parser.add_argument("--base", default="", help="the image to start from; the Dockerfile's unless given")
     parser.add_argument("--engine", default="", choices=["", *ENGINES], help="what to build with")
     parser.add_argument("--target", default="image", choices=TARGETS, help="dev: for the Tiltfile")
+    parser.add_argument(
+        "--pip",
+        default="",
+        choices=["", "machine"],
+        help="machine: its pip's settings and CAs, for the build alone",
+    )
     given = parser.parse_args()
     said = facts()
     tag = given.tag or f"galactic:{said.version}"
     name = engine(given.engine)
-    words = command(name, tag, said, base=given.base, target=given.target)
-    sys.stderr.write(f"{' '.join(words)}\n")
-    done = subprocess.run(words, cwd=ROOT, check=False)
+    with tempfile.TemporaryDirectory(prefix="galactic-image-") as folder:
+        settings = lending.of_this_machine() if given.pip else {}
+        lent = lending.options(Path(folder), settings, os.environ) if given.pip else []
+        words = command(name, tag, said, base=given.base, target=given.target, more=lent)
+        sys.stderr.write(f"{' '.join(words)}\n")
+        done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode == 0:
         sys.stderr.write(f"built {tag} with {name}\n")
     return done.returncode

@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -25,6 +25,7 @@ T = TypeVar("T")
 FINE, NOT_FOUND, USAGE, DEGRADED, UNREACHABLE = range(5)
 """Exit codes: as it should be; what was asked for is not there; not understood; not as it should be; no answer."""
 REQUEST_SECONDS: Final = 60.0
+LONGER: Final = "give a longer --request-timeout"
 EXITS: Final = "Exit code: 0 fine, 1 not found, 2 not understood, 3 something is wrong, 4 no answer."
 
 Kubeconfig = Annotated[
@@ -55,6 +56,8 @@ class Access:
     kubeconfig: str | None = None
     context: str | None = None
     seconds: float = REQUEST_SECONDS
+    clients: "list[Kube]" = field(default_factory=list, compare=False)
+    """Those that were made of it."""
 
     @property
     def files(self) -> list[Path]:
@@ -69,6 +72,7 @@ class Access:
 
         self._choose()
         async with await connect(self.context) as kube:
+            self.clients.append(kube)
             yield kube
 
     def _choose(self) -> None:
@@ -80,26 +84,28 @@ class Access:
             os.environ["KUBECONFIG"] = str(path)
 
     def run(self, work: Coroutine[Any, Any, T], *, seconds: float | None = None) -> T:
-        """What ``work`` returns. Raises Unreachable when it takes longer than ``seconds`` (--request-timeout)."""
+        """What ``work`` returns. Raises Unreachable when it takes longer than ``seconds`` (--request-timeout).
+
+        That names the commands in pods that had not ended, and the API server only where there are none.
+        """
         limit = self.seconds if seconds is None else seconds
 
         async def limited() -> T:
-            async with asyncio.timeout(limit) as patience:
+            task = asyncio.ensure_future(work)
+            done, _ = await asyncio.wait({task}, timeout=limit)
+            if done:
                 try:
-                    return await work
-                except TimeoutError:
-                    if not patience.expired():
-                        raise
-                    raise Unreachable(
-                        "kube-apiserver", f"no answer within {limit:g} s; give a longer --request-timeout"
-                    ) from None
+                    return task.result()
+                except TimeoutError as error:
+                    raise Unreachable("kube-apiserver", f"no answer in time; {LONGER}") from error
+            commands = sorted({command for kube in self.clients for command in kube.commands})
+            task.cancel()
+            await asyncio.wait({task})
+            if commands:
+                raise Unreachable("kubelet", f"{'; '.join(commands)} not done within {limit:g} s; {LONGER}")
+            raise Unreachable("kube-apiserver", f"no answer within {limit:g} s; {LONGER}")
 
-        try:
-            return asyncio.run(limited())
-        except TimeoutError as error:
-            raise Unreachable(
-                "kube-apiserver", f"no answer within {limit:g} s; give a longer --request-timeout"
-            ) from error
+        return asyncio.run(limited())
 
 
 def code(error: GalacticError) -> int:

@@ -9,11 +9,11 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
-from galactic.cli.access import Access
+from galactic.cli.access import LONGER, REQUEST_SECONDS, Access
 from galactic.cli.world import Component
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import Kube, Object, Objects
-from galactic.kube.execution import execute
+from galactic.kube.execution import TooSlow, execute
 from galactic.kube.resources import DAEMON_SETS, DEPLOYMENTS, PODS, STATEFUL_SETS
 from galactic.lab.state import HOME
 
@@ -55,15 +55,15 @@ def site(access: Access, kube: Kube) -> Site:
     if any(path.resolve().is_relative_to(HOME) for path in access.files):
         from galactic.cli.site_lab import lab_of  # noqa: PLC0415  (the image has no lab)
 
-        return lab_of(access.files) or Cluster(kube)
-    return Cluster(kube)
+        return lab_of(access.files) or Cluster(kube, access.seconds)
+    return Cluster(kube, access.seconds)
 
 
 class Cluster:
-    """Galactic as its chart installs it."""
+    """Galactic as its chart installs it. ``seconds``: for how long a command in a pod may take."""
 
-    def __init__(self, kube: Kube) -> None:
-        self._kube = kube
+    def __init__(self, kube: Kube, seconds: float = REQUEST_SECONDS) -> None:
+        self._kube, self._seconds = kube, seconds
         self._listed: Objects | None = None
 
     async def pods(self) -> Objects:
@@ -146,8 +146,13 @@ class Cluster:
     async def _json(self, pod: Object, container: str, argv: list[str]) -> Any:
         meta, names = pod["metadata"], [each["name"] for each in pod["spec"]["containers"]]
         chosen = container if container in names else names[0]
-        done = await execute(self._kube, meta["namespace"], meta["name"], chosen, argv)
         where = f"{meta['namespace']}/{meta['name']}"
+        try:
+            done = await execute(
+                self._kube, meta["namespace"], meta["name"], chosen, argv, seconds=self._seconds
+            )
+        except TooSlow as error:
+            raise Unreachable(container, f"{error}; {LONGER}") from error
         if done.code:
             raise Unreachable(container, f"{where}: {done.errors.strip() or f'exit code {done.code}'}")
         try:

@@ -60,11 +60,15 @@ class Event:
 
 
 class Kube:
-    """Requests to one API server. Made by ``connect``, ended by ``close`` or as an async context manager."""
+    """Requests to one API server. Made by ``connect``, ended by ``close`` or as an async context manager.
+
+    ``commands``: what runs in containers just now (``galactic.kube.execution``), each with its pod.
+    """
 
     def __init__(self, api: official.ApiClient) -> None:
         self._api = api
         self.requests = 0
+        self.commands: list[str] = []
 
     async def __aenter__(self) -> Self:
         return self

@@ -24,10 +24,14 @@ class Outcome(NamedTuple):
     errors: str
 
 
+class TooSlow(Unreachable):
+    """The command did not end in time."""
+
+
 async def execute(
     kube: Kube, namespace: str, pod: str, container: str, argv: list[str], *, seconds: float = 60.0
 ) -> Outcome:
-    """Runs ``argv`` in a running container. Raises Rejected where that is not allowed, Unreachable."""
+    """Runs ``argv`` in a running container. Raises Rejected where that is not allowed, Unreachable; TooSlow."""
     api = kube._api  # noqa: SLF001  (the same package: one client, one set of credentials)
     query = [("command", word) for word in argv]
     query += [("container", container), ("stdout", "true"), ("stderr", "true")]
@@ -40,6 +44,8 @@ async def execute(
     url = f"{api.configuration.host}{path}?{urlencode(query)}"
     where = f"{namespace}/{pod}"
     kube.requests += 1
+    command = f"pod {where}: `{argv[0]}`"
+    kube.commands.append(command)
     try:
         async with (
             asyncio.timeout(seconds),
@@ -60,9 +66,11 @@ async def execute(
             ) from error
         raise Unreachable("kubelet", f"pod {where}: {error.status} {error.message}") from error
     except TimeoutError as error:
-        raise Unreachable("kubelet", f"pod {where}: `{argv[0]}` took longer than {seconds:g} s") from error
+        raise TooSlow("kubelet", f"{command} took longer than {seconds:g} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise Unreachable("kubelet", f"pod {where}: {error}") from error
+    finally:
+        kube.commands.remove(command)
 
 
 async def _outcome(stream: aiohttp.ClientWebSocketResponse, where: str) -> Outcome:

@@ -4,16 +4,19 @@ The terms are client-go's: a lease holds for 15 s, is renewed every 2 s, and a l
 stops acting by itself. Nobody compares clocks: a candidate waits until it has seen the same renewal for the whole
 duration on its own monotonic clock, a leader counts from before it asked. So between the moment when a leader stops and
 the moment when anybody else may begin there are at least 5 s, whatever the network does (``Fenced`` ends requests that
-are under way then).
+are under way then). A request for the lease is given up after half of the 10 s, as in Kubernetes' own components: one
+connection that died does not cost the lease.
 """
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import secrets
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +37,10 @@ DEADLINE_SECONDS: Final = 10.0
 """After how long without a renewal its holder stops acting."""
 RETRY_SECONDS: Final = 2.0
 """How often a holder renews, and a candidate looks."""
+SHARE: Final = 3
+"""How many renewals in a row may come late."""
+RENEWALS: Final = 32
+"""How many renewals a late one is remembered for."""
 ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -58,11 +65,49 @@ class Leases(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The three periods, in seconds: ``retry`` < ``deadline`` < ``duration``."""
+    """The periods, in seconds: ``retry`` < ``deadline`` < ``duration``.
+
+    ``longest``: for how long a holder may ask for the lease whose renewals come late. 0: always for ``duration``.
+    """
 
     duration: float = DURATION_SECONDS
     deadline: float = DEADLINE_SECONDS
     retry: float = RETRY_SECONDS
+    longest: float = 0.0
+
+    @property
+    def attempt(self) -> float:
+        """How long one request may take of a holder that stops at the deadline."""
+        return self.deadline / 2
+
+
+class Pace:
+    """For how long a holder asks for the lease: three times the longest of its latest intervals between renewals.
+
+    So a lease is short where the API server is quick, and one that is slow, or a holder on a loaded machine, does not
+    lose it each time.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._intervals: deque[float] = deque(maxlen=RENEWALS)
+        self._renewed: float | None = None
+
+    @property
+    def duration(self) -> int:
+        wanted = SHARE * max(self._intervals, default=0.0)
+        return math.ceil(max(self._terms.duration, min(wanted, self._terms.longest)))
+
+    def asks(self, at: float, before: float | None) -> None:
+        """The lease is about to be written. ``before``: the duration of the holder before; None: it is renewed."""
+        if before is not None:
+            self._intervals.append(before / SHARE)
+        elif self._renewed is not None:
+            self._intervals.append(at - self._renewed)
+
+    def renewed(self, at: float) -> None:
+        """The API server took what was asked for at that time."""
+        self._renewed = at
 
 
 def identity() -> str:
@@ -106,6 +151,7 @@ class Lease:
         self._until = float("-inf")
         self._seen: tuple[object, float] = (None, 0.0)
         self._answered = False
+        self._pace = Pace(self._terms)
         self.holder = ""
         self.transitions = 0
 
@@ -151,9 +197,12 @@ class Lease:
 
         For those whose writes are ordered elsewhere: an API server that does not answer says nothing, and is not told.
         """
+        patience = self._terms.deadline
         try:
             while True:
-                if await self._attempt():
+                taken = await self._attempt(patience)
+                patience = self._terms.deadline if self._answered else self._longer(patience)
+                if taken:
                     chosen(True)
                 elif not self._answered:
                     # Nobody could renew: whoever holds it gets the chance to when the API server is back.
@@ -167,8 +216,12 @@ class Lease:
             if self.holder == self.own:
                 await self._release()
 
+    def _longer(self, patience: float) -> float:
+        """For the next request, after one that was not answered."""
+        return max(self._terms.deadline, min(2 * patience, self._terms.longest / 2))
+
     async def _acquire(self) -> None:
-        while not await self._attempt():  # noqa: ASYNC110 - the other side is another process
+        while not await self._attempt(self._terms.attempt):  # noqa: ASYNC110 - the other side is another process
             # Not all candidates at once.
             await asyncio.sleep(self._terms.retry * random.uniform(1.0, 1.2))
 
@@ -181,17 +234,17 @@ class Lease:
                 if done:
                     work.result()
                     raise Unreachable("lease", "what it is for has ended")
-                if self.leads and not await self._attempt() and self.holder != self.own:
+                limit = min(self._terms.attempt, self.remaining)
+                if limit > 0 and not await self._attempt(limit) and self.holder != self.own:
                     self._until = float("-inf")
         finally:
             work.cancel()
             await asyncio.wait({work})
         log.warning("no longer leading", lease=self._name, identity=self.own, holder=self.holder)
 
-    async def _attempt(self) -> bool:
-        """Takes or renews the lease. False if another holds it, or the API server does not answer in time."""
+    async def _attempt(self, limit: float) -> bool:
+        """Takes or renews the lease. False if another holds it, or the API server does not answer in ``limit`` s."""
         began = self._clock()
-        limit = self.remaining if self.leads else self._terms.deadline
         try:
             async with asyncio.timeout(limit):
                 taken = await self._take(began)
@@ -201,15 +254,22 @@ class Lease:
             return False  # another was quicker
         except (GalacticError, TimeoutError) as error:
             self._answered = False
-            problem = str(error) or f"kube-apiserver: no answer within {limit:.0f} s"
+            problem = str(error) or f"kube-apiserver: {self._late(limit)}"
             log.warning("lease not renewed", lease=self._name, error=problem)
             self._report(f"lease {self._name} not renewed: {problem}")
             return False
         self._answered = True
         self._report(None)
         if taken:
+            self._pace.renewed(began)
             self._until = began + self._terms.deadline
         return taken
+
+    def _late(self, limit: float) -> str:
+        """Why a request was given up after ``limit`` seconds: its own time was up, or that of the term."""
+        if limit < self._terms.attempt:
+            return f"no answer before the {self._terms.deadline:g} s since the last renewal were over"
+        return f"no answer within {limit:g} s"
 
     async def _take(self, began: float) -> bool:
         found = await self._api.find(LEASES, self._name, self._namespace)
@@ -228,6 +288,8 @@ class Lease:
         duration = max(self._terms.duration, float(spec.get("leaseDurationSeconds") or 0))
         if self.holder not in ("", self.own) and began < self._seen[1] + duration:
             return False
+        before = None if self.holder == self.own else float(spec.get("leaseDurationSeconds") or 0)
+        self._pace.asks(began, before)
         await self._api.replace(LEASES, found | {"spec": self._spec(spec)})
         self.holder = self.own
         return True
@@ -249,7 +311,7 @@ class Lease:
         self.transitions = (before.get("leaseTransitions") or 0) + (0 if mine or not before else 1)
         return {
             "holderIdentity": self.own,
-            "leaseDurationSeconds": int(self._terms.duration) or 1,
+            "leaseDurationSeconds": self._pace.duration,
             "acquireTime": before.get("acquireTime") if mine else moment,
             "renewTime": moment,
             "leaseTransitions": self.transitions,

@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Network
 from typing import Final, NamedTuple, TextIO
 
@@ -23,7 +23,15 @@ from galactic.node import plan
 from galactic.settings import NodeSettings, load
 
 PROGRAM: Final = "galactic-node-prepare"
-MODULES: Final = ("vrf", "dummy", "veth", "xt_devgroup", "ipt_rpfilter", "ip6t_rpfilter")
+MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "vrf": (),
+    "dummy": ("numdummies=0",),  # or the module makes dummy0 when it is loaded; one that is there stays
+    "veth": (),
+    "xt_devgroup": (),
+    "ipt_rpfilter": (),
+    "ip6t_rpfilter": (),
+}
+"""The kernel modules that are loaded, with their parameters."""
 _SOME_SPACE: Final = IPv6Network("2001:db8::/32")
 
 
@@ -64,14 +72,15 @@ def _modules() -> Row:
     """The kernel loads most by itself when they are needed; not all of them while it runs in a container."""
     if not shutil.which("modprobe"):
         return Row("Modules", "later", "no modprobe here: the kernel loads them itself, or has them built in")
-    refused = [name for name in MODULES if not _loaded(name)]
+    refused = [name for name, parameters in MODULES.items() if not _loaded(name, parameters)]
     if refused:
         return Row("Modules", "later", f"not loaded: {', '.join(refused)}; fine if they are built in")
     return Row("Modules", "ok", ", ".join(MODULES))
 
 
-def _loaded(name: str) -> bool:
-    return subprocess.run(["modprobe", "--quiet", name], capture_output=True, check=False).returncode == 0
+def _loaded(name: str, parameters: Sequence[str]) -> bool:
+    argv = ["modprobe", "--quiet", name, *parameters]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def _written(wanted: Mapping[str, str]) -> Row:

@@ -1,9 +1,12 @@
 """galactic-broker-credentials: certificate and passwords of the chart's own broker, made once and kept in Secrets.
 
-It runs before Mosquitto in the pod. ``galactic-broker`` has what only the broker needs, ``galactic-broker-node``
+Helm makes the Secrets before any pod (templates/broker-secrets.yaml), where it has a cluster to look into: a pod whose
+Secret is missing waits in FailedMount for up to two minutes. This program makes what is missing, and renews. It runs
+before Mosquitto in the pod. ``galactic-broker`` has what only the broker needs, ``galactic-broker-node``
 and ``galactic-broker-router`` what their clients mount: ``username``, ``password``, ``ca.crt``. What is there already
 stays as it is, so that an upgrade changes no password; a Secret that was deleted is made anew, and its clients read the
-new password with their next connection. A chart cannot do that: what it makes up differs each time it is rendered.
+new password with their next connection. A chart alone cannot do that: what it makes up differs each time it is
+rendered.
 """
 
 import asyncio

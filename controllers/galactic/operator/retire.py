@@ -2,8 +2,9 @@
 
 The chart runs it as a Job before `helm uninstall`; it may as well be run by hand, and any number of times.
 
-1. Operator, webhooks and routers are stopped, and waited for: they would put back what is taken away here.
-2. The webhook configurations go: with nobody to answer, the API server would refuse pods.
+1. Operator, webhooks and routers are stopped.
+2. The webhook configurations go: with nobody to answer, the API server would refuse pods. They go at once, as programs
+   may take too long to end, and once more when these have ended: they put back what is taken away here.
 3. Our finalizer is taken off every VPCAttachment and VPC: nobody would do that later, and their namespaces could not be
    deleted any more. The objects themselves stay.
 4. Secrets and Leases that the programs made go, and the labels that older API servers needed on two namespaces.
@@ -59,7 +60,7 @@ class RetireSettings(Settings):
     router_kind: Literal["Deployment", "StatefulSet"] = Field(
         default="Deployment", description="what keeps the routers running"
     )
-    patience: float = Field(default=90.0, gt=0, description="seconds for which the programs may take to end")
+    patience: float = Field(default=300.0, gt=0, description="seconds for which the programs may take to end")
 
 
 class Api(Protocol):
@@ -97,9 +98,9 @@ async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -
             await api.patch(resource, name, {"spec": {"replicas": 0}}, namespace, subresource="scale")
         except NotFound:
             log.info("not there", kind=resource.kind, name=name)
+    await _unhook(api)
     await _ended(api, settings)
-    for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS):
-        await api.delete(resource, WEBHOOK)
+    await _unhook(api)
     released = {resource.kind: await _release(api, resource) for resource in (VPC_ATTACHMENTS, VPCS)}
     for resource, name in MADE:
         await api.delete(resource, name, namespace)
@@ -108,6 +109,11 @@ async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -
         if found and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) == IGNORED:
             await api.patch(NAMESPACES, labelled, {"metadata": {"labels": {ADMISSION_LABEL: None}}})
     return released
+
+
+async def _unhook(api: Api) -> None:
+    for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS):
+        await api.delete(resource, WEBHOOK)
 
 
 async def _ended(api: Api, settings: RetireSettings) -> None:
@@ -121,7 +127,7 @@ async def _ended(api: Api, settings: RetireSettings) -> None:
         names = ", ".join(sorted(pod["metadata"]["name"] for pod in pods))
         if time.monotonic() > until:
             raise Unreachable(
-                "pods", f"{names} did not end within {settings.patience:.0f} s; delete them and try again"
+                "pods", f"{names} did not end within {settings.patience:g} s; delete them and try again"
             )
         log.info("waiting for pods to end", pods=names)
         await asyncio.sleep(LOOK_SECONDS)

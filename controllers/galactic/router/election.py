@@ -14,13 +14,14 @@ from typing import Final, Protocol
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.kube.lease import Lease, Leases, Terms, own_namespace
+from galactic.kube.lease import DURATION_SECONDS, Lease, Leases, Terms, own_namespace
 
 log = structlog.get_logger(__name__)
 NAME: Final = "galactic-router"
-TERMS: Final = Terms(duration=3.0, deadline=2.0, retry=0.5)
-"""A dead leader is followed within 3 s + two looks of 0.6 s at the most. Costs the API server two requests a second for
-each replica and two more for the leader's renewals, as much as the Leases of twenty kubelets."""
+TERMS: Final = Terms(duration=3.0, deadline=2.0, retry=0.5, longest=DURATION_SECONDS)
+"""A dead leader is followed within 3 s + two looks of 0.6 s at the most; where renewals come late, after up to 15 s,
+Kubernetes' own duration. Costs the API server two requests a second for each replica and two more for the leader's
+renewals, as much as the Leases of twenty kubelets."""
 RETRY_SECONDS: Final = 0.5
 
 Chosen = Callable[[bool], None]

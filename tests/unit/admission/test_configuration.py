@@ -14,6 +14,7 @@ from galactic.operator.admission.configuration import (
     merged,
     to_be_labelled,
 )
+from galactic.operator.admission.nodesegment import identities
 
 DOOR = Door("galactic-system", "galactic-webhook", bundle="Q0E=")
 
@@ -28,7 +29,7 @@ def test_every_webhook_fails_closed_in_time_and_has_no_side_effects(version: tup
     assert kinds == [MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS]
     for one in webhooks(version):
         assert one["failurePolicy"] == "Fail"
-        assert one["timeoutSeconds"] == 5
+        assert one["timeoutSeconds"] == (15 if one["name"].startswith("pods.") else 10)
         assert one["sideEffects"] == "None"
         assert one["clientConfig"]["caBundle"] == "Q0E="
         assert not any("DELETE" in rule["operations"] for rule in one["rules"]), "nothing may hinder deletion"
@@ -62,7 +63,25 @@ def test_pods_are_narrowed_as_far_as_the_server_can(
 def test_new_servers_do_not_ask_about_finalizers() -> None:
     conditions = {one["name"]: one["matchConditions"][0]["expression"] for one in webhooks((1, 30))}
     assert conditions["kinds.galactic.datumapis.com"].endswith("object.spec != oldObject.spec")
-    assert conditions["nodes.galactic.datumapis.com"] == "!has(object.metadata.deletionTimestamp)"
+
+
+def test_new_servers_ask_about_a_node_status_only_where_another_node_writes_it() -> None:
+    """tests/chart has a real API server evaluate it."""
+    nodes = identities("system:node:{node},gs:node")
+    configured = configurations("galactic", DOOR, (1, 30), nodes=nodes)[1][1]["webhooks"]
+    conditions = {
+        one["name"].partition(".")[0]: {part["name"]: part["expression"] for part in one["matchConditions"]}
+        for one in configured
+    }
+    assert conditions["node-statuses"] == {
+        "is-of-another-node": nodes.foreign,
+        "stays": "!has(object.metadata.deletionTimestamp)",
+    }
+    assert conditions["nodes"]["is-to-be-judged"].endswith(
+        f"object.spec != oldObject.spec || {nodes.foreign}"
+    )
+    assert nodes.foreign.count("||") == 1, "one alternative for each pattern"
+    assert identities("").foreign == "false"
 
 
 def test_mutation_is_repeated_when_others_change_the_pod() -> None:

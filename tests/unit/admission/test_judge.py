@@ -161,6 +161,50 @@ async def test_a_pod_waits_a_little_for_its_attachment(judge: Judge, store: Any,
     assert isinstance((await judge.validate(asking)).refusal, NotYet)
 
 
+def _refused(generation: int = 1) -> dict[str, Any]:
+    """An attachment whose first specification the operator has refused."""
+    condition = {"type": "Accepted", "status": "False", "reason": "Invalid", "message": "no such network"}
+    thing = attachment(ready=False)
+    thing["metadata"]["generation"] = generation
+    thing["status"] |= {"observedGeneration": 1, "conditions": [condition]}
+    return thing
+
+
+@pytest.mark.parametrize("kind", ["attachment", "vpc"])
+async def test_a_pod_waits_no_longer_for_what_the_operator_has_refused(
+    store: Any, cluster: Cluster, kind: str
+) -> None:
+    """Neither for an attachment nor for a VPC: kube-controller-manager makes few pods at a time."""
+    judge = Judge(cluster, Rules(identities(""), patience=3600.0, grace=0.01))
+    thing = _refused()
+    if kind == "vpc":
+        thing = vpc() | {"status": thing["status"]}
+    store.put(VPCS if kind == "vpc" else VPC_ATTACHMENTS, thing)
+    asking = pod(**{kind: "blue" if kind == "vpc" else "web"})
+    asked = request(PODS, completed(asking, await judge.mutate(request(PODS, asking))))
+    answer = await judge.validate(asked)  # ends by itself
+    assert isinstance(answer.refusal, NotYet)
+
+
+async def test_a_refusal_that_is_out_of_date_is_waited_for(store: Any, cluster: Cluster) -> None:
+    """By a changed specification, and by what was applied a moment after the attachment."""
+    for generation, rules in (
+        (2, Rules(identities(""), patience=3600.0, grace=0.0)),
+        (1, Rules(identities(""), patience=3600.0, grace=3600.0)),
+    ):
+        judge = Judge(cluster, rules)
+        store.put(VPC_ATTACHMENTS, _refused(generation))
+        asking = pod(attachment="web")
+        asked = request(PODS, completed(asking, await judge.mutate(request(PODS, asking))))
+        waiting = asyncio.create_task(judge.validate(asked))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment()))
+        assert (await waiting).refusal is None
+        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), attachment(), None)
+
+
 async def test_a_pod_with_an_attachment_of_its_own(judge: Judge, store: Any) -> None:
     store.put(VPCS, vpc())
     thing = completed(pod(vpc="blue"), await judge.mutate(request(PODS, pod(vpc="blue"))))

@@ -21,11 +21,14 @@ from galactic.errors import Rejected
 from galactic.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
 from galactic.operator.admission import server as serving
 from galactic.operator.admission.certificate import Bundle, Lifetime
-from galactic.operator.admission.configuration import ADMISSION_LABEL, Door
+from galactic.operator.admission.configuration import ADMISSION_LABEL, POD_TIMEOUT_SECONDS, Door
+from galactic.operator.admission.judge import Rules
 from galactic.operator.admission.keeper import Files, Keeper, Wanted
 from galactic.operator.admission.metrics import Metrics
+from galactic.operator.admission.nodesegment import identities
 from galactic.operator.admission.review import YES, Answer, Request
 from galactic.operator.admission.server import Certificate, Decision, Server
+from galactic.settings import WebhookSettings
 
 KEY = (SECRETS, "galactic-system", "galactic-webhook")
 HOOKS = (MUTATING_WEBHOOKS, "", "galactic-webhook")
@@ -255,6 +258,35 @@ async def test_what_is_no_review_gets_400(store: Any, body: bytes) -> None:
         assert (status, text.partition(":")[0]) == (400, "not an AdmissionReview")
         status, _ = await ask(trusting(store), port, json.dumps(review()).encode(), "/mutate")
         assert status == 200
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [("15s", 14.0), ("2s", 1.0), ("1s", 0.5), ("", 9.0), ("1m0s", 9.0)]
+)
+def test_an_answer_comes_before_the_api_server_gives_up(timeout: str, seconds: float) -> None:
+    assert serving.limit(timeout) == seconds
+
+
+def test_the_longest_patience_fits_into_the_answer() -> None:
+    longest = WebhookSettings.model_fields["patience"].metadata
+    (most,) = (bound.le for bound in longest if hasattr(bound, "le"))
+    rules = Rules(identities(""))
+    assert rules.patience <= most
+    assert most + rules.grace < serving.limit(f"{POD_TIMEOUT_SECONDS}s")
+
+
+async def test_the_time_out_in_the_request_counts(store: Any) -> None:
+    async def sleepy(_: Request) -> Answer:
+        await asyncio.Event().wait()
+        return YES
+
+    one, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)))
+    await one.load()
+    await one.keep()
+    async with serving_on(certificate, metrics, mutate=sleepy) as port:
+        body = json.dumps(review()).encode()
+        _, text = await ask(trusting(store), port, body, "/mutate?timeout=1s")
+        assert "no answer within 0.5 s" in json.loads(text)["response"]["status"]["message"]
 
 
 async def test_too_late_and_broken_are_said_clearly(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,12 @@
 """The command as a whole: exit codes, forms, colours, completion, and that its help costs little."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -47,6 +49,48 @@ def nowhere(tmp_path: Path) -> Path:
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.mark.parametrize(
+    ("commands", "culprit"),
+    [
+        pytest.param([], "kube-apiserver: no answer within 0.2 s", id="api-server"),
+        pytest.param(
+            ["pod ns/galactic-node-a: `galactic-node-inspect`"],
+            "kubelet: pod ns/galactic-node-a: `galactic-node-inspect` not done within 0.2 s",
+            id="command-in-a-pod",
+        ),
+    ],
+)
+def test_a_time_out_names_what_was_waited_for(commands: list[str], culprit: str) -> None:
+    """The commands of the moment when time was up: none of them is left after that."""
+    way = access.Access(seconds=0.2)
+
+    async def work() -> None:
+        kube = SimpleNamespace(commands=commands)
+        way.clients.append(kube)  # type: ignore[arg-type]
+        try:
+            await asyncio.Event().wait()
+        finally:
+            kube.commands = []
+
+    with pytest.raises(Unreachable) as raised:
+        way.run(work())
+    said = access.sentence(raised.value)
+    assert said.startswith(f"{culprit}; give a longer --request-timeout")
+    assert ("is the cluster up?" in said) == (not commands)
+
+
+def test_what_a_command_raises_and_returns_is_its_own() -> None:
+    async def late() -> None:
+        raise TimeoutError("its own")
+
+    async def fine() -> int:
+        return 7
+
+    with pytest.raises(Unreachable, match="no answer in time"):
+        access.Access().run(late())
+    assert access.Access().run(fine()) == 7
 
 
 @pytest.mark.parametrize(

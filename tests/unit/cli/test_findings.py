@@ -4,7 +4,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from states import NOW, Things, condition, endpoint, event, fine, lease, node, pod, program, segment, world
+from states import (
+    NOW,
+    STAMP,
+    Things,
+    condition,
+    endpoint,
+    event,
+    fine,
+    lease,
+    node,
+    pod,
+    program,
+    segment,
+    world,
+)
 
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
 
@@ -357,6 +371,46 @@ def test_what_the_operator_says_of_a_silent_router_is_said_once() -> None:
     (found,) = findings(world(things))
     assert (found.reason, found.message) == ("NotRouted", "no router has told")
     assert "kubectl describe vpca -n blue web" in found.remedy
+
+
+def pod_gone(things: Things) -> None:
+    del things["Pod web"]
+
+
+def pod_elsewhere(things: Things) -> None:
+    things["Pod web"]["spec"]["nodeName"] = "node-2"
+
+
+def pod_going(things: Things) -> None:
+    things["Pod web"]["metadata"]["deletionTimestamp"] = STAMP
+
+
+@pytest.mark.parametrize("gone", [pod_gone, pod_elsewhere, pod_going])
+def test_a_status_that_nothing_updates_any_more_accuses_no_router(gone: Callable[[Things], None]) -> None:
+    """A NodeSegment goes on listing what its node had when that was lost."""
+    things = fine()
+    unrouted(things)
+    gone(things)
+    assert "NotRouted" not in [each.reason for each in findings(world(things))]
+
+
+@pytest.mark.parametrize("gone", [pod_gone, pod_going])
+def test_a_condition_of_pods_that_are_gone_is_no_finding(gone: Callable[[Things], None]) -> None:
+    things = fine()
+    unrouted(things)
+    said = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
+    things["VPCAttachment web"]["status"]["conditions"].append(said)
+    gone(things)
+    assert findings(world(things)) == []
+
+
+def test_whoever_may_not_list_pods_still_learns_of_a_silent_router() -> None:
+    things = fine()
+    unrouted(things)
+    del things["Pod web"]
+    seen = world(things)
+    seen.unread["Pod"] = "forbidden"
+    assert "NotRouted" in [each.reason for each in findings(seen)]
 
 
 def test_a_router_outside_is_a_note_and_no_attachment_waits_for_it() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from galactic.cli.site import Cluster, problem
 from galactic.errors import Unreachable
+from galactic.kube.execution import TooSlow
 from galactic.kube.resources import Resource
 
 RUNNING = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
@@ -152,3 +153,21 @@ def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict
 )
 def test_why_a_pod_does_not_run(given: dict[str, Any], said: str) -> None:
     assert problem(given) == said
+
+
+async def test_a_command_that_was_too_slow_is_told_with_its_pod_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+
+    async def slow(*_: Any, seconds: float) -> None:
+        asked.append(seconds)
+        raise TooSlow("kubelet", "pod galactic-system/galactic-node-a: `galactic-node-inspect` took longer")
+
+    monkeypatch.setattr("galactic.cli.site.execute", slow)
+    site = Cluster(FakeKube({"Pod": [pod("node", "node-1", RUNNING)]}), 7.0)  # type: ignore[arg-type]
+    with pytest.raises(
+        Unreachable, match=r"galactic-node-a: .* took longer; give a longer --request-timeout"
+    ):
+        await site.inspect("node-1", [])
+    assert asked == [7.0]

@@ -1,5 +1,6 @@
 """Commands in containers, against a server that speaks kubelet's protocol (v4.channel.k8s.io)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -84,3 +85,14 @@ async def test_a_command_that_does_not_end_is_not_waited_for() -> None:
     async with serving(b"\x01...", hang=True) as (kube, _):
         with pytest.raises(Unreachable, match="took longer"):
             await execute(kube, "ns", "pod", "main", ["x"], seconds=0.3)
+
+
+async def test_commands_that_run_are_known_and_those_that_ended_forgotten() -> None:
+    async with serving(b"\x01...", hang=True) as (kube, _):
+        running = asyncio.create_task(execute(kube, "ns", "pod", "main", ["look", "-v"]))
+        while not kube.commands:
+            await asyncio.sleep(0)
+        assert kube.commands == ["pod ns/pod: `look`"]
+        running.cancel()
+        await asyncio.wait({running})
+        assert kube.commands == []

@@ -7,17 +7,20 @@ import pytest
 
 from galactic.errors import Unreachable
 from galactic.kube.client import Conflict
-from galactic.kube.lease import Deposed, Lease, Terms
+from galactic.kube.lease import RENEWALS, Deposed, Lease, Pace, Terms
 
 TERMS = Terms()
 
 
 class Server:
-    """One Lease with a resource version. Requests of candidates in ``cut`` fail, those of ``mute`` hang."""
+    """One Lease with a resource version. Requests of candidates in ``cut`` fail, those of ``mute`` hang.
+
+    ``lost``: how many of the next requests are not answered.
+    """
 
     def __init__(self):
         self.lease = None
-        self.version = 0
+        self.version = self.lost = 0
         self.cut, self.mute = set(), set()
 
     def seen_by(self, own):
@@ -30,6 +33,9 @@ class _Network:
 
     async def _way(self):
         await asyncio.sleep(0)
+        if self.server.lost:
+            self.server.lost -= 1
+            await asyncio.Event().wait()
         if self.own in self.server.mute:
             await asyncio.Event().wait()
         if self.own in self.server.cut:
@@ -73,11 +79,12 @@ class Candidate:
             clock=asyncio.get_running_loop().time,
             report=self.told.append,
         )
-        self.active = False
+        self.active, self.task_begun = False, 0
         self.task = asyncio.create_task(self.lease.run(self.lead))
 
     async def lead(self):
         self.active = True
+        self.task_begun += 1
         try:
             await asyncio.Event().wait()
         finally:
@@ -155,6 +162,70 @@ async def test_a_leader_that_is_cut_off_stops_before_another_begins(candidates, 
     await asyncio.sleep(TERMS.duration)
     assert b.active
     assert not a.active
+
+
+async def test_one_request_that_is_lost_does_not_cost_the_lease(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    candidates.server.lost = 1
+    await until(lambda: a.told[-1])
+    version = candidates.server.version
+    await until(lambda: candidates.server.version > version)
+    assert a.active
+    assert candidates.server.lease["spec"]["leaseTransitions"] == 0
+    assert a.task_begun == 1, "its work was never stopped"
+
+
+async def test_a_time_out_is_told_as_what_it_is(candidates):
+    a = candidates("a")
+    await until(lambda: a.active)
+    candidates.server.mute.add("a")
+    await until(lambda: not a.active)
+    await until(lambda: sum(map(bool, a.told)) > 2)
+    own, terms = "no answer within 5 s", "no answer before the 10 s since the last renewal were over"
+    assert [each.partition("kube-apiserver: ")[2] for each in a.told if each][:3] == [own, terms, own]
+
+
+@pytest.mark.parametrize(
+    ("intervals", "duration"),
+    [
+        pytest.param([], 3, id="first"),
+        pytest.param([0.5, 0.6, 0.5], 3, id="quick"),
+        pytest.param([0.5, 2.0, 0.5], 6, id="one-late"),
+        pytest.param([0.5, 30.0, 0.5], 15, id="no-longer-than-kubernetes"),
+        pytest.param([2.0, *[0.5] * RENEWALS], 3, id="forgotten"),
+    ],
+)
+def test_a_lease_lasts_as_long_as_renewals_take(intervals, duration):
+    pace, at = Pace(Terms(duration=3.0, deadline=2.0, retry=0.5, longest=15.0)), 100.0
+    pace.asks(at, 0.0)
+    pace.renewed(at)
+    for interval in intervals:
+        at += interval
+        pace.asks(at, None)
+        pace.renewed(at)
+    assert pace.duration == duration
+
+
+def test_a_renewal_that_failed_is_a_late_one():
+    pace = Pace(Terms(duration=3.0, deadline=2.0, retry=0.5, longest=15.0))
+    pace.asks(0.0, 0.0)
+    pace.renewed(0.0)
+    for at in (1.0, 2.0, 4.0):
+        pace.asks(at, None)
+    assert pace.duration == 12
+
+
+def test_the_next_holder_begins_with_what_the_last_one_needed():
+    pace = Pace(Terms(duration=3.0, deadline=2.0, retry=0.5, longest=15.0))
+    pace.asks(0.0, 9.0)
+    assert pace.duration == 9
+
+
+def test_an_operator_always_asks_for_as_much():
+    pace = Pace(TERMS)
+    pace.asks(0.0, 60.0)
+    assert pace.duration == TERMS.duration == 15
 
 
 async def test_somebody_who_takes_the_lease_by_force_is_obeyed(candidates):

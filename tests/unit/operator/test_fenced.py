@@ -17,7 +17,7 @@ async def test_only_the_leader_writes(cluster):
         await api.create(VPCS, VPC, "default")
     assert await cluster.api.find(VPCS, "v", "default") is None
     assert len((await api.list(NAMESPACES))[0]) == 2
-    assert await lease._attempt()
+    assert await lease._attempt(1.0)
     await api.create(VPCS, VPC, "default")
     moment[0] = 10.0  # without a renewal
     with pytest.raises(Deposed):

@@ -4,10 +4,11 @@ import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from release import audit, image, licences
+from release import audit, image, lending, licences
 from release.distributions import ROOT, asked, closure, constraints, normal, project
 from release.image import Facts, command, engine, facts, source
 
@@ -195,3 +196,86 @@ def test_an_audit_that_could_not_be_made_is_no_verdict_and_says_so(capsys, out, 
     printed = "" if out is None else json.dumps({"dependencies": out, "fixes": []})
     assert audit.verdict(printed, error) == code
     assert told in capsys.readouterr().err
+
+
+LISTED = """\
+:env:.index-url='https://user:word@packages.example/simple'
+:env:.disable-pip-version-check='1'
+global.cert='/etc/ssl/of-a-file.pem'
+global.index-url='https://of-a-file.example/simple'
+global.find-links='/srv/wheels\\nhttps://packages.example/wheels file:///srv/more'
+install.timeout='7'
+global.timeout='9'
+"""
+
+
+def test_pips_settings_are_those_that_pip_goes_by():
+    found = lending.listed(LISTED)
+    assert found["index-url"] == "https://user:word@packages.example/simple", (
+        "the environment goes before files"
+    )
+    assert found["timeout"] == "7", "the command goes before what is for all"
+    text, left_out = lending.configuration(found)
+    assert text.splitlines() == [
+        "[global]",
+        "index-url = https://user:word@packages.example/simple",
+        "find-links = https://packages.example/wheels",
+        "timeout = 7",
+    ]
+    assert left_out == ["/srv/wheels", "file:///srv/more"]
+
+
+def test_the_listing_is_pips_own(tmp_path, monkeypatch):
+    path = tmp_path / "pip.conf"
+    path.write_text("[global]\ntimeout = 41\nretries = 3\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
+    monkeypatch.setenv("PIP_TIMEOUT", "42")
+    found = lending.of_this_machine()
+    assert (found["timeout"], found["retries"]) == ("42", "3")
+
+
+def secrets(words):
+    found = [word.removeprefix("--secret=") for word in words if word.startswith("--secret=")]
+    return {
+        parts["id"]: parts["src"]
+        for each in found
+        for parts in [dict(p.split("=", 1) for p in each.split(","))]
+    }
+
+
+def test_what_is_lent_is_a_secret_and_no_argument(tmp_path, capsys):
+    authorities = tmp_path / "ca.pem"
+    authorities.write_text("-")
+    words = lending.options(tmp_path, lending.listed(LISTED), {"SSL_CERT_FILE": str(authorities)})
+    lent = secrets(words)
+    assert lent["ca"] == str(authorities), "the file of pip's cert is not there"
+    assert "user:word@" in (tmp_path / "pip.conf").read_text()
+    assert (tmp_path / "pip.conf").stat().st_mode & 0o077 == 0
+    called = command("buildah", "galactic", SAID, more=words)
+    assert "user:word@" not in " ".join(called)
+    assert lent == secrets(called)
+    assert "/srv/wheels" in capsys.readouterr().err
+    text = (ROOT / image.DOCKERFILE).read_text()
+    for name in lent:
+        assert f"--mount=type=secret,id={name}" in text
+        assert f"/run/secrets/{name}" in text
+
+
+def test_nothing_is_lent_that_is_not_there(tmp_path):
+    assert secrets(lending.options(tmp_path, {}, {"SSL_CERT_FILE": "/nonexistent"})).keys() == {"pip"}
+
+
+@pytest.mark.parametrize("given", [[], ["--pip=machine"]])
+def test_only_who_asks_for_it_lends(given, monkeypatch, tmp_path):
+    """By a stand-in for buildah, which writes down what it is called with."""
+    program = tmp_path / "buildah"
+    program.write_text(f'#!/bin/sh\n[ "$1" = info ] || echo "$@" > {tmp_path}/called\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(sys, "argv", ["image", "--engine=buildah", *given])
+    assert image.main() == 0
+    lent = secrets((tmp_path / "called").read_text().split())
+    assert ("pip" in lent) == bool(given)
+    assert not any(path.endswith("pip.conf") and Path(path).exists() for path in lent.values()), (
+        "gone with the build"
+    )

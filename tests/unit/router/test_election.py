@@ -22,11 +22,12 @@ LOOK = 1.2 * TERMS.retry
 
 
 class Server:
-    """One Lease; requests of those in ``cut`` fail, and everybody's while it is ``down``."""
+    """One Lease; requests of those in ``cut`` fail, and everybody's while it is ``down``. Each takes ``seconds``."""
 
     def __init__(self) -> None:
         self.lease, self.version, self.down = None, 0, False
         self.cut: set[str] = set()
+        self.seconds = 0.0
         self.writes = 0
 
     def seen_by(self, own: str) -> "View":
@@ -61,7 +62,7 @@ class View:
         return copy.deepcopy(self.server.lease)
 
     async def _way(self) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.server.seconds)
         if self.server.down or self.own in self.server.cut:
             raise Unreachable("kube-apiserver", "away")
 
@@ -169,6 +170,25 @@ async def test_an_api_server_that_was_away_changes_nobody(time) -> None:
             assert server.writes > writes + 5
             assert all(a)
             assert not any(b)
+
+
+async def test_a_slow_api_server_does_not_take_the_lease_from_one_to_the_other() -> None:
+    """Every answer takes as long as the lease lasts where all is well."""
+    server, clock = Server(), asyncio.get_running_loop().time
+    async with candidate(LeaseElection(server.seen_by("a"), "a", namespace="ns", clock=clock)) as (a, _):
+        await asyncio.sleep(LOOK)
+        async with candidate(LeaseElection(server.seen_by("b"), "b", namespace="ns", clock=clock)) as (b, _):
+            await asyncio.sleep(LOOK)
+            server.seconds = TERMS.duration
+            await asyncio.sleep(600.0)
+            assert len(a) > 40
+            assert all(a)
+            assert not any(b)
+            assert server.lease["spec"]["leaseTransitions"] == 0
+            server.seconds = 0.0
+            await asyncio.sleep(60.0)
+            assert server.lease["spec"]["leaseDurationSeconds"] == TERMS.duration, "quick again"
+            assert all(a)
 
 
 async def test_one_that_ends_leaves_the_lease_to_the_next(time) -> None:

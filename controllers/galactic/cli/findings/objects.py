@@ -39,13 +39,22 @@ def attachments(world: World) -> Iterator[Finding]:
             told = f"pods {', '.join(pods)} use it: the newest gets the traffic, the others are not reached"
             remedy = "delete those that are not wanted; for one attachment each, use the annotation …/vpc (docs/api.md)"
             yield Finding(NOTE, about, "Shared", told, remedy)
+        if not (nodes := _nodes(world, name)):
+            continue  # its pods are gone, whatever a status says that nothing updates any more
         if (routed := conditions.get("Routed")) and routed.status == "False":
             yield Finding(PROBLEM, about, routed.reason, routed.message, _untold(name))
         else:
-            yield from _unrouted(world, name, attachment)
+            yield from _unrouted(world, name, attachment, nodes)
 
 
-def _unrouted(world: World, name: str, attachment: VpcAttachment) -> Iterator[Finding]:
+def _nodes(world: World, name: str) -> set[str]:
+    """The nodes of the pods that have the attachment; all nodes where pods cannot be read."""
+    if "Pod" in world.unread:
+        return {*world.segments}
+    return {node for pod in world.carriers(name) if (node := world.pods[pod]["spec"].get("nodeName"))}
+
+
+def _unrouted(world: World, name: str, attachment: VpcAttachment, nodes: set[str]) -> Iterator[Finding]:
     """A node has it, and the router has not told where it is: seen here, as the operator may be away."""
     if attachment.status.endpoint is not None or world.served:
         return
@@ -53,7 +62,7 @@ def _unrouted(world: World, name: str, attachment: VpcAttachment) -> Iterator[Fi
         node: each
         for node, segment in world.segments.items()
         for each in segment.status.endpoints
-        if each.attachment == name
+        if each.attachment == name and node in nodes
     }
     # One that is far ahead is no time of day.
     recently = any(abs(world.at - each.epoch / 1e9) < PATIENCE_SECONDS for each in said.values())

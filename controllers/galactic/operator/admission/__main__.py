@@ -79,6 +79,7 @@ def wanted(settings: WebhookSettings) -> Wanted:
         lifetime=Lifetime(timedelta(hours=settings.certificate_hours)),
         files=files,
         pod_policy=settings.pod_failure_policy,
+        nodes=identities(settings.node_identities),
     )
 
 

@@ -21,9 +21,13 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import ATTACHMENT_ANNOTATION, GROUP, VERSION, VPC_ANNOTATION
+from galactic.operator.admission.nodesegment import NO_IDENTITIES, Identities
 
 MUTATE, VALIDATE = "/mutate", "/validate"
-TIMEOUT_SECONDS: Final = 5
+TIMEOUT_SECONDS: Final = 10
+"""How long the API server waits for an answer: Kubernetes' default."""
+POD_TIMEOUT_SECONDS: Final = 15
+"""The same for Pods, whose attachment may have to become ready first. Kubernetes allows 30."""
 MATCH_CONDITIONS: Final = (1, 28)
 NAMED_NAMESPACES: Final = (1, 21)
 """From when on each namespace carries its name as a label."""
@@ -85,9 +89,16 @@ class Door:
 
 
 def configurations(
-    name: str, door: Door, version: tuple[int, int], pod_policy: Policy = "Fail"
+    name: str,
+    door: Door,
+    version: tuple[int, int],
+    pod_policy: Policy = "Fail",
+    nodes: Identities = NO_IDENTITIES,
 ) -> tuple[tuple[Resource, dict[str, Any]], ...]:
-    """The manifests, for an API server of that version; (0, 0): unknown, and taken for old."""
+    """The manifests, for an API server of that version; (0, 0): unknown, and taken for old.
+
+    ``nodes``: whose name says which node it is.
+    """
     metadata = {
         "name": name,
         "labels": {"app.kubernetes.io/part-of": "galactic"},
@@ -95,13 +106,17 @@ def configurations(
     }
     conditions = version >= MATCH_CONDITIONS
 
-    def when(name: str, expression: str) -> dict[str, Any]:
-        return {"matchConditions": [{"name": name, "expression": expression}]} if conditions else {}
+    def when(**expressions: str) -> dict[str, Any]:
+        all_ = [
+            {"name": name.replace("_", "-"), "expression": text} for name, text in sorted(expressions.items())
+        ]
+        return {"matchConditions": all_} if conditions else {}
 
     pods = {
         "namespaceSelector": {"matchExpressions": excluded(door.namespace, version)},
         "failurePolicy": pod_policy,
-    } | when("asks-for-an-attachment", _CONCERNED)
+        "timeoutSeconds": POD_TIMEOUT_SECONDS,
+    } | when(asks_for_an_attachment=_CONCERNED)
     everywhere = {"namespaceSelector": {}, "failurePolicy": "Fail"}
     mutating = [
         _webhook("pods", door.client(MUTATE), [_rule(PODS, ["CREATE"])], pods)
@@ -114,13 +129,20 @@ def configurations(
             "kinds",
             validate,
             [_rule(VPCS), _rule(VPC_ATTACHMENTS)],
-            everywhere | when("is-about-the-specification", _SPECIFIED),
+            everywhere | when(is_about_the_specification=_SPECIFIED),
         ),
         _webhook(
             "nodes",
             validate,
-            [_rule(NODE_SEGMENTS), _rule(NODE_SEGMENTS, ["UPDATE"], subresource="status")],
-            everywhere | when("stays", _STAYS),
+            [_rule(NODE_SEGMENTS)],
+            everywhere | when(stays=_STAYS, is_to_be_judged=f"{_SPECIFIED} || {nodes.foreign}"),
+        ),
+        # A status is refused to other nodes alone: the node itself and the operator write it while we are away.
+        _webhook(
+            "node-statuses",
+            validate,
+            [_rule(NODE_SEGMENTS, ["UPDATE"], subresource="status")],
+            everywhere | when(stays=_STAYS, is_of_another_node=nodes.foreign),
         ),
     ]
     return (

@@ -21,7 +21,7 @@ from galactic.operator.admission import multus, nodesegment, pod, vpc, vpcattach
 from galactic.operator.admission.cluster import Cluster
 from galactic.operator.admission.nodesegment import Identities
 from galactic.operator.admission.review import YES, Answer, Request
-from galactic.operator.conditions import READY
+from galactic.operator.conditions import ACCEPTED, READY
 from galactic.operator.grants import granted, refusal
 from galactic.operator.networks import Network, parse_networks
 from galactic.operator.plan import outside
@@ -31,16 +31,21 @@ POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 SERVICE_ACCOUNT: Final = "system:serviceaccount:"
 Handler = Callable[[Request], Awaitable[Answer]]
 T = TypeVar("T", bound=Model)
+K = TypeVar("K", Vpc, VpcAttachment)
+When = Callable[[Key, Callable[[K], bool], float], Awaitable[K | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings that answers depend on. ``patience``: seconds for which a pod waits for its attachment."""
+    """The settings that answers depend on. ``patience``: seconds for which a pod waits for its attachment, ``grace``
+    after the operator has refused that: what it lacks may have been applied a moment later.
+    """
 
     identities: Identities
     srv6_space: IPv6Network | None = None
     strict: bool = False
-    patience: float = 2.0
+    patience: float = 10.0
+    grace: float = 2.0
 
 
 class Judge:
@@ -112,7 +117,7 @@ class Judge:
             pod.fresh(asking, None if found is None else _fact(found))
             await self._vpc_ready(asking.vpc, asking.namespace)
             return YES
-        found = await self._cluster.attachment_when(key, lambda one: one.status.ready, self._rules.patience)
+        found = await self._when_ready(self._cluster.attachment_when, key)
         pod.ready(asking, None if found is None else _fact(found))
         return pod.shared(asking, await self._others(asking))
 
@@ -131,8 +136,15 @@ class Judge:
                 names.append(other.name)
         return [name for name in names if name != asking.name]
 
+    async def _when_ready(self, when: When[K], key: Key) -> K | None:
+        """The object once it is ready, or as it is when the pod has waited long enough; None where none is there."""
+        found = await when(key, _decided, self._rules.patience)
+        if found is None or found.status.ready or not _decided(found):
+            return found
+        return await when(key, lambda one: one.status.ready, min(self._rules.grace, self._rules.patience))
+
     async def _vpc_ready(self, key: Key, namespace: str) -> None:
-        found = await self._cluster.vpc_when(key, lambda one: one.status.ready, self._rules.patience)
+        found = await self._when_ready(self._cluster.vpc_when, key)
         if found is None and key[0] != namespace:
             raise refusal(key, namespace, pod.VPC_FIELD)
         if found is None or not found.status.ready:
@@ -224,6 +236,13 @@ class Judge:
             reason="NotYours",
             field="metadata.name",
         )
+
+
+def _decided(found: Vpc | VpcAttachment) -> bool:
+    """Whether it is ready, or the operator has refused its present specification."""
+    status = found.status
+    refused = any(one.type == ACCEPTED and one.status == "False" for one in status.conditions)
+    return status.ready or (refused and status.observed_generation >= found.metadata.generation)
 
 
 def _fact(found: VpcAttachment) -> pod.Attachment:

@@ -29,6 +29,7 @@ from galactic.operator.admission.configuration import (
     to_be_labelled,
 )
 from galactic.operator.admission.metrics import Metrics
+from galactic.operator.admission.nodesegment import NO_IDENTITIES, Identities
 from galactic.operator.admission.server import Certificate
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,10 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be kept. ``files`` None: certificates of our own. ``configure``: the configurations, too."""
+    """What is to be kept. ``files`` None: certificates of our own. ``configure``: the configurations, too.
+
+    ``nodes``: users that are a node.
+    """
 
     name: str
     door: Door
@@ -69,6 +73,7 @@ class Wanted:
     lifetime: Lifetime
     files: Files | None = None
     pod_policy: Policy = "Fail"
+    nodes: Identities = NO_IDENTITIES
 
 
 class Keeper:
@@ -191,7 +196,9 @@ class Keeper:
             if found is not None and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED:
                 patch = {"metadata": {"labels": {ADMISSION_LABEL: IGNORED}}}
                 await self._api.patch(NAMESPACES, namespace, patch)
-        for resource, manifest in configurations(wanted.name, door, self._version, wanted.pod_policy):
+        for resource, manifest in configurations(
+            wanted.name, door, self._version, wanted.pod_policy, wanted.nodes
+        ):
             there = await self._api.find(resource, wanted.name)
             try:
                 if there is None:

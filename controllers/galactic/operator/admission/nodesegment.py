@@ -1,5 +1,6 @@
 """NodeSegments: prefixes that cannot be routed to one node alone, and writers that are another node."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,26 @@ class Identities:
             elif pattern == user.name:
                 return next(iter(user.extra.get(NODE_NAME, ())), None)
         return None
+
+    @property
+    def foreign(self) -> str:
+        """CEL, for a ``matchConditions``: whether the user is a node, and is not known to be the one of the object."""
+        return " || ".join(f"({_foreign(pattern)})" for pattern in self.patterns) or "false"
+
+
+def _foreign(pattern: str) -> str:
+    user, extra = "request.userInfo.username", "request.userInfo.extra"
+    before, place, after = pattern.partition(PLACE)
+    if place:
+        first, last = json.dumps(before), json.dumps(after)
+        its = f"{user}.startsWith({first}) && {user}.endsWith({last})"
+        return f"{its} && {user} != {first} + request.name + {last}"
+    key = json.dumps(NODE_NAME)
+    told = f"has({extra}) && {key} in {extra} && {extra}[{key}] == [request.name]"
+    return f"{user} == {json.dumps(pattern)} && !({told})"
+
+
+NO_IDENTITIES: Final = Identities(())
 
 
 def owned(name: str, node: str | None) -> None:

@@ -1,6 +1,7 @@
 """HTTPS for the API server: one review a request, answered in time or refused clearly."""
 
 import asyncio
+import re
 import ssl
 import tempfile
 import time
@@ -12,13 +13,15 @@ import structlog
 from aiohttp import web
 
 from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.operator.admission.configuration import MUTATE, VALIDATE
+from galactic.operator.admission.configuration import MUTATE, TIMEOUT_SECONDS, VALIDATE
 from galactic.operator.admission.metrics import Metrics
 from galactic.operator.admission.review import Answer, Request, parse, rendered
 
 log = structlog.get_logger(__name__)
-ANSWER_SECONDS: Final = 4.0
-"""The API server waits for 5."""
+MARGIN_SECONDS: Final = 1.0
+"""How much sooner than the API server gives up a request is answered."""
+ANSWER_SECONDS: Final = TIMEOUT_SECONDS - MARGIN_SECONDS
+"""For a client that names no time-out."""
 LONGEST_BODY: Final = 16 << 20
 """An object has at most 3 MiB in a request, and an update comes with the old one."""
 KEEP_ALIVE_SECONDS: Final = 300.0
@@ -79,7 +82,7 @@ class Server:
             except Rejected as problem:
                 self._metrics.reviewed("", "", "undecodable", time.monotonic() - started)
                 return web.Response(text=f"not an AdmissionReview: {problem}\n", status=400)
-            answer = await _in_time(decide, asked)
+            answer = await _in_time(decide, asked, limit(request.query.get("timeout", "")))
             resource = "/".join(filter(None, (asked.resource, asked.subresource)))
             self._metrics.reviewed(resource, asked.operation, _word(answer), time.monotonic() - started)
             if answer.refusal is not None:
@@ -96,14 +99,21 @@ class Server:
         return handler
 
 
-async def _in_time(decide: Decision, asked: Request) -> Answer:
+def limit(timeout: str) -> float:
+    """Seconds for an answer. ``timeout``: for how long the API server waits, as it says in its request (``15s``)."""
+    found = re.fullmatch(r"(\d+)s", timeout)
+    if found is None:
+        return ANSWER_SECONDS
+    seconds = float(found[1])
+    return max(seconds - MARGIN_SECONDS, seconds / 2)
+
+
+async def _in_time(decide: Decision, asked: Request, seconds: float) -> Answer:
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             return await decide(asked)
     except TimeoutError:
-        problem: GalacticError = Unreachable(
-            "kube-apiserver", f"no answer within {ANSWER_SECONDS:.0f} s; try again"
-        )
+        problem: GalacticError = Unreachable("kube-apiserver", f"no answer within {seconds:g} s; try again")
     except Unreachable as error:
         problem = error
     except Exception as error:

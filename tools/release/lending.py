@@ -1,0 +1,72 @@
+"""`make image PIP=machine`: how this machine's pip reaches PyPI, lent to the stage that fetches, as build secrets.
+
+What a secret has is in no layer, in no history and in no cache. docker, podman and buildah take them alike
+(``--secret``); ``controllers/Dockerfile`` mounts ``pip`` and ``ca``.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+SETTINGS: Final = (
+    "index-url",
+    "extra-index-url",
+    "find-links",
+    "trusted-host",
+    "proxy",
+    "timeout",
+    "default-timeout",
+    "retries",
+)
+"""The settings of pip that say how packages are reached; ``cert`` becomes a secret of its own."""
+
+
+def listed(text: str) -> dict[str, str]:
+    """The settings in what ``pip config list`` prints. The environment goes before files, [install] before [global]."""
+    found: dict[str, tuple[int, str]] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        section, dot, name = key.rpartition(".")
+        rank = {"global": 0, "install": 1, ":env:": 2}.get(section, -1)
+        if dot and rank >= found.get(name, (0, ""))[0]:
+            found[name] = rank, value.strip("'\"").replace("\\n", " ")
+    return {name: value for name, (_, value) in found.items()}
+
+
+def configuration(settings: Mapping[str, str]) -> tuple[str, list[str]]:
+    """The text of pip's configuration file, and the folders that it cannot name inside a build."""
+    lines, left_out = ["[global]"], []
+    for name in SETTINGS:
+        words = settings.get(name, "").split()
+        folders = [word for word in words if word.startswith(("/", "file:"))]
+        left_out += folders
+        if kept := [word for word in words if word not in folders]:
+            lines.append(f"{name} = {' '.join(kept)}")
+    return "\n".join(lines) + "\n", left_out
+
+
+def options(folder: Path, settings: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
+    """The engine's options. ``folder`` gets pip's configuration; it has to be there while the image is built."""
+    text, left_out = configuration(settings)
+    if left_out:
+        sys.stderr.write(f"image: folders are not lent, mount them yourself: {', '.join(left_out)}\n")
+    path = folder / "pip.conf"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    given = [f"--secret=id=pip,src={path}"]
+    authorities = (
+        settings.get("cert"),
+        environment.get("REQUESTS_CA_BUNDLE"),
+        environment.get("SSL_CERT_FILE"),
+    )
+    if found := next((one for one in authorities if one and Path(one).is_file()), ""):
+        given.append(f"--secret=id=ca,src={found}")
+    return given
+
+
+def of_this_machine() -> dict[str, str]:
+    """Pip's settings, from its files and its variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    return listed(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
