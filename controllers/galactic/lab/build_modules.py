@@ -75,6 +75,9 @@ CONTAINERD_RECIPE: Final = Recipe(
     tags="no_btrfs,no_zfs",  # they need C libraries
 )
 
+KIND_RECIPE: Final = Recipe("kind", "sigs.k8s.io/kind", ("kind",), seconds=20, packages=200, stamps=())
+"""No lab runs it: a test has it read kind-config.yaml."""
+
 
 def required(gomod: str, module: str) -> str:
     """The version in which a go.mod requires the module, without its ``v``. Raises BuildFailed."""
@@ -147,6 +150,10 @@ def etcd() -> Build:
 
 def containerd() -> Build:
     return build(CONTAINERD_RECIPE)
+
+
+def kind() -> Build:
+    return build(KIND_RECIPE)
 
 
 def _environment(job: Job, toolchain: Toolchain) -> dict[str, str]:
