@@ -1,6 +1,7 @@
 """`make image`: controllers/Dockerfile, built by whatever builds images here.
 
-``python -m release.image [--tag NAME] [--base IMAGE] [--engine docker|podman|buildah] [--target image|dev]``
+``python -m release.image [--tag NAME] [--base IMAGE] [--engine docker|podman|buildah] [--target image|dev]
+[--option=WORD …]``
 
 What the image says of itself (version, commit, time) comes from pyproject.toml and Git. With SOURCE_DATE_EPOCH set, or
 without it by the time of the last commit, two builds of one commit carry the same times.
@@ -133,11 +134,12 @@ def main() -> int:
     parser.add_argument("--base", default="", help="the image to start from; the Dockerfile's unless given")
     parser.add_argument("--engine", default="", choices=["", *ENGINES], help="what to build with")
     parser.add_argument("--target", default="image", choices=TARGETS, help="dev: for the Tiltfile")
+    parser.add_argument("--option", action="append", default=[], help="one more word for the engine's build")
     given = parser.parse_args()
     said = facts()
     tag = given.tag or f"galactic:{said.version}"
     name = engine(given.engine)
-    words = command(name, tag, said, base=given.base, target=given.target)
+    words = command(name, tag, said, base=given.base, target=given.target, more=given.option)
     sys.stderr.write(f"{' '.join(words)}\n")
     done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode == 0:
