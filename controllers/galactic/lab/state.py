@@ -85,6 +85,10 @@ class State:
     """The guest kernel, by its name in ``guest_kernels.KERNELS``."""
     real: bool = False
     """Whether nodes run containerd and kubelet, and not the stand-in for both."""
+    chart: bool = False
+    """Whether the chart is installed on real nodes; else Galactic's programs run from the checkout."""
+    images: str = ""
+    """With the chart: the build with the images, chosen when the lab comes up first: later edits do not change them."""
     linux_source: str = ""
     """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
     kubernetes: str = ""

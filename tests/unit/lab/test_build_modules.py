@@ -7,10 +7,17 @@ from pathlib import Path
 import pytest
 
 from galactic.lab import build_modules, go_toolchain, packages
-from galactic.lab.build_modules import CONTAINERD_RECIPE, ETCD_RECIPE, KUBERNETES_RECIPE, MODULES, Recipe
+from galactic.lab.build_modules import (
+    CONTAINERD_RECIPE,
+    COREDNS_RECIPE,
+    ETCD_RECIPE,
+    KUBERNETES_RECIPE,
+    MODULES,
+    Recipe,
+)
 from galactic.lab.builds import BuildFailed
 
-RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE]
+RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE]
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.folder)
 OWN = """\
 module k8s.io/kubernetes
