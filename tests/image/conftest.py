@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from built import Store
 from container import Container
+
+from galactic.lab.images.store import Store
+from release.image import Facts, facts
 
 HERE = Path(__file__).parent
 BUILDING_SECONDS = 5400
@@ -49,7 +51,13 @@ def _image(store: Store, target: str) -> Image:
 
 
 @pytest.fixture(scope="session")
-def image(store) -> Image:
+def said() -> Facts:
+    """What the image says of itself, as it was when the image was built."""
+    return facts()
+
+
+@pytest.fixture(scope="session")
+def image(store, said) -> Image:
     return _image(store, "image")
 
 

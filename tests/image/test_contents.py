@@ -47,8 +47,7 @@ def test_the_sbom_lists_what_is_in_it(image, tmp_path):
     assert str(ROOT) not in (tmp_path / "sbom.json").read_text()
 
 
-def test_it_says_what_it_is(image, store):
-    said = store.said
+def test_it_says_what_it_is(image, said):
     labels = {
         key.removeprefix("org.opencontainers.image."): value for key, value in image.config["Labels"].items()
     }

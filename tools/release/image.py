@@ -1,6 +1,7 @@
 """`make image`: controllers/Dockerfile, built by whatever builds images here.
 
-``python -m release.image [--tag NAME] [--base IMAGE] [--engine docker|podman|buildah] [--target image|dev]``
+``python -m release.image [--tag NAME] [--base IMAGE] [--engine docker|podman|buildah] [--target image|dev]
+[--option=WORD …]``
 
 What the image says of itself (version, commit, time) comes from pyproject.toml and Git. With SOURCE_DATE_EPOCH set, or
 without it by the time of the last commit, two builds of one commit carry the same times.
@@ -142,6 +143,7 @@ def main() -> int:
         choices=["", "machine"],
         help="machine: its pip's settings and CAs, for the build alone",
     )
+    parser.add_argument("--option", action="append", default=[], help="one more word for the engine's build")
     given = parser.parse_args()
     said = facts()
     tag = given.tag or f"galactic:{said.version}"
@@ -149,7 +151,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="galactic-image-") as folder:
         settings = lending.of_this_machine() if given.pip else {}
         lent = lending.options(Path(folder), settings, os.environ) if given.pip else []
-        words = command(name, tag, said, base=given.base, target=given.target, more=lent)
+        words = command(name, tag, said, base=given.base, target=given.target, more=[*given.option, *lent])
         sys.stderr.write(f"{' '.join(words)}\n")
         done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode == 0:

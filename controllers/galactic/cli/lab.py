@@ -17,7 +17,7 @@ from rich.table import Table
 
 from galactic.cli.render import Form, Output, document, show
 from galactic.errors import GalacticError, Rejected
-from galactic.lab import broker, build_modules, guest_kernels, provenance
+from galactic.lab import broker, build_modules, guest_kernels, helm_release, provenance
 from galactic.lab.agreement import labs
 from galactic.lab.cluster import Lab
 
@@ -93,6 +93,10 @@ def up(  # noqa: PLR0917  (as many as there are options)
             show_envvar=True,
         ),
     ] = None,
+    chart: Annotated[
+        bool | None,
+        typer.Option("--chart", help="Install the image and the chart on the nodes: Galactic runs as pods."),
+    ] = None,
     routers: Annotated[
         int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
     ] = None,
@@ -117,6 +121,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
         latency,
         linux=linux,
         kubernetes=kubernetes,
+        chart=chart,
         routers=routers,
         database=database,
         prometheus=prometheus,
@@ -124,6 +129,8 @@ def up(  # noqa: PLR0917  (as many as there are options)
         join=join,
     )
     console.print(f"\n{exports(lab)}", soft_wrap=True)
+    if lab.state.chart:
+        console.print(f"values of the chart: {helm_release.values_file(lab.state)}", soft_wrap=True)
     if lab.state.standalone:
         console.print(f"who may share a VPC: {lab.state.admissions}", soft_wrap=True)
     if lab.state.database:
@@ -147,10 +154,10 @@ def down(
 @app.command()
 @told
 def build() -> None:
-    """Only build what the lab and the tests need: Kubernetes, etcd, Helm, and every guest kernel."""
+    """Only build what the lab and the tests need: Kubernetes, etcd, Helm, images, and every guest kernel."""
     _interruptible()
     lab = Lab(console=console)
-    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS)):
+    for one in lab.build(*map(lab.guest_kernel, guest_kernels.KERNELS), chart=True):
         console.print(f"{one.name:<18} {one.home}", soft_wrap=True)
 
 
@@ -165,7 +172,8 @@ def status(
     if not lab.running:
         raise Rejected(f"lab {name!r} is not up; run `galactic lab up`", field="lab")
     rows = [(one["name"], one["statename"].lower(), one["description"]) for one in lab.supervisor.status()]
-    for member in lab.state.members:
+    rows += helm_release.status(lab) if lab.state.chart else []
+    for member in () if lab.state.chart else lab.state.members:
         pid = lab.controller_pid(member.name)
         held = lab.state.hold(member.name).exists()
         state = "held" if held else "running" if pid else "down"
@@ -331,6 +339,8 @@ def listen(
 ) -> None:
     """What the broker retains, and from then on what is said, as topic and payload."""
     lab = Lab(name)
+    if lab.state.chart:
+        raise Rejected("the broker is the chart's: a pod, whose users are in Secrets", field="lab")
     lab.supervisor  # noqa: B018  (says so when the lab is not up)
     host = Lab(lab.state.join or name)
     _replace(host, "control", [*broker.client(lab.state, "mosquitto_sub"), "-v", "-t", topic], terminal=False)

@@ -27,12 +27,13 @@ except urllib.error.HTTPError as error:
 
 
 def lab_of(files: Iterable[Path]) -> "LabSite | None":
-    """The lab that one of these kubeconfig files is of."""
+    """The lab that one of these kubeconfig files is of; None for one with the chart, which is like any cluster."""
     for path in files:
         resolved = path.resolve()
         if resolved.is_relative_to(HOME):
             name = resolved.relative_to(HOME).parts[0]
-            if State.load(name) is not None:
+            state = State.load(name)
+            if state is not None and not state.chart:
                 return LabSite(Lab(name))
     return None
 

@@ -22,6 +22,8 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
     if (linux := given.get("linux", LINUX)) not in KERNELS:
         raise Rejected(f"{linux!r} is none of {', '.join(KERNELS)}", field="linux")
     known = State.load(name)
+    if given.get("chart") or (known and known.chart):
+        _charted(given, changed)
     if known is None:
         state = State(name, **given, **changed)
         return _joining(state, changed) if state.join else state
@@ -33,6 +35,14 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
                 field=key,
             )
     return replace(known, **changed)
+
+
+def _charted(given: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
+    """Raises Rejected for what cannot be had together with the chart."""
+    if given.get("nodes") == 0:
+        raise Rejected("the chart's pods need nodes", field="nodes")
+    if asked := sorted(key for key in (*changed, "join") if changed.get(key) or given.get(key)):
+        raise Rejected("the chart is installed with its own values", field=", ".join(asked))
 
 
 def _joining(state: State, changed: Mapping[str, Any]) -> State:

@@ -116,7 +116,9 @@ def helm() -> Path | None:
     return next((path for path, found in asked if found and found[0] >= HELM_MAJOR), HELM.find("helm"))
 
 
-def needed(kubernetes: str = "", *, guests: Sequence[Build] = (), nodes: bool = False) -> list[Build]:
+def needed(
+    kubernetes: str = "", *, guests: Sequence[Build] = (), nodes: bool = False, chart: bool = False
+) -> list[Build]:
     """The builds that this machine lacks for that version of Kubernetes and guests, built already or not."""
     build = build_modules.kubernetes(kubernetes)
     servers, server = _together(kubernetes), server_version(kubernetes)
@@ -124,7 +126,8 @@ def needed(kubernetes: str = "", *, guests: Sequence[Build] = (), nodes: bool = 
     builds += [] if _kubectl(server) else [_kubectl_build(kubernetes, server)]
     builds += [] if "etcd" in servers else [build_modules.etcd()]
     builds += guests
-    builds += programs.needed(kubernetes) if nodes else []
+    builds += programs.needed(kubernetes) if nodes or chart else []
+    builds += programs.chart(kubernetes)[1] if chart else []
     found = helm()
     builds += [] if found and not ours(found) else [HELM]
     return list({one.home: one for one in builds}.values())

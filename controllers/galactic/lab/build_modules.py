@@ -1,4 +1,4 @@
-"""Kubernetes, etcd, containerd and the CNI plugins from Go modules, compiled by the Go toolchain alone.
+"""Kubernetes, etcd, containerd, the CNI plugins and CoreDNS from Go modules, compiled by the Go toolchain alone.
 
 ``modules/`` has a go.mod and a go.sum for each build: what is compiled, from which versions, and their checksums. They
 are copied out of the checkout first, so that nothing is written there. Another Kubernetes than that of
@@ -73,6 +73,9 @@ CONTAINERD_RECIPE: Final = Recipe(
     packages=1000,
     stamps=("github.com/containerd/containerd/v2/version.Version={version}",),
     tags="no_btrfs,no_zfs",  # they need C libraries
+)
+COREDNS_RECIPE: Final = Recipe(
+    "coredns", "github.com/coredns/coredns", ("coredns",), seconds=150, packages=1300, stamps=()
 )
 
 KIND_RECIPE: Final = Recipe("kind", "sigs.k8s.io/kind", ("kind",), seconds=20, packages=200, stamps=())
@@ -150,6 +153,10 @@ def etcd() -> Build:
 
 def containerd() -> Build:
     return build(CONTAINERD_RECIPE)
+
+
+def coredns() -> Build:
+    return build(COREDNS_RECIPE)
 
 
 def kind() -> Build:

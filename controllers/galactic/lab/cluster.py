@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Final, Self
 
@@ -31,7 +31,9 @@ from galactic.lab import (
     cleanup,
     controlplane,
     credentials,
+    dns,
     guest_kernels,
+    helm_release,
     packages,
     rbac,
     readiness,
@@ -45,7 +47,7 @@ from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
-from galactic.lab.runtime import multus
+from galactic.lab.runtime import multus, programs, proxy
 from galactic.lab.state import (
     MAX_ROUTERS,
     NAMESPACE,
@@ -61,7 +63,7 @@ FIRST: Final = (
     *("postgres", "guest", "kube-apiserver"),
 )
 LATER: Final = (
-    *("kube-controller-manager", "kube-scheduler", "operator"),
+    *("kube-controller-manager", "kube-scheduler", "coredns", "operator"),
     *map(router_name, range(MAX_ROUTERS)),
     "webhook",
     "prometheus",
@@ -90,6 +92,7 @@ class Lab(Disturbances):
         *,
         linux: str | None = None,
         kubernetes: str | None = None,
+        chart: bool | None = None,
         routers: int | None = None,
         database: bool | None = None,
         prometheus: bool | None = None,
@@ -102,7 +105,8 @@ class Lab(Disturbances):
         The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
         routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
-        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does, or it is the newest.
+        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does, or it is the newest. ``chart``:
+        Galactic is what its chart installs.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -113,6 +117,7 @@ class Lab(Disturbances):
                 "latency": latency,
                 "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
                 "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
+                "chart": chart,
                 "join": join,
             },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
@@ -128,35 +133,53 @@ class Lab(Disturbances):
             chosen.boot()
         supervisor = Supervisor(state)
         booted = guest is not None and not state.join
-        programs = [*chosen.programs(), *controlplane.programs(state, found, guest=booted)]
-        programs += [self._nodes_program(chosen)] if state.nodes else []
-        known = {program.name for program in programs}
-        with self._step("etcd, kube-apiserver, MQTT broker"):
-            supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
+        wanted = [*chosen.programs(), *controlplane.programs(state, found, guest=booted)]
+        wanted += [self._nodes_program(chosen)] if state.nodes else []
+        known = {program.name for program in wanted}
+        with self._step("etcd, kube-apiserver" + ("" if state.chart else ", MQTT broker")):
+            supervisor.ensure(wanted, environment() | {cleanup.MARK: state.name})
             supervisor.start(*(name for name in FIRST if name in known))
             if state.nodes:  # what they import takes a guest as long as the API server takes to come up
                 self.wait("the nodes' kernel", chosen.ready, log="guest")
                 supervisor.start("nodes")
             self.wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
         with self._step("custom resource definitions, roles"):
+            self._define(state, found)
+        with self._step("controllers"):
+            supervisor.start(*(name for name in LATER if name in known))
+            state.gate.touch()
+        to_install = state.chart and not helm_release.installed(self)
+        with helm_release.install(self) if to_install else nullcontext() as helm:
+            with self._step(f"{state.nodes} nodes"):
+                self._wait_for_nodes()
+            if helm:
+                with self._step("the chart"):
+                    helm.finish()
+        with self._step("admission webhooks"):
+            log = "kube-apiserver" if state.chart else "webhook"
+            self.wait("the webhooks to be asked", lambda: readiness.webhooks(self), log=log)
+
+    def _wait_for_nodes(self) -> None:
+        if self._state.nodes:
+            if not self._state.chart:
+                self._annotate_nodes()
+            self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
+        self.wait(
+            "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
+        )
+
+    def _define(self, state: State, found: Assets) -> None:
+        """The API server knows the kinds and roles that nodes and controllers need; the chart brings its own."""
+        if state.chart:
+            multus_kinds = str(controlplane.MULTUS)
+            self.kubectl("apply", "--server-side", "-f", multus_kinds, "-f", "-", stdin=dns.manifest(state))
+        else:
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
             roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
             files = [word for path in controlplane.definitions(checkout()) for word in ("-f", str(path))]
             self.kubectl("apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles)
-            self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
-        with self._step("controllers"):
-            supervisor.start(*(name for name in LATER if name in known))
-            state.gate.touch()
-        with self._step(f"{state.nodes} nodes"):
-            if state.nodes:
-                self._annotate_nodes()
-                self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
-            self.wait(
-                "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
-            )
-        with self._step("admission webhooks"):
-            self.wait("the webhooks to be asked", lambda: readiness.webhooks(self), log="webhook")
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
 
     def _write_credentials(self, state: State, found: Assets) -> None:
         with self._step("credentials"):
@@ -198,18 +221,27 @@ class Lab(Disturbances):
             self._state = replace(self._state, linux_source=str(self.guest_kernel(self._state.linux)))
         return Source.parse(self._state.linux_source)
 
-    def build(self, *guests: Source) -> list[Build]:
-        """Everything that has to be built or fetched is in the cache, with those guest kernels for nodes, if any."""
-        self._install()
+    def build(self, *guests: Source, chart: bool = False) -> list[Build]:
+        """Everything that has to be built or fetched is in the cache, with those guest kernels for nodes, if any;
+        ``chart``: and the images that its pods run.
+        """
+        self._install(chart=chart)
         kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
         guest_builds = [build_linux.build(source) for source in guests]
-        builds = assets.needed(kubernetes, guests=guest_builds, nodes=bool(guests))
+        pods = chart or (self._state.chart and not self._state.images)
+        builds = assets.needed(kubernetes, guests=guest_builds, nodes=bool(guests), chart=pods)
         assets.build(builds, self._console)
+        if self._state.chart and not self._state.images:
+            root, _ = programs.chart(kubernetes)
+            self._state = replace(self._state, images=str(root.home))
         return builds
 
-    def _install(self) -> None:
+    def _install(self, *, chart: bool = False) -> None:
         """The programs that every lab runs, and the tests before it, are on this machine."""
-        if lacking := packages.absent():
+        lacking = packages.absent()
+        if (chart or self._state.chart) and not packages.program(proxy.PROGRAM):
+            lacking.append(proxy.PACKAGE)
+        if lacking:
             with self._step("packages"):
                 packages.install(lacking)
 
@@ -219,19 +251,24 @@ class Lab(Disturbances):
         return Program("nodes", command, environment(), inside=False, priority=700, stop_seconds=15)
 
     def _write_tools(self, found: Assets) -> None:
-        """``bin/kubectl``, ``bin/helm``, and the folder of CNI plugins, with ours run straight from this tree."""
+        """``bin/kubectl``, ``bin/helm``, and the folder of CNI plugins, with ours run straight from this tree.
+
+        With the chart, ours is in the image, and the DaemonSet installs it.
+        """
         plugins = self._state.tools / "cni"
         plugins.mkdir(parents=True, exist_ok=True)
         for name, path in (("kubectl", found.kubectl), ("helm", found.helm)):
             link = self._state.tools / name
             link.unlink(missing_ok=True)
             link.symlink_to(path)
-        plugin = plugins / "galactic"
-        plugin.write_text(
-            f"#!{sys.executable} -ISE\nimport sys\n\nsys.path.insert(0, {str(source_root().parent / 'src')!r})\n"
-            "from cni_plugin.main import main\n\nsys.exit(main())\n"
-        )
-        plugin.chmod(0o755)
+        if not self._state.chart:
+            plugin = plugins / "galactic"
+            plugin.write_text(
+                f"#!{sys.executable} -ISE\nimport sys\n\n"
+                f"sys.path.insert(0, {str(source_root().parent / 'src')!r})\n"
+                "from cni_plugin.main import main\n\nsys.exit(main())\n"
+            )
+            plugin.chmod(0o755)
         stand_in = plugins / multus.NAME
         stand_in.write_text(
             f"#!{sys.executable} -ISE\nimport sys\n\nsys.path.insert(0, {str(source_root())!r})\n"

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Final
 
-from galactic.lab import broker, postgres, prometheus
+from galactic.lab import broker, dns, postgres, prometheus
 from galactic.lab.assets import Assets
 from galactic.lab.controllers import controllers
 from galactic.lab.processes import Program
@@ -59,7 +60,7 @@ def apiserver(state: State, assets: Assets) -> Program:
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={pki / 'sa.pub'}",
         f"--service-account-signing-key-file={pki / 'sa.key'}",
-        "--enable-aggregator-routing=false",
+        "--enable-aggregator-routing=true",  # to webhooks' pods: a Service's address leads nowhere from here
         "--profiling=false",
         "--v=0",
     ]
@@ -139,13 +140,19 @@ def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
     (state.data).mkdir(parents=True, exist_ok=True)
     kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
     first = [*forwarders(state, guest=guest), etcd(state, assets)]
+    if state.chart:
+        return [*first, *kubernetes, dns.program(state)]
     first += [] if state.join else [broker.program(state, assets.mosquitto)]
     first += [database(state)] if state.database else []
     last = [prometheus.program(state)] if state.prometheus else []
     return first + kubernetes + controllers(state) + last
 
 
+MULTUS: Final = Path(__file__).with_name("multus.yaml")
+"""Multus's CRD."""
+
+
 def definitions(checkout: Path) -> list[Path]:
     """What to apply: Multus's CRD, Galactic's own, and the roles for those who use them."""
     roles = checkout / "charts/galactic/templates/clusterroles-users.yaml"
-    return [Path(__file__).with_name("multus.yaml"), *sorted((checkout / "crds").glob("*.yaml")), roles]
+    return [MULTUS, *sorted((checkout / "crds").glob("*.yaml")), roles]

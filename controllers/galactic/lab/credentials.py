@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from galactic.lab import rbac
+from galactic.lab import dns, rbac
 from galactic.lab.state import State
 
 ADMIN: Final = "admin"
@@ -27,15 +27,11 @@ class User(NamedTuple):
 
 def users(state: State) -> dict[str, User]:
     """Every identity that may talk to the API server. Controllers have the chart's roles (``galactic.lab.rbac``)."""
-    masters = (
-        ADMIN,
-        "kube-controller-manager",
-        "kube-scheduler",
-        "multus",
-    )
-    kubelets = {
-        f"kubelet-{node.name}": User(f"system:node:{node.name}", ("system:nodes",)) for node in state.members
-    }
+    masters = [ADMIN, "kube-controller-manager", "kube-scheduler", "multus"]
+    if state.chart:  # Galactic's own have ServiceAccounts
+        masters.append(dns.USER)
+        proxy = {"kube-proxy": User("system:kube-proxy", ())}
+        return {name: User(name, (MASTERS,)) for name in masters} | _kubelets(state) | proxy
     accounts = {
         f"galactic-{component}": User(rbac.account(component), ("system:serviceaccounts", rbac.ACCOUNTS))
         for component in ("operator", "router", "webhook")
@@ -43,10 +39,16 @@ def users(state: State) -> dict[str, User]:
     nodes = [f"galactic-node-{node.name}" for node in state.members]
     return (
         {name: User(name, (MASTERS,)) for name in masters}
-        | kubelets
+        | _kubelets(state)
         | accounts
         | {name: User(name, (rbac.NODES,)) for name in nodes}
     )
+
+
+def _kubelets(state: State) -> dict[str, User]:
+    return {
+        f"kubelet-{node.name}": User(f"system:node:{node.name}", ("system:nodes",)) for node in state.members
+    }
 
 
 def _openssl(*arguments: str, stdin: str = "") -> None:

@@ -9,6 +9,7 @@ from galactic.errors import Rejected, Unreachable
 from galactic.lab.places import Places
 from galactic.lab.processes import Supervisor
 from galactic.lab.runtime import kubelet, multus
+from galactic.lab.state import NAMESPACE
 
 READY_SECONDS: Final = 480.0
 
@@ -32,6 +33,7 @@ class Disturbances(Places):
     def hold(self, node: str) -> None:
         """The node's controller ends and stays away until ``release``."""
         name = self._state.node(node).name
+        self._no_pod(node)
         self._state.away(name).unlink(missing_ok=True)
         self._state.hold(name).touch()
         self.wait(
@@ -51,6 +53,14 @@ class Disturbances(Places):
         before = path.read_text()
         self.run("kernel", ["kill", "-9", before.strip()])
         self.wait(f"{node} to boot", lambda: path.read_text() != before, log="nodes")
+
+    def _no_pod(self, node: str) -> None:
+        """Raises Rejected where node controllers are pods."""
+        if self._state.chart:
+            where = (
+                f"-n {NAMESPACE} -l app.kubernetes.io/component=node --field-selector spec.nodeName={node}"
+            )
+            raise Rejected(f"the node controller is a pod: kubectl delete pod {where}", field="component")
 
     def take_multus(self, node: str) -> None:
         """Multus is away on a node, as its thick daemon is while it restarts: its configuration is gone."""
@@ -79,8 +89,10 @@ class Disturbances(Places):
             self.supervisor.kill(component, number)
             return
         path = self._state.pid(self._state.node(node).name, role)
+        if role == "controller":
+            self._no_pod(node)
         absent = Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
-        if role not in ("controller", "kubelet", "containerd"):
+        if role not in ("controller", "kubelet", "containerd", "kube-proxy"):
             raise absent
         try:
             pid = int(path.read_text())

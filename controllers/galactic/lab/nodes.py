@@ -38,7 +38,8 @@ def _prepare(state: State) -> None:
     machine.prepare_kernel()
     for member in state.members:
         fabric.ensure_node(state, member)
-    preload()
+    if not state.chart:
+        preload()
     log.info("ready to start %d nodes after %.1f s", state.nodes, time.monotonic() - started)
 
 

@@ -30,7 +30,7 @@ QUESTIONS: Final[Mapping[str, Sequence[str]]] = {
     "mosquitto": ("-h",),
 }
 """How programs are asked for their version; the others take ``--version``."""
-OPTIONAL: Final = ("gcc", "containerd", "runc", "buildah", "debootstrap", "prometheus")
+OPTIONAL: Final = ("gcc", "containerd", "runc", "nft", "buildah", "debootstrap", "prometheus")
 """Programs that builds and some tests use, on machines that have them: each is installed when it is first needed."""
 ANSWER_SECONDS: Final = 5.0
 VERSION: Final = re.compile(r"\d+\.\d+[\w.+~:-]*")
@@ -53,6 +53,7 @@ def facts(since: float | None = None) -> list[Fact]:
         ("machine's kernel", _kernel),
         *((f"guest kernel {name}", partial(_guest, name, since)) for name in guest_kernels.KERNELS),
         ("Kubernetes", partial(_programs, since)),
+        ("CoreDNS", partial(_coredns, since)),
         ("iptables", _iptables),
         ("PostgreSQL", _postgres),
         ("Go", _go),
@@ -100,6 +101,13 @@ def _programs(since: float | None) -> list[Fact]:
     ]
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda path: Fact(path.name, _version(path), _origin(path, since)), paths))
+
+
+def _coredns(since: float | None) -> list[Fact]:
+    """The DNS of labs with the chart."""
+    found = build_modules.coredns()
+    state = _age(found.home, since) if found.built() else "not built: galactic lab build"
+    return [Fact("coredns", found.name.removeprefix("coredns-"), f"Go module, pinned; {state}")]
 
 
 def _iptables() -> list[Fact]:

@@ -82,6 +82,10 @@ class State:
     latency: float = 0.0
     linux: str = LINUX
     """The guest kernel, by its name in ``guest_kernels.KERNELS``."""
+    chart: bool = False
+    """Whether the chart is installed; else Galactic's programs run from the checkout."""
+    images: str = ""
+    """With the chart: the build with the images, chosen when the lab comes up first: later edits do not change them."""
     linux_source: str = ""
     """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
     kubernetes: str = ""

@@ -131,7 +131,7 @@ class Supervisor(ABC):
         self._state, self._member = state, member
         hold = state.hold(member.name)
         self._children = [Child(role, start, lambda: False) for role, start in self.programs().items()]
-        if controllers.installed(CONTROLLER):
+        if not state.chart and controllers.installed(CONTROLLER):
             self._children.append(Child("controller", self._controller, hold.exists, self._away))
         self._ending = False
 

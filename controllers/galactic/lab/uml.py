@@ -15,6 +15,8 @@ from galactic.lab.processes import Program
 from galactic.lab.state import AGENT_PORT, GATEWAY, State, checkout, environment, interpreter
 
 MEMORY: Final = "3G"
+CHART_MEMORY: Final = "4G"
+"""With the chart, whose pods take another gigabyte."""
 TAP: Final = "tap0"
 OFFLOADS: Final = ("tso", "gso", "gro", "tx", "sg")
 REMOTE: Final = Path(__file__).with_name("remote.py")
@@ -32,7 +34,7 @@ class Uml:
         argv = [
             *(*interpreter(), "-m", "galactic.lab.guest", self._state.namespace),
             str(linux),
-            f"mem={MEMORY}",
+            f"mem={CHART_MEMORY if self._state.chart else MEMORY}",
             "root=/dev/root",
             "rootfstype=hostfs",
             "rootflags=/",

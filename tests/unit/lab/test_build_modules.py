@@ -9,6 +9,7 @@ import pytest
 from galactic.lab import build_modules, go_toolchain, packages
 from galactic.lab.build_modules import (
     CONTAINERD_RECIPE,
+    COREDNS_RECIPE,
     ETCD_RECIPE,
     KIND_RECIPE,
     KUBERNETES_RECIPE,
@@ -17,7 +18,7 @@ from galactic.lab.build_modules import (
 )
 from galactic.lab.builds import BuildFailed
 
-RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, KIND_RECIPE]
+RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE, KIND_RECIPE]
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.folder)
 OWN = """\
 module k8s.io/kubernetes

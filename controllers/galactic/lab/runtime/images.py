@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -125,10 +125,18 @@ def make(job: Job, programs: Path, architecture: str = "amd64") -> None:
     """The folder ``root``: what containerd made of the images. ``programs`` has containerd and ctr."""
     tar = job.work / "images.tar"
     tar.write_bytes(archive(layer(*_busybox(job)), NAMES, architecture))
+    unpack(job, programs, job.out / "root", {tar: 2})
+
+
+def unpack(job: Job, programs: Path, root: Path, archives: Mapping[Path, float]) -> None:
+    """The containerd root ``root`` has the images of these archives, each of which takes about so many seconds.
+
+    Raises BuildFailed.
+    """
     state, configuration = job.work / "state", job.work / "containerd.toml"
     disabled = ", ".join(f'"io.containerd.{name}"' for name in OFF)
     configuration.write_text(
-        f'version = 3\nroot = "{job.out / "root"}"\nstate = "{state}"\ndisabled_plugins = [{disabled}]\n'
+        f'version = 3\nroot = "{root}"\nstate = "{state}"\ndisabled_plugins = [{disabled}]\n'
         f'[grpc]\naddress = "{state / "grpc.sock"}"\n[ttrpc]\naddress = "{state / "ttrpc.sock"}"\n'
     )
     job.advance(job.done, "importing images")
@@ -142,8 +150,9 @@ def make(job: Job, programs: Path, architecture: str = "amd64") -> None:
             if server.poll() is not None or time.monotonic() > deadline:
                 raise BuildFailed("containerd does not start")
             time.sleep(0.1)
-        unpack = [*client, "images", "import", "--local", "--snapshotter", "overlayfs", str(tar)]
-        job.run(unpack, seconds=2, lines=len(NAMES), title="importing images")
+        for path, seconds in archives.items():
+            words = [*client, "images", "import", "--local", "--snapshotter", "overlayfs", str(path)]
+            job.run(words, seconds=seconds, title=f"importing {path.stem}")
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()

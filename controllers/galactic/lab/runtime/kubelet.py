@@ -14,9 +14,12 @@ DEFINITIONS: Final = Path("/etc/cni/net.d")
 ROOT: Final = Path("/var/lib/kubelet")
 CONTAINERD_SECONDS: Final = 60.0
 PORT: Final = 10250
+DOMAIN: Final = "cluster.local"
+DNS: Final = "fd00:fffe::a"
+"""The address of the cluster's DNS, in the range of Services; only a lab with the chart has one."""
 
 
-def configuration(domain: str = "cluster.local") -> dict[str, Any]:
+def configuration(domain: str = DOMAIN) -> dict[str, Any]:
     """Of a node in memory: no eviction for a full disk, cgroups without systemd, the API server is trusted."""
     never = dict.fromkeys(
         (
@@ -46,7 +49,7 @@ def configuration(domain: str = "cluster.local") -> dict[str, Any]:
         "runtimeRequestTimeout": "2m",
         "volumePluginDir": str(ROOT / "volumeplugins"),
         "clusterDomain": domain,
-        "clusterDNS": ["fd00:fffe::a"],
+        "clusterDNS": [DNS],
         "resolvConf": "",
     }
 

@@ -22,6 +22,8 @@ PRIVATE: Final = ("/run/galactic", "/run/containerd", "/run/cni", "/var/lib", "/
 """What each node has for itself. They are kept while the node's machine is down, but for those below /run."""
 LAYERED: Final = ("/etc", "/opt")
 """What each node may change for itself, and otherwise has in common with the machine."""
+MODULES: Final = Path("/lib/modules")
+"""Every machine that boots a kernel of its own has this folder; one that the lab runs on may not."""
 PATIENCE_SECONDS: Final = 60.0
 CPU_FACTS: Final = "cpu MHz\t\t: 2000.000\ncore id\t\t: 0\nphysical id\t: 0\n"
 """cadvisor reads the clock rate, which /proc/cpuinfo of User Mode Linux lacks."""
@@ -97,14 +99,22 @@ def _mounts(member: Node) -> None:
         namespaces.mount(str(private), path, flags=namespaces.MS_BIND)
         namespaces.mount("none", path, flags=namespaces.MS_SHARED)
     for path in LAYERED:
-        layer = own / f"{path.strip('/')}-layer"
-        upper, work = layer / "upper", layer / "work"
-        upper.mkdir(parents=True, exist_ok=True)
-        work.mkdir(parents=True, exist_ok=True)
-        options = f"lowerdir={path},upperdir={upper},workdir={work}"
-        namespaces.mount("overlay", path, "overlay", options=options)
+        _overlay(own, Path(path))
+    if not MODULES.exists():  # the root file system is read-only, and pods may mount this folder
+        _overlay(own, MODULES.parent.resolve())
+        MODULES.mkdir()
     namespaces.mount("sysfs", "/sys", "sysfs")
     namespaces.mount("cgroup2", CGROUPS, "cgroup2")
+
+
+def _overlay(own: Path, path: Path) -> None:
+    """The folder may be changed; what is changed lies in ``own``."""
+    layer = own / f"{str(path).strip('/').replace('/', '-')}-layer"
+    upper, work = layer / "upper", layer / "work"
+    upper.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
+    options = f"lowerdir={path},upperdir={upper},workdir={work}"
+    namespaces.mount("overlay", path, "overlay", options=options)
 
 
 def forget_boot(member: Node) -> None:

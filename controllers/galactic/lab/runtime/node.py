@@ -1,26 +1,36 @@
-"""A real node: a machine with containerd, kubelet, Galactic's controller, and the stand-in for Multus."""
+"""A node: a machine with containerd, kubelet, and the stand-in for Multus.
+
+Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod.
+"""
 
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 from galactic.lab import fabric
-from galactic.lab.runtime import containerd, kubelet, machine, multus, programs
+from galactic.lab.runtime import containerd, kubelet, machine, multus, programs, proxy
 from galactic.lab.state import Node, State, environment
 from galactic.lab.supervision import Supervisor, become, fork, redirect
+
+CHART_PLUGINS: Final = Path("/opt/cni/bin")
+"""The chart's default for ``node.cniBinDir``."""
 
 
 class RealNode(Supervisor):
     """Ends with its machine: pods do not outlive it, as on a node that is powered off."""
 
     def __init__(self, state: State, member: Node) -> None:
-        self._built = programs.find(state.kubernetes)
-        self._plugins = (state.tools / "cni", self._built.plugins)
+        self._built = programs.find(state.kubernetes, state.images)
+        own = [CHART_PLUGINS] if state.chart else []
+        self._plugins = [*own, state.tools / "cni", self._built.plugins]
         self._init = 0
         super().__init__(state, member)
 
     def programs(self) -> dict[str, Callable[[], None]]:
-        return {"containerd": self._containerd, "kubelet": self._kubelet}
+        proxies = {"kube-proxy": self._proxy} if self._state.chart else {}
+        return {"containerd": self._containerd, "kubelet": self._kubelet} | proxies
 
     def isolate(self) -> None:
         """Boots the node: what a reboot does not keep is gone, its first process runs, its networks are configured."""
@@ -60,3 +70,9 @@ class RealNode(Supervisor):
         become(environment())
         identity = state.identity(f"kubelet-{member.name}")
         kubelet.start(self._built.kubelet, member.name, str(member.address), identity)
+
+    def _proxy(self) -> None:
+        state, member = self._state, self._member
+        redirect(state.logs / f"{member.name}.kube-proxy.log")
+        become(environment())
+        proxy.start(self._built.proxy, member.name, state.identity("kube-proxy"))
