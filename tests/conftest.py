@@ -17,10 +17,22 @@ from xdist.workermanage import NodeManager, WorkerController
 GUEST = "test_in_guest.py"
 WHOLE = ("tests/image/", "tests/chart/")
 """One image store, and one cluster that a chart is installed in. Of others, those of one file."""
+CHARTED = ("the_chart_on_real_nodes", "the_cli_tests_connectivity")
+"""Stories that share a lab with the chart."""
 LONG = (
-    *("the_cli_says_what_is_wrong", "tests/chart/", "the_cli_tests_connectivity"),
-    *("tests/image/", "every_panel_shows_data", "preflight", "a_node_restarts", "mtu", "operator_comes"),
-    *("webhooks_come", "nodes_fall_back", "two_clusters", "tutorials", "demo", "a_node_reboots"),
+    *("the_chart_on_real_nodes", "the_cli_says_what_is_wrong", "real_nodes", "isolation_on_the_oldest"),
+    *("tests/chart/", "every_panel_shows_data", "tests/image/", "a_node_restarts", "two_clusters"),
+    *("random_operations", "preflight", "mtu", "operator_comes", "webhooks_come", "nodes_fall_back"),
+    *(
+        "connections_survive",
+        "shapes",
+        "tutorials",
+        "demo",
+        "a_node_reboots",
+        "unattached",
+        GUEST,
+        "tests/e2e/",
+    ),
 )
 """What takes half a minute or more, the longest first: short ones at the end leave no worker without work."""
 
@@ -48,6 +60,8 @@ class Together(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         if GUEST in nodeid:
             return nodeid
+        if any(name in nodeid for name in CHARTED):
+            return "+".join(CHARTED)
         return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
     def _assign_work_unit(self, node: WorkerController) -> None:

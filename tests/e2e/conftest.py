@@ -108,6 +108,13 @@ def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
         yield one
 
 
+@pytest.fixture(scope="session")
+def charted(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
+    """A lab in which Galactic is what its chart installs."""
+    with standing(pytestconfig, f"{lab_name}-chart", chart=True) as one:
+        yield one
+
+
 @pytest.fixture(scope="module")
 def oldest(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
     """A lab in a guest of the oldest kernel."""

@@ -1,4 +1,7 @@
-"""`galactic connectivity test` finds that all is well, notices when it is not, and leaves nothing behind."""
+"""`galactic connectivity test` finds that all is well, notices when it is not, and leaves nothing behind.
+
+Its pods run Galactic's image, so the lab is one that the chart was installed in.
+"""
 
 import json
 import signal
@@ -45,6 +48,12 @@ def hindered(lab: Lab, node: str) -> list[str]:
     return taints + [
         each["type"] for each in conditions if each["type"] == "Ready" and each["status"] != "True"
     ]
+
+
+@pytest.fixture(scope="module")
+def lab(charted: Lab) -> Lab:
+    """In place of the stories' lab."""
+    return charted
 
 
 @pytest.fixture(autouse=True)
