@@ -212,6 +212,11 @@ class OperatorSettings(Settings):
         description="this cluster's routers run outside of it and write nothing into it: no attachment is called "
         "NotRouted for that",
     )
+    unattached_after: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds after which a pod that runs without its VPC interface is reported (PodNotAttached)",
+    )
 
     @model_validator(mode="after")
     def _pool(self) -> Self:

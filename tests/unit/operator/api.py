@@ -38,9 +38,18 @@ class MemoryApi:
         found = [
             copy.deepcopy(self.objects[key])
             for key in sorted(self.objects)
-            if key[0] == resource.plural and (not labels or labels in self.objects[key]["metadata"]["labels"])
+            if key[0] == resource.plural and self.selected(self.objects[key], labels, namespace)
         ]
         return found, "0"
+
+    @staticmethod
+    def selected(thing: Object, labels: str, namespace: str | None) -> bool:
+        """Whether a list with that selector (names, or names with values, all of which must match) has the object."""
+        there = thing["metadata"].get("labels") or {}
+        wanted = [each.partition("=") for each in labels.split(",") if each]
+        return all(
+            name in there and (not equal or there[name] == value) for name, equal, value in wanted
+        ) and namespace in (None, thing["metadata"].get("namespace"))
 
     async def create(
         self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
