@@ -212,6 +212,16 @@ class OperatorSettings(Settings):
         description="this cluster's routers run outside of it and write nothing into it: no attachment is called "
         "NotRouted for that",
     )
+    unattached_after: float = Field(
+        default=30.0,
+        gt=0,
+        description="seconds after which a pod that runs without its VPC interface is reported (PodNotAttached)",
+    )
+    evict_unattached: bool = Field(
+        default=False,
+        description="evict such pods, so that their owners make others; a PodDisruptionBudget is respected, and a pod "
+        "without an owner is left alone",
+    )
 
     @model_validator(mode="after")
     def _pool(self) -> Self:

@@ -244,6 +244,22 @@ def test_every_value_is_described() -> None:
             assert schema["description"], path
 
 
+def test_evictions_are_asked_for_and_come_with_the_right(helm: Helm) -> None:
+    for evicts in (False, True):
+        objects = helm.objects(
+            merged(nested("operator.evictUnattached", evicts), nested("operator.unattachedAfter", 7))
+        )
+        named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+        settings = yaml.safe_load(named["ConfigMap", "galactic-operator"]["data"]["settings.yaml"])
+        assert (settings["evict_unattached"], settings["unattached_after"]) == (evicts, 7)
+        rights = [
+            it
+            for it in named["ClusterRole", "galactic-operator"]["rules"]
+            if "pods/eviction" in it["resources"]
+        ]
+        assert [it["verbs"] for it in rights] == [["create"]] * evicts
+
+
 def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(helm: Helm) -> None:
     values = merged(MQTTS, nested("router.replicas", 0), nested("metrics.rules.enabled", True))
     objects = helm.objects(values)

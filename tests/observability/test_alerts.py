@@ -190,6 +190,12 @@ CASES = [
     Case("GalacticHistoryLag", router("database_lag_seconds", "0x40 10+60x20"), {}),
     Case("GalacticHistoryLag", router("database_lag_seconds", "30x60")),
     Case(
+        "GalacticPodsUnattached",
+        {f'galactic_operator_pods_unattached{{instance="{each}"}}': "0x45 2x15" for each in "ab"},
+        {},
+    ),
+    Case("GalacticPodsUnattached", {'galactic_operator_pods_unattached{instance="a"}': "0x48 1x1 0x10"}),
+    Case(
         "GalacticObjectsNotReady",
         {'galactic_operator_unready_objects{instance="a", kind="VPC", reason="IdentifierTaken"}': "1x60"},
         {"kind": "VPC", "reason": "IdentifierTaken"},

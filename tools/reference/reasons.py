@@ -84,6 +84,7 @@ CONDITIONS: Final = {
         "Ready": "it can be used: attached to, or by a pod",
         "Accepted": "the specification is valid as it stands",
         "Granted": "False: the VPC's `allowedNamespaces` no longer admits this namespace; what is attached stays",
+        "Attached": "its pod has the VPC interface; absent while there is no pod, and while one starts",
         "Routed": "False: its routes are not told to others, though a pod is attached; its message says why",
         "Conflict": "True: another attachment has the address or the prefix; its message says who",
         "Deleting": "True: it is being deleted, and waits for those that use it",

@@ -133,8 +133,8 @@ async def _status(access: Access, kube: "Kube", folder: Folder) -> None:
 async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     """Ours, and those that have to do with ours."""
     from galactic.cli.site import LABELS  # noqa: PLC0415
-    from galactic.cli.world import wanted, wants_vpc  # noqa: PLC0415
     from galactic.kube import resources as kinds  # noqa: PLC0415
+    from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
 
     whole = (kinds.VPCS, kinds.VPC_ATTACHMENTS, kinds.NODE_SEGMENTS, kinds.NADS, kinds.NODES, kinds.EVENTS)
     hooks = (kinds.MUTATING_WEBHOOKS, kinds.VALIDATING_WEBHOOKS)

@@ -215,7 +215,7 @@ async def _missing(world: "World", pairs: Iterable[_Pair], kernels: dict[str, An
 
 def _place(world: "World", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
     """Where a pod is attached. Raises Absent, saying why it is not."""
-    from galactic.cli.world import wanted, wants_vpc  # noqa: PLC0415
+    from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
 
     name = (
         pod.removeprefix("pod/")

@@ -12,6 +12,7 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.client import Kube, NotFound, Object, Objects
+from galactic.kube.pods import wanted, wants_vpc
 from galactic.kube.resources import (
     DAEMON_SETS,
     EVENTS,
@@ -24,7 +25,6 @@ from galactic.kube.resources import (
     VPCS,
     Resource,
 )
-from galactic.names import ATTACHMENT_ANNOTATION, VPC_ANNOTATION
 
 WORKLOADS: Final = (Resource("apps", "v1", "replicasets", "ReplicaSet"), STATEFUL_SETS, DAEMON_SETS)
 """Who makes pods again and again."""
@@ -106,16 +106,6 @@ def over(pod: Object) -> bool:
     """Whether a Pod has ended, or is about to."""
     phase = (pod.get("status") or {}).get("phase")
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Succeeded", "Failed")
-
-
-def wanted(pod: Object) -> str:
-    """The name of the attachment that a Pod asks for; empty for none."""
-    return str((pod["metadata"].get("annotations") or {}).get(ATTACHMENT_ANNOTATION, ""))
-
-
-def wants_vpc(pod: Object) -> str:
-    """The VPC in which a Pod asks for an attachment of its own; empty for none."""
-    return str((pod["metadata"].get("annotations") or {}).get(VPC_ANNOTATION, ""))
 
 
 def name_of(thing: Mapping[str, Any]) -> str:

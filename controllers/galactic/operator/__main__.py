@@ -11,7 +11,7 @@ from galactic.metrics import registry
 from galactic.operator.api import Fenced
 from galactic.operator.desk import Rules
 from galactic.operator.feeds import feeds
-from galactic.operator.figures import pool, unready, vpcs
+from galactic.operator.figures import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
@@ -42,20 +42,24 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             pool=settings.pool_prefix,
             pool_length=settings.pool_length,
             router_outside=settings.router_outside,
+            unattached_after=settings.unattached_after,
+            evict_unattached=settings.evict_unattached,
         )
         lease = Lease(
             kube, own_namespace(), "galactic-operator", identity(), report=partial(health.set, "lease")
         )
         report = partial(health.set, "kube-apiserver")
-        reconciler = Reconciler(Fenced(kube, lease), rules, metrics, report)
+        namespace = own_namespace()
+        reconciler = Reconciler(Fenced(kube, lease), rules, metrics, report, namespace=namespace)
         metrics.read(
             waiting=lambda: len(reconciler.queue),
             requests=lambda: kube.requests,
             dropped=lambda: reconciler.events.dropped,
-            counts={cache.resource.kind: cache.__len__ for cache in reconciler.view.caches},
+            counts={cache.kind: cache.__len__ for cache in reconciler.view.caches},
             leads=lambda: lease.leads,
             holder=lambda: lease.holder,
             unready=lambda: unready(reconciler.view),
+            unattached=lambda: unattached(reconciler.view),
             vpcs=lambda: vpcs(reconciler.view, reconciler.books),
             pool=lambda: pool(reconciler.view, rules),
         )

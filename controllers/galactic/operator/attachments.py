@@ -1,9 +1,11 @@
 """One attachment: admitted to its VPC, given an identifier and addresses, described by a definition for Multus."""
 
 import contextlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from galactic.crds.model import Meta
 from galactic.crds.vpc import Vpc
@@ -14,9 +16,11 @@ from galactic.kube.informer import Key
 from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
 from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.addresses import Held
+from galactic.operator.attached import Interfaces, Verdict, not_attached
 from galactic.operator.books import settled
 from galactic.operator.conditions import (
     ACCEPTED,
+    ATTACHED,
     CONFLICT,
     DELETING,
     GRANTED,
@@ -36,6 +40,9 @@ from galactic.operator.routed import PATIENCE_SECONDS, Silence
 from galactic.operator.state import Broken
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 
+LOOK_SECONDS: Final = 0.05
+"""At the least between two looks at a pod that waits out its grace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -51,17 +58,19 @@ class Admitted:
 
 
 class Attachments:
-    """The reconciler of VPCAttachments."""
+    """The reconciler of VPCAttachments. ``evict`` is given the Pods that are to be replaced."""
 
-    def __init__(self, desk: Desk, vpcs: Vpcs) -> None:
-        self._desk, self._vpcs = desk, vpcs
+    def __init__(self, desk: Desk, vpcs: Vpcs, evict: Callable[[Key], None]) -> None:
+        self._desk, self._vpcs, self._evict = desk, vpcs, evict
         self._silence = Silence()
+        self._interfaces = Interfaces(desk.rules.unattached_after)
 
     async def reconcile(self, key: Key) -> None:
         desk = self._desk
         found = desk.view.attachments.get(key)
         if found is None:
             self._silence.state(desk.view, key, None)
+            self._interfaces.forget(key)
             self._leave(key)
             return
         meta = found.metadata
@@ -86,8 +95,10 @@ class Attachments:
                 silence, again = self._silence.state(desk.view, key, found)
             if again:
                 desk.dirty(("attachment", key), PATIENCE_SECONDS)
-            await self._write(meta, found.status, admitted, problem, silence)
+            verdict = self._interfaces.verdict(desk.view, key)
+            await self._write(meta, found.status, admitted, problem, _said(silence, verdict))
             self._tell_sharing(key, meta)
+            self._tell_unattached(key, verdict)
         await self._hold(key)
 
     def _admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
@@ -243,9 +254,9 @@ class Attachments:
         before: AttachmentStatus,
         admitted: Admitted | None,
         problem: Rejected | NotYet | None,
-        silence: State | None = None,
+        said: Mapping[str, State | None] = MappingProxyType({ROUTED: None}),
     ) -> None:
-        states: dict[str, State | None] = {GRANTED: None, DELETING: None, ROUTED: silence}
+        states: dict[str, State | None] = {GRANTED: None, DELETING: None, **said}
         ours = before.endpoint is None  # what is attached the router tells conflicts of
         if ours:
             states[CONFLICT] = None
@@ -303,6 +314,16 @@ class Attachments:
             )
             self._desk.events.tell(VPC_ATTACHMENTS, meta, "Warning", "Shared", told)
 
+    def _tell_unattached(self, key: Key, verdict: Verdict) -> None:
+        """The user of a pod looks at the Pod: an Event there, for each that runs without its interface."""
+        for pod in verdict.lacking:
+            state = not_attached((pod,))
+            self._desk.events.tell(PODS, pod.metadata, "Warning", state.reason, state.message)
+            if self._desk.rules.evict_unattached:
+                self._evict((pod.metadata.namespace, pod.metadata.name))
+        if verdict.again is not None:
+            self._desk.dirty(("attachment", key), max(verdict.again, LOOK_SECONDS))
+
     async def _hold(self, key: Key) -> None:
         """The finalizer: there while a pod has it, so that nobody pulls the interface away under it. And the label
         by which nodes find the attachments of the VPCs they host, which comes with it: nothing else has an endpoint.
@@ -342,6 +363,11 @@ class Attachments:
     def _wake(self, blocked: Any) -> None:
         for attachment in tuple(blocked):
             self._desk.dirty(("attachment", attachment), 0.0)
+
+
+def _said(silence: State | None, verdict: Verdict) -> Mapping[str, State | None]:
+    """The conditions about the pods of an attachment."""
+    return {ROUTED: silence} | ({ATTACHED: verdict.state} if verdict.decided else {})
 
 
 def _generated(meta: Meta) -> bool:

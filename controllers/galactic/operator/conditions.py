@@ -14,6 +14,7 @@ CONFLICT: Final = "Conflict"
 GRANTED: Final = "Granted"
 DELETING: Final = "Deleting"
 ROUTED: Final = "Routed"
+ATTACHED: Final = "Attached"
 
 
 @dataclass(frozen=True, slots=True)

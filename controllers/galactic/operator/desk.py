@@ -35,6 +35,8 @@ class Rules:
     pool: IPv6Network | None = None  # what all other Nodes get their prefixes from
     pool_length: int = 56
     router_outside: bool = False  # who tells of endpoints does not write them into this cluster's objects
+    unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
+    evict_unattached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Desk:
 
 WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
 """Reasons that are worth a warning though all is well."""
-GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed"})
+GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed", "Attached"})
 """Condition types of which True is the good news."""
 
 

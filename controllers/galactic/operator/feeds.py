@@ -18,7 +18,13 @@ class Feed:
     def __init__(self, kube: Kube, cache: Cache[Any]) -> None:
         self._cache, self._since = cache, 0
         self._reflector = Reflector(
-            kube, cache.resource, self._replace, self._seen, begin=self._begin, labels=cache.labels
+            kube,
+            cache.resource,
+            self._replace,
+            self._seen,
+            begin=self._begin,
+            namespace=cache.namespace,
+            labels=cache.labels,
         )
 
     async def run(self) -> None:
@@ -40,4 +46,4 @@ class Feed:
 
 def feeds(kube: Kube, view: View) -> tuple[Feed, ...]:
     """One for each kind that kopf does not watch."""
-    return tuple(Feed(kube, cache) for cache in (view.nads, view.attachments, view.pods))
+    return tuple(Feed(kube, cache) for cache in (view.nads, view.attachments, view.pods, view.agents))

@@ -18,7 +18,7 @@ from galactic.errors import Rejected
 from galactic.kube.informer import Key
 from galactic.operator.addresses import room
 from galactic.operator.books import Books, reference, settled
-from galactic.operator.conditions import READY
+from galactic.operator.conditions import ATTACHED, READY
 from galactic.operator.desk import Rules
 from galactic.operator.networks import parse_networks
 from galactic.operator.state import Broken, Cache, View
@@ -96,6 +96,17 @@ def unready(view: View) -> Counter[tuple[str, str]]:
             elif reason := _reason(thing.status.conditions):
                 found[kind, reason] += 1
     return found
+
+
+def unattached(view: View) -> int:
+    """How many attachments have a pod that runs without its VPC interface."""
+    return sum(
+        any(
+            condition.type == ATTACHED and condition.status == "False" for condition in each.status.conditions
+        )
+        for _, each in view.attachments.items()
+        if isinstance(each, VpcAttachment)
+    )
 
 
 def vpcs(view: View, books: Books) -> Iterator[VpcFigures]:

@@ -51,6 +51,17 @@ class Metrics:
             registry=registry,
         )
 
+        self.unattached = Gauge(
+            "galactic_operator_pods_unattached",
+            "Pods that run without their VPC interface: VPCAttachments whose condition Attached is False.",
+            registry=registry,
+        )
+        self.evictions = Counter(
+            "galactic_operator_evictions",
+            "Evictions of pods without their VPC interface by result (evicted, blocked, failed).",
+            ("result",),
+            registry=registry,
+        )
         self.leading = Gauge(
             "galactic_operator_leading", "1 while this replica holds the lease and acts.", registry=registry
         )
@@ -58,6 +69,8 @@ class Metrics:
         for kind in ("vpc", "attachment", "segment", "node", "pod"):
             for result in ("ok", "retry", "error"):
                 self.reconciled.labels(kind, result)
+        for result in ("evicted", "blocked", "failed"):
+            self.evictions.labels(result)
         self._holder = _Holder()
         self._figures = _Figures()
         registry.register(self._holder)
@@ -73,6 +86,7 @@ class Metrics:
         leads: Callable[[], bool],
         holder: Callable[[], str],
         unready: Callable[[], Mapping[tuple[str, str], int]],
+        unattached: Callable[[], float],
         vpcs: Callable[[], Iterable[VpcFigures]],
         pool: Callable[[], Pool],
     ) -> None:
@@ -81,6 +95,7 @@ class Metrics:
         self.requests.set_function(requests)
         self.events_dropped.set_function(dropped)
         self.leading.set_function(leads)
+        self.unattached.set_function(unattached)
         self._holder.holder = holder
         self._figures.unready = unready
         self._figures.vpcs = lambda: vpcs() if leads() else ()

@@ -21,11 +21,13 @@ from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import Conflict, NotFound
 from galactic.kube.informer import Key
 from galactic.kube.lease import Deposed
+from galactic.operator import attached
 from galactic.operator.api import Api
 from galactic.operator.attachments import Attachments
 from galactic.operator.books import Books, reference, restore
 from galactic.operator.desk import Desk, Item, Rules
 from galactic.operator.events import Events
+from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
 from galactic.operator.networks import Network, host
 from galactic.operator.pods import Pods
@@ -45,20 +47,31 @@ Report = Callable[[str | None], None]
 class Reconciler(Listener):
     """``lead`` works until it is cancelled, and may be begun again: before and between, the view alone is kept.
 
-    ``report`` is told what is wrong with the API server, or None.
+    ``report`` is told what is wrong with the API server, or None. ``namespace``: Galactic's own.
     """
 
-    def __init__(self, api: Api, rules: Rules, metrics: Metrics, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        api: Api,
+        rules: Rules,
+        metrics: Metrics,
+        report: Report | None = None,
+        *,
+        namespace: str = "galactic-system",
+    ) -> None:
         self._api, self._metrics = api, metrics
         self._tell = report or (lambda _problem: None)
         self._away = False
         self.queue: Queue[Item] = Queue(first=lambda item: item[0] != "attachment")
-        self.view = View(self)
+        self.view = View(self, namespace)
         self.events = Events(api)
         self.books = Books()
         desk = Desk(api, self.view, self.books, self.events, rules, self.queue.add)
         self._vpcs = Vpcs(desk)
-        self._attachments = Attachments(desk, self._vpcs)
+        self.evictions = Evictions(
+            api, self.view, self.events, lambda result: metrics.evictions.labels(result).inc()
+        )
+        self._attachments = Attachments(desk, self._vpcs, self.evictions.add)
         self._segments = Segments(desk)
         self._pods = Pods(desk)
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
@@ -95,6 +108,7 @@ class Reconciler(Listener):
         for cache in self.view.caches:
             await self._list(cache)
         self.queue.clear()
+        self.evictions.queue.clear()
         self.books.clear()
         restore(self.books, self.view)
         self._look_again()
@@ -106,14 +120,15 @@ class Reconciler(Listener):
                 group.create_task(self._worker())
             group.create_task(self._resync())
             group.create_task(self.events.run())
+            group.create_task(self.evictions.run())
 
     async def resync(self) -> None:
         """Lists every kind again and looks at every object: repairs whatever was lost. Raises GalacticError."""
         for cache in self.view.caches:
             missed = await self._list(cache)
             if missed:
-                log.warning("deletions missed by the watch", kind=cache.resource.kind, count=missed)
-                self._metrics.missed.labels(cache.resource.kind).inc(missed)
+                log.warning("deletions missed by the watch", kind=cache.kind, count=missed)
+                self._metrics.missed.labels(cache.kind).inc(missed)
         self._look_again()
 
     def _look_again(self) -> None:
@@ -167,6 +182,8 @@ class Reconciler(Listener):
         before, after = (each if isinstance(each, NodeSegment) else None for each in (old, new))
         for attachment in arrived(before, after):
             self.queue.add(("attachment", attachment), PATIENCE_SECONDS)
+        for attachment in attached.changed(before, after):
+            self.queue.add(("attachment", attachment), COUNT_SECONDS)
 
     def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None:
         if old is None or new is None or _wishes(old) != _wishes(new):
@@ -236,7 +253,7 @@ class Reconciler(Listener):
     async def _list(self, cache: "Cache[object]") -> int:
         since = cache.clock
         try:
-            things, _version = await self._api.list(cache.resource, labels=cache.labels)
+            things, _version = await self._api.list(cache.resource, cache.namespace, labels=cache.labels)
         except NotFound:
             log.warning("kind not installed", kind=cache.resource.kind)
             things = []
@@ -277,7 +294,8 @@ def _wishes(node: Node) -> object:
 
 def _place(pod: Pod) -> object:
     """What of a Pod its attachment depends on."""
-    return pod.live, pod.node
+    leaving = pod.metadata.deletion_timestamp is not None
+    return pod.live, pod.node, pod.place.started, leaving
 
 
 def _attached(attachment: VpcAttachment | Broken | None) -> bool:

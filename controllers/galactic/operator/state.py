@@ -15,6 +15,7 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.client import Object
 from galactic.kube.informer import Key, key_of
+from galactic.kube.pods import Placement, owned, placement
 from galactic.kube.resources import (
     NADS,
     NAMESPACES,
@@ -69,7 +70,13 @@ class Pod:
     vpc: str  # VPC_ANNOTATION, empty for none
     generated: bool  # the attachment is to be made
     live: bool  # not run to its end
-    node: str  # the Node it is scheduled to, empty for none yet
+    place: Placement
+    owned: bool  # a controller replaces it once it is gone
+
+    @property
+    def node(self) -> str:
+        """The Node that it is scheduled to; empty for none yet."""
+        return self.place.node
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,18 @@ class Node:
     taints: tuple[Mapping[str, Any], ...]  # all it has, if NOT_READY_TAINT is among them; else none
 
 
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A Pod of the node controller."""
+
+    node: str
+    ready: bool
+
+
 class Cache(Generic[T]):
     """The objects of one kind. ``changed(key, old, new)`` is told of every difference, None for absent.
 
-    ``labels`` is the selector that narrows them.
+    ``labels`` and ``namespace`` narrow them. ``kind``: what metrics call them.
     """
 
     def __init__(
@@ -92,8 +107,12 @@ class Cache(Generic[T]):
         read: Callable[[Object], T],
         changed: Callable[[Key, T | None, T | None], None],
         labels: str = "",
+        *,
+        namespace: str | None = None,
+        kind: str = "",
     ) -> None:
-        self.resource, self.labels = resource, labels
+        self.resource, self.labels, self.namespace = resource, labels, namespace
+        self.kind = kind or resource.kind
         self._read, self._changed = read, changed
         self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
         self._clock = 0
@@ -177,12 +196,17 @@ class Listener:
     def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None: ...
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None: ...
+    def agent_changed(self, key: Key, old: Agent | None, new: Agent | None) -> None: ...
+
+
+AGENTS: Final = "app.kubernetes.io/name=galactic,app.kubernetes.io/component=node"
+"""The labels that the chart puts on the node controller's Pods."""
 
 
 class View:
-    """One cache a kind."""
+    """One cache a kind. ``namespace``: Galactic's own, where the node controller's Pods are."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, namespace: str = "galactic-system") -> None:
         self.vpcs: Cache[Vpc | Broken] = Cache(VPCS, _vpc, listener.vpc_changed)
         self.attachments: Cache[VpcAttachment | Broken] = Cache(
             VPC_ATTACHMENTS, _attachment, listener.attachment_changed
@@ -192,15 +216,33 @@ class View:
         self.nodes: Cache[Node] = Cache(NODES, _node, listener.node_changed)
         self.namespaces: Cache[Meta] = Cache(NAMESPACES, _meta, listener.namespace_changed)
         self.pods: Cache[Pod] = Cache(PODS, _pod, self._pod_changed, labels=ATTACHMENT_LABEL)
+        self.agents: Cache[Agent] = Cache(
+            PODS, _agent, listener.agent_changed, labels=AGENTS, namespace=namespace, kind="Agent"
+        )
         self._listener = listener
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
 
     @property
     def caches(self) -> tuple[Cache[Any], ...]:
-        return self.namespaces, self.nodes, self.segments, self.vpcs, self.nads, self.pods, self.attachments
+        return (
+            self.namespaces,
+            self.nodes,
+            self.segments,
+            self.vpcs,
+            self.nads,
+            self.pods,
+            self.agents,
+            self.attachments,
+        )
 
     def of(self, resource: Resource) -> Cache[Any]:
+        """The cache of a kind; of Pods, those with an attachment."""
         return next(cache for cache in self.caches if cache.resource == resource)
+
+    def reports(self, node: str) -> bool:
+        """Whether the node's controller is at work, as its Pod shows. True where the cluster has no such Pods."""
+        agents = [agent for _, agent in self.agents.items()]
+        return not agents or any(agent.ready for agent in agents if agent.node == node)
 
     def carriers(self, attachment: Key) -> list[Key]:
         """The live Pods that carry the attachment."""
@@ -279,8 +321,16 @@ def _pod(thing: Object) -> Pod:
         annotations.get(VPC_ANNOTATION, ""),
         labels.get(ATTACHMENT_LABEL) == GENERATED and VPC_ANNOTATION in annotations,
         (thing.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
-        (thing.get("spec") or {}).get("nodeName") or "",
+        placement(thing),
+        owned(thing),
     )
+
+
+def _agent(thing: Object) -> Agent:
+    conditions = (thing.get("status") or {}).get("conditions") or ()
+    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
+    gone = thing["metadata"].get("deletionTimestamp") is not None
+    return Agent((thing.get("spec") or {}).get("nodeName") or "", ready and not gone)
 
 
 def _nad(thing: Object) -> Nad:

@@ -7,7 +7,7 @@ from typing import Any
 
 from galactic.errors import GalacticError
 from galactic.kube.client import Conflict, NotFound, Object
-from galactic.kube.resources import NADS, NAMESPACES, NODES, VPC_ATTACHMENTS, Resource
+from galactic.kube.resources import NADS, NAMESPACES, NODES, PODS, VPC_ATTACHMENTS, Resource
 
 Seen = Callable[[Resource, str, Object], None]
 
@@ -38,9 +38,18 @@ class MemoryApi:
         found = [
             copy.deepcopy(self.objects[key])
             for key in sorted(self.objects)
-            if key[0] == resource.plural and (not labels or labels in self.objects[key]["metadata"]["labels"])
+            if key[0] == resource.plural and self.selected(self.objects[key], labels, namespace)
         ]
         return found, "0"
+
+    @staticmethod
+    def selected(thing: Object, labels: str, namespace: str | None) -> bool:
+        """Whether a list with that selector (names, or names with values, all of which must match) has the object."""
+        there = thing["metadata"].get("labels") or {}
+        wanted = [each.partition("=") for each in labels.split(",") if each]
+        return all(
+            name in there and (not equal or there[name] == value) for name, equal, value in wanted
+        ) and namespace in (None, thing["metadata"].get("namespace"))
 
     async def create(
         self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
@@ -118,6 +127,15 @@ class MemoryApi:
             self._told(resource, "MODIFIED", thing)
         else:
             self._gone(resource, name, namespace)
+
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        self._request("evict", PODS, name)
+        pod = self.stored(PODS, name, namespace)
+        if pod is None:
+            raise NotFound(f"{name} not found", reason="NotFound")
+        if pod["metadata"]["uid"] != uid:
+            raise Conflict(f"{name} is another one", reason="Conflict")
+        self.delete(PODS, name, namespace)
 
     def _gone(self, resource: Resource, name: str, namespace: str) -> Object:
         thing = self.objects.pop((resource.plural, namespace, name))

@@ -104,13 +104,13 @@ class Cluster:
         return str(thing["spec"]["config"]) if thing else ""
 
     def _seen(self, resource: Any, type_: str, thing: Any) -> None:
-        if resource not in [cache.resource for cache in self.reconciler.view.caches]:
-            return
-        cache = self.reconciler.view.of(resource)
-        if type_ == "DELETED":
-            cache.remove(key_of(thing), thing["metadata"]["uid"], thing["metadata"]["resourceVersion"])
-        else:
-            cache.set(thing)
+        for cache in self.reconciler.view.caches:
+            if cache.resource != resource or not MemoryApi.selected(thing, cache.labels, cache.namespace):
+                continue
+            if type_ == "DELETED":
+                cache.remove(key_of(thing), thing["metadata"]["uid"], thing["metadata"]["resourceVersion"])
+            else:
+                cache.set(thing)
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,14 @@ the consequences are told apart from their causes as far as possible, and what o
 a noun: ``programs``, ``nodes``, ``objects`` (VPCs and attachments), ``pods``; ``finding`` has what they share.
 """
 
-from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain, seconds
+from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain
 from galactic.cli.findings.nodes import nodes
 from galactic.cli.findings.objects import attachments, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
 from galactic.cli.findings.told import told
 from galactic.cli.world import World
+from galactic.kube.pods import seconds
 
 __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds"]
 

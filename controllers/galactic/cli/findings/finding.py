@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from galactic.cli.world import World
 from galactic.crds.model import Condition
 from galactic.kube.client import Object
+from galactic.kube.pods import seconds
 
 PATIENCE_SECONDS: Final = 20.0
 """What takes no longer than that is no finding: a pod that starts, a Lease that changes hands."""
@@ -59,12 +59,3 @@ def _when(event: Object) -> float:
         or event.get("eventTime")
     )
     return seconds(last or event["metadata"].get("creationTimestamp") or "")
-
-
-def seconds(text: str) -> float:
-    """A time of the API server's, in seconds since 1970; 0 where there is none."""
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return 0.0
-    return found.replace(tzinfo=found.tzinfo or UTC).timestamp()

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding, by_type, says, seconds
+from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding, by_type, says
 from galactic.cli.findings.programs import log
 from galactic.cli.world import World
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.kube.pods import seconds
 
 
 def vpcs(world: World) -> Iterator[Finding]:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Final
 
-from galactic.cli.findings.finding import PROBLEM, Finding, seconds
-from galactic.cli.world import World, over, wanted, wants_vpc
+from galactic.cli.findings.finding import PROBLEM, Finding
+from galactic.cli.world import World, over
 from galactic.kube.client import Object
+from galactic.kube.pods import lacks_interface, placement, wanted, wants_vpc
 
 UNATTACHED_SECONDS: Final = 30.0
 """A pod that runs for less than that may be attached already, and its NodeSegment a moment behind."""
@@ -53,21 +54,9 @@ def _unattached(world: World, pod: Object, attachment: str) -> str:
 
     A node whose controller is away does not update its NodeSegment, which then accuses no pod.
     """
-    spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    node = str(spec.get("nodeName") or "")
-    segment = world.segments.get(node)
-    if not runs(pod) or spec.get("hostNetwork") or segment is None or not segment.status.conditions:
+    place = placement(pod)
+    if not lacks_interface(place, attachment, world.segments.get(place.node)):
         return ""
-    if any(each.kind == "node" and each.node == node and not each.ready for each in world.components):
+    if any(each.kind == "node" and each.node == place.node and not each.ready for each in world.components):
         return ""
-    if any(each.attachment == attachment for each in segment.status.endpoints):
-        return ""
-    # A sandbox that is made again, as after a reboot, is newer than the pod.
-    sandboxes = (
-        each.get("lastTransitionTime")
-        for each in status.get("conditions") or ()
-        if each.get("type") == "PodReadyToStartContainers"
-    )
-    started = status.get("startTime") or pod["metadata"].get("creationTimestamp")
-    since = max(seconds(each or "") for each in (started, *sandboxes))
-    return node if world.at - since >= UNATTACHED_SECONDS else ""
+    return place.node if world.at - place.since >= UNATTACHED_SECONDS else ""

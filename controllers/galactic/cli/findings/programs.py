@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Final
 
-from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding, seconds
+from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding
 from galactic.cli.world import LEADERS, Component, World
+from galactic.kube.pods import seconds
 
 CONSEQUENCES: Final = {
     "operator": "new VPCs and attachments stay without identifiers and addresses; what runs goes on",

@@ -1,0 +1,73 @@
+"""A pod that started while Multus was away is found by the operator: on its attachment, on the Pod, in a metric."""
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from story import Tenant, eventually, tenancy
+
+from galactic.lab.cluster import Lab
+from galactic.lab.state import METRICS_PORT
+
+
+@pytest.fixture
+def blue(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    with tenancy(lab, request.node.name) as make:
+        yield make("blue")
+
+
+def attached(tenant: Tenant, name: str) -> dict[str, Any]:
+    """The condition Attached; empty while there is none."""
+    conditions = tenant.attachment(name).get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == "Attached"), {})
+
+
+def unattached(lab: Lab) -> int:
+    """What the operator's metric counts."""
+    url = f"http://[::1]:{METRICS_PORT}/metrics"
+    ask = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=60).read().decode())"
+    metrics = lab.run("control", [sys.executable, "-ISEc", ask]).stdout
+    line = re.search(r"^galactic_operator_pods_unattached (\S+)", metrics, re.MULTILINE)
+    assert line
+    return int(float(line[1]))
+
+
+def events(lab: Lab, tenant: Tenant, kind: str) -> list[str]:
+    """The names of the objects of a kind that an Event calls not attached."""
+    selector = f"--field-selector=reason=PodNotAttached,involvedObject.kind={kind}"
+    return [
+        each["involvedObject"]["name"]
+        for each in lab.get("events", "-n", tenant.namespace, selector)["items"]
+    ]
+
+
+def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
+    """Its node has another pod, which is attached and stays so."""
+    blue.make_vpc()
+    blue.attach("one", "10.1.1.1/24")
+    blue.attach("two", "10.1.1.2/24")
+    assert not attached(blue, "one"), "there is no pod"
+    blue.pod("two", "node-1")
+    eventually("two is attached", lambda: attached(blue, "two").get("status") == "True")
+
+    lab.take_multus("node-1")
+    try:
+        blue.pod("one", "node-1")
+    finally:
+        lab.bring_multus("node-1")
+    condition = eventually("one is found", lambda: attached(blue, "one"))
+    assert (condition["status"], condition["reason"]) == ("False", "PodNotAttached")
+    assert f"kubectl delete pod -n {blue.namespace} one" in condition["message"]
+    assert attached(blue, "two")["status"] == "True"
+    for kind in ("Pod", "VPCAttachment"):
+        eventually(f"an Event on the {kind}", lambda k=kind: events(lab, blue, k) == ["one"])
+    eventually("it is counted", lambda: unattached(lab) == 1)
+
+    blue.delete_pod("one")
+    eventually("nothing is said of no pod", lambda: not attached(blue, "one"))
+    blue.pod("one", "node-1")
+    eventually("one is attached", lambda: attached(blue, "one").get("status") == "True")
+    assert unattached(lab) == 0
+    blue.reaches("two", "10.1.1.1")
