@@ -131,24 +131,6 @@ def test_a_sandbox_is_made_again(lab: Lab, blue: Tenant) -> None:
     blue.reaches("two", "10.1.1.1")
 
 
-def test_a_pod_starts_while_multus_is_away(lab: Lab, blue: Tenant) -> None:
-    """It runs without its interface, and `galactic status` finds it; made again, it has it."""
-    blue.make_vpc()
-    blue.attach("one", "10.1.1.1/24")
-    lab.take_multus("node-1")
-    try:
-        blue.pod("one", "node-1")
-    finally:
-        lab.bring_multus("node-1")
-    assert inside(lab, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode != 0
-    eventually("it is found", lambda: "PodNotAttached" in status(lab))
-    assert f"kubectl delete pod -n {blue.namespace} one" in " ".join(status(lab).split())
-    blue.delete_pod("one")
-    blue.pod("one", "node-1")
-    assert inside(lab, blue.namespace, "one", "ip", "link", "show", "galactic0").returncode == 0
-    eventually("it is not found any more", lambda: "PodNotAttached" not in status(lab))
-
-
 def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | None = None) -> dict[str, Any]:
     """A Deployment or a Job whose pods are in the VPC."""
     container = {"name": "main", "image": IMAGE} | ({"command": command} if command else {})

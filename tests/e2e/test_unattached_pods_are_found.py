@@ -1,12 +1,14 @@
 """A pod that started while Multus was away is found by the operator: on its attachment, on the Pod, in a metric."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from story import Tenant, eventually, tenancy
+from story import ANSWER_SECONDS, Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 from galactic.lab.state import METRICS_PORT
@@ -32,6 +34,11 @@ def unattached(lab: Lab) -> int:
     line = re.search(r"^galactic_operator_pods_unattached (\S+)", metrics, re.MULTILINE)
     assert line
     return int(float(line[1]))
+
+
+def status(lab: Lab) -> str:
+    command = [Path(sys.executable).with_name("galactic"), "status", "--kubeconfig", str(lab.kubeconfig)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False).stdout
 
 
 def events(lab: Lab, tenant: Tenant, kind: str) -> list[str]:
@@ -64,6 +71,7 @@ def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
     for kind in ("Pod", "VPCAttachment"):
         eventually(f"an Event on the {kind}", lambda k=kind: events(lab, blue, k) == ["one"])
     eventually("it is counted", lambda: unattached(lab) == 1)
+    eventually("`galactic status` finds it", lambda: "PodNotAttached" in status(lab))
 
     blue.delete_pod("one")
     eventually("nothing is said of no pod", lambda: not attached(blue, "one"))
