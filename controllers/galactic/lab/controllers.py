@@ -84,6 +84,5 @@ def webhook(state: State) -> Program:
         "GALACTIC_PORT": str(WEBHOOK_PORT),
         "GALACTIC_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
-        "GALACTIC_PATIENCE": "3.5",  # the longest: a lab is slow, and what is applied in one go is to come up
     }
     return Program(WEBHOOK, [*interpreter(), "-m", "galactic.operator.admission"], variables, priority=600)
