@@ -217,6 +217,11 @@ class OperatorSettings(Settings):
         gt=0,
         description="seconds after which a pod that runs without its VPC interface is reported (PodNotAttached)",
     )
+    evict_unattached: bool = Field(
+        default=False,
+        description="evict such pods, so that their owners make others; a PodDisruptionBudget is respected, and a pod "
+        "without an owner is left alone",
+    )
 
     @model_validator(mode="after")
     def _pool(self) -> Self:

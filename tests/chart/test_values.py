@@ -142,6 +142,8 @@ CASES: dict[str, Case] = {
         nested("webhook.certificate", {"mode": "secret", "secretName": "cert-42"}),
         'secretName: "cert-42"',
     ),
+    "operator.unattachedAfter": (nested("operator.unattachedAfter", 42), "unattached_after: 42"),
+    "operator.evictUnattached": (nested("operator.evictUnattached", True), "evict_unattached: true"),
     "router.kind": (nested("router.kind", "StatefulSet"), "kind: StatefulSet"),
     "router.withdrawAfter": (nested("router.withdrawAfter", 42), 'value: "42"'),
     "node.underlayInterface": (nested("node.underlayInterface", "eth42"), "value: eth42"),
@@ -242,6 +244,22 @@ def test_every_value_is_described() -> None:
         for name in path.split("."):
             schema = schema["properties"][name]
             assert schema["description"], path
+
+
+def test_evictions_are_asked_for_and_come_with_the_right(helm: Helm) -> None:
+    for evicts in (False, True):
+        objects = helm.objects(
+            merged(nested("operator.evictUnattached", evicts), nested("operator.unattachedAfter", 7))
+        )
+        named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+        settings = yaml.safe_load(named["ConfigMap", "galactic-operator"]["data"]["settings.yaml"])
+        assert (settings["evict_unattached"], settings["unattached_after"]) == (evicts, 7)
+        rights = [
+            it
+            for it in named["ClusterRole", "galactic-operator"]["rules"]
+            if "pods/eviction" in it["resources"]
+        ]
+        assert [it["verbs"] for it in rights] == [["create"]] * evicts
 
 
 def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(helm: Helm) -> None:

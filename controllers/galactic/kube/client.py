@@ -18,8 +18,8 @@ import msgspec
 from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
-from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.kube.resources import Resource
+from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+from galactic.kube.resources import PODS, Resource
 
 Object = dict[str, Any]
 Objects = list[Object]
@@ -155,6 +155,19 @@ class Kube:
         except NotFound:
             return
 
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        """Evicts the Pod (policy/v1), as long as it is the one with that UID.
+
+        Raises NotYet where a PodDisruptionBudget forbids it now, NotFound or Conflict where that Pod is gone.
+        """
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        await self._json("POST", PODS.path(namespace, name, "eviction"), body=body)
+
     async def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """What the API server answers at a path of its own, such as ``/readyz`` or ``/metrics``."""
         with _Translated():
@@ -280,7 +293,7 @@ def _selectors(fields: str, labels: str) -> dict[str, str]:
     return {key: value for key, value in (("fieldSelector", fields), ("labelSelector", labels)) if value}
 
 
-def _refusal(status: int, text: str) -> GalacticError:
+def _refusal(status: int, text: str) -> GalacticError:  # noqa: PLR0911 - a case a status
     try:
         reply = msgspec.json.decode(text)
         message, reason = reply.get("message") or text, reply.get("reason") or f"HTTP{status}"
@@ -294,6 +307,8 @@ def _refusal(status: int, text: str) -> GalacticError:
             return Conflict(message, reason=reason)
         case 410:
             return Expired(message)
+        case 429 if "DisruptionBudget" in causes:
+            return NotYet(message, reason="DisruptionBudget")
         case 403 if "NamespaceTerminating" in causes:
             return Terminating(message, reason="NamespaceTerminating")
         case 400 | 403 | 405 | 413 | 415 | 422:

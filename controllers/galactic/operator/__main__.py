@@ -43,6 +43,7 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             pool_length=settings.pool_length,
             router_outside=settings.router_outside,
             unattached_after=settings.unattached_after,
+            evict_unattached=settings.evict_unattached,
         )
         lease = Lease(
             kube, own_namespace(), "galactic-operator", identity(), report=partial(health.set, "lease")

@@ -32,6 +32,9 @@ class Api(Protocol):
     ) -> Object:
         """The object after a merge patch. Raises Conflict when the patch names another resource version."""
 
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        """Evicts a Pod. Raises NotYet where a PodDisruptionBudget forbids it now."""
+
 
 class Fenced:
     """The API for as long as this replica leads: anything else raises Deposed. Reading is free."""
@@ -60,3 +63,6 @@ class Fenced:
     ) -> Object:
         request = self._api.patch(resource, name, patch, namespace, subresource=subresource)
         return await self._lease.guarded(request)
+
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        await self._lease.guarded(self._api.evict(name, namespace, uid))

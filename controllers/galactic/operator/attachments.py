@@ -1,7 +1,7 @@
 """One attachment: admitted to its VPC, given an identifier and addresses, described by a definition for Multus."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from types import MappingProxyType
@@ -58,10 +58,10 @@ class Admitted:
 
 
 class Attachments:
-    """The reconciler of VPCAttachments."""
+    """The reconciler of VPCAttachments. ``evict`` is given the Pods that are to be replaced."""
 
-    def __init__(self, desk: Desk, vpcs: Vpcs) -> None:
-        self._desk, self._vpcs = desk, vpcs
+    def __init__(self, desk: Desk, vpcs: Vpcs, evict: Callable[[Key], None]) -> None:
+        self._desk, self._vpcs, self._evict = desk, vpcs, evict
         self._silence = Silence()
         self._interfaces = Interfaces(desk.rules.unattached_after)
 
@@ -319,6 +319,8 @@ class Attachments:
         for pod in verdict.lacking:
             state = not_attached((pod,))
             self._desk.events.tell(PODS, pod.metadata, "Warning", state.reason, state.message)
+            if self._desk.rules.evict_unattached:
+                self._evict((pod.metadata.namespace, pod.metadata.name))
         if verdict.again is not None:
             self._desk.dirty(("attachment", key), max(verdict.again, LOOK_SECONDS))
 

@@ -36,6 +36,7 @@ class Rules:
     pool_length: int = 56
     router_outside: bool = False  # who tells of endpoints does not write them into this cluster's objects
     unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
+    evict_unattached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,12 @@ class Metrics:
             "Pods that run without their VPC interface: VPCAttachments whose condition Attached is False.",
             registry=registry,
         )
+        self.evictions = Counter(
+            "galactic_operator_evictions",
+            "Evictions of pods without their VPC interface by result (evicted, blocked, failed).",
+            ("result",),
+            registry=registry,
+        )
         self.leading = Gauge(
             "galactic_operator_leading", "1 while this replica holds the lease and acts.", registry=registry
         )
@@ -63,6 +69,8 @@ class Metrics:
         for kind in ("vpc", "attachment", "segment", "node", "pod"):
             for result in ("ok", "retry", "error"):
                 self.reconciled.labels(kind, result)
+        for result in ("evicted", "blocked", "failed"):
+            self.evictions.labels(result)
         self._holder = _Holder()
         self._figures = _Figures()
         registry.register(self._holder)

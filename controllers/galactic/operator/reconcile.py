@@ -27,6 +27,7 @@ from galactic.operator.attachments import Attachments
 from galactic.operator.books import Books, reference, restore
 from galactic.operator.desk import Desk, Item, Rules
 from galactic.operator.events import Events
+from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
 from galactic.operator.networks import Network, host
 from galactic.operator.pods import Pods
@@ -67,7 +68,10 @@ class Reconciler(Listener):
         self.books = Books()
         desk = Desk(api, self.view, self.books, self.events, rules, self.queue.add)
         self._vpcs = Vpcs(desk)
-        self._attachments = Attachments(desk, self._vpcs)
+        self.evictions = Evictions(
+            api, self.view, self.events, lambda result: metrics.evictions.labels(result).inc()
+        )
+        self._attachments = Attachments(desk, self._vpcs, self.evictions.add)
         self._segments = Segments(desk)
         self._pods = Pods(desk)
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
@@ -104,6 +108,7 @@ class Reconciler(Listener):
         for cache in self.view.caches:
             await self._list(cache)
         self.queue.clear()
+        self.evictions.queue.clear()
         self.books.clear()
         restore(self.books, self.view)
         self._look_again()
@@ -115,6 +120,7 @@ class Reconciler(Listener):
                 group.create_task(self._worker())
             group.create_task(self._resync())
             group.create_task(self.events.run())
+            group.create_task(self.evictions.run())
 
     async def resync(self) -> None:
         """Lists every kind again and looks at every object: repairs whatever was lost. Raises GalacticError."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from galactic.errors import Rejected, Unreachable
+from galactic.errors import NotYet, Rejected, Unreachable
 from galactic.kube.client import Conflict, Expired, NotFound, Terminating, _refusal
 
 GOING = {"details": {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}}
@@ -23,6 +23,14 @@ GOING = {"details": {"causes": [{"reason": "NamespaceTerminating", "field": "met
         pytest.param(403, {"reason": "Forbidden", "details": "?"}, Rejected, "HTTP403", id="strange-details"),
         pytest.param(422, {"reason": "Invalid"} | GOING, Rejected, "Invalid", id="another-status"),
         pytest.param(403, "no JSON object", Rejected, "HTTP403", id="a-proxys"),
+        pytest.param(429, {"message": "slow"}, Unreachable, None, id="too-many-requests"),
+        pytest.param(
+            429,
+            {"message": "no", "details": {"causes": [{"reason": "DisruptionBudget"}]}},
+            NotYet,
+            "DisruptionBudget",
+            id="a-disruption-budget",
+        ),
         pytest.param(500, {"message": "etcd"}, Unreachable, None, id="its-own-trouble"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from galactic.errors import GalacticError
 from galactic.kube.client import Conflict, NotFound, Object
-from galactic.kube.resources import NADS, NAMESPACES, NODES, VPC_ATTACHMENTS, Resource
+from galactic.kube.resources import NADS, NAMESPACES, NODES, PODS, VPC_ATTACHMENTS, Resource
 
 Seen = Callable[[Resource, str, Object], None]
 
@@ -127,6 +127,15 @@ class MemoryApi:
             self._told(resource, "MODIFIED", thing)
         else:
             self._gone(resource, name, namespace)
+
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        self._request("evict", PODS, name)
+        pod = self.stored(PODS, name, namespace)
+        if pod is None:
+            raise NotFound(f"{name} not found", reason="NotFound")
+        if pod["metadata"]["uid"] != uid:
+            raise Conflict(f"{name} is another one", reason="Conflict")
+        self.delete(PODS, name, namespace)
 
     def _gone(self, resource: Resource, name: str, namespace: str) -> Object:
         thing = self.objects.pop((resource.plural, namespace, name))

@@ -15,6 +15,9 @@ async def test_only_the_leader_writes(cluster):
     api = Fenced(cluster.api, lease)
     with pytest.raises(Deposed):
         await api.create(VPCS, VPC, "default")
+    with pytest.raises(Deposed):
+        await api.evict("web", "default", "uid")
+    assert ("evict", "Pod", "web") not in cluster.api.requests
     assert await cluster.api.find(VPCS, "v", "default") is None
     assert len((await api.list(NAMESPACES))[0]) == 2
     assert await lease._attempt()

@@ -1,0 +1,102 @@
+"""Opt-in: pods that run without their VPC interface are evicted, so that their owners make others.
+
+The Eviction API respects PodDisruptionBudgets. A pod without a controller is never evicted: nothing would replace it.
+One is evicted each EVERY_SECONDS at the most, in the whole cluster.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+import structlog
+
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import GalacticError, NotYet
+from galactic.kube.client import Conflict, NotFound
+from galactic.kube.informer import Key
+from galactic.kube.pods import lacks_interface
+from galactic.kube.resources import PODS
+from galactic.operator.events import Events
+from galactic.operator.queue import Queue
+from galactic.operator.state import Pod, View
+
+log = structlog.get_logger(__name__)
+EVERY_SECONDS: Final = 5.0
+AGAIN_SECONDS: Final = 30.0
+"""Until a pod that may not be evicted now is looked at again."""
+RESULTS: Final = ("evicted", "blocked", "failed")
+"""Of requests that were made."""
+Result = Literal["evicted", "blocked", "failed", "waits", "needless"]
+
+
+class Api(Protocol):
+    """What this asks of the API server."""
+
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        """Raises NotYet where a PodDisruptionBudget forbids it now, NotFound or Conflict where that Pod is gone."""
+
+
+class Evictions:
+    """``add`` marks a Pod that has run without its interface for the grace. ``count`` is told each result."""
+
+    def __init__(self, api: Api, view: View, events: Events, count: Callable[[str], None]) -> None:
+        self._api, self._view, self._events, self._count = api, view, events, count
+        self.queue: Queue[Key] = Queue()
+
+    def add(self, key: Key) -> None:
+        self.queue.add(key)
+
+    async def run(self) -> None:
+        """For ever, one Pod after the other."""
+        while True:
+            key = await self.queue.get()
+            result = await self._evict(key)
+            self.queue.done(key)
+            if result in ("waits", "blocked", "failed"):
+                self.queue.add(key, AGAIN_SECONDS)
+            if result in RESULTS:
+                self._count(result)
+                await asyncio.sleep(EVERY_SECONDS)
+
+    async def _evict(self, key: Key) -> Result:
+        pod = self._view.pods.get(key)
+        if (
+            pod is None
+            or not pod.owned
+            or pod.metadata.deletion_timestamp is not None
+            or not self._lacks(pod)
+        ):
+            return "needless"
+        if not self._certain(pod):
+            return "waits"
+        meta = pod.metadata
+        try:
+            await self._api.evict(meta.name, meta.namespace, meta.uid)
+        except NotYet as error:
+            self._events.tell(PODS, meta, "Warning", "EvictionBlocked", f"without its VPC interface: {error}")
+            return "blocked"
+        except (NotFound, Conflict):
+            return "needless"
+        except GalacticError as error:
+            log.warning("eviction failed, trying again", pod="/".join(key), error=str(error))
+            return "failed"
+        log.info("evicted a pod without its VPC interface", pod="/".join(key), node=pod.node)
+        message = "ran without its VPC interface: evicted, so that its owner makes another one"
+        self._events.tell(PODS, meta, "Warning", "EvictedUnattached", message)
+        return "evicted"
+
+    def _lacks(self, pod: Pod) -> bool:
+        """Whether the Pod still runs without its interface."""
+        name = f"{pod.metadata.namespace}/{pod.attachment}"
+        segment = self._view.segments.get(("", pod.node))
+        return lacks_interface(pod.place, name, segment if isinstance(segment, NodeSegment) else None)
+
+    def _certain(self, pod: Pod) -> bool:
+        """Whether the node's controller is at work, and the router does not contradict the NodeSegment.
+
+        The router hears of attachments over MQTT, and so also while the node does not reach the API server.
+        """
+        attachment = self._view.attachments.get((pod.metadata.namespace, pod.attachment))
+        endpoint = attachment.status.endpoint if isinstance(attachment, VpcAttachment) else None
+        return self._view.reports(pod.node) and (endpoint is None or endpoint.node != pod.node)
