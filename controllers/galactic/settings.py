@@ -222,6 +222,20 @@ class OperatorSettings(Settings):
         description="evict such pods, so that their owners make others; a PodDisruptionBudget is respected, and a pod "
         "without an owner is left alone",
     )
+    remove_node_taint: bool = Field(
+        default=True,
+        description="take the taint galactic.datumapis.com/agent-not-ready off a Node on which pods can be attached",
+    )
+    set_node_taint: bool = Field(
+        default=False,
+        description="put that taint (NoSchedule) on a Node on which pods cannot be attached any more",
+    )
+
+    @model_validator(mode="after")
+    def _taint(self) -> Self:
+        if self.set_node_taint and not self.remove_node_taint:
+            raise ValueError("set_node_taint without remove_node_taint would close Nodes for ever; give both")
+        return self
 
     @model_validator(mode="after")
     def _pool(self) -> Self:
@@ -348,6 +362,11 @@ class NodeSettings(MqttSettings):
     )
     socket: Annotated[Path, AfterValidator(_socket)] = Field(
         default=Path("/var/run/galactic/agent.sock"), description="unix socket that the CNI plugin talks to"
+    )
+    cni_conf_dir: Path | None = Field(
+        default=None,
+        description="folder of the container runtime's network configurations, of which Multus' must be the first "
+        "(condition MultusConfigured); none: not looked at",
     )
     guard: bool = Field(
         default=True,

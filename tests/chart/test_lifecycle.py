@@ -40,6 +40,9 @@ NODE = "node-1"
 FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}
 """Keeps all pods but the DaemonSet's off the Node, which has no kubelet that could end them."""
 AWAITED = {"key": f"{GROUP}/agent-not-ready", "effect": "NoSchedule"}
+ROOM = {"cpu": "8", "memory": "8Gi", "pods": "10"}
+ROOMY = json.dumps({"status": {"allocatable": ROOM, "capacity": ROOM}})
+"""For the scheduler, which binds the DaemonSet's pods."""
 PORTS = {
     "operator": METRICS_PORT,
     "router": METRICS_PORT + 1,
@@ -249,13 +252,7 @@ def test_its_programs_do_their_work(release: Release) -> None:
     release.start("operator")
     taints = {"metadata": {"name": NODE}, "spec": {"taints": [FOREIGN, AWAITED]}}
     release.apply({"apiVersion": "v1", "kind": "Node"} | taints)
-    roomy = {
-        "status": {
-            "allocatable": {"cpu": "8", "memory": "8Gi", "pods": "10"},
-            "capacity": {"cpu": "8", "memory": "8Gi", "pods": "10"},
-        }
-    }
-    lab.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "-p", json.dumps(roomy))
+    lab.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "-p", ROOMY)
     lab.kubectl("annotate", "node", NODE, f"{GROUP}/srv6-prefix=2001:db8:ff01:100::/56")
     eventually(
         "the node has a segment", lambda: lab.kubectl("get", "nodesegment", NODE, "--ignore-not-found")
@@ -406,6 +403,9 @@ def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
     answer = lambda: patched(lab, token, f"nodesegments/{name}/status", ready)  # noqa: E731
     eventually("it is refused", lambda: "node-1 may write its own only" in answer())
     lab.kubectl("patch", "nodesegment", name, "--subresource=status", "--type=merge", "-p", ready)
+    lab.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", ROOMY)
+    own = eventually("the node has a pod", lambda: release.machine.replica("node", name))["metadata"]["name"]
+    lab.kubectl("patch", "pod", own, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", ready)
     taints = lambda: [taint["key"] for taint in lab.get("node", name)["spec"].get("taints", ())]  # noqa: E731
     eventually("the Node is open", lambda: AWAITED["key"] not in taints())
     assert FOREIGN["key"] in taints()

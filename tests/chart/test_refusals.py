@@ -154,6 +154,14 @@ CASES = [
         id="nodes-are-root",
     ),
     pytest.param(
+        nested("operator.nodeTaint", {"remove": False, "set": True}),
+        "operator.nodeTaint set remove",
+        id="a-taint-that-stays",
+    ),
+    pytest.param(
+        nested("node.stateDir", "/etc/cni/net.d"), "node.cniConfDir node.stateDir", id="another-folder-twice"
+    ),
+    pytest.param(
         nested("node.stateDir", "/opt/cni/bin"), "node.cniBinDir node.stateDir", id="one-folder-twice"
     ),
     pytest.param(

@@ -142,12 +142,17 @@ CASES: dict[str, Case] = {
         nested("webhook.certificate", {"mode": "secret", "secretName": "cert-42"}),
         'secretName: "cert-42"',
     ),
+    "operator.unattachedAfter": (nested("operator.unattachedAfter", 42), "unattached_after: 42"),
+    "operator.evictUnattached": (nested("operator.evictUnattached", True), "evict_unattached: true"),
+    "operator.nodeTaint.remove": (nested("operator.nodeTaint.remove", False), "remove_node_taint: false"),
+    "operator.nodeTaint.set": (nested("operator.nodeTaint.set", True), "set_node_taint: true"),
     "router.kind": (nested("router.kind", "StatefulSet"), "kind: StatefulSet"),
     "router.withdrawAfter": (nested("router.withdrawAfter", 42), 'value: "42"'),
     "node.underlayInterface": (nested("node.underlayInterface", "eth42"), "value: eth42"),
     "node.guard": (nested("node.guard", False), 'name: GALACTIC_GUARD\n              value: "false"'),
     "node.metricsPort": (nested("node.metricsPort", 4242), "hostPort: 4242"),
     "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), 'hostPath: {path: "/opt/42",'),
+    "node.cniConfDir": (nested("node.cniConfDir", "/etc/42"), 'hostPath: {path: "/etc/42",'),
     "node.stateDir": (nested("node.stateDir", "/run/42"), '"--socket","/run/42/agent.sock"'),
     "node.netnsDir": (nested("node.netnsDir", "/run/netns-42"), 'hostPath: {path: "/run/netns-42",'),
     "node.maxUnavailable": (nested("node.maxUnavailable", 3), "maxUnavailable: 3"),
@@ -258,6 +263,31 @@ def test_evictions_are_asked_for_and_come_with_the_right(helm: Helm) -> None:
             if "pods/eviction" in it["resources"]
         ]
         assert [it["verbs"] for it in rights] == [["create"]] * evicts
+
+
+def test_what_opens_nodes_runs_on_nodes_that_are_closed(helm: Helm) -> None:
+    """Or a cluster all of whose Nodes are registered with the taint would wait for an operator that waits for it."""
+    ours = {"key": "galactic.datumapis.com/agent-not-ready", "operator": "Exists"}
+    pods = [it for it in helm.objects({}) if it["kind"] in ("Deployment", "DaemonSet", "Job")]
+    assert len(pods) > 4
+    for it in pods:
+        assert ours in it["spec"]["template"]["spec"]["tolerations"], it["metadata"]["name"]
+
+
+def test_an_operator_that_removes_no_taint_may_not_patch_nodes(helm: Helm) -> None:
+    for removes in (False, True):
+        objects = helm.objects(nested("operator.nodeTaint.remove", removes))
+        named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+        rules = named["ClusterRole", "galactic-operator"]["rules"]
+        (verbs,) = (rule["verbs"] for rule in rules if rule["resources"] == ["nodes"])
+        assert ("patch" in verbs) is removes
+
+
+def test_where_nobody_looks_for_multus_nothing_is_mounted(helm: Helm) -> None:
+    rendered = helm.render(nested("node.cniConfDir", ""))
+    assert "CNI_CONF_DIR" not in rendered
+    assert "/etc/cni/net.d" not in rendered
+    assert "/etc/cni/net.d" in helm.render({})
 
 
 def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(helm: Helm) -> None:

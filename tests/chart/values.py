@@ -178,6 +178,9 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
         certificate.get("issuer", {}).pop("name", None)
     if not url and it.get("router", {}).get("replicas") == 0:
         it["router"]["replicas"] = 1
+    taint = it.get("operator", {}).get("nodeTaint", {})
+    if taint.get("set"):
+        taint["remove"] = True
     if not it.get("database", {}).get("existingSecret"):
         it.get("database", {}).pop("retentionDays", None)
     policies = it.get("networkPolicies", {})

@@ -12,6 +12,7 @@ from story import ANSWER_SECONDS, Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 from galactic.lab.state import METRICS_PORT
+from galactic.names import NOT_READY_TAINT
 
 
 @pytest.fixture
@@ -79,3 +80,30 @@ def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
     eventually("one is attached", lambda: attached(blue, "one").get("status") == "True")
     assert unattached(lab) == 0
     blue.reaches("two", "10.1.1.1")
+
+
+def test_a_closed_node_opens_with_multus(real: Lab, blue: Tenant) -> None:
+    """Its taint stays while Multus is away, though its controller serves, and goes when Multus is back."""
+    real.take_multus("node-2")
+    try:
+        eventually("its node reports that", lambda: configured(real, "node-2") == "False")
+        real.kubectl("taint", "node", "node-2", f"{NOT_READY_TAINT}=:NoSchedule")
+        blue.settle({"one": ("node-1", "10.1.1.1/24")})  # meanwhile the operator does its work
+        assert NOT_READY_TAINT in taints(real, "node-2")
+    finally:
+        real.bring_multus("node-2")
+    eventually("the node is open", lambda: NOT_READY_TAINT not in taints(real, "node-2"))
+    assert configured(real, "node-2") == "True"
+    blue.attach("two", "10.1.1.2/24")
+    blue.pod("two", "node-2")
+    blue.reaches("two", "10.1.1.1")
+
+
+def configured(lab: Lab, node: str) -> str:
+    """The status of the condition MultusConfigured."""
+    conditions = lab.get("nodesegment", node)["status"]["conditions"]
+    return next((str(each["status"]) for each in conditions if each["type"] == "MultusConfigured"), "")
+
+
+def taints(lab: Lab, node: str) -> list[str]:
+    return [taint["key"] for taint in lab.get("node", node)["spec"].get("taints", ())]

@@ -117,6 +117,9 @@ CASES = [
         node("drift_objects_total", "0x30 5x30") | node("filter_drift_chains_total", "0x60"),
         at="59m",
     ),
+    Case("GalacticMultusAway", node("condition", "0x60", ', type="MultusConfigured"'), N1),
+    Case("GalacticMultusAway", node("condition", "1x46 0x2 1x20", ', type="MultusConfigured"')),
+    Case("GalacticMultusAway", node("condition", "0x60", ', type="Ready"')),
     Case("GalacticNeighboursFailed", node("neighbours_failed", "2x60"), N1),
     Case("GalacticNeighboursFailed", node("neighbours_failed", "0x46 2x20")),  # for less than five minutes
     Case(

@@ -71,6 +71,14 @@ def test_a_bad_value_stops_the_process_with_its_name(
     assert all(word in said for word in words), said
 
 
+def test_a_taint_that_nobody_takes_off_is_not_set(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--set-node-taint", "true"]
+    assert load(OperatorSettings, arguments).set_node_taint
+    with pytest.raises(SystemExit):
+        load(OperatorSettings, [*arguments, "--remove-node-taint", "false"])
+    assert "set_node_taint without remove_node_taint" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", [OperatorSettings, RouterSettings, NodeSettings, WebhookSettings])
 def test_every_setting_has_a_description(kind: type) -> None:
     assert [name for name, field in kind.model_fields.items() if not field.description] == []

@@ -96,6 +96,7 @@ CONDITIONS: Final = {
         "DefinitionsApplied": "the NetworkAttachmentDefinitions of what is attached are applied as they are now",
         "BrokerConnected": "there is a session with the broker",
         "Underlay": "the interface towards the other nodes, and its MTU",
+        "MultusConfigured": "Multus' is the first of the runtime's network configurations; absent where nobody looks",
         "Neighbours": "every pod that is attached answers ARP and neighbour discovery for its addresses",
         "PacketFilter": "our chains are in place, and in which backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",

@@ -40,6 +40,11 @@ annotations:
 {{- end }}
 {{- end -}}
 
+{{/* What opens tainted nodes has to run on them: it tolerates our own taint, besides what is given. */}}
+{{- define "galactic.tolerations" -}}
+{{- prepend (. | default list) (dict "key" "galactic.datumapis.com/agent-not-ready" "operator" "Exists") | toYaml -}}
+{{- end -}}
+
 {{/* Where a pod runs. Without an affinity of their own, replicas keep away from each other. */}}
 {{- define "galactic.scheduling" -}}
 {{- with .root.Values.imagePullSecrets }}
@@ -67,10 +72,8 @@ affinity:
             matchLabels:
               {{- include "galactic.selector" . | nindent 14 }}
 {{- end }}
-{{- with .values.tolerations }}
 tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+  {{- include "galactic.tolerations" .values.tolerations | nindent 2 }}
 {{- end -}}
 
 {{/* Of a container that needs nothing of its host. */}}

@@ -202,6 +202,7 @@ class Supervisor(ABC):
         become(
             variables
             | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}  # noqa: S108
+            | ({"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d"} if state.real else {})
         )
         sys.argv = ["galactic-node"]
         importlib.import_module(CONTROLLER).main()

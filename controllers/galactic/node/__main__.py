@@ -20,6 +20,7 @@ from galactic.node.following import Following
 from galactic.node.host import Preparation
 from galactic.node.machine import LinuxMachine
 from galactic.node.metrics import Metrics
+from galactic.node.multus import MultusConfiguration
 from galactic.node.neighbours import Neighbours
 from galactic.node.records import Records
 from galactic.node.registration import Registration, will
@@ -84,6 +85,7 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
             events=events,
             connect=connect,
             metrics=metrics,
+            multus=MultusConfiguration(settings.cni_conf_dir),
         )
         server = Server(settings.socket, Calls(store, sync, controller.problem), metrics)
         await controller.run(server, health)

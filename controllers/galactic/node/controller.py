@@ -16,6 +16,7 @@ from galactic.node.configs import Configs
 from galactic.node.fallback import Fallback
 from galactic.node.host import Preparation
 from galactic.node.metrics import Metrics
+from galactic.node.multus import MultusConfiguration
 from galactic.node.neighbours import Neighbours
 from galactic.node.recovery import Recovery
 from galactic.node.registration import Registration
@@ -46,8 +47,9 @@ class Controller:
         events: Callable[[], AsyncIterator[Changed]],
         connect: Callable[[], Awaitable[Kube]],
         metrics: Metrics,
+        multus: MultusConfiguration,
     ) -> None:
-        self._metrics = metrics
+        self._metrics, self._multus = metrics, multus
         self._node, self._store, self._preparation, self._sync = node, store, preparation, sync
         self._neighbours = neighbours
         self._registration, self._events, self._connect = registration, events, connect
@@ -62,6 +64,7 @@ class Controller:
             tasks.create_task(self._preparation.run(), name="preparation")
             tasks.create_task(self._sync.run(), name="sync")
             tasks.create_task(self._neighbours.run(), name="neighbours")
+            tasks.create_task(self._multus.run(self._tell_conditions), name="multus")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(self._registration.run(), name="registration")
             tasks.create_task(self._drift(), name="drift")
@@ -111,8 +114,17 @@ class Controller:
             "encap": self._preparation.encap,
         }
         node = {name: value for name, value in node.items() if value}
-        found = (*findings, self._neighbours.finding(), *self._preparation.findings())
+        found = (
+            *findings,
+            *self._multus.findings(),
+            self._neighbours.finding(),
+            *self._preparation.findings(),
+        )
         return Facts(node, self._sync.routes, found)
+
+    def _tell_conditions(self) -> None:
+        if self._segment:
+            self._segment.look()
 
     async def _drift(self) -> None:
         """Without events there is still the interval between full rounds."""

@@ -79,6 +79,10 @@ class Segment:
             tasks.create_task(self._missing(), name="NodeSegment missing")
             tasks.create_task(self._write(), name="NodeSegment status")
 
+    def look(self) -> None:
+        """A condition turned: the status is written now, and not with the next refresh."""
+        self._changed.set()
+
     @property
     def problem(self) -> str | None:
         """Why the prefix is not taken from the NodeSegment, in words."""

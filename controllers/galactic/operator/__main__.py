@@ -44,6 +44,8 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             router_outside=settings.router_outside,
             unattached_after=settings.unattached_after,
             evict_unattached=settings.evict_unattached,
+            remove_node_taint=settings.remove_node_taint,
+            set_node_taint=settings.set_node_taint,
         )
         lease = Lease(
             kube, own_namespace(), "galactic-operator", identity(), report=partial(health.set, "lease")

@@ -15,6 +15,8 @@ GRANTED: Final = "Granted"
 DELETING: Final = "Deleting"
 ROUTED: Final = "Routed"
 ATTACHED: Final = "Attached"
+MULTUS: Final = "MultusConfigured"
+"""Of a NodeSegment, written by its node: absent where it does not look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ class Rules:
     router_outside: bool = False  # who tells of endpoints does not write them into this cluster's objects
     unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
     evict_unattached: bool = False
+    remove_node_taint: bool = True
+    set_node_taint: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from galactic.kube.client import Conflict, NotFound
 from galactic.kube.informer import Key
 from galactic.kube.pods import lacks_interface
 from galactic.kube.resources import PODS
+from galactic.operator.conditions import MULTUS, READY
 from galactic.operator.events import Events
 from galactic.operator.queue import Queue
 from galactic.operator.state import Pod, View
@@ -93,10 +94,14 @@ class Evictions:
         return lacks_interface(pod.place, name, segment if isinstance(segment, NodeSegment) else None)
 
     def _certain(self, pod: Pod) -> bool:
-        """Whether the node's controller is at work, and the router does not contradict the NodeSegment.
+        """Whether the node's controller is at work, another pod would be attached there, and the router agrees.
 
         The router hears of attachments over MQTT, and so also while the node does not reach the API server.
         """
+        segment = self._view.segments.get(("", pod.node))
+        conditions = segment.status.conditions if isinstance(segment, NodeSegment) else ()
+        if any(each.type in (READY, MULTUS) and each.status != "True" for each in conditions):
+            return False
         attachment = self._view.attachments.get((pod.metadata.namespace, pod.attachment))
         endpoint = attachment.status.endpoint if isinstance(attachment, VpcAttachment) else None
         return self._view.reports(pod.node) and (endpoint is None or endpoint.node != pod.node)

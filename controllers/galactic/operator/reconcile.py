@@ -34,7 +34,7 @@ from galactic.operator.pods import Pods
 from galactic.operator.queue import Queue
 from galactic.operator.routed import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
-from galactic.operator.state import Broken, Cache, Listener, Nad, Node, Pod, View
+from galactic.operator.state import Agent, Broken, Cache, Listener, Nad, Node, Pod, View
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 
 log = structlog.get_logger(__name__)
@@ -188,6 +188,11 @@ class Reconciler(Listener):
     def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None:
         if old is None or new is None or _wishes(old) != _wishes(new):
             self.queue.add(("node", key))
+
+    def agent_changed(self, _key: Key, old: Agent | None, new: Agent | None) -> None:
+        for agent in (old, new):
+            if agent is not None and old != new:
+                self.queue.add(("node", ("", agent.node)))
 
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
         if old and new and (old.labels, old.deletion_timestamp) == (new.labels, new.deletion_timestamp):

@@ -17,10 +17,10 @@ from galactic.errors import Rejected
 from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
-from galactic.operator.conditions import ACCEPTED, READY, State, conditions, now
+from galactic.operator.conditions import ACCEPTED, MULTUS, READY, State, conditions, now
 from galactic.operator.desk import Desk
 from galactic.operator.nad import LABELS
-from galactic.operator.state import Broken, Node
+from galactic.operator.state import Broken, Node, View
 from galactic.srv6 import SHORTEST_PREFIX, parse_prefix
 
 _MANAGED: Final = next(iter(LABELS.items()))
@@ -67,7 +67,7 @@ class Segments:
         return near
 
     async def node(self, key: Key) -> None:
-        """One Node: gets its NodeSegment, and loses NOT_READY_TAINT. What is wrong is told by an Event on the Node."""
+        """One Node: gets its NodeSegment, and NOT_READY_TAINT comes and goes. Events on the Node say what is wrong."""
         desk = self._desk
         node = desk.view.nodes.get(key)
         if node is None or node.metadata.deletion_timestamp is not None:
@@ -75,7 +75,7 @@ class Segments:
                 self._wake(self._index(key, None))
             return
         await self._give(key, node.metadata)
-        await self._welcome(key, node)
+        await self._taint(key, node)
 
     async def _give(self, key: Key, node: Meta) -> None:
         """The Node has the NodeSegment that it asks for."""
@@ -138,25 +138,27 @@ class Segments:
             reason="PoolExhausted",
         )
 
-    async def _welcome(self, key: Key, node: Node) -> None:
-        """Pods may come, now that they can be attached."""
-        segment = self._desk.view.segments.get(key)
-        if not node.taints or segment is None or isinstance(segment, Broken):
+    async def _taint(self, key: Key, node: Node) -> None:
+        """NOT_READY_TAINT keeps pods away from a Node on which they cannot be attached, as the settings say."""
+        desk = self._desk
+        problem = obstacle(desk.view, key, node.metadata.uid)
+        if problem is None or node.held_back is bool(problem):
             return
-        if any(
-            owner.kind == "Node" and owner.uid != node.metadata.uid
-            for owner in segment.metadata.owner_references
-        ):
-            return  # of the Node's namesake, which went
-        if not any(it.type == READY and it.status == "True" for it in segment.status.conditions):
+        if not (desk.rules.set_node_taint if problem else desk.rules.remove_node_taint):
             return
         meta = node.metadata
-        kept = [dict(taint) for taint in node.taints if taint["key"] != NOT_READY_TAINT]
-        patch = {"metadata": {"resourceVersion": meta.resource_version}, "spec": {"taints": kept}}
-        self._desk.view.nodes.set(await self._desk.api.patch(NODES, meta.name, patch))
-        self._desk.events.tell(
-            NODES, meta, "Normal", "NodeReady", f"pods can be attached: {NOT_READY_TAINT} is gone"
-        )
+        taints = [dict(taint) for taint in node.taints if taint["key"] != NOT_READY_TAINT]
+        if problem:
+            taints.append({"key": NOT_READY_TAINT, "effect": "NoSchedule"})
+        patch = {"metadata": {"resourceVersion": meta.resource_version}, "spec": {"taints": taints}}
+        desk.view.nodes.set(await desk.api.patch(NODES, meta.name, patch))
+        if problem:
+            told = f"pods cannot be attached: {problem}; {NOT_READY_TAINT} keeps new ones away"
+            desk.events.tell(NODES, meta, "Warning", "AgentNotReady", told)
+        else:
+            desk.events.tell(
+                NODES, meta, "Normal", "NodeReady", f"pods can be attached: {NOT_READY_TAINT} is gone"
+            )
 
     async def segment(self, key: Key) -> None:
         """One NodeSegment: a condition if its prefix will not do. The rest of the status is its node's."""
@@ -201,6 +203,28 @@ class Segments:
         """Sorts the older first, and what does not exist yet last."""
         segment = self._desk.view.segments.get(key)
         return segment is None, segment.metadata.creation_timestamp if segment else "", key
+
+
+def obstacle(view: View, key: Key, uid: str) -> str | None:
+    """Why no pod can be attached on the Node of that UID, empty if one can; None where that is not known.
+
+    It is not known of a Node that Galactic does not run on. A node controller that is away leaves its last words in the
+    NodeSegment, so its Pod counts as well, where there are such Pods.
+    """
+    segment, agent = view.segments.get(key), view.agent(key[1])
+    if not isinstance(segment, NodeSegment):
+        return None
+    if any(owner.kind == "Node" and owner.uid != uid for owner in segment.metadata.owner_references):
+        return None  # of the Node's namesake, which went
+    conditions = {condition.type: condition for condition in segment.status.conditions}
+    if agent is None and (len(view.agents) or not conditions):
+        return None
+    if agent is False:
+        return "galactic-node is not ready there"
+    ready, multus = conditions.get(READY), conditions.get(MULTUS)
+    if ready is None or ready.status != "True":
+        return ready.message if ready and ready.message else "its NodeSegment is not Ready"
+    return multus.message or multus.reason if multus and multus.status != "True" else ""
 
 
 def _block(prefix: IPv6Network) -> int:

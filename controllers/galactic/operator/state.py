@@ -84,7 +84,12 @@ class Node:
     """The part of a Node that matters here."""
 
     metadata: Meta
-    taints: tuple[Mapping[str, Any], ...]  # all it has, if NOT_READY_TAINT is among them; else none
+    taints: tuple[Mapping[str, Any], ...]
+
+    @property
+    def held_back(self) -> bool:
+        """Whether NOT_READY_TAINT keeps pods away."""
+        return any(taint["key"] == NOT_READY_TAINT for taint in self.taints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +246,12 @@ class View:
 
     def reports(self, node: str) -> bool:
         """Whether the node's controller is at work, as its Pod shows. True where the cluster has no such Pods."""
-        agents = [agent for _, agent in self.agents.items()]
-        return not agents or any(agent.ready for agent in agents if agent.node == node)
+        return not len(self.agents) or self.agent(node) is True
+
+    def agent(self, node: str) -> bool | None:
+        """Whether the node controller's Pod there is ready; None: there is no such Pod."""
+        ready = [agent.ready for _, agent in self.agents.items() if agent.node == node]
+        return any(ready) if ready else None
 
     def carriers(self, attachment: Key) -> list[Key]:
         """The live Pods that carry the attachment."""
@@ -301,9 +310,7 @@ def _meta(thing: Object) -> Meta:
 
 
 def _node(thing: Object) -> Node:
-    taints = tuple((thing.get("spec") or {}).get("taints") or ())
-    awaited = any(taint["key"] == NOT_READY_TAINT for taint in taints)
-    return Node(_meta(thing), taints if awaited else ())
+    return Node(_meta(thing), tuple((thing.get("spec") or {}).get("taints") or ()))
 
 
 def _pod(thing: Object) -> Pod:

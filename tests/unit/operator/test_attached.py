@@ -1,6 +1,5 @@
 """A pod that runs without its VPC interface is reported after a grace, on its attachment, on itself, in a metric."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, V
 from galactic.operator.attached import LISTED, Interfaces, changed
 from galactic.operator.desk import Rules
 from galactic.operator.figures import unattached
-from galactic.operator.state import View, _agent, _pod
+from galactic.operator.state import Listener, View, _agent
 
 KEY = ("blue", "web")
 GRACE = 30.0
@@ -22,12 +21,12 @@ def endpoint(attachment: str) -> dict[str, Any]:
     return {"vpc": "0" * 11 + "1", "function": "0001", "attachment": attachment, "sid": "::1", "epoch": 1}
 
 
-def segment(*attachments: str) -> NodeSegment:
+def segment(*attachments: str) -> dict[str, Any]:
     status = {
         "endpoints": [endpoint(name) for name in attachments],
         "conditions": [{"type": "Ready", "status": "True"}],
     }
-    return parse(NodeSegment, {"metadata": {"name": "node-1"}, "spec": {"prefix": "::/56"}, "status": status})
+    return {"metadata": {"name": "node-1"}, "spec": {"prefix": "::/56"}, "status": status}
 
 
 def pod(name: str = "web", phase: str = "Running", *, node: str = "node-1", **more: Any) -> dict[str, Any]:
@@ -41,20 +40,21 @@ def pod(name: str = "web", phase: str = "Running", *, node: str = "node-1", **mo
 
 
 def view(
-    pods: list[dict[str, Any]], segments: dict[str, NodeSegment], agents: dict[str, bool] | None = None
-) -> Any:
-    known = {("blue", each["metadata"]["name"]): _pod(each) for each in pods}
-    made = View.__new__(View)
-    made.__dict__.update(
-        pods=SimpleNamespace(get=known.get),
-        segments=SimpleNamespace(get=lambda key: segments.get(key[1])),
-        agents=SimpleNamespace(
-            items=lambda: [
-                (name, SimpleNamespace(node=name, ready=ready)) for name, ready in (agents or {}).items()
-            ]
-        ),
-        carriers=lambda _: [key for key, each in known.items() if each.live],
-    )
+    pods: list[dict[str, Any]],
+    segments: dict[str, dict[str, Any]],
+    agents: dict[str, bool] | None = None,
+) -> View:
+    """What is there; ``agents``: whether the node controller's Pod of a node is ready."""
+    made = View(Listener())
+    for each in pods:
+        made.pods.set(each)
+    for node, each in segments.items():
+        made.segments.set(each | {"metadata": {"name": node}})
+    for node, ready in (agents or {}).items():
+        conditions = [{"type": "Ready", "status": str(ready)}]
+        made.agents.set(
+            {"metadata": {"name": node}, "spec": {"nodeName": node}, "status": {"conditions": conditions}}
+        )
     return made
 
 
@@ -93,7 +93,7 @@ LEAVING = {"deletionTimestamp": "2027-01-15T08:00:00Z"}
         ),
     ],
 )
-def test_what_the_condition_says(seen: Any, status: str | None) -> None:
+def test_what_the_condition_says(seen: View, status: str | None) -> None:
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
     before = interfaces.verdict(seen, KEY)
@@ -162,10 +162,11 @@ def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], says
 
 
 def test_what_a_node_begins_and_ceases_to_report() -> None:
-    assert changed(None, segment("blue/web")) == {KEY}
-    assert changed(segment("blue/web"), segment("blue/db")) == {KEY, ("blue", "db")}
-    assert changed(segment("blue/web"), None) == {KEY}
-    assert changed(segment("blue/web"), segment("blue/web")) == set()
+    web, db = (parse(NodeSegment, segment(name)) for name in ("blue/web", "blue/db"))
+    assert changed(None, web) == {KEY}
+    assert changed(web, db) == {KEY, ("blue", "db")}
+    assert changed(web, None) == {KEY}
+    assert changed(web, web) == set()
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,21 @@ async def test_one_that_is_attached_meanwhile_stays(clusters: Any) -> None:
     await cluster.stop()
 
 
+async def test_nothing_is_evicted_while_multus_is_away(clusters: Any) -> None:
+    """Another pod would fare no better."""
+    cluster = await started(clusters)
+    conditions = [{"type": "Ready", "status": "True"}, {"type": "MultusConfigured", "status": "False"}]
+    cluster.api.change(NODE_SEGMENTS, "node-1", {"status": {"conditions": conditions}}, subresource="status")
+    pod(cluster, "web", OWNER)
+    await cluster.until(lambda: "PodNotAttached" in reasons(cluster, "web"))
+    await asyncio.sleep(10 * EVERY_SECONDS)
+    assert asked(cluster) == []
+    conditions[1]["status"] = "True"
+    cluster.api.change(NODE_SEGMENTS, "node-1", {"status": {"conditions": conditions}}, subresource="status")
+    await cluster.until(lambda: asked(cluster) == ["web"])
+    await cluster.stop()
+
+
 async def test_what_the_router_says_otherwise_of_is_not_evicted(clusters: Any) -> None:
     """A node that does not reach the API server has told the router, over MQTT, what it attached."""
     cluster = await started(clusters)

@@ -17,6 +17,7 @@ REMEDIES: Final = {
     "BrokerConnected": "check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-node",
     "PacketFilter": "see docs/security.md; iptables on the node must work: iptables -S GALACTIC-FORWARD",
     "Underlay": "see docs/underlay.md",
+    "MultusConfigured": "pods that start there now get no VPC interface: see to Multus on that node",
     "Neighbours": "galactic trace, from another pod of the VPC to one of them, shows what drops it",
     "Accepted": "change spec.prefix of one of the NodeSegments, or the Node's annotation it was made from",
 }
