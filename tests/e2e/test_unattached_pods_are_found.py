@@ -82,18 +82,18 @@ def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
     blue.reaches("two", "10.1.1.1")
 
 
-def test_a_closed_node_opens_with_multus(real: Lab, blue: Tenant) -> None:
+def test_a_closed_node_opens_with_multus(lab: Lab, blue: Tenant) -> None:
     """Its taint stays while Multus is away, though its controller serves, and goes when Multus is back."""
-    real.take_multus("node-2")
+    lab.take_multus("node-2")
     try:
-        eventually("its node reports that", lambda: configured(real, "node-2") == "False")
-        real.kubectl("taint", "node", "node-2", f"{NOT_READY_TAINT}=:NoSchedule")
+        eventually("its node reports that", lambda: configured(lab, "node-2") == "False")
+        lab.kubectl("taint", "node", "node-2", f"{NOT_READY_TAINT}=:NoSchedule")
         blue.settle({"one": ("node-1", "10.1.1.1/24")})  # meanwhile the operator does its work
-        assert NOT_READY_TAINT in taints(real, "node-2")
+        assert NOT_READY_TAINT in taints(lab, "node-2")
     finally:
-        real.bring_multus("node-2")
-    eventually("the node is open", lambda: NOT_READY_TAINT not in taints(real, "node-2"))
-    assert configured(real, "node-2") == "True"
+        lab.bring_multus("node-2")
+    eventually("the node is open", lambda: NOT_READY_TAINT not in taints(lab, "node-2"))
+    assert configured(lab, "node-2") == "True"
     blue.attach("two", "10.1.1.2/24")
     blue.pod("two", "node-2")
     blue.reaches("two", "10.1.1.1")
