@@ -199,10 +199,7 @@ class Supervisor(ABC):
         redirect(state.logs / f"{member.name}.controller.log")
         variables = controllers.settings(state, f"galactic-node-{member.name}")
         variables |= broker.variables(state, broker.node(state, member.name))
-        become(
-            variables
-            | {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0", "TMPDIR": "/tmp"}  # noqa: S108
-            | ({"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d"} if state.real else {})
-        )
+        own = {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0"}
+        become(variables | own | {"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d", "TMPDIR": "/tmp"})  # noqa: S108
         sys.argv = ["galactic-node"]
         importlib.import_module(CONTROLLER).main()
