@@ -106,7 +106,7 @@ class Lab(Disturbances):
         changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
         routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
         ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does, or it is the newest. ``chart``:
-        Galactic is what its chart installs.
+        Galactic is what its chart installs. ``GALACTIC_LAB_MULTUS`` may name a folder with a real Multus.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -118,6 +118,7 @@ class Lab(Disturbances):
                 "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
                 "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
                 "chart": chart,
+                "multus": multus.given(os.environ.get(multus.SETTING, "")) or None,
                 "join": join,
             },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},

@@ -93,6 +93,7 @@ class Uml:
     def _shared(self) -> list[tuple[Path, bool]]:
         """Host folders that a fresh tmpfs would hide from the guest, and whether the guest may write there."""
         wanted = [Path(sys.prefix), Path(sys.base_prefix), checkout(), cache.root()]
+        wanted += [Path(self._state.multus)] if self._state.multus else []
         hidden = [
             path for path in wanted if any(path.is_relative_to(top) for top in WRITABLE) and path.is_dir()
         ]

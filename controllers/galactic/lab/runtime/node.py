@@ -24,6 +24,7 @@ class RealNode(Supervisor):
     def __init__(self, state: State, member: Node) -> None:
         self._built = programs.find(state.kubernetes, state.images)
         own = [CHART_PLUGINS] if state.chart else []
+        own += [Path(state.multus)] if state.multus else []
         self._plugins = [*own, state.tools / "cni", self._built.plugins]
         self._init = 0
         super().__init__(state, member)
@@ -45,7 +46,8 @@ class RealNode(Supervisor):
         os.read(ready, 1)
         os.close(ready)
         init.write_text(f"{self._init}\n")
-        multus.configure(self._member.pods, self._state.identity("multus"), self._plugins)
+        kubeconfig = self._state.identity("multus")
+        multus.configure(self._member.pods, kubeconfig, self._plugins, real=bool(self._state.multus))
 
     def ended(self, pid: int) -> bool:
         """With its first process the kernel has ended everything else in the node."""
