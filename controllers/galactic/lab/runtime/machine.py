@@ -102,7 +102,7 @@ def _mounts(member: Node) -> None:
         _overlay(own, Path(path))
     if not MODULES.exists():  # the root file system is read-only, and pods may mount this folder
         _overlay(own, MODULES.parent.resolve())
-        MODULES.mkdir()
+        MODULES.mkdir(exist_ok=True)  # kept since an earlier boot
     namespaces.mount("sysfs", "/sys", "sysfs")
     namespaces.mount("cgroup2", CGROUPS, "cgroup2")
 
