@@ -13,7 +13,6 @@ from story import ANSWER_SECONDS, POD_SECONDS, Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 from galactic.lab.runtime.selections import STATUS
-from galactic.lab.state import checkout
 
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 IMAGE = "nicolaka/netshoot:v0.13"
@@ -51,31 +50,6 @@ def status(lab: Lab) -> str:
     ).stdout
 
 
-def test_the_examples(lab: Lab) -> None:
-    """Two tenants with equal addresses: whom they reach, by commands inside of their containers."""
-    lab.kubectl("apply", "-f", str(checkout() / "examples"))
-    for namespace in ("blue", "green"):
-        timeout = f"--timeout={POD_SECONDS}s"
-        lab.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", timeout)
-    for pod, address in (
-        ("web", "10.1.1.2"),
-        ("web", "2001:10:1:1::2"),
-        ("web", "10.1.1.3"),
-        ("api", "192.168.3.1"),
-    ):
-        eventually(f"{pod} reaches {address}", lambda p=pod, a=address: pings(lab, "blue", p, a))
-    assert not pings(lab, "green", "one", "10.1.1.3"), "db is blue's"
-    assert not pings(lab, "blue", "web", "10.1.1.4"), "three is green's"
-
-    annotations = lab.get("pod", "-n", "blue", "web")["metadata"]["annotations"]
-    default, attached = json.loads(annotations[STATUS])
-    assert (default["interface"], default["default"]) == ("eth0", True)
-    assert (attached["name"], attached["interface"]) == ("blue/web", "galactic0")
-    assert attached["ips"] == ["10.1.1.1", "2001:10:1:1::1"]
-    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(lab))
-    lab.kubectl("delete", "-f", str(checkout() / "examples"), f"--timeout={POD_SECONDS}s")
-
-
 def test_a_deployment_rolls(lab: Lab, blue: Tenant) -> None:
     """Each replica has an attachment of its own; those of replaced pods go with them."""
     blue.make_vpc()
@@ -88,7 +62,76 @@ def test_a_deployment_rolls(lab: Lab, blue: Tenant) -> None:
     after = eventually("two new ones", lambda: len(attachments(lab, blue)) == 2 and attachments(lab, blue))
     assert not after & before
     one, two = pods(lab, blue, "app=web")
-    eventually("they reach each other", lambda: pings(lab, blue.namespace, *between(lab, blue, one, two)))
+    eventually("they reach each other", lambda: pings(lab, blue.namespace, *between(one, two)))
+    default, attached = json.loads(one["metadata"]["annotations"][STATUS])
+    assert (default["interface"], default["default"]) == ("eth0", True)
+    assert (attached["name"].split("/")[0], attached["interface"]) == (blue.namespace, "galactic0")
+
+
+def test_a_node_is_drained_and_a_budget_is_kept(lab: Lab, blue: Tenant) -> None:
+    """Of two replicas of a StatefulSet at least one is Ready at any time; each is attached wherever it starts."""
+    blue.make_vpc()
+    blue.apply(workload("StatefulSet", "db", replicas=2))
+    budget = {"minAvailable": 1, "selector": {"matchLabels": {"app": "db"}}}
+    blue.apply(
+        {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "db"}, "spec": budget}
+    )
+    rolled(lab, blue, "statefulset/db")
+    before = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods(lab, blue, "app=db")}
+    assert set(before) == {"db-0", "db-1"}
+    drained = {pod["spec"]["nodeName"] for pod in pods(lab, blue, "app=db")}
+    watch = ["get", "statefulset", "db", "-n", blue.namespace, "--watch", "-o"]
+    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", *watch]
+    with subprocess.Popen(
+        [*command, "jsonpath={.status.readyReplicas}{'\\n'}"], stdout=subprocess.PIPE, text=True
+    ) as watching:
+        try:
+            for node in sorted(drained):
+                only = ("--pod-selector=app=db", f"--timeout={POD_SECONDS}s")
+                lab.kubectl("drain", node, *only)
+                rolled(lab, blue, "statefulset/db")
+                lab.kubectl("uncordon", node)
+        finally:
+            for node in drained:
+                lab.kubectl("uncordon", node)
+            watching.terminate()
+        seen = {int(line or 0) for line in (watching.stdout or ()) if line.strip() or line == "\n"}
+    assert seen == {1, 2}, "ready replicas"
+    after = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods(lab, blue, "app=db")}
+    assert set(after) == set(before)
+    assert not set(after.values()) & set(before.values()), "each was evicted"
+    eventually("one attachment each", lambda: len(attachments(lab, blue)) == len(after))
+    one, two = pods(lab, blue, "app=db")
+    eventually("they reach each other", lambda: pings(lab, blue.namespace, *between(one, two)))
+
+
+def test_pods_need_no_rights_of_their_own(lab: Lab, blue: Tenant) -> None:
+    """Pod Security of their namespace is `restricted`: nothing that it forbids is asked of a pod that is attached."""
+    lab.kubectl("label", "namespace", blue.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    blue.make_vpc()
+    plain = workload("Deployment", "plain", replicas=1)
+    blue.apply(plain)
+    refused = lambda: "violates PodSecurity" in lab.kubectl("get", "events", "-n", blue.namespace)  # noqa: E731
+    eventually("Kubernetes refuses one that is not told to do without", refused)
+    lab.kubectl("delete", "deployment", "-n", blue.namespace, "plain")
+    able = workload("Deployment", "web", replicas=2)
+    able["spec"]["template"]["spec"]["securityContext"] = {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    (container,) = able["spec"]["template"]["spec"]["containers"]
+    container["securityContext"] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    blue.apply(able)
+    rolled(lab, blue, "deployment/web")
+    one, two = pods(lab, blue, "app=web")
+    _, address = between(one, two)
+    shown = inside(lab, blue.namespace, one["metadata"]["name"], "ip", "route", "get", address).stdout
+    assert "dev galactic0" in shown
+    blue.reaches(one["metadata"]["name"], address)
 
 
 def test_a_job_completes(lab: Lab, blue: Tenant) -> None:
@@ -132,14 +175,14 @@ def test_a_sandbox_is_made_again(lab: Lab, blue: Tenant) -> None:
 
 
 def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | None = None) -> dict[str, Any]:
-    """A Deployment or a Job whose pods are in the VPC."""
+    """A Deployment, a StatefulSet or a Job whose pods are in the VPC."""
     container = {"name": "main", "image": IMAGE} | ({"command": command} if command else {})
     spec: dict[str, Any] = {"containers": [container], "terminationGracePeriodSeconds": 1}
     if kind == "Job":
         spec["restartPolicy"] = "Never"
     template = {"metadata": {"labels": {"app": name}, "annotations": {VPC: "vpc"}}, "spec": spec}
     body: dict[str, Any] = {"template": template}
-    if kind == "Deployment":
+    if kind != "Job":
         body |= {"replicas": replicas, "selector": {"matchLabels": {"app": name}}}
     version = "batch/v1" if kind == "Job" else "apps/v1"
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": body}
@@ -153,7 +196,7 @@ def attachments(lab: Lab, tenant: Tenant) -> set[str]:
     return {each["metadata"]["name"] for each in lab.get("vpca", "-n", tenant.namespace)["items"]}
 
 
-def between(lab: Lab, tenant: Tenant, one: dict[str, Any], two: dict[str, Any]) -> tuple[str, str]:
+def between(one: dict[str, Any], two: dict[str, Any]) -> tuple[str, str]:
     """The name of one pod, and an address of the other's attachment."""
     networks = json.loads(two["metadata"]["annotations"][STATUS])
     return one["metadata"]["name"], networks[1]["ips"][0]

@@ -1,4 +1,5 @@
-"""The chart on real nodes, as docs/install.md says: installed, upgraded, rolled back and uninstalled under traffic.
+"""The chart on real nodes, as docs/install.md says: installed, upgraded, rolled back and uninstalled under traffic; and
+a node that is powered off and on.
 
 Galactic's programs are pods from the image that `make image` builds. The stories are told in the order in which they
 stand here, with the pods of examples/.
@@ -10,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from story import ANSWER_SECONDS, POD_SECONDS, eventually
 
 from galactic.lab import helm_release
 from galactic.lab.cluster import Lab
+from galactic.lab.runtime import proxy
 from galactic.lab.state import NAMESPACE, checkout
 
 GALACTIC = Path(sys.executable).with_name("galactic")
@@ -42,6 +45,16 @@ def blue(charted: Lab) -> Iterator[Lab]:
         yield charted
     finally:
         charted.kubectl("delete", "-f", EXAMPLES, f"--timeout={POD_SECONDS}s", "--ignore-not-found")
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart of the version before (tests/chart/previous/README.md); its image is that of this checkout."""
+    folder = tmp_path_factory.mktemp("previous")
+    (archive,) = (Path(__file__).parents[1] / "chart/previous").glob("*.tgz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / "galactic"
 
 
 def helm(lab: Lab, *arguments: str) -> str:
@@ -112,7 +125,8 @@ def traffic(lab: Lab) -> Iterator[None]:
         sent, heard = int(found[1]), {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)}
         assert sent > seconds, f"{way}: {sent} echoes in {seconds:.0f} s"
         # The last one may have been under way when ping was ended.
-        assert not set(range(1, sent)) - heard, f"{way}: of {sent} in {seconds:.0f} s these are lost"
+        lost = sorted(set(range(1, sent)) - heard)
+        assert not lost, f"{way}: of {sent} in {seconds:.0f} s these are lost: {lost}"
 
 
 def settled(lab: Lab) -> bool:
@@ -202,6 +216,38 @@ def again(lab: Lab, pod: str) -> None:
     lab.kubectl("wait", "-n", "blue", "--for=condition=Ready", f"pod/{pod}", f"--timeout={POD_SECONDS}s")
 
 
+def test_a_node_is_powered_off_and_on(blue: Lab) -> None:
+    """Its pods run again, the attached one with its interface; nobody else's traffic was interrupted."""
+    ours = {uid for uid, pod in pods(blue).items() if pod["spec"]["nodeName"] == "node-3"}
+    with traffic(blue):
+        blue.reboot("node-3")
+        eventually("its pods run again", lambda: ours <= restarted(blue) and settled(blue), POD_SECONDS)
+    eventually("two reaches one", lambda: pings(blue, "green", "two", "10.1.1.1"), POD_SECONDS)
+    eventually("nothing is wrong", lambda: "Nothing is wrong." in status(blue))
+
+
+def restarted(lab: Lab) -> set[str]:
+    """Galactic's pods of which a container was started again, by UID."""
+    return {
+        uid
+        for uid, pod in pods(lab).items()
+        if any(one["restartCount"] for one in pod["status"].get("containerStatuses") or ())
+    }
+
+
+def test_services_lead_to_pods_beside_a_vpc(blue: Lab) -> None:
+    """kube-proxy in either mode has its rules where Galactic has its own, and pods of a VPC reach Services."""
+    address = blue.get("service", "kubernetes", "-n", "default")["spec"]["clusterIP"]
+    modes = set()
+    for pod in blue.get("pods", "-n", "blue")["items"]:
+        name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+        modes.add(blue.exec(node, ["curl", "-gsS", "http://[::1]:10249/proxyMode"]))
+        asked = ["curl", "-gskS", "-m", "20", f"https://[{address}]/version"]
+        said = blue.run(f"pod/blue/{name}", asked, check=False).stdout
+        assert "gitVersion" in said, f"{name} on {node}: {said}"
+    assert modes == set(proxy.MODES)
+
+
 def test_the_connectivity_test_of_the_image(charted: Lab) -> None:
     """`helm test` runs `galactic connectivity test` in a pod, whose pods run the same image."""
     assert "Succeeded" in helm(charted, "test", "galactic", f"--timeout={HELM_SECONDS}s")
@@ -210,18 +256,33 @@ def test_the_connectivity_test_of_the_image(charted: Lab) -> None:
     charted.kubectl("delete", "pod", "-n", NAMESPACE, "galactic-test", f"--timeout={POD_SECONDS}s")
 
 
-def test_uninstalling_leaves_running_pods_connected(blue: Lab) -> None:
-    """What is attached goes on, can be deleted, and is the next installation's."""
+def test_uninstalling_leaves_running_pods_connected(blue: Lab, previous: Path) -> None:
+    """What is attached goes on, can be deleted, and is the next installation's: one of the previous chart."""
+    values = f"--values={helm_release.values_file(blue.state)}"
+    wait = ("--wait", f"--timeout={HELM_SECONDS}s")
     with traffic(blue):
-        helm(blue, "uninstall", "galactic", "--wait", f"--timeout={HELM_SECONDS}s")
+        helm(blue, "uninstall", "galactic", *wait)
         eventually("no pod of Galactic's is left", lambda: not pods(blue), POD_SECONDS)
         for kind in ("secrets", "leases"):
             assert "galactic" not in blue.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
         assert "galactic" not in blue.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
         blue.kubectl("delete", "pod", "-n", "green", "three", f"--timeout={POD_SECONDS}s")
-        blue.up()
+        helm(blue, "install", "galactic", str(previous), values, *wait)
         assert ready(blue) == COMPONENTS
     blue.kubectl("apply", "-f", EXAMPLES)
     blue.kubectl("wait", "-n", "green", "--for=condition=Ready", "pod/three", f"--timeout={POD_SECONDS}s")
     eventually("one reaches three", lambda: pings(blue, "green", "one", "10.1.1.4"))
+
+
+def test_an_upgrade_from_the_previous_chart_under_traffic(blue: Lab) -> None:
+    before = pods(blue)
+    with traffic(blue):
+        blue.up()  # which installs nothing: there is a release
+        assert pods(blue).keys() == before.keys()
+        with helm_release.install(blue) as upgrade:
+            upgrade.finish()
+        nodes = {uid for uid, pod in before.items() if pod["metadata"]["labels"][COMPONENT] == "node"}
+        eventually("others are Ready", lambda: not nodes & pods(blue).keys() and settled(blue), POD_SECONDS)
+    again(blue, "db")
+    eventually("web reaches db", lambda: pings(blue, "blue", "web", "10.1.1.3"))
     eventually("nothing is wrong", lambda: "Nothing is wrong." in status(blue))

@@ -57,7 +57,8 @@ def test_in_a_guest(tmp_path: Path, kernel: str, file: str) -> None:
     init.chmod(0o755)
     root = "root=/dev/root rootfstype=hostfs rootflags=/ ro"
     arguments = f"{root} mem=1G quiet seccomp=auto con=null con0=null,fd:1 ssl=null"
-    command = [str(linux), *arguments.split(), f"uml_dir={tmp_path}", f"init={init}"]
+    command = [sys.executable, "-P", "-m", "galactic.lab.processor", str(linux), *arguments.split()]
+    command += [f"uml_dir={tmp_path}", f"init={init}"]
     guest = subprocess.run(
         command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=3540, check=False
     )

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from galactic.lab import cleanup
+from galactic.lab import cleanup, processor
 
 
 def left(namespace: str, linux: Path) -> set[int]:
@@ -27,6 +27,7 @@ def left(namespace: str, linux: Path) -> set[int]:
 def main() -> None:
     namespace, linux, *arguments = sys.argv[1:]
     cleanup.end(lambda: left(namespace, Path(linux).resolve()))
+    processor.take()
     os.execv(linux, [linux, *arguments])  # noqa: S606  (no shell is the point)
 
 

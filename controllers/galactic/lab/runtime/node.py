@@ -77,4 +77,4 @@ class RealNode(Supervisor):
         state, member = self._state, self._member
         redirect(state.logs / f"{member.name}.kube-proxy.log")
         become(environment())
-        proxy.start(self._built.proxy, member.name, state.identity("kube-proxy"))
+        proxy.start(self._built.proxy, state, member)

@@ -1,0 +1,61 @@
+"""Which processor a guest gets."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from galactic.lab import cache, processor
+
+MINE = sorted(os.sched_getaffinity(0))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("guests", "expected"),
+    [
+        ([], 0),
+        ([{0}], 1),
+        ([{0}, {1}], 0),
+        ([{0}, {1}, {0}], 1),
+        ([{0, 1}, {0}], 1),
+        ([{7}], 0),
+    ],
+    ids=["none", "one", "equal", "fewest", "not-settled", "somewhere-else"],
+)
+def test_the_processor_with_the_fewest_guests(
+    guests: list[set[int]], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "guests", lambda: iter(guests))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert processor.quietest() == expected
+
+
+def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And counts once, however many processes it has."""
+    monkeypatch.setattr(processor, "GUEST", "linux-of-this-test")
+    linux = tmp_path / processor.GUEST
+    linux.write_bytes(Path("/bin/sleep").read_bytes())
+    linux.chmod(0o755)
+    command = [sys.executable, "-P", "-m", "galactic.lab.processor", str(linux), "600"]
+    running = [subprocess.Popen(command) for _ in range(2)]
+    try:
+        lock = cache.root() / processor.LOCK
+        while not all(Path(f"/proc/{each.pid}/exe").readlink() == linux for each in running):
+            assert all(each.poll() is None for each in running)
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which nobody has any more
+        assert all(len(os.sched_getaffinity(each.pid)) == 1 for each in running)
+        (found,) = processor.guests()
+        assert found <= set(MINE)
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
