@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import witnesses
 from owning import owned
+from released import EXAMPLES
 from rich.console import Console
-from story import Tenant, fresh, tenancy
+from story import POD_SECONDS, Tenant, fresh, tenancy
 
 from galactic.errors import GalacticError
 from galactic.lab import cleanup
@@ -113,6 +114,19 @@ def charted(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
     """A lab in which Galactic is what its chart installs."""
     with standing(pytestconfig, f"{lab_name}-chart", chart=True) as one:
         yield one
+
+
+@pytest.fixture(scope="module")
+def examples(charted: Lab) -> Iterator[Lab]:
+    """A lab with the chart in which the pods of examples/ run."""
+    charted.kubectl("apply", "-f", EXAMPLES)
+    try:
+        for namespace in ("blue", "green"):
+            timeout = f"--timeout={POD_SECONDS}s"
+            charted.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod", "--all", timeout)
+        yield charted
+    finally:
+        charted.kubectl("delete", "-f", EXAMPLES, f"--timeout={POD_SECONDS}s", "--ignore-not-found")
 
 
 @pytest.fixture(scope="module")

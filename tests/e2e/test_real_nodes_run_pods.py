@@ -1,14 +1,12 @@
 """What kubelet, containerd and Kubernetes' controllers do with pods: Galactic keeps up with it."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from released import pings
 from story import ANSWER_SECONDS, POD_SECONDS, Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
@@ -16,7 +14,6 @@ from galactic.lab.runtime.selections import STATUS
 
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 IMAGE = "nicolaka/netshoot:v0.13"
-GALACTIC = Path(sys.executable).with_name("galactic")
 
 
 @pytest.fixture
@@ -33,21 +30,9 @@ def inside(lab: Lab, namespace: str, pod: str, *argv: str) -> subprocess.Complet
     )
 
 
-def pings(lab: Lab, namespace: str, pod: str, address: str) -> bool:
-    return inside(lab, namespace, pod, "ping", "-c", "1", "-W", "2", address).returncode == 0
-
-
 def pods(lab: Lab, tenant: Tenant, selector: str) -> list[dict[str, Any]]:
     found = lab.get("pods", "-n", tenant.namespace, "-l", selector)["items"]
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
-
-
-def status(lab: Lab) -> str:
-    variables = os.environ | {"KUBECONFIG": str(lab.kubeconfig)}
-    command = [str(GALACTIC), "status"]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=variables, check=False
-    ).stdout
 
 
 def test_a_deployment_rolls(lab: Lab, blue: Tenant) -> None:

@@ -1,4 +1,5 @@
-"""`galactic connectivity test` finds that all is well, notices when it is not, and leaves nothing behind.
+"""`galactic connectivity test` notices what does not get through, and leaves nothing behind. That it finds that all is
+well is told with the chart, where it is `helm test`.
 
 Its pods run Galactic's image, so the lab is one that the chart was installed in.
 """
@@ -61,16 +62,6 @@ def unhindered(lab: Lab) -> None:
     """A lab that has just come up, or the story before this one, may keep pods away for a moment."""
     for node in ("node-1", "node-2"):
         eventually(f"nothing hinders pods on {node}: {hindered(lab, node)}", lambda: not hindered(lab, node))  # noqa: B023
-
-
-def test_all_is_well_and_nothing_is_left(lab: Lab) -> None:
-    found = tried(lab, "--timeout", "200", ends=0)
-    assert found["passed"]
-    assert len({each["node"] for each in found["results"]}) == 2
-    assert sum(each["expected"] == "" for each in found["results"]) == 4, (
-        "who must not be reached is asked for too"
-    )
-    assert not left(lab)
 
 
 def test_what_does_not_get_through_is_told(lab: Lab) -> None:

@@ -1,0 +1,113 @@
+"""The words that stories of the chart on real nodes are told in: Helm, Galactic's pods, and traffic of the examples."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from story import ANSWER_SECONDS, POD_SECONDS
+
+from galactic.lab import helm_release
+from galactic.lab.cluster import Lab
+from galactic.lab.state import NAMESPACE, checkout
+
+GALACTIC: Final = Path(sys.executable).with_name("galactic")
+EXAMPLES: Final = str(checkout() / "examples")
+HELM_SECONDS: Final = 600
+COMPONENTS: Final = {"broker": 1, "node": 3, "operator": 2, "router": 2, "webhook": 2}
+"""How many pods each has with the chart's defaults, on three nodes."""
+COMPONENT: Final = "app.kubernetes.io/component"
+
+
+def helm(lab: Lab, *arguments: str) -> str:
+    command = [str(lab.assets.helm), *arguments, f"--namespace={NAMESPACE}"]
+    variables = os.environ | {"KUBECONFIG": str(lab.kubeconfig)}
+    done = subprocess.run(
+        command, env=variables, capture_output=True, text=True, timeout=HELM_SECONDS, check=False
+    )
+    assert done.returncode == 0, "\n".join([done.stderr, *helm_release.complaints(lab)])
+    return done.stdout
+
+
+def pods(lab: Lab) -> dict[str, dict[str, Any]]:
+    """Galactic's pods that are not on their way out, by UID."""
+    found = lab.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/name=galactic,{COMPONENT}!=test")[
+        "items"
+    ]
+    return {pod["metadata"]["uid"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
+
+
+def ready(lab: Lab) -> dict[str, int]:
+    """How many pods of each component are Ready."""
+    labels = [
+        pod["metadata"]["labels"][COMPONENT] for pod in pods(lab).values() if helm_release.is_ready(pod)
+    ]
+    return {component: labels.count(component) for component in sorted(set(labels))}
+
+
+def status(lab: Lab) -> str:
+    variables = os.environ | {"KUBECONFIG": str(lab.kubeconfig)}
+    done = subprocess.run(
+        [GALACTIC, "status"],
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=ANSWER_SECONDS,
+        check=False,
+    )
+    return done.stdout
+
+
+def pings(lab: Lab, namespace: str, pod: str, address: str) -> bool:
+    """Whether a container reaches an address, by a command in it."""
+    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "exec", "-n", namespace, pod, "--"]
+    command += ["ping", "-c", "1", "-W", "2", address]
+    return subprocess.run(command, capture_output=True, timeout=ANSWER_SECONDS, check=False).returncode == 0
+
+
+@contextmanager
+def traffic(lab: Lab) -> Iterator[None]:
+    """Five echoes a second from one node to another and on one node, none of which is lost."""
+    ways = [("web", "10.1.1.2"), ("web", "2001:10:1:1::2"), ("web", "10.1.1.3")]
+    running = [
+        lab.popen(f"pod/blue/{pod}", ["ping", "-n", "-i0.2", address], stdout=subprocess.PIPE)
+        for pod, address in ways
+    ]
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = time.monotonic() - began
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        outputs = [process.communicate(timeout=ANSWER_SECONDS)[0] for process in running]
+    for way, output in zip(ways, outputs, strict=True):
+        found = re.search(r"(\d+) packets transmitted", output)
+        assert found, f"{way}: {output[-500:]}"
+        sent, heard = int(found[1]), {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)}
+        assert sent > seconds, f"{way}: {sent} echoes in {seconds:.0f} s"
+        # The last one may have been under way when ping was ended.
+        lost = sorted(set(range(1, sent)) - heard)
+        assert not lost, f"{way}: of {sent} in {seconds:.0f} s these are lost: {lost}"
+
+
+def settled(lab: Lab) -> bool:
+    return ready(lab) == COMPONENTS and len(pods(lab)) == sum(COMPONENTS.values())
+
+
+def replaced(lab: Lab, before: dict[str, dict[str, Any]]) -> bool:
+    """No pod of before is left, and all are Ready."""
+    return not before.keys() & pods(lab).keys() and settled(lab)
+
+
+def again(lab: Lab, pod: str) -> None:
+    """The pod of the examples is made again."""
+    lab.kubectl("delete", "pod", "-n", "blue", pod, f"--timeout={POD_SECONDS}s")
+    lab.kubectl("apply", "-f", EXAMPLES)
+    lab.kubectl("wait", "-n", "blue", "--for=condition=Ready", f"pod/{pod}", f"--timeout={POD_SECONDS}s")

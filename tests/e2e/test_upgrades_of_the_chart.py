@@ -1,0 +1,83 @@
+"""The chart is uninstalled, installed as it was in the version before, upgraded to the present one and rolled back, all
+under traffic of which nothing is lost.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from released import (
+    COMPONENT,
+    COMPONENTS,
+    EXAMPLES,
+    HELM_SECONDS,
+    again,
+    helm,
+    pings,
+    pods,
+    ready,
+    replaced,
+    status,
+    traffic,
+)
+from story import POD_SECONDS, eventually
+
+from galactic.lab import helm_release
+from galactic.lab.cluster import Lab
+from galactic.lab.state import NAMESPACE
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chart of the version before (tests/chart/previous/README.md); its image is that of this checkout."""
+    folder = tmp_path_factory.mktemp("previous")
+    (archive,) = (Path(__file__).parents[1] / "chart/previous").glob("*.tgz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder / "galactic"
+
+
+def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Path) -> None:
+    """What is attached goes on, can be deleted, and is the next installation's: one of the previous chart."""
+    values = f"--values={helm_release.values_file(examples.state)}"
+    wait = ("--wait", f"--timeout={HELM_SECONDS}s")
+    with traffic(examples):
+        helm(examples, "uninstall", "galactic", *wait)
+        eventually("no pod of Galactic's is left", lambda: not pods(examples), POD_SECONDS)
+        for kind in ("secrets", "leases"):
+            assert "galactic" not in examples.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
+        assert "galactic" not in examples.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
+        examples.kubectl("delete", "pod", "-n", "green", "three", f"--timeout={POD_SECONDS}s")
+        helm(examples, "install", "galactic", str(previous), values, *wait)
+        assert ready(examples) == COMPONENTS
+    examples.kubectl("apply", "-f", EXAMPLES)
+    examples.kubectl("wait", "-n", "green", "--for=condition=Ready", "pod/three", f"--timeout={POD_SECONDS}s")
+    eventually("one reaches three", lambda: pings(examples, "green", "one", "10.1.1.4"))
+
+
+def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
+    """Both replace every pod but the broker's, and what is made afterwards is attached."""
+    wait = ("--wait", f"--timeout={HELM_SECONDS}s")
+    values = f"--values={helm_release.values_file(examples.state)}"
+    steps = (
+        ("upgrade", "galactic", str(helm_release.chart()), values, *wait),
+        ("rollback", "galactic", *wait),
+    )
+    with traffic(examples):
+        examples.up()  # which installs nothing: there is a release
+        for step in steps:
+            before = {
+                uid: pod
+                for uid, pod in pods(examples).items()
+                if pod["metadata"]["labels"][COMPONENT] != "broker"
+            }
+            helm(examples, *step)
+            eventually(
+                f"after {step[0]} others are Ready", lambda b=before: replaced(examples, b), POD_SECONDS
+            )
+            eventually(f"after {step[0]} nothing is wrong", lambda: "Nothing is wrong." in status(examples))
+    history = json.loads(helm(examples, "history", "galactic", "--output=json"))
+    assert [entry["status"] for entry in history] == ["superseded", "superseded", "deployed"]
+    again(examples, "db")
+    eventually("web reaches db", lambda: pings(examples, "blue", "web", "10.1.1.3"))
