@@ -21,7 +21,14 @@ CHARTED = ("the_chart_on_real_nodes", "the_cli_tests_connectivity", "upgrades_of
 """Stories that share a lab with the chart."""
 LONG = (
     *("the_chart_on_real_nodes", "the_cli_says_what_is_wrong", "real_nodes", "isolation_on_the_oldest"),
-    *("test_packets.py", "tests/chart/", "every_panel_shows_data", "tests/image/", "a_node_restarts", "two_clusters"),
+    *(
+        "test_packets.py",
+        "tests/chart/",
+        "every_panel_shows_data",
+        "tests/image/",
+        "a_node_restarts",
+        "two_clusters",
+    ),
     *("random_operations", "preflight", "mtu", "operator_comes", "webhooks_come", "nodes_fall_back"),
     *(
         "connections_survive",

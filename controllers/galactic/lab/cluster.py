@@ -47,7 +47,7 @@ from galactic.lab.disturbances import Disturbances
 from galactic.lab.kernel import Kernel
 from galactic.lab.kernels import choose
 from galactic.lab.processes import Program, Supervisor
-from galactic.lab.runtime import multus, programs, proxy
+from galactic.lab.runtime import multus, programs, proxy, real_multus
 from galactic.lab.state import (
     MAX_ROUTERS,
     NAMESPACE,
@@ -118,7 +118,7 @@ class Lab(Disturbances):
                 "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
                 "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
                 "chart": chart,
-                "multus": multus.given(os.environ.get(multus.SETTING, "")) or None,
+                "multus": real_multus.given(os.environ.get(real_multus.SETTING, "")) or None,
                 "join": join,
             },
             {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},

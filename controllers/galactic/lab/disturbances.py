@@ -8,7 +8,7 @@ from typing import Final
 from galactic.errors import Rejected, Unreachable
 from galactic.lab.places import Places
 from galactic.lab.processes import Supervisor
-from galactic.lab.runtime import kubelet, multus
+from galactic.lab.runtime import kubelet, real_multus
 from galactic.lab.state import NAMESPACE
 
 READY_SECONDS: Final = 480.0
@@ -72,7 +72,8 @@ class Disturbances(Places):
 
     def _multus(self, node: str, script: str) -> None:
         name = self._state.node(node).name
-        there, aside = kubelet.DEFINITIONS / multus.DEFINITION, kubelet.DEFINITIONS / "multus.away"
+        there = kubelet.DEFINITIONS / real_multus.definition(self._state.multus)
+        aside = kubelet.DEFINITIONS / "multus.away"
         self.run(name, ["sh", "-c", script.format(there=there, aside=aside)])
 
     def controller_pid(self, node: str) -> int | None:
@@ -92,7 +93,7 @@ class Disturbances(Places):
         if role == "controller":
             self._no_pod(node)
         absent = Rejected(f"{component!r} does not run; controller/NODE or kubelet/NODE", field="component")
-        if role not in ("controller", "kubelet", "containerd", "kube-proxy"):
+        if role not in ("controller", "kubelet", "containerd", "kube-proxy", "multus"):
             raise absent
         try:
             pid = int(path.read_text())

@@ -87,7 +87,7 @@ class State:
     images: str = ""
     """With the chart: the build with the images, chosen when the lab comes up first: later edits do not change them."""
     multus: str = ""
-    """A folder with the program ``multus``, which nodes then run; empty: they have the stand-in."""
+    """A folder with a Multus, which nodes then run; empty: they have the stand-in."""
     linux_source: str = ""
     """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
     kubernetes: str = ""

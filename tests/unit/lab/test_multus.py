@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab.runtime import kubelet, multus
+from galactic.lab.runtime import kubelet, multus, real_multus
 
 PODS = IPv6Network("fd01:1::/64")
 
@@ -25,26 +25,50 @@ def plugin(folder: Path) -> dict[str, object]:
     return dict(only)
 
 
+def program(folder: Path, name: str, mode: int = 0o755) -> None:
+    (folder / name).write_text("#!/bin/sh")
+    (folder / name).chmod(mode)
+
+
 def test_without_a_folder_it_is_the_stand_in(folder: Path) -> None:
-    assert multus.given("") == ""
+    assert real_multus.given("") == ""
+    assert not real_multus.thick("")
     multus.configure(PODS, Path("/k"), [Path("/bin")])
     found = plugin(folder)
     assert (found["type"], found["plugins"]) == (multus.NAME, ["/bin"])
     assert found["delegate"] == kubelet.network(PODS)
+    assert (folder / real_multus.definition("")).exists()
 
 
-def test_a_real_one_comes_first_as_well(folder: Path) -> None:
-    multus.configure(PODS, Path("/k"), [Path("/bin")], real=True)
+def test_a_thin_one_comes_first_as_well(folder: Path, tmp_path: Path) -> None:
+    program(tmp_path, "multus")
+    given = real_multus.given(str(tmp_path))
+    assert not real_multus.thick(given)
+    real_multus.configure(given, PODS, Path("/k"))
     found = plugin(folder)
     assert (found["type"], found["kubeconfig"]) == ("multus", "/k")
     assert found["delegates"] == [kubelet.network(PODS)]
+    assert (folder / real_multus.definition(given)).exists()
 
 
-def test_the_folder_has_the_program(tmp_path: Path) -> None:
-    with pytest.raises(Rejected, match="has no program `multus`; a Multus with a daemon"):
-        multus.given(str(tmp_path))
-    (tmp_path / "multus").write_text("#!/bin/sh")
-    with pytest.raises(Rejected):
-        multus.given(str(tmp_path))
-    (tmp_path / "multus").chmod(0o755)
-    assert multus.given(str(tmp_path)) == str(tmp_path)
+def test_a_thick_one_writes_its_configuration_itself(folder: Path, tmp_path: Path) -> None:
+    for name in ("multus", "multus-daemon", "multus-shim"):
+        program(tmp_path, name)
+    given = real_multus.given(str(tmp_path))
+    assert real_multus.thick(given)
+    real_multus.configure(given, PODS, Path("/k"))
+    assert [path.name for path in folder.iterdir()] == ["10-pods.conflist"]
+    assert real_multus.definition(given) == "00-multus.conf"
+
+
+@pytest.mark.parametrize(
+    ("programs", "mode"),
+    [([], 0o755), (["multus"], 0o644), (["multus-daemon"], 0o755), (["multus-shim"], 0o755)],
+    ids=["nothing", "no-program", "daemon-alone", "shim-alone"],
+)
+def test_the_folder_has_the_programs(tmp_path: Path, programs: list[str], mode: int) -> None:
+    for name in programs:
+        program(tmp_path, name, mode)
+    with pytest.raises(Rejected, match="has neither the program `multus` nor `multus-daemon` and") as refusal:
+        real_multus.given(str(tmp_path))
+    assert refusal.value.field == "GALACTIC_LAB_MULTUS"

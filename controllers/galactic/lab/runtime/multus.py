@@ -17,16 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from galactic.errors import GalacticError, Rejected, Unreachable
+from galactic.errors import GalacticError, Unreachable
 from galactic.lab.runtime import kubelet
 from galactic.lab.runtime.libcni import Attachment, Config, PluginFailed, Runtime, conflist
 from galactic.lab.runtime.selections import NETWORKS, STATUS, Selection, addresses, selections, status
 
 NAME: Final = "galactic-lab-multus"
-SETTING: Final = "GALACTIC_LAB_MULTUS"
-"""The variable that names a folder with a real Multus."""
-REAL: Final = "multus"
-"""The program of Multus that is called for each pod, and needs no daemon."""
 DEFINITION: Final = "00-multus.conflist"
 """The configuration in /etc/cni/net.d. It sorts before the default network's own, as that of Multus does."""
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -35,41 +31,25 @@ PAUSE_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 30.0
 
 
-def given(folder: str) -> str:
-    """The folder's absolute path; empty where none is given. Raises Rejected where it has no program ``multus``."""
-    if not folder:
-        return ""
-    path = Path(folder).resolve()
-    if not os.access(path / REAL, os.X_OK) or not (path / REAL).is_file():
-        raise Rejected(
-            f"{path} has no program `{REAL}`; a Multus with a daemon (multus-daemon, multus-shim) cannot be used here",
-            field=SETTING,
-        )
-    return str(path)
+def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path]) -> None:
+    """Writes the default network's configuration, and the one that lets the stand-in come first."""
+    plugin = {
+        "type": NAME,
+        "delegate": kubelet.network(pods),
+        "kubeconfig": str(kubeconfig),
+        "state": "/run/cni/multus",
+        "plugins": [str(path) for path in plugins],
+    }
+    define(pods, {"cniVersion": "1.0.0", "name": "multus", "plugins": [plugin]})
 
 
-def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path], *, real: bool = False) -> None:
-    """Writes the default network's configuration, and the one that lets Multus come first.
-
-    ``real``: that of Multus itself, else the stand-in's.
-    """
-    folder, network = kubelet.DEFINITIONS, kubelet.network(pods)
+def define(pods: IPv6Network, first: dict[str, Any] | None) -> None:
+    """Writes the default network's configuration, and ``first`` before it, if any."""
+    folder = kubelet.DEFINITIONS
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "10-pods.conflist").write_text(json.dumps(network))
-    plugin: dict[str, Any]
-    if real:
-        plugin = {"type": REAL, "delegates": [network], "kubeconfig": str(kubeconfig)}
-        plugin |= {"cniDir": "/run/cni/multus"}
-    else:
-        plugin = {
-            "type": NAME,
-            "delegate": network,
-            "kubeconfig": str(kubeconfig),
-            "state": "/run/cni/multus",
-        }
-        plugin |= {"plugins": [str(path) for path in plugins]}
-    configuration = {"cniVersion": "1.0.0", "name": "multus", "plugins": [plugin]}
-    (folder / DEFINITION).write_text(json.dumps(configuration))
+    (folder / "10-pods.conflist").write_text(json.dumps(kubelet.network(pods)))
+    if first:
+        (folder / DEFINITION).write_text(json.dumps(first))
 
 
 class Api:

@@ -1,6 +1,7 @@
 """A node: a machine with containerd, kubelet, and the stand-in for Multus.
 
-Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod.
+Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod. Where a Multus with
+a daemon is given, that runs in place of the stand-in.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic.lab import fabric
-from galactic.lab.runtime import containerd, kubelet, machine, multus, programs, proxy
+from galactic.lab.runtime import containerd, kubelet, machine, multus, programs, proxy, real_multus
 from galactic.lab.state import Node, State, environment
 from galactic.lab.supervision import Supervisor, become, fork, redirect
 
@@ -31,7 +32,8 @@ class RealNode(Supervisor):
 
     def programs(self) -> dict[str, Callable[[], None]]:
         proxies = {"kube-proxy": self._proxy} if self._state.chart else {}
-        return {"containerd": self._containerd, "kubelet": self._kubelet} | proxies
+        daemons = {"multus": self._multus} if real_multus.thick(self._state.multus) else {}
+        return {"containerd": self._containerd, "kubelet": self._kubelet} | proxies | daemons
 
     def isolate(self) -> None:
         """Boots the node: what a reboot does not keep is gone, its first process runs, its networks are configured."""
@@ -47,7 +49,10 @@ class RealNode(Supervisor):
         os.close(ready)
         init.write_text(f"{self._init}\n")
         kubeconfig = self._state.identity("multus")
-        multus.configure(self._member.pods, kubeconfig, self._plugins, real=bool(self._state.multus))
+        if self._state.multus:
+            real_multus.configure(self._state.multus, self._member.pods, kubeconfig)
+        else:
+            multus.configure(self._member.pods, kubeconfig, self._plugins)
 
     def ended(self, pid: int) -> bool:
         """With its first process the kernel has ended everything else in the node."""
@@ -78,3 +83,8 @@ class RealNode(Supervisor):
         redirect(state.logs / f"{member.name}.kube-proxy.log")
         become(environment())
         proxy.start(self._built.proxy, state, member)
+
+    def _multus(self) -> None:
+        redirect(self._state.logs / f"{self._member.name}.multus.log")
+        become(environment())
+        real_multus.start(self._state.multus, self._member.name, self._state.identity("multus"))
