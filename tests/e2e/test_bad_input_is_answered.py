@@ -15,7 +15,7 @@ from story import API, eventually, fresh
 from galactic.lab.cluster import Lab
 from galactic.lab.places import HELD_UP
 from galactic.lab.state import SERVICES
-from galactic.operator.admission.pod import CONVERGES
+from galactic.webhook.pod import CONVERGES
 
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"

@@ -13,13 +13,13 @@ from cryptography import x509
 from story import API, eventually
 
 from galactic.errors import Rejected
+from galactic.kube.certificates import Lifetime, renewed
 from galactic.lab.cleanup import MARK
 from galactic.lab.cluster import Lab
 from galactic.lab.controllers import settings
 from galactic.lab.credentials import ADMIN
 from galactic.lab.state import CONTROL, State, interpreter
-from galactic.operator.admission.certificate import Lifetime, renewed
-from galactic.operator.admission.configuration import Door
+from galactic.webhook.configuration import Door
 
 SECONDS = 600
 LIFETIME = Lifetime(timedelta(minutes=4))
@@ -80,7 +80,7 @@ def test_no_request_fails_while_certificates_change(
     variables = [f"{key}={value}" for key, value in hasty(lab.state).items()]
     server = lab.popen(
         "control",
-        ["env", *variables, *interpreter(), "-m", "galactic.operator.admission"],
+        ["env", *variables, *interpreter(), "-m", "galactic.webhook"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -7,15 +7,15 @@ from prometheus_client import CollectorRegistry
 
 from galactic.bus.metrics import BusMetrics
 from galactic.node.metrics import Metrics as NodeMetrics
-from galactic.operator.admission.metrics import Metrics as WebhookMetrics
 from galactic.operator.metrics import Metrics as OperatorMetrics
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.metrics import RouterMetrics
+from galactic.webhook.metrics import Metrics as WebhookMetrics
 from reference.page import code, page, table, text
 
 CLASSES: Final[tuple[tuple[str, str, Callable[[CollectorRegistry], object]], ...]] = (
     ("Operator", "galactic.operator.metrics", OperatorMetrics),
-    ("Webhooks", "galactic.operator.admission.metrics", WebhookMetrics),
+    ("Webhooks", "galactic.webhook.metrics", WebhookMetrics),
     ("Node controller", "galactic.node.metrics", NodeMetrics),
     ("Router", "galactic.router.metrics", RouterMetrics),
     ("Router: the database", "galactic.router.database.metrics", DatabaseMetrics),

@@ -41,9 +41,14 @@ PLACES: Final = (
         ),
     ),
     (
-        "Webhooks",
-        "operator/admission",
-        "In the answer that `kubectl` prints. Those that the operator shares with the webhooks are in the table above.",
+        "Operator and webhook",
+        "validation",
+        "In the answer that `kubectl` prints; else as the operator's above.",
+    ),
+    (
+        "Webhook",
+        "webhook",
+        "In the answer that `kubectl` prints.",
     ),
     (
         "Node controller",
@@ -200,7 +205,7 @@ def types() -> set[str]:
     """The condition types that the code writes."""
     found = set()
     for module, tree in modules():
-        if module == "operator/conditions.py":
+        if module == "kube/conditions.py":
             found |= {word for word in _constants(tree).values() if _WORD.fullmatch(word)}
         if not module.startswith(("node/", "linux/preflight")):
             continue

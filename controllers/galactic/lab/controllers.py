@@ -85,4 +85,4 @@ def webhook(state: State) -> Program:
         "GALACTIC_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
     }
-    return Program(WEBHOOK, [*interpreter(), "-m", "galactic.operator.admission"], variables, priority=600)
+    return Program(WEBHOOK, [*interpreter(), "-m", "galactic.webhook"], variables, priority=600)

@@ -10,7 +10,7 @@ from typing import Final
 
 from galactic.errors import NotYet, Rejected
 from galactic.kube.informer import Key
-from galactic.operator.networks import Address, Interface, Network, host
+from galactic.validation.networks import Address, Interface, Network, host
 
 FURTHEST: Final = 1 << 16
 """How far into a network the first address that is allocated lies, at the most."""

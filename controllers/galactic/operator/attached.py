@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from galactic.crds.nodesegment import NodeSegment
+from galactic.kube.conditions import State
 from galactic.kube.informer import Key
 from galactic.kube.pods import attached, lacks_interface
-from galactic.operator.conditions import State
 from galactic.operator.state import Pod, View
 
 LISTED: Final = 5

@@ -12,13 +12,7 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import AttachmentStatus, VpcAttachment
 from galactic.errors import NotYet, Rejected
 from galactic.kube import client
-from galactic.kube.informer import Key
-from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
-from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
-from galactic.operator.addresses import Held
-from galactic.operator.attached import Interfaces, Verdict, not_attached
-from galactic.operator.books import settled
-from galactic.operator.conditions import (
+from galactic.kube.conditions import (
     ACCEPTED,
     ATTACHED,
     CONFLICT,
@@ -31,14 +25,20 @@ from galactic.operator.conditions import (
     now,
     reason_of,
 )
+from galactic.kube.informer import Key
+from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
+from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
+from galactic.operator.addresses import Held
+from galactic.operator.attached import Interfaces, Verdict, not_attached
+from galactic.operator.books import settled
 from galactic.operator.desk import Desk
-from galactic.operator.grants import granted, refusal
 from galactic.operator.nad import configuration, definition, labels
-from galactic.operator.networks import Interface, Network, host
-from galactic.operator.plan import Plan, outside, plan
 from galactic.operator.routed import PATIENCE_SECONDS, Silence
 from galactic.operator.state import Broken
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+from galactic.validation.attachment import Plan, outside, plan
+from galactic.validation.grants import granted, refusal
+from galactic.validation.networks import Interface, Network, host
 
 LOOK_SECONDS: Final = 0.05
 """At the least between two looks at a pod that waits out its grace."""

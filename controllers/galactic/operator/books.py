@@ -18,9 +18,9 @@ from galactic.kube.informer import Key
 from galactic.names import from_base62, parse_function, parse_vpc
 from galactic.operator.addresses import Addresses, Held
 from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers
-from galactic.operator.networks import Interface, Network, host
-from galactic.operator.plan import plan
 from galactic.operator.state import View
+from galactic.validation.attachment import plan
+from galactic.validation.networks import Interface, Network, host
 
 log = structlog.get_logger(__name__)
 

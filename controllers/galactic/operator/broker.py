@@ -22,10 +22,10 @@ import structlog
 from pydantic import Field
 
 from galactic.errors import GalacticError, Rejected
+from galactic.kube.certificates import CERT, KEY, Bundle, Lifetime, renewed
 from galactic.kube.client import Conflict, Object, connect
 from galactic.kube.resources import SECRETS, Resource
 from galactic.launch import configure_logs
-from galactic.operator.admission.certificate import CERT, KEY, Bundle, Lifetime, renewed
 from galactic.settings import Settings, load
 
 log = structlog.get_logger(__name__)

@@ -16,9 +16,9 @@ import structlog
 from galactic.crds.model import Meta
 from galactic.errors import GalacticError
 from galactic.kube.client import Terminating
+from galactic.kube.conditions import now
 from galactic.kube.resources import EVENTS, Resource
 from galactic.operator.api import Api
-from galactic.operator.conditions import now
 
 log = structlog.get_logger(__name__)
 COMPONENT: Final = "galactic-operator"

@@ -14,10 +14,10 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, NotYet
 from galactic.kube.client import Conflict, NotFound
+from galactic.kube.conditions import MULTUS, READY
 from galactic.kube.informer import Key
 from galactic.kube.pods import lacks_interface
 from galactic.kube.resources import PODS
-from galactic.operator.conditions import MULTUS, READY
 from galactic.operator.events import Events
 from galactic.operator.queue import Queue
 from galactic.operator.state import Pod, View

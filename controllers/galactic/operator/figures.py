@@ -15,14 +15,14 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
+from galactic.kube.conditions import ATTACHED, READY
 from galactic.kube.informer import Key
 from galactic.operator.addresses import room
 from galactic.operator.books import Books, reference, settled
-from galactic.operator.conditions import ATTACHED, READY
 from galactic.operator.desk import Rules
-from galactic.operator.networks import parse_networks
 from galactic.operator.state import Broken, Cache, View
 from galactic.srv6 import parse_prefix
+from galactic.validation.networks import parse_networks
 
 UNSAID: Final = "NoStatus"
 """The reason of what nobody has said anything about yet."""

@@ -11,8 +11,8 @@ from galactic.crds.model import Meta
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.resources import NADS
 from galactic.names import API_VERSION, NODE_LABEL, VPC_LABEL, base62, label_value, vpc_hex
-from galactic.operator.networks import Interface, Network
-from galactic.operator.plan import Plan
+from galactic.validation.attachment import Plan
+from galactic.validation.networks import Interface, Network
 
 CNI_VERSION: Final = "1.0.0"
 LABELS: Final = {"app.kubernetes.io/managed-by": "galactic-operator"}

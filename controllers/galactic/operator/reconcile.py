@@ -29,13 +29,13 @@ from galactic.operator.desk import Desk, Item, Rules
 from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
-from galactic.operator.networks import Network, host
 from galactic.operator.pods import Pods
 from galactic.operator.queue import Queue
 from galactic.operator.routed import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.state import Agent, Broken, Cache, Listener, Nad, Node, Pod, View
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+from galactic.validation.networks import Network, host
 
 log = structlog.get_logger(__name__)
 WORKERS: Final = 16

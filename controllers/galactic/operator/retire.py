@@ -20,6 +20,7 @@ from pydantic import Field
 
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import Conflict, NotFound, Object, Patch, connect
+from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.kube.resources import (
     LEASES,
     MUTATING_WEBHOOKS,
@@ -32,7 +33,6 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.launch import configure_logs
-from galactic.operator.admission.configuration import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.operator.desk import FINALIZER
 from galactic.settings import Settings, load
 

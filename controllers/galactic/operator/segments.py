@@ -14,10 +14,10 @@ from typing import Any, Final
 from galactic.crds.model import Meta
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Rejected
+from galactic.kube.conditions import ACCEPTED, MULTUS, READY, State, conditions, now
 from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
-from galactic.operator.conditions import ACCEPTED, MULTUS, READY, State, conditions, now
 from galactic.operator.desk import Desk
 from galactic.operator.nad import LABELS
 from galactic.operator.state import Broken, Node, View

@@ -4,10 +4,7 @@ from typing import Any, Final
 
 from galactic.crds.vpc import Vpc, VpcStatus
 from galactic.errors import NotYet, Rejected
-from galactic.kube.informer import Key
-from galactic.kube.resources import VPCS
-from galactic.names import parse_vpc, vpc_hex
-from galactic.operator.conditions import (
+from galactic.kube.conditions import (
     ACCEPTED,
     DELETING,
     READY,
@@ -16,10 +13,13 @@ from galactic.operator.conditions import (
     now,
     reason_of,
 )
+from galactic.kube.informer import Key
+from galactic.kube.resources import VPCS
+from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.desk import Desk
 from galactic.operator.identifiers import taken
-from galactic.operator.networks import Network, parse_networks
 from galactic.operator.state import Broken
+from galactic.validation.networks import Network, parse_networks
 
 NAMED: Final = 5
 """How many holders a message names."""

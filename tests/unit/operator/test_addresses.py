@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from galactic.errors import NotYet
 from galactic.operator.addresses import Addresses, Held
-from galactic.operator.networks import host
+from galactic.validation.networks import host
 
 
 def key(number):

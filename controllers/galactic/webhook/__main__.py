@@ -6,20 +6,20 @@ from functools import partial
 from ipaddress import ip_network
 
 from galactic.errors import GalacticError, Unreachable
+from galactic.kube.certificates import Lifetime
 from galactic.kube.client import Kube, connect
 from galactic.kube.informer import Informer
 from galactic.launch import Health, launch
 from galactic.metrics import registry
-from galactic.operator.admission.certificate import Lifetime
-from galactic.operator.admission.cluster import WATCHED, Cluster, kept
-from galactic.operator.admission.configuration import Door
-from galactic.operator.admission.judge import Judge, Rules
-from galactic.operator.admission.keeper import Files, Keeper, Wanted
-from galactic.operator.admission.metrics import Metrics
-from galactic.operator.admission.nodesegment import identities
-from galactic.operator.admission.server import Certificate, Server
-from galactic.operator.admission.vpc import Range
 from galactic.settings import WebhookSettings, load
+from galactic.webhook.cluster import WATCHED, Cluster, kept
+from galactic.webhook.configuration import Door
+from galactic.webhook.judge import Judge, Rules
+from galactic.webhook.keeper import Files, Keeper, Wanted
+from galactic.webhook.metrics import Metrics
+from galactic.webhook.nodesegment import identities
+from galactic.webhook.server import Certificate, Server
+from galactic.webhook.vpc import Range
 
 
 async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> None:

@@ -7,7 +7,7 @@ from galactic.crds.model import parse
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.operator.nad import configuration
-from galactic.operator.plan import outside, plan
+from galactic.validation.attachment import outside, plan
 
 
 def attachment(**spec):

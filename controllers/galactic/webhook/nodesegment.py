@@ -8,8 +8,8 @@ from ipaddress import IPv6Network
 from typing import Final
 
 from galactic.errors import Rejected
-from galactic.operator.admission.review import User
 from galactic.srv6 import parse_prefix
+from galactic.webhook.review import User
 
 NODE_NAME: Final = "authentication.kubernetes.io/node-name"
 """In the token of a pod's service account, from Kubernetes 1.30 on."""

@@ -16,21 +16,19 @@ import structlog
 from cryptography import x509
 
 from galactic.errors import GalacticError, NotYet, Rejected
+from galactic.kube.certificates import Bundle, Lifetime, renewed
 from galactic.kube.client import Conflict, NotFound, Object, Patch
+from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.kube.resources import NAMESPACES, SECRETS, Resource
-from galactic.operator.admission.certificate import Bundle, Lifetime, renewed
-from galactic.operator.admission.configuration import (
-    ADMISSION_LABEL,
-    IGNORED,
+from galactic.webhook.configuration import (
     Door,
     Policy,
     configurations,
     merged,
-    to_be_labelled,
 )
-from galactic.operator.admission.metrics import Metrics
-from galactic.operator.admission.nodesegment import NO_IDENTITIES, Identities
-from galactic.operator.admission.server import Certificate
+from galactic.webhook.metrics import Metrics
+from galactic.webhook.nodesegment import NO_IDENTITIES, Identities
+from galactic.webhook.server import Certificate
 
 log = structlog.get_logger(__name__)
 LONGEST_PAUSE: Final = 30.0

@@ -3,7 +3,7 @@ from ipaddress import IPv6Network
 import pytest
 
 from galactic.errors import Rejected
-from galactic.operator.networks import parse_networks
+from galactic.validation.networks import parse_networks
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 

@@ -13,9 +13,9 @@ import structlog
 from aiohttp import web
 
 from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.operator.admission.configuration import MUTATE, TIMEOUT_SECONDS, VALIDATE
-from galactic.operator.admission.metrics import Metrics
-from galactic.operator.admission.review import Answer, Request, parse, rendered
+from galactic.webhook.configuration import MUTATE, TIMEOUT_SECONDS, VALIDATE
+from galactic.webhook.metrics import Metrics
+from galactic.webhook.review import Answer, Request, parse, rendered
 
 log = structlog.get_logger(__name__)
 MARGIN_SECONDS: Final = 1.0

@@ -1,5 +1,5 @@
 from galactic.crds.model import Condition
-from galactic.operator.conditions import State, conditions, status_patch
+from galactic.kube.conditions import State, conditions, status_patch
 
 BEFORE = (
     Condition(

@@ -4,17 +4,16 @@ from typing import Any
 
 import pytest
 
+from galactic.kube.namespaces import ADMISSION_LABEL, to_be_labelled
 from galactic.kube.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
-from galactic.operator.admission.configuration import (
-    ADMISSION_LABEL,
+from galactic.webhook.configuration import (
     INJECT,
     NAME_LABEL,
     Door,
     configurations,
     merged,
-    to_be_labelled,
 )
-from galactic.operator.admission.nodesegment import identities
+from galactic.webhook.nodesegment import identities
 
 DOOR = Door("galactic-system", "galactic-webhook", bundle="Q0E=")
 

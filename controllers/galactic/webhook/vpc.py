@@ -9,9 +9,9 @@ from galactic.crds.vpc import AllowedNamespaces, Vpc
 from galactic.errors import Rejected
 from galactic.kube.informer import Key
 from galactic.names import parse_vpc
-from galactic.operator.admission.review import Answer
-from galactic.operator.grants import selects
-from galactic.operator.networks import Address, Network, overlaps, parse_network, parse_networks, within
+from galactic.validation.grants import selects
+from galactic.validation.networks import Address, Network, overlaps, parse_network, parse_networks, within
+from galactic.webhook.review import Answer
 
 NAMED: Final = 3
 """How many holders a message names."""

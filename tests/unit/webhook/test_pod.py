@@ -13,8 +13,8 @@ from galactic.names import (
     NETWORKS_ANNOTATION,
     VPC_ANNOTATION,
 )
-from galactic.operator.admission import pod
-from galactic.operator.admission.pod import Attachment
+from galactic.webhook import pod
+from galactic.webhook.pod import Attachment
 
 
 def thing(name: str = "web-1", annotations: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:

@@ -29,9 +29,9 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import ATTACHMENT_LABEL
-from galactic.operator.admission.vpc import Range, Used
-from galactic.operator.networks import Network, host
-from galactic.operator.plan import plan
+from galactic.validation.attachment import plan
+from galactic.validation.networks import Network, host
+from galactic.webhook.vpc import Range, Used
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T", bound=Model)

@@ -14,10 +14,10 @@ from galactic.names import (
     NETWORKS_ANNOTATION,
     VPC_ANNOTATION,
 )
-from galactic.operator.admission.cluster import Cluster
-from galactic.operator.admission.judge import POD_NAME, Judge, Rules
-from galactic.operator.admission.nodesegment import NODE_NAME, identities
-from galactic.operator.admission.review import Answer, Operation, Request, User
+from galactic.webhook.cluster import Cluster
+from galactic.webhook.judge import POD_NAME, Judge, Rules
+from galactic.webhook.nodesegment import NODE_NAME, identities
+from galactic.webhook.review import Answer, Operation, Request, User
 
 ACCOUNT = "system:serviceaccount:galactic-system:galactic-node"
 

@@ -18,17 +18,18 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from galactic.errors import Rejected
+from galactic.kube.certificates import Bundle, Lifetime
+from galactic.kube.namespaces import ADMISSION_LABEL
 from galactic.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
-from galactic.operator.admission import server as serving
-from galactic.operator.admission.certificate import Bundle, Lifetime
-from galactic.operator.admission.configuration import ADMISSION_LABEL, POD_TIMEOUT_SECONDS, Door
-from galactic.operator.admission.judge import Rules
-from galactic.operator.admission.keeper import Files, Keeper, Wanted
-from galactic.operator.admission.metrics import Metrics
-from galactic.operator.admission.nodesegment import identities
-from galactic.operator.admission.review import YES, Answer, Request
-from galactic.operator.admission.server import Certificate, Decision, Server
 from galactic.settings import WebhookSettings
+from galactic.webhook import server as serving
+from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, Door
+from galactic.webhook.judge import Rules
+from galactic.webhook.keeper import Files, Keeper, Wanted
+from galactic.webhook.metrics import Metrics
+from galactic.webhook.nodesegment import identities
+from galactic.webhook.review import YES, Answer, Request
+from galactic.webhook.server import Certificate, Decision, Server
 
 KEY = (SECRETS, "galactic-system", "galactic-webhook")
 HOOKS = (MUTATING_WEBHOOKS, "", "galactic-webhook")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, KUBE_SYSTEM, NAMED_NAMESPACES
 from galactic.kube.resources import (
     MUTATING_WEBHOOKS,
     NODE_SEGMENTS,
@@ -21,7 +22,7 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import ATTACHMENT_ANNOTATION, GROUP, VERSION, VPC_ANNOTATION
-from galactic.operator.admission.nodesegment import NO_IDENTITIES, Identities
+from galactic.webhook.nodesegment import NO_IDENTITIES, Identities
 
 MUTATE, VALIDATE = "/mutate", "/validate"
 TIMEOUT_SECONDS: Final = 10
@@ -29,13 +30,7 @@ TIMEOUT_SECONDS: Final = 10
 POD_TIMEOUT_SECONDS: Final = 15
 """The same for Pods, whose attachment may have to become ready first. Kubernetes allows 30."""
 MATCH_CONDITIONS: Final = (1, 28)
-NAMED_NAMESPACES: Final = (1, 21)
-"""From when on each namespace carries its name as a label."""
 NAME_LABEL: Final = "kubernetes.io/metadata.name"
-ADMISSION_LABEL: Final = f"{GROUP}/admission"
-IGNORED: Final = "ignore"
-"""The value of ADMISSION_LABEL on a namespace whose Pods never come by here."""
-KUBE_SYSTEM: Final = "kube-system"
 INJECT: Final = "cert-manager.io/inject-ca-from"
 
 Policy = Literal["Fail", "Ignore"]
@@ -156,11 +151,6 @@ def excluded(namespace: str, version: tuple[int, int]) -> list[dict[str, Any]]:
     ignored = {"key": ADMISSION_LABEL, "operator": "NotIn", "values": [IGNORED]}
     named = {"key": NAME_LABEL, "operator": "NotIn", "values": [KUBE_SYSTEM, namespace]}
     return [ignored, named] if version >= NAMED_NAMESPACES else [ignored]
-
-
-def to_be_labelled(namespace: str, version: tuple[int, int]) -> tuple[str, ...]:
-    """The namespaces that need ADMISSION_LABEL to be excluded, because the server does not label them itself."""
-    return () if version >= NAMED_NAMESPACES else tuple(dict.fromkeys((KUBE_SYSTEM, namespace)))
 
 
 def merged(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Final
 from galactic.crds.vpcattachment import AttachmentRoute, VpcAttachment
 from galactic.errors import Rejected
 from galactic.names import GROUP
-from galactic.operator.networks import (
+from galactic.validation.networks import (
     Address,
     Interface,
     Network,

@@ -22,8 +22,8 @@ from galactic.names import (
     NETWORKS_ANNOTATION,
     VPC_ANNOTATION,
 )
-from galactic.operator.admission import multus
-from galactic.operator.admission.review import Answer
+from galactic.webhook import multus
+from galactic.webhook.review import Answer
 
 SUFFIX: Final = 5
 """Random letters at the end of a generated name, as in the names of Pods."""

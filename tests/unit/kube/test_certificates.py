@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galactic.errors import Rejected
-from galactic.operator.admission.certificate import Bundle, Lifetime, renewed
+from galactic.kube.certificates import Bundle, Lifetime, renewed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("galactic-webhook.galactic-system.svc", "fd00::1")

@@ -2,7 +2,7 @@ import pytest
 
 from galactic.crds.vpc import AllowedNamespaces
 from galactic.errors import Rejected
-from galactic.operator.grants import granted, selects
+from galactic.validation.grants import granted, selects
 
 LABELS = {"team": "blue", "stage": "test"}
 

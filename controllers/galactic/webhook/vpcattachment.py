@@ -8,9 +8,9 @@ from typing import Final
 from galactic.crds.vpcattachment import AttachmentSpec, Interface, VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.informer import Key
-from galactic.operator.admission.review import Answer
-from galactic.operator.networks import Network, host
-from galactic.operator.plan import Plan, outside, plan
+from galactic.validation.attachment import Plan, outside, plan
+from galactic.validation.networks import Network, host
+from galactic.webhook.review import Answer
 
 Holder = Callable[[Network], Key | None]
 """Which other attachment of the VPC leads to a network."""

@@ -9,9 +9,9 @@ from galactic.crds.model import parse
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.operator.admission import nodesegment, vpc, vpcattachment
-from galactic.operator.admission.review import User
-from galactic.operator.admission.vpc import Range, Used
+from galactic.webhook import nodesegment, vpc, vpcattachment
+from galactic.webhook.review import User
+from galactic.webhook.vpc import Range, Used
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PODS = Range(ip_network("10.244.0.0/16"), "the cluster's pods")

@@ -14,17 +14,17 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import Interface, VpcAttachment
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+from galactic.kube.conditions import ACCEPTED, READY
 from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import NETWORKS_ANNOTATION
-from galactic.operator.admission import multus, nodesegment, pod, vpc, vpcattachment
-from galactic.operator.admission.cluster import Cluster
-from galactic.operator.admission.nodesegment import Identities
-from galactic.operator.admission.review import YES, Answer, Request
-from galactic.operator.conditions import ACCEPTED, READY
-from galactic.operator.grants import granted, refusal
-from galactic.operator.networks import Network, parse_networks
-from galactic.operator.plan import outside
+from galactic.validation.attachment import outside
+from galactic.validation.grants import granted, refusal
+from galactic.validation.networks import Network, parse_networks
+from galactic.webhook import multus, nodesegment, pod, vpc, vpcattachment
+from galactic.webhook.cluster import Cluster
+from galactic.webhook.nodesegment import Identities
+from galactic.webhook.review import YES, Answer, Request
 
 log = structlog.get_logger(__name__)
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
