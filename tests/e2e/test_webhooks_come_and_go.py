@@ -19,7 +19,7 @@ from galactic.lab.cluster import Lab
 from galactic.lab.controllers import settings
 from galactic.lab.credentials import ADMIN
 from galactic.lab.state import CONTROL, State, interpreter
-from galactic.webhook.configuration import Door
+from galactic.webhook.configuration import ClientConfig
 
 SECONDS = 600
 LIFETIME = Lifetime(timedelta(minutes=4))
@@ -56,8 +56,8 @@ def hasty(state: State) -> dict[str, str]:
 
 def aged() -> dict[str, Any]:
     """The Secret of such a server as somebody left it whose CA is due for a successor by now."""
-    door = Door("galactic-system", NAME, URL)
-    bundle = renewed(None, door.names, LIFETIME, datetime.now(UTC) - LIFETIME.renewal)
+    client_config = ClientConfig("galactic-system", NAME, URL)
+    bundle = renewed(None, client_config.names, LIFETIME, datetime.now(UTC) - LIFETIME.renewal)
     data = {key: base64.b64encode(value).decode() for key, value in bundle.data().items()}
     meta = {"name": NAME, "namespace": "galactic-system"}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": data}

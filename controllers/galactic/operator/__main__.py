@@ -9,13 +9,13 @@ from galactic.kube.lease import Lease, identity, own_namespace
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.operator.api import Fenced
-from galactic.operator.desk import Rules
-from galactic.operator.feeds import feeds
-from galactic.operator.figures import pool, unattached, unready, vpcs
+from galactic.operator.context import Rules
+from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
-from galactic.operator.state import View
+from galactic.operator.reflectors import reflectors
+from galactic.operator.state import Caches
 from galactic.settings import OperatorSettings, load
 
 
@@ -23,7 +23,7 @@ from galactic.settings import OperatorSettings, load
 class Memo:
     """What kopf hands to the handlers."""
 
-    view: View
+    caches: Caches
 
 
 async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) -> None:
@@ -57,19 +57,19 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             waiting=lambda: len(reconciler.queue),
             requests=lambda: kube.requests,
             dropped=lambda: reconciler.events.dropped,
-            counts={cache.kind: cache.__len__ for cache in reconciler.view.caches},
+            counts={cache.kind: cache.__len__ for cache in reconciler.caches.by_kind},
             leads=lambda: lease.leads,
             holder=lambda: lease.holder,
-            unready=lambda: unready(reconciler.view),
-            unattached=lambda: unattached(reconciler.view),
-            vpcs=lambda: vpcs(reconciler.view, reconciler.books),
-            pool=lambda: pool(reconciler.view, rules),
+            unready=lambda: unready(reconciler.caches),
+            unattached=lambda: unattached(reconciler.caches),
+            vpcs=lambda: vpcs(reconciler.caches, reconciler.allocator),
+            pool=lambda: pool(reconciler.caches, rules),
         )
         parts = {
             asyncio.create_task(part)
             for part in (
-                *(feed.run() for feed in feeds(kube, reconciler.view)),
-                watch(Memo(reconciler.view), reconciler.resync),
+                *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
+                watch(Memo(reconciler.caches), reconciler.resync),
                 lease.run(reconciler.lead),
             )
         }

@@ -13,7 +13,7 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.kube.conditions import State
 from galactic.kube.informer import Key
 from galactic.kube.pods import attached, lacks_interface
-from galactic.operator.state import Pod, View
+from galactic.operator.state import Caches, Pod
 
 LISTED: Final = 5
 """Pods that a message names at the most."""
@@ -45,11 +45,11 @@ class Interfaces:
         """The attachment is gone."""
         self._since.pop(key, None)
 
-    def verdict(self, view: View, key: Key) -> Verdict:
+    def verdict(self, caches: Caches, key: Key) -> Verdict:
         """Of the attachment's pods that are live now."""
-        pods, name, now = tuple(_pods(view, key)), "/".join(key), self._clock()
-        lacking = [pod for pod in pods if lacks_interface(pod.place, name, _segment(view, pod))]
-        counted = [pod for pod in lacking if view.reports(pod.node)]
+        pods, name, now = tuple(_pods(caches, key)), "/".join(key), self._clock()
+        lacking = [pod for pod in pods if lacks_interface(pod.place, name, _segment(caches, pod))]
+        counted = [pod for pod in lacking if caches.reports(pod.node)]
         before = self._since.pop(key, {})
         since = {pod.metadata.uid: before.get(pod.metadata.uid, now) for pod in counted}
         if since:
@@ -61,7 +61,7 @@ class Interfaces:
             return Verdict(not_attached(overdue), lacking=overdue, again=again)
         if lacking:
             return Verdict(decided=False, again=again)
-        nodes = [pod.node for pod in pods if _has(name, _segment(view, pod))]
+        nodes = [pod.node for pod in pods if _has(name, _segment(caches, pod))]
         if nodes:
             return Verdict(State("True", "Attached", f"a pod has its interface on node {', '.join(nodes)}"))
         return Verdict()
@@ -92,9 +92,9 @@ def _names(segment: NodeSegment | None) -> set[str]:
     return {each.attachment for each in segment.status.endpoints} if segment else set()
 
 
-def _pods(view: View, key: Key) -> Iterator[Pod]:
-    for each in view.carriers(key):
-        pod = view.pods.get(each)
+def _pods(caches: Caches, key: Key) -> Iterator[Pod]:
+    for each in caches.carriers(key):
+        pod = caches.pods.get(each)
         if (
             pod is not None
             and pod.node
@@ -104,8 +104,8 @@ def _pods(view: View, key: Key) -> Iterator[Pod]:
             yield pod
 
 
-def _segment(view: View, pod: Pod) -> NodeSegment | None:
-    segment = view.segments.get(("", pod.node))
+def _segment(caches: Caches, pod: Pod) -> NodeSegment | None:
+    segment = caches.segments.get(("", pod.node))
     return segment if isinstance(segment, NodeSegment) else None
 
 

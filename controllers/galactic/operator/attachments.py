@@ -29,14 +29,14 @@ from galactic.kube.informer import Key
 from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
 from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.addresses import Held
+from galactic.operator.allocator import settled
 from galactic.operator.attached import Interfaces, Verdict, not_attached
-from galactic.operator.books import settled
-from galactic.operator.desk import Desk
+from galactic.operator.context import ReconcileContext
 from galactic.operator.nad import configuration, definition, labels
-from galactic.operator.routed import PATIENCE_SECONDS, Silence
-from galactic.operator.state import Broken
+from galactic.operator.route_reporting import PATIENCE_SECONDS, Silence
+from galactic.operator.state import Invalid
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
-from galactic.validation.attachment import Plan, outside, plan
+from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.grants import granted, refusal
 from galactic.validation.networks import Interface, Network, host
 
@@ -48,7 +48,7 @@ LOOK_SECONDS: Final = 0.05
 class Admitted:
     """An attachment with everything it was given. ``warning`` is empty or a sentence, ``revoked`` a lost grant."""
 
-    plan: Plan
+    plan: ParsedAttachment
     vpc: int
     function: int
     addresses: tuple[Interface, ...]
@@ -60,21 +60,21 @@ class Admitted:
 class Attachments:
     """The reconciler of VPCAttachments. ``evict`` is given the Pods that are to be replaced."""
 
-    def __init__(self, desk: Desk, vpcs: Vpcs, evict: Callable[[Key], None]) -> None:
-        self._desk, self._vpcs, self._evict = desk, vpcs, evict
+    def __init__(self, context: ReconcileContext, vpcs: Vpcs, evict: Callable[[Key], None]) -> None:
+        self._context, self._vpcs, self._evict = context, vpcs, evict
         self._silence = Silence()
-        self._interfaces = Interfaces(desk.rules.unattached_after)
+        self._interfaces = Interfaces(context.rules.unattached_after)
 
     async def reconcile(self, key: Key) -> None:
-        desk = self._desk
-        found = desk.view.attachments.get(key)
+        context = self._context
+        found = context.caches.attachments.get(key)
         if found is None:
-            self._silence.state(desk.view, key, None)
+            self._silence.state(context.caches, key, None)
             self._interfaces.forget(key)
             self._leave(key)
             return
         meta = found.metadata
-        if isinstance(found, Broken):
+        if isinstance(found, Invalid):
             await self._write(meta, AttachmentStatus(), None, found.problem)
             return
         if meta.deletion_timestamp is None:
@@ -91,11 +91,11 @@ class Attachments:
                     await self._hold(key)
                     return
             silence, again = None, False
-            if not desk.rules.router_outside:
-                silence, again = self._silence.state(desk.view, key, found)
+            if not context.rules.router_outside:
+                silence, again = self._silence.state(context.caches, key, found)
             if again:
-                desk.dirty(("attachment", key), PATIENCE_SECONDS)
-            verdict = self._interfaces.verdict(desk.view, key)
+                context.dirty(("attachment", key), PATIENCE_SECONDS)
+            verdict = self._interfaces.verdict(context.caches, key)
             await self._write(meta, found.status, admitted, problem, _said(silence, verdict))
             self._tell_sharing(key, meta)
             self._tell_unattached(key, verdict)
@@ -103,8 +103,8 @@ class Attachments:
 
     def _admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
         """Nothing is awaited here: what was seen to be free is claimed. Raises Rejected or NotYet."""
-        books, rules = self._desk.books, self._desk.rules
-        wanted = plan(attachment, rules.srv6_space)
+        allocator, rules = self._context.allocator, self._context.rules
+        wanted = parse_attachment(attachment, rules.srv6_space)
         if settled(attachment) not in (None, wanted.vpc):
             raise Rejected(
                 f"{'/'.join(wanted.vpc)} cannot replace {attachment.status.vpc}: immutable once ready; set it back, or "
@@ -115,12 +115,12 @@ class Attachments:
         vpc, revoked = self._door(key, wanted.vpc, attachment.status.ready)
         assert vpc.status.identifier is not None
         networks = self._vpcs.networks(wanted.vpc, vpc)
-        if (previous := books.home(key)) != wanted.vpc:
-            self._wake(books.join(key, wanted.vpc))
+        if (previous := allocator.vpc_of(key)) != wanted.vpc:
+            self._wake(allocator.assign(key, wanted.vpc))
             for changed in (previous, wanted.vpc):
                 if changed is not None:
-                    self._desk.dirty(("vpc", changed), COUNT_SECONDS)
-        book = books.of(wanted.vpc)
+                    self._context.dirty(("vpc", changed), COUNT_SECONDS)
+        allocations = allocator.of(wanted.vpc)
         try:
             addresses = self._addresses(key, attachment, wanted, networks)
             strangers = outside(wanted, addresses, networks)
@@ -132,24 +132,24 @@ class Attachments:
                 )
             if strangers and not wanted.addresses:
                 strangers += "; what was allocated is kept for as long as the attachment lives"
-            if book.addresses.claim(key, wanted.holds(addresses)):
-                self._wake(book.blocked - {key})
-            books.remember(key, addresses)
+            if allocations.addresses.claim(key, wanted.holds(addresses)):
+                self._wake(allocations.blocked - {key})
+            allocator.remember(key, addresses)
             function = self._function(key, wanted.vpc, attachment)
         except (Held, NotYet):
-            book.blocked.add(key)
+            allocations.blocked.add(key)
             raise
-        book.blocked.discard(key)
+        allocations.blocked.discard(key)
         return Admitted(
             wanted, parse_vpc(vpc.status.identifier), function, addresses, networks, strangers, revoked
         )
 
     def _door(self, key: Key, name: Key, was_ready: bool) -> tuple[Vpc, bool]:
         """The VPC, ready to be attached to, and whether its grant to the attachment was revoked."""
-        view = self._desk.view
-        vpc = view.vpcs.get(name)
-        namespace = view.namespaces.get(("", key[0]))
-        own, member = name[0] == key[0], self._desk.books.home(key) == name
+        caches = self._context.caches
+        vpc = caches.vpcs.get(name)
+        namespace = caches.namespaces.get(("", key[0]))
+        own, member = name[0] == key[0], self._context.allocator.vpc_of(key) == name
         revoked = False
         if not own:
             open_ = isinstance(vpc, Vpc) and granted(
@@ -161,7 +161,7 @@ class Attachments:
         if vpc is None:
             told = f"VPC {'/'.join(name)} does not exist; make it, or name another in spec.vpc"
             raise NotYet(told, reason="VPCNotFound")
-        if isinstance(vpc, Broken) or not vpc.status.ready or not vpc.status.identifier:
+        if isinstance(vpc, Invalid) or not vpc.status.ready or not vpc.status.identifier:
             told = f"VPC {'/'.join(name)} is not ready; kubectl describe vpc -n {name[0]} {name[1]} says why"
             raise NotYet(told, reason="VPCNotReady")
         if vpc.metadata.deletion_timestamp is not None and not member:
@@ -169,32 +169,34 @@ class Attachments:
         return vpc, revoked
 
     def _addresses(
-        self, key: Key, attachment: VpcAttachment, wanted: Plan, networks: tuple[Network, ...]
+        self, key: Key, attachment: VpcAttachment, wanted: ParsedAttachment, networks: tuple[Network, ...]
     ) -> tuple[Interface, ...]:
         """The addresses in force: given ones, or those allocated before, or new ones."""
         if wanted.addresses:
             return wanted.addresses
-        books = self._desk.books
-        book = books.of(wanted.vpc)
-        before = books.addresses(key) or _parsed(attachment.status.addresses)
+        allocator = self._context.allocator
+        allocations = allocator.of(wanted.vpc)
+        before = allocator.addresses(key) or _parsed(attachment.status.addresses)
         if before:
             return before  # whatever became of the VPC's networks: a pod may be using them
-        addresses = book.addresses.allocate(networks)
+        addresses = allocations.addresses.allocate(networks)
         # Free just now, so this cannot fail; they are kept even when a termination turns out to be held.
-        book.addresses.claim(key, book.addresses.held(key) | {host(address.ip) for address in addresses})
-        books.remember(key, addresses)
+        allocations.addresses.claim(
+            key, allocations.addresses.held(key) | {host(address.ip) for address in addresses}
+        )
+        allocator.remember(key, addresses)
         return addresses
 
     def _function(self, key: Key, vpc: Key, attachment: VpcAttachment) -> int:
-        book = self._desk.books.of(vpc)
-        if book.functions.of(key) is None and attachment.status.identifier:
+        allocations = self._context.allocator.of(vpc)
+        if allocations.functions.of(key) is None and attachment.status.identifier:
             with contextlib.suppress(Rejected):  # somebody wrote nonsense over it
-                book.functions.claim(key, parse_function(attachment.status.identifier))
-        return book.functions.allocate(key, attachment.metadata.uid)
+                allocations.functions.claim(key, parse_function(attachment.status.identifier))
+        return allocations.functions.allocate(key, attachment.metadata.uid)
 
     async def _define(self, key: Key, meta: Meta, admitted: Admitted) -> NotYet | None:
         """Makes the NetworkAttachmentDefinition what it has to be, or says what it waits for. Raises Terminating."""
-        api, nads = self._desk.api, self._desk.view.nads
+        api, nads = self._context.api, self._context.caches.nads
         config = configuration(
             meta,
             admitted.plan,
@@ -202,12 +204,12 @@ class Attachments:
             function=admitted.function,
             addresses=admitted.addresses,
             networks=admitted.networks,
-            mtu=self._desk.rules.mtu,
+            mtu=self._context.rules.mtu,
         )
         marks = labels(admitted.vpc, self._node(key))
         wanted = definition(meta, config, marks)
         if nads.get(key) is None:
-            if self._desk.view.terminating(meta.namespace):
+            if self._context.caches.terminating(meta.namespace):
                 raise client.Terminating(f"namespace {meta.namespace} is being deleted")
             try:  # one that another made just now the watch is about to tell of: Conflict, and tried again
                 nads.set(await api.create(NADS, wanted, meta.namespace))
@@ -240,11 +242,11 @@ class Attachments:
 
     def _node(self, key: Key) -> str:
         """The Node that the attachment is on, or is about to be on; empty where nobody knows."""
-        view = self._desk.view
-        found = view.attachments.get(key)
+        caches = self._context.caches
+        found = caches.attachments.get(key)
         endpoint = found.status.endpoint if isinstance(found, VpcAttachment) else None
         attached = endpoint.node if endpoint else ""
-        pods = [view.pods.get(pod) for pod in view.carriers(key)]
+        pods = [caches.pods.get(pod) for pod in caches.carriers(key)]
         nodes = [pod.node for pod in pods if pod is not None and pod.node]
         return attached if attached in nodes or not nodes else nodes[0]
 
@@ -289,21 +291,21 @@ class Attachments:
             if isinstance(problem, Held) and ours:
                 states[CONFLICT] = State("True", reason, str(problem))
         after["conditions"] = conditions(before.conditions, states, meta.generation, now())
-        await self._desk.status(VPC_ATTACHMENTS, meta, before, after)
+        await self._context.status(VPC_ATTACHMENTS, meta, before, after)
         if problem is not None and _generated(meta):
             self._tell_pods(meta, problem)
 
     def _tell_pods(self, meta: Meta, problem: Rejected | NotYet) -> None:
         """The user of a generated attachment looks at the Pod."""
-        view = self._desk.view
-        for key in view.carriers((meta.namespace, meta.name)):
-            if (pod := view.pods.get(key)) is not None:
-                self._desk.events.tell(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
+        caches = self._context.caches
+        for key in caches.carriers((meta.namespace, meta.name)):
+            if (pod := caches.pods.get(key)) is not None:
+                self._context.events.tell(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
 
     def _tell_sharing(self, key: Key, meta: Meta) -> None:
         """Two pods may be named to one attachment by mistake; while one replaces another it is about to go."""
-        view = self._desk.view
-        found = [(each, view.pods.get(each)) for each in view.carriers(key)]
+        caches = self._context.caches
+        found = [(each, caches.pods.get(each)) for each in caches.carriers(key)]
         names = sorted(
             each[1] for each, pod in found if pod and pod.live and pod.metadata.deletion_timestamp is None
         )
@@ -312,17 +314,17 @@ class Attachments:
                 f"pods {', '.join(names)} use it: the newest gets the traffic, the others are not reached; delete "
                 f"those not wanted, or give each an attachment of its own by the annotation {VPC_ANNOTATION}"
             )
-            self._desk.events.tell(VPC_ATTACHMENTS, meta, "Warning", "Shared", told)
+            self._context.events.tell(VPC_ATTACHMENTS, meta, "Warning", "Shared", told)
 
     def _tell_unattached(self, key: Key, verdict: Verdict) -> None:
         """The user of a pod looks at the Pod: an Event there, for each that runs without its interface."""
         for pod in verdict.lacking:
             state = not_attached((pod,))
-            self._desk.events.tell(PODS, pod.metadata, "Warning", state.reason, state.message)
-            if self._desk.rules.evict_unattached:
+            self._context.events.tell(PODS, pod.metadata, "Warning", state.reason, state.message)
+            if self._context.rules.evict_unattached:
                 self._evict((pod.metadata.namespace, pod.metadata.name))
         if verdict.again is not None:
-            self._desk.dirty(("attachment", key), max(verdict.again, LOOK_SECONDS))
+            self._context.dirty(("attachment", key), max(verdict.again, LOOK_SECONDS))
 
     async def _hold(self, key: Key) -> None:
         """The finalizer: there while a pod has it, so that nobody pulls the interface away under it. And the label
@@ -331,38 +333,38 @@ class Attachments:
         An endpoint counts as well, for pods without the label. A generated attachment's pod has it: there, an endpoint
         without a pod is one that a dead node left.
         """
-        desk = self._desk
-        found = desk.view.attachments.get(key)
-        if found is None or isinstance(found, Broken):
+        context = self._context
+        found = context.caches.attachments.get(key)
+        if found is None or isinstance(found, Invalid):
             return
         meta, endpoint = found.metadata, found.status.endpoint
-        pods = desk.view.carriers(key)
+        pods = context.caches.carriers(key)
         if _generated(meta):  # a namesake of its pod waits for this one to go
             owners = {owner.uid for owner in meta.owner_references}
-            pods = [pod for pod in pods if (it := desk.view.pods.get(pod)) and it.metadata.uid in owners]
+            pods = [pod for pod in pods if (it := context.caches.pods.get(pod)) and it.metadata.uid in owners]
         attached = endpoint is not None and not _generated(meta)
-        in_use = (bool(pods) or attached) and not desk.view.terminating(key[0])
+        in_use = (bool(pods) or attached) and not context.caches.terminating(key[0])
         if meta.deletion_timestamp is not None and in_use:
             who = f"pod {'/'.join(pods[0])}" if pods else "its pod"
             if endpoint is not None:
                 who += f" on node {endpoint.node}"
             state = State("True", "InUse", f"waits for {who} to go")
             after = conditions(found.status.conditions, {DELETING: state}, meta.generation, now())
-            await desk.status(VPC_ATTACHMENTS, meta, found.status, {"conditions": after})
+            await context.status(VPC_ATTACHMENTS, meta, found.status, {"conditions": after})
             return
-        vpc = desk.books.vpcs.of(home) if (home := desk.books.home(key)) else None
+        vpc = context.allocator.vpcs.of(vpc) if (vpc := context.allocator.vpc_of(key)) else None
         marks = {VPC_LABEL: vpc_hex(vpc)} if in_use and vpc is not None else {}
-        await desk.finalizer(VPC_ATTACHMENTS, meta, in_use, marks)
+        await context.finalizer(VPC_ATTACHMENTS, meta, in_use, marks)
 
     def _leave(self, key: Key) -> None:
-        vpc = self._desk.books.home(key)
-        self._wake(self._desk.books.leave(key))
+        vpc = self._context.allocator.vpc_of(key)
+        self._wake(self._context.allocator.release(key))
         if vpc:
-            self._desk.dirty(("vpc", vpc), COUNT_SECONDS)
+            self._context.dirty(("vpc", vpc), COUNT_SECONDS)
 
     def _wake(self, blocked: Any) -> None:
         for attachment in tuple(blocked):
-            self._desk.dirty(("attachment", attachment), 0.0)
+            self._context.dirty(("attachment", attachment), 0.0)
 
 
 def _said(silence: State | None, verdict: Verdict) -> Mapping[str, State | None]:

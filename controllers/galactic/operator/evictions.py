@@ -20,7 +20,7 @@ from galactic.kube.pods import lacks_interface
 from galactic.kube.resources import PODS
 from galactic.operator.events import Events
 from galactic.operator.queue import Queue
-from galactic.operator.state import Pod, View
+from galactic.operator.state import Caches, Pod
 
 log = structlog.get_logger(__name__)
 EVERY_SECONDS: Final = 5.0
@@ -41,8 +41,8 @@ class Api(Protocol):
 class Evictions:
     """``add`` marks a Pod that has run without its interface for the grace. ``count`` is told each result."""
 
-    def __init__(self, api: Api, view: View, events: Events, count: Callable[[str], None]) -> None:
-        self._api, self._view, self._events, self._count = api, view, events, count
+    def __init__(self, api: Api, caches: Caches, events: Events, count: Callable[[str], None]) -> None:
+        self._api, self._caches, self._events, self._count = api, caches, events, count
         self.queue: Queue[Key] = Queue()
 
     def add(self, key: Key) -> None:
@@ -61,7 +61,7 @@ class Evictions:
                 await asyncio.sleep(EVERY_SECONDS)
 
     async def _evict(self, key: Key) -> Result:
-        pod = self._view.pods.get(key)
+        pod = self._caches.pods.get(key)
         if (
             pod is None
             or not pod.owned
@@ -90,7 +90,7 @@ class Evictions:
     def _lacks(self, pod: Pod) -> bool:
         """Whether the Pod still runs without its interface."""
         name = f"{pod.metadata.namespace}/{pod.attachment}"
-        segment = self._view.segments.get(("", pod.node))
+        segment = self._caches.segments.get(("", pod.node))
         return lacks_interface(pod.place, name, segment if isinstance(segment, NodeSegment) else None)
 
     def _certain(self, pod: Pod) -> bool:
@@ -98,10 +98,10 @@ class Evictions:
 
         The router hears of attachments over MQTT, and so also while the node does not reach the API server.
         """
-        segment = self._view.segments.get(("", pod.node))
+        segment = self._caches.segments.get(("", pod.node))
         conditions = segment.status.conditions if isinstance(segment, NodeSegment) else ()
         if any(each.type in (READY, MULTUS) and each.status != "True" for each in conditions):
             return False
-        attachment = self._view.attachments.get((pod.metadata.namespace, pod.attachment))
+        attachment = self._caches.attachments.get((pod.metadata.namespace, pod.attachment))
         endpoint = attachment.status.endpoint if isinstance(attachment, VpcAttachment) else None
-        return self._view.reports(pod.node) and (endpoint is None or endpoint.node != pod.node)
+        return self._caches.reports(pod.node) and (endpoint is None or endpoint.node != pod.node)

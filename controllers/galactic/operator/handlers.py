@@ -1,4 +1,4 @@
-"""kopf's part: it watches what there is little of, and what it sees goes into the view (``feeds`` has the rest).
+"""kopf's part: it watches what there is little of, and what it sees goes into the caches (``reflectors`` has the rest).
 
 Only ``on.event`` handlers: kopf then writes nothing onto users' objects, neither annotations nor finalizers.
 
@@ -22,11 +22,11 @@ import structlog
 from galactic.errors import GalacticError
 from galactic.kube.informer import key_of
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, VPCS, Resource
-from galactic.operator.state import View
+from galactic.operator.state import Caches
 
 log = structlog.get_logger(__name__)
 WATCHED: Final = (VPCS, NODE_SEGMENTS, NODES, NAMESPACES)
-"""Of attachments, definitions and Pods there may be thousands: see ``feeds``."""
+"""Of attachments, definitions and Pods there may be thousands: see ``reflectors``."""
 WATCH_SECONDS: Final = 300
 """The server ends a watch after so long. kopf takes a stream silent for 70 s for dead; bookmarks come every 60."""
 RESTART_SECONDS: Final = 2.0
@@ -36,7 +36,7 @@ class Memo(Protocol):
     """What handlers get from kopf as ``memo``."""
 
     @property
-    def view(self) -> View: ...
+    def caches(self) -> Caches: ...
 
 
 def registry() -> kopf.OperatorRegistry:
@@ -53,7 +53,7 @@ def registry() -> kopf.OperatorRegistry:
 
 def _seen(resource: Resource) -> Any:
     async def seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
-        cache = memo.view.of(resource)
+        cache = memo.caches.of(resource)
         thing: Any = event["object"]
         if event["type"] == "DELETED":
             meta = thing["metadata"]
@@ -100,7 +100,7 @@ async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
 
 
 async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
-    """Feeds the view for ever. A signal to stop cancels the task that it runs in.
+    """Feeds the caches for ever. A signal to stop cancels the task that it runs in.
 
     kopf ends when a watch fails in a way it does not know (the API server restarting will do); it is then started
     again, and ``resynced`` is awaited, because something may have been missed.

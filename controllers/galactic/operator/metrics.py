@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from galactic.operator.figures import Pool, VpcFigures
+from galactic.operator.gauges import Pool, VpcFigures
 
 
 class Metrics:
@@ -122,7 +122,7 @@ class _Holder(Collector):
 
 
 class _Figures(Collector):
-    """What ``galactic.operator.figures`` finds."""
+    """What ``galactic.operator.gauges`` finds."""
 
     def __init__(self) -> None:
         self.unready: Callable[[], Mapping[tuple[str, str], int]] = dict

@@ -11,7 +11,7 @@ from galactic.crds.model import Meta
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.resources import NADS
 from galactic.names import API_VERSION, NODE_LABEL, VPC_LABEL, base62, label_value, vpc_hex
-from galactic.validation.attachment import Plan
+from galactic.validation.attachment import ParsedAttachment
 from galactic.validation.networks import Interface, Network
 
 CNI_VERSION: Final = "1.0.0"
@@ -20,7 +20,7 @@ LABELS: Final = {"app.kubernetes.io/managed-by": "galactic-operator"}
 
 def configuration(
     meta: Meta,
-    wanted: Plan,
+    wanted: ParsedAttachment,
     *,
     vpc: int,
     function: int,

@@ -12,46 +12,46 @@ from galactic.kube.client import Conflict, Terminating
 from galactic.kube.informer import Key
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, VPC_LABEL, vpc_hex
-from galactic.operator.desk import FINALIZER, Desk
+from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import LABELS
-from galactic.operator.state import Broken, Pod
+from galactic.operator.state import Invalid, Pod
 
 
 class Pods:
     """The reconciler of Pods with VPC_ANNOTATION."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: ReconcileContext) -> None:
+        self._context = context
 
     async def reconcile(self, key: Key) -> None:
-        desk = self._desk
-        pod = desk.view.pods.get(key)
-        if pod is None or not pod.generated or not pod.live or desk.view.terminating(key[0]):
+        context = self._context
+        pod = context.caches.pods.get(key)
+        if pod is None or not pod.generated or not pod.live or context.caches.terminating(key[0]):
             return
         if pod.metadata.deletion_timestamp is not None:
             return
         name = (key[0], pod.attachment)
-        if desk.view.attachments.get(name) is None:
+        if context.caches.attachments.get(name) is None:
             try:
                 vpc = _vpc(pod.vpc)
             except Rejected as problem:
-                desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
+                context.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 return
             try:
-                home = (vpc[0] or key[0], vpc[1])
-                body = attachment(pod, vpc, desk.books.vpcs.of(home))
-                made = await desk.api.create(VPC_ATTACHMENTS, body, key[0])
+                vpc = (vpc[0] or key[0], vpc[1])
+                body = attachment(pod, vpc, context.allocator.vpcs.of(vpc))
+                made = await context.api.create(VPC_ATTACHMENTS, body, key[0])
             except Conflict:
                 raise  # another made it just now: the watch is about to tell, and it is tried again
             except Terminating:
                 return  # the pod goes with its namespace, of which the watch is about to tell
             except Rejected as problem:
-                desk.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
+                context.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 raise  # tried again: a grant, a quota or room may come
-            desk.view.attachments.set(made)
-        there = desk.view.attachments.get(name)
+            context.caches.attachments.set(made)
+        there = context.caches.attachments.get(name)
         if there is not None and not owned(there, pod):
-            desk.events.tell(
+            context.events.tell(
                 PODS,
                 pod.metadata,
                 "Warning",
@@ -60,7 +60,7 @@ class Pods:
             )
 
 
-def owned(there: VpcAttachment | Broken, pod: Pod) -> bool:
+def owned(there: VpcAttachment | Invalid, pod: Pod) -> bool:
     """Whether the attachment was made for that very Pod."""
     return any(owner.uid == pod.metadata.uid for owner in there.metadata.owner_references)
 

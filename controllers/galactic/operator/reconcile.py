@@ -1,7 +1,7 @@
 """The reconciler: who has to look again when something changes, and workers that look.
 
 Level-triggered: a change marks objects dirty, a worker compares what is with what should be. What a worker learns from
-the API's answers goes into the view at once, so the next look never builds on something older than our own writes.
+the API's answers goes into the caches at once, so the next look never builds on something older than our own writes.
 """
 
 import asyncio
@@ -22,18 +22,18 @@ from galactic.kube.client import Conflict, NotFound
 from galactic.kube.informer import Key
 from galactic.kube.lease import Deposed
 from galactic.operator import attached
+from galactic.operator.allocator import Allocator, reference, restore
 from galactic.operator.api import Api
 from galactic.operator.attachments import Attachments
-from galactic.operator.books import Books, reference, restore
-from galactic.operator.desk import Desk, Item, Rules
+from galactic.operator.context import Item, ReconcileContext, Rules
 from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
 from galactic.operator.queue import Queue
-from galactic.operator.routed import PATIENCE_SECONDS, arrived
+from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
-from galactic.operator.state import Agent, Broken, Cache, Listener, Nad, Node, Pod, View
+from galactic.operator.state import Agent, Cache, Caches, Invalid, Listener, Nad, Node, Pod
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 from galactic.validation.networks import Network, host
 
@@ -45,7 +45,7 @@ Report = Callable[[str | None], None]
 
 
 class Reconciler(Listener):
-    """``lead`` works until it is cancelled, and may be begun again: before and between, the view alone is kept.
+    """``lead`` works until it is cancelled, and may be begun again: before and between, only the caches are kept.
 
     ``report`` is told what is wrong with the API server, or None. ``namespace``: Galactic's own.
     """
@@ -63,17 +63,17 @@ class Reconciler(Listener):
         self._tell = report or (lambda _problem: None)
         self._away = False
         self.queue: Queue[Item] = Queue(first=lambda item: item[0] != "attachment")
-        self.view = View(self, namespace)
+        self.caches = Caches(self, namespace)
         self.events = Events(api)
-        self.books = Books()
-        desk = Desk(api, self.view, self.books, self.events, rules, self.queue.add)
-        self._vpcs = Vpcs(desk)
+        self.allocator = Allocator()
+        context = ReconcileContext(api, self.caches, self.allocator, self.events, rules, self.queue.add)
+        self._vpcs = Vpcs(context)
         self.evictions = Evictions(
-            api, self.view, self.events, lambda result: metrics.evictions.labels(result).inc()
+            api, self.caches, self.events, lambda result: metrics.evictions.labels(result).inc()
         )
-        self._attachments = Attachments(desk, self._vpcs, self.evictions.add)
-        self._segments = Segments(desk)
-        self._pods = Pods(desk)
+        self._attachments = Attachments(context, self._vpcs, self.evictions.add)
+        self._segments = Segments(context)
+        self._pods = Pods(context)
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
         self._work: dict[str, Callable[[Key], Awaitable[None]]] = {
             "vpc": self._vpcs.reconcile,
@@ -105,12 +105,12 @@ class Reconciler(Listener):
         A list is what the API server has, whereas a watch may be behind: another replica may just have handed out what
         this one does not know of.
         """
-        for cache in self.view.caches:
+        for cache in self.caches.by_kind:
             await self._list(cache)
         self.queue.clear()
         self.evictions.queue.clear()
-        self.books.clear()
-        restore(self.books, self.view)
+        self.allocator.clear()
+        restore(self.allocator, self.caches)
         self._look_again()
 
     async def run(self) -> None:
@@ -124,7 +124,7 @@ class Reconciler(Listener):
 
     async def resync(self) -> None:
         """Lists every kind again and looks at every object: repairs whatever was lost. Raises GalacticError."""
-        for cache in self.view.caches:
+        for cache in self.caches.by_kind:
             missed = await self._list(cache)
             if missed:
                 log.warning("deletions missed by the watch", kind=cache.kind, count=missed)
@@ -132,27 +132,27 @@ class Reconciler(Listener):
         self._look_again()
 
     def _look_again(self) -> None:
-        for key in self.view.vpcs:
+        for key in self.caches.vpcs:
             self.queue.add(("vpc", key))
-        for key in self.view.attachments:
+        for key in self.caches.attachments:
             self.queue.add(("attachment", key))
-        for key in self.view.segments:
+        for key in self.caches.segments:
             self.queue.add(("segment", key))
-        for key in self.view.nodes:
+        for key in self.caches.nodes:
             self.queue.add(("node", key))
-        for key in self.view.pods:
+        for key in self.caches.pods:
             self.queue.add(("pod", key))
 
     # What dirties what.
 
-    def vpc_changed(self, key: Key, old: Vpc | Broken | None, new: Vpc | Broken | None) -> None:
+    def vpc_changed(self, key: Key, old: Vpc | Invalid | None, new: Vpc | Invalid | None) -> None:
         self.queue.add(("vpc", key))
         if _outlook(old) != _outlook(new):
             for attachment in self._members.get(key, ()):
                 self.queue.add(("attachment", attachment))
 
     def attachment_changed(
-        self, key: Key, old: VpcAttachment | Broken | None, new: VpcAttachment | Broken | None
+        self, key: Key, old: VpcAttachment | Invalid | None, new: VpcAttachment | Invalid | None
     ) -> None:
         self.queue.add(("attachment", key))
         before, after = _vpc_of(old), _vpc_of(new)
@@ -166,17 +166,17 @@ class Reconciler(Listener):
         if after and _attached(old) != _attached(new):
             self.queue.add(("vpc", after), COUNT_SECONDS)
         if old is None or new is None or _spec(old) != _spec(new):
-            self.books.name(key, after, _named(new))
+            self.allocator.name(key, after, _named(new))
         if new is None:
-            for pod in self.view.carriers(key):
+            for pod in self.caches.carriers(key):
                 self.queue.add(("pod", pod))  # whoever made away with it: a live one gets another
 
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
-        if self.view.attachments.get(key) is not None:
+        if self.caches.attachments.get(key) is not None:
             self.queue.add(("attachment", key))
 
     def segment_changed(
-        self, key: Key, old: NodeSegment | Broken | None, new: NodeSegment | Broken | None
+        self, key: Key, old: NodeSegment | Invalid | None, new: NodeSegment | Invalid | None
     ) -> None:
         self._segments.changed(key, new)
         before, after = (each if isinstance(each, NodeSegment) else None for each in (old, new))
@@ -198,9 +198,9 @@ class Reconciler(Listener):
         if old and new and (old.labels, old.deletion_timestamp) == (new.labels, new.deletion_timestamp):
             return
         name = key[1]
-        for attachment in [attachment for attachment in self.view.attachments if attachment[0] == name]:
+        for attachment in [attachment for attachment in self.caches.attachments if attachment[0] == name]:
             self.queue.add(("attachment", attachment))
-        for vpc in [vpc for vpc in self.view.vpcs if vpc[0] == name]:
+        for vpc in [vpc for vpc in self.caches.vpcs if vpc[0] == name]:
             self.queue.add(("vpc", vpc))
 
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
@@ -209,7 +209,7 @@ class Reconciler(Listener):
         for pod in (old, new):
             if pod is not None and (old is None or new is None or _place(old) != _place(new)):
                 attachment = (key[0], pod.attachment)
-                if self.view.attachments.get(attachment) is not None:
+                if self.caches.attachments.get(attachment) is not None:
                     self.queue.add(("attachment", attachment))
 
     # Work.
@@ -265,7 +265,7 @@ class Reconciler(Listener):
         return cache.replace(things, since)
 
 
-def _outlook(vpc: Vpc | Broken | None) -> object:
+def _outlook(vpc: Vpc | Invalid | None) -> object:
     """What of a VPC its attachments depend on."""
     if not isinstance(vpc, Vpc):
         return None
@@ -273,17 +273,17 @@ def _outlook(vpc: Vpc | Broken | None) -> object:
     return vpc.spec, vpc.status.ready, vpc.status.identifier, deleting
 
 
-def _vpc_of(attachment: VpcAttachment | Broken | None) -> Key | None:
+def _vpc_of(attachment: VpcAttachment | Invalid | None) -> Key | None:
     if not isinstance(attachment, VpcAttachment):
         return None
     return reference(attachment)
 
 
-def _spec(attachment: VpcAttachment | Broken) -> object:
+def _spec(attachment: VpcAttachment | Invalid) -> object:
     return attachment.spec if isinstance(attachment, VpcAttachment) else None
 
 
-def _named(attachment: VpcAttachment | Broken | None) -> frozenset[Network]:
+def _named(attachment: VpcAttachment | Invalid | None) -> frozenset[Network]:
     """The addresses that the specification gives, as far as they are any."""
     if not isinstance(attachment, VpcAttachment):
         return frozenset()
@@ -303,5 +303,5 @@ def _place(pod: Pod) -> object:
     return pod.live, pod.node, pod.place.started, leaving
 
 
-def _attached(attachment: VpcAttachment | Broken | None) -> bool:
+def _attached(attachment: VpcAttachment | Invalid | None) -> bool:
     return isinstance(attachment, VpcAttachment) and attachment.status.endpoint is not None

@@ -33,7 +33,7 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.launch import configure_logs
-from galactic.operator.desk import FINALIZER
+from galactic.operator.context import FINALIZER
 from galactic.settings import Settings, load
 
 log = structlog.get_logger(__name__)

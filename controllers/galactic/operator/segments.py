@@ -18,9 +18,9 @@ from galactic.kube.conditions import ACCEPTED, MULTUS, READY, State, conditions,
 from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
-from galactic.operator.desk import Desk
+from galactic.operator.context import ReconcileContext
 from galactic.operator.nad import LABELS
-from galactic.operator.state import Broken, Node, View
+from galactic.operator.state import Caches, Invalid, Node
 from galactic.srv6 import SHORTEST_PREFIX, parse_prefix
 
 _MANAGED: Final = next(iter(LABELS.items()))
@@ -29,15 +29,15 @@ _MANAGED: Final = next(iter(LABELS.items()))
 class Segments:
     """The reconciler of Nodes' annotations and of NodeSegments."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: ReconcileContext) -> None:
+        self._context = context
         self._prefixes: dict[Key, IPv6Network] = {}
         # By a prefix's first 48 bits, as no prefix is shorter: the segments there, and the nodes that wait for room.
         self._near: defaultdict[int, set[Key]] = defaultdict(set)
         self._refused: defaultdict[int, set[Key]] = defaultdict(set)
         self._next = 0  # of the pool, the prefix that is looked at next
 
-    def changed(self, key: Key, new: NodeSegment | Broken | None) -> None:
+    def changed(self, key: Key, new: NodeSegment | Invalid | None) -> None:
         """Keeps the index of prefixes, and marks those dirty that share an address with what changed."""
         try:
             prefix = parse_prefix(new.spec.prefix) if isinstance(new, NodeSegment) else None
@@ -47,8 +47,8 @@ class Segments:
 
     def _wake(self, keys: set[Key]) -> None:
         for key in keys:
-            self._desk.dirty(("segment", key), 0.0)
-            self._desk.dirty(("node", key), 0.0)
+            self._context.dirty(("segment", key), 0.0)
+            self._context.dirty(("node", key), 0.0)
 
     def _index(self, key: Key, prefix: IPv6Network | None) -> set[Key]:
         """Enters the prefix; None takes it out. Whom that concerns: those near the old prefix and near the new one."""
@@ -68,10 +68,10 @@ class Segments:
 
     async def node(self, key: Key) -> None:
         """One Node: gets its NodeSegment, and NOT_READY_TAINT comes and goes. Events on the Node say what is wrong."""
-        desk = self._desk
-        node = desk.view.nodes.get(key)
+        context = self._context
+        node = context.caches.nodes.get(key)
         if node is None or node.metadata.deletion_timestamp is not None:
-            if desk.view.segments.get(key) is None:
+            if context.caches.segments.get(key) is None:
                 self._wake(self._index(key, None))
             return
         await self._give(key, node.metadata)
@@ -79,36 +79,36 @@ class Segments:
 
     async def _give(self, key: Key, node: Meta) -> None:
         """The Node has the NodeSegment that it asks for."""
-        desk = self._desk
-        segment = desk.view.segments.get(key)
+        context = self._context
+        segment = context.caches.segments.get(key)
         source, text = PREFIX_ANNOTATION, node.annotations.get(PREFIX_ANNOTATION)
         if text is None:
-            source, text = "segments", desk.rules.segments.get(node.name)
+            source, text = "segments", context.rules.segments.get(node.name)
         try:
-            if text is None and desk.rules.pool is not None and segment is None:
-                source, text = "pool", str(self._free(key, desk.rules.pool))
+            if text is None and context.rules.pool is not None and segment is None:
+                source, text = "pool", str(self._free(key, context.rules.pool))
             if text is None:
                 if segment is None:
                     told = (
                         f"no SRv6 prefix: pods here get no attachment; annotate it with {PREFIX_ANNOTATION}"
                     )
-                    desk.events.tell(NODES, node, "Warning", "NoPrefix", told)
+                    context.events.tell(NODES, node, "Warning", "NoPrefix", told)
                 return
             prefix = self._allowed(text, key)
         except Rejected as problem:
             if problem.reason == "PrefixOverlap" and text is not None:
                 self._refused[_block(parse_prefix(text))].add(key)
-            desk.events.tell(NODES, node, "Warning", problem.reason, f"{source}: {problem}")
+            context.events.tell(NODES, node, "Warning", problem.reason, f"{source}: {problem}")
             return
         if segment is None:
             self._index(key, prefix)  # before it exists, so that no other node gets it meanwhile
-            made = await desk.api.create(NODE_SEGMENTS, _wanted(node, prefix))
-            desk.view.segments.set(made)
-            desk.events.tell(NODES, node, "Normal", "NodeSegmentCreated", f"SRv6 prefix {prefix}")
-        elif not isinstance(segment, Broken) and self._prefixes.get(key) != prefix:
+            made = await context.api.create(NODE_SEGMENTS, _wanted(node, prefix))
+            context.caches.segments.set(made)
+            context.events.tell(NODES, node, "Normal", "NodeSegmentCreated", f"SRv6 prefix {prefix}")
+        elif not isinstance(segment, Invalid) and self._prefixes.get(key) != prefix:
             name, value = _MANAGED
             if segment.metadata.labels.get(name) != value:
-                desk.events.tell(
+                context.events.tell(
                     NODES,
                     node,
                     "Warning",
@@ -118,13 +118,13 @@ class Segments:
                 )
                 return
             patch = {"spec": {"prefix": str(prefix)}}
-            desk.view.segments.set(await desk.api.patch(NODE_SEGMENTS, key[1], patch))
+            context.caches.segments.set(await context.api.patch(NODE_SEGMENTS, key[1], patch))
 
     def _free(self, key: Key, pool: IPv6Network) -> IPv6Network:
         """A prefix of the pool that nobody has. Raises Rejected."""
         if (claimed := self._prefixes.get(key)) is not None:
             return claimed  # by an earlier try
-        length = self._desk.rules.pool_length
+        length = self._context.rules.pool_length
         there = 1 << (length - pool.prefixlen)
         for _ in range(there):
             address = int(pool.network_address) + (self._next << (128 - length))
@@ -140,31 +140,31 @@ class Segments:
 
     async def _taint(self, key: Key, node: Node) -> None:
         """NOT_READY_TAINT keeps pods away from a Node on which they cannot be attached, as the settings say."""
-        desk = self._desk
-        problem = obstacle(desk.view, key, node.metadata.uid)
+        context = self._context
+        problem = obstacle(context.caches, key, node.metadata.uid)
         if problem is None or node.held_back is bool(problem):
             return
-        if not (desk.rules.set_node_taint if problem else desk.rules.remove_node_taint):
+        if not (context.rules.set_node_taint if problem else context.rules.remove_node_taint):
             return
         meta = node.metadata
         taints = [dict(taint) for taint in node.taints if taint["key"] != NOT_READY_TAINT]
         if problem:
             taints.append({"key": NOT_READY_TAINT, "effect": "NoSchedule"})
         patch = {"metadata": {"resourceVersion": meta.resource_version}, "spec": {"taints": taints}}
-        desk.view.nodes.set(await desk.api.patch(NODES, meta.name, patch))
+        context.caches.nodes.set(await context.api.patch(NODES, meta.name, patch))
         if problem:
             told = f"pods cannot be attached: {problem}; {NOT_READY_TAINT} keeps new ones away"
-            desk.events.tell(NODES, meta, "Warning", "AgentNotReady", told)
+            context.events.tell(NODES, meta, "Warning", "AgentNotReady", told)
         else:
-            desk.events.tell(
+            context.events.tell(
                 NODES, meta, "Normal", "NodeReady", f"pods can be attached: {NOT_READY_TAINT} is gone"
             )
 
     async def segment(self, key: Key) -> None:
         """One NodeSegment: a condition if its prefix will not do. The rest of the status is its node's."""
-        desk = self._desk
-        segment = desk.view.segments.get(key)
-        if segment is None or isinstance(segment, Broken):
+        context = self._context
+        segment = context.caches.segments.get(key)
+        if segment is None or isinstance(segment, Invalid):
             return
         state: State | None = None
         try:
@@ -175,7 +175,7 @@ class Segments:
         if state is None and not any(condition.type == ACCEPTED for condition in status.conditions):
             return
         after = conditions(status.conditions, {ACCEPTED: state}, meta.generation, now())
-        await desk.status(NODE_SEGMENTS, meta, status, {"conditions": after})
+        await context.status(NODE_SEGMENTS, meta, status, {"conditions": after})
 
     def _allowed(self, text: str, key: Key) -> IPv6Network:
         """The prefix. Raises Rejected when it is none, lies outside the SRv6 space, or an older segment overlaps it."""
@@ -184,13 +184,13 @@ class Segments:
         except Rejected as problem:
             message = str(problem).removeprefix(f"{problem.field}: ")
             raise Rejected(message, reason="InvalidPrefix") from problem
-        space = self._desk.rules.srv6_space
+        space = self._context.rules.srv6_space
         if space and not prefix.subnet_of(space):
             raise Rejected(
                 f"{prefix} lies outside the SRv6 space {space}; give a prefix inside it",
                 reason="PrefixOutsideSpace",
             )
-        new = self._desk.view.segments.get(key) is None
+        new = self._context.caches.segments.get(key) is None
         for other in sorted(self._near.get(_block(prefix), set()) - {key}):
             if self._prefixes[other].overlaps(prefix) and (new or self._age(other) < self._age(key)):
                 raise Rejected(
@@ -201,23 +201,23 @@ class Segments:
 
     def _age(self, key: Key) -> tuple[bool, str, Key]:
         """Sorts the older first, and what does not exist yet last."""
-        segment = self._desk.view.segments.get(key)
+        segment = self._context.caches.segments.get(key)
         return segment is None, segment.metadata.creation_timestamp if segment else "", key
 
 
-def obstacle(view: View, key: Key, uid: str) -> str | None:
+def obstacle(caches: Caches, key: Key, uid: str) -> str | None:
     """Why no pod can be attached on the Node of that UID, empty if one can; None where that is not known.
 
     It is not known of a Node that Galactic does not run on. A node controller that is away leaves its last words in the
     NodeSegment, so its Pod counts as well, where there are such Pods.
     """
-    segment, agent = view.segments.get(key), view.agent(key[1])
+    segment, agent = caches.segments.get(key), caches.agent(key[1])
     if not isinstance(segment, NodeSegment):
         return None
     if any(owner.kind == "Node" and owner.uid != uid for owner in segment.metadata.owner_references):
         return None  # of the Node's namesake, which went
     conditions = {condition.type: condition for condition in segment.status.conditions}
-    if agent is None and (len(view.agents) or not conditions):
+    if agent is None and (len(caches.agents) or not conditions):
         return None
     if agent is False:
         return "galactic-node is not ready there"

@@ -44,7 +44,7 @@ REMOVED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class Invalid:
     """An object that does not fit its model: stored before its schema was, or past it."""
 
     metadata: Meta
@@ -190,13 +190,13 @@ class Cache(Generic[T]):
 class Listener:
     """Is told of differences. The methods do nothing here."""
 
-    def vpc_changed(self, key: Key, old: "Vpc | Broken | None", new: "Vpc | Broken | None") -> None: ...
+    def vpc_changed(self, key: Key, old: "Vpc | Invalid | None", new: "Vpc | Invalid | None") -> None: ...
     def attachment_changed(
-        self, key: Key, old: "VpcAttachment | Broken | None", new: "VpcAttachment | Broken | None"
+        self, key: Key, old: "VpcAttachment | Invalid | None", new: "VpcAttachment | Invalid | None"
     ) -> None: ...
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None: ...
     def segment_changed(
-        self, key: Key, _old: "NodeSegment | Broken | None", new: "NodeSegment | Broken | None"
+        self, key: Key, _old: "NodeSegment | Invalid | None", new: "NodeSegment | Invalid | None"
     ) -> None: ...
     def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None: ...
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
@@ -208,16 +208,16 @@ AGENTS: Final = "app.kubernetes.io/name=galactic,app.kubernetes.io/component=nod
 """The labels that the chart puts on the node controller's Pods."""
 
 
-class View:
+class Caches:
     """One cache a kind. ``namespace``: Galactic's own, where the node controller's Pods are."""
 
     def __init__(self, listener: Listener, namespace: str = "galactic-system") -> None:
-        self.vpcs: Cache[Vpc | Broken] = Cache(VPCS, _vpc, listener.vpc_changed)
-        self.attachments: Cache[VpcAttachment | Broken] = Cache(
+        self.vpcs: Cache[Vpc | Invalid] = Cache(VPCS, _vpc, listener.vpc_changed)
+        self.attachments: Cache[VpcAttachment | Invalid] = Cache(
             VPC_ATTACHMENTS, _attachment, listener.attachment_changed
         )
         self.nads: Cache[Nad] = Cache(NADS, _nad, listener.nad_changed)
-        self.segments: Cache[NodeSegment | Broken] = Cache(NODE_SEGMENTS, _segment, listener.segment_changed)
+        self.segments: Cache[NodeSegment | Invalid] = Cache(NODE_SEGMENTS, _segment, listener.segment_changed)
         self.nodes: Cache[Node] = Cache(NODES, _node, listener.node_changed)
         self.namespaces: Cache[Meta] = Cache(NAMESPACES, _meta, listener.namespace_changed)
         self.pods: Cache[Pod] = Cache(PODS, _pod, self._pod_changed, labels=ATTACHMENT_LABEL)
@@ -228,7 +228,7 @@ class View:
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
 
     @property
-    def caches(self) -> tuple[Cache[Any], ...]:
+    def by_kind(self) -> tuple[Cache[Any], ...]:
         return (
             self.namespaces,
             self.nodes,
@@ -242,7 +242,7 @@ class View:
 
     def of(self, resource: Resource) -> Cache[Any]:
         """The cache of a kind; of Pods, those with an attachment."""
-        return next(cache for cache in self.caches if cache.resource == resource)
+        return next(cache for cache in self.by_kind if cache.resource == resource)
 
     def reports(self, node: str) -> bool:
         """Whether the node's controller is at work, as its Pod shows. True where the cluster has no such Pods."""
@@ -281,25 +281,25 @@ _KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
 _KEPT_LABELS: Final = (*LABELS, VPC_LABEL, NODE_LABEL)
 
 
-def _vpc(thing: Object) -> Vpc | Broken:
+def _vpc(thing: Object) -> Vpc | Invalid:
     try:
         return parse(Vpc, thing)
     except Rejected as problem:
-        return Broken(_meta(thing), problem)
+        return Invalid(_meta(thing), problem)
 
 
-def _attachment(thing: Object) -> VpcAttachment | Broken:
+def _attachment(thing: Object) -> VpcAttachment | Invalid:
     try:
         return parse(VpcAttachment, thing)
     except Rejected as problem:
-        return Broken(_meta(thing), problem)
+        return Invalid(_meta(thing), problem)
 
 
-def _segment(thing: Object) -> NodeSegment | Broken:
+def _segment(thing: Object) -> NodeSegment | Invalid:
     try:
         return parse(NodeSegment, thing)
     except Rejected as problem:
-        return Broken(_meta(thing), problem)
+        return Invalid(_meta(thing), problem)
 
 
 def _meta(thing: Object) -> Meta:

@@ -16,9 +16,9 @@ from galactic.kube.conditions import (
 from galactic.kube.informer import Key
 from galactic.kube.resources import VPCS
 from galactic.names import parse_vpc, vpc_hex
-from galactic.operator.desk import Desk
+from galactic.operator.context import ReconcileContext
 from galactic.operator.identifiers import taken
-from galactic.operator.state import Broken
+from galactic.operator.state import Invalid
 from galactic.validation.networks import Network, parse_networks
 
 NAMED: Final = 5
@@ -30,8 +30,8 @@ COUNT_SECONDS: Final = 1.0
 class Vpcs:
     """The reconciler of VPCs."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: ReconcileContext) -> None:
+        self._context = context
         self._networks: dict[Key, tuple[tuple[str, ...], tuple[Network, ...]]] = {}
 
     def networks(self, key: Key, vpc: Vpc) -> tuple[Network, ...]:
@@ -39,21 +39,21 @@ class Vpcs:
         texts = vpc.spec.networks
         known = self._networks.get(key)
         if known is None or known[0] != texts:
-            known = self._networks[key] = (texts, parse_networks(texts, self._desk.rules.srv6_space))
+            known = self._networks[key] = (texts, parse_networks(texts, self._context.rules.srv6_space))
         return known[1]
 
     async def reconcile(self, key: Key) -> None:
-        desk = self._desk
-        found = desk.view.vpcs.get(key)
+        context = self._context
+        found = context.caches.vpcs.get(key)
         if found is None:
             self._forget(key)
             return
         meta = found.metadata
-        book = desk.books.known(key)
-        members = sorted(book.members) if book else []
+        allocations = context.allocator.known(key)
+        members = sorted(allocations.members) if allocations else []
         problem: Rejected | NotYet | None = None
         try:
-            if isinstance(found, Broken):
+            if isinstance(found, Invalid):
                 raise found.problem
             self.networks(key, found)
             self._identify(key, found)
@@ -63,18 +63,18 @@ class Vpcs:
         after = self._status(key, problem, members, meta.deletion_timestamp is not None)
         after["conditions"] = conditions(status.conditions, after["conditions"], meta.generation, now())
         after["observedGeneration"] = meta.generation
-        await desk.status(VPCS, meta, status, after)
-        current = desk.view.vpcs.get(key)
+        await context.status(VPCS, meta, status, after)
+        current = context.caches.vpcs.get(key)
         if current is not None:
-            book = desk.books.known(key)  # another may have come while the status was written
-            hold = bool(book and book.members) and not desk.view.terminating(key[0])
+            allocations = context.allocator.known(key)  # another may have come while the status was written
+            hold = bool(allocations and allocations.members) and not context.caches.terminating(key[0])
             if hold and current.metadata.deletion_timestamp is not None:
                 return  # a finalizer cannot be added to what is being deleted; ours stays if it is there
-            await desk.finalizer(VPCS, current.metadata, hold)
+            await context.finalizer(VPCS, current.metadata, hold)
 
     def _identify(self, key: Key, vpc: Vpc) -> int:
-        """The VPC's identifier, entered in the books. Raises Rejected or NotYet."""
-        books, wanted, has = self._desk.books, vpc.spec.identifier, vpc.status.identifier
+        """The VPC's identifier, entered in the allocator. Raises Rejected or NotYet."""
+        allocator, wanted, has = self._context.allocator, vpc.spec.identifier, vpc.status.identifier
         if wanted and has and wanted != has:
             raise Rejected(
                 f"{wanted} cannot replace {has}: immutable; set it back, or make another VPC",
@@ -86,26 +86,26 @@ class Vpcs:
                 number = parse_vpc(wanted)
             except Rejected as error:
                 raise Rejected(str(error), reason="InvalidIdentifier", field="spec.identifier") from error
-            if not books.vpcs.claim(key, number):
-                books.blocked.add(key)
-                holder = books.vpcs.holder(number)
+            if not allocator.vpcs.claim(key, number):
+                allocator.blocked.add(key)
+                holder = allocator.vpcs.holder(number)
                 assert holder is not None
                 raise taken("VPC", wanted, "spec.identifier", holder)
-            books.blocked.discard(key)
+            allocator.blocked.discard(key)
             return number
-        if has and books.vpcs.of(key) is None:
+        if has and allocator.vpcs.of(key) is None:
             try:
-                if books.vpcs.claim(key, number := parse_vpc(has)):
+                if allocator.vpcs.claim(key, number := parse_vpc(has)):
                     return number
             except Rejected:
-                pass  # somebody wrote nonsense over it: the books know better, or a new one is drawn
-        return books.vpcs.allocate(key, vpc.metadata.uid)
+                pass  # somebody wrote nonsense over it: the allocator knows better, or a new one is drawn
+        return allocator.vpcs.allocate(key, vpc.metadata.uid)
 
     def _status(
         self, key: Key, problem: Rejected | NotYet | None, members: list[Key], deleting: bool
     ) -> dict[str, Any]:
-        desk = self._desk
-        number = desk.books.vpcs.of(key)
+        context = self._context
+        number = context.allocator.vpcs.of(key)
         states: dict[str, State | None] = {DELETING: None}
         if problem is None and number is not None:
             states[ACCEPTED] = State("True", "Valid", "the specification is valid")
@@ -130,14 +130,14 @@ class Vpcs:
         } | ({"identifier": vpc_hex(number)} if number is not None else {})
 
     def _attached(self, attachment: Key) -> bool:
-        there = self._desk.view.attachments.get(attachment)
-        return there is not None and not isinstance(there, Broken) and there.status.endpoint is not None
+        there = self._context.caches.attachments.get(attachment)
+        return there is not None and not isinstance(there, Invalid) and there.status.endpoint is not None
 
     def _forget(self, key: Key) -> None:
-        books = self._desk.books
+        allocator = self._context.allocator
         self._networks.pop(key, None)
-        books.blocked.discard(key)
-        if books.vpcs.release(key) is not None:
-            for blocked in tuple(books.blocked):
-                self._desk.dirty(("vpc", blocked), 0.0)
-        books.forget(key)
+        allocator.blocked.discard(key)
+        if allocator.vpcs.release(key) is not None:
+            for blocked in tuple(allocator.blocked):
+                self._context.dirty(("vpc", blocked), 0.0)
+        allocator.forget(key)

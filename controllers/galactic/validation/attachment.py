@@ -40,7 +40,7 @@ class Termination:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ParsedAttachment:
     """An attachment's specification as values. ``addresses`` is empty where they are to be allocated."""
 
     vpc: tuple[str, str]
@@ -70,7 +70,7 @@ class Plan:
         )
 
 
-def plan(attachment: VpcAttachment, srv6_space: IPv6Network | None) -> Plan:
+def parse_attachment(attachment: VpcAttachment, srv6_space: IPv6Network | None) -> ParsedAttachment:
     """The plan of an attachment by itself. Raises Rejected with field, value and remedy."""
     spec = attachment.spec
     if spec.vpc.kind != "VPC" or spec.vpc.api_version.split("/")[0] != GROUP:
@@ -89,7 +89,7 @@ def plan(attachment: VpcAttachment, srv6_space: IPv6Network | None) -> Plan:
         _route(route, f"spec.routes[{index}]", srv6_space) for index, route in enumerate(spec.routes)
     )
     _refuse_repeated((route.destination for route in routes), "spec.routes")
-    return Plan(
+    return ParsedAttachment(
         vpc=(spec.vpc.namespace or attachment.metadata.namespace, spec.vpc.name),
         interface=spec.interface.name,
         addresses=addresses,
@@ -114,7 +114,7 @@ def interface_name(name: str, field: str = "spec.interface.name") -> None:
         )
 
 
-def outside(wanted: Plan, addresses: Sequence[Interface], networks: Sequence[Network]) -> str:
+def outside(wanted: ParsedAttachment, addresses: Sequence[Interface], networks: Sequence[Network]) -> str:
     """What of the plan lies outside the VPC's networks, as a sentence; empty if nothing does."""
     strangers = [str(address.ip) for address in addresses if not within(address.ip, networks)]
     strangers += [

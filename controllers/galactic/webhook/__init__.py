@@ -2,6 +2,6 @@
 
 It holds no state that matters: any number of replicas answer alike. ``review`` is the API server's request and answer;
 ``pod``, ``vpc``, ``vpcattachment`` and ``nodesegment`` decide without I/O, ``multus`` edits Multus' annotation;
-``cluster`` caches the objects that they need, ``judge`` calls the one for a request, ``server`` listens, ``metrics``
-counts; ``configuration`` and ``keeper`` are how the API server is told where the webhook is.
+``cluster`` caches the objects that they need, ``dispatch`` calls the one for a request, ``server`` listens, ``metrics``
+counts; ``configuration`` and ``registration`` are how the API server is told where the webhook is.
 """

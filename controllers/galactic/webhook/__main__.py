@@ -13,11 +13,11 @@ from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.settings import WebhookSettings, load
 from galactic.webhook.cluster import WATCHED, Cluster, kept
-from galactic.webhook.configuration import Door
-from galactic.webhook.judge import Judge, Rules
-from galactic.webhook.keeper import Files, Keeper, Wanted
+from galactic.webhook.configuration import ClientConfig
+from galactic.webhook.dispatch import Dispatcher, Rules
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
+from galactic.webhook.registration import Files, Registration, Wanted
 from galactic.webhook.server import Certificate, Server
 from galactic.webhook.vpc import Range
 
@@ -33,7 +33,7 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
         for informer in informers:
             tasks.create_task(informer.run())
         certificate = Certificate()
-        keeper = Keeper(
+        registration = Registration(
             kube,
             wanted(settings),
             certificate,
@@ -41,14 +41,16 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
             await version(kube, health),
             report=partial(health.set, "certificate"),
         )
-        judge = Judge(cluster, rules(settings))
-        server = Server(settings.port, certificate, metrics, mutate=judge.mutate, validate=judge.validate)
+        dispatcher = Dispatcher(cluster, rules(settings))
+        server = Server(
+            settings.port, certificate, metrics, mutate=dispatcher.mutate, validate=dispatcher.validate
+        )
         for informer in informers:
             await informer.synced.wait()
-        await keeper.load()
+        await registration.load()
         async with server:
-            tasks.create_task(keeper.run())
-            await keeper.ready.wait()
+            tasks.create_task(registration.run())
+            await registration.ready.wait()
             health.set("starting", None)
             await asyncio.Event().wait()
 
@@ -74,7 +76,9 @@ def wanted(settings: WebhookSettings) -> Wanted:
         files = Files(settings.cert_file, settings.key_file, settings.ca_file)
     return Wanted(
         name=settings.name,
-        door=Door(settings.namespace, settings.name, settings.url, inject=settings.inject_ca_from),
+        client_config=ClientConfig(
+            settings.namespace, settings.name, settings.url, inject=settings.inject_ca_from
+        ),
         configure=settings.configure,
         lifetime=Lifetime(timedelta(hours=settings.certificate_hours)),
         files=files,

@@ -29,7 +29,7 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import ATTACHMENT_LABEL
-from galactic.validation.attachment import plan
+from galactic.validation.attachment import parse_attachment
 from galactic.validation.networks import Network, host
 from galactic.webhook.vpc import Range, Used
 
@@ -295,7 +295,7 @@ def _held(attachment: VpcAttachment) -> set[Network]:
     held = _addresses(attachment)
     if not _refused(attachment):
         try:
-            wanted = plan(attachment, None)
+            wanted = parse_attachment(attachment, None)
             addresses = wanted.addresses or tuple(map(ip_interface, attachment.status.addresses))
             held |= set(wanted.holds(addresses))
         except (GalacticError, ValueError):

@@ -51,7 +51,7 @@ _STAYS: Final = "!has(object.metadata.deletionTimestamp)"
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ClientConfig:
     """How the API server reaches us: at a URL, or as a Service.
 
     ``bundle``: the CAs (PEM) that our certificate chains to. None: somebody else enters them, cert-manager's injector
@@ -85,7 +85,7 @@ class Door:
 
 def configurations(
     name: str,
-    door: Door,
+    client_config: ClientConfig,
     version: tuple[int, int],
     pod_policy: Policy = "Fail",
     nodes: Identities = NO_IDENTITIES,
@@ -97,7 +97,7 @@ def configurations(
     metadata = {
         "name": name,
         "labels": {"app.kubernetes.io/part-of": "galactic"},
-        "annotations": {INJECT: door.inject} if door.inject else {},
+        "annotations": {INJECT: client_config.inject} if client_config.inject else {},
     }
     conditions = version >= MATCH_CONDITIONS
 
@@ -108,16 +108,16 @@ def configurations(
         return {"matchConditions": all_} if conditions else {}
 
     pods = {
-        "namespaceSelector": {"matchExpressions": excluded(door.namespace, version)},
+        "namespaceSelector": {"matchExpressions": excluded(client_config.namespace, version)},
         "failurePolicy": pod_policy,
         "timeoutSeconds": POD_TIMEOUT_SECONDS,
     } | when(asks_for_an_attachment=_CONCERNED)
     everywhere = {"namespaceSelector": {}, "failurePolicy": "Fail"}
     mutating = [
-        _webhook("pods", door.client(MUTATE), [_rule(PODS, ["CREATE"])], pods)
+        _webhook("pods", client_config.client(MUTATE), [_rule(PODS, ["CREATE"])], pods)
         | {"reinvocationPolicy": "IfNeeded"}
     ]
-    validate = door.client(VALIDATE)
+    validate = client_config.client(VALIDATE)
     validating = [
         _webhook("pods", validate, [_rule(PODS, ["CREATE", "UPDATE"])], pods),
         _webhook(

@@ -8,7 +8,7 @@ from typing import Final
 from galactic.crds.vpcattachment import AttachmentSpec, Interface, VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.informer import Key
-from galactic.validation.attachment import Plan, outside, plan
+from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.networks import Network, host
 from galactic.webhook.review import Answer
 
@@ -21,7 +21,7 @@ OUTSIDE: Final = "AddressOutsideNetworks"
 class Checked:
     """An attachment that is well-formed by itself. ``touched`` says what a change is about; of a new one all of it."""
 
-    plan: Plan
+    plan: ParsedAttachment
     vpc: bool  # touched
     networks: bool  # touched: addresses or routes
 
@@ -29,7 +29,7 @@ class Checked:
 def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_space: IPv6Network | None) -> Checked:
     """Judges what the change is about. Raises Rejected with field, value and remedy."""
     if old is None:
-        return Checked(plan(new, srv6_space), vpc=True, networks=True)
+        return Checked(parse_attachment(new, srv6_space), vpc=True, networks=True)
     moved = reference(new) != reference(old)
     held = old.status.ready or old.status.endpoint is not None
     if moved and held:
@@ -52,10 +52,10 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_space: IPv6Netwo
         routes=after.routes if routes else (),
     )
     if moved:
-        plan(new.model_copy(update={"spec": spec}), srv6_space)
+        parse_attachment(new.model_copy(update={"spec": spec}), srv6_space)
     else:
         untouched = spec.model_copy(update={"vpc": spec.vpc.model_copy(update=_VPC)})
-        plan(new.model_copy(update={"spec": untouched}), srv6_space)
+        parse_attachment(new.model_copy(update={"spec": untouched}), srv6_space)
     touched = moved or addresses or routes
     return Checked(_whole(new, spec, srv6_space), vpc=moved, networks=touched)
 
@@ -63,12 +63,14 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_space: IPv6Netwo
 _VPC: Final = {"kind": "VPC", "api_version": "galactic.datumapis.com/v1alpha"}
 
 
-def _whole(new: VpcAttachment, touched: AttachmentSpec, srv6_space: IPv6Network | None) -> Plan:
+def _whole(new: VpcAttachment, touched: AttachmentSpec, srv6_space: IPv6Network | None) -> ParsedAttachment:
     """The plan of all of it, or of what was touched where the rest does not hold up."""
     for spec in (new.spec, touched):
         vpc = spec.vpc.model_copy(update=_VPC)
         try:
-            return plan(new.model_copy(update={"spec": spec.model_copy(update={"vpc": vpc})}), srv6_space)
+            return parse_attachment(
+                new.model_copy(update={"spec": spec.model_copy(update={"vpc": vpc})}), srv6_space
+            )
         except Rejected:
             continue
     raise AssertionError("what was touched has been judged already")
@@ -81,7 +83,7 @@ def reference(attachment: VpcAttachment) -> tuple[str, str, str]:
     return f"{vpc.kind}.{group}", vpc.namespace or attachment.metadata.namespace, vpc.name
 
 
-def placed(wanted: Plan, networks: Sequence[Network], *, strict: bool) -> Answer:
+def placed(wanted: ParsedAttachment, networks: Sequence[Network], *, strict: bool) -> Answer:
     """A warning, with ``strict`` a refusal, when something of it lies outside the VPC's networks."""
     strangers = outside(wanted, wanted.addresses, networks)
     if not strangers:
@@ -93,7 +95,7 @@ def placed(wanted: Plan, networks: Sequence[Network], *, strict: bool) -> Answer
     return Answer(warnings=(f"spec.interface.addresses: {strangers}; other pods need a route to them",))
 
 
-def unheld(wanted: Plan, holder: Holder) -> None:
+def unheld(wanted: ParsedAttachment, holder: Holder) -> None:
     """Raises Rejected, naming the holder, when another attachment has one of the networks."""
     for index, address in enumerate(wanted.addresses):
         if there := holder(host(address.ip)):

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from galactic.kube.informer import key_of
 from galactic.kube.resources import NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.operator import queue
-from galactic.operator.desk import Rules
+from galactic.operator.context import Rules
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
 
@@ -104,7 +104,7 @@ class Cluster:
         return str(thing["spec"]["config"]) if thing else ""
 
     def _seen(self, resource: Any, type_: str, thing: Any) -> None:
-        for cache in self.reconciler.view.caches:
+        for cache in self.reconciler.caches.by_kind:
             if cache.resource != resource or not MemoryApi.selected(thing, cache.labels, cache.namespace):
                 continue
             if type_ == "DELETED":

@@ -18,9 +18,9 @@ def networks(*texts):
     return tuple(map(ip_network, texts))
 
 
-def take(book, holder, of):
-    addresses = book.allocate(of)
-    book.claim(holder, [host(address.ip) for address in addresses])
+def take(allocations, holder, of):
+    addresses = allocations.allocate(of)
+    allocations.claim(holder, [host(address.ip) for address in addresses])
     return [str(address) for address in addresses]
 
 
@@ -39,11 +39,11 @@ def take(book, holder, of):
     ],
 )
 def test_all_that_a_network_has_and_no_more(network, expected):
-    book = Addresses()
+    allocations = Addresses()
     of = networks(network)
-    assert [take(book, key(number), of)[0] for number in range(len(expected))] == expected
+    assert [take(allocations, key(number), of)[0] for number in range(len(expected))] == expected
     with pytest.raises(NotYet, match="no free IPv"):
-        book.allocate(of)
+        allocations.allocate(of)
 
 
 @pytest.mark.parametrize(
@@ -59,93 +59,93 @@ def test_the_low_addresses_are_left_to_people(network, first):
 
 
 def test_a_named_address_is_not_allocated_until_nobody_names_it():
-    book = Addresses()
+    allocations = Addresses()
     of = networks("10.1.1.0/30")
     wanted = networks("10.1.1.2/32")
-    book.name(wanted)
-    book.name(wanted)
+    allocations.name(wanted)
+    allocations.name(wanted)
     with pytest.raises(NotYet):
-        book.allocate(of)
-    book.unname(wanted)
+        allocations.allocate(of)
+    allocations.unname(wanted)
     with pytest.raises(NotYet):
-        book.allocate(of)
-    book.unname(wanted)
-    assert take(book, key(1), of) == ["10.1.1.2/30"]
-    book.name(wanted)
-    book.release(key(1))
-    book.unname(wanted)
-    assert take(book, key(2), of) == ["10.1.1.2/30"]
+        allocations.allocate(of)
+    allocations.unname(wanted)
+    assert take(allocations, key(1), of) == ["10.1.1.2/30"]
+    allocations.name(wanted)
+    allocations.release(key(1))
+    allocations.unname(wanted)
+    assert take(allocations, key(2), of) == ["10.1.1.2/30"]
 
 
 def test_one_a_family_and_on_to_the_next_network():
-    book = Addresses()
+    allocations = Addresses()
     of = networks("10.1.1.0/30", "10.1.2.0/30", "2001:db8::/64")
-    assert take(book, key(1), of) == ["10.1.1.2/30", "2001:db8::1:2/64"]
-    assert take(book, key(2), of) == ["10.1.2.2/30", "2001:db8::1:3/64"]
+    assert take(allocations, key(1), of) == ["10.1.1.2/30", "2001:db8::1:2/64"]
+    assert take(allocations, key(2), of) == ["10.1.2.2/30", "2001:db8::1:3/64"]
     with pytest.raises(NotYet, match="IPv4"):
-        book.allocate(of)
+        allocations.allocate(of)
 
 
 def test_a_family_without_room_costs_the_other_nothing():
-    book = Addresses()
+    allocations = Addresses()
     of = networks("10.1.1.4/30", "2001:db8::2/128")
-    take(book, key(1), of)
+    take(allocations, key(1), of)
     for _ in range(5):
         with pytest.raises(NotYet):
-            book.allocate(of)
-    book.release(key(1))
-    assert take(book, key(2), of) == ["10.1.1.6/30", "2001:db8::2/128"]
+            allocations.allocate(of)
+    allocations.release(key(1))
+    assert take(allocations, key(2), of) == ["10.1.1.6/30", "2001:db8::2/128"]
 
 
 def test_a_network_is_held_once_and_by_name():
-    book = Addresses()
-    book.claim(key(1), networks("10.1.1.5/32", "192.168.3.0/24"))
+    allocations = Addresses()
+    allocations.claim(key(1), networks("10.1.1.5/32", "192.168.3.0/24"))
     with pytest.raises(Held, match=r"192\.168\.3\.0/24 is held by VPCAttachment ns/a1"):
-        book.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
-    assert book.held(key(2)) == frozenset()
-    assert book.claim(key(1), networks("10.1.1.5/32"))
-    book.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
+        allocations.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
+    assert allocations.held(key(2)) == frozenset()
+    assert allocations.claim(key(1), networks("10.1.1.5/32"))
+    allocations.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
 
 
 @given(st.lists(st.tuples(st.sampled_from(["take", "give", "release"]), st.integers(0, 20)), max_size=120))
 def test_whatever_the_order_no_address_is_held_twice(steps):
-    book = Addresses()
+    allocations = Addresses()
     of = networks("10.1.1.0/28")
     held = {}
     for what, number in steps:
         holder = key(number)
         try:
             if what == "take" and holder not in held:
-                held[holder] = take(book, holder, of)[0]
+                held[holder] = take(allocations, holder, of)[0]
             elif what == "give":
                 address = f"10.1.1.{number % 16}"
-                book.claim(holder, networks(address))
+                allocations.claim(holder, networks(address))
                 held[holder] = f"{address}/28"
             elif what == "release":
-                book.release(holder)
+                allocations.release(holder)
                 held.pop(holder, None)
         except Held:
             assert f"10.1.1.{number % 16}/28" in [one for other, one in held.items() if other != holder]
         except NotYet:
             assert len({*held.values(), *(f"10.1.1.{edge}/28" for edge in (0, 1, 15))}) == 16
-        assert len(set(held.values())) == len(held) == len(book)
+        assert len(set(held.values())) == len(held) == len(allocations)
 
 
 def test_a_large_network_is_handed_out_in_constant_time_to_the_last_address():
-    book = Addresses()
+    allocations = Addresses()
     of = networks("10.1.0.0/20")
     count = 2**12 - 3
 
     def steps(first, last):
         with counted_calls() as calls:
             for number in range(first, last):
-                take(book, key(number), of)
+                take(allocations, key(number), of)
         return calls.total()
 
     early = steps(0, 1000)
     for number in range(1000, count - 1000):
-        take(book, key(number), of)
+        take(allocations, key(number), of)
     assert steps(count - 1000, count) < 2 * early
     for number in range(1000, 2000):
-        book.release(key(number))
+        allocations.release(key(number))
     assert steps(1000, 2000) < 2 * early

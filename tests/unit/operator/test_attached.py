@@ -9,9 +9,9 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, PODS, VPC_ATTACHMENTS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
 from galactic.operator.attached import LISTED, Interfaces, changed
-from galactic.operator.desk import Rules
-from galactic.operator.figures import unattached
-from galactic.operator.state import Listener, View, _agent
+from galactic.operator.context import Rules
+from galactic.operator.gauges import unattached
+from galactic.operator.state import Caches, Listener, _agent
 
 KEY = ("blue", "web")
 GRACE = 30.0
@@ -39,13 +39,13 @@ def pod(name: str = "web", phase: str = "Running", *, node: str = "node-1", **mo
     return {"metadata": meta | more, "spec": {"nodeName": node}, "status": {"phase": phase}}
 
 
-def view(
+def caches(
     pods: list[dict[str, Any]],
     segments: dict[str, dict[str, Any]],
     agents: dict[str, bool] | None = None,
-) -> View:
+) -> Caches:
     """What is there; ``agents``: whether the node controller's Pod of a node is ready."""
-    made = View(Listener())
+    made = Caches(Listener())
     for each in pods:
         made.pods.set(each)
     for node, each in segments.items():
@@ -73,27 +73,29 @@ LEAVING = {"deletionTimestamp": "2027-01-15T08:00:00Z"}
 @pytest.mark.parametrize(
     ("seen", "status"),
     [
-        pytest.param(view([pod()], ATTACHED), "True", id="attached"),
-        pytest.param(view([pod()], HERE), "False", id="it-runs-without"),
-        pytest.param(view([pod(phase="Pending")], HERE), None, id="it-starts"),
-        pytest.param(view([pod(phase="Pending")], ATTACHED), "True", id="it-starts-and-is-attached"),
-        pytest.param(view([], ATTACHED), None, id="there-is-no-pod"),
-        pytest.param(view([pod(phase="Succeeded")], HERE), None, id="it-has-ended"),
-        pytest.param(view([pod(**LEAVING)], HERE), None, id="it-is-leaving"),
-        pytest.param(view([pod(node="")], HERE), None, id="not-scheduled"),
-        pytest.param(view([pod(node="node-2")], ATTACHED), None, id="on-a-node-without-a-segment"),
-        pytest.param(view([pod()], HERE, {"node-1": True}), "False", id="its-agent-is-at-work"),
-        pytest.param(view([pod()], HERE, {"node-1": False}), "keep", id="its-agent-is-away"),
-        pytest.param(view([pod()], HERE, {"node-2": True}), "keep", id="its-agent-is-gone"),
-        pytest.param(view([pod()], ATTACHED, {"node-1": False}), "True", id="attached-and-its-agent-is-away"),
+        pytest.param(caches([pod()], ATTACHED), "True", id="attached"),
+        pytest.param(caches([pod()], HERE), "False", id="it-runs-without"),
+        pytest.param(caches([pod(phase="Pending")], HERE), None, id="it-starts"),
+        pytest.param(caches([pod(phase="Pending")], ATTACHED), "True", id="it-starts-and-is-attached"),
+        pytest.param(caches([], ATTACHED), None, id="there-is-no-pod"),
+        pytest.param(caches([pod(phase="Succeeded")], HERE), None, id="it-has-ended"),
+        pytest.param(caches([pod(**LEAVING)], HERE), None, id="it-is-leaving"),
+        pytest.param(caches([pod(node="")], HERE), None, id="not-scheduled"),
+        pytest.param(caches([pod(node="node-2")], ATTACHED), None, id="on-a-node-without-a-segment"),
+        pytest.param(caches([pod()], HERE, {"node-1": True}), "False", id="its-agent-is-at-work"),
+        pytest.param(caches([pod()], HERE, {"node-1": False}), "keep", id="its-agent-is-away"),
+        pytest.param(caches([pod()], HERE, {"node-2": True}), "keep", id="its-agent-is-gone"),
         pytest.param(
-            view([pod("a"), pod("b", node="node-2")], ATTACHED | {"node-2": segment()}),
+            caches([pod()], ATTACHED, {"node-1": False}), "True", id="attached-and-its-agent-is-away"
+        ),
+        pytest.param(
+            caches([pod("a"), pod("b", node="node-2")], ATTACHED | {"node-2": segment()}),
             "False",
             id="one-of-two",
         ),
     ],
 )
-def test_what_the_condition_says(seen: View, status: str | None) -> None:
+def test_what_the_condition_says(seen: Caches, status: str | None) -> None:
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
     before = interfaces.verdict(seen, KEY)
@@ -112,15 +114,15 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
     steps = [
-        (view([pod()], HERE), False),
-        (view([pod()], HERE), True),
-        (view([pod(uid="another")], HERE), False),
-        (view([pod(uid="another")], HERE), True),
-        (view([pod(uid="another")], ATTACHED), False),
-        (view([pod(uid="another")], HERE), False),  # a sandbox that was made again
-        (view([pod(uid="another")], HERE), True),
-        (view([pod(uid="another")], HERE, {"node-1": False}), False),
-        (view([pod(uid="another")], HERE, {"node-1": True}), False),
+        (caches([pod()], HERE), False),
+        (caches([pod()], HERE), True),
+        (caches([pod(uid="another")], HERE), False),
+        (caches([pod(uid="another")], HERE), True),
+        (caches([pod(uid="another")], ATTACHED), False),
+        (caches([pod(uid="another")], HERE), False),  # a sandbox that was made again
+        (caches([pod(uid="another")], HERE), True),
+        (caches([pod(uid="another")], HERE, {"node-1": False}), False),
+        (caches([pod(uid="another")], HERE, {"node-1": True}), False),
     ]
     for number, (seen, accused) in enumerate(steps):
         assert bool(interfaces.verdict(seen, KEY).lacking) is accused, number
@@ -153,9 +155,9 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
 def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], says: str) -> None:
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
-    interfaces.verdict(view(pods, HERE), KEY)
+    interfaces.verdict(caches(pods, HERE), KEY)
     clock.at += GRACE
-    state = interfaces.verdict(view(pods, HERE), KEY).state
+    state = interfaces.verdict(caches(pods, HERE), KEY).state
     assert state
     assert (state.status, state.reason) == ("False", "PodNotAttached")
     assert state.message.startswith(says)
@@ -235,11 +237,11 @@ async def test_the_story_of_a_pod(clusters: Any) -> None:
     assert "kubectl delete pod -n default web" in condition["message"]
     assert told(cluster, "Pod") == ["web"]
     assert told(cluster, "VPCAttachment") == ["web-own"]
-    assert unattached(cluster.reconciler.view) == 1
+    assert unattached(cluster.reconciler.caches) == 1
 
     report(cluster, "web-own")
     await cluster.until(lambda: cluster.condition("Attached", "web-own")["status"] == "True")
-    assert unattached(cluster.reconciler.view) == 0
+    assert unattached(cluster.reconciler.caches) == 0
     await cluster.settled()
 
     report(cluster)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from galactic.errors import Unreachable
 from galactic.kube.resources import EVENTS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
-from galactic.operator.desk import FINALIZER, Rules
+from galactic.operator.context import FINALIZER, Rules
 
 
 async def test_vpc_gets_an_identifier_and_attachments_theirs(cluster):

@@ -9,7 +9,7 @@ import pytest
 from galactic.errors import NotYet, Unreachable
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, PODS, VPC_ATTACHMENTS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
-from galactic.operator.desk import Rules
+from galactic.operator.context import Rules
 from galactic.operator.evictions import EVERY_SECONDS
 
 OWNER = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "rs", "controller": True}

@@ -11,7 +11,7 @@ from galactic.names import (
     VPC_ANNOTATION,
     VPC_LABEL,
 )
-from galactic.operator.desk import FINALIZER
+from galactic.operator.context import FINALIZER
 
 
 def attach(cluster, node, name="a"):

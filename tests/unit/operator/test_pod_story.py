@@ -5,7 +5,7 @@ import pytest
 from galactic.errors import Rejected, Unreachable
 from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
-from galactic.operator.desk import FINALIZER
+from galactic.operator.context import FINALIZER
 
 TERMINATING = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
 

@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 from galactic.kube.client import Terminating
 from galactic.kube.resources import EVENTS, NADS, NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
-from galactic.operator.desk import FINALIZER
+from galactic.operator.context import FINALIZER
 
 KEY = ("default", "a")
 GOING = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
@@ -56,8 +56,8 @@ async def test_an_attachment_that_goes_before_its_status_is_answered_holds_nothi
     answers(cluster, "patch", VPC_ATTACHMENTS, goes)
     cluster.attachment("a")
     await cluster.settled()
-    assert cluster.reconciler.view.attachments.get(KEY) is None
-    assert not cluster.reconciler.books.of(("default", "v")).members
+    assert cluster.reconciler.caches.attachments.get(KEY) is None
+    assert not cluster.reconciler.allocator.of(("default", "v")).members
 
 
 async def test_what_goes_while_it_is_listed_is_gone(cluster):
@@ -70,7 +70,7 @@ async def test_what_goes_while_it_is_listed_is_gone(cluster):
 
     answers(cluster, "list", VPC_ATTACHMENTS, goes)
     await cluster.reconciler.resync()
-    assert cluster.reconciler.view.attachments.get(KEY) is None
+    assert cluster.reconciler.caches.attachments.get(KEY) is None
 
 
 async def test_a_vpc_is_held_by_whoever_comes_while_its_status_is_written(cluster):
@@ -82,7 +82,7 @@ async def test_a_vpc_is_held_by_whoever_comes_while_its_status_is_written(cluste
 
     async def another_comes(_answer):
         cluster.attachment("b")
-        await cluster.until(lambda: cluster.reconciler.books.home(("default", "b")) is not None)
+        await cluster.until(lambda: cluster.reconciler.allocator.vpc_of(("default", "b")) is not None)
 
     answers(cluster, "patch", VPCS, another_comes)
     cluster.api.delete(VPC_ATTACHMENTS, "a", "default")

@@ -15,7 +15,7 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import API_VERSION
-from galactic.operator.desk import FINALIZER
+from galactic.operator.context import FINALIZER
 from galactic.operator.retire import DEPLOYMENTS, RetireSettings, retire
 
 VERSION = (1, 34)

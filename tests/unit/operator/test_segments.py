@@ -6,7 +6,7 @@ import pytest
 
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES
 from galactic.names import NOT_READY_TAINT, PREFIX_ANNOTATION
-from galactic.operator.desk import Rules
+from galactic.operator.context import Rules
 
 
 def node(cluster, name, prefix):

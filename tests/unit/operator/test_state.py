@@ -1,7 +1,7 @@
 import pytest
 
 from galactic.kube.resources import VPCS
-from galactic.operator.state import Broken, Cache, Listener, View
+from galactic.operator.state import Cache, Caches, Invalid, Listener
 
 
 def thing(name="a", version="1", uid="u", **more):
@@ -43,8 +43,8 @@ def test_a_list_removes_what_it_lacks_but_not_what_came_after_it_was_asked_for(c
 
 
 def test_what_does_not_fit_its_model_is_kept_as_broken():
-    view = View(Listener())
-    view.vpcs.set(thing(spec={"networks": []}))
-    broken = view.vpcs.get(("ns", "a"))
-    assert isinstance(broken, Broken)
-    assert "spec.networks" in str(broken.problem)
+    caches = Caches(Listener())
+    caches.vpcs.set(thing(spec={"networks": []}))
+    invalid = caches.vpcs.get(("ns", "a"))
+    assert isinstance(invalid, Invalid)
+    assert "spec.networks" in str(invalid.problem)

@@ -6,9 +6,9 @@ import pytest
 
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, PODS
 from galactic.names import NOT_READY_TAINT
-from galactic.operator.desk import Rules
+from galactic.operator.context import Rules
 from galactic.operator.segments import obstacle
-from galactic.operator.state import Listener, View
+from galactic.operator.state import Caches, Listener
 
 OURS, OTHER = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}, {"key": "other", "effect": "NoExecute"}
 KEY = ("", "n1")
@@ -23,9 +23,9 @@ READY = condition("Ready", "True")
 AWAY = condition("MultusConfigured", "False", "pods start with 10-flannel.conflist")
 
 
-def view(*conditions: dict[str, str], agents: dict[str, bool] | None = None, owner: str = "n1") -> View:
+def caches(*conditions: dict[str, str], agents: dict[str, bool] | None = None, owner: str = "n1") -> Caches:
     owners = [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": owner}]
-    made = View(Listener())
+    made = Caches(Listener())
     made.segments.set(
         {
             "metadata": {"name": "n1", "ownerReferences": owners},
@@ -50,29 +50,29 @@ def agent(node: str, ready: bool) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("seen", "problem"),
     [
-        pytest.param(view(READY), "", id="ready"),
-        pytest.param(view(READY, condition("MultusConfigured", "True")), "", id="ready-with-multus"),
-        pytest.param(view(READY, AWAY), "pods start with 10-flannel.conflist", id="multus-is-away"),
-        pytest.param(view(condition("Ready", "False", "no VRF")), "no VRF", id="not-ready"),
-        pytest.param(view(condition("Synced", "True")), "its NodeSegment is not Ready", id="not-ready-yet"),
-        pytest.param(view(), None, id="galactic-never-ran-there"),
+        pytest.param(caches(READY), "", id="ready"),
+        pytest.param(caches(READY, condition("MultusConfigured", "True")), "", id="ready-with-multus"),
+        pytest.param(caches(READY, AWAY), "pods start with 10-flannel.conflist", id="multus-is-away"),
+        pytest.param(caches(condition("Ready", "False", "no VRF")), "no VRF", id="not-ready"),
+        pytest.param(caches(condition("Synced", "True")), "its NodeSegment is not Ready", id="not-ready-yet"),
+        pytest.param(caches(), None, id="galactic-never-ran-there"),
         pytest.param(
-            view(agents={"n1": True}), "its NodeSegment is not Ready", id="its-agent-said-nothing-yet"
+            caches(agents={"n1": True}), "its NodeSegment is not Ready", id="its-agent-said-nothing-yet"
         ),
-        pytest.param(view(READY, agents={"n1": True}), "", id="its-agent-is-ready"),
+        pytest.param(caches(READY, agents={"n1": True}), "", id="its-agent-is-ready"),
         pytest.param(
-            view(READY, agents={"n1": False}), "galactic-node is not ready there", id="its-agent-is-away"
+            caches(READY, agents={"n1": False}), "galactic-node is not ready there", id="its-agent-is-away"
         ),
-        pytest.param(view(READY, agents={"n2": True}), None, id="agents-run-elsewhere"),
-        pytest.param(view(READY, owner="another"), None, id="of-a-namesake"),
+        pytest.param(caches(READY, agents={"n2": True}), None, id="agents-run-elsewhere"),
+        pytest.param(caches(READY, owner="another"), None, id="of-a-namesake"),
     ],
 )
-def test_why_pods_cannot_be_attached(seen: View, problem: str | None) -> None:
+def test_why_pods_cannot_be_attached(seen: Caches, problem: str | None) -> None:
     assert obstacle(seen, KEY, "n1") == problem
 
 
 def test_a_node_without_a_segment_is_left_alone() -> None:
-    assert obstacle(View(Listener()), KEY, "n1") is None
+    assert obstacle(Caches(Listener()), KEY, "n1") is None
 
 
 async def started(clusters: Any, *taints: dict[str, str], **rules: Any) -> Any:

@@ -7,7 +7,7 @@ from galactic.crds.model import parse
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.operator.nad import configuration
-from galactic.validation.attachment import outside, plan
+from galactic.validation.attachment import outside, parse_attachment
 
 
 def attachment(**spec):
@@ -20,7 +20,7 @@ def interface(*addresses, **more):
 
 
 def test_defaults():
-    wanted = plan(attachment(), None)
+    wanted = parse_attachment(attachment(), None)
     assert (wanted.vpc, wanted.interface, wanted.addresses, wanted.routes) == (
         ("ns", "v"),
         "galactic0",
@@ -36,7 +36,7 @@ def test_via_of_ones_own_is_a_termination_and_any_other_a_route():
         {"destination": "192.168.5.0/24"},
     ]
     thing = attachment(**interface("10.1.1.1/24", "2001:10:1:1::1/64"), routes=routes)
-    wanted = plan(thing, None)
+    wanted = parse_attachment(thing, None)
     config = configuration(
         thing.metadata,
         wanted,
@@ -75,7 +75,7 @@ def test_via_of_ones_own_is_a_termination_and_any_other_a_route():
 
 
 def test_what_lies_outside_is_named():
-    wanted = plan(attachment(**interface("172.16.0.1/24", "10.1.1.1/24")), None)
+    wanted = parse_attachment(attachment(**interface("172.16.0.1/24", "10.1.1.1/24")), None)
     said = outside(wanted, wanted.addresses, (ip_network("10.1.1.0/24"),))
     assert said == "172.16.0.1 lies outside the VPC's networks (10.1.1.0/24)"
 
@@ -145,7 +145,7 @@ def test_what_lies_outside_is_named():
 )
 def test_refused(spec, reason, field):
     with pytest.raises(Rejected) as refusal:
-        plan(attachment(**spec), None)
+        parse_attachment(attachment(**spec), None)
     assert (refusal.value.reason, refusal.value.field) == (reason, field)
 
 
@@ -159,4 +159,4 @@ def test_interface_names_that_the_schema_refuses_already(name):
     "address", ["10.1.1.0/31", "10.1.1.1/31", "10.1.1.1/32", "2001:db8::/127", "2001:db8::ffff/112"], ids=str
 )
 def test_point_to_point_and_last_ipv6_addresses_are_addresses(address):
-    assert str(plan(attachment(**interface(address)), None).addresses[0]) == address
+    assert str(parse_attachment(attachment(**interface(address)), None).addresses[0]) == address

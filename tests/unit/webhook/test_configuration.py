@@ -9,17 +9,21 @@ from galactic.kube.resources import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from galactic.webhook.configuration import (
     INJECT,
     NAME_LABEL,
-    Door,
+    ClientConfig,
     configurations,
     merged,
 )
 from galactic.webhook.nodesegment import identities
 
-DOOR = Door("galactic-system", "galactic-webhook", bundle="Q0E=")
+DOOR = ClientConfig("galactic-system", "galactic-webhook", bundle="Q0E=")
 
 
-def webhooks(version: tuple[int, int], door: Door = DOOR) -> list[dict[str, Any]]:
-    return [one for _, manifest in configurations("galactic", door, version) for one in manifest["webhooks"]]
+def webhooks(version: tuple[int, int], client_config: ClientConfig = DOOR) -> list[dict[str, Any]]:
+    return [
+        one
+        for _, manifest in configurations("galactic", client_config, version)
+        for one in manifest["webhooks"]
+    ]
 
 
 @pytest.mark.parametrize("version", [(0, 0), (1, 20), (1, 28), (1, 34)])
@@ -89,7 +93,7 @@ def test_mutation_is_repeated_when_others_change_the_pod() -> None:
 
 
 @pytest.mark.parametrize(
-    ("door", "client", "names"),
+    ("client_config", "client", "names"),
     [
         pytest.param(
             DOOR,
@@ -98,18 +102,20 @@ def test_mutation_is_repeated_when_others_change_the_pod() -> None:
             id="service",
         ),
         pytest.param(
-            Door("n", "s", "https://[fd00::1]:9443", "Q0E="), {"url": "https://[fd00::1]:9443/mutate"}, ("fd00::1",),
+            ClientConfig("n", "s", "https://[fd00::1]:9443", "Q0E="),
+            {"url": "https://[fd00::1]:9443/mutate"},
+            ("fd00::1",),
             id="ipv6-url",
         ),
         pytest.param(
-            Door("n", "s", "https://hooks.example:9443/", "Q0E="), {"url": "https://hooks.example:9443/mutate"},
+            ClientConfig("n", "s", "https://hooks.example:9443/", "Q0E="), {"url": "https://hooks.example:9443/mutate"},
             ("hooks.example",), id="named-url",
         ),
     ],
 )  # fmt: skip
-def test_where_we_are(door: Door, client: dict[str, Any], names: tuple[str, ...]) -> None:
-    assert webhooks((1, 30), door)[0]["clientConfig"] == client | {"caBundle": "Q0E="}
-    assert door.names == names
+def test_where_we_are(client_config: ClientConfig, client: dict[str, Any], names: tuple[str, ...]) -> None:
+    assert webhooks((1, 30), client_config)[0]["clientConfig"] == client | {"caBundle": "Q0E="}
+    assert client_config.names == names
 
 
 def stored(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +136,8 @@ def test_what_is_there_already_is_not_written_again() -> None:
 
 
 def test_a_ca_that_others_entered_stays() -> None:
-    door = Door("galactic-system", "galactic-webhook", inject="galactic-system/webhook")
-    _, manifest = configurations("galactic", door, (1, 30))[0]
+    client_config = ClientConfig("galactic-system", "galactic-webhook", inject="galactic-system/webhook")
+    _, manifest = configurations("galactic", client_config, (1, 30))[0]
     assert manifest["metadata"]["annotations"] == {INJECT: "galactic-system/webhook"}
     there = stored(manifest)
     there["webhooks"] = [

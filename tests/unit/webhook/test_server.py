@@ -23,11 +23,11 @@ from galactic.kube.namespaces import ADMISSION_LABEL
 from galactic.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
 from galactic.settings import WebhookSettings
 from galactic.webhook import server as serving
-from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, Door
-from galactic.webhook.judge import Rules
-from galactic.webhook.keeper import Files, Keeper, Wanted
+from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, ClientConfig
+from galactic.webhook.dispatch import Rules
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
+from galactic.webhook.registration import Files, Registration, Wanted
 from galactic.webhook.review import YES, Answer, Request
 from galactic.webhook.server import Certificate, Decision, Server
 
@@ -36,17 +36,17 @@ HOOKS = (MUTATING_WEBHOOKS, "", "galactic-webhook")
 
 
 def wanted(lifetime: Lifetime, files: Files | None = None) -> Wanted:
-    door = Door("galactic-system", "galactic-webhook", "https://localhost:9443")
-    return Wanted("galactic-webhook", door, configure=True, lifetime=lifetime, files=files)
+    client_config = ClientConfig("galactic-system", "galactic-webhook", "https://localhost:9443")
+    return Wanted("galactic-webhook", client_config, configure=True, lifetime=lifetime, files=files)
 
 
-def keeper(
+def registration(
     store: Any, lifetime: Lifetime, files: Files | None = None, **more: Any
-) -> tuple[Keeper, Certificate, Metrics]:
+) -> tuple[Registration, Certificate, Metrics]:
     certificate, metrics = Certificate(), Metrics(CollectorRegistry())
     more = {"report": lambda _: None} | more
     return (
-        Keeper(store, wanted(lifetime, files), certificate, metrics, (1, 20), **more),
+        Registration(store, wanted(lifetime, files), certificate, metrics, (1, 20), **more),
         certificate,
         metrics,
     )
@@ -150,7 +150,7 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
     begin = datetime.now(UTC) - timedelta(hours=11)
     clock = Clock(begin)
     (first, one, _), (second, other, _) = (
-        keeper(store, lifetime, now=clock.now, sleep=clock.sleep) for _ in range(2)
+        registration(store, lifetime, now=clock.now, sleep=clock.sleep) for _ in range(2)
     )
     await first.load()
     await second.load()
@@ -191,7 +191,7 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
 
 async def test_the_first_two_replicas_agree(store: Any) -> None:
     lifetime = Lifetime(timedelta(days=90))
-    (first, *_), (second, *_) = keeper(store, lifetime), keeper(store, lifetime)
+    (first, *_), (second, *_) = registration(store, lifetime), registration(store, lifetime)
     store.put(NAMESPACES, {"metadata": {"name": "kube-system"}})
     await asyncio.gather(first.load(), second.load())
     Bundle.of({name: base64.b64decode(value) for name, value in store[KEY]["data"].items()})
@@ -202,12 +202,14 @@ async def test_the_first_two_replicas_agree(store: Any) -> None:
 async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
     store: Any, tmp_path: Any
 ) -> None:
-    maker, *_ = keeper(store, Lifetime(timedelta(days=90)))
+    maker, *_ = registration(store, Lifetime(timedelta(days=90)))
     await maker.load()
     data = {name: base64.b64decode(value) for name, value in store[KEY]["data"].items()}
     files = Files(tmp_path / "tls.crt", tmp_path / "tls.key")
     told: asyncio.Queue[str | None] = asyncio.Queue()
-    given, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)), files, report=told.put_nowait)
+    given, certificate, metrics = registration(
+        store, Lifetime(timedelta(days=90)), files, report=told.put_nowait
+    )
     waiting = asyncio.create_task(given.load())
     assert "tls.crt: No such file" in str(await told.get())
     assert not waiting.done()
@@ -224,7 +226,7 @@ async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
 
 async def test_a_key_of_another_certificate_is_refused_and_changes_nothing(store: Any) -> None:
     lifetime = Lifetime(timedelta(days=90))
-    one, certificate, metrics = keeper(store, lifetime)
+    one, certificate, metrics = registration(store, lifetime)
     await one.load()
     await one.keep()
     data = {name: base64.b64decode(value) for name, value in store[KEY]["data"].items()}
@@ -251,7 +253,7 @@ async def test_a_key_of_another_certificate_is_refused_and_changes_nothing(store
     ],
 )
 async def test_what_is_no_review_gets_400(store: Any, body: bytes) -> None:
-    one, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)))
+    one, certificate, metrics = registration(store, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics) as port:
@@ -281,7 +283,7 @@ async def test_the_time_out_in_the_request_counts(store: Any) -> None:
         await asyncio.Event().wait()
         return YES
 
-    one, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)))
+    one, certificate, metrics = registration(store, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics, mutate=sleepy) as port:
@@ -300,7 +302,7 @@ async def test_too_late_and_broken_are_said_clearly(store: Any, monkeypatch: pyt
     async def broken(_: Request) -> Answer:
         raise ZeroDivisionError
 
-    one, certificate, metrics = keeper(store, Lifetime(timedelta(days=90)))
+    one, certificate, metrics = registration(store, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics, mutate=sleepy, validate=broken) as port:

@@ -48,7 +48,7 @@ class Rules:
     grace: float = 2.0
 
 
-class Judge:
+class Dispatcher:
     """Answers requests. Raises nothing but Unreachable, when there can be no answer."""
 
     def __init__(self, cluster: Cluster, rules: Rules) -> None:

@@ -15,7 +15,7 @@ from galactic.names import (
     VPC_ANNOTATION,
 )
 from galactic.webhook.cluster import Cluster
-from galactic.webhook.judge import POD_NAME, Judge, Rules
+from galactic.webhook.dispatch import POD_NAME, Dispatcher, Rules
 from galactic.webhook.nodesegment import NODE_NAME, identities
 from galactic.webhook.review import Answer, Operation, Request, User
 
@@ -28,9 +28,9 @@ def cluster(store: Any) -> Cluster:
 
 
 @pytest.fixture
-def judge(cluster: Cluster) -> Judge:
+def dispatcher(cluster: Cluster) -> Dispatcher:
     """One that waits for nothing."""
-    return Judge(cluster, Rules(identities(f"galactic-node-{{node}},{ACCOUNT}"), patience=0.0))
+    return Dispatcher(cluster, Rules(identities(f"galactic-node-{{node}},{ACCOUNT}"), patience=0.0))
 
 
 def request(
@@ -101,16 +101,16 @@ def completed(thing: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return thing
 
 
-async def test_what_the_cache_does_not_know_yet_is_looked_up(judge: Judge, store: Any) -> None:
+async def test_what_the_cache_does_not_know_yet_is_looked_up(dispatcher: Dispatcher, store: Any) -> None:
     store.put(VPC_ATTACHMENTS, attachment())
     asked = request(
-        PODS, completed(pod(attachment="web"), await judge.mutate(request(PODS, pod(attachment="web"))))
+        PODS, completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
     )
-    assert (await judge.validate(asked)).refusal is None
+    assert (await dispatcher.validate(asked)).refusal is None
     # And so is a grant: for a VPC that was applied a moment ago, to a namespace that was.
     store.put(VPCS, vpc(allowedNamespaces={"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}))
     store.put(NAMESPACES, {"metadata": {"name": "apps", "labels": {"team": "a"}}})
-    assert (await judge.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
 
 
 def _abroad(vpc_name: str = "blue") -> dict[str, Any]:
@@ -120,31 +120,33 @@ def _abroad(vpc_name: str = "blue") -> dict[str, Any]:
 
 
 async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
-    judge: Judge, store: Any, cluster: Cluster
+    dispatcher: Dispatcher, store: Any, cluster: Cluster
 ) -> None:
     store.put(NAMESPACES, {"metadata": {"name": "apps"}})
     cluster.changed(VPCS, ("net", "blue"), None, store.put(VPCS, vpc()))
-    assert isinstance((await judge.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal, Rejected)
+    assert isinstance((await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal, Rejected)
     store.put(VPCS, vpc(allowedNamespaces={"from": "All"}))
-    assert (await judge.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
 
 
-async def test_a_refusal_does_not_tell_whether_the_vpc_exists(judge: Judge, store: Any) -> None:
+async def test_a_refusal_does_not_tell_whether_the_vpc_exists(dispatcher: Dispatcher, store: Any) -> None:
     store.put(VPCS, vpc())
     store.put(NAMESPACES, {"metadata": {"name": "apps"}})
     said = []
     for name in ("blue", "ghost"):
         store.asked.clear()
-        answer = await judge.validate(request(VPC_ATTACHMENTS, _abroad(name)))
+        answer = await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad(name)))
         said.append((str(answer.refusal).replace(name, "NAME"), len(store.asked)))
     assert said[0] == said[1]
 
 
-async def test_a_pod_waits_a_little_for_its_attachment(judge: Judge, store: Any, cluster: Cluster) -> None:
-    patient = Judge(cluster, Rules(identities(""), patience=3600.0))
+async def test_a_pod_waits_a_little_for_its_attachment(
+    dispatcher: Dispatcher, store: Any, cluster: Cluster
+) -> None:
+    patient = Dispatcher(cluster, Rules(identities(""), patience=3600.0))
     store.put(VPC_ATTACHMENTS, attachment(ready=False))
     asking = request(
-        PODS, completed(pod(attachment="web"), await judge.mutate(request(PODS, pod(attachment="web"))))
+        PODS, completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
     )
     store.asked.clear()
     waiting = asyncio.create_task(patient.validate(asking))
@@ -158,7 +160,7 @@ async def test_a_pod_waits_a_little_for_its_attachment(judge: Judge, store: Any,
     cluster.changed(
         VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment(ready=False))
     )
-    assert isinstance((await judge.validate(asking)).refusal, NotYet)
+    assert isinstance((await dispatcher.validate(asking)).refusal, NotYet)
 
 
 def _refused(generation: int = 1) -> dict[str, Any]:
@@ -175,14 +177,14 @@ async def test_a_pod_waits_no_longer_for_what_the_operator_has_refused(
     store: Any, cluster: Cluster, kind: str
 ) -> None:
     """Neither for an attachment nor for a VPC: kube-controller-manager makes few pods at a time."""
-    judge = Judge(cluster, Rules(identities(""), patience=3600.0, grace=0.01))
+    dispatcher = Dispatcher(cluster, Rules(identities(""), patience=3600.0, grace=0.01))
     thing = _refused()
     if kind == "vpc":
         thing = vpc() | {"status": thing["status"]}
     store.put(VPCS if kind == "vpc" else VPC_ATTACHMENTS, thing)
     asking = pod(**{kind: "blue" if kind == "vpc" else "web"})
-    asked = request(PODS, completed(asking, await judge.mutate(request(PODS, asking))))
-    answer = await judge.validate(asked)  # ends by itself
+    asked = request(PODS, completed(asking, await dispatcher.mutate(request(PODS, asking))))
+    answer = await dispatcher.validate(asked)  # ends by itself
     assert isinstance(answer.refusal, NotYet)
 
 
@@ -192,11 +194,11 @@ async def test_a_refusal_that_is_out_of_date_is_waited_for(store: Any, cluster: 
         (2, Rules(identities(""), patience=3600.0, grace=0.0)),
         (1, Rules(identities(""), patience=3600.0, grace=3600.0)),
     ):
-        judge = Judge(cluster, rules)
+        dispatcher = Dispatcher(cluster, rules)
         store.put(VPC_ATTACHMENTS, _refused(generation))
         asking = pod(attachment="web")
-        asked = request(PODS, completed(asking, await judge.mutate(request(PODS, asking))))
-        waiting = asyncio.create_task(judge.validate(asked))
+        asked = request(PODS, completed(asking, await dispatcher.mutate(request(PODS, asking))))
+        waiting = asyncio.create_task(dispatcher.validate(asked))
         for _ in range(200):
             await asyncio.sleep(0)
         assert not waiting.done()
@@ -205,18 +207,18 @@ async def test_a_refusal_that_is_out_of_date_is_waited_for(store: Any, cluster: 
         cluster.changed(VPC_ATTACHMENTS, ("net", "web"), attachment(), None)
 
 
-async def test_a_pod_with_an_attachment_of_its_own(judge: Judge, store: Any) -> None:
+async def test_a_pod_with_an_attachment_of_its_own(dispatcher: Dispatcher, store: Any) -> None:
     store.put(VPCS, vpc())
-    thing = completed(pod(vpc="blue"), await judge.mutate(request(PODS, pod(vpc="blue"))))
+    thing = completed(pod(vpc="blue"), await dispatcher.mutate(request(PODS, pod(vpc="blue"))))
     name = thing["metadata"]["annotations"][ATTACHMENT_ANNOTATION]
     assert name.startswith("web-1-")
     assert thing["metadata"]["annotations"][NETWORKS_ANNOTATION] == f"{name}@galactic0"
-    assert (await judge.validate(request(PODS, thing))).refusal is None
+    assert (await dispatcher.validate(request(PODS, thing))).refusal is None
     store.put(VPC_ATTACHMENTS, attachment(name))
-    assert "made for another pod" in str((await judge.validate(request(PODS, thing))).refusal)
+    assert "made for another pod" in str((await dispatcher.validate(request(PODS, thing))).refusal)
 
 
-async def test_only_living_pods_share(judge: Judge, store: Any) -> None:
+async def test_only_living_pods_share(dispatcher: Dispatcher, store: Any) -> None:
     store.put(VPC_ATTACHMENTS, attachment())
     for name, more in (
         ("alive", {}),
@@ -227,41 +229,41 @@ async def test_only_living_pods_share(judge: Judge, store: Any) -> None:
         other["metadata"]["labels"] = {ATTACHMENT_LABEL: "web"}
         other["metadata"] |= {key: value for key, value in more.items() if key != "status"}
         store.put(PODS, other | {key: value for key, value in more.items() if key == "status"})
-    thing = completed(pod(attachment="web"), await judge.mutate(request(PODS, pod(attachment="web"))))
-    (warning,) = (await judge.validate(request(PODS, thing))).warnings
+    thing = completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
+    (warning,) = (await dispatcher.validate(request(PODS, thing))).warnings
     assert warning.startswith("pod alive has VPCAttachment web as well")
 
 
-async def test_a_pod_that_was_not_mutated_does_not_slip_through(judge: Judge, store: Any) -> None:
+async def test_a_pod_that_was_not_mutated_does_not_slip_through(dispatcher: Dispatcher, store: Any) -> None:
     store.put(VPC_ATTACHMENTS, attachment())
-    answer = await judge.validate(request(PODS, pod(attachment="web")))
+    answer = await dispatcher.validate(request(PODS, pod(attachment="web")))
     assert "mutating webhook" in str(answer.refusal)
 
 
 async def test_addresses_are_held_from_the_moment_they_are_known(
-    judge: Judge, store: Any, cluster: Cluster
+    dispatcher: Dispatcher, store: Any, cluster: Cluster
 ) -> None:
     cluster.changed(VPCS, ("net", "blue"), None, store.put(VPCS, vpc()))
     first = attachment("web", "net", "10.1.1.1/24", ready=False)
     cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
     second = attachment("api", "net", "10.1.1.1/24", ready=False)
-    answer = await judge.validate(request(VPC_ATTACHMENTS, second))
+    answer = await dispatcher.validate(request(VPC_ATTACHMENTS, second))
     assert "held by VPCAttachment net/web" in str(answer.refusal)
     # Not by itself, not by one that did not get it, not by one that is gone.
-    assert (await judge.validate(request(VPC_ATTACHMENTS, first))).refusal is None
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, first))).refusal is None
     lost = first | {"status": {"conditions": [{"type": "Accepted", "status": "False"}]}}
     cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, lost)
-    assert (await judge.validate(request(VPC_ATTACHMENTS, second))).refusal is None
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, second))).refusal is None
     cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
     cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, None)
-    assert (await judge.validate(request(VPC_ATTACHMENTS, second))).refusal is None
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, second))).refusal is None
 
 
-async def test_the_clusters_ranges_are_read_where_they_are_told(judge: Judge, store: Any) -> None:
+async def test_the_clusters_ranges_are_read_where_they_are_told(dispatcher: Dispatcher, store: Any) -> None:
     store.put(
         NODES, {"metadata": {"name": "node-1"}, "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:244::/64"]}}
     )
-    answer = await judge.validate(request(VPCS, vpc("x", "net", "10.244.0.0/16", "fd00:244::/48")))
+    answer = await dispatcher.validate(request(VPCS, vpc("x", "net", "10.244.0.0/16", "fd00:244::/48")))
     assert answer.refusal is None
     assert [warning.partition(",")[0] for warning in answer.warnings] == [
         "spec.networks: 10.244.0.0/16 overlaps 10.244.1.0/24",
@@ -284,7 +286,9 @@ async def test_the_clusters_ranges_are_read_where_they_are_told(judge: Judge, st
         pytest.param(User(ACCOUNT), True, id="a-token-that-tells-nothing"),
     ],
 )
-async def test_a_node_writes_its_own_segment(judge: Judge, store: Any, user: User, refused: bool) -> None:
+async def test_a_node_writes_its_own_segment(
+    dispatcher: Dispatcher, store: Any, user: User, refused: bool
+) -> None:
     for number in (1, 2):
         meta = {"name": f"agent-{number}", "namespace": "galactic-system"}
         store.put(PODS, {"metadata": meta, "spec": {"nodeName": f"node-{number}"}})
@@ -292,7 +296,7 @@ async def test_a_node_writes_its_own_segment(judge: Judge, store: Any, user: Use
     thing = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
     for subresource in ("", "status"):
         asked = request(NODE_SEGMENTS, thing, thing, user=user, subresource=subresource)
-        assert ((await judge.validate(asked)).refusal is not None) == refused
+        assert ((await dispatcher.validate(asked)).refusal is not None) == refused
 
 
 @pytest.mark.parametrize(
@@ -305,11 +309,11 @@ async def test_a_node_writes_its_own_segment(judge: Judge, store: Any, user: Use
     ],
 )
 async def test_what_was_bad_before_can_be_updated_and_deleted(
-    judge: Judge, resource: Any, thing: dict[str, Any]
+    dispatcher: Dispatcher, resource: Any, thing: dict[str, Any]
 ) -> None:
-    assert (await judge.validate(request(resource, thing))).refusal is not None
+    assert (await dispatcher.validate(request(resource, thing))).refusal is not None
     touched = {**thing, "metadata": {**thing["metadata"], "finalizers": []}}
-    assert (await judge.validate(request(resource, touched, thing))).refusal is None
+    assert (await dispatcher.validate(request(resource, touched, thing))).refusal is None
     going = {**thing, "metadata": {**thing["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
-    assert (await judge.validate(request(resource, going, {"metadata": {}}))).refusal is None
-    assert (await judge.validate(request(resource, thing, thing, operation="DELETE"))).refusal is None
+    assert (await dispatcher.validate(request(resource, going, {"metadata": {}}))).refusal is None
+    assert (await dispatcher.validate(request(resource, thing, thing, operation="DELETE"))).refusal is None

@@ -1,6 +1,6 @@
-"""What is handed out: VPC identifiers, and per VPC attachment identifiers and addresses.
+"""The allocator: VPC identifiers, and per VPC attachment identifiers and addresses.
 
-The books are made from the view before the first decision (``restore``), and kept by the reconcilers from then on.
+``restore`` fills it from the caches before the first decision; from then on the reconcilers keep it.
 """
 
 import json
@@ -18,15 +18,15 @@ from galactic.kube.informer import Key
 from galactic.names import from_base62, parse_function, parse_vpc
 from galactic.operator.addresses import Addresses, Held
 from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers
-from galactic.operator.state import View
-from galactic.validation.attachment import plan
+from galactic.operator.state import Caches
+from galactic.validation.attachment import parse_attachment
 from galactic.validation.networks import Interface, Network, host
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Book:
+class VpcAllocations:
     """Of one VPC. ``blocked`` are the attachments that wait for something that another holds."""
 
     functions: Identifiers[Key] = field(default_factory=functions)
@@ -36,7 +36,7 @@ class Book:
     """The attachments that hold something here."""
 
 
-class Books:
+class Allocator:
     """All VPCs'. ``blocked`` are the VPCs that wait for an identifier that another has."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Books:
         """Empties them, all but what the specifications name (``name``)."""
         self.vpcs: Identifiers[Key] = vpc_identifiers()
         self.blocked: set[Key] = set()
-        self._books: dict[Key, Book] = {}
-        self._home: dict[Key, Key] = {}  # attachment → VPC
+        self._allocations: dict[Key, VpcAllocations] = {}
+        self._vpcs_of: dict[Key, Key] = {}  # attachment → VPC
         self._addresses: dict[Key, tuple[Interface, ...]] = {}  # attachment → what was allocated to it
         for vpc, networks in self._named.values():
             self.of(vpc).addresses.name(networks)
@@ -58,51 +58,56 @@ class Books:
     def name(self, attachment: Key, vpc: Key | None, networks: frozenset[Network]) -> None:
         """The attachment's specification gives those addresses in that VPC: nobody else is allocated one of them."""
         before = self._named.pop(attachment, None)
-        if before is not None and (book := self._books.get(before[0])) is not None:
-            book.addresses.unname(before[1])
+        if before is not None and (allocations := self._allocations.get(before[0])) is not None:
+            allocations.addresses.unname(before[1])
             if self.vpcs.of(before[0]) is None:
                 self.forget(before[0])
         if vpc is not None and networks:
             self._named[attachment] = vpc, networks
             self.of(vpc).addresses.name(networks)
 
-    def of(self, vpc: Key) -> Book:
-        return self._books.setdefault(vpc, Book())
+    def of(self, vpc: Key) -> VpcAllocations:
+        return self._allocations.setdefault(vpc, VpcAllocations())
 
-    def known(self, vpc: Key) -> Book | None:
-        """The VPC's book if there is one."""
-        return self._books.get(vpc)
+    def known(self, vpc: Key) -> VpcAllocations | None:
+        """The VPC's allocations if there is one."""
+        return self._allocations.get(vpc)
 
-    def home(self, attachment: Key) -> Key | None:
+    def vpc_of(self, attachment: Key) -> Key | None:
         """The VPC that the attachment holds something in."""
-        return self._home.get(attachment)
+        return self._vpcs_of.get(attachment)
 
-    def join(self, attachment: Key, vpc: Key) -> tuple[Key, ...]:
+    def assign(self, attachment: Key, vpc: Key) -> tuple[Key, ...]:
         """The attachment holds something in that VPC, and in no other. The blocked that may now get what it gave up."""
         freed: tuple[Key, ...] = ()
-        if self._home.get(attachment, vpc) != vpc:
-            freed = self.leave(attachment)
-        self._home[attachment] = vpc
+        if self._vpcs_of.get(attachment, vpc) != vpc:
+            freed = self.release(attachment)
+        self._vpcs_of[attachment] = vpc
         self.of(vpc).members.add(attachment)
         return freed
 
-    def leave(self, attachment: Key) -> tuple[Key, ...]:
+    def release(self, attachment: Key) -> tuple[Key, ...]:
         """The attachment gives everything back. The blocked that may now get it."""
         self._addresses.pop(attachment, None)
-        vpc = self._home.pop(attachment, None)
-        for book in [self.of(vpc)] if vpc else []:
-            book.functions.release(attachment)
-            book.addresses.release(attachment)
-            book.members.discard(attachment)
-            book.blocked.discard(attachment)
-            return tuple(book.blocked)
+        vpc = self._vpcs_of.pop(attachment, None)
+        for allocations in [self.of(vpc)] if vpc else []:
+            allocations.functions.release(attachment)
+            allocations.addresses.release(attachment)
+            allocations.members.discard(attachment)
+            allocations.blocked.discard(attachment)
+            return tuple(allocations.blocked)
         return ()
 
     def forget(self, vpc: Key) -> None:
-        """Drops the book of a VPC that is gone, once nobody is in it."""
-        book = self._books.get(vpc)
-        if book and not book.members and not book.blocked and not book.addresses.named:
-            del self._books[vpc]
+        """Drops the allocations of a VPC that is gone, once nobody is in it."""
+        allocations = self._allocations.get(vpc)
+        if (
+            allocations
+            and not allocations.members
+            and not allocations.blocked
+            and not allocations.addresses.named
+        ):
+            del self._allocations[vpc]
 
     def addresses(self, attachment: Key) -> tuple[Interface, ...]:
         """What was allocated to the attachment."""
@@ -112,12 +117,12 @@ class Books:
         self._addresses[attachment] = addresses
 
 
-def restore(books: Books, view: View) -> None:
+def restore(allocator: Allocator, caches: Caches) -> None:
     """Enters what the live objects hold, oldest first: their status, and where that is missing yet, their NAD."""
-    for key, vpc in _oldest_first(view.vpcs.items()):
+    for key, vpc in _oldest_first(caches.vpcs.items()):
         if isinstance(vpc, Vpc) and vpc.status.identifier:
             try:
-                mine = books.vpcs.claim(key, parse_vpc(vpc.status.identifier))
+                mine = allocator.vpcs.claim(key, parse_vpc(vpc.status.identifier))
             except Rejected:
                 mine = False
             if not mine:
@@ -126,17 +131,17 @@ def restore(books: Books, view: View) -> None:
                 )
     attachments = [
         (key, thing)
-        for key, thing in _oldest_first(view.attachments.items())
+        for key, thing in _oldest_first(caches.attachments.items())
         if isinstance(thing, VpcAttachment)
     ]
     for key, attachment in attachments:
-        _enter(books, view, key, attachment)
+        _enter(allocator, caches, key, attachment)
     for key, attachment in attachments:
-        if (home := books.home(key)) and attachment.status.ready:
-            _enter_terminations(books, home, key, attachment)
+        if (vpc := allocator.vpc_of(key)) and attachment.status.ready:
+            _enter_terminations(allocator, vpc, key, attachment)
 
 
-def _enter(books: Books, view: View, key: Key, attachment: VpcAttachment) -> None:
+def _enter(allocator: Allocator, caches: Caches, key: Key, attachment: VpcAttachment) -> None:
     vpc = settled(attachment) or reference(attachment)
     status = attachment.status
     try:
@@ -144,28 +149,28 @@ def _enter(books: Books, view: View, key: Key, attachment: VpcAttachment) -> Non
             function = parse_function(status.identifier)
             addresses = tuple(map(ip_interface, status.addresses))
         else:
-            nad = view.nads.get(key)
+            nad = caches.nads.get(key)
             plugin = _plugin(nad.config) if nad and nad.owner == attachment.metadata.uid else None
-            if not plugin or books.vpcs.of(vpc) != from_base62(str(plugin["vpc"])):
+            if not plugin or allocator.vpcs.of(vpc) != from_base62(str(plugin["vpc"])):
                 return
             function = from_base62(str(plugin["vpcattachment"]))
             addresses = tuple(map(ip_interface, plugin["addresses"]))
-        book = books.of(vpc)
-        if not book.functions.claim(key, function):
+        allocations = allocator.of(vpc)
+        if not allocations.functions.claim(key, function):
             log.error("duplicate attachment identifier, another follows", attachment=key, vpc=vpc)
-        book.addresses.claim(key, [host(address.ip) for address in addresses])
+        allocations.addresses.claim(key, [host(address.ip) for address in addresses])
     except (Held, Rejected, ValueError, KeyError, TypeError) as error:
         log.warning("status not understood, made anew", attachment=key, error=str(error))
         addresses = ()
-    books.join(key, vpc)
-    books.remember(key, addresses)
+    allocator.assign(key, vpc)
+    allocator.remember(key, addresses)
 
 
-def _enter_terminations(books: Books, home: Key, key: Key, attachment: VpcAttachment) -> None:
+def _enter_terminations(allocator: Allocator, vpc: Key, key: Key, attachment: VpcAttachment) -> None:
     try:
-        wanted = plan(attachment, None)
-        addresses = wanted.addresses or books.addresses(key)
-        books.of(home).addresses.claim(key, wanted.holds(addresses))
+        wanted = parse_attachment(attachment, None)
+        addresses = wanted.addresses or allocator.addresses(key)
+        allocator.of(vpc).addresses.claim(key, wanted.holds(addresses))
     except Rejected as problem:
         log.info("specification changed meanwhile", attachment=key, problem=str(problem))
 

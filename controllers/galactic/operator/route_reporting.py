@@ -8,7 +8,7 @@ from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.conditions import State
 from galactic.kube.informer import Key
-from galactic.operator.state import View
+from galactic.operator.state import Caches
 
 PATIENCE_SECONDS: Final = 20.0
 """For how long nothing is said: a router that starts, or another that takes over, needs less."""
@@ -31,12 +31,12 @@ class Silence:
         self._clock = clock
         self._since: dict[Key, tuple[int, float]] = {}  # the epoch not told, and when it was first looked at
 
-    def state(self, view: View, key: Key, attachment: VpcAttachment | None) -> tuple[State | None, bool]:
+    def state(self, caches: Caches, key: Key, attachment: VpcAttachment | None) -> tuple[State | None, bool]:
         """What condition Routed is to say (None: nothing is wrong), and whether to look again after PATIENCE_SECONDS.
 
         ``attachment`` None: it is gone.
         """
-        found = attachment and _untold(view, key, attachment)
+        found = attachment and _untold(caches, key, attachment)
         if not found:
             self._since.pop(key, None)
             return None, False
@@ -55,17 +55,17 @@ class Silence:
         return State("False", "NotRouted", told), True
 
 
-def _untold(view: View, key: Key, attachment: VpcAttachment) -> tuple[str, int] | None:
+def _untold(caches: Caches, key: Key, attachment: VpcAttachment) -> tuple[str, int] | None:
     """The node that has it and the epoch since when, unless the router has told of that or of something newer."""
     nodes = {
-        pod.node for each in view.carriers(key) if (pod := view.pods.get(each)) and pod.live and pod.node
+        pod.node for each in caches.carriers(key) if (pod := caches.pods.get(each)) and pod.live and pod.node
     }
     endpoint = attachment.status.endpoint
     if not nodes or (endpoint is not None and endpoint.node in nodes):
         return None
     newest: tuple[str, SegmentEndpoint] | None = None
     for node in sorted(nodes):
-        segment = view.segments.get(("", node))
+        segment = caches.segments.get(("", node))
         for each in segment.status.endpoints if isinstance(segment, NodeSegment) else ():
             if each.attachment == "/".join(key) and (newest is None or newest[1].epoch < each.epoch):
                 newest = node, each

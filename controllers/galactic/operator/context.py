@@ -1,4 +1,4 @@
-"""What the reconcilers of all kinds share: the view, the books, and the ways to write."""
+"""What the reconcilers of all kinds share: the caches, the allocator, and the ways to write."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from galactic.kube.conditions import READY, status_patch
 from galactic.kube.informer import Key
 from galactic.kube.resources import Resource
 from galactic.names import GROUP
+from galactic.operator.allocator import Allocator
 from galactic.operator.api import Api
-from galactic.operator.books import Books
 from galactic.operator.events import Events
-from galactic.operator.state import View
+from galactic.operator.state import Caches
 
 FINALIZER: Final = f"{GROUP}/in-use"
 """On a VPC with attachments, and an attachment with a live pod or an endpoint: neither goes before those have gone."""
@@ -42,12 +42,12 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class ReconcileContext:
     """See above. ``dirty(item, delay)`` marks an object for the reconciler."""
 
     api: Api
-    view: View
-    books: Books
+    caches: Caches
+    allocator: Allocator
     events: Events
     rules: Rules
     dirty: Callable[[Item, float], None]
@@ -61,7 +61,7 @@ class Desk:
         answer = await self.api.patch(
             resource, meta.name, patch, meta.namespace or None, subresource="status"
         )
-        self.view.of(resource).set(answer)
+        self.caches.of(resource).set(answer)
         self._tell(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
     async def finalizer(
@@ -82,7 +82,7 @@ class Desk:
         except NotFound:
             return
         if not answer["metadata"].get("deletionTimestamp") or answer["metadata"].get("finalizers"):
-            self.view.of(resource).set(answer)
+            self.caches.of(resource).set(answer)
 
     def _tell(self, resource: Resource, meta: Meta, before: Any, after: Any) -> None:
         old = {condition["type"]: condition for condition in before}

@@ -10,8 +10,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.resources import NODE_SEGMENTS, PODS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL
-from galactic.operator.desk import Rules
-from galactic.operator.routed import PATIENCE_SECONDS, Silence, arrived
+from galactic.operator.context import Rules
+from galactic.operator.route_reporting import PATIENCE_SECONDS, Silence, arrived
 
 AT = 1_800_000_000.0
 KEY = ("blue", "web")
@@ -42,7 +42,7 @@ def attachment(node: str = "", epoch: int = 0) -> VpcAttachment:
     )
 
 
-def view(found: NodeSegment | None, *, node: str = "node-1", live: bool = True) -> Any:
+def caches(found: NodeSegment | None, *, node: str = "node-1", live: bool = True) -> Any:
     pod = SimpleNamespace(live=live, node=node)
     return SimpleNamespace(
         carriers=lambda _: [("blue", "web")],
@@ -61,15 +61,19 @@ class Clock:
 @pytest.mark.parametrize(
     ("seen", "known", "says"),
     [
-        pytest.param(view(segment(LONG_AGO)), attachment(), True, id="the-router-is-away"),
-        pytest.param(view(segment(AHEAD)), attachment(), True, id="of-a-node-whose-clock-is-ahead"),
-        pytest.param(view(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, id="told"),
-        pytest.param(view(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, id="a-move-not-told"),
-        pytest.param(view(segment(LONG_AGO)), attachment("node-2", NOW), False, id="the-newest-is-elsewhere"),
-        pytest.param(view(segment()), attachment(), False, id="the-node-does-not-have-it"),
-        pytest.param(view(None), attachment(), False, id="the-node-has-no-prefix"),
-        pytest.param(view(segment(LONG_AGO), node=""), attachment(), False, id="not-scheduled"),
-        pytest.param(view(segment(LONG_AGO), live=False), attachment(), False, id="run-to-its-end"),
+        pytest.param(caches(segment(LONG_AGO)), attachment(), True, id="the-router-is-away"),
+        pytest.param(caches(segment(AHEAD)), attachment(), True, id="of-a-node-whose-clock-is-ahead"),
+        pytest.param(caches(segment(LONG_AGO)), attachment("node-1", LONG_AGO), False, id="told"),
+        pytest.param(
+            caches(segment(LONG_AGO)), attachment("node-2", LONG_AGO - 9), True, id="a-move-not-told"
+        ),
+        pytest.param(
+            caches(segment(LONG_AGO)), attachment("node-2", NOW), False, id="the-newest-is-elsewhere"
+        ),
+        pytest.param(caches(segment()), attachment(), False, id="the-node-does-not-have-it"),
+        pytest.param(caches(None), attachment(), False, id="the-node-has-no-prefix"),
+        pytest.param(caches(segment(LONG_AGO), node=""), attachment(), False, id="not-scheduled"),
+        pytest.param(caches(segment(LONG_AGO), live=False), attachment(), False, id="run-to-its-end"),
     ],
 )
 def test_what_is_said(seen: Any, known: VpcAttachment, says: bool) -> None:
@@ -99,7 +103,7 @@ def test_patience_begins_anew() -> None:
         (segment(2), attachment(), False),  # a namesake
     ]
     for number, (place, known, says) in enumerate(steps):
-        state, _ = silence.state(view(place), KEY, known)
+        state, _ = silence.state(caches(place), KEY, known)
         assert (state is not None) is says, number
         clock.at += PATIENCE_SECONDS
 
@@ -108,7 +112,7 @@ def test_patience_begins_anew() -> None:
 async def test_a_router_outside_of_the_cluster_is_not_missed(
     clusters: Any, monkeypatch: pytest.MonkeyPatch, outside: bool
 ) -> None:
-    monkeypatch.setattr("galactic.operator.routed.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("galactic.operator.route_reporting.PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("galactic.operator.attachments.PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr("galactic.operator.reconcile.PATIENCE_SECONDS", 0.01)
     cluster = clusters(Rules(router_outside=outside))

@@ -1,4 +1,4 @@
-"""Attachments, definitions and Pods into the view: there may be tens of thousands of them.
+"""Attachments, definitions and Pods into the caches: there may be tens of thousands of them.
 
 kopf has no label selectors, keeps a task and a queue an object, and spends 2 ms of processor time an event
 (docs/design/watching.md); this parses it and puts it in the cache.
@@ -9,10 +9,10 @@ from typing import Any
 
 from galactic.kube.client import Event, Kube, Object
 from galactic.kube.informer import Reflector, key_of
-from galactic.operator.state import Cache, View
+from galactic.operator.state import Cache, Caches
 
 
-class Feed:
+class CacheReflector:
     """Keeps one cache equal to what the API server has: ``run`` never returns by itself."""
 
     def __init__(self, kube: Kube, cache: Cache[Any]) -> None:
@@ -44,6 +44,8 @@ class Feed:
             self._cache.set(event.object)
 
 
-def feeds(kube: Kube, view: View) -> tuple[Feed, ...]:
+def reflectors(kube: Kube, caches: Caches) -> tuple[CacheReflector, ...]:
     """One for each kind that kopf does not watch."""
-    return tuple(Feed(kube, cache) for cache in (view.nads, view.attachments, view.pods, view.agents))
+    return tuple(
+        CacheReflector(kube, cache) for cache in (caches.nads, caches.attachments, caches.pods, caches.agents)
+    )

@@ -21,7 +21,7 @@ from galactic.kube.client import Conflict, NotFound, Object, Patch
 from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.kube.resources import NAMESPACES, SECRETS, Resource
 from galactic.webhook.configuration import (
-    Door,
+    ClientConfig,
     Policy,
     configurations,
     merged,
@@ -66,7 +66,7 @@ class Wanted:
     """
 
     name: str
-    door: Door
+    client_config: ClientConfig
     configure: bool
     lifetime: Lifetime
     files: Files | None = None
@@ -74,7 +74,7 @@ class Wanted:
     nodes: Identities = NO_IDENTITIES
 
 
-class Keeper:
+class Registration:
     """``run`` never returns. ``ready`` is set once there is a certificate and the API server asks us."""
 
     def __init__(
@@ -117,7 +117,7 @@ class Keeper:
         authorities = await self._certify()
         if self._wanted.configure:
             text = None if authorities is None else base64.b64encode(authorities).decode()
-            await self._configure(replace(self._wanted.door, bundle=text))
+            await self._configure(replace(self._wanted.client_config, bundle=text))
 
     async def _done(self, work: Callable[[], Awaitable[object]]) -> bool:
         try:
@@ -141,7 +141,7 @@ class Keeper:
 
     async def _bundle(self) -> Bundle:
         """What the replicas share, one step further if that is due."""
-        wanted, namespace = self._wanted, self._wanted.door.namespace
+        wanted, namespace = self._wanted, self._wanted.client_config.namespace
         secret = await self._api.find(SECRETS, wanted.name, namespace)
         there: Bundle | None = None
         if secret is not None:
@@ -149,7 +149,7 @@ class Keeper:
                 there = Bundle.of(_decoded(secret.get("data") or {}))
             except Rejected as problem:
                 log.warning("Secret not understood, made anew", secret=wanted.name, problem=str(problem))
-        bundle = renewed(there, wanted.door.names, wanted.lifetime, self._now())
+        bundle = renewed(there, wanted.client_config.names, wanted.lifetime, self._now())
         if bundle == there:
             return bundle
         try:
@@ -172,7 +172,7 @@ class Keeper:
             "kind": "Secret",
             "metadata": {
                 "name": self._wanted.name,
-                "namespace": self._wanted.door.namespace,
+                "namespace": self._wanted.client_config.namespace,
                 "labels": {"app.kubernetes.io/part-of": "galactic"},
             },
             "type": "kubernetes.io/tls",
@@ -187,15 +187,15 @@ class Keeper:
             self._metrics.loaded(expiry)
             log.info("certificate in service", expiry=expiry.isoformat())
 
-    async def _configure(self, door: Door) -> None:
+    async def _configure(self, client_config: ClientConfig) -> None:
         wanted = self._wanted
-        for namespace in to_be_labelled(door.namespace, self._version):
+        for namespace in to_be_labelled(client_config.namespace, self._version):
             found = await self._api.find(NAMESPACES, namespace)
             if found is not None and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED:
                 patch = {"metadata": {"labels": {ADMISSION_LABEL: IGNORED}}}
                 await self._api.patch(NAMESPACES, namespace, patch)
         for resource, manifest in configurations(
-            wanted.name, door, self._version, wanted.pod_policy, wanted.nodes
+            wanted.name, client_config, self._version, wanted.pod_policy, wanted.nodes
         ):
             there = await self._api.find(resource, wanted.name)
             try:

@@ -2,10 +2,10 @@ from ipaddress import IPv6Network, ip_network
 
 import pytest
 
-from galactic.operator.books import Books
-from galactic.operator.desk import Rules
-from galactic.operator.figures import Family, Pool, pool, unready, vpcs
-from galactic.operator.state import Listener, View
+from galactic.operator.allocator import Allocator
+from galactic.operator.context import Rules
+from galactic.operator.gauges import Family, Pool, pool, unready, vpcs
+from galactic.operator.state import Caches, Listener
 
 READY = {"type": "Ready", "status": "True", "reason": "Ready"}
 
@@ -20,8 +20,8 @@ def attachment(name, ready):
     return thing(name, {"vpc": {"name": "blue"}, "interface": {}}, ready=ready, conditions=[reason])
 
 
-def view():
-    made = View(Listener())
+def caches():
+    made = Caches(Listener())
     networks = ["10.1.1.0/24", "10.9.0.0/31", "fd00::/126"]
     made.vpcs.set(thing("blue", {"networks": networks}, identifier="0000000004d2", conditions=[READY]))
     made.vpcs.set(thing("odd", {"networks": []}))
@@ -31,7 +31,7 @@ def view():
 
 
 def test_what_is_not_ready_is_counted_by_kind_and_reason():
-    found = unready(view())
+    found = unready(caches())
     assert found["VPCAttachment", "AddressesExhausted"] == 2
     assert found["VPC", "Invalid"] == 1
     assert found["NodeSegment", "NoStatus"] == 0
@@ -39,18 +39,18 @@ def test_what_is_not_ready_is_counted_by_kind_and_reason():
 
 
 def test_a_vpc_tells_who_is_in_it_and_how_full_it_is():
-    books = Books()
+    allocator = Allocator()
     held = [ip_network(text) for text in ("10.1.1.5/32", "10.1.1.6/32", "172.16.0.0/16", "fd00::2/128")]
-    books.of(("ns", "blue")).addresses.claim(("ns", "a"), held)
-    (blue,) = vpcs(view(), books)
+    allocator.of(("ns", "blue")).addresses.claim(("ns", "a"), held)
+    (blue,) = vpcs(caches(), allocator)
     assert (blue.name, blue.vpc, blue.ready, blue.unready) == ("ns/blue", "0000000004d2", 1, 2)
     # 253 of the /24, both of the /31; of the /126 there is one beside network, gateway and the last.
     assert blue.families == (Family(4, 255, 2), Family(6, 1, 1))
 
 
 def test_what_was_given_back_is_no_longer_held():
-    books = Books()
-    addresses = books.of(("ns", "blue")).addresses
+    allocator = Allocator()
+    addresses = allocator.of(("ns", "blue")).addresses
     addresses.claim(("ns", "a"), [ip_network("10.1.1.5/32")])
     addresses.claim(("ns", "a"), [ip_network("10.1.1.5/32"), ip_network("10.1.1.6/32")])
     assert addresses.hosts(4) == 2
@@ -70,7 +70,7 @@ def test_what_was_given_back_is_no_longer_held():
     ],
 )
 def test_what_shares_an_address_with_the_pool_uses_it(prefixes, used):
-    made = View(Listener())
+    made = Caches(Listener())
     for number, prefix in enumerate(prefixes):
         made.segments.set({"metadata": {"name": f"n{number}"}, "spec": {"prefix": prefix}})
     rules = Rules(pool=IPv6Network("2001:db8:ff01::/48"), pool_length=56)
