@@ -18,15 +18,15 @@ from galactic.linux import devices, netlink
 from galactic.linux.events import Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import Link, Objects
-from galactic.node import plan
-from galactic.node.calls import Calls
-from galactic.node.epoch import Clock
+from galactic.node.cni.calls import Calls
+from galactic.node.cni.server import Server
+from galactic.node.dataplane import plan
+from galactic.node.dataplane.plan import Host
+from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.plan import Host
-from galactic.node.records import Records
-from galactic.node.server import Server
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.store import Store
 
 STANDS_FOR = {"vrf": "bridge", "dummy": "ifb", "veth": "veth"}
 _END_DT6, _SEG6_LOCAL_TABLE = 7, 3

@@ -25,16 +25,16 @@ from galactic.linux.events import Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.messages import Topics
-from galactic.node.apply import Applied
-from galactic.node.attachment import Attachment
-from galactic.node.epoch import Clock
-from galactic.node.following import Following
+from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.plan import Host
+from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.plan import Host
-from galactic.node.records import Records
-from galactic.node.registration import Registration
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.mqtt.session import Registration
+from galactic.node.mqtt.subscriptions import Following
+from galactic.node.state.attachment import Attachment
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.store import Store
 from galactic.settings import NodeSettings
 
 HOST = Host(IPv6Network("2001:db8:ff01:100::/56"), IPv6Network("2001:db8:ff00::/40"), "eth0")

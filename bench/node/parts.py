@@ -13,7 +13,7 @@ from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import EncapJob, EncapMode, EncapSink, RouteKey, RouteTarget
 from galactic.messages import Route
-from galactic.node.memory import MemoryKernel
+from galactic.node.dataplane.memory import MemoryKernel
 
 VPC = 1234
 FIRST_SID = int(IPv6Address("2001:db8:ff02:100::"))

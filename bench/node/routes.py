@@ -18,8 +18,8 @@ from parts import VPC, batch, median, route, run, underlay
 
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.node.remote import Remotes, Writer, entry
-from galactic.node.sieve import Sieve, pending_jobs
+from galactic.node.dataplane.resync import Sieve, pending_jobs
+from galactic.node.state.remote import Remotes, Writer, entry
 
 SIZES = (1_000, 10_000, 100_000)
 TABLE = 101

@@ -18,7 +18,7 @@ from story import Tenant, eventually
 from galactic.errors import Rejected
 from galactic.lab.cluster import Lab
 from galactic.messages import Route, digest
-from galactic.node.plan import FIRST_TABLE, TABLES
+from galactic.node.dataplane.plan import FIRST_TABLE, TABLES
 
 STEPS = int(os.environ.get("GALACTIC_STEPS", "6"))
 ATTACHMENTS = ("a", "b", "c", "d", "e")

@@ -27,8 +27,8 @@ from galactic.linux.firewall import firewall
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import LOOPBACK_DEVICE, Encap, Objects, change, route_key
-from galactic.node import plan
-from galactic.node.attachment import Attachment, Termination
+from galactic.node.dataplane import plan
+from galactic.node.state.attachment import Attachment, Termination
 
 pytestmark = pytest.mark.vrf
 

@@ -24,8 +24,8 @@ from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import Objects, change
 from galactic.linux.preflight import preflight
-from galactic.node import plan
-from galactic.node.attachment import Attachment
+from galactic.node.dataplane import plan
+from galactic.node.state.attachment import Attachment
 
 filtering._TIMEOUT = 900.0  # a guest on a machine that has much else to do is slow
 SPACE, PREFIX = IPv6Network("2001:db8:ff00::/40"), IPv6Network("2001:db8:ff01:100::/56")

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from galactic.node.sandbox import alive, device
+from galactic.node.dataplane.sandbox import alive, device
 
 
 @pytest.fixture

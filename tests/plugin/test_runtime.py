@@ -17,17 +17,17 @@ from libcni import PluginError, Runtime
 from prometheus_client import CollectorRegistry
 
 from cni_plugin import bundle
-from galactic.node import calls
-from galactic.node.apply import Applied
-from galactic.node.calls import Calls
-from galactic.node.epoch import Clock
-from galactic.node.memory import MemoryKernel
+from galactic.node.cni import calls
+from galactic.node.cni.calls import Calls
+from galactic.node.cni.server import Server
+from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.memory import MemoryKernel
+from galactic.node.dataplane.plan import Host
+from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.plan import Host
-from galactic.node.records import Records
-from galactic.node.server import Server
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.store import Store
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 PREFIX, SPACE = IPv6Network("2001:db8:ff01:100::/56"), IPv6Network("2001:db8:ff00::/40")

@@ -7,7 +7,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 import msgspec
 
 from galactic import messages
-from galactic.node import cni
+from galactic.node.cni import protocol
 from reference.page import SOURCES, code, page, table, text
 
 TOPICS: Final = (
@@ -119,7 +119,7 @@ def _codes() -> str:
         "For those who read kubelet's Events or a runtime's log: the codes of the CNI errors that the plugin answers "
         "with. The words in `msg` and `details` say more. What the plugin does is in [The CNI plugin](../cni.md)."
     )
-    tree = ast.parse((SOURCES / "node" / "cni.py").read_text())
+    tree = ast.parse((SOURCES / "node" / "cni" / "protocol.py").read_text())
     names = [
         node.target.id
         for node in tree.body
@@ -127,11 +127,14 @@ def _codes() -> str:
         and isinstance(node.target, ast.Name)
         and node.target.id[0].isupper()
     ]
-    found = {name: getattr(cni, name) for name in names if isinstance(getattr(cni, name), int)}
+    found = {name: getattr(protocol, name) for name in names if isinstance(getattr(protocol, name), int)}
     found |= _hook()
     rows = [(str(number), text_of(name)) for name, number in sorted(found.items(), key=lambda it: it[1])]
     return page(
-        "CNI error codes", who, table(("code", "means"), rows), source="controllers/galactic/node/cni.py"
+        "CNI error codes",
+        who,
+        table(("code", "means"), rows),
+        source="controllers/galactic/node/cni/protocol.py",
     )
 
 

@@ -20,6 +20,7 @@ CALLS: Final = {
     "NotYet": (None, 0),
     "State": (1, 2),
     "Finding": (2, 3),
+    "ConditionState": (2, 3),
     "Rejection": (2, 3),
     "Complaint": (1, 2),
     "_no": (2, 3),
@@ -212,6 +213,7 @@ def types() -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
                 "Finding",
+                "ConditionState",
                 "_finding",
                 "_Trial",
             ):

@@ -1,7 +1,10 @@
-"""The node controller: what is attached on this node, in its kernel, and what it tells the rest of the world.
+"""The node controller: attached pods and route tables in, this node's kernel out.
 
-cni, server      the kubelet's calls over the unix socket             ┐
-tables           a VPC's route table as MQTT tells it                 ├─► store ─► plan ─► sync ─► kernel
-segment          this node's prefix, from its NodeSegment             ┘     │
-                                                                            └─► registration (MQTT), segment (status)
+cni          the kubelet's calls over the unix socket                ┐
+mqtt         route tables of the VPCs hosted here                    ├─► state ─► dataplane ─► kernel
+kubernetes   this node's prefix, definitions, tables by fallback     ┘     │
+                                                                           └─► mqtt (registration), kubernetes (status)
+
+``controller`` runs the parts, ``metrics`` counts, ``__main__`` wires. Programs of their own: ``prepare`` makes a host
+ready (galactic-node-prepare), ``inspection`` prints the kernel's state (galactic-node-inspect).
 """

@@ -13,20 +13,20 @@ from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.messages import Topics
 from galactic.metrics import registry
-from galactic.node.calls import Calls
+from galactic.node.cni.calls import Calls
+from galactic.node.cni.server import Server
 from galactic.node.controller import Controller
-from galactic.node.epoch import Clock
-from galactic.node.following import Following
-from galactic.node.host import Preparation
-from galactic.node.machine import LinuxMachine
+from galactic.node.dataplane.adapter import LinuxMachine
+from galactic.node.dataplane.neighbours import Neighbours
+from galactic.node.dataplane.setup import Preparation
+from galactic.node.dataplane.sync import Sync
+from galactic.node.kubernetes.multus import MultusConfiguration
 from galactic.node.metrics import Metrics
-from galactic.node.multus import MultusConfiguration
-from galactic.node.neighbours import Neighbours
-from galactic.node.records import Records
-from galactic.node.registration import Registration, will
-from galactic.node.server import Server
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.subscriptions import Following
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.store import Store
 from galactic.settings import NodeSettings, load
 
 PROGRAM = "galactic-node"

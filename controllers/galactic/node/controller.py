@@ -12,18 +12,19 @@ from galactic.errors import GalacticError
 from galactic.kube.client import Kube
 from galactic.launch import Health
 from galactic.linux.events import Changed
-from galactic.node.configs import Configs
-from galactic.node.fallback import Fallback
-from galactic.node.host import Preparation
+from galactic.node.cni.server import Server
+from galactic.node.dataplane.neighbours import Neighbours
+from galactic.node.dataplane.setup import Preparation
+from galactic.node.dataplane.sync import Sync
+from galactic.node.kubernetes.definitions import Configs
+from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.kubernetes.multus import MultusConfiguration
+from galactic.node.kubernetes.segment import Facts, Segment
+from galactic.node.kubernetes.unaccounted import Recovery
 from galactic.node.metrics import Metrics
-from galactic.node.multus import MultusConfiguration
-from galactic.node.neighbours import Neighbours
-from galactic.node.recovery import Recovery
-from galactic.node.registration import Registration
-from galactic.node.segment import Facts, Finding, Segment
-from galactic.node.server import Server
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.mqtt.session import Registration
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.5, 30.0)
@@ -183,6 +184,6 @@ class Controller:
         )
 
 
-def _finding(kind: str, problem: str | None, good: str, bad: str, fine: str) -> Finding:
+def _finding(kind: str, problem: str | None, good: str, bad: str, fine: str) -> ConditionState:
     """A condition that says what is wrong, or ``fine``. Never an empty message: API servers of old make it null."""
-    return Finding(kind, problem is None, good if problem is None else bad, problem or fine)
+    return ConditionState(kind, problem is None, good if problem is None else bad, problem or fine)

@@ -36,8 +36,8 @@ from galactic.linux.objects import (
     route_of,
 )
 from galactic.linux.ways import way
-from galactic.node.plan import tables_of
-from galactic.node.probes import Sending, counters, inside, next_hop, plain, send
+from galactic.node.dataplane.plan import tables_of
+from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
 
 PROGRAM: Final = "galactic-node-inspect"
 SYSCTLS: Final = (

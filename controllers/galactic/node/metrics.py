@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from galactic.node import cni
+from galactic.node.cni import protocol
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -108,7 +108,7 @@ class Metrics:
         self._told: dict[Gauge, Mapping[str, int]] = {}
         # Those that are there from the start show their first increase, which others hide.
         for verb in ("add", "del"):
-            for code in (0, *cni.CODES):
+            for code in (0, *protocol.CODES):
                 self.requests.labels(verb, code)
             self.request_seconds.labels(verb)
         for kind in ("delta", "full", "look"):

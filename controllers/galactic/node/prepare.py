@@ -19,7 +19,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.objects import LOOPBACK_DEVICE
 from galactic.linux.preflight import preflight
 from galactic.linux.underlay import Underlay, underlay
-from galactic.node import plan
+from galactic.node.dataplane import plan
 from galactic.settings import NodeSettings, load
 
 PROGRAM: Final = "galactic-node-prepare"

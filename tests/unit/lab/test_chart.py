@@ -85,7 +85,7 @@ def test_galactic_is_named_as_the_chart_names_it(tmp_path: Path) -> None:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     for path in (
-        "controllers/galactic/node/plan.py",
+        "controllers/galactic/node/dataplane/plan.py",
         "controllers/galactic/lab/uml.py",
         "src/cni_plugin/main.py",
     ):
@@ -99,7 +99,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("path", "counts"),
     [
-        ("controllers/galactic/node/plan.py", True),
+        ("controllers/galactic/node/dataplane/plan.py", True),
         ("controllers/galactic/node/new.py", True),
         ("src/cni_plugin/main.py", True),
         ("constraints.txt", True),

@@ -17,16 +17,16 @@ import pytest
 from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 
-from galactic.node.apply import Applied
-from galactic.node.calls import Calls
-from galactic.node.epoch import Clock
-from galactic.node.memory import MemoryKernel
+from galactic.node.cni.calls import Calls
+from galactic.node.cni.server import Server
+from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.memory import MemoryKernel
+from galactic.node.dataplane.plan import Host
+from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.plan import Host
-from galactic.node.records import Records
-from galactic.node.server import Server
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.store import Store
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
@@ -53,9 +53,9 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOOK_SECONDS", "FULL_SECONDS"):
-        monkeypatch.setattr(f"galactic.node.sync.{name}", NEVER)
+        monkeypatch.setattr(f"galactic.node.dataplane.sync.{name}", NEVER)
     for name in ("SETTLE_SECONDS", "UNDO_SECONDS"):
-        monkeypatch.setattr(f"galactic.node.calls.{name}", NEVER)
+        monkeypatch.setattr(f"galactic.node.cni.calls.{name}", NEVER)
 
 
 def _config(function: str = "G", *, last: int = 1, **more: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from ipaddress import IPv6Network
 
 import pytest
 
-from galactic.node.attachment import attachment, plugin_config
-from galactic.node.cni import VERSIONS
-from galactic.node.results import result
-from galactic.node.sandbox import Device
+from galactic.node.cni.protocol import VERSIONS
+from galactic.node.cni.results import result
+from galactic.node.dataplane.sandbox import Device
+from galactic.node.state.attachment import attachment, plugin_config
 
 HOST_END = "G0000000jU00GH"
 VRF = "G0000000jU000V"

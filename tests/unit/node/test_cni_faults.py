@@ -10,9 +10,9 @@ import pytest
 from waits import until
 
 from galactic.linux.objects import Change, EndDT46, Objects, route_of
-from galactic.node import plan
-from galactic.node.memory import MemoryKernel
-from galactic.node.records import Records
+from galactic.node.dataplane import plan
+from galactic.node.dataplane.memory import MemoryKernel
+from galactic.node.state.checkpoint import Records
 
 HOST_END = "G0000000jU00GH"
 NAMES = {"container": "CNI_CONTAINERID", "netns": "CNI_NETNS", "ifname": "CNI_IFNAME"}
@@ -322,7 +322,7 @@ async def test_a_thousand_calls_then_rebuilt_from_nothing(node, config, seed, mo
     """Four seeds of 250. The kernel's state is compared with that of a kernel that knows nothing of them, on which the
     controller starts with the records alone.
     """
-    monkeypatch.setattr("galactic.node.sync.BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.05))
     days = Days(node, config, seed)
     for _ in range(250):
         await days.step()

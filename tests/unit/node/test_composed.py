@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from galactic.errors import Rejected
 from galactic.messages import Route
-from galactic.node.composed import Endpoint, compose, endpoint
-from galactic.node.remote import View, entry, pack
+from galactic.node.kubernetes.fallback_table import Endpoint, compose, endpoint
+from galactic.node.state.remote import View, entry, pack
 
 VPC, OWN, OTHER = 1234, "default", "west"
 R = 1000

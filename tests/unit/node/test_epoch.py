@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galactic.node.epoch import HIGHEST, Clock
+from galactic.node.state.epoch import HIGHEST, Clock
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from galactic.kube import informer
 from galactic.kube.client import Event
 from galactic.messages import Changes, Head, Route, Shard, Topics, digest, encode
 from galactic.names import VPC_LABEL
-from galactic.node import fallback
-from galactic.node.fallback import Fallback
-from galactic.node.following import Following
-from galactic.node.registration import Registration, will
-from galactic.node.remote import Writer
+from galactic.node.kubernetes import fallback
+from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.subscriptions import Following
+from galactic.node.state.remote import Writer
 
 TOPICS = Topics("galactic/v1")
 VPC = "0000000004d2"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from galactic.node import multus
-from galactic.node.multus import MultusConfiguration, judge
+from galactic.node.kubernetes import multus
+from galactic.node.kubernetes.multus import MultusConfiguration, judge
 
 SHIM = json.dumps({"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus-shim"}).encode()
 THIN = json.dumps(

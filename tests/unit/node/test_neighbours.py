@@ -6,7 +6,7 @@ import pytest
 
 from galactic.errors import Unreachable
 from galactic.names import host_end
-from galactic.node.neighbours import ASK_SECONDS, NAMED, ROUND_SECONDS, Neighbours
+from galactic.node.dataplane.neighbours import ASK_SECONDS, NAMED, ROUND_SECONDS, Neighbours
 
 VPC = 1234
 FOUR, SIX = ip_address("10.1.1.1"), ip_address("2001:10:1:1::1")

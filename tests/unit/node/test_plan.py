@@ -6,9 +6,9 @@ from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 import pytest
 
 from galactic.linux.objects import MAIN_TABLE, Direct, EndDT46, Link, Unreachable, Via, route_of
-from galactic.node import plan
-from galactic.node.attachment import Attachment, Termination
-from galactic.node.plan import Host
+from galactic.node.dataplane import plan
+from galactic.node.dataplane.plan import Host
+from galactic.node.state.attachment import Attachment, Termination
 
 HOST = Host(IPv6Network("2001:db8:ff01:100::/56"), IPv6Network("2001:db8:ff00::/40"), "eth0")
 POD = Attachment(

@@ -9,7 +9,7 @@ from waits import until
 from galactic.errors import Unreachable
 from galactic.linux.objects import Encap, encap_key, packed, route_key
 from galactic.messages import Route
-from galactic.node.remote import Writer, entry
+from galactic.node.state.remote import Writer, entry
 
 KEY = (1234, 42)
 HOST_END = "G0000000jU00GH"
@@ -216,7 +216,7 @@ async def test_what_nobody_has_accounted_for_is_nobodys_doing(node, config):
 
 
 async def test_what_was_lost_with_a_failure_is_nobodys_doing(node, config, monkeypatch):
-    monkeypatch.setattr("galactic.node.sync.BACKOFF_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.01))
     await node.cni("ADD", config())
     write = node.kernel.write_encaps
 

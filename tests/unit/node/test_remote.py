@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from galactic.errors import Rejected
 from galactic.linux.objects import encap_key, encap_metric, packed, place, unpacked
 from galactic.messages import Route, weight
-from galactic.node.remote import Remotes, Writer, entry, epoch_of, holder_of, pack, weight_of
-from galactic.node.sieve import Sieve, pending_jobs
+from galactic.node.dataplane.resync import Sieve, pending_jobs
+from galactic.node.state.remote import Remotes, Writer, entry, epoch_of, holder_of, pack, weight_of
 
 VPC, TABLE = 1, 101
 HERE = bytes.fromhex("20010db8ff010100")

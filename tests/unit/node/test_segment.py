@@ -12,8 +12,9 @@ from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Unreachable
 from galactic.kube.client import Conflict, Event, NotFound
-from galactic.node import segment as module
-from galactic.node.segment import Facts, Finding, Segment, conditions, difference
+from galactic.node.kubernetes import segment as module
+from galactic.node.kubernetes.segment import Facts, Segment, conditions, difference
+from galactic.node.state.condition import ConditionState
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ async def looked(segment):
     await until(lambda: not segment._changed.is_set())
 
 
-READY = Finding("Ready", status=True, reason="Ready")
+READY = ConditionState("Ready", status=True, reason="Ready")
 OVERLAP = {"type": "Accepted", "status": "False", "reason": "PrefixOverlap", "message": "of another"}
 FACTS = Facts({"kernel": "6.1", "version": "1", "encap": "encap.red"}, 0, (READY,))
 

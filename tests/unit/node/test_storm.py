@@ -15,17 +15,17 @@ from prometheus_client import CollectorRegistry
 from galactic.errors import GalacticError
 from galactic.linux.objects import Encap, Objects, change, encap_key
 from galactic.messages import Route
-from galactic.node import plan
-from galactic.node.apply import Applied, union
-from galactic.node.attachment import Attachment
-from galactic.node.epoch import Clock
-from galactic.node.memory import MemoryKernel
+from galactic.node.dataplane import plan
+from galactic.node.dataplane.dataplane import Applied, union
+from galactic.node.dataplane.memory import MemoryKernel
+from galactic.node.dataplane.plan import Host
+from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.plan import Host
-from galactic.node.records import Records
-from galactic.node.remote import Writer, entry
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.state.attachment import Attachment
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.remote import Writer, entry
+from galactic.node.state.store import Store
 
 PREFIX, SPACE = ip_network("2001:db8:ff01:100::/56"), ip_network("2001:db8:ff00::/40")
 
@@ -152,9 +152,11 @@ class Storm:
 @pytest.mark.parametrize("calm", [pytest.param(True, id="calm"), pytest.param(False, id="with-meddling")])
 @pytest.mark.parametrize("seed", range(12))
 async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, calm, monkeypatch):
-    monkeypatch.setattr("galactic.node.sync.BACKOFF_SECONDS", (0.01, 0.05))
-    monkeypatch.setattr("galactic.node.sync.SUSPECT_SECONDS", 0.02)
-    monkeypatch.setattr("galactic.node.sync.time", SimpleNamespace(monotonic=asyncio.get_running_loop().time))
+    monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("galactic.node.dataplane.sync.SUSPECT_SECONDS", 0.02)
+    monkeypatch.setattr(
+        "galactic.node.dataplane.sync.time", SimpleNamespace(monotonic=asyncio.get_running_loop().time)
+    )
     storm = Storm(tmp_path, seed, calm=calm)
     task = asyncio.create_task(storm.sync.run())
     pods = [storm.pod(vpc, function) for vpc in (1, 2) for function in (1, 2, 3)]

@@ -9,8 +9,8 @@ from waits import until
 from galactic.linux.events import Changed
 from galactic.linux.objects import Encap, EndDT46, change, route_key
 from galactic.messages import Route
-from galactic.node.remote import Writer, entry
-from galactic.node.sync import Sync
+from galactic.node.dataplane.sync import Sync
+from galactic.node.state.remote import Writer, entry
 
 HOST_END = "G0000000jU00GH"
 
@@ -161,8 +161,8 @@ async def test_new_networks_reach_running_pods(node, config):
 
 async def test_a_pod_that_died_without_del_is_forgotten(node, config, monkeypatch):
     """However slow a machine is: the kernel tells once that the link is gone, and nothing more happens."""
-    monkeypatch.setattr("galactic.node.sync.LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("galactic.node.sync.LOOK_SHARE", 10**6)
+    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SHARE", 10**6)
     await node.cni("ADD", config())
     node.kernel.remove_namespace("/ns/1")
     node.sync.suspect()
@@ -279,8 +279,8 @@ async def test_what_was_detached_while_away_is_no_orphan(node, config):
 
 
 async def test_a_sysctl_that_was_changed_is_put_back_though_nothing_tells(node, config, monkeypatch):
-    monkeypatch.setattr("galactic.node.sync.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("galactic.node.sync.LOOK_SHARE", 10**9)  # no look but at these
+    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SHARE", 10**9)  # no look but at these
     await node.stop()
     await node.start()
     node.kernel.host.sysctls["net/vrf/strict_mode"] = "0"
@@ -289,7 +289,7 @@ async def test_a_sysctl_that_was_changed_is_put_back_though_nothing_tells(node, 
 
 async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config, monkeypatch):
     """Somebody deletes it and makes one of the same name: it looks the same, but the kernel dropped its routes."""
-    monkeypatch.setattr("galactic.node.sync.OWN_SECONDS", 0.0)
+    monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 0.0)
     await node.cni("ADD", config())
     before = node.kernel.host.routes.copy()
     await node.sync._applied.look()
@@ -304,8 +304,8 @@ async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config, mo
 
 
 async def test_what_comes_of_our_own_writing_is_not_looked_into_at_once(node, config, monkeypatch):
-    monkeypatch.setattr("galactic.node.sync.SUSPECT_SECONDS", 0.01)
-    monkeypatch.setattr("galactic.node.sync.OWN_SECONDS", 10.0**6)
+    monkeypatch.setattr("galactic.node.dataplane.sync.SUSPECT_SECONDS", 0.01)
+    monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 10.0**6)
     looks = []
     look = node.sync._applied.look
     monkeypatch.setattr(node.sync._applied, "look", lambda: looks.append(1) or look())
@@ -326,7 +326,7 @@ async def test_looking_does_not_read_routes(node, config):
 
 
 async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, config, monkeypatch):
-    monkeypatch.setattr("galactic.node.sync.BACKOFF_SECONDS", (0.01, 0.3))
+    monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.3))
     await node.cni("ADD", config())
     held = node.store.attachments[1234, 42]
     inside = node.kernel.namespaces.pop("/ns/1")  # for a moment it cannot be entered

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galactic.messages import Changes, Head, Route, Shard, digest
-from galactic.node.remote import entry
-from galactic.node.tables import PATIENCE, Table
+from galactic.node.mqtt.replica import PATIENCE, Table
+from galactic.node.state.remote import entry
 
 
 def route(network: int, epoch: int = 1) -> Route:

@@ -11,7 +11,7 @@ from galactic.bus.memory import MemoryBroker, MemoryBus, matches
 from galactic.errors import Unreachable
 from galactic.launch import Health
 from galactic.messages import Changes, Head, Shard, Topics, decode
-from galactic.node.tables import Table
+from galactic.node.mqtt.replica import Table
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
-from galactic.node.remote import Remotes, Writer, pack
-from galactic.node.tables import FORGOTTEN, Table
+from galactic.node.mqtt.replica import FORGOTTEN, Table
+from galactic.node.state.remote import Remotes, Writer, pack
 from galactic.router import ledger as ledgers
 from galactic.router.admissions import OPEN, Policy, Unlisted
 from galactic.router.claims import Attachment, Origin

@@ -18,8 +18,8 @@ from galactic.errors import GalacticError, NotYet, Rejected
 from galactic.kube.client import Object
 from galactic.kube.resources import NADS, Resource
 from galactic.names import function_hex, vpc_hex
-from galactic.node.attachment import Attachment, Key
-from galactic.node.configs import configured
+from galactic.node.kubernetes.definitions import configured
+from galactic.node.state.attachment import Attachment, Key
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.5, 30.0)
@@ -33,7 +33,7 @@ class Api(Protocol):
 
 
 class Orphans(Protocol):
-    """Where they are kept. ``galactic.node.store.Store`` is the real one."""
+    """Where they are kept. ``galactic.node.state.store.Store`` is the real one."""
 
     orphans: set[Key] | None
 

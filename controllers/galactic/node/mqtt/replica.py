@@ -18,7 +18,7 @@ from galactic import names
 from galactic.errors import Rejected
 from galactic.linux.objects import PackedNetwork
 from galactic.messages import Changes, Head, Route, Shard, digest_of, weight
-from galactic.node.remote import Entry, entry, pack, weight_of
+from galactic.node.state.remote import Entry, entry, pack, weight_of
 
 log = structlog.get_logger(__name__)
 

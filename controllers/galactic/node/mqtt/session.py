@@ -13,9 +13,9 @@ from galactic import __version__
 from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.messages import Leader, NodeStatus, Topics, decode, encode
-from galactic.node.following import CHECK_SECONDS, Following
 from galactic.node.metrics import Metrics
-from galactic.node.store import Store
+from galactic.node.mqtt.subscriptions import CHECK_SECONDS, Following
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 DEBOUNCE_SECONDS: Final = 0.01

@@ -19,7 +19,7 @@ from galactic.kube.informer import Informer
 from galactic.kube.informer import Key as Name
 from galactic.kube.resources import NADS
 from galactic.names import NODE_LABEL, label_value
-from galactic.node.attachment import Attachment, Key, attachment, plugin_config
+from galactic.node.state.attachment import Attachment, Key, attachment, plugin_config
 
 log = structlog.get_logger(__name__)
 PLUGIN: Final = "galactic"
@@ -30,7 +30,7 @@ NAMED: Final = 3
 
 
 class Attachments(Protocol):
-    """What is attached here. ``galactic.node.store.Store`` is the real one."""
+    """What is attached here. ``galactic.node.state.store.Store`` is the real one."""
 
     attachments: dict[Key, Attachment]
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
 from galactic.linux.objects import EncapJob, PackedNetwork, RouteKey, encap_key, encap_metric, place
-from galactic.node.drift import ADDED, GONE, Drift
-from galactic.node.remote import Remotes
+from galactic.node.dataplane.drift import ADDED, GONE, Drift
+from galactic.node.state.remote import Remotes
 
 
 class Sieve:

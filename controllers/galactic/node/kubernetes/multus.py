@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from galactic.node.segment import Finding
+from galactic.node.state.condition import ConditionState
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
@@ -27,9 +27,9 @@ class MultusConfiguration:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._seen: object = None
-        self._finding: Finding | None = None
+        self._finding: ConditionState | None = None
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[ConditionState, ...]:
         """The condition, as it was at the last look."""
         return (self._finding,) if self._finding else ()
 
@@ -57,7 +57,7 @@ class MultusConfiguration:
             told = (
                 f"{folder} cannot be read ({error.strerror}); see cni_conf_dir (node.cniConfDir in the chart)"
             )
-            self._seen, self._finding = None, Finding(CONDITION, False, "Unreadable", told)
+            self._seen, self._finding = None, ConditionState(CONDITION, False, "Unreadable", told)
         if before == self._finding:
             return False
         assert self._finding
@@ -66,21 +66,21 @@ class MultusConfiguration:
         return True
 
 
-def judge(files: Mapping[str, bytes], folder: str) -> Finding:
+def judge(files: Mapping[str, bytes], folder: str) -> ConditionState:
     """The condition that follows from the configurations, by file name. As the runtime, it passes over invalid ones."""
     for name in sorted(files):
         if types := _types(files[name]):
             if any("multus" in each for each in types):
-                return Finding(
+                return ConditionState(
                     CONDITION, True, "Configured", f"pods start with {folder}/{name}, which is Multus'"
                 )
             told = (
                 f"pods start with {folder}/{name}, which is not Multus', and get no VPC interface; "
                 "is Multus running on this node?"
             )
-            return Finding(CONDITION, False, "MultusNotFirst", told)
+            return ConditionState(CONDITION, False, "MultusNotFirst", told)
     told = f"there is no network configuration in {folder}; are Multus and the default network running on this node?"
-    return Finding(CONDITION, False, "NoConfiguration", told)
+    return ConditionState(CONDITION, False, "NoConfiguration", told)
 
 
 def _types(text: bytes) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from galactic.errors import NotYet, Unreachable
 from galactic.linux.firewall import Installed
 from galactic.linux.preflight import Finding, Preflight
 from galactic.linux.underlay import Underlay
-from galactic.node import host
-from galactic.node.epoch import Clock
-from galactic.node.host import Preparation
-from galactic.node.records import Records
-from galactic.node.store import Store
+from galactic.node.dataplane import setup
+from galactic.node.dataplane.setup import Preparation
+from galactic.node.state.checkpoint import Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.store import Store
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
@@ -74,7 +74,7 @@ def store(tmp_path):
 def clock(monkeypatch):
     """The monotonic clock, to be set. What costs processor time costs none of it."""
     now = [1000.0]
-    monkeypatch.setattr(host, "time", SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: 0.0))
+    monkeypatch.setattr(setup, "time", SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: 0.0))
     return now
 
 
@@ -97,7 +97,7 @@ async def test_nothing_is_done_again_while_nothing_changes(preparation, machine,
     machine.done.clear()
     for _ in range(5):
         clock[0] += 3
-        assert host.LOOK_SECONDS[0] <= await preparation.look() <= host.LOOK_SECONDS[1]
+        assert setup.LOOK_SECONDS[0] <= await preparation.look() <= setup.LOOK_SECONDS[1]
     assert set(machine.done) == {"intact"}
 
 
@@ -114,20 +114,20 @@ async def test_what_somebody_changed_is_put_back_and_counted(preparation, machin
 async def test_looks_come_within_ten_seconds_whatever_they_cost(
     preparation, machine, clock, drifted, monkeypatch
 ):
-    monkeypatch.setattr(host.time, "process_time", iter(range(1000)).__next__)
+    monkeypatch.setattr(setup.time, "process_time", iter(range(1000)).__next__)
     for _ in range(6):
         machine.broken = ("IPv4 INPUT",)
         clock[0] += 10
-        assert await preparation.look() <= host.LOOK_SECONDS[1]
+        assert await preparation.look() <= setup.LOOK_SECONDS[1]
     await preparation.look()
-    assert await preparation.look() == host.LOOK_SECONDS[1]
+    assert await preparation.look() == setup.LOOK_SECONDS[1]
     assert len(drifted) == 5
 
 
 async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparation, machine, clock, drifted):
     await preparation.look()
     machine.backend, machine.broken = "legacy", ()
-    clock[0] += host.FULL_SECONDS + 1
+    clock[0] += setup.FULL_SECONDS + 1
     await preparation.look()
     assert (preparation.backend, drifted) == ("legacy", [])
     assert conditions(preparation)["PacketFilter"] == (True, "LegacyTables")
@@ -138,7 +138,7 @@ async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparat
     [
         pytest.param(("vrf 1", 3), True, id="module-loaded"),
         pytest.param(("", 3), False, id="nothing-happened"),
-        pytest.param(("", host.MISSING_SECONDS + 1), True, id="now-and-then"),
+        pytest.param(("", setup.MISSING_SECONDS + 1), True, id="now-and-then"),
     ],
 )
 async def test_what_the_kernel_lacked_is_tried_again(preparation, machine, clock, event, expected):
@@ -159,7 +159,7 @@ async def test_a_forged_source_that_cannot_be_told_is_a_condition(preparation, m
     assert conditions(preparation)["SourceValidation"] == (False, "Missing")
     assert preparation.problem is None
     machine.lacking = ""
-    clock[0] += host.MISSING_SECONDS + 1
+    clock[0] += setup.MISSING_SECONDS + 1
     await preparation.look()
     assert conditions(preparation)["SourceValidation"] == (True, "Checked")
 
@@ -198,7 +198,7 @@ async def test_a_refused_filter_is_told_and_tried_again(preparation, machine, cl
 
 
 async def test_a_new_prefix_is_acted_upon_at_once(machine, drifted, tmp_path, monkeypatch):
-    monkeypatch.setattr(host, "BACKOFF_SECONDS", (10.0**6, 10.0**6))  # no look but for the prefix
+    monkeypatch.setattr(setup, "BACKOFF_SECONDS", (10.0**6, 10.0**6))  # no look but for the prefix
     store = Store("c", Records(tmp_path), Clock())
     preparation = Preparation(machine, store, SPACE, drifted.append)
     running = asyncio.create_task(preparation.run())

@@ -21,13 +21,13 @@ from galactic.linux.objects import (
     change,
     route_of,
 )
-from galactic.node import plan
-from galactic.node.attachment import Attachment, Key
-from galactic.node.drift import Drift, words
-from galactic.node.plan import Host
-from galactic.node.sandbox import alive
-from galactic.node.sieve import Sieve, count, pending_jobs
-from galactic.node.store import Dirty, Store
+from galactic.node.dataplane import plan
+from galactic.node.dataplane.drift import Drift, words
+from galactic.node.dataplane.plan import Host
+from galactic.node.dataplane.resync import Sieve, count, pending_jobs
+from galactic.node.dataplane.sandbox import alive
+from galactic.node.state.attachment import Attachment, Key
+from galactic.node.state.store import Dirty, Store
 
 log = structlog.get_logger(__name__)
 HOST: Final = 0

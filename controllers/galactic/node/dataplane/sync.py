@@ -18,12 +18,12 @@ import structlog
 from galactic.errors import GalacticError, NotYet, Unreachable
 from galactic.linux.events import EVERYTHING, Changed
 from galactic.linux.objects import Kernel
-from galactic.node.apply import Applied
-from galactic.node.attachment import Attachment, Key
-from galactic.node.drift import Drift
+from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.drift import Drift
+from galactic.node.dataplane.plan import Host
 from galactic.node.metrics import Metrics
-from galactic.node.plan import Host
-from galactic.node.store import Dirty, Store
+from galactic.node.state.attachment import Attachment, Key
+from galactic.node.state.store import Dirty, Store
 
 log = structlog.get_logger(__name__)
 GATHER_SECONDS: Final = 0.002

@@ -11,13 +11,13 @@ import structlog
 
 from galactic import names
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
-from galactic.node import cni
-from galactic.node.attachment import Attachment, Key, attachment, plugin_config
-from galactic.node.cni import Failure, Request
-from galactic.node.results import differences, result
-from galactic.node.sandbox import alive, device
-from galactic.node.store import Store
-from galactic.node.sync import Sync
+from galactic.node.cni import protocol
+from galactic.node.cni.protocol import Failure, Request
+from galactic.node.cni.results import differences, result
+from galactic.node.dataplane.sandbox import alive, device
+from galactic.node.dataplane.sync import Sync
+from galactic.node.state.attachment import Attachment, Key, attachment, plugin_config
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 SETTLE_SECONDS: Final = 17.0
@@ -60,13 +60,13 @@ class Calls:
 
     async def _add(self, request: Request) -> dict[str, Any]:
         config = plugin_config(request.config)
-        cni.supported(request.config)
+        protocol.supported(request.config)
         wanted = attachment(config, request.container, request.netns, request.ifname)
         if problem := self._problem():
             raise NotYet(problem)
         if not self._alive(wanted.netns):
             raise Failure(
-                cni.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no pod's namespace at {wanted.netns}"
+                protocol.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no pod's namespace at {wanted.netns}"
             )
         try:
             async with (
@@ -165,18 +165,20 @@ class Calls:
     async def _check(self, request: Request) -> None:
         config = plugin_config(request.config)
         if config.previous is None:
-            raise Failure(cni.INVALID_CONFIG, "prevResult: CHECK needs the result of the ADD")
+            raise Failure(protocol.INVALID_CONFIG, "prevResult: CHECK needs the result of the ADD")
         held = self._store.attachments.get(config.key)
         if held is None or not held.same_pod(request.container, request.ifname):
-            raise Failure(cni.NOT_AS_IT_SHOULD_BE, f"container {request.container} is not attached")
+            raise Failure(protocol.NOT_AS_IT_SHOULD_BE, f"container {request.container} is not attached")
         if held.netns != request.netns:
             raise Failure(
-                cni.NOT_AS_IT_SHOULD_BE, f"container {request.container} was attached in {held.netns}"
+                protocol.NOT_AS_IT_SHOULD_BE, f"container {request.container} was attached in {held.netns}"
             )
         if wrong := differences(config.previous, held):
-            raise Failure(cni.NOT_AS_IT_SHOULD_BE, "not what prevResult says", ", ".join(wrong))
+            raise Failure(protocol.NOT_AS_IT_SHOULD_BE, "not what prevResult says", ", ".join(wrong))
         if missing := await self._sync.lacking(held):
-            raise Failure(cni.NOT_AS_IT_SHOULD_BE, "not in the kernel as it should be", ", ".join(missing))
+            raise Failure(
+                protocol.NOT_AS_IT_SHOULD_BE, "not in the kernel as it should be", ", ".join(missing)
+            )
 
     async def _collect(self, request: Request) -> None:
         """Detaches whatever of this network's is not listed as valid: a network of ours is one attachment."""
@@ -192,7 +194,7 @@ class Calls:
         """Raises Failure: 51 once pods are attached here and the node was fine, so that they may suffer as well."""
         if problem := self._problem():
             worse = self._sync.ready.is_set() and self._store.attachments
-            raise Failure(cni.NOT_AVAILABLE_AND_LIMITED if worse else cni.NOT_AVAILABLE, problem)
+            raise Failure(protocol.NOT_AVAILABLE_AND_LIMITED if worse else protocol.NOT_AVAILABLE, problem)
 
     def _of_pod(self, container: str, ifname: str) -> list[Attachment]:
         return [each for each in self._store.attachments.values() if each.same_pod(container, ifname)]

@@ -16,8 +16,8 @@ import structlog
 from aiohttp import web
 
 from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.node import cni
-from galactic.node.calls import Calls
+from galactic.node.cni import protocol
+from galactic.node.cni.calls import Calls
 from galactic.node.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -89,9 +89,9 @@ class Server:
         try:
             verb, headers, body = _parse(path.read_bytes())
             if verb == "del":
-                self._calls.forget(cni.request(verb, headers, body))
+                self._calls.forget(protocol.request(verb, headers, body))
             path.unlink(missing_ok=True)
-        except (OSError, ValueError, Rejected, cni.Failure) as error:
+        except (OSError, ValueError, Rejected, protocol.Failure) as error:
             log.warning("unusable pending request dropped", file=path.name, error=str(error))
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -113,26 +113,30 @@ class Server:
         started = time.monotonic()
         try:
             body = await request.read()
-            speaks = cni.version(body)
+            speaks = protocol.version(body)
             await self.drain()
-            answer = await self._calls.answer(cni.request(verb, request.headers, body))
+            answer = await self._calls.answer(protocol.request(verb, request.headers, body))
         except web.HTTPRequestEntityTooLarge:
-            code, answer = _refusal(cni.Failure(cni.INVALID_CONFIG, f"more than {MAX_BODY} bytes"), speaks)
+            code, answer = _refusal(
+                protocol.Failure(protocol.INVALID_CONFIG, f"more than {MAX_BODY} bytes"), speaks
+            )
         except GalacticError as error:
-            code, answer = _refusal(cni.failure(error), speaks)
+            code, answer = _refusal(protocol.failure(error), speaks)
             log.warning("refused", verb=verb, code=code, error=str(error))
         except Exception as error:
             log.exception("failed", verb=verb)
-            code, answer = _refusal(cni.Failure(cni.TRY_AGAIN, f"internal error: {error!r}"), speaks)
-        label = verb if verb in cni.VERBS else "other"
+            code, answer = _refusal(
+                protocol.Failure(protocol.TRY_AGAIN, f"internal error: {error!r}"), speaks
+            )
+        label = verb if verb in protocol.VERBS else "other"
         self._metrics.requests.labels(label, code).inc()
         self._metrics.request_seconds.labels(label).observe(time.monotonic() - started)
         text = msgspec.json.encode(answer) + b"\n" if answer is not None else b""
         return web.Response(body=text, status=500 if code else 200, content_type="application/json")
 
 
-def _refusal(problem: cni.Failure, speaks: str) -> tuple[int, dict[str, Any]]:
-    return problem.code, cni.error(problem, speaks)
+def _refusal(problem: protocol.Failure, speaks: str) -> tuple[int, dict[str, Any]]:
+    return problem.code, protocol.error(problem, speaks)
 
 
 def _parse(request: bytes) -> tuple[str, dict[str, str], bytes]:

@@ -12,8 +12,8 @@ from galactic.errors import Rejected, Unreachable
 from galactic.kube.client import Event
 from galactic.linux.objects import MAIN_TABLE, route_key
 from galactic.names import NODE_LABEL
-from galactic.node import configs
-from galactic.node.configs import Configs, configured
+from galactic.node.kubernetes import definitions
+from galactic.node.kubernetes.definitions import Configs, configured
 
 KEY = (1234, 42)
 NAME = "default/blue-G"
@@ -22,8 +22,8 @@ MORE = [{"destination": "172.16.0.0/12"}]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(configs, "LAG_SECONDS", 0.05)
-    monkeypatch.setattr(configs, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(definitions, "LAG_SECONDS", 0.05)
+    monkeypatch.setattr(definitions, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
 def as_list(config):

@@ -11,9 +11,9 @@ from galactic.bus import Bus, Delivery
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Shard, Topics, decode
 from galactic.node.metrics import Metrics
-from galactic.node.remote import Writer
-from galactic.node.store import Store
-from galactic.node.tables import Table
+from galactic.node.mqtt.replica import Table
+from galactic.node.state.remote import Writer
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 1.0

@@ -19,10 +19,10 @@ from galactic.messages import (
     digest,
     encode,
 )
-from galactic.node import registration
-from galactic.node.following import Following
-from galactic.node.registration import Registration, will
-from galactic.node.tables import PATIENCE
+from galactic.node.mqtt import session
+from galactic.node.mqtt.replica import PATIENCE
+from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.subscriptions import Following
 
 TOPICS = Topics("galactic/v1")
 VPC = "0000000004d2"
@@ -179,7 +179,7 @@ async def test_nonsense_is_counted_and_disturbs_nothing(node, config, topic, pay
 
 
 async def test_a_lost_shard_is_read_again(node, config, monkeypatch):
-    monkeypatch.setattr(registration, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(session, "CHECK_SECONDS", 0.01)
     now = [0.0]
     broker = MemoryBroker()
     publish_table(broker, 1, ROUTE)

@@ -22,7 +22,8 @@ from galactic.errors import GalacticError, Rejected
 from galactic.kube.client import Conflict, Kube, NotFound, Object
 from galactic.kube.informer import Informer, Key
 from galactic.kube.resources import NODE_SEGMENTS
-from galactic.node.store import Store
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 DEBOUNCE_SECONDS: Final = 0.1
@@ -34,22 +35,12 @@ THEIRS: Final = frozenset({"Accepted"})
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One condition as it is now."""
-
-    type: str
-    status: bool
-    reason: str
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """What the controller knows beyond the store."""
 
     node: Mapping[str, str]  # kernel, version, encap
     routes: int  # remote routes in the kernel
-    findings: tuple[Finding, ...]
+    findings: tuple[ConditionState, ...]
 
 
 class Segment:
@@ -235,7 +226,7 @@ def difference(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in wanted.items() if known.get(name) != value}
 
 
-def conditions(findings: tuple[Finding, ...], known: Any) -> list[dict[str, Any]]:
+def conditions(findings: tuple[ConditionState, ...], known: Any) -> list[dict[str, Any]]:
     """The conditions to write, and THEIRS as they are. A transition time changes only with its status."""
     before = {each.get("type"): each for each in known}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -18,7 +18,7 @@ import structlog
 
 from galactic import names
 from galactic.errors import Unreachable
-from galactic.node.attachment import Attachment, Key, Termination
+from galactic.node.state.attachment import Attachment, Key, Termination
 
 log = structlog.get_logger(__name__)
 SUFFIX: Final = ".json"

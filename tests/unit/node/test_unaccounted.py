@@ -17,11 +17,11 @@ from galactic.kube.client import NotFound
 from galactic.kube.resources import NADS
 from galactic.linux.objects import route_of
 from galactic.messages import NodeEndpoints, Topics, decode
-from galactic.node import recovery
-from galactic.node.following import Following
-from galactic.node.recovery import Recovery
-from galactic.node.registration import Registration, will
-from galactic.node.segment import Facts, Segment
+from galactic.node.kubernetes import unaccounted
+from galactic.node.kubernetes.segment import Facts, Segment
+from galactic.node.kubernetes.unaccounted import Recovery
+from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.subscriptions import Following
 
 KEY = (1234, 42)
 SPACE = IPv6Network("2001:db8:ff00::/40")
@@ -30,7 +30,7 @@ TOPICS = Topics("galactic/v1")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(recovery, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(unaccounted, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
 class MemoryKube:

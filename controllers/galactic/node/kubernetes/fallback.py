@@ -24,8 +24,8 @@ from galactic.kube.informer import Key as Name
 from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.linux.objects import PackedNetwork
 from galactic.names import VPC_LABEL
-from galactic.node.composed import Endpoint, compose, endpoint
-from galactic.node.remote import Entry, View, Writer
+from galactic.node.kubernetes.fallback_table import Endpoint, compose, endpoint
+from galactic.node.state.remote import Entry, View, Writer
 
 log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 1.0
@@ -37,7 +37,7 @@ LARGEST: Final = 100
 
 
 class Tables(Protocol):
-    """The tables of what is hosted here. ``galactic.node.store.Store`` is the real one."""
+    """The tables of what is hosted here. ``galactic.node.state.store.Store`` is the real one."""
 
     @property
     def cluster(self) -> str: ...

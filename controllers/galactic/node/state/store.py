@@ -15,10 +15,10 @@ from galactic import names, srv6
 from galactic.errors import Unreachable
 from galactic.linux.objects import Network, PackedNetwork, packed
 from galactic.messages import Endpoint, NodeEndpoints
-from galactic.node.attachment import Attachment, Key
-from galactic.node.epoch import Clock
-from galactic.node.records import NodeFile, Records
-from galactic.node.remote import Entry, Remotes, View, Writer
+from galactic.node.state.attachment import Attachment, Key
+from galactic.node.state.checkpoint import NodeFile, Records
+from galactic.node.state.epoch import Clock
+from galactic.node.state.remote import Entry, Remotes, View, Writer
 
 log = structlog.get_logger(__name__)
 

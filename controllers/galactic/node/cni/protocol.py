@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
-from galactic.node.attachment import PluginConfig
+from galactic.node.state.attachment import PluginConfig
 
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE: Final = {"check": "0.4.0", "gc": "1.1.0", "status": "1.1.0"}

@@ -31,7 +31,7 @@ from galactic.linux.objects import (
     Via,
     route_key,
 )
-from galactic.node.attachment import SMALLEST_MTU, Attachment
+from galactic.node.state.attachment import SMALLEST_MTU, Attachment
 
 RULE_PRIORITY: Final = 999
 """Ahead of the VRFs' own rule (l3mdev, 1000): the outer packet of an encapsulation belongs to the underlay."""

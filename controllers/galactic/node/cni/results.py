@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from galactic import names
-from galactic.node import plan
-from galactic.node.attachment import Attachment
-from galactic.node.cni import INVALID_CONFIG, Failure
-from galactic.node.sandbox import Device
+from galactic.node.cni.protocol import INVALID_CONFIG, Failure
+from galactic.node.dataplane import plan
+from galactic.node.dataplane.sandbox import Device
+from galactic.node.state.attachment import Attachment
 
 
 class _Interface(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from galactic import names, srv6
 from galactic.errors import Rejected
 from galactic.linux.objects import PackedNetwork
 from galactic.messages import Route
-from galactic.node.remote import Entry, View, entry, epoch_of, holder_of
+from galactic.node.state.remote import Entry, View, entry, epoch_of, holder_of
 
 log = structlog.get_logger(__name__)
 COMPARED: Final = 24

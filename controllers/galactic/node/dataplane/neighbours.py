@@ -18,8 +18,8 @@ import structlog
 from galactic import names
 from galactic.errors import GalacticError
 from galactic.linux.objects import Neighbour, NeighbourState
-from galactic.node.segment import Finding
-from galactic.node.store import Store
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 ROUND_SECONDS: Final = 10.0
@@ -100,18 +100,18 @@ class Neighbours:
             if attempt.failures >= ATTEMPTS
         )
 
-    def finding(self) -> Finding:
+    def finding(self) -> ConditionState:
         """As a condition."""
         failed = self.failed
         if not failed:
-            return Finding("Neighbours", True, "Resolved", "the pods here answer for their addresses")
+            return ConditionState("Neighbours", True, "Resolved", "the pods here answer for their addresses")
         named = ", ".join(f"{name} {address}" for name, address in failed[:NAMED])
         more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         message = (
             f"no answer to ARP or neighbour discovery from {named}{more}; no packet reaches them: "
             "`galactic trace` from another pod of the VPC shows what drops it"
         )
-        return Finding("Neighbours", False, "NeighbourFailed", message)
+        return ConditionState("Neighbours", False, "NeighbourFailed", message)
 
     def _forget(self) -> None:
         """Attempts of addresses that are not attached any more, or to another pod."""

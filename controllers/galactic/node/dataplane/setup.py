@@ -13,10 +13,10 @@ from galactic.errors import GalacticError
 from galactic.linux.firewall import Installed
 from galactic.linux.preflight import Preflight
 from galactic.linux.underlay import Underlay
-from galactic.node.attachment import SMALLEST_MTU
-from galactic.node.plan import OVERHEAD, Host
-from galactic.node.segment import Finding
-from galactic.node.store import Store
+from galactic.node.dataplane.plan import OVERHEAD, Host
+from galactic.node.state.attachment import SMALLEST_MTU
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = (2.0, 5.0)
@@ -144,40 +144,41 @@ class Preparation:
         """Of the packet filter: ``legacy`` or ``nft``; "" while there is none."""
         return self._installed.backend if self._installed else ""
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[ConditionState, ...]:
         """As conditions."""
         tried = self._preflight.findings if self._preflight else ()
         kernel = (
-            Finding(each.name, each.ok, "Supported" if each.ok else "Missing", each.message) for each in tried
+            ConditionState(each.name, each.ok, "Supported" if each.ok else "Missing", each.message)
+            for each in tried
         )
         return (*kernel, self._underlay_finding(), *self._filter_findings())
 
-    def _underlay_finding(self) -> Finding:
+    def _underlay_finding(self) -> ConditionState:
         underlay = self._underlay
         if underlay is None:
-            return Finding("Underlay", False, "NoUnderlay", self._without_underlay or "")
+            return ConditionState("Underlay", False, "NoUnderlay", self._without_underlay or "")
         least = SMALLEST_MTU + OVERHEAD[self._preflight.encap if self._preflight else "encap"]
         if underlay.mtu < least:
             told = f"{underlay.device} has MTU {underlay.mtu}: raise it to {least} at least, or full packets are lost"
-            return Finding("Underlay", False, "MTUTooSmall", told)
+            return ConditionState("Underlay", False, "MTUTooSmall", told)
         if underlay.inside:
             told = (
                 f"{underlay.device} has {underlay.inside[0]}, inside the SRv6 space {self._space}: "
                 "pods cannot reach that address; choose a space of its own"
             )
-            return Finding("Underlay", False, "AddressInSRv6Space", told)
-        return Finding("Underlay", True, "Found", f"{underlay.device}, MTU {underlay.mtu}")
+            return ConditionState("Underlay", False, "AddressInSRv6Space", told)
+        return ConditionState("Underlay", True, "Found", f"{underlay.device}, MTU {underlay.mtu}")
 
-    def _filter_findings(self) -> tuple[Finding, ...]:
+    def _filter_findings(self) -> tuple[ConditionState, ...]:
         installed = self._installed
         if installed is None or self._unfiltered:
             told = self._unfiltered or "the packet filter is not in place yet"
-            return (Finding("PacketFilter", False, "NotInPlace", told),)
+            return (ConditionState("PacketFilter", False, "NotInPlace", told),)
         reason = {"legacy": "LegacyTables", "nft": "NftTables"}[installed.backend]
         told = installed.lacking or "sources of pods' packets are checked"
         return (
-            Finding("PacketFilter", True, reason, installed.reason),
-            Finding(
+            ConditionState("PacketFilter", True, reason, installed.reason),
+            ConditionState(
                 "SourceValidation", not installed.lacking, "Missing" if installed.lacking else "Checked", told
             ),
         )
