@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ from galactic.lab.cluster import Lab
 from galactic.lab.guest_kernels import PINNED
 
 LABS = pytest.StashKey[dict[str, Lab]]()
+CHARTED = pytest.StashKey[ExitStack]()
+"""Ends the lab with the chart."""
+AFTER = ("docs", "observability", "peers", "plugin", "tilt", "unit")
+"""Folders whose tests workers run after all stories have begun."""
 BEGAN = pytest.StashKey[dict[str, dict[Path, int]]]()
 """How long the logs of each lab were when a story began."""
 HERE = Path(__file__).parent
@@ -105,15 +109,32 @@ def lab_name(pytestconfig: pytest.Config) -> str:
 
 @pytest.fixture(scope="session")
 def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
-    with standing(pytestconfig, lab_name, routers=2, database=True) as one:
-        yield one
+    """The stories' lab. In a worker, one with the chart ends before."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytestconfig.stash.get(CHARTED, ExitStack()).close()
+    with ExitStack() as stack:
+        pytestconfig.pluginmanager.register(Ending(stack))
+        yield stack.enter_context(standing(pytestconfig, lab_name, routers=2, database=True))
+
+
+class Ending:
+    """In a worker, the stories' lab ends with the stories: what comes after them (tests/conftest.py) needs none."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        folder, *_ = item.path.relative_to(HERE.parent).parts
+        if "PYTEST_XDIST_WORKER" in os.environ and folder in AFTER:
+            self._stack.close()
 
 
 @pytest.fixture(scope="session")
 def charted(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
     """A lab in which Galactic is what its chart installs."""
-    with standing(pytestconfig, f"{lab_name}-chart", chart=True) as one:
-        yield one
+    with ExitStack() as stack:
+        pytestconfig.stash[CHARTED] = stack
+        yield stack.enter_context(standing(pytestconfig, f"{lab_name}-chart", chart=True))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +165,7 @@ def traces(lab: Lab) -> dict[str, object]:
         "namespaces": cleanup.lab_namespaces(lab.state),
         "devices": sorted(path.name for path in Path("/sys/class/net").iterdir() if DEVICES.match(path.name)),
         "mounts": sorted(line for line in mounts if Path(line.split()[1]).is_relative_to(lab.state.root)),
-        "files": lab.state.root.exists(),
+        "files": lab.state.root.exists() or lab.state.memory.exists(),
     }
 
 

@@ -72,7 +72,8 @@ def remove(state: State) -> None:
         broker.forget(state)
     for name in lab_namespaces(state):
         subprocess.run(["ip", "netns", "delete", name], check=True)
-    shutil.rmtree(state.root, ignore_errors=True)
+    for folder in (state.root, state.memory):
+        shutil.rmtree(folder, ignore_errors=True)
     with alone():
         with suppress(OSError):  # other labs are in it
             HOME.rmdir()

@@ -24,7 +24,7 @@ from galactic.lab.state import (
 def etcd(state: State, assets: Assets) -> Program:
     """Without fsync: a lab's data need not survive the machine."""
     url, peer = "http://[::1]:2379", "http://[::1]:2380"
-    argv = [str(assets.etcd), "--name=lab", f"--data-dir={state.data / 'etcd'}", "--unsafe-no-fsync"]
+    argv = [str(assets.etcd), "--name=lab", f"--data-dir={state.memory / 'etcd'}", "--unsafe-no-fsync"]
     argv += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
     argv += [
         f"--listen-peer-urls={peer}",
@@ -137,7 +137,8 @@ def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
     """All of it, in the order it starts."""
     if state.standalone and not state.admissions.exists():
         state.admissions.write_text("unlisted: first\nvpcs: {}\n")
-    (state.data).mkdir(parents=True, exist_ok=True)
+    state.data.mkdir(parents=True, exist_ok=True)
+    state.memory.mkdir(mode=0o700, parents=True, exist_ok=True)
     kubernetes = [make(state, assets) for make in (apiserver, controller_manager, scheduler)]
     first = [*forwarders(state, guest=guest), etcd(state, assets)]
     if state.chart:

@@ -76,6 +76,7 @@ def make(folder: Path, *, port: int, listen: str = "127.0.0.1") -> None:
         settings.write(
             f"listen_addresses = '{listen}'\nport = {port}\nunix_socket_directories = ''\n"
             "shared_buffers = 32MB\nautovacuum = on\n"
+            "dynamic_shared_memory_type = mmap\n"  # files below the folder: one that is killed leaves none elsewhere
         )
 
 

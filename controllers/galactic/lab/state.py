@@ -19,6 +19,7 @@ from typing import Final
 from galactic.errors import Rejected
 
 HOME: Final = Path("/run/galactic-lab")
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the lab's folder in it is named after the lab
 NAMESPACE: Final = "galactic-system"
 """Galactic's own, in Kubernetes."""
 SRV6_SPACE: Final = IPv6Network("2001:db8:ff00::/40")
@@ -130,6 +131,11 @@ class State:
     @property
     def root(self) -> Path:
         return HOME / self.name
+
+    @property
+    def memory(self) -> Path:
+        """A folder in memory, for what is written all the time and lost with the lab; not there before it is needed."""
+        return (SHARED_MEMORY if SHARED_MEMORY.is_mount() else HOME) / f"galactic-lab-{self.name}"
 
     @property
     def namespace(self) -> str:

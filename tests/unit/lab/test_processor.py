@@ -51,7 +51,7 @@ def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.Monk
         while not all(Path(f"/proc/{each.pid}/exe").readlink() == linux for each in running):
             assert all(each.poll() is None for each in running)
         with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which nobody has any more
+            fcntl.flock(file, fcntl.LOCK_EX)  # nobody has it for good
         assert all(len(os.sched_getaffinity(each.pid)) == 1 for each in running)
         (found,) = processor.guests()
         assert found <= set(MINE)
