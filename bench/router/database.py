@@ -27,10 +27,10 @@ from prometheus_client import CollectorRegistry
 from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
-from galactic.router.claims import Origin
 from galactic.router.database.chronicle import Chronicle
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.store import Store
+from galactic.router.rib.path import Origin
+from galactic.router.rib.store import Store
 from galactic.srv6 import sid
 
 BURST = 1_000

@@ -30,7 +30,7 @@ from galactic.errors import Rejected
 from galactic.launch import configure_logs
 from galactic.messages import MAX_PAYLOAD
 from galactic.names import vpc_hex
-from galactic.router.retained import Retained
+from galactic.router.egress.retained import Retained
 
 SIZES = (10_000, 100_000)
 EACH = 500  # endpoints of a node

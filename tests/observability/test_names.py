@@ -19,7 +19,7 @@ from reference.reasons import reasons
 
 OF_TARGETS = {"job", "instance", "node"}
 """The labels that a scrape adds (the chart's monitors, the lab)."""
-ELSEWHERE = ("router/database/", "router/recorder.py", "router/complaints.py")
+ELSEWHERE = ("router/database/", "router/kubernetes/status_writer.py", "router/kubernetes/router_events.py")
 """What names reasons for something else than rejections: the database's failures, a condition, Events on a Pod."""
 FOREIGN = {"up": set(), "ALERTS": {"alertname", "alertstate"}}
 

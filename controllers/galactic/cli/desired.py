@@ -1,6 +1,6 @@
 """A VPC's routes as they ought to be, and where what was told or is in a kernel differs: pure functions.
 
-What ought to be is the router's own function (``galactic.router.table``) of the same objects that a router reads.
+What ought to be is the router's own function (``galactic.router.rib.table``) of the same objects that a router reads.
 """
 
 import contextlib
@@ -13,9 +13,9 @@ from galactic.cli.world import World
 from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
 from galactic.names import parse_function, parse_vpc
-from galactic.router.claims import Attachment, Origin, Segment
-from galactic.router.networks import Network, entitled
-from galactic.router.table import VpcTable, table
+from galactic.router.rib.networks import Network, entitled
+from galactic.router.rib.path import Attachment, Origin, Segment
+from galactic.router.rib.table import VpcTable, table
 from galactic.srv6 import locator, parse_prefix, parse_sid
 
 AHEAD_NS: Final = 24 * 3600 * 1_000_000_000

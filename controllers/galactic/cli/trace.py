@@ -14,7 +14,7 @@ from galactic.cli.hop import ANEW, STOPS, UNKNOWN, Hop, controller
 from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
 from galactic.cli.world import World
 from galactic.names import host_end, parse_function, parse_vpc, vrf
-from galactic.router.table import VpcTable
+from galactic.router.rib.table import VpcTable
 
 Inspection = Mapping[str, Any]
 LOOPBACK: Final = "lo-galactic"

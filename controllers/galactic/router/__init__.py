@@ -1,10 +1,11 @@
-"""The router: registrations in, one route table per VPC out, published over MQTT and recorded in Kubernetes.
+"""The router, a route reflector: registrations in, one route table per VPC out, over MQTT and into Kubernetes.
 
-claims ─► table        pure: what a node may claim, who wins, who holds a network
-   └────► store        both writers' registrations; keeps the tables, one change at a time
-shards ─► ledger       pure: what a VPC's subscribers were told, and what they are to be told next
-retained, inbox        what arrives over MQTT, and what the broker keeps of ours
-fanout                 publishes, confirmed, for as long as it takes
-watching, recorder     the Kubernetes half: objects in, VPCAttachment.status.endpoint and Events out
-controller             starts all of it, and decides when the view is complete enough to act on
+ingress      what arrives over MQTT                         ┐
+kubernetes   objects in; status and Events out              ├─► rib ─► egress ─► MQTT
+database     endpoints and history in PostgreSQL, if any    ┘
+leader       which of several routers leads
+
+``controller`` starts the parts and decides when the RIB is complete enough to act on; ``metrics`` counts;
+``log_throttle`` limits repeated log lines; ``__main__`` wires. A program of its own: ``inspection`` prints what routers
+have published (galactic-router-inspect).
 """

@@ -12,16 +12,16 @@ from galactic.errors import Rejected
 from galactic.kube.client import connect
 from galactic.launch import Health, launch
 from galactic.metrics import registry
-from galactic.router.admissions import AdmissionsFile
-from galactic.router.complaints import Complaints
 from galactic.router.controller import Controller
 from galactic.router.database.chronicle import Chronicle
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.election import LeaseElection, LockElection
 from galactic.router.inspection import serve
+from galactic.router.kubernetes.router_events import Complaints
+from galactic.router.leader.election import LeaseElection, LockElection
 from galactic.router.metrics import RouterMetrics
-from galactic.router.store import Store
+from galactic.router.rib.import_policy import AdmissionsFile
+from galactic.router.rib.store import Store
 from galactic.settings import USAGE_ERROR, RouterSettings, load
 
 

@@ -23,23 +23,23 @@ from galactic.errors import GalacticError, Rejected
 from galactic.kube.client import Kube
 from galactic.launch import Health
 from galactic.messages import Leader, Route, Topics
-from galactic.router.admissions import OPEN, AdmissionsFile, Policy
-from galactic.router.announcer import Announcer
-from galactic.router.claims import Identity, Origin, Rejection
 from galactic.router.database.chronicle import Chronicle
 from galactic.router.database.recall import placed
-from galactic.router.election import Alone, Election
-from galactic.router.fanout import Fanout
-from galactic.router.inbox import Inbox
-from galactic.router.leadership import Leadership
+from galactic.router.egress.fanout import Fanout
+from galactic.router.egress.retained import Retained, Told
+from galactic.router.ingress.inbox import Inbox
+from galactic.router.ingress.liveness import Silence
+from galactic.router.ingress.rejections import RejectionLog
+from galactic.router.kubernetes.attachment_events import Announcer
+from galactic.router.kubernetes.reflectors import Watching
+from galactic.router.kubernetes.status_writer import Recorder, sentence
+from galactic.router.leader.election import Alone, Election
+from galactic.router.leader.leadership import Leadership
 from galactic.router.metrics import RouterMetrics
-from galactic.router.networks import Network
-from galactic.router.recorder import Recorder, sentence
-from galactic.router.rejections import RejectionLog
-from galactic.router.retained import Retained, Told
-from galactic.router.silence import Silence
-from galactic.router.store import Commit, Store
-from galactic.router.watching import Watching
+from galactic.router.rib.import_policy import OPEN, AdmissionsFile, Policy
+from galactic.router.rib.networks import Network
+from galactic.router.rib.path import Identity, Origin, Rejection
+from galactic.router.rib.store import Commit, Store
 from galactic.settings import RouterSettings
 from galactic.srv6 import parse_sid
 

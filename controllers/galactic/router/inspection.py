@@ -23,7 +23,7 @@ import structlog
 
 from galactic.messages import Route
 from galactic.names import vpc_hex
-from galactic.router.networks import Network
+from galactic.router.rib.networks import Network
 
 log = structlog.get_logger(__name__)
 PROGRAM: Final = "galactic-router-inspect"

@@ -7,8 +7,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galactic.messages import Changes
-from galactic.router.claims import Origin, Rejection
-from galactic.router.ledger import Pack
+from galactic.router.egress.adj_rib_out import Pack
+from galactic.router.rib.path import Origin, Rejection
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FLOODERS: Final = 1000

@@ -19,7 +19,7 @@ from galactic.router.database import lock
 from galactic.router.database.chronicle import Chronicle
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.election import LockElection
+from galactic.router.leader.election import LockElection
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 

@@ -12,7 +12,7 @@ from waits import until
 
 from galactic.bus import client, paho, unconfirmed
 from galactic.lab import mosquitto
-from galactic.router import hearing
+from galactic.router.ingress import subscriptions
 
 PATIENCE_SECONDS = 120
 LAST = "$SYS/broker/version"
@@ -69,7 +69,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
-    monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 3600.0)
 
 
 @pytest.fixture(name="until")

@@ -12,9 +12,9 @@ from galactic.bus.paho import PahoBus
 from galactic.launch import Health
 from galactic.messages import Changes, decode, digest
 from galactic.messages import Route as Told
-from galactic.router import hearing
 from galactic.router.controller import Controller
-from galactic.router.floods import HOLD_SECONDS, Floods
+from galactic.router.ingress import subscriptions
+from galactic.router.ingress.damping import HOLD_SECONDS, Floods
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
@@ -145,9 +145,9 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
 
     However long it takes to say so much, to the router it was all in the same second.
     """
-    monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.5)
     now = [1000.0]
-    monkeypatch.setattr(hearing, "Floods", lambda: Floods(lambda: now[0]))
+    monkeypatch.setattr(subscriptions, "Floods", lambda: Floods(lambda: now[0]))
     mosquitto.start()
     async with (
         listener(mosquitto.url) as it,
@@ -160,7 +160,7 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
 
         def listens_to_all() -> bool:
             return controller._bus._filters.keys() >= {
-                f"galactic/v1/nodes/+/+/{kind}" for kind in hearing.KINDS
+                f"galactic/v1/nodes/+/+/{kind}" for kind in subscriptions.KINDS
             }
 
         await until(lambda: it.sessions and flood.sessions and controller.idle)

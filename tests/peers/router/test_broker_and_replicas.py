@@ -15,11 +15,12 @@ from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
 from galactic.launch import Health
 from galactic.messages import Route, digest
-from galactic.router import hearing, shards
-from galactic.router.claims import Origin, Segment
 from galactic.router.controller import Controller
+from galactic.router.egress import shards
+from galactic.router.ingress import subscriptions
 from galactic.router.metrics import RouterMetrics
-from galactic.router.table import table
+from galactic.router.rib.path import Origin, Segment
+from galactic.router.rib.table import table
 from galactic.settings import RouterSettings
 
 VPC, NODES, STEPS = 0x4D2, 4, 14
@@ -202,7 +203,7 @@ async def test_whatever_dies_what_is_retained_is_the_table(
     world, mosquitto, until, monkeypatch, *, extra: str, seed: int
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
-    monkeypatch.setattr(hearing, "HEAR_SECONDS", 1.0)  # what is dropped is lost until then
+    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 1.0)  # what is dropped is lost until then
     async with Stage(world, mosquitto, seed, extra) as stage:
         for _ in range(STEPS):
             await stage.step()

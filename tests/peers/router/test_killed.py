@@ -20,8 +20,8 @@ from test_broker_and_replicas import HERE, VPC, Nodes, believed
 
 from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Route
-from galactic.router.networks import Network
-from galactic.router.table import table
+from galactic.router.rib.networks import Network
+from galactic.router.rib.table import table
 
 STEPS = 8
 SECONDS = 400

@@ -11,7 +11,7 @@ from galactic.cli.desired import desired, rows, told_of
 from galactic.cli.trace import Hop, covering, places, sid_of, walk
 from galactic.messages import Route
 from galactic.names import host_end, vrf
-from galactic.router.networks import Network
+from galactic.router.rib.networks import Network
 
 VPC = int(VPC_ID, 16)
 SID = {1: "2001:db8:ff01:100::4d2:1", 2: "2001:db8:ff02:100::4d2:2"}

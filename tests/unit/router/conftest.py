@@ -8,7 +8,7 @@ from clockwork import Clockwork
 from registrations import World
 from waits import until
 
-from galactic.router import hearing
+from galactic.router.ingress import subscriptions
 
 SERVED = ("test_inspection.py", "test_joining.py")
 """A socket, and a file that a thread reads."""
@@ -28,7 +28,7 @@ def world() -> World:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is heard again without a reason."""
-    monkeypatch.setattr(hearing, "HEAR_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 3600.0)
 
 
 @pytest.fixture(name="until")

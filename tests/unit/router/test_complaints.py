@@ -8,7 +8,7 @@ import pytest
 from galactic.errors import Unreachable
 from galactic.kube.client import Object
 from galactic.kube.resources import Resource
-from galactic.router.complaints import PATIENCE_SECONDS, TOLD_SECONDS, Complaints
+from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, TOLD_SECONDS, Complaints
 
 WRONG = "the broker refused the connection: Not authorized; check mqtt_username and mqtt_password"
 

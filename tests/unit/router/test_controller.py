@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from galactic.bus.memory import MemoryBroker
 from galactic.launch import Health
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest
-from galactic.router.claims import Origin
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
+from galactic.router.rib.path import Origin
 from galactic.settings import RouterSettings
 
 BASE = "galactic/v1"

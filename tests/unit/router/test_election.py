@@ -12,10 +12,10 @@ from prometheus_client import CollectorRegistry
 from galactic.errors import Unreachable
 from galactic.kube.client import Conflict
 from galactic.messages import Leader, encode
-from galactic.router.election import TERMS, Alone, LeaseElection, LockElection
-from galactic.router.leadership import CONTESTED_SECONDS, Leadership
+from galactic.router.egress.retained import Retained
+from galactic.router.leader.election import TERMS, Alone, LeaseElection, LockElection
+from galactic.router.leader.leadership import CONTESTED_SECONDS, Leadership
 from galactic.router.metrics import RouterMetrics
-from galactic.router.retained import Retained
 
 LOOK = 1.2 * TERMS.retry
 """The longest pause between two looks."""

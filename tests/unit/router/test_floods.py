@@ -11,13 +11,13 @@ from structlog.testing import capture_logs
 from galactic.bus import Delivery
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import NodeEndpoints, NodeStatus, Topics, encode
-from galactic.router import hearing
-from galactic.router.claims import Origin
-from galactic.router.floods import HOLD_SECONDS, Floods, Limit, Source
-from galactic.router.inbox import Inbox
-from galactic.router.limits import Share, Turns
+from galactic.router.ingress import subscriptions
+from galactic.router.ingress.damping import HOLD_SECONDS, Floods, Limit, Source
+from galactic.router.ingress.fair_queue import Share, Turns
+from galactic.router.ingress.inbox import Inbox
 from galactic.router.metrics import RouterMetrics
-from galactic.router.store import Store
+from galactic.router.rib.path import Origin
+from galactic.router.rib.store import Store
 
 FLOOD, OTHER = Source(Origin("default", "n1"), "endpoints"), Source(Origin("default", "n2"), "endpoints")
 LIMIT = Limit(messages=10, bytes=1000)
@@ -150,9 +150,9 @@ async def site(clock: Clock, *, prefixes: bool = True) -> AsyncIterator[Site]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
     """Nothing is asked for again but what the flood's end asks for."""
-    monkeypatch.setattr(hearing, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(hearing, "HEAR_SECONDS", 1e6)
-    monkeypatch.setattr(hearing, "QUIET_SECONDS", 1e6)
+    monkeypatch.setattr(subscriptions, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 1e6)
+    monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 1e6)
 
 
 async def test_a_flood_is_not_listened_to_and_the_others_are(clock, until) -> None:
@@ -199,8 +199,8 @@ async def test_nodes_that_come_into_being_during_a_flood_are_heard(clock, until)
 async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all_are_asked(
     clock, until, monkeypatch
 ) -> None:
-    monkeypatch.setattr(hearing, "HEAR_SECONDS", 0.05)
-    monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 0.05)
+    monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.01)
     async with site(clock) as it:
         with capture_logs() as logs:
             for number in range(200):
@@ -259,7 +259,7 @@ async def test_names_that_are_none_are_not_listened_to_for_a_while(clock, until)
 async def test_what_a_broker_dropped_during_a_flood_is_asked_for_when_it_is_over(
     clock, until, monkeypatch
 ) -> None:
-    monkeypatch.setattr(hearing, "QUIET_SECONDS", 0.01)
+    monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.01)
     async with site(clock) as it:
         for node in ("n1", "n2"):
             it.online(node)

@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
-from galactic.router.claims import Origin
-from galactic.router.inbox import Inbox
-from galactic.router.limits import Share, Turns
+from galactic.router.ingress.fair_queue import Share, Turns
+from galactic.router.ingress.inbox import Inbox
 from galactic.router.metrics import RouterMetrics
-from galactic.router.store import Store
+from galactic.router.rib.path import Origin
+from galactic.router.rib.store import Store
 
 TOPICS = Topics("galactic/v1")
 PREFIX = "2001:db8:ff01:100::/56"

@@ -11,7 +11,7 @@ import pytest
 
 from galactic.messages import Route
 from galactic.router import inspection
-from galactic.router.networks import Network
+from galactic.router.rib.networks import Network
 
 VPC = 0x4D2
 ROUTE = Route("10.1.1.2/32", ("2001:db8:ff02:100:0:4d2:0:2a",), "default", "node-2", "002a", 7)

@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from galactic.errors import Rejected
 from galactic.messages import Endpoint
-from galactic.router.admissions import AdmissionsFile, Policy, Unlisted, parse
-from galactic.router.claims import Origin
-from galactic.router.store import Store
-from galactic.router.table import table
+from galactic.router.rib.import_policy import AdmissionsFile, Policy, Unlisted, parse
+from galactic.router.rib.path import Origin
+from galactic.router.rib.store import Store
+from galactic.router.rib.table import table
 
 VPC, OTHER = 0x4D2, 0x4D3
 HORIZON, FAR = 1000, 1 << 60

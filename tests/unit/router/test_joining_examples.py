@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from galactic.router.admissions import AdmissionsFile, Policy, Unlisted
+from galactic.router.rib.import_policy import AdmissionsFile, Policy, Unlisted
 from galactic.settings import RouterSettings, load
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "router"

@@ -15,8 +15,8 @@ from galactic.kube.client import Conflict, Event, NotFound, Object
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.launch import Health
 from galactic.messages import Changes, Head, decode
-from galactic.router import recorder
 from galactic.router.controller import Controller
+from galactic.router.kubernetes import status_writer
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
@@ -352,7 +352,7 @@ async def test_an_api_server_that_goes_away_withdraws_nothing_and_recording_catc
 async def test_what_an_api_server_refuses_is_tried_again_and_keeps_no_other_waiting(
     world, cluster, broker, until, monkeypatch
 ) -> None:
-    monkeypatch.setattr(recorder, "AT_ONCE", 1)
+    monkeypatch.setattr(status_writer, "AT_ONCE", 1)
     cluster.refused = ["a1"] * 3
     async with router(broker, cluster):
         both = (world.endpoint("n1", 1, "10.1.1.1/32"), world.endpoint("n1", 2, "10.1.1.2/32"))
@@ -513,5 +513,5 @@ async def test_somebody_else_writing_the_status_is_put_right(world, cluster, bro
 
 
 def test_the_recorder_knows_what_is_the_same() -> None:
-    assert recorder.Record(None, "").same(recorder.Record(None, ""))
-    assert not recorder.Record(None, "").same(recorder.Record(None, "x"))
+    assert status_writer.Record(None, "").same(status_writer.Record(None, ""))
+    assert not status_writer.Record(None, "").same(status_writer.Record(None, "x"))

@@ -10,10 +10,10 @@ from replicas import Vote, replica
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import NodeStatus, encode
-from galactic.router.claims import Origin, Segment
-from galactic.router.silence import Silence
-from galactic.router.store import Store
-from galactic.router.table import table
+from galactic.router.ingress.liveness import Silence
+from galactic.router.rib.path import Origin, Segment
+from galactic.router.rib.store import Store
+from galactic.router.rib.table import table
 
 VPC, NETWORK = 0x4D2, "10.1.1.1/32"
 NOW, AHEAD, HORIZON = 1_000, 9_000, 10_000

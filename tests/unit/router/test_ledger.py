@@ -10,12 +10,12 @@ from prometheus_client import CollectorRegistry
 from galactic.bus.memory import MemoryBroker
 from galactic.diff import Diff, diff
 from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, Topics, decode, digest, encode
-from galactic.router import shards as module
-from galactic.router.fanout import Fanout
-from galactic.router.ledger import Ledger
+from galactic.router.egress import shards as module
+from galactic.router.egress.adj_rib_out import Ledger
+from galactic.router.egress.fanout import Fanout
+from galactic.router.egress.retained import Retained
+from galactic.router.egress.shards import Shards
 from galactic.router.metrics import RouterMetrics
-from galactic.router.retained import Retained
-from galactic.router.shards import Shards
 
 VPC = 0x4D2
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galactic.errors import Rejected
-from galactic.router.claims import Origin
-from galactic.router.limits import Share, Turn, Turns
+from galactic.router.ingress.fair_queue import Share, Turn, Turns
+from galactic.router.rib.path import Origin
 
 FLOOD, OTHER = Origin("default", "flood"), Origin("default", "other")
 SHARE = Share(messages=10, messages_saved=20, bytes=1000, bytes_saved=2000)

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from galactic.errors import Rejected
-from galactic.router import networks
-from galactic.router.networks import entitled, network
+from galactic.router.rib import networks
+from galactic.router.rib.networks import entitled, network
 
 
 @pytest.mark.parametrize(

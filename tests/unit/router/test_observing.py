@@ -9,10 +9,10 @@ from test_controller import CHANGES, HEAD, SHARD, router, say
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest, encode
-from galactic.router.claims import Origin, Rejection
-from galactic.router.rejections import RejectionLog
-from galactic.router.repeats import Repeats
-from galactic.router.revisions import AHEAD, milliseconds
+from galactic.router.egress.revisions import AHEAD, milliseconds
+from galactic.router.ingress.rejections import RejectionLog
+from galactic.router.log_throttle import Repeats
+from galactic.router.rib.path import Origin, Rejection
 
 VPC = "0000000004d2"
 LEADER = "galactic/v1/router/leader"
@@ -131,7 +131,7 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
 
 
 async def test_every_change_is_there_for_who_looks_for_it(world, broker, until, caplog) -> None:
-    caplog.set_level("DEBUG", "galactic.router.fanout")
+    caplog.set_level("DEBUG", "galactic.router.egress.fanout")
     with capture_logs() as logs:
         async with router(broker) as controller:
             attach(world, broker, "10.1.1.1/32", "10.1.1.2/32")

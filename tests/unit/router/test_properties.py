@@ -22,12 +22,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
 from galactic.node.mqtt.replica import FORGOTTEN, Table
 from galactic.node.state.remote import Remotes, Writer, pack
-from galactic.router import ledger as ledgers
-from galactic.router.admissions import OPEN, Policy, Unlisted
-from galactic.router.claims import Attachment, Origin
-from galactic.router.ledger import Ledger
-from galactic.router.retained import RetainedTable
-from galactic.router.store import ALL, Store
+from galactic.router.egress import adj_rib_out as ledgers
+from galactic.router.egress.adj_rib_out import Ledger
+from galactic.router.egress.retained import RetainedTable
+from galactic.router.rib.import_policy import OPEN, Policy, Unlisted
+from galactic.router.rib.path import Attachment, Origin
+from galactic.router.rib.store import ALL, Store
 from galactic.srv6 import sid
 
 VPCS = (0x4D2, 0x4D3)

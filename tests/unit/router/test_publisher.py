@@ -5,8 +5,8 @@ import asyncio
 from prometheus_client import CollectorRegistry
 
 from galactic.bus.memory import MemoryBroker
+from galactic.router.egress.publisher import Publisher
 from galactic.router.metrics import RouterMetrics
-from galactic.router.publisher import Publisher
 
 
 async def test_who_is_deposed_while_it_waits_for_room_publishes_nothing(until) -> None:

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode
-from galactic.router.claims import Origin
-from galactic.router.election import Alone
+from galactic.router.leader.election import Alone
+from galactic.router.rib.path import Origin
 
 CHANGES, HEAD, SHARD = f"{HERE}/changes", f"{HERE}/head", f"{HERE}/table/0"
 

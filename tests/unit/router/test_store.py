@@ -4,10 +4,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from galactic.router.admissions import OPEN
-from galactic.router.claims import Attachment, Identity, Origin
-from galactic.router.store import ALL, Store
-from galactic.router.table import table
+from galactic.router.rib.import_policy import OPEN
+from galactic.router.rib.path import Attachment, Identity, Origin
+from galactic.router.rib.store import ALL, Store
+from galactic.router.rib.table import table
 
 VPCS = (0x4D2, 0x4D3)
 NETWORKS = ("10.1.1.1/32", "10.1.1.2/32", "10.2.0.0/16", "fd00::/64")
@@ -184,7 +184,7 @@ def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
 
 
 def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
-    from galactic.router import vpc as module
+    from galactic.router.rib import vpc as module
 
     store = Store(lambda: None, checked=False)
     for number in range(1, 201):

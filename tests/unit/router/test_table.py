@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galactic.messages import Endpoint, Route
-from galactic.router.claims import Attachment, Holder, Origin, Segment
-from galactic.router.table import table
+from galactic.router.rib.path import Attachment, Holder, Origin, Segment
+from galactic.router.rib.table import table
 
 VPC, OTHER = 0x4D2, 0x4D3
 FAR = 1 << 60

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from galactic.messages import Route
-from galactic.router.claims import Claim, Identity
-from galactic.router.networks import Network
+from galactic.router.rib.networks import Network
+from galactic.router.rib.path import Claim, Identity
 
 LIMIT: Final = 200_000
 """Items kept while the database is away: some 60 MB."""

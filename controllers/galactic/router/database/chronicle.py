@@ -15,7 +15,6 @@ from typing import Final, Protocol
 import structlog
 
 from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.router.claims import Claim, Holder, Identity
 from galactic.router.database.backlog import BATCH as BATCH_ITEMS
 from galactic.router.database.backlog import Backlog, Held, Key, Moment, held_by
 from galactic.router.database.metrics import DatabaseMetrics
@@ -24,8 +23,9 @@ from galactic.router.database.recall import Recall, recall
 from galactic.router.database.retention import BATCH, retire
 from galactic.router.database.session import Session, session
 from galactic.router.database.writer import Deposed, Outdated, State, Writer, compare, write
-from galactic.router.store import Commit
-from galactic.router.table import VpcTable
+from galactic.router.rib.path import Claim, Holder, Identity
+from galactic.router.rib.store import Commit
+from galactic.router.rib.table import VpcTable
 
 log = structlog.get_logger(__name__)
 LINGER_SECONDS: Final = 0.1
@@ -41,7 +41,7 @@ TURN: Final = 2_000
 
 
 class Table(Protocol):
-    """What is to be written down; ``galactic.router.store.Store`` has it."""
+    """What is to be written down; ``galactic.router.rib.store.Store`` has it."""
 
     def tables(self) -> Mapping[int, VpcTable]: ...
 

@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, vpc_hex
-from galactic.router.claims import Claim, Identity, Origin
 from galactic.router.database.backlog import Held, Key, legible
 from galactic.router.database.session import Connection
-from galactic.router.networks import Network
-from galactic.router.store import Store
+from galactic.router.rib.networks import Network
+from galactic.router.rib.path import Claim, Identity, Origin
+from galactic.router.rib.store import Store
 from galactic.srv6 import parse_sid
 
 CHUNK: Final = 250

@@ -14,10 +14,10 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from galactic.errors import Unreachable
-from galactic.router.claims import Claim, Identity
 from galactic.router.database.backlog import TICK, Held, Key, Moment, Period, batch, legible
 from galactic.router.database.recall import endpoints_recorded, periods_open
 from galactic.router.database.session import Connection
+from galactic.router.rib.path import Claim, Identity
 
 T = TypeVar("T")
 CHUNK: Final = 300

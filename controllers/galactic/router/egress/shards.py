@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from galactic.messages import SHARD_ROUTES, Route, weight
-from galactic.router.networks import Network
+from galactic.router.rib.networks import Network
 
 _SLACK: Final = 4  # one shard to spare in so many
 

@@ -22,9 +22,9 @@ import msgspec
 from galactic.diff import Diff
 from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, digest_of
 from galactic.names import vpc_hex
-from galactic.router.networks import Network
-from galactic.router.retained import RetainedTable
-from galactic.router.shards import Shards
+from galactic.router.egress.retained import RetainedTable
+from galactic.router.egress.shards import Shards
+from galactic.router.rib.networks import Network
 
 REVISION_MAX: Final = 1 << 62
 """What is beyond was not said by any router."""

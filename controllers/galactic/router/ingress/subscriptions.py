@@ -20,12 +20,12 @@ import structlog
 
 from galactic.bus import Bus
 from galactic.messages import Topics
-from galactic.router.asking import Asking
-from galactic.router.claims import Origin
-from galactic.router.floods import Floods, Source
+from galactic.router.ingress.barrier import Asking
+from galactic.router.ingress.damping import Floods, Source
+from galactic.router.ingress.decoder import named
+from galactic.router.log_throttle import Repeats
 from galactic.router.metrics import RouterMetrics
-from galactic.router.repeats import Repeats
-from galactic.router.said import named
+from galactic.router.rib.path import Origin
 
 log = structlog.get_logger(__name__)
 KINDS: Final = ("status", "endpoints")

@@ -16,7 +16,7 @@ from galactic.errors import GalacticError
 from galactic.kube.client import Object
 from galactic.kube.lease import own_namespace
 from galactic.kube.resources import EVENTS, LEASES, Resource
-from galactic.router.recorder import now
+from galactic.router.kubernetes.status_writer import now
 
 log = structlog.get_logger(__name__)
 PATIENCE_SECONDS: Final = 5.0

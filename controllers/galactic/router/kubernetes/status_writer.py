@@ -22,9 +22,9 @@ from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import NotFound, Object
 from galactic.kube.resources import VPC_ATTACHMENTS, Resource
-from galactic.router.claims import Claim, Identity
 from galactic.router.metrics import RouterMetrics
-from galactic.router.table import Conflict
+from galactic.router.rib.path import Claim, Identity
+from galactic.router.rib.table import Conflict
 
 log = structlog.get_logger(__name__)
 AT_ONCE: Final = 8

@@ -2,9 +2,9 @@
 
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Shard
-from galactic.router.ledger import Ledger
+from galactic.router.egress.adj_rib_out import Ledger
+from galactic.router.egress.retained import TableMessage, decoded, shard_number
 from galactic.router.metrics import RouterMetrics
-from galactic.router.retained import TableMessage, decoded, shard_number
 
 
 def overwritten(ledger: Ledger, parts: tuple[str, ...], payload: bytes, metrics: RouterMetrics) -> bool:

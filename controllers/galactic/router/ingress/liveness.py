@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from galactic.router.claims import Origin
+from galactic.router.rib.path import Origin
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0

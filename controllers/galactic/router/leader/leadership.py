@@ -16,10 +16,10 @@ import structlog
 
 from galactic.errors import Rejected
 from galactic.messages import Leader, decode
-from galactic.router.election import Election
+from galactic.router.egress.retained import Retained
+from galactic.router.egress.revisions import milliseconds, plausible
+from galactic.router.leader.election import Election
 from galactic.router.metrics import RouterMetrics
-from galactic.router.retained import Retained
-from galactic.router.revisions import milliseconds, plausible
 
 log = structlog.get_logger(__name__)
 CONTESTED_SECONDS: Final = (0.5, 60.0)

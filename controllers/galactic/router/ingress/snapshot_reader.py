@@ -8,8 +8,8 @@ import structlog
 from galactic.bus import Bus
 from galactic.messages import Topics
 from galactic.names import vpc_hex
-from galactic.router.asking import Asking
-from galactic.router.retained import Retained
+from galactic.router.egress.retained import Retained
+from galactic.router.ingress.barrier import Asking
 
 log = structlog.get_logger(__name__)
 

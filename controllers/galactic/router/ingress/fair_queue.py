@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from galactic.errors import Rejected
-from galactic.router.claims import Origin
+from galactic.router.rib.path import Origin
 
 WAITING_BYTES: Final = 256 * 1024 * 1024
 """All nodes' waiting messages together. Beyond, a message is refused, and asked for again later."""

@@ -7,9 +7,9 @@ from typing import Final
 
 from galactic.errors import Rejected
 from galactic.messages import NodeEndpoints, NodeStatus, decode
-from galactic.router.claims import EPOCH_MAX, Origin
 from galactic.router.metrics import RouterMetrics
-from galactic.router.store import Store
+from galactic.router.rib.path import EPOCH_MAX, Origin
+from galactic.router.rib.store import Store
 from galactic.srv6 import parse_prefix
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")

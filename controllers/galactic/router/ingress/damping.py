@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from galactic.router.claims import Origin
+from galactic.router.rib.path import Origin
 
 HOLD_SECONDS: Final = (2.0, 64.0)
 

@@ -17,10 +17,10 @@ from itertools import islice
 
 from galactic.diff import Diff
 from galactic.messages import Route
-from galactic.router.admissions import Clusters, Policy, admits, refusals
-from galactic.router.claims import Claim, Holder, Origin, Rejection
-from galactic.router.networks import Network
-from galactic.router.table import Conflict, VpcTable, holder, holder_of, winner
+from galactic.router.rib.import_policy import Clusters, Policy, admits, refusals
+from galactic.router.rib.networks import Network
+from galactic.router.rib.path import Claim, Holder, Origin, Rejection
+from galactic.router.rib.table import Conflict, VpcTable, holder, holder_of, winner
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,22 @@ import msgspec
 
 from galactic.diff import Diff
 from galactic.messages import Endpoint, Route
-from galactic.router.admissions import OPEN, Policy
-from galactic.router.claims import Admission, Attachment, Claim, Holder, Identity, Origin, Rejection, Segment
-from galactic.router.claims import admission as admission_of
-from galactic.router.networks import Network
-from galactic.router.prefixes import Prefixes, clash
-from galactic.router.table import Conflict, VpcTable
-from galactic.router.vpc import Vpc
+from galactic.router.rib.import_policy import OPEN, Policy
+from galactic.router.rib.networks import Network
+from galactic.router.rib.path import (
+    Admission,
+    Attachment,
+    Claim,
+    Holder,
+    Identity,
+    Origin,
+    Rejection,
+    Segment,
+)
+from galactic.router.rib.path import admission as admission_of
+from galactic.router.rib.prefixes import Prefixes, clash
+from galactic.router.rib.table import Conflict, VpcTable
+from galactic.router.rib.vpc import Vpc
 
 ALL: Final = 1 << 30
 """Endpoints, attachments and networks that are looked at in one go."""

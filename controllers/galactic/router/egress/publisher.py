@@ -11,7 +11,7 @@ import structlog
 from galactic.bus import Bus
 from galactic.errors import Unreachable
 from galactic.messages import Topics, encode
-from galactic.router.ledger import Pack
+from galactic.router.egress.adj_rib_out import Pack
 from galactic.router.metrics import RouterMetrics
 
 log = structlog.get_logger(__name__)

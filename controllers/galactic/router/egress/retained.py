@@ -7,8 +7,8 @@ from typing import Final, TypeVar
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest_of, weight
 from galactic.names import parse_vpc
-from galactic.router.networks import Network
-from galactic.router.revisions import plausible
+from galactic.router.egress.revisions import plausible
+from galactic.router.rib.networks import Network
 
 SHARDS_MAX: Final = 1 << 16
 """Shards of one table: 16 million routes."""

@@ -15,17 +15,17 @@ import structlog
 from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import Rejected
 from galactic.messages import MAX_PAYLOAD, Topics
-from galactic.router.asking import Asking
-from galactic.router.claims import Origin
-from galactic.router.floods import Floods
-from galactic.router.hearing import Hearing
-from galactic.router.limits import Turns
+from galactic.router.egress.retained import Retained
+from galactic.router.ingress.barrier import Asking
+from galactic.router.ingress.damping import Floods
+from galactic.router.ingress.decoder import Said, named, origin_of
+from galactic.router.ingress.fair_queue import Turns
+from galactic.router.ingress.snapshot_reader import Reading
+from galactic.router.ingress.subscriptions import Hearing
+from galactic.router.log_throttle import Repeats
 from galactic.router.metrics import RouterMetrics
-from galactic.router.reading import Reading
-from galactic.router.repeats import Repeats
-from galactic.router.retained import Retained
-from galactic.router.said import Said, named, origin_of
-from galactic.router.store import Store
+from galactic.router.rib.path import Origin
+from galactic.router.rib.store import Store
 
 log = structlog.get_logger(__name__)
 TURN: Final = 64

@@ -17,7 +17,7 @@ import msgspec
 from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
-from galactic.router.networks import Network, network
+from galactic.router.rib.networks import Network, network
 from galactic.srv6 import Sid, owns, parse_sid
 
 EPOCH_MAX: Final = (1 << 62) - 1

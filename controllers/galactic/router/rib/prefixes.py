@@ -11,7 +11,7 @@ from ipaddress import IPv6Network
 
 from galactic.errors import Rejected
 from galactic.messages import Route
-from galactic.router.claims import Origin, Rejection
+from galactic.router.rib.path import Origin, Rejection
 from galactic.srv6 import parse_sid
 
 

@@ -19,14 +19,14 @@ from galactic.diff import Diff
 from galactic.errors import Rejected
 from galactic.messages import Changes, Message, Route, Topics, encode
 from galactic.names import parse_vpc, vpc_hex
-from galactic.router.foreign import overwritten
-from galactic.router.ledger import Ledger
+from galactic.router.egress.adj_rib_out import Ledger
+from galactic.router.egress.foreign import overwritten
+from galactic.router.egress.publisher import Publisher
+from galactic.router.egress.retained import Retained, Told
+from galactic.router.egress.revisions import milliseconds
+from galactic.router.log_throttle import Repeats
 from galactic.router.metrics import RouterMetrics
-from galactic.router.networks import Network
-from galactic.router.publisher import Publisher
-from galactic.router.repeats import Repeats
-from galactic.router.retained import Retained, Told
-from galactic.router.revisions import milliseconds
+from galactic.router.rib.networks import Network
 
 log = structlog.get_logger(__name__)
 PACK_SECONDS: Final = 0.5

@@ -22,10 +22,10 @@ from galactic.kube.informer import Changed, Informer, Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES_METADATA, VPC_ATTACHMENTS, VPCS
 from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc
-from galactic.router.claims import Attachment, Identity, Origin
 from galactic.router.metrics import RouterMetrics
-from galactic.router.networks import entitled
-from galactic.router.store import Store
+from galactic.router.rib.networks import entitled
+from galactic.router.rib.path import Attachment, Identity, Origin
+from galactic.router.rib.store import Store
 from galactic.srv6 import parse_prefix
 
 log = structlog.get_logger(__name__)

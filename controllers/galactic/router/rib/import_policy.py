@@ -19,7 +19,7 @@ import yaml
 from galactic.errors import Rejected
 from galactic.messages import Route
 from galactic.names import parse_vpc, vpc_hex
-from galactic.router.claims import Claim, Rejection
+from galactic.router.rib.path import Claim, Rejection
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 2.0

@@ -5,8 +5,8 @@ from typing import Final
 
 import structlog
 
-from galactic.router.claims import Rejection
-from galactic.router.repeats import Repeats
+from galactic.router.log_throttle import Repeats
+from galactic.router.rib.path import Rejection
 
 log = structlog.get_logger(__name__)
 SAME_SECONDS: Final = 600.0

@@ -15,9 +15,9 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError
 from galactic.kube.resources import EVENTS
 from galactic.names import API_VERSION
-from galactic.router.claims import Rejection
-from galactic.router.recorder import Api, Attachments, now
-from galactic.router.rejections import SAME_SECONDS, SILENT, RejectionLog
+from galactic.router.ingress.rejections import SAME_SECONDS, SILENT, RejectionLog
+from galactic.router.kubernetes.status_writer import Api, Attachments, now
+from galactic.router.rib.path import Rejection
 
 log = structlog.get_logger(__name__)
 EACH_SECONDS: Final = 0.2

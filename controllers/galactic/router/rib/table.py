@@ -28,8 +28,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from galactic.messages import Route
-from galactic.router.admissions import OPEN, Policy, admits, refusals
-from galactic.router.claims import (
+from galactic.router.rib.import_policy import OPEN, Policy, admits, refusals
+from galactic.router.rib.networks import Network
+from galactic.router.rib.path import (
     Admission,
     Attachment,
     Claim,
@@ -40,7 +41,6 @@ from galactic.router.claims import (
     Segment,
     admission,
 )
-from galactic.router.networks import Network
 
 Held = Mapping[Network, Route]
 """The table of one VPC as it is in force."""

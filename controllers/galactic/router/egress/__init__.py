@@ -1,0 +1,7 @@
+"""What the router publishes.
+
+``adj_rib_out``: what a VPC's subscribers were sent, and what is pending. ``shards``: a table cut into retained
+messages. ``fanout``: publishes what is pending, by way of ``publisher``, which waits for the broker's confirmation.
+``revisions``: numbers of tables and terms. ``retained``: the router's own topics as the broker retains them.
+``foreign``: other writers on these topics, whose messages are overwritten.
+"""
