@@ -24,7 +24,7 @@ from galactic.node.dataplane import plan
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.state.checkpoint import Records
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 
@@ -81,7 +81,7 @@ class StandIns:
 
 async def main(socket: Path, prefix: str) -> None:
     StandIns()
-    records = Records(socket.parent)
+    records = Checkpoint(socket.parent)
     records.prepare()
     store = Store("default", records, Clock())
     store.set_prefix(IPv6Network(prefix))

@@ -25,14 +25,14 @@ from galactic.linux.events import Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.messages import Topics
-from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.dataplane import Dataplane
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import Registration
-from galactic.node.mqtt.subscriptions import Following
+from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.state.attachment import Attachment
-from galactic.node.state.checkpoint import Records
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 from galactic.settings import NodeSettings
@@ -52,15 +52,17 @@ async def main(url: str, path: str, folder: Path) -> None:
     real = LinuxKernel(Namespace.at(path))
     kernel = HalfKernel(real)
     kernel.add_namespace(POD.netns)
-    records = Records(folder)
+    records = Checkpoint(folder)
     records.prepare()
     store = Store("default", records, Clock())
     store.set_prefix(HOST.prefix)
     metrics, topics = Metrics(CollectorRegistry()), Topics("galactic/v1")
-    sync = Sync(kernel, store, lambda: HOST, metrics, Applied(kernel, store, kernel.namespaces.__contains__))
+    sync = Sync(
+        kernel, store, lambda: HOST, metrics, Dataplane(kernel, store, kernel.namespaces.__contains__)
+    )
     settings = NodeSettings(mqtt_url=url, node_name="node-1", srv6_space=str(HOST.space))
     async with PahoBus(settings, "node-1") as bus:
-        following = Following(bus, topics, store, metrics)
+        following = Subscriptions(bus, topics, store, metrics)
         registration = Registration(
             bus=bus,
             topics=topics,

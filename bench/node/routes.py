@@ -18,8 +18,8 @@ from parts import VPC, batch, median, route, run, underlay
 
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.node.dataplane.resync import Sieve, pending_jobs
-from galactic.node.state.remote import Remotes, Writer, entry
+from galactic.node.dataplane.resync import RouteResync, pending_jobs
+from galactic.node.state.remote import RemoteRoutes, Writer, entry
 
 SIZES = (1_000, 10_000, 100_000)
 TABLE = 101
@@ -42,7 +42,7 @@ class Table:
     """One VPC's routes in a real kernel, by the node's own means."""
 
     def __init__(self, kernel: LinuxKernel) -> None:
-        self.kernel, self.remotes, self.revision = kernel, Remotes(), 0
+        self.kernel, self.remotes, self.revision = kernel, RemoteRoutes(), 0
         self._told: dict = {}
 
     async def become(self, routes: list) -> float:
@@ -71,7 +71,7 @@ class Table:
     async def compare(self) -> tuple[float, int]:
         """Seconds of a resync, and what it found to do."""
         started = time.perf_counter()
-        sieve = Sieve({TABLE: self.remotes})
+        sieve = RouteResync({TABLE: self.remotes})
         others = await self.kernel.routes(MODE, sieve.take)
         differing = sieve.done().objects + len(others)
         return time.perf_counter() - started, differing

@@ -27,9 +27,9 @@ from prometheus_client import CollectorRegistry
 from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
-from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import sid
 
@@ -61,7 +61,7 @@ def filled(count: int) -> Store:
     """A table of so many routes."""
     store = Store(lambda: None, checked=False)
     for node in range(count // EACH):
-        origin = Origin("default", f"n{node}")
+        origin = NodeRef("default", f"n{node}")
         store.prefixed(origin, prefix(node))
         store.registered(origin, 1, endpoints(node, EACH, 1))
     store.commit(1 << 60)
@@ -69,10 +69,10 @@ def filled(count: int) -> Store:
 
 
 @asynccontextmanager
-async def following(url: str, store: Store, term: int) -> AsyncIterator[Chronicle]:
+async def following(url: str, store: Store, term: int) -> AsyncIterator[HistoryWriter]:
     """A chronicle that leads."""
     registry = CollectorRegistry()
-    made = Chronicle(
+    made = HistoryWriter(
         url, "bench", store, DatabaseMetrics(registry), revision=lambda _: 1, problem=lambda _: None
     )
     made.lead(term)
@@ -84,7 +84,7 @@ async def following(url: str, store: Store, term: int) -> AsyncIterator[Chronicl
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def written(made: Chronicle) -> None:
+async def written(made: HistoryWriter) -> None:
     while not made.idle:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
@@ -106,7 +106,7 @@ async def burst(url: str, term: int, seconds: float) -> float:
             node = number % (BURST // EACH)
             sequence = 2 + number
             store.registered(
-                Origin("default", f"n{node}"), sequence, endpoints(node, EACH - number % 7, sequence)
+                NodeRef("default", f"n{node}"), sequence, endpoints(node, EACH - number % 7, sequence)
             )
             made.due(store.commit(1 << 60))
             await asyncio.sleep(seconds / BURST)
@@ -154,7 +154,7 @@ async def memory(url: str, count: int) -> None:
         async with following(url, store, 2) as made:
             await written(made)
             for node in range(count // EACH):
-                store.registered(Origin("default", f"n{node}"), 2, endpoints(node, EACH, 2))
+                store.registered(NodeRef("default", f"n{node}"), 2, endpoints(node, EACH, 2))
                 made.due(store.commit(1 << 60))
                 await asyncio.sleep(0)
             await written(made)

@@ -31,7 +31,7 @@ from galactic.bus.paho import PahoBus
 from galactic.lab.postgres import temporary
 from galactic.launch import Health
 from galactic.router.controller import Controller
-from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
@@ -102,7 +102,7 @@ async def router(url: str, database: str, name: str) -> AsyncIterator[Controller
             replica=name,
             metrics=RouterMetrics(registry),
             health=health,
-            database=lambda store, revision: Chronicle(
+            database=lambda store, revision: HistoryWriter(
                 database,
                 name,
                 store,

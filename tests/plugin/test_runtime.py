@@ -20,12 +20,12 @@ from cni_plugin import bundle
 from galactic.node.cni import calls
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
-from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.dataplane import Dataplane
 from galactic.node.dataplane.memory import MemoryKernel
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.state.checkpoint import Records
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 
@@ -73,7 +73,7 @@ class Controller:
 
     async def _run(self, ready: threading.Event) -> None:
         self.loop, self.over = asyncio.get_running_loop(), asyncio.Event()
-        records = Records(self.socket.parent)
+        records = Checkpoint(self.socket.parent)
         records.prepare()
         store = Store("default", records, Clock())
         store.restore()
@@ -81,7 +81,7 @@ class Controller:
         exists = self.kernel.namespaces.__contains__
         metrics = Metrics(CollectorRegistry())
         host = Host(PREFIX, SPACE, "eth0")
-        sync = Sync(self.kernel, store, lambda: host, metrics, Applied(self.kernel, store, exists))
+        sync = Sync(self.kernel, store, lambda: host, metrics, Dataplane(self.kernel, store, exists))
         server = Server(self.socket, Calls(store, sync, lambda: None, exists), metrics)
         self.socket.unlink(missing_ok=True)
         tasks = [asyncio.create_task(sync.run()), asyncio.create_task(server.run())]

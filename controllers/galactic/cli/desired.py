@@ -14,7 +14,7 @@ from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
 from galactic.names import parse_function, parse_vpc
 from galactic.router.rib.networks import Network, entitled
-from galactic.router.rib.path import Attachment, Origin, Segment
+from galactic.router.rib.path import Attachment, NodeRef, Segment
 from galactic.router.rib.table import VpcTable, table
 from galactic.srv6 import locator, parse_prefix, parse_sid
 
@@ -38,7 +38,7 @@ def attachments(world: World) -> dict[str, Attachment]:
     return found
 
 
-def segments(world: World, cluster: str = "default") -> dict[Origin, Segment]:
+def segments(world: World, cluster: str = "default") -> dict[NodeRef, Segment]:
     """What each node says."""
     found = {}
     for name, each in world.segments.items():
@@ -49,7 +49,7 @@ def segments(world: World, cluster: str = "default") -> dict[Origin, Segment]:
             Endpoint(it.vpc, it.function, it.attachment, it.sid, it.networks, it.epoch)
             for it in each.status.endpoints
         )
-        found[Origin(cluster, name)] = Segment(prefix, endpoints)
+        found[NodeRef(cluster, name)] = Segment(prefix, endpoints)
     return found
 
 

@@ -16,15 +16,15 @@ from galactic.metrics import registry
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
 from galactic.node.controller import Controller
-from galactic.node.dataplane.adapter import LinuxMachine
+from galactic.node.dataplane.adapter import LinuxHost
 from galactic.node.dataplane.neighbours import Neighbours
-from galactic.node.dataplane.setup import Preparation
+from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
 from galactic.node.kubernetes.multus import MultusConfiguration
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import Registration, will
-from galactic.node.mqtt.subscriptions import Following
-from galactic.node.state.checkpoint import Records
+from galactic.node.mqtt.subscriptions import Subscriptions
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 from galactic.settings import NodeSettings, load
@@ -43,7 +43,7 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
         )
     topics = Topics(settings.mqtt_base)
     metrics = Metrics(figures)
-    records = Records(settings.socket.parent)
+    records = Checkpoint(settings.socket.parent)
     records.prepare()
     store = Store(cluster, records, Clock())
     store.restore()
@@ -58,14 +58,14 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
                 async for changed in changes:
                     yield changed
 
-        preparation = Preparation(
-            LinuxMachine(space, settings.underlay_interface, guard=settings.guard),
+        preparation = HostSetup(
+            LinuxHost(space, settings.underlay_interface, guard=settings.guard),
             store,
             space,
             metrics.filter_drift.inc,
         )
         sync = Sync(kernel, store, preparation.host, metrics)
-        following = Following(bus, topics, store, metrics)
+        following = Subscriptions(bus, topics, store, metrics)
         registration = Registration(
             bus=bus,
             topics=topics,

@@ -14,9 +14,9 @@ from galactic.launch import Health
 from galactic.linux.events import Changed
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.neighbours import Neighbours
-from galactic.node.dataplane.setup import Preparation
+from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
-from galactic.node.kubernetes.definitions import Configs
+from galactic.node.kubernetes.definitions import Definitions
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.multus import MultusConfiguration
 from galactic.node.kubernetes.segment import Facts, Segment
@@ -41,7 +41,7 @@ class Controller:
         *,
         node: str,
         store: Store,
-        preparation: Preparation,
+        preparation: HostSetup,
         sync: Sync,
         neighbours: Neighbours,
         registration: Registration,
@@ -55,7 +55,7 @@ class Controller:
         self._neighbours = neighbours
         self._registration, self._events, self._connect = registration, events, connect
         self._segment: Segment | None = None
-        self._configs: Configs | None = None
+        self._configs: Definitions | None = None
         self._fallback: Fallback | None = None
         self._recovery: Recovery | None = None
 
@@ -152,7 +152,7 @@ class Controller:
         async with kube:
             self._segment = segment = Segment(kube, self._node, self._store, self.facts)
             self._recovery = Recovery(kube, self._store, lambda: segment.endpoints)
-            self._configs = Configs(kube, self._node, self._store)
+            self._configs = Definitions(kube, self._node, self._store)
             self._fallback = Fallback(kube, self._store, self._registration.trusted)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._segment.run(), name="segment")

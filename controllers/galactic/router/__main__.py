@@ -13,11 +13,11 @@ from galactic.kube.client import connect
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.router.controller import Controller
-from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.inspection import serve
-from galactic.router.kubernetes.router_events import Complaints
+from galactic.router.kubernetes.router_events import RouterEvents
 from galactic.router.leader.election import LeaseElection, LockElection
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.import_policy import AdmissionsFile
@@ -40,8 +40,8 @@ def main() -> None:
     lock = LockElection(AdvisoryLock(url)) if url else None
 
     async def run(health: Health) -> None:
-        def chronicle(store: Store, revision: Callable[[int], int]) -> Chronicle:
-            return Chronicle(
+        def chronicle(store: Store, revision: Callable[[int], int]) -> HistoryWriter:
+            return HistoryWriter(
                 url,
                 replica,
                 store,
@@ -67,7 +67,7 @@ def main() -> None:
                 )
                 beside = [asyncio.create_task(serve(replica, controller), name="inspection")]
                 if kube is not None:
-                    complaints = Complaints(kube, lambda: health.problems)
+                    complaints = RouterEvents(kube, lambda: health.problems)
                     beside.append(asyncio.create_task(complaints.run(), name="complaints"))
                 try:
                     await controller.run()

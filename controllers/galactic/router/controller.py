@@ -23,22 +23,22 @@ from galactic.errors import GalacticError, Rejected
 from galactic.kube.client import Kube
 from galactic.launch import Health
 from galactic.messages import Leader, Route, Topics
-from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.recall import placed
 from galactic.router.egress.fanout import Fanout
 from galactic.router.egress.retained import Retained, Told
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.ingress.liveness import Silence
 from galactic.router.ingress.rejections import RejectionLog
-from galactic.router.kubernetes.attachment_events import Announcer
-from galactic.router.kubernetes.reflectors import Watching
-from galactic.router.kubernetes.status_writer import Recorder, sentence
+from galactic.router.kubernetes.attachment_events import AttachmentEvents
+from galactic.router.kubernetes.reflectors import Reflectors
+from galactic.router.kubernetes.status_writer import StatusWriter, sentence
 from galactic.router.leader.election import Alone, Election
 from galactic.router.leader.leadership import Leadership
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.import_policy import OPEN, AdmissionsFile, Policy
 from galactic.router.rib.networks import Network
-from galactic.router.rib.path import Identity, Origin, Rejection
+from galactic.router.rib.path import Identity, NodeRef, Rejection
 from galactic.router.rib.store import Commit, Store
 from galactic.settings import RouterSettings
 from galactic.srv6 import parse_sid
@@ -70,7 +70,7 @@ class Controller:
         health: Health,
         admissions: AdmissionsFile | None = None,
         election: Election | None = None,
-        database: Callable[[Store, Callable[[int], int]], Chronicle] | None = None,
+        database: Callable[[Store, Callable[[int], int]], HistoryWriter] | None = None,
     ) -> None:
         """``election`` None: there are no other replicas. ``database`` is given the store and a VPC's revision."""
         self._bus, self._replica, self._metrics, self._health = bus, replica, metrics, health
@@ -112,9 +112,9 @@ class Controller:
             reign=self._reign,
         )
         self._silence = Silence(settings.withdraw_after, self.store.silence, self.store.absent)
-        self._watching: Watching | None = None
+        self._watching: Reflectors | None = None
         if kube is not None:
-            self._watching = Watching(
+            self._watching = Reflectors(
                 kube,
                 settings.cluster,
                 self.store,
@@ -122,10 +122,10 @@ class Controller:
                 changed=self._attachment_changed,
                 connection=lambda problem: health.set("kube-apiserver", problem),
             )
-            self._recorder = Recorder(
+            self._recorder = StatusWriter(
                 kube, self._watching, self.store, metrics, revision=self.fanout.revision
             )
-            self._announcer = Announcer(kube, self._watching)
+            self._announcer = AttachmentEvents(kube, self._watching)
         if self._chronicle is not None:
             self._chronicle.outranked = self._leadership.outranked
         health.set("view", "waiting for what is retained and listed")
@@ -221,7 +221,7 @@ class Controller:
         """A node that is offline does not say its prefix (its Last Will cannot): the routes in force do."""
         for routes in held.values():
             for route in routes.values():
-                origin = Origin(route.cluster, route.node)
+                origin = NodeRef(route.cluster, route.node)
                 if origin in self._inbox.unplaced and route.segments:
                     try:
                         locator = parse_sid(route.segments[0]).locator << 64
@@ -256,7 +256,7 @@ class Controller:
             else:
                 (self.fanout.heard if self._complete else self._told.take)(parts, payload)
 
-    def _state(self, origin: Origin, online: bool) -> None:
+    def _state(self, origin: NodeRef, online: bool) -> None:
         self._silence.said(origin, online)
 
     def _broker(self, problem: str | None) -> None:

@@ -9,7 +9,7 @@ MOST: Final = 1000
 """Different things that are remembered. Who makes up more makes some be said again."""
 
 
-class Repeats:
+class LogThrottle:
     """``due`` for anything that can be a key. ``clock`` in seconds."""
 
     def __init__(

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galactic.messages import Changes
 from galactic.router.egress.adj_rib_out import Pack
-from galactic.router.rib.path import Origin, Rejection
+from galactic.router.rib.path import NodeRef, Rejection
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 FLOODERS: Final = 1000
@@ -82,7 +82,7 @@ class RouterMetrics:
             "Nodes' topics that are asked every second instead of being listened to.",
             registry=registry,
         )
-        self._flooders: set[Origin] = set()
+        self._flooders: set[NodeRef] = set()
         self._last = Gauge(
             name("last_publish_timestamp_seconds"),
             "When the broker confirmed a publish last, in seconds since 1970; 0: never.",
@@ -169,10 +169,10 @@ class RouterMetrics:
         """``topics`` is asked at every scrape."""
         self._aside.set_function(topics)
 
-    def flooded(self, origin: Origin) -> None:
+    def flooded(self, origin: NodeRef) -> None:
         """By node, as long as they are not more than there can be by accident."""
         if origin not in self._flooders and len(self._flooders) >= FLOODERS:
-            origin = Origin("", "")
+            origin = NodeRef("", "")
         self._flooders.add(origin)
         self._floods.labels(*origin).inc()
 

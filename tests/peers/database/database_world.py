@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
-from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import sid
 
@@ -35,7 +35,7 @@ class World:
     """A standalone router's store with nodes 1, 2, …, and one or more chronicles that follow it."""
 
     store: Store = field(default_factory=lambda: Store(lambda: None, checked=False))
-    followers: list[Chronicle] = field(default_factory=list)
+    followers: list[HistoryWriter] = field(default_factory=list)
     said: dict[int, list[Endpoint]] = field(default_factory=dict)
     sequence: int = 0
     epoch: int = 0
@@ -44,7 +44,7 @@ class World:
         """What is attached on a node now; committed."""
         self.sequence += 1
         self.said[node] = list(endpoints)
-        origin = Origin("default", f"n{node}")
+        origin = NodeRef("default", f"n{node}")
         self.store.prefixed(origin, prefix(node))
         self.store.registered(origin, self.sequence, endpoints)
         commit = self.store.commit(HORIZON)
@@ -82,11 +82,11 @@ class World:
         }
 
 
-def chronicle(url: str, world: World, replica: str = "r", **more: object) -> Chronicle:
+def chronicle(url: str, world: World, replica: str = "r", **more: object) -> HistoryWriter:
     """One whose metrics are ``registry`` and whose problems are ``problems``."""
     registry = CollectorRegistry()
     problems: list[str | None] = []
-    made = Chronicle(
+    made = HistoryWriter(
         url,
         replica,
         world.store,
@@ -101,7 +101,7 @@ def chronicle(url: str, world: World, replica: str = "r", **more: object) -> Chr
 
 
 @asynccontextmanager
-async def running(made: Chronicle, term: int | None = 1) -> AsyncIterator[Chronicle]:
+async def running(made: HistoryWriter, term: int | None = 1) -> AsyncIterator[HistoryWriter]:
     """It runs, and leads if a term is given; in the end it is cut off as a kill would."""
     task = asyncio.create_task(made.run())
     if term is not None:
@@ -114,7 +114,7 @@ async def running(made: Chronicle, term: int | None = 1) -> AsyncIterator[Chroni
         assert isinstance(outcome, asyncio.CancelledError), outcome
 
 
-def sample(made: Chronicle, name: str, **labels: str) -> float:
+def sample(made: HistoryWriter, name: str, **labels: str) -> float:
     return made.registry.get_sample_value(f"galactic_router_database_{name}", labels) or 0.0
 
 

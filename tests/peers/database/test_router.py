@@ -16,7 +16,7 @@ from galactic.messages import Changes, NodeEndpoints, NodeStatus, Topics, decode
 from galactic.router import controller as module
 from galactic.router.controller import Controller
 from galactic.router.database import lock
-from galactic.router.database.chronicle import Chronicle
+from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.leader.election import LockElection
@@ -31,8 +31,8 @@ CHANGES = TOPICS.changes("0000000004d2")
 async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIterator[Controller]:
     health = Health()
 
-    def database(store: object, revision: object) -> Chronicle:
-        return Chronicle(
+    def database(store: object, revision: object) -> HistoryWriter:
+        return HistoryWriter(
             url,
             replica,
             store,

@@ -14,7 +14,7 @@ from galactic.messages import Changes, decode, digest
 from galactic.messages import Route as Told
 from galactic.router.controller import Controller
 from galactic.router.ingress import subscriptions
-from galactic.router.ingress.damping import HOLD_SECONDS, Floods
+from galactic.router.ingress.damping import HOLD_SECONDS, FloodDamping
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
@@ -147,7 +147,7 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
     """
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.5)
     now = [1000.0]
-    monkeypatch.setattr(subscriptions, "Floods", lambda: Floods(lambda: now[0]))
+    monkeypatch.setattr(subscriptions, "Floods", lambda: FloodDamping(lambda: now[0]))
     mosquitto.start()
     async with (
         listener(mosquitto.url) as it,

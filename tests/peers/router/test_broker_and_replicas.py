@@ -19,7 +19,7 @@ from galactic.router.controller import Controller
 from galactic.router.egress import shards
 from galactic.router.ingress import subscriptions
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Origin, Segment
+from galactic.router.rib.path import NodeRef, Segment
 from galactic.router.rib.table import table
 from galactic.settings import RouterSettings
 
@@ -108,9 +108,9 @@ class Nodes:
                 self.due.set()
                 await asyncio.sleep(0.05)
 
-    def segments(self) -> dict[Origin, Segment]:
+    def segments(self) -> dict[NodeRef, Segment]:
         return {
-            Origin("default", node): Segment(self.world.prefix(node), endpoints)
+            NodeRef("default", node): Segment(self.world.prefix(node), endpoints)
             for node, endpoints in self.said.items()
         }
 

@@ -16,7 +16,7 @@ import pytest
 BASE = "galactic/v1"
 PATIENCE_SECONDS = 200
 A, B, C = "a", "b", "c"
-Said = tuple[str, int, list[dict]]
+Decoder = tuple[str, int, list[dict]]
 
 
 class Place:
@@ -60,7 +60,7 @@ class Place:
 
 
 N1, N2, N3 = "10.1.1.1/32", "10.1.1.2/32", "fd00::3/128"
-SCENARIOS: dict[str, tuple[Callable[[Place], list[Said]], Callable[[Place], list[dict]]]] = {
+SCENARIOS: dict[str, tuple[Callable[[Place], list[Decoder]], Callable[[Place], list[dict]]]] = {
     "one-endpoint": (
         lambda it: [(A, 1, [it.endpoint(A, 1, [N1])])],
         lambda it: [it.route(N1, A, 1)],

@@ -19,12 +19,12 @@ from prometheus_client import CollectorRegistry
 
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
-from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.dataplane import Dataplane
 from galactic.node.dataplane.memory import MemoryKernel
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.state.checkpoint import Records
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 
@@ -102,7 +102,7 @@ class Node:
         return self.directory / "agent.sock"
 
     async def start(self) -> None:
-        records = Records(self.directory)
+        records = Checkpoint(self.directory)
         records.prepare()
         self.metrics = Metrics(CollectorRegistry())
         self.store = Store("default", records, Clock())
@@ -111,7 +111,7 @@ class Node:
             self.store.set_prefix(self.prefix)
         exists: Callable[[str], bool] = self.kernel.namespaces.__contains__
         self.sync = Sync(
-            self.kernel, self.store, self._host, self.metrics, Applied(self.kernel, self.store, exists)
+            self.kernel, self.store, self._host, self.metrics, Dataplane(self.kernel, self.store, exists)
         )
         calls = Calls(self.store, self.sync, self._problem, exists)
         self.server = Server(self.socket, calls, self.metrics)

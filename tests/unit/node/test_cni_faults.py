@@ -12,7 +12,7 @@ from waits import until
 from galactic.linux.objects import Change, EndDT46, Objects, route_of
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.memory import MemoryKernel
-from galactic.node.state.checkpoint import Records
+from galactic.node.state.checkpoint import Checkpoint
 
 HOST_END = "G0000000jU00GH"
 NAMES = {"container": "CNI_CONTAINERID", "netns": "CNI_NETNS", "ifname": "CNI_IFNAME"}
@@ -343,4 +343,4 @@ async def test_a_thousand_calls_then_rebuilt_from_nothing(node, config, seed, mo
     await until(lambda: _seen(node.kernel.host) == _seen(worn.host))
     assert worn.namespaces == node.kernel.namespaces
     assert worn.peers == node.kernel.peers
-    assert len(Records(node.directory).attachments()) == len(live)
+    assert len(Checkpoint(node.directory).attachments()) == len(live)

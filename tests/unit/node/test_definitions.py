@@ -13,7 +13,7 @@ from galactic.kube.client import Event
 from galactic.linux.objects import MAIN_TABLE, route_key
 from galactic.names import NODE_LABEL
 from galactic.node.kubernetes import definitions
-from galactic.node.kubernetes.definitions import Configs, configured
+from galactic.node.kubernetes.definitions import Definitions, configured
 
 KEY = (1234, 42)
 NAME = "default/blue-G"
@@ -62,7 +62,7 @@ class MemoryKube:
 
 @asynccontextmanager
 async def watching(node, kube):
-    watched = Configs(kube, "node-1", node.store)
+    watched = Definitions(kube, "node-1", node.store)
     task = asyncio.create_task(watched.run())
     try:
         yield watched

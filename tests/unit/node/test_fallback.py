@@ -16,7 +16,7 @@ from galactic.names import VPC_LABEL
 from galactic.node.kubernetes import fallback
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.mqtt.session import Registration, will
-from galactic.node.mqtt.subscriptions import Following
+from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.state.remote import Writer
 
 TOPICS = Topics("galactic/v1")
@@ -122,7 +122,7 @@ def route(last, node, function, epoch):
 @asynccontextmanager
 async def running(cluster):
     node, bus = cluster.node, cluster.broker.session(will(TOPICS, "default", "node-1"))
-    following = Following(bus, TOPICS, node.store, node.metrics, cluster.now)
+    following = Subscriptions(bus, TOPICS, node.store, node.metrics, cluster.now)
     registration = Registration(
         bus=bus,
         topics=TOPICS,

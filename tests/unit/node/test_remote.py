@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from galactic.errors import Rejected
 from galactic.linux.objects import encap_key, encap_metric, packed, place, unpacked
 from galactic.messages import Route, weight
-from galactic.node.dataplane.resync import Sieve, pending_jobs
-from galactic.node.state.remote import Remotes, Writer, entry, epoch_of, holder_of, pack, weight_of
+from galactic.node.dataplane.resync import RouteResync, pending_jobs
+from galactic.node.state.remote import RemoteRoutes, Writer, entry, epoch_of, holder_of, pack, weight_of
 
 VPC, TABLE = 1, 101
 HERE = bytes.fromhex("20010db8ff010100")
@@ -65,7 +65,7 @@ class World:
     """One VPC on one node, kept the slow way."""
 
     def __init__(self):
-        self.remotes, self.views, self.own, self.kernel = Remotes(HERE), {}, [], {}
+        self.remotes, self.views, self.own, self.kernel = RemoteRoutes(HERE), {}, [], {}
         self.told = {}  # MQTT's mapping, changed in place
         self.jobs = iter(())  # of a delta that is being written while other things happen
         self.revision = 0
@@ -210,38 +210,38 @@ def in_kernel(*routes):
 
 
 def test_a_dump_that_is_as_wanted_leaves_nothing_to_do():
-    remotes = Remotes()
+    remotes = RemoteRoutes()
     remotes.tell(Writer.MQTT, 1, table(route(1), route(2)))
     remotes.take_pending()
-    sieve = Sieve({TABLE: remotes})
+    sieve = RouteResync({TABLE: remotes})
     assert not dump(in_kernel(route(1), route(2)), sieve).objects
     assert not list(sieve.jobs())
 
 
 def test_what_somebody_changed_is_counted_and_put_right():
-    remotes = Remotes()
+    remotes = RemoteRoutes()
     remotes.tell(Writer.MQTT, 1, table(route(1), route(2), route(3)))
     remotes.take_pending()
     network = pack("10.9.9.9/32")
     kernel = in_kernel(route(1), route(2, node=3))  # 3 is missing, 2 leads elsewhere, and two are too many
     kernel |= {encap_key(TABLE, network, bytes(16)): bytes(16), encap_key(77, network, bytes(16)): bytes(16)}
-    sieve = Sieve({TABLE: remotes})
+    sieve = RouteResync({TABLE: remotes})
     assert dump(kernel, sieve).objects == 2 + 3
     assert repaired(kernel, sieve) == in_kernel(route(1), route(2), route(3))
 
 
 def test_what_was_still_to_be_written_is_no_drift():
-    remotes = Remotes()
+    remotes = RemoteRoutes()
     remotes.tell(Writer.MQTT, 1, table(route(1)))
-    sieve = Sieve({TABLE: remotes})
+    sieve = RouteResync({TABLE: remotes})
     assert not dump({}, sieve).objects
     assert repaired({}, sieve) == in_kernel(route(1))
 
 
 def test_what_is_there_at_start_is_adopted_and_goes_when_a_table_says_otherwise():
-    remotes = Remotes()
+    remotes = RemoteRoutes()
     kernel = in_kernel(route(1), route(2))
-    sieve = Sieve({TABLE: remotes})
+    sieve = RouteResync({TABLE: remotes})
     assert not dump(kernel, sieve).objects
     assert not list(sieve.jobs())
     assert not remotes.complete
@@ -256,10 +256,10 @@ def test_what_is_there_at_start_is_adopted_and_goes_when_a_table_says_otherwise(
 
 
 def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap():
-    remotes = Remotes()
+    remotes = RemoteRoutes()
     (network, known), *_ = table(route(1)).items()
     kernel = {place(TABLE, 0) + network: known[:16]}
-    sieve = Sieve({TABLE: remotes})
+    sieve = RouteResync({TABLE: remotes})
     dump(kernel, sieve)
     first, *_ = jobs = list(sieve.jobs())
     assert first == (encap_key(TABLE, network, known[:16]), known[:16], False)
@@ -267,10 +267,10 @@ def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap()
 
 
 def test_a_table_that_was_told_before_the_first_dump_is_not_mistaken_for_written():
-    remotes = Remotes()
+    remotes = RemoteRoutes()
     remotes.tell(Writer.KUBERNETES, 1, table(route(1), route(3)))
     kernel = in_kernel(route(1), route(2))
-    dump(kernel, Sieve({TABLE: remotes}))
+    dump(kernel, RouteResync({TABLE: remotes}))
     world = World()
     world.remotes, world.kernel = remotes, kernel
     world.apply()

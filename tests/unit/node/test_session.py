@@ -22,7 +22,7 @@ from galactic.messages import (
 from galactic.node.mqtt import session
 from galactic.node.mqtt.replica import PATIENCE
 from galactic.node.mqtt.session import Registration, will
-from galactic.node.mqtt.subscriptions import Following
+from galactic.node.mqtt.subscriptions import Subscriptions
 
 TOPICS = Topics("galactic/v1")
 VPC = "0000000004d2"
@@ -33,7 +33,7 @@ STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("defaul
 async def registered(node, broker, now=lambda: 0.0):
     """``now``: by which a table that does not add up is read again; it stands still."""
     bus = broker.session(will(TOPICS, "default", "node-1"))
-    following = Following(bus, TOPICS, node.store, node.metrics, now)
+    following = Subscriptions(bus, TOPICS, node.store, node.metrics, now)
     made = Registration(
         bus=bus,
         topics=TOPICS,

@@ -11,8 +11,8 @@ from galactic.linux.firewall import Installed
 from galactic.linux.preflight import Finding, Preflight
 from galactic.linux.underlay import Underlay
 from galactic.node.dataplane import setup
-from galactic.node.dataplane.setup import Preparation
-from galactic.node.state.checkpoint import Records
+from galactic.node.dataplane.setup import HostSetup
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 
@@ -22,7 +22,7 @@ GOOD = Preflight("6.1", "encap.red", (Finding("VRF", ok=True, message="VRF devic
 NO_VRF = Preflight("6.1", "encap", (Finding("VRF", ok=False, message="no VRF devices: modprobe vrf"),))
 
 
-class Machine:
+class HostAdapter:
     """A machine in memory. ``broken`` chains are what the next filter() finds to mend."""
 
     def __init__(self):
@@ -60,12 +60,12 @@ class Machine:
 
 @pytest.fixture
 def machine():
-    return Machine()
+    return HostAdapter()
 
 
 @pytest.fixture
 def store(tmp_path):
-    made = Store("c", Records(tmp_path), Clock())
+    made = Store("c", Checkpoint(tmp_path), Clock())
     made.set_prefix(PREFIX)
     return made
 
@@ -85,7 +85,7 @@ def drifted():
 
 @pytest.fixture
 def preparation(machine, store, drifted):
-    return Preparation(machine, store, SPACE, drifted.append)
+    return HostSetup(machine, store, SPACE, drifted.append)
 
 
 def conditions(preparation):
@@ -199,8 +199,8 @@ async def test_a_refused_filter_is_told_and_tried_again(preparation, machine, cl
 
 async def test_a_new_prefix_is_acted_upon_at_once(machine, drifted, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "BACKOFF_SECONDS", (10.0**6, 10.0**6))  # no look but for the prefix
-    store = Store("c", Records(tmp_path), Clock())
-    preparation = Preparation(machine, store, SPACE, drifted.append)
+    store = Store("c", Checkpoint(tmp_path), Clock())
+    preparation = HostSetup(machine, store, SPACE, drifted.append)
     running = asyncio.create_task(preparation.run())
     async with asyncio.timeout(120):
         while not machine.done:

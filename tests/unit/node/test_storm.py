@@ -16,13 +16,13 @@ from galactic.errors import GalacticError
 from galactic.linux.objects import Encap, Objects, change, encap_key
 from galactic.messages import Route
 from galactic.node.dataplane import plan
-from galactic.node.dataplane.dataplane import Applied, union
+from galactic.node.dataplane.dataplane import Dataplane, union
 from galactic.node.dataplane.memory import MemoryKernel
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
 from galactic.node.state.attachment import Attachment
-from galactic.node.state.checkpoint import Records
+from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.remote import Writer, entry
 from galactic.node.state.store import Store
@@ -35,12 +35,12 @@ class Storm:
         self.calm = calm
         self.random = random.Random(seed)
         self.kernel = MemoryKernel()
-        records = Records(directory)
+        records = Checkpoint(directory)
         records.prepare()
         self.store = Store("default", records, Clock(lambda: round(asyncio.get_running_loop().time() * 1e9)))
         self.store.set_prefix(PREFIX)
         self.host = Host(PREFIX, SPACE, "eth0")
-        self.applied = Applied(self.kernel, self.store, self.kernel.namespaces.__contains__)
+        self.applied = Dataplane(self.kernel, self.store, self.kernel.namespaces.__contains__)
         self.sync = Sync(
             self.kernel, self.store, lambda: self.host, Metrics(CollectorRegistry()), self.applied
         )

@@ -21,7 +21,7 @@ from galactic.node.kubernetes import unaccounted
 from galactic.node.kubernetes.segment import Facts, Segment
 from galactic.node.kubernetes.unaccounted import Recovery
 from galactic.node.mqtt.session import Registration, will
-from galactic.node.mqtt.subscriptions import Following
+from galactic.node.mqtt.subscriptions import Subscriptions
 
 KEY = (1234, 42)
 SPACE = IPv6Network("2001:db8:ff00::/40")
@@ -98,7 +98,7 @@ async def told(node, kube, broker=None):
             cluster="default",
             node="node-1",
             store=node.store,
-            following=Following(bus, TOPICS, node.store, node.metrics, asyncio.get_running_loop().time),
+            following=Subscriptions(bus, TOPICS, node.store, node.metrics, asyncio.get_running_loop().time),
             metrics=node.metrics,
         )
         parts.append(registration.run())

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from galactic.messages import Endpoint
-from galactic.router.rib.path import Attachment, Origin, Segment, admission, claim
+from galactic.router.rib.path import Attachment, NodeRef, Segment, admission, claim
 
-N1 = Origin("default", "n1")
+N1 = NodeRef("default", "n1")
 KNOWN = {"ns/a1": Attachment(0x4D2, 1, frozenset({"10.1.1.1/32", "10.9.0.0/16"}), ready=True)}
 
 

@@ -8,7 +8,7 @@ import pytest
 from galactic.errors import Unreachable
 from galactic.kube.client import Object
 from galactic.kube.resources import Resource
-from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, TOLD_SECONDS, Complaints
+from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, TOLD_SECONDS, RouterEvents
 
 WRONG = "the broker refused the connection: Not authorized; check mqtt_username and mqtt_password"
 
@@ -39,7 +39,7 @@ class Router:
     def __init__(self, api: Api) -> None:
         self.problems: dict[str, str] = {}
         self.at = 1000.0
-        self.complaints = Complaints(api, lambda: self.problems, lambda: self.at)
+        self.complaints = RouterEvents(api, lambda: self.problems, lambda: self.at)
 
     async def after(self, seconds: float) -> None:
         self.at += seconds

@@ -14,7 +14,7 @@ from galactic.launch import Health
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest
 from galactic.router.controller import Controller
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.settings import RouterSettings
 
 BASE = "galactic/v1"
@@ -248,7 +248,7 @@ async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, 
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
         await until(lambda: not controller._bus.connected)
-        controller.store.registered(Origin("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
+        controller.store.registered(NodeRef("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
         await asyncio.sleep(0.3)
         broker.start(empty=True)
         await until(lambda: controller.idle and whole(broker, "10.1.1.2/32"))

@@ -12,14 +12,14 @@ from galactic.bus import Delivery
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import NodeEndpoints, NodeStatus, Topics, encode
 from galactic.router.ingress import subscriptions
-from galactic.router.ingress.damping import HOLD_SECONDS, Floods, Limit, Source
-from galactic.router.ingress.fair_queue import Share, Turns
+from galactic.router.ingress.damping import HOLD_SECONDS, FloodDamping, Limit, Source
+from galactic.router.ingress.fair_queue import FairQueue, Share
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 
-FLOOD, OTHER = Source(Origin("default", "n1"), "endpoints"), Source(Origin("default", "n2"), "endpoints")
+FLOOD, OTHER = Source(NodeRef("default", "n1"), "endpoints"), Source(NodeRef("default", "n2"), "endpoints")
 LIMIT = Limit(messages=10, bytes=1000)
 TOPICS = Topics("galactic/v1")
 
@@ -39,11 +39,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def floods(clock) -> Floods:
-    return Floods(clock, limit=LIMIT)
+def floods(clock) -> FloodDamping:
+    return FloodDamping(clock, limit=LIMIT)
 
 
-def burst(floods: Floods, source: Source, size: int = 1) -> int:
+def burst(floods: FloodDamping, source: Source, size: int = 1) -> int:
     """How many messages of a hundred passed before it was put aside."""
     for number in range(100):
         if floods.said(source, size):
@@ -111,8 +111,8 @@ class Site:
             view=lambda _: None,
             connection=lambda _: None,
             prefixes=prefixes,
-            turns=Turns(share=Share(1e9, 1e9, 1e12, 1e12)),
-            floods=Floods(clock, limit=LIMIT),
+            turns=FairQueue(share=Share(1e9, 1e9, 1e12, 1e12)),
+            floods=FloodDamping(clock, limit=LIMIT),
         )
 
     def say(self, node: str, sequence: int) -> None:
@@ -126,7 +126,7 @@ class Site:
         self.broker.publish(TOPICS.status("default", node), status, retain=True)
 
     def sequence(self, node: str) -> int:
-        found = self.store._nodes.get(Origin("default", node))
+        found = self.store._nodes.get(NodeRef("default", node))
         return found.sequence if found else -1
 
     def figure(self, name: str, **labels: str) -> float:
@@ -211,7 +211,7 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
         it.online("n7")
         it.say("n7", 5)
         await until(lambda: it.sequence("n7") == 5)
-        assert it.store._nodes[Origin("default", "n7")].prefix
+        assert it.store._nodes[NodeRef("default", "n7")].prefix
         assert it.figure("topics_aside") == 2
         assert TOPICS.status("+", "+") not in it.bus.filters, "the flood is listened to"
 
@@ -223,7 +223,7 @@ async def test_in_kubernetes_a_node_is_known_by_its_segment(clock, until) -> Non
                 it.broker.publish(f"galactic/v1/nodes/default/n1/{kind}", b"", retain=False)
         await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
         it.say("n7", 5)
-        it.store.registered(Origin("default", "n7"), 1, ())
+        it.store.registered(NodeRef("default", "n7"), 1, ())
         await until(lambda: it.sequence("n7") == 5)
 
 

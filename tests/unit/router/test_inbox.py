@@ -15,10 +15,10 @@ from structlog.testing import capture_logs
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
-from galactic.router.ingress.fair_queue import Share, Turns
+from galactic.router.ingress.fair_queue import FairQueue, Share
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 
 TOPICS = Topics("galactic/v1")
@@ -55,7 +55,7 @@ class Site:
         self.sentinels += 1
         topic = TOPICS.endpoints("default", "sentinel")
         self.broker.publish(topic, encode(NodeEndpoints(self.sentinels, ())), retain=False)
-        origin = Origin("default", "sentinel")
+        origin = NodeRef("default", "sentinel")
         async with asyncio.timeout(120):
             while (
                 self.store._nodes.get(origin) is None or self.store._nodes[origin].sequence < self.sentinels
@@ -74,7 +74,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site(turns: Turns | None = None) -> AsyncIterator[Site]:
+async def site(turns: FairQueue | None = None) -> AsyncIterator[Site]:
     broker, figures = MemoryBroker(), CollectorRegistry()
     metrics, store = RouterMetrics(figures), Store(lambda: None, checked=False)
     session = broker.session()
@@ -88,7 +88,7 @@ async def site(turns: Turns | None = None) -> AsyncIterator[Site]:
         connection=lambda _: None,
         prefixes=True,
         space=SPACE,
-        turns=Turns(share=BOUNDLESS) if turns is None else turns,
+        turns=FairQueue(share=BOUNDLESS) if turns is None else turns,
     )
     task = asyncio.create_task(inbox.run())
     found = Site(broker, store, figures, task, inbox)
@@ -216,7 +216,7 @@ async def test_names(cluster: str, node: str, *, taken: bool) -> None:
     async with site() as it:
         await it.say(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
         await it.handled()
-        assert it.store.heard(Origin(cluster, node)) is taken
+        assert it.store.heard(NodeRef(cluster, node)) is taken
         assert it.counted() == ({} if taken else {"InvalidName": 1})
 
 
@@ -260,7 +260,7 @@ async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> Non
     class Clock:
         now = 0.0
 
-    async with site(Turns(lambda: Clock.now, share=Share(1, 50, 1e9, 1e9))) as it:
+    async with site(FairQueue(lambda: Clock.now, share=Share(1, 50, 1e9, 1e9))) as it:
         with capture_logs() as logs:
             for sequence in range(1, 201):
                 endpoint = Endpoint(**{**VALID, "networks": (f"10.1.1.{sequence}/32",)})
@@ -282,7 +282,7 @@ async def test_a_mistake_of_ours_costs_one_message(monkeypatch) -> None:
     async with site() as it:
         known = it.store.registered
 
-        def registered(origin: Origin, *said: object) -> bool:
+        def registered(origin: NodeRef, *said: object) -> bool:
             if origin.node == "n1":
                 raise ZeroDivisionError
             return known(origin, *said)
@@ -400,7 +400,7 @@ def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(said: list[
                 for network, route in table.routes.items():
                     assert str(ip_network(network)) == network
                     assert ip_network(network).prefixlen
-                    origin = Origin(route.cluster, route.node)
+                    origin = NodeRef(route.cluster, route.node)
                     assert IPv6Network(f"{route.segments[0]}/128").subnet_of(known[origin])
 
     asyncio.run(fuzz())

@@ -12,13 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from galactic.errors import Rejected
 from galactic.messages import Endpoint
 from galactic.router.rib.import_policy import AdmissionsFile, Policy, Unlisted, parse
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.router.rib.table import table
 
 VPC, OTHER = 0x4D2, 0x4D3
 HORIZON, FAR = 1000, 1 << 60
-EAST, WEST, NORTH = Origin("east", "n1"), Origin("west", "n2"), Origin("north", "n3")
+EAST, WEST, NORTH = NodeRef("east", "n1"), NodeRef("west", "n2"), NodeRef("north", "n3")
 CLUSTERS = (EAST, WEST, NORTH)
 BOTH = frozenset({"east", "west"})
 
@@ -32,12 +32,12 @@ class Plane:
         for origin in CLUSTERS:
             self.store.prefixed(origin, world.prefix(origin.node))
 
-    def say(self, origin: Origin, *endpoints: Endpoint) -> None:
+    def say(self, origin: NodeRef, *endpoints: Endpoint) -> None:
         self.sequence += 1
         assert self.store.registered(origin, self.sequence, endpoints)
 
     def attach(
-        self, origin: Origin, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
+        self, origin: NodeRef, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
     ) -> None:
         self.say(origin, self.world.endpoint(origin.node, function, network, epoch=epoch, vpc=vpc))
 
@@ -177,7 +177,7 @@ class Machine(RuleBasedStateMachine):
             max_size=3,
         ),
     )
-    def register(self, origin: Origin, said: list) -> None:
+    def register(self, origin: NodeRef, said: list) -> None:
         world = self.world
         self.plane.say(
             origin,
@@ -218,7 +218,7 @@ def test_any_order_of_registrations_and_policies(world) -> None:
 def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, world) -> None:
     plane.attach(EAST, "10.1.1.1/32")
     plane.settle()
-    thief = Origin("west", "n1")  # its prefix in this world is that of east's n1
+    thief = NodeRef("west", "n1")  # its prefix in this world is that of east's n1
     plane.store.prefixed(thief, world.prefix("n1"))
     plane.attach(thief, "10.1.1.2/32", vpc=OTHER)
     assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
@@ -232,7 +232,7 @@ def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, 
 def test_prefixes_that_only_overlap(plane, world, length: int) -> None:
     plane.attach(EAST, "10.1.1.1/32")
     plane.settle()
-    larger = Origin("a", "n1")
+    larger = NodeRef("a", "n1")
     inside = world.prefix("n1").network_address
     plane.store.prefixed(larger, IPv6Network((inside, length), strict=False))
     plane.say(larger)
@@ -243,7 +243,7 @@ def test_a_restart_does_not_give_a_prefix_to_somebody_else(world) -> None:
     before, after = Plane(world), Store(lambda: None, checked=False)
     before.attach(EAST, "10.1.1.1/32")
     before.settle()
-    thief = Origin("a", "n1")  # by name it would be first
+    thief = NodeRef("a", "n1")  # by name it would be first
     after.prefixed(thief, world.prefix("n1"))
     after.prefixed(EAST, world.prefix("n1"))
     after.registered(EAST, 1, (world.endpoint("n1", 1, "10.1.1.1/32"),))

@@ -11,20 +11,20 @@ from replicas import Vote, replica
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import NodeStatus, encode
 from galactic.router.ingress.liveness import Silence
-from galactic.router.rib.path import Origin, Segment
+from galactic.router.rib.path import NodeRef, Segment
 from galactic.router.rib.store import Store
 from galactic.router.rib.table import table
 
 VPC, NETWORK = 0x4D2, "10.1.1.1/32"
 NOW, AHEAD, HORIZON = 1_000, 9_000, 10_000
-DEAD, LIVING = Origin("default", "n1"), Origin("default", "n2")
+DEAD, LIVING = NodeRef("default", "n1"), NodeRef("default", "n2")
 ONLINE, OFFLINE, BOTH = frozenset(), {DEAD}, {DEAD, LIVING}
 
 
-def said(world, *nodes: str) -> dict[Origin, Segment]:
+def said(world, *nodes: str) -> dict[NodeRef, Segment]:
     """An attachment on each of these; n1 has the clock that is ahead."""
     return {
-        Origin("default", node): Segment(
+        NodeRef("default", node): Segment(
             world.prefix(node), (world.endpoint(node, 1, NETWORK, epoch=AHEAD if node == "n1" else NOW),)
         )
         for node in nodes
@@ -51,7 +51,7 @@ def node_of(tables) -> str:
     ],
 )
 def test_who_has_the_attachment(
-    world, nodes: list[str], in_force: str | None, absent: AbstractSet[Origin], has: str
+    world, nodes: list[str], in_force: str | None, absent: AbstractSet[NodeRef], has: str
 ) -> None:
     held = {}
     if in_force is not None:

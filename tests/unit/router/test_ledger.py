@@ -11,7 +11,7 @@ from galactic.bus.memory import MemoryBroker
 from galactic.diff import Diff, diff
 from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, Topics, decode, digest, encode
 from galactic.router.egress import shards as module
-from galactic.router.egress.adj_rib_out import Ledger
+from galactic.router.egress.adj_rib_out import AdjRibOut
 from galactic.router.egress.fanout import Fanout
 from galactic.router.egress.retained import Retained
 from galactic.router.egress.shards import Shards
@@ -50,9 +50,9 @@ class Broker:
             for network in message.delete:
                 del self.told[network]
 
-    def publish(self, ledger: Ledger) -> int:
+    def publish(self, adj_rib_out: AdjRibOut) -> int:
         """Packs; after every single message whoever joins either sees a whole table or knows better than to believe."""
-        pack = ledger.pack()
+        pack = adj_rib_out.pack()
         if pack is None:
             return 0
         topics = [(("table", str(number)), encode(shard)) for number, shard in pack.shards.items()]
@@ -60,12 +60,12 @@ class Broker:
         topics += [(("table", str(number)), b"") for number in pack.clear]
         for topic, payload in topics:
             before = self.joined()
-            self.retained[("vpcs", ledger.vpc, *topic)] = payload
+            self.retained[("vpcs", adj_rib_out.vpc, *topic)] = payload
             if not payload:
-                del self.retained[("vpcs", ledger.vpc, *topic)]
+                del self.retained[("vpcs", adj_rib_out.vpc, *topic)]
             after = self.joined()
             assert after in (None, before, self.told), "a joining node believes a table that never was"
-        ledger.confirmed(pack)
+        adj_rib_out.confirmed(pack)
         if pack.head is None:
             self.revision = 0
         return len(topics)
@@ -117,69 +117,69 @@ def test_any_history(steps: list) -> None:
 
 
 def _history(steps: list) -> None:
-    broker, ledger, wanted, clock = Broker(), Ledger(VPC), {}, 0
+    broker, adj_rib_out, wanted, clock = Broker(), AdjRibOut(VPC), {}, 0
     for numbers, then in steps:
         now, clock = table(numbers), clock + 1
-        ledger.put(diff(now, wanted))
+        adj_rib_out.put(diff(now, wanted))
         wanted = now
         if then == "restart":  # between a change and its pack, with what is retained as the only memory
             found = broker.read().tables.get(VPC)
-            ledger = Ledger(VPC, found)
-            broker.told, broker.revision = ledger.routes(), ledger.revision
-            ledger.put(diff(wanted, ledger.routes()))
+            adj_rib_out = AdjRibOut(VPC, found)
+            broker.told, broker.revision = adj_rib_out.routes(), adj_rib_out.revision
+            adj_rib_out.put(diff(wanted, adj_rib_out.routes()))
         elif then == "empty":
             broker.retained.clear()
-            ledger.compare(None)
+            adj_rib_out.compare(None)
         elif then == "forget":
             broker.retained = dict(list(broker.retained.items())[::2])
-            ledger.compare(broker.read().tables.get(VPC))
-        broker.tell(ledger.changes(clock))
-        assert broker.told == wanted == ledger.routes()
+            adj_rib_out.compare(broker.read().tables.get(VPC))
+        broker.tell(adj_rib_out.changes(clock))
+        assert broker.told == wanted == adj_rib_out.routes()
         if then != "tell":
-            broker.publish(ledger)
-            assert ledger.idle
+            broker.publish(adj_rib_out)
+            assert adj_rib_out.idle
             assert (broker.joined() or {}) == wanted
-            assert broker.publish(ledger) == 0, "it publishes again what is there"
+            assert broker.publish(adj_rib_out) == 0, "it publishes again what is there"
             for topic, payload in broker.retained.items():
                 if "table" in topic:
                     shard = decode(Shard, payload)
                     assert len(shard.routes) <= 4
-                    assert shard.of == decode(Head, broker.retained["vpcs", ledger.vpc, "head"]).shards
+                    assert shard.of == decode(Head, broker.retained["vpcs", adj_rib_out.vpc, "head"]).shards
             if not wanted:
                 assert not broker.retained, "something is left of an empty table"
 
 
 def test_one_change_rewrites_one_shard() -> None:
-    broker, ledger = Broker(), Ledger(VPC)
+    broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     everything = table(dict.fromkeys(range(10_000), 1))
-    ledger.put(Diff(everything, {}))
-    broker.tell(ledger.changes(1))
-    broker.publish(ledger)
+    adj_rib_out.put(Diff(everything, {}))
+    broker.tell(adj_rib_out.changes(1))
+    broker.publish(adj_rib_out)
     shards = len(broker.retained) - 1
     assert 40 <= shards <= 50, "256 routes a shard, and a quarter to spare at the most"
-    ledger.put(Diff({route(77).network: route(77, 2)}, {}))
-    broker.tell(ledger.changes(2))
-    pack = ledger.pack()
+    adj_rib_out.put(Diff({route(77).network: route(77, 2)}, {}))
+    broker.tell(adj_rib_out.changes(2))
+    pack = adj_rib_out.pack()
     assert len(pack.shards) == 1
 
 
 def test_what_is_told_already_is_not_told_again() -> None:
-    ledger = Ledger(VPC)
-    ledger.put(Diff({route(1).network: route(1)}, {}))
-    assert len(ledger.changes(1)) == 1
-    ledger.put(Diff({route(1).network: route(1, 2)}, {}))
-    ledger.put(Diff({route(1).network: route(1)}, {}))  # there and back before anybody was told
-    assert ledger.changes(2) == []
+    adj_rib_out = AdjRibOut(VPC)
+    adj_rib_out.put(Diff({route(1).network: route(1)}, {}))
+    assert len(adj_rib_out.changes(1)) == 1
+    adj_rib_out.put(Diff({route(1).network: route(1, 2)}, {}))
+    adj_rib_out.put(Diff({route(1).network: route(1)}, {}))  # there and back before anybody was told
+    assert adj_rib_out.changes(2) == []
 
 
 def test_a_large_change_is_cut_into_a_chain_and_sets_come_first() -> None:
-    broker, ledger = Broker(), Ledger(VPC)
+    broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     old = table(dict.fromkeys(range(100), 1))
-    ledger.put(Diff(old, {}))
-    broker.tell(ledger.changes(5))
+    adj_rib_out.put(Diff(old, {}))
+    broker.tell(adj_rib_out.changes(5))
     new = table(dict.fromkeys(range(100, 5100), 1))
-    ledger.put(Diff(new, old))
-    messages = ledger.changes(5)
+    adj_rib_out.put(Diff(new, old))
+    messages = adj_rib_out.changes(5)
     assert len(messages) > 2
     assert [message.revision for message in messages] == list(range(6, 6 + len(messages)))
     assert not any(message.delete for message in messages[:-1])
@@ -188,31 +188,31 @@ def test_a_large_change_is_cut_into_a_chain_and_sets_come_first() -> None:
 
 
 def test_a_table_that_was_wiped_begins_above_though_the_clock_was_set_back() -> None:
-    broker, ledger = Broker(), Ledger(VPC)
+    broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     for clock, wanted in ((9000, table({1: 1, 2: 1})), (9001, {}), (5, table({1: 1}))):
-        ledger.put(diff(wanted, broker.told), clock)
-        due = ledger.revision_due
-        broker.tell(ledger.changes(clock))
-        assert ledger.revision == due
-        broker.publish(ledger)
-        assert ledger.idle
+        adj_rib_out.put(diff(wanted, broker.told), clock)
+        due = adj_rib_out.revision_due
+        broker.tell(adj_rib_out.changes(clock))
+        assert adj_rib_out.revision == due
+        broker.publish(adj_rib_out)
+        assert adj_rib_out.idle
     assert (broker.told, broker.revision) == (table({1: 1}), 9002)
 
 
 @pytest.mark.parametrize("first", [pytest.param(True, id="before"), pytest.param(False, id="after")])
 def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) -> None:
     """Somebody else tells of a later revision before our change is due, or while it is."""
-    broker, ledger = Broker(), Ledger(VPC)
-    ledger.put(Diff(table({1: 1}), {}), 1000)
-    broker.tell(ledger.changes(1000))
-    stray = Changes(5000, ledger.revision, (route(9),))
+    broker, adj_rib_out = Broker(), AdjRibOut(VPC)
+    adj_rib_out.put(Diff(table({1: 1}), {}), 1000)
+    broker.tell(adj_rib_out.changes(1000))
+    stray = Changes(5000, adj_rib_out.revision, (route(9),))
     if first:
-        ledger.strayed(stray)
-    ledger.put(Diff(table({2: 1}), {}), 1001)
+        adj_rib_out.strayed(stray)
+    adj_rib_out.put(Diff(table({2: 1}), {}), 1001)
     if not first:
-        ledger.strayed(stray)
-    due = ledger.revision_due
-    ours, joining = ledger.changes(1002)
+        adj_rib_out.strayed(stray)
+    due = adj_rib_out.revision_due
+    ours, joining = adj_rib_out.changes(1002)
     assert due == ours.revision == joining.revision == 5001
     assert (ours.previous, joining.previous) == (1000, 5000)
     assert joining.delete == (route(9).network,)
@@ -220,23 +220,23 @@ def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) 
 
 def test_a_chain_leaves_out_the_revisions_of_a_stranger() -> None:
     """Who is at one of them would take the next of ours for a continuation of what it has."""
-    broker, ledger = Broker(), Ledger(VPC)
-    ledger.put(Diff(table({1: 1}), {}))
-    broker.tell(ledger.changes(1000))
-    ledger.strayed(Changes(1002, 1000, (route(9),)))
-    ledger.put(Diff(table(dict.fromkeys(range(2, 5000), 1)), {}))
-    messages = [it for it in ledger.changes(1000) if it.previous != 1002]
+    broker, adj_rib_out = Broker(), AdjRibOut(VPC)
+    adj_rib_out.put(Diff(table({1: 1}), {}))
+    broker.tell(adj_rib_out.changes(1000))
+    adj_rib_out.strayed(Changes(1002, 1000, (route(9),)))
+    adj_rib_out.put(Diff(table(dict.fromkeys(range(2, 5000), 1)), {}))
+    messages = [it for it in adj_rib_out.changes(1000) if it.previous != 1002]
     assert len(messages) > 2
     assert min(it.revision for it in messages) > 1002
     broker.tell(messages)
 
 
 def test_revisions_follow_the_clock_but_never_fall() -> None:
-    ledger = Ledger(VPC)
+    adj_rib_out = AdjRibOut(VPC)
     revisions = []
     for number, clock in enumerate((1000, 2000, 500, 500, 3000)):
-        ledger.put(Diff({route(number).network: route(number)}, {}))
-        (message,) = ledger.changes(clock)
+        adj_rib_out.put(Diff({route(number).network: route(number)}, {}))
+        (message,) = adj_rib_out.changes(clock)
         revisions.append(message.revision)
     assert revisions == [1000, 2000, 2001, 2002, 3000]
 
@@ -277,7 +277,7 @@ def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> Non
     retained.take(("vpcs", "0000000004d2", "head"), encode(Head(11, 1, digest([route(1)]), 1)))
     found = retained.tables[VPC]
     assert found.routes() == table({1: 1})
-    assert Ledger(VPC, found).pack().clear == {1}
+    assert AdjRibOut(VPC, found).pack().clear == {1}
 
 
 @pytest.mark.parametrize(
@@ -292,25 +292,25 @@ def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> Non
     ],
 )
 def test_what_others_write_while_it_is_packed_is_put_right(*, wiped: bool, meanwhile, shards) -> None:
-    broker, ledger = Broker(), Ledger(VPC)
-    ledger.put(Diff(table({1: 1}), {}), 1000)
-    broker.tell(ledger.changes(1000))
+    broker, adj_rib_out = Broker(), AdjRibOut(VPC)
+    adj_rib_out.put(Diff(table({1: 1}), {}), 1000)
+    broker.tell(adj_rib_out.changes(1000))
     if wiped:
-        broker.publish(ledger)
-        ledger.put(Diff({}, table({1: 1})), 1001)
-        broker.tell(ledger.changes(1001))
-    pack = ledger.pack()
-    meanwhile(ledger)  # after it was published, before it is known to have been
-    ledger.confirmed(pack)
-    assert not ledger.packed
-    again = ledger.pack()
+        broker.publish(adj_rib_out)
+        adj_rib_out.put(Diff({}, table({1: 1})), 1001)
+        broker.tell(adj_rib_out.changes(1001))
+    pack = adj_rib_out.pack()
+    meanwhile(adj_rib_out)  # after it was published, before it is known to have been
+    adj_rib_out.confirmed(pack)
+    assert not adj_rib_out.packed
+    again = adj_rib_out.pack()
     assert (again.shards.keys(), again.head, again.clear) == (set(shards), pack.head, pack.clear)
-    ledger.confirmed(again)
-    assert ledger.idle
+    adj_rib_out.confirmed(again)
+    assert adj_rib_out.idle
 
 
 async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until) -> None:
-    """The ledger of a VPC is given up with its last route; who was told of it may still be there."""
+    """The Adj-RIB-Out of a VPC is given up with its last route; who was told of it may still be there."""
     broker, clock = MemoryBroker(), [9000]
     metrics = RouterMetrics(CollectorRegistry())
     fanout = Fanout(broker.session(), Topics("g"), metrics, now=lambda: clock[0], pack_seconds=0)

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galactic.errors import Rejected
-from galactic.router.ingress.fair_queue import Share, Turn, Turns
-from galactic.router.rib.path import Origin
+from galactic.router.ingress.fair_queue import FairQueue, Share, Turn
+from galactic.router.rib.path import NodeRef
 
-FLOOD, OTHER = Origin("default", "flood"), Origin("default", "other")
+FLOOD, OTHER = NodeRef("default", "flood"), NodeRef("default", "other")
 SHARE = Share(messages=10, messages_saved=20, bytes=1000, bytes_saved=2000)
 
 
@@ -27,11 +27,11 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def turns(clock) -> Turns:
-    return Turns(clock, share=SHARE)
+def turns(clock) -> FairQueue:
+    return FairQueue(clock, share=SHARE)
 
 
-def drain(turns: Turns) -> list[Turn]:
+def drain(turns: FairQueue) -> list[Turn]:
     return list(iter(turns.take, None))
 
 
@@ -95,7 +95,7 @@ def test_what_is_replaced_counts_only_when_the_share_is_the_reason(turns) -> Non
 
 
 def test_there_is_room_for_so_much_and_no_more(clock) -> None:
-    turns = Turns(clock, share=SHARE, waiting_bytes=100)
+    turns = FairQueue(clock, share=SHARE, waiting_bytes=100)
     turns.put(FLOOD, "endpoints", b"x" * 60)
     with pytest.raises(Rejected) as caught:
         turns.put(OTHER, "endpoints", b"x" * 60)
@@ -133,7 +133,7 @@ def test_a_mark_waits_for_all_that_was_before_it_and_not_for_more(turns, clock) 
 
 def test_a_node_that_was_silent_is_forgotten(turns, clock) -> None:
     for number in range(999):
-        turns.put(Origin("default", f"n{number}"), "status", b"")
+        turns.put(NodeRef("default", f"n{number}"), "status", b"")
     drain(turns)
     clock.now += 1000
     turns.put(OTHER, "status", b"")
@@ -149,11 +149,11 @@ def test_a_node_that_was_silent_is_forgotten(turns, clock) -> None:
 def test_whatever_comes_the_newest_of_each_topic_is_what_remains(said) -> None:
     """Also: nothing is taken out of order within a topic, and the room is given back."""
     clock = Clock()
-    turns = Turns(clock, share=SHARE, waiting_bytes=1 << 20)
-    taken: dict[tuple[Origin, str], list[bytes]] = {}
-    newest: dict[tuple[Origin, str], bytes] = {}
+    turns = FairQueue(clock, share=SHARE, waiting_bytes=1 << 20)
+    taken: dict[tuple[NodeRef, str], list[bytes]] = {}
+    newest: dict[tuple[NodeRef, str], bytes] = {}
     for number, (node, kind, size) in enumerate(said):
-        origin = Origin("default", f"n{node}")
+        origin = NodeRef("default", f"n{node}")
         newest[origin, kind] = str(number).encode() + b"x" * size
         turns.put(origin, kind, newest[origin, kind])
         clock.now += 0.01

@@ -11,8 +11,8 @@ from galactic.bus.memory import MemoryBroker
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest, encode
 from galactic.router.egress.revisions import AHEAD, milliseconds
 from galactic.router.ingress.rejections import RejectionLog
-from galactic.router.log_throttle import Repeats
-from galactic.router.rib.path import Origin, Rejection
+from galactic.router.log_throttle import LogThrottle
+from galactic.router.rib.path import NodeRef, Rejection
 
 VPC = "0000000004d2"
 LEADER = "galactic/v1/router/leader"
@@ -178,7 +178,7 @@ async def test_who_writes_on_a_routers_topic_is_told_of_once(world, broker, unti
 
 def test_a_rejection_is_said_once_with_its_cluster() -> None:
     log = RejectionLog()
-    one, other = Origin("c1", "n1"), Origin("c2", "n1")
+    one, other = NodeRef("c1", "n1"), NodeRef("c2", "n1")
     said = [
         Rejection(one, "ns/a", "NotEntitled", "first"),
         Rejection(one, "ns/a", "NotEntitled", "second"),
@@ -199,7 +199,7 @@ def test_a_rejection_is_said_once_with_its_cluster() -> None:
 
 def test_repeats_count_what_was_not_said() -> None:
     now = 0.0
-    repeats = Repeats(60, most=2, clock=lambda: now)
+    repeats = LogThrottle(60, most=2, clock=lambda: now)
     assert [repeats.due("a") for _ in range(5)] == [1, 0, 0, 0, 0]
     assert repeats.due("b") == 1
     now = 60.0

@@ -2,7 +2,7 @@
 
 The oracle is the world itself: where the pods really are, and who was there first. It knows nothing of epochs,
 sequences or tables. Nodes take epochs as the node controller does; what they say is delivered late, twice, out of order
-or, if something newer follows, never. The router is its store and its ledgers, whose messages go one by one to
+or, if something newer follows, never. The router is its store and its Adj-RIBs-Out, whose messages go one by one to
 followers: each node with the very state machine and the very rules of what it routes.
 
 What must be true of every commit, however little of the world the router has heard by then, is asked of every commit
@@ -21,19 +21,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
 from galactic.node.mqtt.replica import FORGOTTEN, Table
-from galactic.node.state.remote import Remotes, Writer, pack
-from galactic.router.egress import adj_rib_out as ledgers
-from galactic.router.egress.adj_rib_out import Ledger
+from galactic.node.state.remote import RemoteRoutes, Writer, pack
+from galactic.router.egress import adj_rib_out as module
+from galactic.router.egress.adj_rib_out import AdjRibOut
 from galactic.router.egress.retained import RetainedTable
 from galactic.router.rib.import_policy import OPEN, Policy, Unlisted
-from galactic.router.rib.path import Attachment, Origin
+from galactic.router.rib.path import Attachment, NodeRef
 from galactic.router.rib.store import ALL, Store
 from galactic.srv6 import sid
 
 VPCS = (0x4D2, 0x4D3)
 NODES = (("east", "n1"), ("east", "n2"), ("east", "n3"), ("west", "n4"))
 NETWORKS = ("10.1.1.1/32", "10.1.1.0/24", "fd00::1/128", "fd00::/64")  # some inside of others
-STRANGER = Origin("west", "n9")
+STRANGER = NodeRef("west", "n9")
 RANDOM = os.environ.get("GALACTIC_RANDOM_HISTORIES")
 """So many histories that were never tried before, instead of the same hundred. For who looks for something: among
 thousands of them are some of which the model knows too little, and who changes something else need not be told of that.
@@ -71,7 +71,7 @@ class Pod:
 
 
 @dataclass(frozen=True)
-class Claim:
+class EndpointPath:
     """What a node said of an attachment and may say. ``sound``: it is to be believed although it is not in force."""
 
     node: "Node"
@@ -106,11 +106,11 @@ class Node:
     given_up: bool = False  # silent for longer than --withdraw-after
     missed: bool = False  # it did not hear something, and reads again what does not add up
     tables: dict[int, Table] = field(default_factory=dict)
-    remotes: dict[int, Remotes] = field(default_factory=dict)
+    remotes: dict[int, RemoteRoutes] = field(default_factory=dict)
 
     @property
-    def origin(self) -> Origin:
-        return Origin(self.cluster, self.name)
+    def origin(self) -> NodeRef:
+        return NodeRef(self.cluster, self.name)
 
     @property
     def alive(self) -> bool:
@@ -132,7 +132,7 @@ class Plane(RuleBasedStateMachine):
         self.attachments: dict[str, Attachment] = {}
         self.policy = OPEN
         self.store = Store(lambda: None, checked=self.checked, policy=self.policy)
-        self.ledgers: dict[int, Ledger] = {}
+        self.adj_ribs_out: dict[int, AdjRibOut] = {}
         self.retained: dict[int, RetainedTable] = defaultdict(RetainedTable)
         self.told: dict[int, dict[str, Route]] = {vpc: {} for vpc in VPCS}
         self.committed: dict[int, dict[str, Route]] = {vpc: {} for vpc in VPCS}
@@ -153,7 +153,7 @@ class Plane(RuleBasedStateMachine):
         prefix = self.world.prefix(node.name)
         here = sid(prefix, 1, 1).address.packed[:8]
         node.tables = {vpc: Table(vpc, node.cluster, 0.0) for vpc in VPCS}
-        node.remotes = {vpc: Remotes(here) for vpc in VPCS}
+        node.remotes = {vpc: RemoteRoutes(here) for vpc in VPCS}
         self.store.prefixed(node.origin, prefix)
         for vpc in VPCS:
             self._join(node, vpc)
@@ -394,11 +394,11 @@ class Plane(RuleBasedStateMachine):
 
     def packs(self) -> None:
         self.tells()
-        for vpc, ledger in self.ledgers.items():
-            self._pack(vpc, ledger)
+        for vpc, adj_rib_out in self.adj_ribs_out.items():
+            self._pack(vpc, adj_rib_out)
 
-    def _pack(self, vpc: int, ledger: Ledger) -> None:
-        pack = ledger.pack()
+    def _pack(self, vpc: int, adj_rib_out: AdjRibOut) -> None:
+        pack = adj_rib_out.pack()
         if pack is None:
             return
         retained = self.retained[vpc]
@@ -409,7 +409,7 @@ class Plane(RuleBasedStateMachine):
         self._hear(vpc, pack.head, None)
         for number in pack.clear:
             del retained.shards[number]
-        ledger.confirmed(pack)
+        adj_rib_out.confirmed(pack)
 
     def _hear(self, vpc: int, message: Changes | Shard | Head | None, number: int | None) -> None:
         for node in self.nodes.values():
@@ -439,18 +439,18 @@ class Plane(RuleBasedStateMachine):
                     self.committed[vpc][network] = route
                 for network, route in changed.delete.items():
                     assert self.committed[vpc].pop(network) == route, "gone already"
-                self.ledgers.setdefault(vpc, Ledger(vpc)).put(changed, self.now)
-            for vpc, ledger in self.ledgers.items():
-                if more and ledger.untold and self.dice.random() < 0.2:
-                    self._publish(vpc, ledger)
+                self.adj_ribs_out.setdefault(vpc, AdjRibOut(vpc)).put(changed, self.now)
+            for vpc, adj_rib_out in self.adj_ribs_out.items():
+                if more and adj_rib_out.untold and self.dice.random() < 0.2:
+                    self._publish(vpc, adj_rib_out)
         for vpc in VPCS:
             assert self.store.routes(vpc) == self.committed[vpc], "another table than the one that was told"
             self._right(vpc, before[vpc], self.committed[vpc])
         self.admissions_changed = False
 
-    def _claims(self, vpc: int) -> dict[Who, list[Claim]]:
+    def _claims(self, vpc: int) -> dict[Who, list[EndpointPath]]:
         """What the router has heard of the attachments of a VPC, as far as it is theirs to say."""
-        found: dict[Who, list[Claim]] = defaultdict(list)
+        found: dict[Who, list[EndpointPath]] = defaultdict(list)
         for node in self.nodes.values():
             if not node.exists or node.given_up:
                 continue
@@ -464,7 +464,7 @@ class Plane(RuleBasedStateMachine):
                     continue
                 if who.vpc == vpc:
                     sound = ready and said.epoch <= self.now + HORIZON
-                    found[who].append(Claim(node, networks, said.epoch, sound))
+                    found[who].append(EndpointPath(node, networks, said.epoch, sound))
         return found
 
     def _right(self, vpc: int, before: dict[str, Route], now: dict[str, Route]) -> None:
@@ -500,17 +500,17 @@ class Plane(RuleBasedStateMachine):
 
     def tells(self) -> None:
         self.commits()
-        for vpc, ledger in self.ledgers.items():
-            if ledger.untold:
-                self._publish(vpc, ledger)
+        for vpc, adj_rib_out in self.adj_ribs_out.items():
+            if adj_rib_out.untold:
+                self._publish(vpc, adj_rib_out)
 
-    def _publish(self, vpc: int, ledger: Ledger) -> None:
+    def _publish(self, vpc: int, adj_rib_out: AdjRibOut) -> None:
         """Message by message, route by route: what a follower sees at each moment."""
         self.now += 1  # revisions are at least the time, and nobody waits for the next second here
         seen, after = self.told[vpc], self.store.routes(vpc)
         stays = seen.keys() & after.keys()
         withdrawing = False
-        for message in ledger.changes(self.now):
+        for message in adj_rib_out.changes(self.now):
             self.published += 1
             for route in message.set:
                 assert not withdrawing, "make before break"
@@ -541,7 +541,7 @@ class Plane(RuleBasedStateMachine):
     def restarts(self) -> None:
         """Another router goes on from what is retained and what the nodes said last, in whatever order."""
         self.packs()
-        while self.store.unsettled or not all(it.idle for it in self.ledgers.values()):
+        while self.store.unsettled or not all(it.idle for it in self.adj_ribs_out.values()):
             self.packs()  # what nodes said on hearing that
         held = {vpc: found.routes() for vpc, found in self.retained.items()}
         rejected = {(it.attachment, it.reason) for it in self.store.rejections()}
@@ -556,9 +556,9 @@ class Plane(RuleBasedStateMachine):
         for name, attachment in self.attachments.items():
             self.store.attached(name, attachment)
         self.store.resume(held)
-        self.ledgers = {vpc: Ledger(vpc, found) for vpc, found in self.retained.items()}
+        self.adj_ribs_out = {vpc: AdjRibOut(vpc, found) for vpc, found in self.retained.items()}
         assert not self.store.commit(self.now + HORIZON).routes, "what was right is told again"
-        assert all(ledger.pack() is None for ledger in self.ledgers.values()), "packed again"
+        assert all(adj_rib_out.pack() is None for adj_rib_out in self.adj_ribs_out.values()), "packed again"
         assert {(it.attachment, it.reason) for it in self.store.rejections()} == rejected
 
     def comes_again(self) -> None:
@@ -764,7 +764,7 @@ class Joining(Plane):
 @pytest.mark.timeout(900)  # what fails is made small before it is shown
 @pytest.mark.parametrize("machine", [Plane, Checked, Joining])
 def test_what_users_rely_on(world, monkeypatch, machine: type[Plane]) -> None:
-    monkeypatch.setattr(ledgers, "MAX_PAYLOAD", ledgers._ENVELOPE + 400)  # two or three routes a message
+    monkeypatch.setattr(module, "MAX_PAYLOAD", module._ENVELOPE + 400)  # two or three routes a message
     monkeypatch.setattr(machine, "world", world)
     run_state_machine_as_test(
         machine,

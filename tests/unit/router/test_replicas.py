@@ -11,7 +11,7 @@ from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode
 from galactic.router.leader.election import Alone
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 
 CHANGES, HEAD, SHARD = f"{HERE}/changes", f"{HERE}/head", f"{HERE}/table/0"
 
@@ -170,7 +170,7 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
         a.line.cut()
         await until(lambda: not a.fanout._publisher._open.is_set())
         # What is due in its hands while it is away was never said to anybody else.
-        a.store.registered(Origin("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
+        a.store.registered(NodeRef("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
         await until(lambda: "10.6.6.6/32" in a.store.routes(VPC))
         vote.elect("b")
         await until(lambda: b.idle)

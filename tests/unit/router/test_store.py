@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from galactic.router.rib.import_policy import OPEN
-from galactic.router.rib.path import Attachment, Identity, Origin
+from galactic.router.rib.path import Attachment, Identity, NodeRef
 from galactic.router.rib.store import ALL, Store
 from galactic.router.rib.table import table
 
@@ -34,12 +34,12 @@ class Machine(RuleBasedStateMachine):
         self.expected = table({}, self.attachments, {}, 0)
         self.horizon = 1000
         self.sequence = 0
-        self.absent: frozenset[Origin] = frozenset()
+        self.absent: frozenset[NodeRef] = frozenset()
 
     @initialize()
     def begin(self) -> None:
         for node in NODES:
-            self.store.prefixed(Origin("default", node), Numbering.world.prefix(node))
+            self.store.prefixed(NodeRef("default", node), Numbering.world.prefix(node))
 
     @rule(
         at_once=st.booleans(),
@@ -57,23 +57,23 @@ class Machine(RuleBasedStateMachine):
         endpoints = tuple(
             world.endpoint(node, function, *nets, epoch=epoch, vpc=vpc) for vpc, function, nets, epoch in said
         )
-        assert self.store.registered(Origin("default", node), self.sequence, endpoints)
+        assert self.store.registered(NodeRef("default", node), self.sequence, endpoints)
         if at_once:
             self.commit()
 
     @rule(node=st.sampled_from(NODES), behind=st.integers(1, 3))
     def replay(self, node: str, behind: int) -> None:
-        known = self.store.segments().get(Origin("default", node))
+        known = self.store.segments().get(NodeRef("default", node))
         if known is not None and known.endpoints:
-            assert not self.store.registered(Origin("default", node), self.sequence - 100 * behind, ())
+            assert not self.store.registered(NodeRef("default", node), self.sequence - 100 * behind, ())
 
     @rule(node=st.sampled_from(NODES), known=st.booleans())
     def place(self, node: str, known: bool) -> None:
-        self.store.prefixed(Origin("default", node), Numbering.world.prefix(node) if known else None)
+        self.store.prefixed(NodeRef("default", node), Numbering.world.prefix(node) if known else None)
 
     @rule(node=st.sampled_from(NODES))
     def leave(self, node: str) -> None:
-        self.store.removed(Origin("default", node))
+        self.store.removed(NodeRef("default", node))
 
     @rule()
     def time_goes_by(self) -> None:
@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES), absent=st.booleans())
     def comes_or_goes(self, node: str, absent: bool) -> None:
-        origin = Origin("default", node)
+        origin = NodeRef("default", node)
         self.store.absent(origin, absent)
         self.absent = self.absent | {origin} if absent else self.absent - {origin}
 
@@ -171,7 +171,7 @@ def test_with_attachments(world) -> None:
 
 def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
     store = Store(lambda: None, checked=False)
-    origin, endpoint = Origin("default", "n1"), world.endpoint("n1", 1, "10.1.1.1/32")
+    origin, endpoint = NodeRef("default", "n1"), world.endpoint("n1", 1, "10.1.1.1/32")
     store.prefixed(origin, world.prefix("n1"))
     assert store.registered(origin, 5, (endpoint,))
     assert not store.registered(origin, 4, ())
@@ -188,14 +188,14 @@ def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
 
     store = Store(lambda: None, checked=False)
     for number in range(1, 201):
-        origin = Origin("default", f"n{number}")
+        origin = NodeRef("default", f"n{number}")
         store.prefixed(origin, world.prefix(f"n{number}"))
         store.registered(origin, 1, (world.endpoint(f"n{number}", number, f"10.1.{number}.1/32"),))
     store.commit(10)
     asked = []
     monkeypatch.setattr(module, "winner", _counting(module.winner, asked))
     monkeypatch.setattr(module, "holder", _counting(module.holder, asked))
-    store.registered(Origin("default", "n7"), 2, (world.endpoint("n7", 7, "10.1.7.2/32"),))
+    store.registered(NodeRef("default", "n7"), 2, (world.endpoint("n7", 7, "10.1.7.2/32"),))
     assert set(store.commit(10).routes[0x4D2].set) == {"10.1.7.2/32"}
     assert len(asked) == 2
 
@@ -210,7 +210,7 @@ def _counting(function, calls: list):
 
 def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(world) -> None:
     store = Store(lambda: None, checked=True)
-    origin = Origin("default", "n1")
+    origin = NodeRef("default", "n1")
     store.prefixed(origin, world.prefix("n1"))
     for number in (1, 2):
         store.attached(f"ns/a{number}", Attachment(0x4D2, number, frozenset({f"10.1.1.{number}/32"}), True))

@@ -7,17 +7,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galactic.messages import Endpoint, Route
-from galactic.router.rib.path import Attachment, Holder, Origin, Segment
+from galactic.router.rib.path import Attachment, Holder, NodeRef, Segment
 from galactic.router.rib.table import table
 
 VPC, OTHER = 0x4D2, 0x4D3
 FAR = 1 << 60
 HORIZON = 1000
-N1, N2, N3 = (Origin("default", name) for name in ("n1", "n2", "n3"))
+N1, N2, N3 = (NodeRef("default", name) for name in ("n1", "n2", "n3"))
 
 
-def segments(world, **nodes: tuple[Endpoint, ...]) -> dict[Origin, Segment]:
-    return {Origin("default", name): Segment(world.prefix(name), given_) for name, given_ in nodes.items()}
+def segments(world, **nodes: tuple[Endpoint, ...]) -> dict[NodeRef, Segment]:
+    return {NodeRef("default", name): Segment(world.prefix(name), given_) for name, given_ in nodes.items()}
 
 
 def routes(tables, vpc: int = VPC) -> dict[str, str]:
@@ -124,8 +124,12 @@ def test_the_same_network_in_two_vpcs_is_two_networks(world) -> None:
 
 def test_the_same_function_in_two_clusters_is_two_attachments(world) -> None:
     said = {
-        Origin("east", "n1"): Segment(world.prefix("n1"), (world.endpoint("n1", 1, "10.1.1.1/32", epoch=1),)),
-        Origin("west", "n2"): Segment(world.prefix("n2"), (world.endpoint("n2", 1, "10.1.1.2/32", epoch=2),)),
+        NodeRef("east", "n1"): Segment(
+            world.prefix("n1"), (world.endpoint("n1", 1, "10.1.1.1/32", epoch=1),)
+        ),
+        NodeRef("west", "n2"): Segment(
+            world.prefix("n2"), (world.endpoint("n2", 1, "10.1.1.2/32", epoch=2),)
+        ),
     }
     assert routes(table(said, None, {}, HORIZON)) == {"10.1.1.1/32": "n1", "10.1.1.2/32": "n2"}
 
@@ -153,9 +157,9 @@ worlds = st.dictionaries(
 )
 
 
-def built(world, drawn: dict) -> dict[Origin, Segment]:
+def built(world, drawn: dict) -> dict[NodeRef, Segment]:
     return {
-        Origin(*who): Segment(
+        NodeRef(*who): Segment(
             world.prefix(who[1]),
             tuple(
                 world.endpoint(who[1], function, *nets, epoch=epoch, vpc=vpc)
@@ -166,7 +170,9 @@ def built(world, drawn: dict) -> dict[Origin, Segment]:
     }
 
 
-def oracle(said: dict[Origin, Segment], in_force: dict[int, dict[str, Route]]) -> dict[int, dict[str, tuple]]:
+def oracle(
+    said: dict[NodeRef, Segment], in_force: dict[int, dict[str, Route]]
+) -> dict[int, dict[str, tuple]]:
     """The table as one would explain it: VPC → network → (cluster, node, function, epoch)."""
     everything = defaultdict(list)  # (vpc, cluster, function) → [(epoch, in force, node, networks)]
     for origin, segment in said.items():

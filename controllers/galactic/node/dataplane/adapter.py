@@ -11,7 +11,7 @@ from galactic.linux.preflight import Preflight, preflight
 from galactic.linux.underlay import Underlay, underlay
 
 
-class LinuxMachine:
+class LinuxHost:
     """The real one. ``device`` names the underlay's interface, empty: the one with the route to ``space``.
 
     ``guard``: whether the locator is closed to what does not come from the SRv6 space.

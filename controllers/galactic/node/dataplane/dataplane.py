@@ -24,7 +24,7 @@ from galactic.linux.objects import (
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.drift import Drift, words
 from galactic.node.dataplane.plan import Host
-from galactic.node.dataplane.resync import Sieve, count, pending_jobs
+from galactic.node.dataplane.resync import RouteResync, count, pending_jobs
 from galactic.node.dataplane.sandbox import alive
 from galactic.node.state.attachment import Attachment, Key
 from galactic.node.state.store import Dirty, Store
@@ -47,7 +47,7 @@ class Pod(NamedTuple):
     objects: Objects
 
 
-class Applied:
+class Dataplane:
     """The kernel as it was left. Not for concurrent use."""
 
     def __init__(self, kernel: Kernel, store: Store, exists: Callable[[str], bool] = alive) -> None:
@@ -97,7 +97,7 @@ class Applied:
             store.remotes[vpc].clear()
             going[had.get(vpc, 0)] = store.remotes[vpc].take_pending()
         self._assign(hosted)
-        sieve = Sieve({self._tables[vpc]: store.remotes[vpc] for vpc in hosted}, going)
+        sieve = RouteResync({self._tables[vpc]: store.remotes[vpc] for vpc in hosted}, going)
         actual.routes = await self._kernel.routes(host.encap, sieve.take)
         self.drift = sieve.done()
         if known is None:

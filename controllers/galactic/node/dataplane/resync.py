@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 from galactic.linux.objects import EncapJob, PackedNetwork, RouteKey, encap_key, encap_metric, place
 from galactic.node.dataplane.drift import ADDED, GONE, Drift
-from galactic.node.state.remote import Remotes
+from galactic.node.state.remote import RemoteRoutes
 
 
-class Sieve:
+class RouteResync:
     """What one dump finds. ``remotes``: by table, of every VPC that has one; whatever is in other tables is too much.
     ``left``: by table, what we wrote ourselves of VPCs that are not wanted any more.
 
@@ -20,7 +20,7 @@ class Sieve:
 
     def __init__(
         self,
-        remotes: Mapping[int, Remotes],
+        remotes: Mapping[int, RemoteRoutes],
         left: Mapping[int, Collection[PackedNetwork]] = MappingProxyType({}),
     ) -> None:
         self._remotes, self._left = remotes, left
@@ -94,7 +94,7 @@ class Sieve:
 
 
 def pending_jobs(
-    table: int, remotes: Remotes, pending: dict[PackedNetwork, bytes | None]
+    table: int, remotes: RemoteRoutes, pending: dict[PackedNetwork, bytes | None]
 ) -> Iterator[EncapJob]:
     """What makes the networks right of which the kernel is thought to have ``pending``: make before break. What it has
     afterwards is in ``pending`` then.

@@ -33,7 +33,7 @@ MISSING_SECONDS: Final = 60.0
 BACKOFF_SECONDS: Final = (0.5, 5.0)
 
 
-class Machine(Protocol):
+class HostAdapter(Protocol):
     """What is asked of the machine. ``machine.LinuxMachine`` is the real one."""
 
     async def preflight(self) -> Preflight: ...
@@ -63,7 +63,7 @@ class _Due:
     filter: float = 0.0
 
 
-class Preparation:
+class HostSetup:
     """Prepares the host and keeps it so. ``host`` is what the plan depends on, once everything of it is known.
 
     ``drift`` is called with the number of firewall chains that somebody else had changed and that were put back.
@@ -71,7 +71,7 @@ class Preparation:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: HostAdapter,
         store: Store,
         space: IPv6Network,
         drift: Callable[[int], object] = lambda _: None,

@@ -18,7 +18,7 @@ import structlog
 from galactic.errors import GalacticError, NotYet, Unreachable
 from galactic.linux.events import EVERYTHING, Changed
 from galactic.linux.objects import Kernel
-from galactic.node.dataplane.dataplane import Applied
+from galactic.node.dataplane.dataplane import Dataplane
 from galactic.node.dataplane.drift import Drift
 from galactic.node.dataplane.plan import Host
 from galactic.node.metrics import Metrics
@@ -60,10 +60,10 @@ class Sync:
         store: Store,
         host: Callable[[], Host | None],
         metrics: Metrics,
-        applied: Applied | None = None,
+        applied: Dataplane | None = None,
     ) -> None:
         self._store, self._host, self._metrics = store, host, metrics
-        self._applied = applied or Applied(kernel, store)
+        self._applied = applied or Dataplane(kernel, store)
         self._waiting: list[_Waiter] = []
         self._full, self._look = _Due(), _Due()
         self._sysctls, self._retry = _Due(), _Due()

@@ -41,7 +41,7 @@ class Attachments(Protocol):
         """Set whenever something was attached or detached."""
 
 
-class Configs:
+class Definitions:
     """Keeps what is attached on ``node`` as its definitions say. ``problem`` names those that are not understood."""
 
     def __init__(self, kube: Kube, node: str, store: Attachments) -> None:

@@ -32,7 +32,7 @@ class Api(Protocol):
     async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
 
 
-class Orphans(Protocol):
+class Unaccounted(Protocol):
     """Where they are kept. ``galactic.node.state.store.Store`` is the real one."""
 
     orphans: set[Key] | None
@@ -50,7 +50,7 @@ class Recovery:
     """Finds out about orphans. ``endpoints`` is what the NodeSegment has, None while that was not read."""
 
     def __init__(
-        self, api: Api, store: Orphans, endpoints: Callable[[], tuple[SegmentEndpoint, ...] | None]
+        self, api: Api, store: Unaccounted, endpoints: Callable[[], tuple[SegmentEndpoint, ...] | None]
     ) -> None:
         self._api, self._store, self._endpoints = api, store, endpoints
         self._changed = store.watch()

@@ -14,7 +14,7 @@ from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.messages import Leader, NodeStatus, Topics, decode, encode
 from galactic.node.metrics import Metrics
-from galactic.node.mqtt.subscriptions import CHECK_SECONDS, Following
+from galactic.node.mqtt.subscriptions import CHECK_SECONDS, Subscriptions
 from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ class Registration:
         cluster: str,
         node: str,
         store: Store,
-        following: Following,
+        following: Subscriptions,
         metrics: Metrics,
     ) -> None:
         self._bus, self._topics, self._store, self._following = bus, topics, store, following

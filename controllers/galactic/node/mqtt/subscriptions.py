@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 1.0
 
 
-class Following:
+class Subscriptions:
     """The tables of the hosted VPCs. Everything here is called from one task."""
 
     def __init__(

@@ -52,7 +52,7 @@ class NodeFile(msgspec.Struct, frozen=True):
     filtered: str = ""  # the prefix that the packet filter was last put in place for
 
 
-class Records:
+class Checkpoint:
     """The files below ``directory``. Every failure to write is Unreachable."""
 
     def __init__(self, directory: Path) -> None:

@@ -92,7 +92,7 @@ class View(NamedTuple):
     routes: Mapping[PackedNetwork, Entry]
 
 
-class Remotes:
+class RemoteRoutes:
     """One VPC's networks elsewhere: what is wanted by now, and what of it is not in the kernel yet.
 
     ``own`` are the networks announced here, with the number of those who announce them; ``here`` is how SIDs of this

@@ -16,9 +16,9 @@ from galactic.errors import Unreachable
 from galactic.linux.objects import Network, PackedNetwork, packed
 from galactic.messages import Endpoint, NodeEndpoints
 from galactic.node.state.attachment import Attachment, Key
-from galactic.node.state.checkpoint import NodeFile, Records
+from galactic.node.state.checkpoint import Checkpoint, NodeFile
 from galactic.node.state.epoch import Clock
-from galactic.node.state.remote import Entry, Remotes, View, Writer
+from galactic.node.state.remote import Entry, RemoteRoutes, View, Writer
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +39,9 @@ class Dirty:
 class Store:
     """Everything wanted of this node. ``wake`` is set when the kernel may have to change."""
 
-    def __init__(self, cluster: str, records: Records, clock: Clock) -> None:
+    def __init__(self, cluster: str, records: Checkpoint, clock: Clock) -> None:
         self.cluster, self._records, self._clock = cluster, records, clock
-        self._remotes: dict[int, Remotes] = {}
+        self._remotes: dict[int, RemoteRoutes] = {}
         self._local: dict[int, dict[Key, Attachment]] = {}
         self._pods: dict[str, set[Key]] = {}  # by network namespace
         self._announcers: dict[tuple[int, Network], set[Key]] = {}
@@ -108,7 +108,7 @@ class Store:
         return [self.attachments[key] for key in sorted(keys)]
 
     @property
-    def remotes(self) -> Mapping[int, Remotes]:
+    def remotes(self) -> Mapping[int, RemoteRoutes]:
         """The networks elsewhere of every VPC that is hosted here, or was until a moment ago."""
         return self._remotes
 
@@ -176,7 +176,7 @@ class Store:
         self.orphans = set(found) - self.attachments.keys() - self._detached
         self._detached.clear()
         for vpc, _ in self.orphans:
-            self._remotes.setdefault(vpc, Remotes(self._here()))
+            self._remotes.setdefault(vpc, RemoteRoutes(self._here()))
         if self.orphans:
             log.warning("attachments in the kernel that no record knows", count=len(self.orphans))
         self._announce()
@@ -269,7 +269,7 @@ class Store:
         in_pod = self._pods.setdefault(attachment.netns, set())
         self._dirty.attachments |= in_pod  # their ranks may change
         in_pod.add(key)
-        remotes = self._remotes.setdefault(vpc, Remotes(self._here()))
+        remotes = self._remotes.setdefault(vpc, RemoteRoutes(self._here()))
         remotes.announce([packed(network) for network in attachment.announces])
         for network in attachment.announces:
             announcers = self._announcers.setdefault((vpc, network), set())

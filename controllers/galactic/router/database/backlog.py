@@ -1,9 +1,9 @@
 """What is due to be written, in order and bounded; and what one transaction makes of it. No I/O.
 
-A ``Moment`` is what one commit of the table changed. Moments are strictly later than each other, so that a network
-which changes hands twice in one microsecond still has two periods. When more is due than may be kept, all of it is
-given up: the table itself knows how things stand, and is compared with the database instead (``writer.compare``). What
-is lost then is how they came to stand so.
+A ``HistoryEntry`` is what one commit of the table changed. Entries are strictly later than each other, so that a
+network which changes hands twice in one microsecond still has two periods. When more is due than may be kept, all of
+it is given up: the table itself knows how things stand, and is compared with the database instead
+(``writer.compare``). What is lost then is how they came to stand so.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from galactic.messages import Route
 from galactic.router.rib.networks import Network
-from galactic.router.rib.path import Claim, Identity
+from galactic.router.rib.path import EndpointPath, Identity
 
 LIMIT: Final = 200_000
 """Items kept while the database is away: some 60 MB."""
@@ -44,12 +44,12 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class HistoryEntry:
     """One commit of the table: networks that changed hands (None: nobody's now), endpoints that came, moved or went."""
 
     at: datetime
     held: Mapping[Key, Held | None]
-    endpoints: Mapping[Identity, Claim | None]
+    endpoints: Mapping[Identity, EndpointPath | None]
 
     def __len__(self) -> int:
         return len(self.held) + len(self.endpoints)
@@ -70,7 +70,7 @@ class Batch:
 
     ends: dict[Key, datetime]
     periods: list[Period]
-    endpoints: dict[Identity, tuple[Claim | None, datetime]]
+    endpoints: dict[Identity, tuple[EndpointPath | None, datetime]]
     last: datetime
 
 
@@ -87,7 +87,7 @@ def legible(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def batch(moments: Sequence[Moment], after: datetime | None = None) -> Batch:
+def batch(moments: Sequence[HistoryEntry], after: datetime | None = None) -> Batch:
     """What these moments, at least one and in order, amount to; all of them later than ``after``.
 
     The clock that they were taken from may be behind that of the router that wrote before; then all are shifted alike.
@@ -95,7 +95,7 @@ def batch(moments: Sequence[Moment], after: datetime | None = None) -> Batch:
     shift = max(timedelta(), after + TICK - moments[0].at) if after else timedelta()
     ends: dict[Key, datetime] = {}
     periods: list[Period] = []
-    endpoints: dict[Identity, tuple[Claim | None, datetime]] = {}
+    endpoints: dict[Identity, tuple[EndpointPath | None, datetime]] = {}
     latest: dict[Key, int | None] = {}  # the position of the period that is open; None: none is
     for moment in moments:
         at = moment.at + shift
@@ -119,7 +119,7 @@ class Backlog:
 
     limit: int = LIMIT
     items: int = 0
-    _moments: deque[Moment] = field(default_factory=deque)
+    _moments: deque[HistoryEntry] = field(default_factory=deque)
     _latest: datetime = EVER
 
     @property
@@ -131,7 +131,7 @@ class Backlog:
         self._latest = max(datetime.now(UTC), self._latest + TICK)
         return self._latest
 
-    def put(self, moment: Moment) -> int:
+    def put(self, moment: HistoryEntry) -> int:
         """It is due as well. How many items were given up for that: none, or all."""
         self._moments.append(moment)
         self.items += len(moment)
@@ -146,9 +146,9 @@ class Backlog:
         self._moments.clear()
         self.items = 0
 
-    def first(self, at_most: int = BATCH) -> list[Moment]:
+    def first(self, at_most: int = BATCH) -> list[HistoryEntry]:
         """The oldest moments, one at least if there is any. They stay due until ``done``."""
-        some: list[Moment] = []
+        some: list[HistoryEntry] = []
         items = 0
         for moment in self._moments:
             items += len(moment)
@@ -157,7 +157,7 @@ class Backlog:
             some.append(moment)
         return some
 
-    def done(self, moments: list[Moment]) -> None:
+    def done(self, moments: list[HistoryEntry]) -> None:
         """These, the oldest, are written. What was given up meanwhile is no longer there to be done with."""
         for moment in moments:
             if self._moments and self._moments[0] is moment:

@@ -10,7 +10,7 @@ from galactic.names import function_hex, vpc_hex
 from galactic.router.database.backlog import Held, Key, legible
 from galactic.router.database.session import Connection
 from galactic.router.rib.networks import Network
-from galactic.router.rib.path import Claim, Identity, Origin
+from galactic.router.rib.path import EndpointPath, Identity, NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import parse_sid
 
@@ -28,7 +28,7 @@ class Recorded(NamedTuple):
     networks: tuple[Network, ...]
     epoch: int
 
-    def says(self, claim: Claim) -> bool:
+    def says(self, claim: EndpointPath) -> bool:
         """Whether that is what the claim says."""
         name = legible(claim.attachment)
         told = claim.identity, claim.origin.node, name, claim.sid, claim.networks, claim.epoch
@@ -39,7 +39,7 @@ class Recorded(NamedTuple):
 class Recall:
     """All that is recorded: each node's endpoints, and each VPC's table."""
 
-    endpoints: dict[Origin, tuple[Endpoint, ...]] = field(default_factory=dict)
+    endpoints: dict[NodeRef, tuple[Endpoint, ...]] = field(default_factory=dict)
     routes: dict[int, dict[Network, Route]] = field(default_factory=dict)
     term: int = 0
 
@@ -47,7 +47,7 @@ class Recall:
 async def recall(connection: Connection) -> Recall:
     """Everything recorded, as of one moment. Raises psycopg's."""
     found = Recall()
-    gathered: dict[Origin, list[Endpoint]] = {}
+    gathered: dict[NodeRef, list[Endpoint]] = {}
     async with connection.transaction():
         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         async for it in endpoints_recorded(connection):
@@ -55,7 +55,7 @@ async def recall(connection: Connection) -> Recall:
             endpoint = Endpoint(
                 vpc_hex(vpc), function_hex(function), it.attachment, it.sid, it.networks, it.epoch
             )
-            gathered.setdefault(Origin(cluster, it.node), []).append(endpoint)
+            gathered.setdefault(NodeRef(cluster, it.node), []).append(endpoint)
         async for key, held in periods_open(connection):
             route = Route(
                 key.network, (held.sid,), held.cluster, held.node, function_hex(held.function), held.epoch

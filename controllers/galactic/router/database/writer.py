@@ -14,10 +14,10 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from galactic.errors import Unreachable
-from galactic.router.database.backlog import TICK, Held, Key, Moment, Period, batch, legible
+from galactic.router.database.backlog import TICK, Held, HistoryEntry, Key, Period, batch, legible
 from galactic.router.database.recall import endpoints_recorded, periods_open
 from galactic.router.database.session import Connection
-from galactic.router.rib.path import Claim, Identity
+from galactic.router.rib.path import EndpointPath, Identity
 
 T = TypeVar("T")
 CHUNK: Final = 300
@@ -51,11 +51,11 @@ class State:
     """How things stand: all that the table says, at one time."""
 
     held: Mapping[Key, Held]
-    endpoints: Mapping[Identity, Claim]
+    endpoints: Mapping[Identity, EndpointPath]
 
 
 async def write(
-    connection: Connection, own: Writer, sequence: int, moments: Sequence[Moment], revision: Revision
+    connection: Connection, own: Writer, sequence: int, moments: Sequence[HistoryEntry], revision: Revision
 ) -> None:
     """The moments are written, exactly once however often this is called. Raises Deposed, Outdated, psycopg's.
 
@@ -94,7 +94,7 @@ async def compare(  # noqa: PLR0917
         await _end(connection, ends, exactly=False, after=moment)
         periods = (Period(key, held, at, None) for key, held in missing.items())
         await _begin(connection, periods, revision, exactly=False, after=moment)
-        absent: dict[Identity, Claim | None] = dict(state.endpoints)
+        absent: dict[Identity, EndpointPath | None] = dict(state.endpoints)
         async for found in endpoints_recorded(connection):
             claim = absent.get(found.identity)
             if claim is None:
@@ -168,7 +168,9 @@ async def _begin(
 
 
 async def _endpoints(
-    connection: Connection, changed: Mapping[Identity, tuple[Claim | None, datetime]], revision: Revision
+    connection: Connection,
+    changed: Mapping[Identity, tuple[EndpointPath | None, datetime]],
+    revision: Revision,
 ) -> None:
     gone = [identity for identity, (claim, _) in changed.items() if claim is None]
     for some in _chunks(gone):

@@ -7,9 +7,10 @@ Revisions are hybrid: ``max(previous + 1, now in ms)``, so that they rise even i
 A table that became empty is wiped from the broker; the next change then has ``previous`` 0, the revision of nothing,
 and a revision above all that there were, whatever the clock says by then.
 
-Somebody else may have written into the same topics: a leader that did not know yet that it was deposed, or a stray
-hand. A subscriber is then either where this ledger believes it to be, or on a *branch*, at the other's revision. Both
-are led to the same next revision, each by a message that continues what it has, so that nobody has to read again.
+Another writer may have published on the same topics: a leader that did not know yet that it was deposed, or a person.
+A subscriber is then either at the revision that this Adj-RIB-Out has for it, or on a *branch*, at the other writer's
+revision. Both are led to the same next revision, each by a message that continues its own, so that no subscriber has
+to read the table again.
 """
 
 from collections import deque
@@ -44,7 +45,7 @@ class Pack:
     clear: frozenset[int]
 
 
-class Ledger:
+class AdjRibOut:
     """One VPC."""
 
     def __init__(self, vpc: int, retained: RetainedTable | None = None, *, floor: int = 0) -> None:

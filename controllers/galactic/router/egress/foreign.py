@@ -2,13 +2,15 @@
 
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Shard
-from galactic.router.egress.adj_rib_out import Ledger
+from galactic.router.egress.adj_rib_out import AdjRibOut
 from galactic.router.egress.retained import TableMessage, decoded, shard_number
 from galactic.router.metrics import RouterMetrics
 
 
-def overwritten(ledger: Ledger, parts: tuple[str, ...], payload: bytes, metrics: RouterMetrics) -> bool:
-    """Tells the ledger; what cannot be believed counts as overwritten all the same. False: a VPC has no such topic.
+def overwritten(
+    adj_rib_out: AdjRibOut, parts: tuple[str, ...], payload: bytes, metrics: RouterMetrics
+) -> bool:
+    """Marks the topic as overwritten in the Adj-RIB-Out, whatever the payload. False: a VPC has no such topic.
 
     ``parts`` are the topic's levels below ``vpcs/<vpc>``.
     """
@@ -22,13 +24,13 @@ def overwritten(ledger: Ledger, parts: tuple[str, ...], payload: bytes, metrics:
 
     match parts:
         case ("changes",):
-            ledger.strayed(read(Changes) or Changes(0, 0))
+            adj_rib_out.strayed(read(Changes) or Changes(0, 0))
         case ("head",):
             head = read(Head)
-            ledger.overwritten(None, head.revision if head else 0, cleared=not payload)
+            adj_rib_out.overwritten(None, head.revision if head else 0, cleared=not payload)
         case ("table", level) if shard_number(level) is not None:
             shard = read(Shard)
-            ledger.overwritten(shard_number(level), shard.revision if shard else 0, cleared=not payload)
+            adj_rib_out.overwritten(shard_number(level), shard.revision if shard else 0, cleared=not payload)
         case _:
             return False
     return True

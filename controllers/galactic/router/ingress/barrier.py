@@ -20,7 +20,7 @@ PORTIONS: Final = (100, 25, 6, 1)
 """Topics asked for at once: Mosquitto keeps 1,000 messages for a client unless it is told otherwise, others less."""
 
 
-class Asking:
+class ResyncBarrier:
     """One client's questions. ``settled`` is given what to call when all that has arrived by then is dealt with."""
 
     def __init__(self, bus: Bus, topic: str, settled: Callable[[Callable[[], None]], None]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 
 HOLD_SECONDS: Final = (2.0, 64.0)
 
@@ -25,11 +25,11 @@ class Limit(NamedTuple):
 class Source(NamedTuple):
     """One topic of one node; ``kind`` is its last level."""
 
-    origin: Origin
+    origin: NodeRef
     kind: str
 
 
-class Floods:
+class FloodDamping:
     """Counts what is heard, by source. ``clock`` in seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, limit: Limit = Limit()) -> None:  # noqa: B008

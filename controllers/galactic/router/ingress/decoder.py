@@ -8,27 +8,27 @@ from typing import Final
 from galactic.errors import Rejected
 from galactic.messages import NodeEndpoints, NodeStatus, decode
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import EPOCH_MAX, Origin
+from galactic.router.rib.path import EPOCH_MAX, NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import parse_prefix
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
 
 
-def named(origin: Origin) -> bool:
+def named(origin: NodeRef) -> bool:
     """Whether these can be names of a cluster and a node, and so levels of a topic."""
     return bool(_NAME.fullmatch(origin.cluster) and _NAME.fullmatch(origin.node))
 
 
-def origin_of(cluster: str, node: str) -> Origin:
+def origin_of(cluster: str, node: str) -> NodeRef:
     """Whoever says something, by the levels of the topic. Raises Rejected."""
-    origin = Origin(cluster, node)
+    origin = NodeRef(cluster, node)
     if not named(origin):
         raise Rejected(f"{cluster!r}, {node!r}: no names of a cluster and a node", reason="InvalidName")
     return origin
 
 
-class Said:
+class Decoder:
     """Takes one message at a time; each raises Rejected what cannot be believed as it is."""
 
     def __init__(
@@ -38,19 +38,19 @@ class Said:
         *,
         prefixes: bool,
         space: IPv6Network | None,
-        state: Callable[[Origin, bool], None],
+        state: Callable[[NodeRef, bool], None],
     ) -> None:
         """As ``inbox.Inbox``."""
         self._store, self._metrics = store, metrics
         self._prefixes, self._space, self._state = prefixes, space, state
-        self.unplaced: set[Origin] = set()
+        self.unplaced: set[NodeRef] = set()
         """Nodes whose status does not say a prefix: a Last Will may not know it."""
 
-    def take(self, origin: Origin, kind: str, payload: bytes) -> None:
+    def take(self, origin: NodeRef, kind: str, payload: bytes) -> None:
         """``kind`` is the last level of its topic."""
         (self._endpoints if kind == "endpoints" else self._status)(origin, payload)
 
-    def _endpoints(self, origin: Origin, payload: bytes) -> None:
+    def _endpoints(self, origin: NodeRef, payload: bytes) -> None:
         if not payload:
             return  # somebody cleared the retained message: that says nothing about what is attached
         said = decode(NodeEndpoints, payload)
@@ -60,7 +60,7 @@ class Said:
             raise Rejected(f"sequence {said.sequence} is not the newest", reason="StaleSequence")
         self._metrics.registered("mqtt")
 
-    def _status(self, origin: Origin, payload: bytes) -> None:
+    def _status(self, origin: NodeRef, payload: bytes) -> None:
         said = decode(NodeStatus, payload) if payload else None
         self._state(origin, said is None or said.state == "online")
         if not self._prefixes:

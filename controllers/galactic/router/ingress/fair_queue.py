@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from galactic.errors import Rejected
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 
 WAITING_BYTES: Final = 256 * 1024 * 1024
 """All nodes' waiting messages together. Beyond, a message is refused, and asked for again later."""
@@ -38,7 +38,7 @@ class Share(NamedTuple):
 class Turn(NamedTuple):
     """One node's newest message on one of its topics."""
 
-    origin: Origin
+    origin: NodeRef
     kind: str
     payload: bytes
 
@@ -54,7 +54,7 @@ class _Lane:
     held: bool = False
 
 
-class Turns:
+class FairQueue:
     """Gives turns to nodes that have something to say. ``clock`` in seconds."""
 
     def __init__(
@@ -65,17 +65,17 @@ class Turns:
         waiting_bytes: int = WAITING_BYTES,
     ) -> None:
         self._clock, self._share, self._room = clock, share, waiting_bytes
-        self._lanes: dict[Origin, _Lane] = {}
-        self._waiting: dict[tuple[Origin, str], tuple[int, bytes]] = {}  # in the order in which they asked
-        self._ready: deque[Origin] = deque()
-        self._held: list[tuple[float, Origin]] = []
+        self._lanes: dict[NodeRef, _Lane] = {}
+        self._waiting: dict[tuple[NodeRef, str], tuple[int, bytes]] = {}  # in the order in which they asked
+        self._ready: deque[NodeRef] = deque()
+        self._held: list[tuple[float, NodeRef]] = []
         self._marks: deque[tuple[int, Callable[[], None]]] = deque()
         self._count = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, origin: Origin, kind: str, payload: bytes) -> bool:
+    def put(self, origin: NodeRef, kind: str, payload: bytes) -> bool:
         """The newest of that topic. False when it replaced one that waited because the node is over its share.
 
         Raises Rejected (Overloaded) when there is no room for it.

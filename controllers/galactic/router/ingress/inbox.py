@@ -16,15 +16,15 @@ from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import Rejected
 from galactic.messages import MAX_PAYLOAD, Topics
 from galactic.router.egress.retained import Retained
-from galactic.router.ingress.barrier import Asking
-from galactic.router.ingress.damping import Floods
-from galactic.router.ingress.decoder import Said, named, origin_of
-from galactic.router.ingress.fair_queue import Turns
-from galactic.router.ingress.snapshot_reader import Reading
-from galactic.router.ingress.subscriptions import Hearing
-from galactic.router.log_throttle import Repeats
+from galactic.router.ingress.barrier import ResyncBarrier
+from galactic.router.ingress.damping import FloodDamping
+from galactic.router.ingress.decoder import Decoder, named, origin_of
+from galactic.router.ingress.fair_queue import FairQueue
+from galactic.router.ingress.snapshot_reader import SnapshotReader
+from galactic.router.ingress.subscriptions import Subscriptions
+from galactic.router.log_throttle import LogThrottle
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 
 log = structlog.get_logger(__name__)
@@ -50,9 +50,9 @@ class Inbox:
         prefixes: bool,
         space: IPv6Network | None = None,
         own: Callable[[tuple[str, ...], bytes], None] = lambda _parts, _payload: None,
-        state: Callable[[Origin, bool], None] = lambda _origin, _online: None,
-        turns: Turns | None = None,
-        floods: Floods | None = None,
+        state: Callable[[NodeRef, bool], None] = lambda _origin, _online: None,
+        turns: FairQueue | None = None,
+        floods: FloodDamping | None = None,
     ) -> None:
         """``connection`` is told why there is none, or None.
 
@@ -64,17 +64,17 @@ class Inbox:
         self._bus, self._topics, self._store, self._metrics = bus, topics, store, metrics
         self._connection, self._heard, self._prefixes = connection, own, prefixes
         self._sync = topics.sync(replica)
-        self._turns = Turns() if turns is None else turns
+        self._turns = FairQueue() if turns is None else turns
         self._waits = asyncio.Event()
-        self._repeats = Repeats()
-        self._said = Said(store, metrics, prefixes=prefixes, space=space, state=state)
-        self._asking = Asking(bus, self._sync, self._settled)
-        self._reading = Reading(bus, topics, self._asking, view=view, nodes=self._unheard)
-        self._hearing = Hearing(bus, topics, self._asking, metrics, known=store.segments, floods=floods)
+        self._repeats = LogThrottle()
+        self._said = Decoder(store, metrics, prefixes=prefixes, space=space, state=state)
+        self._asking = ResyncBarrier(bus, self._sync, self._settled)
+        self._reading = SnapshotReader(bus, topics, self._asking, view=view, nodes=self._unheard)
+        self._hearing = Subscriptions(bus, topics, self._asking, metrics, known=store.segments, floods=floods)
         metrics.waiting(lambda: len(self._turns))
 
     @property
-    def unplaced(self) -> set[Origin]:
+    def unplaced(self) -> set[NodeRef]:
         """Nodes whose status does not say a prefix: a Last Will may not know it."""
         return self._said.unplaced
 
@@ -121,7 +121,7 @@ class Inbox:
         try:
             match parts:
                 case ("nodes", cluster, node, "endpoints" | "status" as kind):
-                    self._hearing.said(Origin(cluster, node), kind, len(delivery.payload))
+                    self._hearing.said(NodeRef(cluster, node), kind, len(delivery.payload))
                     self._queue(origin_of(cluster, node), kind, delivery.payload)
                 case _:
                     if not delivery.retained:
@@ -147,7 +147,7 @@ class Inbox:
 
     # -- turns -------------------------------------------------------------------------------------------------------
 
-    def _queue(self, origin: Origin, kind: str, payload: bytes) -> None:
+    def _queue(self, origin: NodeRef, kind: str, payload: bytes) -> None:
         if len(payload) > MAX_PAYLOAD:
             raise Rejected(f"{len(payload)} bytes, {MAX_PAYLOAD} at the most", reason="Oversized")
         try:
@@ -159,7 +159,7 @@ class Inbox:
             self._limited(origin)
         self._deal()
 
-    def _limited(self, origin: Origin) -> None:
+    def _limited(self, origin: NodeRef) -> None:
         self._metrics.rejected("RateLimited")
         self._hearing.lost()
         if times := self._repeats.due(origin):
@@ -204,7 +204,7 @@ class Inbox:
         if not self._prefixes:
             return
         nodes = {
-            Origin(route.cluster, route.node)
+            NodeRef(route.cluster, route.node)
             for table in found.tables.values()
             for route in table.routes().values()
         }

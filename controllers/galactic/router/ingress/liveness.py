@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 
 log = structlog.get_logger(__name__)
 LOOK_SECONDS: Final = 1.0
@@ -29,15 +29,15 @@ class Silence:
     def __init__(
         self,
         after: float,
-        silence: Callable[[Origin, bool], None],
-        absent: Callable[[Origin, bool], None],
+        silence: Callable[[NodeRef, bool], None],
+        absent: Callable[[NodeRef, bool], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._after, self._silence, self._absent, self._clock = after, silence, absent, clock
-        self._since: dict[Origin, float] = {}
-        self._silent: set[Origin] = set()
+        self._since: dict[NodeRef, float] = {}
+        self._silent: set[NodeRef] = set()
 
-    def said(self, origin: Origin, online: bool) -> None:
+    def said(self, origin: NodeRef, online: bool) -> None:
         """Its status."""
         self._absent(origin, not online)
         if not online:

@@ -5,7 +5,7 @@ from typing import Final
 
 import structlog
 
-from galactic.router.log_throttle import Repeats
+from galactic.router.log_throttle import LogThrottle
 from galactic.router.rib.path import Rejection
 
 log = structlog.get_logger(__name__)
@@ -18,7 +18,7 @@ class RejectionLog:
     """``note`` any number of them."""
 
     def __init__(self) -> None:
-        self._repeats = Repeats(SAME_SECONDS)
+        self._repeats = LogThrottle(SAME_SECONDS)
 
     def note(self, rejections: Iterable[Rejection]) -> None:
         """These were rejected."""

@@ -9,19 +9,19 @@ from galactic.bus import Bus
 from galactic.messages import Topics
 from galactic.names import vpc_hex
 from galactic.router.egress.retained import Retained
-from galactic.router.ingress.barrier import Asking
+from galactic.router.ingress.barrier import ResyncBarrier
 
 log = structlog.get_logger(__name__)
 
 
-class Reading:
+class SnapshotReader:
     """``view`` is told of all that is retained, when everything that arrived with it is dealt with."""
 
     def __init__(
         self,
         bus: Bus,
         topics: Topics,
-        asking: Asking,
+        asking: ResyncBarrier,
         *,
         view: Callable[[Retained], None],
         nodes: Callable[[Retained], Iterable[str]],

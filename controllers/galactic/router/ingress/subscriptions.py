@@ -20,12 +20,12 @@ import structlog
 
 from galactic.bus import Bus
 from galactic.messages import Topics
-from galactic.router.ingress.barrier import Asking
-from galactic.router.ingress.damping import Floods, Source
+from galactic.router.ingress.barrier import ResyncBarrier
+from galactic.router.ingress.damping import FloodDamping, Source
 from galactic.router.ingress.decoder import named
-from galactic.router.log_throttle import Repeats
+from galactic.router.log_throttle import LogThrottle
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Origin
+from galactic.router.rib.path import NodeRef
 
 log = structlog.get_logger(__name__)
 KINDS: Final = ("status", "endpoints")
@@ -42,27 +42,27 @@ FEW: Final = 400
 MANY_TIMES: Final = 10
 
 
-class Hearing:
+class Subscriptions:
     """``said`` of everything that a node says; ``known`` are the nodes that there are."""
 
     def __init__(
         self,
         bus: Bus,
         topics: Topics,
-        asking: Asking,
+        asking: ResyncBarrier,
         metrics: RouterMetrics,
         *,
-        known: Callable[[], Iterable[Origin]],
-        floods: Floods | None = None,
+        known: Callable[[], Iterable[NodeRef]],
+        floods: FloodDamping | None = None,
     ) -> None:
         self._bus, self._asking, self._metrics, self._known = bus, asking, metrics, known
-        self._floods = floods or Floods()
+        self._floods = floods or FloodDamping()
         self._topic = {"status": topics.status, "endpoints": topics.endpoints}
         self._all = {kind: topic("+", "+") for kind, topic in self._topic.items()}
-        self._named: dict[str, set[Origin]] = {}  # by kind, where not all are listened to
-        self._seen: set[Origin] = set()  # only noted while somebody is aside
+        self._named: dict[str, set[NodeRef]] = {}  # by kind, where not all are listened to
+        self._seen: set[NodeRef] = set()  # only noted while somebody is aside
         self._news, self._lost = asyncio.Event(), asyncio.Event()
-        self._repeats = Repeats()
+        self._repeats = LogThrottle()
         metrics.aside(lambda: len(self._floods.aside))
 
     def listen(self) -> None:
@@ -75,12 +75,12 @@ class Hearing:
             tasks.create_task(self._guard(), name="guard")
             tasks.create_task(self._hear_again(), name="hearing again")
 
-    def said(self, origin: Origin, kind: str, size: int) -> None:
+    def said(self, origin: NodeRef, kind: str, size: int) -> None:
         """A message of a node arrived, whatever it is worth. An origin that is no node's is one for all of those."""
         if self._named and origin not in self._seen and named(origin):
             self._seen.add(origin)
             self._news.set()
-        source = Source(origin if named(origin) else Origin("", ""), kind)
+        source = Source(origin if named(origin) else NodeRef("", ""), kind)
         if self._floods.said(source, size):
             self._put_aside(source)
 
@@ -154,7 +154,7 @@ class Hearing:
         del self._named[kind]
         log.info("all nodes are listened to again", topic=kind)
 
-    def _keep(self, kind: str, more: Collection[Origin], less: Collection[Origin]) -> None:
+    def _keep(self, kind: str, more: Collection[NodeRef], less: Collection[NodeRef]) -> None:
         """Subscribes by name, and ends such subscriptions."""
         have, topic = self._named[kind], self._topic[kind]
         have |= {*more}

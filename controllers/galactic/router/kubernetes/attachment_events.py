@@ -24,7 +24,7 @@ EACH_SECONDS: Final = 0.2
 WAITING: Final = 100
 
 
-class Announcer:
+class AttachmentEvents:
     """Makes Events. ``due`` notes rejections, ``run`` works them off for ever."""
 
     def __init__(

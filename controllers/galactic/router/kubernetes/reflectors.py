@@ -24,14 +24,14 @@ from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.networks import entitled
-from galactic.router.rib.path import Attachment, Identity, Origin
+from galactic.router.rib.path import Attachment, Identity, NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import parse_prefix
 
 log = structlog.get_logger(__name__)
 
 
-class Watching:
+class Reflectors:
     """Four level-triggered caches. ``changed`` is told the name (``namespace/name``) of a VPCAttachment that did."""
 
     def __init__(
@@ -140,7 +140,7 @@ class Watching:
 
     def _segment(self, key: Key, new: Object | None) -> None:
         """A node counts until its NodeSegment or its Node is seen to go; one that never had a Node needs none."""
-        origin = Origin(self._cluster, key[1])
+        origin = NodeRef(self._cluster, key[1])
         self._segments[key[1]] = new or {}
         if new is None:
             del self._segments[key[1]]

@@ -35,7 +35,7 @@ class Api(Protocol):
     ) -> Object: ...
 
 
-class Complaint(NamedTuple):
+class RouterEvent(NamedTuple):
     """What is told of one of ``/healthz``'s problems, before its own words."""
 
     problem: str
@@ -44,12 +44,14 @@ class Complaint(NamedTuple):
 
 
 COMPLAINTS: Final = (
-    Complaint("mqtt", "BrokerUnreachable", "there is no session with the broker, so no route change is told"),
-    Complaint("postgres", "DatabaseUnreachable", "no history is written; routes do not wait for it"),
+    RouterEvent(
+        "mqtt", "BrokerUnreachable", "there is no session with the broker, so no route change is told"
+    ),
+    RouterEvent("postgres", "DatabaseUnreachable", "no history is written; routes do not wait for it"),
 )
 
 
-class Complaints:
+class RouterEvents:
     """Tells of those of ``problems()`` (texts by name, as ``/healthz`` has them) that are in COMPLAINTS."""
 
     def __init__(

@@ -23,7 +23,7 @@ from galactic.errors import GalacticError, Unreachable
 from galactic.kube.client import NotFound, Object
 from galactic.kube.resources import VPC_ATTACHMENTS, Resource
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Claim, Identity
+from galactic.router.rib.path import EndpointPath, Identity
 from galactic.router.rib.table import Conflict
 
 log = structlog.get_logger(__name__)
@@ -61,9 +61,9 @@ class Attachments(Protocol):
 class Table(Protocol):
     """What should be."""
 
-    def endpoint(self, identity: Identity) -> Claim | None: ...
+    def endpoint(self, identity: Identity) -> EndpointPath | None: ...
 
-    def conflicts(self, claim: Claim) -> list[Conflict]: ...
+    def conflicts(self, claim: EndpointPath) -> list[Conflict]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Record:
         return self.conflict == other.conflict and _identity(self.endpoint) == _identity(other.endpoint)
 
 
-class Recorder:
+class StatusWriter:
     """Patches ``VPCAttachment.status``. ``due`` notes a name, ``run`` works them off for ever."""
 
     def __init__(
@@ -218,7 +218,7 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _since(claim: Claim, before: AttachedEndpoint | None) -> str:
+def _since(claim: EndpointPath, before: AttachedEndpoint | None) -> str:
     there = before and (before.cluster, before.node, before.epoch) == (*claim.origin, claim.epoch)
     return before.since if before and there and before.since else now()
 

@@ -19,7 +19,7 @@ import yaml
 from galactic.errors import Rejected
 from galactic.messages import Route
 from galactic.names import parse_vpc, vpc_hex
-from galactic.router.rib.path import Claim, Rejection
+from galactic.router.rib.path import EndpointPath, Rejection
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 2.0
@@ -46,7 +46,7 @@ class Policy:
         self,
         vpc: int,
         present: Iterable[str],
-        claims: Iterable[Claim],
+        claims: Iterable[EndpointPath],
         held: Mapping[Any, Route],
         horizon: int,
     ) -> Clusters:
@@ -64,7 +64,7 @@ OPEN: Final = Policy(Unlisted.ANYBODY)
 """Nobody is kept out: where a router serves one cluster (Kubernetes) others are unknown to it anyway."""
 
 
-def _owner(claims: Iterable[Claim], held: Mapping[Any, Route], horizon: int) -> Clusters:
+def _owner(claims: Iterable[EndpointPath], held: Mapping[Any, Route], horizon: int) -> Clusters:
     """Whose VPC it is: one cluster, or all while nobody claims anything that is to be believed."""
     first: dict[str, int] = {}
     for claim in claims:
@@ -86,7 +86,7 @@ def admits(clusters: Clusters, cluster: str) -> bool:
     return clusters is None or cluster in clusters
 
 
-def refusals(claims: Iterable[Claim], clusters: Clusters) -> list[Rejection]:
+def refusals(claims: Iterable[EndpointPath], clusters: Clusters) -> list[Rejection]:
     """What the claims of a cluster that may not be in their VPC are told."""
     others = ", ".join(sorted(clusters or ())) or "no cluster"
     return [

@@ -1,4 +1,4 @@
-"""What a node says, checked: an endpoint becomes a ``Claim`` or is rejected, with a reason that is counted.
+"""What a node says, checked: an endpoint becomes a ``EndpointPath`` or is rejected, with a reason that is counted.
 
 Nothing is believed. The sender is the topic's node (the broker's ACL pins it); the SID must lie in that node's locator
 and spell the VPC and function it stands for; in Kubernetes, VPC and function must be those of the VPCAttachment named,
@@ -26,7 +26,7 @@ NETWORKS_MAX: Final = 1024
 """Networks of one endpoint. A VPCAttachment entitles to 272 at the most."""
 
 
-class Origin(NamedTuple):
+class NodeRef(NamedTuple):
     """The node that says something."""
 
     cluster: str
@@ -66,14 +66,14 @@ class Segment:
     endpoints: tuple[Endpoint, ...] = ()
 
 
-class Claim(msgspec.Struct, frozen=True, gc=False):
+class EndpointPath(msgspec.Struct, frozen=True, gc=False):
     """An endpoint that stood the checks: this attachment is on that node, and announces these networks.
 
     ``pending`` is the reason why it may stay where it already is in force but not come anew; empty where it may.
     There are very many, so what routes have of it (``segments``, ``code``) is kept in their form, and shared with them.
     """
 
-    origin: Origin
+    origin: NodeRef
     vpc: int
     code: str  # the function, as messages write it
     attachment: str
@@ -126,7 +126,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 class Rejection:
     """Something that a node said and that is not in the table. ``reason`` is a stable CamelCase word."""
 
-    origin: Origin
+    origin: NodeRef
     attachment: str
     reason: str
     message: str
@@ -136,13 +136,13 @@ class Rejection:
 class Admission:
     """What one node may claim, by SID, of which an attachment has one on each node; and what it may not."""
 
-    claims: dict[str, Claim] = field(default_factory=dict)
+    claims: dict[str, EndpointPath] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
 
 
-def admission(origin: Origin, segment: Segment, attachments: Mapping[str, Attachment] | None) -> Admission:
+def admission(origin: NodeRef, segment: Segment, attachments: Mapping[str, Attachment] | None) -> Admission:
     """The endpoints of one node, checked; in any order. ``attachments`` None: nothing to check against."""
-    claims: dict[str, Claim] = {}
+    claims: dict[str, EndpointPath] = {}
     rejections: list[Rejection] = []
     for endpoint in segment.endpoints:
         admitted, refused = claim(origin, segment.prefix, endpoint, attachments)
@@ -158,11 +158,11 @@ def admission(origin: Origin, segment: Segment, attachments: Mapping[str, Attach
 
 
 def claim(
-    origin: Origin,
+    origin: NodeRef,
     prefix: IPv6Network | None,
     endpoint: Endpoint,
     attachments: Mapping[str, Attachment] | None,
-) -> tuple[Claim | None, list[Rejection]]:
+) -> tuple[EndpointPath | None, list[Rejection]]:
     """One endpoint, checked. Networks are judged one by one: those that are in order do not suffer for the others."""
     try:
         text = _spelt(prefix, endpoint) or str(_sid(origin, prefix, endpoint))
@@ -175,7 +175,7 @@ def claim(
         text = endpoint.sid  # one object instead of two: there are very many
     if networks == endpoint.networks:
         networks = endpoint.networks  # type: ignore[assignment] # they are networks
-    return Claim(
+    return EndpointPath(
         origin, vpc, code, endpoint.attachment, (text,), networks, endpoint.epoch, pending
     ), rejections
 
@@ -194,7 +194,7 @@ def _spelt(prefix: IPv6Network | None, endpoint: Endpoint) -> str | None:
     return inet_ntop(AF_INET6, packed) if any(locator) and packed == locator + spelt else None
 
 
-def _sid(origin: Origin, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid:
+def _sid(origin: NodeRef, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid:
     """The SID, which spells VPC and function, if everything about the endpoint itself is in order."""
     try:
         vpc, function = _vpc(endpoint.vpc), parse_function(endpoint.function)
@@ -233,7 +233,7 @@ def _attachment(
 
 
 def _networks(
-    origin: Origin, endpoint: Endpoint, allowed: frozenset[Network] | None
+    origin: NodeRef, endpoint: Endpoint, allowed: frozenset[Network] | None
 ) -> tuple[tuple[Network, ...], list[Rejection]]:
     networks: set[Network] = set()
     rejections = []
@@ -251,11 +251,11 @@ def _networks(
     return tuple(sorted(networks)), rejections
 
 
-def _no(origin: Origin, endpoint: Endpoint, reason: str, message: str) -> Rejection:
+def _no(origin: NodeRef, endpoint: Endpoint, reason: str, message: str) -> Rejection:
     return Rejection(origin, endpoint.attachment, reason, message)
 
 
-def _age(candidate: Claim) -> tuple[object, ...]:
+def _age(candidate: EndpointPath) -> tuple[object, ...]:
     return candidate.epoch, candidate.sid, candidate.attachment, candidate.networks
 
 

@@ -11,7 +11,7 @@ from ipaddress import IPv6Network
 
 from galactic.errors import Rejected
 from galactic.messages import Route
-from galactic.router.rib.path import Origin, Rejection
+from galactic.router.rib.path import NodeRef, Rejection
 from galactic.srv6 import parse_sid
 
 
@@ -19,17 +19,17 @@ class Prefixes:
     """What nodes say, and what they are granted. ``settle`` decides."""
 
     def __init__(self) -> None:
-        self._said: dict[Origin, IPv6Network] = {}
-        self._granted: dict[Origin, IPv6Network] = {}
+        self._said: dict[NodeRef, IPv6Network] = {}
+        self._granted: dict[NodeRef, IPv6Network] = {}
         self._starts: list[
             int
         ] = []  # first addresses of what is granted: disjoint, so their order is that of the ends
-        self._at: dict[int, Origin] = {}
-        self._held: dict[int, Origin] = {}
-        self._refused: dict[Origin, Origin] = {}
-        self._changed: set[Origin] = set()
+        self._at: dict[int, NodeRef] = {}
+        self._held: dict[int, NodeRef] = {}
+        self._refused: dict[NodeRef, NodeRef] = {}
+        self._changed: set[NodeRef] = set()
 
-    def say(self, origin: Origin, prefix: IPv6Network | None) -> None:
+    def say(self, origin: NodeRef, prefix: IPv6Network | None) -> None:
         """The prefix that a node says it has; None: it has none any more."""
         if self._said.get(origin) == prefix:
             return
@@ -43,7 +43,7 @@ class Prefixes:
         """These are in force, from before this process: their nodes have the locators of their SIDs."""
         known = set(self._held.values())
         for route in routes:
-            origin = Origin(route.cluster, route.node)
+            origin = NodeRef(route.cluster, route.node)
             if origin in known or not route.segments:
                 continue
             try:
@@ -53,11 +53,11 @@ class Prefixes:
             known.add(origin)
 
     @property
-    def refused(self) -> Mapping[Origin, Origin]:
+    def refused(self) -> Mapping[NodeRef, NodeRef]:
         """Nodes that say a prefix (some of) which is another's, and whose it is."""
         return self._refused
 
-    def settle(self) -> set[Origin]:
+    def settle(self) -> set[NodeRef]:
         """Grants what is free. Returns the nodes that got, lost or were refused something."""
         if not self._changed:
             return set()
@@ -80,10 +80,10 @@ class Prefixes:
             if before.get(origin) != self._refused.get(origin)
         }
 
-    def _turn(self, origin: Origin) -> tuple[bool, Origin]:
+    def _turn(self, origin: NodeRef) -> tuple[bool, NodeRef]:
         return self._held.get(int(self._said[origin].network_address) >> 64) != origin, origin
 
-    def _overlapping(self, prefix: IPv6Network) -> Origin | None:
+    def _overlapping(self, prefix: IPv6Network) -> NodeRef | None:
         first, last = int(prefix.network_address), int(prefix.broadcast_address)
         after = bisect_right(self._starts, last)
         if not after:
@@ -91,13 +91,13 @@ class Prefixes:
         other = self._at[self._starts[after - 1]]
         return other if int(self._granted[other].broadcast_address) >= first else None
 
-    def _grant(self, origin: Origin, prefix: IPv6Network) -> None:
+    def _grant(self, origin: NodeRef, prefix: IPv6Network) -> None:
         start = int(prefix.network_address)
         self._granted[origin] = prefix
         self._at[start] = origin
         insort(self._starts, start)
 
-    def _release(self, origin: Origin) -> None:
+    def _release(self, origin: NodeRef) -> None:
         prefix = self._granted.pop(origin, None)
         if prefix is not None:
             start = int(prefix.network_address)
@@ -105,7 +105,7 @@ class Prefixes:
             del self._starts[bisect_left(self._starts, start)]
 
 
-def clash(origin: Origin, prefix: IPv6Network | None, other: Origin) -> Rejection:
+def clash(origin: NodeRef, prefix: IPv6Network | None, other: NodeRef) -> Rejection:
     """What a node is told whose prefix is another's."""
     message = f"{prefix} overlaps the prefix of node {other.node} of cluster {other.cluster}"
     return Rejection(origin, "", "PrefixTaken", message)

@@ -21,10 +21,10 @@ from galactic.router.rib.networks import Network
 from galactic.router.rib.path import (
     Admission,
     Attachment,
-    Claim,
+    EndpointPath,
     Holder,
     Identity,
-    Origin,
+    NodeRef,
     Rejection,
     Segment,
 )
@@ -74,19 +74,19 @@ class Store:
         self._dirty, self._policy = dirty, policy
         self._prefixes = None if checked else Prefixes()  # in Kubernetes the operator has seen to it
         self._attachments: dict[str, Attachment] | None = {} if checked else None
-        self._nodes: dict[Origin, _Node] = {}
-        self._naming: dict[str, set[Origin]] = {}  # attachment → nodes that have an endpoint of that name
+        self._nodes: dict[NodeRef, _Node] = {}
+        self._naming: dict[str, set[NodeRef]] = {}  # attachment → nodes that have an endpoint of that name
         self._vpcs: dict[int, Vpc] = {}
-        self._dirty_nodes: set[Origin] = set()
+        self._dirty_nodes: set[NodeRef] = set()
         self._rejections: list[Rejection] = []  # of nodes that were taken in
-        self._absent: set[Origin] = set()
-        self._turned: set[Origin] = set()  # nodes that came or went since
+        self._absent: set[NodeRef] = set()
+        self._turned: set[NodeRef] = set()  # nodes that came or went since
         self._due: set[int] = set()  # VPCs to look at
         self._under_way: set[int] = set()  # those that the commit under way has not done with
 
     # -- writers -----------------------------------------------------------------------------------------------------
 
-    def registered(self, origin: Origin, sequence: int, endpoints: tuple[Endpoint, ...]) -> bool:
+    def registered(self, origin: NodeRef, sequence: int, endpoints: tuple[Endpoint, ...]) -> bool:
         """All endpoints of a node, from either writer. False when something newer is known, or other of that number."""
         node = self._nodes.setdefault(origin, _Node())
         if sequence <= node.sequence:
@@ -97,7 +97,7 @@ class Store:
         self._mark((origin,))
         return True
 
-    def prefixed(self, origin: Origin, prefix: IPv6Network | None) -> None:
+    def prefixed(self, origin: NodeRef, prefix: IPv6Network | None) -> None:
         """The SRv6 prefix of a node; None: none that is valid."""
         node = self._nodes.setdefault(origin, _Node())
         if node.prefix != prefix:
@@ -106,7 +106,7 @@ class Store:
                 self._prefixes.say(origin, prefix)
             self._mark((origin,))
 
-    def removed(self, origin: Origin) -> None:
+    def removed(self, origin: NodeRef) -> None:
         """The node is no more: everything it said is forgotten, its sequence included."""
         if (node := self._nodes.get(origin)) is not None:
             self._name(origin, node.endpoints, ())
@@ -165,14 +165,14 @@ class Store:
             self._due.add(vpc)
         self._dirty()
 
-    def absent(self, origin: Origin, absent: bool) -> None:
+    def absent(self, origin: NodeRef, absent: bool) -> None:
         """That node is offline; or it is not."""
         if (origin in self._absent) != absent:
             (self._absent.add if absent else self._absent.discard)(origin)
             self._turned.add(origin)
             self._dirty()
 
-    def silence(self, origin: Origin, silent: bool) -> None:
+    def silence(self, origin: NodeRef, silent: bool) -> None:
         """What this node said counts no more, until it is heard of again."""
         if (node := self._nodes.get(origin)) is not None and node.silent != silent:
             node.silent = silent
@@ -180,15 +180,15 @@ class Store:
 
     # -- readers -----------------------------------------------------------------------------------------------------
 
-    def heard(self, origin: Origin) -> bool:
+    def heard(self, origin: NodeRef) -> bool:
         """Whether that node's endpoints are known."""
         return (node := self._nodes.get(origin)) is not None and node.sequence >= 0
 
-    def segments(self) -> dict[Origin, Segment]:
+    def segments(self) -> dict[NodeRef, Segment]:
         """Everything said by the nodes, as ``table.table`` takes it."""
         return {origin: Segment(node.prefix, node.endpoints) for origin, node in self._nodes.items()}
 
-    def clashing(self) -> Mapping[Origin, Origin]:
+    def clashing(self) -> Mapping[NodeRef, NodeRef]:
         """Nodes that say a prefix which is another's, and whose it is, as of the last commit."""
         return self._prefixes.refused if self._prefixes is not None else {}
 
@@ -213,12 +213,12 @@ class Store:
         """All tables as of the last commit, in the form of ``table.table``."""
         return {vpc: found.table() for vpc, found in self._vpcs.items() if found}
 
-    def endpoint(self, identity: Identity) -> Claim | None:
+    def endpoint(self, identity: Identity) -> EndpointPath | None:
         """Where an attachment is attached."""
         found = self._vpcs.get(identity.vpc)
         return found.endpoints.get(Holder(identity.cluster, identity.function)) if found else None
 
-    def conflicts(self, claim: Claim) -> list[Conflict]:
+    def conflicts(self, claim: EndpointPath) -> list[Conflict]:
         """The networks that an attachment's endpoint claims and does not have."""
         found = self._vpcs.get(claim.vpc)
         return [*found.lost(claim)] if found else []
@@ -287,7 +287,7 @@ class Store:
                     self._due.discard(vpc)
         return Commit(routes, frozenset(identities), tuple(rejections), more=bool(self._under_way))
 
-    def _turn(self, origin: Origin) -> None:
+    def _turn(self, origin: NodeRef) -> None:
         """A node came or went: what others say of the attachments that it says it has may count now, or no more."""
         node = self._nodes.get(origin)
         for claim in node.admitted.claims.values() if node else ():
@@ -295,7 +295,7 @@ class Store:
                 self._vpcs[claim.vpc].touch(claim.holder)
                 self._due.add(claim.vpc)
 
-    def _admit(self, origin: Origin) -> None:
+    def _admit(self, origin: NodeRef) -> None:
         node = self._nodes[origin]
         before = node.admitted
         if node.silent:
@@ -318,12 +318,12 @@ class Store:
         told = set(before.rejections)
         self._rejections += (rejection for rejection in now.rejections if rejection not in told)
 
-    def _claim(self, origin: Origin, whose: Identity, claim: Claim | None) -> None:
+    def _claim(self, origin: NodeRef, whose: Identity, claim: EndpointPath | None) -> None:
         who = Holder(whose.cluster, whose.function)
         self._vpcs.setdefault(whose.vpc, Vpc()).claim(who, origin, claim)
         self._due.add(whose.vpc)
 
-    def _name(self, origin: Origin, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
+    def _name(self, origin: NodeRef, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
         if self._attachments is None:
             return
         for name in {endpoint.attachment for endpoint in before} - {endpoint.attachment for endpoint in now}:
@@ -333,7 +333,7 @@ class Store:
         for endpoint in now:
             self._naming.setdefault(endpoint.attachment, set()).add(origin)
 
-    def _mark(self, origins: Iterable[Origin]) -> None:
+    def _mark(self, origins: Iterable[NodeRef]) -> None:
         self._dirty_nodes.update(origins)
         self._dirty()
 

@@ -33,10 +33,10 @@ from galactic.router.rib.networks import Network
 from galactic.router.rib.path import (
     Admission,
     Attachment,
-    Claim,
+    EndpointPath,
     Holder,
     Identity,
-    Origin,
+    NodeRef,
     Rejection,
     Segment,
     admission,
@@ -51,8 +51,8 @@ class Conflict:
     """A network that an endpoint claims and another attachment of the VPC has."""
 
     network: Network
-    claim: Claim
-    holder: Claim
+    claim: EndpointPath
+    holder: EndpointPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class VpcTable:
     """One VPC: its routes, the endpoint of each attachment, and what was left out."""
 
     routes: dict[Network, Route] = field(default_factory=dict)
-    endpoints: dict[Holder, Claim] = field(default_factory=dict)
+    endpoints: dict[Holder, EndpointPath] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
 
@@ -74,16 +74,16 @@ class Tables:
 
 
 def table(  # noqa: PLR0917
-    segments: Mapping[Origin, Segment],
+    segments: Mapping[NodeRef, Segment],
     attachments: Mapping[str, Attachment] | None,
     held: Mapping[int, Held],
     horizon: int,
     policy: Policy = OPEN,
-    absent: AbstractSet[Origin] = frozenset(),
+    absent: AbstractSet[NodeRef] = frozenset(),
 ) -> Tables:
     """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
     admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
-    candidates: dict[int, dict[Holder, list[Claim]]] = {}
+    candidates: dict[int, dict[Holder, list[EndpointPath]]] = {}
     for identity, claims in _by_identity(admissions).items():
         candidates.setdefault(identity.vpc, {})[Holder(identity.cluster, identity.function)] = claims
     rejections = sorted(
@@ -101,19 +101,19 @@ def table(  # noqa: PLR0917
 
 def vpc_table(  # noqa: PLR0917
     vpc: int,
-    candidates: Mapping[Holder, Collection[Claim]],
+    candidates: Mapping[Holder, Collection[EndpointPath]],
     held: Held,
     horizon: int,
     policy: Policy = OPEN,
-    absent: AbstractSet[Origin] = frozenset(),
+    absent: AbstractSet[NodeRef] = frozenset(),
 ) -> VpcTable:
     """One VPC's table from the claims of each attachment in it."""
     present = {attachment.cluster for attachment in candidates}
     every = (claim for claims in candidates.values() for claim in claims)
     clusters = policy.clusters(vpc, present, every, held, horizon)
-    endpoints: dict[Holder, Claim] = {}
+    endpoints: dict[Holder, EndpointPath] = {}
     rejections: list[Rejection] = []
-    claimants: dict[Network, list[Claim]] = {}
+    claimants: dict[Network, list[EndpointPath]] = {}
     for attachment in sorted(candidates):
         if not admits(clusters, attachment.cluster):
             rejections += refusals(candidates[attachment], clusters)
@@ -134,10 +134,10 @@ def vpc_table(  # noqa: PLR0917
 
 
 def winner(
-    candidates: Iterable[Claim], held: Held, horizon: int, absent: AbstractSet[Origin] = frozenset()
-) -> tuple[Claim | None, list[Rejection]]:
+    candidates: Iterable[EndpointPath], held: Held, horizon: int, absent: AbstractSet[NodeRef] = frozenset()
+) -> tuple[EndpointPath | None, list[Rejection]]:
     """The endpoint of one attachment, and why not the others."""
-    eligible: list[tuple[Claim, bool]] = []
+    eligible: list[tuple[EndpointPath, bool]] = []
     rejections: list[Rejection] = []
     for claim in sorted(candidates, key=lambda claim: claim.origin):
         in_force = claim.in_force(held)
@@ -162,13 +162,13 @@ def winner(
     return chosen, rejections
 
 
-def holder(claimants: Iterable[Claim], held: Route | None) -> tuple[Claim, list[Claim]]:
+def holder(claimants: Iterable[EndpointPath], held: Route | None) -> tuple[EndpointPath, list[EndpointPath]]:
     """Of the endpoints that claim a network (one an attachment, at least one) the one that has it, and the others."""
     ranked = sorted(claimants, key=lambda claim: (not _keeps(claim, held), claim.epoch, claim.holder))
     return ranked[0], ranked[1:]
 
 
-def _keeps(claim: Claim, held: Route | None) -> bool:
+def _keeps(claim: EndpointPath, held: Route | None) -> bool:
     return held is not None and claim.holder == holder_of(held)
 
 
@@ -180,13 +180,13 @@ def holder_of(route: Route) -> Holder | None:
         return None  # somebody else wrote into the retained table
 
 
-def _rejection(claim: Claim, reason: str, message: str) -> Rejection:
+def _rejection(claim: EndpointPath, reason: str, message: str) -> Rejection:
     return Rejection(claim.origin, claim.attachment, reason, message)
 
 
-def _by_identity(admissions: Iterable[Admission]) -> dict[Identity, list[Claim]]:
+def _by_identity(admissions: Iterable[Admission]) -> dict[Identity, list[EndpointPath]]:
     """The claims of many nodes, gathered by attachment."""
-    gathered: dict[Identity, list[Claim]] = {}
+    gathered: dict[Identity, list[EndpointPath]] = {}
     for admitted in admissions:
         for candidate in admitted.claims.values():
             gathered.setdefault(candidate.identity, []).append(candidate)

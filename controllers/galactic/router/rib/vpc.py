@@ -19,7 +19,7 @@ from galactic.diff import Diff
 from galactic.messages import Route
 from galactic.router.rib.import_policy import Clusters, Policy, admits, refusals
 from galactic.router.rib.networks import Network
-from galactic.router.rib.path import Claim, Holder, Origin, Rejection
+from galactic.router.rib.path import EndpointPath, Holder, NodeRef, Rejection
 from galactic.router.rib.table import Conflict, VpcTable, holder, holder_of, winner
 
 
@@ -43,12 +43,12 @@ class Vpc:
     """``routes`` is the table. What is set shows in it after ``settle``."""
 
     routes: dict[Network, Route] = field(default_factory=dict)
-    endpoints: dict[Holder, Claim] = field(default_factory=dict)
+    endpoints: dict[Holder, EndpointPath] = field(default_factory=dict)
     rejections: dict[Holder, tuple[Rejection, ...]] = field(default_factory=dict)
     conflicts: dict[Network, tuple[Conflict, ...]] = field(default_factory=dict)
     future: set[Holder] = field(default_factory=set)
     """With a claim of which something else may be believed later, though nobody says anything new."""
-    _candidates: dict[Holder, Claim | tuple[Claim, ...]] = field(default_factory=dict)
+    _candidates: dict[Holder, EndpointPath | tuple[EndpointPath, ...]] = field(default_factory=dict)
     _claimants: dict[Network, tuple[Holder, ...]] = field(default_factory=dict)
     """Of networks that have several, or whose route does not say who it is; see ``_claiming``."""
     _touched: set[Holder] = field(default_factory=set)
@@ -66,7 +66,7 @@ class Vpc:
 
     # -- what is said ------------------------------------------------------------------------------------------------
 
-    def claim(self, who: Holder, origin: Origin, claim: Claim | None) -> None:
+    def claim(self, who: Holder, origin: NodeRef, claim: EndpointPath | None) -> None:
         """All that this node says about that attachment."""
         known = self._claims(who)
         now = tuple(each for each in known if each.origin != origin) + (() if claim is None else (claim,))
@@ -104,7 +104,7 @@ class Vpc:
     # -- what follows ------------------------------------------------------------------------------------------------
 
     def settle(
-        self, vpc: int, policy: Policy, horizon: int, absent: AbstractSet[Origin], at_most: int
+        self, vpc: int, policy: Policy, horizon: int, absent: AbstractSet[NodeRef], at_most: int
     ) -> Part:
         """A part of what it takes for the table to be right: so many attachments and networks are looked at.
 
@@ -147,7 +147,7 @@ class Vpc:
             if not (admits(before, who.cluster) and admits(self._clusters, who.cluster))
         }
 
-    def _endpoint(self, who: Holder, horizon: int, absent: AbstractSet[Origin]) -> list[Rejection]:
+    def _endpoint(self, who: Holder, horizon: int, absent: AbstractSet[NodeRef]) -> list[Rejection]:
         """Chooses the endpoint of an attachment; the networks that this concerns are stale then."""
         before, claims = self.endpoints.get(who), self._claims(who)
         if admits(self._clusters, who.cluster):
@@ -203,16 +203,16 @@ class Vpc:
             tuple(conflict for network in sorted(self.conflicts) for conflict in self.conflicts[network]),
         )
 
-    def lost(self, claim: Claim) -> Iterator[Conflict]:
+    def lost(self, claim: EndpointPath) -> Iterator[Conflict]:
         """The networks that this endpoint claims and does not have."""
         for network in claim.networks:
             for conflict in self.conflicts.get(network, ()):
                 if conflict.claim.holder == claim.holder:
                     yield conflict
 
-    def _claims(self, who: Holder) -> tuple[Claim, ...]:
+    def _claims(self, who: Holder) -> tuple[EndpointPath, ...]:
         found = self._candidates.get(who, ())
-        return (found,) if isinstance(found, Claim) else found
+        return (found,) if isinstance(found, EndpointPath) else found
 
     def _claiming(self, network: Network) -> tuple[Holder, ...]:
         """The attachments whose endpoint claims a network."""

@@ -18,7 +18,7 @@ from database_world import (
     sample,
 )
 
-from galactic.router.database.backlog import Backlog, Held, Key, Moment
+from galactic.router.database.backlog import Backlog, Held, HistoryEntry, Key
 from galactic.router.database.migration import upgrade
 from galactic.router.database.session import session
 from galactic.router.database.writer import Outdated, State, Writer, compare, write
@@ -282,7 +282,7 @@ async def test_a_batch_whose_commit_got_through_is_not_written_again(url) -> Non
     at = datetime.now(UTC)
     own = Writer(1, "r")
     held = Held("default", 1, "n1", "ns/a1", "2001:db8::1", 1)
-    moments = [Moment(at, {Key(1, "10.1.1.1/32"): held}, {})]
+    moments = [HistoryEntry(at, {Key(1, "10.1.1.1/32"): held}, {})]
     async with session(url) as it:
         await it.do(compare(it.connection, own, 1, State({}, {}), at, lambda _: 1))
         for _ in range(3):

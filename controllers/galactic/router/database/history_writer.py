@@ -16,14 +16,14 @@ import structlog
 
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.router.database.backlog import BATCH as BATCH_ITEMS
-from galactic.router.database.backlog import Backlog, Held, Key, Moment, held_by
+from galactic.router.database.backlog import Backlog, Held, HistoryEntry, Key, held_by
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.database.migration import migrated
 from galactic.router.database.recall import Recall, recall
 from galactic.router.database.retention import BATCH, retire
 from galactic.router.database.session import Session, session
 from galactic.router.database.writer import Deposed, Outdated, State, Writer, compare, write
-from galactic.router.rib.path import Claim, Holder, Identity
+from galactic.router.rib.path import EndpointPath, Holder, Identity
 from galactic.router.rib.store import Commit
 from galactic.router.rib.table import VpcTable
 
@@ -45,10 +45,10 @@ class Table(Protocol):
 
     def tables(self) -> Mapping[int, VpcTable]: ...
 
-    def endpoint(self, identity: Identity) -> Claim | None: ...
+    def endpoint(self, identity: Identity) -> EndpointPath | None: ...
 
 
-class Chronicle:
+class HistoryWriter:
     """One router's half of the database. Nothing but ``run`` and ``recall`` ever waits."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Chronicle:
         self._compare = True
         self._behind: datetime | None = None  # since when a comparison is due or under way
         self._missed = 0
-        self._flight: list[Moment] = []
+        self._flight: list[HistoryEntry] = []
         self._sequence = 0
         self._wake = asyncio.Event()
         self._retire_at, self._pause = 0.0, backoff[0]
@@ -112,7 +112,7 @@ class Chronicle:
             held.update({Key(vpc, network): None for network in changed.delete})
         endpoints = {identity: self._table.endpoint(identity) for identity in commit.touched}
         oldest = self._backlog.oldest
-        if lost := self._backlog.put(Moment(self._backlog.now(), held, endpoints)):
+        if lost := self._backlog.put(HistoryEntry(self._backlog.now(), held, endpoints)):
             self._metrics.lost.inc(lost)
             log.error(
                 "too much is due for the database: its history will have a gap", lost=lost, since=oldest
@@ -277,7 +277,7 @@ class Chronicle:
 async def _state(tables: Mapping[int, VpcTable]) -> State:
     """The tables, network by network. They are as they were when asked for, however long this takes."""
     held: dict[Key, Held] = {}
-    endpoints: dict[Identity, Claim] = {}
+    endpoints: dict[Identity, EndpointPath] = {}
     for vpc, table in tables.items():
         for who, claim in table.endpoints.items():
             endpoints[Identity(who.cluster, vpc, who.function)] = claim
