@@ -84,7 +84,7 @@ FLEET: Final = Board(
             levels=(Level(float("-inf"), "red"), Level(1, "green"), Level(2, "red")),
         ),
         Panel(
-            "Oldest change not told",
+            "Oldest unpublished change",
             "For how long has a change of routes been waiting for the broker?",
             (Query("max(galactic_router_oldest_change_seconds)", "waiting"),),
             kind="stat",
@@ -131,7 +131,7 @@ FLEET: Final = Board(
             unit="s",
         ),
         Panel(
-            "Nodes with an old table",
+            "Nodes with a stale table",
             "How many tables of a VPC on a node lack what was told a minute ago?",
             (Query(f"sum by (node) ({BEHIND_FOR_A_MINUTE})", "{{node}}"),),
             levels=bad_above(1),
@@ -187,7 +187,7 @@ FLEET: Final = Board(
             (Query("max by (state) (galactic_operator_pool_prefixes)", "{{state}}"),),
         ),
         Panel(
-            "Not believed",
+            "Rejected paths",
             "What nodes said and the router dropped, a second, by reason: a mistake, or somebody who tries something.",
             (
                 Query(
@@ -313,7 +313,7 @@ NODE: Final = Board(
             unit="s",
         ),
         Panel(
-            "Mishaps in five minutes",
+            "Failures in five minutes",
             "Rounds of writing that failed; objects and firewall chains that others changed; tables read again.",
             (
                 Query('increase(galactic_node_sync_failures_total{node="$node"}[5m])', "rounds"),
@@ -330,7 +330,7 @@ NODE: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
-            "Since the last whole comparison",
+            "Since the last full comparison",
             "When was all of the kernel last held against what is wanted?",
             (
                 Query(
@@ -363,7 +363,7 @@ VPC: Final = Board(
     "One VPC: who is in it, where, and whether all nodes agree about it.",
     (
         Panel(
-            "Attachments that are ready",
+            "Attachments ready",
             "How many may have a pod?",
             (
                 Query(
@@ -375,7 +375,7 @@ VPC: Final = Board(
             width=6,
         ),
         Panel(
-            "Attachments that are not",
+            "Attachments not ready",
             "`kubectl describe vpca` says what each waits for.",
             (
                 Query(
@@ -455,7 +455,7 @@ ROUTER: Final = Board(
     "Who leads, and whether route changes get out.",
     (
         Panel(
-            "In the lead for",
+            "Leader for",
             "How long ago did the lead change hands? Every change of it makes all nodes speak again.",
             # A term is the wall clock in ms when its leader claimed it.
             (Query("time() - max(galactic_router_term) / 1000", "in the lead"),),
@@ -464,7 +464,7 @@ ROUTER: Final = Board(
             width=4,
         ),
         Panel(
-            "Nodes heard of",
+            "Nodes seen",
             "Does it know all of them?",
             (Query("max(galactic_router_nodes)", "nodes"),),
             kind="stat",
@@ -479,7 +479,7 @@ ROUTER: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
-            "Put aside for flooding",
+            "Damped nodes",
             "How many nodes' topics are only asked for every second, because they said too much?",
             (Query("sum(galactic_router_topics_aside)", "topics"),),
             kind="stat",
@@ -487,7 +487,7 @@ ROUTER: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
-            "Statuses to write",
+            "Pending status writes",
             "How many VPCAttachments do not say yet where they are?",
             (Query("sum(galactic_router_recording_lag_attachments)", "waiting"),),
             kind="stat",
@@ -522,7 +522,7 @@ ROUTER: Final = Board(
             words=YES,
         ),
         Panel(
-            "Oldest change not told",
+            "Oldest unpublished change",
             "Do changes get stuck?",
             (Query("galactic_router_oldest_change_seconds", "{{instance}}"),),
             unit="s",
@@ -560,7 +560,7 @@ ROUTER: Final = Board(
             unit="ops",
         ),
         Panel(
-            "Not believed, a second",
+            "Rejected paths per second",
             "What is dropped, by reason? `StaleEpoch` belongs to every move.",
             (
                 Query(

@@ -22,7 +22,7 @@ CALLS: Final = {
     "Finding": (2, 3),
     "ConditionState": (2, 3),
     "Rejection": (2, 3),
-    "Complaint": (1, 2),
+    "RouterEvent": (1, 2),
     "_no": (2, 3),
     "_rejection": (1, 2),
     "_finding": (3, 1),

@@ -1,4 +1,4 @@
-"""Whether the router has told where an attachment is: whoever looks only at that learns that the router is away."""
+"""Reports ``Routed=False`` when the router has not published an endpoint within PATIENCE_SECONDS."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from galactic.kube.informer import Key
 from galactic.operator.state import Caches
 
 PATIENCE_SECONDS: Final = 20.0
-"""For how long nothing is said: a router that starts, or another that takes over, needs less."""
+"""Longer than a router takes to start, or another to take over."""
 
 
 def arrived(old: NodeSegment | None, new: NodeSegment | None) -> set[Key]:
