@@ -87,4 +87,5 @@ class RealNode(Supervisor):
     def _multus(self) -> None:
         redirect(self._state.logs / f"{self._member.name}.multus.log")
         become(environment())
-        real_multus.start(self._state.multus, self._member.name, self._state.identity("multus"))
+        identity = self._state.identity("multus")
+        real_multus.start(self._state.multus, self._member.name, identity, self._plugins)

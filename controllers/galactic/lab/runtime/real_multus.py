@@ -6,6 +6,7 @@ as Multus' own DaemonSet runs them: the daemon writes its configuration itself, 
 
 import json
 import os
+from collections.abc import Sequence
 from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any, Final
@@ -67,8 +68,8 @@ def configure(folder: str, pods: IPv6Network, kubeconfig: Path) -> None:
     multus.define(pods, {"cniVersion": VERSION, "name": "multus", "plugins": [plugin]})
 
 
-def start(folder: str, node: str, kubeconfig: Path) -> None:
-    """Becomes the daemon."""
+def start(folder: str, node: str, kubeconfig: Path, plugins: Sequence[Path]) -> None:
+    """Becomes the daemon. ``plugins``: the folders of CNI plugins."""
     config = json.loads(kubeconfig.read_text())
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     server = urlsplit(cluster["server"])
@@ -80,12 +81,14 @@ def start(folder: str, node: str, kubeconfig: Path) -> None:
         partial = SECRETS / f"{name}.{node}"  # another node's daemon reads all or nothing
         partial.write_text(text)
         partial.rename(SECRETS / name)
+    sockets = str(containerd.STATE / "multus")
     settings = {
         "cniVersion": VERSION,
         "cniConfigDir": str(kubelet.DEFINITIONS),
         "multusAutoconfigDir": str(kubelet.DEFINITIONS),
         "multusConfigFile": "auto",
-        "socketDir": str(containerd.STATE / "multus"),
+        "socketDir": sockets,
+        "daemonSocketDir": sockets,
         "cniDir": "/run/cni/multus",
         "logToStderr": True,
         "logLevel": "verbose",
@@ -96,6 +99,7 @@ def start(folder: str, node: str, kubeconfig: Path) -> None:
         "KUBERNETES_SERVICE_HOST": str(server.hostname),
         "KUBERNETES_SERVICE_PORT": str(server.port),
         "MULTUS_NODE_NAME": node,
+        "CNI_PATH": os.pathsep.join(map(str, plugins)),
     }
     program = Path(folder) / DAEMON
     os.execve(program, [str(program), "-config", str(path)], variables)  # noqa: S606 - no shell is the point
