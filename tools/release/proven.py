@@ -31,6 +31,8 @@ WORKERS: Final = "3"
 ENDINGS: Final = ("failed", "skipped", "passed")
 HEAD: Final = """# What was tried
 
+For those who run the cluster, or release Galactic.
+
 `python -m release.proven` writes this page before a release: it runs the chart's tests and the stories on the oldest
 and the newest Kubernetes that can be built from Go modules, and tests/kernel in each
 [guest kernel](lab.md#guest-kernels).

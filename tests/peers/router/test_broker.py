@@ -147,7 +147,7 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
     """
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.5)
     now = [1000.0]
-    monkeypatch.setattr(subscriptions, "Floods", lambda: FloodDamping(lambda: now[0]))
+    monkeypatch.setattr(subscriptions, "FloodDamping", lambda: FloodDamping(lambda: now[0]))
     mosquitto.start()
     async with (
         listener(mosquitto.url) as it,
