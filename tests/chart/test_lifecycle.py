@@ -10,7 +10,6 @@ import itertools
 import json
 import ssl
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from apiserver import Server
 from charting import NAMESPACE, Helm, Refused, merged, nested
 from openapi import Kinds
 from pods import Machine, Process
+from previous_chart import unpack
 from story import eventually as soon
 from values import CHART
 
@@ -35,7 +35,6 @@ from galactic.lab.places import HELD_UP
 from galactic.lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
 
 GROUP = "galactic.datumapis.com"
-PREVIOUS = Path(__file__).parent / "previous/galactic-0.1.0.tgz"
 NODE = "node-1"
 FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}
 """Keeps all pods but the DaemonSet's off the Node, which has no kubelet that could end them."""
@@ -152,9 +151,7 @@ def release(lab: Lab, helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> I
 @pytest.fixture(scope="module")
 def previous(release: Release) -> Path:
     """The chart of before (previous/README.md), of which one kind is taken a field: none has got one since."""
-    with tarfile.open(PREVIOUS) as packed:
-        packed.extractall(release.folder / "previous", filter="data")
-    chart = release.folder / "previous/galactic"
+    chart = unpack(release.folder / "previous")
     kind = chart / "files/crds/vpc.yaml"
     crd = yaml.safe_load(kind.read_text())
     del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][

@@ -64,11 +64,17 @@ def status(lab: Lab) -> str:
     return done.stdout
 
 
+def inside(lab: Lab, namespace: str, pod: str, *argv: str) -> "subprocess.CompletedProcess[str]":
+    """A command in the pod's container, as kubectl exec runs it."""
+    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "exec", "-n", namespace, pod, "--"]
+    return subprocess.run(
+        [*command, *argv], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+    )
+
+
 def pings(lab: Lab, namespace: str, pod: str, address: str) -> bool:
     """Whether a container reaches an address, by a command in it."""
-    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "exec", "-n", namespace, pod, "--"]
-    command += ["ping", "-c", "1", "-W", "2", address]
-    return subprocess.run(command, capture_output=True, timeout=ANSWER_SECONDS, check=False).returncode == 0
+    return inside(lab, namespace, pod, "ping", "-c", "1", "-W", "2", address).returncode == 0
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from released import pings
-from story import ANSWER_SECONDS, POD_SECONDS, Tenant, eventually, tenancy
+from released import inside, pings
+from story import POD_SECONDS, Tenant, eventually, tenancy
 
 from galactic.lab.cluster import Lab
 from galactic.lab.runtime.selections import STATUS
@@ -20,14 +20,6 @@ IMAGE = "nicolaka/netshoot:v0.13"
 def blue(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
     with tenancy(lab, request.node.name) as make:
         yield make("blue")
-
-
-def inside(lab: Lab, namespace: str, pod: str, *argv: str) -> subprocess.CompletedProcess[str]:
-    """A command in the pod's container, as kubectl exec runs it."""
-    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "exec", "-n", namespace, pod, "--"]
-    return subprocess.run(
-        [*command, *argv], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
-    )
 
 
 def pods(lab: Lab, tenant: Tenant, selector: str) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@ under traffic of which nothing is lost.
 """
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
+from previous_chart import unpack
 from released import (
     COMPONENT,
     COMPONENTS,
@@ -30,12 +30,8 @@ from galactic.lab.state import NAMESPACE
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart of the version before (tests/chart/previous/README.md); its image is that of this checkout."""
-    folder = tmp_path_factory.mktemp("previous")
-    (archive,) = (Path(__file__).parents[1] / "chart/previous").glob("*.tgz")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    return folder / "galactic"
+    """The chart of the version before; its image is that of this checkout."""
+    return unpack(tmp_path_factory.mktemp("previous"))
 
 
 def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Path) -> None:

@@ -19,7 +19,6 @@ CALLS: Final = {
     "Held": (None, 0),
     "NotYet": (None, 0),
     "State": (1, 2),
-    "Finding": (2, 3),
     "ConditionState": (2, 3),
     "Rejection": (2, 3),
     "RouterEvent": (1, 2),

@@ -32,7 +32,7 @@ def given(folder: str) -> str:
     if not folder:
         return ""
     path = Path(folder).resolve()
-    if not has(path, THIN) and not (has(path, DAEMON) and has(path, SHIM)):
+    if not has(path, THIN) and not thick(str(path)):
         raise Rejected(
             f"{path} has neither the program `{THIN}` nor `{DAEMON}` and `{SHIM}`: build them, or leave it out",
             field=SETTING,
