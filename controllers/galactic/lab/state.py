@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from galactic.errors import Rejected
 
 HOME: Final = Path("/run/galactic-lab")
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the lab's folder in it is named after the lab
+ENOUGH: Final = 2**30
+"""Bytes: containers often have 64 MiB there, which is less than etcd sets aside."""
 NAMESPACE: Final = "galactic-system"
 """Galactic's own, in Kubernetes."""
 SRV6_SPACE: Final = IPv6Network("2001:db8:ff00::/40")
@@ -135,7 +138,8 @@ class State:
     @property
     def memory(self) -> Path:
         """A folder in memory, for what is written all the time and lost with the lab; not there before it is needed."""
-        return (SHARED_MEMORY if SHARED_MEMORY.is_mount() else HOME) / f"galactic-lab-{self.name}"
+        there = SHARED_MEMORY.is_mount() and shutil.disk_usage(SHARED_MEMORY).total >= ENOUGH
+        return (SHARED_MEMORY if there else HOME) / f"galactic-lab-{self.name}"
 
     @property
     def namespace(self) -> str:

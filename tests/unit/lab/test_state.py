@@ -2,6 +2,7 @@
 
 from ipaddress import IPv6Network
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,3 +61,12 @@ def test_ports_stay_free_until_the_lab_listens(tmp_path: Path, monkeypatch: pyte
         ports += [one.port, one.database_port, one.prometheus_port]
     assert len(set(ports)) == len(ports)
     assert all(port < first for port in ports)
+
+
+@pytest.mark.parametrize(("total", "shared"), [(2**26, False), (2**34, True)], ids=["container", "machine"])
+def test_etcd_is_in_memory_where_there_is_enough(
+    total: int, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(state.SHARED_MEMORY), "is_mount", lambda _: True)
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda _: SimpleNamespace(total=total))
+    assert State("x").memory.is_relative_to(state.SHARED_MEMORY) == shared
