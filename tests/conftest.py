@@ -11,37 +11,9 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
+from pieces import CHARTED, GUEST, WHOLE, rank
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import NodeManager, WorkerController
-
-GUEST = "test_in_guest.py"
-WHOLE = ("tests/image/", "tests/chart/")
-"""One image store, and one cluster that a chart is installed in. Of others, those of one file."""
-CHARTED = ("the_chart_on_real_nodes", "the_cli_tests_connectivity", "upgrades_of_the_chart")
-"""Stories that share a lab with the chart."""
-LONG = (
-    *("the_chart_on_real_nodes", "the_cli_says_what_is_wrong", "real_nodes", "isolation_on_the_oldest"),
-    *(
-        "test_packets.py",
-        "tests/chart/",
-        "every_panel_shows_data",
-        "tests/image/",
-        "a_node_restarts",
-        "two_clusters",
-    ),
-    *("random_operations", "preflight", "mtu", "operator_comes", "webhooks_come", "nodes_fall_back"),
-    *(
-        "connections_survive",
-        "shapes",
-        "tutorials",
-        "demo",
-        "a_node_reboots",
-        "unattached",
-        GUEST,
-        "tests/e2e/",
-    ),
-)
-"""What takes half a minute or more, the longest first: short ones at the end leave no worker without work."""
 
 INTERRUPTED_SECONDS: Final = 60
 """After Ctrl-C, for each worker to take down what it made; ten, which is usual, are too short for a lab."""
@@ -79,11 +51,6 @@ class Together(LoadFileScheduling):
         """A worker has no more ahead of it than it must know of: the test after the one that runs."""
         if not self.workqueue or self._pending_of(self.assigned_work[node]) <= 1:
             super()._reschedule(node)
-
-
-def rank(scope: str) -> int:
-    """The place in the order in which pieces of work are begun."""
-    return next((place for place, name in enumerate(LONG) if name in scope), len(LONG))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import witnesses
 from owning import owned
+from pieces import LONG, rank
 from released import EXAMPLES
 from rich.console import Console
 from story import POD_SECONDS, Tenant, fresh, tenancy
@@ -29,8 +30,6 @@ from galactic.lab.guest_kernels import PINNED
 LABS = pytest.StashKey[dict[str, Lab]]()
 CHARTED = pytest.StashKey[ExitStack]()
 """Ends the lab with the chart."""
-AFTER = ("docs", "observability", "peers", "plugin", "tilt", "unit")
-"""Folders whose tests workers run after all stories have begun."""
 BEGAN = pytest.StashKey[dict[str, dict[Path, int]]]()
 """How long the logs of each lab were when a story began."""
 HERE = Path(__file__).parent
@@ -118,14 +117,13 @@ def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
 
 
 class Ending:
-    """In a worker, the stories' lab ends with the stories: what comes after them (tests/conftest.py) needs none."""
+    """In a worker, the stories' lab ends with the stories: what begins after all others (pieces.py) needs none."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        folder, *_ = item.path.relative_to(HERE.parent).parts
-        if "PYTEST_XDIST_WORKER" in os.environ and folder in AFTER:
+        if "PYTEST_XDIST_WORKER" in os.environ and rank(item.nodeid) == len(LONG):
             self._stack.close()
 
 

@@ -1,0 +1,24 @@
+"""Workers begin all stories before what comes after them: the labs of the stories end there."""
+
+from pathlib import Path
+
+import pytest
+from pieces import LONG, SLOW, rank
+
+TESTS = Path(__file__).parents[1]
+FILES = sorted(str(path.relative_to(TESTS.parent)) for path in TESTS.rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if "/e2e/" in file])
+def test_stories_come_early(file: str) -> None:
+    assert rank(file) < len(LONG)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if not file.startswith(SLOW)])
+def test_what_has_no_lab_comes_after_all_stories(file: str) -> None:
+    assert rank(file) == len(LONG)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_each_name_in_the_order_is_of_some_file(name: str) -> None:
+    assert any(name in file for file in FILES if file.startswith(SLOW))
