@@ -78,7 +78,7 @@ def pages() -> dict[str, str]:
         )
     rows = [(code(name), VARIABLES[name]) for name in sorted(VARIABLES)]
     parts.append("## Further environment variables\n\n" + table(("variable", "meaning"), rows))
-    return {"settings.md": page("Settings", who, *parts, source="controllers/galactic/settings.py")}
+    return {"settings.md": page("Settings", who, *parts, source="controllers/galactic/settings")}
 
 
 def _row(name: str, field: Any) -> tuple[str, ...]:

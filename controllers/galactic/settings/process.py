@@ -1,0 +1,39 @@
+"""Settings that every program has."""
+
+from ipaddress import IPv6Network
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX: Final = "GALACTIC_"
+
+
+class Settings(BaseSettings):
+    """What every controller knows."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=False,
+        cli_avoid_json=True,
+    )
+
+    cluster: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] = Field(
+        default="default", description="the name of this cluster among those that share a broker"
+    )
+    srv6_space: IPv6Network | None = Field(
+        default=None, description="the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40"
+    )
+    metrics_port: int = Field(
+        default=9090, ge=0, le=65535, description="port of /metrics and /healthz; 0: none"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe level"
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="json for machines, console for eyes"
+    )
