@@ -63,7 +63,7 @@ class Node:
             f"ip -n {self.name} -6 route add default via fd00::ffff dev eth0",
         ):
             subprocess.run(command.split(), check=True)
-        known = f"--node-name {self.name} --srv6-space {SPACE} --underlay-interface eth0"
+        known = f"--node-name {self.name} --srv6-block {SPACE} --underlay-interface eth0"
         rest = f"--mqtt-url mqtt://127.0.0.1:1 --metrics-port {9000 + number} --log-level error"
         program = ["-m", "galactic.node", *known.split(), *rest.split(), "--socket", str(self.socket)]
         if self.stand_in:

@@ -60,7 +60,7 @@ async def main(url: str, path: str, folder: Path) -> None:
     sync = Sync(
         kernel, store, lambda: HOST, metrics, Dataplane(kernel, store, kernel.namespaces.__contains__)
     )
-    settings = NodeSettings(mqtt_url=url, node_name="node-1", srv6_space=str(HOST.space))
+    settings = NodeSettings(mqtt_url=url, node_name="node-1", srv6_block=str(HOST.space))
     async with PahoBus(settings, "node-1") as bus:
         following = Subscriptions(bus, topics, store, metrics)
         registration = Registration(

@@ -149,7 +149,10 @@ CASES: dict[str, Case] = {
     "router.kind": (nested("router.kind", "StatefulSet"), "kind: StatefulSet"),
     "router.withdrawAfter": (nested("router.withdrawAfter", 42), 'value: "42"'),
     "node.underlayInterface": (nested("node.underlayInterface", "eth42"), "value: eth42"),
-    "node.guard": (nested("node.guard", False), 'name: GALACTIC_GUARD\n              value: "false"'),
+    "node.guard": (
+        nested("node.guard", False),
+        'name: GALACTIC_DROP_EXTERNAL_SIDS\n              value: "false"',
+    ),
     "node.metricsPort": (nested("node.metricsPort", 4242), "hostPort: 4242"),
     "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), 'hostPath: {path: "/opt/42",'),
     "node.cniConfDir": (nested("node.cniConfDir", "/etc/42"), 'hostPath: {path: "/etc/42",'),
@@ -281,6 +284,29 @@ def test_an_operator_that_removes_no_taint_may_not_patch_nodes(helm: Helm) -> No
         rules = named["ClusterRole", "galactic-operator"]["rules"]
         (verbs,) = (rule["verbs"] for rule in rules if rule["resources"] == ["nodes"])
         assert ("patch" in verbs) is removes
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({}, {"GALACTIC_DROP_EXTERNAL_SIDS": "true"}, id="chart"),
+        pytest.param({"GALACTIC_GUARD": "false"}, {"GALACTIC_GUARD": "false"}, id="old-name-replaces-ours"),
+        pytest.param(
+            {"GALACTIC_GUARD": "true", "GALACTIC_DROP_EXTERNAL_SIDS": "false"},
+            {"GALACTIC_GUARD": "true", "GALACTIC_DROP_EXTERNAL_SIDS": "false"},
+            id="both-names",
+        ),
+    ],
+)
+def test_a_variable_by_its_old_name_replaces_the_charts(
+    helm: Helm, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    extra = [{"name": name, "value": value} for name, value in given.items()]
+    (daemonset,) = (it for it in helm.objects(nested("node.extraEnv", extra)) if it["kind"] == "DaemonSet")
+    (container,) = daemonset["spec"]["template"]["spec"]["containers"]
+    variables = [(one["name"], one.get("value")) for one in container["env"]]
+    names = ("GALACTIC_GUARD", "GALACTIC_DROP_EXTERNAL_SIDS")
+    assert sorted(one for one in variables if one[0] in names) == sorted(expected.items())
 
 
 def test_where_nobody_looks_for_multus_nothing_is_mounted(helm: Helm) -> None:

@@ -45,9 +45,9 @@ def hasty(state: State) -> dict[str, str]:
     """
     return settings(state, "galactic-webhook") | {
         "KUBECONFIG": str(state.identity(ADMIN)),
-        "GALACTIC_NAME": NAME,
+        "GALACTIC_WEBHOOK_NAME": NAME,
         "GALACTIC_PORT": str(PORT),
-        "GALACTIC_URL": URL,
+        "GALACTIC_WEBHOOK_URL": URL,
         "GALACTIC_METRICS_PORT": "0",
         "GALACTIC_CERTIFICATE_HOURS": str(LIFETIME.whole / timedelta(hours=1)),
         MARK: state.name,

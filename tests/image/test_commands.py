@@ -67,7 +67,7 @@ def test_a_router_alone_serves_a_broker(image, tmp_path):
     try:
         router = image.container().start(
             *("galactic-router", "--kubernetes", "false", "--mqtt-url", broker.url),
-            *("--srv6-space", SPACE, "--metrics-port", str(port), "--log-format", "console"),
+            *("--srv6-block", SPACE, "--metrics-port", str(port), "--log-format", "console"),
         )
         try:
             eventually(lambda: health(port)[0] == 200, unless=router.alive)
@@ -147,7 +147,7 @@ def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp
     mounts = {"/run/galactic": state, "/run/xtables.lock": lock, "/run/netns": tmp_path / "netns"}
     container = image.container(user=0, capabilities=NODE, mounts=mounts, net=False)
     process = container.start(
-        *("galactic-node", "--node-name", "n1", "--srv6-space", SPACE, "--metrics-port", "9154"),
+        *("galactic-node", "--node-name", "n1", "--srv6-block", SPACE, "--metrics-port", "9154"),
         KUBECONFIG="/nowhere",
     )
     try:
@@ -174,7 +174,7 @@ def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp
 
 
 def test_a_node_without_a_name_is_told_so(image):
-    done = image.container(user=0, capabilities=NODE).run("galactic-node", "--srv6-space", SPACE)
+    done = image.container(user=0, capabilities=NODE).run("galactic-node", "--srv6-block", SPACE)
     assert done.returncode != 0
     assert "node_name" in done.stdout + done.stderr
 
@@ -200,7 +200,7 @@ def test_the_firewall_is_put_into_place_by_what_the_image_brings(image, tmp_path
 
 def test_preparing_a_host_tries_the_kernel_and_prints_a_table(image):
     done = image.container(user=0, capabilities=NODE, net=False).run(
-        "galactic-node-prepare", "--srv6-space", SPACE
+        "galactic-node-prepare", "--srv6-block", SPACE
     )
     rows = {line.split()[0] for line in done.stdout.splitlines()}
     assert {"Modules", "Underlay", "Settings", "VRF", "EndDT46"} <= rows, done.stdout + done.stderr

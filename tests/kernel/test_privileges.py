@@ -136,7 +136,7 @@ def test_one_less_is_not(pod, missing, expected):
 def test_with_sysctls_that_cannot_be_written(pod):
     """As in the container that runs for long: what galactic-node-prepare did before is enough."""
     prepare = (
-        f"{sys.executable} -m galactic.node.prepare --srv6-space 2001:db8:ff00::/40 --underlay-interface eth0"
+        f"{sys.executable} -m galactic.node.prepare --srv6-block 2001:db8:ff00::/40 --underlay-interface eth0"
     )
     results = told(pod, NEEDED, first=f"{prepare} >&2 || exit 9; mount -o bind,ro /proc/sys /proc/sys")
     assert not failing(results), results

@@ -8,9 +8,10 @@ from pydantic import SecretStr
 from pydantic_core import PydanticUndefined
 
 from galactic import settings
+from galactic.settings.old_names import OLD_NAMES, flag, variable
 from reference.page import ROOT, code, page, table, text
 
-COMMANDS: Final = {
+COMMANDS: Final[dict[str, type[settings.Settings]]] = {
     "galactic-operator": settings.OperatorSettings,
     "galactic-webhook": settings.WebhookSettings,
     "galactic-node": settings.NodeSettings,
@@ -76,19 +77,37 @@ def pages() -> dict[str, str]:
         raise SystemExit(
             f"variables without a meaning in tools/reference/settings.py: {', '.join(sorted(strange))}"
         )
+    parts.append(
+        "## Old names\n\nThese still work, each with one warning on standard error. Where both names are given in one "
+        "source, the new one counts.\n\n"
+        + table(
+            ("old", "new", "programs"),
+            ((_names(old), _names(new), _users(new)) for old, new in OLD_NAMES.items()),
+        )
+    )
     rows = [(code(name), VARIABLES[name]) for name in sorted(VARIABLES)]
     parts.append("## Further environment variables\n\n" + table(("variable", "meaning"), rows))
     return {"settings.md": page("Settings", who, *parts, source="controllers/galactic/settings")}
 
 
 def _row(name: str, field: Any) -> tuple[str, ...]:
-    names = (f"--{name.replace('_', '-')}", f"{settings.PREFIX}{name.upper()}", name)
     return (
-        "<br>".join(map(code, names)),
+        _names(name),
         _value(field),
         _default(field.get_default(call_default_factory=True)),
         text(field.description or ""),
     )
+
+
+def _names(name: str) -> str:
+    return "<br>".join(map(code, (flag(name), variable(name), name)))
+
+
+def _users(name: str) -> str:
+    """The programs that have such a setting."""
+    if name in settings.Settings.model_fields:
+        return "all"
+    return ", ".join(code(program) for program, kind in COMMANDS.items() if name in kind.model_fields)
 
 
 def _value(field: Any) -> str:

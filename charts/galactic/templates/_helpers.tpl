@@ -84,23 +84,29 @@ tolerations:
 {{- mergeOverwrite $ours (deepCopy (.containerSecurityContext | default dict)) | toYaml -}}
 {{- end -}}
 
-{{/* Takes a list of variables and extraEnv: what is given there goes before ours, and each name is there once. */}}
+{{/* Takes our variables and extraEnv: a variable of extraEnv replaces ours, also by its old name. Each name is there once. */}}
 {{- define "galactic.variables" -}}
-{{- $there := dict -}}
+{{- $oldNames := dict "GALACTIC_SRV6_SPACE" "GALACTIC_SRV6_BLOCK" "GALACTIC_GUARD" "GALACTIC_DROP_EXTERNAL_SIDS" -}}
+{{- $variables := dict -}}
 {{- $names := list -}}
 {{- range concat .ours .extra -}}
-{{- if not (hasKey $there .name) }}{{ $names = append $names .name }}{{ end -}}
-{{- $_ := set $there .name . -}}
+{{- if not (hasKey $variables .name) }}{{ $names = append $names .name }}{{ end -}}
+{{- $_ := set $variables .name . -}}
+{{- end -}}
+{{- $given := dict -}}
+{{- range .extra }}{{ $_ := set $given .name true }}{{ end -}}
+{{- range $old, $new := $oldNames -}}
+{{- if and (hasKey $given $old) (not (hasKey $given $new)) }}{{ $names = without $names $new }}{{ end -}}
 {{- end -}}
 {{- $all := list -}}
-{{- range $names }}{{ $all = append $all (get $there .) }}{{ end -}}
+{{- range $names }}{{ $all = append $all (get $variables .) }}{{ end -}}
 {{- toYaml $all -}}
 {{- end -}}
 
 {{/* What every controller is told. */}}
 {{- define "galactic.common" -}}
 - {name: GALACTIC_CLUSTER, value: {{ .Values.cluster | quote }}}
-- {name: GALACTIC_SRV6_SPACE, value: {{ .Values.srv6Space | quote }}}
+- {name: GALACTIC_SRV6_BLOCK, value: {{ .Values.srv6Space | quote }}}
 - {name: GALACTIC_LOG_LEVEL, value: {{ .Values.log.level }}}
 - {name: GALACTIC_LOG_FORMAT, value: {{ .Values.log.format }}}
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}}

@@ -29,7 +29,7 @@ def settings(state: State, user: str) -> dict[str, str]:
         "KUBECONFIG": str(state.identity(user)),
         "POD_NAMESPACE": NAMESPACE,
         "GALACTIC_CLUSTER": state.cluster,
-        "GALACTIC_SRV6_SPACE": str(SRV6_SPACE),
+        "GALACTIC_SRV6_BLOCK": str(SRV6_SPACE),
         "GALACTIC_METRICS_PORT": str(METRICS_PORT),
         "PYTHONUNBUFFERED": "1",
     }
@@ -82,7 +82,7 @@ def webhook(state: State) -> Program:
     variables = settings(state, "galactic-webhook") | {
         "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
         "GALACTIC_PORT": str(WEBHOOK_PORT),
-        "GALACTIC_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
+        "GALACTIC_WEBHOOK_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
     }
     return Program(WEBHOOK, [*interpreter(), "-m", "galactic.webhook"], variables, priority=600)

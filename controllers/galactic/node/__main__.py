@@ -34,12 +34,12 @@ PROGRAM = "galactic-node"
 
 async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health) -> None:
     """The node controller with its real adapters, until cancelled."""
-    cluster, node, space = settings.cluster, settings.node_name, settings.srv6_space
+    cluster, node, space = settings.cluster, settings.node_name, settings.srv6_block
     if not node:
         raise Rejected("give this Node's name", field="node_name")
     if space is None:
         raise Rejected(
-            "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_space"
+            "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_block"
         )
     topics = Topics(settings.mqtt_base)
     metrics = Metrics(figures)
@@ -59,7 +59,7 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
                     yield changed
 
         preparation = HostSetup(
-            LinuxHost(space, settings.underlay_interface, guard=settings.guard),
+            LinuxHost(space, settings.underlay_interface, guard=settings.drop_external_sids),
             store,
             space,
             metrics.filter_drift.inc,

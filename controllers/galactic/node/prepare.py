@@ -108,7 +108,7 @@ def show(rows: list[Row], to: TextIO) -> bool:
 def main() -> None:
     """The console script."""
     settings = load(NodeSettings, program=PROGRAM)
-    rows = asyncio.run(prepare(settings.srv6_space, settings.underlay_interface))
+    rows = asyncio.run(prepare(settings.srv6_block, settings.underlay_interface))
     sys.exit(0 if show(rows, sys.stdout) else 1)
 
 

@@ -35,7 +35,7 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
     health.set("lease", "kube-apiserver was not asked yet")
     async with await connect() as kube:
         rules = Rules(
-            srv6_space=settings.srv6_space,
+            srv6_space=settings.srv6_block,
             strict=settings.strict,
             mtu=settings.mtu,
             segments=settings.segments,

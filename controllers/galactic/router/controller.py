@@ -97,7 +97,7 @@ class Controller:
             view=self._view,
             connection=self._broker,
             prefixes=kube is None,
-            space=settings.srv6_space,
+            space=settings.srv6_block,
             own=self._heard,
             state=self._state,
         )

@@ -30,7 +30,7 @@ class NodeSettings(MqttSettings):
         description="folder of the container runtime's network configurations, of which Multus' must be the first "
         "(condition MultusConfigured); none: not looked at",
     )
-    guard: bool = Field(
+    drop_external_sids: bool = Field(
         default=True,
-        description="drop what is sent to this node's SIDs from outside the SRv6 space (RFC 8754 §5.1)",
+        description="drop what is sent to this node's SIDs from outside the SRv6 block (RFC 8754 §5.1)",
     )

@@ -67,6 +67,6 @@ class OperatorSettings(Settings):
             raise ValueError(
                 f"pool_prefix {self.pool_prefix} has no prefixes of pool_length {self.pool_length}"
             )
-        if self.srv6_space and not self.pool_prefix.subnet_of(self.srv6_space):
-            raise ValueError(f"pool_prefix {self.pool_prefix} lies outside srv6_space {self.srv6_space}")
+        if self.srv6_block and not self.pool_prefix.subnet_of(self.srv6_block):
+            raise ValueError(f"pool_prefix {self.pool_prefix} lies outside srv6_block {self.srv6_block}")
         return self

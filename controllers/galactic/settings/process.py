@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     cluster: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] = Field(
         default="default", description="the name of this cluster among those that share a broker"
     )
-    srv6_space: IPv6Network | None = Field(
+    srv6_block: IPv6Network | None = Field(
         default=None, description="the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40"
     )
     metrics_port: int = Field(

@@ -12,11 +12,14 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
+    EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     YamlConfigSettingsSource,
 )
 
 from galactic import __version__
+from galactic.settings.old_names import OldNames
 from galactic.settings.process import PREFIX, Settings
 
 USAGE_ERROR: Final = 2
@@ -28,12 +31,16 @@ def load(kind: type[S], arguments: Sequence[str] | None = None, *, program: str 
     flags, config = _split(list(sys.argv[1:] if arguments is None else arguments))
     if config and not config.is_file():
         _refuse(program, f"--config {config}: no such file")
+    old_names = OldNames(kind.model_fields)
+    flags = old_names.arguments(flags)
     try:
-        sourced = _sourced(kind, config)
+        sourced = _sourced(kind, config, old_names)
         cli = CliSettingsSource[Any](sourced, root_parser=_parser(kind, program), cli_parse_args=flags)
         return sourced(_cli_settings_source=cli)
     except ValidationError as error:
         _refuse(program, *(_sentence(kind, detail) for detail in error.errors(include_url=False)))
+    finally:
+        sys.stderr.writelines(f"{program}: {warning}\n" for warning in old_names.warnings)
 
 
 def _parser(kind: type[Settings], program: str) -> argparse.ArgumentParser:
@@ -49,14 +56,17 @@ def _parser(kind: type[Settings], program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _sourced(kind: type[S], config: Path | None) -> type[S]:
-    """The same settings, reading environment and that file below the flags."""
+def _sourced(kind: type[S], config: Path | None, old_names: OldNames) -> type[S]:
+    """The same settings, read from the environment and that file below the flags."""
 
     def sources(
         _cls: type[BaseSettings], /, settings_cls: type[BaseSettings], **given: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        environment = EnvSettingsSource(settings_cls)
+        environment.env_vars = old_names.variables(environment.env_vars)
         file = YamlConfigSettingsSource(settings_cls, yaml_file=config)
-        return given["init_settings"], given["env_settings"], file
+        keys = InitSettingsSource(settings_cls, old_names.keys(file.yaml_data))
+        return given["init_settings"], environment, keys
 
     return type(
         kind.__name__, (kind,), {"settings_customise_sources": classmethod(sources), "__doc__": kind.__doc__}

@@ -45,11 +45,11 @@ class WebhookSettings(Settings):
         default="", description="networks of the cluster's services, besides its ServiceCIDRs"
     )
     port: int = Field(default=9443, ge=1, le=65535, description="port of the webhooks (HTTPS)")
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(
+    webhook_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(
         default="galactic-webhook", description="name of the configurations, the Service and the Secret"
     )
     namespace: str = Field(default="galactic-system", description="namespace of the Service and the Secret")
-    url: Annotated[str, Field(pattern=r"^(https://[^/?#]+)?$")] = Field(
+    webhook_url: Annotated[str, Field(pattern=r"^(https://[^/?#]+)?$")] = Field(
         default="", description="how the API server reaches the webhooks; empty: as the Service"
     )
     configure: bool = Field(

@@ -75,9 +75,9 @@ def wanted(settings: WebhookSettings) -> Wanted:
     if settings.cert_file and settings.key_file:
         files = Files(settings.cert_file, settings.key_file, settings.ca_file)
     return Wanted(
-        name=settings.name,
+        name=settings.webhook_name,
         client_config=ClientConfig(
-            settings.namespace, settings.name, settings.url, inject=settings.inject_ca_from
+            settings.namespace, settings.webhook_name, settings.webhook_url, inject=settings.inject_ca_from
         ),
         configure=settings.configure,
         lifetime=Lifetime(timedelta(hours=settings.certificate_hours)),
@@ -90,7 +90,7 @@ def wanted(settings: WebhookSettings) -> Wanted:
 def rules(settings: WebhookSettings) -> Rules:
     return Rules(
         identities=identities(settings.node_identities),
-        srv6_space=settings.srv6_space,
+        srv6_space=settings.srv6_block,
         strict=settings.strict,
         patience=settings.patience,
     )

@@ -133,9 +133,9 @@ def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict
         pytest.param(
             container(
                 {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
-                {"terminated": {"message": "srv6_space: give a network"}},
+                {"terminated": {"message": "srv6_block: give a network"}},
             ),
-            "node: CrashLoopBackOff (srv6_space: give a network)",
+            "node: CrashLoopBackOff (srv6_block: give a network)",
             id="its-last-words-count",
         ),
         pytest.param(
