@@ -19,7 +19,8 @@ from typing import Final
 
 from servers import api_server, free_port, install, running, scraped
 
-from galactic.kube.client import Kube, Object, connect
+from galactic.kube.api import Object
+from galactic.kube.client import Kube, connect
 from galactic.kube.informer import Informer, Key
 from galactic.kube.resources import NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import yaml
 
-from galactic.kube.client import Conflict, Kube
+from galactic.kube.api import Conflict
+from galactic.kube.client import Kube
 from galactic.kube.resources import Resource
 from galactic.lab import assets, controlplane
 

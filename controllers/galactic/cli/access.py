@@ -110,7 +110,7 @@ class Access:
 
 def code(error: GalacticError) -> int:
     """The exit code that an error ends a command with."""
-    from galactic.kube.client import NotFound  # noqa: PLC0415
+    from galactic.kube.api import NotFound  # noqa: PLC0415
 
     match error:
         case Absent() | NotFound():

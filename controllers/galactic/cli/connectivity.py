@@ -180,7 +180,7 @@ async def _created(
     refusals: type[GalacticError] = Unreachable,
 ) -> None:
     """Made, by this try or by one before it whose answer got lost."""
-    from galactic.kube.client import Conflict  # noqa: PLC0415
+    from galactic.kube.api import Conflict  # noqa: PLC0415
 
     tries = 0
 

@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 from galactic.cli.access import LONGER, REQUEST_SECONDS, Access
 from galactic.cli.world import Component
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import Kube, Object, Objects
+from galactic.kube.api import Object, Objects
+from galactic.kube.client import Kube
 from galactic.kube.execution import TooSlow, execute
 from galactic.kube.resources import DAEMON_SETS, DEPLOYMENTS, PODS, STATEFUL_SETS
 from galactic.lab.state import HOME

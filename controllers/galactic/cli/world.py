@@ -11,7 +11,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.client import Kube, NotFound, Object, Objects
+from galactic.kube.api import NotFound, Object, Objects
+from galactic.kube.client import Kube
 from galactic.kube.pods import wanted, wants_vpc
 from galactic.kube.resources import (
     DAEMON_SETS,

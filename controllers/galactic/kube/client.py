@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
@@ -19,11 +18,9 @@ from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+from galactic.kube.api import Conflict, Event, Expired, NotFound, Object, Objects, Patch, Terminating
 from galactic.kube.resources import PODS, Resource
 
-Object = dict[str, Any]
-Objects = list[Object]
-Patch = Mapping[str, Any] | list[Any]
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
 WATCH_SECONDS: Final = 300
@@ -33,30 +30,6 @@ ACCEPTED: Final = "application/json, text/plain;q=0.1"
 METADATA: Final = "application/json;as={kind};g=meta.k8s.io;v=v1, application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 JSON_PATCH: Final = "application/json-patch+json"
-
-
-class NotFound(Rejected):
-    """The object is not there (404)."""
-
-
-class Conflict(Rejected):
-    """The object was changed or made by somebody else in between (409)."""
-
-
-class Terminating(Rejected):
-    """Nothing can be made in a namespace that is being deleted (403)."""
-
-
-class Expired(GalacticError):
-    """The resource version is too old to watch from (410): list again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a watch; ``type`` is ADDED, MODIFIED, DELETED or BOOKMARK."""
-
-    type: str
-    object: Object
 
 
 class Kube:

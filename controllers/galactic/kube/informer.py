@@ -13,7 +13,8 @@ from typing import Final, Protocol
 import structlog
 
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import WATCH_SECONDS, Event, Expired, Kube, Object
+from galactic.kube.api import Event, Expired, Object
+from galactic.kube.client import WATCH_SECONDS, Kube
 from galactic.kube.resources import Resource
 
 log = structlog.get_logger(__name__)

@@ -21,13 +21,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import Conflict, NotFound, Object
-from galactic.kube.resources import LEASES, Resource
+from galactic.kube.api import Api, Conflict, NotFound
+from galactic.kube.resources import LEASES
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -49,18 +49,6 @@ class Deposed(Unreachable):
 
     def __init__(self) -> None:
         super().__init__("lease", "another replica leads, or may")
-
-
-class Leases(Protocol):
-    """What is needed of the API. ``galactic.kube.client.Kube`` has it."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
-
-    async def create(
-        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
-    ) -> Object: ...
-
-    async def replace(self, resource: Resource, body: Object) -> Object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +124,7 @@ class Lease:
 
     def __init__(
         self,
-        api: Leases,
+        api: Api,
         namespace: str,
         name: str,
         own: str,

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from galactic.kube.client import connect
+from galactic.kube.fenced import Fenced
 from galactic.kube.lease import Lease, identity, own_namespace
 from galactic.launch import Health, launch
 from galactic.metrics import registry
-from galactic.operator.api import Fenced
 from galactic.operator.context import Rules
 from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch

@@ -11,7 +11,7 @@ from galactic.crds.model import Meta
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import AttachmentStatus, VpcAttachment
 from galactic.errors import NotYet, Rejected
-from galactic.kube import client
+from galactic.kube.api import NotFound, Terminating
 from galactic.kube.conditions import (
     ACCEPTED,
     ATTACHED,
@@ -87,7 +87,7 @@ class Attachments:
             if admitted:
                 try:
                     problem = await self._define(key, meta, admitted)
-                except client.Terminating:  # it goes with its namespace: nobody is told of what it lacks
+                except Terminating:  # it goes with its namespace: nobody is told of what it lacks
                     await self._hold(key)
                     return
             silence, again = None, False
@@ -210,10 +210,10 @@ class Attachments:
         wanted = definition(meta, config, marks)
         if nads.get(key) is None:
             if self._context.caches.terminating(meta.namespace):
-                raise client.Terminating(f"namespace {meta.namespace} is being deleted")
+                raise Terminating(f"namespace {meta.namespace} is being deleted")
             try:  # one that another made just now the watch is about to tell of: Conflict, and tried again
                 nads.set(await api.create(NADS, wanted, meta.namespace))
-            except client.NotFound:
+            except NotFound:
                 return NotYet(
                     "the kind NetworkAttachmentDefinition is not installed; install Multus",
                     reason="MultusMissing",

@@ -16,15 +16,16 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 from pydantic import Field
 
 from galactic.errors import GalacticError, Rejected
+from galactic.kube.api import Api, Conflict, Object
 from galactic.kube.certificates import CERT, KEY, Bundle, Lifetime, renewed
-from galactic.kube.client import Conflict, Object, connect
-from galactic.kube.resources import SECRETS, Resource
+from galactic.kube.client import connect
+from galactic.kube.resources import SECRETS
 from galactic.launch import configure_logs
 from galactic.settings import Settings, load
 
@@ -44,16 +45,6 @@ class CredentialsSettings(Settings):
     directory: Path = Field(
         default=Path("/etc/mosquitto"), description="where tls.crt, tls.key and passwords are written"
     )
-
-
-class Api(Protocol):
-    """What this asks of the API server. ``galactic.kube.client.Kube`` is the real one."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
-
-    async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object: ...
-
-    async def replace(self, resource: Resource, body: Object) -> Object: ...
 
 
 async def credentials(api: Api, namespace: str, now: datetime) -> dict[str, bytes]:

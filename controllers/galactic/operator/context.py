@@ -7,13 +7,12 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from galactic.crds.model import Condition, Meta, Model
-from galactic.kube.client import NotFound
+from galactic.kube.api import Api, NotFound
 from galactic.kube.conditions import READY, status_patch
 from galactic.kube.informer import Key
 from galactic.kube.resources import Resource
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
-from galactic.operator.api import Api
 from galactic.operator.events import Events
 from galactic.operator.state import Caches
 

@@ -8,17 +8,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, Final, Literal
 
 import structlog
 
 from galactic.crds.model import Meta
 from galactic.errors import GalacticError
-from galactic.kube.client import Terminating
-from galactic.kube.conditions import now
+from galactic.kube.api import Api, Terminating
+from galactic.kube.events import event_body, involved
 from galactic.kube.resources import EVENTS, Resource
-from galactic.operator.api import Api
 
 log = structlog.get_logger(__name__)
 COMPONENT: Final = "galactic-operator"
@@ -73,7 +71,9 @@ class Events:
             return False
         budget.left -= 1
         budget.last = (reason, message)
-        self._queue.put_nowait(_event(resource, meta, type_, reason, message))
+        self._queue.put_nowait(
+            event_body(involved(resource, meta), type_, reason, message, component=COMPONENT)
+        )
         return True
 
     async def run(self) -> None:
@@ -90,30 +90,3 @@ class Events:
                 log.info("event dropped", reason=event["reason"], error=str(error))
             finally:
                 self._writing = False
-
-
-def _event(resource: Resource, meta: Meta, type_: str, reason: str, message: str) -> dict[str, Any]:
-    moment = now()
-    name = blake2b(f"{meta.uid}|{reason}|{message}|{time.time_ns()}".encode(), digest_size=8).hexdigest()
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{meta.name[:230]}.{name}", "namespace": meta.namespace or "default"},
-        "involvedObject": {
-            "apiVersion": resource.api_version,
-            "kind": resource.kind,
-            "name": meta.name,
-            "uid": meta.uid,
-            "resourceVersion": meta.resource_version,
-        }
-        | ({"namespace": meta.namespace} if meta.namespace else {}),
-        "type": type_,
-        "reason": reason,
-        "message": message[:1024],
-        "firstTimestamp": moment,
-        "lastTimestamp": moment,
-        "count": 1,
-        "source": {"component": COMPONENT},
-        "reportingComponent": COMPONENT,
-        "reportingInstance": COMPONENT,
-    }

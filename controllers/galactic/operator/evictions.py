@@ -6,20 +6,20 @@ One is evicted each EVERY_SECONDS at the most, in the whole cluster.
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import structlog
 
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, NotYet
-from galactic.kube.client import Conflict, NotFound
+from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.conditions import MULTUS, READY
 from galactic.kube.informer import Key
 from galactic.kube.pods import lacks_interface
 from galactic.kube.resources import PODS
+from galactic.kube.workqueue import WorkQueue
 from galactic.operator.events import Events
-from galactic.operator.queue import Queue
 from galactic.operator.state import Caches, Pod
 
 log = structlog.get_logger(__name__)
@@ -31,19 +31,12 @@ RESULTS: Final = ("evicted", "blocked", "failed")
 Result = Literal["evicted", "blocked", "failed", "waits", "needless"]
 
 
-class Api(Protocol):
-    """What this asks of the API server."""
-
-    async def evict(self, name: str, namespace: str, uid: str) -> None:
-        """Raises NotYet where a PodDisruptionBudget forbids it now, NotFound or Conflict where that Pod is gone."""
-
-
 class Evictions:
     """``add`` marks a Pod that has run without its interface for the grace. ``count`` is told each result."""
 
     def __init__(self, api: Api, caches: Caches, events: Events, count: Callable[[str], None]) -> None:
         self._api, self._caches, self._events, self._count = api, caches, events, count
-        self.queue: Queue[Key] = Queue()
+        self.queue: WorkQueue[Key] = WorkQueue()
 
     def add(self, key: Key) -> None:
         self.queue.add(key)

@@ -8,7 +8,7 @@ from typing import Any
 
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.client import Conflict, Terminating
+from galactic.kube.api import Conflict, Terminating
 from galactic.kube.informer import Key
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, VPC_LABEL, vpc_hex

@@ -18,19 +18,18 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import Conflict, NotFound
+from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.informer import Key
 from galactic.kube.lease import Deposed
+from galactic.kube.workqueue import WorkQueue
 from galactic.operator import attached
 from galactic.operator.allocator import Allocator, reference, restore
-from galactic.operator.api import Api
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import Item, ReconcileContext, Rules
 from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
-from galactic.operator.queue import Queue
 from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.state import Agent, Cache, Caches, Invalid, Listener, Nad, Node, Pod
@@ -62,7 +61,7 @@ class Reconciler(Listener):
         self._api, self._metrics = api, metrics
         self._tell = report or (lambda _problem: None)
         self._away = False
-        self.queue: Queue[Item] = Queue(first=lambda item: item[0] != "attachment")
+        self.queue: WorkQueue[Item] = WorkQueue(first=lambda item: item[0] != "attachment")
         self.caches = Caches(self, namespace)
         self.events = Events(api)
         self.allocator = Allocator()

@@ -7,7 +7,8 @@ kopf has no label selectors, keeps a task and a queue an object, and spends 2 ms
 from collections.abc import Sequence
 from typing import Any
 
-from galactic.kube.client import Event, Kube, Object
+from galactic.kube.api import Event, Object
+from galactic.kube.client import Kube
 from galactic.kube.informer import Reflector, key_of
 from galactic.operator.state import Cache, Caches
 

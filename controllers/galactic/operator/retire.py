@@ -13,13 +13,14 @@ The chart runs it as a Job before `helm uninstall`; it may as well be run by han
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import structlog
 from pydantic import Field
 
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import Conflict, NotFound, Object, Patch, connect
+from galactic.kube.api import Api, Conflict, NotFound
+from galactic.kube.client import connect
 from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.kube.resources import (
     LEASES,
@@ -61,28 +62,6 @@ class RetireSettings(Settings):
         default="Deployment", description="what keeps the routers running"
     )
     patience: float = Field(default=300.0, gt=0, description="seconds for which the programs may take to end")
-
-
-class Api(Protocol):
-    """What this asks of the API server. ``galactic.kube.client.Kube`` is the real one."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
-
-    async def list(
-        self, resource: Resource, namespace: str | None = None, *, labels: str = ""
-    ) -> tuple[list[Object], str]: ...
-
-    async def patch(
-        self,
-        resource: Resource,
-        name: str,
-        patch: Patch,
-        namespace: str | None = None,
-        *,
-        subresource: str | None = None,
-    ) -> Object: ...
-
-    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None: ...
 
 
 async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -> Mapping[str, int]:

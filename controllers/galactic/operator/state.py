@@ -13,7 +13,7 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 from galactic.kube.informer import Key, key_of
 from galactic.kube.pods import Placement, owned, placement
 from galactic.kube.resources import (

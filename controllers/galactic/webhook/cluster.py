@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_interface, ip_network
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -17,7 +17,7 @@ from galactic.crds.model import Model, parse
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.client import NotFound, Object
+from galactic.kube.api import Api, NotFound, Object
 from galactic.kube.informer import Key, key_of
 from galactic.kube.resources import (
     NAMESPACES,
@@ -39,16 +39,6 @@ RANGES_SECONDS: Final = 60.0
 SERVICES: Final = Resource("", "v1", "services", "Service")
 SERVICE_RANGES: Final = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
 WATCHED: Final = (VPCS, VPC_ATTACHMENTS, NODE_SEGMENTS, NAMESPACES)
-
-
-class Api(Protocol):
-    """What this asks of the API server. ``galactic.kube.client.Kube`` is the real one."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
-
-    async def list(
-        self, resource: Resource, namespace: str | None = None, *, fields: str = "", labels: str = ""
-    ) -> tuple[list[Object], str]: ...
 
 
 class Cluster:

@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 from cryptography import x509
 
 from galactic.errors import GalacticError, NotYet, Rejected
+from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.certificates import Bundle, Lifetime, renewed
-from galactic.kube.client import Conflict, NotFound, Object, Patch
 from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
-from galactic.kube.resources import NAMESPACES, SECRETS, Resource
+from galactic.kube.resources import NAMESPACES, SECRETS
 from galactic.webhook.configuration import (
     ClientConfig,
     Policy,
@@ -33,20 +33,6 @@ from galactic.webhook.server import Certificate
 log = structlog.get_logger(__name__)
 LONGEST_PAUSE: Final = 30.0
 RETRY_SECONDS: Final = 1.0
-
-
-class Api(Protocol):
-    """What this asks of the API server. ``galactic.kube.client.Kube`` is the real one."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
-
-    async def create(self, resource: Resource, body: Object, namespace: str | None = None) -> Object: ...
-
-    async def replace(self, resource: Resource, body: Object) -> Object: ...
-
-    async def patch(
-        self, resource: Resource, name: str, patch: Patch, namespace: str | None = None
-    ) -> Object: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from galactic.cli import access, render
 from galactic.cli.main import COMMANDS, app
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
-from galactic.kube.client import NotFound
+from galactic.kube.api import NotFound
 
 BIN = Path(sys.executable).parent
 

@@ -6,7 +6,7 @@ import pytest
 
 from galactic.cli import connectivity
 from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.kube.client import Conflict
+from galactic.kube.api import Conflict
 from galactic.kube.resources import NAMESPACES, PODS
 
 SILENT = Unreachable("kube-apiserver", "context deadline exceeded")

@@ -7,7 +7,7 @@ import pytest
 
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.kube import informer as module
-from galactic.kube.client import Event, Expired, Object
+from galactic.kube.api import Event, Expired, Object
 from galactic.kube.informer import Informer
 from galactic.kube.resources import PODS, VPCS
 

@@ -6,7 +6,7 @@ import copy
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.client import Conflict
+from galactic.kube.api import Conflict
 from galactic.kube.lease import RENEWALS, Deposed, Lease, Pace, Terms
 
 TERMS = Terms()

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from galactic.errors import NotYet, Rejected, Unreachable
-from galactic.kube.client import Conflict, Expired, NotFound, Terminating, _refusal
+from galactic.kube.api import Conflict, Expired, NotFound, Terminating
+from galactic.kube.client import _refusal
 
 GOING = {"details": {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}}
 

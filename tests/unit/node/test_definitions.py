@@ -9,7 +9,7 @@ import pytest
 from waits import until
 
 from galactic.errors import Rejected, Unreachable
-from galactic.kube.client import Event
+from galactic.kube.api import Event
 from galactic.linux.objects import MAIN_TABLE, route_key
 from galactic.names import NODE_LABEL
 from galactic.node.kubernetes import definitions

@@ -10,7 +10,7 @@ from waits import until
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
 from galactic.kube import informer
-from galactic.kube.client import Event
+from galactic.kube.api import Event
 from galactic.messages import Changes, Head, Route, Shard, Topics, digest, encode
 from galactic.names import VPC_LABEL
 from galactic.node.kubernetes import fallback

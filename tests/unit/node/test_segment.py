@@ -11,7 +11,7 @@ from waits import until
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Unreachable
-from galactic.kube.client import Conflict, Event, NotFound
+from galactic.kube.api import Conflict, Event, NotFound
 from galactic.node.kubernetes import segment as module
 from galactic.node.kubernetes.segment import Facts, Segment, conditions, difference
 from galactic.node.state.condition import ConditionState

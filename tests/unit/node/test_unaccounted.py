@@ -13,7 +13,7 @@ from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
-from galactic.kube.client import NotFound
+from galactic.kube.api import NotFound
 from galactic.kube.resources import NADS
 from galactic.linux.objects import route_of
 from galactic.messages import NodeEndpoints, Topics, decode

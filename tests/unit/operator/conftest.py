@@ -1,28 +1,21 @@
 """A cluster in memory with the reconciler at work in it. Time passes by itself."""
 
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 
+from galactic.kube import workqueue
+from galactic.kube.api import Event
 from galactic.kube.informer import key_of
-from galactic.kube.resources import NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
-from galactic.operator import queue
+from galactic.kube.memory import MemoryApi, selected
+from galactic.kube.resources import NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.operator.context import Rules
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
-
-_spec = importlib.util.spec_from_file_location("galactic_memory_api", Path(__file__).with_name("api.py"))
-assert _spec
-assert _spec.loader
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-MemoryApi = _module.MemoryApi
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -47,7 +40,7 @@ class Cluster:
 
     async def lead(self) -> None:
         """The reconciler acts; what is told from then on it sees."""
-        self.api.seen = self._seen
+        self.api.observer = self._observe
         self._work = asyncio.create_task(self.reconciler.lead())
 
     async def depose(self) -> None:
@@ -57,7 +50,7 @@ class Cluster:
             await asyncio.wait({self._work})
 
     async def stop(self) -> None:
-        self.api.seen = lambda *_: None
+        self.api.observer = lambda *_: None
         if self._work:
             self._work.cancel()
             await asyncio.wait({self._work})
@@ -103,11 +96,12 @@ class Cluster:
         thing = self.api.stored(NADS, name, namespace)
         return str(thing["spec"]["config"]) if thing else ""
 
-    def _seen(self, resource: Any, type_: str, thing: Any) -> None:
+    def _observe(self, resource: Resource, event: Event) -> None:
+        thing = event.object
         for cache in self.reconciler.caches.by_kind:
-            if cache.resource != resource or not MemoryApi.selected(thing, cache.labels, cache.namespace):
+            if cache.resource != resource or not selected(thing, cache.labels, cache.namespace):
                 continue
-            if type_ == "DELETED":
+            if event.type == "DELETED":
                 cache.remove(key_of(thing), thing["metadata"]["uid"], thing["metadata"]["resourceVersion"])
             else:
                 cache.set(thing)
@@ -116,7 +110,7 @@ class Cluster:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and counting delays of milliseconds."""
-    monkeypatch.setattr(queue, "BACKOFF_SECONDS", (0.001, 0.01))
+    monkeypatch.setattr(workqueue, "BACKOFF_SECONDS", (0.001, 0.01))
     for module in ("attachments", "reconcile", "vpcs"):
         monkeypatch.setattr(f"galactic.operator.{module}.COUNT_SECONDS", 0.002)
 

@@ -273,7 +273,7 @@ async def test_an_attachment_without_a_pod_says_nothing(clusters: Any) -> None:
     report(cluster, "a")
     await cluster.settled()
     assert cluster.condition("Attached", "a")["status"] == "True"
-    cluster.api.delete(PODS, "web", "default")
+    cluster.api.remove(PODS, "web", "default")
     await cluster.settled()
     assert cluster.condition("Attached", "a") is None
     await cluster.stop()

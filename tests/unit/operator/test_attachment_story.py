@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from galactic.errors import Unreachable
+from galactic.kube.api import Event
 from galactic.kube.resources import EVENTS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.operator.context import FINALIZER, Rules
 
@@ -70,7 +71,7 @@ async def test_definition_is_repaired(cluster, edit):
         case "edited":
             cluster.api.change(NADS, "a", {"spec": {"config": "{}"}}, "default")
         case "deleted":
-            cluster.api.delete(NADS, "a", "default")
+            cluster.api.remove(NADS, "a", "default")
         case "disowned":
             cluster.api.change(NADS, "a", {"metadata": {"ownerReferences": None}}, "default")
     await cluster.settled()
@@ -83,13 +84,13 @@ async def test_a_definition_that_another_made_just_now_is_waited_for(cluster):
     """The watch has not told of it yet."""
     cluster.vpc("v")
     await cluster.settled()
-    seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+    seen, cluster.api.observer = cluster.api.observer, lambda *_: None
     made = cluster.api.put(NADS, {"metadata": {"name": "a"}, "spec": {"config": "theirs"}}, "default")
-    cluster.api.seen = seen
+    cluster.api.observer = seen
     cluster.attachment("a")
     create = ("create", NADS.kind, "a")
     await cluster.until(lambda: cluster.api.requests.count(create) >= 3)
-    seen(NADS, "ADDED", made)
+    seen(NADS, Event("ADDED", made))
     await cluster.settled()
     assert cluster.nad("a") == "theirs"
     assert cluster.condition("Ready", "a")["reason"] == "NameTaken"
@@ -102,7 +103,7 @@ async def test_definition_of_somebody_else_is_left_alone(cluster):
     await cluster.settled()
     assert cluster.nad("a") == "theirs"
     assert cluster.condition("Ready", "a")["reason"] == "NameTaken"
-    cluster.api.delete(NADS, "a", "default")
+    cluster.api.remove(NADS, "a", "default")
     await cluster.settled()
     assert cluster.status("a")["ready"] is True
 
@@ -116,7 +117,7 @@ async def test_of_two_with_one_address_exactly_one_is_ready_and_the_other_follow
     conflict = cluster.condition("Conflict", "b")
     assert conflict["status"] == "True"
     assert "default/a" in conflict["message"]
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
     await cluster.settled()
     assert cluster.status("b")["ready"] is True
     assert cluster.condition("Conflict", "b") is None
@@ -174,7 +175,7 @@ async def test_allocated_addresses_are_kept_and_released(cluster):
     await cluster.reconciler.resync()
     await cluster.settled()
     assert [cluster.status(f"a{index}").get("addresses") for index in range(6)] == given
-    cluster.api.delete(VPC_ATTACHMENTS, "a2", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "a2", "default")
     await cluster.settled()
     assert cluster.status("a5")["addresses"] == given[2]
 
@@ -201,7 +202,7 @@ async def test_two_vpcs_with_one_fixed_identifier(cluster):
     refused = cluster.condition("Ready", "w", resource=VPCS)
     assert refused["reason"] == "IdentifierTaken"
     assert "default/v" in refused["message"]
-    cluster.api.delete(VPCS, "v", "default")
+    cluster.api.remove(VPCS, "v", "default")
     await cluster.settled()
     assert cluster.status("w", resource=VPCS)["identifier"] == "0000000004d2"
 
@@ -254,13 +255,13 @@ async def test_vpc_with_attachments_waits_and_says_for_whom(cluster):
     cluster.attachment("a")
     await cluster.settled()
     assert cluster.api.stored(VPCS, "v", "default")["metadata"]["finalizers"] == [FINALIZER]
-    cluster.api.delete(VPCS, "v", "default")
+    cluster.api.remove(VPCS, "v", "default")
     await cluster.settled()
     assert "default/a" in cluster.condition("Deleting", "v", resource=VPCS)["message"]
     cluster.attachment("late")
     await cluster.settled()
     assert cluster.condition("Ready", "late")["reason"] == "VPCDeleting"
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
     await cluster.settled()
     assert cluster.api.stored(VPCS, "v", "default") is None
 
@@ -275,7 +276,7 @@ async def test_attachment_in_use_waits_for_its_pod(cluster):
     )
     await cluster.settled()
     assert cluster.status("v", resource=VPCS)["endpoints"] == 1
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
     await cluster.settled()
     assert "node-1" in cluster.condition("Deleting", "a")["message"]
     assert cluster.nad("a")
@@ -295,8 +296,8 @@ async def test_no_finalizer_holds_up_a_namespace(cluster):
     await cluster.settled()
     terminating = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
     cluster.api.change(NAMESPACES, "default", terminating)
-    cluster.api.delete(VPCS, "v", "default") if cluster.api.stored(VPCS, "v", "default") else None
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.remove(VPCS, "v", "default") if cluster.api.stored(VPCS, "v", "default") else None
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
     await cluster.settled()
     assert cluster.api.stored(VPCS, "v", "default") is None
     assert cluster.api.stored(VPC_ATTACHMENTS, "a", "default") is None
@@ -332,15 +333,15 @@ async def test_a_write_in_between_is_neither_lost_nor_overwritten(cluster):
 
     async def patch(resource, name, *arguments, **keywords):
         if resource == VPC_ATTACHMENTS and not interfered:
-            seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+            seen, cluster.api.observer = cluster.api.observer, lambda *_: None
             interfered.append(
                 cluster.api.change(resource, name, {"status": status}, "default", subresource="status")
             )
-            cluster.api.seen = seen
+            cluster.api.observer = seen
             try:
                 return await original(resource, name, *arguments, **keywords)
             finally:
-                seen(resource, "MODIFIED", interfered[0])
+                seen(resource, Event("MODIFIED", interfered[0]))
         return await original(resource, name, *arguments, **keywords)
 
     cluster.api.patch = patch
@@ -355,9 +356,9 @@ async def test_a_deletion_that_the_watch_missed_is_found_by_the_resync(cluster):
     cluster.vpc("v")
     cluster.attachment("a", "v", "10.1.1.7/24")
     await cluster.settled()
-    seen, cluster.api.seen = cluster.api.seen, lambda *_: None
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
-    cluster.api.seen = seen
+    seen, cluster.api.observer = cluster.api.observer, lambda *_: None
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.observer = seen
     cluster.attachment("b", "v", "10.1.1.7/24")
     await cluster.settled()
     assert cluster.status("b")["ready"] is False
@@ -421,7 +422,7 @@ def test_identifiers_and_addresses_survive_a_restart_at_any_moment(clusters, dat
         before = {name: dict(cluster.status(name)) for name in names}
         promised = {name: cluster.nad(name) for name in names}
         for name in data.draw(st.lists(st.sampled_from(names), unique=True, max_size=4)):
-            cluster.api.delete(VPC_ATTACHMENTS, name, "default")
+            cluster.api.remove(VPC_ATTACHMENTS, name, "default")
             names.remove(name)
         for index in range(4):
             names.append(f"0new{index}")  # listed before the old ones
@@ -538,8 +539,8 @@ async def test_leading_again_forgets_nothing_and_hands_nothing_out_twice(cluster
     for index in range(4, 8):
         cluster.attachment(f"a{index}")
     await cluster.settled()
-    cluster.api.seen = _both(cluster, other)
-    cluster.api.delete(VPC_ATTACHMENTS, "a0", "default")
+    cluster.api.observer = _both(cluster, other)
+    cluster.api.remove(VPC_ATTACHMENTS, "a0", "default")
     await cluster.settled()
     await cluster.stop()
     cluster.reconciler = other
@@ -558,12 +559,12 @@ async def test_leading_again_forgets_nothing_and_hands_nothing_out_twice(cluster
 def _both(cluster, standby):
     """What the API tells goes to the one that leads and to the one that stands by."""
 
-    def seen(resource, type_, thing):
+    def seen(resource, event):
         leader = cluster.reconciler
-        cluster._seen(resource, type_, thing)
+        cluster._observe(resource, event)
         cluster.reconciler = standby
         try:
-            cluster._seen(resource, type_, thing)
+            cluster._observe(resource, event)
         finally:
             cluster.reconciler = leader
 

@@ -1,25 +1,16 @@
 import asyncio
 
 from galactic.crds.model import Meta
-from galactic.kube.resources import VPCS
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import EVENTS, VPCS
 from galactic.operator.events import BURST, Events
-
-
-class Api:
-    def __init__(self):
-        self.created = []
-
-    async def create(self, resource, body, namespace=None):
-        self.created.append(body)
-        return dict(body)
-
 
 META = Meta(name="v", namespace="ns", uid="u")
 
 
 async def test_an_object_has_a_budget_that_refills_and_repetitions_are_not_told():
     moment = [0.0]
-    events = Events(Api(), lambda: moment[0])
+    events = Events(MemoryApi(), lambda: moment[0])
     assert events.tell(VPCS, META, "Normal", "Ready", "one")
     assert not events.tell(VPCS, META, "Normal", "Ready", "one")
     told = [events.tell(VPCS, META, "Normal", "Ready", str(number)) for number in range(2 * BURST)]
@@ -31,13 +22,13 @@ async def test_an_object_has_a_budget_that_refills_and_repetitions_are_not_told(
 
 
 async def test_what_is_written():
-    api = Api()
+    api = MemoryApi()
     events = Events(api)
     events.tell(VPCS, META, "Warning", "Conflict", "why")
     work = asyncio.create_task(events.run())
     await asyncio.sleep(0.01)
     work.cancel()
-    (event,) = api.created
+    (event,) = api.all(EVENTS)
     assert event["involvedObject"] == {
         "apiVersion": "galactic.datumapis.com/v1alpha",
         "kind": "VPC",

@@ -3,6 +3,7 @@
 import pytest
 
 from galactic.errors import Rejected, Unreachable
+from galactic.kube.api import Event
 from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
 from galactic.operator.context import FINALIZER
@@ -51,7 +52,7 @@ async def test_each_replica_has_its_own_and_it_goes_with_the_pod(cluster):
         "uid": uid,
         "controller": True,
     }
-    cluster.api.delete(PODS, "web-0", "default")
+    cluster.api.remove(PODS, "web-0", "default")
     await cluster.settled()
     assert attachment(cluster, "web-0-own") is None
     assert not cluster.nad("web-0-own")
@@ -79,7 +80,7 @@ async def test_a_rolling_update_ends_with_as_many_as_there_are_pods(cluster):
     for number in range(4):
         pod(cluster, f"new-{number}")
         await cluster.settled()
-        cluster.api.delete(PODS, f"old-{number}", "default")
+        cluster.api.remove(PODS, f"old-{number}", "default")
         await cluster.settled()
     names = {name for plural, _, name in cluster.api.objects if plural == VPC_ATTACHMENTS.plural}
     assert names == {f"new-{number}-own" for number in range(4)}
@@ -123,7 +124,7 @@ async def test_a_namesake_gets_its_own_once_the_old_one_is_gone(cluster):
     pod(cluster, "web-0")
     await cluster.settled()
     before = attachment(cluster, "web-0-own")["metadata"]["uid"]
-    cluster.api.delete(PODS, "web-0", "default")
+    cluster.api.remove(PODS, "web-0", "default")
     pod(cluster, "web-0")
     await cluster.settled()
     after = attachment(cluster, "web-0-own")
@@ -142,7 +143,7 @@ async def test_pods_made_and_gone_while_the_operator_was_away(cluster):
     await cluster.settled()
     await cluster.stop()
     pod(cluster, "came")
-    cluster.api.delete(PODS, "goes", "default")
+    cluster.api.remove(PODS, "goes", "default")
     assert attachment(cluster, "goes-own")["metadata"][
         "deletionTimestamp"
     ]  # its finalizer waits for the operator
@@ -159,7 +160,7 @@ async def test_a_live_pod_holds_its_attachment_and_one_that_ran_to_its_end_does_
     pod(cluster, "web", vpc="", attachment="a", label="a")
     await cluster.settled()
     assert attachment(cluster, "a")["metadata"]["finalizers"] == [FINALIZER]
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
     await cluster.settled()
     assert "default/web" in cluster.condition("Deleting", "a")["message"]
     cluster.api.change(PODS, "web", {"status": {"phase": "Succeeded"}}, "default", subresource="status")
@@ -176,7 +177,7 @@ async def test_an_endpoint_that_a_dead_node_left_does_not_hold_a_generated_one(c
         VPC_ATTACHMENTS, "web-own", {"status": {"endpoint": endpoint}}, "default", subresource="status"
     )
     await cluster.settled()
-    cluster.api.delete(PODS, "web", "default")
+    cluster.api.remove(PODS, "web", "default")
     await cluster.settled()
     assert attachment(cluster, "web-own") is None
 
@@ -186,7 +187,7 @@ async def test_nothing_is_made_in_a_namespace_that_goes_and_nothing_holds_it_up(
     pod(cluster, "web")
     await cluster.settled()
     cluster.api.change(NAMESPACES, "default", TERMINATING)
-    cluster.api.delete(VPC_ATTACHMENTS, "web-own", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "web-own", "default")
     pod(cluster, "late")
     await cluster.settled()
     assert attachment(cluster, "web-own") is None
@@ -197,7 +198,7 @@ async def test_one_made_away_with_by_hand_waits_for_its_pod(cluster):
     cluster.vpc("v")
     pod(cluster, "web")
     await cluster.settled()
-    cluster.api.delete(VPC_ATTACHMENTS, "web-own", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "web-own", "default")
     await cluster.settled()
     assert "default/web" in cluster.condition("Deleting", "web-own")["message"]
     assert cluster.nad("web-own")
@@ -227,17 +228,17 @@ async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
     """The watch has not told of it yet."""
     cluster.vpc("v")
     await cluster.settled()
-    seen, cluster.api.seen = cluster.api.seen, lambda *_: None
+    seen, cluster.api.observer = cluster.api.observer, lambda *_: None
     pod(cluster, "web")
     uid = cluster.api.stored(PODS, "web", "default")["metadata"]["uid"]
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": uid, "controller": True}
     body = {"metadata": {"name": "web-own", "ownerReferences": [owner]}, "spec": {"vpc": {"name": "v"}}}
     made = cluster.api.put(VPC_ATTACHMENTS, body, "default")
-    cluster.api.seen = seen
-    seen(PODS, "ADDED", cluster.api.stored(PODS, "web", "default"))
+    cluster.api.observer = seen
+    seen(PODS, Event("ADDED", cluster.api.stored(PODS, "web", "default")))
     create = ("create", "VPCAttachment", "web-own")
     await cluster.until(lambda: cluster.api.requests.count(create) >= 3)
-    seen(VPC_ATTACHMENTS, "ADDED", made)
+    seen(VPC_ATTACHMENTS, Event("ADDED", made))
     await cluster.settled()
     assert cluster.status("web-own")["ready"] is True
     assert not told(cluster, "web") & {"NameTaken", "Conflict", "AlreadyExists"}

@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from galactic.kube.client import Terminating
+from galactic.kube.api import Terminating
 from galactic.kube.resources import EVENTS, NADS, NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
 from galactic.operator.context import FINALIZER
@@ -38,7 +38,7 @@ def answers(cluster, method, resource, meanwhile):
 
 async def test_a_definition_that_goes_before_its_making_is_told_is_made_again(cluster):
     async def goes(_answer):
-        cluster.api.delete(NADS, "a", "default")
+        cluster.api.remove(NADS, "a", "default")
 
     answers(cluster, "create", NADS, goes)
     cluster.vpc("v")
@@ -49,7 +49,7 @@ async def test_a_definition_that_goes_before_its_making_is_told_is_made_again(cl
 
 async def test_an_attachment_that_goes_before_its_status_is_answered_holds_nothing(cluster):
     async def goes(_answer):
-        cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+        cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
 
     cluster.vpc("v")
     await cluster.settled()
@@ -66,7 +66,7 @@ async def test_what_goes_while_it_is_listed_is_gone(cluster):
     await cluster.settled()
 
     async def goes(_answer):
-        cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+        cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
 
     answers(cluster, "list", VPC_ATTACHMENTS, goes)
     await cluster.reconciler.resync()
@@ -85,7 +85,7 @@ async def test_a_vpc_is_held_by_whoever_comes_while_its_status_is_written(cluste
         await cluster.until(lambda: cluster.reconciler.allocator.vpc_of(("default", "b")) is not None)
 
     answers(cluster, "patch", VPCS, another_comes)
-    cluster.api.delete(VPC_ATTACHMENTS, "a", "default")
+    cluster.api.remove(VPC_ATTACHMENTS, "a", "default")
     await cluster.settled()
     finalizers = [
         patch["metadata"].get("finalizers")
@@ -104,7 +104,7 @@ async def test_nothing_is_asked_for_in_a_namespace_that_is_going(cluster):
         cluster.api.change(NAMESPACES, "default", GOING)
         await cluster.settled()
         refuse(cluster)
-        cluster.api.delete(NADS, "a", "default")
+        cluster.api.remove(NADS, "a", "default")
         await cluster.settled()
     assert made(cluster, NADS) == before
     assert len(cluster.api.patches) == patches
@@ -119,7 +119,7 @@ async def test_a_refusal_in_a_namespace_that_is_going_is_no_news(cluster):
     refuse(cluster)
     before = made(cluster, NADS)
     with capture_logs() as logs:
-        cluster.api.delete(NADS, "a", "default")
+        cluster.api.remove(NADS, "a", "default")
         meta = {
             "name": "p",
             "annotations": {ATTACHMENT_ANNOTATION: "p-own", VPC_ANNOTATION: "other/v"},

@@ -1,11 +1,10 @@
 """Before Galactic is removed: nothing that is left half way refuses pods, and another run finishes the work."""
 
-from typing import Any
-
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.client import Objects
+from galactic.kube.api import Objects
+from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import (
     MUTATING_WEBHOOKS,
     PODS,
@@ -22,68 +21,68 @@ VERSION = (1, 34)
 CONFIGURATIONS = (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
 
 
-class Api:
-    """The API server in memory. ``running``: pods of Galactic's that have not ended.
+class Server(MemoryApi):
+    """A webhook server that has not ended puts its configurations back once, when they are first deleted.
 
-    ``stubborn``: a webhook server that has not ended puts its configurations back when they are first deleted.
+    ``run``: so many pods of Galactic's have not ended.
     """
 
-    def __init__(self, memory: Any) -> None:
-        self.memory, self.running, self.stubborn = memory, 0, True
-        self.find, self.patch = memory.find, memory.patch
+    def __init__(self) -> None:
+        super().__init__()
+        self.stubborn = True
         for name in ("galactic-operator", "galactic-webhook", "galactic-router"):
-            memory.put(DEPLOYMENTS, {"metadata": {"name": name}, "spec": {}}, "galactic-system")
+            self.put(DEPLOYMENTS, {"metadata": {"name": name}, "spec": {}}, "galactic-system")
         for configuration in CONFIGURATIONS:
-            memory.put(configuration, {"metadata": {"name": "galactic-webhook"}})
+            self.put(configuration, {"metadata": {"name": "galactic-webhook"}})
         meta = {"name": "blue", "finalizers": [FINALIZER, "other/one"]}
-        memory.put(VPCS, {"metadata": meta, "spec": {"networks": ["10.1.1.0/24"]}}, "default")
+        self.put(VPCS, {"metadata": meta, "spec": {"networks": ["10.1.1.0/24"]}}, "default")
         reference = {"apiVersion": API_VERSION, "kind": "VPC", "name": "blue"}
         held = {"metadata": {"name": "web", "finalizers": [FINALIZER]}, "spec": {"vpc": reference}}
-        memory.put(VPC_ATTACHMENTS, held, "default")
+        self.put(VPC_ATTACHMENTS, held, "default")
 
-    async def list(
-        self, resource: Resource, namespace: str | None = None, *, labels: str = ""
-    ) -> tuple[Objects, str]:
-        if resource == PODS:
-            assert "app.kubernetes.io/instance=galactic" in labels
-            return [{"metadata": {"name": f"galactic-operator-{n}"}} for n in range(self.running)], ""
-        found: tuple[Objects, str] = await self.memory.list(resource, namespace)
-        return found
+    def run(self, pods: int) -> None:
+        labels = {"app.kubernetes.io/instance": "galactic", "app.kubernetes.io/component": "operator"}
+        for pod in list(self.all(PODS)):
+            self.remove(PODS, pod["metadata"]["name"], "galactic-system")
+        for number in range(pods):
+            meta = {"name": f"galactic-operator-{number}", "labels": labels}
+            self.put(PODS, {"metadata": meta}, "galactic-system")
 
-    async def delete(self, resource: Resource, name: str, namespace: str | None = None) -> None:
-        if self.memory.stored(resource, name, namespace or "") is None:
-            return
-        self.memory.delete(resource, name, namespace or "")
-        if resource in CONFIGURATIONS and self.stubborn and not self.running:
+    async def delete(
+        self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
+    ) -> None:
+        deleted = self.stored(resource, name, namespace or "") is not None
+        await super().delete(resource, name, namespace, grace=grace)
+        if deleted and resource in CONFIGURATIONS and self.stubborn and not list(self.all(PODS)):
             self.stubborn = False
-            self.memory.put(resource, {"metadata": {"name": name}})
+            self.put(resource, {"metadata": {"name": name}})
 
     def configurations(self) -> Objects:
-        return [one for kind in CONFIGURATIONS if (one := self.memory.stored(kind, "galactic-webhook"))]
+        return [one for kind in CONFIGURATIONS if (one := self.stored(kind, "galactic-webhook"))]
 
     def finalizers(self) -> Objects:
         held = (
-            self.memory.stored(VPCS, "blue", "default"),
-            self.memory.stored(VPC_ATTACHMENTS, "web", "default"),
+            self.stored(VPCS, "blue", "default"),
+            self.stored(VPC_ATTACHMENTS, "web", "default"),
         )
         return [one["metadata"].get("finalizers") for one in held]
 
 
-async def test_what_ran_out_of_time_refuses_no_pods_and_is_finished_by_the_next_run(cluster: Any) -> None:
-    api, settings = Api(type(cluster.api)()), RetireSettings(patience=0.2)
-    api.running = 2
+async def test_what_ran_out_of_time_refuses_no_pods_and_is_finished_by_the_next_run() -> None:
+    api, settings = Server(), RetireSettings(patience=0.2)
+    api.run(2)
     with pytest.raises(Unreachable, match="galactic-operator-0, galactic-operator-1 did not end within"):
         await retire(api, settings, VERSION)
     assert api.configurations() == [], "or no pod of the cluster could be made until somebody tries again"
     assert api.finalizers() == [[FINALIZER, "other/one"], [FINALIZER]], "the operator could put it back"
-    api.running = 0
+    api.run(0)
     assert await retire(api, settings, VERSION) == {"VPCAttachment": 1, "VPC": 1}
     assert api.finalizers() == [["other/one"], []]
     assert await retire(api, settings, VERSION) == {"VPCAttachment": 0, "VPC": 0}
 
 
-async def test_what_a_webhook_put_back_while_it_ended_goes_as_well(cluster: Any) -> None:
-    api = Api(type(cluster.api)())
+async def test_what_a_webhook_put_back_while_it_ended_goes_as_well() -> None:
+    api = Server()
     await retire(api, RetireSettings(), VERSION)
     assert not api.stubborn
     assert api.configurations() == []

@@ -73,8 +73,8 @@ async def test_of_two_nodes_with_one_prefix_one_gets_a_segment_and_the_other_fol
     assert prefix_of(cluster, "n1")
     assert prefix_of(cluster, "n2") is None
     assert "PrefixOverlap" in reasons(cluster, "Node")
-    cluster.api.delete(NODE_SEGMENTS, "n1")
-    cluster.api.delete(NODES, "n1")
+    cluster.api.remove(NODE_SEGMENTS, "n1")
+    cluster.api.remove(NODES, "n1")
     await cluster.settled()
     assert prefix_of(cluster, "n2") == "2001:db8:ff01:180::/57"
 

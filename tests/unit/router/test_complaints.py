@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 from galactic.kube.resources import Resource
 from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, TOLD_SECONDS, RouterEvents
 

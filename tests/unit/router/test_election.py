@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from galactic.errors import Unreachable
-from galactic.kube.client import Conflict
+from galactic.kube.api import Conflict
 from galactic.messages import Leader, encode
 from galactic.router.egress.retained import Retained
 from galactic.router.leader.election import TERMS, Alone, LeaseElection, LockElection

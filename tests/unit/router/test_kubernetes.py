@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected, Unreachable
 from galactic.kube import informer
-from galactic.kube.client import Conflict, Event, NotFound, Object
+from galactic.kube.api import Conflict, Event, NotFound, Object
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.launch import Health
 from galactic.messages import Changes, Head, decode

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from galactic.errors import NotYet, Rejected
+from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import (
     API_VERSION,
@@ -23,8 +24,8 @@ ACCOUNT = "system:serviceaccount:galactic-system:galactic-node"
 
 
 @pytest.fixture
-def cluster(store: Any) -> Cluster:
-    return Cluster(store)
+def cluster(api: MemoryApi) -> Cluster:
+    return Cluster(api)
 
 
 @pytest.fixture
@@ -101,15 +102,15 @@ def completed(thing: dict[str, Any], answer: Answer) -> dict[str, Any]:
     return thing
 
 
-async def test_what_the_cache_does_not_know_yet_is_looked_up(dispatcher: Dispatcher, store: Any) -> None:
-    store.put(VPC_ATTACHMENTS, attachment())
+async def test_what_the_cache_does_not_know_yet_is_looked_up(dispatcher: Dispatcher, api: MemoryApi) -> None:
+    api.store(VPC_ATTACHMENTS, attachment())
     asked = request(
         PODS, completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
     )
     assert (await dispatcher.validate(asked)).refusal is None
     # And so is a grant: for a VPC that was applied a moment ago, to a namespace that was.
-    store.put(VPCS, vpc(allowedNamespaces={"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}))
-    store.put(NAMESPACES, {"metadata": {"name": "apps", "labels": {"team": "a"}}})
+    api.store(VPCS, vpc(allowedNamespaces={"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}))
+    api.store(NAMESPACES, {"metadata": {"name": "apps", "labels": {"team": "a"}}})
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
 
 
@@ -120,45 +121,45 @@ def _abroad(vpc_name: str = "blue") -> dict[str, Any]:
 
 
 async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
-    dispatcher: Dispatcher, store: Any, cluster: Cluster
+    dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
-    store.put(NAMESPACES, {"metadata": {"name": "apps"}})
-    cluster.changed(VPCS, ("net", "blue"), None, store.put(VPCS, vpc()))
+    api.store(NAMESPACES, {"metadata": {"name": "apps"}})
+    cluster.changed(VPCS, ("net", "blue"), None, api.store(VPCS, vpc()))
     assert isinstance((await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal, Rejected)
-    store.put(VPCS, vpc(allowedNamespaces={"from": "All"}))
+    api.store(VPCS, vpc(allowedNamespaces={"from": "All"}))
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
 
 
-async def test_a_refusal_does_not_tell_whether_the_vpc_exists(dispatcher: Dispatcher, store: Any) -> None:
-    store.put(VPCS, vpc())
-    store.put(NAMESPACES, {"metadata": {"name": "apps"}})
+async def test_a_refusal_does_not_tell_whether_the_vpc_exists(dispatcher: Dispatcher, api: MemoryApi) -> None:
+    api.store(VPCS, vpc())
+    api.store(NAMESPACES, {"metadata": {"name": "apps"}})
     said = []
     for name in ("blue", "ghost"):
-        store.asked.clear()
+        api.requests.clear()
         answer = await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad(name)))
-        said.append((str(answer.refusal).replace(name, "NAME"), len(store.asked)))
+        said.append((str(answer.refusal).replace(name, "NAME"), len(api.requests)))
     assert said[0] == said[1]
 
 
 async def test_a_pod_waits_a_little_for_its_attachment(
-    dispatcher: Dispatcher, store: Any, cluster: Cluster
+    dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
     patient = Dispatcher(cluster, Rules(identities(""), patience=3600.0))
-    store.put(VPC_ATTACHMENTS, attachment(ready=False))
+    api.store(VPC_ATTACHMENTS, attachment(ready=False))
     asking = request(
         PODS, completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
     )
-    store.asked.clear()
+    api.requests.clear()
     waiting = asyncio.create_task(patient.validate(asking))
-    while not store.asked:
+    while not api.requests:
         await asyncio.sleep(0)
     for _ in range(100):  # nothing else is to be done
         await asyncio.sleep(0)
     assert not waiting.done()
-    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment()))
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, api.store(VPC_ATTACHMENTS, attachment()))
     assert (await waiting).refusal is None
     cluster.changed(
-        VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment(ready=False))
+        VPC_ATTACHMENTS, ("net", "web"), None, api.store(VPC_ATTACHMENTS, attachment(ready=False))
     )
     assert isinstance((await dispatcher.validate(asking)).refusal, NotYet)
 
@@ -174,52 +175,52 @@ def _refused(generation: int = 1) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["attachment", "vpc"])
 async def test_a_pod_waits_no_longer_for_what_the_operator_has_refused(
-    store: Any, cluster: Cluster, kind: str
+    api: MemoryApi, cluster: Cluster, kind: str
 ) -> None:
     """Neither for an attachment nor for a VPC: kube-controller-manager makes few pods at a time."""
     dispatcher = Dispatcher(cluster, Rules(identities(""), patience=3600.0, grace=0.01))
     thing = _refused()
     if kind == "vpc":
         thing = vpc() | {"status": thing["status"]}
-    store.put(VPCS if kind == "vpc" else VPC_ATTACHMENTS, thing)
+    api.store(VPCS if kind == "vpc" else VPC_ATTACHMENTS, thing)
     asking = pod(**{kind: "blue" if kind == "vpc" else "web"})
     asked = request(PODS, completed(asking, await dispatcher.mutate(request(PODS, asking))))
     answer = await dispatcher.validate(asked)  # ends by itself
     assert isinstance(answer.refusal, NotYet)
 
 
-async def test_a_refusal_that_is_out_of_date_is_waited_for(store: Any, cluster: Cluster) -> None:
+async def test_a_refusal_that_is_out_of_date_is_waited_for(api: MemoryApi, cluster: Cluster) -> None:
     """By a changed specification, and by what was applied a moment after the attachment."""
     for generation, rules in (
         (2, Rules(identities(""), patience=3600.0, grace=0.0)),
         (1, Rules(identities(""), patience=3600.0, grace=3600.0)),
     ):
         dispatcher = Dispatcher(cluster, rules)
-        store.put(VPC_ATTACHMENTS, _refused(generation))
+        api.store(VPC_ATTACHMENTS, _refused(generation))
         asking = pod(attachment="web")
         asked = request(PODS, completed(asking, await dispatcher.mutate(request(PODS, asking))))
         waiting = asyncio.create_task(dispatcher.validate(asked))
         for _ in range(200):
             await asyncio.sleep(0)
         assert not waiting.done()
-        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, store.put(VPC_ATTACHMENTS, attachment()))
+        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, api.store(VPC_ATTACHMENTS, attachment()))
         assert (await waiting).refusal is None
         cluster.changed(VPC_ATTACHMENTS, ("net", "web"), attachment(), None)
 
 
-async def test_a_pod_with_an_attachment_of_its_own(dispatcher: Dispatcher, store: Any) -> None:
-    store.put(VPCS, vpc())
+async def test_a_pod_with_an_attachment_of_its_own(dispatcher: Dispatcher, api: MemoryApi) -> None:
+    api.store(VPCS, vpc())
     thing = completed(pod(vpc="blue"), await dispatcher.mutate(request(PODS, pod(vpc="blue"))))
     name = thing["metadata"]["annotations"][ATTACHMENT_ANNOTATION]
     assert name.startswith("web-1-")
     assert thing["metadata"]["annotations"][NETWORKS_ANNOTATION] == f"{name}@galactic0"
     assert (await dispatcher.validate(request(PODS, thing))).refusal is None
-    store.put(VPC_ATTACHMENTS, attachment(name))
+    api.store(VPC_ATTACHMENTS, attachment(name))
     assert "made for another pod" in str((await dispatcher.validate(request(PODS, thing))).refusal)
 
 
-async def test_only_living_pods_share(dispatcher: Dispatcher, store: Any) -> None:
-    store.put(VPC_ATTACHMENTS, attachment())
+async def test_only_living_pods_share(dispatcher: Dispatcher, api: MemoryApi) -> None:
+    api.store(VPC_ATTACHMENTS, attachment())
     for name, more in (
         ("alive", {}),
         ("over", {"status": {"phase": "Succeeded"}}),
@@ -228,22 +229,24 @@ async def test_only_living_pods_share(dispatcher: Dispatcher, store: Any) -> Non
         other = pod(name, attachment="web")
         other["metadata"]["labels"] = {ATTACHMENT_LABEL: "web"}
         other["metadata"] |= {key: value for key, value in more.items() if key != "status"}
-        store.put(PODS, other | {key: value for key, value in more.items() if key == "status"})
+        api.store(PODS, other | {key: value for key, value in more.items() if key == "status"})
     thing = completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
     (warning,) = (await dispatcher.validate(request(PODS, thing))).warnings
     assert warning.startswith("pod alive has VPCAttachment web as well")
 
 
-async def test_a_pod_that_was_not_mutated_does_not_slip_through(dispatcher: Dispatcher, store: Any) -> None:
-    store.put(VPC_ATTACHMENTS, attachment())
+async def test_a_pod_that_was_not_mutated_does_not_slip_through(
+    dispatcher: Dispatcher, api: MemoryApi
+) -> None:
+    api.store(VPC_ATTACHMENTS, attachment())
     answer = await dispatcher.validate(request(PODS, pod(attachment="web")))
     assert "mutating webhook" in str(answer.refusal)
 
 
 async def test_addresses_are_held_from_the_moment_they_are_known(
-    dispatcher: Dispatcher, store: Any, cluster: Cluster
+    dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
-    cluster.changed(VPCS, ("net", "blue"), None, store.put(VPCS, vpc()))
+    cluster.changed(VPCS, ("net", "blue"), None, api.store(VPCS, vpc()))
     first = attachment("web", "net", "10.1.1.1/24", ready=False)
     cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
     second = attachment("api", "net", "10.1.1.1/24", ready=False)
@@ -259,8 +262,10 @@ async def test_addresses_are_held_from_the_moment_they_are_known(
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, second))).refusal is None
 
 
-async def test_the_clusters_ranges_are_read_where_they_are_told(dispatcher: Dispatcher, store: Any) -> None:
-    store.put(
+async def test_the_clusters_ranges_are_read_where_they_are_told(
+    dispatcher: Dispatcher, api: MemoryApi
+) -> None:
+    api.store(
         NODES, {"metadata": {"name": "node-1"}, "spec": {"podCIDRs": ["10.244.1.0/24", "fd00:244::/64"]}}
     )
     answer = await dispatcher.validate(request(VPCS, vpc("x", "net", "10.244.0.0/16", "fd00:244::/48")))
@@ -287,12 +292,12 @@ async def test_the_clusters_ranges_are_read_where_they_are_told(dispatcher: Disp
     ],
 )
 async def test_a_node_writes_its_own_segment(
-    dispatcher: Dispatcher, store: Any, user: User, refused: bool
+    dispatcher: Dispatcher, api: MemoryApi, user: User, refused: bool
 ) -> None:
     for number in (1, 2):
         meta = {"name": f"agent-{number}", "namespace": "galactic-system"}
-        store.put(PODS, {"metadata": meta, "spec": {"nodeName": f"node-{number}"}})
-    store.put(PODS, {"metadata": {"name": "agent-3", "namespace": "galactic-system"}, "spec": {}})
+        api.store(PODS, {"metadata": meta, "spec": {"nodeName": f"node-{number}"}})
+    api.store(PODS, {"metadata": {"name": "agent-3", "namespace": "galactic-system"}, "spec": {}})
     thing = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
     for subresource in ("", "status"):
         asked = request(NODE_SEGMENTS, thing, thing, user=user, subresource=subresource)

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from galactic.errors import Rejected
 from galactic.kube.certificates import Bundle, Lifetime
+from galactic.kube.memory import MemoryApi
 from galactic.kube.namespaces import ADMISSION_LABEL
 from galactic.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
 from galactic.settings import WebhookSettings
@@ -31,8 +32,8 @@ from galactic.webhook.registration import Files, Registration, Wanted
 from galactic.webhook.review import YES, Answer, Request
 from galactic.webhook.server import Certificate, Decision, Server
 
-KEY = (SECRETS, "galactic-system", "galactic-webhook")
-HOOKS = (MUTATING_WEBHOOKS, "", "galactic-webhook")
+KEY = (SECRETS, "galactic-webhook", "galactic-system")
+HOOKS = (MUTATING_WEBHOOKS, "galactic-webhook")
 
 
 def wanted(lifetime: Lifetime, files: Files | None = None) -> Wanted:
@@ -41,12 +42,12 @@ def wanted(lifetime: Lifetime, files: Files | None = None) -> Wanted:
 
 
 def registration(
-    store: Any, lifetime: Lifetime, files: Files | None = None, **more: Any
+    api: MemoryApi, lifetime: Lifetime, files: Files | None = None, **more: Any
 ) -> tuple[Registration, Certificate, Metrics]:
     certificate, metrics = Certificate(), Metrics(CollectorRegistry())
     more = {"report": lambda _: None} | more
     return (
-        Registration(store, wanted(lifetime, files), certificate, metrics, (1, 20), **more),
+        Registration(api, wanted(lifetime, files), certificate, metrics, (1, 20), **more),
         certificate,
         metrics,
     )
@@ -123,14 +124,14 @@ async def serving_on(
         await server.__aexit__()
 
 
-def authorities(store: Any) -> str:
+def authorities(api: MemoryApi) -> str:
     """The CAs in the configuration."""
-    return base64.b64decode(store[HOOKS]["webhooks"][0]["clientConfig"]["caBundle"]).decode()
+    return base64.b64decode(api.stored(*HOOKS)["webhooks"][0]["clientConfig"]["caBundle"]).decode()
 
 
-def trusting(store: Any) -> ssl.SSLContext:
+def trusting(api: MemoryApi) -> ssl.SSLContext:
     """What the API server trusts at this moment."""
-    return ssl.create_default_context(cadata=authorities(store))
+    return ssl.create_default_context(cadata=authorities(api))
 
 
 async def ask(context: ssl.SSLContext, port: int, body: bytes, path: str = "/validate") -> tuple[int, str]:
@@ -142,7 +143,7 @@ async def ask(context: ssl.SSLContext, port: int, body: bytes, path: str = "/val
         return reply.status, await reply.text()
 
 
-async def test_no_request_fails_while_certificates_change(store: Any) -> None:
+async def test_no_request_fails_while_certificates_change(api: MemoryApi) -> None:
     """Two replicas, of which one makes the certificates; every request of a client that follows the configuration, and
     learns of another one a little later. The whole change of a CA lies in the past, so that all are valid today.
     """
@@ -150,7 +151,7 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
     begin = datetime.now(UTC) - timedelta(hours=11)
     clock = Clock(begin)
     (first, one, _), (second, other, _) = (
-        registration(store, lifetime, now=clock.now, sleep=clock.sleep) for _ in range(2)
+        registration(api, lifetime, now=clock.now, sleep=clock.sleep) for _ in range(2)
     )
     await first.load()
     await second.load()
@@ -170,9 +171,9 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
         await second.ready.wait()
         clock.at = begin + lifetime.renewal - timedelta(minutes=5)
         while clock.at < begin + lifetime.renewal + 2 * lifetime.overlap + timedelta(minutes=5):
-            served.add(store[KEY]["data"]["tls.crt"])
-            trusted.append(authorities(store).count("BEGIN"))
-            context = trusting(store)
+            served.add(api.stored(*KEY)["data"]["tls.crt"])
+            trusted.append(authorities(api).count("BEGIN"))
+            context = trusting(api)
             for _ in range(3):
                 await clock.wake()
             async with asyncio.TaskGroup() as tasks:  # the next one looks while they are answered
@@ -189,26 +190,26 @@ async def test_no_request_fails_while_certificates_change(store: Any) -> None:
     assert [number for number, _ in itertools.groupby(trusted)] == [1, 2, 1]
 
 
-async def test_the_first_two_replicas_agree(store: Any) -> None:
+async def test_the_first_two_replicas_agree(api: MemoryApi) -> None:
     lifetime = Lifetime(timedelta(days=90))
-    (first, *_), (second, *_) = registration(store, lifetime), registration(store, lifetime)
-    store.put(NAMESPACES, {"metadata": {"name": "kube-system"}})
+    (first, *_), (second, *_) = registration(api, lifetime), registration(api, lifetime)
+    api.store(NAMESPACES, {"metadata": {"name": "kube-system"}})
     await asyncio.gather(first.load(), second.load())
-    Bundle.of({name: base64.b64decode(value) for name, value in store[KEY]["data"].items()})
+    Bundle.of({name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()})
     await asyncio.gather(first.keep(), second.keep())
-    assert store[NAMESPACES, "", "kube-system"]["metadata"]["labels"] == {ADMISSION_LABEL: "ignore"}
+    assert api.stored(NAMESPACES, "kube-system")["metadata"]["labels"] == {ADMISSION_LABEL: "ignore"}
 
 
 async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
-    store: Any, tmp_path: Any
+    api: MemoryApi, tmp_path: Any
 ) -> None:
-    maker, *_ = registration(store, Lifetime(timedelta(days=90)))
+    maker, *_ = registration(api, Lifetime(timedelta(days=90)))
     await maker.load()
-    data = {name: base64.b64decode(value) for name, value in store[KEY]["data"].items()}
+    data = {name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()}
     files = Files(tmp_path / "tls.crt", tmp_path / "tls.key")
     told: asyncio.Queue[str | None] = asyncio.Queue()
     given, certificate, metrics = registration(
-        store, Lifetime(timedelta(days=90)), files, report=told.put_nowait
+        api, Lifetime(timedelta(days=90)), files, report=told.put_nowait
     )
     waiting = asyncio.create_task(given.load())
     assert "tls.crt: No such file" in str(await told.get())
@@ -217,23 +218,23 @@ async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
     (tmp_path / "tls.key").write_bytes(data["tls.key"])
     await waiting
     await given.keep()
-    assert "caBundle" not in store[HOOKS]["webhooks"][0]["clientConfig"]
+    assert "caBundle" not in api.stored(*HOOKS)["webhooks"][0]["clientConfig"]
     context = ssl.create_default_context(cadata=data["ca.crt"].decode())
     async with serving_on(certificate, metrics) as port:
         status, _ = await ask(context, port, json.dumps(review()).encode())
         assert status == 200
 
 
-async def test_a_key_of_another_certificate_is_refused_and_changes_nothing(store: Any) -> None:
+async def test_a_key_of_another_certificate_is_refused_and_changes_nothing(api: MemoryApi) -> None:
     lifetime = Lifetime(timedelta(days=90))
-    one, certificate, metrics = registration(store, lifetime)
+    one, certificate, metrics = registration(api, lifetime)
     await one.load()
     await one.keep()
-    data = {name: base64.b64decode(value) for name, value in store[KEY]["data"].items()}
+    data = {name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()}
     with pytest.raises(Rejected):
         certificate.load(data["tls.crt"], data["ca.key"])
     async with serving_on(certificate, metrics) as port:
-        status, _ = await ask(trusting(store), port, json.dumps(review()).encode())
+        status, _ = await ask(trusting(api), port, json.dumps(review()).encode())
         assert status == 200
 
 
@@ -252,14 +253,14 @@ async def test_a_key_of_another_certificate_is_refused_and_changes_nothing(store
         ),
     ],
 )
-async def test_what_is_no_review_gets_400(store: Any, body: bytes) -> None:
-    one, certificate, metrics = registration(store, Lifetime(timedelta(days=90)))
+async def test_what_is_no_review_gets_400(api: MemoryApi, body: bytes) -> None:
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics) as port:
-        status, text = await ask(trusting(store), port, body)
+        status, text = await ask(trusting(api), port, body)
         assert (status, text.partition(":")[0]) == (400, "not an AdmissionReview")
-        status, _ = await ask(trusting(store), port, json.dumps(review()).encode(), "/mutate")
+        status, _ = await ask(trusting(api), port, json.dumps(review()).encode(), "/mutate")
         assert status == 200
 
 
@@ -278,21 +279,21 @@ def test_the_longest_patience_fits_into_the_answer() -> None:
     assert most + rules.grace < serving.limit(f"{POD_TIMEOUT_SECONDS}s")
 
 
-async def test_the_time_out_in_the_request_counts(store: Any) -> None:
+async def test_the_time_out_in_the_request_counts(api: MemoryApi) -> None:
     async def sleepy(_: Request) -> Answer:
         await asyncio.Event().wait()
         return YES
 
-    one, certificate, metrics = registration(store, Lifetime(timedelta(days=90)))
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics, mutate=sleepy) as port:
         body = json.dumps(review()).encode()
-        _, text = await ask(trusting(store), port, body, "/mutate?timeout=1s")
+        _, text = await ask(trusting(api), port, body, "/mutate?timeout=1s")
         assert "no answer within 0.5 s" in json.loads(text)["response"]["status"]["message"]
 
 
-async def test_too_late_and_broken_are_said_clearly(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_late_and_broken_are_said_clearly(api: MemoryApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "ANSWER_SECONDS", 0.1)
 
     async def sleepy(_: Request) -> Answer:
@@ -302,12 +303,12 @@ async def test_too_late_and_broken_are_said_clearly(store: Any, monkeypatch: pyt
     async def broken(_: Request) -> Answer:
         raise ZeroDivisionError
 
-    one, certificate, metrics = registration(store, Lifetime(timedelta(days=90)))
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics, mutate=sleepy, validate=broken) as port:
         for path, said in (("/mutate", "no answer within"), ("/validate", "ZeroDivisionError, see its log")):
-            status, text = await ask(trusting(store), port, json.dumps(review()).encode(), path)
+            status, text = await ask(trusting(api), port, json.dumps(review()).encode(), path)
             answer = json.loads(text)["response"]
             assert status == 200
             assert not answer["allowed"]

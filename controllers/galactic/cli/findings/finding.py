@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from galactic.cli.world import World
 from galactic.crds.model import Condition
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 from galactic.kube.pods import seconds
 
 PATIENCE_SECONDS: Final = 20.0

@@ -5,7 +5,7 @@ from typing import Final
 
 from galactic.cli.findings.finding import PROBLEM, Finding
 from galactic.cli.world import World, over
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 from galactic.kube.pods import lacks_interface, placement, wanted, wants_vpc
 
 UNATTACHED_SECONDS: Final = 30.0

@@ -6,7 +6,7 @@ from typing import Final
 from galactic.cli.findings.finding import PROBLEM, Finding, recent
 from galactic.cli.findings.pods import runs
 from galactic.cli.world import World
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 
 EVENTS: Final = frozenset(
     {

@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol
 import structlog
 
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.client import Kube, Object
+from galactic.kube.api import Object
+from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.informer import Key as Name
 from galactic.kube.resources import NADS

@@ -18,7 +18,8 @@ import structlog
 
 from galactic import names
 from galactic.errors import Rejected
-from galactic.kube.client import Kube, Object
+from galactic.kube.api import Object
+from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.informer import Key as Name
 from galactic.kube.resources import VPC_ATTACHMENTS

@@ -19,7 +19,8 @@ from galactic import names, srv6
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint, SegmentStatus
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.client import Conflict, Kube, NotFound, Object
+from galactic.kube.api import Conflict, NotFound, Object
+from galactic.kube.client import Kube
 from galactic.kube.informer import Informer, Key
 from galactic.kube.resources import NODE_SEGMENTS
 from galactic.node.state.condition import ConditionState

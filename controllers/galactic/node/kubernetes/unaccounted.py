@@ -15,7 +15,7 @@ import structlog
 
 from galactic.crds.nodesegment import SegmentEndpoint
 from galactic.errors import GalacticError, NotYet, Rejected
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 from galactic.kube.resources import NADS, Resource
 from galactic.names import function_hex, vpc_hex
 from galactic.node.kubernetes.definitions import configured

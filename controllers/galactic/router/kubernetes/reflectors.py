@@ -17,7 +17,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.client import Kube, Object
+from galactic.kube.api import Object
+from galactic.kube.client import Kube
 from galactic.kube.informer import Changed, Informer, Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES_METADATA, VPC_ATTACHMENTS, VPCS
 from galactic.messages import Endpoint, Route

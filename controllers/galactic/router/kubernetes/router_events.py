@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.kube.client import Object
+from galactic.kube.api import Object
 from galactic.kube.lease import own_namespace
 from galactic.kube.resources import EVENTS, LEASES, Resource
 from galactic.router.kubernetes.status_writer import now

@@ -20,7 +20,7 @@ import structlog
 from galactic.crds.model import Condition
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.client import NotFound, Object
+from galactic.kube.api import NotFound, Object
 from galactic.kube.resources import VPC_ATTACHMENTS, Resource
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import EndpointPath, Identity

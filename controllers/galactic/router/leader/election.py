@@ -14,7 +14,8 @@ from typing import Final, Protocol
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.kube.lease import DURATION_SECONDS, Lease, Leases, Terms, own_namespace
+from galactic.kube.api import Api
+from galactic.kube.lease import DURATION_SECONDS, Lease, Terms, own_namespace
 
 log = structlog.get_logger(__name__)
 NAME: Final = "galactic-router"
@@ -58,7 +59,7 @@ class LeaseElection:
 
     def __init__(
         self,
-        api: Leases,
+        api: Api,
         own: str,
         *,
         namespace: str | None = None,

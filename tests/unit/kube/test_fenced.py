@@ -2,27 +2,30 @@
 
 import pytest
 
+from galactic.kube.fenced import Fenced
 from galactic.kube.lease import Deposed, Lease, Terms
+from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import NAMESPACES, VPCS
-from galactic.operator.api import Fenced
 
 VPC = {"metadata": {"name": "v"}, "spec": {"networks": ["10.1.1.0/24"]}}
 
 
-async def test_only_the_leader_writes(cluster):
+async def test_only_the_leader_writes():
+    memory = MemoryApi()
+    memory.put(NAMESPACES, {"metadata": {"name": "default"}})
     moment = [0.0]
-    lease = Lease(cluster.api, "default", "operator", "a", terms=Terms(), clock=lambda: moment[0])
-    api = Fenced(cluster.api, lease)
+    lease = Lease(memory, "default", "operator", "a", terms=Terms(), clock=lambda: moment[0])
+    api = Fenced(memory, lease)
     with pytest.raises(Deposed):
         await api.create(VPCS, VPC, "default")
     with pytest.raises(Deposed):
         await api.evict("web", "default", "uid")
-    assert ("evict", "Pod", "web") not in cluster.api.requests
-    assert await cluster.api.find(VPCS, "v", "default") is None
-    assert len((await api.list(NAMESPACES))[0]) == 2
+    assert ("evict", "Pod", "web") not in memory.requests
+    assert await memory.find(VPCS, "v", "default") is None
+    assert len((await api.list(NAMESPACES))[0]) == 1
     assert await lease._attempt(1.0)
     await api.create(VPCS, VPC, "default")
     moment[0] = 10.0  # without a renewal
     with pytest.raises(Deposed):
         await api.patch(VPCS, "v", {"status": {"ready": True}}, "default", subresource="status")
-    assert (await cluster.api.find(VPCS, "v", "default")).get("status", {}).get("ready") is not True
+    assert (await memory.find(VPCS, "v", "default")).get("status", {}).get("ready") is not True

@@ -1,21 +1,22 @@
-"""A set of what is dirty, in order of arrival: nothing is in it twice, and nothing is worked on twice at a time.
-
-What others depend on goes first.
-"""
+"""A work queue as client-go has one: items in order of arrival, each once, one worker at a time on each."""
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
+from galactic.backoff import Backoff
+
 T = TypeVar("T", bound=Hashable)
 BACKOFF_SECONDS: Final = (0.05, 60.0)
+"""The shortest and the longest pause before an item that failed comes again."""
 
 
-class Queue(Generic[T]):
-    """``add`` marks an item dirty, ``get`` hands the oldest out, ``done`` must follow.
+class WorkQueue(Generic[T]):
+    """``add`` marks an item dirty, ``get`` hands the oldest out, ``done`` or ``failed`` must follow.
 
-    An item marked while it is worked on comes again afterwards. ``first`` says which items go before the others.
+    An item that is marked while it is worked on comes again afterwards. Items for which ``first`` is true are handed
+    out before the others.
     """
 
     def __init__(self, first: Callable[[T], bool] = lambda _item: False) -> None:
@@ -23,16 +24,16 @@ class Queue(Generic[T]):
         self._urgent: OrderedDict[T, None] = OrderedDict()
         self._dirty: OrderedDict[T, None] = OrderedDict()
         self._working: dict[T, bool] = {}  # item → marked again meanwhile
-        self._later: dict[T, asyncio.TimerHandle] = {}
-        self._failures: dict[T, int] = {}
-        self._waiting = asyncio.Event()
+        self._delayed: dict[T, asyncio.TimerHandle] = {}
+        self._failures: dict[T, Backoff] = {}
+        self._available = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._dirty) + len(self._working) + len(self._later)
+        return len(self._urgent) + len(self._dirty) + len(self._working) + len(self._delayed)
 
     @property
     def busy(self) -> bool:
-        """Whether anything is dirty now or being worked on, what is due later left aside."""
+        """Whether an item is dirty or worked on; delayed ones do not count."""
         return bool(self._urgent or self._dirty or self._working)
 
     def add(self, item: T, delay: float = 0.0) -> None:
@@ -41,45 +42,45 @@ class Queue(Generic[T]):
             loop = asyncio.get_running_loop()
             if item in self._urgent or item in self._dirty or self._working.get(item):
                 return
-            if (timer := self._later.get(item)) is not None:
+            if (timer := self._delayed.get(item)) is not None:
                 if timer.when() <= loop.time() + delay:
                     return
                 timer.cancel()
-            self._later[item] = loop.call_later(delay, self._due, item)
+            self._delayed[item] = loop.call_later(delay, self._delay_over, item)
             return
-        if (timer := self._later.pop(item, None)) is not None:
+        if (timer := self._delayed.pop(item, None)) is not None:
             timer.cancel()
         if item in self._working:
             self._working[item] = True
         else:
             (self._urgent if self._first(item) else self._dirty).setdefault(item)
-            self._waiting.set()
+            self._available.set()
 
     async def get(self) -> T:
         """The item that has been dirty for longest."""
         while not self._urgent and not self._dirty:
-            self._waiting.clear()
-            await self._waiting.wait()
+            self._available.clear()
+            await self._available.wait()
         item, _ = (self._urgent or self._dirty).popitem(last=False)
         self._working[item] = False
         return item
 
     def done(self, item: T) -> None:
-        """The work on it went well."""
+        """The work on the item succeeded."""
         self._failures.pop(item, None)
         self._finish(item)
 
     def failed(self, item: T) -> float:
-        """The work on it failed: it comes again after a delay that doubles. The delay, in seconds."""
-        failures = self._failures[item] = self._failures.get(item, 0) + 1
-        shortest, longest = BACKOFF_SECONDS
-        delay = min(shortest * 2.0 ** min(failures - 1, 32), longest)
+        """The work on the item failed: the item comes again after a pause that doubles. The pause, in seconds."""
+        if item not in self._failures:
+            self._failures[item] = Backoff(*BACKOFF_SECONDS, spread=0)
+        delay = self._failures[item].pause()
         self._finish(item)
         self.add(item, delay)
         return delay
 
     def clear(self) -> None:
-        """Nothing is dirty any more, and nothing is worked on."""
+        """Forgets every item."""
         self.close()
         self._urgent.clear()
         self._dirty.clear()
@@ -87,15 +88,15 @@ class Queue(Generic[T]):
         self._failures.clear()
 
     def close(self) -> None:
-        """Cancels what is due later."""
-        for timer in self._later.values():
+        """Forgets the delayed items."""
+        for timer in self._delayed.values():
             timer.cancel()
-        self._later.clear()
+        self._delayed.clear()
 
     def _finish(self, item: T) -> None:
         if self._working.pop(item, False):
             self.add(item)
 
-    def _due(self, item: T) -> None:
-        self._later.pop(item, None)
+    def _delay_over(self, item: T) -> None:
+        self._delayed.pop(item, None)
         self.add(item)

@@ -2,18 +2,18 @@ import asyncio
 
 import pytest
 
-from galactic.operator.queue import Queue
+from galactic.kube.workqueue import WorkQueue
 
 
 async def test_order_once_each_and_what_is_urgent_first():
-    queue = Queue(first=lambda item: item.startswith("!"))
+    queue = WorkQueue(first=lambda item: item.startswith("!"))
     for item in ("a", "b", "a", "!c"):
         queue.add(item)
     assert [await queue.get() for _ in range(3)] == ["!c", "a", "b"]
 
 
 async def test_marked_while_worked_on_comes_again_but_not_twice_at_a_time():
-    queue = Queue()
+    queue = WorkQueue()
     queue.add("a")
     assert await queue.get() == "a"
     queue.add("a")
@@ -26,7 +26,7 @@ async def test_marked_while_worked_on_comes_again_but_not_twice_at_a_time():
 
 
 async def test_failures_back_off_and_success_forgives():
-    queue = Queue()
+    queue = WorkQueue()
     delays = []
     for _ in range(4):
         queue.add("a")
@@ -44,7 +44,7 @@ async def test_failures_back_off_and_success_forgives():
 
 
 async def test_later_marks_are_one_and_the_earlier_counts():
-    queue = Queue()
+    queue = WorkQueue()
     queue.add("a", 60)
     queue.add("a", 0.001)
     queue.add("a", 30)

@@ -1,0 +1,279 @@
+"""An API server in memory, for tests: resource versions, preconditions, patches, ownership, watches, failures.
+
+Methods of ``Api`` are a client's requests and are counted. ``put``, ``change``, ``remove`` and ``store`` are what other
+clients do meanwhile.
+"""
+
+import asyncio
+import copy
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
+
+from galactic.errors import GalacticError
+from galactic.kube.api import Conflict, Event, NotFound, Object, Objects, Patch
+from galactic.kube.resources import PODS, Resource
+
+Failure = Callable[[str, Resource, str], GalacticError | None]
+Observer = Callable[[Resource, Event], None]
+
+
+class MemoryApi:
+    """``fail(verb, resource, name)`` may give the error that a request raises. ``observer`` gets every watch event.
+
+    ``objects``: by plural, namespace, name. ``requests``: verb, kind and name of each, of a list its label selector.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, str]] = []
+        self.patches: list[tuple[str, str, Object]] = []
+        self.fail: Failure = lambda *_: None
+        self.observer: Observer = lambda *_: None
+        self.objects: dict[tuple[str, str, str], Object] = {}
+        self._kinds: dict[str, Resource] = {}  # by plural
+        self._numbers = itertools.count(1)
+        self._history: list[tuple[int, str, Event]] = []  # resource version, plural
+        self._changed = asyncio.Event()
+
+    # What other clients do
+
+    def stored(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
+        """The object itself, not a copy."""
+        return self.objects.get((resource.plural, namespace, name))
+
+    def all(self, resource: Resource) -> Iterator[Object]:
+        """The objects of a kind, in the order in which they were made."""
+        return (thing for (plural, _, _), thing in self.objects.items() if plural == resource.plural)
+
+    def put(self, resource: Resource, body: Mapping[str, Any], namespace: str = "") -> Object:
+        """As ``kubectl create``: the object as made, with UID, generation and creation time. Raises Conflict."""
+        thing: Object = copy.deepcopy(dict(body))
+        meta = thing["metadata"]
+        namespace = namespace if resource.namespaced else ""
+        key = (resource.plural, namespace, meta["name"])
+        if key in self.objects:
+            raise Conflict(f"{resource.plural} {meta['name']!r} already exists", reason="AlreadyExists")
+        number = next(self._numbers)
+        clock = f"{number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}"
+        thing |= {"apiVersion": resource.api_version, "kind": resource.kind}
+        meta |= {"uid": f"uid-{number}", "generation": 1, "creationTimestamp": f"2026-01-01T{clock}Z"}
+        if namespace:
+            meta["namespace"] = namespace
+        self.objects[key] = thing
+        return self._publish(resource, "ADDED", thing)
+
+    def store(self, resource: Resource, thing: Object) -> Object:
+        """The object exactly as given but for its resource version, in place of its predecessor."""
+        thing = copy.deepcopy(thing)
+        meta = thing["metadata"]
+        key = (resource.plural, meta.get("namespace", ""), meta["name"])
+        type_ = "MODIFIED" if key in self.objects else "ADDED"
+        self.objects[key] = thing
+        return self._publish(resource, type_, thing)
+
+    def change(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Mapping[str, Any],
+        namespace: str = "",
+        *,
+        subresource: str | None = None,
+    ) -> Object:
+        """As ``kubectl patch --type=merge``. Raises NotFound, and Conflict for another resource version."""
+        thing = self._required(resource, name, namespace)
+        version = (patch.get("metadata") or {}).get("resourceVersion")
+        if version and version != thing["metadata"]["resourceVersion"]:
+            raise Conflict(f"{resource.plural} {name!r} was changed", reason="Conflict")
+        parts = {
+            part: value for part, value in patch.items() if (part == "status") == (subresource == "status")
+        }
+        spec = copy.deepcopy(thing.get("spec"))
+        _merge(thing, parts)
+        return self._modified(resource, thing, spec)
+
+    def remove(self, resource: Resource, name: str, namespace: str = "") -> None:
+        """As ``kubectl delete --wait=false``, and garbage collection after it. Raises NotFound."""
+        thing = self._required(resource, name, namespace)
+        if thing["metadata"].get("finalizers"):
+            thing["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+            self._publish(resource, "MODIFIED", thing)
+        else:
+            self._vanish(resource, thing)
+
+    # Requests
+
+    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
+        self._request("find", resource, name)
+        return copy.deepcopy(self.stored(resource, name, namespace or ""))
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
+        least: str = "",  # noqa: ARG002 - there is one state, and it is the newest
+    ) -> tuple[Objects, str]:
+        self._request("list", resource, labels)
+        keys = sorted(key for key in self.objects if key[0] == resource.plural)  # as etcd has them
+        found = [copy.deepcopy(self.objects[key]) for key in keys]
+        version = str(self._history[-1][0]) if self._history else "0"
+        return [thing for thing in found if selected(thing, labels, namespace, fields)], version
+
+    async def watch(
+        self,
+        resource: Resource,
+        version: str,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
+    ) -> AsyncIterator[Event]:
+        self._request("watch", resource, labels)
+        position = 0
+        while True:
+            changed = self._changed
+            for number, plural, event in self._history[position:]:
+                position += 1
+                if plural == resource.plural and number > int(version):
+                    if (error := self.fail("watch", resource, labels)) is not None:
+                        raise error
+                    if selected(event.object, labels, namespace, fields):
+                        yield copy.deepcopy(event)
+            if position == len(self._history):
+                await changed.wait()
+
+    async def create(
+        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
+    ) -> Object:
+        self._request("create", resource, body["metadata"]["name"])
+        return self.put(resource, body, namespace or "")
+
+    async def replace(self, resource: Resource, body: Object, *, subresource: str | None = None) -> Object:
+        meta = body["metadata"]
+        self._request("replace", resource, meta["name"])
+        thing = self._required(resource, meta["name"], meta.get("namespace", ""))
+        if meta.get("resourceVersion") != thing["metadata"]["resourceVersion"]:
+            raise Conflict(f"{resource.plural} {meta['name']!r} was changed", reason="Conflict")
+        spec = copy.deepcopy(thing.get("spec"))
+        kept = {"status"} if subresource is None else thing.keys() - {"status"}
+        whole = copy.deepcopy(body) | {part: thing[part] for part in kept if part in thing}
+        thing.clear()
+        thing |= whole
+        return self._modified(resource, thing, spec)
+
+    async def patch(
+        self,
+        resource: Resource,
+        name: str,
+        patch: Patch,
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+    ) -> Object:
+        assert not isinstance(patch, list), "merge patches only"
+        self._request("patch", resource, name)
+        self.patches.append((resource.kind, name, copy.deepcopy(dict(patch))))
+        return self.change(resource, name, patch, namespace or "", subresource=subresource)
+
+    async def delete(
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace: int | None = None,  # noqa: ARG002 - nothing runs here that could end
+    ) -> None:
+        self._request("delete", resource, name)
+        if self.stored(resource, name, namespace or "") is not None:
+            self.remove(resource, name, namespace or "")
+
+    async def evict(self, name: str, namespace: str, uid: str) -> None:
+        self._request("evict", PODS, name)
+        if self._required(PODS, name, namespace)["metadata"]["uid"] != uid:
+            raise Conflict(f"pod {name!r} has another UID", reason="Conflict")
+        self.remove(PODS, name, namespace)
+
+    def _required(self, resource: Resource, name: str, namespace: str) -> Object:
+        thing = self.stored(resource, name, namespace)
+        if thing is None:
+            raise NotFound(f"{resource.plural} {name!r} not found", reason="NotFound")
+        return thing
+
+    def _modified(self, resource: Resource, thing: Object, spec: object) -> Object:
+        """After a write. ``spec``: the one before."""
+        meta = thing["metadata"]
+        if thing.get("spec") != spec:
+            meta["generation"] = meta.get("generation", 0) + 1
+        if "deletionTimestamp" in meta and not meta.get("finalizers"):
+            return self._vanish(resource, thing)
+        return self._publish(resource, "MODIFIED", thing)
+
+    def _vanish(self, resource: Resource, thing: Object) -> Object:
+        meta = thing["metadata"]
+        del self.objects[resource.plural, meta.get("namespace", ""), meta["name"]]
+        answer = self._publish(resource, "DELETED", thing)
+        for (plural, namespace, name), owned in list(self.objects.items()):
+            owners = [owner["uid"] for owner in owned["metadata"].get("ownerReferences") or ()]
+            if meta.get("uid") in owners:
+                self.remove(self._kinds[plural], name, namespace)
+        return answer
+
+    def _publish(self, resource: Resource, type_: str, thing: Object) -> Object:
+        number = next(self._numbers)
+        thing["metadata"]["resourceVersion"] = str(number)
+        event = Event(type_, copy.deepcopy(thing))
+        self._kinds.setdefault(resource.plural, resource)
+        self._history.append((number, resource.plural, event))
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self.observer(resource, event)
+        return copy.deepcopy(thing)
+
+    def _request(self, verb: str, resource: Resource, name: str) -> None:
+        self.requests.append((verb, resource.kind, name))
+        if (error := self.fail(verb, resource, name)) is not None:
+            raise error
+
+
+def selected(thing: Object, labels: str, namespace: str | None, fields: str = "") -> bool:
+    """Whether selectors have the object. Labels: ``name``, ``name=value``, ``name in (…)``. Fields: ``path=value``."""
+    meta = thing["metadata"]
+    present = meta.get("labels") or {}
+    by_field = [term.partition("=") for term in fields.split(",") if term]
+    return (
+        all(_labelled(present, term) for term in re.split(r",(?![^(]*\))", labels) if term)
+        and all(str(_field(thing, path)) == value for path, _, value in by_field)
+        and namespace in (None, meta.get("namespace"))
+    )
+
+
+def _labelled(present: Mapping[str, str], term: str) -> bool:
+    name, within, values = term.partition(" in ")
+    if within:
+        return present.get(name) in values.strip("()").split(",")
+    name, equal, value = term.partition("=")
+    return name in present and (not equal or present[name] == value)
+
+
+def _field(thing: Object, path: str) -> object:
+    value: Any = thing
+    for part in path.split("."):
+        value = value.get(part, "") if isinstance(value, Mapping) else ""
+    return value
+
+
+def _merge(target: dict[str, Any], patch: Mapping[str, Any]) -> None:
+    """RFC 7386."""
+    for name, value in patch.items():
+        if name == "resourceVersion":
+            continue
+        if value is None:
+            target.pop(name, None)
+        elif isinstance(value, Mapping):
+            _merge(target.setdefault(name, {}), value)
+        else:
+            target[name] = copy.deepcopy(value)
