@@ -20,11 +20,11 @@ VERSIONS := --versions=$(shell date +%s)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-$(VENV)/made: pyproject.toml constraints.txt
+$(VENV)/made: pyproject.toml lab/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed, $(PYTHON) is older: make PYTHON=…"; exit 1; }
 	@echo "making .venv (once)"
 	@$(PYTHON) -m venv $(VENV) || { echo "no venv module: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' -e lab
 	@touch $@
 
 $(VENV)/docs-made: $(VENV)/made
@@ -61,7 +61,7 @@ check: venv ## style, types, layers, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m galactic.crds.schema --check crds charts/galactic/files/crds
-	@$(BIN)/python -m galactic.lab.manifest --check
+	@PYTHONPATH=tools $(BIN)/python -m release.manifest --check
 	@PYTHONPATH=tools $(BIN)/python -m reference --check docs
 	@PYTHONPATH=tools $(BIN)/python -m observability --check
 	@PYTHONPATH=tools $(BIN)/python -m release.licences --check
@@ -70,7 +70,7 @@ check: venv ## style, types, layers, generated files
 
 generate: venv ## CRDs from the models, dist/install.yaml from the chart, reference pages from the code
 	@$(BIN)/python -m galactic.crds.schema crds charts/galactic/files/crds
-	@$(BIN)/python -m galactic.lab.manifest
+	@PYTHONPATH=tools $(BIN)/python -m release.manifest
 	@PYTHONPATH=tools $(BIN)/python -m reference docs
 	@PYTHONPATH=tools $(BIN)/python -m observability
 	@PYTHONPATH=tools $(BIN)/python -m release.licences

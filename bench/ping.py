@@ -12,7 +12,7 @@ import statistics
 
 from rich.console import Console
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 API = "galactic.datumapis.com/v1alpha"
 NAMESPACE = "bench-ping"

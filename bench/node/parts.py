@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
-from galactic.lab.mosquitto import mosquitto
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import EncapJob, EncapMode, EncapSink, RouteKey, RouteTarget
 from galactic.messages import Route
 from galactic.node.dataplane.memory import MemoryKernel
+from galactic_lab.mosquitto import mosquitto
 
 VPC = 1234
 FIRST_SID = int(IPv6Address("2001:db8:ff02:100::"))

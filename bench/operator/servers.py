@@ -18,7 +18,7 @@ import yaml
 from galactic.kube.api import Conflict
 from galactic.kube.client import Kube
 from galactic.kube.resources import Resource
-from galactic.lab import assets, controlplane
+from galactic_lab import assets, controlplane
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 CRDS: Final = Resource(

@@ -24,7 +24,6 @@ import psycopg
 import structlog
 from prometheus_client import CollectorRegistry
 
-from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
 from galactic.router.database.history_writer import HistoryWriter
@@ -32,6 +31,7 @@ from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import sid
+from galactic_lab.postgres import Postgres, temporary
 
 BURST = 1_000
 SIZES = (10_000, 100_000)

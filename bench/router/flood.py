@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 
 from galactic.bus import Delivery
 from galactic.bus.paho import PahoBus
-from galactic.lab.mosquitto import mosquitto
 from galactic.launch import configure_logs
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.settings import MqttSettings
+from galactic_lab.mosquitto import mosquitto
 
 TOPICS = Topics("galactic/v1")
 CHANGES_EACH = 30

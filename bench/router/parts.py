@@ -15,11 +15,11 @@ from pathlib import Path
 
 from galactic.bus import Connected, Delivery
 from galactic.bus.paho import PahoBus
-from galactic.lab.mosquitto import mosquitto
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.names import function_hex, vpc_hex
 from galactic.settings import MqttSettings
 from galactic.srv6 import sid
+from galactic_lab.mosquitto import mosquitto
 
 VPC = 0x4D2
 TOPICS = Topics("galactic/v1")

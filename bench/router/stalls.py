@@ -28,13 +28,13 @@ from parts import broker, listener, publish, status
 from sync import FAMILIES, message, nodes
 
 from galactic.bus.paho import PahoBus
-from galactic.lab.postgres import temporary
 from galactic.launch import Health
 from galactic.router.controller import Controller
 from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
+from galactic_lab.postgres import temporary
 
 LOOK_SECONDS = 0.002
 DEEP = 4

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from values import CHART
 
-from galactic.lab.places import HELD_UP, HELD_UP_SECONDS
+from galactic_lab.places import HELD_UP, HELD_UP_SECONDS
 
 NAMESPACE = "galactic-system"
 

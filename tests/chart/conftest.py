@@ -14,10 +14,10 @@ from charting import NAMESPACE, Helm
 from owning import owned
 from rich.console import Console
 
-from galactic.lab import build_modules
-from galactic.lab.assets import server_version
-from galactic.lab.build_helm import HELM, HELM3
-from galactic.lab.cluster import Lab
+from galactic_lab import build_modules
+from galactic_lab.assets import server_version
+from galactic_lab.build_helm import HELM, HELM3
+from galactic_lab.cluster import Lab
 
 HERE = Path(__file__).parent
 GONE = "--timeout=240s"

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from galactic.errors import Rejected
-from galactic.lab import cleanup
-from galactic.lab.cluster import Lab
-from galactic.lab.state import environment
+from galactic_lab import cleanup
+from galactic_lab.cluster import Lab
+from galactic_lab.state import environment
 
 COMMANDS = Path(sys.executable).parent
 SECONDS = 600.0

@@ -30,9 +30,9 @@ from story import eventually as soon
 from values import CHART
 
 from galactic.errors import Rejected
-from galactic.lab.cluster import Lab
-from galactic.lab.places import HELD_UP
-from galactic.lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
+from galactic_lab.cluster import Lab
+from galactic_lab.places import HELD_UP
+from galactic_lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
 
 GROUP = "galactic.datumapis.com"
 NODE = "node-1"

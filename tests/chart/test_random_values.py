@@ -13,7 +13,7 @@ from charting import NAMESPACE, Helm, Refused
 from openapi import Kinds
 from values import CHART, values
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 FIRST, LAST = map(int, os.environ.get("GALACTIC_CHART_SEEDS", "0:200").split(":"))
 BATCH = 20

@@ -21,7 +21,9 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.router.rib.import_policy import parse
 from galactic.validation.networks import parse_networks
+from galactic_lab.commands import DEMO, LAB
 
+KNOWN = COMMANDS | {"lab": LAB, "demo": DEMO}
 KINDS = {kind.KIND: kind for kind in (Vpc, VpcAttachment, NodeSegment)}
 SETTINGS = {
     "galactic-operator": settings.OperatorSettings,
@@ -159,8 +161,8 @@ def _check(words: list[str], place: str) -> None:
     own = words[: words.index("--")] if "--" in words else words
     if not own or own[0].startswith("-"):
         return
-    assert own[0] in COMMANDS, f"{place}: galactic {own[0]}"
-    found: Any = load(own[0])
+    assert own[0] in KNOWN, f"{place}: galactic {own[0]}"
+    found: Any = load(own[0], KNOWN[own[0]])
     for word in own[1:]:
         if word.startswith("-") and word != "-":
             known = {flag for each in found.params for flag in (*each.opts, *each.secondary_opts)}

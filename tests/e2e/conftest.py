@@ -23,9 +23,9 @@ from rich.console import Console
 from story import POD_SECONDS, Tenant, fresh, tenancy
 
 from galactic.errors import GalacticError
-from galactic.lab import cleanup
-from galactic.lab.cluster import Lab
-from galactic.lab.guest_kernels import PINNED
+from galactic_lab import cleanup
+from galactic_lab.cluster import Lab
+from galactic_lab.guest_kernels import PINNED
 
 LABS = pytest.StashKey[dict[str, Lab]]()
 CHARTED = pytest.StashKey[ExitStack]()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from galactic.lab import broker
-from galactic.lab.cluster import Lab
+from galactic_lab import broker
+from galactic_lab.cluster import Lab
 
 BASE = "galactic/v1"
 LEADER = f"{BASE}/router/leader"

@@ -30,7 +30,7 @@ def main() -> None:
     arguments = [LIMIT.sub(lambda found: f"--timeout={MORE * int(found[1])}s", word) for word in given]
     if not set(WRITES) & set(arguments[:1]):
         os.execv(program, [program, *arguments])  # noqa: S606  (no shell is the point)
-    from galactic.lab.places import DONE_AFTER_ALL, HELD_UP  # whoever only reads does not pay for it
+    from galactic_lab.places import DONE_AFTER_ALL, HELD_UP  # whoever only reads does not pay for it
 
     manifest = sys.stdin.read() if "-" in arguments else None
     deadline, shown, again = time.monotonic() + SECONDS, list[str](), False

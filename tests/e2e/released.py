@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from story import ANSWER_SECONDS, POD_SECONDS
 
-from galactic.lab import helm_release
-from galactic.lab.cluster import Lab
-from galactic.lab.state import NAMESPACE, checkout
+from galactic_lab import helm_release
+from galactic_lab.cluster import Lab
+from galactic_lab.state import NAMESPACE, checkout
 
 GALACTIC: Final = Path(sys.executable).with_name("galactic")
 EXAMPLES: Final = str(checkout() / "examples")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from galactic.lab.cluster import Lab
-from galactic.lab.state import METRICS_PORT
+from galactic_lab.cluster import Lab
+from galactic_lab.state import METRICS_PORT
 
 API = "galactic.datumapis.com/v1alpha"
 SECONDS = 120.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from story import POD_SECONDS, Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODE = "node-1"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import audit
 from story import ANSWER_SECONDS, Tenant, eventually, steady
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 PLUGIN = Path(__file__).parents[2] / "src" / "cni_plugin" / "main.py"
 FOLDER = "/var/run/galactic"

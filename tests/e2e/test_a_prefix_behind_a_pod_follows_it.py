@@ -10,7 +10,7 @@ from typing import Any
 
 from story import Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 BEHIND = """
 ip link add inner type dummy

@@ -15,7 +15,7 @@ from mqtt import BASE, LEADER, Recorder, recording
 from routers import claim, leading, log, pids, publishes, standing_by, succeeded
 from story import ANSWER_SECONDS, Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 STANDING = {"10.1.1.1/32", "10.1.1.2/32"}
 

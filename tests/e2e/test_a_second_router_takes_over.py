@@ -11,10 +11,10 @@ from mqtt import BASE, publish, recording, retained
 from routers import claim, leading, standing_by, succeeded
 from story import Tenant, eventually
 
-from galactic.lab import broker
-from galactic.lab.cluster import Lab
 from galactic.messages import Endpoint, NodeEndpoints, encode
 from galactic.srv6 import parse_prefix, sid
+from galactic_lab import broker
+from galactic_lab.cluster import Lab
 
 NODES = {f"by-hand-{number}": f"2001:db8:ff99:{number}00::/56" for number in (1, 2, 3, 4)}
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from story import API, eventually, fresh
 
-from galactic.lab.cluster import Lab
-from galactic.lab.places import HELD_UP
-from galactic.lab.state import SERVICES
 from galactic.webhook.pod import CONVERGES
+from galactic_lab.cluster import Lab
+from galactic_lab.places import HELD_UP
+from galactic_lab.state import SERVICES
 
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"

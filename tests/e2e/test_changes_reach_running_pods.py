@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from story import Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 
 def test_networks_routes_and_terminations(tenants: Callable[..., Tenant], lab: Lab) -> None:

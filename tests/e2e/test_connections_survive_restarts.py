@@ -12,7 +12,7 @@ from pathlib import Path
 
 from story import ANSWER_SECONDS, Tenant, eventually, healthy
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODES = ("node-1", "node-2")
 RESTARTS = (

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from mqtt import retained
 from story import Tenant, eventually, is_again, kernel, steady
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 
 def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from story import API, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 NETWORKS = "k8s.v1.cni.cncf.io/networks"

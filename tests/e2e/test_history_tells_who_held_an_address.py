@@ -13,7 +13,7 @@ import pytest
 from routers import only_one
 from story import ANSWER_SECONDS, Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 GALACTIC = Path(sys.executable).with_name("galactic")
 

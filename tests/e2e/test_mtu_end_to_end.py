@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from story import Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 OUTER = 40  # encap.red of one segment: an IPv6 header
 HEADERS = {4: 20, 6: 40}

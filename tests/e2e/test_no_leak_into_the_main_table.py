@@ -11,7 +11,7 @@ from story import Tenant, eventually
 from wired import Wire, marked
 
 from galactic import names
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 API_SERVER = "fd00:ffff::1"
 ELSEWHERE = {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import audit
 from story import ANSWER_SECONDS, Tenant, echoes, eventually, unheard
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 WELL = "route changes arrive at once"
 COUNT = 100

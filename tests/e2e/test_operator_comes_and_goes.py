@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from story import Tenant, eventually, tenancy
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 
 @pytest.fixture

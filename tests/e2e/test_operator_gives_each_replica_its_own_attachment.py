@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from story import Tenant, eventually, tenancy
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"

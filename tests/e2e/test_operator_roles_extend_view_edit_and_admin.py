@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from story import eventually, fresh
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 ROLES = Path(__file__).resolve().parents[2] / "charts/galactic/templates/clusterroles-users.yaml"
 NAMESPACE = "operator-roles"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from story import Tenant, eventually, is_again, kernel, steady
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODE = "node-1"
 VANISH = """

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from story import eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODE = "node-3"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from story import DESTROY, Tenant, eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODE = "node-3"
 PROGRAM = Path(__file__).with_name("operations.py")

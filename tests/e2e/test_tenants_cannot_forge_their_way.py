@@ -18,7 +18,7 @@ from story import Tenant, eventually
 from wired import PORT, Heard, Port, Wire, marked
 
 from galactic import names
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODE_1, NODE_2 = "fd00:1::2", "fd00:2::2"
 LOOPBACK_1, LOOPBACK_2 = (f"2001:db8:ff0{number}:100:ffff:ffff:ffff:ffff" for number in (1, 2))

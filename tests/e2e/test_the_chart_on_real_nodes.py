@@ -19,9 +19,9 @@ from released import (
 )
 from story import POD_SECONDS, eventually
 
-from galactic.lab.cluster import Lab
-from galactic.lab.runtime import proxy
-from galactic.lab.state import NAMESPACE
+from galactic_lab.cluster import Lab
+from galactic_lab.runtime import proxy
+from galactic_lab.state import NAMESPACE
 
 
 def test_everything_runs_as_pods(charted: Lab) -> None:

@@ -14,9 +14,9 @@ import pytest
 from story import API, Tenant, eventually
 
 from galactic.errors import Rejected
-from galactic.lab.cluster import Lab
-from galactic.lab.controllers import router_name
 from galactic.names import VPC_LABEL, host_end, parse_function, parse_vpc
+from galactic_lab.cluster import Lab
+from galactic_lab.controllers import router_name
 
 PATIENCE = 240.0
 TRIES = 3

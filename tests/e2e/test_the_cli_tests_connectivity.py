@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from story import eventually
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 LABEL = "galactic.datumapis.com/connectivity"
 TRIES, SECONDS = 3, 900.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic.lab.cluster import Lab
-from galactic.lab.state import checkout
+from galactic_lab.cluster import Lab
+from galactic_lab.state import checkout
 
 GALACTIC = Path(sys.executable).with_name("galactic")
 

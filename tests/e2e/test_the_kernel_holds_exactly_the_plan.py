@@ -8,7 +8,7 @@ from zlib import crc32
 from story import Tenant, eventually, is_again, steady
 
 from galactic import names
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 NODE_1, NODE_2 = "2001:db8:ff01:100", "2001:db8:ff02:100"
 

@@ -9,8 +9,8 @@ import pytest
 from blocks import blocks, pages, walk
 from patient import at_hand
 
-from galactic.lab.cluster import Lab
-from galactic.lab.state import checkout
+from galactic_lab.cluster import Lab
+from galactic_lab.state import checkout
 
 MARKS = {page: {block.mark for block in blocks(page) if block.run} for page in pages()}
 PAGES = [page for page, marks in MARKS.items() if marks and "run: two clusters" not in marks]

@@ -20,7 +20,7 @@ from rich.console import Console
 from routers import leading, log
 from story import ANSWER_SECONDS, Tenant, eventually, tenancy
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 IDENTIFIER = "00000000c0de"
 

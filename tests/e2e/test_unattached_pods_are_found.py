@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from story import ANSWER_SECONDS, Tenant, eventually, tenancy
 
-from galactic.lab.cluster import Lab
-from galactic.lab.state import METRICS_PORT
 from galactic.names import NOT_READY_TAINT
+from galactic_lab.cluster import Lab
+from galactic_lab.state import METRICS_PORT
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from released import (
 )
 from story import POD_SECONDS, eventually
 
-from galactic.lab import helm_release
-from galactic.lab.cluster import Lab
-from galactic.lab.state import NAMESPACE
+from galactic_lab import helm_release
+from galactic_lab.cluster import Lab
+from galactic_lab.state import NAMESPACE
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from story import API, eventually
 
 from galactic.errors import Rejected
 from galactic.kube.certificates import Lifetime, renewed
-from galactic.lab.cleanup import MARK
-from galactic.lab.cluster import Lab
-from galactic.lab.controllers import settings
-from galactic.lab.credentials import ADMIN
-from galactic.lab.state import CONTROL, State, interpreter
 from galactic.webhook.configuration import ClientConfig
+from galactic_lab.cleanup import MARK
+from galactic_lab.cluster import Lab
+from galactic_lab.controllers import settings
+from galactic_lab.credentials import ADMIN
+from galactic_lab.state import CONTROL, State, interpreter
 
 SECONDS = 600
 LIFETIME = Lifetime(timedelta(minutes=4))

@@ -16,9 +16,9 @@ from routers import leading, pids
 from story import Tenant, eventually
 
 from galactic.errors import Rejected
-from galactic.lab.cluster import Lab
 from galactic.messages import Route, digest
 from galactic.node.dataplane.plan import FIRST_TABLE, TABLES
+from galactic_lab.cluster import Lab
 
 STEPS = int(os.environ.get("GALACTIC_STEPS", "6"))
 ATTACHMENTS = ("a", "b", "c", "d", "e")

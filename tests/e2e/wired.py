@@ -12,7 +12,7 @@ from scapy.packet import Packet, Raw
 from story import ANSWER_SECONDS, Tenant
 
 from galactic import names
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 PROGRAM = Path(__file__).with_name("wire.py")
 PORT = 7777

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from galactic.lab.cluster import Lab
-from galactic.lab.controllers import router_name
+from galactic_lab.cluster import Lab
+from galactic_lab.controllers import router_name
 
 LINES = 150
 """Of one story's report in all."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from container import Container
 
-from galactic.lab.images.store import Store
+from galactic_lab.images.store import Store
 from release.image import Facts, facts
 
 HERE = Path(__file__).parent

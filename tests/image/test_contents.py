@@ -91,6 +91,13 @@ def test_nothing_of_the_builders_machine_and_no_tools_are_in_it(image):
     assert not words.search(history)
 
 
+def test_the_lab_is_not_in_it(image):
+    """Neither its modules nor what it builds kernels and programs from."""
+    names = {path.name for path in (image.root / "opt/galactic").rglob("*")}
+    assert {"lab", "galactic_lab", "guest.config", "go.mod"}.isdisjoint(names)
+    assert not [name for name in names if name.startswith(("galactic_lab", "galactic-lab"))]
+
+
 def test_modules_are_compiled_and_not_compared_with_their_sources(image):
     """PEP 552: the flags after the magic number; 1 is a hash that nobody checks."""
     sources = list((site(image) / "galactic").rglob("*.py"))

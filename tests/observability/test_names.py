@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from galactic.lab import prometheus
-from galactic.lab.state import State
 from galactic.router.metrics import REASONS
+from galactic_lab import prometheus
+from galactic_lab.state import State
 from observability import __main__ as writing
 from observability import promql
 from observability.boards import BOARDS
@@ -131,7 +131,7 @@ def test_a_lab_that_gets_another_router_gets_another_prometheus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or the new one is not scraped, and an alert says that nobody leads as soon as it does."""
-    monkeypatch.setattr("galactic.lab.state.HOME", tmp_path)
+    monkeypatch.setattr("galactic_lab.state.HOME", tmp_path)
     one, same, other = (prometheus.program(State("any", nodes=2, routers=number)) for number in (1, 1, 2))
     assert one == same
     assert one.argv != other.argv

@@ -3,7 +3,7 @@
 import fcntl
 from contextlib import suppress
 
-from galactic.lab.cluster import Lab
+from galactic_lab.cluster import Lab
 
 
 def owned(lab: Lab, name: str) -> bool | None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from galactic.lab import build_modules
 from galactic.srv6 import parse_prefix
+from galactic_lab import build_modules
 from kind_underlay import Incomplete, command, routes
 from tilt import ROOT
 

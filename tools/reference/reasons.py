@@ -182,7 +182,7 @@ def modules() -> tuple[tuple[str, ast.Module], ...]:
     return tuple(
         (name, ast.parse(path.read_text()))
         for name, path in paths.items()
-        if not name.startswith(("lab/", "cli/")) and not name.endswith("/memory.py")
+        if not name.startswith("cli/") and not name.endswith("/memory.py")
     )
 
 

@@ -13,8 +13,10 @@ ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = "galactic"
 IMAGE: Final = ("cli",)
 """The extras that the image has beside what is always needed; controllers/Dockerfile installs them."""
-DEVELOPMENT: Final = ("dev",)
-"""The extras of `make venv`."""
+LAB: Final = "lab"
+"""The folder of the distribution galactic-lab. Where extras are listed, it stands for what that requires."""
+DEVELOPMENT: Final = ("dev", LAB)
+"""What `make venv` installs."""
 
 
 def normal(name: str) -> str:
@@ -23,7 +25,7 @@ def normal(name: str) -> str:
 
 
 def project(root: Path = ROOT) -> dict[str, Any]:
-    """The table ``project`` of pyproject.toml."""
+    """The table ``project`` of the pyproject.toml in ``root``."""
     found: dict[str, Any] = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     return found
 
@@ -31,13 +33,17 @@ def project(root: Path = ROOT) -> dict[str, Any]:
 def asked(extras: Iterable[str], root: Path = ROOT) -> Iterator[Requirement]:
     """What the project requires, with those extras, and with the extras of its own that these name."""
     table = project(root)
+    required = table["optional-dependencies"] | {
+        "": table["dependencies"],
+        LAB: project(root / LAB)["dependencies"],
+    }
     waiting, seen = ["", *extras], set[str]()
     while waiting:
         extra = waiting.pop()
         if extra in seen:
             continue
         seen.add(extra)
-        for line in table["optional-dependencies"][extra] if extra else table["dependencies"]:
+        for line in required[extra]:
             requirement = Requirement(line)
             if normal(requirement.name) == PROJECT:
                 waiting += requirement.extras

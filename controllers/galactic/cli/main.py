@@ -7,65 +7,99 @@ import importlib
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 from galactic import __version__
+from galactic.cli import extensions
+from galactic.cli.extensions import Command
 from galactic.errors import GalacticError
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One sub-command: where it is, and what the list says of it. ``reaches`` a cluster: see ``access.clustered``."""
-
-    module: str
-    name: str
-    help: str
-    reaches: bool = True
-
-
 COMMANDS: Final = {
-    "status": Entry("status", "status", "What is wrong, in one screen, and what to do."),
-    "vpcs": Entry("vpcs", "vpcs", "The VPCs, what is in them, and where."),
-    "routes": Entry("routes", "routes", "A VPC's routes: desired, told, in the kernels."),
-    "trace": Entry("tracing", "trace", "The way from pod to pod: where it stops, and why."),
-    "history": Entry("history", "ask", "Who held an address of a VPC, and when.", reaches=False),
-    "connectivity": Entry("connectivity", "app", "Try it with pods made for that.", reaches=False),
-    "sysdump": Entry("sysdump", "sysdump", "What helps to find a fault, without secrets."),
-    "graph": Entry("graph", "graph", "A picture of the VPCs over the nodes."),
-    "lab": Entry("lab", "app", "A cluster on this machine.", reaches=False),
-    "demo": Entry("demo", "demo", "Galactic's main job, shown in a lab.", reaches=False),
-    "completion": Entry(
-        "completion", "completion", "What a shell needs to complete commands.", reaches=False
+    "status": Command("galactic.cli.status", "status", "What is wrong, in one screen, and what to do."),
+    "vpcs": Command("galactic.cli.vpcs", "vpcs", "The VPCs, what is in them, and where."),
+    "routes": Command("galactic.cli.routes", "routes", "A VPC's routes: desired, told, in the kernels."),
+    "trace": Command("galactic.cli.tracing", "trace", "The way from pod to pod: where it stops, and why."),
+    "history": Command(
+        "galactic.cli.history", "ask", "Who held an address of a VPC, and when.", reaches=False
+    ),
+    "connectivity": Command(
+        "galactic.cli.connectivity", "app", "Try it with pods made for that.", reaches=False
+    ),
+    "sysdump": Command("galactic.cli.sysdump", "sysdump", "What helps to find a fault, without secrets."),
+    "graph": Command("galactic.cli.graph", "graph", "A picture of the VPCs over the nodes."),
+    "completion": Command(
+        "galactic.cli.completion", "completion", "What a shell needs to complete commands.", reaches=False
     ),
 }
+DISTRIBUTIONS: Final = {"lab": "galactic-lab", "demo": "galactic-lab"}
+"""Sub-commands of distributions that may be missing."""
 
 
-def load(name: str) -> Any:
+def load(name: str, command: Command) -> Any:
     """The real sub-command."""
-    entry = COMMANDS[name]
-    found = getattr(importlib.import_module(f"galactic.cli.{entry.module}"), entry.name)
-    if isinstance(found, typer.Typer):
-        found.info.name = name
-        return typer.main.get_command(found)
-    if entry.reaches:
+    loaded = getattr(importlib.import_module(command.module), command.name)
+    if isinstance(loaded, typer.Typer):
+        loaded.info.name = name
+        return typer.main.get_command(loaded)
+    if command.reaches:
         from galactic.cli.access import clustered  # noqa: PLC0415
 
-        found = clustered(found)
+        loaded = clustered(loaded)
+    return _single(name, loaded)
+
+
+def _single(name: str, function: Any, line: str | None = None) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    alone.command(name)(found)
+    alone.command(name, help=line)(function)
     return typer.main.get_command(alone)
 
 
 class Lazy(TyperGroup):
-    """Its sub-commands are stand-ins with a name and a line of help, until one is run or completed."""
+    """Its sub-commands are stand-ins with a name and a line of help, until one is run or completed.
+
+    Those that other distributions add follow the own ones, and replace none.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return [*own, *(name for name in extensions.commands() if name not in own)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if own := super().get_command(ctx, cmd_name):
+            return own
+        added = extensions.commands(cmd_name).get(cmd_name)
+        return _single(cmd_name, _stand_in, added.help) if added else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        distribution = DISTRIBUTIONS.get(args[0]) if args and self.get_command(ctx, args[0]) is None else None
+        if distribution and not ctx.resilient_parsing:
+            ctx.fail(
+                f"`galactic {args[0]}` is part of the distribution {distribution}, which is not installed; "
+                "in a checkout of Galactic: pip install ./lab"
+            )
         name, command, rest = super().resolve_command(ctx, args)
-        return name, load(name) if name in COMMANDS else command, rest
+        if name is None or command is None:
+            return name, command, rest
+        if own := COMMANDS.get(name):
+            return name, load(name, own), rest
+        added = _added(name)
+        if not isinstance(added, extensions.Broken):
+            return name, added, rest
+        return (name, command, rest) if ctx.resilient_parsing else ctx.fail(str(added))
+
+
+def _added(name: str) -> Any:
+    """The real sub-command of another distribution, or ``Broken``."""
+    command = extensions.commands(name)[name]
+    if isinstance(command, extensions.Broken):
+        return command
+    try:
+        return load(name, command)
+    except Exception as error:  # noqa: BLE001 - other distributions may raise anything
+        return extensions.Broken(command.module.partition(".")[0], error)
 
 
 app = typer.Typer(

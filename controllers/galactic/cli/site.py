@@ -1,22 +1,23 @@
 """What a cluster shows beside its API objects: programs, their logs and metrics, kernels, the router's tables.
 
 ``Site`` is what commands ask. ``Cluster`` asks Galactic's pods, found by their labels, through the API server alone
-(``pods/exec``, ``pods/log``, ``pods/proxy``); ``galactic.cli.site_lab`` asks a lab.
+(``pods/exec``, ``pods/log``, ``pods/proxy``). Entry points add other kinds of
+clusters: ``galactic.cli.extensions``.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from galactic.cli.access import LONGER, REQUEST_SECONDS, Access
+from galactic.cli.extensions import sites
 from galactic.cli.world import Component
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Object, Objects
 from galactic.kube.client import Kube
 from galactic.kube.execution import TooSlow, execute
 from galactic.kube.resources import DAEMON_SETS, DEPLOYMENTS, PODS, STATEFUL_SETS
-from galactic.lab.state import HOME
 
 LABELS: Final = "app.kubernetes.io/name=galactic"
 COMPONENT: Final = "app.kubernetes.io/component"
@@ -52,11 +53,10 @@ class Site(Protocol):
 
 
 def site(access: Access, kube: Kube) -> Site:
-    """The lab whose kubeconfig is in use, else the cluster."""
-    if any(path.resolve().is_relative_to(HOME) for path in access.files):
-        from galactic.cli.site_lab import lab_of  # noqa: PLC0415  (the image has no lab)
-
-        return lab_of(access.files) or Cluster(kube, access.seconds)
+    """The first added kind of cluster (``extensions.sites``) that the kubeconfig belongs to, else Galactic's chart."""
+    for added in sites():
+        if found := added(access.files):
+            return cast("Site", found)
     return Cluster(kube, access.seconds)
 
 

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from waits import until
 
-from galactic.lab.postgres import Postgres, temporary
 from galactic.router.database import session
+from galactic_lab.postgres import Postgres, temporary
 
 _numbers = itertools.count(1)
 PATIENCE_SECONDS = 120

@@ -11,8 +11,8 @@ from registrations import World
 from waits import until
 
 from galactic.bus import client, paho, unconfirmed
-from galactic.lab import mosquitto
 from galactic.router.ingress import subscriptions
+from galactic_lab import mosquitto
 
 PATIENCE_SECONDS = 120
 LAST = "$SYS/broker/version"

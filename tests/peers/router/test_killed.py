@@ -18,10 +18,10 @@ import pytest
 from database_world import recorded, rows
 from test_broker_and_replicas import HERE, VPC, Nodes, believed
 
-from galactic.lab.postgres import Postgres, temporary
 from galactic.messages import Route
 from galactic.router.rib.networks import Network
 from galactic.router.rib.table import table
+from galactic_lab.postgres import Postgres, temporary
 
 STEPS = 8
 SECONDS = 400

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
-from galactic.lab.mosquitto import Mosquitto
 from galactic.settings import MqttSettings
+from galactic_lab.mosquitto import Mosquitto
 
 
 @pytest.fixture

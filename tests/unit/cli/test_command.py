@@ -214,7 +214,7 @@ def test_completion_knows_commands_and_their_options() -> None:
     [
         pytest.param(["ro"], ["routes"], id="command"),
         pytest.param(["routes", "--d"], ["--differences"], id="option"),
-        pytest.param(["lab", "rele"], ["release"], id="command-of-a-command"),
+        pytest.param(["connectivity", "te"], ["test"], id="command-of-a-command"),
         pytest.param(["sysdump", "it's"], [], id="file-with-a-quote"),
     ],
 )

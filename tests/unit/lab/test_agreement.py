@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab import agreement, state
-from galactic.lab.agreement import agreed, joined
-from galactic.lab.state import State
+from galactic_lab import agreement, state
+from galactic_lab.agreement import agreed, joined
+from galactic_lab.state import State
 
 EAST = State("east", nodes=3, standalone=True, linux_source="linux-source-6.1=6.1.176-1")
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic.lab import broker, credentials, state
-from galactic.lab.state import State, checkout
+from galactic_lab import broker, credentials, state
+from galactic_lab.state import State, checkout
 
 SHIPPED = checkout() / "deploy/mosquitto"
 

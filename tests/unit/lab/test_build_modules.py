@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic.lab import build_modules, go_toolchain, packages
-from galactic.lab.build_modules import (
+from galactic_lab import build_modules, go_toolchain, packages
+from galactic_lab.build_modules import (
     CONTAINERD_RECIPE,
     COREDNS_RECIPE,
     ETCD_RECIPE,
@@ -16,7 +16,7 @@ from galactic.lab.build_modules import (
     MODULES,
     Recipe,
 )
-from galactic.lab.builds import BuildFailed
+from galactic_lab.builds import BuildFailed
 
 RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE, KIND_RECIPE]
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.folder)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from galactic.lab import builds, cache
-from galactic.lab.build_linux import FRAGMENT, PASSING, refused, wanted
-from galactic.lab.builds import Build, BuildFailed, Job
+from galactic_lab import builds, cache
+from galactic_lab.build_linux import FRAGMENT, PASSING, refused, wanted
+from galactic_lab.builds import Build, BuildFailed, Job
 
 
 @pytest.fixture(autouse=True)

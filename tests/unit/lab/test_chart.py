@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab import agreement, credentials, dns, helm_release, state
-from galactic.lab.agreement import agreed
-from galactic.lab.builds import BuildFailed
-from galactic.lab.images import chart, mirrors
-from galactic.lab.state import SERVICES, State
+from galactic_lab import agreement, credentials, dns, helm_release, state
+from galactic_lab.agreement import agreed
+from galactic_lab.builds import BuildFailed
+from galactic_lab.images import chart, mirrors
+from galactic_lab.state import SERVICES, State
 
 LAB = State("shop", chart=True)
 
@@ -86,7 +86,7 @@ def test_galactic_is_named_as_the_chart_names_it(tmp_path: Path) -> None:
 def checkout(tmp_path: Path) -> Path:
     for path in (
         "controllers/galactic/node/dataplane/plan.py",
-        "controllers/galactic/lab/uml.py",
+        "lab/galactic_lab/uml.py",
         "src/cni_plugin/main.py",
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def checkout(tmp_path: Path) -> Path:
         ("controllers/galactic/node/new.py", True),
         ("src/cni_plugin/main.py", True),
         ("constraints.txt", True),
-        ("controllers/galactic/lab/uml.py", False),
+        ("lab/galactic_lab/uml.py", False),
         ("controllers/galactic/node/__pycache__/plan.pyc", False),
         ("docs/lab.md", False),
     ],

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab import places
-from galactic.lab.assets import Assets
-from galactic.lab.places import Places
-from galactic.lab.state import State
+from galactic_lab import places
+from galactic_lab.assets import Assets
+from galactic_lab.places import Places
+from galactic_lab.state import State
 
 LATE = "Unable to connect to the server: net/http: TLS handshake timeout"
 ETCD = "Error from server: etcdserver: request timed out"

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from galactic.errors import Rejected
-from galactic.lab import fabric, state
-from galactic.lab.kernels import choose
-from galactic.lab.nodeless import Nodeless
-from galactic.lab.state import MAX_NODES, SRV6_SPACE, State
+from galactic_lab import fabric, state
+from galactic_lab.kernels import choose
+from galactic_lab.nodeless import Nodeless
+from galactic_lab.state import MAX_NODES, SRV6_SPACE, State
 
 
 def test_every_node_has_a_prefix_of_its_own_inside_the_space() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic.lab import supervision
-from galactic.lab.supervision import Child
+from galactic_lab import supervision
+from galactic_lab.supervision import Child
 
 
 class Held:

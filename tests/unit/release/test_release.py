@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from release import audit, image, lending, licences
-from release.distributions import ROOT, asked, closure, constraints, normal, project
+from release.distributions import DEVELOPMENT, LAB, ROOT, asked, closure, constraints, normal, project
 from release.image import Facts, command, engine, facts, source
 
 SAID = Facts(version="1.2.3", revision="abc", source="https://example.net/g", epoch=1_700_000_000)
@@ -101,14 +101,14 @@ def test_the_time_can_be_given_and_is_checked():
 def test_everything_that_is_required_is_pinned_and_installed_as_pinned():
     """Directly or not, for whatever extra; what only `make docs` and `make audit` install is at least pinned."""
     pinned = constraints()
-    for extra in project()["optional-dependencies"]:
+    for extra in (*project()["optional-dependencies"], LAB):
         for requirement in asked([extra]):
             version = pinned.get(normal(requirement.name))
             assert version is not None, f"{requirement} ({extra}) is not in constraints.txt"
             assert requirement.specifier.contains(version), requirement
     for requirement in project_build():
         assert normal(requirement) in pinned
-    for name, one in closure(["dev"]).items():
+    for name, one in closure(DEVELOPMENT).items():
         assert pinned.get(name) == one.version, f"{name} {one.version} is installed"
 
 

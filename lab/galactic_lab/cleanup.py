@@ -1,0 +1,85 @@
+"""Finding and ending what a lab left behind, whatever crashed: by marks of our own, never by a program's name."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from galactic_lab import broker, namespaces
+from galactic_lab.joined import Joined
+from galactic_lab.kernels import choose
+from galactic_lab.processes import Supervisor
+from galactic_lab.state import HOME, State, alone
+
+MARK: Final = "GALACTIC_LAB_PROCESS"
+"""The variable that every process of a lab is started with; its value is the lab's name. Not ``GALACTIC_LAB``, which
+people set for themselves and their shells."""
+NETNS: Final = Path("/run/netns")
+TERM_SECONDS: Final = 1.5
+KILL_SECONDS: Final = 60.0
+
+
+def marked(name: str) -> set[int]:
+    """Processes that were started with the mark of lab ``name``."""
+    wanted, found = f"{MARK}={name}".encode(), set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found.add(int(folder.name))
+    return found - {os.getpid()}
+
+
+def inside(namespace: str) -> set[int]:
+    """Processes in a named network namespace."""
+    if not (NETNS / namespace).exists():
+        return set()
+    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    return {int(word) for word in done.stdout.split()} - {os.getpid()}
+
+
+def end(find: Callable[[], set[int]]) -> None:
+    """Everything that ``find`` finds has ended; it is asked again until it finds nothing."""
+    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
+        deadline, told = time.monotonic() + seconds, set[int]()
+        while (pids := find()) and time.monotonic() < deadline:
+            for pid in pids - told:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= pids
+            time.sleep(0.05)
+
+
+def lab_namespaces(state: State) -> list[str]:
+    """The network namespaces of the machine's own kernel that belong to the lab."""
+    return [name for name in [state.namespace] if (NETNS / name).exists()]
+
+
+def remove(state: State) -> None:
+    """No process, namespace, mount or file of the lab is left."""
+    names = lab_namespaces(state)
+    pid = Supervisor(state).pid()
+    if pid in marked(state.name):  # first, or it starts again what we end; it has nothing to save
+        os.kill(pid, signal.SIGKILL)
+    end(lambda: set().union(marked(state.name), *(inside(name) for name in names)))
+    if state.join:
+        Joined(state, choose(state.host)).leave()
+        broker.forget(state)
+    for name in lab_namespaces(state):
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+    for folder in (state.root, state.memory):
+        shutil.rmtree(folder, ignore_errors=True)
+    with alone():
+        with suppress(OSError):  # other labs are in it
+            HOME.rmdir()
+        if NETNS.is_dir() and not any(NETNS.iterdir()):
+            for path, _ in namespaces.mount_points():
+                if path == str(NETNS):
+                    namespaces.unmount(NETNS)
+            with suppress(OSError):
+                NETNS.rmdir()

@@ -1,0 +1,296 @@
+"""The lab as one object: what the command line, the demo and the end-to-end tests use.
+
+    with Lab("story") as lab:
+        lab.up(nodes=3)
+        lab.kubectl("apply", "-f", "examples/")
+        lab.exec("node-1", ["ip", "-6", "route"])
+        lab.pod("default/a", ["ping", "-c1", "10.1.1.2"])
+
+Everything is synchronous and raises ``galactic.errors``: Rejected for what the caller must change, Unreachable for what
+does not come up, with the end of the log that says why.
+"""
+
+import compileall
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Final, Self
+
+from rich.console import Console
+
+from galactic.errors import Rejected
+from galactic_lab import (
+    assets,
+    broker,
+    build_linux,
+    build_modules,
+    cleanup,
+    controlplane,
+    credentials,
+    dns,
+    guest_kernels,
+    helm_release,
+    packages,
+    rbac,
+    readiness,
+)
+from galactic_lab.agreement import agreed, joined
+from galactic_lab.assets import Assets
+from galactic_lab.build_linux import Source
+from galactic_lab.builds import Build
+from galactic_lab.controllers import router_name
+from galactic_lab.disturbances import Disturbances
+from galactic_lab.kernel import Kernel
+from galactic_lab.kernels import choose
+from galactic_lab.processes import Program, Supervisor
+from galactic_lab.runtime import multus, programs, proxy, real_multus
+from galactic_lab.state import (
+    MAX_ROUTERS,
+    NAMESPACE,
+    State,
+    checkout,
+    environment,
+    interpreter,
+    sources,
+)
+
+FIRST: Final = (
+    *("forwarder", "forwarder-services", "etcd", "mosquitto"),
+    *("postgres", "guest", "kube-apiserver"),
+)
+LATER: Final = (
+    *("kube-controller-manager", "kube-scheduler", "coredns", "operator"),
+    *map(router_name, range(MAX_ROUTERS)),
+    "webhook",
+    "prometheus",
+)
+
+
+class Lab(Disturbances):
+    """One lab by name, up or not. As a context manager it is taken down at the end."""
+
+    def __init__(self, name: str = "default", console: Console | None = None) -> None:
+        if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > 20:
+            raise Rejected(f"{name!r} is not letters, digits and dashes (at most 20)", field="name")
+        self._console = console or Console(quiet=True)
+        super().__init__(State.load(name) or State(name))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+    def up(
+        self,
+        nodes: int | None = None,
+        latency: float | None = None,
+        *,
+        linux: str | None = None,
+        kubernetes: str | None = None,
+        chart: bool | None = None,
+        routers: int | None = None,
+        database: bool | None = None,
+        prometheus: bool | None = None,
+        standalone: bool | None = None,
+        join: str | None = None,
+    ) -> None:
+        """The lab is up and its nodes are Ready. What is up already stays; what has died is started again.
+
+        Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
+        The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
+        changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
+        routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
+        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does, or it is the newest. ``chart``:
+        Galactic is what its chart installs. ``GALACTIC_LAB_MULTUS`` may name a folder with a real Multus.
+        """
+        if os.geteuid() != 0:
+            raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
+        self._state = agreed(
+            self._state.name,
+            {
+                "nodes": nodes,
+                "latency": latency,
+                "linux": linux or os.environ.get(guest_kernels.SETTING) or None,
+                "kubernetes": kubernetes or os.environ.get(build_modules.SETTING) or None,
+                "chart": chart,
+                "multus": real_multus.given(os.environ.get(real_multus.SETTING, "")) or None,
+                "join": join,
+            },
+            {"routers": routers, "database": database, "prometheus": prometheus, "standalone": standalone},
+        )
+        self._install()
+        guest = self._guest() if self._state.nodes else None
+        self.build(*([guest] if guest else []))
+        found = self.assets
+        state = self._state = self._state.with_ports()
+        self._write_credentials(state, found)
+        chosen = choose(state)
+        with self._step(f"a User Mode Linux guest, {guest.version}" if guest else "a network namespace"):
+            chosen.boot()
+        supervisor = Supervisor(state)
+        booted = guest is not None and not state.join
+        wanted = [*chosen.programs(), *controlplane.programs(state, found, guest=booted)]
+        wanted += [self._nodes_program(chosen)] if state.nodes else []
+        known = {program.name for program in wanted}
+        with self._step("etcd, kube-apiserver" + ("" if state.chart else ", MQTT broker")):
+            supervisor.ensure(wanted, environment() | {cleanup.MARK: state.name})
+            supervisor.start(*(name for name in FIRST if name in known))
+            if state.nodes:  # what they import takes a guest as long as the API server takes to come up
+                self.wait("the nodes' kernel", chosen.ready, log="guest")
+                supervisor.start("nodes")
+            self.wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
+        with self._step("custom resource definitions, roles"):
+            self._define(state, found)
+        with self._step("controllers"):
+            supervisor.start(*(name for name in LATER if name in known))
+            state.gate.touch()
+        to_install = state.chart and not helm_release.installed(self)
+        with helm_release.install(self) if to_install else nullcontext() as helm:
+            with self._step(f"{state.nodes} nodes"):
+                self._wait_for_nodes()
+            if helm:
+                with self._step("the chart"):
+                    helm.finish()
+        with self._step("admission webhooks"):
+            log = "kube-apiserver" if state.chart else "webhook"
+            self.wait("the webhooks to be asked", lambda: readiness.webhooks(self), log=log)
+
+    def _wait_for_nodes(self) -> None:
+        if self._state.nodes:
+            if not self._state.chart:
+                self._annotate_nodes()
+            self.wait("every node to be Ready", lambda: readiness.nodes(self), log="nodes")
+        self.wait(
+            "the default service account", lambda: readiness.account(self), log="kube-controller-manager"
+        )
+
+    def _define(self, state: State, found: Assets) -> None:
+        """The API server knows the kinds and roles that nodes and controllers need; the chart brings its own."""
+        if state.chart:
+            multus_kinds = str(controlplane.MULTUS)
+            self.kubectl("apply", "--server-side", "-f", multus_kinds, "-f", "-", stdin=dns.manifest(state))
+        else:
+            if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
+                self.kubectl("create", "namespace", NAMESPACE)
+            roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
+            files = [word for path in controlplane.definitions(checkout()) for word in ("-f", str(path))]
+            self.kubectl("apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles)
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
+
+    def _write_credentials(self, state: State, found: Assets) -> None:
+        with self._step("credentials"):
+            state.save()
+            credentials.make(state)
+            self._write_tools(found)
+            if state.join:
+                broker.admit(state, [broker.node(state, member.name) for member in state.members])
+                Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
+
+    def _annotate_nodes(self) -> None:
+        """The nodes have their prefixes. A kubelet registers its Node without annotations."""
+        self.wait("every node to register", lambda: readiness.registered(self), log="nodes")
+        for member in self._state.members:
+            prefix = f"galactic.datumapis.com/srv6-prefix={member.prefix}"
+            self.kubectl("annotate", "--overwrite", "node", member.name, prefix)
+
+    def down(self) -> None:
+        """Nothing of the lab is left, however it ended, nor of those that joined it. The cache of builds stays."""
+        for guest in joined(self._state.name):
+            cleanup.remove(guest)
+        cleanup.remove(self._state)
+        packages.tidy()
+        self._state = State(self._state.name)
+
+    def guest_kernel(self, name: str) -> Source:
+        """What the guest kernel of that name is built from; apt is asked if need be. Raises BuildFailed."""
+        source = guest_kernels.settled(name)
+        if source is None:
+            with self._step(f"the {name} guest kernel's version"):
+                source = guest_kernels.resolve(name)
+        if remark := guest_kernels.remark(name, source):
+            self._console.print(f"[yellow]![/] {remark}")
+        return source
+
+    def _guest(self) -> Source:
+        """The source of the lab's guest kernel, kept in its state."""
+        if not self._state.linux_source:
+            self._state = replace(self._state, linux_source=str(self.guest_kernel(self._state.linux)))
+        return Source.parse(self._state.linux_source)
+
+    def build(self, *guests: Source, chart: bool = False) -> list[Build]:
+        """Everything that has to be built or fetched is in the cache, with those guest kernels for nodes, if any;
+        ``chart``: and the images that its pods run.
+        """
+        self._install(chart=chart)
+        kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
+        guest_builds = [build_linux.build(source) for source in guests]
+        pods = chart or (self._state.chart and not self._state.images)
+        builds = assets.needed(kubernetes, guests=guest_builds, nodes=bool(guests), chart=pods)
+        assets.build(builds, self._console)
+        if self._state.chart and not self._state.images:
+            root, _ = programs.chart(kubernetes)
+            self._state = replace(self._state, images=str(root.home))
+        return builds
+
+    def _install(self, *, chart: bool = False) -> None:
+        """The programs that every lab runs, and the tests before it, are on this machine."""
+        lacking = packages.absent()
+        if (chart or self._state.chart) and not packages.program(proxy.PROGRAM):
+            lacking.append(proxy.PACKAGE)
+        if lacking:
+            with self._step("packages"):
+                packages.install(lacking)
+
+    def _nodes_program(self, kernel: Kernel) -> Program:
+        argv = [*interpreter(), "-u", "-m", "galactic_lab.nodes", self._state.name]
+        command = kernel.command(argv, environment=environment())
+        return Program("nodes", command, environment(), inside=False, priority=700, stop_seconds=15)
+
+    def _write_tools(self, found: Assets) -> None:
+        """``bin/kubectl``, ``bin/helm``, and the folder of CNI plugins, with ours run straight from this tree.
+
+        With the chart, ours is in the image, and the DaemonSet installs it.
+        """
+        plugins = self._state.tools / "cni"
+        plugins.mkdir(parents=True, exist_ok=True)
+        for name, path in (("kubectl", found.kubectl), ("helm", found.helm)):
+            link = self._state.tools / name
+            link.unlink(missing_ok=True)
+            link.symlink_to(path)
+        if not self._state.chart:
+            plugin = plugins / "galactic"
+            plugin.write_text(
+                f"#!{sys.executable} -ISE\nimport sys\n\n"
+                f"sys.path.insert(0, {str(checkout() / 'src')!r})\n"
+                "from cni_plugin.main import main\n\nsys.exit(main())\n"
+            )
+            plugin.chmod(0o755)
+        stand_in = plugins / multus.NAME
+        stand_in.write_text(
+            f"#!{sys.executable} -ISE\nimport sys\n\nsys.path[:0] = {[str(path) for path in sources()]!r}\n"
+            "from galactic_lab.runtime.multus import main\n\nsys.exit(main())\n"
+        )
+        stand_in.chmod(0o755)
+        # A guest sees these files read-only: it would compile them at each start, and the plugin's for each pod.
+        for folder in (
+            sources()[0] / "galactic",
+            sources()[1] / "galactic_lab",
+            checkout() / "src/cni_plugin",
+        ):
+            compileall.compile_dir(folder, quiet=2)
+
+    @contextmanager
+    def _step(self, title: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            with self._console.status(f"{title} …"):
+                yield
+        except BaseException:
+            self._console.print(f"[red]✗[/] {title}")
+            raise
+        self._console.print(f"[green]✓[/] {title} [dim]{time.monotonic() - started:.1f} s[/]")

@@ -1,0 +1,92 @@
+"""The containerd root of nodes in a lab with the chart: Galactic's image, a broker's, and what all labs have.
+
+Galactic's image has the name that the chart's defaults give it. The broker is Debian's Mosquitto, by a name of its own.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import yaml
+
+from galactic_lab import cache
+from galactic_lab.agreement import labs
+from galactic_lab.builds import Build, Job
+from galactic_lab.images.store import BROKER_FILE, PACKAGES, SUITE, Store
+from galactic_lab.runtime import images
+from galactic_lab.state import State, checkout
+
+NAME: Final = "chart-images"
+COPIED: Final = ("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "controllers", "src")
+"""What of the checkout controllers/Dockerfile may copy: .dockerignore lets nothing else in."""
+BROKER: Final = f"lab.local/mosquitto:{SUITE}"
+KEPT: Final = 1
+"""Roots of other versions of the checkout that stay when a new one is built: each takes 600 MB."""
+
+
+def galactic(chart: Path) -> str:
+    """What the chart's defaults call Galactic's image, in full, as containerd knows it."""
+    image = yaml.safe_load((chart / "values.yaml").read_text())["image"]
+    version = yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"]
+    return f"docker.io/library/{image['repository']}:{image['tag'] or version}"
+
+
+def content(root: Path) -> str:
+    """A hash of what the image is made of."""
+    digest = hashlib.sha256()
+    for path in sorted(_files(root)):
+        digest.update(f"{path.relative_to(root)} {path.stat().st_mode & 0o777:o}\n".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for top in COPIED:
+        for path in [root / top] if (root / top).is_file() else (root / top).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
+
+
+def make(job: Job, containerd: Path, base: Path, tags: tuple[str, str]) -> None:
+    """The folder ``root``, from ``base``, a root that has the other images. Raises BuildFailed."""
+    forget()
+    store, archives = Store(), (job.work / "galactic.tar", job.work / "broker.tar")
+    with store.alone():
+        store.tidy()
+        steps: list[tuple[str, float, Callable[[], str]]]
+        steps = [("galactic", 100, partial(store.build, "image")), ("mosquitto", 20, store.broker)]
+        for (title, seconds, step), tag, path in zip(steps, tags, archives, strict=True):
+            job.advance(job.done, f"building the image {title}")
+            store.export(step(), tag, path)
+            job.done += seconds
+    root = job.out / "root"
+    shutil.copytree(base, root, symlinks=True)
+    images.unpack(job, containerd, root, dict.fromkeys(archives, 10))
+
+
+def forget() -> None:
+    """Removes the roots of other versions of the checkout, but for the latest and those that labs use."""
+    used = {state.images for name in labs() if (state := State.load(name))}
+    homes = cache.root().glob(f"{NAME}-" + "[0-9a-f]" * 12)
+    unused = [path for path in homes if str(path) not in used]
+    for path in sorted(unused, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def build(containerd: Build, base: Build) -> Build:
+    """The root for this checkout and its chart."""
+    tags = (galactic(checkout() / "charts/galactic"), BROKER)
+    return Build(
+        name=NAME,
+        files=("root",),
+        inputs=f"1 {base.inputs} {content(checkout())} {tags} {SUITE} {BROKER_FILE} {PACKAGES}",
+        seconds=150,
+        make=partial(_make, containerd=containerd, base=base, tags=tags),
+    )
+
+
+def _make(job: Job, containerd: Build, base: Build, tags: tuple[str, str]) -> None:
+    make(job, containerd.home, base.home / "root", tags)

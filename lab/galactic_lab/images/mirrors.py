@@ -1,0 +1,88 @@
+"""How this machine reaches Debian and PyPI, lent to what runs while an image is built. Nothing of it is in an image."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from galactic_lab.builds import BuildFailed
+
+APT: Final = Path("/etc/apt")
+MACHINE: Final = "/run/machine"
+"""Where pip's settings are, while an image is built."""
+
+
+def sources(suite: str, apt: Path = APT) -> Iterator[tuple[Path, str]]:
+    """Those of the machine's apt sources that serve the suite: file and content."""
+    for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
+        if not path.is_file():
+            continue
+        text = path.read_text()
+        if path.suffix == ".sources":
+            pattern = rf"^Suites:.*\b{suite}(\s|-|$)"
+            stanzas = [
+                stanza for stanza in re.split(r"\n\s*\n", text) if re.search(pattern, stanza, re.MULTILINE)
+            ]
+        else:
+            pattern = rf"deb\s(\[.*\]\s)?\S+\s{suite}(\s|-)"
+            stanzas = [line for line in text.splitlines() if re.match(pattern, line)]
+        if stanzas:
+            yield path, "\n\n".join(stanzas) + "\n"
+
+
+def mirror(suite: str, apt: Path = APT) -> str:
+    """The address that this machine gets the suite from. Raises BuildFailed where no source serves it."""
+    for path, text in sources(suite, apt):
+        pattern = r"^URIs:\s*(\S+)" if path.suffix == ".sources" else r"(\w+://\S+)"
+        if found := re.search(pattern, text, re.MULTILINE):
+            return found[1]
+    raise BuildFailed(f"no apt source of this machine serves {suite}")
+
+
+def options(folder: Path, suite: str) -> list[str]:
+    """Buildah's options that mount copies of the machine's settings of apt and pip; the copies are in ``folder``."""
+    apt, machine = folder / "apt", folder / "machine"
+    shutil.copytree(APT, apt)
+    (apt / "sources.list").unlink(missing_ok=True)
+    shutil.rmtree(apt / "sources.list.d")
+    (apt / "sources.list.d").mkdir()
+    for path, text in sources(suite):
+        (apt / "sources.list.d" / path.name).write_text(text)
+    machine.mkdir()
+    volumes = [f"{apt}:/etc/apt:ro", f"{machine}:{MACHINE}:ro"]
+    settings = {}
+    for name, value in _pip().items():
+        words = []
+        for number, word in enumerate(value.split()):
+            path = Path(word.removeprefix("file://"))
+            inside = f"{MACHINE}/{name}-{number}"
+            if path.is_absolute() and path.is_dir():
+                # With what lies beside it: an index names files relative to it.
+                volumes.append(f"{path.parent}:{inside}:ro")
+                (machine / f"{name}-{number}").mkdir()
+                inside = f"{inside}/{path.name}"
+            elif path.is_absolute() and path.is_file():
+                shutil.copy(path, machine / f"{name}-{number}")
+            else:
+                inside = word
+            words.append(f"file://{inside}" if word.startswith("file://") else inside)
+        settings[name] = " ".join(words)
+    lines = [f"{name} = {value}\n" for name, value in settings.items()]
+    (machine / "pip.conf").write_text("[global]\n" + "".join(lines))
+    arguments = f"--build-arg=PIP_CONFIG_FILE={MACHINE}/pip.conf"
+    return [*(f"--volume={volume}" for volume in volumes), arguments]
+
+
+def _pip() -> dict[str, str]:
+    """Pip's settings on this machine, from files and from the environment."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, str] = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        name = key.removeprefix(":env:.").removeprefix("global.").removeprefix("user.").removeprefix("site.")
+        found[name] = value.strip("'\"").replace("\\n", " ")
+    return found

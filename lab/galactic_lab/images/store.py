@@ -1,0 +1,187 @@
+"""Images built on this machine with nothing but Debian's packages: buildah, on a base that debootstrap makes.
+
+The cache keeps the base, named after what it is made of, and the layers that buildah finds unchanged.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from galactic_lab import cache, packages
+from galactic_lab.builds import FETCH_PAUSE_SECONDS, FETCH_TRIES, BuildFailed
+from galactic_lab.images import mirrors
+from galactic_lab.state import checkout
+
+SUITE: Final = "bookworm"
+MAKING: Final = "making-"
+"""How folders are called that are in use while something is built."""
+ENOUGH: Final = 12 << 30
+"""Bytes of layers from which on all of them are thrown away."""
+PACKAGES: Final = ("buildah", "debootstrap")
+BROKER_FILE: Final = """\
+ARG BASE
+FROM ${BASE}
+RUN apt-get update --quiet \\
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends mosquitto \\
+ && rm -rf /var/lib/apt/lists/*
+ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin
+USER 1883:1883
+CMD ["mosquitto", "-c", "/etc/mosquitto/mosquitto.conf"]
+"""
+"""Debian's Mosquitto, as the user that the chart runs it as."""
+Done = subprocess.CompletedProcess[str]
+
+
+class Store:
+    """Buildah's images and containers, apart from those of the machine."""
+
+    def __init__(self) -> None:
+        packages.install(PACKAGES)
+        self.folder = cache.root() / "images"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._config = self.folder / "storage.conf"
+        self.environment = os.environ | {
+            "CONTAINERS_STORAGE_CONF": str(self._config),
+            "BUILDAH_ISOLATION": "chroot",
+        }
+        self.environment.pop("STORAGE_DRIVER", None)
+        self._containers: list[str] = []
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process at a time builds."""
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._config.write_text(
+                f'[storage]\ndriver = "{_driver()}"\n'
+                f'graphroot = "{self.folder}/graph"\nrunroot = "{self.folder}/run"\n'
+            )
+            yield
+
+    def buildah(self, *words: str | Path) -> str:
+        """What it prints. Raises BuildFailed."""
+        command = ["buildah", *map(str, words)]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        return _succeeded(command, done).stdout.strip()
+
+    def tidy(self) -> None:
+        """Removes containers and folders that a killed run left, and all layers where there are too many."""
+        self.buildah("rm", "--all")
+        for left in self.folder.glob(f"{MAKING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        sizes = subprocess.run(["du", "-sxb", self.folder], capture_output=True, text=True, check=False)
+        if int(sizes.stdout.split()[0]) > ENOUGH:
+            self.buildah("rmi", "--all", "--force")
+
+    def base(self) -> str:
+        """An image of Debian and nothing else, as small as debootstrap can; its name."""
+        source = mirrors.mirror(SUITE)
+        name = f"localhost/base:{hashlib.sha256(f'2 {SUITE} {source}'.encode()).hexdigest()[:12]}"
+        if self.buildah("images", "--quiet", "--filter", f"reference={name}"):
+            return name
+        with self._folder() as folder:
+            root = folder / "root"
+            # In a mount namespace of its own: what debootstrap mounts there is gone with it, however it ends.
+            words = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), source]
+
+            def make() -> Done:
+                shutil.rmtree(root, ignore_errors=True)
+                return subprocess.run(words, capture_output=True, text=True, check=False)
+
+            _succeeded(words, _fetching(make))
+            empty = ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale")
+            for path in empty:
+                shutil.rmtree(root / path)
+                (root / path).mkdir()
+            container = self.buildah("from", "scratch")
+            self.buildah("add", "--quiet", container, root, "/")
+            self.buildah("commit", "--quiet", "--rm", container, name)
+        return name
+
+    def build(self, target: str) -> str:
+        """A target of Galactic's Dockerfile, as `make image` builds it; its name. Raises BuildFailed."""
+        name = f"localhost/galactic-{target}:built"
+        words = [sys.executable, "-m", "release.image", "--engine=buildah", f"--tag={name}"]
+        words += [f"--base={self.base()}", f"--target={target}"]
+        with self._folder() as folder:
+            lent = ["--layers", *mirrors.options(folder, SUITE)]
+            self._fetch([*words, *(f"--option={option}" for option in lent)])
+        return name
+
+    def broker(self) -> str:
+        """Debian's Mosquitto; its name. Raises BuildFailed."""
+        name = "localhost/mosquitto:built"
+        with self._folder() as folder:
+            (folder / "Dockerfile").write_text(BROKER_FILE)
+            (folder / "context").mkdir()
+            words = ["buildah", "build", "--layers", f"--file={folder}/Dockerfile", f"--tag={name}"]
+            words += [f"--build-arg=BASE={self.base()}", *mirrors.options(folder, SUITE)]
+            self._fetch([*words, str(folder / "context")])
+        return name
+
+    def export(self, name: str, tag: str, path: Path) -> None:
+        """The image as an archive that containerd imports, under the name ``tag``; layers are not compressed."""
+        self.buildah("push", "--quiet", name, f"docker-archive:{path}:{tag}")
+
+    def mount(self, name: str) -> Path:
+        """The root file system of a new container of that image."""
+        container = self.buildah("from", "--pull-never", name)
+        self._containers.append(container)
+        return Path(self.buildah("mount", container))
+
+    def close(self) -> None:
+        """Removes the containers that were mounted."""
+        for container in self._containers:
+            self.buildah("rm", container)
+
+    def _fetch(self, words: Sequence[str]) -> None:
+        environment = self.environment | {"PYTHONPATH": str(checkout() / "tools")}
+
+        def make() -> Done:
+            return subprocess.run(
+                words, cwd=checkout(), env=environment, capture_output=True, text=True, check=False
+            )
+
+        _succeeded(words, _fetching(make))
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=MAKING) as folder:
+            yield Path(folder)
+
+
+def _fetching(make: Callable[[], Done]) -> Done:
+    """How it ended: the last of some tries, as a mirror may be away for a moment. What was made is not made again."""
+    for _ in range(FETCH_TRIES - 1):
+        if (done := make()).returncode == 0:
+            return done
+        time.sleep(FETCH_PAUSE_SECONDS)
+    return make()
+
+
+def _succeeded(words: Sequence[str], done: Done) -> Done:
+    if done.returncode:
+        shown = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}".strip()
+        raise BuildFailed(f"`{' '.join(words)}` ended with {done.returncode}:\n{shown}")
+    return done
+
+
+def _driver() -> str:
+    """Overlay, or where the kernel refuses that on this file system the one that copies."""
+    cache.root().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.root()) as folder:
+        for name in ("lower", "upper", "work", "merged"):
+            (Path(folder) / name).mkdir()
+        options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work"
+        command = f"mount -t overlay overlay -o {options} {folder}/merged"
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", command], capture_output=True, check=False)
+    return "overlay" if done.returncode == 0 else "vfs"

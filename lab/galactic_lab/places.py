@@ -1,0 +1,167 @@
+"""Running things in a lab: on its nodes and in its pods, in the namespace of its control plane, and against its API."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from galactic.errors import Rejected, Unreachable
+from galactic_lab import assets
+from galactic_lab.assets import Assets
+from galactic_lab.kernels import choose
+from galactic_lab.runtime import sandboxes
+from galactic_lab.state import State
+
+HELD_UP: Final = re.compile(
+    r"TLS handshake timeout|i/o timeout|context deadline exceeded|Client\.Timeout|client connection lost|"
+    r"etcdserver: (request timed out|leader changed)|rpc error: code = (Unavailable|DeadlineExceeded)|"
+    r"evaluation timed out|in the time allotted|did not complete within|"
+    r"retry after the token is automatically created|a bare pod has to be applied again"
+)
+"""What kubectl and Helm complain about when somebody on the way to the answer did nothing for seconds: the API server
+(ten are enough), etcd (seven), a webhook (five), who makes tokens for service accounts, or the operator: a webhook
+waits for what it makes for seconds.
+"""
+HELD_UP_SECONDS: Final = 180.0
+PAUSE_SECONDS: Final = 1.0
+DONE_AFTER_ALL: Final = {"create": "AlreadyExists", "delete": "NotFound"}
+"""By command: what the second try says where the first was carried out, though nobody was told."""
+
+
+class Places:
+    """Where commands can be run, of one lab."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._assets: Assets | None = None
+
+    @property
+    def state(self) -> State:
+        """Its settings and places."""
+        return self._state
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For kubectl, from anywhere on this machine."""
+        return self._state.kubeconfig
+
+    @property
+    def assets(self) -> Assets:
+        """The programs it uses. Raises Rejected while some are missing."""
+        if self._assets is None:
+            self._assets = assets.find(self._state.kubernetes)
+        return self._assets
+
+    def command(self, target: str, argv: Sequence[str], *, terminal: bool = False) -> list[str]:
+        """An argv for the machine that runs ``argv`` at ``target`` and does not outlive its caller.
+
+        ``target``: a node's name, ``fabric``, ``control`` (the control plane's namespace), ``kernel`` (no namespace
+        of its own), or ``pod/NAMESPACE/NAME``.
+        """
+        state = self._state
+        if target == "control":
+            return ["nsenter", f"--net=/run/netns/{state.namespace}", "--", *argv]
+        return choose(state).command(argv, enter=self._enter(target), terminal=terminal)
+
+    def _enter(self, target: str) -> list[str]:
+        state = self._state
+        if target == "kernel":
+            return []
+        if target == "fabric":
+            return [f"/run/netns/{state.fabric}"]
+        if target.startswith("pod/"):
+            return [self.pod_namespace(target.removeprefix("pod/"))]
+        member = state.node(target)
+        files = [f"/run/netns/{member.namespace}"]
+        try:
+            pid = int(state.pid(target, "init").read_text())
+        except (OSError, ValueError):
+            return files
+        return [*files, f"/proc/{pid}/ns/pid", f"/proc/{pid}/ns/mnt"]
+
+    def pod_namespace(self, pod: str) -> str:
+        """The file, in the lab's kernel, of the network namespace of ``NAMESPACE/NAME`` (or NAME, in ``default``).
+
+        Raises Rejected for an unknown Pod, and for one that does not run.
+        """
+        namespace, _, name = pod.rpartition("/")
+        found = self.kubectl(
+            "get", "pod", "-n", namespace or "default", name, "-o", "jsonpath={.metadata.uid}", check=False
+        )
+        if not found:
+            raise Rejected(f"there is no pod {name!r} in namespace {namespace or 'default'!r}", field="pod")
+        files = self.pod_namespaces([found])
+        if found not in files:
+            raise Rejected(f"pod {name!r} in namespace {namespace or 'default'!r} does not run", field="pod")
+        return files[found]
+
+    def pod_namespaces(self, uids: Iterable[str]) -> dict[str, str]:
+        """The files, in the lab's kernel, of the network namespaces of those pods that run, by UID."""
+        return sandboxes.answer(self.run("kernel", sandboxes.question(uids)).stdout)
+
+    def run(
+        self,
+        target: str,
+        argv: Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs ``argv`` at ``target`` (see ``command``) and returns what it printed.
+
+        With ``check``, a status other than 0 raises Unreachable with that output. TimeoutExpired is subprocess's own.
+        """
+        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        done = subprocess.run(
+            self.command(target, argv), capture_output=True, text=True, timeout=timeout, **source, check=False
+        )
+        if check and done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip())[-2000:]
+            raise Unreachable(target, f"`{' '.join(argv)}` ended with {done.returncode}: {said}")
+        return done
+
+    def exec(self, node: str, argv: Sequence[str], **options: Any) -> str:
+        """What ``argv`` prints on a node."""
+        return self.run(node, argv, **options).stdout
+
+    def pod(self, name: str, argv: Sequence[str], **options: Any) -> str:
+        """What ``argv`` prints in the network namespace of a Pod."""
+        return self.run(f"pod/{name}", argv, **options).stdout
+
+    def popen(self, target: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
+        """``argv`` at ``target``, going on. Ending the returned process ends the command."""
+        return subprocess.Popen(self.command(target, argv), text=True, **options)
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """What kubectl prints, as the administrator. With ``check``, raises Rejected with what it complains about.
+
+        Of a server that was held up it is not told, but asked again.
+        """
+        deadline, again = time.monotonic() + HELD_UP_SECONDS, False
+        while True:
+            done = subprocess.run(
+                [str(self.assets.kubectl), *arguments],
+                env=os.environ | {"KUBECONFIG": str(self.kubeconfig)},
+                input=stdin,
+                stdin=subprocess.DEVNULL if stdin is None else None,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if not check or done.returncode == 0:
+                return done.stdout
+            if again and f"({DONE_AFTER_ALL.get(arguments[0])})" in done.stderr:
+                return done.stdout
+            if not HELD_UP.search(done.stderr) or time.monotonic() > deadline:
+                raise Rejected(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}", field="kubectl")
+            again = True
+            time.sleep(PAUSE_SECONDS)
+
+    def get(self, *arguments: str) -> Any:
+        """``kubectl get … -o json``, parsed."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))

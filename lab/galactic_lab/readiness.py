@@ -1,0 +1,87 @@
+"""How a lab that comes up is seen to be there."""
+
+import json
+import subprocess
+from typing import Any, Final, Protocol
+
+from galactic.errors import Rejected
+from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION
+from galactic_lab.state import State
+
+PROBES: Final = tuple(
+    json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **thing})
+    for thing in (
+        {"apiVersion": API_VERSION, "kind": "VPC", "spec": {"networks": ["10.0.0.1/8"]}},
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": "probe",
+                "namespace": "default",
+                "annotations": {ATTACHMENT_ANNOTATION: "Bad Name"},
+            },
+            "spec": {"containers": [{"name": "probe", "image": "probe"}]},
+        },
+    )
+)
+"""What the webhooks refuse, the validating and the mutating ones, as soon as the API server asks them."""
+
+
+class Asked(Protocol):
+    """What is needed of a lab."""
+
+    @property
+    def state(self) -> State: ...
+
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str: ...
+
+    def get(self, *arguments: str) -> Any: ...
+
+    def run(
+        self, target: str, argv: list[str], *, check: bool = True
+    ) -> "subprocess.CompletedProcess[str]": ...
+
+
+def serving(lab: Asked) -> bool:
+    """The API server is."""
+    return lab.kubectl("get", "--raw", "/readyz", check=False) == "ok"
+
+
+def registered(lab: Asked) -> bool:
+    """The API server knows all nodes."""
+    known = {node["metadata"]["name"] for node in lab.get("nodes")["items"]}
+    return {member.name for member in lab.state.members} <= known
+
+
+def nodes(lab: Asked) -> bool:
+    """All nodes are Ready. What the API says may be older than the nodes' kernel, so that is asked as well."""
+    tests = [
+        f"test -e /run/netns/{member.namespace} && kill -0 $(cat {lab.state.pid(member.name, 'kubelet')})"
+        for member in lab.state.members
+    ]
+    if lab.run("kernel", ["sh", "-c", " && ".join(tests)], check=False).returncode != 0:
+        return False
+    ready = set()
+    for node in lab.get("nodes")["items"]:
+        conditions = {one["type"]: one["status"] for one in node["status"].get("conditions") or ()}
+        if conditions.get("Ready") == "True" and not node["spec"].get("taints"):
+            ready.add(node["metadata"]["name"])
+    return {member.name for member in lab.state.members} <= ready
+
+
+def account(lab: Asked) -> bool:
+    """There is the service account that pods are made with."""
+    return bool(lab.kubectl("get", "serviceaccount", "default", "-o", "name", check=False))
+
+
+def webhooks(lab: Asked) -> bool:
+    """The API server asks the webhooks."""
+    return all(_refused(lab, probe) for probe in PROBES)
+
+
+def _refused(lab: Asked, manifest: str) -> bool:
+    try:
+        lab.kubectl("create", "--dry-run=server", "-f", "-", stdin=manifest)
+    except Rejected as refusal:
+        return "denied the request" in str(refusal)
+    return False
