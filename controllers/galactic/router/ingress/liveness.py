@@ -4,7 +4,7 @@ Silence alone says nothing about a node's data plane, so by default nobody minds
 ``offline`` of the Last Will. MQTT does not say when that was, so a router that starts counts from when it reads it:
 a restart may lengthen the wait and never shortens it; a standby has counted along.
 
-What is heard late of a silent node counts less than what others say who are there (docs/design/late-word.md).
+What is heard late of a silent node counts less than what others say who are there (docs/design/late-messages.md).
 """
 
 import asyncio

@@ -20,7 +20,7 @@ is what lets ``store`` answer them for what changed alone and arrive at the same
 far ahead to be overtaken: the next ADD takes the highest epoch known plus one.
 
 ``absent`` are the nodes that are offline. What such a node says and is not in force yet counts only where no other says
-that it has the attachment (docs/design/late-word.md).
+that it has the attachment (docs/design/late-messages.md).
 """
 
 from collections.abc import Collection, Iterable, Mapping

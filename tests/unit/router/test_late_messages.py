@@ -1,6 +1,6 @@
 """The last word of a node that is gone, from a clock that was hours ahead: it does not count against one who is there.
 
-docs/design/late-word.md says why.
+docs/design/late-messages.md says why.
 """
 
 from collections.abc import Set as AbstractSet
@@ -39,7 +39,7 @@ def node_of(tables) -> str:
     ("nodes", "in_force", "absent", "has"),
     [
         pytest.param(["n1", "n2"], "n2", ONLINE, "n1", id="a-pod-that-moved"),
-        pytest.param(["n1", "n2"], "n2", OFFLINE, "n2", id="a-late-word"),
+        pytest.param(["n1", "n2"], "n2", OFFLINE, "n2", id="a-late-message"),
         pytest.param(
             ["n1", "n2"], None, OFFLINE, "n2", id="heard-with-the-living-one-by-a-router-that-starts"
         ),
