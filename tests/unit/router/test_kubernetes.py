@@ -244,12 +244,13 @@ async def test_lies_become_events_and_not_too_many(world, cluster, broker, until
         assert {event["reason"] for event in cluster.events} == {"NotEntitled", "DefaultRoute"}
         assert len(cluster.events) == 2
         (one, _) = cluster.events
-        assert one["involvedObject"] | {"uid": ""} == {
+        assert one["involvedObject"] | {"uid": "", "resourceVersion": ""} == {
             "apiVersion": "galactic.datumapis.com/v1alpha",
             "kind": "VPCAttachment",
             "namespace": "ns",
             "name": "a1",
             "uid": "",
+            "resourceVersion": "",
         }
         assert "n1" in one["message"]
         assert told(broker) == []

@@ -15,8 +15,8 @@ import structlog
 
 from galactic.crds.nodesegment import SegmentEndpoint
 from galactic.errors import GalacticError, NotYet, Rejected
-from galactic.kube.api import Object
-from galactic.kube.resources import NADS, Resource
+from galactic.kube.api import Api
+from galactic.kube.resources import NADS
 from galactic.names import function_hex, vpc_hex
 from galactic.node.kubernetes.definitions import configured
 from galactic.node.state.attachment import Attachment, Key
@@ -24,12 +24,6 @@ from galactic.node.state.attachment import Attachment, Key
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.5, 30.0)
 OWN_NAMESPACE: Final = "/proc/self/ns/net"
-
-
-class Api(Protocol):
-    """What is asked of the API server."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
 
 
 class Unaccounted(Protocol):

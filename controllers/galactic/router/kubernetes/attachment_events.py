@@ -13,15 +13,17 @@ import structlog
 
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError
-from galactic.kube.resources import EVENTS
-from galactic.names import API_VERSION
+from galactic.kube.api import Api
+from galactic.kube.events import event_body, involved
+from galactic.kube.resources import EVENTS, VPC_ATTACHMENTS
 from galactic.router.ingress.rejections import SAME_SECONDS, SILENT, RejectionLog
-from galactic.router.kubernetes.status_writer import Api, Attachments, now
+from galactic.router.kubernetes.status_writer import Attachments
 from galactic.router.rib.path import Rejection
 
 log = structlog.get_logger(__name__)
 EACH_SECONDS: Final = 0.2
 WAITING: Final = 100
+COMPONENT: Final = "galactic-router"
 
 
 class AttachmentEvents:
@@ -67,23 +69,6 @@ class AttachmentEvents:
 
 def event(attachment: VpcAttachment, rejection: Rejection) -> dict[str, Any]:
     """A core/v1 Event of type Warning on that attachment."""
-    meta, at = attachment.metadata, now()
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{meta.name}.", "namespace": meta.namespace},
-        "involvedObject": {
-            "apiVersion": API_VERSION,
-            "kind": "VPCAttachment",
-            "namespace": meta.namespace,
-            "name": meta.name,
-            "uid": meta.uid,
-        },
-        "type": "Warning",
-        "reason": rejection.reason,
-        "message": f"node {rejection.origin.node}: {rejection.message}",
-        "source": {"component": "galactic-router"},
-        "firstTimestamp": at,
-        "lastTimestamp": at,
-        "count": 1,
-    }
+    about = involved(VPC_ATTACHMENTS, attachment.metadata)
+    message = f"node {rejection.origin.node}: {rejection.message}"
+    return event_body(about, "Warning", rejection.reason, message, component=COMPONENT)

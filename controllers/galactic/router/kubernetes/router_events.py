@@ -8,31 +8,22 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.kube.api import Object
+from galactic.kube.api import Api
+from galactic.kube.events import event_body
 from galactic.kube.lease import own_namespace
-from galactic.kube.resources import EVENTS, LEASES, Resource
-from galactic.router.kubernetes.status_writer import now
+from galactic.kube.resources import EVENTS, LEASES
 
 log = structlog.get_logger(__name__)
 PATIENCE_SECONDS: Final = 5.0
 TOLD_SECONDS: Final = 900.0
 POLL_SECONDS: Final = 1.0
 LEASE: Final = "galactic-router"
-
-
-class Api(Protocol):
-    """What is asked of the Kubernetes API."""
-
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None: ...
-
-    async def create(
-        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
-    ) -> Object: ...
+COMPONENT: Final = "galactic-router"
 
 
 class RouterEvent(NamedTuple):
@@ -78,7 +69,8 @@ class RouterEvents:
                 continue
             try:
                 if about := await self._about():
-                    body = event(about, reason, f"{message}: {problems[name]}")
+                    text = f"{message}: {problems[name]}"
+                    body = event_body(about, "Warning", reason, text, component=COMPONENT)
                     await self._api.create(EVENTS, body, about["namespace"])
                 self._told[name] = at
             except GalacticError as error:
@@ -93,21 +85,3 @@ class RouterEvents:
             return None
         found = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "namespace": namespace}
         return found | {"name": LEASE, "uid": lease["metadata"]["uid"]}
-
-
-def event(about: Mapping[str, str], reason: str, message: str) -> dict[str, Any]:
-    """A core/v1 Event of type Warning."""
-    at = now()
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"generateName": f"{about['name']}.", "namespace": about["namespace"]},
-        "involvedObject": dict(about),
-        "type": "Warning",
-        "reason": reason,
-        "message": message,
-        "source": {"component": "galactic-router"},
-        "firstTimestamp": at,
-        "lastTimestamp": at,
-        "count": 1,
-    }

@@ -10,18 +10,17 @@ operator while it has none, when it is about an address that another attachment 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import structlog
 
-from galactic.crds.model import Condition
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.api import NotFound, Object
-from galactic.kube.resources import VPC_ATTACHMENTS, Resource
+from galactic.kube.api import Api, NotFound
+from galactic.kube.conditions import CONFLICT, State, conditions, now
+from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import EndpointPath, Identity
 from galactic.router.rib.table import Conflict
@@ -29,25 +28,6 @@ from galactic.router.rib.table import Conflict
 log = structlog.get_logger(__name__)
 AT_ONCE: Final = 8
 BACKOFF_SECONDS: Final = (0.2, 10.0)
-CONDITION: Final = "Conflict"
-
-
-class Api(Protocol):
-    """What is needed of the API server; ``galactic.kube.client.Kube`` has it."""
-
-    async def patch(
-        self,
-        resource: Resource,
-        name: str,
-        patch: Mapping[str, Any] | list[Any],
-        namespace: str | None = None,
-        *,
-        subresource: str | None = None,
-    ) -> Object: ...
-
-    async def create(
-        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
-    ) -> Object: ...
 
 
 class Attachments(Protocol):
@@ -213,11 +193,6 @@ def sentence(conflict: Conflict) -> str:
     return f"{conflict.network} is held by {has.attachment or has.sid} on node {has.origin.node}"
 
 
-def now() -> str:
-    """The time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _since(claim: EndpointPath, before: AttachedEndpoint | None) -> str:
     there = before and (before.cluster, before.node, before.epoch) == (*claim.origin, claim.epoch)
     return before.since if before and there and before.since else now()
@@ -225,7 +200,7 @@ def _since(claim: EndpointPath, before: AttachedEndpoint | None) -> str:
 
 def _recorded(attachment: VpcAttachment) -> Record:
     messages = [
-        it.message for it in attachment.status.conditions if it.type == CONDITION and it.status == "True"
+        it.message for it in attachment.status.conditions if it.type == CONFLICT and it.status == "True"
     ]
     return Record(attachment.status.endpoint, messages[0] if messages else "")
 
@@ -237,18 +212,9 @@ def _identity(endpoint: AttachedEndpoint | None) -> tuple[object, ...] | None:
 
 
 def _conditions(attachment: VpcAttachment, conflict: str) -> list[dict[str, Any]]:
-    others = [it for it in attachment.status.conditions if it.type != CONDITION]
-    before = next((it for it in attachment.status.conditions if it.type == CONDITION), None)
-    status = "True" if conflict else "False"
-    own = Condition(
-        type=CONDITION,
-        status="True" if conflict else "False",
-        reason="NetworkInUse" if conflict else "NoConflict",
-        message=conflict or "no network is held by another attachment",
-        last_transition_time=before.last_transition_time if before and before.status == status else now(),
-        observed_generation=attachment.metadata.generation,
+    state = (
+        State("True", "NetworkInUse", conflict)
+        if conflict
+        else State("False", "NoConflict", "no network is held by another attachment")
     )
-    return [
-        *(it.model_dump(mode="json", by_alias=True, exclude_unset=True) for it in others),
-        own.model_dump(mode="json", by_alias=True),
-    ]
+    return conditions(attachment.status.conditions, {CONFLICT: state}, attachment.metadata.generation, now())
