@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from galactic import __version__
-from galactic.cli.access import DEGRADED, FINE, Access, clustered
+from galactic.cli.cluster_options import DEGRADED, FINE, ClusterOptions, clustered
 from galactic.cli.render import BOLD, GREEN, RED, Form, Output, document, paint, show, table
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 
 if TYPE_CHECKING:
-    from galactic.cli.trial import Trial
+    from galactic.cli.connectivity_plan import ConnectivityPlan
     from galactic.kube.client import Kube
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ app = typer.Typer(help="Try it with pods made for that.", no_args_is_help=True, 
 
 
 def _test(  # noqa: PLR0917 - as many as there are options
-    access: Access,
+    options: ClusterOptions,
     timeout: Annotated[
         float, typer.Option(min=1.0, help="Seconds for pods to come up and reach each other.")
     ] = 120.0,
@@ -44,14 +44,14 @@ def _test(  # noqa: PLR0917 - as many as there are options
     Everything is in a namespace of its own. Ctrl-C removes it as well.
     """
     if cleanup:
-        removed = access.run(_cleanup(access), seconds=CLEANUP_SECONDS)
+        removed = options.run(_cleanup(options), seconds=CLEANUP_SECONDS)
         if not document(removed, output):
             print(f"removed: {', '.join(removed) or 'nothing was left'}")
         return FINE
     chosen = [each.strip() for each in nodes.split(",") if each.strip()]
     if nodes and len(chosen) != 2:
         raise Rejected(f"{nodes!r}: give two names, NAME,NAME", field="--nodes")
-    found = asyncio.run(_interruptible(_tried(access, timeout, keep=keep, image=image, nodes=chosen)))
+    found = asyncio.run(_interruptible(_tried(options, timeout, keep=keep, image=image, nodes=chosen)))
     if not document(found, output):
         _print(found)
     return FINE if found["passed"] else DEGRADED
@@ -75,22 +75,26 @@ def _say(text: str) -> None:
 
 
 async def _tried(
-    access: Access, patience: float, *, keep: bool, image: str, nodes: list[str]
+    options: ClusterOptions, patience: float, *, keep: bool, image: str, nodes: list[str]
 ) -> dict[str, Any]:
-    from galactic.cli.site import site  # noqa: PLC0415
-    from galactic.cli.trial import Trial  # noqa: PLC0415
+    from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
+    from galactic.cli.connectivity_plan import ConnectivityPlan  # noqa: PLC0415
 
-    async with access.kube() as kube:
+    async with options.kube() as kube:
         chosen = await _nodes(kube, nodes)  # not patiently: an address where nobody answers is told at once
-        used = image or await _answered(site(access, kube).image, patience) or f"galactic:{__version__}"
-        trial = Trial(f"galactic-connectivity-{secrets.token_hex(3)}", chosen, used, patience)
-        async with _made(kube, trial, keep=keep):
+        used = (
+            image
+            or await _answered(cluster_access(options, kube).image, patience)
+            or f"galactic:{__version__}"
+        )
+        plan = ConnectivityPlan(f"galactic-connectivity-{secrets.token_hex(3)}", chosen, used, patience)
+        async with _made(kube, plan, keep=keep):
             started = time.monotonic()
-            results = await _results(kube, trial)
+            results = await _results(kube, plan)
         seconds = time.monotonic() - started
     return {
         "passed": all(each["right"] for each in results),
-        "namespace": trial.namespace,
+        "namespace": plan.namespace,
         "kept": keep,
         "nodes": chosen,
         "seconds": round(seconds, 1),
@@ -130,30 +134,30 @@ async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def _made(kube: "Kube", trial: "Trial", *, keep: bool) -> AsyncIterator[None]:
-    """Everything of the trial is there; afterwards it is gone, whatever happened, unless it is to be kept."""
+async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncIterator[None]:
+    """Everything of the plan is there; afterwards it is gone, whatever happened, unless it is to be kept."""
     from galactic.kube.resources import NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS  # noqa: PLC0415
 
-    _say(f"making namespace {trial.namespace}, on {' and '.join(dict.fromkeys(trial.nodes))}")
+    _say(f"making namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")
     try:
-        await _created(kube, NAMESPACES, trial.home(), None, trial.patience)
-        for vpc in trial.vpcs():
-            await _created(kube, VPCS, vpc, trial.namespace, trial.patience)
-        for attachment in trial.attachments():
-            await _created(kube, VPC_ATTACHMENTS, attachment, trial.namespace, trial.patience)
-        for pod in trial.pods():
+        await _created(kube, NAMESPACES, plan.home(), None, plan.patience)
+        for vpc in plan.vpcs():
+            await _created(kube, VPCS, vpc, plan.namespace, plan.patience)
+        for attachment in plan.attachments():
+            await _created(kube, VPC_ATTACHMENTS, attachment, plan.namespace, plan.patience)
+        for pod in plan.pods():
             # Be it that the webhook wants to see the attachment ready first, or the account is not there yet.
-            await _created(kube, PODS, pod, trial.namespace, trial.patience, refusals=GalacticError)
+            await _created(kube, PODS, pod, plan.namespace, plan.patience, refusals=GalacticError)
         yield
     finally:
         if keep:
             _say(
-                f"kept: kubectl get all,vpc,vpca -n {trial.namespace}; remove: galactic connectivity test --cleanup"
+                f"kept: kubectl get all,vpc,vpca -n {plan.namespace}; remove: galactic connectivity test --cleanup"
             )
         else:
-            _say(f"removing namespace {trial.namespace}")
+            _say(f"removing namespace {plan.namespace}")
             # Ctrl-C once more does not leave it half done.
-            await asyncio.shield(asyncio.ensure_future(_removed(kube, trial.namespace)))
+            await asyncio.shield(asyncio.ensure_future(_removed(kube, plan.namespace)))
 
 
 async def _answered(
@@ -219,32 +223,32 @@ async def _removed(kube: "Kube", namespace: str) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _cleanup(access: Access) -> list[str]:
+async def _cleanup(options: ClusterOptions) -> list[str]:
     from galactic.kube.resources import NAMESPACES  # noqa: PLC0415
 
-    async with access.kube() as kube:
+    async with options.kube() as kube:
         left = [each["metadata"]["name"] for each in (await kube.list(NAMESPACES, labels=LABEL))[0]]
         await asyncio.gather(*(_removed(kube, each) for each in left))
     return left
 
 
-async def _results(kube: "Kube", trial: "Trial") -> list[dict[str, Any]]:
+async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any]]:
     """What all askers found, or why they could not."""
     from galactic.kube.resources import EVENTS, PODS  # noqa: PLC0415
 
     _say("waiting for the pods to ask each other")
-    deadline = time.monotonic() + 2 * trial.patience
+    deadline = time.monotonic() + 2 * plan.patience
     while True:
-        found, _ = await _answered(lambda: kube.list(PODS, trial.namespace), trial.patience)
+        found, _ = await _answered(lambda: kube.list(PODS, plan.namespace), plan.patience)
         pods = {each["metadata"]["name"]: each for each in found}
-        if trial.done(pods) or time.monotonic() > deadline:
+        if plan.done(pods) or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
     events: list[dict[str, Any]] = []
-    if not trial.done(pods):
+    if not plan.done(pods):
         with contextlib.suppress(GalacticError):
-            events = (await kube.list(EVENTS, trial.namespace, fields="type=Warning"))[0]
-    return trial.results(pods, events)
+            events = (await kube.list(EVENTS, plan.namespace, fields="type=Warning"))[0]
+    return plan.results(pods, events)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, Final
 
-from galactic.cli.world import World
+from galactic.cli.snapshot import Snapshot
 from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
 from galactic.names import parse_function, parse_vpc
@@ -23,11 +23,11 @@ AHEAD_NS: Final = 24 * 3600 * 1_000_000_000
 UNREACHABLE: Final = frozenset({"0.0.0.0/0", "::/0"})
 
 
-def attachments(world: World) -> dict[str, Attachment]:
+def attachments(snapshot: Snapshot) -> dict[str, Attachment]:
     """What Kubernetes says about each attachment, as the router takes it."""
     found = {}
-    for name, each in world.attachments.items():
-        vpc = world.vpcs.get(world.vpc_of(each))
+    for name, each in snapshot.attachments.items():
+        vpc = snapshot.vpcs.get(snapshot.vpc_of(each))
         addresses = each.status.addresses or each.spec.interface.addresses
         networks = entitled(addresses, ((route.destination, route.via) for route in each.spec.routes))
         number, function = None, None
@@ -38,10 +38,10 @@ def attachments(world: World) -> dict[str, Attachment]:
     return found
 
 
-def segments(world: World, cluster: str = "default") -> dict[NodeRef, Segment]:
+def segments(snapshot: Snapshot, cluster: str = "default") -> dict[NodeRef, Segment]:
     """What each node says."""
     found = {}
-    for name, each in world.segments.items():
+    for name, each in snapshot.segments.items():
         prefix = None
         with contextlib.suppress(Rejected):
             prefix = parse_prefix(each.spec.prefix)
@@ -53,13 +53,15 @@ def segments(world: World, cluster: str = "default") -> dict[NodeRef, Segment]:
     return found
 
 
-def desired(world: World, vpc: int, told: Mapping[Network, Route], cluster: str = "default") -> VpcTable:
+def desired(
+    snapshot: Snapshot, vpc: int, told: Mapping[Network, Route], cluster: str = "default"
+) -> VpcTable:
     """The VPC's table as it follows from what nodes and attachments say, and from what is in force.
 
     Routes to other clusters are not this cluster's to say: they are as told.
     """
-    horizon = int(world.at * 1e9) + AHEAD_NS
-    found = table(segments(world, cluster), attachments(world), {vpc: told}, horizon).vpcs.get(
+    horizon = int(snapshot.at * 1e9) + AHEAD_NS
+    found = table(segments(snapshot, cluster), attachments(snapshot), {vpc: told}, horizon).vpcs.get(
         vpc, VpcTable()
     )
     for network, route in told.items():
@@ -141,11 +143,11 @@ def routes(found: Mapping[str, Any]) -> dict[str, str]:
     return result
 
 
-def owner(world: World, sid: str) -> str:
+def owner(snapshot: Snapshot, sid: str) -> str:
     """The node whose SID that is; empty where it is nobody's."""
     with contextlib.suppress(Rejected):
         place = parse_sid(sid).locator
-        for name, segment in world.segments.items():
+        for name, segment in snapshot.segments.items():
             with contextlib.suppress(Rejected):
                 if int(locator(parse_prefix(segment.spec.prefix)).network_address) >> 64 == place:
                     return name

@@ -2,7 +2,7 @@
 
 - ``galactic.commands``: a sub-command. The value is a ``Command``, in a module that ``--help`` can load quickly.
 - ``galactic.sites``: a kind of cluster. The value is called with the kubeconfig files in use, and returns a
-  ``galactic.cli.site.Site`` or None for the next one.
+  ``galactic.cli.cluster_access.ClusterAccess`` or None for the next one.
 
 An entry point that cannot be loaded costs its own command and nothing else.
 """
@@ -19,7 +19,10 @@ SITES: Final = "galactic.sites"
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One sub-command: its module, its name there, its line of help; ``reaches`` a cluster: ``access.clustered``."""
+    """One sub-command: its module, its name there, its line of help.
+
+    ``reaches``: whether it connects to a cluster and gets the options of ``cluster_options.clustered``.
+    """
 
     module: str
     name: str

@@ -9,11 +9,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 import typer
 
-from galactic.cli.access import FINE, Absent, Access
+from galactic.cli.cluster_options import FINE, Absent, ClusterOptions
 from galactic.errors import Rejected
 
 if TYPE_CHECKING:
-    from galactic.cli.world import World
+    from galactic.cli.snapshot import Snapshot
 
 COLOURS: Final = ("#3b6fb5", "#2e8b57", "#b5533b", "#7a4fa3", "#a3822b", "#2b8a93", "#a33b77", "#5b6770")
 ROW, TOP, PAD, DOT, CHARACTER = 18, 64, 14, 16, 8
@@ -41,18 +41,18 @@ class Picture:
 
 
 def graph(
-    access: Access,
+    options: ClusterOptions,
     file: Annotated[Path | None, typer.Argument(help="Where to write it; left out: standard output.")] = None,
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only VPCs of this namespace.")] = "",
 ) -> int:
     """A picture of the VPCs over the nodes, as SVG for a browser: who is attached where."""
-    from galactic.cli.world import read  # noqa: PLC0415
+    from galactic.cli.snapshot import read  # noqa: PLC0415
 
-    async def work() -> "World":
-        async with access.kube() as kube:
+    async def work() -> "Snapshot":
+        async with options.kube() as kube:
             return await read(kube)
 
-    seen = picture(access.run(work()), namespace)
+    seen = picture(options.run(work()), namespace)
     if not seen.vpcs:
         raise Absent(f"there is no VPC{f' in namespace {namespace}' if namespace else ''} to draw")
     if file is None:
@@ -65,14 +65,14 @@ def graph(
     return FINE
 
 
-def picture(world: "World", namespace: str = "") -> Picture:
+def picture(snapshot: "Snapshot", namespace: str = "") -> Picture:
     """What there is to draw."""
-    names = [each for each in sorted(world.vpcs) if not namespace or each.startswith(f"{namespace}/")]
+    names = [each for each in sorted(snapshot.vpcs) if not namespace or each.startswith(f"{namespace}/")]
     cells: dict[tuple[str, str], list[Dot]] = {}
     for vpc in names:
-        for name, each in sorted(world.members(vpc).items()):
+        for name, each in sorted(snapshot.members(vpc).items()):
             endpoint = each.status.endpoint
-            carriers = world.carriers(name)
+            carriers = snapshot.carriers(name)
             addresses = ", ".join(each.status.addresses) or "no address"
             detail = f"{name}: {addresses}" + (f"; pod {carriers[0]}" if carriers else "; no pod")
             detail += f"; SID {endpoint.sid}" if endpoint else ""
@@ -81,7 +81,8 @@ def picture(world: "World", namespace: str = "") -> Picture:
             dot = Dot(f"{name.partition('/')[2]} {bare}", detail, each.status.ready)
             cells.setdefault((vpc, place), []).append(dot)
     nodes = [
-        (name, segment.spec.prefix, _ready(world, name)) for name, segment in sorted(world.segments.items())
+        (name, segment.spec.prefix, _ready(snapshot, name))
+        for name, segment in sorted(snapshot.segments.items())
     ]
     known = {name for name, *_ in nodes}
     others = sorted({place for _, place in cells} - known - {ELSEWHERE})
@@ -89,14 +90,15 @@ def picture(world: "World", namespace: str = "") -> Picture:
     if any(place == ELSEWHERE for _, place in cells):
         nodes.append((ELSEWHERE, "", True))
     vpcs = [
-        (name, ", ".join(world.vpcs[name].spec.networks), world.vpcs[name].status.ready) for name in names
+        (name, ", ".join(snapshot.vpcs[name].spec.networks), snapshot.vpcs[name].status.ready)
+        for name in names
     ]
     return Picture(vpcs, nodes, cells)
 
 
-def _ready(world: "World", node: str) -> bool:
+def _ready(snapshot: "Snapshot", node: str) -> bool:
     return any(
-        each.type == "Ready" and each.status == "True" for each in world.segments[node].status.conditions
+        each.type == "Ready" and each.status == "True" for each in snapshot.segments[node].status.conditions
     )
 
 

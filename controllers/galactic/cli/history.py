@@ -117,19 +117,19 @@ def _identifier(vpc: str) -> int:
     """The VPC's identifier: given, or as the API server has it."""
     if "/" not in vpc:
         return int(_parsed(parse_vpc, vpc.rjust(12, "0")))
-    from galactic.cli.access import Access, code, sentence  # noqa: PLC0415
+    from galactic.cli.cluster_options import ClusterOptions, code, sentence  # noqa: PLC0415
     from galactic.kube.resources import VPCS  # noqa: PLC0415
 
     namespace, _, name = vpc.partition("/")
-    access = Access()
+    options = ClusterOptions()
 
     async def asked() -> str:
-        async with access.kube() as kube:
+        async with options.kube() as kube:
             found = await kube.get(VPCS, name, namespace)
             return str((found.get("status") or {}).get("identifier") or "")
 
     try:
-        identifier = access.run(asked())
+        identifier = options.run(asked())
     except GalacticError as error:
         _stop(code(error), f"{sentence(error)}; or give --vpc its identifier (12 hex digits)")
     if not identifier:

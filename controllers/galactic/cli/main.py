@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "status": Command("galactic.cli.status", "status", "What is wrong, in one screen, and what to do."),
     "vpcs": Command("galactic.cli.vpcs", "vpcs", "The VPCs, what is in them, and where."),
     "routes": Command("galactic.cli.routes", "routes", "A VPC's routes: desired, told, in the kernels."),
-    "trace": Command("galactic.cli.tracing", "trace", "The way from pod to pod: where it stops, and why."),
+    "trace": Command("galactic.cli.trace", "trace", "The way from pod to pod: where it stops, and why."),
     "history": Command(
         "galactic.cli.history", "ask", "Who held an address of a VPC, and when.", reaches=False
     ),
@@ -45,7 +45,7 @@ def load(name: str, command: Command) -> Any:
         loaded.info.name = name
         return typer.main.get_command(loaded)
     if command.reaches:
-        from galactic.cli.access import clustered  # noqa: PLC0415
+        from galactic.cli.cluster_options import clustered  # noqa: PLC0415
 
         loaded = clustered(loaded)
     return _single(name, loaded)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from galactic.cli.access import DEGRADED, FINE, Access
+from galactic.cli.cluster_options import DEGRADED, FINE, ClusterOptions
 from galactic.cli.render import BOLD, GREEN, RED, Form, Output, document, paint, show, table
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ AT_ONCE: Final = 16
 
 
 def routes(  # noqa: PLR0917 - as many as there are options
-    access: Access,
+    options: ClusterOptions,
     vpc: Annotated[str, typer.Argument(help="NAMESPACE/NAME, NAME or its identifier.")],
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="The VPC's namespace.")] = "",
     differences: Annotated[bool, typer.Option("--differences", "-d", help="Only what differs.")] = False,
@@ -33,7 +33,7 @@ def routes(  # noqa: PLR0917 - as many as there are options
 
     Exit code 3 if anything differs, or could not be asked.
     """
-    found = access.run(_found(access, vpc, namespace, kernels=kernels, cluster=cluster))
+    found = options.run(_found(options, vpc, namespace, kernels=kernels, cluster=cluster))
     rows: list[Row] = found["rows"]
     wrong = [row for row in rows if row.differences]
     chosen = wrong if differences else rows
@@ -50,30 +50,32 @@ def routes(  # noqa: PLR0917 - as many as there are options
     return code
 
 
-async def _found(access: Access, vpc: str, namespace: str, *, kernels: bool, cluster: str) -> dict[str, Any]:
+async def _found(
+    options: ClusterOptions, vpc: str, namespace: str, *, kernels: bool, cluster: str
+) -> dict[str, Any]:
+    from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
     from galactic.cli.desired import desired, rows, told_of  # noqa: PLC0415
-    from galactic.cli.site import site  # noqa: PLC0415
+    from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.cli.vpcs import find  # noqa: PLC0415
-    from galactic.cli.world import read  # noqa: PLC0415
     from galactic.errors import GalacticError, NotYet  # noqa: PLC0415
     from galactic.names import parse_vpc  # noqa: PLC0415
 
     unread: dict[str, str] = {}
-    async with access.kube() as kube:
-        world = await read(kube)
-        name = find(world, vpc, namespace)
-        identifier = world.vpcs[name].status.identifier
+    async with options.kube() as kube:
+        snapshot = await read(kube)
+        name = find(snapshot, vpc, namespace)
+        identifier = snapshot.vpcs[name].status.identifier
         if not identifier:
             raise NotYet(f"VPC {name} has no identifier yet; galactic status says why")
-        place, told = site(access, kube), None
+        access, told = cluster_access(options, kube), None
         try:
-            told = told_of(await place.told([identifier]), identifier)
+            told = told_of(await access.router_tables([identifier]), identifier)
         except GalacticError as error:
             unread["told"] = str(error)
-        wanted = desired(world, parse_vpc(identifier), told or {}, cluster)
+        wanted = desired(snapshot, parse_vpc(identifier), told or {}, cluster)
         hosts = {
             node
-            for node, segment in world.segments.items()
+            for node, segment in snapshot.segments.items()
             if any(each.vpc == identifier for each in segment.status.endpoints)
         } | {route.node for route in wanted.routes.values() if route.cluster == cluster}
         asked = sorted(hosts) if kernels else []
@@ -82,7 +84,7 @@ async def _found(access: Access, vpc: str, namespace: str, *, kernels: bool, clu
         async def kernel(node: str) -> Mapping[str, Any] | None:
             async with turn:
                 try:
-                    seen = await place.inspect(node, ["--vpc", identifier])
+                    seen = await access.inspect(node, ["--vpc", identifier])
                 except GalacticError as error:
                     unread[node] = str(error)
                     return None
@@ -92,7 +94,7 @@ async def _found(access: Access, vpc: str, namespace: str, *, kernels: bool, clu
         found = dict(zip(asked, await asyncio.gather(*map(kernel, asked)), strict=True))
     names = {
         (cluster, each.status.identifier): key
-        for key, each in world.members(name).items()
+        for key, each in snapshot.members(name).items()
         if each.status.identifier
     }
     return {

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from galactic.cli.access import DEGRADED, FINE, Access
+from galactic.cli.cluster_options import DEGRADED, FINE, ClusterOptions
 from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document, paint, show, table
 
 if TYPE_CHECKING:
     from galactic.cli.findings import Finding
-    from galactic.cli.world import World
+    from galactic.cli.snapshot import Snapshot
     from galactic.kube.client import Kube
 
 POLL_SECONDS: Final = 2.0
@@ -22,62 +22,62 @@ SHOWN: Final = 20
 
 
 def status(
-    access: Access,
+    options: ClusterOptions,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until nothing is wrong.")] = False,
     timeout: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for that.")] = 300.0,
     output: Form = Output.TABLE,
 ) -> int:
     """What is wrong in the cluster, in one screen, and what to do."""
-    world, found = access.run(
-        _settled(access, timeout if wait else 0.0), seconds=access.seconds + (timeout if wait else 0.0)
+    snapshot, found = options.run(
+        _settled(options, timeout if wait else 0.0), seconds=options.seconds + (timeout if wait else 0.0)
     )
     wrong = any(each.severity == "problem" for each in found)
-    if not document(summary(world, found), output):
-        show(screen(world, found, everything=output is Output.WIDE))
+    if not document(summary(snapshot, found), output):
+        show(screen(snapshot, found, everything=output is Output.WIDE))
     return DEGRADED if wrong else FINE
 
 
-async def _settled(access: Access, patience: float) -> "tuple[World, list[Finding]]":
+async def _settled(options: ClusterOptions, patience: float) -> "tuple[Snapshot, list[Finding]]":
     """The last look: the first that finds nothing wrong, or the one when ``patience`` (seconds) is over."""
     from galactic.errors import Unreachable  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
-    async with access.kube() as kube:
+    async with options.kube() as kube:
         while True:
             last = loop.time() >= deadline
             try:
-                world, found = await look(access, kube)
+                snapshot, found = await look(options, kube)
                 if last or not any(each.severity == "problem" for each in found):
-                    return world, found
+                    return snapshot, found
             except Unreachable:
                 if last:
                     raise
             await asyncio.sleep(min(POLL_SECONDS, max(0.0, deadline - loop.time())))
 
 
-async def look(access: Access, kube: "Kube") -> "tuple[World, list[Finding]]":
+async def look(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, list[Finding]]":
     """One look at the cluster, and what is wrong."""
+    from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
     from galactic.cli.findings import NOTE, Finding, findings  # noqa: PLC0415
-    from galactic.cli.site import site  # noqa: PLC0415
-    from galactic.cli.world import read  # noqa: PLC0415
+    from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
 
-    world = await read(kube)
+    snapshot = await read(kube)
     found: list[Finding] = []
     try:
-        place = site(access, kube)
-        world.components = await place.components()
-        world.served = place.served(world.components)
-        if not world.components and "VPC" not in world.unread:
+        access = cluster_access(options, kube)
+        snapshot.components = await access.components()
+        snapshot.served = access.served(snapshot.components)
+        if not snapshot.components and "VPC" not in snapshot.unread:
             told = "no pod has the label app.kubernetes.io/name=galactic"
             found.append(Finding(NOTE, "components", "NotFound", told, "is Galactic installed by its chart?"))
     except GalacticError as error:
         found.append(Finding(NOTE, "components", "NotRead", str(error), "what runs is missing here"))
-    return world, findings(world) + found
+    return snapshot, findings(snapshot) + found
 
 
-def summary(world: "World", found: "list[Finding]") -> dict[str, Any]:
+def summary(snapshot: "Snapshot", found: "list[Finding]") -> dict[str, Any]:
     """For programs."""
     from galactic.cli.findings import leader, plain  # noqa: PLC0415
 
@@ -90,45 +90,48 @@ def summary(world: "World", found: "list[Finding]") -> dict[str, Any]:
                 "ready": each.ready,
                 "wanted": each.wanted,
                 "version": each.version,
-                "leader": leader(world, each.name),
+                "leader": leader(snapshot, each.name),
                 "problem": each.problem,
             }
-            for each in world.components
+            for each in snapshot.components
         ],
         "nodes": [
             {
                 "name": name,
-                "prefix": segment.spec.prefix if (segment := world.segments.get(name)) else None,
-                "ready": _ready(world, name),
+                "prefix": segment.spec.prefix if (segment := snapshot.segments.get(name)) else None,
+                "ready": _ready(snapshot, name),
                 "vpcs": segment.status.counts.vpcs if segment and segment.status.counts else 0,
                 "endpoints": segment.status.counts.endpoints if segment and segment.status.counts else 0,
                 "routes": segment.status.counts.routes if segment and segment.status.counts else 0,
                 "kernel": segment.status.node.kernel if segment and segment.status.node else "",
                 "version": segment.status.node.version if segment and segment.status.node else "",
             }
-            for name in sorted(world.nodes.keys() | world.segments.keys())
+            for name in sorted(snapshot.nodes.keys() | snapshot.segments.keys())
         ],
-        "vpcs": {"total": len(world.vpcs), "ready": sum(each.status.ready for each in world.vpcs.values())},
+        "vpcs": {
+            "total": len(snapshot.vpcs),
+            "ready": sum(each.status.ready for each in snapshot.vpcs.values()),
+        },
         "attachments": {
-            "total": len(world.attachments),
-            "ready": sum(each.status.ready for each in world.attachments.values()),
-            "attached": sum(each.status.endpoint is not None for each in world.attachments.values()),
+            "total": len(snapshot.attachments),
+            "ready": sum(each.status.ready for each in snapshot.attachments.values()),
+            "attached": sum(each.status.endpoint is not None for each in snapshot.attachments.values()),
         },
         "findings": plain(found),
     }
 
 
-def _ready(world: "World", node: str) -> str:
-    segment = world.segments.get(node)
+def _ready(snapshot: "Snapshot", node: str) -> str:
+    segment = snapshot.segments.get(node)
     if segment is None:
         return "no prefix"
     states = [each.status for each in segment.status.conditions if each.type == "Ready"]
     return {"True": "ready", "False": "not ready"}.get(states[0], "unknown") if states else "silent"
 
 
-def screen(world: "World", found: "list[Finding]", *, everything: bool) -> Iterator[str]:
+def screen(snapshot: "Snapshot", found: "list[Finding]", *, everything: bool) -> Iterator[str]:
     """For people."""
-    told = summary(world, found)
+    told = summary(snapshot, found)
     yield from _programs(told)
     yield ""
     yield from _nodes(told)

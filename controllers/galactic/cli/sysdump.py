@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from galactic import __version__
-from galactic.cli.access import DEGRADED, FINE, Access
+from galactic.cli.cluster_options import DEGRADED, FINE, ClusterOptions
 from galactic.errors import GalacticError, Rejected
 
 if TYPE_CHECKING:
-    from galactic.cli.site import Site
+    from galactic.cli.cluster_access import ClusterAccess
     from galactic.kube.client import Kube
 
 SECONDS: Final = 600.0
@@ -36,7 +36,7 @@ namespaces, pods and nodes, and addresses are in it. Look through it before you 
 
 
 def sysdump(
-    access: Access,
+    options: ClusterOptions,
     file: Annotated[
         Path | None, typer.Argument(help="Where to write it; left out: galactic-sysdump-TIME.tar.gz here.")
     ] = None,
@@ -59,7 +59,7 @@ def sysdump(
         raise Rejected(f"{str(partial)!r} cannot be written: {error.strerror}", field="FILE") from error
     try:
         with descriptor, tarfile.open(fileobj=descriptor, mode="w:gz") as archive:
-            errors = access.run(_fill(access, Folder(archive), logs=logs, kernels=kernels), seconds=SECONDS)
+            errors = options.run(_fill(options, Folder(archive), logs=logs, kernels=kernels), seconds=SECONDS)
         partial.chmod(0o600)
         partial.rename(path)
     finally:
@@ -94,24 +94,24 @@ class Folder:
         self._archive.addfile(entry, io.BytesIO(data))
 
 
-async def _fill(access: Access, folder: Folder, *, logs: bool, kernels: bool) -> list[str]:
+async def _fill(options: ClusterOptions, folder: Folder, *, logs: bool, kernels: bool) -> list[str]:
     """Everything that can be had; returns what could not."""
-    from galactic.cli.site import site  # noqa: PLC0415
+    from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
 
     errors: list[str] = []
     folder.text(
         "README.txt",
         README + f"\ngalactic {__version__}, {time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime())}\n",
     )
-    async with access.kube() as kube:
-        place = site(access, kube)
+    async with options.kube() as kube:
+        access = cluster_access(options, kube)
         for title, work in (
-            ("status", lambda: _status(access, kube, folder)),
+            ("status", lambda: _status(options, kube, folder)),
             ("objects", lambda: _objects(kube, folder, errors)),
-            ("router", lambda: _router(place, folder)),
-            *((("kernels", lambda: _kernels(kube, place, folder, errors)),) if kernels else ()),
-            *((("logs", lambda: _texts(place.logs, "logs", folder)),) if logs else ()),
-            ("metrics", lambda: _texts(place.metrics, "metrics", folder)),
+            ("router", lambda: _router(access, folder)),
+            *((("kernels", lambda: _kernels(kube, access, folder, errors)),) if kernels else ()),
+            *((("logs", lambda: _texts(access.logs, "logs", folder)),) if logs else ()),
+            ("metrics", lambda: _texts(access.metrics, "metrics", folder)),
         ):
             print(f"{title} …", file=sys.stderr, flush=True)
             try:
@@ -122,17 +122,17 @@ async def _fill(access: Access, folder: Folder, *, logs: bool, kernels: bool) ->
     return errors
 
 
-async def _status(access: Access, kube: "Kube", folder: Folder) -> None:
+async def _status(options: ClusterOptions, kube: "Kube", folder: Folder) -> None:
     from galactic.cli.status import look, screen, summary  # noqa: PLC0415
 
-    world, found = await look(access, kube)
-    folder.json("status.json", summary(world, found))
-    folder.text("status.txt", "\n".join(screen(world, found, everything=True)) + "\n")
+    snapshot, found = await look(options, kube)
+    folder.json("status.json", summary(snapshot, found))
+    folder.text("status.txt", "\n".join(screen(snapshot, found, everything=True)) + "\n")
 
 
 async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     """Ours, and those that have to do with ours."""
-    from galactic.cli.site import LABELS  # noqa: PLC0415
+    from galactic.cli.cluster_access import LABELS  # noqa: PLC0415
     from galactic.kube import resources as kinds  # noqa: PLC0415
     from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
 
@@ -160,11 +160,11 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     folder.json("objects/leases.json", leases)
 
 
-async def _router(place: "Site", folder: Folder) -> None:
-    folder.json("router.json", await place.told([]))
+async def _router(access: "ClusterAccess", folder: Folder) -> None:
+    folder.json("router.json", await access.router_tables([]))
 
 
-async def _kernels(kube: "Kube", place: "Site", folder: Folder, errors: list[str]) -> None:
+async def _kernels(kube: "Kube", access: "ClusterAccess", folder: Folder, errors: list[str]) -> None:
     from galactic.kube.resources import NODE_SEGMENTS  # noqa: PLC0415
 
     segments = (await kube.list(NODE_SEGMENTS))[0]
@@ -174,7 +174,7 @@ async def _kernels(kube: "Kube", place: "Site", folder: Folder, errors: list[str
         async with turn:
             try:
                 words = [word for each in inside for word in ("--pod", each)]
-                folder.json(f"kernel/{node}.json", await place.inspect(node, ["--all", *words]))
+                folder.json(f"kernel/{node}.json", await access.inspect(node, ["--all", *words]))
             except GalacticError as error:
                 errors.append(f"kernel of {node}: {error}")
 

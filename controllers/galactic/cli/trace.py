@@ -1,348 +1,304 @@
-"""The data's way from one pod to another, hop by hop, over what kernels and the API server say: pure functions.
+"""``galactic trace POD POD|ADDRESS``: the data's way there and back, and where it stops."""
 
-The order of the hops is that of docs/architecture.md, "The idea". A walk stops at the first hop that does not let
-packets pass; what lies behind it was not looked at. What happened to packets on the way is ``galactic.cli.observed``'s.
-"""
+import asyncio
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address, ip_interface
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
-from typing import Any, Final
+import typer
 
-from galactic.cli.desired import owner
-from galactic.cli.hop import ANEW, STOPS, UNKNOWN, Hop, controller
-from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
-from galactic.cli.world import World
-from galactic.names import host_end, parse_function, parse_vpc, vrf
-from galactic.router.rib.table import VpcTable
+from galactic.cli.cluster_options import DEGRADED, FINE, Absent, ClusterOptions
+from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document, paint
+from galactic.errors import Rejected
 
-Inspection = Mapping[str, Any]
-LOOPBACK: Final = "lo-galactic"
+if TYPE_CHECKING:
+    from galactic.cli.hop import Hop
+    from galactic.cli.observed import Echo
+    from galactic.cli.snapshot import Snapshot
+    from galactic.cli.walk import Place
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an attachment is: an entry of its node's NodeSegment."""
-
-    attachment: str
-    pod: str
-    node: str
-    vpc: str  # hex
-    function: str  # hex
-    netns: str
-    ifname: str
-    sid: str
-    networks: tuple[str, ...]
-
-    @property
-    def inside(self) -> str:
-        """How ``galactic-node-inspect`` is asked for the pod's namespace."""
-        return f"{self.netns}@{self.ifname}"
-
-    @property
-    def device(self) -> str:
-        """The host end."""
-        return host_end(parse_vpc(self.vpc), parse_function(self.function))
-
-    @property
-    def vrf(self) -> str:
-        return vrf(parse_vpc(self.vpc))
+MARKS: Final = {"passes": ("✓", GREEN), "stops": ("✗", RED), "unknown": ("?", YELLOW)}
+ECHO_BYTES: Final = 431
+"""Size of the first way's echo requests; each further way's are a byte larger, so that counters tell them apart."""
+PROBE_SECONDS: Final = 60.0
+"""What neighbours and echo requests that are not answered may take, beyond --request-timeout."""
 
 
-def places(world: World) -> dict[str, Place]:
-    """Where every attachment is, by its name; the newest where two nodes say that they have it."""
-    found: dict[str, tuple[int, Place]] = {}
-    for node, segment in world.segments.items():
-        for each in segment.status.endpoints:
-            pods = world.carriers(each.attachment)
-            on = [pod for pod in pods if world.pods[pod]["spec"].get("nodeName") == node]
-            place = Place(
-                each.attachment,
-                (on or pods or [""])[0],
-                node,
-                each.vpc,
-                each.function,
-                each.netns,
-                each.ifname,
-                each.sid,
-                each.networks,
-            )
-            if each.attachment not in found or found[each.attachment][0] < each.epoch:
-                found[each.attachment] = each.epoch, place
-    return {name: place for name, (_, place) in found.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Flow:
-    """Packets of a pod to an address. ``echo``: what became of echo requests among them; None: none were sent."""
-
-    source: Place
-    address: str
-    world: World
-    echo: Echo | None
-
-
-def walk(
-    source: Place,
-    address: str,
-    kernels: Mapping[str, Inspection | str],
-    world: World,
-    table: VpcTable,
+def trace(
+    options: ClusterOptions,
+    source: Annotated[str, typer.Argument(metavar="POD", help="From: NAMESPACE/NAME, or NAME with -n.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="POD|ADDRESS", help="To: a pod, or an address of the VPC.")
+    ],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pods' namespace.")] = "default",
     *,
-    echo: Echo | None = None,
-) -> Iterator[Hop]:
-    """The way of a packet from ``source`` to ``address``.
+    probe: Annotated[
+        bool, typer.Option("--probe/--no-probe", help="Send echo requests from the pods, and ask neighbours.")
+    ] = True,
+    output: Form = Output.TABLE,
+) -> int:
+    """The way from a pod to another, hop by hop, through both kernels: where it stops, and why.
 
-    ``kernels``: by node what ``galactic-node-inspect`` says, or why it could not be asked; it was asked for both pods,
-    for ``VPC@ADDRESS`` on both nodes, and on the first node for the way to the SID.
+    Routes, devices and addresses are read as the kernels have them, there and back. Each pod sends three echo requests;
+    what neighbours and our own packet filter make of them is part of the answer. With --no-probe nothing is sent.
     """
-    for hop in _way(_Flow(source, address, world, echo), kernels, table):
-        yield hop
-        if hop.state == STOPS:
-            if echo is not None and echo.whole:
-                what = (
-                    f"and yet {echo.answered} of {echo.sent} echo requests were answered: something changed"
-                )
-                yield Hop(address, what, UNKNOWN, "trace again")
-            return
-
-
-def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) -> Iterator[Hop]:
-    """All hops, as if none stopped it."""
-    source, address, world, echo = flow.source, flow.address, flow.world, flow.echo
-    here = kernels.get(source.node, "it was not asked")
-    if isinstance(here, str):
-        yield Hop(
-            f"node {source.node}",
-            f"its kernel cannot be looked at: {here}",
-            UNKNOWN,
-            controller(source.node),
-        )
-        return
-    yield from _leaves(flow, here)
-    way = here["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
-    where = f"VRF {source.vrf} on {source.node}"
-    if way["type"] != "unicast":
-        why = _why(source, ip_address(address), world, table)
-        yield Hop(where, f"no route to {address} ({way['type']})", STOPS, why)
-    if not way["sid"]:
-        yield Hop(where, f"{address} is on this node, behind {way['device']}")
-        yield from _arrives(flow, way, here, source.node)
-        return
-    yield Hop(where, f"{address} is encapsulated to SID {way['sid']}")
-    node = owner(world, way["sid"])
-    if not node:
-        what = f"no NodeSegment has SID {way['sid']}: it is another cluster's, or a node's that is gone"
-        yield Hop("SRv6", what, UNKNOWN)
-        yield from answered(address, echo)
-        return
-    yield from _underlay(way["sid"], source.node, node, here)
-    there = kernels.get(node, "it was not asked")
-    if isinstance(there, str):
-        yield Hop(f"node {node}", f"its kernel cannot be looked at: {there}", UNKNOWN, controller(node))
-        yield from answered(address, echo)
-        return
-    yield from _decapsulates(flow, way["sid"], node, there)
-
-
-def _leaves(flow: _Flow, here: Inspection) -> Iterator[Hop]:
-    """Out of the pod and into the VRF."""
-    source, destination = flow.source, ip_address(flow.address)
-    pod = here["pods"].get(source.inside)
-    where = f"pod {source.pod or source.attachment}"
-    if pod is None:
-        yield Hop(where, f"its interface {source.ifname} is not in {source.netns}", STOPS, ANEW)
-        return
-    if not pod.get("up", True):
-        yield Hop(where, f"its interface {source.ifname} is down", STOPS, _set_up(source))
-    mine = [each for each in pod["addresses"] if ip_interface(each).version == destination.version]
-    if not mine:
-        has = ", ".join(pod["addresses"]) or "none"
-        told = f"{source.ifname} has no IPv{destination.version} address (it has {has})"
-        yield Hop(where, told, STOPS, "give the attachment one: spec.interface.addresses")
-        return
-    if any(ip_interface(each).ip == destination for each in pod["addresses"]):
-        yield Hop(where, f"{destination} is its own address", STOPS, "ask for another one")
-    if not (route := covering(pod["routes"], destination)):
-        told = f"no route to {destination} by {source.ifname}: it takes the pod's default network, or none"
-        remedy = "it lies outside the VPC's networks: add one to the VPC's spec.networks, or a route to the attachment"
-        yield Hop(where, told, STOPS, remedy)
-        return
-    gateway = route.get("gateway", "")
-    yield Hop(where, f"{mine[0]} on {source.ifname}; {route['network']} via {gateway or 'its gateway'}")
-    yield from _host_end(source, here)
-    if gateway:
-        yield from silent_gateway(where, source.node, source.ifname, gateway, flow.echo)
-    yield from dropped(source.node, flow.echo, flow.echo.here if flow.echo else None)
-
-
-def _host_end(source: Place, here: Inspection) -> Iterator[Hop]:
-    link = here["links"].get(source.device)
-    where = f"{source.device} on {source.node}"
-    if link is None or not link["up"] or link["master"] != source.vrf:
-        told = "is not there" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
-        yield Hop(where, f"the host end {told}", STOPS, controller(source.node))
-        return
-    yield Hop(
-        where, f"the host end, MTU {link['mtu']}, {link.get('rx_packets', '?')} packets came from the pod"
+    found = options.run(
+        traced(options, source, destination, namespace, probe=probe),
+        seconds=options.seconds + (PROBE_SECONDS if probe else 0.0),
     )
-    master = here["links"].get(source.vrf)
-    if master is None or not master["up"]:
-        told = "is not there" if master is None else "is down"
-        yield Hop(f"VRF {source.vrf}", told, STOPS, controller(source.node))
+    ways: list[dict[str, Any]] = found["ways"]
+    if not document(found | {"ways": [_plain(way) for way in ways]}, output):
+        for way in ways:
+            print_way(way)
+    return FINE if all(hop.state == "passes" for way in ways for hop in way["hops"]) else DEGRADED
 
 
-def _set_up(place: Place) -> str:
-    return f"in the pod: ip link set {place.ifname} up; or {ANEW}"
+class _Pair(NamedTuple):
+    """A pod, an address that it sends to, and the size of its echo requests."""
+
+    start: "Place"
+    address: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """How ``galactic-node-inspect`` names its echo requests."""
+        return f"{self.start.inside}@{self.address}"
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["--echo", f"{self.name}@{self.size}"]
 
 
-def _underlay(sid: str, near: str, far: str, here: Inspection) -> Iterator[Hop]:
-    """From node to node."""
-    where = f"underlay of {near}"
-    if not any(each.endswith(f" {LOOPBACK}") for each in here["addresses"]):
-        yield Hop(where, f"{LOOPBACK} has no address to send from", STOPS, controller(near))
-    if not any(IPv6Address(sid) in ip_network(each["to"]) for each in here["rules"]):
-        told = f"no rule looks SIDs up in the main table: {sid} dies in the VRF"
-        yield Hop(where, told, STOPS, controller(near))
-    way = here["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
-    if near == far:
-        yield Hop(where, f"{sid} is this node's own")
-    elif way["type"] != "unicast":
-        remedy = f"the underlay must lead {far}'s prefix to it: ip -6 route get {sid} on {near}; see docs/underlay.md"
-        yield Hop(where, f"no route to {sid} of {far} ({way['type']})", STOPS, remedy)
-    else:
-        via = f" via {way['gateway']}" if way["gateway"] else ""
-        yield Hop(
-            where, f"to {far}: {way['device']}{via}; what is between the nodes cannot be seen from here"
-        )
-        cause = f"is that router up? ip -6 neigh show dev {way['device']} on {near}; see docs/underlay.md"
-        yield from silent_neighbour(where, near, way, here.get("resolving", {}), cause)
+async def traced(
+    options: ClusterOptions, source: str, destination: str, namespace: str = "default", *, probe: bool = True
+) -> dict[str, Any]:
+    """The ways there and back, each with its ``hops``. ``probe``: pods send echo requests, and neighbours are asked."""
+    from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
+    from galactic.cli.desired import desired, owner, told_of  # noqa: PLC0415
+    from galactic.cli.snapshot import read  # noqa: PLC0415
+    from galactic.cli.walk import places, sid_of, walk  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+    from galactic.names import parse_vpc  # noqa: PLC0415
+
+    async with options.kube() as kube:
+        snapshot = await read(kube)
+        where = places(snapshot)
+        start = _place(snapshot, where, source, namespace)
+        targets, end = _targets(snapshot, where, start, destination, namespace)
+        access, told = cluster_access(options, kube), {}
+        try:
+            told = told_of(await access.router_tables([start.vpc]), start.vpc)
+        except GalacticError:
+            told = {}  # what is held is then not known; who came first counts
+        table = desired(snapshot, parse_vpc(start.vpc), told)
+        ways = [(start, address) for address in targets]
+        if end is not None:
+            ways += [(end, back) for address in targets if (back := _own(snapshot, start, address))]
+        pairs = [_Pair(one, address, ECHO_BYTES + number) for number, (one, address) in enumerate(ways)]
+        kernels: dict[str, Any] = {}
+
+        async def ask(node: str) -> None:
+            arguments = ["--vpc", start.vpc, *(["--resolve"] if probe else [])]
+            for each in {*where.values()}:
+                if each.node == node and each.vpc == start.vpc:
+                    arguments += ["--pod", each.inside]
+            for pair in pairs:
+                arguments += ["--way", f"{start.vpc}@{pair.address}"]
+                arguments += ["--way", sid] if (sid := sid_of(table, pair.address)) else []
+                arguments += pair.arguments if probe and pair.start.node == node else []
+            try:
+                kernels[node] = await access.inspect(node, arguments)
+            except GalacticError as error:
+                kernels[node] = str(error)
+
+        holders = {owner(snapshot, sid_of(table, pair.address)) for pair in pairs} - {""}
+        await asyncio.gather(*map(ask, sorted({pair.start.node for pair in pairs} | holders)))
+        await _missing(snapshot, pairs, kernels, access)
+
+        def walked(echoes: "Mapping[str, Echo]") -> "list[list[Hop]]":
+            return [
+                [*walk(pair.start, pair.address, kernels, snapshot, table, echo=echoes.get(pair.name))]
+                for pair in pairs
+            ]
+
+        echoes = _echoes(snapshot, pairs, kernels)
+        hops = walked(echoes)
+        unanswered = [
+            pair
+            for pair, each in zip(pairs, hops, strict=True)
+            if pair.name in echoes and [hop.state for hop in each if hop.state != "passes"] == ["unknown"]
+        ]
+        if again := await _counted(snapshot, unanswered, kernels, access):
+            hops = walked(echoes | again)
+    return {
+        "from": start.pod or start.attachment,
+        "to": destination,
+        "ways": [
+            {"from": pair.start.pod or pair.start.attachment, "to": pair.address, "hops": each}
+            for pair, each in zip(pairs, hops, strict=True)
+        ],
+    }
 
 
-def _decapsulates(flow: _Flow, sid: str, node: str, there: Inspection) -> Iterator[Hop]:
-    """Out of the outer header, into the VRF, and to the pod."""
-    source, address = flow.source, flow.address
-    where = f"SID {sid} on {node}"
-    ends = [each for each in there["sids"] if each["network"] == f"{sid}/128" and each["kind"] == "end"]
-    if not ends:
-        told = "the node does not have it: the attachment has left, or its route is missing"
-        remedy = f"galactic routes {source.vpc} shows who still sends there; {controller(node)}"
-        yield Hop(where, told, STOPS, remedy)
-        return
-    if there["sysctls"].get("net/vrf/strict_mode") != "1":
-        what = "net.vrf.strict_mode is off: End.DT46 drops"
-        yield Hop(where, what, STOPS, "sysctl -w net.vrf.strict_mode=1 there")
-    yield Hop(where, f"End.DT46 into {ends[0]['device']}")
-    if ends[0]["device"] != source.vrf:
-        told = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
-        yield Hop(where, told, STOPS, controller(node))
-    yield from dropped(node, flow.echo, flow.echo.there if flow.echo else None)
-    way = there["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
-    where = f"VRF {source.vrf} on {node}"
-    if way["type"] != "unicast" or way["sid"]:
-        told = (
-            f"sends {address} on to SID {way['sid']}"
-            if way["sid"]
-            else f"no route to {address} ({way['type']})"
-        )
-        yield Hop(where, told, STOPS, f"the pod has moved, or leaves; if it stays: {controller(node)}")
-    yield Hop(where, f"{address} is behind {way['device']}")
-    yield from _arrives(flow, way, there, node)
+def _echoes(snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any]) -> "dict[str, Echo]":
+    """What became of the echo requests that were sent with the first look, by their names."""
+    from galactic.cli.observed import Echo  # noqa: PLC0415
+
+    found = {}
+    for pair in pairs:
+        here = kernels.get(pair.start.node)
+        sent = here["echoes"].get(pair.name) if isinstance(here, Mapping) else None
+        if sent is not None:
+            near = _far(snapshot, pair, kernels) == pair.start.node
+            found[pair.name] = Echo.of(sent, sent if near else None)
+    return found
 
 
-def _arrives(flow: _Flow, way: Mapping[str, Any], there: Inspection, node: str) -> Iterator[Hop]:
-    """Into the pod. What is wrong inside it comes before what follows from that."""
-    address, device, source = flow.address, way["device"], flow.source
-    where, link = f"{device} on {node}", there["links"].get(device)
-    if link is None or not link["up"]:
-        yield Hop(where, "is not there" if link is None else "is down", STOPS, controller(node))
-        return
-    told = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
-    yield Hop(where, told)
-    at = places(flow.world).values()
-    target = next((each for each in at if each.device == device and each.node == node), None)
-    if target is None:
-        told = f"no attachment of {node} is behind {device}"
-        yield Hop(f"node {node}", told, STOPS, controller(node))
-        return
-    name, pod = f"pod {target.pod or target.attachment}", there["pods"].get(target.inside)
-    if pod is None:
-        yield Hop(name, f"its interface {target.ifname} is not in {target.netns}", STOPS, ANEW)
-        return
-    if not pod.get("up", True):
-        yield Hop(name, f"its interface {target.ifname} is down", STOPS, _set_up(target))
-    own = {str(ip_interface(each).ip) for each in pod["addresses"]}
-    hop = (way.get("neighbour") or {}).get("address", "")
-    cause = f"{hop} is not on {target.ifname} (it has {', '.join(sorted(own)) or 'no address'}); {controller(node)}"
-    yield from silent_neighbour(where, node, way, there.get("resolving", {}), "" if hop in own else cause)
-    if str(ip_address(address)) in own:
-        yield Hop(name, f"has {address} on {target.ifname}")
-    else:
-        told = f"{address} is not on {target.ifname}: the pod terminates the network, and takes it from here"
-        yield Hop(name, told)
-    start = (f"pod {source.pod or source.attachment}", source.device, source.node)
-    yield from arrived(address, start, node, device, name, flow.echo)
+def _far(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) -> str:
+    """The node that the pod's kernel sends to; empty where that is not known."""
+    from galactic.cli.desired import owner  # noqa: PLC0415
+
+    here = kernels.get(pair.start.node)
+    if not isinstance(here, Mapping):
+        return ""
+    sid = here["ways"].get(f"{pair.start.vpc}@{pair.address}", {}).get("sid", "")
+    return owner(snapshot, sid) if sid else pair.start.node
 
 
-def covering(
-    routes: Sequence[Mapping[str, Any]], address: IPv4Address | IPv6Address
-) -> Mapping[str, Any] | None:
-    """The route that a packet to ``address`` takes: the longest prefix, then the lowest metric."""
-    fits = [each for each in routes if _contains(each["network"], address)]
-    if not fits:
-        return None
-    return max(fits, key=lambda each: (ip_network(each["network"]).prefixlen, -each["metric"]))
+async def _counted(
+    snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any], access: Any
+) -> "dict[str, Echo]":
+    """The same echo requests once more, with what the other node counts meanwhile; one node's after the other's."""
+    from galactic.cli.observed import Echo, rises  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+
+    by_node: dict[str, list[tuple[_Pair, str]]] = {}
+    for pair in pairs:
+        far = _far(snapshot, pair, kernels)
+        if far and far != pair.start.node and isinstance(kernels.get(far), Mapping):
+            by_node.setdefault(pair.start.node, []).append((pair, far))
+    found: dict[str, Echo] = {}
+    for near, several in by_node.items():
+        others = sorted({far for _, far in several})
+        arguments = [word for pair, _ in several for word in ("--pod", pair.start.inside, *pair.arguments)]
+        try:
+            before = await asyncio.gather(*(access.inspect(node, []) for node in others))
+            sent = (await access.inspect(near, arguments))["echoes"]
+            after = await asyncio.gather(*(access.inspect(node, []) for node in others))
+        except GalacticError:
+            continue  # what the first look has found is what there is
+        there = {node: rises(*each) for node, *each in zip(others, before, after, strict=True)}
+        found |= {pair.name: Echo.of(sent[pair.name], there[far]) for pair, far in several if sent[pair.name]}
+    return found
 
 
-def _contains(network: str, address: IPv4Address | IPv6Address) -> bool:
-    parsed = ip_network(network)
-    return parsed.version == address.version and address in parsed
+async def _missing(
+    snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: dict[str, Any], access: Any
+) -> None:
+    """A kernel may send elsewhere than is desired: the way to that SID, and the node that has it, are asked as well."""
+    from galactic.cli.desired import owner  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
 
-
-def _why(source: Place, destination: IPv4Address | IPv6Address, world: World, table: VpcTable) -> str:
-    """Why the VPC has no route there, and what to do."""
-    for conflict in table.conflicts:
-        if _contains(conflict.network, destination):
-            return (
-                f"{conflict.claim.attachment} and {conflict.holder.attachment} both claim {conflict.network}: "
-                "delete one of them, or give it another address"
-            )
-    if any(_contains(network, destination) for network in table.routes):
-        why = f"it is desired, and missing in this kernel: {controller(source.node)}; galactic routes {source.vpc}"
-        if name := _untold(source, destination, world):
-            describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
-            why = f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and {describe}"
-        return why
-    for name, each in world.attachments.items():
-        vpc = world.vpcs.get(world.vpc_of(each))
-        if vpc is None or vpc.status.identifier != source.vpc:
+    for start, address, _ in pairs:
+        here = kernels.get(start.node)
+        sid = here["ways"].get(f"{start.vpc}@{address}", {}).get("sid") if isinstance(here, Mapping) else ""
+        if not sid or not isinstance(here, Mapping):
             continue
-        if any(ip_interface(one).ip == destination for one in each.status.addresses):
-            if not each.status.ready:
-                describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
-                return f"VPCAttachment {name} has it, and is not ready: {describe}"
-            if carriers := world.carriers(name):
-                return f"VPCAttachment {name} has it, and its pod {carriers[0]} is not attached: describe the pod"
-            return f"VPCAttachment {name} has it, and no pod uses it: make one with its annotation"
-    return "no attachment of this VPC has it: galactic vpcs -o json lists those that are"
+        try:
+            if sid not in here["ways"]:
+                here["ways"].update((await access.inspect(start.node, ["--way", sid]))["ways"])
+            if (node := owner(snapshot, sid)) and node not in kernels:
+                arguments = ["--vpc", start.vpc, "--way", f"{start.vpc}@{address}"]
+                kernels[node] = await access.inspect(node, arguments)
+        except GalacticError as error:
+            kernels.setdefault(owner(snapshot, sid), str(error))
 
 
-def _untold(source: Place, destination: IPv4Address | IPv6Address, world: World) -> str:
-    """The attachment that has an address of which its own condition says that no router tells; empty for none."""
-    for name, each in world.attachments.items():
-        vpc = world.vpcs.get(world.vpc_of(each))
-        silent = any(one.type == "Routed" and one.status == "False" for one in each.status.conditions)
-        mine = silent and vpc is not None and vpc.status.identifier == source.vpc
-        if mine and any(ip_interface(one).ip == destination for one in each.status.addresses):
-            return name
+def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
+    """Where a pod is attached. Raises Absent, saying why it is not."""
+    from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
+
+    name = (
+        pod.removeprefix("pod/")
+        if "/" in pod.removeprefix("pod/")
+        else f"{namespace}/{pod.removeprefix('pod/')}"
+    )
+    found = snapshot.pods.get(name)
+    if found is None:
+        known = ", ".join(sorted(snapshot.pods)[:10]) or "none"
+        raise Absent(f"no pod {name} asks for an attachment; those that do: {known}")
+    attachment = wanted(found)
+    if not attachment:
+        raise Absent(
+            f"pod {name} asks for VPC {wants_vpc(found)} and was made without an attachment: make it anew"
+        )
+    full = f"{name.partition('/')[0]}/{attachment}"
+    if full not in where:
+        on = found["spec"].get("nodeName") or "no node yet"
+        raise Absent(
+            f"pod {name} is not attached by {full} on {on}; why: kubectl describe pod -n {name.replace('/', ' ')}, "
+            "and galactic status"
+        )
+    return where[full]
+
+
+def _targets(
+    snapshot: "Snapshot", where: "Mapping[str, Place]", start: "Place", destination: str, namespace: str
+) -> "tuple[list[str], Place | None]":
+    """The addresses to trace to, and whose they are if it is known."""
+    try:
+        address = str(_address(destination))
+    except ValueError:
+        end = _place(snapshot, where, destination, namespace)
+        if end.vpc != start.vpc:
+            raise Absent(
+                f"pods {start.pod} and {end.pod} are in different VPCs ({start.vpc}, {end.vpc}): nothing leads from "
+                "one to the other, and nothing must"
+            ) from None
+        status = snapshot.attachments[end.attachment].status
+        return [each.partition("/")[0] for each in status.addresses], end
+    for each in where.values():
+        attachment = snapshot.attachments.get(each.attachment)
+        its = {one.partition("/")[0] for one in attachment.status.addresses} if attachment else set()
+        if each.vpc == start.vpc and address in its:
+            return [address], each
+    return [address], None
+
+
+def _address(text: str) -> Any:
+    """The address, of an address with a length as well. Raises ValueError for a pod's name, Rejected for nonsense."""
+    address, slash, _ = text.partition("/")
+    found = ip_address(address)
+    try:
+        return ip_interface(text).ip if slash else found
+    except ValueError as error:
+        raise Rejected(
+            f"{text!r}: {error}; write an address, such as 10.1.1.2", field="POD|ADDRESS"
+        ) from error
+
+
+def _own(snapshot: "Snapshot", start: "Place", address: str) -> str:
+    """An address of the source's, of the same family."""
+    version = ip_address(address).version
+    for each in snapshot.attachments[start.attachment].status.addresses:
+        bare = each.partition("/")[0]
+        if ip_address(bare).version == version:
+            return bare
     return ""
 
 
-def sid_of(table: VpcTable, address: str) -> str:
-    """The SID that the VPC ought to reach ``address`` by; empty for none."""
-    parsed = ip_address(address)
-    fits = [network for network in table.routes if _contains(network, parsed)]
-    if not fits:
-        return ""
-    best = max(fits, key=lambda network: ip_network(network).prefixlen)
-    return table.routes[best].segments[0]
+def _plain(way: dict[str, Any]) -> dict[str, Any]:
+    hops: list[Hop] = way["hops"]
+    return way | {"hops": [hop.plain() for hop in hops]}
+
+
+def print_way(way: dict[str, Any]) -> None:
+    print(paint(f"{way['from']} → {way['to']}", BOLD))
+    width = max(len(hop.where) for hop in way["hops"])
+    for hop in way["hops"]:
+        mark, colour = MARKS[hop.state]
+        print(f"  {paint(mark, colour)} {hop.where.ljust(width)}  {hop.what}")
+        if hop.remedy:
+            print(f"  {'':{width + 2}}  → {hop.remedy}")
+    print()

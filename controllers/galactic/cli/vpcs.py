@@ -4,30 +4,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from galactic.cli.access import FINE, Absent, Access
+from galactic.cli.cluster_options import FINE, Absent, ClusterOptions
 from galactic.cli.render import RED, Form, Output, document, show, table
 
 if TYPE_CHECKING:
-    from galactic.cli.world import World
+    from galactic.cli.snapshot import Snapshot
 
 
 def vpcs(
-    access: Access,
+    options: ClusterOptions,
     name: Annotated[str, typer.Argument(help="Only this one: NAMESPACE/NAME, NAME or its identifier.")] = "",
     namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only those of this namespace.")] = "",
     output: Form = Output.TABLE,
 ) -> int:
     """The VPCs: identifier, networks, how much is in them, and on which nodes."""
-    from galactic.cli.world import read  # noqa: PLC0415
+    from galactic.cli.snapshot import read  # noqa: PLC0415
 
-    async def work() -> "World":
-        async with access.kube() as kube:
+    async def work() -> "Snapshot":
+        async with options.kube() as kube:
             return await read(kube)
 
-    world = access.run(work())
-    wanted = [find(world, name, namespace)] if name else sorted(world.vpcs)
+    snapshot = options.run(work())
+    wanted = [find(snapshot, name, namespace)] if name else sorted(snapshot.vpcs)
     chosen = [each for each in wanted if not namespace or each.startswith(f"{namespace}/")]
-    found = [described(world, each) for each in chosen]
+    found = [described(snapshot, each) for each in chosen]
     if document(found, output):
         return FINE
     if not found:
@@ -42,25 +42,25 @@ def vpcs(
     return FINE
 
 
-def find(world: "World", name: str, namespace: str = "") -> str:
+def find(snapshot: "Snapshot", name: str, namespace: str = "") -> str:
     """The VPC that is meant: namespace/name, a name that only one has, or an identifier. Raises Absent."""
     given = f"{namespace}/{name}" if namespace and "/" not in name else name
-    if given in world.vpcs:
+    if given in snapshot.vpcs:
         return given
     same = [
-        each for each, vpc in world.vpcs.items() if name in (each.partition("/")[2], vpc.status.identifier)
+        each for each, vpc in snapshot.vpcs.items() if name in (each.partition("/")[2], vpc.status.identifier)
     ]
     if len(same) == 1:
         return same[0]
     if same:
         raise Absent(f"{len(same)} VPCs are called {name!r}: say which of {', '.join(sorted(same))}")
-    known = ", ".join(sorted(world.vpcs)[:10]) or "none"
+    known = ", ".join(sorted(snapshot.vpcs)[:10]) or "none"
     raise Absent(f"there is no VPC {given!r}; there are: {known}")
 
 
-def described(world: "World", name: str) -> dict[str, Any]:
+def described(snapshot: "Snapshot", name: str) -> dict[str, Any]:
     """One VPC for programs."""
-    vpc, members = world.vpcs[name], world.members(name)
+    vpc, members = snapshot.vpcs[name], snapshot.members(name)
     ready = [each for each in vpc.status.conditions if each.type == "Ready"]
     grant = vpc.spec.allowed_namespaces
     return {
@@ -78,7 +78,7 @@ def described(world: "World", name: str) -> dict[str, Any]:
                 "ready": member.status.ready,
                 "node": member.status.endpoint.node if member.status.endpoint else None,
                 "sid": member.status.endpoint.sid if member.status.endpoint else None,
-                "pods": world.carriers(each),
+                "pods": snapshot.carriers(each),
             }
             for each, member in sorted(members.items())
         ],

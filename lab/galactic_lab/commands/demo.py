@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from galactic.cli.access import Access, sentence
+from galactic.cli.cluster_options import ClusterOptions, sentence
 from galactic.cli.render import show
 from galactic.errors import GalacticError, Unreachable
 from galactic_lab.cluster import Lab
@@ -127,13 +127,13 @@ def _tell(console: Console, lab: Lab, examples: Path) -> bool:
 
 def _trace(console: Console, lab: Lab, expected: Expectation) -> None:
     """What ``galactic trace`` prints of a row."""
-    from galactic.cli.tracing import PROBE_SECONDS, print_way, traced  # noqa: PLC0415
+    from galactic.cli.trace import PROBE_SECONDS, print_way, traced  # noqa: PLC0415
 
     _title(console, f"galactic trace {expected.pod} {expected.address}", expected.why)
-    access = Access(str(lab.kubeconfig))
+    options = ClusterOptions(str(lab.kubeconfig))
     try:
-        found = access.run(
-            traced(access, expected.pod, expected.address), seconds=access.seconds + PROBE_SECONDS
+        found = options.run(
+            traced(options, expected.pod, expected.address), seconds=options.seconds + PROBE_SECONDS
         )
     except GalacticError as error:
         console.print(sentence(error), style="red", markup=False, soft_wrap=True)
@@ -147,14 +147,14 @@ def _status(console: Console, lab: Lab) -> None:
     from galactic.cli.status import look, screen  # noqa: PLC0415
 
     _title(console, "galactic status")
-    access = Access(str(lab.kubeconfig))
+    options = ClusterOptions(str(lab.kubeconfig))
 
     async def looked() -> list[str]:
-        async with access.kube() as kube:
-            return [*screen(*await look(access, kube), everything=False)]
+        async with options.kube() as kube:
+            return [*screen(*await look(options, kube), everything=False)]
 
     try:
-        show(access.run(looked()))
+        show(options.run(looked()))
     except GalacticError as error:
         console.print(sentence(error), style="red", markup=False, soft_wrap=True)
 

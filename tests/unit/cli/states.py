@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from galactic.cli.world import Component, World, name_of
+from galactic.cli.snapshot import Component, Snapshot, name_of
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
@@ -159,12 +159,14 @@ def program(name: str, ready: int = 1, *, problem: str = "", node: str = "") -> 
     return Component(name, ready, 1, "0.1.0", problem, node, log)
 
 
-def world(things: Things, *events: dict[str, Any], components: tuple[Component, ...] | None = None) -> World:
+def snapshot(
+    things: Things, *events: dict[str, Any], components: tuple[Component, ...] | None = None
+) -> Snapshot:
     """The state as commands see it."""
     of = lambda kind: [each for each in things.values() if each["kind"] == kind]  # noqa: E731
     standing = tuple(program(name) for name in ("operator", "router", "webhook"))
     nodes = tuple(program("node", node=name_of(each)) for each in of("Node"))
-    return World(
+    return Snapshot(
         vpcs={name_of(each): parse(Vpc, each) for each in of("VPC")},
         attachments={name_of(each): parse(VpcAttachment, each) for each in of("VPCAttachment")},
         segments={name_of(each): parse(NodeSegment, each) for each in of("NodeSegment")},

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from galactic.cli import access, render
+from galactic.cli import cluster_options, render
 from galactic.cli.main import COMMANDS, app
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import NotFound
@@ -64,7 +64,7 @@ def nowhere(tmp_path: Path) -> Path:
 )
 def test_a_time_out_names_what_was_waited_for(commands: list[str], culprit: str) -> None:
     """The commands of the moment when time was up: none of them is left after that."""
-    way = access.Access(seconds=0.2)
+    way = cluster_options.ClusterOptions(seconds=0.2)
 
     async def work() -> None:
         kube = SimpleNamespace(commands=commands)
@@ -76,7 +76,7 @@ def test_a_time_out_names_what_was_waited_for(commands: list[str], culprit: str)
 
     with pytest.raises(Unreachable) as raised:
         way.run(work())
-    said = access.sentence(raised.value)
+    said = cluster_options.sentence(raised.value)
     assert said.startswith(f"{culprit}; give a longer --request-timeout")
     assert ("is the cluster up?" in said) == (not commands)
 
@@ -89,8 +89,8 @@ def test_what_a_command_raises_and_returns_is_its_own() -> None:
         return 7
 
     with pytest.raises(Unreachable, match="no answer in time"):
-        access.Access().run(late())
-    assert access.Access().run(fine()) == 7
+        cluster_options.ClusterOptions().run(late())
+    assert cluster_options.ClusterOptions().run(fine()) == 7
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_a_command_raises_and_returns_is_its_own() -> None:
 )
 def test_an_api_server_that_does_not_answer(nowhere: Path, words: list[str]) -> None:
     done = CliRunner(env={"KUBECONFIG": ""}).invoke(app, [*words, "--kubeconfig", str(nowhere)])
-    assert done.exit_code == access.UNREACHABLE
+    assert done.exit_code == cluster_options.UNREACHABLE
     assert "kubectl cluster-info" in done.stderr
 
 
@@ -117,7 +117,7 @@ def test_one_that_accepts_and_says_nothing_is_not_waited_for(tmp_path: Path, now
         port = silent.getsockname()[1]
         nowhere.write_text(nowhere.read_text().replace(":9", f":{port}"))
         done = run("vpcs", "--kubeconfig", str(nowhere), "--request-timeout", "1")
-    assert done.returncode == access.UNREACHABLE
+    assert done.returncode == cluster_options.UNREACHABLE
     assert "--request-timeout" in done.stderr
 
 
@@ -133,7 +133,7 @@ def test_one_that_accepts_and_says_nothing_is_not_waited_for(tmp_path: Path, now
 )
 def test_what_is_not_understood(words: list[str], said: str) -> None:
     done = CliRunner().invoke(app, words)
-    assert done.exit_code == access.USAGE
+    assert done.exit_code == cluster_options.USAGE
     assert said in done.stderr
 
 
@@ -141,7 +141,7 @@ def test_a_context_that_is_not_there_is_named(nowhere: Path) -> None:
     done = CliRunner(env={"KUBECONFIG": ""}).invoke(
         app, ["vpcs", "--kubeconfig", str(nowhere), "--context", "other"]
     )
-    assert done.exit_code == access.UNREACHABLE
+    assert done.exit_code == cluster_options.UNREACHABLE
     assert "other" in done.stderr
 
 
@@ -156,24 +156,24 @@ def test_history_of_a_vpc_by_its_name(nowhere: Path) -> None:
         "postgresql://nobody@127.0.0.1:9/x",
     ]
     done = CliRunner(env={"KUBECONFIG": str(nowhere)}).invoke(app, words)
-    assert done.exit_code == access.UNREACHABLE
+    assert done.exit_code == cluster_options.UNREACHABLE
     assert "--vpc its identifier" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (NotFound("x"), access.NOT_FOUND),
-        (access.Absent("x"), access.NOT_FOUND),
-        (Rejected("x"), access.USAGE),
-        (NotYet("x"), access.DEGRADED),
-        (Unreachable("kube-apiserver", "x"), access.UNREACHABLE),
-        (Rejected("no", reason="Forbidden"), access.UNREACHABLE),
+        (NotFound("x"), cluster_options.NOT_FOUND),
+        (cluster_options.Absent("x"), cluster_options.NOT_FOUND),
+        (Rejected("x"), cluster_options.USAGE),
+        (NotYet("x"), cluster_options.DEGRADED),
+        (Unreachable("kube-apiserver", "x"), cluster_options.UNREACHABLE),
+        (Rejected("no", reason="Forbidden"), cluster_options.UNREACHABLE),
     ],
 )
 def test_exit_codes(error: GalacticError, code: int) -> None:
-    assert access.code(error) == code
-    assert access.sentence(error)
+    assert cluster_options.code(error) == code
+    assert cluster_options.sentence(error)
 
 
 def test_help_lists_everything_and_imports_neither_cluster_nor_lab() -> None:
@@ -200,7 +200,7 @@ def test_it_is_a_kubectl_plugin() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
     assert "_GALACTIC_COMPLETE" in CliRunner().invoke(app, ["completion", shell]).stdout
-    assert CliRunner().invoke(app, ["completion", "tcsh"]).exit_code == access.USAGE
+    assert CliRunner().invoke(app, ["completion", "tcsh"]).exit_code == cluster_options.USAGE
 
 
 def test_completion_knows_commands_and_their_options() -> None:

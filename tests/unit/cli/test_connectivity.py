@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from galactic.cli import probe
-from galactic.cli.trial import PODS, Trial
+from galactic.cli.connectivity_plan import PODS, ConnectivityPlan
 from galactic.errors import Rejected
 
-TRIAL = Trial("space", ["node-1", "node-2"], "image", 10.0)
+PLAN = ConnectivityPlan("space", ["node-1", "node-2"], "image", 10.0)
 
 
 @asynccontextmanager
@@ -76,8 +76,8 @@ def pods(code: int = 0, message: str = "") -> dict[str, Any]:
 
 
 def test_all_is_well() -> None:
-    found = TRIAL.results(pods(), [])
-    assert TRIAL.done(pods())
+    found = PLAN.results(pods(), [])
+    assert PLAN.done(pods())
     assert all(each["right"] for each in found)
     assert [each for each in found if each["from"] == "green-1" and each["expected"] == ""], (
         "isolation is asked for"
@@ -88,7 +88,7 @@ def test_the_wrong_one_answers() -> None:
     states = pods()
     wrong = "10.254.0.2=green-2 found=blue-2\n10.254.0.3= found=blue-3\n"
     states["green-1"] = pods(3, wrong)["green-1"]
-    found = {(each["from"], each["to"]): each for each in TRIAL.results(states, [])}
+    found = {(each["from"], each["to"]): each for each in PLAN.results(states, [])}
     assert [key for key, each in found.items() if not each["right"]] == [
         ("green-1", "10.254.0.2"),
         ("green-1", "10.254.0.3"),
@@ -123,14 +123,14 @@ def test_the_wrong_one_answers() -> None:
 def test_a_pod_that_could_not_ask(pod: Any, event: str, why: str) -> None:
     states = pods() | {"blue-1": pod}
     told = [{"involvedObject": {"name": "blue-1"}, "message": event}] if event else []
-    found = [each for each in TRIAL.results(states, told) if each["from"] == "blue-1"]
+    found = [each for each in PLAN.results(states, told) if each["from"] == "blue-1"]
     assert found
     assert not any(each["right"] for each in found)
     assert all(why in each["why"] for each in found)
 
 
 def test_pods_ask_for_no_privileges() -> None:
-    for pod in TRIAL.pods():
+    for pod in PLAN.pods():
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["automountServiceAccountToken"] is False

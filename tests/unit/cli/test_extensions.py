@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from galactic.cli import access, extensions
+from galactic.cli import cluster_options, extensions
+from galactic.cli.cluster_access import Cluster, cluster_access
 from galactic.cli.main import COMMANDS, app
-from galactic.cli.site import Cluster, site
 
 MODULE = """
 from galactic.cli.extensions import Command
@@ -83,7 +83,7 @@ def test_a_broken_one_costs_its_own_command_alone(install: Install, value: str, 
     assert run("hello").stdout == "hello\n"
     assert run("completion", "bash").exit_code == 0
     broken = run("away")
-    assert broken.exit_code == access.USAGE
+    assert broken.exit_code == cluster_options.USAGE
     assert error in " ".join(broken.stderr.split())
 
 
@@ -98,7 +98,7 @@ def test_a_command_of_a_distribution_that_is_not_installed_names_it(install: Ins
     install()
     assert f"\n  {name} " not in run("--help").stdout
     missing = run(name, "--anything")
-    assert missing.exit_code == access.USAGE
+    assert missing.exit_code == cluster_options.USAGE
     said = " ".join(missing.stderr.split())
     assert f"`galactic {name}` is part of the distribution galactic-lab, which is not installed" in said
     assert "pip install ./lab" in said
@@ -115,8 +115,8 @@ def test_completion_goes_on_without_a_broken_one(install: Install, monkeypatch: 
 def test_the_kind_of_cluster_is_the_first_that_the_kubeconfig_belongs_to(install: Install) -> None:
     install("[galactic.sites]", "mine = extra_of_test:mine")
     kube: Any = SimpleNamespace()
-    assert site(access.Access("/somewhere/mine"), kube) == "mine"
-    assert isinstance(site(access.Access("/somewhere/other"), kube), Cluster)
+    assert cluster_access(cluster_options.ClusterOptions("/somewhere/mine"), kube) == "mine"
+    assert isinstance(cluster_access(cluster_options.ClusterOptions("/somewhere/other"), kube), Cluster)
 
 
 def test_a_kind_of_cluster_that_cannot_be_loaded_is_named(
@@ -124,5 +124,5 @@ def test_a_kind_of_cluster_that_cannot_be_loaded_is_named(
 ) -> None:
     install("[galactic.sites]", "a = extra_of_nowhere:mine", "mine = extra_of_test:mine")
     kube: Any = SimpleNamespace()
-    assert site(access.Access("/somewhere/mine"), kube) == "mine"
+    assert cluster_access(cluster_options.ClusterOptions("/somewhere/mine"), kube) == "mine"
     assert "the distribution extra cannot be loaded" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from states import (
     pod,
     program,
     segment,
-    world,
+    snapshot,
 )
 
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
@@ -26,7 +26,7 @@ Break = Callable[[Things], dict[str, Any] | None]
 
 
 def test_nothing_is_wrong_where_nothing_is_wrong() -> None:
-    assert findings(world(fine())) == []
+    assert findings(snapshot(fine())) == []
 
 
 def status(name: str, *conditions: dict[str, Any], **fields: Any) -> Break:
@@ -296,7 +296,7 @@ def past_the_webhook(things: Things) -> None:
 def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message: str, remedy: str) -> None:
     things = fine()
     more = broken(things) or {}
-    found = list(findings(world(things, *more.get("events", ()), components=more.get("components"))))
+    found = list(findings(snapshot(things, *more.get("events", ()), components=more.get("components"))))
     (match,) = [each for each in found if each.about == about]
     assert match.severity == PROBLEM
     assert match.reason.startswith(reason)
@@ -313,7 +313,7 @@ def test_what_is_the_matter_on_many_nodes_is_said_once() -> None:
         things[f"Node node-{number}"] = node(number)
         gone = condition("BrokerConnected", "False", "Disconnected", "nobody listens there; see elsewhere")
         status(f"NodeSegment node-{number}", gone)(things)
-    found = [each for each in findings(world(things)) if each.reason.startswith("BrokerConnected")]
+    found = [each for each in findings(snapshot(things)) if each.reason.startswith("BrokerConnected")]
     assert [each.about for each in found] == ["9 NodeSegments (node-1, node-2, node-3, …)"]
     assert "check the broker" in found[0].remedy
 
@@ -323,11 +323,11 @@ def test_two_pods_on_one_attachment() -> None:
     things["Pod twin"] = pod("web", 2)
     things["Pod twin"]["metadata"]["name"] = "twin"
     things["NodeSegment node-2"]["status"]["endpoints"].append(endpoint("web", 2, 1, 1))
-    (found,) = findings(world(things))
+    (found,) = findings(snapshot(things))
     assert (found.severity, found.about, found.reason) == (NOTE, "VPCAttachment blue/web", "Shared")
     assert "blue/twin, blue/web" in found.message
     things["Pod twin"]["status"]["phase"] = "Succeeded"
-    assert findings(world(things)) == []
+    assert findings(snapshot(things)) == []
 
 
 def test_an_optional_feature_is_no_problem() -> None:
@@ -335,7 +335,7 @@ def test_an_optional_feature_is_no_problem() -> None:
     status("NodeSegment node-1", condition("ReducedEncapsulation", "False", "Missing", "needs Linux 6.0"))(
         things
     )
-    (found,) = findings(world(things))
+    (found,) = findings(snapshot(things))
     assert found.severity == NOTE
 
 
@@ -344,7 +344,7 @@ def test_old_events_and_those_of_what_is_gone_are_history() -> None:
     pending(things)
     old = event("Pod", "blue/web", "FailedCreatePodSandBox", "then", last="2027-01-15T07:00:00Z")
     gone = event("Pod", "blue/gone", "FailedCreatePodSandBox", "of a pod that is no more")
-    assert findings(world(things, old, gone)) == []
+    assert findings(snapshot(things, old, gone)) == []
 
 
 def test_what_has_only_just_begun_is_no_finding() -> None:
@@ -352,7 +352,7 @@ def test_what_has_only_just_begun_is_no_finding() -> None:
     unrouted(things)
     (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
     place["epoch"] = int((NOW - 2) * 1e9)
-    assert findings(world(things)) == []
+    assert findings(snapshot(things)) == []
 
 
 def test_an_epoch_of_a_clock_that_is_ahead_is_no_time_of_day() -> None:
@@ -360,7 +360,7 @@ def test_an_epoch_of_a_clock_that_is_ahead_is_no_time_of_day() -> None:
     unrouted(things)
     (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
     place["epoch"] = int((NOW + 3600) * 1e9)
-    assert [each.reason for each in findings(world(things))] == ["NotRouted"]
+    assert [each.reason for each in findings(snapshot(things))] == ["NotRouted"]
 
 
 def test_what_the_operator_says_of_a_silent_router_is_said_once() -> None:
@@ -368,7 +368,7 @@ def test_what_the_operator_says_of_a_silent_router_is_said_once() -> None:
     unrouted(things)
     said = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
     things["VPCAttachment web"]["status"]["conditions"].append(said)
-    (found,) = findings(world(things))
+    (found,) = findings(snapshot(things))
     assert (found.reason, found.message) == ("NotRouted", "no router has told")
     assert "kubectl describe vpca -n blue web" in found.remedy
 
@@ -391,7 +391,7 @@ def test_a_status_that_nothing_updates_any_more_accuses_no_router(gone: Callable
     things = fine()
     unrouted(things)
     gone(things)
-    assert "NotRouted" not in [each.reason for each in findings(world(things))]
+    assert "NotRouted" not in [each.reason for each in findings(snapshot(things))]
 
 
 @pytest.mark.parametrize("gone", [pod_gone, pod_going])
@@ -401,14 +401,14 @@ def test_a_condition_of_pods_that_are_gone_is_no_finding(gone: Callable[[Things]
     said = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
     things["VPCAttachment web"]["status"]["conditions"].append(said)
     gone(things)
-    assert findings(world(things)) == []
+    assert findings(snapshot(things)) == []
 
 
 def test_whoever_may_not_list_pods_still_learns_of_a_silent_router() -> None:
     things = fine()
     unrouted(things)
     del things["Pod web"]
-    seen = world(things)
+    seen = snapshot(things)
     seen.unread["Pod"] = "forbidden"
     assert "NotRouted" in [each.reason for each in findings(seen)]
 
@@ -417,14 +417,14 @@ def test_a_router_outside_is_a_note_and_no_attachment_waits_for_it() -> None:
     things = fine()
     unrouted(things)
     del things["Lease galactic-router"]
-    seen = world(things)
+    seen = snapshot(things)
     seen.served = True
     (found,) = findings(seen)
     assert (found.severity, found.about, found.reason) == (NOTE, "router", "Outside")
 
 
 def test_kinds_that_are_not_installed() -> None:
-    empty = world({}, components=())
+    empty = snapshot({}, components=())
     empty.unread = dict.fromkeys(("VPC", "VPCAttachment", "NodeSegment"), "the kind is not installed")
     found = findings(empty)
     assert {each.reason for each in found} == {"NotInstalled"}
@@ -446,7 +446,7 @@ def detached(**fields: Any) -> Things:
 
 
 def unattached(things: Things, **given: Any) -> list[str]:
-    return [each.about for each in findings(world(things, **given)) if each.reason == "PodNotAttached"]
+    return [each.about for each in findings(snapshot(things, **given)) if each.reason == "PodNotAttached"]
 
 
 SANDBOX = {"type": "PodReadyToStartContainers", "status": "True"}
@@ -507,7 +507,7 @@ def test_a_node_that_does_not_update_its_segment_accuses_no_pod() -> None:
 def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]], remedy: str) -> None:
     things = detached()
     things["Pod web"]["metadata"]["ownerReferences"] = owners
-    (found,) = (each for each in findings(world(things)) if each.reason == "PodNotAttached")
+    (found,) = (each for each in findings(snapshot(things)) if each.reason == "PodNotAttached")
     assert (found.severity, found.remedy) == (PROBLEM, remedy)
 
 

@@ -2,7 +2,7 @@
 
 from xml.etree import ElementTree as ET
 
-from states import attachment, fine, world
+from states import attachment, fine, snapshot
 
 from galactic.cli.graph import ELSEWHERE, picture, svg
 
@@ -10,7 +10,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def test_who_is_where() -> None:
-    seen = picture(world(fine()))
+    seen = picture(snapshot(fine()))
     assert [node for node, *_ in seen.nodes] == ["node-1", "node-2"]
     assert {place: [dot.label for dot in dots] for place, dots in seen.cells.items()} == {
         ("blue/blue", "node-1"): ["web 10.1.1.1"],
@@ -25,7 +25,7 @@ def test_what_is_attached_nowhere_or_not_ready_is_seen() -> None:
     status = things["VPCAttachment web"]["status"]
     del status["endpoint"]
     status["ready"] = False
-    seen = picture(world(things))
+    seen = picture(snapshot(things))
     (dot,) = seen.cells["blue/blue", ELSEWHERE]
     assert not dot.fine
     assert "#c0392b" in svg(seen)
@@ -34,7 +34,7 @@ def test_what_is_attached_nowhere_or_not_ready_is_seen() -> None:
 def test_names_are_text() -> None:
     things = fine()
     things["NodeSegment node-1"]["spec"]["prefix"] = '"/><script>alert(1)</script>'
-    drawn = svg(picture(world(things)))
+    drawn = svg(picture(snapshot(things)))
     assert "<script>" not in drawn
     ET.fromstring(drawn)  # noqa: S314 - our own
 
@@ -45,7 +45,7 @@ def test_no_text_leaves_its_column() -> None:
     for letter, length in (("a", 20), ("b", 40), ("c", 200)):
         things[f"VPCAttachment {letter}"] = attachment(letter * length, 1, 7, 7)
     things["VPC blue"]["spec"]["networks"] = [f"10.{number}.0.0/16" for number in range(30)]
-    drawn = ET.fromstring(svg(picture(world(things))))  # noqa: S314 - our own
+    drawn = ET.fromstring(svg(picture(snapshot(things))))  # noqa: S314 - our own
     edges = [float(each.get("x", 0)) for each in drawn.iter(f"{SVG}rect") if each.get("class") == "g"]
     assert len(edges) == 2
     for each in drawn.iter(f"{SVG}text"):

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from states import VPC_ID, fine, world
-from test_trace import SID, kernel
+from states import VPC_ID, fine, snapshot
+from test_walk import SID, kernel
 
-from galactic.cli import tracing
+from galactic.cli import trace
 from galactic.cli.desired import desired
 from galactic.cli.hop import Hop
 from galactic.cli.observed import Echo, explained, rises, silent_gateway
-from galactic.cli.trace import places, walk
+from galactic.cli.walk import places, walk
 from galactic.errors import Unreachable
 from galactic.names import host_end
 
@@ -53,7 +53,7 @@ def walked(echo: Echo | None, change: Any = None) -> list[Hop]:
     kernels = {"node-1": deepcopy(kernel(1)), "node-2": deepcopy(kernel(2))}
     if change:
         change(kernels)
-    seen = world(fine())
+    seen = snapshot(fine())
     found = walk(places(seen)["blue/web"], "10.1.1.2", kernels, seen, desired(seen, VPC, {}), echo=echo)
     return [*found]
 
@@ -303,8 +303,8 @@ class _Nodes:
 
 
 def test_the_other_node_counts_before_and_afterwards() -> None:
-    seen = world(fine())
-    pair = tracing._Pair(places(seen)["blue/web"], "10.1.1.2", SIZE)
+    seen = snapshot(fine())
+    pair = trace._Pair(places(seen)["blue/web"], "10.1.1.2", SIZE)
     sent = {"sent": 3, "answered": 0, "size": SIZE, "milliseconds": None, "refused": "", "errors": []}
     plain = sent | {"gateways": {}, **counted(near=(3, 0))}
     kernels = {"node-1": kernel(1), "node-2": kernel(2)}
@@ -313,14 +313,14 @@ def test_the_other_node_counts_before_and_afterwards() -> None:
         ("node-1", {"echoes": {pair.name: plain}}),
         ("node-2", counted(far=(10, 13))),
     )
-    found = asyncio.run(tracing._counted(seen, [pair], kernels, nodes))
+    found = asyncio.run(trace._counted(seen, [pair], kernels, nodes))
     assert found[pair.name].there == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
     assert found[pair.name].here["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
     failing = _Failing()
-    assert asyncio.run(tracing._counted(seen, [pair], kernels, failing)) == {}
+    assert asyncio.run(trace._counted(seen, [pair], kernels, failing)) == {}
     assert failing.asked == 1
     unknown = kernels | {"node-2": "no pod of galactic-node runs there"}
-    assert asyncio.run(tracing._counted(seen, [pair], unknown, failing)) == {}
+    assert asyncio.run(trace._counted(seen, [pair], unknown, failing)) == {}
     assert failing.asked == 1, "a node that could not be looked at is not asked again"
 
 

@@ -5,21 +5,21 @@ the consequences are told apart from their causes as far as possible, and what o
 a noun: ``programs``, ``nodes``, ``objects`` (VPCs and attachments), ``pods``; ``finding`` has what they share.
 """
 
+from galactic.cli.findings.events import event_findings
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain
 from galactic.cli.findings.nodes import nodes
 from galactic.cli.findings.objects import attachments, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
-from galactic.cli.findings.told import told
-from galactic.cli.world import World
+from galactic.cli.snapshot import Snapshot
 from galactic.kube.pods import seconds
 
 __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds"]
 
 
-def findings(world: World) -> list[Finding]:
+def findings(snapshot: Snapshot) -> list[Finding]:
     """Everything that is wrong, causes before consequences."""
     found: list[Finding] = []
-    for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, told):
-        found += part(world)
+    for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, event_findings):
+        found += part(snapshot)
     return sorted(dict.fromkeys(found), key=lambda each: each.severity != PROBLEM)

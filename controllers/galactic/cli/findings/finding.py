@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from galactic.cli.world import World
+from galactic.cli.snapshot import Snapshot
 from galactic.crds.model import Condition
 from galactic.kube.api import Object
 from galactic.kube.pods import seconds
@@ -47,9 +47,9 @@ def says(message: str) -> bool:
     )
 
 
-def recent(world: World) -> list[Object]:
+def recent(snapshot: Snapshot) -> list[Object]:
     """Warnings that were told lately."""
-    return [each for each in world.events if world.at - _when(each) < RECENT_SECONDS]
+    return [each for each in snapshot.events if snapshot.at - _when(each) < RECENT_SECONDS]
 
 
 def _when(event: Object) -> float:

@@ -5,7 +5,7 @@ from typing import Final
 
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, recent, says
 from galactic.cli.findings.programs import log
-from galactic.cli.world import World
+from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment
 from galactic.names import PREFIX_ANNOTATION
 
@@ -23,27 +23,29 @@ REMEDIES: Final = {
 }
 
 
-def nodes(world: World) -> Iterator[Finding]:
+def nodes(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes without a NodeSegment, and NodeSegments that are not in order."""
     refused = {
         each["involvedObject"].get("name"): each
-        for each in recent(world)
+        for each in recent(snapshot)
         if each["involvedObject"].get("kind") == "Node"
         and each.get("reason", "").startswith(("Prefix", "InvalidPrefix"))
     }
-    used = {each.node for each in world.components} | {
-        (pod["spec"] or {}).get("nodeName") for pod in world.pods.values()
+    used = {each.node for each in snapshot.components} | {
+        (pod["spec"] or {}).get("nodeName") for pod in snapshot.pods.values()
     }
-    for name in world.nodes:
-        if name in world.segments or f"NodeSegment {name}" in world.broken:
+    for name in snapshot.nodes:
+        if name in snapshot.segments or f"NodeSegment {name}" in snapshot.broken:
             continue
         if event := refused.get(name):
             yield Finding(PROBLEM, f"Node {name}", event["reason"], event["message"], _annotate(name))
-        elif world.segments or world.components:
+        elif snapshot.segments or snapshot.components:
             told = "no SRv6 prefix: pods there get no attachment"
             severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
             yield Finding(severity, f"Node {name}", "NoPrefix", told, _annotate(name))
-    found = [each for name, segment in world.segments.items() for each in _segment(world, name, segment)]
+    found = [
+        each for name, segment in snapshot.segments.items() for each in _segment(snapshot, name, segment)
+    ]
     alike: dict[str, list[Finding]] = {}
     for each in found:
         alike.setdefault(each.reason, []).append(each)
@@ -63,27 +65,27 @@ def _annotate(node: str) -> str:
     return f"kubectl annotate node {node} --overwrite {PREFIX_ANNOTATION}=PREFIX/56, one that the underlay routes to it"
 
 
-def _segment(world: World, name: str, segment: NodeSegment) -> Iterator[Finding]:
+def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Finding]:
     about, conditions = f"NodeSegment {name}", by_type(segment.status.conditions)
-    if name not in world.nodes and "Node" not in world.unread:
+    if name not in snapshot.nodes and "Node" not in snapshot.unread:
         remedy = f"if the node does not come back: kubectl delete nseg {name}"
         yield Finding(NOTE, about, "NoNode", "there is no Node of that name", remedy)
     if not conditions:
-        remedy = f"does galactic-node run on {name}? {log(world, 'node', name)}"
+        remedy = f"does galactic-node run on {name}? {log(snapshot, 'node', name)}"
         yield Finding(PROBLEM, about, "Silent", "its node has not said anything yet", remedy)
     causes = [each for kind, each in conditions.items() if kind != "Ready" and each.status == "False"]
     describe = f"kubectl describe nseg {name}"
     for each in causes:
         severity = NOTE if each.type in OPTIONAL else PROBLEM
         own = says(each.message) and each.type not in REMEDIES
-        remedy = describe if own else _remedy(world, name, each.type)
+        remedy = describe if own else _remedy(snapshot, name, each.type)
         yield Finding(severity, about, f"{each.type}: {each.reason}", each.message, remedy)
     ready = conditions.get("Ready")
     if ready and ready.status != "True" and not any(each.message in ready.message for each in causes):
         yield Finding(PROBLEM, about, ready.reason, ready.message, describe)
 
 
-def _remedy(world: World, node: str, kind: str) -> str:
+def _remedy(snapshot: Snapshot, node: str, kind: str) -> str:
     if kind in ("Synced", "DefinitionsApplied"):
-        return f"the node controller's log there says what the kernel refuses: {log(world, 'node', node)}"
+        return f"the node controller's log there says what the kernel refuses: {log(snapshot, 'node', node)}"
     return REMEDIES.get(kind, "see docs/underlay.md")

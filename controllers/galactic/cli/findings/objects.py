@@ -4,69 +4,69 @@ from collections.abc import Iterator
 
 from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding, by_type, says
 from galactic.cli.findings.programs import log
-from galactic.cli.world import World
+from galactic.cli.snapshot import Snapshot
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.pods import seconds
 
 
-def vpcs(world: World) -> Iterator[Finding]:
+def vpcs(snapshot: Snapshot) -> Iterator[Finding]:
     """VPCs that are not Ready, or that wait to be gone."""
-    for name, vpc in world.vpcs.items():
-        yield from _object(world, "VPC", name, vpc)
+    for name, vpc in snapshot.vpcs.items():
+        yield from _object(snapshot, "VPC", name, vpc)
         deleting = by_type(vpc.status.conditions).get("Deleting")
         if deleting and deleting.status == "True":
             remedy = f"delete those first: kubectl get vpca -A; VPC {name} then goes by itself"
             yield Finding(NOTE, f"VPC {name}", deleting.reason, deleting.message, remedy)
 
 
-def attachments(world: World) -> Iterator[Finding]:
+def attachments(snapshot: Snapshot) -> Iterator[Finding]:
     """Attachments that are not Ready, or that the rest of their VPC does not reach as they should be."""
-    for name, attachment in world.attachments.items():
+    for name, attachment in snapshot.attachments.items():
         about, conditions = f"VPCAttachment {name}", by_type(attachment.status.conditions)
-        yield from _object(world, "VPCAttachment", name, attachment)
+        yield from _object(snapshot, "VPCAttachment", name, attachment)
         conflict, granted, accepted = (conditions.get(kind) for kind in ("Conflict", "Granted", "Accepted"))
         if conflict and conflict.status == "True" and attachment.status.ready:
             remedy = "delete the attachment that is not wanted, or give one of them other addresses"
             yield Finding(PROBLEM, about, conflict.reason, conflict.message, remedy)
         if granted and granted.status == "False":
-            vpc = world.vpc_of(attachment)
+            vpc = snapshot.vpc_of(attachment)
             remedy = f"delete the attachment, or the owner of VPC {vpc} admits the namespace in spec.allowedNamespaces"
             yield Finding(PROBLEM, about, granted.reason, granted.message, remedy)
         if accepted and accepted.status == "True" and accepted.reason == "AddressOutsideNetworks":
             remedy = "add the network to the VPC's spec.networks: pods of the VPC have no route to it"
             yield Finding(NOTE, about, accepted.reason, accepted.message, remedy)
-        if len(pods := sorted(world.carriers(name))) > 1:
+        if len(pods := sorted(snapshot.carriers(name))) > 1:
             told = f"pods {', '.join(pods)} use it: the newest gets the traffic, the others are not reached"
             remedy = "delete those that are not wanted; for one attachment each, use the annotation …/vpc (docs/api.md)"
             yield Finding(NOTE, about, "Shared", told, remedy)
-        if not (nodes := _nodes(world, name)):
+        if not (nodes := _nodes(snapshot, name)):
             continue  # its pods are gone, whatever a status says that nothing updates any more
         if (routed := conditions.get("Routed")) and routed.status == "False":
             yield Finding(PROBLEM, about, routed.reason, routed.message, _untold(name))
         else:
-            yield from _unrouted(world, name, attachment, nodes)
+            yield from _unrouted(snapshot, name, attachment, nodes)
 
 
-def _nodes(world: World, name: str) -> set[str]:
+def _nodes(snapshot: Snapshot, name: str) -> set[str]:
     """The nodes of the pods that have the attachment; all nodes where pods cannot be read."""
-    if "Pod" in world.unread:
-        return {*world.segments}
-    return {node for pod in world.carriers(name) if (node := world.pods[pod]["spec"].get("nodeName"))}
+    if "Pod" in snapshot.unread:
+        return {*snapshot.segments}
+    return {node for pod in snapshot.carriers(name) if (node := snapshot.pods[pod]["spec"].get("nodeName"))}
 
 
-def _unrouted(world: World, name: str, attachment: VpcAttachment, nodes: set[str]) -> Iterator[Finding]:
+def _unrouted(snapshot: Snapshot, name: str, attachment: VpcAttachment, nodes: set[str]) -> Iterator[Finding]:
     """A node has it, and the router has not told where it is: seen here, as the operator may be away."""
-    if attachment.status.endpoint is not None or world.served:
+    if attachment.status.endpoint is not None or snapshot.served:
         return
     said = {
         node: each
-        for node, segment in world.segments.items()
+        for node, segment in snapshot.segments.items()
         for each in segment.status.endpoints
         if each.attachment == name and node in nodes
     }
     # One that is far ahead is no time of day.
-    recently = any(abs(world.at - each.epoch / 1e9) < PATIENCE_SECONDS for each in said.values())
+    recently = any(abs(snapshot.at - each.epoch / 1e9) < PATIENCE_SECONDS for each in said.values())
     if said and not recently:
         told = f"attached on {', '.join(said)}, but no route to it was told: the rest of the VPC does not reach it"
         yield Finding(PROBLEM, f"VPCAttachment {name}", "NotRouted", told, _untold(name))
@@ -78,17 +78,17 @@ def _untold(name: str) -> str:
     )
 
 
-def _object(world: World, kind: str, name: str, thing: Vpc | VpcAttachment) -> Iterator[Finding]:
+def _object(snapshot: Snapshot, kind: str, name: str, thing: Vpc | VpcAttachment) -> Iterator[Finding]:
     """One whose condition Ready is not True, or that nobody has looked at."""
     ready = by_type(thing.status.conditions).get("Ready")
     short = {"VPC": "vpc", "VPCAttachment": "vpca"}[kind]
     if ready is None:
-        if world.at - seconds(thing.metadata.creation_timestamp) > PATIENCE_SECONDS:
+        if snapshot.at - seconds(thing.metadata.creation_timestamp) > PATIENCE_SECONDS:
             told = "the operator has not looked at it"
-            yield Finding(PROBLEM, f"{kind} {name}", "Unseen", told, log(world, "operator"))
+            yield Finding(PROBLEM, f"{kind} {name}", "Unseen", told, log(snapshot, "operator"))
     elif ready.status != "True":
         remedy = "" if says(ready.message) else f"kubectl describe {short} -n {name.replace('/', ' ')}"
         yield Finding(PROBLEM, f"{kind} {name}", ready.reason, ready.message, remedy)
     elif thing.status.observed_generation < thing.metadata.generation:
         told = "it was changed, and the operator has not looked since"
-        yield Finding(NOTE, f"{kind} {name}", "Unseen", told, log(world, "operator"))
+        yield Finding(NOTE, f"{kind} {name}", "Unseen", told, log(snapshot, "operator"))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from galactic.cli.findings.finding import PROBLEM, Finding
-from galactic.cli.world import World, over
+from galactic.cli.snapshot import Snapshot, over
 from galactic.kube.api import Object
 from galactic.kube.pods import lacks_interface, placement, wanted, wants_vpc
 
@@ -13,9 +13,9 @@ UNATTACHED_SECONDS: Final = 30.0
 ANEW = "make it anew; the webhooks were away when it was made"
 
 
-def pods(world: World) -> Iterator[Finding]:
+def pods(snapshot: Snapshot) -> Iterator[Finding]:
     """Those that came past the webhooks, and those whose attachment is gone."""
-    for name, pod in world.pods.items():
+    for name, pod in snapshot.pods.items():
         meta = pod["metadata"]
         if over(pod):
             continue
@@ -30,12 +30,12 @@ def pods(world: World) -> Iterator[Finding]:
                 f"it asks for attachment {attachment}, and was made without the entry in Multus' annotation"
             )
             yield Finding(PROBLEM, about, "NotMutated", told, ANEW)
-        elif asked not in world.attachments and "VPCAttachment" not in world.unread:
+        elif asked not in snapshot.attachments and "VPCAttachment" not in snapshot.unread:
             told = f"there is no VPCAttachment {asked}"
             yield Finding(
                 PROBLEM, about, "AttachmentNotFound", told, "apply it; the pod then starts by itself"
             )
-        elif node := _unattached(world, pod, asked):
+        elif node := _unattached(snapshot, pod, asked):
             told = (
                 f"it runs on {node} without its VPC interface: Multus did not call Galactic when it started"
             )
@@ -49,14 +49,16 @@ def runs(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") == "Running"
 
 
-def _unattached(world: World, pod: Object, attachment: str) -> str:
+def _unattached(snapshot: Snapshot, pod: Object, attachment: str) -> str:
     """The node on which a pod runs without its attachment; empty if it has it, or if that cannot be known.
 
     A node whose controller is away does not update its NodeSegment, which then accuses no pod.
     """
     place = placement(pod)
-    if not lacks_interface(place, attachment, world.segments.get(place.node)):
+    if not lacks_interface(place, attachment, snapshot.segments.get(place.node)):
         return ""
-    if any(each.kind == "node" and each.node == place.node and not each.ready for each in world.components):
+    if any(
+        each.kind == "node" and each.node == place.node and not each.ready for each in snapshot.components
+    ):
         return ""
-    return place.node if world.at - place.since >= UNATTACHED_SECONDS else ""
+    return place.node if snapshot.at - place.since >= UNATTACHED_SECONDS else ""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from galactic.cli.findings.finding import NOTE, PATIENCE_SECONDS, PROBLEM, Finding
-from galactic.cli.world import LEADERS, Component, World
+from galactic.cli.snapshot import LEADERS, Component, Snapshot
 from galactic.kube.pods import seconds
 
 CONSEQUENCES: Final = {
@@ -19,9 +19,9 @@ NO_HISTORY: Final = "no history is written; routes do not wait for it"
 """What it means where a router's database is all that it complains about."""
 
 
-def unread(world: World) -> Iterator[Finding]:
+def unread(snapshot: Snapshot) -> Iterator[Finding]:
     """Kinds that could not be listed, and objects that could not be read."""
-    for kind, why in world.unread.items():
+    for kind, why in snapshot.unread.items():
         if why == "the kind is not installed":
             if kind in ("VPC", "VPCAttachment", "NodeSegment"):
                 remedy = "install Galactic: helm install galactic charts/galactic -n galactic-system --create-namespace"
@@ -30,57 +30,57 @@ def unread(world: World) -> Iterator[Finding]:
         yield Finding(
             NOTE, kind, "NotRead", why, "ask for a role that may list it; what it would show is missing here"
         )
-    for name, why in world.broken.items():
+    for name, why in snapshot.broken.items():
         kind, _, of = name.partition(" ")
         namespace, _, bare = of.rpartition("/")
         where = f"-n {namespace} {kind} {bare}" if namespace else f"{kind} {bare}"
         yield Finding(PROBLEM, name, "Invalid", why, f"mend it: kubectl edit {where}")
 
 
-def programs(world: World) -> Iterator[Finding]:
+def programs(snapshot: Snapshot) -> Iterator[Finding]:
     """Those of which fewer are ready than there should be."""
-    for each in world.components:
+    for each in snapshot.components:
         if each.ready >= each.wanted:
             continue
         severity = PROBLEM if not each.ready or each.kind in ("node", "broker") else NOTE
         told = f"{each.ready} of {each.wanted} ready" + (f": {each.problem}" if each.problem else "")
         if each.kind in CONSEQUENCES and not each.ready:
             told += f" - {NO_HISTORY if _only_history(each) else CONSEQUENCES[each.kind]}"
-        yield Finding(severity, each.title, "NotReady", told, _look(world, each))
+        yield Finding(severity, each.title, "NotReady", told, _look(snapshot, each))
 
 
-def _look(world: World, each: Component) -> str:
+def _look(snapshot: Snapshot, each: Component) -> str:
     problem = each.problem.lower()
     if "mqtt" in problem or "broker" in problem:
         return f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{each.kind}"
     if "postgres" in problem:
         return f"check PostgreSQL, and database_url of galactic-{each.kind}; what is missing is written afterwards"
-    return each.log or log(world, each.kind)
+    return each.log or log(snapshot, each.kind)
 
 
 def _only_history(each: Component) -> bool:
     return each.kind == "router" and all(part.startswith("postgres:") for part in each.problem.split("; "))
 
 
-def log(world: World, kind: str, node: str = "") -> str:
+def log(snapshot: Snapshot, kind: str, node: str = "") -> str:
     """The command that shows a program's log. ``node`` for the one that runs there."""
-    for each in world.components:
+    for each in snapshot.components:
         if each.kind == kind and each.log and (not node or each.node == node):
             return each.log
-    return f"kubectl logs -n {world.home} -l app.kubernetes.io/component={kind} --tail=100"
+    return f"kubectl logs -n {snapshot.home} -l app.kubernetes.io/component={kind} --tail=100"
 
 
-def leaders(world: World) -> Iterator[Finding]:
+def leaders(snapshot: Snapshot) -> Iterator[Finding]:
     """Leases that nobody renews, of programs that run."""
-    if "Lease" in world.unread or not (world.vpcs or world.components):
+    if "Lease" in snapshot.unread or not (snapshot.vpcs or snapshot.components):
         return
-    down = {each.kind for each in world.components if not each.ready}
+    down = {each.kind for each in snapshot.components if not each.ready}
     for name in LEADERS:
         kind = name.removeprefix("galactic-")
         if kind in down:
             continue
-        lease = world.leases.get(name)
-        if kind == "router" and world.served and lease is None:
+        lease = snapshot.leases.get(name)
+        if kind == "router" and snapshot.served and lease is None:
             told = "no router belongs to this cluster, so nothing here tells where an attachment is"
             remedy = (
                 "right where a router outside serves it (docs/tutorials/two-clusters.md); else: helm upgrade"
@@ -88,15 +88,15 @@ def leaders(world: World) -> Iterator[Finding]:
             yield Finding(NOTE, kind, "Outside", told, remedy)
             continue
         spec = (lease or {}).get("spec") or {}
-        age = world.at - seconds(str(spec.get("renewTime") or ""))
+        age = snapshot.at - seconds(str(spec.get("renewTime") or ""))
         patience = PATIENCE_SECONDS + (spec.get("leaseDurationSeconds") or 15)
         if lease is None or not spec.get("holderIdentity") or age > patience:
             told = f"no replica leads (Lease {name})" + (f", for {age:.0f} s" if lease else "")
-            yield Finding(PROBLEM, kind, "NoLeader", f"{told} - {CONSEQUENCES[kind]}", log(world, kind))
+            yield Finding(PROBLEM, kind, "NoLeader", f"{told} - {CONSEQUENCES[kind]}", log(snapshot, kind))
 
 
-def leader(world: World, component: str) -> str:
+def leader(snapshot: Snapshot, component: str) -> str:
     """Who leads of a component's replicas; empty for nobody."""
     return str(
-        ((world.leases.get(f"galactic-{component}") or {}).get("spec") or {}).get("holderIdentity") or ""
+        ((snapshot.leases.get(f"galactic-{component}") or {}).get("spec") or {}).get("holderIdentity") or ""
     )

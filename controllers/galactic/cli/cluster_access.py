@@ -1,8 +1,8 @@
-"""What a cluster shows beside its API objects: programs, their logs and metrics, kernels, the router's tables.
+"""Reads programs, logs, metrics, kernels and the routers' tables of a cluster: all that is no API object.
 
-``Site`` is what commands ask. ``Cluster`` asks Galactic's pods, found by their labels, through the API server alone
-(``pods/exec``, ``pods/log``, ``pods/proxy``). Entry points add other kinds of
-clusters: ``galactic.cli.extensions``.
+Commands use the protocol ``ClusterAccess``. ``Cluster`` reaches Galactic's pods, found by label, through the API
+server only (``pods/exec``, ``pods/log``, ``pods/proxy``). Entry points add other kinds of clusters:
+``galactic.cli.extensions``.
 """
 
 import asyncio
@@ -10,9 +10,9 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol, cast
 
-from galactic.cli.access import LONGER, REQUEST_SECONDS, Access
+from galactic.cli.cluster_options import LONGER, REQUEST_SECONDS, ClusterOptions
 from galactic.cli.extensions import sites
-from galactic.cli.world import Component
+from galactic.cli.snapshot import Component
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Object, Objects
 from galactic.kube.client import Kube
@@ -27,7 +27,7 @@ Inspection = dict[str, Any]
 """What ``galactic-node-inspect`` prints."""
 
 
-class Site(Protocol):
+class ClusterAccess(Protocol):
     """A cluster's programs."""
 
     async def components(self) -> tuple[Component, ...]:
@@ -39,7 +39,7 @@ class Site(Protocol):
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
         """``galactic-node-inspect`` on that node. Raises GalacticError."""
 
-    async def told(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
+    async def router_tables(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
         """``galactic-router-inspect``: each router's tables. Raises GalacticError."""
 
     def logs(self) -> AsyncIterator[tuple[str, str]]:
@@ -52,12 +52,12 @@ class Site(Protocol):
         """The image that nodes run; empty where there is none."""
 
 
-def site(access: Access, kube: Kube) -> Site:
+def cluster_access(options: ClusterOptions, kube: Kube) -> ClusterAccess:
     """The first added kind of cluster (``extensions.sites``) that the kubeconfig belongs to, else Galactic's chart."""
     for added in sites():
-        if found := added(access.files):
-            return cast("Site", found)
-    return Cluster(kube, access.seconds)
+        if found := added(options.files):
+            return cast("ClusterAccess", found)
+    return Cluster(kube, options.seconds)
 
 
 class Cluster:
@@ -135,7 +135,7 @@ class Cluster:
                 return found
         raise Unreachable("node", f"no pod of galactic-node runs on {node}: its kernel cannot be looked at")
 
-    async def told(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
+    async def router_tables(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         pods = [pod for pod in await self.pods() if _component(pod) == "router" and _running(pod)]
         for pod in pods:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from galactic.cli.site import Cluster, problem
+from galactic.cli.cluster_access import Cluster, problem
 from galactic.errors import Unreachable
 from galactic.kube.execution import TooSlow
 from galactic.kube.resources import Resource
@@ -63,7 +63,7 @@ def cluster(**lists: list[dict[str, Any]]) -> tuple[Cluster, FakeKube]:
 
 async def test_what_runs() -> None:
     broken = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}
-    site, kube = cluster(
+    access, kube = cluster(
         Deployment=[workload("operator", readyReplicas=2), workload("router")],
         DaemonSet=[workload("node", desiredNumberScheduled=2)],
         Pod=[
@@ -73,7 +73,7 @@ async def test_what_runs() -> None:
             pod("node", "node-2", {"phase": "Pending"}),
         ],
     )
-    found = {each.title: each for each in await site.components()}
+    found = {each.title: each for each in await access.components()}
     assert (found["operator"].ready, found["operator"].wanted, found["operator"].version) == (
         2,
         2,
@@ -99,14 +99,14 @@ async def test_a_cluster_without_a_router_is_served_from_outside() -> None:
 
 
 async def test_where_logs_are() -> None:
-    site, _ = cluster(
+    access, _ = cluster(
         Deployment=[workload("operator")],
         StatefulSet=[workload("router")],
         DaemonSet=[workload("node", desiredNumberScheduled=1)],
         Pod=[pod("node", "node-1", RUNNING)],
     )
     assert {
-        each.log.removeprefix("kubectl logs -n galactic-system ") for each in await site.components()
+        each.log.removeprefix("kubectl logs -n galactic-system ") for each in await access.components()
     } == {
         "deploy/galactic-operator",
         "sts/galactic-router",
@@ -115,11 +115,11 @@ async def test_where_logs_are() -> None:
 
 
 async def test_nodes_and_routers_that_are_not_there() -> None:
-    site, _ = cluster(Pod=[pod("operator", "a", RUNNING)])
+    access, _ = cluster(Pod=[pod("operator", "a", RUNNING)])
     with pytest.raises(Unreachable, match="no pod of galactic-node runs on node-1"):
-        await site.inspect("node-1", [])
+        await access.inspect("node-1", [])
     with pytest.raises(Unreachable, match="no pod of galactic-router runs"):
-        await site.told([])
+        await access.router_tables([])
 
 
 def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -164,10 +164,10 @@ async def test_a_command_that_was_too_slow_is_told_with_its_pod_and_the_remedy(
         asked.append(seconds)
         raise TooSlow("kubelet", "pod galactic-system/galactic-node-a: `galactic-node-inspect` took longer")
 
-    monkeypatch.setattr("galactic.cli.site.execute", slow)
-    site = Cluster(FakeKube({"Pod": [pod("node", "node-1", RUNNING)]}), 7.0)  # type: ignore[arg-type]
+    monkeypatch.setattr("galactic.cli.cluster_access.execute", slow)
+    access = Cluster(FakeKube({"Pod": [pod("node", "node-1", RUNNING)]}), 7.0)  # type: ignore[arg-type]
     with pytest.raises(
         Unreachable, match=r"galactic-node-a: .* took longer; give a longer --request-timeout"
     ):
-        await site.inspect("node-1", [])
+        await access.inspect("node-1", [])
     assert asked == [7.0]

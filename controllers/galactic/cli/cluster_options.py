@@ -1,6 +1,6 @@
 """How a command reaches a cluster, and how it ends: the options that all of them share, and their exit codes.
 
-A command is a function of an ``Access`` and its own options; ``clustered`` adds kubectl's ``--kubeconfig``,
+A command is a function of ``ClusterOptions`` and its own options; ``clustered`` adds kubectl's ``--kubeconfig``,
 ``--context`` and ``--request-timeout`` to them, and turns our errors into one sentence and one of the exit codes.
 """
 
@@ -50,7 +50,7 @@ class Absent(GalacticError):
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class ClusterOptions:
     """Where the cluster is, as the options say."""
 
     kubeconfig: str | None = None
@@ -138,12 +138,12 @@ def sentence(error: GalacticError) -> str:
 
 
 def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
-    """A command line of ``command(access, …)``; what it returns is the exit code, None being 0."""
+    """A command line of ``command(options, …)``; what it returns is the exit code, None being 0."""
     signature = inspect.signature(command, eval_str=True)
     own = [
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, each in signature.parameters.items()
-        if name != "access"
+        if name != "options"
     ]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
@@ -157,7 +157,7 @@ def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapper(*, kubeconfig: str | None, context: str | None, request_timeout: float, **own: Any) -> None:
         try:
-            result = command(Access(kubeconfig, context, request_timeout), **own)
+            result = command(ClusterOptions(kubeconfig, context, request_timeout), **own)
         except GalacticError as error:
             typer.echo(f"galactic: {sentence(error)}", err=True)
             raise typer.Exit(code(error)) from error

@@ -22,7 +22,7 @@ MESSAGE_BYTES: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ConnectivityPlan:
     """Two VPCs with the same networks in one namespace; blue has an address (3) that green must not reach."""
 
     namespace: str

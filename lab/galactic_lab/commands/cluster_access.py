@@ -1,4 +1,4 @@
-"""A lab as a ``Site``: its programs are supervised processes, its nodes namespaces, and it has no images."""
+"""A lab as a ``ClusterAccess``: its programs are supervised processes, its nodes namespaces, and it has no images."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from galactic import __version__
-from galactic.cli.site import Inspection
-from galactic.cli.world import Component
+from galactic.cli.cluster_access import Inspection
+from galactic.cli.snapshot import Component
 from galactic.errors import Unreachable
 from galactic_lab.cluster import Lab
 from galactic_lab.state import HOME, METRICS_PORT, State, interpreter
@@ -26,7 +26,7 @@ except urllib.error.HTTPError as error:
 """
 
 
-def lab_of(files: Iterable[Path]) -> "LabSite | None":
+def lab_of(files: Iterable[Path]) -> "LabAccess | None":
     """The lab that one of these kubeconfig files is of; None for one with the chart, which is like any cluster."""
     for path in files:
         resolved = path.resolve()
@@ -34,11 +34,11 @@ def lab_of(files: Iterable[Path]) -> "LabSite | None":
             name = resolved.relative_to(HOME).parts[0]
             state = State.load(name)
             if state is not None and not state.chart:
-                return LabSite(Lab(name))
+                return LabAccess(Lab(name))
     return None
 
 
-class LabSite:
+class LabAccess:
     """One lab."""
 
     def __init__(self, lab: Lab) -> None:
@@ -90,7 +90,7 @@ class LabSite:
         assert isinstance(found, dict)
         return found
 
-    async def told(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
+    async def router_tables(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
         argv = [*interpreter(), "-m", "galactic.router.inspection", *vpcs]
         found = json.loads(await self._run("control", argv))
         assert isinstance(found, list)

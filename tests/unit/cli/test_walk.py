@@ -5,10 +5,10 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from states import VPC_ID, Things, condition, fine, world
+from states import VPC_ID, Things, condition, fine, snapshot
 
 from galactic.cli.desired import desired, rows, told_of
-from galactic.cli.trace import Hop, covering, places, sid_of, walk
+from galactic.cli.walk import Hop, covering, places, sid_of, walk
 from galactic.messages import Route
 from galactic.names import host_end, vrf
 from galactic.router.rib.networks import Network
@@ -57,7 +57,7 @@ def kernel(number: int) -> dict[str, Any]:
 
 
 def walked(kernels: Kernels, things: Things, address: str = "10.1.1.2") -> list[Hop]:
-    seen = world(things)
+    seen = snapshot(things)
     return [*walk(places(seen)["blue/web"], address, kernels, seen, desired(seen, VPC, {}))]
 
 
@@ -272,7 +272,7 @@ def test_differences_are_where_they_are() -> None:
 
 
 def test_what_ought_to_be_follows_from_the_objects() -> None:
-    seen = world(fine())
+    seen = snapshot(fine())
     table = desired(seen, VPC, {})
     assert {route.segments[0] for route in table.routes.values()} == set(SID.values())
     assert sid_of(table, "10.1.1.2") == SID[2]

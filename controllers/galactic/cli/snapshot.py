@@ -57,7 +57,7 @@ class Component:
 
 
 @dataclass(slots=True)
-class World:
+class Snapshot:
     """One look at a cluster. Names are ``namespace/name``, those of nodes and segments bare."""
 
     vpcs: dict[str, Vpc] = field(default_factory=dict)
@@ -115,34 +115,34 @@ def name_of(thing: Mapping[str, Any]) -> str:
     return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
 
 
-async def read(kube: Kube) -> World:
+async def read(kube: Kube) -> Snapshot:
     """One look. What may not be listed is told in ``unread``. Raises Unreachable when the API server is away."""
-    world = World(at=time.time())
+    snapshot = Snapshot(at=time.time())
     lists = dict(
         zip(
             ("vpcs", "attachments", "segments", "nodes", "pods", "events", "operator", "router"),
             await asyncio.gather(
-                _list(kube, world, VPCS),
-                _list(kube, world, VPC_ATTACHMENTS),
-                _list(kube, world, NODE_SEGMENTS),
-                _list(kube, world, NODES),
-                _list(kube, world, PODS),
-                _list(kube, world, EVENTS, fields="type=Warning"),
-                *(_list(kube, world, LEASES, fields=f"metadata.name={name}") for name in LEADERS),
+                _list(kube, snapshot, VPCS),
+                _list(kube, snapshot, VPC_ATTACHMENTS),
+                _list(kube, snapshot, NODE_SEGMENTS),
+                _list(kube, snapshot, NODES),
+                _list(kube, snapshot, PODS),
+                _list(kube, snapshot, EVENTS, fields="type=Warning"),
+                *(_list(kube, snapshot, LEASES, fields=f"metadata.name={name}") for name in LEADERS),
             ),
             strict=True,
         )
     )
-    world.vpcs = _parsed(world, Vpc, lists["vpcs"])
-    world.attachments = _parsed(world, VpcAttachment, lists["attachments"])
-    world.segments = _parsed(world, NodeSegment, lists["segments"])
-    world.nodes = {name_of(each): each for each in lists["nodes"]}
+    snapshot.vpcs = _parsed(snapshot, Vpc, lists["vpcs"])
+    snapshot.attachments = _parsed(snapshot, VpcAttachment, lists["attachments"])
+    snapshot.segments = _parsed(snapshot, NodeSegment, lists["segments"])
+    snapshot.nodes = {name_of(each): each for each in lists["nodes"]}
     # By annotation, not by the label that the webhook adds: a pod that came past the webhook is what is to be seen.
-    world.pods = {name_of(each): each for each in lists["pods"] if wanted(each) or wants_vpc(each)}
-    world.events = await _standing(kube, lists["events"])
+    snapshot.pods = {name_of(each): each for each in lists["pods"] if wanted(each) or wants_vpc(each)}
+    snapshot.events = await _standing(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
-        world.leases[lease["metadata"]["name"]] = lease
-    return world
+        snapshot.leases[lease["metadata"]["name"]] = lease
+    return snapshot
 
 
 async def _standing(kube: Kube, events: Objects) -> Objects:
@@ -187,21 +187,21 @@ def _renewed(lease: Object) -> str:
     return str((lease.get("spec") or {}).get("renewTime") or "")
 
 
-async def _list(kube: Kube, world: World, resource: Resource, *, fields: str = "") -> Objects:
+async def _list(kube: Kube, snapshot: Snapshot, resource: Resource, *, fields: str = "") -> Objects:
     try:
         return (await kube.list(resource, fields=fields))[0]
     except NotFound:
-        world.unread[resource.kind] = "the kind is not installed"
+        snapshot.unread[resource.kind] = "the kind is not installed"
     except Rejected as error:
-        world.unread[resource.kind] = str(error)
+        snapshot.unread[resource.kind] = str(error)
     return []
 
 
-def _parsed(world: World, kind: type[T], things: Iterable[Object]) -> dict[str, T]:
+def _parsed(snapshot: Snapshot, kind: type[T], things: Iterable[Object]) -> dict[str, T]:
     found = {}
     for thing in things:
         try:
             found[name_of(thing)] = parse(kind, thing)
         except Rejected as error:
-            world.broken[f"{thing['kind']} {name_of(thing)}"] = str(error)
+            snapshot.broken[f"{thing['kind']} {name_of(thing)}"] = str(error)
     return found

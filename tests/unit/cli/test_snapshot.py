@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from states import event
 
-from galactic.cli.world import _standing
+from galactic.cli.snapshot import _standing
 from galactic.errors import Rejected
 from galactic.kube.resources import Resource
 

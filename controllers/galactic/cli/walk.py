@@ -1,0 +1,348 @@
+"""The data's way from one pod to another, hop by hop, over what kernels and the API server say: pure functions.
+
+The order of the hops is that of docs/architecture.md, "The idea". A walk stops at the first hop that does not let
+packets pass; what lies behind it was not looked at. What happened to packets on the way is ``galactic.cli.observed``'s.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from typing import Any, Final
+
+from galactic.cli.desired import owner
+from galactic.cli.hop import ANEW, STOPS, UNKNOWN, Hop, controller
+from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
+from galactic.cli.snapshot import Snapshot
+from galactic.names import host_end, parse_function, parse_vpc, vrf
+from galactic.router.rib.table import VpcTable
+
+Inspection = Mapping[str, Any]
+LOOPBACK: Final = "lo-galactic"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an attachment is: an entry of its node's NodeSegment."""
+
+    attachment: str
+    pod: str
+    node: str
+    vpc: str  # hex
+    function: str  # hex
+    netns: str
+    ifname: str
+    sid: str
+    networks: tuple[str, ...]
+
+    @property
+    def inside(self) -> str:
+        """How ``galactic-node-inspect`` is asked for the pod's namespace."""
+        return f"{self.netns}@{self.ifname}"
+
+    @property
+    def device(self) -> str:
+        """The host end."""
+        return host_end(parse_vpc(self.vpc), parse_function(self.function))
+
+    @property
+    def vrf(self) -> str:
+        return vrf(parse_vpc(self.vpc))
+
+
+def places(snapshot: Snapshot) -> dict[str, Place]:
+    """Where every attachment is, by its name; the newest where two nodes say that they have it."""
+    found: dict[str, tuple[int, Place]] = {}
+    for node, segment in snapshot.segments.items():
+        for each in segment.status.endpoints:
+            pods = snapshot.carriers(each.attachment)
+            on = [pod for pod in pods if snapshot.pods[pod]["spec"].get("nodeName") == node]
+            place = Place(
+                each.attachment,
+                (on or pods or [""])[0],
+                node,
+                each.vpc,
+                each.function,
+                each.netns,
+                each.ifname,
+                each.sid,
+                each.networks,
+            )
+            if each.attachment not in found or found[each.attachment][0] < each.epoch:
+                found[each.attachment] = each.epoch, place
+    return {name: place for name, (_, place) in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """Packets of a pod to an address. ``echo``: what became of echo requests among them; None: none were sent."""
+
+    source: Place
+    address: str
+    snapshot: Snapshot
+    echo: Echo | None
+
+
+def walk(
+    source: Place,
+    address: str,
+    kernels: Mapping[str, Inspection | str],
+    snapshot: Snapshot,
+    table: VpcTable,
+    *,
+    echo: Echo | None = None,
+) -> Iterator[Hop]:
+    """The way of a packet from ``source`` to ``address``.
+
+    ``kernels``: by node what ``galactic-node-inspect`` says, or why it could not be asked; it was asked for both pods,
+    for ``VPC@ADDRESS`` on both nodes, and on the first node for the way to the SID.
+    """
+    for hop in _way(_Flow(source, address, snapshot, echo), kernels, table):
+        yield hop
+        if hop.state == STOPS:
+            if echo is not None and echo.whole:
+                what = (
+                    f"and yet {echo.answered} of {echo.sent} echo requests were answered: something changed"
+                )
+                yield Hop(address, what, UNKNOWN, "trace again")
+            return
+
+
+def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) -> Iterator[Hop]:
+    """All hops, as if none stopped it."""
+    source, address, snapshot, echo = flow.source, flow.address, flow.snapshot, flow.echo
+    here = kernels.get(source.node, "it was not asked")
+    if isinstance(here, str):
+        yield Hop(
+            f"node {source.node}",
+            f"its kernel cannot be looked at: {here}",
+            UNKNOWN,
+            controller(source.node),
+        )
+        return
+    yield from _leaves(flow, here)
+    way = here["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
+    where = f"VRF {source.vrf} on {source.node}"
+    if way["type"] != "unicast":
+        why = _why(source, ip_address(address), snapshot, table)
+        yield Hop(where, f"no route to {address} ({way['type']})", STOPS, why)
+    if not way["sid"]:
+        yield Hop(where, f"{address} is on this node, behind {way['device']}")
+        yield from _arrives(flow, way, here, source.node)
+        return
+    yield Hop(where, f"{address} is encapsulated to SID {way['sid']}")
+    node = owner(snapshot, way["sid"])
+    if not node:
+        what = f"no NodeSegment has SID {way['sid']}: it is another cluster's, or a node's that is gone"
+        yield Hop("SRv6", what, UNKNOWN)
+        yield from answered(address, echo)
+        return
+    yield from _underlay(way["sid"], source.node, node, here)
+    there = kernels.get(node, "it was not asked")
+    if isinstance(there, str):
+        yield Hop(f"node {node}", f"its kernel cannot be looked at: {there}", UNKNOWN, controller(node))
+        yield from answered(address, echo)
+        return
+    yield from _decapsulates(flow, way["sid"], node, there)
+
+
+def _leaves(flow: _Flow, here: Inspection) -> Iterator[Hop]:
+    """Out of the pod and into the VRF."""
+    source, destination = flow.source, ip_address(flow.address)
+    pod = here["pods"].get(source.inside)
+    where = f"pod {source.pod or source.attachment}"
+    if pod is None:
+        yield Hop(where, f"its interface {source.ifname} is not in {source.netns}", STOPS, ANEW)
+        return
+    if not pod.get("up", True):
+        yield Hop(where, f"its interface {source.ifname} is down", STOPS, _set_up(source))
+    mine = [each for each in pod["addresses"] if ip_interface(each).version == destination.version]
+    if not mine:
+        has = ", ".join(pod["addresses"]) or "none"
+        told = f"{source.ifname} has no IPv{destination.version} address (it has {has})"
+        yield Hop(where, told, STOPS, "give the attachment one: spec.interface.addresses")
+        return
+    if any(ip_interface(each).ip == destination for each in pod["addresses"]):
+        yield Hop(where, f"{destination} is its own address", STOPS, "ask for another one")
+    if not (route := covering(pod["routes"], destination)):
+        told = f"no route to {destination} by {source.ifname}: it takes the pod's default network, or none"
+        remedy = "it lies outside the VPC's networks: add one to the VPC's spec.networks, or a route to the attachment"
+        yield Hop(where, told, STOPS, remedy)
+        return
+    gateway = route.get("gateway", "")
+    yield Hop(where, f"{mine[0]} on {source.ifname}; {route['network']} via {gateway or 'its gateway'}")
+    yield from _host_end(source, here)
+    if gateway:
+        yield from silent_gateway(where, source.node, source.ifname, gateway, flow.echo)
+    yield from dropped(source.node, flow.echo, flow.echo.here if flow.echo else None)
+
+
+def _host_end(source: Place, here: Inspection) -> Iterator[Hop]:
+    link = here["links"].get(source.device)
+    where = f"{source.device} on {source.node}"
+    if link is None or not link["up"] or link["master"] != source.vrf:
+        told = "is not there" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
+        yield Hop(where, f"the host end {told}", STOPS, controller(source.node))
+        return
+    yield Hop(
+        where, f"the host end, MTU {link['mtu']}, {link.get('rx_packets', '?')} packets came from the pod"
+    )
+    master = here["links"].get(source.vrf)
+    if master is None or not master["up"]:
+        told = "is not there" if master is None else "is down"
+        yield Hop(f"VRF {source.vrf}", told, STOPS, controller(source.node))
+
+
+def _set_up(place: Place) -> str:
+    return f"in the pod: ip link set {place.ifname} up; or {ANEW}"
+
+
+def _underlay(sid: str, near: str, far: str, here: Inspection) -> Iterator[Hop]:
+    """From node to node."""
+    where = f"underlay of {near}"
+    if not any(each.endswith(f" {LOOPBACK}") for each in here["addresses"]):
+        yield Hop(where, f"{LOOPBACK} has no address to send from", STOPS, controller(near))
+    if not any(IPv6Address(sid) in ip_network(each["to"]) for each in here["rules"]):
+        told = f"no rule looks SIDs up in the main table: {sid} dies in the VRF"
+        yield Hop(where, told, STOPS, controller(near))
+    way = here["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
+    if near == far:
+        yield Hop(where, f"{sid} is this node's own")
+    elif way["type"] != "unicast":
+        remedy = f"the underlay must lead {far}'s prefix to it: ip -6 route get {sid} on {near}; see docs/underlay.md"
+        yield Hop(where, f"no route to {sid} of {far} ({way['type']})", STOPS, remedy)
+    else:
+        via = f" via {way['gateway']}" if way["gateway"] else ""
+        yield Hop(
+            where, f"to {far}: {way['device']}{via}; what is between the nodes cannot be seen from here"
+        )
+        cause = f"is that router up? ip -6 neigh show dev {way['device']} on {near}; see docs/underlay.md"
+        yield from silent_neighbour(where, near, way, here.get("resolving", {}), cause)
+
+
+def _decapsulates(flow: _Flow, sid: str, node: str, there: Inspection) -> Iterator[Hop]:
+    """Out of the outer header, into the VRF, and to the pod."""
+    source, address = flow.source, flow.address
+    where = f"SID {sid} on {node}"
+    ends = [each for each in there["sids"] if each["network"] == f"{sid}/128" and each["kind"] == "end"]
+    if not ends:
+        told = "the node does not have it: the attachment has left, or its route is missing"
+        remedy = f"galactic routes {source.vpc} shows who still sends there; {controller(node)}"
+        yield Hop(where, told, STOPS, remedy)
+        return
+    if there["sysctls"].get("net/vrf/strict_mode") != "1":
+        what = "net.vrf.strict_mode is off: End.DT46 drops"
+        yield Hop(where, what, STOPS, "sysctl -w net.vrf.strict_mode=1 there")
+    yield Hop(where, f"End.DT46 into {ends[0]['device']}")
+    if ends[0]["device"] != source.vrf:
+        told = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
+        yield Hop(where, told, STOPS, controller(node))
+    yield from dropped(node, flow.echo, flow.echo.there if flow.echo else None)
+    way = there["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
+    where = f"VRF {source.vrf} on {node}"
+    if way["type"] != "unicast" or way["sid"]:
+        told = (
+            f"sends {address} on to SID {way['sid']}"
+            if way["sid"]
+            else f"no route to {address} ({way['type']})"
+        )
+        yield Hop(where, told, STOPS, f"the pod has moved, or leaves; if it stays: {controller(node)}")
+    yield Hop(where, f"{address} is behind {way['device']}")
+    yield from _arrives(flow, way, there, node)
+
+
+def _arrives(flow: _Flow, way: Mapping[str, Any], there: Inspection, node: str) -> Iterator[Hop]:
+    """Into the pod. What is wrong inside it comes before what follows from that."""
+    address, device, source = flow.address, way["device"], flow.source
+    where, link = f"{device} on {node}", there["links"].get(device)
+    if link is None or not link["up"]:
+        yield Hop(where, "is not there" if link is None else "is down", STOPS, controller(node))
+        return
+    told = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
+    yield Hop(where, told)
+    at = places(flow.snapshot).values()
+    target = next((each for each in at if each.device == device and each.node == node), None)
+    if target is None:
+        told = f"no attachment of {node} is behind {device}"
+        yield Hop(f"node {node}", told, STOPS, controller(node))
+        return
+    name, pod = f"pod {target.pod or target.attachment}", there["pods"].get(target.inside)
+    if pod is None:
+        yield Hop(name, f"its interface {target.ifname} is not in {target.netns}", STOPS, ANEW)
+        return
+    if not pod.get("up", True):
+        yield Hop(name, f"its interface {target.ifname} is down", STOPS, _set_up(target))
+    own = {str(ip_interface(each).ip) for each in pod["addresses"]}
+    hop = (way.get("neighbour") or {}).get("address", "")
+    cause = f"{hop} is not on {target.ifname} (it has {', '.join(sorted(own)) or 'no address'}); {controller(node)}"
+    yield from silent_neighbour(where, node, way, there.get("resolving", {}), "" if hop in own else cause)
+    if str(ip_address(address)) in own:
+        yield Hop(name, f"has {address} on {target.ifname}")
+    else:
+        told = f"{address} is not on {target.ifname}: the pod terminates the network, and takes it from here"
+        yield Hop(name, told)
+    start = (f"pod {source.pod or source.attachment}", source.device, source.node)
+    yield from arrived(address, start, node, device, name, flow.echo)
+
+
+def covering(
+    routes: Sequence[Mapping[str, Any]], address: IPv4Address | IPv6Address
+) -> Mapping[str, Any] | None:
+    """The route that a packet to ``address`` takes: the longest prefix, then the lowest metric."""
+    fits = [each for each in routes if _contains(each["network"], address)]
+    if not fits:
+        return None
+    return max(fits, key=lambda each: (ip_network(each["network"]).prefixlen, -each["metric"]))
+
+
+def _contains(network: str, address: IPv4Address | IPv6Address) -> bool:
+    parsed = ip_network(network)
+    return parsed.version == address.version and address in parsed
+
+
+def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot, table: VpcTable) -> str:
+    """Why the VPC has no route there, and what to do."""
+    for conflict in table.conflicts:
+        if _contains(conflict.network, destination):
+            return (
+                f"{conflict.claim.attachment} and {conflict.holder.attachment} both claim {conflict.network}: "
+                "delete one of them, or give it another address"
+            )
+    if any(_contains(network, destination) for network in table.routes):
+        why = f"it is desired, and missing in this kernel: {controller(source.node)}; galactic routes {source.vpc}"
+        if name := _untold(source, destination, snapshot):
+            describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
+            why = f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and {describe}"
+        return why
+    for name, each in snapshot.attachments.items():
+        vpc = snapshot.vpcs.get(snapshot.vpc_of(each))
+        if vpc is None or vpc.status.identifier != source.vpc:
+            continue
+        if any(ip_interface(one).ip == destination for one in each.status.addresses):
+            if not each.status.ready:
+                describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
+                return f"VPCAttachment {name} has it, and is not ready: {describe}"
+            if carriers := snapshot.carriers(name):
+                return f"VPCAttachment {name} has it, and its pod {carriers[0]} is not attached: describe the pod"
+            return f"VPCAttachment {name} has it, and no pod uses it: make one with its annotation"
+    return "no attachment of this VPC has it: galactic vpcs -o json lists those that are"
+
+
+def _untold(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot) -> str:
+    """The attachment that has an address of which its own condition says that no router tells; empty for none."""
+    for name, each in snapshot.attachments.items():
+        vpc = snapshot.vpcs.get(snapshot.vpc_of(each))
+        silent = any(one.type == "Routed" and one.status == "False" for one in each.status.conditions)
+        mine = silent and vpc is not None and vpc.status.identifier == source.vpc
+        if mine and any(ip_interface(one).ip == destination for one in each.status.addresses):
+            return name
+    return ""
+
+
+def sid_of(table: VpcTable, address: str) -> str:
+    """The SID that the VPC ought to reach ``address`` by; empty for none."""
+    parsed = ip_address(address)
+    fits = [network for network in table.routes if _contains(network, parsed)]
+    if not fits:
+        return ""
+    best = max(fits, key=lambda network: ip_network(network).prefixlen)
+    return table.routes[best].segments[0]
