@@ -55,7 +55,7 @@ plugin: venv ## the CNI plugin with an interpreter of its own, into dist/plugin
 unit: venv ## unit tests alone, in a minute or so
 	@$(BIN)/pytest tests/unit -n $(WORKERS) --dist worksteal $(VERSIONS) $(ARGS)
 
-check: venv ## style, types, layers, generated files
+check: venv ## style, types, layers, generated files, words of prose
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -65,6 +65,7 @@ check: venv ## style, types, layers, generated files
 	@PYTHONPATH=tools $(BIN)/python -m reference --check docs
 	@PYTHONPATH=tools $(BIN)/python -m observability --check
 	@PYTHONPATH=tools $(BIN)/python -m release.licences --check
+	@PYTHONPATH=tools $(BIN)/python -m prose
 	-@$(MAKE) --no-print-directory $(VENV)/audit-made
 	@PYTHONPATH=tools $(BIN)/python -m release.audit
 
@@ -74,6 +75,7 @@ generate: venv ## CRDs from the models, dist/install.yaml from the chart, refere
 	@PYTHONPATH=tools $(BIN)/python -m reference docs
 	@PYTHONPATH=tools $(BIN)/python -m observability
 	@PYTHONPATH=tools $(BIN)/python -m release.licences
+	@PYTHONPATH=tools $(BIN)/python -m prose --write
 
 image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev PIP=machine
 	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)' --pip '$(PIP)'
