@@ -54,10 +54,10 @@ OTHERS: Final = frozenset(
 
 def pages() -> dict[str, str]:
     who = (
-        "For those who run the controllers: every setting, how it is given, and its default. A flag goes before the "
-        "environment, that before the YAML file of `--config` (`GALACTIC_CONFIG`), that before the default. A bad "
-        "value or an unknown key ends the process at start with its name and what is allowed. `COMMAND --help` lists "
-        "the same, `--version` tells the version."
+        "For those who run the controllers: every setting with its three forms and its default. A flag overrides its "
+        "variable, which overrides its key in the YAML file of `--config` (`GALACTIC_CONFIG`), which overrides the "
+        "default. A bad value or an unknown key ends the process at start; the message names the setting and the "
+        "allowed values. `COMMAND --help` lists the same settings, `--version` prints the version."
     )
     parts, known = [], set[str]()
     for title, kind in GROUPS:

@@ -56,12 +56,12 @@ LOOK_SECONDS: Final = 0.5
 class RetireSettings(Settings):
     """Everything that has to happen before Galactic is removed."""
 
-    namespace: str = Field(default="galactic-system", description="Galactic's own namespace")
-    instance: str = Field(default="galactic", description="the Helm release")
+    namespace: str = Field(default="galactic-system", description="namespace of Galactic")
+    instance: str = Field(default="galactic", description="name of the Helm release")
     router_kind: Literal["Deployment", "StatefulSet"] = Field(
-        default="Deployment", description="what keeps the routers running"
+        default="Deployment", description="kind of the routers' workload"
     )
-    patience: float = Field(default=300.0, gt=0, description="seconds for which the programs may take to end")
+    patience: float = Field(default=300.0, gt=0, description="seconds to wait for the programs to end")
 
 
 async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -> Mapping[str, int]:

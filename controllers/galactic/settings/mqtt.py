@@ -18,9 +18,7 @@ def _mqtt_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL ends up in logs: give mqtt_username and mqtt_password_file instead")
-    if (
-        not parts.hostname or parts.port == 0
-    ):  # a port that is no number, or too large, is a ValueError as well
+    if not parts.hostname or parts.port == 0:  # .port raises ValueError for other bad ports
         raise ValueError(forms)
     if parts.query or parts.fragment or (scheme in ("mqtt", "mqtts") and parts.path not in ("", "/")):
         raise ValueError(f"only ws:// and wss:// have a path, and none a query or fragment; {forms}")
@@ -28,30 +26,31 @@ def _mqtt_url(url: str) -> str:
 
 
 class MqttSettings(Settings):
-    """Those that talk to the broker."""
+    """Settings of the programs that connect to the broker."""
 
     mqtt_url: Annotated[str, AfterValidator(_mqtt_url)] = Field(
-        default="mqtt://localhost:1883", description="the broker: mqtt://, mqtts://, ws:// or wss://"
+        default="mqtt://localhost:1883", description="URL of the broker: mqtt://, mqtts://, ws:// or wss://"
     )
     mqtt_username: str | None = Field(
-        default=None, description="user name at the broker; a node's is CLUSTER/NODE"
+        default=None, description="user name at the broker; for a node CLUSTER/NODE"
     )
     mqtt_password: SecretStr | None = Field(default=None, description="password at the broker")
     mqtt_password_file: Path | None = Field(
-        default=None, description="file with the password, read again for each connection"
+        default=None, description="file with the password at the broker, read at each connection"
     )
     mqtt_ca_file: Path | None = Field(
-        default=None, description="CA certificates (PEM) that the broker's must chain to; none: the system's"
+        default=None,
+        description="CA certificates (PEM) that sign the broker's certificate; none: the system's",
     )
     mqtt_cert_file: Path | None = Field(
-        default=None, description="client certificate (PEM), read again for each connection"
+        default=None, description="client certificate (PEM), read at each connection"
     )
     mqtt_key_file: Path | None = Field(
         default=None,
-        description="key of the client certificate (PEM, not encrypted); none: in the same file",
+        description="key of the client certificate (PEM, not encrypted); none: the certificate's file has it",
     )
     mqtt_base: Annotated[str, Field(pattern=r"^[^+#/\s]+(/[^+#/\s]+)*$")] = Field(
-        default="galactic/v1", description="first levels of every topic"
+        default="galactic/v1", description="first levels of every MQTT topic"
     )
 
     @model_validator(mode="after")
@@ -61,7 +60,7 @@ class MqttSettings(Settings):
             if getattr(self, name) is not None and not encrypted:
                 raise ValueError(f"{name} is for mqtts:// and wss://, and mqtt_url is {self.mqtt_url}")
         if self.mqtt_key_file is not None and self.mqtt_cert_file is None:
-            raise ValueError("mqtt_key_file is of no use without mqtt_cert_file")
+            raise ValueError("mqtt_key_file needs mqtt_cert_file")
         if self.mqtt_password is not None and self.mqtt_password_file is not None:
             raise ValueError("give mqtt_password or mqtt_password_file, not both")
         if self.mqtt_username is None and (self.mqtt_password or self.mqtt_password_file):
@@ -71,13 +70,13 @@ class MqttSettings(Settings):
         return self
 
     def password(self) -> str | None:
-        """The password as it is now. Raises ValueError where its file cannot be read."""
+        """The current password. Raises ValueError if its file cannot be read."""
         if self.mqtt_password_file is None:
             return self.mqtt_password.get_secret_value() if self.mqtt_password else None
         return _read("mqtt_password_file", self.mqtt_password_file).rstrip("\r\n")
 
     def tls(self) -> ssl.SSLContext | None:
-        """What a connection is encrypted and checked with, made of the files as they are now; None: not encrypted.
+        """The TLS context, made from the files' current content; None: ``mqtt_url`` is not encrypted.
 
         The broker's certificate must be valid, chain to a trusted CA and name the host of ``mqtt_url``. Raises
         ValueError that names the file.
@@ -91,7 +90,7 @@ class MqttSettings(Settings):
         if self.mqtt_key_file is not None:
             _read("mqtt_key_file", self.mqtt_key_file)
 
-        def encrypted() -> str:  # asked for by OpenSSL, which would otherwise ask the terminal
+        def encrypted() -> str:  # called by OpenSSL, which would otherwise prompt on the terminal
             raise ValueError("mqtt_key_file: the key is encrypted; give one that is not")
 
         try:

@@ -16,21 +16,21 @@ def _socket(path: Path) -> Path:
 
 
 class NodeSettings(MqttSettings):
-    """The node controller's."""
+    """Settings of the node controller."""
 
-    node_name: str = Field(default="", description="the Node's name; in the DaemonSet spec.nodeName")
+    node_name: str = Field(default="", description="name of this Node; the DaemonSet sets spec.nodeName")
     underlay_interface: str = Field(
-        default="", description="the interface of the underlay; empty: the default route's"
+        default="", description="interface of the underlay; empty: the interface of the default route"
     )
     socket: Annotated[Path, AfterValidator(_socket)] = Field(
-        default=Path("/var/run/galactic/agent.sock"), description="unix socket that the CNI plugin talks to"
+        default=Path("/var/run/galactic/agent.sock"), description="unix socket for the CNI plugin"
     )
     cni_conf_dir: Path | None = Field(
         default=None,
-        description="folder of the container runtime's network configurations, of which Multus' must be the first "
-        "(condition MultusConfigured); none: not looked at",
+        description="folder of the container runtime's CNI configurations, in which that of Multus must be the first "
+        "(condition MultusConfigured); none: not checked",
     )
     drop_external_sids: bool = Field(
         default=True,
-        description="drop what is sent to this node's SIDs from outside the SRv6 block (RFC 8754 §5.1)",
+        description="drop packets to this node's SIDs from sources outside the SRv6 block (RFC 8754 §5.1)",
     )

@@ -9,54 +9,57 @@ from galactic.settings.process import Settings
 
 
 class OperatorSettings(Settings):
-    """The operator's."""
+    """Settings of the operator."""
 
     strict: bool = Field(
         default=False,
-        description="refuse addresses outside their VPC's networks instead of warning about them",
+        description="refuse addresses outside their VPC's networks; false: warn",
     )
     mtu: int = Field(
         default=0,
         ge=0,
         le=65535,
-        description="MTU of attachments; 0: what each node's underlay leaves room for",
+        description="MTU of attachments; 0: each node's underlay MTU less the encapsulation",
     )
     segments: dict[str, str] = Field(
-        default_factory=dict, description="the SRv6 prefixes of Nodes that no annotation gives one, by name"
+        default_factory=dict, description="SRv6 prefixes by Node name, for Nodes without the annotation"
     )
     pool_prefix: IPv6Network | None = Field(
         default=None,
-        description="the network that all other Nodes get SRv6 prefixes from; none: they wait for one",
+        description="network from which all other Nodes get SRv6 prefixes; none: they wait for one",
     )
-    pool_length: int = Field(default=56, ge=48, le=64, description="length of the prefixes from the pool")
+    pool_length: int = Field(
+        default=56, ge=48, le=64, description="length of the prefixes that the pool gives"
+    )
     router_outside: bool = Field(
         default=False,
-        description="this cluster's routers run outside of it and write nothing into it: no attachment is called "
-        "NotRouted for that",
+        description="the routers of this cluster run outside it and write no endpoint: no attachment is NotRouted for "
+        "lack of one",
     )
     unattached_after: float = Field(
         default=30.0,
         gt=0,
-        description="seconds after which a pod that runs without its VPC interface is reported (PodNotAttached)",
+        description="seconds that a pod may run without its VPC interface before PodNotAttached reports it",
     )
     evict_unattached: bool = Field(
         default=False,
-        description="evict such pods, so that their owners make others; a PodDisruptionBudget is respected, and a pod "
-        "without an owner is left alone",
+        description="evict pods that run without their VPC interface, so that their owners replace them; respects "
+        "PodDisruptionBudgets, and leaves pods without an owner alone",
     )
     remove_node_taint: bool = Field(
         default=True,
-        description="take the taint galactic.datumapis.com/agent-not-ready off a Node on which pods can be attached",
+        description="remove the taint galactic.datumapis.com/agent-not-ready from a Node once pods can be "
+        "attached there",
     )
     set_node_taint: bool = Field(
         default=False,
-        description="put that taint (NoSchedule) on a Node on which pods cannot be attached any more",
+        description="add that taint (NoSchedule) to a Node on which pods can no longer be attached",
     )
 
     @model_validator(mode="after")
     def _taint(self) -> Self:
         if self.set_node_taint and not self.remove_node_taint:
-            raise ValueError("set_node_taint without remove_node_taint would close Nodes for ever; give both")
+            raise ValueError("set_node_taint without remove_node_taint would close Nodes for good; give both")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ PREFIX: Final = "GALACTIC_"
 
 
 class Settings(BaseSettings):
-    """What every controller knows."""
+    """Settings of every program."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -23,17 +23,18 @@ class Settings(BaseSettings):
     )
 
     cluster: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)] = Field(
-        default="default", description="the name of this cluster among those that share a broker"
+        default="default", description="name of this cluster, unique among the clusters that share a broker"
     )
     srv6_block: IPv6Network | None = Field(
-        default=None, description="the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40"
+        default=None,
+        description="SRv6 block: the IPv6 network that contains the prefixes of all nodes, e.g. 2001:db8:ff00::/40",
     )
     metrics_port: int = Field(
-        default=9090, ge=0, le=65535, description="port of /metrics and /healthz; 0: none"
+        default=9090, ge=0, le=65535, description="TCP port of /metrics and /healthz; 0: no server"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least severe level"
+        default="info", description="least severe level that is logged"
     )
     log_format: Literal["json", "console"] = Field(
-        default="json", description="json for machines, console for eyes"
+        default="json", description="log format: json for log collectors, console for a terminal"
     )

@@ -15,27 +15,28 @@ def _database_url(url: SecretStr) -> SecretStr:
 
 
 class RouterSettings(MqttSettings):
-    """The router's."""
+    """Settings of the router."""
 
     kubernetes: bool = Field(
         default=True,
-        description="false: standalone, for which a broker is enough; with a database several replicas may run",
+        description="connect to the Kubernetes API; false: standalone, needs a broker only; several "
+        "replicas need a database",
     )
     database_url: Annotated[SecretStr, AfterValidator(_database_url)] | None = Field(
         default=None,
-        description="postgresql://USER:PASSWORD@HOST/NAME for endpoints and their history; none: not kept",
+        description="database for endpoints and their history, postgresql://USER:PASSWORD@HOST/NAME; none: no history",
     )
     history_retention: float = Field(
-        default=0.0, ge=0, description="days for which history is kept after its end; 0: for ever"
+        default=0.0, ge=0, description="days that a history entry is kept after its end; 0: for ever"
     )
     withdraw_after: float = Field(
         default=0.0,
         ge=0,
-        description="seconds after which a node that went offline loses its routes; 0: never",
+        description="seconds after which the routes of an offline node are withdrawn; 0: never",
     )
     admissions: Path | None = Field(
         default=None,
-        description="YAML file that says which clusters may be in which VPC, read again when it changes (standalone)",
+        description="YAML file with the clusters allowed in each VPC, read again when it changes (standalone only)",
     )
 
     @model_validator(mode="after")

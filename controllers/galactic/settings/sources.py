@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(kind: type[S], arguments: Sequence[str] | None = None, *, program: str = "galactic") -> S:
-    """The settings of one process. Prints what is wrong and exits 2 rather than return half of them."""
+    """The settings of one process. Prints each mistake and exits 2 if there is one."""
     flags, config = _split(list(sys.argv[1:] if arguments is None else arguments))
     if config and not config.is_file():
         _refuse(program, f"--config {config}: no such file")
@@ -44,12 +44,13 @@ def load(kind: type[S], arguments: Sequence[str] | None = None, *, program: str 
 
 
 def _parser(kind: type[Settings], program: str) -> argparse.ArgumentParser:
-    """For the flags of the settings, and what goes for all of them."""
+    """The parser of the settings' flags, with --version and --config."""
     parser = argparse.ArgumentParser(
         program,
         description=kind.__doc__,
-        epilog=f"Flags go before the environment ({PREFIX}MQTT_URL for --mqtt-url), and that before the YAML file "
-        f"(key mqtt_url) of --config or {PREFIX}CONFIG.",
+        epilog=f"A flag overrides its variable ({PREFIX}MQTT_URL for --mqtt-url), which overrides its key "
+        "(mqtt_url) in the "
+        f"YAML file of --config or {PREFIX}CONFIG.",
     )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
     parser.add_argument("--config", metavar="Path", help="YAML file with further settings")
@@ -74,7 +75,7 @@ def _sourced(kind: type[S], config: Path | None, old_names: OldNames) -> type[S]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Flags for the settings, and the file that ``--config`` or ``GALACTIC_CONFIG`` names."""
+    """The settings' flags, and the file that ``--config`` or ``GALACTIC_CONFIG`` names."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=os.environ.get(f"{PREFIX}CONFIG"))
     known, rest = parser.parse_known_args(arguments)
@@ -85,8 +86,8 @@ def _sentence(kind: type[Settings], detail: Any) -> str:
     name = ".".join(map(str, detail["loc"]))
     field = kind.model_fields.get(name)
     if detail["type"] == "extra_forbidden":
-        return f"{name}: no such setting; there are {', '.join(kind.model_fields)}"
-    if not name:  # about several settings at once, secrets maybe among them: what was given is not shown
+        return f"{name}: no such setting; the settings are {', '.join(kind.model_fields)}"
+    if not name:  # several settings, perhaps with secrets: the values are not shown
         return str(detail["msg"]).removeprefix("Value error, ")
     secret = field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
     shown = re.sub(r"//[^/@]*@", "//…@", repr(detail["input"]))

@@ -21,59 +21,64 @@ def _networks(text: str) -> str:
 
 
 class WebhookSettings(Settings):
-    """The admission webhooks'."""
+    """Settings of the admission webhook."""
 
     strict: bool = Field(
         default=False,
-        description="refuse addresses outside their VPC's networks instead of warning about them",
+        description="refuse addresses outside their VPC's networks; false: warn",
     )
     patience: float = Field(
         default=10.0,
         ge=0,
         le=11,
-        description="seconds for which a pod waits for its attachment to be ready before it is refused",
+        description="seconds to wait for a pod's attachment to be ready before the pod is refused",
     )
     node_identities: str = Field(
         default="system:node:{node},galactic-node-{node},system:serviceaccount:galactic-system:galactic-node",
-        description="users that are a node, separated by commas; {node} stands for its name, and without it the node "
-        "is the one that the service account's token is for",
+        description="user names of node controllers, separated by commas; {node} stands for the Node's "
+        "name; without it "
+        "the service account's token names the Node",
     )
     pod_ranges: Annotated[str, AfterValidator(_networks)] = Field(
-        default="", description="networks of the cluster's pods, besides the Nodes' podCIDRs"
+        default="", description="pod networks besides the Nodes' podCIDRs, separated by commas"
     )
     service_ranges: Annotated[str, AfterValidator(_networks)] = Field(
-        default="", description="networks of the cluster's services, besides its ServiceCIDRs"
+        default="", description="Service networks besides the cluster's ServiceCIDRs, separated by commas"
     )
-    port: int = Field(default=9443, ge=1, le=65535, description="port of the webhooks (HTTPS)")
+    port: int = Field(default=9443, ge=1, le=65535, description="HTTPS port of the webhook")
     webhook_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(
-        default="galactic-webhook", description="name of the configurations, the Service and the Secret"
+        default="galactic-webhook",
+        description="name of the webhook configurations, the Service and the Secret",
     )
     namespace: str = Field(default="galactic-system", description="namespace of the Service and the Secret")
     webhook_url: Annotated[str, Field(pattern=r"^(https://[^/?#]+)?$")] = Field(
-        default="", description="how the API server reaches the webhooks; empty: as the Service"
+        default="", description="URL at which the API server reaches the webhook; empty: through the Service"
     )
     configure: bool = Field(
-        default=True, description="write the webhook configurations; false: somebody else does"
+        default=True, description="write the webhook configurations; false: they are managed elsewhere"
     )
     pod_failure_policy: Literal["Fail", "Ignore"] = Field(
-        default="Fail", description="what becomes of pods while no webhook server is there"
+        default="Fail", description="failure policy for pods while the webhook is unavailable: Fail or Ignore"
     )
     certificate_hours: float = Field(
-        default=2160.0, gt=0, description="for how long certificates of our own are valid"
+        default=2160.0, gt=0, description="validity of self-made certificates, in hours"
     )
     cert_file: Path | None = Field(
-        default=None, description="a certificate that others make (PEM); none: our own, renewed by us"
+        default=None,
+        description="serving certificate (PEM) that is issued elsewhere; none: the webhook makes and renews its own",
     )
-    key_file: Path | None = Field(default=None, description="its key (PEM)")
+    key_file: Path | None = Field(default=None, description="key of cert_file (PEM)")
     ca_file: Path | None = Field(
-        default=None, description="the CAs to enter into the configurations (PEM); none: left to others"
+        default=None,
+        description="CA certificates (PEM) for the webhook configurations; none: they are entered elsewhere",
     )
     inject_ca_from: str = Field(
-        default="", description="cert-manager's Certificate, namespace/name, whose CA its injector enters"
+        default="",
+        description="cert-manager Certificate, as namespace/name, whose CA the cert-manager injector enters",
     )
 
     @model_validator(mode="after")
     def _both(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
-            raise ValueError("cert_file and key_file belong together; give both or neither")
+            raise ValueError("cert_file and key_file belong together: give both or neither")
         return self
