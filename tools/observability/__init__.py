@@ -1,5 +1,5 @@
-"""What a person sees of Galactic: the dashboards as data, as Grafana's JSON, and as pictures with a lab's figures.
+"""Galactic's dashboards: as data, as Grafana's JSON, and as pictures with a lab's figures.
 
-``python -m observability`` writes charts/galactic/files/dashboards, ``--check`` says what differs;
+``python -m observability`` writes charts/galactic/files/dashboards, ``--check`` lists the files that differ;
 ``python -m observability.picture`` draws docs/pictures from a lab with a Prometheus.
 """

@@ -1,4 +1,4 @@
-"""Writes the dashboards into charts/galactic/files/dashboards, or with ``--check`` says which differ and exits 1."""
+"""Writes the dashboards into charts/galactic/files/dashboards; with ``--check`` lists those that differ and exits 1."""
 
 import sys
 from pathlib import Path

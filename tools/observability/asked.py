@@ -1,4 +1,4 @@
-"""A dashboard's queries as Grafana would ask them, with its variables chosen."""
+"""A dashboard's queries as Grafana sends them, with values for its variables."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -17,7 +17,7 @@ def fill(expression: str, values: Mapping[str, str]) -> str:
 
 
 def values(board: Board, api: Api, wished: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A value for each variable: the one wished for, or the first there is. Raises KeyError for one without any."""
+    """A value for each variable: the wished one or the first. Raises KeyError for a variable without values."""
     chosen: dict[str, str] = {}
     for variable in board.variables:
         there = api.label_values(variable.label, fill(variable.selector, chosen))
@@ -29,7 +29,7 @@ def values(board: Board, api: Api, wished: Mapping[str, str] | None = None) -> d
 
 
 def queries(board: Board, chosen: Mapping[str, str]) -> Iterator[tuple[Panel, Query, str]]:
-    """Each query of each panel, and what it asks."""
+    """Each query of each panel, with its filled-in expression."""
     for panel in board.panels:
         for query in panel.queries:
             yield panel, query, fill(query.expression, chosen)

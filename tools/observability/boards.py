@@ -1,6 +1,6 @@
 """The four dashboards: the fleet, one node, one VPC, the routers.
 
-Every panel answers a question. What only counts mishaps counts from 0, so that it has data on a good day, too.
+Every panel answers a question. Counters of failures start at 0, so that their panels have data without any failure.
 """
 
 from typing import Final
@@ -12,13 +12,13 @@ YES: Final = {"0": "no", "1": "yes"}
 
 
 def quantile(share: float, metric: str, by: str = "", selector: str = "") -> str:
-    """The share's quantile of a histogram."""
+    """The ``share`` quantile of a histogram."""
     labels = ", ".join(filter(None, ("le", by)))
     return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{selector}{RATE})))"
 
 
 def behind(node: str = "", vpc: str = "") -> str:
-    """Seconds between the last change of a VPC's table that was told and the last one that a node has."""
+    """Seconds from the table revision that a node has to the newest published revision, by VPC."""
     return (
         f"clamp_min(max by (vpc) (galactic_router_revision{vpc}) - on (vpc) group_right () "
         f"(galactic_node_vpc_revision{node or vpc} > 0), 0) / 1000"
@@ -26,7 +26,7 @@ def behind(node: str = "", vpc: str = "") -> str:
 
 
 def full(vpc: str = "") -> str:
-    """The share of a VPC's addresses that are held."""
+    """The share of a VPC's addresses that is allocated."""
     return f"galactic_operator_vpc_addresses_held{vpc} / (galactic_operator_vpc_addresses{vpc} > 0)"
 
 
@@ -39,12 +39,12 @@ CHOSEN: Final = '{vpc_name="$vpc_name"}'
 FLEET: Final = Board(
     "galactic-fleet",
     "Galactic / Fleet",
-    "Is everything all right, and if not, where to look.",
+    "State of all nodes, routers and objects, and where a fault is.",
     (
         Panel(
             "Firing alerts",
-            "Is there anything to do? Each alert has a runbook.",
-            # No series of ALERTS means that no rule is pending or firing: 0 is the truth.
+            "Which alerts fire? Each has a runbook.",
+            # Without a series of ALERTS no rule is pending or firing: the value is 0.
             (
                 Query(
                     'count(ALERTS{alertname=~"Galactic.+", alertstate="firing"}) or vector(0)',
@@ -57,14 +57,14 @@ FLEET: Final = Board(
         ),
         Panel(
             "Nodes",
-            "How many node controllers are there?",
+            "How many node controllers does Prometheus scrape?",
             (Query('count(up{job="galactic-node"})', "nodes"),),
             kind="stat",
             width=4,
         ),
         Panel(
             "Nodes not ready",
-            "They take no new pods, or do not answer. What runs there goes on running.",
+            "Nodes that cannot attach pods, or do not answer Prometheus. Attached pods keep their traffic.",
             (
                 Query(
                     'count(up{job="galactic-node"}) - sum(galactic_node_condition{type="Ready"})',
@@ -77,7 +77,7 @@ FLEET: Final = Board(
         ),
         Panel(
             "Leading routers",
-            "Exactly one publishes routes.",
+            "How many routers publish routes? Exactly 1 is right.",
             (Query("sum(galactic_router_leader)", "leaders"),),
             kind="stat",
             width=4,
@@ -85,7 +85,7 @@ FLEET: Final = Board(
         ),
         Panel(
             "Oldest unpublished change",
-            "For how long has a change of routes been waiting for the broker?",
+            "For how long has the oldest route change been waiting for the broker?",
             (Query("max(galactic_router_oldest_change_seconds)", "waiting"),),
             kind="stat",
             unit="s",
@@ -93,8 +93,8 @@ FLEET: Final = Board(
             levels=bad_above(5, 30),
         ),
         Panel(
-            "Webhooks' certificate",
-            "How long is it still valid? It is changed in time by itself unless it is brought from outside.",
+            "Webhook certificate",
+            "For how long is it still valid? The webhook renews its own; a certificate from elsewhere it does not.",
             (Query("min(galactic_webhook_certificate_expiry_timestamp_seconds) - time()", "valid"),),
             kind="stat",
             unit="s",
@@ -103,7 +103,7 @@ FLEET: Final = Board(
         ),
         Panel(
             "Attachments and routes",
-            "How much is there, and did it jump?",
+            "How many are there, and did the number jump?",
             (
                 Query("max(galactic_router_endpoints)", "attached"),
                 Query("max(galactic_router_routes)", "routes"),
@@ -111,8 +111,8 @@ FLEET: Final = Board(
             ),
         ),
         Panel(
-            "Objects that are not Ready",
-            "Whom does something not work for? `galactic status` says why.",
+            "Objects not Ready",
+            "How many objects have no Ready condition that is True? `galactic status` gives the reason.",
             (
                 Query(
                     "max by (kind) (sum by (kind, instance) (galactic_operator_unready_objects))",
@@ -122,8 +122,9 @@ FLEET: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
-            "Route change, registration to broker",
-            "How fast does a change get out? Half of them, and 99 of 100.",
+            "Convergence, registration to broker",
+            "How long does a change take from the node's registration to the broker's confirmation? "
+            "Median and 99th percentile.",
             (
                 Query(quantile(0.5, "galactic_router_convergence_seconds"), "50 %"),
                 Query(quantile(0.99, "galactic_router_convergence_seconds"), "99 %"),
@@ -132,14 +133,14 @@ FLEET: Final = Board(
         ),
         Panel(
             "Nodes with a stale table",
-            "How many tables of a VPC on a node lack what was told a minute ago?",
+            "How many VPC tables on a node are older than those published a minute ago?",
             (Query(f"sum by (node) ({BEHIND_FOR_A_MINUTE})", "{{node}}"),),
             levels=bad_above(1),
             leads_to="galactic-node",
         ),
         Panel(
-            "CNI calls that failed",
-            "Do pods start? Each failure is tried again by the kubelet.",
+            "Failed CNI calls",
+            "How many CNI calls failed in five minutes? The kubelet repeats each.",
             (
                 Query(
                     'sum by (node) (increase(galactic_node_cni_requests_total{code!="0"}[5m]))',
@@ -150,8 +151,8 @@ FLEET: Final = Board(
             leads_to="galactic-node",
         ),
         Panel(
-            "CNI ADD, 99 of 100",
-            "For how long do pods wait for their network?",
+            "CNI ADD, 99th percentile",
+            "How long do pods wait for their network?",
             (
                 Query(
                     quantile(0.99, "galactic_node_cni_request_seconds", "node", '{verb="add"}'),
@@ -162,8 +163,8 @@ FLEET: Final = Board(
             leads_to="galactic-node",
         ),
         Panel(
-            "Put back in the kernel",
-            "Does somebody else change what is ours, in five minutes?",
+            "Kernel drift",
+            "How many of Galactic's kernel objects and firewall chains did another program change in five minutes?",
             (
                 Query(
                     "sum by (node) (increase(galactic_node_drift_objects_total[5m]) "
@@ -176,19 +177,20 @@ FLEET: Final = Board(
         ),
         Panel(
             "Fullest VPCs",
-            "Which VPC runs out of addresses?",
+            "Which VPCs run out of addresses?",
             (Query(f"topk(5, max by (vpc_name, family) ({full()}))", "{{vpc_name}} IPv{{family}}"),),
             unit="percentunit",
             levels=bad_above(0.8, 0.9),
         ),
         Panel(
-            "Prefixes of the pool",
-            "Does the next Node get one? 0 of both: there is no pool.",
+            "Prefix pool",
+            "How many node prefixes are free and used? Both 0: no pool is configured.",
             (Query("max by (state) (galactic_operator_pool_prefixes)", "{{state}}"),),
         ),
         Panel(
             "Rejected paths",
-            "What nodes said and the router dropped, a second, by reason: a mistake, or somebody who tries something.",
+            "Endpoints that the router rejects, per second and reason: a misconfiguration or an attempt "
+            "to hijack routes.",
             (
                 Query(
                     f"topk(5, sum by (reason) (rate(galactic_router_rejections_total{RATE})))",
@@ -203,7 +205,7 @@ FLEET: Final = Board(
 NODE: Final = Board(
     "galactic-node",
     "Galactic / Node",
-    "What one node has, and what it lacks.",
+    "State of one node: attachments, routes, kernel, process.",
     (
         Panel(
             "Ready",
@@ -216,7 +218,7 @@ NODE: Final = Board(
         ),
         Panel(
             "Broker",
-            "Are route changes told at once? Otherwise they come from the API server, later.",
+            "Is there a session? Without one, routes come from the API server, seconds later.",
             (Query('galactic_node_connected{node="$node", peer="broker"}', "broker"),),
             kind="stat",
             width=4,
@@ -225,7 +227,7 @@ NODE: Final = Board(
         ),
         Panel(
             "API server",
-            "Is what is attached here written down?",
+            "Does the API server answer? Without it, the NodeSegment's status is not written.",
             (Query('galactic_node_connected{node="$node", peer="kube-apiserver"}', "API server"),),
             kind="stat",
             width=4,
@@ -234,28 +236,28 @@ NODE: Final = Board(
         ),
         Panel(
             "Attachments",
-            "How many interfaces of pods are here?",
+            "How many pod interfaces does this node have?",
             (Query('galactic_node_endpoints{node="$node"}', "attachments"),),
             kind="stat",
             width=4,
         ),
         Panel(
             "VPCs",
-            "How many VPCs have an attachment here?",
+            "How many VPCs have an attachment on this node?",
             (Query('galactic_node_vpcs{node="$node"}', "VPCs"),),
             kind="stat",
             width=4,
         ),
         Panel(
             "Routes to other nodes",
-            "How many are in the kernel?",
+            "How many SRv6 routes are in the kernel?",
             (Query('galactic_node_remote_routes{node="$node"}', "routes"),),
             kind="stat",
             width=4,
         ),
         Panel(
             "Conditions",
-            "Which conditions of the NodeSegment were True, and since when?",
+            "Which conditions of the NodeSegment are True, and since when?",
             (Query('galactic_node_condition{node="$node"}', "{{type}}"),),
             kind="states",
             width=12,
@@ -264,7 +266,7 @@ NODE: Final = Board(
         ),
         Panel(
             "Seconds behind the router, by VPC",
-            "Has it the routes that were told? A spike is a change between two scrapes.",
+            "How far is the node's table behind the published one? A spike is a change between two scrapes.",
             (Query(behind(node='{node="$node"}'), "{{vpc}}"),),
             unit="s",
             width=12,
@@ -272,7 +274,7 @@ NODE: Final = Board(
         ),
         Panel(
             "CNI calls",
-            "What does the kubelet ask for, and how does it end, a minute?",
+            "Which CNI calls does the kubelet make per minute, and how many fail?",
             (
                 Query(
                     f'60 * sum by (verb) (rate(galactic_node_cni_requests_total{{node="$node", code="0"}}{RATE}))',
@@ -286,7 +288,7 @@ NODE: Final = Board(
         ),
         Panel(
             "CNI ADD",
-            "For how long do pods wait for their network? Half of them, and 99 of 100.",
+            "How long do pods wait for their network? Median and 99th percentile.",
             (
                 Query(
                     quantile(0.5, "galactic_node_cni_request_seconds", selector='{node="$node", verb="add"}'),
@@ -302,8 +304,8 @@ NODE: Final = Board(
             unit="s",
         ),
         Panel(
-            "Writing to the kernel",
-            "How long does a round take: what changed (delta), all (full), only looking (look)? 99 of 100.",
+            "Kernel sync duration",
+            "How long does a sync take, by kind? 99th percentile.",
             (
                 Query(
                     quantile(0.99, "galactic_node_sync_seconds", "kind", '{node="$node"}'),
@@ -314,7 +316,8 @@ NODE: Final = Board(
         ),
         Panel(
             "Failures in five minutes",
-            "Rounds of writing that failed; objects and firewall chains that others changed; tables read again.",
+            "How many syncs failed, kernel objects and firewall chains were changed by others, and tables "
+            "were read again?",
             (
                 Query('increase(galactic_node_sync_failures_total{node="$node"}[5m])', "rounds"),
                 Query('increase(galactic_node_drift_objects_total{node="$node"}[5m])', "objects"),
@@ -325,13 +328,13 @@ NODE: Final = Board(
         ),
         Panel(
             "VPCs read from the API server",
-            "Is the broker silent about some, so that their routes come later?",
+            "For how many VPCs does the node read routes from the API server, because the broker sends none?",
             (Query('galactic_node_fallback_vpcs{node="$node"}', "VPCs"),),
             levels=bad_above(1),
         ),
         Panel(
-            "Since the last full comparison",
-            "When was all of the kernel last held against what is wanted?",
+            "Time since the last full resync",
+            "How long ago was the whole plan last compared with the kernel?",
             (
                 Query(
                     'time() - (galactic_node_last_full_sync_timestamp_seconds{node="$node"} > 0)',
@@ -341,14 +344,14 @@ NODE: Final = Board(
             unit="s",
         ),
         Panel(
-            "Process: processors",
-            "What does the controller cost?",
+            "Process: CPU",
+            "How much CPU does the node controller use?",
             (Query(f'rate(process_cpu_seconds_total{{job="galactic-node", node="$node"}}{RATE})', "in use"),),
             width=12,
         ),
         Panel(
             "Process: memory",
-            "What does the controller cost?",
+            "How much memory does the node controller use?",
             (Query('process_resident_memory_bytes{job="galactic-node", node="$node"}', "resident"),),
             unit="bytes",
             width=12,
@@ -360,11 +363,11 @@ NODE: Final = Board(
 VPC: Final = Board(
     "galactic-vpc",
     "Galactic / VPC",
-    "One VPC: who is in it, where, and whether all nodes agree about it.",
+    "One VPC: its attachments, their nodes, and whether all nodes have its current table.",
     (
         Panel(
             "Attachments ready",
-            "How many may have a pod?",
+            "How many attachments can be used by a pod?",
             (
                 Query(
                     'max(galactic_operator_vpc_attachments{vpc_name="$vpc_name", ready="true"})',
@@ -376,7 +379,7 @@ VPC: Final = Board(
         ),
         Panel(
             "Attachments not ready",
-            "`kubectl describe vpca` says what each waits for.",
+            "How many cannot be used yet? `kubectl describe vpca` gives the reason.",
             (
                 Query(
                     'max(galactic_operator_vpc_attachments{vpc_name="$vpc_name", ready="false"})',
@@ -388,15 +391,15 @@ VPC: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
-            "Attached to pods",
-            "How many have an endpoint on some node?",
+            "Attached",
+            "How many are attached to a pod on a node?",
             (Query('sum(galactic_node_vpc_endpoints{vpc="$vpc"})', "attached"),),
             kind="stat",
             width=6,
         ),
         Panel(
             "Addresses in use",
-            "Which share of what can be allocated is held? At 100 % the next attachment waits.",
+            "Which share of the addresses is allocated? At 100 % the next attachment waits.",
             (
                 Query(
                     f"max by (family) ({full(CHOSEN)})",
@@ -409,16 +412,16 @@ VPC: Final = Board(
             levels=bad_above(0.8, 0.9),
         ),
         Panel(
-            "Where it is",
-            "On which nodes are its pods?",
+            "Attachments by node",
+            "How many attachments of the VPC does each node have?",
             (Query('sum by (node) (galactic_node_vpc_endpoints{vpc="$vpc"})', "{{node}}"),),
             width=12,
             leads_to="galactic-node",
             stacked=True,
         ),
         Panel(
-            "Addresses held",
-            "Does it grow, and how fast?",
+            "Allocated addresses",
+            "How many addresses are allocated, by family?",
             (
                 Query(
                     'max by (family) (galactic_operator_vpc_addresses_held{vpc_name="$vpc_name"})',
@@ -429,7 +432,7 @@ VPC: Final = Board(
         ),
         Panel(
             "Seconds behind the router, by node",
-            "Do all its nodes have the routes that were told? A spike is a change between two scrapes.",
+            "How far is each node's table behind the published one? A spike is a change between two scrapes.",
             (Query(behind(vpc='{vpc="$vpc"}'), "{{node}}"),),
             unit="s",
             width=12,
@@ -437,8 +440,8 @@ VPC: Final = Board(
             leads_to="galactic-node",
         ),
         Panel(
-            "Changes of its routes in five minutes",
-            "Is it busy? Pods that come, go and move change its table.",
+            "Route changes in five minutes",
+            "How often does the VPC's table change? Pods that start, end and move change it.",
             (Query('max(changes(galactic_router_revision{vpc="$vpc"}[5m]))', "changes"),),
             width=12,
         ),
@@ -452,35 +455,35 @@ VPC: Final = Board(
 ROUTER: Final = Board(
     "galactic-router",
     "Galactic / Routers",
-    "Who leads, and whether route changes get out.",
+    "Leadership, and whether route changes reach the broker.",
     (
         Panel(
-            "Leader for",
-            "How long ago did the lead change hands? Every change of it makes all nodes speak again.",
-            # A term is the wall clock in ms when its leader claimed it.
-            (Query("time() - max(galactic_router_term) / 1000", "in the lead"),),
+            "Time since the last election",
+            "How long ago did the current leader take over? At each election all nodes register again.",
+            # A term is the wall clock, in ms, at which its leader claimed it.
+            (Query("time() - max(galactic_router_term) / 1000", "leading"),),
             kind="stat",
             unit="s",
             width=4,
         ),
         Panel(
-            "Nodes seen",
-            "Does it know all of them?",
+            "Registered nodes",
+            "How many nodes have registered?",
             (Query("max(galactic_router_nodes)", "nodes"),),
             kind="stat",
             width=4,
         ),
         Panel(
             "Contested networks",
-            "Does an attachment claim what another has?",
+            "How many networks does more than one attachment announce?",
             (Query("max(galactic_router_conflicts)", "contested"),),
             kind="stat",
             width=4,
             levels=bad_above(1),
         ),
         Panel(
-            "Damped nodes",
-            "How many nodes' topics are only asked for every second, because they said too much?",
+            "Damped topics",
+            "How many topics does the router read only once a second, because their nodes flooded it?",
             (Query("sum(galactic_router_topics_aside)", "topics"),),
             kind="stat",
             width=4,
@@ -488,15 +491,15 @@ ROUTER: Final = Board(
         ),
         Panel(
             "Pending status writes",
-            "How many VPCAttachments do not say yet where they are?",
+            "How many VPCAttachments lack their current endpoint in status?",
             (Query("sum(galactic_router_recording_lag_attachments)", "waiting"),),
             kind="stat",
             width=4,
             levels=bad_above(100, 1000),
         ),
         Panel(
-            "Admissions",
-            "Can the file of admissions be read? (1 where there is none.)",
+            "Import policy",
+            "Is the admissions file valid? Yes also without a file.",
             (Query("min(galactic_router_admissions_valid)", "valid"),),
             kind="stat",
             width=4,
@@ -504,17 +507,17 @@ ROUTER: Final = Board(
             words=YES,
         ),
         Panel(
-            "Who leads",
-            "Exactly one at any time.",
+            "Leader",
+            "Which router leads? Exactly one does at any time.",
             (Query("galactic_router_leader", "{{instance}}"),),
             kind="states",
             width=12,
             levels=(Level(float("-inf"), "blue"), Level(1, "green")),
-            words={"0": "stands by", "1": "leads"},
+            words={"0": "standby", "1": "leader"},
         ),
         Panel(
             "Connected to the broker",
-            "Which routers hear and can speak?",
+            "Which routers have a session with the broker?",
             (Query('galactic_mqtt_connected{job="galactic-router"}', "{{instance}}"),),
             kind="states",
             width=12,
@@ -523,14 +526,15 @@ ROUTER: Final = Board(
         ),
         Panel(
             "Oldest unpublished change",
-            "Do changes get stuck?",
+            "For how long has the oldest route change been waiting for the broker, by router?",
             (Query("galactic_router_oldest_change_seconds", "{{instance}}"),),
             unit="s",
             levels=bad_above(5, 30),
         ),
         Panel(
-            "Registration to broker",
-            "How fast does a change get out? Half of them, and 99 of 100.",
+            "Convergence, registration to broker",
+            "How long does a change take from the node's registration to the broker's confirmation? "
+            "Median and 99th percentile.",
             (
                 Query(quantile(0.5, "galactic_router_convergence_seconds"), "50 %"),
                 Query(quantile(0.99, "galactic_router_convergence_seconds"), "99 %"),
@@ -538,8 +542,8 @@ ROUTER: Final = Board(
             unit="s",
         ),
         Panel(
-            "Broker's confirmation",
-            "Is it the broker that is slow? 99 of 100.",
+            "PUBACK latency",
+            "How long does the broker take to confirm a publish? 99th percentile.",
             (
                 Query(
                     quantile(0.99, "galactic_router_puback_seconds", "instance"),
@@ -549,8 +553,8 @@ ROUTER: Final = Board(
             unit="s",
         ),
         Panel(
-            "Lists taken over a second",
-            "What do nodes tell, over MQTT and through the API server?",
+            "Registrations per second",
+            "How many registrations does the router accept, by source: MQTT or the API server?",
             (
                 Query(
                     f"sum by (source) (rate(galactic_router_registrations_total{RATE}))",
@@ -561,7 +565,7 @@ ROUTER: Final = Board(
         ),
         Panel(
             "Rejected paths per second",
-            "What is dropped, by reason? `StaleEpoch` belongs to every move.",
+            "How many endpoints does the router reject, by reason? `StaleEpoch` is normal when a pod moves.",
             (
                 Query(
                     f"topk(5, sum by (reason) (rate(galactic_router_rejections_total{RATE})))",
@@ -571,33 +575,33 @@ ROUTER: Final = Board(
             unit="ops",
         ),
         Panel(
-            "Waiting",
-            "Is there more to do than gets done: messages of nodes, and VPCs with changes?",
+            "Queues",
+            "How many node messages wait to be read, and how many VPCs to be published?",
             (
                 Query("sum(galactic_router_inbox_waiting)", "messages of nodes"),
-                Query("sum(galactic_router_queue_vpcs)", "VPCs to tell"),
+                Query("sum(galactic_router_queue_vpcs)", "VPCs to publish"),
             ),
         ),
         Panel(
-            "Publishes a second",
-            "How much does it say, and how often in vain?",
+            "Publishes per second",
+            "How many messages does the router publish, repeat, and restore after foreign writes?",
             (
                 Query(f"sum(rate(galactic_router_publishes_total{RATE}))", "confirmed"),
-                Query(f"sum(rate(galactic_router_publish_failures_total{RATE}))", "tried again"),
-                Query(f"sum(rate(galactic_router_foreign_messages_total{RATE}))", "others' put right"),
+                Query(f"sum(rate(galactic_router_publish_failures_total{RATE}))", "retried"),
+                Query(f"sum(rate(galactic_router_foreign_messages_total{RATE}))", "foreign, restored"),
             ),
             unit="ops",
         ),
         Panel(
-            "History behind by",
-            "How old is the oldest change that the database does not have? Empty without a database.",
+            "History lag",
+            "How old is the oldest change that is not in the database? No data without a database.",
             (Query("max(galactic_router_database_lag_seconds)", "behind"),),
             unit="s",
             levels=bad_above(60),
         ),
         Panel(
-            "Processors in use",
-            "What do they cost?",
+            "CPU in use",
+            "How much CPU does each router use?",
             (Query(f'rate(process_cpu_seconds_total{{job="galactic-router"}}{RATE})', "{{instance}}"),),
         ),
     ),

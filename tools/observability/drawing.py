@@ -1,4 +1,4 @@
-"""A dashboard with figures as a picture (SVG): what a person sees in Grafana, drawn small."""
+"""A dashboard with figures as a small picture (SVG) of its page in Grafana."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from observability.grafana import places
 from observability.panel import Board, Panel
 
 CELL: Final = (50, 34)
-"""Pixels of one of Grafana's units."""
+"""Pixels of one unit of Grafana's grid."""
 GAP: Final = 8
 TOP: Final = 46
 COLOURS: Final = ("#2f6fde", "#d9822b", "#2a9d5c", "#8e5bd0", "#c94a7b", "#1f9aa8", "#8a8f1e", "#6b7280")
@@ -22,9 +22,9 @@ PALE: Final = "#6b7280"
 LINE: Final = "#e3e6ec"
 MEBI: Final = 1 << 20
 LEGENDS: Final = 6
-"""Names at most below a panel."""
+"""The most names below a panel."""
 MORE: Final = 20
-"""Pixels for what says that there are others."""
+"""Pixels of the … that stands for further names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def _short(value: float) -> str:
 
 
 def _colour(panel: Panel, value: float) -> str:
-    """Of the highest level that the value reaches."""
+    """The colour of the highest level that the value reaches."""
     reached = [level.colour for level in panel.levels if value >= level.value]
     return NAMED[reached[-1]] if reached else NAMED["blue"]
 
@@ -233,7 +233,7 @@ def _step(points: Sequence[tuple[float, float]]) -> float:
 
 
 def _piled(series: Sequence[Shown]) -> Iterable[tuple[Shown, tuple[tuple[float, float], ...]]]:
-    """Each upon those before it."""
+    """The series stacked, each upon those before it."""
     below: dict[float, float] = {}
     for one in series:
         for moment, value in one.points:

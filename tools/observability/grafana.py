@@ -1,4 +1,4 @@
-"""A dashboard as Grafana 10 and later keep it (schema 39): no id of an instance, the data source a variable."""
+"""A dashboard as Grafana 10 and later store it (schema 39): no id of an instance, the data source a variable."""
 
 import json
 import math
@@ -15,7 +15,7 @@ NODE: Final = "${__field.labels.node}"
 
 
 def text(board: Board) -> str:
-    """The file."""
+    """The dashboard's file."""
     return json.dumps(model(board), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -75,7 +75,7 @@ def _variable(variable: Variable) -> dict[str, Any]:
 
 
 def places(board: Board) -> list[dict[str, int]]:
-    """From left to right, row under row."""
+    """Positions from left to right, row under row."""
     found, x, y, tallest = [], 0, 0, 0
     for panel in board.panels:
         height = HEIGHTS[panel.kind]

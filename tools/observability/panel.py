@@ -1,4 +1,4 @@
-"""A dashboard as data: what it asks, in which unit, and from when on it is worth getting up for."""
+"""A dashboard as data: panels with their queries, units and thresholds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """From ``value`` on the figure has this colour: green, yellow or red."""
+    """A threshold: from ``value`` on the figure has this colour, green, yellow or red."""
 
     value: float
     colour: str
@@ -22,10 +22,10 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One question of an operator. ``kind`` is stat, timeseries or states (what was 1 and what 0, over time).
+    """One question with its queries. ``kind``: stat, timeseries or states (1 or 0, over time).
 
-    ``unit`` is Grafana's name of it. ``words`` say a value in words: ``{"0": "no"}``. ``leads_to`` is the dashboard
-    that a click on a series opens: that of its node.
+    ``unit``: Grafana's name of the unit. ``words``: value mappings, ``{"0": "no"}``. ``leads_to``: the dashboard that
+    a click on a series opens, for the series' node.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """Chosen at the top of a dashboard, from the values that ``label`` has in ``selector``."""
+    """A variable of a dashboard. Its values are those of ``label`` in ``selector``."""
 
     name: str
     title: str
@@ -53,7 +53,7 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """A dashboard. Its file and its address are called ``uid``."""
+    """A dashboard. ``uid`` names its file and its address."""
 
     uid: str
     title: str

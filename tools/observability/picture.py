@@ -1,6 +1,6 @@
 """Draws the dashboards with a lab's figures into docs/pictures: ``python -m observability.picture --name LAB``.
 
-The lab has a Prometheus (``galactic lab up --prometheus``), and something should be going on in it.
+The lab has a Prometheus (``galactic lab up --prometheus``), and should have traffic and changes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ POINTS: Final = 150
 
 
 def drawn(board: Board, api: Api, seconds: float, wished: Mapping[str, str] | None = None) -> str:
-    """The board's picture of the last so many seconds. Raises GalacticError, KeyError."""
+    """The board's picture of the last ``seconds``. Raises GalacticError, KeyError."""
     chosen = values(board, api, wished)
     until = time.time()
     shown = [_asked(panel, api, chosen, seconds) for panel in board.panels]
@@ -52,9 +52,11 @@ def _named(legend: str, labels: Mapping[str, str]) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m observability.picture", description=__doc__)
-    parser.add_argument("--name", default="default", help="which lab (default: default)")
-    parser.add_argument("--minutes", type=float, default=15.0, help="how far back (default: 15)")
-    parser.add_argument("--out", type=Path, default=PICTURES, help="the folder (default: docs/pictures)")
+    parser.add_argument("--name", default="default", help="name of the lab (default: default)")
+    parser.add_argument("--minutes", type=float, default=15.0, help="minutes to draw (default: 15)")
+    parser.add_argument(
+        "--out", type=Path, default=PICTURES, help="folder for the pictures (default: docs/pictures)"
+    )
     asked = parser.parse_args(arguments)
     state = Lab(asked.name).state
     if not state.prometheus:

@@ -1,4 +1,4 @@
-"""What PromQL names: metrics, and the labels that it selects or groups by."""
+"""Metrics in PromQL expressions, and the labels that they select or group by."""
 
 import re
 from typing import Final
@@ -24,7 +24,7 @@ def matched(expression: str) -> set[tuple[str, str]]:
 
 
 def grouped(expression: str) -> set[str]:
-    """The labels that something is grouped by or matched on."""
+    """The labels in by, on, without, group_left and group_right."""
     return {
         label.strip()
         for inside in _GROUPED.findall(expression)
