@@ -22,7 +22,7 @@ GENERATED: Final = "<!-- Generated"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mark:
-    """One of these words on a line. ``word``: in lower case, an identifier in backticks, a loop's variable after ``for``."""
+    """One of these words on a line. ``word``: lower case; an identifier in backticks; ``for`` before the variable of a loop."""
 
     line: int
     word: str
