@@ -25,9 +25,9 @@ import tempfile
 from pathlib import Path
 
 from cni_plugin import bundle
-from galactic_lab import guest_kernels, packages
-from galactic_lab.build_linux import build
-from galactic_lab.guest_kernels import PINNED
+from galactic_lab.builds import guest_kernels, packages
+from galactic_lab.builds.build_linux import build
+from galactic_lab.builds.guest_kernels import PINNED
 
 GO = Path("/usr/lib/cni")
 INSIDE = Path(__file__).with_name("cni_inside.py")

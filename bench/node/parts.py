@@ -13,7 +13,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.objects import EncapJob, EncapMode, EncapSink, RouteKey, RouteTarget
 from galactic.messages import Route
 from galactic.node.dataplane.memory import MemoryKernel
-from galactic_lab.mosquitto import mosquitto
+from galactic_lab.controlplane.mosquitto import mosquitto
 
 VPC = 1234
 FIRST_SID = int(IPv6Address("2001:db8:ff02:100::"))

@@ -18,7 +18,8 @@ import yaml
 from galactic.kube.api import Conflict
 from galactic.kube.client import Kube
 from galactic.kube.resources import Resource
-from galactic_lab import assets, controlplane
+from galactic_lab.builds import assets
+from galactic_lab.controlplane import servers
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 CRDS: Final = Resource(
@@ -137,7 +138,7 @@ def _wait(folder: Path, port: int) -> None:
 async def install(kube: Kube) -> None:
     """The kinds are served."""
     names = []
-    for path in controlplane.definitions(CHECKOUT):
+    for path in servers.definitions(CHECKOUT):
         for thing in yaml.safe_load_all(path.read_text()):
             if thing["kind"] != "CustomResourceDefinition":
                 continue  # roles: who runs the bench may do everything

@@ -31,7 +31,7 @@ from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import sid
-from galactic_lab.postgres import Postgres, temporary
+from galactic_lab.controlplane.postgres import Postgres, temporary
 
 BURST = 1_000
 SIZES = (10_000, 100_000)

@@ -46,7 +46,7 @@ from galactic.kube.client import Kube, connect
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS
 from galactic.messages import Changes, decode
 from galactic.names import API_VERSION, function_hex, vpc_hex
-from galactic_lab.postgres import temporary
+from galactic_lab.controlplane.postgres import temporary
 
 SIGNALS: Final = (signal.SIGKILL, signal.SIGTERM)
 CHANGES: Final = TOPICS.changes(vpc_hex(VPC))

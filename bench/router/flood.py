@@ -18,7 +18,7 @@ from galactic.bus.paho import PahoBus
 from galactic.launch import configure_logs
 from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.settings import MqttSettings
-from galactic_lab.mosquitto import mosquitto
+from galactic_lab.controlplane.mosquitto import mosquitto
 
 TOPICS = Topics("galactic/v1")
 CHANGES_EACH = 30

@@ -19,7 +19,7 @@ from galactic.messages import Endpoint, NodeEndpoints, NodeStatus, Topics, encod
 from galactic.names import function_hex, vpc_hex
 from galactic.settings import MqttSettings
 from galactic.srv6 import sid
-from galactic_lab.mosquitto import mosquitto
+from galactic_lab.controlplane.mosquitto import mosquitto
 
 VPC = 0x4D2
 TOPICS = Topics("galactic/v1")

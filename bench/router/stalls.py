@@ -34,7 +34,7 @@ from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
-from galactic_lab.postgres import temporary
+from galactic_lab.controlplane.postgres import temporary
 
 LOOK_SECONDS = 0.002
 DEEP = 4

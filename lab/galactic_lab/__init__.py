@@ -1,5 +1,9 @@
 """The embedded lab: a Kubernetes cluster of a few nodes on one machine, without Docker or a hypervisor.
 
-API server, etcd, controller manager, scheduler and MQTT broker run on the machine. The nodes, with containerd and
-kubelet (``galactic_lab.runtime``), are in a User Mode Linux guest. Multus alone is a stand-in.
+API server, etcd, controller manager, scheduler and MQTT broker run on the machine (``controlplane``). The nodes, with
+containerd and kubelet (``node``), run in a User Mode Linux guest (``kernel``). Multus alone is a stand-in.
+
+``cluster``: a lab as one object, with ``places`` (commands in it) and ``disturbances``. ``agreement``: settings asked
+for, against those of the lab that is up. ``state``: settings and paths. ``cleanup``: removes a lab. ``builds``,
+``images``: what it runs, built once. ``commands``: ``galactic lab`` and ``galactic demo``.
 """

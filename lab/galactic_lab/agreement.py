@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from galactic.errors import Rejected
-from galactic_lab.guest_kernels import KERNELS
-from galactic_lab.processes import Supervisor
+from galactic_lab.builds.guest_kernels import KERNELS
+from galactic_lab.controlplane.processes import Supervisor
 from galactic_lab.state import HOME, LINUX, MAX_NODES, MAX_ROUTERS, State
 
 

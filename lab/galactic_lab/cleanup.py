@@ -10,10 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from galactic_lab import broker, namespaces
-from galactic_lab.joined import Joined
-from galactic_lab.kernels import choose
-from galactic_lab.processes import Supervisor
+from galactic_lab.controlplane import broker
+from galactic_lab.controlplane.processes import Supervisor
+from galactic_lab.kernel import namespaces
+from galactic_lab.kernel.joined import Joined
+from galactic_lab.kernel.kernels import choose
 from galactic_lab.state import HOME, State, alone
 
 MARK: Final = "GALACTIC_LAB_PROCESS"

@@ -23,40 +23,20 @@ from typing import Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected
-from galactic_lab import (
-    assets,
-    broker,
-    build_linux,
-    build_modules,
-    cleanup,
-    controlplane,
-    credentials,
-    dns,
-    guest_kernels,
-    helm_release,
-    packages,
-    rbac,
-    readiness,
-)
+from galactic_lab import cleanup
 from galactic_lab.agreement import agreed, joined
-from galactic_lab.assets import Assets
-from galactic_lab.build_linux import Source
-from galactic_lab.builds import Build
-from galactic_lab.controllers import router_name
+from galactic_lab.builds import assets, build_linux, build_modules, guest_kernels, packages
+from galactic_lab.builds.assets import Assets
+from galactic_lab.builds.build import Build
+from galactic_lab.builds.build_linux import Source
+from galactic_lab.controlplane import broker, credentials, dns, helm_release, rbac, readiness, servers
+from galactic_lab.controlplane.controllers import router_name
+from galactic_lab.controlplane.processes import Program, Supervisor
 from galactic_lab.disturbances import Disturbances
-from galactic_lab.kernel import Kernel
-from galactic_lab.kernels import choose
-from galactic_lab.processes import Program, Supervisor
-from galactic_lab.runtime import multus, programs, proxy, real_multus
-from galactic_lab.state import (
-    MAX_ROUTERS,
-    NAMESPACE,
-    State,
-    checkout,
-    environment,
-    interpreter,
-    sources,
-)
+from galactic_lab.kernel.kernel import Kernel
+from galactic_lab.kernel.kernels import choose
+from galactic_lab.node import multus, programs, proxy, real_multus
+from galactic_lab.state import MAX_ROUTERS, NAMESPACE, State, checkout, environment, interpreter, sources
 
 FIRST: Final = (
     *("forwarder", "forwarder-services", "etcd", "mosquitto"),
@@ -134,7 +114,7 @@ class Lab(Disturbances):
             chosen.boot()
         supervisor = Supervisor(state)
         booted = guest is not None and not state.join
-        wanted = [*chosen.programs(), *controlplane.programs(state, found, guest=booted)]
+        wanted = [*chosen.programs(), *servers.programs(state, found, guest=booted)]
         wanted += [self._nodes_program(chosen)] if state.nodes else []
         known = {program.name for program in wanted}
         with self._step("etcd, kube-apiserver" + ("" if state.chart else ", MQTT broker")):
@@ -172,13 +152,13 @@ class Lab(Disturbances):
     def _define(self, state: State, found: Assets) -> None:
         """The API server knows the kinds and roles that nodes and controllers need; the chart brings its own."""
         if state.chart:
-            multus_kinds = str(controlplane.MULTUS)
+            multus_kinds = str(servers.MULTUS)
             self.kubectl("apply", "--server-side", "-f", multus_kinds, "-f", "-", stdin=dns.manifest(state))
         else:
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
             roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
-            files = [word for path in controlplane.definitions(checkout()) for word in ("-f", str(path))]
+            files = [word for path in servers.definitions(checkout()) for word in ("-f", str(path))]
             self.kubectl("apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles)
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
 
@@ -247,7 +227,7 @@ class Lab(Disturbances):
                 packages.install(lacking)
 
     def _nodes_program(self, kernel: Kernel) -> Program:
-        argv = [*interpreter(), "-u", "-m", "galactic_lab.nodes", self._state.name]
+        argv = [*interpreter(), "-u", "-m", "galactic_lab.node.nodes", self._state.name]
         command = kernel.command(argv, environment=environment())
         return Program("nodes", command, environment(), inside=False, priority=700, stop_seconds=15)
 

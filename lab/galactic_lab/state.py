@@ -1,6 +1,6 @@
 """One lab's settings and the places where it keeps things: everything it ever writes is below ``State.root``.
 
-(Builds are shared by all labs and live in the cache, see ``galactic_lab.cache``.)
+(Builds are shared by all labs and live in the cache, see ``galactic_lab.builds.cache``.)
 """
 
 import fcntl

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from galactic_lab import credentials, postgres
+from galactic_lab.controlplane import credentials, postgres
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples/router"
 SHIPPED = EXAMPLES.parents[1] / "deploy/mosquitto"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from outside import EXAMPLES, unit
 
-from galactic_lab import packages
+from galactic_lab.builds import packages
 
 CHECK = """
 import sys

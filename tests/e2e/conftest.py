@@ -24,8 +24,8 @@ from story import POD_SECONDS, Tenant, fresh, tenancy
 
 from galactic.errors import GalacticError
 from galactic_lab import cleanup
+from galactic_lab.builds.guest_kernels import PINNED
 from galactic_lab.cluster import Lab
-from galactic_lab.guest_kernels import PINNED
 
 LABS = pytest.StashKey[dict[str, Lab]]()
 CHARTED = pytest.StashKey[ExitStack]()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from galactic_lab import broker
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import broker
 
 BASE = "galactic/v1"
 LEADER = f"{BASE}/router/leader"

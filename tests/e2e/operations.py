@@ -126,7 +126,7 @@ def controllers() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if b"galactic_lab.nodes" in path.read_bytes() and path.parent.name != "1":
+            if b"galactic_lab.node.nodes" in path.read_bytes() and path.parent.name != "1":
                 found.append(int(path.parent.name))
     return found
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from story import ANSWER_SECONDS, POD_SECONDS
 
-from galactic_lab import helm_release
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import helm_release
 from galactic_lab.state import NAMESPACE, checkout
 
 GALACTIC: Final = Path(sys.executable).with_name("galactic")

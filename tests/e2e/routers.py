@@ -9,9 +9,9 @@ from typing import Any
 import mqtt
 from story import eventually
 
-from galactic_lab import broker
 from galactic_lab.cluster import Lab
-from galactic_lab.controllers import router_name
+from galactic_lab.controlplane import broker
+from galactic_lab.controlplane.controllers import router_name
 
 DEBUG = "log_type debug\n"
 

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from galactic_lab import namespaces
+from galactic_lab.kernel import namespaces
 
 BLOCK = 4096
 PAUSE = 0.01

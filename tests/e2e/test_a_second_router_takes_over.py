@@ -13,8 +13,8 @@ from story import Tenant, eventually
 
 from galactic.messages import Endpoint, NodeEndpoints, encode
 from galactic.srv6 import parse_prefix, sid
-from galactic_lab import broker
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import broker
 
 NODES = {f"by-hand-{number}": f"2001:db8:ff99:{number}00::/56" for number in (1, 2, 3, 4)}
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from story import Tenant, eventually
 
-from galactic_lab import prometheus
 from galactic_lab.cluster import Lab
-from galactic_lab.prometheus import Api
+from galactic_lab.controlplane import prometheus
+from galactic_lab.controlplane.prometheus import Api
 from observability.asked import queries, values
 from observability.boards import BOARDS
 from observability.panel import Board

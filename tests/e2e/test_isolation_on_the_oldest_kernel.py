@@ -4,8 +4,8 @@ import pytest
 from test_no_leak_into_the_main_table import default_route, test_unreachable  # noqa: F401
 from test_tenants_cannot_forge_their_way import *  # noqa: F403 - each test and fixture, by its own name
 
+from galactic_lab.builds.guest_kernels import KERNELS, PINNED
 from galactic_lab.cluster import Lab
-from galactic_lab.guest_kernels import KERNELS, PINNED
 
 
 @pytest.fixture(scope="module")

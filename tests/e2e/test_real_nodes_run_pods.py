@@ -10,7 +10,7 @@ from released import inside, pings
 from story import POD_SECONDS, Tenant, eventually, tenancy
 
 from galactic_lab.cluster import Lab
-from galactic_lab.runtime.selections import STATUS
+from galactic_lab.node.selections import STATUS
 
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 IMAGE = "nicolaka/netshoot:v0.13"

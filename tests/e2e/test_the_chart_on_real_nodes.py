@@ -20,7 +20,7 @@ from released import (
 from story import POD_SECONDS, eventually
 
 from galactic_lab.cluster import Lab
-from galactic_lab.runtime import proxy
+from galactic_lab.node import proxy
 from galactic_lab.state import NAMESPACE
 
 

@@ -16,7 +16,7 @@ from story import API, Tenant, eventually
 from galactic.errors import Rejected
 from galactic.names import VPC_LABEL, host_end, parse_function, parse_vpc
 from galactic_lab.cluster import Lab
-from galactic_lab.controllers import router_name
+from galactic_lab.controlplane.controllers import router_name
 
 PATIENCE = 240.0
 TRIES = 3

@@ -23,8 +23,8 @@ from released import (
 )
 from story import POD_SECONDS, eventually
 
-from galactic_lab import helm_release
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import helm_release
 from galactic_lab.state import NAMESPACE
 
 

@@ -17,8 +17,8 @@ from galactic.kube.certificates import Lifetime, renewed
 from galactic.webhook.configuration import ClientConfig
 from galactic_lab.cleanup import MARK
 from galactic_lab.cluster import Lab
-from galactic_lab.controllers import settings
-from galactic_lab.credentials import ADMIN
+from galactic_lab.controlplane.controllers import settings
+from galactic_lab.controlplane.credentials import ADMIN
 from galactic_lab.state import CONTROL, State, interpreter
 
 SECONDS = 600

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from galactic_lab import namespaces
+from galactic_lab.kernel import namespaces
 
 EVERYTHING = 0x0003  # ETH_P_ALL
 OUTGOING = 4  # PACKET_OUTGOING

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from galactic_lab.cluster import Lab
-from galactic_lab.controllers import router_name
+from galactic_lab.controlplane.controllers import router_name
 
 LINES = 150
 """Of one story's report in all."""

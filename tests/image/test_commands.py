@@ -11,7 +11,7 @@ import pytest
 from container import NODE, SECONDS
 from waiting import eventually, free_port, health
 
-from galactic_lab.mosquitto import Mosquitto
+from galactic_lab.controlplane.mosquitto import Mosquitto
 from release.distributions import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from galactic_lab import ports
+from galactic_lab.controlplane import ports
 
 PATIENCE_SECONDS = 300
 _HELD: list[socket.socket] = []

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import guest_kernels
-from galactic_lab.build_linux import build
+from galactic_lab.builds import guest_kernels
+from galactic_lab.builds.build_linux import build
 from galactic_lab.state import LINUX
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def test_in_a_guest(tmp_path: Path, kernel: str, file: str) -> None:
     init.chmod(0o755)
     root = "root=/dev/root rootfstype=hostfs rootflags=/ ro"
     arguments = f"{root} mem=1G quiet seccomp=auto con=null con0=null,fd:1 ssl=null"
-    command = [sys.executable, "-P", "-m", "galactic_lab.processor", str(linux), *arguments.split()]
+    command = [sys.executable, "-P", "-m", "galactic_lab.kernel.processor", str(linux), *arguments.split()]
     command += [f"uml_dir={tmp_path}", f"init={init}"]
     guest = subprocess.run(
         command, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=3540, check=False

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from galactic_lab import prometheus
+from galactic_lab.controlplane import prometheus
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

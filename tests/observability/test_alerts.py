@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from galactic_lab import prometheus
+from galactic_lab.controlplane import prometheus
 
 DAY = 86400
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from galactic.router.metrics import REASONS
-from galactic_lab import prometheus
+from galactic_lab.controlplane import prometheus
 from galactic_lab.state import State
 from observability import __main__ as writing
 from observability import promql

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from galactic.srv6 import parse_prefix
-from galactic_lab import build_modules
+from galactic_lab.builds import build_modules
 from kind_underlay import Incomplete, command, routes
 from tilt import ROOT
 

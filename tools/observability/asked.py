@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from galactic_lab.prometheus import Api
+from galactic_lab.controlplane.prometheus import Api
 from observability.panel import Board, Panel, Query
 
 RATE: Final = {"__rate_interval": "1m"}

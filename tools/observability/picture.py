@@ -13,7 +13,7 @@ from typing import Final
 
 from galactic.errors import GalacticError
 from galactic_lab.cluster import Lab
-from galactic_lab.prometheus import Api
+from galactic_lab.controlplane.prometheus import Api
 from observability.asked import fill, values
 from observability.boards import BOARDS
 from observability.drawing import Shown, picture

@@ -22,7 +22,7 @@ GENERATED: Final = "<!-- Generated"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mark:
-    """One of these words on a line. ``word``: lower case; an identifier in backticks; ``for`` before the variable of a loop."""
+    """One of these words on a line; an identifier in backticks, the variable of a loop behind ``for``."""
 
     line: int
     word: str

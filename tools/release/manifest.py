@@ -10,7 +10,7 @@ from typing import Final
 
 import yaml
 
-from galactic_lab.build_helm import HELM
+from galactic_lab.builds.build_helm import HELM
 from galactic_lab.state import NAMESPACE
 from release.distributions import ROOT
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from galactic_lab.builds import BuildFailed
+from galactic_lab.builds.build import BuildFailed
 
 APT: Final = Path("/etc/apt")
 MACHINE: Final = "/run/machine"

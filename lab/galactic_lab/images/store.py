@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from galactic_lab import cache, packages
-from galactic_lab.builds import FETCH_PAUSE_SECONDS, FETCH_TRIES, BuildFailed
+from galactic_lab.builds import cache, packages
+from galactic_lab.builds.build import FETCH_PAUSE_SECONDS, FETCH_TRIES, BuildFailed
 from galactic_lab.images import mirrors
 from galactic_lab.state import checkout
 

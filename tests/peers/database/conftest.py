@@ -9,7 +9,7 @@ import pytest
 from waits import until
 
 from galactic.router.database import session
-from galactic_lab.postgres import Postgres, temporary
+from galactic_lab.controlplane.postgres import Postgres, temporary
 
 _numbers = itertools.count(1)
 PATIENCE_SECONDS = 120

@@ -10,7 +10,7 @@ import pytest
 from blocks import DOCS, Command, blocks, commands
 from database_world import World, chronicle, endpoint, recorded, recorded_endpoints, rows, running, sample
 
-from galactic_lab import postgres
+from galactic_lab.controlplane import postgres
 
 PERIODS: Final = (
     "SELECT network::text, upper_inf(during), ended_exactly "

@@ -12,7 +12,7 @@ from waits import until
 
 from galactic.bus import client, paho, unconfirmed
 from galactic.router.ingress import subscriptions
-from galactic_lab import mosquitto
+from galactic_lab.controlplane import mosquitto
 
 PATIENCE_SECONDS = 120
 LAST = "$SYS/broker/version"

@@ -21,7 +21,7 @@ from test_broker_and_replicas import HERE, VPC, Nodes, believed
 from galactic.messages import Route
 from galactic.router.rib.networks import Network
 from galactic.router.rib.table import table
-from galactic_lab.postgres import Postgres, temporary
+from galactic_lab.controlplane.postgres import Postgres, temporary
 
 STEPS = 8
 SECONDS = 400

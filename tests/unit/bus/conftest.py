@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 from waits import until
 
 from galactic.bus import client, paho, unconfirmed
-from galactic_lab.mosquitto import Mosquitto
+from galactic_lab.controlplane.mosquitto import Mosquitto
 
 NOW = dt.datetime.now(dt.UTC)
 DAY = dt.timedelta(days=1)

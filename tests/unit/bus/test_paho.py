@@ -12,7 +12,7 @@ from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
 from galactic.settings import MqttSettings
-from galactic_lab.mosquitto import Mosquitto
+from galactic_lab.controlplane.mosquitto import Mosquitto
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus import paho as module
 from galactic.bus.paho import BACKOFF_SECONDS, PahoBus, pauses
 from galactic.settings import MqttSettings
-from galactic_lab.mosquitto import Mosquitto
+from galactic_lab.controlplane.mosquitto import Mosquitto
 
 
 def test_pauses_double_and_no_two_clients_agree() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import broker, credentials, state
+from galactic_lab import state
+from galactic_lab.controlplane import broker, credentials
 from galactic_lab.state import State, checkout
 
 SHIPPED = checkout() / "deploy/mosquitto"

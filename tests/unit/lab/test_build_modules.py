@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import build_modules, go_toolchain, packages
-from galactic_lab.build_modules import (
+from galactic_lab.builds import build_modules, go_toolchain, packages
+from galactic_lab.builds.build import BuildFailed
+from galactic_lab.builds.build_modules import (
     CONTAINERD_RECIPE,
     COREDNS_RECIPE,
     ETCD_RECIPE,
@@ -16,7 +17,6 @@ from galactic_lab.build_modules import (
     MODULES,
     Recipe,
 )
-from galactic_lab.builds import BuildFailed
 
 RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE, KIND_RECIPE]
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.folder)

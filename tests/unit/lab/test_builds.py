@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import builds, cache
-from galactic_lab.build_linux import FRAGMENT, PASSING, refused, wanted
-from galactic_lab.builds import Build, BuildFailed, Job
+from galactic_lab.builds import build as builds
+from galactic_lab.builds import cache
+from galactic_lab.builds.build import Build, BuildFailed, Job
+from galactic_lab.builds.build_linux import FRAGMENT, PASSING, refused, wanted
 
 
 @pytest.fixture(autouse=True)

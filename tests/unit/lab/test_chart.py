@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab import agreement, credentials, dns, helm_release, state
+from galactic_lab import agreement, state
 from galactic_lab.agreement import agreed
-from galactic_lab.builds import BuildFailed
+from galactic_lab.builds.build import BuildFailed
+from galactic_lab.controlplane import credentials, dns, helm_release
 from galactic_lab.images import chart, mirrors
 from galactic_lab.state import SERVICES, State
 
@@ -86,7 +87,7 @@ def test_galactic_is_named_as_the_chart_names_it(tmp_path: Path) -> None:
 def checkout(tmp_path: Path) -> Path:
     for path in (
         "controllers/galactic/node/dataplane/plan.py",
-        "lab/galactic_lab/uml.py",
+        "lab/galactic_lab/kernel/uml.py",
         "src/cni_plugin/main.py",
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ def checkout(tmp_path: Path) -> Path:
         ("controllers/galactic/node/new.py", True),
         ("src/cni_plugin/main.py", True),
         ("constraints.txt", True),
-        ("lab/galactic_lab/uml.py", False),
+        ("lab/galactic_lab/kernel/uml.py", False),
         ("controllers/galactic/node/__pycache__/plan.pyc", False),
         ("docs/lab.md", False),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from galactic_lab import forward
+from galactic_lab.controlplane import forward
 
 REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 NO_ROUTE = OSError(errno.EHOSTUNREACH, "no route to host")

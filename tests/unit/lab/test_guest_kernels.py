@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import build_linux, cache, guest_kernels, packages
-from galactic_lab.build_linux import Source, build
-from galactic_lab.builds import BuildFailed, Job
-from galactic_lab.guest_kernels import KERNELS, Wanted, known, remark, resolve, select, settled
+from galactic_lab.builds import build_linux, cache, guest_kernels, packages
+from galactic_lab.builds.build import BuildFailed, Job
+from galactic_lab.builds.build_linux import Source, build
+from galactic_lab.builds.guest_kernels import KERNELS, Wanted, known, remark, resolve, select, settled
 
 PACKAGE = "linux-source-6.1"
 EXACT = Wanted(PACKAGE, "6.1.176-1")

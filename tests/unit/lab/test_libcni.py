@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab.runtime.libcni import Attachment, PluginFailed, Runtime, conflist
+from galactic_lab.node.libcni import Attachment, PluginFailed, Runtime, conflist
 
 ATTACHMENT = Attachment("c1", "/run/netns/x", "net1", "IgnoreUnknown=1", {"ips": ["10.0.0.1"]})
 LIST = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab.runtime import kubelet, multus, real_multus
+from galactic_lab.node import kubelet, multus, real_multus
 
 PODS = IPv6Network("fd01:1::/64")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Unreachable
-from galactic_lab import cache, packages
+from galactic_lab.builds import cache, packages
 
 
 def program(folder: Path) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import cache, processor
+from galactic_lab.builds import cache
+from galactic_lab.kernel import processor
 
 MINE = sorted(os.sched_getaffinity(0))
 
@@ -44,7 +45,7 @@ def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.Monk
     linux = tmp_path / processor.GUEST
     linux.write_bytes(Path("/bin/sleep").read_bytes())
     linux.chmod(0o755)
-    command = [sys.executable, "-P", "-m", "galactic_lab.processor", str(linux), "600"]
+    command = [sys.executable, "-P", "-m", "galactic_lab.kernel.processor", str(linux), "600"]
     running = [subprocess.Popen(command) for _ in range(2)]
     try:
         lock = cache.root() / processor.LOCK

@@ -7,9 +7,9 @@ import sys
 import threading
 from pathlib import Path
 
-from galactic_lab import remote
-from galactic_lab.agent import serve_one
-from galactic_lab.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
+from galactic_lab.kernel import remote
+from galactic_lab.kernel.agent import serve_one
+from galactic_lab.kernel.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
 
 PATIENCE_SECONDS = 120
 

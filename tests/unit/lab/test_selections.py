@@ -5,7 +5,7 @@ import json
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab.runtime.selections import Selection, selections, status
+from galactic_lab.node.selections import Selection, selections, status
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab import fabric, state
-from galactic_lab.kernels import choose
-from galactic_lab.nodeless import Nodeless
+from galactic_lab import state
+from galactic_lab.kernel import fabric
+from galactic_lab.kernel.kernels import choose
+from galactic_lab.kernel.nodeless import Nodeless
 from galactic_lab.state import MAX_NODES, SRV6_SPACE, State
 
 

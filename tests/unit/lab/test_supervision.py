@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab import supervision
-from galactic_lab.supervision import Child
+from galactic_lab.node import supervision
+from galactic_lab.node.supervision import Child
 
 
 class Held:

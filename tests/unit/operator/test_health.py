@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from waiting import health
 
-from galactic_lab import ports
+from galactic_lab.controlplane import ports
 
 PATIENCE_SECONDS = 120
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/galactic-system/leases"

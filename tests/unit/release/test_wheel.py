@@ -71,7 +71,7 @@ def test_the_labs_wheel_has_what_it_builds_from_and_adds_its_commands(lab: Wheel
         for path in (ROOT / LAB / "galactic_lab").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {"galactic_lab/guest.config", "galactic_lab/modules/etcd/go.sum"} <= carried
+    assert {"galactic_lab/builds/guest.config", "galactic_lab/builds/modules/etcd/go.sum"} <= carried
     assert carried == {name for name in lab.files if name.startswith("galactic_lab/")}
     assert set(lab.points.sections()) == {"galactic.commands", "galactic.sites"}
     assert set(lab.points["galactic.commands"]) == {"lab", "demo"}

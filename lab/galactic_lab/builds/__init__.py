@@ -1,0 +1,7 @@
+"""Programs, kernels and packages that labs and tests need, and the cache of what is built once.
+
+``build``: a cached build. ``go_toolchain``, ``build_modules``: programs from Go modules (``modules/``), with their
+Go. ``build_helm``: Helm. ``guest_kernels``, ``build_linux``: guest kernels, chosen and built (``guest.config``).
+``assets``: the programs of one lab. ``packages``, ``suites``: Debian's packages. ``cache``: the folder.
+``provenance``: versions and origins.
+"""

@@ -1,0 +1,110 @@
+"""A guest kernel: User Mode Linux from one version of a Debian package ``linux-source-…``."""
+
+import os
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Self
+
+from galactic_lab.builds import packages, suites
+from galactic_lab.builds.build import Build, BuildFailed, Job
+
+NEEDS: Final = ("gcc", "make", "libc6-dev", "flex", "bison", "bc", "xz-utils")
+FRAGMENT: Final = Path(__file__).with_name("guest.config")
+PASSING: Final = frozenset(
+    {
+        "CONFIG_UML_NET",
+        "CONFIG_PROC_SYSCTL",
+        "CONFIG_NETFILTER_XTABLES_LEGACY",
+        "CONFIG_IP_NF_IPTABLES_LEGACY",
+        "CONFIG_IP6_NF_IPTABLES_LEGACY",
+    }
+)
+"""Options that only some releases have: there they are what another option of the fragment depends on."""
+TARBALLS: Final = Path("/usr/src")
+"""Where the package puts its tarball when it is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Debian package with a kernel's source, in one version. As a string: ``package=version``, as apt takes it."""
+
+    package: str
+    version: str
+    suite: str = ""
+    """Of Debian's archive, where it is another than the machine's."""
+
+    @property
+    def wanted(self) -> str:
+        """As apt is asked for it."""
+        return f"{self.package}={self.version}"
+
+    def __str__(self) -> str:
+        return self.wanted + (f"@{self.suite}" if self.suite else "")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The source that ``text`` is the string of."""
+        package, _, rest = text.partition("=")
+        version, _, suite = rest.partition("@")
+        return cls(package, version, suite)
+
+
+def wanted(fragment: str) -> list[str]:
+    """The options a fragment switches on, in its order."""
+    return re.findall(r"(?m)^(CONFIG_\w+)=y$", fragment)
+
+
+def refused(fragment: str, config: str) -> list[str]:
+    """Options of the fragment that are not in the resulting configuration: unknown, or something they need is off."""
+    got = set(re.findall(r"(?m)^(CONFIG_\w+)=y$", config))
+    return [option for option in wanted(fragment) if option not in got | PASSING]
+
+
+def tarball(job: Job, source: Source) -> Path:
+    """The kernel's source: out of ``TARBALLS`` if this very version is installed, else downloaded, not installed."""
+    if packages.version(source.package) == source.version:
+        path = TARBALLS / f"{source.package}.tar.xz"
+        if path.exists():
+            return path
+    packages.refresh()
+    with ExitStack() as stack:
+        options = stack.enter_context(suites.private(source.suite)) if source.suite else []
+        command = ["apt-get", *options, "-o", "APT::Sandbox::User=root", "download", source.wanted]
+        job.fetch(command, seconds=15, lines=2, title="downloading")
+    package = next(job.work.glob(f"{source.package}_*.deb"))
+    job.run(["dpkg-deb", "--extract", package.name, "package"], seconds=5, title="extracting")
+    return job.work / f"package/usr/src/{source.package}.tar.xz"
+
+
+def make(job: Job, source: Source) -> None:
+    """The file ``linux``. Raises BuildFailed, also when the source lacks an option the lab needs."""
+    job.advance(0, "installing the C toolchain")
+    packages.install(NEEDS)
+    archive = tarball(job, source)
+    job.run(["tar", "--extract", "--file", str(archive)], seconds=25, title="extracting")
+    tree = next(path for path in job.work.glob("linux-source-*") if path.is_dir())
+    fragment = FRAGMENT.read_text()
+    job.run(["make", "ARCH=um", "tinyconfig"], seconds=8, lines=30, title="configuring", cwd=tree)
+    with (tree / ".config").open("a") as config:
+        config.write(fragment)
+    job.run(["make", "ARCH=um", "olddefconfig"], seconds=2, lines=5, title="configuring", cwd=tree)
+    if off := refused(fragment, (tree / ".config").read_text()):
+        raise BuildFailed(f"{source} does not take these options: {', '.join(off)}")
+    jobs = f"-j{len(os.sched_getaffinity(0))}"
+    title = f"compiling Linux {source.version}"
+    job.run(["make", "ARCH=um", jobs, "linux"], seconds=200, lines=1150, title=title, cwd=tree)
+    job.run(["strip", "-o", str(job.out / "linux"), str(tree / "linux")], seconds=1, title=title)
+
+
+def build(source: Source) -> Build:
+    """The build of that source: its name and its key have the version, so each version has a build of its own."""
+    return Build(
+        name=f"linux-{source.version}",
+        files=("linux",),
+        inputs=f"2 {source} {FRAGMENT.read_text()}",
+        seconds=255,
+        make=partial(make, source=source),
+    )

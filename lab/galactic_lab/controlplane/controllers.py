@@ -1,0 +1,88 @@
+"""Galactic's controllers as the lab runs them: their settings, and those that live beside the control plane."""
+
+import importlib.util
+from typing import Final
+
+from galactic_lab.controlplane import broker
+from galactic_lab.controlplane.processes import Program
+from galactic_lab.state import (
+    METRICS_PORT,
+    NAMESPACE,
+    SERVICES,
+    SRV6_SPACE,
+    WEBHOOK_PORT,
+    State,
+    environment,
+    interpreter,
+)
+
+OPERATOR: Final = "operator"
+ROUTER: Final = "router"
+WEBHOOK: Final = "webhook"
+PORTS: Final = {OPERATOR: METRICS_PORT, ROUTER: METRICS_PORT + 1, WEBHOOK: METRICS_PORT + 2}
+"""Of /metrics and /healthz. They share a namespace; further routers' follow."""
+
+
+def settings(state: State, user: str) -> dict[str, str]:
+    """The environment that tells a controller of ours where everything is (the broker: ``broker.variables``)."""
+    return environment() | {
+        "KUBECONFIG": str(state.identity(user)),
+        "POD_NAMESPACE": NAMESPACE,
+        "GALACTIC_CLUSTER": state.cluster,
+        "GALACTIC_SRV6_BLOCK": str(SRV6_SPACE),
+        "GALACTIC_METRICS_PORT": str(METRICS_PORT),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def installed(module: str) -> bool:
+    """Whether there is such a module to run."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def controllers(state: State) -> list[Program]:
+    """The operator, the webhooks, and the routers unless those of another lab serve it."""
+    routers = [] if state.join else [router(state, number) for number in range(state.routers)]
+    return [operator(state), *routers, webhook(state)]
+
+
+def operator(state: State) -> Program:
+    variables = settings(state, "galactic-operator") | {"GALACTIC_METRICS_PORT": str(PORTS[OPERATOR])}
+    if state.standalone or state.join:
+        variables["GALACTIC_ROUTER_OUTSIDE"] = "true"
+    return Program(OPERATOR, [*interpreter(), "-m", "galactic.operator"], variables, priority=600)
+
+
+def router_name(number: int) -> str:
+    """``router``, ``router-2``, ``router-3``."""
+    return f"{ROUTER}-{number + 1}" if number else ROUTER
+
+
+def router_port(number: int) -> int:
+    """Of its /metrics."""
+    return PORTS[ROUTER] if number == 0 else PORTS[WEBHOOK] + number
+
+
+def router(state: State, number: int = 0) -> Program:
+    """One of the routers, from 0. All are the same user in Kubernetes; in the broker each is one of its own."""
+    variables = settings(state, "galactic-router") | broker.variables(state, broker.router(number))
+    variables |= {"GALACTIC_METRICS_PORT": str(router_port(number))}
+    if state.standalone:
+        variables |= {"GALACTIC_KUBERNETES": "false", "GALACTIC_ADMISSIONS": str(state.admissions)}
+    if state.database:
+        variables["GALACTIC_DATABASE_URL"] = state.database_url(inside=True)
+    return Program(router_name(number), [*interpreter(), "-m", "galactic.router"], variables, priority=600)
+
+
+def webhook(state: State) -> Program:
+    """The admission webhooks. The API server asks them at an address: a lab has no Services that lead anywhere."""
+    variables = settings(state, "galactic-webhook") | {
+        "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
+        "GALACTIC_PORT": str(WEBHOOK_PORT),
+        "GALACTIC_WEBHOOK_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
+        "GALACTIC_SERVICE_RANGES": str(SERVICES),
+    }
+    return Program(WEBHOOK, [*interpreter(), "-m", "galactic.webhook"], variables, priority=600)

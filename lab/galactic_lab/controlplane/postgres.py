@@ -1,0 +1,196 @@
+"""A PostgreSQL server of one's own, in a folder, for labs, tests and benches: nothing of the machine's is touched.
+
+``initdb`` and ``postgres`` refuse to run as root, so for root they run as ``nobody``. It listens on a loopback port and
+lets nobody in who is not on this machine.
+"""
+
+import grp
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from galactic.errors import Rejected, Unreachable
+from galactic_lab.builds import packages
+from galactic_lab.controlplane import ports
+
+PACKAGE: Final = "postgresql"
+STARTS_WITHIN_SECONDS: Final = 120.0
+ENDS_WITHIN_SECONDS: Final = 60.0
+
+
+def programs() -> Path:
+    """The folder of the newest server's programs; installed when missing. Raises Rejected, Unreachable."""
+    if (found := newest()) is None:
+        packages.install([PACKAGE])
+        found = newest()
+    if found is None:
+        raise Rejected(f"the package {PACKAGE} brings no initdb", field="packages")
+    return found
+
+
+def newest() -> Path | None:
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda path: [int(part) for part in re.findall(r"\d+", path.parts[4])],
+    )
+    if found:
+        return found[-1].parent
+    program = shutil.which("initdb")
+    return Path(program).resolve().parent if program else None
+
+
+def owner() -> str | None:
+    """Who runs it in place of root; None: whoever asks."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def make(folder: Path, *, port: int, listen: str = "127.0.0.1") -> None:
+    """An empty cluster below ``folder``, which is new. Its superuser is ``galactic``, without a password."""
+    program = programs() / "initdb"
+    folder.mkdir(parents=True)
+    if user := owner():
+        entry = pwd.getpwnam(user)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+    argv: list[str | Path] = [program, "-D", folder / "data", "-U", "galactic", "-A", "trust"]
+    done = subprocess.run(
+        [*argv, "-E", "UTF8", "--locale=C", "-N"],
+        user=owner(),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        shutil.rmtree(folder)
+        raise Unreachable("postgres", done.stderr[-2000:])
+    with (folder / "data/postgresql.conf").open("a") as settings:
+        settings.write(
+            f"listen_addresses = '{listen}'\nport = {port}\nunix_socket_directories = ''\n"
+            "shared_buffers = 32MB\nautovacuum = on\n"
+            "dynamic_shared_memory_type = mmap\n"  # files below the folder: one that is killed leaves none elsewhere
+        )
+
+
+def command(folder: Path) -> list[str]:
+    """The server of the cluster below ``folder``, as ``owner``."""
+    argv = [str(programs() / "postgres"), "-D", str(folder / "data")]
+    if user := owner():
+        group = grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
+        return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--", *argv]
+    return argv
+
+
+class Postgres:
+    """One server below ``folder``, which must not exist yet, as a child of this process.
+
+    Nobody else is given its port, before it is started or while it is dead: it stays bound here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._programs, self._folder = programs(), folder
+        holder = ports.kept()
+        self.port = ports.number(holder)
+        weakref.finalize(self, holder.close)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres", user: str = "galactic") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
+    def make(self) -> None:
+        """The empty cluster."""
+        make(self._folder, port=self.port)
+
+    def start(self) -> None:
+        """It answers."""
+        with (self._folder / "log").open("ab") as output:
+            self._process = subprocess.Popen(
+                command(self._folder),
+                cwd="/",
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        asking: list[str | Path] = [
+            self._programs / "pg_isready",
+            "-q",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
+        deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+        while subprocess.run(asking, check=False).returncode:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise Unreachable("postgres", (self._folder / "log").read_text(errors="replace")[-2000:])
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill -9 of every process of it, and all are gone: the next one refuses to start beside one that is dying."""
+        if self._process is not None:
+            children: list[int] = []
+            if self._process.poll() is None:
+                os.kill(self._process.pid, signal.SIGSTOP)  # it makes no more of them
+                children = self._signal(signal.SIGKILL)
+                self._process.wait()
+            self._process = None
+            deadline = time.monotonic() + ENDS_WITHIN_SECONDS
+            while any(_runs(pid) for pid in children) and time.monotonic() < deadline:
+                time.sleep(0.005)
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, and nothing is answered any more."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def remove(self) -> None:
+        """Ended, and its folder is gone."""
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _signal(self, number: signal.Signals) -> list[int]:
+        """To the postmaster and its children, each of which leads a session of its own. Returns the children."""
+        assert self._process is not None
+        said = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        children = [int(pid) for pid in said.split()]
+        for pid in (self._process.pid, *children):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        return children
+
+
+@contextmanager
+def temporary() -> Iterator[Postgres]:
+    """One that answers, gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
+    folder.chmod(0o755)  # whoever runs it must get in: nobody, where root asks
+    server = Postgres(folder / "server")
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.remove()
+        shutil.rmtree(folder)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is still something of that process; one that only nobody has waited for has let go of it all."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -1,0 +1,36 @@
+"""Starts the guest in place of this process: ``guest.py NAMESPACE LINUX argument…``.
+
+A guest that was killed leaves helper processes, stopped or waiting, that still hold its tap. They are ended first:
+whatever runs the same kernel file in the lab's network namespace is such a left-over, since a lab has one guest.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from galactic_lab import cleanup
+from galactic_lab.kernel import processor
+
+
+def left(namespace: str, linux: Path) -> set[int]:
+    """Processes in ``namespace`` that run ``linux``."""
+    found = set()
+    for pid in cleanup.inside(namespace):
+        try:
+            program = str(Path(f"/proc/{pid}/exe").readlink())
+        except OSError:
+            continue
+        if program.removesuffix(" (deleted)") == str(linux):
+            found.add(pid)
+    return found
+
+
+def main() -> None:
+    namespace, linux, *arguments = sys.argv[1:]
+    cleanup.end(lambda: left(namespace, Path(linux).resolve()))
+    processor.take()
+    os.execv(linux, [linux, *arguments])  # noqa: S606  (no shell is the point)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The lab's stand-in for Multus: a CNI plugin that containerd calls, which calls those of the pod's networks.
+
+Its configuration has ``delegate``, the default network's list; ``kubeconfig``; ``state``, a folder of what it attached;
+``plugins``, the folders of CNI plugins. Only the standard library is imported: each call starts an interpreter.
+"""
+
+import http.client
+import json
+import os
+import ssl
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv6Network
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from galactic.errors import GalacticError, Unreachable
+from galactic_lab.node import kubelet
+from galactic_lab.node.libcni import Attachment, Config, PluginFailed, Runtime, conflist
+from galactic_lab.node.selections import NETWORKS, STATUS, Selection, addresses, selections, status
+
+NAME: Final = "galactic-lab-multus"
+DEFINITION: Final = "00-multus.conflist"
+"""The configuration in /etc/cni/net.d. It sorts before the default network's own, as that of Multus does."""
+VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+TRIES: Final = 20
+PAUSE_SECONDS: Final = 0.5
+ANSWER_SECONDS: Final = 30.0
+
+
+def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path]) -> None:
+    """Writes the default network's configuration, and the one that lets the stand-in come first."""
+    plugin = {
+        "type": NAME,
+        "delegate": kubelet.network(pods),
+        "kubeconfig": str(kubeconfig),
+        "state": "/run/cni/multus",
+        "plugins": [str(path) for path in plugins],
+    }
+    define(pods, {"cniVersion": "1.0.0", "name": "multus", "plugins": [plugin]})
+
+
+def define(pods: IPv6Network, first: dict[str, Any] | None) -> None:
+    """Writes the default network's configuration, and ``first`` before it, if any."""
+    folder = kubelet.DEFINITIONS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "10-pods.conflist").write_text(json.dumps(kubelet.network(pods)))
+    if first:
+        (folder / DEFINITION).write_text(json.dumps(first))
+
+
+class Api:
+    """The few requests that are made of the API server."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        config = json.loads(kubeconfig.read_text())
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        self._server = urlsplit(cluster["server"])
+        self._tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self._token = user["token"]
+
+    def __call__(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
+        """The answer. Raises Unreachable, also for a refusal, with what the API server answered."""
+        connection = http.client.HTTPSConnection(
+            str(self._server.hostname), self._server.port, context=self._tls, timeout=ANSWER_SECONDS
+        )
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": kind}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read()
+        except OSError as error:
+            raise Unreachable("API server", f"{method} {path}: {error}") from error
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise Unreachable("API server", f"{method} {path}: {answer.status} {text[:300].decode()}")
+        return json.loads(text)
+
+
+class Multus:
+    """One call. ``environment`` has the CNI_* variables."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
+        self._config, self._environment = config, environment
+        pairs = (word.partition("=") for word in environment.get("CNI_ARGS", "").split(";"))
+        self._arguments = {key: value for key, _, value in pairs}
+        self._runtime = Runtime([Path(one) for one in config["plugins"]])
+        self._default = Selection("", config["delegate"]["name"], environment["CNI_IFNAME"], {})
+        self._record = Path(config["state"]) / f"{environment['CNI_CONTAINERID']}.json"
+
+    def add(self) -> Config:
+        """Every network of the pod is attached; the default network's result. On failure none of them is."""
+        api = Api(Path(self._config["kubeconfig"]))
+        pod = self._pod(api)
+        meta = pod["metadata"]
+        asked = selections((meta.get("annotations") or {}).get(NETWORKS, ""), meta["namespace"])
+        networks = [(self._default, self._config["delegate"])]
+        networks += [(one, self._network(api, one)) for one in asked]
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        done: list[tuple[Selection, Config, Config | None]] = []
+        results: list[tuple[Selection, Config]] = []
+        try:
+            for one, config in networks:
+                done.append((one, config, None))
+                self._save(done)
+                result = self._runtime.add(config, self._attachment(one))
+                done[-1] = (one, config, result)
+                self._save(done)
+                results.append((one, result))
+        except GalacticError:
+            with suppress(GalacticError):
+                self.delete()
+            raise
+        self._publish(api, pod, results)
+        return results[0][1]
+
+    def delete(self) -> None:
+        """Every network that was attached is detached, in reverse order. Raises the first failure, after all."""
+        failure: GalacticError | None = None
+        for one, config, result in reversed(self._saved()):
+            try:
+                self._runtime.delete(config, self._attachment(one), result)
+            except GalacticError as error:
+                failure = failure or error
+        if failure:
+            raise failure
+        self._record.unlink(missing_ok=True)
+
+    def _pod(self, api: Api) -> Any:
+        """The pod that the runtime asks for; the API server may know it a moment later than kubelet."""
+        namespace, name = self._arguments["K8S_POD_NAMESPACE"], self._arguments["K8S_POD_NAME"]
+        uid = self._arguments.get("K8S_POD_UID", "")
+        for attempt in range(TRIES):
+            try:
+                pod = api("GET", f"/api/v1/namespaces/{namespace}/pods/{name}")
+            except Unreachable:
+                if attempt == TRIES - 1:
+                    raise
+                time.sleep(PAUSE_SECONDS)
+                continue
+            if uid in ("", pod["metadata"]["uid"]):
+                return pod
+            raise PluginFailed(f"pod {namespace}/{name} has the UID {pod['metadata']['uid']}, not {uid}")
+        raise AssertionError
+
+    def _network(self, api: Api, one: Selection) -> Config:
+        path = (
+            f"/apis/k8s.cni.cncf.io/v1/namespaces/{one.namespace}/network-attachment-definitions/{one.name}"
+        )
+        return conflist(api("GET", path).get("spec", {}).get("config", ""), one.name)
+
+    def _attachment(self, one: Selection) -> Attachment:
+        return Attachment(
+            container=self._environment["CNI_CONTAINERID"],
+            netns=self._environment.get("CNI_NETNS", ""),
+            interface=one.interface,
+            arguments=self._environment.get("CNI_ARGS", ""),
+            runtime=one.runtime,
+        )
+
+    def _save(self, done: list[tuple[Selection, Config, Config | None]]) -> None:
+        text = json.dumps(
+            [[[one.namespace, one.name, one.interface, dict(one.runtime)], *rest] for one, *rest in done]
+        )
+        partial = self._record.with_suffix(".partial")
+        partial.write_text(text)
+        partial.rename(self._record)
+
+    def _saved(self) -> list[tuple[Selection, Config, Config | None]]:
+        try:
+            kept = json.loads(self._record.read_text())
+        except FileNotFoundError:
+            return [(self._default, self._config["delegate"], None)]
+        return [(Selection(*one), config, result) for one, config, result in kept]
+
+    def _publish(self, api: Api, pod: Any, results: list[tuple[Selection, Config]]) -> None:
+        """The annotation with the status, and an Event for each interface. A failure is no failure of the pod."""
+        meta = pod["metadata"]
+        where = f"/api/v1/namespaces/{meta['namespace']}"
+        with suppress(Unreachable):
+            body = {"metadata": {"annotations": {STATUS: status(results)}}}
+            api("PATCH", f"{where}/pods/{meta['name']}/status", body, "application/merge-patch+json")
+        for one, result in results[1:]:
+            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            source = f"{one.namespace}/{one.name}"
+            event = {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
+                "involvedObject": {"apiVersion": "v1", "kind": "Pod"}
+                | {key: meta[key] for key in ("name", "namespace", "uid")},
+                "reason": "AddedInterface",
+                "message": f"Add {one.interface} [{' '.join(addresses(result))}] from {source}",
+                "type": "Normal",
+                "count": 1,
+                "firstTimestamp": now,
+                "lastTimestamp": now,
+                "source": {"component": "multus"},
+            }
+            with suppress(Unreachable):
+                api("POST", f"{where}/events", event)
+
+
+def main() -> int:
+    """One call of the plugin, as the CNI specification 1.1 has it; the exit status."""
+    environment = os.environ
+    command = environment.get("CNI_COMMAND", "")
+    if command == "VERSION":
+        print(json.dumps({"cniVersion": VERSIONS[-1], "supportedVersions": VERSIONS}))
+        return 0
+    config = json.load(sys.stdin)
+    answers: dict[str, Callable[[Multus], Config | None]] = {"ADD": Multus.add, "DEL": Multus.delete}
+    try:
+        answer = answers[command](Multus(config, environment)) if command in answers else None
+    except (GalacticError, OSError, KeyError) as error:
+        failure = {"cniVersion": config.get("cniVersion", "1.0.0"), "code": 999, "msg": f"multus: {error}"}
+        print(json.dumps(failure))
+        return 1
+    if answer is not None:
+        print(json.dumps(answer))
+    return 0
