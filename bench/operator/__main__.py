@@ -19,9 +19,10 @@ from typing import Final
 
 from servers import api_server, free_port, install, running, scraped
 
-from galactic.kube.api import Object
+from galactic.kube.api import Key, Object
 from galactic.kube.client import Kube, connect
-from galactic.kube.informer import Informer, Key
+from galactic.kube.informer import Informer
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION
 
@@ -76,7 +77,7 @@ async def _story(kube: Kube, count: int, pid: int) -> Result:
             if len(ready) == count:
                 done.set()
 
-    informer = Informer(kube, VPC_ATTACHMENTS, changed)
+    informer = Informer(kube, Selection(VPC_ATTACHMENTS), changed)
     watching = asyncio.create_task(informer.run())
     for number in range(VPC_COUNT):
         await kube.create(VPCS, _vpc(number), NAMESPACE)

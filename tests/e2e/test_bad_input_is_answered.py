@@ -142,7 +142,7 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
         pytest.param(vpc("x", "169.254.7.0/24"), ["spec.networks[0]", "link-local"], id="link-local"),
         pytest.param(vpc("x", "127.1.0.0/16"), ["spec.networks[0]", "loopback"], id="loopback"),
         pytest.param(vpc("x", "fe80::/64"), ["spec.networks[0]", "link-local"], id="link-local-6"),
-        pytest.param(vpc("x", "2001:db8:ff01::/48"), ["spec.networks[0]", "SRv6 space"], id="srv6-space"),
+        pytest.param(vpc("x", "2001:db8:ff01::/48"), ["spec.networks[0]", "SRv6 block"], id="srv6-block"),
         pytest.param(
             vpc("x", *(f"10.{n}.0.0/16" for n in range(65))), ["spec.networks", "64"], id="65-networks"
         ),

@@ -25,7 +25,7 @@ CALLS: Final = {
     "_no": (2, 3),
     "_rejection": (1, 2),
     "_finding": (3, 1),
-    "tell": (3, 4),
+    "record": (3, 4),
     "rejected": (0, 1),
 }
 """Who is told a reason: the position of the reason (None: the keyword ``reason``) and of the message."""

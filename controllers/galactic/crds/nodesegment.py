@@ -1,4 +1,4 @@
-"""The NodeSegment kind: one node's share of the SRv6 space, and what is attached on it."""
+"""The NodeSegment kind: one node's share of the SRv6 block, and what is attached on it."""
 
 from typing import Annotated, ClassVar, Final
 
@@ -83,7 +83,7 @@ class SegmentStatus(Model):
 
 
 class NodeSegment(Model):
-    """One node's share of the SRv6 space. Named after its Node; its status is written by that node only."""
+    """One node's share of the SRv6 block. Named after its Node; its status is written by that node only."""
 
     KIND: ClassVar = "NodeSegment"
     PLURAL: ClassVar = "nodesegments"

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from galactic.errors import GalacticError, Rejected
 from galactic.kube.resources import Resource
@@ -10,6 +10,15 @@ from galactic.kube.resources import Resource
 Object = dict[str, Any]
 Objects = list[Object]
 Patch = Mapping[str, Any] | list[Any]
+Key = tuple[str, str]
+"""(namespace, name); the namespace is empty for cluster-scoped objects."""
+WATCH_SECONDS: Final = 300
+"""The API server ends a watch after this time."""
+
+
+def key_of(thing: Object) -> Key:
+    """The object's key."""
+    return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
 
 
 class NotFound(Rejected):

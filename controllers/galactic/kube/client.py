@@ -18,12 +18,21 @@ from kubernetes.aio import client as official
 from kubernetes.aio import config as official_config
 
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
-from galactic.kube.api import Conflict, Event, Expired, NotFound, Object, Objects, Patch, Terminating
+from galactic.kube.api import (
+    WATCH_SECONDS,
+    Conflict,
+    Event,
+    Expired,
+    NotFound,
+    Object,
+    Objects,
+    Patch,
+    Terminating,
+)
 from galactic.kube.resources import PODS, Resource
 
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
-WATCH_SECONDS: Final = 300
 PAGE: Final = 500
 
 ACCEPTED: Final = "application/json, text/plain;q=0.1"

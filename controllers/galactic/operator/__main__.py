@@ -1,27 +1,37 @@
 """``galactic-operator``: the wiring."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from galactic.kube.client import connect
+from galactic.kube.api import Api
+from galactic.kube.client import Kube, connect
 from galactic.kube.fenced import Fenced
 from galactic.kube.lease import Lease, identity, own_namespace
 from galactic.launch import Health, launch
 from galactic.metrics import registry
-from galactic.operator.context import Rules
+from galactic.operator.attachments import Attachments
+from galactic.operator.context import ReconcileContext, Rules
+from galactic.operator.events import Events
+from galactic.operator.evictions import Evictions
 from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
 from galactic.operator.metrics import Metrics
-from galactic.operator.reconcile import Reconciler
+from galactic.operator.pods import Pods
+from galactic.operator.reconcile import Reconciler, Reconcilers, Report
 from galactic.operator.reflectors import reflectors
+from galactic.operator.segments import Segments
 from galactic.operator.state import Caches
+from galactic.operator.triggers import Triggers
+from galactic.operator.vpcs import Vpcs
 from galactic.settings import OperatorSettings, load
 
 
 @dataclass(frozen=True, slots=True)
 class Memo:
-    """What kopf hands to the handlers."""
+    """kopf passes it to the handlers."""
 
     caches: Caches
 
@@ -29,65 +39,93 @@ class Memo:
 async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) -> None:
     """Watches always, acts while it holds the lease.
 
-    It is not ready while the API server does not answer, whether it acts or waits. Nothing of that ends the process: a
-    new one could do no more than wait as well.
+    The operator is unhealthy while the API server does not answer, and the process goes on: a new one could do no more.
     """
     health.set("lease", "kube-apiserver was not asked yet")
     async with await connect() as kube:
-        rules = Rules(
-            srv6_space=settings.srv6_block,
-            strict=settings.strict,
-            mtu=settings.mtu,
-            segments=settings.segments,
-            pool=settings.pool_prefix,
-            pool_length=settings.pool_length,
-            router_outside=settings.router_outside,
-            unattached_after=settings.unattached_after,
-            evict_unattached=settings.evict_unattached,
-            remove_node_taint=settings.remove_node_taint,
-            set_node_taint=settings.set_node_taint,
-        )
-        lease = Lease(
-            kube, own_namespace(), "galactic-operator", identity(), report=partial(health.set, "lease")
-        )
-        report = partial(health.set, "kube-apiserver")
         namespace = own_namespace()
-        reconciler = Reconciler(Fenced(kube, lease), rules, metrics, report, namespace=namespace)
-        metrics.read(
-            waiting=lambda: len(reconciler.queue),
-            requests=lambda: kube.requests,
-            dropped=lambda: reconciler.events.dropped,
-            counts={cache.kind: cache.__len__ for cache in reconciler.caches.by_kind},
-            leads=lambda: lease.leads,
-            holder=lambda: lease.holder,
-            unready=lambda: unready(reconciler.caches),
-            unattached=lambda: unattached(reconciler.caches),
-            vpcs=lambda: vpcs(reconciler.caches, reconciler.allocator),
-            pool=lambda: pool(reconciler.caches, rules),
+        lease = Lease(kube, namespace, "galactic-operator", identity(), report=partial(health.set, "lease"))
+        reconciler = assemble(
+            Fenced(kube, lease),
+            rules(settings),
+            metrics,
+            partial(health.set, "kube-apiserver"),
+            namespace=namespace,
         )
-        parts = {
-            asyncio.create_task(part)
-            for part in (
-                *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
-                watch(Memo(reconciler.caches), reconciler.resync),
-                lease.run(reconciler.lead),
-            )
-        }
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in done:
-                part.result()
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.wait(parts)
+        observe(metrics, kube, lease, reconciler)
+        await run_all(
+            *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
+            watch(Memo(reconciler.caches), reconciler.resync),
+            lease.run(reconciler.lead),
+        )
+
+
+def assemble(
+    api: Api, rules: Rules, metrics: Metrics, report: Report, *, namespace: str = "galactic-system"
+) -> Reconciler:
+    """The reconciler of all kinds. ``namespace``: Galactic's own."""
+    context = ReconcileContext(api, Caches(namespace), Events(api), rules)
+    vpcs = Vpcs(context)
+    segments = Segments(context)
+    evictions = Evictions(context, lambda result: metrics.evictions.labels(result).inc())
+    reconcilers = Reconcilers(
+        vpcs, Attachments(context, vpcs, evictions.add), segments, Pods(context), evictions
+    )
+    context.caches.listen(Triggers(context, segments))
+    return Reconciler(context, reconcilers, metrics, report)
+
+
+def rules(settings: OperatorSettings) -> Rules:
+    return Rules(
+        srv6_block=settings.srv6_block,
+        strict=settings.strict,
+        mtu=settings.mtu,
+        segments=settings.segments,
+        pool=settings.pool_prefix,
+        pool_length=settings.pool_length,
+        router_outside=settings.router_outside,
+        unattached_after=settings.unattached_after,
+        evict_unattached=settings.evict_unattached,
+        remove_node_taint=settings.remove_node_taint,
+        set_node_taint=settings.set_node_taint,
+    )
+
+
+def observe(metrics: Metrics, kube: Kube, lease: Lease, reconciler: Reconciler) -> None:
+    """The metrics read their values here."""
+    caches = reconciler.caches
+    metrics.read(
+        waiting=lambda: len(reconciler.queue),
+        requests=lambda: kube.requests,
+        dropped=lambda: reconciler.events.dropped,
+        counts={cache.name: cache.__len__ for cache in caches.by_kind},
+        leads=lambda: lease.leads,
+        holder=lambda: lease.holder,
+        unready=lambda: unready(caches),
+        unattached=lambda: unattached(caches),
+        vpcs=lambda: vpcs(caches, reconciler.allocator),
+        pool=lambda: pool(caches, reconciler.rules),
+    )
+
+
+async def run_all(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Runs them until one ends, and cancels the others. Raises what it raised."""
+    tasks = {asyncio.create_task(coroutine) for coroutine in coroutines}
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 def main() -> None:
     settings = load(OperatorSettings, program="galactic-operator")
-    figures = registry("operator")
-    metrics = Metrics(figures)
-    launch(settings, "galactic-operator", lambda health: operate(settings, metrics, health), figures)
+    own = registry("operator")
+    metrics = Metrics(own)
+    launch(settings, "galactic-operator", lambda health: operate(settings, metrics, health), own)
 
 
 if __name__ == "__main__":

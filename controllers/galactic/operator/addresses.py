@@ -9,7 +9,7 @@ from ipaddress import ip_address, ip_interface
 from typing import Final
 
 from galactic.errors import NotYet, Rejected
-from galactic.kube.informer import Key
+from galactic.kube.api import Key
 from galactic.validation.networks import Address, Interface, Network, host
 
 FURTHEST: Final = 1 << 16

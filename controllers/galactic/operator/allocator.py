@@ -14,7 +14,7 @@ import structlog
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.informer import Key
+from galactic.kube.api import Key
 from galactic.names import from_base62, parse_function, parse_vpc
 from galactic.operator.addresses import Addresses, Held
 from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers

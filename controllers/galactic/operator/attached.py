@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from galactic.crds.nodesegment import NodeSegment
+from galactic.kube.api import Key
 from galactic.kube.conditions import State
-from galactic.kube.informer import Key
 from galactic.kube.pods import attached, lacks_interface
 from galactic.operator.state import Caches, Pod
 

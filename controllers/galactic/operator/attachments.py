@@ -11,7 +11,7 @@ from galactic.crds.model import Meta
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import AttachmentStatus, VpcAttachment
 from galactic.errors import NotYet, Rejected
-from galactic.kube.api import NotFound, Terminating
+from galactic.kube.api import Key, NotFound, Terminating
 from galactic.kube.conditions import (
     ACCEPTED,
     ATTACHED,
@@ -25,7 +25,6 @@ from galactic.kube.conditions import (
     now,
     reason_of,
 )
-from galactic.kube.informer import Key
 from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
 from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.operator.addresses import Held
@@ -104,7 +103,7 @@ class Attachments:
     def _admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
         """Nothing is awaited here: what was seen to be free is claimed. Raises Rejected or NotYet."""
         allocator, rules = self._context.allocator, self._context.rules
-        wanted = parse_attachment(attachment, rules.srv6_space)
+        wanted = parse_attachment(attachment, rules.srv6_block)
         if settled(attachment) not in (None, wanted.vpc):
             raise Rejected(
                 f"{'/'.join(wanted.vpc)} cannot replace {attachment.status.vpc}: immutable once ready; set it back, or "
@@ -300,7 +299,7 @@ class Attachments:
         caches = self._context.caches
         for key in caches.carriers((meta.namespace, meta.name)):
             if (pod := caches.pods.get(key)) is not None:
-                self._context.events.tell(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
+                self._context.events.record(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
 
     def _tell_sharing(self, key: Key, meta: Meta) -> None:
         """Two pods may be named to one attachment by mistake; while one replaces another it is about to go."""
@@ -314,13 +313,13 @@ class Attachments:
                 f"pods {', '.join(names)} use it: the newest gets the traffic, the others are not reached; delete "
                 f"those not wanted, or give each an attachment of its own by the annotation {VPC_ANNOTATION}"
             )
-            self._context.events.tell(VPC_ATTACHMENTS, meta, "Warning", "Shared", told)
+            self._context.events.record(VPC_ATTACHMENTS, meta, "Warning", "Shared", told)
 
     def _tell_unattached(self, key: Key, verdict: Verdict) -> None:
         """The user of a pod looks at the Pod: an Event there, for each that runs without its interface."""
         for pod in verdict.lacking:
             state = not_attached((pod,))
-            self._context.events.tell(PODS, pod.metadata, "Warning", state.reason, state.message)
+            self._context.events.record(PODS, pod.metadata, "Warning", state.reason, state.message)
             if self._context.rules.evict_unattached:
                 self._evict((pod.metadata.namespace, pod.metadata.name))
         if verdict.again is not None:
@@ -364,7 +363,7 @@ class Attachments:
 
     def _wake(self, blocked: Any) -> None:
         for attachment in tuple(blocked):
-            self._context.dirty(("attachment", attachment), 0.0)
+            self._context.dirty(("attachment", attachment))
 
 
 def _said(silence: State | None, verdict: Verdict) -> Mapping[str, State | None]:

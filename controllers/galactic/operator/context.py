@@ -1,16 +1,16 @@
 """What the reconcilers of all kinds share: the caches, the allocator, and the ways to write."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from galactic.crds.model import Condition, Meta, Model
-from galactic.kube.api import Api, NotFound
+from galactic.kube.api import Api, Key, NotFound
 from galactic.kube.conditions import READY, status_patch
-from galactic.kube.informer import Key
 from galactic.kube.resources import Resource
+from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
 from galactic.operator.events import Events
@@ -23,11 +23,16 @@ Kind = Literal["vpc", "attachment", "segment", "node", "pod"]
 Item = tuple[Kind, Key]
 
 
+def _first(item: Item) -> bool:
+    """Attachments depend on all other kinds, so these go before them."""
+    return item[0] != "attachment"
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The operator's settings that reconcilers need."""
 
-    srv6_space: IPv6Network | None = None
+    srv6_block: IPv6Network | None = None
     strict: bool = False  # refuse addresses outside the VPC's networks instead of warning
     mtu: int = 0  # of attachments; 0: the node's choice
     segments: Mapping[str, str] = field(default_factory=dict)  # Node → prefix, where it has no annotation
@@ -42,14 +47,18 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileContext:
-    """See above. ``dirty(item, delay)`` marks an object for the reconciler."""
+    """See above."""
 
     api: Api
     caches: Caches
-    allocator: Allocator
     events: Events
     rules: Rules
-    dirty: Callable[[Item, float], None]
+    allocator: Allocator = field(default_factory=Allocator)
+    queue: WorkQueue[Item] = field(default_factory=lambda: WorkQueue(first=_first))
+
+    def dirty(self, item: Item, delay: float = 0.0) -> None:
+        """Marks an object for its reconciler, now or after ``delay`` seconds."""
+        self.queue.add(item, delay)
 
     async def status(self, resource: Resource, meta: Meta, before: Model, after: Mapping[str, Any]) -> None:
         """Writes what differs of the status, and tells of a turn of the Ready condition."""
@@ -92,7 +101,7 @@ class ReconcileContext:
             bad = condition["status"] == ("False" if condition["type"] in GOOD else "True")
             bad = bad or condition["reason"] in WARNINGS
             if bad or condition["type"] == READY:
-                self.events.tell(
+                self.events.record(
                     resource,
                     meta,
                     "Warning" if bad else "Normal",

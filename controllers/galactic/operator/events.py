@@ -53,7 +53,7 @@ class Events:
         """Whether none waits to be written."""
         return self._queue.empty() and not self._writing
 
-    def tell(
+    def record(
         self, resource: Resource, meta: Meta, type_: Literal["Normal", "Warning"], reason: str, message: str
     ) -> bool:
         """Queues an Event on the object; False if it repeats the one before or is more than the object may cause."""

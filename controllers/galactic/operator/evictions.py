@@ -13,14 +13,13 @@ import structlog
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, NotYet
-from galactic.kube.api import Api, Conflict, NotFound
+from galactic.kube.api import Conflict, Key, NotFound
 from galactic.kube.conditions import MULTUS, READY
-from galactic.kube.informer import Key
 from galactic.kube.pods import lacks_interface
 from galactic.kube.resources import PODS
 from galactic.kube.workqueue import WorkQueue
-from galactic.operator.events import Events
-from galactic.operator.state import Caches, Pod
+from galactic.operator.context import ReconcileContext
+from galactic.operator.state import Pod
 
 log = structlog.get_logger(__name__)
 EVERY_SECONDS: Final = 5.0
@@ -34,8 +33,9 @@ Result = Literal["evicted", "blocked", "failed", "waits", "needless"]
 class Evictions:
     """``add`` marks a Pod that has run without its interface for the grace. ``count`` is told each result."""
 
-    def __init__(self, api: Api, caches: Caches, events: Events, count: Callable[[str], None]) -> None:
-        self._api, self._caches, self._events, self._count = api, caches, events, count
+    def __init__(self, context: ReconcileContext, count: Callable[[str], None]) -> None:
+        self._api, self._caches, self._events = context.api, context.caches, context.events
+        self._count = count
         self.queue: WorkQueue[Key] = WorkQueue()
 
     def add(self, key: Key) -> None:
@@ -68,7 +68,9 @@ class Evictions:
         try:
             await self._api.evict(meta.name, meta.namespace, meta.uid)
         except NotYet as error:
-            self._events.tell(PODS, meta, "Warning", "EvictionBlocked", f"without its VPC interface: {error}")
+            self._events.record(
+                PODS, meta, "Warning", "EvictionBlocked", f"without its VPC interface: {error}"
+            )
             return "blocked"
         except (NotFound, Conflict):
             return "needless"
@@ -77,7 +79,7 @@ class Evictions:
             return "failed"
         log.info("evicted a pod without its VPC interface", pod="/".join(key), node=pod.node)
         message = "ran without its VPC interface: evicted, so that its owner makes another one"
-        self._events.tell(PODS, meta, "Warning", "EvictedUnattached", message)
+        self._events.record(PODS, meta, "Warning", "EvictedUnattached", message)
         return "evicted"
 
     def _lacks(self, pod: Pod) -> bool:

@@ -15,8 +15,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
+from galactic.kube.api import Key
 from galactic.kube.conditions import ATTACHED, READY
-from galactic.kube.informer import Key
 from galactic.operator.addresses import room
 from galactic.operator.allocator import Allocator, reference, settled
 from galactic.operator.context import Rules

@@ -20,7 +20,7 @@ import kopf
 import structlog
 
 from galactic.errors import GalacticError
-from galactic.kube.informer import key_of
+from galactic.kube.api import key_of
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, VPCS, Resource
 from galactic.operator.state import Caches
 

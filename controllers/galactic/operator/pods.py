@@ -8,8 +8,7 @@ from typing import Any
 
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.api import Conflict, Terminating
-from galactic.kube.informer import Key
+from galactic.kube.api import Conflict, Key, Terminating
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, VPC_LABEL, vpc_hex
 from galactic.operator.context import FINALIZER, ReconcileContext
@@ -35,7 +34,7 @@ class Pods:
             try:
                 vpc = _vpc(pod.vpc)
             except Rejected as problem:
-                context.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
+                context.events.record(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 return
             try:
                 vpc = (vpc[0] or key[0], vpc[1])
@@ -46,12 +45,12 @@ class Pods:
             except Terminating:
                 return  # the pod goes with its namespace, of which the watch is about to tell
             except Rejected as problem:
-                context.events.tell(PODS, pod.metadata, "Warning", problem.reason, str(problem))
+                context.events.record(PODS, pod.metadata, "Warning", problem.reason, str(problem))
                 raise  # tried again: a grant, a quota or room may come
             context.caches.attachments.set(made)
         there = context.caches.attachments.get(name)
         if there is not None and not owned(there, pod):
-            context.events.tell(
+            context.events.record(
                 PODS,
                 pod.metadata,
                 "Warning",

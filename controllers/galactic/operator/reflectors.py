@@ -7,37 +7,28 @@ kopf has no label selectors, keeps a task and a queue an object, and spends 2 ms
 from collections.abc import Sequence
 from typing import Any
 
-from galactic.kube.api import Event, Object
-from galactic.kube.client import Kube
-from galactic.kube.informer import Reflector, key_of
+from galactic.kube.api import Api, Event, Object, key_of
+from galactic.kube.reflector import Reflector
 from galactic.operator.state import Cache, Caches
 
 
 class CacheReflector:
     """Keeps one cache equal to what the API server has: ``run`` never returns by itself."""
 
-    def __init__(self, kube: Kube, cache: Cache[Any]) -> None:
+    def __init__(self, api: Api, cache: Cache[Any]) -> None:
         self._cache, self._since = cache, 0
-        self._reflector = Reflector(
-            kube,
-            cache.resource,
-            self._replace,
-            self._seen,
-            begin=self._begin,
-            namespace=cache.namespace,
-            labels=cache.labels,
-        )
+        self._reflector = Reflector(api, cache.selection, self)
 
     async def run(self) -> None:
         await self._reflector.run()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         self._since = self._cache.clock
 
-    def _replace(self, things: Sequence[Object]) -> None:
+    def replace(self, things: Sequence[Object]) -> None:
         self._cache.replace(things, self._since)
 
-    def _seen(self, event: Event) -> None:
+    def event(self, event: Event) -> None:
         if event.type == "DELETED":
             meta = event.object["metadata"]
             self._cache.remove(key_of(event.object), meta.get("uid", ""), meta.get("resourceVersion", ""))
@@ -45,8 +36,8 @@ class CacheReflector:
             self._cache.set(event.object)
 
 
-def reflectors(kube: Kube, caches: Caches) -> tuple[CacheReflector, ...]:
+def reflectors(api: Api, caches: Caches) -> tuple[CacheReflector, ...]:
     """One for each kind that kopf does not watch."""
     return tuple(
-        CacheReflector(kube, cache) for cache in (caches.nads, caches.attachments, caches.pods, caches.agents)
+        CacheReflector(api, cache) for cache in (caches.nads, caches.attachments, caches.pods, caches.agents)
     )

@@ -6,8 +6,8 @@ from typing import Final
 
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.kube.api import Key
 from galactic.kube.conditions import State
-from galactic.kube.informer import Key
 from galactic.operator.state import Caches
 
 PATIENCE_SECONDS: Final = 20.0

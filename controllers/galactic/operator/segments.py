@@ -14,8 +14,8 @@ from typing import Any, Final
 from galactic.crds.model import Meta
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Rejected
+from galactic.kube.api import Key
 from galactic.kube.conditions import ACCEPTED, MULTUS, READY, State, conditions, now
-from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
 from galactic.operator.context import ReconcileContext
@@ -47,8 +47,8 @@ class Segments:
 
     def _wake(self, keys: set[Key]) -> None:
         for key in keys:
-            self._context.dirty(("segment", key), 0.0)
-            self._context.dirty(("node", key), 0.0)
+            self._context.dirty(("segment", key))
+            self._context.dirty(("node", key))
 
     def _index(self, key: Key, prefix: IPv6Network | None) -> set[Key]:
         """Enters the prefix; None takes it out. Whom that concerns: those near the old prefix and near the new one."""
@@ -66,7 +66,7 @@ class Segments:
             near |= self._near[_block(prefix)]
         return near
 
-    async def node(self, key: Key) -> None:
+    async def reconcile_node(self, key: Key) -> None:
         """One Node: gets its NodeSegment, and NOT_READY_TAINT comes and goes. Events on the Node say what is wrong."""
         context = self._context
         node = context.caches.nodes.get(key)
@@ -92,23 +92,23 @@ class Segments:
                     told = (
                         f"no SRv6 prefix: pods here get no attachment; annotate it with {PREFIX_ANNOTATION}"
                     )
-                    context.events.tell(NODES, node, "Warning", "NoPrefix", told)
+                    context.events.record(NODES, node, "Warning", "NoPrefix", told)
                 return
             prefix = self._allowed(text, key)
         except Rejected as problem:
             if problem.reason == "PrefixOverlap" and text is not None:
                 self._refused[_block(parse_prefix(text))].add(key)
-            context.events.tell(NODES, node, "Warning", problem.reason, f"{source}: {problem}")
+            context.events.record(NODES, node, "Warning", problem.reason, f"{source}: {problem}")
             return
         if segment is None:
             self._index(key, prefix)  # before it exists, so that no other node gets it meanwhile
             made = await context.api.create(NODE_SEGMENTS, _wanted(node, prefix))
             context.caches.segments.set(made)
-            context.events.tell(NODES, node, "Normal", "NodeSegmentCreated", f"SRv6 prefix {prefix}")
+            context.events.record(NODES, node, "Normal", "NodeSegmentCreated", f"SRv6 prefix {prefix}")
         elif not isinstance(segment, Invalid) and self._prefixes.get(key) != prefix:
             name, value = _MANAGED
             if segment.metadata.labels.get(name) != value:
-                context.events.tell(
+                context.events.record(
                     NODES,
                     node,
                     "Warning",
@@ -154,13 +154,13 @@ class Segments:
         context.caches.nodes.set(await context.api.patch(NODES, meta.name, patch))
         if problem:
             told = f"pods cannot be attached: {problem}; {NOT_READY_TAINT} keeps new ones away"
-            context.events.tell(NODES, meta, "Warning", "AgentNotReady", told)
+            context.events.record(NODES, meta, "Warning", "AgentNotReady", told)
         else:
-            context.events.tell(
+            context.events.record(
                 NODES, meta, "Normal", "NodeReady", f"pods can be attached: {NOT_READY_TAINT} is gone"
             )
 
-    async def segment(self, key: Key) -> None:
+    async def reconcile(self, key: Key) -> None:
         """One NodeSegment: a condition if its prefix will not do. The rest of the status is its node's."""
         context = self._context
         segment = context.caches.segments.get(key)
@@ -178,16 +178,16 @@ class Segments:
         await context.status(NODE_SEGMENTS, meta, status, {"conditions": after})
 
     def _allowed(self, text: str, key: Key) -> IPv6Network:
-        """The prefix. Raises Rejected when it is none, lies outside the SRv6 space, or an older segment overlaps it."""
+        """The prefix. Raises Rejected when it is none, lies outside the SRv6 block, or an older segment overlaps it."""
         try:
             prefix = parse_prefix(text)
         except Rejected as problem:
             message = str(problem).removeprefix(f"{problem.field}: ")
             raise Rejected(message, reason="InvalidPrefix") from problem
-        space = self._context.rules.srv6_space
+        space = self._context.rules.srv6_block
         if space and not prefix.subnet_of(space):
             raise Rejected(
-                f"{prefix} lies outside the SRv6 space {space}; give a prefix inside it",
+                f"{prefix} lies outside the SRv6 block {space}; give a prefix inside it",
                 reason="PrefixOutsideSpace",
             )
         new = self._context.caches.segments.get(key) is None

@@ -13,9 +13,9 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.api import Object
-from galactic.kube.informer import Key, key_of
+from galactic.kube.api import Key, Object, key_of
 from galactic.kube.pods import Placement, owned, placement
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import (
     NADS,
     NAMESPACES,
@@ -101,24 +101,16 @@ class Agent:
 
 
 class Cache(Generic[T]):
-    """The objects of one kind. ``changed(key, old, new)`` is told of every difference, None for absent.
+    """The selected objects of one kind. ``changed(key, old, new)`` is called for every difference, None for absent.
 
-    ``labels`` and ``namespace`` narrow them. ``kind``: what metrics call them.
+    ``name``: the kind's name in metrics and logs.
     """
 
-    def __init__(
-        self,
-        resource: Resource,
-        read: Callable[[Object], T],
-        changed: Callable[[Key, T | None, T | None], None],
-        labels: str = "",
-        *,
-        namespace: str | None = None,
-        kind: str = "",
-    ) -> None:
-        self.resource, self.labels, self.namespace = resource, labels, namespace
-        self.kind = kind or resource.kind
-        self._read, self._changed = read, changed
+    def __init__(self, selection: Selection, read: Callable[[Object], T], name: str = "") -> None:
+        self.selection = selection
+        self.name = name or selection.resource.kind
+        self.changed: Callable[[Key, T | None, T | None], None] = lambda *_: None
+        self._read = read
         self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
         self._clock = 0
         self._touched: dict[Key, int] = {}
@@ -184,7 +176,7 @@ class Cache(Generic[T]):
         else:
             self._objects[key] = entry
             self._touched[key] = self._clock
-        self._changed(key, old[2] if old else None, entry[2] if entry else None)
+        self.changed(key, old[2] if old else None, entry[2] if entry else None)
 
 
 class Listener:
@@ -211,21 +203,29 @@ AGENTS: Final = "app.kubernetes.io/name=galactic,app.kubernetes.io/component=nod
 class Caches:
     """One cache a kind. ``namespace``: Galactic's own, where the node controller's Pods are."""
 
-    def __init__(self, listener: Listener, namespace: str = "galactic-system") -> None:
-        self.vpcs: Cache[Vpc | Invalid] = Cache(VPCS, _vpc, listener.vpc_changed)
-        self.attachments: Cache[VpcAttachment | Invalid] = Cache(
-            VPC_ATTACHMENTS, _attachment, listener.attachment_changed
-        )
-        self.nads: Cache[Nad] = Cache(NADS, _nad, listener.nad_changed)
-        self.segments: Cache[NodeSegment | Invalid] = Cache(NODE_SEGMENTS, _segment, listener.segment_changed)
-        self.nodes: Cache[Node] = Cache(NODES, _node, listener.node_changed)
-        self.namespaces: Cache[Meta] = Cache(NAMESPACES, _meta, listener.namespace_changed)
-        self.pods: Cache[Pod] = Cache(PODS, _pod, self._pod_changed, labels=ATTACHMENT_LABEL)
-        self.agents: Cache[Agent] = Cache(
-            PODS, _agent, listener.agent_changed, labels=AGENTS, namespace=namespace, kind="Agent"
-        )
-        self._listener = listener
+    def __init__(self, namespace: str = "galactic-system") -> None:
+        self.vpcs: Cache[Vpc | Invalid] = Cache(Selection(VPCS), _vpc)
+        self.attachments: Cache[VpcAttachment | Invalid] = Cache(Selection(VPC_ATTACHMENTS), _attachment)
+        self.nads: Cache[Nad] = Cache(Selection(NADS), _nad)
+        self.segments: Cache[NodeSegment | Invalid] = Cache(Selection(NODE_SEGMENTS), _segment)
+        self.nodes: Cache[Node] = Cache(Selection(NODES), _node)
+        self.namespaces: Cache[Meta] = Cache(Selection(NAMESPACES), _meta)
+        self.pods: Cache[Pod] = Cache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod)
+        self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
+        self.listen(Listener())
+
+    def listen(self, listener: Listener) -> None:
+        """Every difference from now on goes to the listener."""
+        self._listener = listener
+        self.vpcs.changed = listener.vpc_changed
+        self.attachments.changed = listener.attachment_changed
+        self.nads.changed = listener.nad_changed
+        self.segments.changed = listener.segment_changed
+        self.nodes.changed = listener.node_changed
+        self.namespaces.changed = listener.namespace_changed
+        self.pods.changed = self._pod_changed
+        self.agents.changed = listener.agent_changed
 
     @property
     def by_kind(self) -> tuple[Cache[Any], ...]:
@@ -242,7 +242,7 @@ class Caches:
 
     def of(self, resource: Resource) -> Cache[Any]:
         """The cache of a kind; of Pods, those with an attachment."""
-        return next(cache for cache in self.by_kind if cache.resource == resource)
+        return next(cache for cache in self.by_kind if cache.selection.resource == resource)
 
     def reports(self, node: str) -> bool:
         """Whether the node's controller is at work, as its Pod shows. True where the cluster has no such Pods."""

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from galactic.crds.vpc import Vpc, VpcStatus
 from galactic.errors import NotYet, Rejected
+from galactic.kube.api import Key
 from galactic.kube.conditions import (
     ACCEPTED,
     DELETING,
@@ -13,7 +14,6 @@ from galactic.kube.conditions import (
     now,
     reason_of,
 )
-from galactic.kube.informer import Key
 from galactic.kube.resources import VPCS
 from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.context import ReconcileContext
@@ -39,7 +39,7 @@ class Vpcs:
         texts = vpc.spec.networks
         known = self._networks.get(key)
         if known is None or known[0] != texts:
-            known = self._networks[key] = (texts, parse_networks(texts, self._context.rules.srv6_space))
+            known = self._networks[key] = (texts, parse_networks(texts, self._context.rules.srv6_block))
         return known[1]
 
     async def reconcile(self, key: Key) -> None:
@@ -139,5 +139,5 @@ class Vpcs:
         allocator.blocked.discard(key)
         if allocator.vpcs.release(key) is not None:
             for blocked in tuple(allocator.blocked):
-                self._context.dirty(("vpc", blocked), 0.0)
+                self._context.dirty(("vpc", blocked))
         allocator.forget(key)

@@ -70,7 +70,7 @@ class ParsedAttachment:
         )
 
 
-def parse_attachment(attachment: VpcAttachment, srv6_space: IPv6Network | None) -> ParsedAttachment:
+def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) -> ParsedAttachment:
     """The plan of an attachment by itself. Raises Rejected with field, value and remedy."""
     spec = attachment.spec
     if spec.vpc.kind != "VPC" or spec.vpc.api_version.split("/")[0] != GROUP:
@@ -81,12 +81,12 @@ def parse_attachment(attachment: VpcAttachment, srv6_space: IPv6Network | None) 
         )
     interface_name(spec.interface.name)
     addresses = tuple(
-        _interface(text, f"spec.interface.addresses[{index}]", srv6_space)
+        _interface(text, f"spec.interface.addresses[{index}]", srv6_block)
         for index, text in enumerate(spec.interface.addresses)
     )
     _refuse_repeated((address.ip for address in addresses), "spec.interface.addresses")
     routes = tuple(
-        _route(route, f"spec.routes[{index}]", srv6_space) for index, route in enumerate(spec.routes)
+        _route(route, f"spec.routes[{index}]", srv6_block) for index, route in enumerate(spec.routes)
     )
     _refuse_repeated((route.destination for route in routes), "spec.routes")
     return ParsedAttachment(
@@ -128,7 +128,7 @@ def outside(wanted: ParsedAttachment, addresses: Sequence[Interface], networks: 
     return f"{', '.join(strangers)} {verb} outside the VPC's networks ({', '.join(map(str, networks))})"
 
 
-def _interface(text: str, field: str, srv6_space: IPv6Network | None) -> Interface:
+def _interface(text: str, field: str, srv6_block: IPv6Network | None) -> Interface:
     try:
         address = ip_interface(text)
     except ValueError as error:
@@ -137,7 +137,7 @@ def _interface(text: str, field: str, srv6_space: IPv6Network | None) -> Interfa
             reason="InvalidAddress",
             field=field,
         ) from error
-    refuse_reserved(host(address.ip), srv6_space, field)
+    refuse_reserved(host(address.ip), srv6_block, field)
     last = address.network.num_addresses - 1
     offset = int(address.ip) - int(address.network.network_address)
     if address.max_prefixlen - address.network.prefixlen > 1 and (
@@ -152,9 +152,9 @@ def _interface(text: str, field: str, srv6_space: IPv6Network | None) -> Interfa
     return address
 
 
-def _route(route: AttachmentRoute, field: str, srv6_space: IPv6Network | None) -> Route:
+def _route(route: AttachmentRoute, field: str, srv6_block: IPv6Network | None) -> Route:
     destination = parse_network(route.destination, f"{field}.destination")
-    refuse_reserved(destination, srv6_space, f"{field}.destination")
+    refuse_reserved(destination, srv6_block, f"{field}.destination")
     if not route.via:
         return Route(destination, None)
     try:

@@ -46,13 +46,13 @@ def parse_network(text: str, field: str) -> Network:
         raise Rejected(f"{text!r}: {error}{remedy}", reason="InvalidNetwork", field=field) from error
 
 
-def parse_networks(texts: Sequence[str], srv6_space: IPv6Network | None) -> tuple[Network, ...]:
+def parse_networks(texts: Sequence[str], srv6_block: IPv6Network | None) -> tuple[Network, ...]:
     """A VPC's ``spec.networks``. Raises Rejected for the first that is malformed, reserved, repeated or overlaps."""
     networks: list[Network] = []
     for index, text in enumerate(texts):
         field = f"spec.networks[{index}]"
         network = parse_network(text, field)
-        refuse_reserved(network, srv6_space, field)
+        refuse_reserved(network, srv6_block, field)
         for earlier, other in enumerate(networks):
             if network == other:
                 raise Rejected(f"{text} is there twice; remove it", reason="DuplicateNetwork", field=field)
@@ -66,7 +66,7 @@ def parse_networks(texts: Sequence[str], srv6_space: IPv6Network | None) -> tupl
     return tuple(networks)
 
 
-def refuse_reserved(network: Network, srv6_space: IPv6Network | None, field: str) -> None:
+def refuse_reserved(network: Network, srv6_block: IPv6Network | None, field: str) -> None:
     """Raises Rejected when the network touches what a VPC cannot carry."""
     for reserved, why in RESERVED:
         # A default route covers them all and takes none of them away: more specific routes win.
@@ -76,9 +76,9 @@ def refuse_reserved(network: Network, srv6_space: IPv6Network | None, field: str
                 reason="ReservedNetwork",
                 field=field,
             )
-    if srv6_space and network.prefixlen and overlaps(network, srv6_space):
+    if srv6_block and network.prefixlen and overlaps(network, srv6_block):
         raise Rejected(
-            f"{network} overlaps the SRv6 space {srv6_space}; give another network",
+            f"{network} overlaps the SRv6 block {srv6_block}; give another network",
             reason="ReservedNetwork",
             field=field,
         )

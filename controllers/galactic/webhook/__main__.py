@@ -9,6 +9,7 @@ from galactic.errors import GalacticError, Unreachable
 from galactic.kube.certificates import Lifetime
 from galactic.kube.client import Kube, connect
 from galactic.kube.informer import Informer
+from galactic.kube.reflector import Selection
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.settings import WebhookSettings, load
@@ -28,7 +29,8 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
     async with await connect() as kube, asyncio.TaskGroup() as tasks:
         cluster = Cluster(kube, ranges(settings))
         informers = [
-            Informer(kube, resource, partial(cluster.changed, resource), keep=kept) for resource in WATCHED
+            Informer(kube, Selection(resource), partial(cluster.changed, resource), keep=kept)
+            for resource in WATCHED
         ]
         for informer in informers:
             tasks.create_task(informer.run())
@@ -90,7 +92,7 @@ def wanted(settings: WebhookSettings) -> Wanted:
 def rules(settings: WebhookSettings) -> Rules:
     return Rules(
         identities=identities(settings.node_identities),
-        srv6_space=settings.srv6_block,
+        srv6_block=settings.srv6_block,
         strict=settings.strict,
         patience=settings.patience,
     )

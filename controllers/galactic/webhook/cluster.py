@@ -17,8 +17,7 @@ from galactic.crds.model import Model, parse
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.api import Api, NotFound, Object
-from galactic.kube.informer import Key, key_of
+from galactic.kube.api import Api, Key, NotFound, Object, key_of
 from galactic.kube.resources import (
     NAMESPACES,
     NODE_SEGMENTS,

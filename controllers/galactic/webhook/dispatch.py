@@ -14,8 +14,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import Interface, VpcAttachment
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+from galactic.kube.api import Key
 from galactic.kube.conditions import ACCEPTED, READY
-from galactic.kube.informer import Key
 from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation.attachment import outside
@@ -42,7 +42,7 @@ class Rules:
     """
 
     identities: Identities
-    srv6_space: IPv6Network | None = None
+    srv6_block: IPv6Network | None = None
     strict: bool = False
     patience: float = 10.0
     grace: float = 2.0
@@ -165,15 +165,15 @@ class Dispatcher:
         ranges = await self._cluster.ranges()
         if before is None:
             taken = self._cluster.identified(new.spec.identifier, key)
-            return vpc.created(new, rules.srv6_space, ranges, taken)
-        return vpc.updated(before, new, rules.srv6_space, ranges, self._cluster.used(key))
+            return vpc.created(new, rules.srv6_block, ranges, taken)
+        return vpc.updated(before, new, rules.srv6_block, ranges, self._cluster.used(key))
 
     async def _attachment(self, request: Request) -> Answer:
         old = _old(request)
         if old is not None and request.new.get("spec") == old.get("spec"):
             return YES
         new, rules = parse(VpcAttachment, request.new), self._rules
-        checked = vpcattachment.checked(new, _stored(VpcAttachment, old), rules.srv6_space)
+        checked = vpcattachment.checked(new, _stored(VpcAttachment, old), rules.srv6_block)
         wanted = checked.plan
         key = (request.namespace, request.name)
         if checked.vpc:
@@ -212,7 +212,7 @@ class Dispatcher:
         if request.subresource or (old is not None and request.new.get("spec") == old.get("spec")):
             return YES
         prefix = parse(NodeSegment, request.new).spec.prefix
-        nodesegment.prefixed(request.name, prefix, self._rules.srv6_space, self._cluster.segments())
+        nodesegment.prefixed(request.name, prefix, self._rules.srv6_block, self._cluster.segments())
         return YES
 
     async def _node(self, request: Request) -> str | None:

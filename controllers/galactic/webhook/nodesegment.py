@@ -68,16 +68,16 @@ def owned(name: str, node: str | None) -> None:
 
 
 def prefixed(
-    name: str, prefix: str, srv6_space: IPv6Network | None, others: Iterable[tuple[str, str]]
+    name: str, prefix: str, srv6_block: IPv6Network | None, others: Iterable[tuple[str, str]]
 ) -> None:
-    """Raises Rejected unless it is a /48 to /64 of the SRv6 space that no other segment overlaps.
+    """Raises Rejected unless it is a /48 to /64 of the SRv6 block that no other segment overlaps.
 
     ``others``: name and ``spec.prefix`` of all segments.
     """
     parsed = parse_prefix(prefix)
-    if srv6_space and not parsed.subnet_of(srv6_space):
+    if srv6_block and not parsed.subnet_of(srv6_block):
         raise Rejected(
-            f"{prefix} lies outside the SRv6 space {srv6_space}; give a prefix inside it",
+            f"{prefix} lies outside the SRv6 block {srv6_block}; give a prefix inside it",
             reason="PrefixOutsideSpace",
             field="spec.prefix",
         )

@@ -7,7 +7,7 @@ from typing import Final
 
 from galactic.crds.vpc import AllowedNamespaces, Vpc
 from galactic.errors import Rejected
-from galactic.kube.informer import Key
+from galactic.kube.api import Key
 from galactic.names import parse_vpc
 from galactic.validation.grants import selects
 from galactic.validation.networks import Address, Network, overlaps, parse_network, parse_networks, within
@@ -34,17 +34,17 @@ class Used:
 
 
 def created(
-    vpc: Vpc, srv6_space: IPv6Network | None, ranges: Sequence[Range], taken: Key | None = None
+    vpc: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], taken: Key | None = None
 ) -> Answer:
     """``taken``: who has the identifier that the VPC asks for. Raises Rejected."""
-    networks = parse_networks(vpc.spec.networks, srv6_space)
+    networks = parse_networks(vpc.spec.networks, srv6_block)
     _identifier(vpc)
     _grants(vpc.spec.allowed_namespaces)
     return Answer(warnings=(*shadowed(networks, ranges), *_taken(vpc, taken)))
 
 
 def updated(
-    old: Vpc, new: Vpc, srv6_space: IPv6Network | None, ranges: Sequence[Range], used: Iterable[Used]
+    old: Vpc, new: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], used: Iterable[Used]
 ) -> Answer:
     """What was not touched is not judged. Raises Rejected."""
     has = old.spec.identifier or old.status.identifier
@@ -61,7 +61,7 @@ def updated(
         _grants(new.spec.allowed_namespaces)
     if new.spec.networks == old.spec.networks:
         return Answer()
-    networks = parse_networks(new.spec.networks, srv6_space)
+    networks = parse_networks(new.spec.networks, srv6_block)
     before = _readable(old.spec.networks)
     if problem := removed(before, networks, used):
         raise problem

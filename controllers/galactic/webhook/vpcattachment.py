@@ -7,7 +7,7 @@ from typing import Final
 
 from galactic.crds.vpcattachment import AttachmentSpec, Interface, VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.informer import Key
+from galactic.kube.api import Key
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.networks import Network, host
 from galactic.webhook.review import Answer
@@ -26,10 +26,10 @@ class Checked:
     networks: bool  # touched: addresses or routes
 
 
-def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_space: IPv6Network | None) -> Checked:
+def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Network | None) -> Checked:
     """Judges what the change is about. Raises Rejected with field, value and remedy."""
     if old is None:
-        return Checked(parse_attachment(new, srv6_space), vpc=True, networks=True)
+        return Checked(parse_attachment(new, srv6_block), vpc=True, networks=True)
     moved = reference(new) != reference(old)
     held = old.status.ready or old.status.endpoint is not None
     if moved and held:
@@ -52,24 +52,24 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_space: IPv6Netwo
         routes=after.routes if routes else (),
     )
     if moved:
-        parse_attachment(new.model_copy(update={"spec": spec}), srv6_space)
+        parse_attachment(new.model_copy(update={"spec": spec}), srv6_block)
     else:
         untouched = spec.model_copy(update={"vpc": spec.vpc.model_copy(update=_VPC)})
-        parse_attachment(new.model_copy(update={"spec": untouched}), srv6_space)
+        parse_attachment(new.model_copy(update={"spec": untouched}), srv6_block)
     touched = moved or addresses or routes
-    return Checked(_whole(new, spec, srv6_space), vpc=moved, networks=touched)
+    return Checked(_whole(new, spec, srv6_block), vpc=moved, networks=touched)
 
 
 _VPC: Final = {"kind": "VPC", "api_version": "galactic.datumapis.com/v1alpha"}
 
 
-def _whole(new: VpcAttachment, touched: AttachmentSpec, srv6_space: IPv6Network | None) -> ParsedAttachment:
+def _whole(new: VpcAttachment, touched: AttachmentSpec, srv6_block: IPv6Network | None) -> ParsedAttachment:
     """The plan of all of it, or of what was touched where the rest does not hold up."""
     for spec in (new.spec, touched):
         vpc = spec.vpc.model_copy(update=_VPC)
         try:
             return parse_attachment(
-                new.model_copy(update={"spec": spec.model_copy(update={"vpc": vpc})}), srv6_space
+                new.model_copy(update={"spec": spec.model_copy(update={"vpc": vpc})}), srv6_block
             )
         except Rejected:
             continue

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from galactic.errors import GalacticError, Rejected, Unreachable
-from galactic.kube import informer as module
+from galactic.kube import reflector as module
 from galactic.kube.api import Event, Expired, Object
 from galactic.kube.informer import Informer
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import PODS, VPCS
 
 
@@ -50,7 +51,7 @@ class Script:
 async def outcome(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], list[tuple]]:
     monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
     told: list[tuple] = []
-    watched = Informer(script, PODS, lambda key, _old, new: told.append((key[1], new is not None)))
+    watched = Informer(script, Selection(PODS), lambda key, _old, new: told.append((key[1], new is not None)))
     task = asyncio.create_task(watched.run())
     async with asyncio.timeout(60):
         await script.done.wait()
@@ -142,7 +143,7 @@ async def test_how_fresh_a_list_must_be(
         Unreachable("kube-apiserver", "504 Timeout: Too large resource version: 7, current: 3"),
         [pod("a", 3)],
     )
-    task = asyncio.create_task(Informer(script, PODS, cached=cached).run())
+    task = asyncio.create_task(Informer(script, Selection(PODS, cached=cached)).run())
     async with asyncio.timeout(60):
         await script.done.wait()
     task.cancel()

@@ -9,7 +9,7 @@ from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
-from galactic.kube import informer
+from galactic.kube import reflector
 from galactic.kube.api import Event
 from galactic.messages import Changes, Head, Route, Shard, Topics, digest, encode
 from galactic.names import VPC_LABEL
@@ -27,7 +27,7 @@ VPC = "0000000004d2"
 def quick(monkeypatch):
     monkeypatch.setattr(fallback, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(fallback, "DEBOUNCE_SECONDS", 0.0)
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(reflector, "BACKOFF_SECONDS", (0.01, 0.02))
 
 
 class MemoryKube:

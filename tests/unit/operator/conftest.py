@@ -9,10 +9,10 @@ from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 
 from galactic.kube import workqueue
-from galactic.kube.api import Event
-from galactic.kube.informer import key_of
+from galactic.kube.api import Event, key_of
 from galactic.kube.memory import MemoryApi, selected
 from galactic.kube.resources import NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.operator.__main__ import assemble
 from galactic.operator.context import Rules
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
@@ -35,7 +35,7 @@ class Cluster:
 
     async def start(self) -> None:
         self.problems: list[str | None] = []
-        self.reconciler = Reconciler(self.api, self.rules, Metrics(CollectorRegistry()), self.problems.append)
+        self.reconciler = assemble(self.api, self.rules, Metrics(CollectorRegistry()), self.problems.append)
         await self.lead()
 
     async def lead(self) -> None:
@@ -99,7 +99,8 @@ class Cluster:
     def _observe(self, resource: Resource, event: Event) -> None:
         thing = event.object
         for cache in self.reconciler.caches.by_kind:
-            if cache.resource != resource or not selected(thing, cache.labels, cache.namespace):
+            selection = cache.selection
+            if selection.resource != resource or not selected(thing, selection.labels, selection.namespace):
                 continue
             if event.type == "DELETED":
                 cache.remove(key_of(thing), thing["metadata"]["uid"], thing["metadata"]["resourceVersion"])
@@ -111,7 +112,7 @@ class Cluster:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and counting delays of milliseconds."""
     monkeypatch.setattr(workqueue, "BACKOFF_SECONDS", (0.001, 0.01))
-    for module in ("attachments", "reconcile", "vpcs"):
+    for module in ("attachments", "triggers", "vpcs"):
         monkeypatch.setattr(f"galactic.operator.{module}.COUNT_SECONDS", 0.002)
 
 

@@ -11,7 +11,7 @@ from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, V
 from galactic.operator.attached import LISTED, Interfaces, changed
 from galactic.operator.context import Rules
 from galactic.operator.gauges import unattached
-from galactic.operator.state import Caches, Listener, _agent
+from galactic.operator.state import Caches, _agent
 
 KEY = ("blue", "web")
 GRACE = 30.0
@@ -45,7 +45,7 @@ def caches(
     agents: dict[str, bool] | None = None,
 ) -> Caches:
     """What is there; ``agents``: whether the node controller's Pod of a node is ready."""
-    made = Caches(Listener())
+    made = Caches()
     for each in pods:
         made.pods.set(each)
     for node, each in segments.items():
@@ -189,7 +189,7 @@ def test_an_agent_is_at_work(conditions: list[dict[str, str]], leaving: bool, re
 @pytest.fixture(autouse=True)
 def no_router(monkeypatch: pytest.MonkeyPatch) -> None:
     """No router is waited for."""
-    monkeypatch.setattr("galactic.operator.reconcile.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("galactic.operator.triggers.PATIENCE_SECONDS", 0.01)
 
 
 async def started(clusters: Any, **rules: Any) -> Any:

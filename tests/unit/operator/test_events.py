@@ -11,20 +11,20 @@ META = Meta(name="v", namespace="ns", uid="u")
 async def test_an_object_has_a_budget_that_refills_and_repetitions_are_not_told():
     moment = [0.0]
     events = Events(MemoryApi(), lambda: moment[0])
-    assert events.tell(VPCS, META, "Normal", "Ready", "one")
-    assert not events.tell(VPCS, META, "Normal", "Ready", "one")
-    told = [events.tell(VPCS, META, "Normal", "Ready", str(number)) for number in range(2 * BURST)]
+    assert events.record(VPCS, META, "Normal", "Ready", "one")
+    assert not events.record(VPCS, META, "Normal", "Ready", "one")
+    told = [events.record(VPCS, META, "Normal", "Ready", str(number)) for number in range(2 * BURST)]
     assert sum(told) == BURST - 1
     assert events.dropped == BURST + 1
-    assert events.tell(VPCS, META.model_copy(update={"uid": "w"}), "Normal", "Ready", "another object's")
+    assert events.record(VPCS, META.model_copy(update={"uid": "w"}), "Normal", "Ready", "another object's")
     moment[0] += 120
-    assert events.tell(VPCS, META, "Normal", "Ready", "later")
+    assert events.record(VPCS, META, "Normal", "Ready", "later")
 
 
 async def test_what_is_written():
     api = MemoryApi()
     events = Events(api)
-    events.tell(VPCS, META, "Warning", "Conflict", "why")
+    events.record(VPCS, META, "Warning", "Conflict", "why")
     work = asyncio.create_task(events.run())
     await asyncio.sleep(0.01)
     work.cancel()

@@ -20,7 +20,7 @@ BUDGET = NotYet(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galactic.operator.reconcile.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("galactic.operator.triggers.PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr("galactic.operator.evictions.AGAIN_SECONDS", 0.05)
 
 

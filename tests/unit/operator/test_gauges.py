@@ -5,7 +5,7 @@ import pytest
 from galactic.operator.allocator import Allocator
 from galactic.operator.context import Rules
 from galactic.operator.gauges import Family, Pool, pool, unready, vpcs
-from galactic.operator.state import Caches, Listener
+from galactic.operator.state import Caches
 
 READY = {"type": "Ready", "status": "True", "reason": "Ready"}
 
@@ -21,7 +21,7 @@ def attachment(name, ready):
 
 
 def caches():
-    made = Caches(Listener())
+    made = Caches()
     networks = ["10.1.1.0/24", "10.9.0.0/31", "fd00::/126"]
     made.vpcs.set(thing("blue", {"networks": networks}, identifier="0000000004d2", conditions=[READY]))
     made.vpcs.set(thing("odd", {"networks": []}))
@@ -70,7 +70,7 @@ def test_what_was_given_back_is_no_longer_held():
     ],
 )
 def test_what_shares_an_address_with_the_pool_uses_it(prefixes, used):
-    made = Caches(Listener())
+    made = Caches()
     for number, prefix in enumerate(prefixes):
         made.segments.set({"metadata": {"name": f"n{number}"}, "spec": {"prefix": prefix}})
     rules = Rules(pool=IPv6Network("2001:db8:ff01::/48"), pool_length=56)

@@ -114,7 +114,7 @@ async def test_a_router_outside_of_the_cluster_is_not_missed(
 ) -> None:
     monkeypatch.setattr("galactic.operator.route_reporting.PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("galactic.operator.attachments.PATIENCE_SECONDS", 0.01)
-    monkeypatch.setattr("galactic.operator.reconcile.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("galactic.operator.triggers.PATIENCE_SECONDS", 0.01)
     cluster = clusters(Rules(router_outside=outside))
     await cluster.start()
     cluster.vpc("v")

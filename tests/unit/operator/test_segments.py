@@ -55,7 +55,7 @@ async def test_annotated_node_gets_a_segment_that_it_owns(cluster):
     ],
 )
 async def test_a_prefix_that_will_not_do_is_told_by_an_event(clusters, prefix, reason):
-    cluster = clusters(Rules(srv6_space=IPv6Network("2001:db8:ff00::/40")))
+    cluster = clusters(Rules(srv6_block=IPv6Network("2001:db8:ff00::/40")))
     await cluster.start()
     node(cluster, "n1", prefix)
     await cluster.settled()
@@ -106,7 +106,7 @@ SPACE = IPv6Network("2001:db8:ff00::/40")
 
 
 async def started(clusters, **rules):
-    cluster = clusters(Rules(srv6_space=SPACE, **rules))
+    cluster = clusters(Rules(srv6_block=SPACE, **rules))
     await cluster.start()
     return cluster
 

@@ -1,7 +1,8 @@
 import pytest
 
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPCS
-from galactic.operator.state import Cache, Caches, Invalid, Listener
+from galactic.operator.state import Cache, Caches, Invalid
 
 
 def thing(name="a", version="1", uid="u", **more):
@@ -10,16 +11,16 @@ def thing(name="a", version="1", uid="u", **more):
 
 @pytest.fixture
 def cache():
-    told = []
-    made = Cache(VPCS, lambda raw: raw["metadata"]["resourceVersion"], lambda *change: told.append(change))
-    made.told = told
+    made = Cache(Selection(VPCS), lambda raw: raw["metadata"]["resourceVersion"])
+    made.differences = []
+    made.changed = lambda *difference: made.differences.append(difference)
     return made
 
 
 def test_older_and_repeated_news_are_ignored(cache):
     for version in ("5", "4", "5", "10", "9"):
         cache.set(thing(version=version))
-    assert [new for _, _, new in cache.told] == ["5", "10"]
+    assert [new for _, _, new in cache.differences] == ["5", "10"]
 
 
 def test_a_namesake_is_another_object(cache):
@@ -43,7 +44,7 @@ def test_a_list_removes_what_it_lacks_but_not_what_came_after_it_was_asked_for(c
 
 
 def test_what_does_not_fit_its_model_is_kept_as_broken():
-    caches = Caches(Listener())
+    caches = Caches()
     caches.vpcs.set(thing(spec={"networks": []}))
     invalid = caches.vpcs.get(("ns", "a"))
     assert isinstance(invalid, Invalid)

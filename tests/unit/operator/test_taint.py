@@ -8,7 +8,7 @@ from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, PODS
 from galactic.names import NOT_READY_TAINT
 from galactic.operator.context import Rules
 from galactic.operator.segments import obstacle
-from galactic.operator.state import Caches, Listener
+from galactic.operator.state import Caches
 
 OURS, OTHER = {"key": NOT_READY_TAINT, "effect": "NoSchedule"}, {"key": "other", "effect": "NoExecute"}
 KEY = ("", "n1")
@@ -25,7 +25,7 @@ AWAY = condition("MultusConfigured", "False", "pods start with 10-flannel.confli
 
 def caches(*conditions: dict[str, str], agents: dict[str, bool] | None = None, owner: str = "n1") -> Caches:
     owners = [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": owner}]
-    made = Caches(Listener())
+    made = Caches()
     made.segments.set(
         {
             "metadata": {"name": "n1", "ownerReferences": owners},
@@ -72,7 +72,7 @@ def test_why_pods_cannot_be_attached(seen: Caches, problem: str | None) -> None:
 
 
 def test_a_node_without_a_segment_is_left_alone() -> None:
-    assert obstacle(Caches(Listener()), KEY, "n1") is None
+    assert obstacle(Caches(), KEY, "n1") is None
 
 
 async def started(clusters: Any, *taints: dict[str, str], **rules: Any) -> Any:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected, Unreachable
-from galactic.kube import informer
+from galactic.kube import reflector
 from galactic.kube.api import Conflict, Event, NotFound, Object
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.launch import Health
@@ -160,7 +160,7 @@ class Cluster(Api):
 
 @pytest.fixture
 def cluster(world, monkeypatch) -> Cluster:
-    monkeypatch.setattr(informer, "BACKOFF_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(reflector, "BACKOFF_SECONDS", (0.01, 0.02))
     return Cluster(world)
 
 

@@ -47,7 +47,7 @@ def test_accepted(texts):
         pytest.param(["fe80::/64"], "ReservedNetwork", "spec.networks[0]", "link-local", id="link-local-6"),
         pytest.param(["ff02::/64"], "ReservedNetwork", "spec.networks[0]", "multicast", id="multicast-6"),
         pytest.param(["::1/128"], "ReservedNetwork", "spec.networks[0]", "loopback", id="loopback-6"),
-        pytest.param(["2001:db8::/32"], "ReservedNetwork", "spec.networks[0]", "SRv6 space", id="srv6-space"),
+        pytest.param(["2001:db8::/32"], "ReservedNetwork", "spec.networks[0]", "SRv6 block", id="srv6-space"),
     ],
 )
 def test_refused(texts, reason, field, said):

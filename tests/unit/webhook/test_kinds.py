@@ -44,7 +44,7 @@ def network(*networks: str, ready: bool = False, status: dict[str, Any] | None =
         pytest.param(["ff05::/16"], "multicast", id="multicast-6"),
         pytest.param(["fe80:1::/32"], "link-local", id="link-local-6"),
         pytest.param(["::1/128"], "loopback", id="loopback-6"),
-        pytest.param(["2001:db8:ff01::/48"], "SRv6 space 2001:db8:ff00::/40", id="srv6-space"),
+        pytest.param(["2001:db8:ff01::/48"], "SRv6 block 2001:db8:ff00::/40", id="srv6-space"),
     ],
 )
 def test_networks_that_could_not_work(networks: list[str], said: str) -> None:
@@ -271,7 +271,7 @@ def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:
         pytest.param("2001:db8:ff00::/47", "/47", id="too-short"),
         pytest.param("10.0.0.0/24", "not an IPv6 prefix", id="ipv4"),
         pytest.param("2001:db8:ff01:101::1/56", "host bits", id="host-bits"),
-        pytest.param("2001:db8:aa01:100::/56", "outside the SRv6 space", id="outside-the-space"),
+        pytest.param("2001:db8:aa01:100::/56", "outside the SRv6 block", id="outside-the-space"),
     ],
 )
 def test_prefixes(prefix: str, said: str) -> None:

@@ -14,10 +14,11 @@ from typing import Any, Final, Protocol
 import structlog
 
 from galactic.errors import GalacticError, Rejected
+from galactic.kube.api import Key as Name
 from galactic.kube.api import Object
 from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
-from galactic.kube.informer import Key as Name
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import NADS
 from galactic.names import NODE_LABEL, label_value
 from galactic.node.state.attachment import Attachment, Key, attachment, plugin_config
@@ -53,11 +54,9 @@ class Definitions:
         self._compared: dict[str, tuple[Attachment, Object]] = {}  # and found equal
         self._informer = Informer(
             kube,
-            NADS,
+            Selection(NADS, labels=f"{NODE_LABEL}={label_value(node)}", cached=True),
             self._changed,
-            labels=f"{NODE_LABEL}={label_value(node)}",
             keep=_kept,
-            cached=True,
         )
 
     @property

@@ -18,10 +18,11 @@ import structlog
 
 from galactic import names
 from galactic.errors import Rejected
+from galactic.kube.api import Key as Name
 from galactic.kube.api import Object
 from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
-from galactic.kube.informer import Key as Name
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.linux.objects import PackedNetwork
 from galactic.names import VPC_LABEL
@@ -144,11 +145,13 @@ class Fallback:
 
         informer = Informer(
             self._kube,
-            VPC_ATTACHMENTS,
+            Selection(
+                VPC_ATTACHMENTS,
+                labels=f"{VPC_LABEL} in ({','.join(map(names.vpc_hex, told))})",
+                cached=True,
+            ),
             changed,
-            labels=f"{VPC_LABEL} in ({','.join(map(names.vpc_hex, told))})",
             keep=_kept,
-            cached=True,
         )
         task = asyncio.create_task(informer.run(), name="attachments of hosted VPCs")
         self._watches.append(_Watch(informer, told, task))

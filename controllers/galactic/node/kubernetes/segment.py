@@ -19,9 +19,10 @@ from galactic import names, srv6
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint, SegmentStatus
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.api import Conflict, NotFound, Object
+from galactic.kube.api import Conflict, Key, NotFound, Object
 from galactic.kube.client import Kube
-from galactic.kube.informer import Informer, Key
+from galactic.kube.informer import Informer
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import NODE_SEGMENTS
 from galactic.node.state.condition import ConditionState
 from galactic.node.state.store import Store
@@ -61,7 +62,10 @@ class Segment:
         self.reachable = False
         self._unusable: str | None = None
         self._informer = Informer(
-            kube, NODE_SEGMENTS, self._take, fields=f"metadata.name={node}", connection=self._connection
+            kube,
+            Selection(NODE_SEGMENTS, fields=f"metadata.name={node}"),
+            self._take,
+            connection=self._connection,
         )
 
     async def run(self) -> None:

@@ -17,9 +17,10 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import Rejected
-from galactic.kube.api import Object
+from galactic.kube.api import Key, Object
 from galactic.kube.client import Kube
-from galactic.kube.informer import Changed, Informer, Key
+from galactic.kube.informer import Changed, Informer
+from galactic.kube.reflector import Selection
 from galactic.kube.resources import NODE_SEGMENTS, NODES_METADATA, VPC_ATTACHMENTS, VPCS
 from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc
@@ -57,7 +58,7 @@ class Reflectors:
         self._gone: set[str] = set()  # nodes that were seen to go
         self._listed = False  # whether the Nodes are known
         self._informers = tuple(
-            Informer(kube, resource, _newest(handler), connection=self._connected)
+            Informer(kube, Selection(resource), _newest(handler), connection=self._connected)
             for resource, handler in (
                 (VPCS, self._vpc),
                 (VPC_ATTACHMENTS, self._attachment),

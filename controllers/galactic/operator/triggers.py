@@ -1,0 +1,137 @@
+"""Which objects a change marks dirty: the reconcilers' dependencies on each other's objects."""
+
+import contextlib
+from ipaddress import ip_interface
+
+from galactic.crds.model import Meta
+from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.kube.api import Key
+from galactic.operator import attached
+from galactic.operator.allocator import reference
+from galactic.operator.context import ReconcileContext
+from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
+from galactic.operator.segments import Segments
+from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod
+from galactic.operator.vpcs import COUNT_SECONDS
+from galactic.validation.networks import Network, host
+
+
+class Triggers(Listener):
+    """Gets every difference that the caches see, and marks what depends on it."""
+
+    def __init__(self, context: ReconcileContext, segments: Segments) -> None:
+        self._queue, self._caches, self._allocator = context.queue, context.caches, context.allocator
+        self._segments = segments
+        self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
+
+    def vpc_changed(self, key: Key, old: Vpc | Invalid | None, new: Vpc | Invalid | None) -> None:
+        self._queue.add(("vpc", key))
+        if _vpc_view(old) != _vpc_view(new):
+            for attachment in self._members.get(key, ()):
+                self._queue.add(("attachment", attachment))
+
+    def attachment_changed(
+        self, key: Key, old: VpcAttachment | Invalid | None, new: VpcAttachment | Invalid | None
+    ) -> None:
+        self._queue.add(("attachment", key))
+        before, after = _vpc_of(old), _vpc_of(new)
+        if before != after:
+            if before:
+                self._members.get(before, set()).discard(key)
+                if not self._members.get(before):
+                    self._members.pop(before, None)
+            if after:
+                self._members.setdefault(after, set()).add(key)
+        if after and _attached(old) != _attached(new):
+            self._queue.add(("vpc", after), COUNT_SECONDS)
+        if old is None or new is None or _spec(old) != _spec(new):
+            self._allocator.name(key, after, _named(new))
+        if new is None:
+            for pod in self._caches.carriers(key):
+                self._queue.add(("pod", pod))  # a live pod gets another attachment
+
+    def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
+        if self._caches.attachments.get(key) is not None:
+            self._queue.add(("attachment", key))
+
+    def segment_changed(
+        self, key: Key, old: NodeSegment | Invalid | None, new: NodeSegment | Invalid | None
+    ) -> None:
+        self._segments.changed(key, new)
+        before = old if isinstance(old, NodeSegment) else None
+        after = new if isinstance(new, NodeSegment) else None
+        for attachment in arrived(before, after):
+            self._queue.add(("attachment", attachment), PATIENCE_SECONDS)
+        for attachment in attached.changed(before, after):
+            self._queue.add(("attachment", attachment), COUNT_SECONDS)
+
+    def node_changed(self, key: Key, old: Node | None, new: Node | None) -> None:
+        if old is None or new is None or _node_view(old) != _node_view(new):
+            self._queue.add(("node", key))
+
+    def agent_changed(self, _key: Key, old: Agent | None, new: Agent | None) -> None:
+        for agent in (old, new):
+            if agent is not None and old != new:
+                self._queue.add(("node", ("", agent.node)))
+
+    def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None:
+        if old and new and (old.labels, old.deletion_timestamp) == (new.labels, new.deletion_timestamp):
+            return
+        name = key[1]
+        for attachment in [attachment for attachment in self._caches.attachments if attachment[0] == name]:
+            self._queue.add(("attachment", attachment))
+        for vpc in [vpc for vpc in self._caches.vpcs if vpc[0] == name]:
+            self._queue.add(("vpc", vpc))
+
+    def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
+        if new is not None and new.generated and (old is None or old.metadata.uid != new.metadata.uid):
+            self._queue.add(("pod", key))
+        for pod in (old, new):
+            if pod is not None and (old is None or new is None or _pod_view(old) != _pod_view(new)):
+                attachment = (key[0], pod.attachment)
+                if self._caches.attachments.get(attachment) is not None:
+                    self._queue.add(("attachment", attachment))
+
+
+def _vpc_view(vpc: Vpc | Invalid | None) -> object:
+    """The part of a VPC that its attachments depend on."""
+    if not isinstance(vpc, Vpc):
+        return None
+    deleting = vpc.metadata.deletion_timestamp is not None
+    return vpc.spec, vpc.status.ready, vpc.status.identifier, deleting
+
+
+def _vpc_of(attachment: VpcAttachment | Invalid | None) -> Key | None:
+    if not isinstance(attachment, VpcAttachment):
+        return None
+    return reference(attachment)
+
+
+def _spec(attachment: VpcAttachment | Invalid) -> object:
+    return attachment.spec if isinstance(attachment, VpcAttachment) else None
+
+
+def _named(attachment: VpcAttachment | Invalid | None) -> frozenset[Network]:
+    """The addresses that the specification gives; none where one of them is malformed."""
+    if not isinstance(attachment, VpcAttachment):
+        return frozenset()
+    with contextlib.suppress(ValueError):
+        return frozenset(host(ip_interface(text).ip) for text in attachment.spec.interface.addresses)
+    return frozenset()
+
+
+def _node_view(node: Node) -> object:
+    """The part of a Node that its NodeSegment and its taint depend on."""
+    return node.metadata.annotations, node.taints
+
+
+def _pod_view(pod: Pod) -> object:
+    """The part of a Pod that its attachment depends on."""
+    leaving = pod.metadata.deletion_timestamp is not None
+    return pod.live, pod.node, pod.place.started, leaving
+
+
+def _attached(attachment: VpcAttachment | Invalid | None) -> bool:
+    return isinstance(attachment, VpcAttachment) and attachment.status.endpoint is not None
