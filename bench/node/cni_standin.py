@@ -95,7 +95,7 @@ async def main(socket: Path, prefix: str) -> None:
         async def drift() -> None:
             with Events(own_port=kernel.port) as changes:
                 async for changed in changes:
-                    sync.suspect(changed)
+                    sync.on_external_change(changed)
 
         async with asyncio.TaskGroup() as tasks:
             for part in (sync.run(), server.run(), drift()):

@@ -76,7 +76,7 @@ async def main(url: str, path: str, folder: Path) -> None:
         async def drift() -> None:
             with Events(Namespace.at(path), own_port=real.port) as events:
                 async for changed in events:
-                    sync.suspect(changed)
+                    sync.on_external_change(changed)
 
         tasks = [asyncio.create_task(each) for each in (sync.run(), registration.run(), drift())]
         await sync.ready.wait()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from parts import VPC, batch, median, route, run, underlay
 
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
-from galactic.node.dataplane.resync import RouteResync, pending_jobs
-from galactic.node.state.remote import RemoteRoutes, Writer, entry
+from galactic.node.dataplane.resync import RouteResync, route_jobs
+from galactic.node.state.remote import RemoteRoutes, Source, entry
 
 SIZES = (1_000, 10_000, 100_000)
 TABLE = 101
@@ -50,8 +51,8 @@ class Table:
         started = time.perf_counter()
         self.revision += 1
         self._told = dict(entry(VPC, "default", each) for each in routes)
-        self.remotes.tell(Writer.MQTT, self.revision, self._told)
-        await self.kernel.write_encaps(MODE, pending_jobs(TABLE, self.remotes, self.remotes.take_pending()))
+        self.remotes.set_table(Source.MQTT, self.revision, self._told)
+        await self.kernel.write_encaps(MODE, route_jobs(TABLE, self.remotes, Counter()))
         return time.perf_counter() - started
 
     async def change(self, routes: list) -> float:
@@ -64,16 +65,16 @@ class Table:
             before[network] = known.get(network)
             known[network] = packed
         self.revision += 1
-        self.remotes.tell(Writer.MQTT, self.revision, known, before)
-        await self.kernel.write_encaps(MODE, pending_jobs(TABLE, self.remotes, self.remotes.take_pending()))
+        self.remotes.set_table(Source.MQTT, self.revision, known, before)
+        await self.kernel.write_encaps(MODE, route_jobs(TABLE, self.remotes, Counter()))
         return time.perf_counter() - started
 
     async def compare(self) -> tuple[float, int]:
         """Seconds of a resync, and what it found to do."""
         started = time.perf_counter()
-        sieve = RouteResync({TABLE: self.remotes})
-        others = await self.kernel.routes(MODE, sieve.take)
-        differing = sieve.done().objects + len(others)
+        resync = RouteResync({TABLE: self.remotes})
+        others = await self.kernel.routes(MODE, resync.observe)
+        differing = resync.finish().objects + len(others)
         return time.perf_counter() - started, differing
 
 

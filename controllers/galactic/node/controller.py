@@ -20,7 +20,7 @@ from galactic.node.kubernetes.definitions import Definitions
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.multus import MultusConfiguration
 from galactic.node.kubernetes.segment import Facts, Segment
-from galactic.node.kubernetes.unaccounted import Recovery
+from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.session import Registration
 from galactic.node.state.condition import ConditionState
@@ -57,7 +57,7 @@ class Controller:
         self._segment: Segment | None = None
         self._configs: Definitions | None = None
         self._fallback: Fallback | None = None
-        self._recovery: Recovery | None = None
+        self._recovery: UnaccountedAttachments | None = None
 
     async def run(self, server: Server, health: Health) -> None:
         """Until cancelled. What runs in the kernel goes on running afterwards."""
@@ -76,7 +76,7 @@ class Controller:
         """Why no pod can be attached now; None when one can."""
         if self._preparation.problem:
             return self._preparation.problem
-        if self._store.prefix is None:
+        if self._store.node.prefix is None:
             told = self._segment.problem if self._segment else "kube-apiserver was not reached yet"
             return f"the node does not know its SRv6 prefix: {told}"
         return None if self._sync.ready.is_set() else self._sync.problem
@@ -133,7 +133,7 @@ class Controller:
         while True:
             try:
                 async for changed in self._events():
-                    self._sync.suspect(changed)
+                    self._sync.on_external_change(changed)
             except GalacticError as error:
                 log.warning("no events from the kernel, trying again", error=str(error), seconds=pause)
             await asyncio.sleep(pause)
@@ -151,7 +151,7 @@ class Controller:
                 pause = min(pause * 2, BACKOFF_SECONDS[1])
         async with kube:
             self._segment = segment = Segment(kube, self._node, self._store, self.facts)
-            self._recovery = Recovery(kube, self._store, lambda: segment.endpoints)
+            self._recovery = UnaccountedAttachments(kube, self._store, lambda: segment.endpoints)
             self._configs = Definitions(kube, self._node, self._store)
             self._fallback = Fallback(kube, self._store, self._registration.trusted)
             async with asyncio.TaskGroup() as tasks:

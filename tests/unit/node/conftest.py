@@ -52,7 +52,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LOOK_SECONDS", "FULL_SECONDS"):
+    for name in ("VERIFY_SECONDS", "RESYNC_SECONDS"):
         monkeypatch.setattr(f"galactic.node.dataplane.sync.{name}", NEVER)
     for name in ("SETTLE_SECONDS", "UNDO_SECONDS"):
         monkeypatch.setattr(f"galactic.node.cni.calls.{name}", NEVER)
@@ -158,7 +158,7 @@ class Node:
         return Answer(process.returncode or 0, output.decode())
 
     def _host(self) -> Host | None:
-        prefix = self.store.prefix
+        prefix = self.store.node.prefix
         return Host(prefix, SPACE, "eth0") if prefix else None
 
     def _problem(self) -> str | None:

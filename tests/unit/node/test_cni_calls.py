@@ -216,7 +216,7 @@ async def test_only_root_can_use_the_socket(node, config):
 
 async def test_a_restart_needs_neither_broker_nor_api_and_touches_nothing(node, config):
     await node.cni("ADD", config())
-    before, told = await node.kernel.read(), node.store.announcement()
+    before, told = await node.kernel.read(), node.store.registration()
     await node.stop()
     node.kernel.writes.clear()
     node.prefix = None
@@ -224,7 +224,7 @@ async def test_a_restart_needs_neither_broker_nor_api_and_touches_nothing(node, 
     await node.sync.ready.wait()
     assert await node.kernel.read() == before
     assert not any(change.links or change.routes for change in node.kernel.writes)
-    again = node.store.announcement()
+    again = node.store.registration()
     assert told
     assert again
     assert told.endpoints == again.endpoints
@@ -247,7 +247,7 @@ async def test_a_del_while_away_is_carried_out_at_start(node, config):
 async def test_a_new_prefix_moves_every_sid(node, config):
     added = config() | {"prevResult": (await node.cni("ADD", config())).body}
     node.store.set_prefix(IPv6Network("2001:db8:ff02:100::/56"))
-    told = node.store.announcement()
+    told = node.store.registration()
     assert told
     assert told.endpoints[0].sid == "2001:db8:ff02:100::4d2:2a"
     async with asyncio.timeout(120):

@@ -142,7 +142,7 @@ async def test_addresses_follow_too(node, config):
     async with watching(node, kube):
         kube.set(as_list(config(addresses=["10.1.1.7/24"])))
         await until(lambda: list(inside(node).addresses) == [("galactic0", ip_interface("10.1.1.7/24"))])
-    assert node.store.announcement().endpoints[0].networks == ("10.1.1.7/32",)
+    assert node.store.registration().endpoints[0].networks == ("10.1.1.7/32",)
 
 
 async def test_what_changed_while_nobody_watched_is_made_good(node, config):

@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 from waits import until
@@ -17,7 +18,7 @@ from galactic.node.kubernetes import fallback
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.mqtt.session import Registration, will
 from galactic.node.mqtt.subscriptions import Subscriptions
-from galactic.node.state.remote import Writer
+from galactic.node.state.remote import Source
 
 TOPICS = Topics("galactic/v1")
 VPC = "0000000004d2"
@@ -105,8 +106,8 @@ class Cluster:
     @property
     def routes(self):
         """Network → the node that it is routed to, as wanted of the kernel."""
-        remotes = self.node.store.remotes[1234]
-        return {str(ipaddress.ip_address(network[-4:])): remotes.wanted(network)[5] for network in remotes}
+        remotes = self.node.store.tables[1234]
+        return {str(ipaddress.ip_address(network[-4:])): remotes.segment(network)[5] for network in remotes}
 
     def table(self, revision, *routes):
         """The router's whole table, retained."""
@@ -186,7 +187,7 @@ async def test_a_pod_takes_the_place_of_the_last_one(cluster):
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
         store, pod = cluster.node.store, cluster.node.store.attachments[1234, 42]
         store.detach(pod.key)
-        store.take_dirty()  # as a round of the kernel's begins
+        store.drain_dirty()  # as a round of the kernel's begins
         store.attach(pod)
         assert cluster.routes == {}
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
@@ -201,13 +202,13 @@ async def test_back_without_a_glitch(cluster):
         cluster.kube.set("new", 3, 3, 3, 60, 100)
         await until(lambda: cluster.routes == {"10.1.1.2": 2, "10.1.1.3": 3})
         seen = []
-        tell = cluster.node.store.tell
+        set_table = cluster.node.store.set_table
 
-        def telling(*given, **more):
-            tell(*given, **more)
+        def watched(*given, **more):
+            set_table(*given, **more)
             seen.append(cluster.routes)
 
-        cluster.node.store.tell = telling
+        cluster.node.store.set_table = watched
         cluster.broker.start()  # with the old table, at first
         await until(lambda: falling._trusted(1234))
         await asyncio.sleep(0.1)
@@ -241,7 +242,7 @@ async def test_with_both_away_everything_stays(cluster):
         await until(lambda: falling.followed == {1234})
         await until(lambda: cluster.kube.refused > 2)
         assert cluster.routes == {"10.1.1.2": 2}
-        assert not cluster.node.store.view(1234, Writer.KUBERNETES)
+        assert not cluster.node.store.tables.view(1234, Source.KUBERNETES)
         cluster.broker.start()
         await until(lambda: falling.followed == set())
         assert cluster.routes == {"10.1.1.2": 2}
@@ -285,20 +286,16 @@ async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(clus
 
 
 async def test_many_vpcs_share_a_few_watches(cluster):
-    class Tables:
-        cluster, hosted = "default", set(range(1, 251))
-
-        def view(self, _vpc, _writer):
-            return None
-
-        def tell(self, *_):
-            """Nothing is looked at."""
-
-        forget = tell
-
-    falling = Fallback(cluster.kube, Tables(), lambda _vpc: False, patience=0.0, spread=0.0)
+    hosted = set(range(1, 251))
+    store = SimpleNamespace(
+        cluster="default",
+        attachments=SimpleNamespace(hosted=hosted),
+        tables=SimpleNamespace(view=lambda _vpc, _source: None),
+        drop_source=lambda _vpc, _source: None,
+    )
+    falling = Fallback(cluster.kube, store, lambda _vpc: False, patience=0.0, spread=0.0)
     task = asyncio.create_task(falling.run())
     await until(lambda: len(cluster.kube.requests) == 3)
-    assert falling.followed == Tables.hosted
+    assert falling.followed == hosted
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

@@ -9,11 +9,11 @@ from waits import until
 from galactic.errors import Unreachable
 from galactic.linux.objects import Encap, encap_key, packed, route_key
 from galactic.messages import Route
-from galactic.node.state.remote import Writer, entry
+from galactic.node.state.remote import Source, entry
 
 KEY = (1234, 42)
 HOST_END = "G0000000jU00GH"
-PUT_BACK = "kernel objects were changed by somebody else and put back"
+PUT_BACK = "kernel objects changed by another program were put back"
 
 
 def table(*last: int, node: int = 2, epoch: int = 1):
@@ -36,7 +36,7 @@ def table(*last: int, node: int = 2, epoch: int = 1):
 
 
 def tell(store, revision, routes):
-    store.tell(1234, Writer.MQTT, revision, routes)
+    store.set_table(1234, Source.MQTT, revision, routes)
 
 
 def remote(node) -> dict[str, str]:
@@ -48,8 +48,8 @@ def remote(node) -> dict[str, str]:
 async def full(node):
     """A full round, from its beginning to its end."""
     before = node.metrics.full_sync._value.get()
-    node.sync._full.now()
-    node.store.wake.set()
+    node.sync._resync.now()
+    node.store.dirty.wake.set()
     await until(lambda: node.metrics.full_sync._value.get() != before)
 
 
@@ -72,7 +72,7 @@ async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config,
     async def coming(*arguments):
         monkeypatch.setattr(node.kernel, "routes", routes)
         node.store.attach(pod)
-        if node.store.view(1234, Writer.MQTT) is None:  # as Following asks
+        if node.store.tables.view(1234, Source.MQTT) is None:  # as Following asks
             tell(node.store, 1, table(2, 3))
         return await routes(*arguments)
 
@@ -92,7 +92,7 @@ async def test_a_table_changes_while_a_pod_gives_way_to_another(node, config):
     node.store.detach(KEY)
     before = {network: told.get(network) for network in table(3, 4)}
     told |= table(3, 4, node=3)
-    node.store.tell(1234, Writer.MQTT, 2, told, before)
+    node.store.set_table(1234, Source.MQTT, 2, told, before)
     node.store.attach(pod)
     await until(lambda: remote(node) == {"2": "2", "3": "3", "4": "3"})
 
@@ -114,7 +114,7 @@ async def test_a_record_that_cannot_be_written_keeps_no_route_waiting(node, conf
     await node.cni("ADD", config())
     first = node.store.attachments[KEY]
     with monkeypatch.context() as full_disk:
-        full_disk.setattr(node.store._records, "put", out_of_space)
+        full_disk.setattr(node.store._checkpoint, "put", out_of_space)
         tell(node.store, 1, table(2, 42, epoch=10**18))
         await until(lambda: "2" in remote(node))
         assert node.store.attachments[KEY] == first
@@ -126,16 +126,16 @@ async def test_what_cannot_be_remembered_is_told_nevertheless(node, config, monk
     await node.cni("ADD", config())
     changed = node.store.watch()
     changed.clear()
-    monkeypatch.setattr(node.store._records, "put_node", out_of_space)
+    monkeypatch.setattr(node.store._checkpoint, "put_node", out_of_space)
     assert (await node.cni("DEL", config())).code == 1
     assert changed.is_set()
-    assert not node.store.announcement().endpoints
+    assert not node.store.registration().endpoints
     assert (await node.cni("DEL", config())).code == 0
     await until(lambda: HOST_END not in node.kernel.host.links)
 
 
 async def test_an_add_that_cannot_be_remembered_leaves_nothing(node, config, monkeypatch):
-    put_node, failed = node.store._records.put_node, []
+    put_node, failed = node.store._checkpoint.put_node, []
 
     def first_fails(file):
         if not failed:
@@ -143,11 +143,11 @@ async def test_an_add_that_cannot_be_remembered_leaves_nothing(node, config, mon
             out_of_space()
         put_node(file)
 
-    monkeypatch.setattr(node.store._records, "put_node", first_fails)
+    monkeypatch.setattr(node.store._checkpoint, "put_node", first_fails)
     assert (await node.cni("ADD", config())).body["code"] == 11
     assert failed
     assert not node.store.attachments
-    assert not node.store._records.attachments()
+    assert not node.store._checkpoint.attachments()
     await until(lambda: set(node.kernel.host.links) == {"lo-galactic"})
 
 
@@ -158,9 +158,9 @@ async def test_an_add_that_cannot_be_recorded_leaves_what_others_attached(node, 
     for path in (node.directory / "attachments").iterdir():
         path.unlink()
     await node.start()
-    monkeypatch.setattr(node.store._records, "put", out_of_space)
+    monkeypatch.setattr(node.store._checkpoint, "put", out_of_space)
     assert (await node.cni("ADD", config())).body["code"] == 11
-    assert node.store.orphans == {KEY}
+    assert node.store.attachments.unaccounted == {KEY}
     assert HOST_END in node.kernel.host.links
 
 
@@ -168,11 +168,11 @@ async def test_a_dead_pods_record_that_cannot_be_removed_keeps_nobody_waiting(no
     node.kernel.add_namespace("/ns/2")
     await node.cni("ADD", config())
     await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")
-    monkeypatch.setattr(node.store._records, "remove", out_of_space)
-    monkeypatch.setattr(node.sync._applied, "gone", lambda attachment: 9 * (attachment.key == KEY))
-    node.sync._full.now()
+    monkeypatch.setattr(node.store._checkpoint, "remove", out_of_space)
+    monkeypatch.setattr(node.sync._dataplane, "gone", lambda attachment: 9 * (attachment.key == KEY))
+    node.sync._resync.now()
     async with asyncio.timeout(120):
-        await node.sync.settle((1234, 43))
+        await node.sync.wait_applied((1234, 43))
     assert KEY in node.store.attachments
 
 
@@ -183,11 +183,11 @@ async def test_the_vpc_goes_while_somebody_asks_what_is_missing(node, config, mo
     async def slowly():
         monkeypatch.setattr(node.kernel, "look", look)
         node.store.detach(KEY)
-        await until(lambda: not node.store.remotes)
+        await until(lambda: not node.store.tables)
         return await look()
 
     monkeypatch.setattr(node.kernel, "look", slowly)
-    assert f"link {HOST_END}" in await node.sync.lacking(held)
+    assert f"link {HOST_END}" in await node.sync.missing(held)
 
 
 async def test_routes_of_a_vpc_that_is_left_are_nobodys_doing(node, config):
@@ -208,9 +208,9 @@ async def test_what_nobody_has_accounted_for_is_nobodys_doing(node, config):
     for path in (node.directory / "attachments").iterdir():
         path.unlink()
     await node.start()
-    assert await node.sync._applied.look(), "nothing makes it read everything again and again"
+    assert await node.sync._dataplane.verify(), "nothing makes it read everything again and again"
     await full(node)
-    node.store.disown([KEY])
+    node.store.release_unaccounted([KEY])
     await until(lambda: HOST_END not in node.kernel.host.links)
     assert node.metrics.drift._value.get() == 0
 

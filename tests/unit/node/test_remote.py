@@ -1,6 +1,7 @@
 """The networks elsewhere against a naive oracle, and what a dump of the kernel makes of them."""
 
 import itertools
+from collections import Counter
 from ipaddress import ip_network
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from galactic.errors import Rejected
 from galactic.linux.objects import encap_key, encap_metric, packed, place, unpacked
 from galactic.messages import Route, weight
-from galactic.node.dataplane.resync import RouteResync, pending_jobs
-from galactic.node.state.remote import RemoteRoutes, Writer, entry, epoch_of, holder_of, pack, weight_of
+from galactic.node.dataplane.resync import RouteResync, route_jobs
+from galactic.node.state.remote import RemoteRoutes, Source, entry, epoch_of, holder_of, pack, weight_of
 
 VPC, TABLE = 1, 101
 HERE = bytes.fromhex("20010db8ff010100")
@@ -69,11 +70,12 @@ class World:
         self.told = {}  # MQTT's mapping, changed in place
         self.jobs = iter(())  # of a delta that is being written while other things happen
         self.revision = 0
+        self.counts = Counter()
 
     def wanted(self):
         if not self.views:
             return {}
-        newest = max(self.views, key=lambda writer: (self.views[writer][0], writer))
+        newest = max(self.views, key=lambda source: (self.views[source][0], source))
         routes = self.views[newest][1]
         return {
             network: known[:16]
@@ -81,31 +83,31 @@ class World:
             if network not in self.own and not known.startswith(HERE)
         }
 
-    def tell(self, writer, routes, before=None):
+    def tell(self, source, routes, before=None):
         self.revision += 1
-        self.views[writer] = (self.revision, routes)
-        self.remotes.tell(writer, self.revision, routes, before)
+        self.views[source] = (self.revision, routes)
+        self.remotes.set_table(source, self.revision, routes, before)
 
     def snapshot(self, routes):
         self.told = table(*routes)
-        self.tell(Writer.MQTT, self.told)
+        self.tell(Source.MQTT, self.told)
 
     def set(self, one):
         network, known = entry(VPC, "default", one)
         before = {network: self.told.get(network)}
         self.told[network] = known
-        self.tell(Writer.MQTT, self.told, before)
+        self.tell(Source.MQTT, self.told, before)
 
     def delete(self, number):
         network = pack(route(number).network)
-        self.tell(Writer.MQTT, self.told, {network: self.told.pop(network, None)})
+        self.tell(Source.MQTT, self.told, {network: self.told.pop(network, None)})
 
     def kubernetes(self, routes):
-        self.tell(Writer.KUBERNETES, table(*routes))
+        self.tell(Source.KUBERNETES, table(*routes))
 
     def forget(self, _):
-        self.views.pop(Writer.KUBERNETES, None)
-        self.remotes.forget(Writer.KUBERNETES)
+        self.views.pop(Source.KUBERNETES, None)
+        self.remotes.drop_source(Source.KUBERNETES)
 
     def announce(self, number):
         network = pack(route(number).network)
@@ -121,7 +123,7 @@ class World:
     def begin(self, _=None):
         """A delta, once the one before is written: nothing of it yet."""
         self.write(None)
-        self.jobs = pending_jobs(TABLE, self.remotes, self.remotes.take_pending())
+        self.jobs = route_jobs(TABLE, self.remotes, self.counts)
 
     def write(self, count):
         """That many jobs of the delta, all with None, onto a kernel that may hold one route a key."""
@@ -139,6 +141,7 @@ class World:
         self.apply()
         wanted = {encap_key(TABLE, network, to): to for network, to in self.wanted().items()}
         assert self.kernel == wanted
+        assert self.counts[TABLE] == len(wanted)
         assert set(self.remotes) == set(self.wanted())
 
 
@@ -175,10 +178,10 @@ def test_the_kernel_follows_whatever_is_told_in_whatever_order(steps):
 
 def test_a_move_is_made_before_the_old_way_is_broken():
     world = World()
-    world.remotes.tell(Writer.MQTT, 1, table(route(1), route(2)))
+    world.remotes.set_table(Source.MQTT, 1, table(route(1), route(2)))
     world.apply()
-    world.remotes.tell(Writer.MQTT, 2, table(route(1, node=3), route(2, node=3)))
-    jobs = list(pending_jobs(TABLE, world.remotes, world.remotes.take_pending()))
+    world.remotes.set_table(Source.MQTT, 2, table(route(1, node=3), route(2, node=3)))
+    jobs = list(route_jobs(TABLE, world.remotes, Counter()))
     four, six = (table(route(number, node=3)) for number in (1, 2))
     old = table(route(1))
     (network4, new4), (network6, new6), (_, old4) = (next(iter(each.items())) for each in (four, six, old))
@@ -189,15 +192,15 @@ def test_a_move_is_made_before_the_old_way_is_broken():
     ]
 
 
-def dump(kernel, sieve):
+def dump(kernel, resync):
     for key, segment in kernel.items():
         number, metric = int.from_bytes(key[:4], "big"), int.from_bytes(key[4:8], "big")
-        sieve.take(number, key[8:], metric, segment)
-    return sieve.done()
+        resync.observe(number, key[8:], metric, segment)
+    return resync.finish()
 
 
-def repaired(kernel, sieve):
-    for key, segment, gone in sieve.jobs():
+def repaired(kernel, resync):
+    for key, segment, gone in resync.jobs():
         if gone:
             kernel.pop(key, None)
         else:
@@ -211,46 +214,46 @@ def in_kernel(*routes):
 
 def test_a_dump_that_is_as_wanted_leaves_nothing_to_do():
     remotes = RemoteRoutes()
-    remotes.tell(Writer.MQTT, 1, table(route(1), route(2)))
-    remotes.take_pending()
-    sieve = RouteResync({TABLE: remotes})
-    assert not dump(in_kernel(route(1), route(2)), sieve).objects
-    assert not list(sieve.jobs())
+    remotes.set_table(Source.MQTT, 1, table(route(1), route(2)))
+    remotes.tracker.drain()
+    resync = RouteResync({TABLE: remotes})
+    assert not dump(in_kernel(route(1), route(2)), resync).objects
+    assert not list(resync.jobs())
 
 
 def test_what_somebody_changed_is_counted_and_put_right():
     remotes = RemoteRoutes()
-    remotes.tell(Writer.MQTT, 1, table(route(1), route(2), route(3)))
-    remotes.take_pending()
+    remotes.set_table(Source.MQTT, 1, table(route(1), route(2), route(3)))
+    remotes.tracker.drain()
     network = pack("10.9.9.9/32")
     kernel = in_kernel(route(1), route(2, node=3))  # 3 is missing, 2 leads elsewhere, and two are too many
     kernel |= {encap_key(TABLE, network, bytes(16)): bytes(16), encap_key(77, network, bytes(16)): bytes(16)}
-    sieve = RouteResync({TABLE: remotes})
-    assert dump(kernel, sieve).objects == 2 + 3
-    assert repaired(kernel, sieve) == in_kernel(route(1), route(2), route(3))
+    resync = RouteResync({TABLE: remotes})
+    assert dump(kernel, resync).objects == 2 + 3
+    assert repaired(kernel, resync) == in_kernel(route(1), route(2), route(3))
 
 
 def test_what_was_still_to_be_written_is_no_drift():
     remotes = RemoteRoutes()
-    remotes.tell(Writer.MQTT, 1, table(route(1)))
-    sieve = RouteResync({TABLE: remotes})
-    assert not dump({}, sieve).objects
-    assert repaired({}, sieve) == in_kernel(route(1))
+    remotes.set_table(Source.MQTT, 1, table(route(1)))
+    resync = RouteResync({TABLE: remotes})
+    assert not dump({}, resync).objects
+    assert repaired({}, resync) == in_kernel(route(1))
 
 
 def test_what_is_there_at_start_is_adopted_and_goes_when_a_table_says_otherwise():
     remotes = RemoteRoutes()
     kernel = in_kernel(route(1), route(2))
-    sieve = RouteResync({TABLE: remotes})
-    assert not dump(kernel, sieve).objects
-    assert not list(sieve.jobs())
+    resync = RouteResync({TABLE: remotes})
+    assert not dump(kernel, resync).objects
+    assert not list(resync.jobs())
     assert not remotes.complete
-    remotes.tell(Writer.KUBERNETES, 5, table(route(3)))
+    remotes.set_table(Source.KUBERNETES, 5, table(route(3)))
     world = World()
     world.remotes, world.kernel = remotes, dict(kernel)
     world.apply()
     assert world.kernel == in_kernel(route(1), route(2), route(3)), "the API server may lag"
-    remotes.tell(Writer.MQTT, 6, table(route(2), route(3)))
+    remotes.set_table(Source.MQTT, 6, table(route(2), route(3)))
     world.apply()
     assert world.kernel == in_kernel(route(2), route(3))
 
@@ -259,16 +262,16 @@ def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap()
     remotes = RemoteRoutes()
     (network, known), *_ = table(route(1)).items()
     kernel = {place(TABLE, 0) + network: known[:16]}
-    sieve = RouteResync({TABLE: remotes})
-    dump(kernel, sieve)
-    first, *_ = jobs = list(sieve.jobs())
+    resync = RouteResync({TABLE: remotes})
+    dump(kernel, resync)
+    first, *_ = jobs = list(resync.jobs())
     assert first == (encap_key(TABLE, network, known[:16]), known[:16], False)
     assert jobs[1:] == [(place(TABLE, 0) + network, known[:16], True)]
 
 
 def test_a_table_that_was_told_before_the_first_dump_is_not_mistaken_for_written():
     remotes = RemoteRoutes()
-    remotes.tell(Writer.KUBERNETES, 1, table(route(1), route(3)))
+    remotes.set_table(Source.KUBERNETES, 1, table(route(1), route(3)))
     kernel = in_kernel(route(1), route(2))
     dump(kernel, RouteResync({TABLE: remotes}))
     world = World()

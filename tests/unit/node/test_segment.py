@@ -104,12 +104,12 @@ async def following(node, kube):
 
 
 async def test_the_prefix_comes_from_its_own_segment_only(node):
-    node.store.prefix = None
+    node.store.node.prefix = None
     kube = MemoryKube()
     async with following(node, kube) as segment:
         await until(lambda: segment.problem and "there is no NodeSegment node-1" in segment.problem)
         kube.set("2001:db8:ff07:100::/56")
-        await until(lambda: node.store.prefix == IPv6Network("2001:db8:ff07:100::/56"))
+        await until(lambda: node.store.node.prefix == IPv6Network("2001:db8:ff07:100::/56"))
         await until(lambda: segment.problem is None)
     assert kube.selectors == {"metadata.name=node-1"}
 
@@ -125,7 +125,7 @@ async def test_status_says_what_is_attached(node, config):
         assert endpoint.container_id == "c1"
         assert endpoint.sid == "2001:db8:ff01:100::4d2:2a"
         assert endpoint.networks == ("10.1.1.1/32", "2001:10:1:1::1/128")
-        assert status.sequence == node.store.announcement().sequence
+        assert status.sequence == node.store.registration().sequence
         assert (status.loopback, status.counts.vpcs) == ("2001:db8:ff01:100:ffff:ffff:ffff:ffff", 1)
         assert [(each.type, each.status) for each in status.conditions] == [("Ready", "True")]
         await looked(segment)
@@ -156,7 +156,7 @@ async def test_a_segment_that_is_deleted_takes_nothing_down(node, config):
         await node.cni("ADD", config())
         kube.delete()
         await until(lambda: segment.problem)
-    assert node.store.prefix
+    assert node.store.node.prefix
     assert node.store.attachments
 
 
@@ -173,7 +173,7 @@ async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
         await until(lambda: kube.object.get("status", {}).keys() == before.keys())
         after = kube.object["status"]
         assert segment.problem is None
-    assert {**after, "conditions": ()} == {**before, "conditions": (), "sequence": node.store.sequence}
+    assert {**after, "conditions": ()} == {**before, "conditions": (), "sequence": node.store.node.sequence}
 
 
 async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
@@ -276,7 +276,7 @@ async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
     kube.set("2001:db8:ff01:100::/120")
     async with following(node, kube) as segment:
         await until(lambda: segment.problem and "/120" in segment.problem)
-    assert node.store.prefix == IPv6Network("2001:db8:ff01:100::/56")
+    assert node.store.node.prefix == IPv6Network("2001:db8:ff01:100::/56")
 
 
 @pytest.mark.parametrize(

@@ -69,12 +69,12 @@ async def test_a_pod_takes_the_place_of_the_last_one(node, config):
     publish_table(broker, 7, ROUTE)
     async with registered(node, broker):
         await node.cni("ADD", config())
-        await until(lambda: node.store.complete(1234))
+        await until(lambda: node.store.tables.complete(1234))
         pod = node.store.attachments[1234, 42]
         node.store.detach(pod.key)
-        node.store.take_dirty()  # as a round of the kernel's begins
+        node.store.drain_dirty()  # as a round of the kernel's begins
         node.store.attach(pod)
-        await until(lambda: list(node.store.remotes[1234]))
+        await until(lambda: list(node.store.tables[1234]))
 
 
 async def test_endpoints_are_told_whole_and_retained(node, config):
@@ -141,9 +141,9 @@ async def test_only_tables_of_hosted_vpcs_are_followed(node, config):
         await until(lambda: STATUS in broker.retained)
         assert bus.filters == [TOPICS.leader]
         await node.cni("ADD", config())
-        await until(lambda: node.store.complete(1234))
-        remotes = node.store.remotes[1234]
-        assert [remotes.wanted(network) for network in remotes] == [
+        await until(lambda: node.store.tables.complete(1234))
+        remotes = node.store.tables[1234]
+        assert [remotes.segment(network) for network in remotes] == [
             bytes.fromhex("20010db8ff02010000000000 04d20002")
         ]
         await node.cni("DEL", config())
@@ -166,7 +166,7 @@ async def test_nonsense_is_counted_and_disturbs_nothing(node, config, topic, pay
         await until(lambda: TOPICS.head(VPC) in bus.filters)
         broker.publish(topic, payload, False)
         publish_table(broker, 1, ROUTE)
-        await until(lambda: node.store.complete(1234))
+        await until(lambda: node.store.tables.complete(1234))
     assert (
         sum(
             sample.value
@@ -188,10 +188,10 @@ async def test_a_lost_shard_is_read_again(node, config, monkeypatch):
     async with registered(node, broker, lambda: now[0]) as bus:
         await node.cni("ADD", config())
         await until(lambda: TOPICS.head(VPC) in bus.filters and bus._queue.empty())
-        assert not node.store.complete(1234)
+        assert not node.store.tables.complete(1234)
         lost[0] = False
         await asyncio.sleep(0.1)
-        assert not node.store.complete(1234), "patience at first"
+        assert not node.store.tables.complete(1234), "patience at first"
         now[0] += PATIENCE
-        await until(lambda: node.store.complete(1234))
+        await until(lambda: node.store.tables.complete(1234))
     assert node.metrics.rereads._value.get() == 1

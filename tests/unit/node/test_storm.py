@@ -24,7 +24,7 @@ from galactic.node.metrics import Metrics
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
-from galactic.node.state.remote import Writer, entry
+from galactic.node.state.remote import Source, entry
 from galactic.node.state.store import Store
 
 PREFIX, SPACE = ip_network("2001:db8:ff01:100::/56"), ip_network("2001:db8:ff00::/40")
@@ -53,8 +53,8 @@ class Storm:
         for _ in range(6):
             made = self.store.attach(self.attachment(vpc, function))
             try:
-                await self.sync.settle(made.key)
-                missing = await self.sync.lacking(made)
+                await self.sync.wait_applied(made.key)
+                missing = await self.sync.missing(made)
                 assert not (self.calm and missing), "a successful ADD is in the kernel"
             except GalacticError:
                 self.store.detach(made.key)
@@ -113,12 +113,12 @@ class Storm:
             self.choose()
 
     def tell(self, vpc, before=None):
-        self.store.tell(vpc, Writer.MQTT, self.revision, self.told[vpc], before)
+        self.store.set_table(vpc, Source.MQTT, self.revision, self.told[vpc], before)
 
     def choose(self):
         """As Following does, when it comes to it."""
-        for vpc in self.store.hosted:
-            if self.store.view(vpc, Writer.MQTT) is None:
+        for vpc in self.store.attachments.hosted:
+            if self.store.tables.view(vpc, Source.MQTT) is None:
                 self.tell(vpc)
 
     async def meddler(self):
@@ -135,14 +135,15 @@ class Storm:
     def wanted(self):
         tables = plan.tables_of(self.kernel.host)
         parts = [plan.host(self.host)]
-        for vpc in self.store.hosted:
+        for vpc in self.store.attachments.hosted:
             parts.append(plan.vpc(vpc, tables[vpc]))
-            for each in self.store.local(vpc):
-                held = {network for network in each.announces if self.store.holder(vpc, network) == each.key}
+            local = self.store.attachments
+            for each in local.of_vpc(vpc):
+                held = {network for network in each.announces if local.holder(vpc, network) == each.key}
                 parts.append(plan.attached(self.host, tables[vpc], each, held.__contains__))
-            remotes, elsewhere = self.store.remotes[vpc], Objects()
+            remotes, elsewhere = self.store.tables[vpc], Objects()
             for network in remotes:
-                segment = remotes.wanted(network)
+                segment = remotes.segment(network)
                 key = encap_key(tables[vpc], network, segment)
                 elsewhere.routes[key] = Encap("lo-galactic", segment, "encap.red")
             parts.append(elsewhere)
@@ -153,7 +154,7 @@ class Storm:
 @pytest.mark.parametrize("seed", range(12))
 async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, calm, monkeypatch):
     monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.05))
-    monkeypatch.setattr("galactic.node.dataplane.sync.SUSPECT_SECONDS", 0.02)
+    monkeypatch.setattr("galactic.node.dataplane.sync.EVENT_SECONDS", 0.02)
     monkeypatch.setattr(
         "galactic.node.dataplane.sync.time", SimpleNamespace(monotonic=asyncio.get_running_loop().time)
     )
@@ -169,9 +170,9 @@ async def test_whatever_happens_the_kernel_ends_up_as_planned(tmp_path, seed, ca
         async with asyncio.timeout(10):
             while difference is None or difference:
                 if not calm:  # in the calm nobody but us wrote anything: nothing has to be found out
-                    storm.sync.suspect()
+                    storm.sync.on_external_change()
                 await asyncio.sleep(0.05)
-                if storm.store.hosted <= plan.tables_of(storm.kernel.host).keys():
+                if storm.store.attachments.hosted <= plan.tables_of(storm.kernel.host).keys():
                     difference = change(storm.wanted(), await storm.kernel.read())
     assert difference is not None
     assert not difference

@@ -10,7 +10,7 @@ from galactic.linux.events import Changed
 from galactic.linux.objects import Encap, EndDT46, change, route_key
 from galactic.messages import Route
 from galactic.node.dataplane.sync import Sync
-from galactic.node.state.remote import Writer, entry
+from galactic.node.state.remote import Source, entry
 
 HOST_END = "G0000000jU00GH"
 
@@ -22,7 +22,7 @@ def route(last: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
 
 def tell(store, revision, routes):
     """As MQTT tells a whole table."""
-    store.tell(1234, Writer.MQTT, revision, dict(entry(1234, "default", each) for each in routes))
+    store.set_table(1234, Source.MQTT, revision, dict(entry(1234, "default", each) for each in routes))
 
 
 def remote(node) -> set[str]:
@@ -46,7 +46,7 @@ async def test_a_node_without_a_prefix_waits_and_starts_once_it_has_one(node):
         await until(lambda: asked or task.done())
         assert not sync.ready.is_set()
         known.append(True)
-        node.store.replan()
+        node.store.dirty.mark_host()
         await until(lambda: sync.ready.is_set() or task.done())
         assert not task.done(), task.exception()
     finally:
@@ -77,7 +77,7 @@ async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch)
     monkeypatch.setattr(node.kernel, "write", meanwhile)
     await node.cni("DEL", config())
     assert HOST_END not in node.kernel.host.links
-    await until(lambda: not node.store.remotes)
+    await until(lambda: not node.store.tables)
     assert not remote(node)
     assert node.kernel.reads == reads
 
@@ -121,7 +121,7 @@ async def test_the_last_pod_goes_while_routes_are_being_written(node, config, mo
     go_on.set()
     await until(lambda: HOST_END not in node.kernel.host.links)
     await until(lambda: not remote(node))
-    assert not node.store.remotes
+    assert not node.store.tables
     assert node.kernel.reads == reads, "it is known what there is to delete"
 
 
@@ -137,7 +137,7 @@ async def test_drift_is_put_back_and_counted(node, config):
     node.kernel.host.routes[route_key(100_000, ip_network("9.9.9.9/32"))] = Encap(
         "lo-galactic", bytes(16), "encap"
     )
-    node.sync.suspect()
+    node.sync.on_external_change()
     await until(lambda: "lo-galactic" in node.kernel.host.links)
     await until(lambda: not remote(node))
     await until(lambda: node.metrics.drift._value.get() > 0)
@@ -148,7 +148,7 @@ async def test_a_pods_inside_is_part_of_it(node, config):
     inside = node.kernel.namespaces["/ns/1"]["galactic0"]
     before = dict(inside.routes)
     inside.routes.clear()
-    node.sync.suspect()
+    node.sync.on_external_change()
     await until(lambda: inside.routes == before)
 
 
@@ -161,11 +161,11 @@ async def test_new_networks_reach_running_pods(node, config):
 
 async def test_a_pod_that_died_without_del_is_forgotten(node, config, monkeypatch):
     """However slow a machine is: the kernel tells once that the link is gone, and nothing more happens."""
-    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SECONDS", 0.2)
-    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SHARE", 10**6)
+    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SECONDS", 0.2)
+    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SHARE", 10**6)
     await node.cni("ADD", config())
     node.kernel.remove_namespace("/ns/1")
-    node.sync.suspect()
+    node.sync.on_external_change()
     await until(lambda: not node.store.attachments)
     await until(lambda: HOST_END not in node.kernel.host.links)
     assert HOST_END not in node.kernel.host.links
@@ -244,18 +244,18 @@ async def test_attachments_that_no_record_knows_stay_until_somebody_accounts_for
     before = await node.kernel.read()
     await lose_records(node)
     await node.start()
-    assert node.store.orphans == set(known)
-    assert not node.store.whole
+    assert node.store.attachments.unaccounted == set(known)
+    assert not node.store.attachments.complete
     assert not change(before, await node.kernel.read()).routes
     assert await node.kernel.read() == before, "nothing is deleted, nothing is written"
     node.store.amend(known[1234, 42])
-    assert node.store.orphans == {(1234, 43)}
-    await until(lambda: (1234, 42) in node.sync._applied._pods)
+    assert node.store.attachments.unaccounted == {(1234, 43)}
+    await until(lambda: (1234, 42) in node.sync._dataplane.pods)
     assert HOST_END in node.kernel.host.links
-    node.store.disown([(1234, 43)])
+    node.store.release_unaccounted([(1234, 43)])
     await until(lambda: "G0000000jU00HH" not in node.kernel.host.links)
     assert HOST_END in node.kernel.host.links
-    assert node.store.whole
+    assert node.store.attachments.complete
     assert remote(node) == {"9"}
 
 
@@ -263,9 +263,9 @@ async def test_orphans_that_are_nobodys_go_with_their_vpc(node, config):
     await node.cni("ADD", config())
     await lose_records(node)
     await node.start()
-    node.store.disown(node.store.orphans)
+    node.store.release_unaccounted(node.store.attachments.unaccounted)
     await until(lambda: set(node.kernel.host.links) == {"lo-galactic"})
-    assert not node.store.hosted
+    assert not node.store.attachments.hosted
 
 
 async def test_what_was_detached_while_away_is_no_orphan(node, config):
@@ -273,14 +273,14 @@ async def test_what_was_detached_while_away_is_no_orphan(node, config):
     await lose_records(node)
     await node.cni("DEL", config())
     await node.start()
-    assert node.store.orphans == {(1234, 42)}, "a DEL that nobody remembers says nothing"
+    assert node.store.attachments.unaccounted == {(1234, 42)}, "a DEL that nobody remembers says nothing"
     node.store.detach((1234, 42))
     await until(lambda: HOST_END not in node.kernel.host.links)
 
 
 async def test_a_sysctl_that_was_changed_is_put_back_though_nothing_tells(node, config, monkeypatch):
-    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("galactic.node.dataplane.sync.LOOK_SHARE", 10**9)  # no look but at these
+    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SECONDS", 0.05)
+    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SHARE", 10**9)  # no look but at these
     await node.stop()
     await node.start()
     node.kernel.host.sysctls["net/vrf/strict_mode"] = "0"
@@ -292,36 +292,36 @@ async def test_a_device_that_was_made_anew_gets_its_routes_back(node, config, mo
     monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 0.0)
     await node.cni("ADD", config())
     before = node.kernel.host.routes.copy()
-    await node.sync._applied.look()
+    await node.sync._dataplane.verify()
     link = node.kernel.host.links["G0000000jU000V"]
     node.kernel.lose_link("G0000000jU000V")
     node.kernel.host.links["G0000000jU000V"] = link._replace(ifindex=99)
     node.kernel.host.routes = {
         key: to for key, to in before.items() if to != EndDT46("G0000000jU000V", link.table)
     }
-    node.sync.suspect(Changed.LINKS)
+    node.sync.on_external_change(Changed.LINKS)
     await until(lambda: node.kernel.host.routes == before)
 
 
 async def test_what_comes_of_our_own_writing_is_not_looked_into_at_once(node, config, monkeypatch):
-    monkeypatch.setattr("galactic.node.dataplane.sync.SUSPECT_SECONDS", 0.01)
+    monkeypatch.setattr("galactic.node.dataplane.sync.EVENT_SECONDS", 0.01)
     monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 10.0**6)
     looks = []
-    look = node.sync._applied.look
-    monkeypatch.setattr(node.sync._applied, "look", lambda: looks.append(1) or look())
+    look = node.sync._dataplane.verify
+    monkeypatch.setattr(node.sync._dataplane, "verify", lambda: looks.append(1) or look())
     await node.cni("ADD", config())
-    node.sync.suspect(Changed.LINKS)
+    node.sync.on_external_change(Changed.LINKS)
     await asyncio.sleep(0.2)
     assert not looks
     monkeypatch.setattr(node.sync, "_own_until", 0.0)
-    node.sync.suspect(Changed.LINKS)
+    node.sync.on_external_change(Changed.LINKS)
     await until(lambda: looks)
 
 
 async def test_looking_does_not_read_routes(node, config):
     await node.cni("ADD", config())
     reads = node.kernel.reads
-    assert await node.sync._applied.look()
+    assert await node.sync._dataplane.verify()
     assert node.kernel.reads == reads
 
 

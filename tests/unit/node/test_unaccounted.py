@@ -19,7 +19,7 @@ from galactic.linux.objects import route_of
 from galactic.messages import NodeEndpoints, Topics, decode
 from galactic.node.kubernetes import unaccounted
 from galactic.node.kubernetes.segment import Facts, Segment
-from galactic.node.kubernetes.unaccounted import Recovery
+from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
 from galactic.node.mqtt.session import Registration, will
 from galactic.node.mqtt.subscriptions import Subscriptions
 
@@ -88,7 +88,7 @@ class MemoryKube:
 async def told(node, kube, broker=None):
     """The node with API server and broker."""
     segment = Segment(kube, "node-1", node.store, lambda: Facts({}, 0, ()))
-    found = Recovery(kube, node.store, lambda: segment.endpoints)
+    found = UnaccountedAttachments(kube, node.store, lambda: segment.endpoints)
     parts = [segment.run(), found.run()]
     if broker:
         bus = broker.session(will(TOPICS, "default", "node-1"))
@@ -164,12 +164,12 @@ async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attach
         assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
         assert state(node.kernel) == before
         kube.without_definitions = False
-        await until(lambda: node.store.whole)
+        await until(lambda: node.store.attachments.complete)
         assert replace(node.store.attachments[KEY], settled=held.settled) == held, "with its epoch"
         assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
         assert announced(broker) == ["default/blue-G"]
         assert found.problem is None
-        await node.sync.settle(KEY)
+        await node.sync.wait_applied(KEY)
     assert state(node.kernel) == before
     assert not any(node.kernel.writes), "an address that is set anew is away for a moment"
     assert (await node.cni("DEL")).code == 0
@@ -190,7 +190,7 @@ async def test_what_nobody_knows_goes(attached, lost):
     await lose_records(node)
     await node.start()
     async with told(node, kube, broker):
-        await until(lambda: node.store.whole and not node.kernel.peers)
+        await until(lambda: node.store.attachments.complete and not node.kernel.peers)
         await until(lambda: kube.status["endpoints"] == [] and announced(broker) == [])
     assert not [name for name in node.kernel.host.links if name.startswith("G")]
 
@@ -224,8 +224,8 @@ async def test_a_prefix_that_changes_moves_what_runs(attached):
         kube.change(spec={"prefix": "2001:db8:ff01:200::/56"})
         await until(lambda: kube.status["endpoints"][0]["sid"] == "2001:db8:ff01:200::4d2:2a")
         assert kube.status["loopback"] == "2001:db8:ff01:200:ffff:ffff:ffff:ffff"
-        await node.sync.settle(KEY)
-    assert node.store.prefix == IPv6Network("2001:db8:ff01:200::/56")
+        await node.sync.wait_applied(KEY)
+    assert node.store.node.prefix == IPv6Network("2001:db8:ff01:200::/56")
     assert node.store.attachments[KEY] == before, "the same pod, with the same epoch"
     destinations = [network for _, network, _ in map(route_of, node.kernel.host.routes)]
     sids = {str(network) for network in destinations if network.version == 6 and network.subnet_of(SPACE)}

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
 from galactic.node.mqtt.replica import FORGOTTEN, Table
-from galactic.node.state.remote import RemoteRoutes, Writer, pack
+from galactic.node.state.remote import RemoteRoutes, Source, pack
 from galactic.router.egress import adj_rib_out as module
 from galactic.router.egress.adj_rib_out import AdjRibOut
 from galactic.router.egress.retained import RetainedTable
@@ -175,7 +175,7 @@ class Plane(RuleBasedStateMachine):
     def _tell(self, node: Node, vpc: int) -> None:
         table = node.tables[vpc]
         if table.complete:
-            node.remotes[vpc].tell(Writer.MQTT, table.revision, table.routes, table.take_before())
+            node.remotes[vpc].set_table(Source.MQTT, table.revision, table.routes, table.take_before())
             for pod in node.pods.values():
                 if pod.who.vpc == vpc and not pod.settled:  # an epoch taken without the table, once
                     known = node.remotes[vpc].epochs(pod.who.function)
@@ -606,9 +606,9 @@ class Plane(RuleBasedStateMachine):
             for vpc, remotes in node.remotes.items():
                 for pod in node.pods.values():
                     if pod.who.vpc == vpc:
-                        own = [remotes.wanted(pack(network)) for network in pod.networks]
+                        own = [remotes.segment(pack(network)) for network in pod.networks]
                         assert own == [None] * len(own), "a route to its own address"
-                assert not any(remotes.wanted(network).startswith(here) for network in remotes)
+                assert not any(remotes.segment(network).startswith(here) for network in remotes)
 
     def teardown(self) -> None:
         self.the_table_is_where_the_pods_are()
@@ -677,12 +677,12 @@ class Plane(RuleBasedStateMachine):
             for network, route in elsewhere.items():
                 function = int(route.function, 16)
                 segment = sid(self.world.prefix(route.node), vpc, function).address.packed
-                assert remotes.wanted(pack(network)) == segment
+                assert remotes.segment(pack(network)) == segment
             everywhere = {
                 at.name for at in self.nodes.values() if at.exists for who in at.pods if who.vpc == vpc
             }
             if everywhere <= {node.name}:
-                assert not any(remotes.wanted(pack(network)) for network in NETWORKS), "alone, with routes"
+                assert not any(remotes.segment(pack(network)) for network in NETWORKS), "alone, with routes"
 
 
 class Checked(Plane):

@@ -96,7 +96,7 @@ class Calls:
         if held and not held.same_pod(wanted.container, wanted.ifname):
             self._give_way(held)
             held = None
-        for other in self._store.beside(wanted):
+        for other in self._store.attachments.beside(wanted):
             if (other.container, other.vpc) == (wanted.container, wanted.vpc):
                 raise Rejected(
                     f"the pod is in this VPC already, with {other.ifname} ({other.name}): one interface of a pod "
@@ -110,7 +110,7 @@ class Calls:
                 wanted = replace(wanted, epoch=held.epoch, settled=held.settled)
                 if wanted != held:
                     self._store.amend(wanted)
-            await self._sync.settle(wanted.key)
+            await self._sync.wait_applied(wanted.key)
         except BaseException:
             self._restore(wanted.key, held)
             raise
@@ -144,7 +144,7 @@ class Calls:
         if key not in self._store.attachments:
             with suppress(GalacticError, TimeoutError):
                 async with asyncio.timeout(UNDO_SECONDS):
-                    await self._sync.settle(key)
+                    await self._sync.wait_applied(key)
 
     async def _delete(self, request: Request) -> None:
         """Succeeds whatever was there. The kernel is waited for, but a failure there is the sync's to mend."""
@@ -175,7 +175,7 @@ class Calls:
             )
         if wrong := differences(config.previous, held):
             raise Failure(protocol.NOT_AS_IT_SHOULD_BE, "not what prevResult says", ", ".join(wrong))
-        if missing := await self._sync.lacking(held):
+        if missing := await self._sync.missing(held):
             raise Failure(
                 protocol.NOT_AS_IT_SHOULD_BE, "not in the kernel as it should be", ", ".join(missing)
             )
@@ -202,6 +202,6 @@ class Calls:
     async def _settle(self, key: Key) -> None:
         try:
             async with asyncio.timeout(SETTLE_SECONDS):
-                await self._sync.settle(key)
+                await self._sync.wait_applied(key)
         except TimeoutError:
             raise Unreachable("kernel", f"not done within {SETTLE_SECONDS:g} s") from None

@@ -1,8 +1,9 @@
-"""The kernel's routes to other nodes, compared with what is wanted while they are being dumped.
+"""The kernel's routes to other nodes, compared with the desired ones while the kernel dumps them.
 
-Nothing is kept of a route that is right, so that looking at 100,000 of them costs time but hardly memory.
+Of a route that is in place nothing is kept, so a resync of 100,000 routes costs time but hardly memory.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 
@@ -12,104 +13,85 @@ from galactic.node.state.remote import RemoteRoutes
 
 
 class RouteResync:
-    """What one dump finds. ``remotes``: by table, of every VPC that has one; whatever is in other tables is too much.
-    ``left``: by table, what we wrote ourselves of VPCs that are not wanted any more.
+    """What one dump shows. ``remotes``: the desired routes, by table; a route in another table is surplus.
+    ``withdrawn``: by table, networks that we wrote for VPCs without an attachment here; they are surplus but no drift.
 
-    Where nobody but the kernel has told of a VPC yet, what it has is not compared but adopted.
+    Where a VPC has no table yet, the kernel's routes are adopted, not compared.
     """
 
     def __init__(
         self,
         remotes: Mapping[int, RemoteRoutes],
-        left: Mapping[int, Collection[PackedNetwork]] = MappingProxyType({}),
+        withdrawn: Mapping[int, Collection[PackedNetwork]] = MappingProxyType({}),
     ) -> None:
-        self._remotes, self._left = remotes, left
+        self._remotes, self._withdrawn = remotes, withdrawn
         self._adopted: dict[int, dict[PackedNetwork, bytes]] = {
-            table: {} for table, each in remotes.items() if each.adopting
+            table: {} for table, routes in remotes.items() if routes.adopting
         }
-        self._expected = {
-            table: each.take_pending() for table, each in remotes.items() if table not in self._adopted
+        self._pending = {
+            table: routes.tracker.drain() for table, routes in remotes.items() if table not in self._adopted
         }
-        self._unseen = {table: set(remotes[table]) for table in self._expected}
-        self._counts = {table: len(unseen) for table, unseen in self._unseen.items()}
-        self._wrong: list[tuple[int, PackedNetwork, int, bytes]] = []
+        self._unseen = {table: set(remotes[table]) for table in self._pending}
+        self._surplus: list[tuple[int, PackedNetwork, int, bytes]] = []
+        self.counts = Counter({table: len(unseen) for table, unseen in self._unseen.items()})
+        """Routes in the kernel by table, once the jobs are written."""
 
-    def take(self, table: int, network: PackedNetwork, metric: int, segment: bytes) -> None:
-        """One route of the dump; it may come more than once."""
+    def observe(self, table: int, network: PackedNetwork, metric: int, segment: bytes) -> None:
+        """One route of the dump, which may have it more than once."""
         remotes = self._remotes.get(table)
-        right = metric == encap_metric(network, segment)
-        if (adopted := self._adopted.get(table)) is not None:
-            adopted[network] = segment
-        elif right and remotes and remotes.wanted(network) == segment:
+        in_place = metric == encap_metric(network, segment)
+        if table in self._adopted:
+            self._adopted[table][network] = segment
+        elif in_place and remotes and remotes.segment(network) == segment:
             self._unseen[table].discard(network)
             return
-        if not right or adopted is None:
-            self._wrong.append((table, network, metric, segment))
+        if not in_place or table not in self._adopted:
+            self._surplus.append((table, network, metric, segment))
 
-    def done(self) -> Drift:
-        """The dump is over. The routes that differ from what was last written."""
-        for table, adopted in self._adopted.items():
-            self._remotes[table].found(adopted)
-            self._counts[table] = len(adopted)
+    def finish(self) -> Drift:
+        """The dump is complete. The routes that differ from what was last written."""
         drift = Drift()
+        for table, segments in self._adopted.items():
+            self._remotes[table].adopt(segments)
+            self.counts[table] = len(segments)
         for table, unseen in self._unseen.items():
+            self.counts[table] -= len(unseen)
             for network in unseen:
-                if network not in self._expected[table]:
+                self._remotes[table].tracker.observe(network, None)
+                if network not in self._pending[table]:
                     drift.add_route(table, network, GONE)
-        for table, network, _, _ in self._wrong:
-            ours = self._expected.get(table) or self._left.get(table, ())
+        for table, network, _, _ in self._surplus:
+            ours = self._pending.get(table) or self._withdrawn.get(table, ())
             if network not in ours and table not in self._adopted:
                 drift.add_route(table, network, ADDED)
         return drift
 
-    def counts(self) -> dict[int, int]:
-        """Routes by table, once the jobs are done."""
-        return self._counts
-
     def jobs(self) -> Iterator[EncapJob]:
-        """What makes it right: sets first. To be taken one after the other: it asks what is wanted at that moment."""
-        for table, unseen in self._unseen.items():
-            for network in unseen:
-                if segment := self._remotes[table].write(network):
-                    yield encap_key(table, network, segment), segment, False
-                else:
-                    self._counts[table] -= 1  # it was withdrawn meanwhile
-        for table in self._adopted:
-            remotes, pending = self._remotes[table], self._remotes[table].take_pending()
-            self._counts[table] -= count(pending)
-            yield from pending_jobs(table, remotes, pending)
-            self._counts[table] += count(pending)
+        """What makes the kernel as desired: what is missing first, then what is surplus. Each job is made when it is
+        written, by what is desired at that moment.
+        """
+        for table, remotes in self._remotes.items():
+            yield from route_jobs(table, remotes, self.counts)
         deleted: set[RouteKey] = set()
-        for table, network, metric, segment in self._wrong:
-            elsewhere = self._remotes.get(table)
-            wanted = elsewhere.wanted(network) if elsewhere else None
+        for table, network, metric, segment in self._surplus:
+            owner = self._remotes.get(table)
+            desired = owner.segment(network) if owner else None
             key = place(table, metric) + network
-            if wanted is not None and key == encap_key(table, network, wanted):
+            if desired is not None and key == encap_key(table, network, desired):
                 continue  # it was replaced in its place
-            if wanted is not None and wanted == segment:
-                yield encap_key(table, network, wanted), wanted, False
+            if desired is not None and desired == segment:  # adopted, with another metric
+                yield encap_key(table, network, desired), desired, False
             if key not in deleted:
                 deleted.add(key)
                 yield key, segment, True
 
 
-def pending_jobs(
-    table: int, remotes: RemoteRoutes, pending: dict[PackedNetwork, bytes | None]
-) -> Iterator[EncapJob]:
-    """What makes the networks right of which the kernel is thought to have ``pending``: make before break. What it has
-    afterwards is in ``pending`` then.
-    """
-    for network, there in pending.items():
-        wanted = pending[network] = remotes.write(network)
-        if wanted == there:
-            continue
-        key = encap_key(table, network, wanted) if wanted is not None else None
-        if key is not None and wanted is not None:
-            yield key, wanted, False
-        if there is not None and (old := encap_key(table, network, there)) != key:
-            yield old, there, True
-
-
-def count(pending: Mapping[PackedNetwork, bytes | None]) -> int:
-    """How many of these networks the kernel has a route to."""
-    return sum(segment is not None for segment in pending.values())
+def route_jobs(table: int, remotes: RemoteRoutes, counts: Counter[int]) -> Iterator[EncapJob]:
+    """What writes the pending routes of a VPC, make before break. ``counts``: routes in the kernel, by table."""
+    for network, actual, desired in remotes.tracker.deltas():
+        counts[table] += (desired is not None) - (actual is not None)
+        key = encap_key(table, network, desired) if desired is not None else None
+        if key is not None and desired is not None:
+            yield key, desired, False
+        if actual is not None and (old := encap_key(table, network, actual)) != key:
+            yield old, actual, True

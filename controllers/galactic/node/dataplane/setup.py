@@ -110,7 +110,7 @@ class HostSetup:
 
     def host(self) -> Host | None:
         """None while underlay or prefix are not known."""
-        prefix, underlay, preflight = self._store.prefix, self._underlay, self._preflight
+        prefix, underlay, preflight = self._store.node.prefix, self._underlay, self._preflight
         if prefix is None or underlay is None or preflight is None or not prefix.subnet_of(self._space):
             return None
         return Host(prefix, self._space, underlay.device, preflight.encap, underlay.mtu)
@@ -124,11 +124,11 @@ class HostSetup:
             return "; ".join(
                 each.message for each in self._preflight.findings if each.required and not each.ok
             )
-        prefix = self._store.prefix
+        prefix = self._store.node.prefix
         if prefix is not None and not prefix.subnet_of(self._space):
             return f"the node's prefix {prefix} is outside the SRv6 space {self._space}"
         return self._without_underlay or (
-            self._unfiltered if prefix and prefix != self._store.filtered else None
+            self._unfiltered if prefix and prefix != self._store.node.filtered else None
         )
 
     @property
@@ -197,7 +197,7 @@ class HostSetup:
                 level = log.info if finding.ok else log.error if finding.required else log.warning
                 level("preflight", finding=finding.name, ok=finding.ok, message=finding.message)
         if known and known.encap != self._preflight.encap:
-            self._store.replan()
+            self._store.dirty.mark_host()
 
     def _new_modules(self) -> bool:
         return self._machine.modules() != self._modules
@@ -219,11 +219,11 @@ class HostSetup:
         if underlay != self._underlay:
             log.info("underlay", device=underlay.device, mtu=underlay.mtu)
             self._underlay = underlay
-            self._store.replan()
+            self._store.dirty.mark_host()
 
     async def _keep_filter(self) -> float:
         """The seconds of processor time that it took to look, where nothing had to be done."""
-        prefix = self._store.prefix
+        prefix = self._store.node.prefix
         if prefix is None:
             return 0.0
         kept = self._installed if self._unfiltered is None and prefix == self._installed_for else None
@@ -243,7 +243,7 @@ class HostSetup:
             self._due.filter = time.monotonic() + (
                 MISSING_SECONDS if self._installed.lacking else FULL_SECONDS
             )
-        self._store.set_filtered(prefix)
+        self._store.node.set_filtered(prefix)
         if self._installed.changed:
             self._tell(self._installed, kept)
         return 0.0
@@ -260,7 +260,7 @@ class HostSetup:
         log.warning("packet filter was changed by somebody else and put back", changed=installed.changed)
 
     async def _prefix_changed(self) -> None:
-        before = self._store.prefix
-        while self._store.prefix == before:
+        before = self._store.node.prefix
+        while self._store.node.prefix == before:
             await self._changed.wait()
             self._changed.clear()

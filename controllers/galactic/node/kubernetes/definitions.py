@@ -8,6 +8,7 @@ neither does one that is not understood: that is told.
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -34,7 +35,8 @@ NAMED: Final = 3
 class Attachments(Protocol):
     """What is attached here. ``galactic.node.state.store.Store`` is the real one."""
 
-    attachments: dict[Key, Attachment]
+    @property
+    def attachments(self) -> Mapping[Key, Attachment]: ...
 
     def amend(self, attachment: Attachment) -> None:
         """The same attachment with other details. Raises Unreachable when that cannot be kept."""

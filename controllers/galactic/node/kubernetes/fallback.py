@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -24,10 +24,10 @@ from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPC_ATTACHMENTS
-from galactic.linux.objects import PackedNetwork
 from galactic.names import VPC_LABEL
 from galactic.node.kubernetes.fallback_table import Endpoint, compose, endpoint
-from galactic.node.state.remote import Entry, View, Writer
+from galactic.node.state.remote import Source
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 1.0
@@ -36,25 +36,6 @@ SPREAD_SECONDS: Final = 7.0
 DEBOUNCE_SECONDS: Final = 0.05
 LARGEST: Final = 100
 """VPCs in one selector: some 1,500 bytes of URL."""
-
-
-class Tables(Protocol):
-    """The tables of what is hosted here. ``galactic.node.state.store.Store`` is the real one."""
-
-    @property
-    def cluster(self) -> str: ...
-
-    @property
-    def hosted(self) -> set[int]: ...
-
-    def view(self, vpc: int, writer: Writer) -> View | None:
-        """The table as that writer told it last."""
-
-    def tell(self, vpc: int, writer: Writer, revision: int, routes: "dict[PackedNetwork, Entry]") -> None:
-        """The whole table as one writer knows it."""
-
-    def forget(self, vpc: int, writer: Writer) -> None:
-        """That writer does not know any more."""
 
 
 @dataclass(slots=True)
@@ -83,7 +64,7 @@ class Fallback:
     def __init__(
         self,
         kube: Kube,
-        store: Tables,
+        store: Store,
         trusted: Callable[[int], bool],
         *,
         now: Callable[[], float] = time.monotonic,
@@ -123,7 +104,7 @@ class Fallback:
 
     def _begin(self) -> None:
         """Watches what has been without a trusted table for long enough."""
-        now, hosted, followed = self._now(), self._store.hosted, self.followed
+        now, hosted, followed = self._now(), self._store.attachments.hosted, self.followed
         doubtful = {vpc for vpc in hosted - followed if not self._trusted(vpc)}
         at = now + self._patience + random.uniform(0.0, self._spread)
         self._due = {vpc: self._due.get(vpc, at) for vpc in doubtful}
@@ -161,29 +142,29 @@ class Fallback:
             return
         store = self._store
         for vpc, told in watch.vpcs.items():
-            base = store.view(vpc, Writer.MQTT)
+            base = store.tables.view(vpc, Source.MQTT)
             # One whose pod gave way to another at once, so that we did not see it leave, knows nothing any more.
-            lost = not told.agrees and store.view(vpc, Writer.KUBERNETES) is None
+            lost = not told.agrees and store.tables.view(vpc, Source.KUBERNETES) is None
             if not (told.dirty or lost) and told.composed == (base.revision if base else None):
                 continue
             told.dirty, told.composed = False, base.revision if base else None
             whole = compose(vpc, store.cluster, base, told.endpoints.values(), told.gone)
             told.agrees = whole is None
             if whole is None:
-                store.forget(vpc, Writer.KUBERNETES)
+                store.drop_source(vpc, Source.KUBERNETES)
             else:
-                store.tell(vpc, Writer.KUBERNETES, whole.revision, dict(whole.routes))
+                store.set_table(vpc, Source.KUBERNETES, whole.revision, dict(whole.routes))
 
     def _end(self) -> None:
         """Stops watching what is not hosted any more, and what MQTT tells of again, all of it."""
-        hosted = self._store.hosted
+        hosted = self._store.attachments.hosted
         for watch in list(self._watches):
             for vpc, told in list(watch.vpcs.items()):
                 lost = told.composed is not None and not told.agrees
                 if vpc in hosted and (lost or not self._trusted(vpc)):
                     continue
                 log.info("the API server is not needed any more", vpc=names.vpc_hex(vpc))
-                self._store.forget(vpc, Writer.KUBERNETES)
+                self._store.drop_source(vpc, Source.KUBERNETES)
                 del watch.vpcs[vpc]
             if not watch.vpcs:
                 watch.task.cancel()

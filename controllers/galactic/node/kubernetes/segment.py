@@ -145,7 +145,7 @@ class Segment:
     def _observe(self, status: SegmentStatus) -> None:
         """What an earlier life said last. Our own words come back as well, and are not newer than we are."""
         said = max([status.sequence, *(endpoint.epoch for endpoint in status.endpoints)])
-        if said > self._store.sequence:
+        if said > self._store.node.sequence:
             self._store.observe(said)
 
     async def _write(self) -> None:
@@ -193,14 +193,14 @@ class Segment:
             "conditions": conditions(facts.findings, known.get("conditions") or ()),
             "node": dict(facts.node),
         }
-        announcement = store.announcement() if store.whole else None
-        if announcement and store.prefix:
+        announcement = store.registration() if store.attachments.complete else None
+        if announcement and store.node.prefix:
             wanted["counts"] = {
-                "vpcs": len(store.hosted),
+                "vpcs": len(store.attachments.hosted),
                 "endpoints": len(store.attachments),
                 "routes": facts.routes,
             }
-            wanted["loopback"] = str(srv6.loopback(store.prefix))
+            wanted["loopback"] = str(srv6.loopback(store.node.prefix))
             wanted["endpoints"] = [
                 {
                     "vpc": endpoint.vpc,

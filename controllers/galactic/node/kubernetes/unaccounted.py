@@ -1,18 +1,19 @@
-"""Attachments whose records are lost while the kernel still has them, told by the node's own NodeSegment.
+"""Attachments whose records are lost while the kernel still has them: read again from the node's own NodeSegment.
 
-The kernel says that there is a host end, not which pod is behind it. The NodeSegment says container, interface,
-namespace and epoch, the attachment's definition the rest. Until both were read nothing of such an orphan's VPC is
-deleted, and nobody is told what is attached here; then it is taken in again, or is nobody's and goes.
+The kernel has a host end, but not the pod behind it. The NodeSegment has container, interface, namespace and epoch, the
+attachment's definition the rest. Until both were read, nothing of the VPCs of unaccounted attachments is deleted, and
+this node publishes no registration. Then each is attached again, or released where no definition exists.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.crds.nodesegment import SegmentEndpoint
 from galactic.errors import GalacticError, NotYet, Rejected
 from galactic.kube.api import Api
@@ -20,31 +21,18 @@ from galactic.kube.resources import NADS
 from galactic.names import function_hex, vpc_hex
 from galactic.node.kubernetes.definitions import configured
 from galactic.node.state.attachment import Attachment, Key
+from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.5, 30.0)
 OWN_NAMESPACE: Final = "/proc/self/ns/net"
 
 
-class Unaccounted(Protocol):
-    """Where they are kept. ``galactic.node.state.store.Store`` is the real one."""
-
-    orphans: set[Key] | None
-
-    def watch(self) -> asyncio.Event: ...
-
-    def amend(self, attachment: Attachment) -> None:
-        """Takes it in, with the epoch it has."""
-
-    def disown(self, keys: Iterable[Key]) -> None:
-        """Nobody's: they may go."""
-
-
-class Recovery:
-    """Finds out about orphans. ``endpoints`` is what the NodeSegment has, None while that was not read."""
+class UnaccountedAttachments:
+    """Accounts for them. ``endpoints``: those in the NodeSegment, None while it was not read."""
 
     def __init__(
-        self, api: Api, store: Unaccounted, endpoints: Callable[[], tuple[SegmentEndpoint, ...] | None]
+        self, api: Api, store: Store, endpoints: Callable[[], tuple[SegmentEndpoint, ...] | None]
     ) -> None:
         self._api, self._store, self._endpoints = api, store, endpoints
         self._changed = store.watch()
@@ -52,51 +40,64 @@ class Recovery:
 
     async def run(self) -> None:
         """Until all are accounted for."""
-        pause = BACKOFF_SECONDS[0]
-        while self._store.orphans is None:
+        backoff = Backoff(*BACKOFF_SECONDS)
+        while self._store.attachments.unaccounted is None:
             await self._changed.wait()
             self._changed.clear()
-        while self._store.orphans:
+        while keys := set(self._store.attachments.unaccounted):
             try:
-                await self._settle(set(self._store.orphans))
+                await self._account_for(keys)
             except GalacticError as error:
-                self.problem = f"{len(self._store.orphans)} attachments without a record: {error}"
-                log.warning("lost attachments are not known yet", error=str(error), seconds=pause)
+                pause = backoff.pause()
+                self.problem = f"{len(keys)} attachments in the kernel have no record: {error}"
+                log.warning("attachments unaccounted for, trying again", error=str(error), seconds=pause)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, BACKOFF_SECONDS[1])
         self.problem = None
 
-    async def _settle(self, orphans: set[Key]) -> None:
-        told = self._endpoints()
-        if told is None:
+    async def _account_for(self, keys: set[Key]) -> None:
+        endpoints = self._endpoints()
+        if endpoints is None:
             raise NotYet("the node's NodeSegment was not read yet")
-        known = {(each.vpc, each.function): each for each in told if each.container_id}
-        for key in sorted(orphans):
-            endpoint = known.get((vpc_hex(key[0]), function_hex(key[1])))
+        by_key = {
+            (endpoint.vpc, endpoint.function): endpoint for endpoint in endpoints if endpoint.container_id
+        }
+        for key in sorted(keys):
+            endpoint = by_key.get((vpc_hex(key[0]), function_hex(key[1])))
             try:
-                found = await self._attachment(key, endpoint) if endpoint else None
+                attachment = await self._attachment(key, endpoint) if endpoint else None
             except Rejected as error:
-                log.warning("not understood", attachment=endpoint and endpoint.attachment, error=str(error))
-                found = None
-            if found is None:
                 log.warning(
-                    "an attachment that nobody knows goes", vpc=vpc_hex(key[0]), function=function_hex(key[1])
+                    "unaccounted attachment not usable",
+                    attachment=endpoint and endpoint.attachment,
+                    error=str(error),
                 )
-                self._store.disown((key,))
-            elif self._store.orphans and key in self._store.orphans:  # and not detached meanwhile
-                log.info("attached in an earlier life", attachment=found.name, container=found.container)
-                self._store.amend(found)
+                attachment = None
+            if attachment is None:
+                log.warning(
+                    "unaccounted attachment released", vpc=vpc_hex(key[0]), function=function_hex(key[1])
+                )
+                self._store.release_unaccounted((key,))
+            elif key in (self._store.attachments.unaccounted or ()):  # and not detached meanwhile
+                log.info(
+                    "attachment recovered from the NodeSegment",
+                    attachment=attachment.name,
+                    container=attachment.container,
+                )
+                self._store.amend(attachment)
 
     async def _attachment(self, key: Key, endpoint: SegmentEndpoint) -> Attachment | None:
+        """The attachment of an endpoint; None where its definition is gone."""
         namespace, _, name = endpoint.attachment.partition("/")
         definition = await self._api.find(NADS, name, namespace)
         if definition is None:
-            return None  # nor does the router know it
+            return None  # nor does the router have it
         if not endpoint.netns or _is_own(endpoint.netns):
-            raise Rejected(f"{endpoint.netns!r} is no pod's namespace", field="status.endpoints.netns")
+            raise Rejected(
+                f"{endpoint.netns!r} is not a pod's network namespace", field="status.endpoints.netns"
+            )
         config = str((definition.get("spec") or {}).get("config"))
-        found = configured(config, key, endpoint.container_id, endpoint.netns, endpoint.ifname)
-        return replace(found, epoch=endpoint.epoch)
+        attachment = configured(config, key, endpoint.container_id, endpoint.netns, endpoint.ifname)
+        return replace(attachment, epoch=endpoint.epoch)
 
 
 def _is_own(netns: str) -> bool:

@@ -114,10 +114,10 @@ class Registration:
             await asyncio.sleep(DEBOUNCE_SECONDS)
             self._changed.clear()
             self._following.choose()
-            announcement = self._store.announcement() if self._store.whole else None
+            announcement = self._store.registration() if self._store.attachments.complete else None
             if announcement is None or not self._bus.connected:
                 continue  # a prefix, a session, or knowing all that is attached sets the event again
-            status = NodeStatus("online", str(self._store.prefix), __version__)
+            status = NodeStatus("online", str(self._store.node.prefix), __version__)
             try:
                 await self._bus.publish(self._status, encode(status), retain=True)
                 await self._bus.publish(self._endpoints, encode(announcement), retain=True)

@@ -12,7 +12,7 @@ from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Shard, Topics, decode
 from galactic.node.metrics import Metrics
 from galactic.node.mqtt.replica import Table
-from galactic.node.state.remote import Writer
+from galactic.node.state.remote import Source
 from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
@@ -37,13 +37,13 @@ class Subscriptions:
         """Follows exactly the VPCs that are hosted by now. One whose pod gave way to another at once, so that we
         did not see it go, is told again.
         """
-        hosted = self._store.hosted
+        hosted = self._store.attachments.hosted
         for vpc in self._tables.keys() - hosted:
             del self._tables[vpc]
             self._bus.unsubscribe(*self._filters(vpc))
         for vpc, table in self._tables.items():
-            if table.revision is not None and self._store.view(vpc, Writer.MQTT) is None:
-                self._store.tell(vpc, Writer.MQTT, table.revision, table.routes)
+            if table.revision is not None and self._store.tables.view(vpc, Source.MQTT) is None:
+                self._store.set_table(vpc, Source.MQTT, table.revision, table.routes)
         for vpc in hosted - self._tables.keys():
             self._tables[vpc] = Table(vpc, self._store.cluster, self._now())
             self._bus.subscribe(*self._filters(vpc))
@@ -95,7 +95,7 @@ class Subscriptions:
             case _:
                 raise Rejected(f"unknown topic {delivery.topic}", reason="UnknownTopic")
         if changed and table.revision is not None:
-            self._store.tell(vpc, Writer.MQTT, table.revision, table.routes, table.take_before())
+            self._store.set_table(vpc, Source.MQTT, table.revision, table.routes, table.take_before())
 
     def _filters(self, vpc: int) -> tuple[str, str, str]:
         text = names.vpc_hex(vpc)

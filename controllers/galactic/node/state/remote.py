@@ -1,9 +1,8 @@
-"""The networks of one VPC that are elsewhere, and the SIDs that lead there.
+"""The remote routes of one VPC: networks on other nodes, and the SIDs that lead there.
 
-Packed: there may be 100,000, and a node should not pay more than some 200 bytes for each. A network is its prefix
-length and address in one bytes object (``PackedNetwork``), what is known of it an ``Entry``. There is one mapping from
-the one to the other, the writer's own; what is in the kernel is not kept at all, because it is that mapping, except for
-what is ``pending``.
+Packed: there may be 100,000, at some 200 bytes each. A network is its prefix length and address in one bytes object
+(``PackedNetwork``), its route an ``Entry``. One mapping from the one to the other exists, the source's own; a delta
+tracker keeps only where the kernel differs from it.
 """
 
 import socket
@@ -16,6 +15,7 @@ from galactic import names
 from galactic.errors import Rejected
 from galactic.linux.objects import LENGTHS, PackedNetwork
 from galactic.messages import Route, weight
+from galactic.node.state.tracker import DeltaTracker
 
 Entry = bytes
 """Packed: SID (16 bytes), epoch (8), weight of the route (8), function (2), whether it is of our own cluster (1)."""
@@ -77,106 +77,103 @@ def holder_of(packed: Entry) -> tuple[int, bool]:
     return function, bool(own)
 
 
-class Writer(IntEnum):
-    """Who tells of a whole table; of two with the same revision the later one here is believed."""
+class Source(IntEnum):
+    """Where a whole table comes from; of two with the same revision the later one here counts."""
 
-    KERNEL = 0  # what was there when we started: stays until one of the others knows
+    KERNEL = 0  # what the kernel had at start: in force until one of the others has a table
     KUBERNETES = 1
     MQTT = 2
 
 
 class View(NamedTuple):
-    """A VPC's whole table as one writer knows it. The mapping is the writer's and may change."""
+    """A VPC's whole table as one source has it. The mapping is the source's and may change."""
 
     revision: int
     routes: Mapping[PackedNetwork, Entry]
 
 
 class RemoteRoutes:
-    """One VPC's networks elsewhere: what is wanted by now, and what of it is not in the kernel yet.
+    """One VPC's remote routes. ``tracker`` has the segments of those that are not in the kernel yet.
 
-    ``own`` are the networks announced here, with the number of those who announce them; ``here`` is how SIDs of this
-    node begin. Neither is ever routed elsewhere.
+    ``own`` are the networks announced here, with the number of attachments that announce them; ``here`` is how SIDs of
+    this node begin. Neither is ever routed elsewhere.
     """
 
     def __init__(self, here: bytes = b"") -> None:
-        self._views: dict[Writer, View] = {}
+        self._views: dict[Source, View] = {}
         self._routes: Mapping[PackedNetwork, Entry] = {}
         self._own: dict[PackedNetwork, int] = {}
         self._here = here
-        self.pending: dict[PackedNetwork, bytes | None] = {}
-        """Networks that may differ from the kernel → the segment that the kernel has for them, None without."""
+        self.tracker: DeltaTracker[PackedNetwork, bytes] = DeltaTracker(self.segment)
 
     @property
     def complete(self) -> bool:
-        """Whether somebody told of the whole table."""
-        return any(writer is not Writer.KERNEL for writer in self._views)
+        """Whether a source other than the kernel has the whole table."""
+        return any(source is not Source.KERNEL for source in self._views)
 
     @property
     def adopting(self) -> bool:
-        """Whether what the kernel has is still to be taken over: until it was looked at, or MQTT has told."""
-        return Writer.KERNEL not in self._views and Writer.MQTT not in self._views
+        """Whether the kernel's routes are still to be adopted: until it was read, or MQTT has a table."""
+        return Source.KERNEL not in self._views and Source.MQTT not in self._views
 
-    def wanted(self, network: PackedNetwork) -> bytes | None:
-        """The segment that leads there; None where no route is wanted."""
-        return self._usable(network, self._routes.get(network))
+    def segment(self, network: PackedNetwork) -> bytes | None:
+        """The desired segment: the SID that leads there; None where no route is desired."""
+        return self._segment(network, self._routes.get(network))
 
     def __iter__(self) -> Iterator[PackedNetwork]:
-        """All that are routed elsewhere. Not to be used across an await: the table may change."""
-        return (network for network, known in self._routes.items() if self._usable(network, known))
+        """The networks with a desired segment. Not to be used across an await: the table may change."""
+        return (network for network, entry in self._routes.items() if self._segment(network, entry))
 
-    def tell(
+    def set_table(
         self,
-        writer: Writer,
+        source: Source,
         revision: int,
         routes: Mapping[PackedNetwork, Entry],
         before: Mapping[PackedNetwork, Entry | None] | None = None,
     ) -> None:
-        """The table of that revision. ``before``: what changed in the same mapping, and what was there."""
-        self._views[writer] = View(revision, routes)
-        if writer is Writer.MQTT:
-            self._views.pop(Writer.KERNEL, None)
+        """The table of that revision. ``before``: what changed in the same mapping, with the entries that it had."""
+        self._views[source] = View(revision, routes)
+        if source is Source.MQTT:
+            self._views.pop(Source.KERNEL, None)
         if before is not None and self._newest() is routes is self._routes:
-            for network, known in before.items():
-                self._mark(network, known)
+            for network, entry in before.items():
+                self._changing(network, entry)
         else:
             self._choose()
 
-    def view(self, writer: Writer) -> View | None:
-        return self._views.get(writer)
+    def view(self, source: Source) -> View | None:
+        return self._views.get(source)
 
-    def forget(self, writer: Writer) -> None:
-        """That writer does not know any more. What was in force stays so until there is another view."""
-        if view := self._views.pop(writer, None):
+    def drop_source(self, source: Source) -> None:
+        """The source has no table any more. The one in force stays so until there is another view."""
+        if view := self._views.pop(source, None):
             if not self._views:
-                self._views[Writer.KERNEL] = View(-1, view.routes)
+                self._views[Source.KERNEL] = View(-1, view.routes)
             self._choose()
 
     def clear(self) -> None:
-        """Nothing of the VPC is wanted here any more."""
+        """No route of the VPC is desired here any more."""
         self._views.clear()
         self._replace({})
 
-    def found(self, segments: Mapping[PackedNetwork, bytes]) -> None:
-        """What the kernel has, whatever was thought before. It stays as it is while MQTT's table is not known."""
-        if Writer.MQTT not in self._views:
+    def adopt(self, segments: Mapping[PackedNetwork, bytes]) -> None:
+        """The kernel has exactly these routes. They are a view, in force until MQTT has a table."""
+        if Source.MQTT not in self._views:
             routes = {network: segment + _UNKNOWN for network, segment in segments.items()}
-            self._views[Writer.KERNEL] = View(-1, routes)
+            self._views[Source.KERNEL] = View(-1, routes)
             self._choose()
-        self.pending = {
-            network: segment for network, segment in segments.items() if self.wanted(network) != segment
-        } | {network: None for network in self if network not in segments}
+        self.tracker.resync(segments, self)
 
     def announce(self, networks: Collection[PackedNetwork]) -> None:
-        """These are here from now on."""
+        """An attachment here announces these from now on."""
         for network in networks:
-            self._mark(network, self._routes.get(network))
+            self._changing(network, self._routes.get(network))
             self._own[network] = self._own.get(network, 0) + 1
 
     def withdraw(self, networks: Collection[PackedNetwork]) -> None:
-        """One who announced these is gone."""
+        """An attachment that announced these is gone."""
         for network in networks:
-            self._mark(network, self._routes.get(network))
+            self._changing(network, self._routes.get(network))
             self._own[network] = self._own.get(network, 0) - 1
             if self._own[network] <= 0:
                 del self._own[network]
@@ -184,57 +181,41 @@ class RemoteRoutes:
     def locate(self, here: bytes) -> None:
         """How the SIDs of this node begin from now on."""
         if here != self._here:
-            for network, known in self._routes.items():
-                if known.startswith((here, self._here or here)):
-                    self._mark(network, known)
+            for network, entry in self._routes.items():
+                if entry.startswith((here, self._here or here)):
+                    self._changing(network, entry)
             self._here = here
 
-    def take_pending(self) -> dict[PackedNetwork, bytes | None]:
-        """What may differ from the kernel; whoever takes it sees to it, ``write`` for ``write``."""
-        pending, self.pending = self.pending, {}
-        return pending
-
-    def write(self, network: PackedNetwork) -> bytes | None:
-        """The segment that is wanted there now. The caller puts it into the kernel, whatever was wanted meanwhile."""
-        segment = self.wanted(network)
-        if network in self.pending:
-            self.pending[network] = segment
-        return segment
-
     def epochs(self, function: int) -> list[int]:
-        """The epochs with which others of our cluster are told to hold that function."""
+        """The epochs with which other nodes of our cluster have that function, by all views."""
         tag = _TAG.pack(function, 1)
         return [
-            epoch_of(known)
+            epoch_of(entry)
             for view in self._views.values()
-            for known in view.routes.values()
-            if known[_TAG_AT:] == tag and not self._is_here(known)
+            for entry in view.routes.values()
+            if entry[_TAG_AT:] == tag and not self._is_here(entry)
         ]
 
-    def _is_here(self, known: Entry) -> bool:
-        return bool(self._here) and known.startswith(self._here)
+    def _is_here(self, entry: Entry) -> bool:
+        return bool(self._here) and entry.startswith(self._here)
 
-    def _usable(self, network: PackedNetwork, known: Entry | None) -> bytes | None:
-        if known is None or network in self._own or self._is_here(known):
+    def _segment(self, network: PackedNetwork, entry: Entry | None) -> bytes | None:
+        if entry is None or network in self._own or self._is_here(entry):
             return None
-        return known[:16]
+        return entry[:16]
 
-    def _mark(self, network: PackedNetwork, known: Entry | None) -> None:
+    def _changing(self, network: PackedNetwork, before: Entry | None) -> None:
         """To be called while own networks and the like are still what they were."""
-        if network not in self.pending:
-            self.pending[network] = self._usable(network, known)
+        self.tracker.changing(network, self._segment(network, before))
 
     def _newest(self) -> Mapping[PackedNetwork, Entry]:
         """The newest view's. Kubernetes lags, and knows no other cluster: what was adopted stays below its view."""
         if not self._views:
             return {}
-        _, writer, routes = max(
-            ((view.revision, writer, view.routes) for writer, view in self._views.items()),
-            key=lambda each: each[:2],
-        )
-        if writer is Writer.KUBERNETES and (found := self._views.get(Writer.KERNEL)):
-            return {**found.routes, **routes}
-        return routes
+        source, view = max(self._views.items(), key=lambda item: (item[1].revision, item[0]))
+        if source is Source.KUBERNETES and (adopted := self._views.get(Source.KERNEL)):
+            return {**adopted.routes, **view.routes}
+        return view.routes
 
     def _choose(self) -> None:
         self._replace(self._newest())
@@ -243,10 +224,10 @@ class RemoteRoutes:
         before, self._routes = self._routes, routes
         if routes is before:
             return
-        for network, known in before.items():
-            new = routes.get(network)
-            if new is None or new[:16] != known[:16]:
-                self._mark(network, known)
+        for network, entry in before.items():
+            after = routes.get(network)
+            if after is None or after[:16] != entry[:16]:
+                self._changing(network, entry)
         for network in routes:
             if network not in before:
-                self._mark(network, None)
+                self._changing(network, None)

@@ -1,0 +1,50 @@
+"""What changed in the desired state and is not in the kernel yet."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+from galactic.node.state.attachment import Key
+
+
+@dataclass(slots=True)
+class Dirty:
+    """What may not be in the kernel yet."""
+
+    attachments: set[Key] = field(default_factory=set)
+    vpcs: set[int] = field(default_factory=set)  # whose remote routes changed
+    host: bool = False  # what all plans depend on
+    everything: bool = False  # the kernel must be read
+
+    def __bool__(self) -> bool:
+        return bool(self.attachments or self.vpcs or self.host or self.everything)
+
+
+class DirtyState:
+    """Collects what is dirty between two rounds. ``wake`` is set when the kernel may have to change."""
+
+    def __init__(self) -> None:
+        self.now = Dirty()
+        self.wake = asyncio.Event()
+
+    def mark_vpc(self, vpc: int) -> None:
+        """The VPC's remote routes changed, or whether it is hosted here."""
+        self.now.vpcs.add(vpc)
+        self.wake.set()
+
+    def mark_host(self) -> None:
+        """Something that all plans depend on changed."""
+        self.now.host = True
+        self.wake.set()
+
+    def drain(self) -> Dirty:
+        """What became dirty since the last call."""
+        dirty, self.now = self.now, Dirty()
+        self.wake.clear()
+        return dirty
+
+    def restore(self, dirty: Dirty) -> None:
+        """It could not be written yet.."""
+        self.now.attachments |= dirty.attachments
+        self.now.vpcs |= dirty.vpcs
+        self.now.host |= dirty.host
+        self.now.everything |= dirty.everything
