@@ -1,7 +1,7 @@
 """What is compiled from Go modules, and with which Go."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,10 @@ replace (
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> None:
+def _own_toolchain() -> Iterator[None]:
+    """What a test takes for the machine's Go is not what the next file's builds use."""
+    go_toolchain.machine.cache_clear()
+    yield
     go_toolchain.machine.cache_clear()
 
 
