@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from galactic_lab.images import pip_settings
 from release import lending
 from release.distributions import ROOT, project
 
@@ -149,7 +150,7 @@ def main() -> int:
     tag = given.tag or f"galactic:{said.version}"
     name = engine(given.engine)
     with tempfile.TemporaryDirectory(prefix="galactic-image-") as folder:
-        settings = lending.of_this_machine() if given.pip else {}
+        settings = pip_settings.read() if given.pip else {}
         lent = lending.options(Path(folder), settings, os.environ) if given.pip else []
         words = command(name, tag, said, base=given.base, target=given.target, more=[*given.option, *lent])
         sys.stderr.write(f"{' '.join(words)}\n")

@@ -4,7 +4,6 @@ What a secret has is in no layer, in no history and in no cache. docker, podman 
 (``--secret``); ``controllers/Dockerfile`` mounts ``pip`` and ``ca``.
 """
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,18 +20,6 @@ SETTINGS: Final = (
     "retries",
 )
 """The settings of pip that say how packages are reached; ``cert`` becomes a secret of its own."""
-
-
-def listed(text: str) -> dict[str, str]:
-    """The settings in what ``pip config list`` prints. The environment goes before files, [install] before [global]."""
-    found: dict[str, tuple[int, str]] = {}
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        section, dot, name = key.rpartition(".")
-        rank = {"global": 0, "install": 1, ":env:": 2}.get(section, -1)
-        if dot and rank >= found.get(name, (0, ""))[0]:
-            found[name] = rank, value.strip("'\"").replace("\\n", " ")
-    return {name: value for name, (_, value) in found.items()}
 
 
 def configuration(settings: Mapping[str, str]) -> tuple[str, list[str]]:
@@ -64,9 +51,3 @@ def options(folder: Path, settings: Mapping[str, str], environment: Mapping[str,
     if found := next((one for one in authorities if one and Path(one).is_file()), ""):
         given.append(f"--secret=id=ca,src={found}")
     return given
-
-
-def of_this_machine() -> dict[str, str]:
-    """Pip's settings, from its files and its variables."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    return listed(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

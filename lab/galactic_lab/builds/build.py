@@ -14,13 +14,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
 from galactic.errors import GalacticError
-from galactic_lab.builds import cache
-
-FETCH_TRIES: Final = 3
-FETCH_PAUSE_SECONDS: Final = 10.0
+from galactic_lab.builds import cache, fetching
 
 
 class BuildFailed(GalacticError):
@@ -93,15 +90,15 @@ class Job:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """The same of a command that asks a mirror, which may be away for a moment. Raises BuildFailed."""
+        """The same for a command that asks a mirror: with further tries (``fetching``). Raises BuildFailed."""
         ask = partial(
             self.run, argv, seconds=seconds, lines=lines, title=title, cwd=cwd, environment=environment
         )
-        for _ in range(FETCH_TRIES - 1):
+        for pause in fetching.pauses():
             try:
                 return ask()
             except BuildFailed:
-                time.sleep(FETCH_PAUSE_SECONDS)
+                time.sleep(pause)
         return ask()
 
 

@@ -8,14 +8,15 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from galactic.errors import Unreachable
+from galactic_lab.builds.fetching import fetched
 
 SOURCES: Final = Path("/etc/apt")
-TRIES: Final = 3
 
 
 def entries(suite: str, release: str, folder: Path = SOURCES) -> list[str]:
@@ -63,12 +64,8 @@ def private(suite: str) -> Iterator[list[str]]:
             "APT::Sandbox::User": "root",
         }
         options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-        for attempt in range(TRIES):
-            done = subprocess.run(
-                ["apt-get", *options, "update", "-q"], capture_output=True, text=True, check=False
-            )
-            if done.returncode == 0:
-                break
-            if attempt == TRIES - 1:
-                raise Unreachable("apt", f"{suite} cannot be read: {done.stderr[-1000:]}")
+        command = ["apt-get", *options, "update", "-q"]
+        done = fetched(partial(subprocess.run, command, capture_output=True, text=True, check=False))
+        if done.returncode:
+            raise Unreachable("apt", f"{suite} cannot be read: {done.stderr[-1000:]}")
         yield options

@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from galactic_lab.builds.build import BuildFailed
+from galactic_lab.images import pip_settings
 
 APT: Final = Path("/etc/apt")
 MACHINE: Final = "/run/machine"
@@ -54,7 +53,7 @@ def options(folder: Path, suite: str) -> list[str]:
     machine.mkdir()
     volumes = [f"{apt}:/etc/apt:ro", f"{machine}:{MACHINE}:ro"]
     settings = {}
-    for name, value in _pip().items():
+    for name, value in pip_settings.read().items():
         words = []
         for number, word in enumerate(value.split()):
             path = Path(word.removeprefix("file://"))
@@ -74,15 +73,3 @@ def options(folder: Path, suite: str) -> list[str]:
     (machine / "pip.conf").write_text("[global]\n" + "".join(lines))
     arguments = f"--build-arg=PIP_CONFIG_FILE={MACHINE}/pip.conf"
     return [*(f"--volume={volume}" for volume in volumes), arguments]
-
-
-def _pip() -> dict[str, str]:
-    """Pip's settings on this machine, from files and from the environment."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found: dict[str, str] = {}
-    for line in listed.splitlines():
-        key, _, value = line.partition("=")
-        name = key.removeprefix(":env:.").removeprefix("global.").removeprefix("user.").removeprefix("site.")
-        found[name] = value.strip("'\"").replace("\\n", " ")
-    return found

@@ -10,14 +10,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from galactic_lab.builds import cache, packages
-from galactic_lab.builds.build import FETCH_PAUSE_SECONDS, FETCH_TRIES, BuildFailed
+from galactic_lab.builds.build import BuildFailed
+from galactic_lab.builds.fetching import fetched
 from galactic_lab.images import mirrors
 from galactic_lab.state import checkout
 
@@ -97,7 +97,7 @@ class Store:
                 shutil.rmtree(root, ignore_errors=True)
                 return subprocess.run(words, capture_output=True, text=True, check=False)
 
-            _succeeded(words, _fetching(make))
+            _succeeded(words, fetched(make))
             empty = ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale")
             for path in empty:
                 shutil.rmtree(root / path)
@@ -151,21 +151,12 @@ class Store:
                 words, cwd=checkout(), env=environment, capture_output=True, text=True, check=False
             )
 
-        _succeeded(words, _fetching(make))
+        _succeeded(words, fetched(make))
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=MAKING) as folder:
             yield Path(folder)
-
-
-def _fetching(make: Callable[[], Done]) -> Done:
-    """How it ended: the last of some tries, as a mirror may be away for a moment. What was made is not made again."""
-    for _ in range(FETCH_TRIES - 1):
-        if (done := make()).returncode == 0:
-            return done
-        time.sleep(FETCH_PAUSE_SECONDS)
-    return make()
 
 
 def _succeeded(words: Sequence[str], done: Done) -> Done:

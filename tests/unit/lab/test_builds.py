@@ -1,5 +1,6 @@
 """Builds happen once, whoever asks, and leave nothing half-done behind."""
 
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from galactic_lab.builds import build as builds
-from galactic_lab.builds import cache
+from galactic_lab.builds import cache, fetching
 from galactic_lab.builds.build import Build, BuildFailed, Job
 from galactic_lab.builds.build_linux import FRAGMENT, PASSING, refused, wanted
 
@@ -64,7 +65,7 @@ def test_a_failure_shows_the_end_of_the_log_and_leaves_nothing() -> None:
     assert not list(cache.root().glob("thing.building-*"))
 
 
-def fetching(tries: int) -> Build:
+def made_at(tries: int) -> Build:
     """What comes at that try."""
 
     def make(job: Job) -> None:
@@ -75,10 +76,10 @@ def fetching(tries: int) -> Build:
 
 
 def test_what_a_mirror_does_not_give_at_once_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builds, "FETCH_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "PAUSE_SECONDS", (0.0, 0.0))
     with pytest.raises(BuildFailed):
-        fetching(builds.FETCH_TRIES + 1).ensure(ignore)
-    assert (fetching(builds.FETCH_TRIES).ensure(ignore) / "file").exists()
+        made_at(fetching.TRIES + 1).ensure(ignore)
+    assert (made_at(fetching.TRIES).ensure(ignore) / "file").exists()
 
 
 def test_what_a_killed_build_left_is_swept() -> None:
@@ -99,3 +100,15 @@ def test_options_the_kernel_did_not_take_are_named() -> None:
     assert wanted(fragment) == ["CONFIG_A", "CONFIG_B"]
     assert refused(fragment, "CONFIG_A=y\n# CONFIG_B is not set\n") == ["CONFIG_B"]
     assert not set(PASSING) - set(wanted(FRAGMENT.read_text()))
+
+
+def test_a_command_is_run_until_it_succeeds_or_the_tries_are_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr(fetching.time, "sleep", paused.append)
+    codes = iter([1, 0, 1, 1, 1])
+    run = lambda: subprocess.CompletedProcess(["apt-get"], next(codes), "", "")  # noqa: E731
+    assert fetching.fetched(run).returncode == 0
+    assert len(paused) == 1
+    assert fetching.fetched(run).returncode == 1
+    assert len(paused) == fetching.TRIES
+    assert next(codes, None) is None, "no try is left out"

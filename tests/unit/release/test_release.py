@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from galactic_lab.images import pip_settings
 from release import audit, image, lending, licences
 from release.distributions import DEVELOPMENT, LAB, ROOT, asked, closure, constraints, normal, project
 from release.image import Facts, command, engine, facts, source
@@ -210,7 +211,7 @@ global.timeout='9'
 
 
 def test_pips_settings_are_those_that_pip_goes_by():
-    found = lending.listed(LISTED)
+    found = pip_settings.listed(LISTED)
     assert found["index-url"] == "https://user:word@packages.example/simple", (
         "the environment goes before files"
     )
@@ -230,7 +231,7 @@ def test_the_listing_is_pips_own(tmp_path, monkeypatch):
     path.write_text("[global]\ntimeout = 41\nretries = 3\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
     monkeypatch.setenv("PIP_TIMEOUT", "42")
-    found = lending.of_this_machine()
+    found = pip_settings.read()
     assert (found["timeout"], found["retries"]) == ("42", "3")
 
 
@@ -246,7 +247,7 @@ def secrets(words):
 def test_what_is_lent_is_a_secret_and_no_argument(tmp_path, capsys):
     authorities = tmp_path / "ca.pem"
     authorities.write_text("-")
-    words = lending.options(tmp_path, lending.listed(LISTED), {"SSL_CERT_FILE": str(authorities)})
+    words = lending.options(tmp_path, pip_settings.listed(LISTED), {"SSL_CERT_FILE": str(authorities)})
     lent = secrets(words)
     assert lent["ca"] == str(authorities), "the file of pip's cert is not there"
     assert "user:word@" in (tmp_path / "pip.conf").read_text()
