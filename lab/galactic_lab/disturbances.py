@@ -34,11 +34,11 @@ class Disturbances(Places):
         """The node's controller ends and stays away until ``release``."""
         name = self._state.node(node).name
         self._no_pod(node)
-        self._state.away(name).unlink(missing_ok=True)
+        self._state.stopped(name).unlink(missing_ok=True)
         self._state.hold(name).touch()
         self.wait(
             f"the controller of {node} to end",
-            self._state.away(name).exists,
+            self._state.stopped(name).exists,
             log="nodes",
             every=0.05,
         )

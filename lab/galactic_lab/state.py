@@ -241,9 +241,9 @@ class State:
         """While this file exists the node's controller is kept away."""
         return self.node_dir(node) / "hold"
 
-    def away(self, node: str) -> Path:
-        """There is this file once the node's supervisor has seen ``hold``, and its controller does not run."""
-        return self.node_dir(node) / "away"
+    def stopped(self, node: str) -> Path:
+        """The file that exists once the controller of a held node does not run."""
+        return self.node_dir(node) / "stopped"
 
     def pid(self, node: str, role: str) -> Path:
         """Process id, in the lab's kernel, of a node's ``supervisor`` or of a program of it, such as ``kubelet``."""

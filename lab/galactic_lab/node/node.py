@@ -1,70 +1,77 @@
 """A node: a machine with containerd, kubelet, and the stand-in for Multus.
 
-Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod. Where a Multus with
-a daemon is given, that runs in place of the stand-in.
+Galactic's controller runs beside them; with the chart kube-proxy does, and the controller is a pod. A given Multus with
+a daemon replaces the stand-in.
 """
 
+import importlib
 import os
-import signal
-from collections.abc import Callable
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
+from galactic_lab.controlplane import broker, controllers
 from galactic_lab.kernel import fabric
 from galactic_lab.node import containerd, kubelet, machine, multus, programs, proxy, real_multus
-from galactic_lab.node.supervision import Supervisor, become, fork, redirect
+from galactic_lab.node.supervision import Child, Supervisor, become, fork, redirect
 from galactic_lab.state import Node, State, environment
 
+CONTROLLER: Final = "galactic.node.__main__"
 CHART_PLUGINS: Final = Path("/opt/cni/bin")
 """The chart's default for ``node.cniBinDir``."""
 
 
-class RealNode(Supervisor):
-    """Ends with its machine: pods do not outlive it, as on a node that is powered off."""
+class LabNode:
+    """One node. It ends with its machine: pods do not outlive it, as on a node that is powered off."""
 
     def __init__(self, state: State, member: Node) -> None:
+        self._state, self._member = state, member
         self._built = programs.find(state.kubernetes, state.images)
         own = [CHART_PLUGINS] if state.chart else []
         own += [Path(state.multus)] if state.multus else []
         self._plugins = [*own, state.tools / "cni", self._built.plugins]
-        self._init = 0
-        super().__init__(state, member)
 
-    def programs(self) -> dict[str, Callable[[], None]]:
-        proxies = {"kube-proxy": self._proxy} if self._state.chart else {}
-        daemons = {"multus": self._multus} if real_multus.thick(self._state.multus) else {}
-        return {"containerd": self._containerd, "kubelet": self._kubelet} | proxies | daemons
+    def run(self) -> None:
+        """Boots the node and keeps its programs running, until SIGTERM or until its first process ends."""
+        state, name = self._state, self._member.name
+        state.node_dir(name).mkdir(parents=True, exist_ok=True)
+        Supervisor(self._children(), partial(state.pid, name)).run(self._boot)
 
-    def isolate(self) -> None:
-        """Boots the node: what a reboot does not keep is gone, its first process runs, its networks are configured."""
-        init = self._state.pid(self._member.name, "init")
-        if init.exists():
+    def _children(self) -> list[Child]:
+        state, name = self._state, self._member.name
+        children = [Child("containerd", self._containerd), Child("kubelet", self._kubelet)]
+        if state.chart:
+            children.append(Child("kube-proxy", self._proxy))
+        if real_multus.thick(state.multus):
+            children.append(Child("multus", self._multus))
+        if not state.chart and controllers.installed(CONTROLLER):
+            held, stopped = state.hold(name).exists, state.stopped(name).touch
+            children.append(Child("controller", self._controller, held, stopped))
+        return children
+
+    def _boot(self) -> int:
+        """The process id of the node's first process; its networks are configured.
+
+        What a reboot does not keep is gone. The caller is in the node.
+        """
+        pidfile = self._state.pid(self._member.name, "init")
+        if pidfile.exists():
             fabric.remake_node(self._state, self._member)
             machine.forget_boot(self._member)
         machine.isolate(self._member)
-        ready, tell = os.pipe()
-        self._init = fork(lambda: machine.init(tell))
-        os.close(tell)
-        os.read(ready, 1)
+        mounted, ready = os.pipe()
+        init = fork(lambda: machine.init(ready))
         os.close(ready)
-        init.write_text(f"{self._init}\n")
+        os.read(mounted, 1)
+        os.close(mounted)
+        pidfile.write_text(f"{init}\n")
         kubeconfig = self._state.identity("multus")
         if self._state.multus:
             real_multus.configure(self._state.multus, self._member.pods, kubeconfig)
         else:
             multus.configure(self._member.pods, kubeconfig, self._plugins)
-
-    def ended(self, pid: int) -> bool:
-        """With its first process the kernel has ended everything else in the node."""
-        if pid != self._init:
-            return False
-        self._init, self._ending = 0, True
-        return True
-
-    def _stop(self) -> None:
-        super()._stop()
-        if self._init:
-            os.kill(self._init, signal.SIGKILL)
+        return init
 
     def _containerd(self) -> None:
         redirect(self._state.logs / f"{self._member.name}.containerd.log")
@@ -89,3 +96,13 @@ class RealNode(Supervisor):
         become(environment())
         identity = self._state.identity("multus")
         real_multus.start(self._state.multus, self._member.name, identity, self._plugins)
+
+    def _controller(self) -> None:
+        state, member = self._state, self._member
+        redirect(state.logs / f"{member.name}.controller.log")
+        variables = controllers.settings(state, f"galactic-node-{member.name}")
+        variables |= broker.variables(state, broker.node(state, member.name))
+        own = {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0"}
+        become(variables | own | {"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d", "TMPDIR": "/tmp"})  # noqa: S108
+        sys.argv = ["galactic-node"]
+        importlib.import_module(CONTROLLER).main()

@@ -15,8 +15,8 @@ from types import FrameType
 from galactic_lab.controlplane import controllers
 from galactic_lab.kernel import fabric
 from galactic_lab.node import machine
-from galactic_lab.node.node import RealNode
-from galactic_lab.node.supervision import CONTROLLER, TICK_SECONDS, fork, meaning
+from galactic_lab.node.node import CONTROLLER, LabNode
+from galactic_lab.node.supervision import TICK_SECONDS, fork, meaning
 from galactic_lab.state import Node, State
 
 log = logging.getLogger("galactic_lab.node.nodes")
@@ -64,7 +64,7 @@ def main() -> None:
     while not ending:
         while waiting and state.gate.exists():
             member = waiting.pop()
-            running[fork(RealNode(state, member).run)] = member
+            running[fork(LabNode(state, member).run)] = member
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
             log.warning("supervisor of %s ended with %s", running[pid].name, meaning(status))

@@ -1,83 +1,80 @@
-"""What keeps a node's programs running: a process that forks each of them, and starts again what dies.
+"""Keeps a node's programs running: forks each of them, and starts again what ends.
 
-The pause before a start doubles from one second, as kubelet does it with containers. The controller stays away while
-the node's hold file exists.
+The pause before a start doubles from one second, as kubelet does with containers. A held program stays stopped.
 """
 
-import importlib
 import logging
 import os
 import signal
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from galactic_lab.controlplane import broker, controllers
+from galactic.backoff import Backoff
 from galactic_lab.kernel import namespaces
-from galactic_lab.state import Node, State
 
 BACKOFF_SECONDS: Final = (1.0, 60.0)
 STEADY_SECONDS: Final = 30.0
 TICK_SECONDS: Final = 0.5
-"""Four processes look that often, and a guest is slow at every system call: at 0.2 that was a tenth of its time."""
+"""Between two ticks. System calls are slow in a guest: at 0.2 s the supervisors of three nodes took a tenth of its time."""
 STOP_SECONDS: Final = 8.0
-CONTROLLER: Final = "galactic.node.__main__"
 
 log = logging.getLogger("galactic_lab.node.nodes")
 
 
 @dataclass(slots=True)
 class Child:
-    """One program that is kept running, except while ``held``."""
+    """One program that is kept running, except while ``held``.
+
+    ``stopped`` is called at each tick while it is held and does not run: it is then not started before the release.
+    """
 
     role: str
     start: Callable[[], None]
-    held: Callable[[], bool]
-    away: Callable[[], None] = lambda: None
-    """Called as long as it is held and does not run: none is started any more while it is held."""
+    held: Callable[[], bool] = lambda: False
+    stopped: Callable[[], None] = lambda: None
     pid: int = 0
-    since: float = 0.0
-    after: float = 0.0
-    pause: float = BACKOFF_SECONDS[0]
-    asked: bool = False
+    started_at: float = 0.0
+    start_after: float = 0.0
+    stopping: bool = False
+    backoff: Backoff = field(default_factory=lambda: Backoff(*BACKOFF_SECONDS, spread=0.0))
 
     def tick(self, pidfile: Path) -> None:
-        """Starts it if it should run and does not; ends it if it is held."""
+        """Starts the program if it should run and does not; ends it if it is held."""
         now = time.monotonic()
         held = self.held()
         if self.pid and held:
-            if not self.asked:
+            if not self.stopping:
                 os.kill(self.pid, signal.SIGTERM)
-            self.asked = True
+            self.stopping = True
         elif held:
-            self.away()
-        elif not self.pid and now >= self.after:
-            self.pid, self.since = fork(self.start), now
-            partial = pidfile.with_suffix(".partial")  # whoever reads it meanwhile reads all or nothing
+            self.stopped()
+        elif not self.pid and now >= self.start_after:
+            self.pid, self.started_at = fork(self.start), now
+            partial = pidfile.with_suffix(".partial")  # readers see all of it or nothing
             partial.write_text(f"{self.pid}\n")
             partial.rename(pidfile)
-            log.info("%s started, pid %d", self.role, self.pid)
+            log.info("%s started, pid=%d", self.role, self.pid)
 
     def ended(self, status: int, pidfile: Path) -> None:
-        """It ended with ``status``; the next start waits, longer each time it does not stay up."""
+        """The program ended with ``status``. The next start waits, longer each time it does not stay up."""
         now = time.monotonic()
-        if self.asked:
-            log.info("%s ended, as asked, with %s", self.role, meaning(status))
-            self.pid, self.asked, self.pause = 0, False, BACKOFF_SECONDS[0]
-            pidfile.unlink(missing_ok=True)
-            return
-        if now - self.since > STEADY_SECONDS:
-            self.pause = BACKOFF_SECONDS[0]
-        self.after = now + self.pause
-        log.warning("%s ended with %s; again in %.0f s", self.role, meaning(status), self.pause)
-        self.pause = min(self.pause * 2, BACKOFF_SECONDS[1])
         self.pid = 0
         pidfile.unlink(missing_ok=True)
+        if self.stopping:
+            log.info("%s stopped for a hold, %s", self.role, meaning(status))
+            self.stopping = False
+            self.backoff.succeeded()
+            return
+        if now - self.started_at > STEADY_SECONDS:
+            self.backoff.succeeded()
+        pause = self.backoff.pause()
+        self.start_after = now + pause
+        log.warning("%s ended with %s, restart in %.0f s", self.role, meaning(status), pause)
 
 
 def meaning(status: int) -> str:
@@ -125,49 +122,33 @@ def become(variables: dict[str, str]) -> None:
     os.environ.update(variables)
 
 
-class Supervisor(ABC):
-    """One node: the programs of its kind, and Galactic's controller."""
+class Supervisor:
+    """Keeps the children of one node running until SIGTERM, or until the node's first process ends.
 
-    def __init__(self, state: State, member: Node) -> None:
-        self._state, self._member = state, member
-        hold = state.hold(member.name)
-        self._children = [Child(role, start, lambda: False) for role, start in self.programs().items()]
-        if not state.chart and controllers.installed(CONTROLLER):
-            self._children.append(Child("controller", self._controller, hold.exists, self._away))
+    With its first process the kernel ends everything in the node. ``pidfile`` is the file of each role's process id.
+    """
+
+    def __init__(self, children: Sequence[Child], pidfile: Callable[[str], Path]) -> None:
+        self._children, self._pidfile = children, pidfile
+        self._init = 0
         self._ending = False
 
-    @abstractmethod
-    def programs(self) -> dict[str, Callable[[], None]]:
-        """What runs beside the controller: role → the child's work."""
-
-    @abstractmethod
-    def isolate(self) -> None:
-        """Moves the caller into the node."""
-
-    def ended(self, pid: int) -> bool:  # noqa: ARG002 - for kinds with further processes
-        """Whether the process that ended was the node's own, and none of its programs."""
-        return False
-
-    def run(self) -> None:
-        """Until SIGTERM."""
+    def run(self, boot: Callable[[], int]) -> None:
+        """``boot`` moves the caller into the node, and returns the process id of the node's first process."""
         signal.signal(signal.SIGTERM, self._terminate)
-        state, name = self._state, self._member.name
-        state.node_dir(name).mkdir(parents=True, exist_ok=True)
-        self.isolate()
-        state.pid(name, "supervisor").write_text(f"{os.getpid()}\n")
+        self._init = boot()
+        own = self._pidfile("supervisor")
+        own.write_text(f"{os.getpid()}\n")
         while not self._ending:
             for child in self._children:
-                child.tick(state.pid(name, child.role))
+                child.tick(self._pidfile(child.role))
             self._reap()
             time.sleep(TICK_SECONDS)
-        state.pid(name, "supervisor").unlink(missing_ok=True)
+        own.unlink(missing_ok=True)
         self._stop()
 
     def _terminate(self, _number: int, _frame: FrameType | None) -> None:
         self._ending = True
-
-    def _away(self) -> None:
-        self._state.away(self._member.name).touch()
 
     def _reap(self) -> None:
         while True:
@@ -177,11 +158,12 @@ class Supervisor(ABC):
                 return
             if pid == 0:
                 return
-            if self.ended(pid):
+            if pid == self._init:
+                self._init, self._ending = 0, True
                 continue
             for child in self._children:
                 if child.pid == pid:
-                    child.ended(status, self._state.pid(self._member.name, child.role))
+                    child.ended(status, self._pidfile(child.role))
 
     def _stop(self) -> None:
         deadline = time.monotonic() + STOP_SECONDS
@@ -194,13 +176,5 @@ class Supervisor(ABC):
         for child in self._children:
             if child.pid:
                 os.kill(child.pid, signal.SIGKILL)
-
-    def _controller(self) -> None:
-        state, member = self._state, self._member
-        redirect(state.logs / f"{member.name}.controller.log")
-        variables = controllers.settings(state, f"galactic-node-{member.name}")
-        variables |= broker.variables(state, broker.node(state, member.name))
-        own = {"GALACTIC_NODE_NAME": member.name, "GALACTIC_UNDERLAY_INTERFACE": "eth0"}
-        become(variables | own | {"GALACTIC_CNI_CONF_DIR": "/etc/cni/net.d", "TMPDIR": "/tmp"})  # noqa: S108
-        sys.argv = ["galactic-node"]
-        importlib.import_module(CONTROLLER).main()
+        if self._init:
+            os.kill(self._init, signal.SIGKILL)
