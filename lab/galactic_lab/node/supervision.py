@@ -20,7 +20,7 @@ from galactic_lab.kernel import namespaces
 BACKOFF_SECONDS: Final = (1.0, 60.0)
 STEADY_SECONDS: Final = 30.0
 TICK_SECONDS: Final = 0.5
-"""Between two ticks. System calls are slow in a guest: at 0.2 s the supervisors of three nodes took a tenth of its time."""
+"""Between two ticks. System calls are slow in a guest: at 0.2 s three nodes' supervisors took a tenth of its time."""
 STOP_SECONDS: Final = 8.0
 
 log = logging.getLogger("galactic_lab.node.nodes")
