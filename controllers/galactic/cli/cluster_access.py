@@ -81,7 +81,9 @@ class Cluster:
         )
         pods = await self.pods()
         found: list[Component] = []
-        workloads = [("deploy", each) for each in deployments[0]] + [("sts", each) for each in sets[0]]
+        workloads = [("deploy", workload) for workload in deployments[0]] + [
+            ("sts", workload) for workload in sets[0]
+        ]
         for kind, workload in workloads:
             status = workload.get("status") or {}
             name = _component(workload)
@@ -98,16 +100,18 @@ class Cluster:
             )
         for daemon in daemons[0]:
             name = _component(daemon)
-            for pod in (each for each in pods if _component(each) == name):
+            for pod in (pod for pod in pods if _component(pod) == name):
                 node, shown = pod["spec"].get("nodeName", ""), _log(pod, pod["metadata"]["name"])
                 why = await self._why([pod])
                 found.append(Component(name, int(_ready(pod)), 1, _tag(pod), why, node, shown))
             if not (daemon.get("status") or {}).get("desiredNumberScheduled"):
                 found.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
-        return tuple(sorted(found, key=lambda each: (each.name, each.node)))
+        return tuple(sorted(found, key=lambda component: (component.name, component.node)))
 
     def served(self, components: Sequence[Component]) -> bool:
-        return bool(components) and not any(each.kind == "router" and each.wanted for each in components)
+        return bool(components) and not any(
+            component.kind == "router" and component.wanted for component in components
+        )
 
     async def _why(self, pods: Objects) -> str:
         """Why one of these pods is not ready."""
@@ -145,7 +149,7 @@ class Cluster:
         return found
 
     async def _json(self, pod: Object, container: str, argv: list[str]) -> Any:
-        meta, names = pod["metadata"], [each["name"] for each in pod["spec"]["containers"]]
+        meta, names = pod["metadata"], [container["name"] for container in pod["spec"]["containers"]]
         chosen = container if container in names else names[0]
         where = f"{meta['namespace']}/{meta['name']}"
         try:
@@ -165,7 +169,7 @@ class Cluster:
         for pod in await self.pods():
             meta = pod["metadata"]
             statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-            restarted = {each["name"] for each in statuses if each.get("restartCount")}
+            restarted = {container["name"] for container in statuses if container.get("restartCount")}
             spec = pod["spec"]
             for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
                 for previous in (False, True) if container["name"] in restarted else (False,):
@@ -201,15 +205,15 @@ async def _or_why(work: Any) -> str:
 def problem(pod: Object) -> str:
     """Why a pod does not run, in its containers' words; empty where they do."""
     status = pod.get("status") or {}
-    for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        state = each.get("state") or {}
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        state = container.get("state") or {}
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
-        last = (each.get("lastState") or {}).get("terminated") or {}
+        last = (container.get("lastState") or {}).get("terminated") or {}
         if reason := waiting.get("reason"):
             said = last.get("message") or waiting.get("message") or ""
-            return f"{each['name']}: {reason}" + (f" ({' '.join(said.split())[-300:]})" if said else "")
+            return f"{container['name']}: {reason}" + (f" ({' '.join(said.split())[-300:]})" if said else "")
         if ended.get("exitCode"):
-            return f"{each['name']}: ended with {ended['exitCode']}"
+            return f"{container['name']}: ended with {ended['exitCode']}"
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return str(condition.get("message") or "not scheduled")
@@ -226,7 +230,7 @@ def _log(thing: Object, name: str) -> str:
 
 def _port(pod: Object) -> int:
     """Where a pod serves /metrics and /healthz."""
-    ports = (port for each in pod["spec"]["containers"] for port in each.get("ports") or ())
+    ports = (port for container in pod["spec"]["containers"] for port in container.get("ports") or ())
     return next((port["containerPort"] for port in ports if port.get("name") == "metrics"), METRICS_PORT)
 
 
@@ -236,7 +240,7 @@ def _running(pod: Object) -> bool:
 
 def _ready(pod: Object) -> bool:
     conditions = (pod.get("status") or {}).get("conditions") or ()
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def _tag(pod: Object) -> str:

@@ -141,8 +141,8 @@ def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
     """A command line of ``command(options, …)``; what it returns is the exit code, None being 0."""
     signature = inspect.signature(command, eval_str=True)
     own = [
-        each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, each in signature.parameters.items()
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in signature.parameters.items()
         if name != "options"
     ]
     added = [
@@ -167,6 +167,6 @@ def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
 
     wrapper.__doc__ = f"{command.__doc__}\n\n{EXITS}"
     wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {each.name: each.annotation for each in (*own, *added)}
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
     del wrapper.__wrapped__  # or typer would look through it
     return wrapper

@@ -48,7 +48,7 @@ def _test(  # noqa: PLR0917 - as many as there are options
         if not document(removed, output):
             print(f"removed: {', '.join(removed) or 'nothing was left'}")
         return FINE
-    chosen = [each.strip() for each in nodes.split(",") if each.strip()]
+    chosen = [name.strip() for name in nodes.split(",") if name.strip()]
     if nodes and len(chosen) != 2:
         raise Rejected(f"{nodes!r}: give two names, NAME,NAME", field="--nodes")
     found = asyncio.run(_interruptible(_tried(options, timeout, keep=keep, image=image, nodes=chosen)))
@@ -93,7 +93,7 @@ async def _tried(
             results = await _results(kube, plan)
         seconds = time.monotonic() - started
     return {
-        "passed": all(each["right"] for each in results),
+        "passed": all(result["right"] for result in results),
         "namespace": plan.namespace,
         "kept": keep,
         "nodes": chosen,
@@ -108,24 +108,24 @@ async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
 
     (all_nodes, _), (segments, _) = await asyncio.gather(kube.list(NODES), kube.list(NODE_SEGMENTS))
     able = {
-        each["metadata"]["name"]
-        for each in segments
+        segment["metadata"]["name"]
+        for segment in segments
         if any(
-            one["type"] == "Ready" and one["status"] == "True"
-            for one in (each.get("status") or {}).get("conditions") or ()
+            condition["type"] == "Ready" and condition["status"] == "True"
+            for condition in (segment.get("status") or {}).get("conditions") or ()
         )
     }
     free = [
-        each["metadata"]["name"]
-        for each in all_nodes
-        if not each["spec"].get("unschedulable")
-        and not any(one.get("effect") != "PreferNoSchedule" for one in each["spec"].get("taints") or ())
+        node["metadata"]["name"]
+        for node in all_nodes
+        if not node["spec"].get("unschedulable")
+        and not any(taint.get("effect") != "PreferNoSchedule" for taint in node["spec"].get("taints") or ())
     ]
-    if unable := [each for each in given if each not in able or each not in free]:
+    if unable := [node for node in given if node not in able or node not in free]:
         raise Rejected(
             f"{', '.join(unable)}: no such node, or pods cannot be attached there", field="--nodes"
         )
-    chosen = given or [each for each in sorted(free) if each in able][:2]
+    chosen = given or [node for node in sorted(free) if node in able][:2]
     if not chosen:
         raise NotYet("no node is ready for attachments and free for pods; galactic status says why")
     if len(chosen) == 1:
@@ -227,8 +227,8 @@ async def _cleanup(options: ClusterOptions) -> list[str]:
     from galactic.kube.resources import NAMESPACES  # noqa: PLC0415
 
     async with options.kube() as kube:
-        left = [each["metadata"]["name"] for each in (await kube.list(NAMESPACES, labels=LABEL))[0]]
-        await asyncio.gather(*(_removed(kube, each) for each in left))
+        left = [namespace["metadata"]["name"] for namespace in (await kube.list(NAMESPACES, labels=LABEL))[0]]
+        await asyncio.gather(*(_removed(kube, namespace) for namespace in left))
     return left
 
 
@@ -240,7 +240,7 @@ async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any
     deadline = time.monotonic() + 2 * plan.patience
     while True:
         found, _ = await _answered(lambda: kube.list(PODS, plan.namespace), plan.patience)
-        pods = {each["metadata"]["name"]: each for each in found}
+        pods = {pod["metadata"]["name"]: pod for pod in found}
         if plan.done(pods) or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
@@ -254,21 +254,21 @@ async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any
 def _print(found: dict[str, Any]) -> None:
     rows = [
         (
-            each["from"],
-            each["node"],
-            each["to"],
-            each["expected"] or "nobody",
-            each["found"] or "nobody",
-            "✓" if each["right"] else "✗",
+            result["from"],
+            result["node"],
+            result["to"],
+            result["expected"] or "nobody",
+            result["found"] or "nobody",
+            "✓" if result["right"] else "✗",
         )
-        for each in found["results"]
+        for result in found["results"]
     ]
-    marks = [() if each["right"] else (RED,) for each in found["results"]]
+    marks = [() if result["right"] else (RED,) for result in found["results"]]
     show(table(("FROM", "ON", "TO", "EXPECTED", "FOUND", ""), rows, marks))
     print()
-    for why in dict.fromkeys(each["why"] for each in found["results"] if each["why"]):
+    for why in dict.fromkeys(result["why"] for result in found["results"] if result["why"]):
         print(f"  {why}")
-    wrong = sum(not each["right"] for each in found["results"])
+    wrong = sum(not result["right"] for result in found["results"])
     if wrong:
         print(paint(f"{wrong} of {len(rows)} are not as they should be.", RED, BOLD))
         print("  → galactic status; or again with --keep, and then: galactic trace -n NAMESPACE POD ADDRESS")
@@ -300,13 +300,13 @@ def probe(
     from galactic.cli import probe as asking  # noqa: PLC0415
 
     try:
-        targets = [asking.target(each) for each in ask]
+        targets = [asking.target(text) for text in ask]
     except Rejected as error:
         typer.echo(f"galactic connectivity probe: {error}", err=True)
         raise typer.Exit(2) from error
-    wrong = [each for each in asyncio.run(asking.ask(targets, patience, port)) if not each.right]
-    for each in wrong:
-        print(f"{each.target} found={each.found}")
+    wrong = [answer for answer in asyncio.run(asking.ask(targets, patience, port)) if not answer.right]
+    for answer in wrong:
+        print(f"{answer.target} found={answer.found}")
     raise typer.Exit(DEGRADED if wrong else FINE)
 
 

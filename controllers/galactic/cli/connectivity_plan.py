@@ -79,7 +79,7 @@ class ConnectivityPlan:
         return [self._pod(name, self.nodes[node]) for _, name, node, _ in PODS]
 
     def _pod(self, name: str, node: str) -> dict[str, Any]:
-        asked = [word for each in self.targets(name) for word in ("--ask", str(each))]
+        asked = [word for target in self.targets(name) for word in ("--ask", str(target))]
         security = {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -130,7 +130,7 @@ class ConnectivityPlan:
         self, pods: Mapping[str, Mapping[str, Any]], events: Iterable[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
         """A row for each question. ``why`` where its pod could not ask."""
-        told = {each["involvedObject"].get("name"): each for each in events}
+        told = {event["involvedObject"].get("name"): event for event in events}
         rows: list[dict[str, Any]] = []
         for _, name, node, _ in PODS:
             ended = _ended(pods.get(name))
@@ -171,9 +171,9 @@ def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def _ended(pod: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """How a pod's asker ended; None while it has not."""
-    for each in ((pod or {}).get("status") or {}).get("containerStatuses") or ():
-        if each["name"] == ASKER:
-            ended = (each.get("state") or {}).get("terminated")
+    for container in ((pod or {}).get("status") or {}).get("containerStatuses") or ():
+        if container["name"] == ASKER:
+            ended = (container.get("state") or {}).get("terminated")
             return dict(ended) if ended else None
     return None
 
@@ -197,8 +197,8 @@ def _why(pod: Mapping[str, Any] | None, ended: Mapping[str, Any] | None, event: 
     status = pod.get("status") or {}
     waiting = [
         state["message"] or state.get("reason", "")
-        for each in status.get("containerStatuses") or ()
-        if (state := (each.get("state") or {}).get("waiting")) and state.get("message")
+        for container in status.get("containerStatuses") or ()
+        if (state := (container.get("state") or {}).get("waiting")) and state.get("message")
     ]
     told = event or (waiting[0] if waiting else "")
     return f"not finished in time, {status.get('phase', 'Unknown')}" + (

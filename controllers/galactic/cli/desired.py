@@ -26,28 +26,30 @@ UNREACHABLE: Final = frozenset({"0.0.0.0/0", "::/0"})
 def attachments(snapshot: Snapshot) -> dict[str, Attachment]:
     """What Kubernetes says about each attachment, as the router takes it."""
     found = {}
-    for name, each in snapshot.attachments.items():
-        vpc = snapshot.vpcs.get(snapshot.vpc_of(each))
-        addresses = each.status.addresses or each.spec.interface.addresses
-        networks = entitled(addresses, ((route.destination, route.via) for route in each.spec.routes))
+    for name, attachment in snapshot.attachments.items():
+        vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
+        addresses = attachment.status.addresses or attachment.spec.interface.addresses
+        networks = entitled(addresses, ((route.destination, route.via) for route in attachment.spec.routes))
         number, function = None, None
         with contextlib.suppress(Rejected):
             number = parse_vpc(vpc.status.identifier) if vpc and vpc.status.identifier else None
-            function = parse_function(each.status.identifier) if each.status.identifier else None
-        found[name] = Attachment(number, function, networks, each.status.ready)
+            function = parse_function(attachment.status.identifier) if attachment.status.identifier else None
+        found[name] = Attachment(number, function, networks, attachment.status.ready)
     return found
 
 
 def segments(snapshot: Snapshot, cluster: str = "default") -> dict[NodeRef, Segment]:
     """What each node says."""
     found = {}
-    for name, each in snapshot.segments.items():
+    for name, segment in snapshot.segments.items():
         prefix = None
         with contextlib.suppress(Rejected):
-            prefix = parse_prefix(each.spec.prefix)
+            prefix = parse_prefix(segment.spec.prefix)
         endpoints = tuple(
-            Endpoint(it.vpc, it.function, it.attachment, it.sid, it.networks, it.epoch)
-            for it in each.status.endpoints
+            Endpoint(
+                status.vpc, status.function, status.attachment, status.sid, status.networks, status.epoch
+            )
+            for status in segment.status.endpoints
         )
         found[NodeRef(cluster, name)] = Segment(prefix, endpoints)
     return found
@@ -102,8 +104,8 @@ def rows(
     ``galactic-node-inspect`` tells it; None where the node does not have the VPC. ``names``: by (cluster, function)
     the attachment.
     """
-    there = {node: routes(found) for node, found in kernels.items() if found is not None}
-    known = {*wanted, *(told or {}), *(network for found in there.values() for network in found)}
+    there = {node: routes(table) for node, table in kernels.items() if table is not None}
+    known = {*wanted, *(told or {}), *(network for table in there.values() for network in table)}
     result = []
     for network in sorted(known, key=_order):
         route, said = wanted.get(Network(network)), (told or {}).get(Network(network))
@@ -112,7 +114,7 @@ def rows(
         differences = []
         if told is not None and (said.segments[0] if said else "") != sid:
             differences.append("told")
-        found = {node: each.get(network, "") for node, each in there.items()}
+        found = {node: table.get(network, "") for node, table in there.items()}
         for node, has in found.items():
             local = route is not None and route.cluster == cluster and route.node == node
             if has != ("local" if local else sid):
@@ -134,11 +136,11 @@ def rows(
 def routes(found: Mapping[str, Any]) -> dict[str, str]:
     """A kernel's table: network → SID, ``local`` or ``unreachable``; the lowest metric counts."""
     result: dict[str, str] = {}
-    for each in found["routes"]:
-        kind, network = each["kind"], each["network"]
+    for route in found["routes"]:
+        kind, network = route["kind"], route["network"]
         if kind == "unreachable" and network in UNREACHABLE:
             continue  # the end of every VRF
-        where = each["sid"] if kind == "sid" else "local" if kind in ("device", "via") else kind
+        where = route["sid"] if kind == "sid" else "local" if kind in ("device", "via") else kind
         result.setdefault(network, where)
     return result
 
@@ -156,13 +158,18 @@ def owner(snapshot: Snapshot, sid: str) -> str:
 
 def told_of(answers: Iterable[Mapping[str, Any]], vpc: str) -> dict[Network, Route]:
     """What the leading router told of a VPC, of all routers' answers; a standby's where none leads."""
-    ranked = sorted(answers, key=lambda each: each["term"])
+    ranked = sorted(answers, key=lambda answer: answer["term"])
     table = ranked[-1]["vpcs"].get(vpc, {"routes": []}) if ranked else {"routes": []}
     return {
-        Network(each["network"]): Route(
-            each["network"], (each["sid"],), each["cluster"], each["node"], each["function"], each["epoch"]
+        Network(route["network"]): Route(
+            route["network"],
+            (route["sid"],),
+            route["cluster"],
+            route["node"],
+            route["function"],
+            route["epoch"],
         )
-        for each in table["routes"]
+        for route in table["routes"]
     }
 
 

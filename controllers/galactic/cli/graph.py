@@ -67,18 +67,18 @@ def graph(
 
 def picture(snapshot: "Snapshot", namespace: str = "") -> Picture:
     """What there is to draw."""
-    names = [each for each in sorted(snapshot.vpcs) if not namespace or each.startswith(f"{namespace}/")]
+    names = [name for name in sorted(snapshot.vpcs) if not namespace or name.startswith(f"{namespace}/")]
     cells: dict[tuple[str, str], list[Dot]] = {}
     for vpc in names:
-        for name, each in sorted(snapshot.members(vpc).items()):
-            endpoint = each.status.endpoint
+        for name, attachment in sorted(snapshot.members(vpc).items()):
+            endpoint = attachment.status.endpoint
             carriers = snapshot.carriers(name)
-            addresses = ", ".join(each.status.addresses) or "no address"
+            addresses = ", ".join(attachment.status.addresses) or "no address"
             detail = f"{name}: {addresses}" + (f"; pod {carriers[0]}" if carriers else "; no pod")
             detail += f"; SID {endpoint.sid}" if endpoint else ""
             place = endpoint.node if endpoint else ELSEWHERE
-            bare = each.status.addresses[0].partition("/")[0] if each.status.addresses else "?"
-            dot = Dot(f"{name.partition('/')[2]} {bare}", detail, each.status.ready)
+            bare = attachment.status.addresses[0].partition("/")[0] if attachment.status.addresses else "?"
+            dot = Dot(f"{name.partition('/')[2]} {bare}", detail, attachment.status.ready)
             cells.setdefault((vpc, place), []).append(dot)
     nodes = [
         (name, segment.spec.prefix, _ready(snapshot, name))
@@ -98,7 +98,8 @@ def picture(snapshot: "Snapshot", namespace: str = "") -> Picture:
 
 def _ready(snapshot: "Snapshot", node: str) -> bool:
     return any(
-        each.type == "Ready" and each.status == "True" for each in snapshot.segments[node].status.conditions
+        condition.type == "Ready" and condition.status == "True"
+        for condition in snapshot.segments[node].status.conditions
     )
 
 

@@ -169,18 +169,20 @@ def _plain(holding: "Holding") -> dict[str, Any]:
 def _print(found: "list[Holding]", *, wide: bool) -> None:
     header = ["VPC", "NETWORK", "ATTACHMENT", "NODE", "SINCE", "UNTIL"]
     rows = []
-    for it in found:
+    for entry in found:
         row = [
-            vpc_hex(it.vpc),
-            it.network,
-            it.attachment,
-            it.node,
-            _time(it.since, it.began_exactly),
-            _until(it),
+            vpc_hex(entry.vpc),
+            entry.network,
+            entry.attachment,
+            entry.node,
+            _time(entry.since, entry.began_exactly),
+            _until(entry),
         ]
-        rows.append([*row, *([it.cluster, it.sid, str(it.epoch), str(it.revision)] if wide else [])])
+        rows.append(
+            [*row, *([entry.cluster, entry.sid, str(entry.epoch), str(entry.revision)] if wide else [])]
+        )
     show(table([*header, *(["CLUSTER", "SID", "EPOCH", "REVISION"] if wide else [])], rows))
-    if any(not (it.began_exactly and it.ended_exactly) for it in found):
+    if any(not (entry.began_exactly and entry.ended_exactly) for entry in found):
         print("~ not later than that: no router was there to see it")
 
 

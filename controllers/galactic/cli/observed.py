@@ -61,12 +61,12 @@ def rises(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counted:
     """What rose on a node between two inspections of it."""
     from galactic.linux.counters import Drops, rise  # noqa: PLC0415  (what it imports is for the kernel)
 
-    then, now = ([Drops(**each) for each in found["drops"]] for found in (before, after))
+    then, now = ([Drops(**rule) for rule in inspection["drops"]] for inspection in (before, after))
     links: dict[str, dict[str, int]] = {}
     for device, link in after["links"].items():
         old = before["links"].get(device, {})
         links[device] = {name: link[name] - old[name] for name in PACKETS if name in link and name in old}
-    return {"drops": [each.plain() for each in rise(then, now)], "links": links}
+    return {"drops": [rule.plain() for rule in rise(then, now)], "links": links}
 
 
 def silent_gateway(where: str, node: str, ifname: str, gateway: str, echo: Echo | None) -> Iterator[Hop]:

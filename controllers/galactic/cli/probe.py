@@ -109,7 +109,7 @@ async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> l
                 return Result(one, found)
         return Result(one, "")
 
-    expected = [one for one in targets if one.expected]
-    refused = [one for one in targets if not one.expected]
+    expected = [target for target in targets if target.expected]
+    refused = [target for target in targets if not target.expected]
     results = await asyncio.gather(*map(reached, expected))
     return [*results, *await asyncio.gather(*map(silent, refused))]

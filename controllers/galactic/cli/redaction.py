@@ -57,7 +57,7 @@ def thing(given: Any) -> Any:
             return {key: REDACTED if key == "value" else thing(value) for key, value in given.items()}
         return {key: _field(str(key), value) for key, value in given.items()}
     if isinstance(given, list | tuple):
-        return _flags([thing(each) for each in given])
+        return _flags([thing(item) for item in given])
     return text(given) if isinstance(given, str) else given
 
 

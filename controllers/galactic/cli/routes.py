@@ -76,7 +76,7 @@ async def _found(
         hosts = {
             node
             for node, segment in snapshot.segments.items()
-            if any(each.vpc == identifier for each in segment.status.endpoints)
+            if any(endpoint.vpc == identifier for endpoint in segment.status.endpoints)
         } | {route.node for route in wanted.routes.values() if route.cluster == cluster}
         asked = sorted(hosts) if kernels else []
         turn = asyncio.Semaphore(AT_ONCE)
@@ -93,9 +93,9 @@ async def _found(
 
         found = dict(zip(asked, await asyncio.gather(*map(kernel, asked)), strict=True))
     names = {
-        (cluster, each.status.identifier): key
-        for key, each in snapshot.members(name).items()
-        if each.status.identifier
+        (cluster, attachment.status.identifier): key
+        for key, attachment in snapshot.members(name).items()
+        if attachment.status.identifier
     }
     return {
         "vpc": name,
@@ -103,11 +103,11 @@ async def _found(
         "rows": rows(wanted.routes, told, found, names, cluster),
         "conflicts": [
             {
-                "network": each.network,
-                "claimed_by": each.claim.attachment,
-                "held_by": each.holder.attachment,
+                "network": conflict.network,
+                "claimed_by": conflict.claim.attachment,
+                "held_by": conflict.holder.attachment,
             }
-            for each in wanted.conflicts
+            for conflict in wanted.conflicts
         ],
         "unread": unread,
     }
@@ -130,9 +130,9 @@ def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
     print(paint(f"VPC {plain['vpc']} ({plain['identifier']})", BOLD))
     show(table(header, lines, marks))
     print()
-    for each in plain["conflicts"]:
+    for conflict in plain["conflicts"]:
         print(
-            f"conflict: {each['network']} is claimed by {each['claimed_by']}, and {each['held_by']} holds it: "
+            f"conflict: {conflict['network']} is claimed by {conflict['claimed_by']}, and {conflict['held_by']} holds it: "
             "delete one of them, or give it another"
         )
     for what, why in plain["unread"].items():

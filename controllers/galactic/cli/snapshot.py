@@ -79,7 +79,9 @@ class Snapshot:
     @property
     def home(self) -> str:
         """The namespace that Galactic is installed in, as its Leases tell."""
-        return next((str(each["metadata"]["namespace"]) for each in self.leases.values()), "galactic-system")
+        return next(
+            (str(lease["metadata"]["namespace"]) for lease in self.leases.values()), "galactic-system"
+        )
 
     def vpc_of(self, attachment: VpcAttachment) -> str:
         """The VPC that an attachment belongs to: what its status says counts, see docs/architecture.md."""
@@ -91,7 +93,11 @@ class Snapshot:
 
     def members(self, vpc: str) -> dict[str, VpcAttachment]:
         """The attachments of a VPC."""
-        return {name: each for name, each in self.attachments.items() if self.vpc_of(each) == vpc}
+        return {
+            name: attachment
+            for name, attachment in self.attachments.items()
+            if self.vpc_of(attachment) == vpc
+        }
 
     def carriers(self, attachment: str) -> list[str]:
         """The pods that ask for an attachment, and that have not ended."""
@@ -136,9 +142,9 @@ async def read(kube: Kube) -> Snapshot:
     snapshot.vpcs = _parsed(snapshot, Vpc, lists["vpcs"])
     snapshot.attachments = _parsed(snapshot, VpcAttachment, lists["attachments"])
     snapshot.segments = _parsed(snapshot, NodeSegment, lists["segments"])
-    snapshot.nodes = {name_of(each): each for each in lists["nodes"]}
+    snapshot.nodes = {name_of(node): node for node in lists["nodes"]}
     # By annotation, not by the label that the webhook adds: a pod that came past the webhook is what is to be seen.
-    snapshot.pods = {name_of(each): each for each in lists["pods"] if wanted(each) or wants_vpc(each)}
+    snapshot.pods = {name_of(pod): pod for pod in lists["pods"] if wanted(pod) or wants_vpc(pod)}
     snapshot.events = await _standing(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         snapshot.leases[lease["metadata"]["name"]] = lease
@@ -151,23 +157,23 @@ async def _standing(kube: Kube, events: Objects) -> Objects:
     One question a kind of workload that is spoken of, however many Events there are: a Deployment that is refused has
     one for each of its ReplicaSets.
     """
-    kinds = [kind for kind in WORKLOADS if any(_refused(each) == kind.kind for each in events)]
+    kinds = [kind for kind in WORKLOADS if any(_refused(event) == kind.kind for event in events)]
     lists = await asyncio.gather(*(_workloads(kube, kind) for kind in kinds))
     there = dict(zip((kind.kind for kind in kinds), lists, strict=True))
-    return [each for each in events if _lacks(there.get(_refused(each)), each)]
+    return [event for event in events if _lacks(there.get(_refused(event)), event)]
 
 
 def _refused(event: Object) -> str:
     """The kind of the workload whose pods were refused, if that is what the Event tells; empty otherwise."""
     kind = str((event.get("involvedObject") or {}).get("kind"))
     told = event.get("reason") == "FailedCreate" and "galactic" in event.get("message", "")
-    return kind if told and any(each.kind == kind for each in WORKLOADS) else ""
+    return kind if told and any(workload.kind == kind for workload in WORKLOADS) else ""
 
 
 async def _workloads(kube: Kube, kind: Resource) -> dict[str, Object] | None:
     """All of a kind, by UID: another of the same name is another. None if they are not ours to read."""
     try:
-        return {each["metadata"]["uid"]: each for each in (await kube.list(kind))[0]}
+        return {workload["metadata"]["uid"]: workload for workload in (await kube.list(kind))[0]}
     except Rejected:
         return None
 

@@ -31,7 +31,7 @@ def status(
     snapshot, found = options.run(
         _settled(options, timeout if wait else 0.0), seconds=options.seconds + (timeout if wait else 0.0)
     )
-    wrong = any(each.severity == "problem" for each in found)
+    wrong = any(finding.severity == "problem" for finding in found)
     if not document(summary(snapshot, found), output):
         show(screen(snapshot, found, everything=output is Output.WIDE))
     return DEGRADED if wrong else FINE
@@ -48,7 +48,7 @@ async def _settled(options: ClusterOptions, patience: float) -> "tuple[Snapshot,
             last = loop.time() >= deadline
             try:
                 snapshot, found = await look(options, kube)
-                if last or not any(each.severity == "problem" for each in found):
+                if last or not any(finding.severity == "problem" for finding in found):
                     return snapshot, found
             except Unreachable:
                 if last:
@@ -82,18 +82,18 @@ def summary(snapshot: "Snapshot", found: "list[Finding]") -> dict[str, Any]:
     from galactic.cli.findings import leader, plain  # noqa: PLC0415
 
     return {
-        "ok": not any(each.severity == "problem" for each in found),
+        "ok": not any(finding.severity == "problem" for finding in found),
         "components": [
             {
-                "name": each.name,
-                "node": each.node,
-                "ready": each.ready,
-                "wanted": each.wanted,
-                "version": each.version,
-                "leader": leader(snapshot, each.name),
-                "problem": each.problem,
+                "name": component.name,
+                "node": component.node,
+                "ready": component.ready,
+                "wanted": component.wanted,
+                "version": component.version,
+                "leader": leader(snapshot, component.name),
+                "problem": component.problem,
             }
-            for each in snapshot.components
+            for component in snapshot.components
         ],
         "nodes": [
             {
@@ -110,12 +110,14 @@ def summary(snapshot: "Snapshot", found: "list[Finding]") -> dict[str, Any]:
         ],
         "vpcs": {
             "total": len(snapshot.vpcs),
-            "ready": sum(each.status.ready for each in snapshot.vpcs.values()),
+            "ready": sum(vpc.status.ready for vpc in snapshot.vpcs.values()),
         },
         "attachments": {
             "total": len(snapshot.attachments),
-            "ready": sum(each.status.ready for each in snapshot.attachments.values()),
-            "attached": sum(each.status.endpoint is not None for each in snapshot.attachments.values()),
+            "ready": sum(attachment.status.ready for attachment in snapshot.attachments.values()),
+            "attached": sum(
+                attachment.status.endpoint is not None for attachment in snapshot.attachments.values()
+            ),
         },
         "findings": plain(found),
     }
@@ -125,7 +127,7 @@ def _ready(snapshot: "Snapshot", node: str) -> str:
     segment = snapshot.segments.get(node)
     if segment is None:
         return "no prefix"
-    states = [each.status for each in segment.status.conditions if each.type == "Ready"]
+    states = [condition.status for condition in segment.status.conditions if condition.type == "Ready"]
     return {"True": "ready", "False": "not ready"}.get(states[0], "unknown") if states else "silent"
 
 
@@ -147,27 +149,38 @@ def screen(snapshot: "Snapshot", found: "list[Finding]", *, everything: bool) ->
         return
     shown = found if everything else found[:SHOWN]
     width = max(60, shutil.get_terminal_size((120, 40)).columns)
-    for each in shown:
-        yield from _finding(each, width)
+    for finding in shown:
+        yield from _finding(finding, width)
     if len(found) > len(shown):
         yield f"… and {len(found) - len(shown)} more: galactic status -o wide"
-    problems = sum(each.severity == "problem" for each in found)
+    problems = sum(finding.severity == "problem" for finding in found)
     yield paint(f"{problems} problems, {len(found) - problems} notes.", RED if problems else YELLOW, BOLD)
 
 
 def _programs(told: dict[str, Any]) -> list[str]:
     rows, marks = [], []
-    for each in told["components"]:
-        if each["node"]:
+    for component in told["components"]:
+        if component["node"]:
             continue
         rows.append(
-            [each["name"], f"{each['ready']}/{each['wanted']}", each["version"] or "-", each["leader"] or "-"]
+            [
+                component["name"],
+                f"{component['ready']}/{component['wanted']}",
+                component["version"] or "-",
+                component["leader"] or "-",
+            ]
         )
-        marks.append(() if each["ready"] >= each["wanted"] else (RED,) if not each["ready"] else (YELLOW,))
-    nodes = [each for each in told["components"] if each["node"]]
+        marks.append(
+            ()
+            if component["ready"] >= component["wanted"]
+            else (RED,)
+            if not component["ready"]
+            else (YELLOW,)
+        )
+    nodes = [component for component in told["components"] if component["node"]]
     if nodes:
-        ready = sum(each["ready"] for each in nodes)
-        versions = ", ".join(sorted({each["version"] or "-" for each in nodes}))
+        ready = sum(component["ready"] for component in nodes)
+        versions = ", ".join(sorted({component["version"] or "-" for component in nodes}))
         rows.append(["node", f"{ready}/{len(nodes)}", versions, "-"])
         marks.append(() if ready == len(nodes) else (RED,))
     return table(("COMPONENT", "READY", "VERSION", "LEADER"), rows, marks)
@@ -175,22 +188,24 @@ def _programs(told: dict[str, Any]) -> list[str]:
 
 def _nodes(told: dict[str, Any]) -> list[str]:
     rows, marks = [], []
-    away = {each["node"] for each in told["components"] if each["node"] and not each["ready"]}
-    for each in told["nodes"]:
-        state = f"{each['ready']}, no controller" if each["name"] in away else each["ready"]
-        row = [each["name"], each["prefix"] or "-", state, each["vpcs"], each["endpoints"], each["routes"]]
-        rows.append([*map(str, row), each["kernel"] or "-"])
+    away = {
+        component["node"] for component in told["components"] if component["node"] and not component["ready"]
+    }
+    for node in told["nodes"]:
+        state = f"{node['ready']}, no controller" if node["name"] in away else node["ready"]
+        row = [node["name"], node["prefix"] or "-", state, node["vpcs"], node["endpoints"], node["routes"]]
+        rows.append([*map(str, row), node["kernel"] or "-"])
         marks.append(() if state == "ready" else (RED,))
     return table(("NODE", "PREFIX", "STATE", "VPCS", "ENDPOINTS", "ROUTES", "KERNEL"), rows, marks)
 
 
-def _finding(each: "Finding", width: int) -> Iterator[str]:
-    problem = each.severity == "problem"
+def _finding(finding: "Finding", width: int) -> Iterator[str]:
+    problem = finding.severity == "problem"
     yield (
-        paint(f"{'✗' if problem else '!'} {each.about}", RED if problem else YELLOW, BOLD)
-        + f"  {each.reason}"
+        paint(f"{'✗' if problem else '!'} {finding.about}", RED if problem else YELLOW, BOLD)
+        + f"  {finding.reason}"
     )
-    for text, lead in ((each.message, "    "), (each.remedy, "  → ")):
+    for text, lead in ((finding.message, "    "), (finding.remedy, "  → ")):
         yield from textwrap.wrap(
             text,
             width,

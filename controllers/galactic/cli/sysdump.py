@@ -65,8 +65,8 @@ def sysdump(
     finally:
         partial.unlink(missing_ok=True)
     print(path)
-    for each in errors:
-        print(f"  not in it: {each}", file=sys.stderr)
+    for missing in errors:
+        print(f"  not in it: {missing}", file=sys.stderr)
     return DEGRADED if errors else FINE
 
 
@@ -118,7 +118,7 @@ async def _fill(options: ClusterOptions, folder: Folder, *, logs: bool, kernels:
                 await work()
             except GalacticError as error:
                 errors.append(f"{title}: {error}")
-    folder.text("errors.txt", "".join(f"{each}\n" for each in errors) or "none\n")
+    folder.text("errors.txt", "".join(f"{error}\n" for error in errors) or "none\n")
     return errors
 
 
@@ -139,7 +139,7 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     whole = (kinds.VPCS, kinds.VPC_ATTACHMENTS, kinds.NODE_SEGMENTS, kinds.NADS, kinds.NODES, kinds.EVENTS)
     hooks = (kinds.MUTATING_WEBHOOKS, kinds.VALIDATING_WEBHOOKS)
     labelled = (kinds.DEPLOYMENTS, kinds.DAEMON_SETS, kinds.STATEFUL_SETS, kinds.CONFIG_MAPS, kinds.SECRETS)
-    for kind, labels in (*((each, "") for each in (*whole, *hooks)), *((each, LABELS) for each in labelled)):
+    for kind, labels in (*((kind, "") for kind in (*whole, *hooks)), *((kind, LABELS) for kind in labelled)):
         try:
             found = (await kube.list(kind, labels=labels))[0]
         except GalacticError as error:
@@ -148,14 +148,16 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
             folder.json(f"objects/{kind.plural}.json", found)
     pods = (await kube.list(kinds.PODS))[0]
     own = [
-        each
-        for each in pods
-        if (each["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "galactic"
+        pod
+        for pod in pods
+        if (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "galactic"
     ]
-    asking = [each for each in pods if wanted(each) or wants_vpc(each)]
+    asking = [pod for pod in pods if wanted(pod) or wants_vpc(pod)]
     folder.json("objects/pods.json", [*own, *asking])
     leases = [
-        each for each in (await kube.list(kinds.LEASES))[0] if each["metadata"]["name"].startswith("galactic")
+        lease
+        for lease in (await kube.list(kinds.LEASES))[0]
+        if lease["metadata"]["name"].startswith("galactic")
     ]
     folder.json("objects/leases.json", leases)
 
@@ -173,7 +175,7 @@ async def _kernels(kube: "Kube", access: "ClusterAccess", folder: Folder, errors
     async def one(node: str, inside: list[str]) -> None:
         async with turn:
             try:
-                words = [word for each in inside for word in ("--pod", each)]
+                words = [word for pod in inside for word in ("--pod", pod)]
                 folder.json(f"kernel/{node}.json", await access.inspect(node, ["--all", *words]))
             except GalacticError as error:
                 errors.append(f"kernel of {node}: {error}")
@@ -181,14 +183,14 @@ async def _kernels(kube: "Kube", access: "ClusterAccess", folder: Folder, errors
     await asyncio.gather(
         *(
             one(
-                each["metadata"]["name"],
+                segment["metadata"]["name"],
                 [
-                    f"{it['netns']}@{it['ifname']}"
-                    for it in (each.get("status") or {}).get("endpoints") or ()
-                    if it.get("netns") and it.get("ifname")
+                    f"{endpoint['netns']}@{endpoint['ifname']}"
+                    for endpoint in (segment.get("status") or {}).get("endpoints") or ()
+                    if endpoint.get("netns") and endpoint.get("ifname")
                 ],
             )
-            for each in segments
+            for segment in segments
         )
     )
 

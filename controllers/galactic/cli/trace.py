@@ -95,14 +95,14 @@ async def traced(
         ways = [(start, address) for address in targets]
         if end is not None:
             ways += [(end, back) for address in targets if (back := _own(snapshot, start, address))]
-        pairs = [_Pair(one, address, ECHO_BYTES + number) for number, (one, address) in enumerate(ways)]
+        pairs = [_Pair(origin, address, ECHO_BYTES + number) for number, (origin, address) in enumerate(ways)]
         kernels: dict[str, Any] = {}
 
         async def ask(node: str) -> None:
             arguments = ["--vpc", start.vpc, *(["--resolve"] if probe else [])]
-            for each in {*where.values()}:
-                if each.node == node and each.vpc == start.vpc:
-                    arguments += ["--pod", each.inside]
+            for place in {*where.values()}:
+                if place.node == node and place.vpc == start.vpc:
+                    arguments += ["--pod", place.inside]
             for pair in pairs:
                 arguments += ["--way", f"{start.vpc}@{pair.address}"]
                 arguments += ["--way", sid] if (sid := sid_of(table, pair.address)) else []
@@ -126,8 +126,8 @@ async def traced(
         hops = walked(echoes)
         unanswered = [
             pair
-            for pair, each in zip(pairs, hops, strict=True)
-            if pair.name in echoes and [hop.state for hop in each if hop.state != "passes"] == ["unknown"]
+            for pair, passed in zip(pairs, hops, strict=True)
+            if pair.name in echoes and [hop.state for hop in passed if hop.state != "passes"] == ["unknown"]
         ]
         if again := await _counted(snapshot, unanswered, kernels, access):
             hops = walked(echoes | again)
@@ -135,8 +135,8 @@ async def traced(
         "from": start.pod or start.attachment,
         "to": destination,
         "ways": [
-            {"from": pair.start.pod or pair.start.attachment, "to": pair.address, "hops": each}
-            for pair, each in zip(pairs, hops, strict=True)
+            {"from": pair.start.pod or pair.start.attachment, "to": pair.address, "hops": passed}
+            for pair, passed in zip(pairs, hops, strict=True)
         ],
     }
 
@@ -188,7 +188,7 @@ async def _counted(
             after = await asyncio.gather(*(access.inspect(node, []) for node in others))
         except GalacticError:
             continue  # what the first look has found is what there is
-        there = {node: rises(*each) for node, *each in zip(others, before, after, strict=True)}
+        there = {node: rises(*inspections) for node, *inspections in zip(others, before, after, strict=True)}
         found |= {pair.name: Echo.of(sent[pair.name], there[far]) for pair, far in several if sent[pair.name]}
     return found
 
@@ -257,12 +257,12 @@ def _targets(
                 "one to the other, and nothing must"
             ) from None
         status = snapshot.attachments[end.attachment].status
-        return [each.partition("/")[0] for each in status.addresses], end
-    for each in where.values():
-        attachment = snapshot.attachments.get(each.attachment)
-        its = {one.partition("/")[0] for one in attachment.status.addresses} if attachment else set()
-        if each.vpc == start.vpc and address in its:
-            return [address], each
+        return [text.partition("/")[0] for text in status.addresses], end
+    for place in where.values():
+        attachment = snapshot.attachments.get(place.attachment)
+        its = {text.partition("/")[0] for text in attachment.status.addresses} if attachment else set()
+        if place.vpc == start.vpc and address in its:
+            return [address], place
     return [address], None
 
 
@@ -281,8 +281,8 @@ def _address(text: str) -> Any:
 def _own(snapshot: "Snapshot", start: "Place", address: str) -> str:
     """An address of the source's, of the same family."""
     version = ip_address(address).version
-    for each in snapshot.attachments[start.attachment].status.addresses:
-        bare = each.partition("/")[0]
+    for text in snapshot.attachments[start.attachment].status.addresses:
+        bare = text.partition("/")[0]
         if ip_address(bare).version == version:
             return bare
     return ""

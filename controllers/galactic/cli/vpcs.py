@@ -26,8 +26,8 @@ def vpcs(
 
     snapshot = options.run(work())
     wanted = [find(snapshot, name, namespace)] if name else sorted(snapshot.vpcs)
-    chosen = [each for each in wanted if not namespace or each.startswith(f"{namespace}/")]
-    found = [described(snapshot, each) for each in chosen]
+    chosen = [name for name in wanted if not namespace or name.startswith(f"{namespace}/")]
+    found = [described(snapshot, name) for name in chosen]
     if document(found, output):
         return FINE
     if not found:
@@ -36,8 +36,8 @@ def vpcs(
         )
     wide = output is Output.WIDE
     header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "READY")
-    rows = [_row(each, wide=wide) for each in found]
-    marks = [() if each["ready"] else (RED,) for each in found]
+    rows = [_row(vpc, wide=wide) for vpc in found]
+    marks = [() if vpc["ready"] else (RED,) for vpc in found]
     show(table((*header, "ADMITS", "WHY") if wide else header, rows, marks))
     return FINE
 
@@ -48,7 +48,7 @@ def find(snapshot: "Snapshot", name: str, namespace: str = "") -> str:
     if given in snapshot.vpcs:
         return given
     same = [
-        each for each, vpc in snapshot.vpcs.items() if name in (each.partition("/")[2], vpc.status.identifier)
+        key for key, vpc in snapshot.vpcs.items() if name in (key.partition("/")[2], vpc.status.identifier)
     ]
     if len(same) == 1:
         return same[0]
@@ -61,7 +61,7 @@ def find(snapshot: "Snapshot", name: str, namespace: str = "") -> str:
 def described(snapshot: "Snapshot", name: str) -> dict[str, Any]:
     """One VPC for programs."""
     vpc, members = snapshot.vpcs[name], snapshot.members(name)
-    ready = [each for each in vpc.status.conditions if each.type == "Ready"]
+    ready = [condition for condition in vpc.status.conditions if condition.type == "Ready"]
     grant = vpc.spec.allowed_namespaces
     return {
         "name": name,
@@ -72,28 +72,28 @@ def described(snapshot: "Snapshot", name: str) -> dict[str, Any]:
         "admits": grant.from_ if grant else "Same",
         "attachments": [
             {
-                "name": each,
+                "name": attachment,
                 "identifier": member.status.identifier,
                 "addresses": [*member.status.addresses],
                 "ready": member.status.ready,
                 "node": member.status.endpoint.node if member.status.endpoint else None,
                 "sid": member.status.endpoint.sid if member.status.endpoint else None,
-                "pods": snapshot.carriers(each),
+                "pods": snapshot.carriers(attachment),
             }
-            for each, member in sorted(members.items())
+            for attachment, member in sorted(members.items())
         ],
     }
 
 
-def _row(each: dict[str, Any], *, wide: bool) -> list[str]:
-    nodes = sorted({member["node"] for member in each["attachments"] if member["node"]})
+def _row(vpc: dict[str, Any], *, wide: bool) -> list[str]:
+    nodes = sorted({member["node"] for member in vpc["attachments"] if member["node"]})
     row = [
-        each["name"],
-        each["identifier"] or "-",
-        ",".join(each["networks"]),
-        str(len(each["attachments"])),
-        str(sum(member["node"] is not None for member in each["attachments"])),
+        vpc["name"],
+        vpc["identifier"] or "-",
+        ",".join(vpc["networks"]),
+        str(len(vpc["attachments"])),
+        str(sum(member["node"] is not None for member in vpc["attachments"])),
         ",".join(nodes) or "-",
-        "yes" if each["ready"] else "no",
+        "yes" if vpc["ready"] else "no",
     ]
-    return [*row, each["admits"], each["why"] or "-"] if wide else row
+    return [*row, vpc["admits"], vpc["why"] or "-"] if wide else row

@@ -53,22 +53,22 @@ def places(snapshot: Snapshot) -> dict[str, Place]:
     """Where every attachment is, by its name; the newest where two nodes say that they have it."""
     found: dict[str, tuple[int, Place]] = {}
     for node, segment in snapshot.segments.items():
-        for each in segment.status.endpoints:
-            pods = snapshot.carriers(each.attachment)
+        for endpoint in segment.status.endpoints:
+            pods = snapshot.carriers(endpoint.attachment)
             on = [pod for pod in pods if snapshot.pods[pod]["spec"].get("nodeName") == node]
             place = Place(
-                each.attachment,
+                endpoint.attachment,
                 (on or pods or [""])[0],
                 node,
-                each.vpc,
-                each.function,
-                each.netns,
-                each.ifname,
-                each.sid,
-                each.networks,
+                endpoint.vpc,
+                endpoint.function,
+                endpoint.netns,
+                endpoint.ifname,
+                endpoint.sid,
+                endpoint.networks,
             )
-            if each.attachment not in found or found[each.attachment][0] < each.epoch:
-                found[each.attachment] = each.epoch, place
+            if endpoint.attachment not in found or found[endpoint.attachment][0] < endpoint.epoch:
+                found[endpoint.attachment] = endpoint.epoch, place
     return {name: place for name, (_, place) in found.items()}
 
 
@@ -155,13 +155,13 @@ def _leaves(flow: _Flow, here: Inspection) -> Iterator[Hop]:
         return
     if not pod.get("up", True):
         yield Hop(where, f"its interface {source.ifname} is down", STOPS, _set_up(source))
-    mine = [each for each in pod["addresses"] if ip_interface(each).version == destination.version]
+    mine = [text for text in pod["addresses"] if ip_interface(text).version == destination.version]
     if not mine:
         has = ", ".join(pod["addresses"]) or "none"
         told = f"{source.ifname} has no IPv{destination.version} address (it has {has})"
         yield Hop(where, told, STOPS, "give the attachment one: spec.interface.addresses")
         return
-    if any(ip_interface(each).ip == destination for each in pod["addresses"]):
+    if any(ip_interface(text).ip == destination for text in pod["addresses"]):
         yield Hop(where, f"{destination} is its own address", STOPS, "ask for another one")
     if not (route := covering(pod["routes"], destination)):
         told = f"no route to {destination} by {source.ifname}: it takes the pod's default network, or none"
@@ -199,9 +199,9 @@ def _set_up(place: Place) -> str:
 def _underlay(sid: str, near: str, far: str, here: Inspection) -> Iterator[Hop]:
     """From node to node."""
     where = f"underlay of {near}"
-    if not any(each.endswith(f" {LOOPBACK}") for each in here["addresses"]):
+    if not any(text.endswith(f" {LOOPBACK}") for text in here["addresses"]):
         yield Hop(where, f"{LOOPBACK} has no address to send from", STOPS, controller(near))
-    if not any(IPv6Address(sid) in ip_network(each["to"]) for each in here["rules"]):
+    if not any(IPv6Address(sid) in ip_network(rule["to"]) for rule in here["rules"]):
         told = f"no rule looks SIDs up in the main table: {sid} dies in the VRF"
         yield Hop(where, told, STOPS, controller(near))
     way = here["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
@@ -223,7 +223,7 @@ def _decapsulates(flow: _Flow, sid: str, node: str, there: Inspection) -> Iterat
     """Out of the outer header, into the VRF, and to the pod."""
     source, address = flow.source, flow.address
     where = f"SID {sid} on {node}"
-    ends = [each for each in there["sids"] if each["network"] == f"{sid}/128" and each["kind"] == "end"]
+    ends = [route for route in there["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
     if not ends:
         told = "the node does not have it: the attachment has left, or its route is missing"
         remedy = f"galactic routes {source.vpc} shows who still sends there; {controller(node)}"
@@ -260,7 +260,7 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], there: Inspection, node: str) 
     told = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
     yield Hop(where, told)
     at = places(flow.snapshot).values()
-    target = next((each for each in at if each.device == device and each.node == node), None)
+    target = next((place for place in at if place.device == device and place.node == node), None)
     if target is None:
         told = f"no attachment of {node} is behind {device}"
         yield Hop(f"node {node}", told, STOPS, controller(node))
@@ -271,7 +271,7 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], there: Inspection, node: str) 
         return
     if not pod.get("up", True):
         yield Hop(name, f"its interface {target.ifname} is down", STOPS, _set_up(target))
-    own = {str(ip_interface(each).ip) for each in pod["addresses"]}
+    own = {str(ip_interface(text).ip) for text in pod["addresses"]}
     hop = (way.get("neighbour") or {}).get("address", "")
     cause = f"{hop} is not on {target.ifname} (it has {', '.join(sorted(own)) or 'no address'}); {controller(node)}"
     yield from silent_neighbour(where, node, way, there.get("resolving", {}), "" if hop in own else cause)
@@ -288,10 +288,10 @@ def covering(
     routes: Sequence[Mapping[str, Any]], address: IPv4Address | IPv6Address
 ) -> Mapping[str, Any] | None:
     """The route that a packet to ``address`` takes: the longest prefix, then the lowest metric."""
-    fits = [each for each in routes if _contains(each["network"], address)]
+    fits = [route for route in routes if _contains(route["network"], address)]
     if not fits:
         return None
-    return max(fits, key=lambda each: (ip_network(each["network"]).prefixlen, -each["metric"]))
+    return max(fits, key=lambda route: (ip_network(route["network"]).prefixlen, -route["metric"]))
 
 
 def _contains(network: str, address: IPv4Address | IPv6Address) -> bool:
@@ -313,12 +313,12 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
             describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
             why = f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and {describe}"
         return why
-    for name, each in snapshot.attachments.items():
-        vpc = snapshot.vpcs.get(snapshot.vpc_of(each))
+    for name, attachment in snapshot.attachments.items():
+        vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
         if vpc is None or vpc.status.identifier != source.vpc:
             continue
-        if any(ip_interface(one).ip == destination for one in each.status.addresses):
-            if not each.status.ready:
+        if any(ip_interface(text).ip == destination for text in attachment.status.addresses):
+            if not attachment.status.ready:
                 describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
                 return f"VPCAttachment {name} has it, and is not ready: {describe}"
             if carriers := snapshot.carriers(name):
@@ -329,11 +329,14 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
 
 def _untold(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot) -> str:
     """The attachment that has an address of which its own condition says that no router tells; empty for none."""
-    for name, each in snapshot.attachments.items():
-        vpc = snapshot.vpcs.get(snapshot.vpc_of(each))
-        silent = any(one.type == "Routed" and one.status == "False" for one in each.status.conditions)
+    for name, attachment in snapshot.attachments.items():
+        vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
+        silent = any(
+            condition.type == "Routed" and condition.status == "False"
+            for condition in attachment.status.conditions
+        )
         mine = silent and vpc is not None and vpc.status.identifier == source.vpc
-        if mine and any(ip_interface(one).ip == destination for one in each.status.addresses):
+        if mine and any(ip_interface(text).ip == destination for text in attachment.status.addresses):
             return name
     return ""
 

@@ -22,4 +22,4 @@ def findings(snapshot: Snapshot) -> list[Finding]:
     found: list[Finding] = []
     for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, event_findings):
         found += part(snapshot)
-    return sorted(dict.fromkeys(found), key=lambda each: each.severity != PROBLEM)
+    return sorted(dict.fromkeys(found), key=lambda finding: finding.severity != PROBLEM)

@@ -32,12 +32,12 @@ class Finding:
 
 def plain(found: Iterable[Finding]) -> list[dict[str, Any]]:
     """As JSON has it."""
-    return [each.plain() for each in found]
+    return [finding.plain() for finding in found]
 
 
 def by_type(conditions: Iterable[Condition]) -> Mapping[str, Condition]:
     """Conditions by their type."""
-    return {each.type: each for each in conditions}
+    return {condition.type: condition for condition in conditions}
 
 
 def says(message: str) -> bool:
@@ -49,7 +49,7 @@ def says(message: str) -> bool:
 
 def recent(snapshot: Snapshot) -> list[Object]:
     """Warnings that were told lately."""
-    return [each for each in snapshot.events if snapshot.at - _when(each) < RECENT_SECONDS]
+    return [event for event in snapshot.events if snapshot.at - _when(event) < RECENT_SECONDS]
 
 
 def _when(event: Object) -> float:

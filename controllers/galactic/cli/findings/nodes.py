@@ -26,12 +26,12 @@ REMEDIES: Final = {
 def nodes(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes without a NodeSegment, and NodeSegments that are not in order."""
     refused = {
-        each["involvedObject"].get("name"): each
-        for each in recent(snapshot)
-        if each["involvedObject"].get("kind") == "Node"
-        and each.get("reason", "").startswith(("Prefix", "InvalidPrefix"))
+        event["involvedObject"].get("name"): event
+        for event in recent(snapshot)
+        if event["involvedObject"].get("kind") == "Node"
+        and event.get("reason", "").startswith(("Prefix", "InvalidPrefix"))
     }
-    used = {each.node for each in snapshot.components} | {
+    used = {component.node for component in snapshot.components} | {
         (pod["spec"] or {}).get("nodeName") for pod in snapshot.pods.values()
     }
     for name in snapshot.nodes:
@@ -44,18 +44,20 @@ def nodes(snapshot: Snapshot) -> Iterator[Finding]:
             severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
             yield Finding(severity, f"Node {name}", "NoPrefix", told, _annotate(name))
     found = [
-        each for name, segment in snapshot.segments.items() for each in _segment(snapshot, name, segment)
+        finding
+        for name, segment in snapshot.segments.items()
+        for finding in _segment(snapshot, name, segment)
     ]
     alike: dict[str, list[Finding]] = {}
-    for each in found:
-        alike.setdefault(each.reason, []).append(each)
+    for finding in found:
+        alike.setdefault(finding.reason, []).append(finding)
     for several in alike.values():
         yield from several if len(several) <= ALIKE else [_together(several)]
 
 
 def _together(found: list[Finding]) -> Finding:
     """One for what is the matter on many nodes: the broker is away, a kernel everywhere lacks something."""
-    names = [each.about.removeprefix("NodeSegment ") for each in found]
+    names = [finding.about.removeprefix("NodeSegment ") for finding in found]
     first = found[0]
     about = f"{len(found)} NodeSegments ({', '.join(names[:ALIKE])}, …)"
     return Finding(first.severity, about, first.reason, first.message, first.remedy)
@@ -73,15 +75,17 @@ def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Fi
     if not conditions:
         remedy = f"does galactic-node run on {name}? {log(snapshot, 'node', name)}"
         yield Finding(PROBLEM, about, "Silent", "its node has not said anything yet", remedy)
-    causes = [each for kind, each in conditions.items() if kind != "Ready" and each.status == "False"]
+    causes = [
+        condition for kind, condition in conditions.items() if kind != "Ready" and condition.status == "False"
+    ]
     describe = f"kubectl describe nseg {name}"
-    for each in causes:
-        severity = NOTE if each.type in OPTIONAL else PROBLEM
-        own = says(each.message) and each.type not in REMEDIES
-        remedy = describe if own else _remedy(snapshot, name, each.type)
-        yield Finding(severity, about, f"{each.type}: {each.reason}", each.message, remedy)
+    for cause in causes:
+        severity = NOTE if cause.type in OPTIONAL else PROBLEM
+        own = says(cause.message) and cause.type not in REMEDIES
+        remedy = describe if own else _remedy(snapshot, name, cause.type)
+        yield Finding(severity, about, f"{cause.type}: {cause.reason}", cause.message, remedy)
     ready = conditions.get("Ready")
-    if ready and ready.status != "True" and not any(each.message in ready.message for each in causes):
+    if ready and ready.status != "True" and not any(cause.message in ready.message for cause in causes):
         yield Finding(PROBLEM, about, ready.reason, ready.message, describe)
 
 

@@ -60,13 +60,13 @@ def _unrouted(snapshot: Snapshot, name: str, attachment: VpcAttachment, nodes: s
     if attachment.status.endpoint is not None or snapshot.served:
         return
     said = {
-        node: each
+        node: endpoint
         for node, segment in snapshot.segments.items()
-        for each in segment.status.endpoints
-        if each.attachment == name and node in nodes
+        for endpoint in segment.status.endpoints
+        if endpoint.attachment == name and node in nodes
     }
     # One that is far ahead is no time of day.
-    recently = any(abs(snapshot.at - each.epoch / 1e9) < PATIENCE_SECONDS for each in said.values())
+    recently = any(abs(snapshot.at - endpoint.epoch / 1e9) < PATIENCE_SECONDS for endpoint in said.values())
     if said and not recently:
         told = f"attached on {', '.join(said)}, but no route to it was told: the rest of the VPC does not reach it"
         yield Finding(PROBLEM, f"VPCAttachment {name}", "NotRouted", told, _untold(name))

@@ -58,7 +58,8 @@ def _unattached(snapshot: Snapshot, pod: Object, attachment: str) -> str:
     if not lacks_interface(place, attachment, snapshot.segments.get(place.node)):
         return ""
     if any(
-        each.kind == "node" and each.node == place.node and not each.ready for each in snapshot.components
+        component.kind == "node" and component.node == place.node and not component.ready
+        for component in snapshot.components
     ):
         return ""
     return place.node if snapshot.at - place.since >= UNATTACHED_SECONDS else ""

@@ -39,34 +39,40 @@ def unread(snapshot: Snapshot) -> Iterator[Finding]:
 
 def programs(snapshot: Snapshot) -> Iterator[Finding]:
     """Those of which fewer are ready than there should be."""
-    for each in snapshot.components:
-        if each.ready >= each.wanted:
+    for component in snapshot.components:
+        if component.ready >= component.wanted:
             continue
-        severity = PROBLEM if not each.ready or each.kind in ("node", "broker") else NOTE
-        told = f"{each.ready} of {each.wanted} ready" + (f": {each.problem}" if each.problem else "")
-        if each.kind in CONSEQUENCES and not each.ready:
-            told += f" - {NO_HISTORY if _only_history(each) else CONSEQUENCES[each.kind]}"
-        yield Finding(severity, each.title, "NotReady", told, _look(snapshot, each))
+        severity = PROBLEM if not component.ready or component.kind in ("node", "broker") else NOTE
+        told = f"{component.ready} of {component.wanted} ready" + (
+            f": {component.problem}" if component.problem else ""
+        )
+        if component.kind in CONSEQUENCES and not component.ready:
+            told += f" - {NO_HISTORY if _only_history(component) else CONSEQUENCES[component.kind]}"
+        yield Finding(severity, component.title, "NotReady", told, _remedy(snapshot, component))
 
 
-def _look(snapshot: Snapshot, each: Component) -> str:
-    problem = each.problem.lower()
+def _remedy(snapshot: Snapshot, component: Component) -> str:
+    problem = component.problem.lower()
     if "mqtt" in problem or "broker" in problem:
-        return f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{each.kind}"
+        return (
+            f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{component.kind}"
+        )
     if "postgres" in problem:
-        return f"check PostgreSQL, and database_url of galactic-{each.kind}; what is missing is written afterwards"
-    return each.log or log(snapshot, each.kind)
+        return f"check PostgreSQL, and database_url of galactic-{component.kind}; what is missing is written afterwards"
+    return component.log or log(snapshot, component.kind)
 
 
-def _only_history(each: Component) -> bool:
-    return each.kind == "router" and all(part.startswith("postgres:") for part in each.problem.split("; "))
+def _only_history(component: Component) -> bool:
+    return component.kind == "router" and all(
+        part.startswith("postgres:") for part in component.problem.split("; ")
+    )
 
 
 def log(snapshot: Snapshot, kind: str, node: str = "") -> str:
     """The command that shows a program's log. ``node`` for the one that runs there."""
-    for each in snapshot.components:
-        if each.kind == kind and each.log and (not node or each.node == node):
-            return each.log
+    for component in snapshot.components:
+        if component.kind == kind and component.log and (not node or component.node == node):
+            return component.log
     return f"kubectl logs -n {snapshot.home} -l app.kubernetes.io/component={kind} --tail=100"
 
 
@@ -74,7 +80,7 @@ def leaders(snapshot: Snapshot) -> Iterator[Finding]:
     """Leases that nobody renews, of programs that run."""
     if "Lease" in snapshot.unread or not (snapshot.vpcs or snapshot.components):
         return
-    down = {each.kind for each in snapshot.components if not each.ready}
+    down = {component.kind for component in snapshot.components if not component.ready}
     for name in LEADERS:
         kind = name.removeprefix("galactic-")
         if kind in down:
