@@ -105,7 +105,7 @@ def test_all_is_well_and_the_way_is_shown_hop_by_hop(cli: Cli, tenant: Tenant) -
         routes = json.loads(cli.run("routes", vpc, "-o", "json", ok=(0, DEGRADED)))["routes"]
         exactly = {each["network"] for each in routes} == {"10.1.1.1/32", "10.1.1.2/32"}
         everywhere = all(set(each["kernels"]) == {"node-1", "node-2"} for each in routes)
-        return exactly and everywhere and all(each["told"] == each["desired"] for each in routes)
+        return exactly and everywhere and all(each["advertised"] == each["desired"] for each in routes)
 
     eventually("galactic vpcs shows where both are attached", attached, PATIENCE)
     eventually("galactic routes shows them desired, told and in each kernel", routed, PATIENCE)
@@ -304,7 +304,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
     cli.says(late, "NotRouted")
     cli.describes("vpca", "-n", tenant.namespace, "late", word="NotRouted")
     routes = json.loads(cli.run("routes", f"{tenant.namespace}/vpc", "-o", "json", ok=(3,)))
-    assert "told" in routes["unread"]
+    assert "advertised" in routes["unread"]
     (row,) = [each for each in routes["routes"] if each["network"] == "10.1.1.9/32"]
     assert row["desired"]
 

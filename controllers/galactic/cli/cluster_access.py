@@ -55,8 +55,8 @@ class ClusterAccess(Protocol):
 def cluster_access(options: ClusterOptions, kube: Kube) -> ClusterAccess:
     """The first added kind of cluster (``extensions.sites``) that the kubeconfig belongs to, else Galactic's chart."""
     for added in sites():
-        if found := added(options.files):
-            return cast("ClusterAccess", found)
+        if access := added(options.files):
+            return cast("ClusterAccess", access)
     return Cluster(kube, options.seconds)
 
 
@@ -80,7 +80,7 @@ class Cluster:
             *(self._kube.list(kind, labels=LABELS) for kind in kinds)
         )
         pods = await self.pods()
-        found: list[Component] = []
+        components: list[Component] = []
         workloads = [("deploy", workload) for workload in deployments[0]] + [
             ("sts", workload) for workload in sets[0]
         ]
@@ -88,7 +88,7 @@ class Cluster:
             status = workload.get("status") or {}
             name = _component(workload)
             mine = [pod for pod in pods if _component(pod) == name]
-            found.append(
+            components.append(
                 Component(
                     name,
                     status.get("readyReplicas", 0),
@@ -103,10 +103,10 @@ class Cluster:
             for pod in (pod for pod in pods if _component(pod) == name):
                 node, shown = pod["spec"].get("nodeName", ""), _log(pod, pod["metadata"]["name"])
                 why = await self._why([pod])
-                found.append(Component(name, int(_ready(pod)), 1, _tag(pod), why, node, shown))
+                components.append(Component(name, int(_ready(pod)), 1, _tag(pod), why, node, shown))
             if not (daemon.get("status") or {}).get("desiredNumberScheduled"):
-                found.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
-        return tuple(sorted(found, key=lambda component: (component.name, component.node)))
+                components.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
+        return tuple(sorted(components, key=lambda component: (component.name, component.node)))
 
     def served(self, components: Sequence[Component]) -> bool:
         return bool(components) and not any(
@@ -126,27 +126,27 @@ class Cluster:
         try:
             await self._kube.text(path)
         except GalacticError as error:
-            said = str(error)
-            problems = said.split("503", 1)[1].splitlines() if "503" in said else ["not ready"]
+            message = str(error)
+            problems = message.split("503", 1)[1].splitlines() if "503" in message else ["not ready"]
             return "; ".join(filter(None, map(str.strip, problems)))
         return "not ready"
 
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
         for pod in await self.pods():
             if _component(pod) == "node" and pod["spec"].get("nodeName") == node:
-                found = await self._json(pod, "node", ["galactic-node-inspect", *arguments])
-                assert isinstance(found, dict)
-                return found
+                inspection = await self._json(pod, "node", ["galactic-node-inspect", *arguments])
+                assert isinstance(inspection, dict)
+                return inspection
         raise Unreachable("node", f"no pod of galactic-node runs on {node}: its kernel cannot be looked at")
 
     async def router_tables(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        tables: list[dict[str, Any]] = []
         pods = [pod for pod in await self.pods() if _component(pod) == "router" and _running(pod)]
         for pod in pods:
-            found += await self._json(pod, "router", ["galactic-router-inspect", *vpcs])
+            tables += await self._json(pod, "router", ["galactic-router-inspect", *vpcs])
         if not pods:
             raise Unreachable("router", "no pod of galactic-router runs: what it told cannot be asked")
-        return found
+        return tables
 
     async def _json(self, pod: Object, container: str, argv: list[str]) -> Any:
         meta, names = pod["metadata"], [container["name"] for container in pod["spec"]["containers"]]
@@ -210,8 +210,10 @@ def problem(pod: Object) -> str:
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
         last = (container.get("lastState") or {}).get("terminated") or {}
         if reason := waiting.get("reason"):
-            said = last.get("message") or waiting.get("message") or ""
-            return f"{container['name']}: {reason}" + (f" ({' '.join(said.split())[-300:]})" if said else "")
+            message = last.get("message") or waiting.get("message") or ""
+            return f"{container['name']}: {reason}" + (
+                f" ({' '.join(message.split())[-300:]})" if message else ""
+            )
         if ended.get("exitCode"):
             return f"{container['name']}: ended with {ended['exitCode']}"
     for condition in status.get("conditions") or ():

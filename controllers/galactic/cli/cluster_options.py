@@ -127,14 +127,14 @@ def code(error: GalacticError) -> int:
 
 def sentence(error: GalacticError) -> str:
     """What is told, with what to do where the error itself does not say."""
-    said = str(error)
+    text = str(error)
     if isinstance(error, Unreachable) and error.dependency == "kube-apiserver":
-        if "401" in said or "Unauthorized" in said:
-            return f"{said}; the credentials are not accepted: get new ones (kubectl auth whoami)"
-        return f"{said}; is the cluster up? try: kubectl cluster-info, or give --kubeconfig and --context"
+        if "401" in text or "Unauthorized" in text:
+            return f"{text}; the credentials are not accepted: get new ones (kubectl auth whoami)"
+        return f"{text}; is the cluster up? try: kubectl cluster-info, or give --kubeconfig and --context"
     if isinstance(error, Rejected) and error.reason == "Forbidden":
-        return f"{said}; ask for a role that may (the ClusterRole view covers Galactic's kinds)"
-    return said
+        return f"{text}; ask for a role that may (the ClusterRole view covers Galactic's kinds)"
+    return text
 
 
 def clustered(command: Callable[..., int | None]) -> Callable[..., None]:

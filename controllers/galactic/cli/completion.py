@@ -48,7 +48,7 @@ def kubectl() -> None:
         "COMP_WORDS": shlex.join(["galactic", *words[:-1]]) + f" {words[-1]}",
         "COMP_CWORD": str(len(words)),
     }
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
         main([])
-    print("\n".join([*filter(None, said.getvalue().splitlines()), ":0"]))
+    print("\n".join([*filter(None, output.getvalue().splitlines()), ":0"]))

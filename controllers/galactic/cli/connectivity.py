@@ -51,10 +51,10 @@ def _test(  # noqa: PLR0917 - as many as there are options
     chosen = [name.strip() for name in nodes.split(",") if name.strip()]
     if nodes and len(chosen) != 2:
         raise Rejected(f"{nodes!r}: give two names, NAME,NAME", field="--nodes")
-    found = asyncio.run(_interruptible(_tried(options, timeout, keep=keep, image=image, nodes=chosen)))
-    if not document(found, output):
-        _print(found)
-    return FINE if found["passed"] else DEGRADED
+    report = asyncio.run(_interruptible(_tried(options, timeout, keep=keep, image=image, nodes=chosen)))
+    if not document(report, output):
+        _print(report)
+    return FINE if report["passed"] else DEGRADED
 
 
 async def _interruptible(work: Any) -> Any:
@@ -69,7 +69,7 @@ async def _interruptible(work: Any) -> Any:
         raise KeyboardInterrupt from None
 
 
-def _say(text: str) -> None:
+def _progress(text: str) -> None:
     """Progress, beside the result."""
     print(text, file=sys.stderr, flush=True)
 
@@ -129,7 +129,7 @@ async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
     if not chosen:
         raise NotYet("no node is ready for attachments and free for pods; galactic status says why")
     if len(chosen) == 1:
-        _say(f"only {chosen[0]} is ready: nothing crosses the underlay")
+        _progress(f"only {chosen[0]} is ready: nothing crosses the underlay")
     return [chosen[0], chosen[-1]]
 
 
@@ -138,7 +138,7 @@ async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncI
     """Everything of the plan is there; afterwards it is gone, whatever happened, unless it is to be kept."""
     from galactic.kube.resources import NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS  # noqa: PLC0415
 
-    _say(f"making namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")
+    _progress(f"making namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")
     try:
         await _created(kube, NAMESPACES, plan.home(), None, plan.patience)
         for vpc in plan.vpcs():
@@ -151,11 +151,11 @@ async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncI
         yield
     finally:
         if keep:
-            _say(
+            _progress(
                 f"kept: kubectl get all,vpc,vpca -n {plan.namespace}; remove: galactic connectivity test --cleanup"
             )
         else:
-            _say(f"removing namespace {plan.namespace}")
+            _progress(f"removing namespace {plan.namespace}")
             # Ctrl-C once more does not leave it half done.
             await asyncio.shield(asyncio.ensure_future(_removed(kube, plan.namespace)))
 
@@ -236,11 +236,11 @@ async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any
     """What all askers found, or why they could not."""
     from galactic.kube.resources import EVENTS, PODS  # noqa: PLC0415
 
-    _say("waiting for the pods to ask each other")
+    _progress("waiting for the pods to ask each other")
     deadline = time.monotonic() + 2 * plan.patience
     while True:
-        found, _ = await _answered(lambda: kube.list(PODS, plan.namespace), plan.patience)
-        pods = {pod["metadata"]["name"]: pod for pod in found}
+        listed, _ = await _answered(lambda: kube.list(PODS, plan.namespace), plan.patience)
+        pods = {pod["metadata"]["name"]: pod for pod in listed}
         if plan.done(pods) or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
@@ -251,7 +251,7 @@ async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any
     return plan.results(pods, events)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(report: dict[str, Any]) -> None:
     rows = [
         (
             result["from"],
@@ -261,19 +261,19 @@ def _print(found: dict[str, Any]) -> None:
             result["found"] or "nobody",
             "✓" if result["right"] else "✗",
         )
-        for result in found["results"]
+        for result in report["results"]
     ]
-    marks = [() if result["right"] else (RED,) for result in found["results"]]
+    marks = [() if result["right"] else (RED,) for result in report["results"]]
     show(table(("FROM", "ON", "TO", "EXPECTED", "FOUND", ""), rows, marks))
     print()
-    for why in dict.fromkeys(result["why"] for result in found["results"] if result["why"]):
+    for why in dict.fromkeys(result["why"] for result in report["results"] if result["why"]):
         print(f"  {why}")
-    wrong = sum(not result["right"] for result in found["results"])
+    wrong = sum(not result["right"] for result in report["results"])
     if wrong:
         print(paint(f"{wrong} of {len(rows)} are not as they should be.", RED, BOLD))
         print("  → galactic status; or again with --keep, and then: galactic trace -n NAMESPACE POD ADDRESS")
     else:
-        print(paint(f"All {len(rows)} are as they should be; {found['seconds']:.0f} s.", GREEN, BOLD))
+        print(paint(f"All {len(rows)} are as they should be; {report['seconds']:.0f} s.", GREEN, BOLD))
 
 
 @app.command()

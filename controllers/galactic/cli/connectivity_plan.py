@@ -130,18 +130,18 @@ class ConnectivityPlan:
         self, pods: Mapping[str, Mapping[str, Any]], events: Iterable[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
         """A row for each question. ``why`` where its pod could not ask."""
-        told = {event["involvedObject"].get("name"): event for event in events}
+        events_by_pod = {event["involvedObject"].get("name"): event for event in events}
         rows: list[dict[str, Any]] = []
         for _, name, node, _ in PODS:
             ended = _ended(pods.get(name))
             wrong, why = _wrong(ended), ""
             if ended is None or (ended.get("exitCode") and not wrong):
-                event = told.get(name)
+                event = events_by_pod.get(name)
                 why = f"{name}: " + _why(
                     pods.get(name), ended, str(event.get("message", "")) if event else ""
                 )
             for target in self.targets(name):
-                found = wrong.get(str(target), target.expected)
+                answered = wrong.get(str(target), target.expected)
                 right = not why and str(target) not in wrong
                 rows.append(
                     {
@@ -149,7 +149,7 @@ class ConnectivityPlan:
                         "node": self.nodes[node],
                         "to": target.address,
                         "expected": target.expected,
-                        "found": "?" if why else found,
+                        "found": "?" if why else answered,
                         "right": right,
                         "why": why,
                     }
@@ -180,27 +180,27 @@ def _ended(pod: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _wrong(ended: Mapping[str, Any] | None) -> dict[str, str]:
     """Who answered instead, by target, of an asker's last words."""
-    found = {}
+    wrong = {}
     for line in str((ended or {}).get("message") or "").splitlines():
         asked, marker, answered = line.strip().partition(" found=")
         if marker:
-            found[asked] = answered
-    return found
+            wrong[asked] = answered
+    return wrong
 
 
 def _why(pod: Mapping[str, Any] | None, ended: Mapping[str, Any] | None, event: str) -> str:
     if pod is None:
         return "the pod is gone"
     if ended is not None:
-        said = " ".join(str(ended.get("message") or "").split())[-MESSAGE_BYTES:]
-        return f"the probe ended with {ended.get('exitCode')}" + (f": {said}" if said else "")
+        output = " ".join(str(ended.get("message") or "").split())[-MESSAGE_BYTES:]
+        return f"the probe ended with {ended.get('exitCode')}" + (f": {output}" if output else "")
     status = pod.get("status") or {}
     waiting = [
         state["message"] or state.get("reason", "")
         for container in status.get("containerStatuses") or ()
         if (state := (container.get("state") or {}).get("waiting")) and state.get("message")
     ]
-    told = event or (waiting[0] if waiting else "")
+    reason = event or (waiting[0] if waiting else "")
     return f"not finished in time, {status.get('phase', 'Unknown')}" + (
-        f": {told[:MESSAGE_BYTES]}" if told else ""
+        f": {reason[:MESSAGE_BYTES]}" if reason else ""
     )

@@ -25,7 +25,7 @@ UNREACHABLE: Final = frozenset({"0.0.0.0/0", "::/0"})
 
 def attachments(snapshot: Snapshot) -> dict[str, Attachment]:
     """What Kubernetes says about each attachment, as the router takes it."""
-    found = {}
+    attachments = {}
     for name, attachment in snapshot.attachments.items():
         vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
         addresses = attachment.status.addresses or attachment.spec.interface.addresses
@@ -34,13 +34,13 @@ def attachments(snapshot: Snapshot) -> dict[str, Attachment]:
         with contextlib.suppress(Rejected):
             number = parse_vpc(vpc.status.identifier) if vpc and vpc.status.identifier else None
             function = parse_function(attachment.status.identifier) if attachment.status.identifier else None
-        found[name] = Attachment(number, function, networks, attachment.status.ready)
-    return found
+        attachments[name] = Attachment(number, function, networks, attachment.status.ready)
+    return attachments
 
 
 def segments(snapshot: Snapshot, cluster: str = "default") -> dict[NodeRef, Segment]:
     """What each node says."""
-    found = {}
+    segments = {}
     for name, segment in snapshot.segments.items():
         prefix = None
         with contextlib.suppress(Rejected):
@@ -51,25 +51,25 @@ def segments(snapshot: Snapshot, cluster: str = "default") -> dict[NodeRef, Segm
             )
             for status in segment.status.endpoints
         )
-        found[NodeRef(cluster, name)] = Segment(prefix, endpoints)
-    return found
+        segments[NodeRef(cluster, name)] = Segment(prefix, endpoints)
+    return segments
 
 
 def desired(
-    snapshot: Snapshot, vpc: int, told: Mapping[Network, Route], cluster: str = "default"
+    snapshot: Snapshot, vpc: int, advertised: Mapping[Network, Route], cluster: str = "default"
 ) -> VpcTable:
     """The VPC's table as it follows from what nodes and attachments say, and from what is in force.
 
     Routes to other clusters are not this cluster's to say: they are as told.
     """
     horizon = int(snapshot.at * 1e9) + AHEAD_NS
-    found = table(segments(snapshot, cluster), attachments(snapshot), {vpc: told}, horizon).vpcs.get(
+    wanted = table(segments(snapshot, cluster), attachments(snapshot), {vpc: advertised}, horizon).vpcs.get(
         vpc, VpcTable()
     )
-    for network, route in told.items():
+    for network, route in advertised.items():
         if route.cluster != cluster:
-            found.routes.setdefault(network, route)
-    return found
+            wanted.routes.setdefault(network, route)
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Row:
 
     network: str
     desired: str = ""
-    told: str = ""
+    advertised: str = ""
     node: str = ""
     attachment: str = ""
     kernels: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Row:
 
 def rows(
     wanted: Mapping[Network, Route],
-    told: Mapping[Network, Route] | None,
+    advertised: Mapping[Network, Route] | None,
     kernels: Mapping[str, Mapping[str, Any] | None],
     names: Mapping[tuple[str, str], str],
     cluster: str = "default",
@@ -104,18 +104,18 @@ def rows(
     ``galactic-node-inspect`` tells it; None where the node does not have the VPC. ``names``: by (cluster, function)
     the attachment.
     """
-    there = {node: routes(table) for node, table in kernels.items() if table is not None}
-    known = {*wanted, *(told or {}), *(network for table in there.values() for network in table)}
+    tables = {node: routes(table) for node, table in kernels.items() if table is not None}
+    known = {*wanted, *(advertised or {}), *(network for table in tables.values() for network in table)}
     result = []
     for network in sorted(known, key=_order):
-        route, said = wanted.get(Network(network)), (told or {}).get(Network(network))
+        route, sent = wanted.get(Network(network)), (advertised or {}).get(Network(network))
         sid = route.segments[0] if route else ""
-        holder = route or said
+        holder = route or sent
         differences = []
-        if told is not None and (said.segments[0] if said else "") != sid:
-            differences.append("told")
-        found = {node: table.get(network, "") for node, table in there.items()}
-        for node, has in found.items():
+        if advertised is not None and (sent.segments[0] if sent else "") != sid:
+            differences.append("advertised")
+        kernel = {node: table.get(network, "") for node, table in tables.items()}
+        for node, has in kernel.items():
             local = route is not None and route.cluster == cluster and route.node == node
             if has != ("local" if local else sid):
                 differences.append(node)
@@ -123,20 +123,20 @@ def rows(
             Row(
                 str(network),
                 sid,
-                said.segments[0] if said else "",
+                sent.segments[0] if sent else "",
                 holder.node if holder else "",
                 names.get((holder.cluster, holder.function), "") if holder else "",
-                found,
+                kernel,
                 tuple(differences),
             )
         )
     return result
 
 
-def routes(found: Mapping[str, Any]) -> dict[str, str]:
+def routes(table: Mapping[str, Any]) -> dict[str, str]:
     """A kernel's table: network → SID, ``local`` or ``unreachable``; the lowest metric counts."""
     result: dict[str, str] = {}
-    for route in found["routes"]:
+    for route in table["routes"]:
         kind, network = route["kind"], route["network"]
         if kind == "unreachable" and network in UNREACHABLE:
             continue  # the end of every VRF
@@ -156,7 +156,7 @@ def owner(snapshot: Snapshot, sid: str) -> str:
     return ""
 
 
-def told_of(answers: Iterable[Mapping[str, Any]], vpc: str) -> dict[Network, Route]:
+def advertised_routes(answers: Iterable[Mapping[str, Any]], vpc: str) -> dict[Network, Route]:
     """What the leading router told of a VPC, of all routers' answers; a standby's where none leads."""
     ranked = sorted(answers, key=lambda answer: answer["term"])
     table = ranked[-1]["vpcs"].get(vpc, {"routes": []}) if ranked else {"routes": []}

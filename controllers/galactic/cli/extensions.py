@@ -52,13 +52,13 @@ class Broken:
 def commands(name: str | None = None) -> dict[str, Command | Broken]:
     """The added sub-commands by name, or the one of that name."""
     points = entry_points(group=COMMANDS)
-    found = dict[str, Command | Broken]()
+    commands = dict[str, Command | Broken]()
     for point in points if name is None else points.select(name=name):
         command = _loaded(point)
         if not isinstance(command, Command | Broken):
             command = Broken(_distribution(point), TypeError(f"{point.value} is no Command"))
-        found[point.name] = command
-    return found
+        commands[point.name] = command
+    return commands
 
 
 def sites() -> Iterator[Any]:

@@ -55,18 +55,18 @@ def ask(  # noqa: PLR0917 - as many as there are options
     given = at or since
     begin = _parsed(lambda text: moment(text, now), given) if given else None
     try:
-        found = asyncio.run(_asked(database_url, str(network), identifier, begin, begin if at else None))
+        entries = asyncio.run(_entries(database_url, str(network), identifier, begin, begin if at else None))
     except Unreachable as error:
         _stop(UNREACHABLE, str(error))
     except GalacticError as error:
         _stop(USAGE, str(error))
-    if not document([_plain(holding) for holding in found], output) and found:
-        _print(found, wide=output is Output.WIDE)
-    if len(found) == LIMIT:
+    if not document([_plain(holding) for holding in entries], output) and entries:
+        _print(entries, wide=output is Output.WIDE)
+    if len(entries) == LIMIT:
         typer.echo(
             f"galactic history: only the latest {LIMIT} are shown; narrow it by --vpc or --since", err=True
         )
-    if not found:
+    if not entries:
         when = (
             f" at {begin.astimezone():%Y-%m-%d %H:%M:%S %Z}"
             if begin and at
@@ -96,7 +96,7 @@ def moment(text: str, now: datetime) -> datetime:
         ) from error
 
 
-async def _asked(
+async def _entries(
     url: str, network: str, vpc: int | None, since: datetime | None, until: datetime | None
 ) -> "list[Holding]":
     # Here, because psycopg would cost every other command 0.3 s.
@@ -104,13 +104,15 @@ async def _asked(
     from galactic.router.database.migration import REVISION, newer, revision  # noqa: PLC0415
     from galactic.router.database.session import session  # noqa: PLC0415
 
-    async with session(url, application_name="galactic history") as it:
-        at = await it.do(revision(it.connection))
+    async with session(url, application_name="galactic history") as database:
+        at = await database.do(revision(database.connection))
         if at is None:
             raise Rejected("no router has written into this database yet", field="database_url")
         if at > REVISION:
             raise newer(at)
-        return await it.do(history(it.connection, network, vpc=vpc, since=since, until=until, limit=LIMIT))
+        return await database.do(
+            history(database.connection, network, vpc=vpc, since=since, until=until, limit=LIMIT)
+        )
 
 
 def _identifier(vpc: str) -> int:
@@ -125,8 +127,8 @@ def _identifier(vpc: str) -> int:
 
     async def asked() -> str:
         async with options.kube() as kube:
-            found = await kube.get(VPCS, name, namespace)
-            return str((found.get("status") or {}).get("identifier") or "")
+            vpc_object = await kube.get(VPCS, name, namespace)
+            return str((vpc_object.get("status") or {}).get("identifier") or "")
 
     try:
         identifier = options.run(asked())
@@ -166,10 +168,10 @@ def _plain(holding: "Holding") -> dict[str, Any]:
     }
 
 
-def _print(found: "list[Holding]", *, wide: bool) -> None:
+def _print(entries: "list[Holding]", *, wide: bool) -> None:
     header = ["VPC", "NETWORK", "ATTACHMENT", "NODE", "SINCE", "UNTIL"]
     rows = []
-    for entry in found:
+    for entry in entries:
         row = [
             vpc_hex(entry.vpc),
             entry.network,
@@ -182,7 +184,7 @@ def _print(found: "list[Holding]", *, wide: bool) -> None:
             [*row, *([entry.cluster, entry.sid, str(entry.epoch), str(entry.revision)] if wide else [])]
         )
     show(table([*header, *(["CLUSTER", "SID", "EPOCH", "REVISION"] if wide else [])], rows))
-    if any(not (entry.began_exactly and entry.ended_exactly) for entry in found):
+    if any(not (entry.began_exactly and entry.ended_exactly) for entry in entries):
         print("~ not later than that: no router was there to see it")
 
 

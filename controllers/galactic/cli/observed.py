@@ -41,15 +41,15 @@ class Echo:
     refused: str = ""
     errors: Sequence[str] = ()
     gateways: Mapping[str, str] = field(default_factory=dict)
-    here: Counted = field(default_factory=dict)
-    there: Counted | None = None
+    local: Counted = field(default_factory=dict)
+    remote: Counted | None = None
 
     @classmethod
-    def of(cls, plain: Mapping[str, Any], there: Counted | None = None) -> Self:
-        """Of what ``galactic-node-inspect --echo`` prints. On one node ``here`` is ``there``."""
+    def of(cls, plain: Mapping[str, Any], remote: Counted | None = None) -> Self:
+        """Of what ``galactic-node-inspect --echo`` prints. On one node ``local`` is ``remote``."""
         counted = {"drops": plain["drops"], "links": plain["links"]}
         names = ("sent", "answered", "size", "milliseconds", "refused", "errors", "gateways")
-        return cls(**{name: plain[name] for name in names}, here=counted, there=there)
+        return cls(**{name: plain[name] for name in names}, local=counted, remote=remote)
 
     @property
     def whole(self) -> bool:
@@ -74,7 +74,7 @@ def silent_gateway(where: str, node: str, ifname: str, gateway: str, echo: Echo 
     state = echo.gateways.get(gateway, "") if echo else ""
     if echo is None or echo.whole or state not in NO_ANSWER:
         return
-    blame = _dropping(node, gateway, echo.here)
+    blame = _dropping(node, gateway, echo.local)
     remedy = _mended(node) if blame else _filters(node, gateway, f"{ifname} in the pod")
     yield Hop(where, _unanswered(gateway, ifname, state) + blame, STOPS, remedy)
 
@@ -83,11 +83,11 @@ def silent_neighbour(
     where: str, node: str, way: Mapping[str, Any], resolving: Counted, cause: str = ""
 ) -> Iterator[Hop]:
     """The next hop of a way on a node does not answer, or had not when it was last asked. ``cause``: if it is known."""
-    found, device = way.get("neighbour") or {}, way["device"]
-    state, address = found.get("state", ""), found.get("address", "")
+    neighbour, device = way.get("neighbour") or {}, way["device"]
+    state, address = neighbour.get("state", ""), neighbour.get("address", "")
     if state not in NO_ANSWER:
         return
-    if not found["asked"]:
+    if not neighbour["asked"]:
         what = f"neighbour {address} on {device}: {state} when it was last asked"
         yield Hop(where, what, UNKNOWN, "without --no-probe it is asked again")
         return
@@ -175,12 +175,12 @@ def arrived(  # noqa: PLR0917 - both ends of a way
         return
     sender, near_device, near = source
     requests = f"{echo.sent} echo requests"
-    if (out := _packets(echo.here, near_device, "rx_packets")) is not None and out < echo.sent:
+    if (out := _packets(echo.local, near_device, "rx_packets")) is not None and out < echo.sent:
         remedy = "a packet filter or a route in the pod: iptables-save -c and ip route get in its namespace"
         yield Hop(sender, f"{_at_most(out)} of {requests} came out of it", STOPS, remedy)
         return
-    into = _packets(echo.there, device, "tx_packets")
-    back = _packets(echo.there, device, "rx_packets")
+    into = _packets(echo.remote, device, "tx_packets")
+    back = _packets(echo.remote, device, "rx_packets")
     if into is not None and into < echo.sent:
         between = (
             f"a packet filter of others on {node}: iptables-save -c, ip6tables-save -c, nft list ruleset"
@@ -214,8 +214,8 @@ def _packets(counted: Counted | None, device: str, name: str) -> int | None:
     """By how much a device's counter rose; None where that is not known. Inspections leave out what did not rise."""
     if counted is None or "links" not in counted:
         return None
-    found = counted["links"].get(device, {name: 0}).get(name)
-    return None if found is None else int(found)
+    count = counted["links"].get(device, {name: 0}).get(name)
+    return None if count is None else int(count)
 
 
 def _answer(address: str, echo: Echo) -> Hop:

@@ -80,13 +80,13 @@ async def who(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> s
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(address, port)
-            said = await reader.readline()
+            line = await reader.readline()
     except (OSError, TimeoutError):
         return ""
     finally:
         if writer is not None:
             writer.close()
-    return said.decode(errors="replace").strip()[:LONGEST_NAME]
+    return line.decode(errors="replace").strip()[:LONGEST_NAME]
 
 
 async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> list[Result]:
@@ -94,19 +94,19 @@ async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> l
     deadline = time.monotonic() + patience
 
     async def reached(one: Target) -> Result:
-        found = ""
-        while found != one.expected:
-            found = await who(one.address, port)
-            if found != one.expected and time.monotonic() >= deadline:
+        name = ""
+        while name != one.expected:
+            name = await who(one.address, port)
+            if name != one.expected and time.monotonic() >= deadline:
                 break
-            if found != one.expected:
+            if name != one.expected:
                 await asyncio.sleep(PAUSE_SECONDS)
-        return Result(one, found)
+        return Result(one, name)
 
     async def silent(one: Target) -> Result:
         for _ in range(REFUSALS):
-            if found := await who(one.address, port):
-                return Result(one, found)
+            if name := await who(one.address, port):
+                return Result(one, name)
         return Result(one, "")
 
     expected = [target for target in targets if target.expected]

@@ -33,28 +33,28 @@ def routes(  # noqa: PLR0917 - as many as there are options
 
     Exit code 3 if anything differs, or could not be asked.
     """
-    found = options.run(_found(options, vpc, namespace, kernels=kernels, cluster=cluster))
-    rows: list[Row] = found["rows"]
+    report = options.run(_report(options, vpc, namespace, kernels=kernels, cluster=cluster))
+    rows: list[Row] = report["rows"]
     wrong = [row for row in rows if row.differences]
     chosen = wrong if differences else rows
-    code = DEGRADED if wrong or found["unread"] else FINE
+    code = DEGRADED if wrong or report["unread"] else FINE
     plain = {
-        "vpc": found["vpc"],
-        "identifier": found["identifier"],
+        "vpc": report["vpc"],
+        "identifier": report["identifier"],
         "routes": [row.plain() for row in chosen],
-        "conflicts": found["conflicts"],
-        "unread": found["unread"],
+        "conflicts": report["conflicts"],
+        "unread": report["unread"],
     }
     if not document(plain, output):
         _print(plain, chosen, wide=output is Output.WIDE)
     return code
 
 
-async def _found(
+async def _report(
     options: ClusterOptions, vpc: str, namespace: str, *, kernels: bool, cluster: str
 ) -> dict[str, Any]:
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
-    from galactic.cli.desired import desired, rows, told_of  # noqa: PLC0415
+    from galactic.cli.desired import advertised_routes, desired, rows  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.cli.vpcs import find  # noqa: PLC0415
     from galactic.errors import GalacticError, NotYet  # noqa: PLC0415
@@ -67,12 +67,12 @@ async def _found(
         identifier = snapshot.vpcs[name].status.identifier
         if not identifier:
             raise NotYet(f"VPC {name} has no identifier yet; galactic status says why")
-        access, told = cluster_access(options, kube), None
+        access, advertised = cluster_access(options, kube), None
         try:
-            told = told_of(await access.router_tables([identifier]), identifier)
+            advertised = advertised_routes(await access.router_tables([identifier]), identifier)
         except GalacticError as error:
-            unread["told"] = str(error)
-        wanted = desired(snapshot, parse_vpc(identifier), told or {}, cluster)
+            unread["advertised"] = str(error)
+        wanted = desired(snapshot, parse_vpc(identifier), advertised or {}, cluster)
         hosts = {
             node
             for node, segment in snapshot.segments.items()
@@ -91,7 +91,7 @@ async def _found(
             table: Mapping[str, Any] = seen["vpcs"].get(identifier, {"routes": []})
             return table
 
-        found = dict(zip(asked, await asyncio.gather(*map(kernel, asked)), strict=True))
+        tables = dict(zip(asked, await asyncio.gather(*map(kernel, asked)), strict=True))
     names = {
         (cluster, attachment.status.identifier): key
         for key, attachment in snapshot.members(name).items()
@@ -100,7 +100,7 @@ async def _found(
     return {
         "vpc": name,
         "identifier": identifier,
-        "rows": rows(wanted.routes, told, found, names, cluster),
+        "rows": rows(wanted.routes, advertised, tables, names, cluster),
         "conflicts": [
             {
                 "network": conflict.network,
@@ -115,16 +115,24 @@ async def _found(
 
 def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
     nodes = sorted({node for row in rows for node in row.kernels})
-    header = ["", "NETWORK", "ATTACHMENT", "NODE", "DESIRED", "TOLD", *(node.upper() for node in nodes)]
+    header = ["", "NETWORK", "ATTACHMENT", "NODE", "DESIRED", "ADVERTISED", *(node.upper() for node in nodes)]
     lines, marks = [], []
     for row in rows:
-        told = row.told if wide else _short(row.told, row.desired)
+        advertised = row.advertised if wide else _short(row.advertised, row.desired)
         kernels = [
             has if wide else _short(has, row.desired) for has in (row.kernels.get(node, "") for node in nodes)
         ]
         mark = "≠" if row.differences else ""
         lines.append(
-            [mark, row.network, row.attachment or "-", row.node or "-", row.desired or "-", told, *kernels]
+            [
+                mark,
+                row.network,
+                row.attachment or "-",
+                row.node or "-",
+                row.desired or "-",
+                advertised,
+                *kernels,
+            ]
         )
         marks.append((RED,) if row.differences else ())
     print(paint(f"VPC {plain['vpc']} ({plain['identifier']})", BOLD))

@@ -159,15 +159,15 @@ async def _standing(kube: Kube, events: Objects) -> Objects:
     """
     kinds = [kind for kind in WORKLOADS if any(_refused(event) == kind.kind for event in events)]
     lists = await asyncio.gather(*(_workloads(kube, kind) for kind in kinds))
-    there = dict(zip((kind.kind for kind in kinds), lists, strict=True))
-    return [event for event in events if _lacks(there.get(_refused(event)), event)]
+    workloads = dict(zip((kind.kind for kind in kinds), lists, strict=True))
+    return [event for event in events if _lacks(workloads.get(_refused(event)), event)]
 
 
 def _refused(event: Object) -> str:
     """The kind of the workload whose pods were refused, if that is what the Event tells; empty otherwise."""
     kind = str((event.get("involvedObject") or {}).get("kind"))
-    told = event.get("reason") == "FailedCreate" and "galactic" in event.get("message", "")
-    return kind if told and any(workload.kind == kind for workload in WORKLOADS) else ""
+    refusal = event.get("reason") == "FailedCreate" and "galactic" in event.get("message", "")
+    return kind if refusal and any(workload.kind == kind for workload in WORKLOADS) else ""
 
 
 async def _workloads(kube: Kube, kind: Resource) -> dict[str, Object] | None:
@@ -182,11 +182,11 @@ def _lacks(workloads: Mapping[str, Object] | None, event: Object) -> bool:
     """Whether the workload that an Event is about still lacks pods; what cannot be known counts as that."""
     if workloads is None:
         return True
-    found = workloads.get(event["involvedObject"].get("uid", ""))
-    if found is None:
+    workload = workloads.get(event["involvedObject"].get("uid", ""))
+    if workload is None:
         return False
-    wished = (found.get("spec") or {}).get("replicas")
-    return wished is None or (found.get("status") or {}).get("replicas", 0) < wished
+    wished = (workload.get("spec") or {}).get("replicas")
+    return wished is None or (workload.get("status") or {}).get("replicas", 0) < wished
 
 
 def _renewed(lease: Object) -> str:
@@ -204,10 +204,10 @@ async def _list(kube: Kube, snapshot: Snapshot, resource: Resource, *, fields: s
 
 
 def _parsed(snapshot: Snapshot, kind: type[T], things: Iterable[Object]) -> dict[str, T]:
-    found = {}
+    parsed = {}
     for thing in things:
         try:
-            found[name_of(thing)] = parse(kind, thing)
+            parsed[name_of(thing)] = parse(kind, thing)
         except Rejected as error:
             snapshot.broken[f"{thing['kind']} {name_of(thing)}"] = str(error)
-    return found
+    return parsed

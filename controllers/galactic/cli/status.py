@@ -28,12 +28,12 @@ def status(
     output: Form = Output.TABLE,
 ) -> int:
     """What is wrong in the cluster, in one screen, and what to do."""
-    snapshot, found = options.run(
+    snapshot, findings = options.run(
         _settled(options, timeout if wait else 0.0), seconds=options.seconds + (timeout if wait else 0.0)
     )
-    wrong = any(finding.severity == "problem" for finding in found)
-    if not document(summary(snapshot, found), output):
-        show(screen(snapshot, found, everything=output is Output.WIDE))
+    wrong = any(finding.severity == "problem" for finding in findings)
+    if not document(summary(snapshot, findings), output):
+        show(screen(snapshot, findings, everything=output is Output.WIDE))
     return DEGRADED if wrong else FINE
 
 
@@ -47,16 +47,16 @@ async def _settled(options: ClusterOptions, patience: float) -> "tuple[Snapshot,
         while True:
             last = loop.time() >= deadline
             try:
-                snapshot, found = await look(options, kube)
-                if last or not any(finding.severity == "problem" for finding in found):
-                    return snapshot, found
+                snapshot, findings = await examine(options, kube)
+                if last or not any(finding.severity == "problem" for finding in findings):
+                    return snapshot, findings
             except Unreachable:
                 if last:
                     raise
             await asyncio.sleep(min(POLL_SECONDS, max(0.0, deadline - loop.time())))
 
 
-async def look(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, list[Finding]]":
+async def examine(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, list[Finding]]":
     """One look at the cluster, and what is wrong."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
     from galactic.cli.findings import NOTE, Finding, findings  # noqa: PLC0415
@@ -64,25 +64,27 @@ async def look(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, list[F
     from galactic.errors import GalacticError  # noqa: PLC0415
 
     snapshot = await read(kube)
-    found: list[Finding] = []
+    listed: list[Finding] = []
     try:
         access = cluster_access(options, kube)
         snapshot.components = await access.components()
         snapshot.served = access.served(snapshot.components)
         if not snapshot.components and "VPC" not in snapshot.unread:
-            told = "no pod has the label app.kubernetes.io/name=galactic"
-            found.append(Finding(NOTE, "components", "NotFound", told, "is Galactic installed by its chart?"))
+            message = "no pod has the label app.kubernetes.io/name=galactic"
+            listed.append(
+                Finding(NOTE, "components", "NotFound", message, "is Galactic installed by its chart?")
+            )
     except GalacticError as error:
-        found.append(Finding(NOTE, "components", "NotRead", str(error), "what runs is missing here"))
-    return snapshot, findings(snapshot) + found
+        listed.append(Finding(NOTE, "components", "NotRead", str(error), "what runs is missing here"))
+    return snapshot, findings(snapshot) + listed
 
 
-def summary(snapshot: "Snapshot", found: "list[Finding]") -> dict[str, Any]:
+def summary(snapshot: "Snapshot", findings: "list[Finding]") -> dict[str, Any]:
     """For programs."""
     from galactic.cli.findings import leader, plain  # noqa: PLC0415
 
     return {
-        "ok": not any(finding.severity == "problem" for finding in found),
+        "ok": not any(finding.severity == "problem" for finding in findings),
         "components": [
             {
                 "name": component.name,
@@ -119,7 +121,7 @@ def summary(snapshot: "Snapshot", found: "list[Finding]") -> dict[str, Any]:
                 attachment.status.endpoint is not None for attachment in snapshot.attachments.values()
             ),
         },
-        "findings": plain(found),
+        "findings": plain(findings),
     }
 
 
@@ -131,35 +133,35 @@ def _ready(snapshot: "Snapshot", node: str) -> str:
     return {"True": "ready", "False": "not ready"}.get(states[0], "unknown") if states else "silent"
 
 
-def screen(snapshot: "Snapshot", found: "list[Finding]", *, everything: bool) -> Iterator[str]:
+def screen(snapshot: "Snapshot", findings: "list[Finding]", *, everything: bool) -> Iterator[str]:
     """For people."""
-    told = summary(snapshot, found)
-    yield from _programs(told)
+    report = summary(snapshot, findings)
+    yield from _programs(report)
     yield ""
-    yield from _nodes(told)
+    yield from _nodes(report)
     yield ""
-    vpcs, attachments = told["vpcs"], told["attachments"]
+    vpcs, attachments = report["vpcs"], report["attachments"]
     yield (
         f"VPCs {vpcs['ready']}/{vpcs['total']} ready, attachments {attachments['ready']}/{attachments['total']} ready, "
         f"{attachments['attached']} attached"
     )
     yield ""
-    if not found:
+    if not findings:
         yield paint("Nothing is wrong.", GREEN, BOLD)
         return
-    shown = found if everything else found[:SHOWN]
+    shown = findings if everything else findings[:SHOWN]
     width = max(60, shutil.get_terminal_size((120, 40)).columns)
     for finding in shown:
         yield from _finding(finding, width)
-    if len(found) > len(shown):
-        yield f"… and {len(found) - len(shown)} more: galactic status -o wide"
-    problems = sum(finding.severity == "problem" for finding in found)
-    yield paint(f"{problems} problems, {len(found) - problems} notes.", RED if problems else YELLOW, BOLD)
+    if len(findings) > len(shown):
+        yield f"… and {len(findings) - len(shown)} more: galactic status -o wide"
+    problems = sum(finding.severity == "problem" for finding in findings)
+    yield paint(f"{problems} problems, {len(findings) - problems} notes.", RED if problems else YELLOW, BOLD)
 
 
-def _programs(told: dict[str, Any]) -> list[str]:
+def _programs(report: dict[str, Any]) -> list[str]:
     rows, marks = [], []
-    for component in told["components"]:
+    for component in report["components"]:
         if component["node"]:
             continue
         rows.append(
@@ -177,7 +179,7 @@ def _programs(told: dict[str, Any]) -> list[str]:
             if not component["ready"]
             else (YELLOW,)
         )
-    nodes = [component for component in told["components"] if component["node"]]
+    nodes = [component for component in report["components"] if component["node"]]
     if nodes:
         ready = sum(component["ready"] for component in nodes)
         versions = ", ".join(sorted({component["version"] or "-" for component in nodes}))
@@ -186,12 +188,14 @@ def _programs(told: dict[str, Any]) -> list[str]:
     return table(("COMPONENT", "READY", "VERSION", "LEADER"), rows, marks)
 
 
-def _nodes(told: dict[str, Any]) -> list[str]:
+def _nodes(report: dict[str, Any]) -> list[str]:
     rows, marks = [], []
     away = {
-        component["node"] for component in told["components"] if component["node"] and not component["ready"]
+        component["node"]
+        for component in report["components"]
+        if component["node"] and not component["ready"]
     }
-    for node in told["nodes"]:
+    for node in report["nodes"]:
         state = f"{node['ready']}, no controller" if node["name"] in away else node["ready"]
         row = [node["name"], node["prefix"] or "-", state, node["vpcs"], node["endpoints"], node["routes"]]
         rows.append([*map(str, row), node["kernel"] or "-"])

@@ -123,11 +123,11 @@ async def _fill(options: ClusterOptions, folder: Folder, *, logs: bool, kernels:
 
 
 async def _status(options: ClusterOptions, kube: "Kube", folder: Folder) -> None:
-    from galactic.cli.status import look, screen, summary  # noqa: PLC0415
+    from galactic.cli.status import examine, screen, summary  # noqa: PLC0415
 
-    snapshot, found = await look(options, kube)
-    folder.json("status.json", summary(snapshot, found))
-    folder.text("status.txt", "\n".join(screen(snapshot, found, everything=True)) + "\n")
+    snapshot, findings = await examine(options, kube)
+    folder.json("status.json", summary(snapshot, findings))
+    folder.text("status.txt", "\n".join(screen(snapshot, findings, everything=True)) + "\n")
 
 
 async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
@@ -141,11 +141,11 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     labelled = (kinds.DEPLOYMENTS, kinds.DAEMON_SETS, kinds.STATEFUL_SETS, kinds.CONFIG_MAPS, kinds.SECRETS)
     for kind, labels in (*((kind, "") for kind in (*whole, *hooks)), *((kind, LABELS) for kind in labelled)):
         try:
-            found = (await kube.list(kind, labels=labels))[0]
+            listed = (await kube.list(kind, labels=labels))[0]
         except GalacticError as error:
             errors.append(f"objects of kind {kind.kind}: {error}")
         else:
-            folder.json(f"objects/{kind.plural}.json", found)
+            folder.json(f"objects/{kind.plural}.json", listed)
     pods = (await kube.list(kinds.PODS))[0]
     own = [
         pod

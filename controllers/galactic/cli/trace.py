@@ -42,12 +42,12 @@ def trace(
     Routes, devices and addresses are read as the kernels have them, there and back. Each pod sends three echo requests;
     what neighbours and our own packet filter make of them is part of the answer. With --no-probe nothing is sent.
     """
-    found = options.run(
+    report = options.run(
         traced(options, source, destination, namespace, probe=probe),
         seconds=options.seconds + (PROBE_SECONDS if probe else 0.0),
     )
-    ways: list[dict[str, Any]] = found["ways"]
-    if not document(found | {"ways": [_plain(way) for way in ways]}, output):
+    ways: list[dict[str, Any]] = report["ways"]
+    if not document(report | {"ways": [_plain(way) for way in ways]}, output):
         for way in ways:
             print_way(way)
     return FINE if all(hop.state == "passes" for way in ways for hop in way["hops"]) else DEGRADED
@@ -75,7 +75,7 @@ async def traced(
 ) -> dict[str, Any]:
     """The ways there and back, each with its ``hops``. ``probe``: pods send echo requests, and neighbours are asked."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
-    from galactic.cli.desired import desired, owner, told_of  # noqa: PLC0415
+    from galactic.cli.desired import advertised_routes, desired, owner  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.cli.walk import places, sid_of, walk  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
@@ -86,12 +86,12 @@ async def traced(
         where = places(snapshot)
         start = _place(snapshot, where, source, namespace)
         targets, end = _targets(snapshot, where, start, destination, namespace)
-        access, told = cluster_access(options, kube), {}
+        access, advertised = cluster_access(options, kube), {}
         try:
-            told = told_of(await access.router_tables([start.vpc]), start.vpc)
+            advertised = advertised_routes(await access.router_tables([start.vpc]), start.vpc)
         except GalacticError:
-            told = {}  # what is held is then not known; who came first counts
-        table = desired(snapshot, parse_vpc(start.vpc), told)
+            advertised = {}  # what is held is then not known; who came first counts
+        table = desired(snapshot, parse_vpc(start.vpc), advertised)
         ways = [(start, address) for address in targets]
         if end is not None:
             ways += [(end, back) for address in targets if (back := _own(snapshot, start, address))]
@@ -145,24 +145,24 @@ def _echoes(snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, 
     """What became of the echo requests that were sent with the first look, by their names."""
     from galactic.cli.observed import Echo  # noqa: PLC0415
 
-    found = {}
+    echoes = {}
     for pair in pairs:
-        here = kernels.get(pair.start.node)
-        sent = here["echoes"].get(pair.name) if isinstance(here, Mapping) else None
+        local = kernels.get(pair.start.node)
+        sent = local["echoes"].get(pair.name) if isinstance(local, Mapping) else None
         if sent is not None:
             near = _far(snapshot, pair, kernels) == pair.start.node
-            found[pair.name] = Echo.of(sent, sent if near else None)
-    return found
+            echoes[pair.name] = Echo.of(sent, sent if near else None)
+    return echoes
 
 
 def _far(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) -> str:
     """The node that the pod's kernel sends to; empty where that is not known."""
     from galactic.cli.desired import owner  # noqa: PLC0415
 
-    here = kernels.get(pair.start.node)
-    if not isinstance(here, Mapping):
+    local = kernels.get(pair.start.node)
+    if not isinstance(local, Mapping):
         return ""
-    sid = here["ways"].get(f"{pair.start.vpc}@{pair.address}", {}).get("sid", "")
+    sid = local["ways"].get(f"{pair.start.vpc}@{pair.address}", {}).get("sid", "")
     return owner(snapshot, sid) if sid else pair.start.node
 
 
@@ -178,7 +178,7 @@ async def _counted(
         far = _far(snapshot, pair, kernels)
         if far and far != pair.start.node and isinstance(kernels.get(far), Mapping):
             by_node.setdefault(pair.start.node, []).append((pair, far))
-    found: dict[str, Echo] = {}
+    echoes: dict[str, Echo] = {}
     for near, several in by_node.items():
         others = sorted({far for _, far in several})
         arguments = [word for pair, _ in several for word in ("--pod", pair.start.inside, *pair.arguments)]
@@ -188,9 +188,15 @@ async def _counted(
             after = await asyncio.gather(*(access.inspect(node, []) for node in others))
         except GalacticError:
             continue  # what the first look has found is what there is
-        there = {node: rises(*inspections) for node, *inspections in zip(others, before, after, strict=True)}
-        found |= {pair.name: Echo.of(sent[pair.name], there[far]) for pair, far in several if sent[pair.name]}
-    return found
+        rises_by_node = {
+            node: rises(*inspections) for node, *inspections in zip(others, before, after, strict=True)
+        }
+        echoes |= {
+            pair.name: Echo.of(sent[pair.name], rises_by_node[far])
+            for pair, far in several
+            if sent[pair.name]
+        }
+    return echoes
 
 
 async def _missing(
@@ -201,13 +207,13 @@ async def _missing(
     from galactic.errors import GalacticError  # noqa: PLC0415
 
     for start, address, _ in pairs:
-        here = kernels.get(start.node)
-        sid = here["ways"].get(f"{start.vpc}@{address}", {}).get("sid") if isinstance(here, Mapping) else ""
-        if not sid or not isinstance(here, Mapping):
+        local = kernels.get(start.node)
+        sid = local["ways"].get(f"{start.vpc}@{address}", {}).get("sid") if isinstance(local, Mapping) else ""
+        if not sid or not isinstance(local, Mapping):
             continue
         try:
-            if sid not in here["ways"]:
-                here["ways"].update((await access.inspect(start.node, ["--way", sid]))["ways"])
+            if sid not in local["ways"]:
+                local["ways"].update((await access.inspect(start.node, ["--way", sid]))["ways"])
             if (node := owner(snapshot, sid)) and node not in kernels:
                 arguments = ["--vpc", start.vpc, "--way", f"{start.vpc}@{address}"]
                 kernels[node] = await access.inspect(node, arguments)
@@ -224,18 +230,18 @@ def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespa
         if "/" in pod.removeprefix("pod/")
         else f"{namespace}/{pod.removeprefix('pod/')}"
     )
-    found = snapshot.pods.get(name)
-    if found is None:
+    pod_object = snapshot.pods.get(name)
+    if pod_object is None:
         known = ", ".join(sorted(snapshot.pods)[:10]) or "none"
         raise Absent(f"no pod {name} asks for an attachment; those that do: {known}")
-    attachment = wanted(found)
+    attachment = wanted(pod_object)
     if not attachment:
         raise Absent(
-            f"pod {name} asks for VPC {wants_vpc(found)} and was made without an attachment: make it anew"
+            f"pod {name} asks for VPC {wants_vpc(pod_object)} and was made without an attachment: make it anew"
         )
     full = f"{name.partition('/')[0]}/{attachment}"
     if full not in where:
-        on = found["spec"].get("nodeName") or "no node yet"
+        on = pod_object["spec"].get("nodeName") or "no node yet"
         raise Absent(
             f"pod {name} is not attached by {full} on {on}; why: kubectl describe pod -n {name.replace('/', ' ')}, "
             "and galactic status"
@@ -269,9 +275,9 @@ def _targets(
 def _address(text: str) -> Any:
     """The address, of an address with a length as well. Raises ValueError for a pod's name, Rejected for nonsense."""
     address, slash, _ = text.partition("/")
-    found = ip_address(address)
+    parsed = ip_address(address)
     try:
-        return ip_interface(text).ip if slash else found
+        return ip_interface(text).ip if slash else parsed
     except ValueError as error:
         raise Rejected(
             f"{text!r}: {error}; write an address, such as 10.1.1.2", field="POD|ADDRESS"

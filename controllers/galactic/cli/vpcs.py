@@ -27,17 +27,17 @@ def vpcs(
     snapshot = options.run(work())
     wanted = [find(snapshot, name, namespace)] if name else sorted(snapshot.vpcs)
     chosen = [name for name in wanted if not namespace or name.startswith(f"{namespace}/")]
-    found = [described(snapshot, name) for name in chosen]
-    if document(found, output):
+    described_vpcs = [described(snapshot, name) for name in chosen]
+    if document(described_vpcs, output):
         return FINE
-    if not found:
+    if not described_vpcs:
         raise Absent(
             f"there is no VPC{f' in namespace {namespace}' if namespace else ''}; apply one: examples/10-blue.yaml"
         )
     wide = output is Output.WIDE
     header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "READY")
-    rows = [_row(vpc, wide=wide) for vpc in found]
-    marks = [() if vpc["ready"] else (RED,) for vpc in found]
+    rows = [_row(vpc, wide=wide) for vpc in described_vpcs]
+    marks = [() if vpc["ready"] else (RED,) for vpc in described_vpcs]
     show(table((*header, "ADMITS", "WHY") if wide else header, rows, marks))
     return FINE
 

@@ -51,7 +51,7 @@ class Place:
 
 def places(snapshot: Snapshot) -> dict[str, Place]:
     """Where every attachment is, by its name; the newest where two nodes say that they have it."""
-    found: dict[str, tuple[int, Place]] = {}
+    newest: dict[str, tuple[int, Place]] = {}
     for node, segment in snapshot.segments.items():
         for endpoint in segment.status.endpoints:
             pods = snapshot.carriers(endpoint.attachment)
@@ -67,9 +67,9 @@ def places(snapshot: Snapshot) -> dict[str, Place]:
                 endpoint.sid,
                 endpoint.networks,
             )
-            if endpoint.attachment not in found or found[endpoint.attachment][0] < endpoint.epoch:
-                found[endpoint.attachment] = endpoint.epoch, place
-    return {name: place for name, (_, place) in found.items()}
+            if endpoint.attachment not in newest or newest[endpoint.attachment][0] < endpoint.epoch:
+                newest[endpoint.attachment] = endpoint.epoch, place
+    return {name: place for name, (_, place) in newest.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,24 +110,24 @@ def walk(
 def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) -> Iterator[Hop]:
     """All hops, as if none stopped it."""
     source, address, snapshot, echo = flow.source, flow.address, flow.snapshot, flow.echo
-    here = kernels.get(source.node, "it was not asked")
-    if isinstance(here, str):
+    local = kernels.get(source.node, "it was not asked")
+    if isinstance(local, str):
         yield Hop(
             f"node {source.node}",
-            f"its kernel cannot be looked at: {here}",
+            f"its kernel cannot be looked at: {local}",
             UNKNOWN,
             controller(source.node),
         )
         return
-    yield from _leaves(flow, here)
-    way = here["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
+    yield from _leaves(flow, local)
+    way = local["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {source.node}"
     if way["type"] != "unicast":
         why = _why(source, ip_address(address), snapshot, table)
         yield Hop(where, f"no route to {address} ({way['type']})", STOPS, why)
     if not way["sid"]:
         yield Hop(where, f"{address} is on this node, behind {way['device']}")
-        yield from _arrives(flow, way, here, source.node)
+        yield from _arrives(flow, way, local, source.node)
         return
     yield Hop(where, f"{address} is encapsulated to SID {way['sid']}")
     node = owner(snapshot, way["sid"])
@@ -136,19 +136,19 @@ def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) 
         yield Hop("SRv6", what, UNKNOWN)
         yield from answered(address, echo)
         return
-    yield from _underlay(way["sid"], source.node, node, here)
-    there = kernels.get(node, "it was not asked")
-    if isinstance(there, str):
-        yield Hop(f"node {node}", f"its kernel cannot be looked at: {there}", UNKNOWN, controller(node))
+    yield from _underlay(way["sid"], source.node, node, local)
+    remote = kernels.get(node, "it was not asked")
+    if isinstance(remote, str):
+        yield Hop(f"node {node}", f"its kernel cannot be looked at: {remote}", UNKNOWN, controller(node))
         yield from answered(address, echo)
         return
-    yield from _decapsulates(flow, way["sid"], node, there)
+    yield from _decapsulates(flow, way["sid"], node, remote)
 
 
-def _leaves(flow: _Flow, here: Inspection) -> Iterator[Hop]:
+def _leaves(flow: _Flow, local: Inspection) -> Iterator[Hop]:
     """Out of the pod and into the VRF."""
     source, destination = flow.source, ip_address(flow.address)
-    pod = here["pods"].get(source.inside)
+    pod = local["pods"].get(source.inside)
     where = f"pod {source.pod or source.attachment}"
     if pod is None:
         yield Hop(where, f"its interface {source.ifname} is not in {source.netns}", STOPS, ANEW)
@@ -158,53 +158,53 @@ def _leaves(flow: _Flow, here: Inspection) -> Iterator[Hop]:
     mine = [text for text in pod["addresses"] if ip_interface(text).version == destination.version]
     if not mine:
         has = ", ".join(pod["addresses"]) or "none"
-        told = f"{source.ifname} has no IPv{destination.version} address (it has {has})"
-        yield Hop(where, told, STOPS, "give the attachment one: spec.interface.addresses")
+        what = f"{source.ifname} has no IPv{destination.version} address (it has {has})"
+        yield Hop(where, what, STOPS, "give the attachment one: spec.interface.addresses")
         return
     if any(ip_interface(text).ip == destination for text in pod["addresses"]):
         yield Hop(where, f"{destination} is its own address", STOPS, "ask for another one")
     if not (route := covering(pod["routes"], destination)):
-        told = f"no route to {destination} by {source.ifname}: it takes the pod's default network, or none"
+        what = f"no route to {destination} by {source.ifname}: it takes the pod's default network, or none"
         remedy = "it lies outside the VPC's networks: add one to the VPC's spec.networks, or a route to the attachment"
-        yield Hop(where, told, STOPS, remedy)
+        yield Hop(where, what, STOPS, remedy)
         return
     gateway = route.get("gateway", "")
     yield Hop(where, f"{mine[0]} on {source.ifname}; {route['network']} via {gateway or 'its gateway'}")
-    yield from _host_end(source, here)
+    yield from _host_end(source, local)
     if gateway:
         yield from silent_gateway(where, source.node, source.ifname, gateway, flow.echo)
-    yield from dropped(source.node, flow.echo, flow.echo.here if flow.echo else None)
+    yield from dropped(source.node, flow.echo, flow.echo.local if flow.echo else None)
 
 
-def _host_end(source: Place, here: Inspection) -> Iterator[Hop]:
-    link = here["links"].get(source.device)
+def _host_end(source: Place, local: Inspection) -> Iterator[Hop]:
+    link = local["links"].get(source.device)
     where = f"{source.device} on {source.node}"
     if link is None or not link["up"] or link["master"] != source.vrf:
-        told = "is not there" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
-        yield Hop(where, f"the host end {told}", STOPS, controller(source.node))
+        what = "is not there" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
+        yield Hop(where, f"the host end {what}", STOPS, controller(source.node))
         return
     yield Hop(
         where, f"the host end, MTU {link['mtu']}, {link.get('rx_packets', '?')} packets came from the pod"
     )
-    master = here["links"].get(source.vrf)
+    master = local["links"].get(source.vrf)
     if master is None or not master["up"]:
-        told = "is not there" if master is None else "is down"
-        yield Hop(f"VRF {source.vrf}", told, STOPS, controller(source.node))
+        what = "is not there" if master is None else "is down"
+        yield Hop(f"VRF {source.vrf}", what, STOPS, controller(source.node))
 
 
 def _set_up(place: Place) -> str:
     return f"in the pod: ip link set {place.ifname} up; or {ANEW}"
 
 
-def _underlay(sid: str, near: str, far: str, here: Inspection) -> Iterator[Hop]:
+def _underlay(sid: str, near: str, far: str, local: Inspection) -> Iterator[Hop]:
     """From node to node."""
     where = f"underlay of {near}"
-    if not any(text.endswith(f" {LOOPBACK}") for text in here["addresses"]):
+    if not any(text.endswith(f" {LOOPBACK}") for text in local["addresses"]):
         yield Hop(where, f"{LOOPBACK} has no address to send from", STOPS, controller(near))
-    if not any(IPv6Address(sid) in ip_network(rule["to"]) for rule in here["rules"]):
-        told = f"no rule looks SIDs up in the main table: {sid} dies in the VRF"
-        yield Hop(where, told, STOPS, controller(near))
-    way = here["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
+    if not any(IPv6Address(sid) in ip_network(rule["to"]) for rule in local["rules"]):
+        what = f"no rule looks SIDs up in the main table: {sid} dies in the VRF"
+        yield Hop(where, what, STOPS, controller(near))
+    way = local["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
     if near == far:
         yield Hop(where, f"{sid} is this node's own")
     elif way["type"] != "unicast":
@@ -216,56 +216,56 @@ def _underlay(sid: str, near: str, far: str, here: Inspection) -> Iterator[Hop]:
             where, f"to {far}: {way['device']}{via}; what is between the nodes cannot be seen from here"
         )
         cause = f"is that router up? ip -6 neigh show dev {way['device']} on {near}; see docs/underlay.md"
-        yield from silent_neighbour(where, near, way, here.get("resolving", {}), cause)
+        yield from silent_neighbour(where, near, way, local.get("resolving", {}), cause)
 
 
-def _decapsulates(flow: _Flow, sid: str, node: str, there: Inspection) -> Iterator[Hop]:
+def _decapsulates(flow: _Flow, sid: str, node: str, remote: Inspection) -> Iterator[Hop]:
     """Out of the outer header, into the VRF, and to the pod."""
     source, address = flow.source, flow.address
     where = f"SID {sid} on {node}"
-    ends = [route for route in there["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
+    ends = [route for route in remote["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
     if not ends:
-        told = "the node does not have it: the attachment has left, or its route is missing"
+        what = "the node does not have it: the attachment has left, or its route is missing"
         remedy = f"galactic routes {source.vpc} shows who still sends there; {controller(node)}"
-        yield Hop(where, told, STOPS, remedy)
+        yield Hop(where, what, STOPS, remedy)
         return
-    if there["sysctls"].get("net/vrf/strict_mode") != "1":
+    if remote["sysctls"].get("net/vrf/strict_mode") != "1":
         what = "net.vrf.strict_mode is off: End.DT46 drops"
         yield Hop(where, what, STOPS, "sysctl -w net.vrf.strict_mode=1 there")
     yield Hop(where, f"End.DT46 into {ends[0]['device']}")
     if ends[0]["device"] != source.vrf:
-        told = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
-        yield Hop(where, told, STOPS, controller(node))
-    yield from dropped(node, flow.echo, flow.echo.there if flow.echo else None)
-    way = there["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
+        what = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
+        yield Hop(where, what, STOPS, controller(node))
+    yield from dropped(node, flow.echo, flow.echo.remote if flow.echo else None)
+    way = remote["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {node}"
     if way["type"] != "unicast" or way["sid"]:
-        told = (
+        what = (
             f"sends {address} on to SID {way['sid']}"
             if way["sid"]
             else f"no route to {address} ({way['type']})"
         )
-        yield Hop(where, told, STOPS, f"the pod has moved, or leaves; if it stays: {controller(node)}")
+        yield Hop(where, what, STOPS, f"the pod has moved, or leaves; if it stays: {controller(node)}")
     yield Hop(where, f"{address} is behind {way['device']}")
-    yield from _arrives(flow, way, there, node)
+    yield from _arrives(flow, way, remote, node)
 
 
-def _arrives(flow: _Flow, way: Mapping[str, Any], there: Inspection, node: str) -> Iterator[Hop]:
+def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str) -> Iterator[Hop]:
     """Into the pod. What is wrong inside it comes before what follows from that."""
     address, device, source = flow.address, way["device"], flow.source
-    where, link = f"{device} on {node}", there["links"].get(device)
+    where, link = f"{device} on {node}", remote["links"].get(device)
     if link is None or not link["up"]:
         yield Hop(where, "is not there" if link is None else "is down", STOPS, controller(node))
         return
-    told = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
-    yield Hop(where, told)
+    what = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
+    yield Hop(where, what)
     at = places(flow.snapshot).values()
     target = next((place for place in at if place.device == device and place.node == node), None)
     if target is None:
-        told = f"no attachment of {node} is behind {device}"
-        yield Hop(f"node {node}", told, STOPS, controller(node))
+        what = f"no attachment of {node} is behind {device}"
+        yield Hop(f"node {node}", what, STOPS, controller(node))
         return
-    name, pod = f"pod {target.pod or target.attachment}", there["pods"].get(target.inside)
+    name, pod = f"pod {target.pod or target.attachment}", remote["pods"].get(target.inside)
     if pod is None:
         yield Hop(name, f"its interface {target.ifname} is not in {target.netns}", STOPS, ANEW)
         return
@@ -274,12 +274,12 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], there: Inspection, node: str) 
     own = {str(ip_interface(text).ip) for text in pod["addresses"]}
     hop = (way.get("neighbour") or {}).get("address", "")
     cause = f"{hop} is not on {target.ifname} (it has {', '.join(sorted(own)) or 'no address'}); {controller(node)}"
-    yield from silent_neighbour(where, node, way, there.get("resolving", {}), "" if hop in own else cause)
+    yield from silent_neighbour(where, node, way, remote.get("resolving", {}), "" if hop in own else cause)
     if str(ip_address(address)) in own:
         yield Hop(name, f"has {address} on {target.ifname}")
     else:
-        told = f"{address} is not on {target.ifname}: the pod terminates the network, and takes it from here"
-        yield Hop(name, told)
+        what = f"{address} is not on {target.ifname}: the pod terminates the network, and takes it from here"
+        yield Hop(name, what)
     start = (f"pod {source.pod or source.attachment}", source.device, source.node)
     yield from arrived(address, start, node, device, name, flow.echo)
 
@@ -309,7 +309,7 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
             )
     if any(_contains(network, destination) for network in table.routes):
         why = f"it is desired, and missing in this kernel: {controller(source.node)}; galactic routes {source.vpc}"
-        if name := _untold(source, destination, snapshot):
+        if name := _unrouted(source, destination, snapshot):
             describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
             why = f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and {describe}"
         return why
@@ -327,7 +327,7 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
     return "no attachment of this VPC has it: galactic vpcs -o json lists those that are"
 
 
-def _untold(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot) -> str:
+def _unrouted(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot) -> str:
     """The attachment that has an address of which its own condition says that no router tells; empty for none."""
     for name, attachment in snapshot.attachments.items():
         vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))

@@ -144,14 +144,14 @@ def _trace(console: Console, lab: Lab, expected: Expectation) -> None:
 
 def _status(console: Console, lab: Lab) -> None:
     """What ``galactic status`` prints."""
-    from galactic.cli.status import look, screen  # noqa: PLC0415
+    from galactic.cli.status import examine, screen  # noqa: PLC0415
 
     _title(console, "galactic status")
     options = ClusterOptions(str(lab.kubeconfig))
 
     async def looked() -> list[str]:
         async with options.kube() as kube:
-            return [*screen(*await look(options, kube), everything=False)]
+            return [*screen(*await examine(options, kube), everything=False)]
 
     try:
         show(options.run(looked()))

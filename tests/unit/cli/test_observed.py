@@ -45,7 +45,7 @@ def rule(packets: int, size: int, *, chain: str = "GALACTIC-INPUT", **more: Any)
 
 
 ANSWERED = Echo(3, 3, SIZE, 0.4)
-SILENCE = Echo(3, 0, SIZE, gateways={"169.254.1.1": "REACHABLE"}, here=counted(near=(3, 0)))
+SILENCE = Echo(3, 0, SIZE, gateways={"169.254.1.1": "REACHABLE"}, local=counted(near=(3, 0)))
 INTO = counted(far=(3, 3))
 
 
@@ -138,7 +138,7 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
             id="underlay-silent",
         ),
         pytest.param(
-            replace(SILENCE, here=counted(rule(3, SIZE, family=4), near=(3, 0))),
+            replace(SILENCE, local=counted(rule(3, SIZE, family=4), near=(3, 0))),
             None,
             *("stops", "GALACTIC-INPUT on node-1"),
             "rule 1 on node-1 (IPv4, legacy tables) dropped 3 packets, 1293 bytes; it drops packets from pods",
@@ -146,26 +146,26 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
             id="dropped-by-us-here",
         ),
         pytest.param(
-            replace(SILENCE, there=counted(rule(4, 0, chain="GALACTIC-PREROUTING", bytes=3 * 471 + 60))),
+            replace(SILENCE, remote=counted(rule(4, 0, chain="GALACTIC-PREROUTING", bytes=3 * 471 + 60))),
             None,
             *("stops", "GALACTIC-PREROUTING on node-2", "while 3 echo requests of 431 bytes were sent"),
             "kubectl describe nseg node-2",
             id="dropped-by-us-there-with-the-outer-header",
         ),
         pytest.param(
-            replace(SILENCE, here=counted(near=(0, 0)), there=INTO),
+            replace(SILENCE, local=counted(near=(0, 0)), remote=INTO),
             None,
             *("stops", "pod blue/web", "none of 3 echo requests came out of it", "in the pod"),
             id="not-out-of-the-pod",
         ),
         pytest.param(
-            replace(SILENCE, there=counted(far=(0, 1))),
+            replace(SILENCE, remote=counted(far=(0, 1))),
             None,
             *("stops", f"{FAR} on node-2", "at most 1 of 3 echo requests went to the pod", "the underlay"),
             id="lost-between-the-nodes",
         ),
         pytest.param(
-            replace(SILENCE, there=counted(far=(0, 3))),
+            replace(SILENCE, remote=counted(far=(0, 3))),
             None,
             *(
                 "unknown",
@@ -176,7 +176,7 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
             id="the-pod-answers-no-pings",
         ),
         pytest.param(
-            replace(SILENCE, there=INTO),
+            replace(SILENCE, remote=INTO),
             None,
             *("unknown", "10.1.1.2", "no answer to 3 echo requests; all that can be seen passes", "service"),
             id="lost-on-the-way-back-perhaps",
@@ -243,7 +243,7 @@ def test_where_packets_end(  # noqa: PLR0917
     ],
 )
 def test_who_drops_neighbour_discovery(drops: list[dict[str, Any]], accused: bool) -> None:
-    echo = Echo(3, 0, SIZE, gateways={"fe80::1": "FAILED"}, here=counted(*drops))
+    echo = Echo(3, 0, SIZE, gateways={"fe80::1": "FAILED"}, local=counted(*drops))
     (hop,) = silent_gateway("pod blue/web", "node-1", "galactic0", "fe80::1", echo)
     assert hop.what.startswith("neighbour fe80::1 on galactic0: FAILED (no answer to neighbour discovery)")
     assert ("GALACTIC-INPUT rule 1 on node-1" in hop.what) is accused
@@ -314,8 +314,8 @@ def test_the_other_node_counts_before_and_afterwards() -> None:
         ("node-2", counted(far=(10, 13))),
     )
     found = asyncio.run(trace._counted(seen, [pair], kernels, nodes))
-    assert found[pair.name].there == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
-    assert found[pair.name].here["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
+    assert found[pair.name].remote == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
+    assert found[pair.name].local["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
     failing = _Failing()
     assert asyncio.run(trace._counted(seen, [pair], kernels, failing)) == {}
     assert failing.asked == 1

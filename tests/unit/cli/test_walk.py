@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from states import VPC_ID, Things, condition, fine, snapshot
 
-from galactic.cli.desired import desired, rows, told_of
+from galactic.cli.desired import advertised_routes, desired, rows
 from galactic.cli.walk import Hop, covering, places, sid_of, walk
 from galactic.messages import Route
 from galactic.names import host_end, vrf
@@ -261,9 +261,9 @@ def compared(told: Any, change: Callable[[Kernels], None] = lambda _: None) -> d
 def test_differences_are_where_they_are() -> None:
     assert compared(WANTED) == {}
     assert compared(None) == {}, "what could not be asked is no difference"
-    assert compared({}) == {"10.1.1.1/32": ("told",), "10.1.1.2/32": ("told",)}
+    assert compared({}) == {"10.1.1.1/32": ("advertised",), "10.1.1.2/32": ("advertised",)}
     stale = {**WANTED, Network("10.1.1.9/32"): ROUTE[1]}
-    assert compared(stale) == {"10.1.1.9/32": ("told",)}, "no kernel has it, and none ought to"
+    assert compared(stale) == {"10.1.1.9/32": ("advertised",)}, "no kernel has it, and none ought to"
     gone = compared(WANTED, lambda kernels: kernels["node-1"]["vpcs"][VPC_ID]["routes"].pop())
     assert gone == {"10.1.1.2/32": ("node-1",)}
     strange = {"network": "10.9.9.9/32", "metric": 0, "kind": "sid", "sid": SID[2]}
@@ -291,6 +291,8 @@ def test_the_leader_s_word_counts() -> None:
         }
         return {"replica": node, "term": term, "vpcs": {VPC_ID: {"revision": 1, "routes": [route]}}}
 
-    (route,) = told_of([answer(0, "standby"), answer(4, "leader"), answer(0, "other")], VPC_ID).values()
+    (route,) = advertised_routes(
+        [answer(0, "standby"), answer(4, "leader"), answer(0, "other")], VPC_ID
+    ).values()
     assert route.node == "leader"
-    assert told_of([], VPC_ID) == {}
+    assert advertised_routes([], VPC_ID) == {}

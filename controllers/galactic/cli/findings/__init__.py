@@ -19,7 +19,7 @@ __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds
 
 def findings(snapshot: Snapshot) -> list[Finding]:
     """Everything that is wrong, causes before consequences."""
-    found: list[Finding] = []
+    collected: list[Finding] = []
     for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, event_findings):
-        found += part(snapshot)
-    return sorted(dict.fromkeys(found), key=lambda finding: finding.severity != PROBLEM)
+        collected += part(snapshot)
+    return sorted(dict.fromkeys(collected), key=lambda finding: finding.severity != PROBLEM)

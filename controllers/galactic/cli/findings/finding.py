@@ -30,9 +30,9 @@ class Finding:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def plain(found: Iterable[Finding]) -> list[dict[str, Any]]:
+def plain(findings: Iterable[Finding]) -> list[dict[str, Any]]:
     """As JSON has it."""
-    return [finding.plain() for finding in found]
+    return [finding.plain() for finding in findings]
 
 
 def by_type(conditions: Iterable[Condition]) -> Mapping[str, Condition]:

@@ -40,26 +40,26 @@ def nodes(snapshot: Snapshot) -> Iterator[Finding]:
         if event := refused.get(name):
             yield Finding(PROBLEM, f"Node {name}", event["reason"], event["message"], _annotate(name))
         elif snapshot.segments or snapshot.components:
-            told = "no SRv6 prefix: pods there get no attachment"
+            message = "no SRv6 prefix: pods there get no attachment"
             severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
-            yield Finding(severity, f"Node {name}", "NoPrefix", told, _annotate(name))
-    found = [
+            yield Finding(severity, f"Node {name}", "NoPrefix", message, _annotate(name))
+    listed = [
         finding
         for name, segment in snapshot.segments.items()
         for finding in _segment(snapshot, name, segment)
     ]
     alike: dict[str, list[Finding]] = {}
-    for finding in found:
+    for finding in listed:
         alike.setdefault(finding.reason, []).append(finding)
     for several in alike.values():
         yield from several if len(several) <= ALIKE else [_together(several)]
 
 
-def _together(found: list[Finding]) -> Finding:
+def _together(alike: list[Finding]) -> Finding:
     """One for what is the matter on many nodes: the broker is away, a kernel everywhere lacks something."""
-    names = [finding.about.removeprefix("NodeSegment ") for finding in found]
-    first = found[0]
-    about = f"{len(found)} NodeSegments ({', '.join(names[:ALIKE])}, …)"
+    names = [finding.about.removeprefix("NodeSegment ") for finding in alike]
+    first = alike[0]
+    about = f"{len(alike)} NodeSegments ({', '.join(names[:ALIKE])}, …)"
     return Finding(first.severity, about, first.reason, first.message, first.remedy)
 
 

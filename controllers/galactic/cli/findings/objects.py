@@ -37,13 +37,15 @@ def attachments(snapshot: Snapshot) -> Iterator[Finding]:
             remedy = "add the network to the VPC's spec.networks: pods of the VPC have no route to it"
             yield Finding(NOTE, about, accepted.reason, accepted.message, remedy)
         if len(pods := sorted(snapshot.carriers(name))) > 1:
-            told = f"pods {', '.join(pods)} use it: the newest gets the traffic, the others are not reached"
+            message = (
+                f"pods {', '.join(pods)} use it: the newest gets the traffic, the others are not reached"
+            )
             remedy = "delete those that are not wanted; for one attachment each, use the annotation …/vpc (docs/api.md)"
-            yield Finding(NOTE, about, "Shared", told, remedy)
+            yield Finding(NOTE, about, "Shared", message, remedy)
         if not (nodes := _nodes(snapshot, name)):
             continue  # its pods are gone, whatever a status says that nothing updates any more
         if (routed := conditions.get("Routed")) and routed.status == "False":
-            yield Finding(PROBLEM, about, routed.reason, routed.message, _untold(name))
+            yield Finding(PROBLEM, about, routed.reason, routed.message, _router_log(name))
         else:
             yield from _unrouted(snapshot, name, attachment, nodes)
 
@@ -59,20 +61,22 @@ def _unrouted(snapshot: Snapshot, name: str, attachment: VpcAttachment, nodes: s
     """A node has it, and the router has not told where it is: seen here, as the operator may be away."""
     if attachment.status.endpoint is not None or snapshot.served:
         return
-    said = {
+    endpoints = {
         node: endpoint
         for node, segment in snapshot.segments.items()
         for endpoint in segment.status.endpoints
         if endpoint.attachment == name and node in nodes
     }
     # One that is far ahead is no time of day.
-    recently = any(abs(snapshot.at - endpoint.epoch / 1e9) < PATIENCE_SECONDS for endpoint in said.values())
-    if said and not recently:
-        told = f"attached on {', '.join(said)}, but no route to it was told: the rest of the VPC does not reach it"
-        yield Finding(PROBLEM, f"VPCAttachment {name}", "NotRouted", told, _untold(name))
+    recently = any(
+        abs(snapshot.at - endpoint.epoch / 1e9) < PATIENCE_SECONDS for endpoint in endpoints.values()
+    )
+    if endpoints and not recently:
+        message = f"attached on {', '.join(endpoints)}, but no route to it was told: the rest of the VPC does not reach it"
+        yield Finding(PROBLEM, f"VPCAttachment {name}", "NotRouted", message, _router_log(name))
 
 
-def _untold(name: str) -> str:
+def _router_log(name: str) -> str:
     return (
         f"Events may say why: kubectl describe vpca -n {name.replace('/', ' ')}; else look at galactic-router"
     )
@@ -84,11 +88,11 @@ def _object(snapshot: Snapshot, kind: str, name: str, thing: Vpc | VpcAttachment
     short = {"VPC": "vpc", "VPCAttachment": "vpca"}[kind]
     if ready is None:
         if snapshot.at - seconds(thing.metadata.creation_timestamp) > PATIENCE_SECONDS:
-            told = "the operator has not looked at it"
-            yield Finding(PROBLEM, f"{kind} {name}", "Unseen", told, log(snapshot, "operator"))
+            message = "the operator has not looked at it"
+            yield Finding(PROBLEM, f"{kind} {name}", "Unseen", message, log(snapshot, "operator"))
     elif ready.status != "True":
         remedy = "" if says(ready.message) else f"kubectl describe {short} -n {name.replace('/', ' ')}"
         yield Finding(PROBLEM, f"{kind} {name}", ready.reason, ready.message, remedy)
     elif thing.status.observed_generation < thing.metadata.generation:
-        told = "it was changed, and the operator has not looked since"
-        yield Finding(NOTE, f"{kind} {name}", "Unseen", told, log(snapshot, "operator"))
+        message = "it was changed, and the operator has not looked since"
+        yield Finding(NOTE, f"{kind} {name}", "Unseen", message, log(snapshot, "operator"))

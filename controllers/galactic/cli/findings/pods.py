@@ -23,25 +23,25 @@ def pods(snapshot: Snapshot) -> Iterator[Finding]:
         networks = (meta.get("annotations") or {}).get("k8s.v1.cni.cncf.io/networks", "")
         asked = f"{meta['namespace']}/{attachment}"
         if not attachment:
-            told = f"it asks for VPC {wants_vpc(pod)}, and was made without an attachment"
-            yield Finding(PROBLEM, about, "NotMutated", told, ANEW)
+            message = f"it asks for VPC {wants_vpc(pod)}, and was made without an attachment"
+            yield Finding(PROBLEM, about, "NotMutated", message, ANEW)
         elif attachment not in networks:
-            told = (
+            message = (
                 f"it asks for attachment {attachment}, and was made without the entry in Multus' annotation"
             )
-            yield Finding(PROBLEM, about, "NotMutated", told, ANEW)
+            yield Finding(PROBLEM, about, "NotMutated", message, ANEW)
         elif asked not in snapshot.attachments and "VPCAttachment" not in snapshot.unread:
-            told = f"there is no VPCAttachment {asked}"
+            message = f"there is no VPCAttachment {asked}"
             yield Finding(
-                PROBLEM, about, "AttachmentNotFound", told, "apply it; the pod then starts by itself"
+                PROBLEM, about, "AttachmentNotFound", message, "apply it; the pod then starts by itself"
             )
         elif node := _unattached(snapshot, pod, asked):
-            told = (
+            message = (
                 f"it runs on {node} without its VPC interface: Multus did not call Galactic when it started"
             )
             again = "its owner makes another one" if meta.get("ownerReferences") else "then make it again"
             remedy = f"kubectl delete pod -n {meta['namespace']} {meta['name']}; {again}"
-            yield Finding(PROBLEM, about, "PodNotAttached", told, remedy)
+            yield Finding(PROBLEM, about, "PodNotAttached", message, remedy)
 
 
 def runs(pod: Object) -> bool:
@@ -54,12 +54,12 @@ def _unattached(snapshot: Snapshot, pod: Object, attachment: str) -> str:
 
     A node whose controller is away does not update its NodeSegment, which then accuses no pod.
     """
-    place = placement(pod)
-    if not lacks_interface(place, attachment, snapshot.segments.get(place.node)):
+    placed = placement(pod)
+    if not lacks_interface(placed, attachment, snapshot.segments.get(placed.node)):
         return ""
     if any(
-        component.kind == "node" and component.node == place.node and not component.ready
+        component.kind == "node" and component.node == placed.node and not component.ready
         for component in snapshot.components
     ):
         return ""
-    return place.node if snapshot.at - place.since >= UNATTACHED_SECONDS else ""
+    return placed.node if snapshot.at - placed.since >= UNATTACHED_SECONDS else ""

@@ -43,12 +43,12 @@ def programs(snapshot: Snapshot) -> Iterator[Finding]:
         if component.ready >= component.wanted:
             continue
         severity = PROBLEM if not component.ready or component.kind in ("node", "broker") else NOTE
-        told = f"{component.ready} of {component.wanted} ready" + (
+        message = f"{component.ready} of {component.wanted} ready" + (
             f": {component.problem}" if component.problem else ""
         )
         if component.kind in CONSEQUENCES and not component.ready:
-            told += f" - {NO_HISTORY if _only_history(component) else CONSEQUENCES[component.kind]}"
-        yield Finding(severity, component.title, "NotReady", told, _remedy(snapshot, component))
+            message += f" - {NO_HISTORY if _only_history(component) else CONSEQUENCES[component.kind]}"
+        yield Finding(severity, component.title, "NotReady", message, _remedy(snapshot, component))
 
 
 def _remedy(snapshot: Snapshot, component: Component) -> str:
@@ -87,18 +87,18 @@ def leaders(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         lease = snapshot.leases.get(name)
         if kind == "router" and snapshot.served and lease is None:
-            told = "no router belongs to this cluster, so nothing here tells where an attachment is"
+            message = "no router belongs to this cluster, so nothing here tells where an attachment is"
             remedy = (
                 "right where a router outside serves it (docs/tutorials/two-clusters.md); else: helm upgrade"
             )
-            yield Finding(NOTE, kind, "Outside", told, remedy)
+            yield Finding(NOTE, kind, "Outside", message, remedy)
             continue
         spec = (lease or {}).get("spec") or {}
         age = snapshot.at - seconds(str(spec.get("renewTime") or ""))
         patience = PATIENCE_SECONDS + (spec.get("leaseDurationSeconds") or 15)
         if lease is None or not spec.get("holderIdentity") or age > patience:
-            told = f"no replica leads (Lease {name})" + (f", for {age:.0f} s" if lease else "")
-            yield Finding(PROBLEM, kind, "NoLeader", f"{told} - {CONSEQUENCES[kind]}", log(snapshot, kind))
+            message = f"no replica leads (Lease {name})" + (f", for {age:.0f} s" if lease else "")
+            yield Finding(PROBLEM, kind, "NoLeader", f"{message} - {CONSEQUENCES[kind]}", log(snapshot, kind))
 
 
 def leader(snapshot: Snapshot, component: str) -> str:
