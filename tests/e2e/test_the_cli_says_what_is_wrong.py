@@ -108,7 +108,7 @@ def test_all_is_well_and_the_way_is_shown_hop_by_hop(cli: Cli, tenant: Tenant) -
         return exactly and everywhere and all(each["advertised"] == each["desired"] for each in routes)
 
     eventually("galactic vpcs shows where both are attached", attached, PATIENCE)
-    eventually("galactic routes shows them desired, told and in each kernel", routed, PATIENCE)
+    eventually("galactic routes shows them desired, advertised and in each kernel", routed, PATIENCE)
     cli.run("routes", vpc)
 
     ways = json.loads(cli.run("trace", f"{tenant.namespace}/web", f"{tenant.namespace}/api", "-o", "json"))[
@@ -299,7 +299,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
         stopped(router_name(number))
     tenant.attach("late", "10.1.1.9/24")
     tenant.pod("late", "node-2")
-    cli.says("router", "NotReady", "what runs goes on", "galactic lab logs router")
+    cli.says("router", "NotReady", "attached pods keep their traffic", "galactic lab logs router")
     late = f"VPCAttachment {tenant.namespace}/late"
     cli.says(late, "NotRouted")
     cli.describes("vpca", "-n", tenant.namespace, "late", word="NotRouted")
@@ -318,7 +318,7 @@ def test_the_webhooks_are_away_and_two_want_one_address(
     cli: Cli, lab: Lab, tenant: Tenant, stopped: Callable[[str], None]
 ) -> None:
     stopped("webhook")
-    cli.says("webhook", "NotReady", "pods that ask for an attachment cannot be made")
+    cli.says("webhook", "NotReady", "pods that request an attachment cannot be created")
     spec = {"vpc": {"name": "vpc"}, "interface": {"addresses": ["10.1.1.1/24"]}}
     twin = {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": "twin"}, "spec": spec}
     with pytest.raises(Rejected, match="failed calling webhook"):

@@ -28,28 +28,28 @@ Inspection = dict[str, Any]
 
 
 class ClusterAccess(Protocol):
-    """A cluster's programs."""
+    """Programs, logs, metrics and kernels of one cluster."""
 
     async def components(self) -> tuple[Component, ...]:
-        """All of them. Raises GalacticError."""
+        """All programs and the broker. Raises GalacticError."""
 
     def served(self, components: Sequence[Component]) -> bool:
-        """Whether no router belongs to this cluster: one outside of it serves it, or nobody does."""
+        """Whether the cluster has no router of its own."""
 
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
-        """``galactic-node-inspect`` on that node. Raises GalacticError."""
+        """The output of ``galactic-node-inspect`` on a node. Raises GalacticError."""
 
     async def router_tables(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
-        """``galactic-router-inspect``: each router's tables. Raises GalacticError."""
+        """The output of ``galactic-router-inspect``: each router's tables. Raises GalacticError."""
 
     def logs(self) -> AsyncIterator[tuple[str, str]]:
-        """(name, text) of every program's log."""
+        """(file name, text) of every program's log."""
 
     def metrics(self) -> AsyncIterator[tuple[str, str]]:
-        """(name, text) of every program's metrics."""
+        """(file name, text) of every program's metrics."""
 
     async def image(self) -> str:
-        """The image that nodes run; empty where there is none."""
+        """The image of the node controller; empty for none."""
 
 
 def cluster_access(options: ClusterOptions, kube: Kube) -> ClusterAccess:
@@ -61,14 +61,14 @@ def cluster_access(options: ClusterOptions, kube: Kube) -> ClusterAccess:
 
 
 class Cluster:
-    """Galactic as its chart installs it. ``seconds``: for how long a command in a pod may take."""
+    """Galactic as its chart installs it. ``seconds``: timeout of a command in a pod."""
 
     def __init__(self, kube: Kube, seconds: float = REQUEST_SECONDS) -> None:
         self._kube, self._seconds = kube, seconds
         self._listed: Objects | None = None
 
     async def pods(self) -> Objects:
-        """Galactic's own pods."""
+        """Galactic's own pods, listed once."""
         if self._listed is None:
             self._listed = (await self._kube.list(PODS, labels=LABELS))[0]
         return self._listed
@@ -114,7 +114,7 @@ class Cluster:
         )
 
     async def _why(self, pods: Objects) -> str:
-        """Why one of these pods is not ready."""
+        """The reason why one of these pods is not ready; empty if all are."""
         for pod in pods:
             if not _ready(pod):
                 return problem(pod) or await self._health(pod)
@@ -137,7 +137,7 @@ class Cluster:
                 inspection = await self._json(pod, "node", ["galactic-node-inspect", *arguments])
                 assert isinstance(inspection, dict)
                 return inspection
-        raise Unreachable("node", f"no pod of galactic-node runs on {node}: its kernel cannot be looked at")
+        raise Unreachable("node", f"no pod of galactic-node runs on {node}: its kernel cannot be read")
 
     async def router_tables(self, vpcs: Sequence[str]) -> list[dict[str, Any]]:
         tables: list[dict[str, Any]] = []
@@ -145,7 +145,7 @@ class Cluster:
         for pod in pods:
             tables += await self._json(pod, "router", ["galactic-router-inspect", *vpcs])
         if not pods:
-            raise Unreachable("router", "no pod of galactic-router runs: what it told cannot be asked")
+            raise Unreachable("router", "no pod of galactic-router runs: the published tables cannot be read")
         return tables
 
     async def _json(self, pod: Object, container: str, argv: list[str]) -> Any:
@@ -199,11 +199,11 @@ async def _or_why(work: Any) -> str:
     try:
         return str(await work)
     except GalacticError as error:
-        return f"not to be had: {error}\n"
+        return f"not available: {error}\n"
 
 
 def problem(pod: Object) -> str:
-    """Why a pod does not run, in its containers' words; empty where they do."""
+    """The reason why a pod does not run, from its containers' states; empty if it runs."""
     status = pod.get("status") or {}
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         state = container.get("state") or {}
@@ -231,7 +231,7 @@ def _log(thing: Object, name: str) -> str:
 
 
 def _port(pod: Object) -> int:
-    """Where a pod serves /metrics and /healthz."""
+    """The port of a pod's /metrics and /healthz."""
     ports = (port for container in pod["spec"]["containers"] for port in container.get("ports") or ())
     return next((port["containerPort"] for port in ports if port.get("name") == "metrics"), METRICS_PORT)
 
@@ -246,7 +246,7 @@ def _ready(pod: Object) -> bool:
 
 
 def _tag(pod: Object) -> str:
-    """The version that the image's name tells."""
+    """The version in the image's name: its tag or the digest's first 19 characters."""
     image = str(pod["spec"]["containers"][0].get("image", ""))
     name, _, digest = image.partition("@")
     _, colon, tag = name.rpartition("/")[2].partition(":")

@@ -1,4 +1,4 @@
-"""How a command reaches a cluster, and how it ends: the options that all of them share, and their exit codes.
+"""Options by which commands reach a cluster, and their exit codes.
 
 A command is a function of ``ClusterOptions`` and its own options; ``clustered`` adds kubectl's ``--kubeconfig``,
 ``--context`` and ``--request-timeout`` to them, and turns our errors into one sentence and one of the exit codes.
@@ -23,51 +23,51 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FINE, NOT_FOUND, USAGE, DEGRADED, UNREACHABLE = range(5)
-"""Exit codes: as it should be; what was asked for is not there; not understood; not as it should be; no answer."""
+"""Exit codes: no problems; not found; usage error; problems; no answer."""
 REQUEST_SECONDS: Final = 60.0
 LONGER: Final = "give a longer --request-timeout"
-EXITS: Final = "Exit code: 0 fine, 1 not found, 2 not understood, 3 something is wrong, 4 no answer."
+EXITS: Final = "Exit code: 0 no problems, 1 not found, 2 usage error, 3 problems, 4 no answer."
 
 Kubeconfig = Annotated[
-    str | None, typer.Option("--kubeconfig", help="The kubeconfig file.", rich_help_panel="Cluster")
+    str | None, typer.Option("--kubeconfig", help="Path of the kubeconfig file.", rich_help_panel="Cluster")
 ]
 Context = Annotated[
-    str | None, typer.Option("--context", help="The kubeconfig's context.", rich_help_panel="Cluster")
+    str | None, typer.Option("--context", help="Context of the kubeconfig.", rich_help_panel="Cluster")
 ]
 Patience = Annotated[
     float,
     typer.Option(
         "--request-timeout",
         min=1.0,
-        help="Seconds after which an answer is not waited for.",
+        help="Seconds to wait for an answer.",
         rich_help_panel="Cluster",
     ),
 ]
 
 
 class Absent(GalacticError):
-    """What was asked for is not there."""
+    """The requested object does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterOptions:
-    """Where the cluster is, as the options say."""
+    """The options --kubeconfig, --context and --request-timeout."""
 
     kubeconfig: str | None = None
     context: str | None = None
     seconds: float = REQUEST_SECONDS
     clients: "list[Kube]" = field(default_factory=list, compare=False)
-    """Those that were made of it."""
+    """Clients made from these options."""
 
     @property
     def files(self) -> list[Path]:
-        """The kubeconfig files in use, by option, variable and habit."""
+        """The kubeconfig files in use: from the option, KUBECONFIG or ~/.kube/config."""
         given = self.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         return [Path(part).expanduser() for part in given.split(os.pathsep) if part]
 
     @asynccontextmanager
     async def kube(self) -> "AsyncIterator[Kube]":
-        """A client of the API server. Raises Rejected for a file that is not there, Unreachable."""
+        """A client of the API server. Raises Rejected for a missing file, Unreachable."""
         from galactic.kube.client import connect  # noqa: PLC0415  (costs a second, which --help need not pay)
 
         self._choose()
@@ -76,17 +76,17 @@ class ClusterOptions:
             yield kube
 
     def _choose(self) -> None:
-        """The file of --kubeconfig is the one that everybody reads."""
+        """Makes --kubeconfig the file of all clients, by KUBECONFIG."""
         if self.kubeconfig is not None:
             path = Path(self.kubeconfig).expanduser()
             if not path.is_file():
-                raise Rejected(f"there is no file {self.kubeconfig!r}", field="--kubeconfig")
+                raise Rejected(f"no file {self.kubeconfig!r}", field="--kubeconfig")
             os.environ["KUBECONFIG"] = str(path)
 
     def run(self, work: Coroutine[Any, Any, T], *, seconds: float | None = None) -> T:
-        """What ``work`` returns. Raises Unreachable when it takes longer than ``seconds`` (--request-timeout).
+        """The result of ``work``. Raises Unreachable after ``seconds`` (--request-timeout).
 
-        That names the commands in pods that had not ended, and the API server only where there are none.
+        The error names the commands in pods that had not ended, or the API server if there are none.
         """
         limit = self.seconds if seconds is None else seconds
 
@@ -109,7 +109,7 @@ class ClusterOptions:
 
 
 def code(error: GalacticError) -> int:
-    """The exit code that an error ends a command with."""
+    """The exit code for an error."""
     from galactic.kube.api import NotFound  # noqa: PLC0415
 
     match error:
@@ -126,7 +126,7 @@ def code(error: GalacticError) -> int:
 
 
 def sentence(error: GalacticError) -> str:
-    """What is told, with what to do where the error itself does not say."""
+    """The error's text, with a remedy where it has none."""
     text = str(error)
     if isinstance(error, Unreachable) and error.dependency == "kube-apiserver":
         if "401" in text or "Unauthorized" in text:
@@ -138,7 +138,7 @@ def sentence(error: GalacticError) -> str:
 
 
 def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
-    """A command line of ``command(options, …)``; what it returns is the exit code, None being 0."""
+    """The command line of ``command(options, …)``, which returns the exit code; None is 0."""
     signature = inspect.signature(command, eval_str=True)
     own = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
@@ -168,5 +168,5 @@ def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
     wrapper.__doc__ = f"{command.__doc__}\n\n{EXITS}"
     wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
-    del wrapper.__wrapped__  # or typer would look through it
+    del wrapper.__wrapped__  # or typer would read its signature instead
     return wrapper

@@ -140,7 +140,8 @@ def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
     print()
     for conflict in plain["conflicts"]:
         print(
-            f"conflict: {conflict['network']} is claimed by {conflict['claimed_by']}, and {conflict['held_by']} holds it: "
+            f"conflict: {conflict['network']} is claimed by {conflict['claimed_by']}, and "
+            f"{conflict['held_by']} holds it: "
             "delete one of them, or give it another"
         )
     for what, why in plain["unread"].items():

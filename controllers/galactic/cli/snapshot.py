@@ -1,4 +1,4 @@
-"""Everything that the API server has of Galactic, read once: what all commands look at."""
+"""A snapshot of Galactic's objects in the API server: the input of all commands."""
 
 import asyncio
 import time
@@ -28,14 +28,14 @@ from galactic.kube.resources import (
 )
 
 WORKLOADS: Final = (Resource("apps", "v1", "replicasets", "ReplicaSet"), STATEFUL_SETS, DAEMON_SETS)
-"""Who makes pods again and again."""
+"""Workloads that recreate their pods."""
 LEADERS: Final = ("galactic-operator", "galactic-router")
-"""The Leases by which replicas agree on who acts."""
+"""Leases of the replicas' leaders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One of Galactic's programs, or the broker. ``node`` for what runs once a node."""
+    """One of Galactic's programs, or the broker. ``node``: for programs that run on each node."""
 
     name: str
     ready: int
@@ -48,7 +48,7 @@ class Component:
 
     @property
     def kind(self) -> str:
-        """What it is: the second of a lab's routers is a router too."""
+        """The kind of program: ``router`` for ``router-2``, a lab's second router."""
         return self.name.partition("-")[0]
 
     @property
@@ -58,7 +58,7 @@ class Component:
 
 @dataclass(slots=True)
 class Snapshot:
-    """One look at a cluster. Names are ``namespace/name``, those of nodes and segments bare."""
+    """A cluster at one time. Keys are ``namespace/name``, or ``name`` for nodes and segments."""
 
     vpcs: dict[str, Vpc] = field(default_factory=dict)
     attachments: dict[str, VpcAttachment] = field(default_factory=dict)
@@ -69,22 +69,22 @@ class Snapshot:
     leases: dict[str, Object] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
     served: bool = False
-    """By a router outside of this cluster: nobody here leads, and nobody writes where attachments are."""
+    """Whether a router outside the cluster serves it: no Lease of a router, no endpoint in VPCAttachments."""
     broken: dict[str, str] = field(default_factory=dict)
-    """Objects that cannot be read, by ``kind name``, and why."""
+    """Objects that cannot be parsed, by ``kind name``, with the error."""
     unread: dict[str, str] = field(default_factory=dict)
-    """Kinds that could not be listed, and why."""
+    """Kinds that could not be listed, with the error."""
     at: float = 0.0
 
     @property
     def home(self) -> str:
-        """The namespace that Galactic is installed in, as its Leases tell."""
+        """The namespace of Galactic, that of its Leases."""
         return next(
             (str(lease["metadata"]["namespace"]) for lease in self.leases.values()), "galactic-system"
         )
 
     def vpc_of(self, attachment: VpcAttachment) -> str:
-        """The VPC that an attachment belongs to: what its status says counts, see docs/architecture.md."""
+        """The VPC of an attachment: its status overrides its spec, see docs/architecture.md."""
         reference = attachment.spec.vpc
         return (
             attachment.status.vpc
@@ -100,7 +100,7 @@ class Snapshot:
         }
 
     def carriers(self, attachment: str) -> list[str]:
-        """The pods that ask for an attachment, and that have not ended."""
+        """The pods that request an attachment and have not ended."""
         namespace, _, name = attachment.partition("/")
         return [
             key
@@ -110,7 +110,7 @@ class Snapshot:
 
 
 def over(pod: Object) -> bool:
-    """Whether a Pod has ended, or is about to."""
+    """Whether a Pod has ended or is being deleted."""
     phase = (pod.get("status") or {}).get("phase")
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Succeeded", "Failed")
 
@@ -122,7 +122,7 @@ def name_of(thing: Mapping[str, Any]) -> str:
 
 
 async def read(kube: Kube) -> Snapshot:
-    """One look. What may not be listed is told in ``unread``. Raises Unreachable when the API server is away."""
+    """Reads a snapshot. Kinds that may not be listed are in ``unread``. Raises Unreachable."""
     snapshot = Snapshot(at=time.time())
     lists = dict(
         zip(
@@ -143,7 +143,7 @@ async def read(kube: Kube) -> Snapshot:
     snapshot.attachments = _parsed(snapshot, VpcAttachment, lists["attachments"])
     snapshot.segments = _parsed(snapshot, NodeSegment, lists["segments"])
     snapshot.nodes = {name_of(node): node for node in lists["nodes"]}
-    # By annotation, not by the label that the webhook adds: a pod that came past the webhook is what is to be seen.
+    # By annotation, not by the webhook's label: a pod created without the webhook must be in the snapshot.
     snapshot.pods = {name_of(pod): pod for pod in lists["pods"] if wanted(pod) or wants_vpc(pod)}
     snapshot.events = await _standing(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
@@ -152,10 +152,10 @@ async def read(kube: Kube) -> Snapshot:
 
 
 async def _standing(kube: Kube, events: Objects) -> Objects:
-    """The Events without those of workloads whose pods were refused once: they outlive both, see ``_refused``.
+    """The Events without those about refused pods of workloads that now have all pods, see ``_refused``.
 
-    One question a kind of workload that is spoken of, however many Events there are: a Deployment that is refused has
-    one for each of its ReplicaSets.
+    One request per kind of workload, whatever the number of Events: a refused Deployment has one Event for each of its
+    ReplicaSets.
     """
     kinds = [kind for kind in WORKLOADS if any(_refused(event) == kind.kind for event in events)]
     lists = await asyncio.gather(*(_workloads(kube, kind) for kind in kinds))
@@ -164,14 +164,14 @@ async def _standing(kube: Kube, events: Objects) -> Objects:
 
 
 def _refused(event: Object) -> str:
-    """The kind of the workload whose pods were refused, if that is what the Event tells; empty otherwise."""
+    """The kind of the workload whose pods the webhook refused; empty for other Events."""
     kind = str((event.get("involvedObject") or {}).get("kind"))
     refusal = event.get("reason") == "FailedCreate" and "galactic" in event.get("message", "")
     return kind if refusal and any(workload.kind == kind for workload in WORKLOADS) else ""
 
 
 async def _workloads(kube: Kube, kind: Resource) -> dict[str, Object] | None:
-    """All of a kind, by UID: another of the same name is another. None if they are not ours to read."""
+    """All workloads of a kind by UID; None if they may not be listed."""
     try:
         return {workload["metadata"]["uid"]: workload for workload in (await kube.list(kind))[0]}
     except Rejected:
@@ -179,7 +179,7 @@ async def _workloads(kube: Kube, kind: Resource) -> dict[str, Object] | None:
 
 
 def _lacks(workloads: Mapping[str, Object] | None, event: Object) -> bool:
-    """Whether the workload that an Event is about still lacks pods; what cannot be known counts as that."""
+    """Whether the Event's workload lacks pods; yes if unknown."""
     if workloads is None:
         return True
     workload = workloads.get(event["involvedObject"].get("uid", ""))

@@ -1,4 +1,4 @@
-"""``galactic status``: what is wrong, in one screen, and what to do about each of it."""
+"""``galactic status``: all findings and their remedies on one screen."""
 
 import asyncio
 import shutil
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 2.0
 SHOWN: Final = 20
-"""Findings that one screen has; -o wide has all."""
+"""The most findings on one screen; -o wide shows all."""
 
 
 def status(
     options: ClusterOptions,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until nothing is wrong.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for that.")] = 300.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until there are no problems.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds that --wait waits.")] = 300.0,
     output: Form = Output.TABLE,
 ) -> int:
-    """What is wrong in the cluster, in one screen, and what to do."""
+    """Show components, nodes and problems with their remedies on one screen."""
     snapshot, findings = options.run(
         _settled(options, timeout if wait else 0.0), seconds=options.seconds + (timeout if wait else 0.0)
     )
@@ -38,7 +38,7 @@ def status(
 
 
 async def _settled(options: ClusterOptions, patience: float) -> "tuple[Snapshot, list[Finding]]":
-    """The last look: the first that finds nothing wrong, or the one when ``patience`` (seconds) is over."""
+    """The first snapshot without problems, or the one after ``patience`` seconds."""
     from galactic.errors import Unreachable  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
@@ -57,7 +57,7 @@ async def _settled(options: ClusterOptions, patience: float) -> "tuple[Snapshot,
 
 
 async def examine(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, list[Finding]]":
-    """One look at the cluster, and what is wrong."""
+    """A snapshot of the cluster, with its findings."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
     from galactic.cli.findings import NOTE, Finding, findings  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
@@ -75,12 +75,12 @@ async def examine(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, lis
                 Finding(NOTE, "components", "NotFound", message, "is Galactic installed by its chart?")
             )
     except GalacticError as error:
-        listed.append(Finding(NOTE, "components", "NotRead", str(error), "what runs is missing here"))
+        listed.append(Finding(NOTE, "components", "NotRead", str(error), "the state of programs is missing"))
     return snapshot, findings(snapshot) + listed
 
 
 def summary(snapshot: "Snapshot", findings: "list[Finding]") -> dict[str, Any]:
-    """For programs."""
+    """The report as JSON types."""
     from galactic.cli.findings import leader, plain  # noqa: PLC0415
 
     return {
@@ -134,7 +134,7 @@ def _ready(snapshot: "Snapshot", node: str) -> str:
 
 
 def screen(snapshot: "Snapshot", findings: "list[Finding]", *, everything: bool) -> Iterator[str]:
-    """For people."""
+    """The report as lines of a screen."""
     report = summary(snapshot, findings)
     yield from _programs(report)
     yield ""

@@ -192,12 +192,12 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             down("router", "postgres: PostgreSQL does not answer"),
-            *("router", "NotReady", "routes do not wait for it", "database_url of galactic-router"),
+            *("router", "NotReady", "routes do not depend on it", "database_url of galactic-router"),
             id="database-away",
         ),
         pytest.param(
             down("router", "postgres: PostgreSQL does not answer; mqtt: nobody listens there"),
-            *("router", "NotReady", "no route changes reach nodes", "check the broker"),
+            *("router", "NotReady", "route changes do not reach nodes", "check the broker"),
             id="database-and-broker-away",
         ),
         pytest.param(
@@ -220,7 +220,7 @@ def past_the_webhook(things: Things) -> None:
             *(
                 "webhook",
                 "NotReady",
-                "pods that ask for an attachment cannot be made",
+                "pods that request an attachment cannot be created",
                 "deploy/galactic-webhook",
             ),
             id="webhook-away",
@@ -244,12 +244,17 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             past_the_webhook,
-            *("Pod blue/web", "NotMutated", "without the entry in Multus' annotation", "make it anew"),
+            *("Pod blue/web", "NotMutated", "without the entry in Multus' annotation", "recreate the pod"),
             id="pod-that-came-past-the-webhook",
         ),
         pytest.param(
             down("node", "held", node="node-1"),
-            *("node on node-1", "NotReady", "no pod can be attached there", "-n net galactic-node-of-node-1"),
+            *(
+                "node on node-1",
+                "NotReady",
+                "no pod can be attached or removed there",
+                "-n net galactic-node-of-node-1",
+            ),
             id="node-controller-away",
         ),
         pytest.param(
@@ -271,17 +276,17 @@ def past_the_webhook(things: Things) -> None:
         ),
         pytest.param(
             told(event("VPCAttachment", "blue/web", "SidOutsidePrefix", "node node-2: … is not a SID of …")),
-            *("VPCAttachment blue/web", "SidOutsidePrefix", "node-2", "look at galactic-node"),
+            *("VPCAttachment blue/web", "SidOutsidePrefix", "node-2", "check galactic-node"),
             id="node-that-claims-what-is-not-its-own",
         ),
         pytest.param(
             changed(**{"NodeSegment node-1": segment(1) | {"status": {}}}),
-            *("NodeSegment node-1", "Silent", "has not said anything", "-n net galactic-node-of-node-1"),
+            *("NodeSegment node-1", "Silent", "has not written its status", "-n net galactic-node-of-node-1"),
             id="silent-node",
         ),
         pytest.param(
             without("VPCAttachment web"),
-            *("Pod blue/web", "AttachmentNotFound", "no VPCAttachment blue/web", "apply it"),
+            *("Pod blue/web", "AttachmentNotFound", "VPCAttachment blue/web does not exist", "apply it"),
             id="pod-without-attachment",
         ),
         pytest.param(
@@ -499,9 +504,9 @@ def test_a_node_that_does_not_update_its_segment_accuses_no_pod() -> None:
     [
         (
             [{"kind": "ReplicaSet", "name": "web"}],
-            "kubectl delete pod -n blue web; its owner makes another one",
+            "kubectl delete pod -n blue web; its owner replaces it",
         ),
-        ([], "kubectl delete pod -n blue web; then make it again"),
+        ([], "kubectl delete pod -n blue web; then create it again"),
     ],
 )
 def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]], remedy: str) -> None:

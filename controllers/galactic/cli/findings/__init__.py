@@ -1,8 +1,8 @@
-"""What is wrong in a cluster, and what to do about each of it: a pure function of one look at it.
+"""Findings, problems with their remedies: a pure function of a snapshot of the cluster.
 
-The controllers say in conditions and Events what is the matter, with a remedy where they know one; here it is gathered,
-the consequences are told apart from their causes as far as possible, and what only the whole shows is added. A module
-a noun: ``programs``, ``nodes``, ``objects`` (VPCs and attachments), ``pods``; ``finding`` has what they share.
+Findings repeat the controllers' conditions and Events, omit consequences of other findings where possible, and add
+problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, ``objects`` (VPCs and attachments),
+``pods``, ``events``; ``finding`` has what they share.
 """
 
 from galactic.cli.findings.events import event_findings
@@ -18,7 +18,7 @@ __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds
 
 
 def findings(snapshot: Snapshot) -> list[Finding]:
-    """Everything that is wrong, causes before consequences."""
+    """All findings, problems before notes."""
     collected: list[Finding] = []
     for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, event_findings):
         collected += part(snapshot)

@@ -1,4 +1,4 @@
-"""Findings that only Events tell, of things that are still there."""
+"""Findings from Events whose objects still exist and whose problem no condition shows."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -32,11 +32,11 @@ EVENTS: Final = frozenset(
         "TooManyNetworks",
     }
 )
-"""Reasons of the Events that tell of something that no condition says."""
+"""Reasons of Events that no condition repeats."""
 
 
 def event_findings(snapshot: Snapshot) -> Iterator[Finding]:
-    """Warnings of the last quarter of an hour."""
+    """Warning Events of the last 15 minutes."""
     for event in recent(snapshot):
         reason, of = event.get("reason", ""), event["involvedObject"]
         name = f"{of['namespace']}/{of['name']}" if of.get("namespace") else of.get("name", "")
@@ -48,14 +48,10 @@ def event_findings(snapshot: Snapshot) -> Iterator[Finding]:
             if pod is not None and not runs(pod):
                 yield Finding(PROBLEM, f"Pod {name}", reason, message, _sandbox(pod))
         elif reason == "FailedCreate" and "galactic" in message:
-            remedy = (
-                f"if the webhooks are away: kubectl get pods -n {snapshot.home}; else do what the answer says"
-            )
+            remedy = f"if the webhook is down: kubectl get pods -n {snapshot.home}; else follow the message"
             yield Finding(PROBLEM, f"{of.get('kind')} {name}", reason, message, remedy)
         elif of.get("kind") == "VPCAttachment" and name in snapshot.attachments:
-            remedy = (
-                "a node claims what is not its own: look at galactic-node on the node that the message names"
-            )
+            remedy = "a node announces an endpoint that is not its own: check galactic-node on the node in the message"
             yield Finding(PROBLEM, f"VPCAttachment {name}", reason, message, remedy)
 
 

@@ -1,4 +1,4 @@
-"""One finding, and how times, Events and conditions are read for it."""
+"""The finding, and the reading of times, Events and conditions for it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from galactic.kube.api import Object
 from galactic.kube.pods import seconds
 
 PATIENCE_SECONDS: Final = 20.0
-"""What takes no longer than that is no finding: a pod that starts, a Lease that changes hands."""
+"""Shorter delays are no finding: a pod that starts, a Lease that changes its holder."""
 RECENT_SECONDS: Final = 900.0
-"""An Event that was not repeated for so long is history."""
+"""Older Events are no finding."""
 PROBLEM, NOTE = "problem", "note"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be. ``severity`` is problem (exit code 3) or note."""
+    """One problem with its remedy. ``severity``: problem (exit code 3) or note."""
 
     severity: str
     about: str
@@ -31,7 +31,7 @@ class Finding:
 
 
 def plain(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """As JSON has it."""
+    """The findings as JSON types."""
     return [finding.plain() for finding in findings]
 
 
@@ -40,15 +40,15 @@ def by_type(conditions: Iterable[Condition]) -> Mapping[str, Condition]:
     return {condition.type: condition for condition in conditions}
 
 
-def says(message: str) -> bool:
-    """Whether a message has a remedy of its own: ours put it after a semicolon, or a colon with what to give."""
+def has_remedy(message: str) -> bool:
+    """Whether a message has its own remedy: after a semicolon, or as a command after a colon."""
     return any(
         mark in message for mark in ("; ", ": give", ": set", ": make", ": raise", "`modprobe", "needs ")
     )
 
 
 def recent(snapshot: Snapshot) -> list[Object]:
-    """Warnings that were told lately."""
+    """Warning Events of the last ``RECENT_SECONDS``."""
     return [event for event in snapshot.events if snapshot.at - _when(event) < RECENT_SECONDS]
 
 

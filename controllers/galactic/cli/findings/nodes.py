@@ -1,30 +1,30 @@
-"""Findings about nodes: those without a prefix, and what their NodeSegments say is missing."""
+"""Findings about nodes: missing prefixes, and conditions of NodeSegments that are False."""
 
 from collections.abc import Iterator
 from typing import Final
 
-from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, recent, says
+from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, recent, has_remedy
 from galactic.cli.findings.programs import log
 from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment
 from galactic.names import PREFIX_ANNOTATION
 
 OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation")
-"""Conditions without which pods are attached all the same."""
+"""Conditions that need not be True for pods to be attached."""
 ALIKE: Final = 3
-"""So many nodes with the same trouble are told one by one."""
+"""Up to this number, nodes with the same problem get a finding each."""
 REMEDIES: Final = {
     "BrokerConnected": "check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-node",
     "PacketFilter": "see docs/security.md; iptables on the node must work: iptables -S GALACTIC-FORWARD",
     "Underlay": "see docs/underlay.md",
-    "MultusConfigured": "pods that start there now get no VPC interface: see to Multus on that node",
-    "Neighbours": "galactic trace, from another pod of the VPC to one of them, shows what drops it",
-    "Accepted": "change spec.prefix of one of the NodeSegments, or the Node's annotation it was made from",
+    "MultusConfigured": "pods that start there get no VPC interface: check Multus on that node",
+    "Neighbours": "galactic trace from another pod of the VPC shows where packets are dropped",
+    "Accepted": "change spec.prefix of one of the NodeSegments, or the annotation of its Node",
 }
 
 
 def nodes(snapshot: Snapshot) -> Iterator[Finding]:
-    """Nodes without a NodeSegment, and NodeSegments that are not in order."""
+    """Nodes without a NodeSegment, and NodeSegments with a False condition."""
     refused = {
         event["involvedObject"].get("name"): event
         for event in recent(snapshot)
@@ -40,8 +40,8 @@ def nodes(snapshot: Snapshot) -> Iterator[Finding]:
         if event := refused.get(name):
             yield Finding(PROBLEM, f"Node {name}", event["reason"], event["message"], _annotate(name))
         elif snapshot.segments or snapshot.components:
-            message = "no SRv6 prefix: pods there get no attachment"
-            severity = PROBLEM if name in used else NOTE  # not every node need have Galactic
+            message = "no SRv6 prefix: pods on it cannot be attached"
+            severity = PROBLEM if name in used else NOTE  # not every node needs Galactic
             yield Finding(severity, f"Node {name}", "NoPrefix", message, _annotate(name))
     listed = [
         finding
@@ -56,7 +56,7 @@ def nodes(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _together(alike: list[Finding]) -> Finding:
-    """One for what is the matter on many nodes: the broker is away, a kernel everywhere lacks something."""
+    """One finding for the same problem on many nodes, such as an unreachable broker."""
     names = [finding.about.removeprefix("NodeSegment ") for finding in alike]
     first = alike[0]
     about = f"{len(alike)} NodeSegments ({', '.join(names[:ALIKE])}, …)"
@@ -64,24 +64,25 @@ def _together(alike: list[Finding]) -> Finding:
 
 
 def _annotate(node: str) -> str:
-    return f"kubectl annotate node {node} --overwrite {PREFIX_ANNOTATION}=PREFIX/56, one that the underlay routes to it"
+    return f"kubectl annotate node {node} --overwrite {PREFIX_ANNOTATION}=PREFIX/56, a prefix that the "
+    "underlay routes to the node"
 
 
 def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Finding]:
     about, conditions = f"NodeSegment {name}", by_type(segment.status.conditions)
     if name not in snapshot.nodes and "Node" not in snapshot.unread:
         remedy = f"if the node does not come back: kubectl delete nseg {name}"
-        yield Finding(NOTE, about, "NoNode", "there is no Node of that name", remedy)
+        yield Finding(NOTE, about, "NoNode", "no Node has this name", remedy)
     if not conditions:
         remedy = f"does galactic-node run on {name}? {log(snapshot, 'node', name)}"
-        yield Finding(PROBLEM, about, "Silent", "its node has not said anything yet", remedy)
+        yield Finding(PROBLEM, about, "Silent", "the node controller has not written its status yet", remedy)
     causes = [
         condition for kind, condition in conditions.items() if kind != "Ready" and condition.status == "False"
     ]
     describe = f"kubectl describe nseg {name}"
     for cause in causes:
         severity = NOTE if cause.type in OPTIONAL else PROBLEM
-        own = says(cause.message) and cause.type not in REMEDIES
+        own = has_remedy(cause.message) and cause.type not in REMEDIES
         remedy = describe if own else _remedy(snapshot, name, cause.type)
         yield Finding(severity, about, f"{cause.type}: {cause.reason}", cause.message, remedy)
     ready = conditions.get("Ready")
@@ -91,5 +92,5 @@ def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Fi
 
 def _remedy(snapshot: Snapshot, node: str, kind: str) -> str:
     if kind in ("Synced", "DefinitionsApplied"):
-        return f"the node controller's log there says what the kernel refuses: {log(snapshot, 'node', node)}"
+        return f"the node controller's log has the kernel's error: {log(snapshot, 'node', node)}"
     return REMEDIES.get(kind, "see docs/underlay.md")

@@ -1,4 +1,4 @@
-"""Findings about pods that ask for an attachment and were not given one."""
+"""Findings about pods that request an attachment and do not have one."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,12 +9,12 @@ from galactic.kube.api import Object
 from galactic.kube.pods import lacks_interface, placement, wanted, wants_vpc
 
 UNATTACHED_SECONDS: Final = 30.0
-"""A pod that runs for less than that may be attached already, and its NodeSegment a moment behind."""
-ANEW = "make it anew; the webhooks were away when it was made"
+"""A pod that has run for less may be attached already, with its NodeSegment not updated yet."""
+RECREATE: Final = "recreate the pod: the webhook was down when it was created"
 
 
 def pods(snapshot: Snapshot) -> Iterator[Finding]:
-    """Those that came past the webhooks, and those whose attachment is gone."""
+    """Pods created without the webhook, pods without their VPCAttachment, and running pods without an interface."""
     for name, pod in snapshot.pods.items():
         meta = pod["metadata"]
         if over(pod):
@@ -23,36 +23,32 @@ def pods(snapshot: Snapshot) -> Iterator[Finding]:
         networks = (meta.get("annotations") or {}).get("k8s.v1.cni.cncf.io/networks", "")
         asked = f"{meta['namespace']}/{attachment}"
         if not attachment:
-            message = f"it asks for VPC {wants_vpc(pod)}, and was made without an attachment"
-            yield Finding(PROBLEM, about, "NotMutated", message, ANEW)
+            message = f"it requests VPC {wants_vpc(pod)}, but was created without an attachment"
+            yield Finding(PROBLEM, about, "NotMutated", message, RECREATE)
         elif attachment not in networks:
-            message = (
-                f"it asks for attachment {attachment}, and was made without the entry in Multus' annotation"
-            )
-            yield Finding(PROBLEM, about, "NotMutated", message, ANEW)
+            message = f"it requests attachment {attachment}, but was created without the entry in Multus' annotation"
+            yield Finding(PROBLEM, about, "NotMutated", message, RECREATE)
         elif asked not in snapshot.attachments and "VPCAttachment" not in snapshot.unread:
-            message = f"there is no VPCAttachment {asked}"
-            yield Finding(
-                PROBLEM, about, "AttachmentNotFound", message, "apply it; the pod then starts by itself"
-            )
+            message = f"VPCAttachment {asked} does not exist"
+            yield Finding(PROBLEM, about, "AttachmentNotFound", message, "apply it; the pod then starts")
         elif node := _unattached(snapshot, pod, asked):
             message = (
                 f"it runs on {node} without its VPC interface: Multus did not call Galactic when it started"
             )
-            again = "its owner makes another one" if meta.get("ownerReferences") else "then make it again"
+            again = "its owner replaces it" if meta.get("ownerReferences") else "then create it again"
             remedy = f"kubectl delete pod -n {meta['namespace']} {meta['name']}; {again}"
             yield Finding(PROBLEM, about, "PodNotAttached", message, remedy)
 
 
 def runs(pod: Object) -> bool:
-    """Whether all of it was attached and started."""
+    """Whether the pod was attached and has started."""
     return (pod.get("status") or {}).get("phase") == "Running"
 
 
 def _unattached(snapshot: Snapshot, pod: Object, attachment: str) -> str:
-    """The node on which a pod runs without its attachment; empty if it has it, or if that cannot be known.
+    """The node on which a pod runs without its attachment; empty if it has it, or if that is unknown.
 
-    A node whose controller is away does not update its NodeSegment, which then accuses no pod.
+    A NodeSegment whose node controller is down is stale and proves nothing about its pods.
     """
     placed = placement(pod)
     if not lacks_interface(placed, attachment, snapshot.segments.get(placed.node)):

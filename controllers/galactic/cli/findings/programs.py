@@ -1,4 +1,4 @@
-"""Findings about Galactic's programs and the broker: what does not run, who does not lead, what cannot be read."""
+"""Findings about Galactic's programs and the broker: not running, not leading, not readable."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -8,15 +8,16 @@ from galactic.cli.snapshot import LEADERS, Component, Snapshot
 from galactic.kube.pods import seconds
 
 CONSEQUENCES: Final = {
-    "operator": "new VPCs and attachments stay without identifiers and addresses; what runs goes on",
-    "webhook": "pods that ask for an attachment cannot be made, and mistakes are found late; what runs goes on",
-    "router": "no route changes reach nodes fast, and moves are not seen; what runs goes on",
-    "node": "no pod can be attached there or taken away; what runs goes on",
-    "broker": "route changes take the slower way over the API server; what runs goes on",
+    "operator": "new VPCs and attachments get no identifiers and addresses; attached pods keep their traffic",
+    "webhook": "pods that request an attachment cannot be created, and mistakes show late; attached pods "
+    "keep their traffic",
+    "router": "route changes do not reach nodes over MQTT, and moves are not processed; attached pods keep their traffic",
+    "node": "no pod can be attached or removed there; attached pods keep their traffic",
+    "broker": "route changes reach nodes through the API server, later; attached pods keep their traffic",
 }
 
-NO_HISTORY: Final = "no history is written; routes do not wait for it"
-"""What it means where a router's database is all that it complains about."""
+NO_HISTORY: Final = "no history is written; routes do not depend on it"
+"""The consequence where only the router's database fails."""
 
 
 def unread(snapshot: Snapshot) -> Iterator[Finding]:
@@ -28,17 +29,17 @@ def unread(snapshot: Snapshot) -> Iterator[Finding]:
                 yield Finding(PROBLEM, kind, "NotInstalled", why, remedy)
             continue
         yield Finding(
-            NOTE, kind, "NotRead", why, "ask for a role that may list it; what it would show is missing here"
+            NOTE, kind, "NotRead", why, "ask for a role that may list it; findings about it are missing"
         )
     for name, why in snapshot.broken.items():
         kind, _, of = name.partition(" ")
         namespace, _, bare = of.rpartition("/")
         where = f"-n {namespace} {kind} {bare}" if namespace else f"{kind} {bare}"
-        yield Finding(PROBLEM, name, "Invalid", why, f"mend it: kubectl edit {where}")
+        yield Finding(PROBLEM, name, "Invalid", why, f"correct it: kubectl edit {where}")
 
 
 def programs(snapshot: Snapshot) -> Iterator[Finding]:
-    """Those of which fewer are ready than there should be."""
+    """Components with fewer ready replicas than wanted."""
     for component in snapshot.components:
         if component.ready >= component.wanted:
             continue
@@ -58,7 +59,8 @@ def _remedy(snapshot: Snapshot, component: Component) -> str:
             f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{component.kind}"
         )
     if "postgres" in problem:
-        return f"check PostgreSQL, and database_url of galactic-{component.kind}; what is missing is written afterwards"
+        return f"check PostgreSQL, and database_url of galactic-{component.kind}; missed changes are "
+        "written once it answers"
     return component.log or log(snapshot, component.kind)
 
 
@@ -69,7 +71,7 @@ def _only_history(component: Component) -> bool:
 
 
 def log(snapshot: Snapshot, kind: str, node: str = "") -> str:
-    """The command that shows a program's log. ``node`` for the one that runs there."""
+    """The command that shows a program's log. ``node``: of the program on that node."""
     for component in snapshot.components:
         if component.kind == kind and component.log and (not node or component.node == node):
             return component.log
@@ -77,7 +79,7 @@ def log(snapshot: Snapshot, kind: str, node: str = "") -> str:
 
 
 def leaders(snapshot: Snapshot) -> Iterator[Finding]:
-    """Leases that nobody renews, of programs that run."""
+    """Leases that are not renewed, of programs that run."""
     if "Lease" in snapshot.unread or not (snapshot.vpcs or snapshot.components):
         return
     down = {component.kind for component in snapshot.components if not component.ready}
@@ -87,9 +89,9 @@ def leaders(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         lease = snapshot.leases.get(name)
         if kind == "router" and snapshot.served and lease is None:
-            message = "no router belongs to this cluster, so nothing here tells where an attachment is"
+            message = "this cluster has no router, so attachments have no endpoint in their status"
             remedy = (
-                "right where a router outside serves it (docs/tutorials/two-clusters.md); else: helm upgrade"
+                "correct if a router outside serves it (docs/tutorials/two-clusters.md); else: helm upgrade"
             )
             yield Finding(NOTE, kind, "Outside", message, remedy)
             continue
@@ -102,7 +104,7 @@ def leaders(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def leader(snapshot: Snapshot, component: str) -> str:
-    """Who leads of a component's replicas; empty for nobody."""
+    """The leading replica of a component; empty for none."""
     return str(
         ((snapshot.leases.get(f"galactic-{component}") or {}).get("spec") or {}).get("holderIdentity") or ""
     )
