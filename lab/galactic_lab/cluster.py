@@ -158,8 +158,11 @@ class Lab(Disturbances):
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
             roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
+            kinds = servers.kinds(found.version)
             files = [word for path in servers.definitions(checkout()) for word in ("-f", str(path))]
-            self.kubectl("apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles)
+            self.kubectl(
+                "apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles + kinds
+            )
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
 
     def _write_credentials(self, state: State, found: Assets) -> None:

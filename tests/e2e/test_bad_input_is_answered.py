@@ -7,6 +7,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -318,3 +319,80 @@ def test_a_pod_that_asks_for_nothing_is_left_alone(space: Namespaces) -> None:
     made = space.lab.get("pod", "-n", "bad-input", "plain")["metadata"]
     assert NETWORKS not in made["annotations"]
     assert not made.get("labels")
+
+
+@contextmanager
+def unregistered(lab: Lab) -> Iterator[None]:
+    """The API server calls no webhook, as after they were removed or in a cluster without them."""
+    kinds = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
+    lab.supervisor.stop("webhook")
+    try:
+        for kind in kinds:
+            lab.kubectl("delete", kind, "galactic-webhook")
+        yield
+    finally:
+        lab.supervisor.start("webhook")
+        for kind in kinds:
+            eventually(
+                f"the webhook registers its {kind}",
+                lambda kind=kind: lab.kubectl("get", kind, "galactic-webhook", "-o", "name", check=False),
+            )
+
+
+@pytest.fixture(scope="class")
+def without_webhooks(space: Namespaces) -> Iterator[Namespaces]:
+    with unregistered(space.lab):
+        yield space
+
+
+class TestWithoutWebhooks:
+    @pytest.mark.parametrize(
+        ("thing", "answer"),
+        [
+            pytest.param(
+                vpc("blue", "10.1.1.0/24", "2001:10:1:1::/64", identifier="0000000004d2"),
+                ["spec.identifier", "0000000004d2 cannot replace", "make another VPC"],
+                id="identifier-replaced",
+            ),
+            pytest.param(
+                attachment("web", "10.1.1.1/24", "2001:10:1:1::1/64", vpc={"name": "other"}),
+                ["spec.vpc", "other cannot replace bad-input/blue", "immutable once the attachment is ready"],
+                id="another-vpc",
+            ),
+            pytest.param(
+                attachment("web", "10.1.1.1/24", "2001:10:1:1::1/64", vpc={"namespace": "stranger"}),
+                ["spec.vpc", "stranger/blue cannot replace bad-input/blue"],
+                id="another-namespace",
+            ),
+            pytest.param(
+                vpc("x", "10.1.1.0/24", allowedNamespaces={"from": "Selector"}),
+                ["spec.allowedNamespaces.selector", "needs a selector"],
+                id="no-selector",
+            ),
+            pytest.param(
+                vpc("x", "10.1.1.0/24", allowedNamespaces={"from": "All", "selector": {}}),
+                ["spec.allowedNamespaces.selector", "has no effect with from: All"],
+                id="needless-selector",
+            ),
+            pytest.param(
+                attachment("x", ifname="eth0"), ["spec.interface.name", "'eth0' is in use"], id="ifname-eth0"
+            ),
+            pytest.param(
+                attachment("x", routes=[{"destination": "10.9.0.0/16", "via": "2001:10:1:1::1"}]),
+                ["spec.routes[0].via", "give an address of the same family"],
+                id="via-of-another-family",
+            ),
+        ],
+    )
+    def test_the_api_server_refuses_by_itself(
+        self, without_webhooks: Namespaces, thing: dict[str, Any], answer: list[str]
+    ) -> None:
+        without_webhooks.refuses(thing, *answer)
+
+    def test_the_api_server_takes_what_changes_nothing(self, without_webhooks: Namespaces) -> None:
+        chosen = without_webhooks.lab.get("vpc", "-n", "bad-input", "blue")["status"]["identifier"]
+        without_webhooks.accepts(
+            vpc("blue", "10.1.1.0/24", "2001:10:1:1::/64", identifier=chosen),
+            attachment("web", "10.1.1.1/24", "2001:10:1:1::1/64", vpc={"namespace": "bad-input"}),
+            attachment("waits", "10.1.1.9/24", vpc={"name": "other"}),
+        )

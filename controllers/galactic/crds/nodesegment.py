@@ -89,6 +89,7 @@ class NodeSegment(Model):
     PLURAL: ClassVar = "nodesegments"
     SHORT: ClassVar = ("nseg",)
     SCOPE: ClassVar = "Cluster"
+    RULES: ClassVar = ()
     COLUMNS: ClassVar = (
         ("Prefix", ".spec.prefix", "string"),
         ("VPCs", ".status.counts.vpcs", "integer"),

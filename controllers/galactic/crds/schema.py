@@ -1,11 +1,11 @@
 """CustomResourceDefinitions from the models.
 
 ``python -m galactic.crds.schema [--check] [DIRECTORY …]`` writes one YAML file a kind into each directory (default
-``crds``), or with ``--check`` says which of them differ and exits 1.
+``crds``), or with ``--check`` lists those that differ and exits 1.
 
-There are no ``x-kubernetes-validations`` in them: a server before 1.25 drops these silently, but ``kubectl apply``
-against it, client and server side, refuses the whole file for the unknown field (tried with kubectl 1.32 and a 1.20
-server). What a schema cannot say, the operator says: in conditions, and through its admission webhooks.
+They are for Kubernetes 1.30 and later. ``rules.for_server`` leaves out what older servers do not know, as the chart
+does: ``kubectl apply`` against such a server, client and server side, refuses the whole file for an unknown field
+(tried with kubectl 1.32 and a 1.20 server).
 """
 
 import sys
@@ -17,6 +17,7 @@ import yaml
 
 from galactic.crds.model import Model
 from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.rules import EXTENSION, rules
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.names import GROUP, VERSION
@@ -39,6 +40,7 @@ _KEPT: Final = (
     "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-map-type",
     "x-kubernetes-list-type",
+    EXTENSION,
 )
 
 
@@ -48,7 +50,7 @@ def definition(kind: type[Any]) -> dict[str, Any]:
     definitions = schema.get("$defs", {})
     properties = {
         "spec": structural(schema["properties"]["spec"], definitions),
-        # What nobody has written is absent from the status: a default would look like a finding.
+        # A status field that was never written is absent: a default would look like an observation.
         "status": without_defaults(structural(schema["properties"]["status"], definitions)),
     }
     return {
@@ -87,6 +89,7 @@ def definition(kind: type[Any]) -> dict[str, Any]:
                                 **properties,
                             },
                         }
+                        | rules(*kind.RULES)
                     },
                 }
             ],

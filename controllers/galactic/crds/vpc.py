@@ -1,17 +1,41 @@
 """The VPC kind: a private network of its own, in which attachments meet."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
+from galactic.crds.rules import Rule, rules
 
 Cidr = Annotated[str, StringConstraints(min_length=3, max_length=43)]
-VpcIdentifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$")]
+VpcIdentifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$", max_length=12)]
+
+
+IDENTIFIER: Final = Rule(
+    "(has(self.spec.identifier) ? self.spec.identifier : '')"
+    " == (has(oldSelf.spec.identifier) ? oldSelf.spec.identifier : '')"
+    " || (has(oldSelf.status) && has(oldSelf.status.identifier)"
+    " ? has(self.spec.identifier) && self.spec.identifier == oldSelf.status.identifier"
+    " : !has(oldSelf.spec.identifier))",
+    "spec.identifier is immutable once the VPC has an identifier; set it back, or make another VPC",
+    "(has(self.spec.identifier) ? self.spec.identifier : 'leaving it out') + ' cannot replace '"
+    " + (has(oldSelf.status) && has(oldSelf.status.identifier) ? oldSelf.status.identifier"
+    " : oldSelf.spec.identifier) + ': immutable; set it back, or make another VPC'",
+    ".spec.identifier",
+)
+SELECTOR: Final = Rule(
+    "has(self.selector) == (self.from == 'Selector')",
+    "selector belongs to from: Selector, and to no other; add or remove it, or change from",
+    "has(self.selector) ? 'has no effect with from: ' + self.from + '; remove it, or write from: Selector'"
+    " : 'from: Selector needs a selector; add one, or write from: All'",
+    ".selector",
+)
 
 
 class AllowedNamespaces(Model):
     """Which namespaces may attach to the VPC."""
+
+    model_config = ConfigDict(json_schema_extra=rules(SELECTOR))
 
     from_: Literal["Same", "All", "Selector"] = Field(
         default="Same",
@@ -75,6 +99,7 @@ class Vpc(Model):
     PLURAL: ClassVar = "vpcs"
     SHORT: ClassVar = ("vpc",)
     SCOPE: ClassVar = "Namespaced"
+    RULES: ClassVar = (IDENTIFIER,)
     COLUMNS: ClassVar = (
         ("Identifier", ".status.identifier", "string"),
         ("Networks", ".spec.networks", "string"),

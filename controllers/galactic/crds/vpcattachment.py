@@ -2,9 +2,10 @@
 
 from typing import Annotated, ClassVar, Final
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
+from galactic.crds.rules import Rule, rules
 from galactic.crds.vpc import Cidr
 from galactic.names import API_VERSION
 
@@ -13,6 +14,35 @@ MAX_ROUTES: Final = 256
 MAX_NETWORKS: Final = MAX_ADDRESSES + MAX_ROUTES
 """What one attachment can lead to, at the most."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
+
+
+RESERVED_NAMES: Final = frozenset({"lo", "eth0", "all", "default"})
+"""Interface names that a pod has already, or whose sysctls mean something else (/proc/sys/net/…/conf/all)."""
+
+VPC_KEPT: Final = Rule(
+    # A namespace that is left out is the attachment's own, which CEL does not see.
+    "self.spec.vpc == oldSelf.spec.vpc || !has(oldSelf.status) || !has(oldSelf.status.vpc)"
+    " || (oldSelf.status.vpc.endsWith('/' + self.spec.vpc.name)"
+    " && (!has(self.spec.vpc.__namespace__)"
+    " || oldSelf.status.vpc.startsWith(self.spec.vpc.__namespace__ + '/')))",
+    "spec.vpc is immutable once the attachment is ready; set it back, or make another VPCAttachment",
+    "(has(self.spec.vpc.__namespace__) ? self.spec.vpc.__namespace__ + '/' : '') + self.spec.vpc.name"
+    " + ' cannot replace ' + oldSelf.status.vpc"
+    " + ': immutable once the attachment is ready; set it back, or make another VPCAttachment'",
+    ".spec.vpc",
+)
+INTERFACE_NAME: Final = Rule(
+    f"!(self.name in {sorted(RESERVED_NAMES)})",
+    "the interface name is in use in every pod; give a name such as galactic0",
+    "'\\'' + self.name + '\\' is in use in every pod; give a name such as galactic0'",
+    ".name",
+)
+ROUTE_FAMILY: Final = Rule(
+    "!has(self.via) || self.via.contains(':') == self.destination.contains(':')",
+    "via and destination differ in their family; give an address of the same family",
+    "self.via + ' is not of the family of ' + self.destination + '; give an address of the same family'",
+    ".via",
+)
 
 
 class VpcReference(Model):
@@ -32,6 +62,7 @@ class VpcReference(Model):
 class Interface(Model):
     """The interface in the pod."""
 
+    model_config = ConfigDict(json_schema_extra=rules(INTERFACE_NAME))
     name: Annotated[str, StringConstraints(pattern=r"^[^/:\s]+$", max_length=15)] = Field(
         default="galactic0", description="The interface's name in the pod, at most 15 characters."
     )
@@ -46,6 +77,7 @@ class Interface(Model):
 class AttachmentRoute(Model):
     """A destination beyond the VPC's own networks."""
 
+    model_config = ConfigDict(json_schema_extra=rules(ROUTE_FAMILY))
     destination: Cidr = Field(description="The destination network in CIDR notation.")
     via: Address | None = Field(
         default=None,
@@ -124,6 +156,7 @@ class VpcAttachment(Model):
     PLURAL: ClassVar = "vpcattachments"
     SHORT: ClassVar = ("vpca",)
     SCOPE: ClassVar = "Namespaced"
+    RULES: ClassVar = (VPC_KEPT,)
     COLUMNS: ClassVar = (
         ("VPC", ".spec.vpc.name", "string"),
         ("Addresses", ".status.addresses", "string"),

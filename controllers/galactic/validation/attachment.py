@@ -4,9 +4,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_interface
-from typing import Final
 
-from galactic.crds.vpcattachment import AttachmentRoute, VpcAttachment
+from galactic.crds.vpcattachment import RESERVED_NAMES, AttachmentRoute, VpcAttachment
 from galactic.errors import Rejected
 from galactic.names import GROUP
 from galactic.validation.networks import (
@@ -18,9 +17,6 @@ from galactic.validation.networks import (
     refuse_reserved,
     within,
 )
-
-RESERVED_NAMES: Final = frozenset({"lo", "eth0", "all", "default"})
-"""Interface names that a pod has already, or whose sysctls mean something else (/proc/sys/net/…/conf/all)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def updated(
     old: Vpc, new: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], used: Iterable[Used]
 ) -> Answer:
     """What was not touched is not judged. Raises Rejected."""
-    has = old.spec.identifier or old.status.identifier
+    has = old.status.identifier or old.spec.identifier
     if new.spec.identifier != old.spec.identifier:
         if has and new.spec.identifier != has:
             raise Rejected(

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Final
 
+from galactic.crds.rules import for_server
+from galactic.crds.schema import KINDS, definition
 from galactic_lab.builds.assets import Assets
 from galactic_lab.controlplane import broker, dns, postgres, prometheus
 from galactic_lab.controlplane.controllers import controllers
@@ -154,6 +156,10 @@ MULTUS: Final = Path(__file__).with_name("multus.yaml")
 
 
 def definitions(checkout: Path) -> list[Path]:
-    """What to apply: Multus's CRD, Galactic's own, and the roles for those who use them."""
-    roles = checkout / "charts/galactic/templates/clusterroles-users.yaml"
-    return [MULTUS, *sorted((checkout / "crds").glob("*.yaml")), roles]
+    """What to apply beside Galactic's own kinds: Multus's CRD, and the roles for those who use them."""
+    return [MULTUS, checkout / "charts/galactic/templates/clusterroles-users.yaml"]
+
+
+def kinds(version: tuple[int, int]) -> str:
+    """Galactic's own CRDs for an API server of that version. YAML."""
+    return "".join(f"---\n{json.dumps(for_server(definition(kind), version))}\n" for kind in KINDS)
