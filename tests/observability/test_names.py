@@ -106,7 +106,7 @@ def test_each_alert_has_its_runbook_and_each_runbook_its_alert(alerts: dict[str,
     assert set(pages) == set(alerts)
     for name, page in pages.items():
         assert page.startswith(f"# {name}\n"), name
-        for heading in ("## What it means", "## What users feel", "## Look", "## Mend"):
+        for heading in ("## Meaning", "## Impact", "## Diagnosis", "## Mitigation"):
             assert page.count(f"\n{heading}\n") == 1, f"{name}: {heading}"
 
 
