@@ -25,7 +25,7 @@ def pages() -> dict[str, str]:
     definitions = [yaml.safe_load((ROOT / "crds" / f"{name}.yaml").read_text()) for name in ORDER]
     who = (
         "For those who write or read manifests: every field of every kind. What is refused beyond that, and with which "
-        "words, is in [What may be written](../api.md)."
+        "words, is in [Manifests](../api.md)."
     )
     parts = [_kind(definition) for definition in definitions]
     return {"kinds.md": page("Kinds and their fields", who, *parts, source="crds/")}

@@ -94,14 +94,14 @@ def writers() -> str:
     it.words(590, 104, "identifiers, addresses,")
     it.words(590, 104 + LINE, "NADs, conditions")
     it.box(20, 300, 200, 70, GREEN, "node controller", "on every node;", "writes into the kernel")
-    it.box(290, 300, 180, 70, ORANGE, "MQTT broker", "the same, earlier")
+    it.box(290, 300, 180, 70, ORANGE, "MQTT broker", "the same, faster")
     it.box(590, 300, 150, 70, GREEN, "router", "one leads")
     it.arrow([(120, 298), (270, 92)], both=True)
     it.words(30, 150, "NodeSegment.status:")
-    it.words(30, 150 + LINE, "what is attached")
+    it.words(30, 150 + LINE, "the list of attachments")
     it.arrow([(650, 298), (480, 92)], both=True)
     it.words(590, 190, "VPCAttachment.status")
-    it.words(590, 190 + LINE, ".endpoint: where it is")
+    it.words(590, 190 + LINE, ".endpoint: node and SID")
     it.arrow([(220, 322), (288, 322)])
     it.words(254, 290, "endpoints", middle=True)
     it.arrow([(290, 350), (222, 350)])
@@ -115,7 +115,7 @@ def writers() -> str:
 
 def numbering() -> str:
     """A SID, part by part, as the code composes it."""
-    it = Drawing(760, 250, "What the parts of a SID are")
+    it = Drawing(760, 250, "The parts of a SID")
     sid = srv6.sid(srv6.parse_prefix(PREFIX), VPC, FUNCTION)
     parts = (
         (20, 270, GREEN, "the node's prefix", "2001:db8:ff01:01", "your choice, /48 to /64"),
