@@ -67,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """With ``-n`` only the process that prints has a terminal: the table is printed once."""
     since: float | None = config.getoption("versions")
     if since is not None:
-        from galactic_lab.builds import provenance  # what a test of one file need not wait for
+        from galactic_lab import provenance  # what a test of one file need not wait for
 
         terminalreporter.section("what this run took from the machine", "-")
         for line in provenance.table(provenance.facts(since)):

@@ -18,7 +18,7 @@ import yaml
 from galactic.kube.api import Conflict
 from galactic.kube.client import Kube
 from galactic.kube.resources import Resource
-from galactic_lab.builds import assets
+from galactic_lab import assets
 from galactic_lab.controlplane import servers
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]

@@ -6,8 +6,8 @@ from typing import Any
 
 from galactic.errors import Rejected
 from galactic_lab.builds.guest_kernels import KERNELS
-from galactic_lab.controlplane.processes import Supervisor
-from galactic_lab.state import HOME, LINUX, MAX_NODES, MAX_ROUTERS, State
+from galactic_lab.processes import Supervisor
+from galactic_lab.state import LINUX, MAX_NODES, MAX_ROUTERS, State, labs
 
 
 def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> State:
@@ -76,8 +76,3 @@ def joined(name: str) -> list[State]:
     """The labs that joined that one."""
     states = (State.load(other) for other in labs())
     return [state for state in states if state is not None and state.join == name]
-
-
-def labs() -> list[str]:
-    """Names of the labs on this machine."""
-    return sorted(path.parent.name for path in HOME.glob("*/lab.json")) if HOME.exists() else []

@@ -4,25 +4,21 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from galactic_lab.controlplane import broker
-from galactic_lab.controlplane.processes import Supervisor
 from galactic_lab.kernel import namespaces
 from galactic_lab.kernel.joined import Joined
 from galactic_lab.kernel.kernels import choose
+from galactic_lab.kernel.leftovers import NETNS, end, inside
+from galactic_lab.processes import Supervisor
 from galactic_lab.state import HOME, State, alone
 
 MARK: Final = "GALACTIC_LAB_PROCESS"
 """The variable that every process of a lab is started with; its value is the lab's name. Not ``GALACTIC_LAB``, which
 people set for themselves and their shells."""
-NETNS: Final = Path("/run/netns")
-TERM_SECONDS: Final = 1.5
-KILL_SECONDS: Final = 60.0
 
 
 def marked(name: str) -> set[int]:
@@ -34,26 +30,6 @@ def marked(name: str) -> set[int]:
                 if wanted in (folder / "environ").read_bytes().split(b"\0"):
                     found.add(int(folder.name))
     return found - {os.getpid()}
-
-
-def inside(namespace: str) -> set[int]:
-    """Processes in a named network namespace."""
-    if not (NETNS / namespace).exists():
-        return set()
-    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
-    return {int(word) for word in done.stdout.split()} - {os.getpid()}
-
-
-def end(find: Callable[[], set[int]]) -> None:
-    """Everything that ``find`` finds has ended; it is asked again until it finds nothing."""
-    for number, seconds in ((signal.SIGTERM, TERM_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
-        deadline, told = time.monotonic() + seconds, set[int]()
-        while (pids := find()) and time.monotonic() < deadline:
-            for pid in pids - told:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, number)
-            told |= pids
-            time.sleep(0.05)
 
 
 def lab_namespaces(state: State) -> list[str]:

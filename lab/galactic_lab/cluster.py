@@ -23,19 +23,19 @@ from typing import Final, Self
 from rich.console import Console
 
 from galactic.errors import Rejected
-from galactic_lab import cleanup
+from galactic_lab import assets, cleanup, node_programs
 from galactic_lab.agreement import agreed, joined
-from galactic_lab.builds import assets, build_linux, build_modules, guest_kernels, packages
-from galactic_lab.builds.assets import Assets
+from galactic_lab.assets import Assets
+from galactic_lab.builds import build_linux, build_modules, guest_kernels, packages
 from galactic_lab.builds.build import Build
 from galactic_lab.builds.build_linux import Source
 from galactic_lab.controlplane import broker, credentials, dns, helm_release, rbac, readiness, servers
 from galactic_lab.controlplane.controllers import router_name
-from galactic_lab.controlplane.processes import Program, Supervisor
 from galactic_lab.disturbances import Disturbances
 from galactic_lab.kernel.kernel import Kernel
 from galactic_lab.kernel.kernels import choose
-from galactic_lab.node import multus, programs, proxy, real_multus
+from galactic_lab.node import multus, proxy, real_multus
+from galactic_lab.processes import Program, Supervisor
 from galactic_lab.state import MAX_ROUTERS, NAMESPACE, State, checkout, environment, interpreter, sources
 
 FIRST: Final = (
@@ -216,7 +216,7 @@ class Lab(Disturbances):
         builds = assets.needed(kubernetes, guests=guest_builds, nodes=bool(guests), chart=pods)
         assets.build(builds, self._console)
         if self._state.chart and not self._state.images:
-            root, _ = programs.chart(kubernetes)
+            root, _ = node_programs.chart(kubernetes)
             self._state = replace(self._state, images=str(root.home))
         return builds
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Final
 
 from galactic.errors import Rejected, Unreachable
-from galactic_lab.controlplane.processes import Supervisor
 from galactic_lab.node import kubelet, real_multus
 from galactic_lab.places import Places
+from galactic_lab.processes import Supervisor
 from galactic_lab.state import NAMESPACE
 
 READY_SECONDS: Final = 480.0

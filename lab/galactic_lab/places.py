@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from galactic.errors import Rejected, Unreachable
-from galactic_lab.builds import assets
-from galactic_lab.builds.assets import Assets
+from galactic_lab import assets
+from galactic_lab.assets import Assets
 from galactic_lab.kernel.kernels import choose
 from galactic_lab.node import sandboxes
 from galactic_lab.state import State

@@ -41,6 +41,11 @@ METRICS_PORT: Final = 9180
 WEBHOOK_PORT: Final = 9443
 SERVICES: Final = IPv6Network("fd00:fffe::/112")
 """The service range. Of the advertised address's family, or the API server refuses to start."""
+DOMAIN: Final = "cluster.local"
+DNS: Final = "fd00:fffe::a"
+"""The address of the cluster's DNS, in the service range; only a lab with the chart has one."""
+VOLATILE: Final = Path("/run/galactic-volatile")
+"""The nodes' private folders, in the memory of the lab's kernel: a guest cannot make sockets in host files."""
 LINUX: Final = "backports"
 """The name of the guest kernel that labs boot unless asked for another: guests of it are two to three times faster."""
 MAX_NODES: Final = 64
@@ -279,6 +284,11 @@ class State:
             database_port=self.database_port or (self.database and _free_port(taken)),
             prometheus_port=self.prometheus_port or (self.prometheus and _free_port(taken)),
         )
+
+
+def labs() -> list[str]:
+    """Names of the labs on this machine."""
+    return sorted(path.parent.name for path in HOME.glob("*/lab.json")) if HOME.exists() else []
 
 
 def _free_port(taken: set[int]) -> int:

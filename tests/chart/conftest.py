@@ -14,8 +14,8 @@ from charting import NAMESPACE, Helm
 from owning import owned
 from rich.console import Console
 
+from galactic_lab.assets import server_version
 from galactic_lab.builds import build_modules
-from galactic_lab.builds.assets import server_version
 from galactic_lab.builds.build_helm import HELM, HELM3
 from galactic_lab.cluster import Lab
 

@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from galactic.cli.main import app
-from galactic_lab.builds.assets import helm
+from galactic_lab.assets import helm
 from tilt import MULTUS, ROOT, Tiltfile
 
 DOCKERFILE = (ROOT / "controllers/Dockerfile").read_text()

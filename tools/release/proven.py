@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree  # noqa: ICN001 - no alias
 
-from galactic_lab.builds import build_modules, guest_kernels, provenance
+from galactic_lab import provenance
+from galactic_lab.builds import build_modules, guest_kernels
 from release.distributions import ROOT
 
 OLDEST, NEWEST = "1.34", "1.37"

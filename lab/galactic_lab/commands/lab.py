@@ -17,10 +17,11 @@ from rich.table import Table
 
 from galactic.cli.render import Form, Output, document, show
 from galactic.errors import GalacticError, Rejected
-from galactic_lab.agreement import labs
-from galactic_lab.builds import build_modules, guest_kernels, provenance
+from galactic_lab import provenance
+from galactic_lab.builds import build_modules, guest_kernels
 from galactic_lab.cluster import Lab
 from galactic_lab.controlplane import broker, helm_release
+from galactic_lab.state import labs
 
 app = typer.Typer(
     help="A Kubernetes cluster with SRv6 nodes on this machine: real control plane, real kernel, no containers.",

@@ -1,7 +1,6 @@
 """Programs beside the nodes: Kubernetes' servers, broker, database, Prometheus, DNS, Galactic's controllers or chart.
 
-``processes``: supervisord, which keeps all of them. ``servers``: etcd and Kubernetes. ``broker``: the lab's
-Mosquitto; ``mosquitto``, ``postgres``: also for tests alone. ``controllers``: operator, router, webhook.
-``helm_release``: the chart instead. ``credentials``, ``rbac``: users and roles. ``forward``, ``ports``: ports of the
-machine. ``readiness``: what is up.
+``servers``: etcd and Kubernetes. ``broker``: the lab's Mosquitto; ``mosquitto``, ``postgres``: also for tests alone.
+``controllers``: operator, router, webhook. ``helm_release``: the chart instead. ``credentials``, ``rbac``: users and
+roles. ``forward``, ``ports``: ports of the machine. ``readiness``: what is up.
 """

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from galactic_lab.controlplane import credentials
-from galactic_lab.controlplane.processes import Program
+from galactic_lab.processes import Program
 from galactic_lab.state import CONTROL, MAX_ROUTERS, MQTT_PORT, State, checkout
 
 OBSERVER: Final = "galactic-observer"

@@ -4,7 +4,7 @@ import importlib.util
 from typing import Final
 
 from galactic_lab.controlplane import broker
-from galactic_lab.controlplane.processes import Program
+from galactic_lab.processes import Program
 from galactic_lab.state import (
     METRICS_PORT,
     NAMESPACE,

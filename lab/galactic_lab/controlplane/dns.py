@@ -7,9 +7,8 @@ import json
 from typing import Final
 
 from galactic_lab.builds import build_modules
-from galactic_lab.controlplane.processes import Program
-from galactic_lab.node.kubelet import DNS, DOMAIN
-from galactic_lab.state import State
+from galactic_lab.processes import Program
+from galactic_lab.state import DNS, DOMAIN, State
 
 USER: Final = "coredns"
 PORT: Final = 53

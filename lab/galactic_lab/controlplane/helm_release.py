@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, Self
 import yaml
 
 from galactic.errors import Unreachable
-from galactic_lab.builds.assets import Assets
+from galactic_lab.assets import Assets
 from galactic_lab.images import chart as chart_images
 from galactic_lab.state import NAMESPACE, SRV6_SPACE, State, checkout
 

@@ -20,7 +20,7 @@ import yaml
 from galactic.errors import Rejected, Unreachable
 from galactic_lab.builds import packages
 from galactic_lab.controlplane.controllers import OPERATOR, PORTS, WEBHOOK, router_name, router_port
-from galactic_lab.controlplane.processes import Program
+from galactic_lab.processes import Program
 from galactic_lab.state import METRICS_PORT, PROMETHEUS_PORT, State, checkout
 
 PACKAGE: Final = "prometheus"

@@ -6,10 +6,10 @@ from typing import Final
 
 from galactic.crds.rules import for_server
 from galactic.crds.schema import KINDS, definition
-from galactic_lab.builds.assets import Assets
+from galactic_lab.assets import Assets
 from galactic_lab.controlplane import broker, dns, postgres, prometheus
 from galactic_lab.controlplane.controllers import controllers
-from galactic_lab.controlplane.processes import Program
+from galactic_lab.processes import Program
 from galactic_lab.state import (
     AGENT_PORT,
     API_PORT,

@@ -19,9 +19,10 @@ from typing import Any, Final
 
 from galactic_lab.builds import packages
 from galactic_lab.builds.build import Build, BuildFailed, Job
-from galactic_lab.node.containerd import PAUSE
 
 PACKAGE: Final = "busybox-static"
+PAUSE: Final = "lab.local/pause:1"
+"""The image of every sandbox."""
 NAMES: Final = (
     PAUSE,
     "docker.io/nicolaka/netshoot:v0.13",

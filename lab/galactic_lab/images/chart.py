@@ -12,12 +12,11 @@ from typing import Final
 
 import yaml
 
-from galactic_lab.agreement import labs
 from galactic_lab.builds import cache
 from galactic_lab.builds.build import Build, Job
 from galactic_lab.images import base as images
 from galactic_lab.images.store import BROKER_FILE, PACKAGES, SUITE, Store
-from galactic_lab.state import State, checkout
+from galactic_lab.state import State, checkout, labs
 
 NAME: Final = "chart-images"
 COPIED: Final = ("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "controllers", "src")

@@ -8,14 +8,13 @@ import os
 import sys
 from pathlib import Path
 
-from galactic_lab import cleanup
-from galactic_lab.kernel import processor
+from galactic_lab.kernel import leftovers, processor
 
 
 def left(namespace: str, linux: Path) -> set[int]:
     """Processes in ``namespace`` that run ``linux``."""
     found = set()
-    for pid in cleanup.inside(namespace):
+    for pid in leftovers.inside(namespace):
         try:
             program = str(Path(f"/proc/{pid}/exe").readlink())
         except OSError:
@@ -27,7 +26,7 @@ def left(namespace: str, linux: Path) -> set[int]:
 
 def main() -> None:
     namespace, linux, *arguments = sys.argv[1:]
-    cleanup.end(lambda: left(namespace, Path(linux).resolve()))
+    leftovers.end(lambda: left(namespace, Path(linux).resolve()))
     processor.take()
     os.execv(linux, [linux, *arguments])  # noqa: S606  (no shell is the point)
 

@@ -8,11 +8,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Network
 
-from galactic_lab.controlplane.processes import Program
 from galactic_lab.kernel import fabric
 from galactic_lab.kernel.kernel import Kernel
-from galactic_lab.node.machine import VOLATILE
-from galactic_lab.state import CONTROL, State
+from galactic_lab.processes import Program
+from galactic_lab.state import CONTROL, VOLATILE, State
 
 
 class Joined:

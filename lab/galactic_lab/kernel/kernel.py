@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from galactic_lab.controlplane.processes import Program
+from galactic_lab.processes import Program
 
 
 class Kernel(Protocol):

@@ -4,8 +4,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from galactic.errors import Rejected
-from galactic_lab.controlplane.processes import Program
 from galactic_lab.kernel import fabric
+from galactic_lab.processes import Program
 from galactic_lab.state import State
 
 

@@ -9,10 +9,10 @@ from typing import Final
 
 from galactic_lab.builds import cache
 from galactic_lab.builds.build_linux import Source, build
-from galactic_lab.controlplane.processes import Program
 from galactic_lab.kernel import fabric
 from galactic_lab.kernel.agent import WRITABLE
 from galactic_lab.kernel.kernel import entering
+from galactic_lab.processes import Program
 from galactic_lab.state import AGENT_PORT, GATEWAY, State, checkout, environment, interpreter
 
 MEMORY: Final = "3G"

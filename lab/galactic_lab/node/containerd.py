@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from galactic_lab.images.base import PAUSE
+
 ROOT: Final = Path("/var/lib/containerd")
 STATE: Final = Path("/run/containerd")
 SOCKET: Final = STATE / "containerd.sock"
 CONTENT: Final = "io.containerd.content.v1.content"
 SNAPSHOTS: Final = "io.containerd.snapshotter.v1.overlayfs"
 METADATA: Final = "io.containerd.metadata.v1.bolt"
-PAUSE: Final = "lab.local/pause:1"
-"""The image of every sandbox."""
 UNUSED: Final = (
     *("snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.devmapper", "snapshotter.v1.blockfile"),
     *("snapshotter.v1.erofs", "differ.v1.erofs", "internal.v1.opt", "tracing.processor.v1.otlp"),

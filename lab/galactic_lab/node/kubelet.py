@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from galactic_lab.node import containerd
+from galactic_lab.state import DNS, DOMAIN
 
 DEFINITIONS: Final = Path("/etc/cni/net.d")
 ROOT: Final = Path("/var/lib/kubelet")
 CONTAINERD_SECONDS: Final = 60.0
 PORT: Final = 10250
-DOMAIN: Final = "cluster.local"
-DNS: Final = "fd00:fffe::a"
-"""The address of the cluster's DNS, in the range of Services; only a lab with the chart has one."""
 
 
 def configuration(domain: str = DOMAIN) -> dict[str, Any]:

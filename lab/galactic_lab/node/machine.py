@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from galactic_lab.kernel import namespaces
-from galactic_lab.state import Node
+from galactic_lab.state import VOLATILE, Node
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
-VOLATILE: Final = Path("/run/galactic-volatile")
-"""Where nodes' private folders are, in the lab kernel's memory (a guest cannot make sockets in the host's files)."""
 PRIVATE: Final = ("/run/galactic", "/run/containerd", "/run/cni", "/var/lib", "/var/log")
 """What each node has for itself. They are kept while the node's machine is down, but for those below /run."""
 LAYERED: Final = ("/etc", "/opt")

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from galactic_lab import node_programs
 from galactic_lab.controlplane import broker, controllers
 from galactic_lab.kernel import fabric
-from galactic_lab.node import containerd, kubelet, machine, multus, programs, proxy, real_multus
+from galactic_lab.node import containerd, kubelet, machine, multus, proxy, real_multus
 from galactic_lab.node.supervision import Child, Supervisor, become, fork, redirect
 from galactic_lab.state import Node, State, environment
 
@@ -27,7 +28,7 @@ class LabNode:
 
     def __init__(self, state: State, member: Node) -> None:
         self._state, self._member = state, member
-        self._built = programs.find(state.kubernetes, state.images)
+        self._built = node_programs.find(state.kubernetes, state.images)
         own = [CHART_PLUGINS] if state.chart else []
         own += [Path(state.multus)] if state.multus else []
         self._plugins = [*own, state.tools / "cni", self._built.plugins]

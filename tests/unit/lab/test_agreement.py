@@ -18,8 +18,7 @@ EAST = State("east", nodes=3, standalone=True, linux_source="linux-source-6.1=6.
 @pytest.fixture
 def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes labs that are up."""
-    for module in (state, agreement):
-        monkeypatch.setattr(module, "HOME", tmp_path)
+    monkeypatch.setattr(state, "HOME", tmp_path)
     monkeypatch.setattr(agreement.Supervisor, "running", lambda self: True)
 
     def make(*labs: State) -> None:

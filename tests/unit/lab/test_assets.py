@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab.builds import assets, build_modules, packages
-from galactic_lab.builds.assets import fits, needed, release
+from galactic_lab import assets
+from galactic_lab.assets import fits, needed, release
+from galactic_lab.builds import build_modules, packages
 from galactic_lab.builds.build_modules import SERVERS, default_version
 
 MINOR = int(default_version().split(".")[1])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab import agreement, state
+from galactic_lab import state
 from galactic_lab.agreement import agreed
 from galactic_lab.builds.build import BuildFailed
 from galactic_lab.controlplane import credentials, dns, helm_release
@@ -21,8 +21,7 @@ LAB = State("shop", chart=True)
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where labs are."""
-    for module in (state, agreement):
-        monkeypatch.setattr(module, "HOME", tmp_path / "labs")
+    monkeypatch.setattr(state, "HOME", tmp_path / "labs")
     return tmp_path
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from galactic.errors import Rejected
 from galactic_lab import places
-from galactic_lab.builds.assets import Assets
+from galactic_lab.assets import Assets
 from galactic_lab.places import Places
 from galactic_lab.state import State
 

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab.builds import assets, cache, guest_kernels, packages, provenance
+from galactic_lab import assets, provenance
+from galactic_lab.builds import cache, guest_kernels, packages
 from galactic_lab.builds.build_linux import Source, build
 from galactic_lab.builds.guest_kernels import KERNELS, Wanted
-from galactic_lab.builds.provenance import Fact, facts, table
+from galactic_lab.provenance import Fact, facts, table
 
 CHECKOUT = Path(__file__).parents[3]
 Found = make_dataclass("Found", ["a", "b", "c", "d", "version"])

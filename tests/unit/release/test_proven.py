@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from galactic_lab.builds.provenance import Fact
+from galactic_lab.provenance import Fact
 from release import proven
 
 REPORT = """<testsuites><testsuite>

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from galactic.errors import Rejected
+from galactic_lab import node_programs
 from galactic_lab.builds import build_modules, cache, packages
 from galactic_lab.builds.build import Build
 from galactic_lab.builds.build_helm import HELM
 from galactic_lab.builds.build_modules import SERVERS
-from galactic_lab.node import programs
 
 SKEW: Final = 1
 """How many minors kubectl may be older or newer than the API server: Kubernetes' version skew policy."""
@@ -126,8 +126,8 @@ def needed(
     builds += [] if _kubectl(server) else [_kubectl_build(kubernetes, server)]
     builds += [] if "etcd" in servers else [build_modules.etcd()]
     builds += guests
-    builds += programs.needed(kubernetes) if nodes or chart else []
-    builds += programs.chart(kubernetes)[1] if chart else []
+    builds += node_programs.needed(kubernetes) if nodes or chart else []
+    builds += node_programs.chart(kubernetes)[1] if chart else []
     found = helm()
     builds += [] if found and not ours(found) else [HELM]
     return list({one.home: one for one in builds}.values())

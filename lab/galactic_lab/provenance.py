@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from galactic.errors import GalacticError
-from galactic_lab.builds import assets, build_modules, cache, go_toolchain, guest_kernels, packages
+from galactic_lab import assets
+from galactic_lab.builds import build_modules, cache, go_toolchain, guest_kernels, packages
 from galactic_lab.builds.build_linux import build
 from galactic_lab.controlplane import postgres
 from galactic_lab.state import checkout
