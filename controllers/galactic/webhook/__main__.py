@@ -4,7 +4,9 @@ import asyncio
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_network
+from typing import Final
 
+from galactic.backoff import Backoff
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.certificates import Lifetime
 from galactic.kube.client import Kube, connect
@@ -18,13 +20,16 @@ from galactic.webhook.configuration import ClientConfig
 from galactic.webhook.dispatch import Dispatcher, Rules
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
-from galactic.webhook.registration import Files, Registration, Wanted
+from galactic.webhook.registration import Files, Registration, RegistrationConfig
 from galactic.webhook.server import Certificate, Server
 from galactic.webhook.vpc import Range
 
+BACKOFF_SECONDS: Final = (0.5, 5.0)
+"""Between two requests for the API server's version."""
+
 
 async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> None:
-    """Watches, keeps, then listens: healthy from the first moment at which it can answer."""
+    """Fills the caches, registers, then serves. Healthy from the moment at which it can answer."""
     health.set("starting", "caches and certificate are not there yet")
     async with await connect() as kube, asyncio.TaskGroup() as tasks:
         cluster = Cluster(kube, ranges(settings))
@@ -34,15 +39,9 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
         ]
         for informer in informers:
             tasks.create_task(informer.run())
-        certificate = Certificate()
-        registration = Registration(
-            kube,
-            wanted(settings),
-            certificate,
-            metrics,
-            await version(kube, health),
-            report=partial(health.set, "certificate"),
-        )
+        certificate = Certificate(metrics)
+        config = registration_config(settings, await version(kube, health))
+        registration = Registration(kube, config, certificate, partial(health.set, "certificate"))
         dispatcher = Dispatcher(cluster, rules(settings))
         server = Server(
             settings.port, certificate, metrics, mutate=dispatcher.mutate, validate=dispatcher.validate
@@ -58,13 +57,14 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
 
 
 async def version(kube: Kube, health: Health) -> tuple[int, int]:
-    """The API server's version, as soon as it answers; (0, 0) for one that does not tell."""
+    """The API server's version, as soon as it answers; (0, 0) where it does not give one."""
+    backoff = Backoff(*BACKOFF_SECONDS)
     while True:
         try:
             found = await kube.version()
         except Unreachable as error:
             health.set("kube-apiserver", str(error))
-            await asyncio.sleep(1)
+            await asyncio.sleep(backoff.pause())
         except GalacticError:
             return 0, 0
         else:
@@ -72,17 +72,19 @@ async def version(kube: Kube, health: Health) -> tuple[int, int]:
             return found
 
 
-def wanted(settings: WebhookSettings) -> Wanted:
+def registration_config(settings: WebhookSettings, server: tuple[int, int]) -> RegistrationConfig:
+    """``server``: the API server's version."""
     files = None
     if settings.cert_file and settings.key_file:
         files = Files(settings.cert_file, settings.key_file, settings.ca_file)
-    return Wanted(
+    return RegistrationConfig(
         name=settings.webhook_name,
         client_config=ClientConfig(
             settings.namespace, settings.webhook_name, settings.webhook_url, inject=settings.inject_ca_from
         ),
         configure=settings.configure,
         lifetime=Lifetime(timedelta(hours=settings.certificate_hours)),
+        version=server,
         files=files,
         pod_policy=settings.pod_failure_policy,
         nodes=identities(settings.node_identities),

@@ -1,7 +1,7 @@
-"""Keeps certificate and configurations as they have to be: asked again and again, each time what differs is mended.
+"""Keeps the serving certificate and the webhook configurations as they should be, in a loop that repairs differences.
 
-Replicas share the certificates through a Secret. Who comes second finds what the first one made; who writes onto an
-older state than there is, is refused by the API server and looks again.
+Replicas share the certificates through a Secret: the first replica makes them, the others read them. The API server
+refuses a write onto an older state, and the replica that wrote it starts over.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from cryptography import x509
 
 from galactic.errors import GalacticError, NotYet, Rejected
 from galactic.kube.api import Api, Conflict, NotFound
@@ -26,7 +25,6 @@ from galactic.webhook.configuration import (
     configurations,
     merged,
 )
-from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import NO_IDENTITIES, Identities
 from galactic.webhook.server import Certificate
 
@@ -37,7 +35,7 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A certificate that others make, cert-manager or whoever filled a Secret. ``ca`` None: they enter the CAs too."""
+    """A certificate that cert-manager or another program makes. ``ca`` None: that program enters the CAs as well."""
 
     certificate: Path
     key: Path
@@ -45,98 +43,105 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be kept. ``files`` None: certificates of our own. ``configure``: the configurations, too.
+class RegistrationConfig:
+    """``files`` None: certificates of our own. ``configure``: whether the webhook configurations are kept as well.
 
-    ``nodes``: users that are a node.
+    ``version``: the API server's. ``nodes``: users that are a node.
     """
 
     name: str
     client_config: ClientConfig
     configure: bool
     lifetime: Lifetime
+    version: tuple[int, int]
     files: Files | None = None
     pod_policy: Policy = "Fail"
     nodes: Identities = NO_IDENTITIES
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time, and how to wait."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+REAL_TIME: Final = Clock()
+
+
 class Registration:
-    """``run`` never returns. ``ready`` is set once there is a certificate and the API server asks us."""
+    """``run`` never returns. ``ready`` is set once a certificate is served and the webhook is registered."""
 
     def __init__(
         self,
         api: Api,
-        wanted: Wanted,
+        config: RegistrationConfig,
         certificate: Certificate,
-        metrics: Metrics,
-        version: tuple[int, int],
-        *,
         report: Callable[[str | None], None],
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Clock = Clock(),
     ) -> None:
-        self._api, self._wanted, self._certificate, self._metrics = api, wanted, certificate, metrics
-        self._version, self._report, self._now, self._sleep = version, report, now, sleep
-        self._loaded: tuple[bytes, bytes] | None = None
+        self._api, self._config, self._certificate = api, config, certificate
+        self._report, self._clock = report, clock
         self.ready = asyncio.Event()
 
     @property
     def pause(self) -> float:
-        """Seconds from one look to the next: several within each step of a change of certificates."""
-        return min(LONGEST_PAUSE, self._wanted.lifetime.overlap.total_seconds() / 4)
+        """Seconds between two runs: there are several within each step of a change of certificates."""
+        return min(LONGEST_PAUSE, self._config.lifetime.overlap.total_seconds() / 4)
 
     async def load(self) -> None:
-        """Returns with a certificate in service: only then the API server may be told to ask us."""
-        while not await self._done(self._certify):
-            await self._sleep(min(RETRY_SECONDS, self.pause))
+        """Returns with a certificate in service; the API server must not call the webhook before."""
+        while not await self._succeeds(self._certify):
+            await self._clock.sleep(min(RETRY_SECONDS, self.pause))
 
     async def run(self) -> None:
         while True:
-            if await self._done(self.keep):
+            if await self._succeeds(self.keep):
                 self.ready.set()
-                await self._sleep(self.pause)
+                await self._clock.sleep(self.pause)
             else:
-                await self._sleep(min(RETRY_SECONDS, self.pause))
+                await self._clock.sleep(min(RETRY_SECONDS, self.pause))
 
     async def keep(self) -> None:
-        """One look. Raises Rejected, NotYet or Unreachable."""
+        """Repairs what differs, once. Raises Rejected, NotYet or Unreachable."""
         authorities = await self._certify()
-        if self._wanted.configure:
-            text = None if authorities is None else base64.b64encode(authorities).decode()
-            await self._configure(replace(self._wanted.client_config, bundle=text))
+        if self._config.configure:
+            bundle = None if authorities is None else base64.b64encode(authorities).decode()
+            await self._configure(replace(self._config.client_config, bundle=bundle))
 
-    async def _done(self, work: Callable[[], Awaitable[object]]) -> bool:
+    async def _succeeds(self, work: Callable[[], Awaitable[object]]) -> bool:
         try:
             await work()
         except GalacticError as error:
             self._report(str(error))
-            log.warning("certificate or configuration not kept", error=str(error))
+            log.warning("registration not kept, trying again", error=str(error))
             return False
         self._report(None)
         return True
 
     async def _certify(self) -> bytes | None:
-        """Puts the certificate in service. The CAs (PEM) to be entered, None where others do that."""
-        wanted = self._wanted
-        if wanted.files is None:
+        """Puts the certificate in service. The CAs (PEM) to be entered, None where another program does that."""
+        files = self._config.files
+        if files is None:
             bundle = await self._bundle()
-            self._load(bundle.serving.certificates, bundle.serving.key)
+            self._certificate.load(bundle.serving.certificates, bundle.serving.key)
             return bundle.ca.certificates
-        self._load(_read(wanted.files.certificate), _read(wanted.files.key))
-        return _read(wanted.files.ca) if wanted.files.ca else None
+        self._certificate.load(_read(files.certificate), _read(files.key))
+        return _read(files.ca) if files.ca else None
 
     async def _bundle(self) -> Bundle:
-        """What the replicas share, one step further if that is due."""
-        wanted, namespace = self._wanted, self._wanted.client_config.namespace
-        secret = await self._api.find(SECRETS, wanted.name, namespace)
-        there: Bundle | None = None
+        """The replicas' certificates, one step further if it is time for that."""
+        config, namespace = self._config, self._config.client_config.namespace
+        secret = await self._api.find(SECRETS, config.name, namespace)
+        stored: Bundle | None = None
         if secret is not None:
             try:
-                there = Bundle.of(_decoded(secret.get("data") or {}))
+                stored = Bundle.of(_decoded(secret.get("data") or {}))
             except Rejected as problem:
-                log.warning("Secret not understood, made anew", secret=wanted.name, problem=str(problem))
-        bundle = renewed(there, wanted.client_config.names, wanted.lifetime, self._now())
-        if bundle == there:
+                log.warning("Secret is malformed, replaced", secret=config.name, problem=str(problem))
+        bundle = renewed(stored, config.client_config.names, config.lifetime, self._clock.now())
+        if bundle == stored:
             return bundle
         try:
             if secret is None:
@@ -144,11 +149,11 @@ class Registration:
             else:
                 await self._api.replace(SECRETS, {**secret, "data": _encoded(bundle)})
         except Conflict:
-            raise NotYet("another replica was faster") from None
+            raise NotYet("another replica wrote the Secret first") from None
         except NotFound:
             raise NotYet(f"namespace {namespace} does not exist") from None
         log.info(
-            "certificates renewed", secret=f"{namespace}/{wanted.name}", expiry=bundle.expiry.isoformat()
+            "certificates renewed", secret=f"{namespace}/{config.name}", expiry=bundle.expiry.isoformat()
         )
         return bundle
 
@@ -157,40 +162,32 @@ class Registration:
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
-                "name": self._wanted.name,
-                "namespace": self._wanted.client_config.namespace,
+                "name": self._config.name,
+                "namespace": self._config.client_config.namespace,
                 "labels": {"app.kubernetes.io/part-of": "galactic"},
             },
             "type": "kubernetes.io/tls",
             "data": _encoded(bundle),
         }
 
-    def _load(self, certificate: bytes, key: bytes) -> None:
-        if self._loaded != (certificate, key):
-            self._certificate.load(certificate, key)
-            self._loaded = certificate, key
-            expiry = x509.load_pem_x509_certificates(certificate)[0].not_valid_after_utc
-            self._metrics.loaded(expiry)
-            log.info("certificate in service", expiry=expiry.isoformat())
-
     async def _configure(self, client_config: ClientConfig) -> None:
-        wanted = self._wanted
-        for namespace in to_be_labelled(client_config.namespace, self._version):
+        config = self._config
+        for namespace in to_be_labelled(client_config.namespace, config.version):
             found = await self._api.find(NAMESPACES, namespace)
             if found is not None and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED:
                 patch = {"metadata": {"labels": {ADMISSION_LABEL: IGNORED}}}
                 await self._api.patch(NAMESPACES, namespace, patch)
         for resource, manifest in configurations(
-            wanted.name, client_config, self._version, wanted.pod_policy, wanted.nodes
+            config.name, client_config, config.version, config.pod_policy, config.nodes
         ):
-            there = await self._api.find(resource, wanted.name)
+            stored = await self._api.find(resource, config.name)
             try:
-                if there is None:
+                if stored is None:
                     await self._api.create(resource, manifest)
-                elif (better := merged(there, manifest)) is not None:
-                    await self._api.replace(resource, better)
+                elif (repaired := merged(stored, manifest)) is not None:
+                    await self._api.replace(resource, repaired)
             except Conflict:
-                raise NotYet("another replica was faster") from None
+                raise NotYet(f"another replica wrote the {resource.kind} first") from None
 
 
 def _read(path: Path) -> bytes:

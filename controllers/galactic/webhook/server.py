@@ -11,6 +11,7 @@ from typing import Final, Self
 
 import structlog
 from aiohttp import web
+from cryptography import x509
 
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.webhook.configuration import MUTATE, TIMEOUT_SECONDS, VALIDATE
@@ -31,14 +32,21 @@ Decision = Callable[[Request], Awaitable[Answer]]
 
 
 class Certificate:
-    """The TLS context, into which a new certificate is put while it is in use."""
+    """The TLS context, into which a new certificate is loaded while it is in use."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._loaded: tuple[bytes, bytes] | None = None
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
 
     def load(self, certificate: bytes, key: bytes) -> None:
-        """What is served from the next connection on. Raises Rejected and changes nothing when the two do not fit."""
+        """Serves this certificate from the next connection on.
+
+        Raises Rejected, and changes nothing, when certificate and key do not belong together.
+        """
+        if self._loaded == (certificate, key):
+            return
         with tempfile.TemporaryDirectory() as folder:  # for its owner's eyes only
             files = Path(folder, "tls.crt"), Path(folder, "tls.key")
             for path, pem in zip(files, (certificate, key), strict=True):
@@ -50,6 +58,10 @@ class Certificate:
                 raise Rejected(
                     f"certificate and key cannot be used: {error}", reason="InvalidCertificate"
                 ) from error
+        self._loaded = certificate, key
+        expiry = x509.load_pem_x509_certificates(certificate)[0].not_valid_after_utc
+        self._metrics.loaded(expiry)
+        log.info("certificate in service", expiry=expiry.isoformat())
 
 
 class Server:

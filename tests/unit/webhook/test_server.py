@@ -8,7 +8,7 @@ import itertools
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,12 +23,13 @@ from galactic.kube.memory import MemoryApi
 from galactic.kube.namespaces import ADMISSION_LABEL
 from galactic.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
 from galactic.settings import WebhookSettings
+from galactic.webhook import registration as registering
 from galactic.webhook import server as serving
 from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, ClientConfig
 from galactic.webhook.dispatch import Rules
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
-from galactic.webhook.registration import Files, Registration, Wanted
+from galactic.webhook.registration import Files, Registration, RegistrationConfig
 from galactic.webhook.review import YES, Answer, Request
 from galactic.webhook.server import Certificate, Decision, Server
 
@@ -36,21 +37,21 @@ KEY = (SECRETS, "galactic-webhook", "galactic-system")
 HOOKS = (MUTATING_WEBHOOKS, "galactic-webhook")
 
 
-def wanted(lifetime: Lifetime, files: Files | None = None) -> Wanted:
+def config(lifetime: Lifetime, files: Files | None = None) -> RegistrationConfig:
     client_config = ClientConfig("galactic-system", "galactic-webhook", "https://localhost:9443")
-    return Wanted("galactic-webhook", client_config, configure=True, lifetime=lifetime, files=files)
+    return RegistrationConfig("galactic-webhook", client_config, True, lifetime, (1, 20), files)
 
 
 def registration(
-    api: MemoryApi, lifetime: Lifetime, files: Files | None = None, **more: Any
+    api: MemoryApi,
+    lifetime: Lifetime,
+    files: Files | None = None,
+    report: Callable[[str | None], None] = lambda _: None,
+    clock: registering.Clock = registering.REAL_TIME,
 ) -> tuple[Registration, Certificate, Metrics]:
-    certificate, metrics = Certificate(), Metrics(CollectorRegistry())
-    more = {"report": lambda _: None} | more
-    return (
-        Registration(api, wanted(lifetime, files), certificate, metrics, (1, 20), **more),
-        certificate,
-        metrics,
-    )
+    metrics = Metrics(CollectorRegistry())
+    certificate = Certificate(metrics)
+    return Registration(api, config(lifetime, files), certificate, report, clock), certificate, metrics
 
 
 class Clock:
@@ -151,7 +152,7 @@ async def test_no_request_fails_while_certificates_change(api: MemoryApi) -> Non
     begin = datetime.now(UTC) - timedelta(hours=11)
     clock = Clock(begin)
     (first, one, _), (second, other, _) = (
-        registration(api, lifetime, now=clock.now, sleep=clock.sleep) for _ in range(2)
+        registration(api, lifetime, clock=registering.Clock(clock.now, clock.sleep)) for _ in range(2)
     )
     await first.load()
     await second.load()
