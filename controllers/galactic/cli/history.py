@@ -101,15 +101,15 @@ async def _entries(
 ) -> "list[Holding]":
     # Here, because psycopg would cost every other command 0.3 s.
     from galactic.router.database.history import history  # noqa: PLC0415
-    from galactic.router.database.migration import REVISION, newer, revision  # noqa: PLC0415
+    from galactic.router.database.migration import VERSION, newer, schema_version  # noqa: PLC0415
     from galactic.router.database.session import session  # noqa: PLC0415
 
     async with session(url, application_name="galactic history") as database:
-        at = await database.do(revision(database.connection))
-        if at is None:
+        version = await database.do(schema_version(database.connection))
+        if version is None:
             raise Rejected("no router has written into this database yet", field="database_url")
-        if at > REVISION:
-            raise newer(at)
+        if version > VERSION:
+            raise newer(version)
         return await database.do(
             history(database.connection, network, vpc=vpc, since=since, until=until, limit=LIMIT)
         )

@@ -14,6 +14,8 @@ from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
 from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
+from galactic.router.database.migration import VERSION, migrate
+from galactic.router.database.session import session
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.srv6 import sid
@@ -80,6 +82,12 @@ class World:
             for vpc, table in self.store.tables().items()
             for who, claim in table.endpoints.items()
         }
+
+
+async def upgrade(url: str, to: str = VERSION) -> None:
+    """The schema at that version."""
+    async with session(url) as connected:
+        await migrate(connected, to)
 
 
 def chronicle(url: str, world: World, replica: str = "r", **more: object) -> HistoryWriter:

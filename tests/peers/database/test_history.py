@@ -10,14 +10,13 @@ from ipaddress import ip_network
 import psycopg
 import pytest
 import yaml
-from database_world import World, chronicle, endpoint, rows, running, sample
+from database_world import World, chronicle, endpoint, rows, running, sample, upgrade
 from typer.testing import CliRunner
 
 from galactic.cli.history import moment
 from galactic.cli.main import app
 from galactic.errors import Rejected
 from galactic.router.database.history import OF_VPC, QUERY, history
-from galactic.router.database.migration import upgrade
 from galactic.router.database.retention import retire
 from galactic.router.database.session import session
 
@@ -81,7 +80,7 @@ def insert(url: str, some: list[Fact]) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_answers_are_the_oracles(url, seed: int) -> None:
-    upgrade(url)
+    await upgrade(url)
     chance = random.Random(seed)
     known = facts(chance)
     insert(url, known)
@@ -104,7 +103,7 @@ async def test_answers_are_the_oracles(url, seed: int) -> None:
 
 
 async def test_one_index_answers_whatever_there_is(url) -> None:
-    upgrade(url)
+    await upgrade(url)
     many = [
         Fact(
             vpc,
@@ -238,7 +237,7 @@ async def test_the_command(url, until) -> None:
 def test_what_the_command_says_when_there_is_no_answer(
     url, words: list[str], code: int, sentence: str
 ) -> None:
-    upgrade(url)
+    asyncio.run(upgrade(url))
     insert(url, [Fact(0x4D2, "10.1.1.1/32", BEGIN, None, "n1")])
     said = command(*words, url=url)
     assert said.exit_code == code, said.output

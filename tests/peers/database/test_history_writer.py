@@ -16,10 +16,10 @@ from database_world import (
     rows,
     running,
     sample,
+    upgrade,
 )
 
 from galactic.router.database.backlog import Backlog, Held, HistoryEntry, Key
-from galactic.router.database.migration import upgrade
 from galactic.router.database.session import session
 from galactic.router.database.writer import Outdated, State, Writer, compare, write
 
@@ -278,7 +278,7 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
 
 async def test_a_batch_whose_commit_got_through_is_not_written_again(url) -> None:
     """As after a connection that broke between COMMIT and its answer."""
-    upgrade(url)
+    await upgrade(url)
     at = datetime.now(UTC)
     own = Writer(1, "r")
     held = Held("default", 1, "n1", "ns/a1", "2001:db8::1", 1)

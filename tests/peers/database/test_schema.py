@@ -1,38 +1,89 @@
-"""The schema: from nothing, from the first revision, by two at once, by one who may not, and from the future."""
+"""The schema: from nothing, from Alembic's, by several routers at once, without privileges, and from the future."""
 
 import asyncio
+import subprocess
+from pathlib import Path
 
 import psycopg
 import pytest
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from database_world import World, chronicle, endpoint, recorded, rows, running
+from database_world import World, chronicle, endpoint, recorded, rows, running, sample, upgrade
 
 from galactic.errors import Rejected, Unreachable
 from galactic.router.database import migration
-from galactic.router.database.migration import REVISION, migrated, revision, upgrade
+from galactic.router.database.migration import LOCK, VERSION, migrate, migrations, schema_version
 from galactic.router.database.session import parameters, session
+from galactic_lab.controlplane import postgres
+
+MADE_BY_ALEMBIC = Path(__file__).with_name("made_by_alembic.sql")
+TABLES = (
+    "SELECT * FROM galactic.endpoint ORDER BY vpc, cluster, function",
+    "SELECT * FROM galactic.period ORDER BY id",
+    "SELECT * FROM galactic.writer",
+)
 
 
-async def migrate(url: str) -> str | None:
-    async with session(url) as it:
-        await migrated(it, url)
-        return await it.do(revision(it.connection))
+async def migrated(url: str) -> str | None:
+    async with session(url) as connected:
+        await migrate(connected)
+        return await connected.do(schema_version(connected.connection))
 
 
-def test_the_program_knows_its_newest_revision() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migration.Path(migration.__file__).parent / "migrations"))
-    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+def schema(url: str) -> list[str]:
+    """The schema as pg_dump writes it, but for the key that differs every time."""
+    argv = [postgres.programs() / "pg_dump", "--no-owner", "--schema-only", url]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
+    return [line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+
+
+def restore_alembic(url: str, version: str = "0002") -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(MADE_BY_ALEMBIC.read_bytes())
+        if version == "0001":
+            connection.execute("DROP INDEX galactic.period_over")
+            connection.execute("UPDATE galactic.schema_version SET version_num = '0001'")
+
+
+def test_the_program_knows_its_newest_version() -> None:
+    assert list(migrations()) == ["0001", "0002"]
+    assert max(migrations()) == VERSION
 
 
 async def test_routers_that_start_at_once(url) -> None:
-    assert await asyncio.gather(migrate(url), migrate(url), migrate(url)) == [REVISION] * 3
+    assert await asyncio.gather(migrated(url), migrated(url), migrated(url)) == [VERSION] * 3
     assert rows(url, "SELECT count(*) FROM galactic.writer") == [(1,)]
+    assert rows(url, "SELECT version_num FROM galactic.schema_version") == [(VERSION,)]
 
 
-async def test_from_the_first_revision_nothing_is_lost(url, until) -> None:
-    upgrade(url, "0001")
+@pytest.mark.parametrize("version", ["0001", "0002"])
+async def test_a_database_made_by_alembic_is_taken_over_without_loss(url, until, version: str) -> None:
+    restore_alembic(url, version)
+    before = [rows(url, query) for query in TABLES]
+    assert [len(table) for table in before] == [2, 4, 1]
+    assert await migrated(url) == VERSION
+    assert [rows(url, query) for query in TABLES] == before
+    assert rows(url, "SELECT version_num FROM galactic.schema_version") == [(VERSION,)]
+    world = World()
+    async with running(chronicle(url, world), term=2) as it:
+        world.say(1, endpoint(1, 2, "10.1.1.2/32", "fd00::2/128", epoch=2))
+        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
+        await until(lambda: it.idle)
+        assert sample(it, "corrections_total") == 0, "the router goes on where the one with Alembic ended"
+    assert recorded(url) == world.table()
+    after = [rows(url, query) for query in TABLES]
+    assert after[:2] == before[:2]
+
+
+async def test_the_schema_is_that_which_alembic_made(url) -> None:
+    await migrated(url)
+    other = f"{url}_alembic"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {other.rpartition('/')[2]}".encode())
+    restore_alembic(other)
+    assert schema(url) == schema(other)
+
+
+async def test_from_the_first_version_nothing_is_lost(url, until) -> None:
+    await upgrade(url, "0001")
     rows(
         url,
         "INSERT INTO galactic.period (vpc, network, during, cluster, function, node, attachment, sid, epoch, revision) "
@@ -45,14 +96,41 @@ async def test_from_the_first_revision_nothing_is_lost(url, until) -> None:
         await until(lambda: it.idle)
     assert recorded(url) == world.table()
     assert rows(url, "SELECT count(*) FROM galactic.period") == [(2,)]
-    assert await migrate(url) == REVISION
+    assert await migrated(url) == VERSION
+
+
+async def test_a_file_that_fails_leaves_the_version_before(url, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = {
+        **migrations(),
+        "0002": "CREATE TABLE galactic.half (x int); SELECT nosuch FROM galactic.period",
+    }
+    monkeypatch.setattr(migration, "migrations", lambda: broken)
+    with pytest.raises(Rejected, match='column "nosuch" does not exist') as caught:
+        await migrated(url)
+    assert caught.value.reason == "SchemaRejected"
+    assert rows(url, "SELECT version_num, to_regclass('galactic.half') FROM galactic.schema_version") == [
+        ("0001", None)
+    ]
+    monkeypatch.undo()
+    assert await migrated(url) == VERSION
+
+
+async def test_a_migration_that_takes_too_long_is_ended(url, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when another router that migrates was stopped, or the database is partitioned from this one."""
+    monkeypatch.setattr(migration, "PATIENCE_SECONDS", 0.2)
+    with psycopg.connect(url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        with pytest.raises(Unreachable, match="no answer in time"):
+            await migrated(url)
+    monkeypatch.undo()
+    assert await migrated(url) == VERSION
 
 
 async def test_a_database_that_is_newer_than_the_program(url, until) -> None:
-    await migrate(url)
+    await migrated(url)
     rows(url, "UPDATE galactic.schema_version SET version_num = '9999' RETURNING 1")
-    with pytest.raises(Rejected, match="revision 9999, this program knows those up to 0002") as caught:
-        await migrate(url)
+    with pytest.raises(Rejected, match="version 9999, this program knows versions up to 0002") as caught:
+        await migrated(url)
     assert caught.value.reason == "SchemaNewer"
     async with running(chronicle(url, World())) as it:
         await until(lambda: it.problems)
@@ -65,10 +143,10 @@ async def test_a_role_that_may_not_create_is_told_what_to_grant(server, url) -> 
         connection.execute(f"CREATE ROLE poor_{name} LOGIN".encode())
     poor = server.url(name, f"poor_{name}")
     with pytest.raises(Rejected, match="CREATE SCHEMA galactic AUTHORIZATION"):
-        await migrate(poor)
+        await migrated(poor)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA galactic AUTHORIZATION poor_{name}".encode())
-    assert await migrate(poor) == REVISION
+    assert await migrated(poor) == VERSION
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 backlog      pure: what is due, in order, bounded; what one transaction makes of it
 session      one connection, the errors of which are ours, and which never hangs for good
-migration    the schema, made and brought up to date by Alembic in a process of its own
+migration    the schema, brought up to date by the numbered SQL files of migrations/
 writer       the transactions: fenced by term, each done once whatever happens to the connection
 chronicle    the task that ties these together; nothing on the routing path ever waits for it
 retention    old history goes, a little at a time

@@ -18,7 +18,7 @@ from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.router.database.backlog import BATCH as BATCH_ITEMS
 from galactic.router.database.backlog import Backlog, Held, HistoryEntry, Key, held_by
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.database.migration import migrated
+from galactic.router.database.migration import migrate
 from galactic.router.database.recall import Recall, recall
 from galactic.router.database.retention import BATCH, retire
 from galactic.router.database.session import Session, session
@@ -134,7 +134,7 @@ class HistoryWriter:
                 while True:
                     try:
                         async with session(self._url, self._seconds) as it:
-                            await migrated(it, self._url)
+                            await migrate(it)
                             return await it.do(recall(it.connection))
                     except Unreachable as error:
                         self._failed(error)
@@ -151,7 +151,7 @@ class HistoryWriter:
                 await self._woken()
             try:
                 async with session(self._url, self._seconds) as it:
-                    await migrated(it, self._url)
+                    await migrate(it)
                     await self._follow(it)
             except GalacticError as error:
                 self._failed(error)

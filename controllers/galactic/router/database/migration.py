@@ -1,121 +1,114 @@
-"""The schema at the revision that this program knows.
+"""The schema at the version that this program knows.
 
-Alembic runs in a process of its own: it is needed once in many starts, takes 30 MB, and can be ended whatever it
-waits for.
+``migrations/`` has one numbered SQL file a version. Each missing file is applied in a transaction, together with its
+number in ``galactic.schema_version``, under an advisory lock: several routers may start at once. Earlier releases
+migrated with Alembic, whose version table this is: their databases are continued as they are.
 """
 
-import asyncio
-import contextlib
-import os
-import sys
-from pathlib import Path
-from typing import Any, Final
+from importlib.resources import files
+from typing import Final
 
-from galactic.errors import Rejected, Unreachable
-from galactic.router.database.session import SCHEMA, Connection, Session, parameters
+import psycopg
+import structlog
 
-REVISION: Final = "0002"
-"""The newest; what the rest of this package is written for."""
-VERSION_TABLE: Final = "schema_version"
+from galactic.errors import Rejected
+from galactic.router.database.session import Connection, Session, first_line
+
+log = structlog.get_logger(__name__)
+VERSION: Final = "0002"
+"""The newest version; what the rest of this package is written for."""
 LOCK: Final = 0x67616C01
-"""Key of the advisory lock under which schemas are made."""
-DIALECT: Final = "postgresql+psycopg://"
+"""Key of the advisory lock under which schemas are migrated; earlier releases take the same one."""
 PATIENCE_SECONDS: Final = 600.0
-_URL: Final = "GALACTIC_MIGRATION_URL"
-_REJECTED, _UNREACHABLE = 3, 4
+_HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'galactic')"
+_VERSIONED: Final = """
+    SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'galactic' AND tablename = 'schema_version')
+    """
+"""Reads the catalogue itself: ``to_regclass`` can miss what another session committed during this transaction."""
+_GRANT: Final = (
+    "let an administrator run once: CREATE SCHEMA galactic AUTHORIZATION the router's role "
+    "(or GRANT CREATE ON DATABASE … TO it)"
+)
 
 
-async def revision(connection: Connection) -> str | None:
-    """The revision that the database is at; None: there is nothing yet."""
-    found = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{SCHEMA}.{VERSION_TABLE}",))
-    row = await found.fetchone()
-    if row is None or not row[0]:
+def migrations() -> dict[str, str]:
+    """The SQL of each version, oldest first."""
+    scripts = sorted(
+        (entry for entry in (files(__package__) / "migrations").iterdir() if entry.name.endswith(".sql")),
+        key=lambda entry: entry.name,
+    )
+    return {script.name.partition("_")[0]: script.read_text(encoding="utf-8") for script in scripts}
+
+
+async def schema_version(connection: Connection) -> str | None:
+    """The version that the database is at; None: it has no schema of Galactic yet. Raises psycopg's."""
+    if not await _exists(connection, _VERSIONED):
         return None
-    found = await connection.execute("SELECT max(version_num) FROM galactic.schema_version")
-    row = await found.fetchone()
+    cursor = await connection.execute("SELECT max(version_num) FROM galactic.schema_version")
+    row = await cursor.fetchone()
     return row[0] if row else None
 
 
-async def migrated(session: Session, url: str) -> None:
-    """The schema is what this program expects. Raises Rejected: a newer one, or the role may not; Unreachable."""
-    at = await session.do(revision(session.connection))
-    if at == REVISION:
-        return
-    if at is not None and at > REVISION:
-        raise newer(at)
-    command = (sys.executable, "-m", "galactic.router.database.migration")
-    process = await asyncio.create_subprocess_exec(
-        *command, env=os.environ | {_URL: url}, stderr=asyncio.subprocess.PIPE
-    )
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            _, said = await process.communicate()
-    except TimeoutError as error:
-        raise Unreachable("postgres", "the schema could not be brought up to date in time") from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-    if process.returncode:
-        lines = said.decode(errors="replace").strip().splitlines()
-        sentence = lines[-1] if lines else "the migration failed"
-        if process.returncode == _REJECTED:
-            raise Rejected(sentence, reason="SchemaRejected")
-        raise Unreachable("postgres", sentence)
+async def migrate(session: Session, to: str = VERSION) -> None:
+    """Brings the schema to a version, from none or an older one.
+
+    Raises Rejected if the schema is newer, the role lacks a privilege or a file fails; Unreachable, also after
+    PATIENCE_SECONDS. What a failed or interrupted file did is rolled back.
+    """
+    current = await session.do(schema_version(session.connection))
+    if current is None or current < to:
+        await session.do(_migrate(session.connection, to), PATIENCE_SECONDS)
+        current = await session.do(schema_version(session.connection))
+    if current is not None and current > VERSION:
+        raise newer(current)
 
 
-def newer(at: str) -> Rejected:
-    """The answer to a schema from the future."""
+def newer(version: str) -> Rejected:
+    """The error for a schema that a newer program made."""
     return Rejected(
-        f"the database's schema is at revision {at}, this program knows those up to {REVISION}: "
-        "it was made by a newer galactic-router; run that version, or give this one another database",
+        f"the database's schema is at version {version}, this program knows versions up to {VERSION}: "
+        "it was made by a newer galactic-router; run that release, or give this one another database",
         reason="SchemaNewer",
     )
 
 
-def upgrade(url: str, to: str = "head") -> None:
-    """Brings the schema to that revision, from nothing or an older one. Raises what psycopg and SQLAlchemy raise."""
-    import psycopg  # noqa: PLC0415 - needed in that process only
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-
-    def connect() -> psycopg.Connection[Any]:
-        return psycopg.connect(parameters(url))
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connect"] = connect
-    command.upgrade(config, to)
-
-
-def main() -> int:
-    """Upgrades what the environment names; says in one line what is wrong."""
-    import psycopg  # noqa: PLC0415
-    import sqlalchemy.exc  # noqa: PLC0415
-    from alembic.util import CommandError  # noqa: PLC0415
-
+async def _migrate(connection: Connection, to: str) -> None:
     try:
-        upgrade(os.environ[_URL])
-    except sqlalchemy.exc.DBAPIError as error:
-        return _told(error.orig or error)
-    except (psycopg.Error, CommandError) as error:
-        return _told(error)
-    return 0
+        for version, script in migrations().items():
+            if version <= to:
+                await _apply(connection, version, script)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Rejected(f"{first_line(error)}: {_GRANT}", reason="SchemaRejected") from error
+    except (psycopg.OperationalError, psycopg.InterfaceError):
+        raise
+    except psycopg.Error as error:
+        raise Rejected(first_line(error), reason="SchemaRejected") from error
 
 
-def _told(error: BaseException) -> int:
-    import psycopg  # noqa: PLC0415
+async def _apply(connection: Connection, version: str, script: str) -> None:
+    """One version, unless another router applied it meanwhile."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        current = await schema_version(connection)
+        if current is not None and current >= version:
+            return
+        if current is None:
+            await _create_version_table(connection)
+        await connection.execute(script.encode())
+        await connection.execute("DELETE FROM galactic.schema_version")
+        await connection.execute("INSERT INTO galactic.schema_version VALUES (%s)", (version,))
+    log.info("schema migrated", version=version, before=current)
 
-    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        sys.stderr.write(
-            f"{text}: let an administrator run once: CREATE SCHEMA {SCHEMA} AUTHORIZATION the router's role "
-            "(or GRANT CREATE ON DATABASE … TO it)\n"
-        )
-        return _REJECTED
-    sys.stderr.write(f"{text}\n")
-    return _UNREACHABLE if isinstance(error, psycopg.OperationalError) else _REJECTED
+
+async def _create_version_table(connection: Connection) -> None:
+    if not await _exists(connection, _HAS_SCHEMA):
+        await connection.execute("CREATE SCHEMA galactic")
+    await connection.execute(
+        "CREATE TABLE galactic.schema_version ("
+        "version_num varchar(32) NOT NULL, CONSTRAINT schema_version_pkc PRIMARY KEY (version_num))"
+    )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+async def _exists(connection: Connection, query: str) -> bool:
+    cursor = await connection.execute(query.encode())
+    return await cursor.fetchone() == (True,)

@@ -21,7 +21,6 @@ T = TypeVar("T")
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 CONNECT_SECONDS: Final = 5
 REQUEST_SECONDS: Final = 30.0
-SCHEMA: Final = "galactic"
 _KEEPALIVES: Final[dict[str, str | int]] = {
     "connect_timeout": CONNECT_SECONDS,
     "keepalives_idle": 5,
@@ -102,15 +101,17 @@ def translated() -> Iterator[None]:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
         raise Rejected(
-            f"{_first(error)}; see docs/history.md for what to grant", reason="NotGranted"
+            f"{first_line(error)}; see docs/history.md for what to grant", reason="NotGranted"
         ) from error
     except (psycopg.errors.InvalidPassword, psycopg.errors.InvalidAuthorizationSpecification) as error:
-        raise Unreachable("postgres", _first(error)) from error
+        raise Unreachable("postgres", first_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise Unreachable("postgres", _first(error)) from error
+        raise Unreachable("postgres", first_line(error)) from error
     except psycopg.Error as error:
-        raise Rejected(f"PostgreSQL refused: {_first(error)}", reason="Refused", field="database") from error
+        raise Rejected(
+            f"PostgreSQL refused: {first_line(error)}", reason="Refused", field="database"
+        ) from error
 
 
-def _first(error: psycopg.Error) -> str:
+def first_line(error: psycopg.Error) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
