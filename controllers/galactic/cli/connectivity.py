@@ -1,4 +1,4 @@
-"""``galactic connectivity test``: two VPCs with equal addresses, pods on two nodes, and who reaches whom."""
+"""``galactic connectivity test``: pods of two VPCs with equal addresses on two nodes, and which reaches which."""
 
 import asyncio
 import contextlib
@@ -25,28 +25,30 @@ T = TypeVar("T")
 LABEL: Final = "galactic.datumapis.com/connectivity"
 POLL_SECONDS: Final = 1.0
 CLEANUP_SECONDS: Final = 120.0
-app = typer.Typer(help="Try it with pods made for that.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Test connectivity with temporary pods.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def _test(  # noqa: PLR0917 - as many as there are options
     options: ClusterOptions,
     timeout: Annotated[
-        float, typer.Option(min=1.0, help="Seconds for pods to come up and reach each other.")
+        float, typer.Option(min=1.0, help="Seconds for pods to start and reach each other.")
     ] = 120.0,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything there afterwards.")] = False,
-    cleanup: Annotated[bool, typer.Option("--cleanup", help="Only remove what earlier tests left.")] = False,
-    image: Annotated[str, typer.Option(help="Of the pods; left out: the one that the nodes run.")] = "",
-    nodes: Annotated[str, typer.Option(help="The two nodes, NAME,NAME; left out: two that are ready.")] = "",
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the namespace afterwards.")] = False,
+    cleanup: Annotated[
+        bool, typer.Option("--cleanup", help="Only remove namespaces of earlier tests.")
+    ] = False,
+    image: Annotated[str, typer.Option(help="Image of the pods; default: the image of galactic-node.")] = "",
+    nodes: Annotated[str, typer.Option(help="The two nodes, NAME,NAME; default: two that are ready.")] = "",
     output: Form = Output.TABLE,
 ) -> int:
-    """Make two VPCs with equal addresses, pods on two nodes, and see who reaches whom; remove it all again.
+    """Create two VPCs with equal addresses and pods on two nodes, test which pods reach each other, and remove all.
 
-    Everything is in a namespace of its own. Ctrl-C removes it as well.
+    Everything is in a namespace of its own, which Ctrl-C removes as well.
     """
     if cleanup:
         removed = options.run(_cleanup(options), seconds=CLEANUP_SECONDS)
         if not document(removed, output):
-            print(f"removed: {', '.join(removed) or 'nothing was left'}")
+            print(f"removed: {', '.join(removed) or 'nothing'}")
         return FINE
     chosen = [name.strip() for name in nodes.split(",") if name.strip()]
     if nodes and len(chosen) != 2:
@@ -58,7 +60,7 @@ def _test(  # noqa: PLR0917 - as many as there are options
 
 
 async def _interruptible(work: Any) -> Any:
-    """Ctrl-C and SIGTERM cancel the work, which then removes what it has made, and end the command with 130."""
+    """On Ctrl-C or SIGTERM cancels the work, which removes its objects; the command ends with 130."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -70,7 +72,7 @@ async def _interruptible(work: Any) -> Any:
 
 
 def _progress(text: str) -> None:
-    """Progress, beside the result."""
+    """Prints progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -81,7 +83,9 @@ async def _tried(
     from galactic.cli.connectivity_plan import ConnectivityPlan  # noqa: PLC0415
 
     async with options.kube() as kube:
-        chosen = await _nodes(kube, nodes)  # not patiently: an address where nobody answers is told at once
+        chosen = await _nodes(
+            kube, nodes
+        )  # without retries: an API server that does not answer is reported at once
         used = (
             image
             or await _answered(cluster_access(options, kube).image, patience)
@@ -103,7 +107,7 @@ async def _tried(
 
 
 async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
-    """Two nodes that pods can be attached on; one twice where there is only one. Raises NotYet, Rejected."""
+    """Two nodes that can attach pods; one node twice if there is only one. Raises NotYet, Rejected."""
     from galactic.kube.resources import NODE_SEGMENTS, NODES  # noqa: PLC0415
 
     (all_nodes, _), (segments, _) = await asyncio.gather(kube.list(NODES), kube.list(NODE_SEGMENTS))
@@ -127,9 +131,9 @@ async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
         )
     chosen = given or [node for node in sorted(free) if node in able][:2]
     if not chosen:
-        raise NotYet("no node is ready for attachments and free for pods; galactic status says why")
+        raise NotYet("no node can attach and schedule pods; for the reason: galactic status")
     if len(chosen) == 1:
-        _progress(f"only {chosen[0]} is ready: nothing crosses the underlay")
+        _progress(f"only {chosen[0]} is ready: no packet crosses the underlay")
     return [chosen[0], chosen[-1]]
 
 
@@ -138,7 +142,7 @@ async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncI
     """Everything of the plan is there; afterwards it is gone, whatever happened, unless it is to be kept."""
     from galactic.kube.resources import NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS  # noqa: PLC0415
 
-    _progress(f"making namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")
+    _progress(f"creating namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")
     try:
         await _created(kube, NAMESPACES, plan.home(), None, plan.patience)
         for vpc in plan.vpcs():
@@ -146,7 +150,7 @@ async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncI
         for attachment in plan.attachments():
             await _created(kube, VPC_ATTACHMENTS, attachment, plan.namespace, plan.patience)
         for pod in plan.pods():
-            # Be it that the webhook wants to see the attachment ready first, or the account is not there yet.
+            # Retried while the attachment is not Ready or the service account does not exist.
             await _created(kube, PODS, pod, plan.namespace, plan.patience, refusals=GalacticError)
         yield
     finally:
@@ -156,14 +160,14 @@ async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncI
             )
         else:
             _progress(f"removing namespace {plan.namespace}")
-            # Ctrl-C once more does not leave it half done.
+            # A second Ctrl-C does not interrupt the removal.
             await asyncio.shield(asyncio.ensure_future(_removed(kube, plan.namespace)))
 
 
 async def _answered(
     ask: Callable[[], Awaitable[T]], seconds: float, refusals: type[GalacticError] = Unreachable
 ) -> T:
-    """What is answered, asked again for so long where that ends with one of ``refusals``."""
+    """The answer, retried for ``seconds`` while it is one of ``refusals``."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -183,7 +187,7 @@ async def _created(
     *,
     refusals: type[GalacticError] = Unreachable,
 ) -> None:
-    """Made, by this try or by one before it whose answer got lost."""
+    """Creates an object. A conflict after a retry means that a former attempt succeeded."""
     from galactic.kube.api import Conflict  # noqa: PLC0415
 
     tries = 0
@@ -205,7 +209,7 @@ async def _created(
 
 
 async def _removed(kube: "Kube", namespace: str) -> None:
-    """The namespace and all that is in it is gone, pods first: their attachments wait for them."""
+    """Removes the namespace, pods first, because attachments wait for them."""
     from galactic.kube.resources import NAMESPACES, PODS  # noqa: PLC0415
 
     deadline = time.monotonic() + CLEANUP_SECONDS
@@ -217,7 +221,7 @@ async def _removed(kube: "Kube", namespace: str) -> None:
         if time.monotonic() > deadline:
             raise Unreachable(
                 "connectivity",
-                f"namespace {namespace} is still going after {CLEANUP_SECONDS:.0f} s; see: kubectl describe namespace "
+                f"namespace {namespace} still exists after {CLEANUP_SECONDS:.0f} s; see: kubectl describe namespace "
                 f"{namespace}, and galactic status",
             )
         await asyncio.sleep(POLL_SECONDS)
@@ -233,10 +237,10 @@ async def _cleanup(options: ClusterOptions) -> list[str]:
 
 
 async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any]]:
-    """What all askers found, or why they could not."""
+    """The probes' results, or the reason why there are none."""
     from galactic.kube.resources import EVENTS, PODS  # noqa: PLC0415
 
-    _progress("waiting for the pods to ask each other")
+    _progress("waiting for the pods to reach each other")
     deadline = time.monotonic() + 2 * plan.patience
     while True:
         listed, _ = await _answered(lambda: kube.list(PODS, plan.namespace), plan.patience)
@@ -257,8 +261,8 @@ def _print(report: dict[str, Any]) -> None:
             result["from"],
             result["node"],
             result["to"],
-            result["expected"] or "nobody",
-            result["found"] or "nobody",
+            result["expected"] or "none",
+            result["found"] or "none",
             "✓" if result["right"] else "✗",
         )
         for result in report["results"]
@@ -270,18 +274,18 @@ def _print(report: dict[str, Any]) -> None:
         print(f"  {why}")
     wrong = sum(not result["right"] for result in report["results"])
     if wrong:
-        print(paint(f"{wrong} of {len(rows)} are not as they should be.", RED, BOLD))
+        print(paint(f"{wrong} of {len(rows)} tests failed.", RED, BOLD))
         print("  → galactic status; or again with --keep, and then: galactic trace -n NAMESPACE POD ADDRESS")
     else:
-        print(paint(f"All {len(rows)} are as they should be; {report['seconds']:.0f} s.", GREEN, BOLD))
+        print(paint(f"All {len(rows)} tests passed; {report['seconds']:.0f} s.", GREEN, BOLD))
 
 
 @app.command()
 def answer(
-    name: Annotated[str, typer.Option(help="What to answer.")],
+    name: Annotated[str, typer.Option(help="Name to answer with.")],
     port: Annotated[int, typer.Option(min=1, max=65535)] = 17666,
 ) -> None:
-    """Inside a pod: tell whoever connects this name."""
+    """Inside a pod: answer each connection with this name."""
     from galactic.cli import probe  # noqa: PLC0415
 
     with contextlib.suppress(KeyboardInterrupt):
@@ -291,12 +295,12 @@ def answer(
 @app.command()
 def probe(
     ask: Annotated[
-        list[str], typer.Option(help="ADDRESS=NAME: who is to answer there; ADDRESS= for nobody.")
+        list[str], typer.Option(help="ADDRESS=NAME: expect this name; ADDRESS=: expect no answer.")
     ],
-    patience: Annotated[float, typer.Option(min=0.0, help="Seconds until all must have answered.")] = 60.0,
+    patience: Annotated[float, typer.Option(min=0.0, help="Seconds within which all must answer.")] = 60.0,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 17666,
 ) -> None:
-    """Inside a pod: ask who is at these addresses. Exit code 3, and a line each, where it is not who should be."""
+    """Inside a pod: connect to these addresses. Exit code 3, and a line for each unexpected answer."""
     from galactic.cli import probe as asking  # noqa: PLC0415
 
     try:

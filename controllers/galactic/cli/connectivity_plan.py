@@ -1,4 +1,4 @@
-"""The connectivity test as a value: what it makes, and what its pods' states say about who reached whom. No I/O."""
+"""The connectivity test as a value: its objects, and the results from its pods' states. No I/O."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION
 LABEL: Final = "galactic.datumapis.com/connectivity"
 NETWORKS: Final = ("10.254.0.0/24", "fd9a:1ac7:1c00::/64")
 PODS: Final = (
-    # VPC, name, which of the two nodes, host number. Equal numbers in both VPCs are equal addresses.
+    # VPC, name, index of the node, host number. Equal numbers in both VPCs are equal addresses.
     ("blue", "blue-1", 0, 1),
     ("blue", "blue-2", 1, 2),
     ("blue", "blue-3", 0, 3),
     ("green", "green-1", 0, 1),
     ("green", "green-2", 1, 2),
 )
-ASKER: Final = "probe"
+PROBE: Final = "probe"
 MESSAGE_BYTES: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectivityPlan:
-    """Two VPCs with the same networks in one namespace; blue has an address (3) that green must not reach."""
+    """Two VPCs with the same networks in one namespace. Only blue has address 3, which green must not reach."""
 
     namespace: str
     nodes: Sequence[str]
@@ -63,7 +63,7 @@ class ConnectivityPlan:
         ]
 
     def targets(self, name: str) -> list[Target]:
-        """Whom a pod asks: each number, in both families, and who of its VPC is to answer."""
+        """The targets of a pod: each host number in both families, with the pod of its VPC that must answer."""
         vpc = next(vpc for vpc, other, *_ in PODS if other == name)
         names = {number: other for home, other, _, number in PODS if home == vpc}
         numbers = sorted({number for *_, number in PODS})
@@ -117,19 +117,19 @@ class ConnectivityPlan:
                 },
                 "containers": [
                     container("answer", "--name", name),
-                    container(ASKER, *asked, "--patience", f"{self.patience:g}"),
+                    container(PROBE, *asked, "--patience", f"{self.patience:g}"),
                 ],
             },
         }
 
     def done(self, pods: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Whether every asker has ended."""
+        """Whether every probe has ended."""
         return all(_ended(pods.get(name)) is not None for _, name, *_ in PODS)
 
     def results(
         self, pods: Mapping[str, Mapping[str, Any]], events: Iterable[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """A row for each question. ``why`` where its pod could not ask."""
+        """A row for each target. ``why``: the reason if the pod's probe gave no result."""
         events_by_pod = {event["involvedObject"].get("name"): event for event in events}
         rows: list[dict[str, Any]] = []
         for _, name, node, _ in PODS:
@@ -159,7 +159,7 @@ class ConnectivityPlan:
 
 def addresses(number: int) -> tuple[str, str]:
     """The IPv4 and the IPv6 address of a host number."""
-    return tuple(  # type: ignore[return-value]  # as many as there are networks
+    return tuple(  # type: ignore[return-value]  # one for each network
         f"{network.rpartition('/')[0].removesuffix('0') if '.' in network else network.rpartition('/')[0]}{number:x}"
         for network in NETWORKS
     )
@@ -170,16 +170,16 @@ def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ended(pod: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """How a pod's asker ended; None while it has not."""
+    """How a pod's probe ended; None before its end."""
     for container in ((pod or {}).get("status") or {}).get("containerStatuses") or ():
-        if container["name"] == ASKER:
+        if container["name"] == PROBE:
             ended = (container.get("state") or {}).get("terminated")
             return dict(ended) if ended else None
     return None
 
 
 def _wrong(ended: Mapping[str, Any] | None) -> dict[str, str]:
-    """Who answered instead, by target, of an asker's last words."""
+    """Unexpected answers by target, from a probe's termination message."""
     wrong = {}
     for line in str((ended or {}).get("message") or "").splitlines():
         asked, marker, answered = line.strip().partition(" found=")

@@ -1,6 +1,6 @@
-"""A VPC's routes as they ought to be, and where what was told or is in a kernel differs: pure functions.
+"""A VPC's desired routes, and their differences from advertised and kernel routes: pure functions.
 
-What ought to be is the router's own function (``galactic.router.rib.table``) of the same objects that a router reads.
+Desired routes are computed by the router's own function (``galactic.router.rib.table``) from the same objects.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from galactic.router.rib.table import VpcTable, table
 from galactic.srv6 import locator, parse_prefix, parse_sid
 
 AHEAD_NS: Final = 24 * 3600 * 1_000_000_000
-"""How far ahead of our clock an epoch is believed, as by the router."""
+"""How far ahead of this clock an epoch may be, as in the router."""
 UNREACHABLE: Final = frozenset({"0.0.0.0/0", "::/0"})
 
 
 def attachments(snapshot: Snapshot) -> dict[str, Attachment]:
-    """What Kubernetes says about each attachment, as the router takes it."""
+    """Each VPCAttachment as the router reads it."""
     attachments = {}
     for name, attachment in snapshot.attachments.items():
         vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
@@ -39,7 +39,7 @@ def attachments(snapshot: Snapshot) -> dict[str, Attachment]:
 
 
 def segments(snapshot: Snapshot, cluster: str = "default") -> dict[NodeRef, Segment]:
-    """What each node says."""
+    """Each NodeSegment as the router reads it."""
     segments = {}
     for name, segment in snapshot.segments.items():
         prefix = None
@@ -58,9 +58,9 @@ def segments(snapshot: Snapshot, cluster: str = "default") -> dict[NodeRef, Segm
 def desired(
     snapshot: Snapshot, vpc: int, advertised: Mapping[Network, Route], cluster: str = "default"
 ) -> VpcTable:
-    """The VPC's table as it follows from what nodes and attachments say, and from what is in force.
+    """The VPC's table, computed from NodeSegments, VPCAttachments and the advertised routes.
 
-    Routes to other clusters are not this cluster's to say: they are as told.
+    Routes to other clusters are taken from the advertised routes.
     """
     horizon = int(snapshot.at * 1e9) + AHEAD_NS
     wanted = table(segments(snapshot, cluster), attachments(snapshot), {vpc: advertised}, horizon).vpcs.get(
@@ -74,7 +74,7 @@ def desired(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One network of a VPC. ``kernels``: where each node sends it: a SID, ``local``, or empty for nowhere."""
+    """One network of a VPC. ``kernels``: each node's route: a SID, ``local``, or empty for none."""
 
     network: str
     desired: str = ""
@@ -100,9 +100,8 @@ def rows(
 ) -> list[Row]:
     """All networks of one VPC, in order.
 
-    ``told``: None where no router could be asked. ``kernels``: by node its table of this VPC as
-    ``galactic-node-inspect`` tells it; None where the node does not have the VPC. ``names``: by (cluster, function)
-    the attachment.
+    ``advertised``: None if no router could be read. ``kernels``: each node's table of this VPC from
+    ``galactic-node-inspect``; None if the node does not have the VPC. ``names``: the attachment by (cluster, function).
     """
     tables = {node: routes(table) for node, table in kernels.items() if table is not None}
     known = {*wanted, *(advertised or {}), *(network for table in tables.values() for network in table)}
@@ -139,14 +138,14 @@ def routes(table: Mapping[str, Any]) -> dict[str, str]:
     for route in table["routes"]:
         kind, network = route["kind"], route["network"]
         if kind == "unreachable" and network in UNREACHABLE:
-            continue  # the end of every VRF
+            continue  # the default of every VRF
         where = route["sid"] if kind == "sid" else "local" if kind in ("device", "via") else kind
         result.setdefault(network, where)
     return result
 
 
 def owner(snapshot: Snapshot, sid: str) -> str:
-    """The node whose SID that is; empty where it is nobody's."""
+    """The node of a SID; empty for none."""
     with contextlib.suppress(Rejected):
         place = parse_sid(sid).locator
         for name, segment in snapshot.segments.items():
@@ -157,7 +156,7 @@ def owner(snapshot: Snapshot, sid: str) -> str:
 
 
 def advertised_routes(answers: Iterable[Mapping[str, Any]], vpc: str) -> dict[Network, Route]:
-    """What the leading router told of a VPC, of all routers' answers; a standby's where none leads."""
+    """The routes of a VPC that the router with the highest term has published."""
     ranked = sorted(answers, key=lambda answer: answer["term"])
     table = ranked[-1]["vpcs"].get(vpc, {"routes": []}) if ranked else {"routes": []}
     return {

@@ -1,4 +1,4 @@
-"""What other distributions add to the command, by entry points.
+"""Sub-commands and kinds of clusters that other distributions add by entry points.
 
 - ``galactic.commands``: a sub-command. The value is a ``Command``, in a module that ``--help`` can load quickly.
 - ``galactic.sites``: a kind of cluster. The value is called with the kubeconfig files in use, and returns a

@@ -1,4 +1,4 @@
-"""``galactic graph``: a picture of VPCs over nodes, as SVG. Made by hand: a grid needs no layout program."""
+"""``galactic graph``: VPCs over nodes as SVG, written without a layout program: the picture is a grid."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 COLOURS: Final = ("#3b6fb5", "#2e8b57", "#b5533b", "#7a4fa3", "#a3822b", "#2b8a93", "#a33b77", "#5b6770")
 ROW, TOP, PAD, DOT, CHARACTER = 18, 64, 14, 16, 8
 LONGEST: Final = 44
-"""Characters of a text that are shown; all of it is in what a pointer shows."""
+"""The most characters of a label; the tooltip has the whole text."""
 ELSEWHERE: Final = "not attached"
 
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One attachment: what is written, what a pointer shows, and whether it is as it should be."""
+    """One attachment: label, tooltip, and whether it is Ready."""
 
     label: str
     detail: str
@@ -35,17 +35,17 @@ class Dot:
 class Picture:
     """VPCs are rows, nodes columns; ``cells`` by both."""
 
-    vpcs: Sequence[tuple[str, str, bool]]  # name, what it is, whether it is ready
+    vpcs: Sequence[tuple[str, str, bool]]  # name, networks, whether it is Ready
     nodes: Sequence[tuple[str, str, bool]]
     cells: Mapping[tuple[str, str], Sequence[Dot]]
 
 
 def graph(
     options: ClusterOptions,
-    file: Annotated[Path | None, typer.Argument(help="Where to write it; left out: standard output.")] = None,
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only VPCs of this namespace.")] = "",
+    file: Annotated[Path | None, typer.Argument(help="Path of the SVG; default: standard output.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only VPCs in this namespace.")] = "",
 ) -> int:
-    """A picture of the VPCs over the nodes, as SVG for a browser: who is attached where."""
+    """Draw the VPCs over the nodes, as SVG for a browser, with all attachments."""
     from galactic.cli.snapshot import read  # noqa: PLC0415
 
     async def work() -> "Snapshot":
@@ -54,7 +54,7 @@ def graph(
 
     seen = picture(options.run(work()), namespace)
     if not seen.vpcs:
-        raise Absent(f"there is no VPC{f' in namespace {namespace}' if namespace else ''} to draw")
+        raise Absent(f"no VPC{f' in namespace {namespace}' if namespace else ''} to draw")
     if file is None:
         sys.stdout.write(svg(seen))
         return FINE
@@ -66,7 +66,7 @@ def graph(
 
 
 def picture(snapshot: "Snapshot", namespace: str = "") -> Picture:
-    """What there is to draw."""
+    """The picture of a snapshot."""
     names = [name for name in sorted(snapshot.vpcs) if not namespace or name.startswith(f"{namespace}/")]
     cells: dict[tuple[str, str], list[Dot]] = {}
     for vpc in names:
@@ -86,7 +86,7 @@ def picture(snapshot: "Snapshot", namespace: str = "") -> Picture:
     ]
     known = {name for name, *_ in nodes}
     others = sorted({place for _, place in cells} - known - {ELSEWHERE})
-    nodes += [(name, "another cluster, or gone", False) for name in others]
+    nodes += [(name, "another cluster, or removed", False) for name in others]
     if any(place == ELSEWHERE for _, place in cells):
         nodes.append((ELSEWHERE, "", True))
     vpcs = [
@@ -104,13 +104,13 @@ def _ready(snapshot: "Snapshot", node: str) -> bool:
 
 
 def svg(seen: Picture) -> str:
-    """The picture. It has no script and fetches nothing; light and dark are the reader's choice."""
+    """The picture as SVG, without scripts and external resources, for light and dark themes."""
     heights = [
         max([ROW * len(seen.cells.get((vpc, node), ())) for node, *_ in seen.nodes] + [2 * ROW]) + 2 * PAD
         for vpc, *_ in seen.vpcs
     ]
     left = 2 * PAD + _room([text for vpc, what, _ in seen.vpcs for text in (vpc, what)])
-    edges = [left]  # where each column begins, and where the last one ends
+    edges = [left]  # the left edge of each column, and the right edge of the last
     for node, what, _ in seen.nodes:
         labels = [dot.label for vpc, *_ in seen.vpcs for dot in seen.cells.get((vpc, node), ())]
         edges.append(edges[-1] + DOT + _room([node, what, *labels]) + PAD)
@@ -157,7 +157,7 @@ def svg(seen: Picture) -> str:
 
 
 def _room(texts: Sequence[str]) -> int:
-    """Pixels for the longest of these, in the widest of common fonts, with some air."""
+    """Pixels for the longest text in the widest common font, with a margin."""
     return max(20, *(len(_cut(text)) for text in texts)) * CHARACTER + 2 * PAD
 
 
@@ -166,6 +166,6 @@ def _text(x: int, y: int, text: str, classes: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """A name that is long loses its middle: replicas differ at the end, and the address stands there."""
+    """A long text without its middle: replicas differ at the end, where the address is."""
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]}…{text[-half:]}"

@@ -1,4 +1,4 @@
-"""``galactic history ADDRESS``: who held an address of a VPC, and when; asked of the router's database."""
+"""``galactic history ADDRESS``: holders of an address in a VPC over time, from the router's database."""
 
 import asyncio
 import re
@@ -24,32 +24,32 @@ LIMIT: Final = 1000
 
 
 def ask(  # noqa: PLR0917 - as many as there are options
-    address: Annotated[str, typer.Argument(help="An address, or a network: 10.1.1.2, fd00::/64.")],
+    address: Annotated[str, typer.Argument(help="Address or network: 10.1.1.2, fd00::/64.")],
     vpc: Annotated[
         str | None,
-        typer.Option(help="Only in this VPC: NAMESPACE/NAME, or its identifier where the VPC is gone."),
+        typer.Option(help="Only this VPC: NAMESPACE/NAME, or its identifier if the VPC was deleted."),
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Who held it then: '2026-11-17 14:00' (local time), 2026-11-17T14:00Z, 3d (ago)."),
+        typer.Option(
+            help="Holder at this time: '2026-11-17 14:00' (local time), 2026-11-17T14:00Z, 3d (ago)."
+        ),
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Everybody who held it since then; times as for --at.")
-    ] = None,
+    since: Annotated[str | None, typer.Option(help="Holders since this time; forms as for --at.")] = None,
     output: Form = Output.TABLE,
     database_url: Annotated[
         str, typer.Option(envvar="GALACTIC_DATABASE_URL", help="The router's database: postgresql://…")
     ] = "",
 ) -> None:
-    """Who held an address in a VPC, and when. Without --at or --since: everybody, latest first.
+    """Show the holders of an address in a VPC, and when. Without --at or --since: all holders, latest first.
 
-    Exit status: 0 somebody did, 1 nobody did, 2 the question is not understood, 4 the database does not answer.
+    Exit code: 0 found, 1 no holder, 2 usage error, 4 the database does not answer.
     """
     now = datetime.now(UTC)
     if at and since:
-        _stop(USAGE, "--at is one moment, --since is from there until now: give one of them")
+        _stop(USAGE, "--at is one time, --since a time until now: give one of them")
     if not database_url:
-        _stop(USAGE, "where is the database? give --database-url or GALACTIC_DATABASE_URL: postgresql://…")
+        _stop(USAGE, "no database: give --database-url or GALACTIC_DATABASE_URL, postgresql://…")
     network = _parsed(_network, address)
     identifier = _identifier(vpc) if vpc else None
     given = at or since
@@ -64,7 +64,8 @@ def ask(  # noqa: PLR0917 - as many as there are options
         _print(entries, wide=output is Output.WIDE)
     if len(entries) == LIMIT:
         typer.echo(
-            f"galactic history: only the latest {LIMIT} are shown; narrow it by --vpc or --since", err=True
+            f"galactic history: only the latest {LIMIT} entries are shown; limit them by --vpc or --since",
+            err=True,
         )
     if not entries:
         when = (
@@ -74,11 +75,11 @@ def ask(  # noqa: PLR0917 - as many as there are options
             if begin
             else ""
         )
-        _stop(NOT_FOUND, f"nobody held {address}{f' in VPC {vpc}' if vpc else ''}{when}")
+        _stop(NOT_FOUND, f"no holder of {address}{f' in VPC {vpc}' if vpc else ''}{when}")
 
 
 def moment(text: str, now: datetime) -> datetime:
-    """The time meant: ISO 8601, in the local zone unless it says another, or so long ago: 90s, 30m, 12h, 3d, 2w.
+    """The time: ISO 8601, in the local zone without an offset, or an age: 90s, 30m, 12h, 3d, 2w.
 
     Raises Rejected.
     """
@@ -99,7 +100,7 @@ def moment(text: str, now: datetime) -> datetime:
 async def _entries(
     url: str, network: str, vpc: int | None, since: datetime | None, until: datetime | None
 ) -> "list[Holding]":
-    # Here, because psycopg would cost every other command 0.3 s.
+    # Imported here: psycopg would cost every other command 0.3 s.
     from galactic.router.database.history import history  # noqa: PLC0415
     from galactic.router.database.migration import VERSION, newer, schema_version  # noqa: PLC0415
     from galactic.router.database.session import session  # noqa: PLC0415
@@ -116,7 +117,7 @@ async def _entries(
 
 
 def _identifier(vpc: str) -> int:
-    """The VPC's identifier: given, or as the API server has it."""
+    """The VPC's identifier: as given, or from the API server."""
     if "/" not in vpc:
         return int(_parsed(parse_vpc, vpc.rjust(12, "0")))
     from galactic.cli.cluster_options import ClusterOptions, code, sentence  # noqa: PLC0415
@@ -135,7 +136,7 @@ def _identifier(vpc: str) -> int:
     except GalacticError as error:
         _stop(code(error), f"{sentence(error)}; or give --vpc its identifier (12 hex digits)")
     if not identifier:
-        _stop(NOT_FOUND, f"VPC {vpc} has no identifier yet, so nobody was in it")
+        _stop(NOT_FOUND, f"VPC {vpc} has no identifier yet, and so no history")
     return int(_parsed(parse_vpc, identifier))
 
 
@@ -161,7 +162,7 @@ def _stop(code: int, sentence: str) -> Any:
 
 
 def _plain(holding: "Holding") -> dict[str, Any]:
-    """In the types of JSON, with the names that a table of it has."""
+    """The entry as JSON types."""
     plain = asdict(holding) | {"vpc": vpc_hex(holding.vpc), "function": function_hex(holding.function)}
     return {
         name: value.isoformat() if isinstance(value, datetime) else value for name, value in plain.items()
@@ -185,7 +186,7 @@ def _print(entries: "list[Holding]", *, wide: bool) -> None:
         )
     show(table([*header, *(["CLUSTER", "SID", "EPOCH", "REVISION"] if wide else [])], rows))
     if any(not (entry.began_exactly and entry.ended_exactly) for entry in entries):
-        print("~ not later than that: no router was there to see it")
+        print("~ at the latest then: no router was running")
 
 
 def _until(holding: "Holding") -> str:

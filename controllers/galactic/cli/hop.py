@@ -1,15 +1,15 @@
-"""One step on the data's way, and what to do where it ends."""
+"""One hop of a data path, and its remedies."""
 
 from dataclasses import dataclass
 from typing import Final
 
 STOPS, PASSES, UNKNOWN = "stops", "passes", "unknown"
-ANEW: Final = "make the pod anew, or restart galactic-node on its node"
+RECREATE: Final = "recreate the pod, or restart galactic-node on its node"
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One step. ``state``: passes, stops, or unknown where nobody could be asked."""
+    """One hop. ``state``: passes, stops, or unknown if its kernel could not be read."""
 
     where: str
     what: str
@@ -21,7 +21,7 @@ class Hop:
 
 
 def controller(node: str) -> str:
-    """The remedy for what the node controller keeps right."""
+    """The remedy for state that the node controller maintains."""
     return (
-        f"galactic-node on {node} puts it right if it runs: galactic status, and kubectl describe nseg {node}"
+        f"galactic-node on {node} repairs it while it runs: galactic status, and kubectl describe nseg {node}"
     )

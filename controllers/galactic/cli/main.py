@@ -1,6 +1,6 @@
-"""The command's root: sub-commands are named here, and imported when they are run and not before.
+"""The root command: names the sub-commands, and imports a sub-command only when it is run.
 
-Nearly all of them need the Kubernetes client, which takes a second to import; ``--help`` and completion need none.
+Most of them import the Kubernetes client, which takes a second; ``--help`` and completion do not.
 """
 
 import importlib
@@ -18,20 +18,26 @@ from galactic.cli.extensions import Command
 from galactic.errors import GalacticError
 
 COMMANDS: Final = {
-    "status": Command("galactic.cli.status", "status", "What is wrong, in one screen, and what to do."),
-    "vpcs": Command("galactic.cli.vpcs", "vpcs", "The VPCs, what is in them, and where."),
-    "routes": Command("galactic.cli.routes", "routes", "A VPC's routes: desired, told, in the kernels."),
-    "trace": Command("galactic.cli.trace", "trace", "The way from pod to pod: where it stops, and why."),
+    "status": Command(
+        "galactic.cli.status", "status", "Components, nodes, and problems with their remedies."
+    ),
+    "vpcs": Command("galactic.cli.vpcs", "vpcs", "VPCs, their attachments and nodes."),
+    "routes": Command(
+        "galactic.cli.routes", "routes", "A VPC's routes: desired, advertised, in the kernels."
+    ),
+    "trace": Command(
+        "galactic.cli.trace", "trace", "The data path from pod to pod: where it stops, and why."
+    ),
     "history": Command(
-        "galactic.cli.history", "ask", "Who held an address of a VPC, and when.", reaches=False
+        "galactic.cli.history", "ask", "Holders of an address in a VPC over time.", reaches=False
     ),
     "connectivity": Command(
-        "galactic.cli.connectivity", "app", "Try it with pods made for that.", reaches=False
+        "galactic.cli.connectivity", "app", "Test connectivity with temporary pods.", reaches=False
     ),
-    "sysdump": Command("galactic.cli.sysdump", "sysdump", "What helps to find a fault, without secrets."),
+    "sysdump": Command("galactic.cli.sysdump", "sysdump", "An archive for fault analysis, without secrets."),
     "graph": Command("galactic.cli.graph", "graph", "A picture of the VPCs over the nodes."),
     "completion": Command(
-        "galactic.cli.completion", "completion", "What a shell needs to complete commands.", reaches=False
+        "galactic.cli.completion", "completion", "The completion script of a shell.", reaches=False
     ),
 }
 DISTRIBUTIONS: Final = {"lab": "galactic-lab", "demo": "galactic-lab"}
@@ -58,9 +64,9 @@ def _single(name: str, function: Any, line: str | None = None) -> Any:
 
 
 class Lazy(TyperGroup):
-    """Its sub-commands are stand-ins with a name and a line of help, until one is run or completed.
+    """A group of stand-ins with a name and a line of help; a sub-command is loaded when it is run or completed.
 
-    Those that other distributions add follow the own ones, and replace none.
+    Sub-commands of other distributions follow the built-in ones and replace none.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -125,7 +131,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Virtual private clouds for Kubernetes pods. Also to be called as: kubectl galactic."""
+    """Virtual private clouds for Kubernetes pods. Also available as: kubectl galactic."""
 
 
 def _stand_in() -> None:
@@ -137,7 +143,7 @@ for _name, _entry in COMMANDS.items():
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command. What is foreseen ends it with one sentence and exit code 1, not with a trace."""
+    """Runs the command. Expected errors end it with one sentence and exit code 1, without a traceback."""
     if "_GALACTIC_COMPLETE" in os.environ:
         from typer.completion import completion_init  # type: ignore[attr-defined] # noqa: PLC0415
 

@@ -1,8 +1,8 @@
-"""What kernels did while they were watched: neighbours that were asked, and echo requests from the pod itself.
+"""Hops judged from kernel counters: neighbours that were asked, and echo requests that the pod sent.
 
-A way along which everything is configured as it should be may lose packets all the same. So a trace sends echo
-requests, of a size that nothing else has, and compares what was counted on both nodes meanwhile: packets of the
-devices at both ends, and packets and bytes of each DROP rule of ours. Pure functions.
+A correctly configured path may still lose packets. So a trace sends echo requests of a size of their own and compares
+the counters of both nodes: packets of the devices at both ends, packets and bytes of each DROP rule of Galactic. Pure
+functions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,23 +16,21 @@ NO_ANSWER: Final = frozenset({"FAILED", "INCOMPLETE"})
 SOLICITATION_SIZES: Final = (72, 64)
 """Bytes of a neighbour solicitation or advertisement (RFC 4861 §4.3, 4.4) with a link-layer address, and without."""
 SOLICITATIONS: Final = 3
-"""An attempt sends so many."""
+"""Solicitations of one attempt."""
 OVERHEADS: Final = (0, 40, 64)
-"""Bytes that a packet gets on its way to the other node: none yet, encap.red, encap."""
+"""Bytes added to a packet: none, encap.red, encap."""
 SMALLEST_PACKET: Final = {4: 20, 6: 40}
 LARGEST_PACKET: Final = 65535
 PACKETS: Final = ("rx_packets", "tx_packets")
-WHO_SAYS_SO: Final = (
-    "the address is that of the host which does not pass them on; 169.254.1.1 and fe80::1 are nodes"
-)
+ERROR_SOURCE: Final = "the error's source drops the packets; 169.254.1.1 and fe80::1 are nodes"
 
 Counted = Mapping[str, Any]
-"""``drops`` and ``links``: what rose on a node during the echo requests, as ``galactic-node-inspect`` prints it."""
+"""``drops`` and ``links``: counters that rose on a node during the echo requests, as in ``galactic-node-inspect``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """Echo requests of one pod to one address, and what was counted on its node and, if known, on the other one."""
+    """Echo requests of one pod to one address, with counters of its node and, if known, of the other node."""
 
     sent: int
     answered: int
@@ -46,7 +44,7 @@ class Echo:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any], remote: Counted | None = None) -> Self:
-        """Of what ``galactic-node-inspect --echo`` prints. On one node ``local`` is ``remote``."""
+        """From the output of ``galactic-node-inspect --echo``. With both pods on one node, ``remote`` is ``local``."""
         counted = {"drops": plain["drops"], "links": plain["links"]}
         names = ("sent", "answered", "size", "milliseconds", "refused", "errors", "gateways")
         return cls(**{name: plain[name] for name in names}, local=counted, remote=remote)
@@ -58,8 +56,8 @@ class Echo:
 
 
 def rises(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counted:
-    """What rose on a node between two inspections of it."""
-    from galactic.linux.counters import Drops, rise  # noqa: PLC0415  (what it imports is for the kernel)
+    """Counters that rose between two inspections of a node."""
+    from galactic.linux.counters import Drops, rise  # noqa: PLC0415  (it imports netlink)
 
     then, now = ([Drops(**rule) for rule in inspection["drops"]] for inspection in (before, after))
     links: dict[str, dict[str, int]] = {}
@@ -82,14 +80,14 @@ def silent_gateway(where: str, node: str, ifname: str, gateway: str, echo: Echo 
 def silent_neighbour(
     where: str, node: str, way: Mapping[str, Any], resolving: Counted, cause: str = ""
 ) -> Iterator[Hop]:
-    """The next hop of a way on a node does not answer, or had not when it was last asked. ``cause``: if it is known."""
+    """A node's next hop does not answer, or did not at the last attempt. ``cause``: the remedy, if known."""
     neighbour, device = way.get("neighbour") or {}, way["device"]
     state, address = neighbour.get("state", ""), neighbour.get("address", "")
     if state not in NO_ANSWER:
         return
     if not neighbour["asked"]:
-        what = f"neighbour {address} on {device}: {state} when it was last asked"
-        yield Hop(where, what, UNKNOWN, "without --no-probe it is asked again")
+        what = f"neighbour {address} on {device}: {state} at the last attempt"
+        yield Hop(where, what, UNKNOWN, "trace without --no-probe to ask it again")
         return
     blame = _dropping(node, address, resolving)
     remedy = _mended(node) if blame else cause or _filters(node, address, f"{device} on {node}")
@@ -103,7 +101,7 @@ def _unanswered(address: str, device: str, state: str) -> str:
 
 
 def _dropping(node: str, address: str, counted: Counted) -> str:
-    """The rule of ours that dropped solicitations or advertisements; empty for none. ARP passes no chain of ours."""
+    """Galactic's rule that dropped solicitations or advertisements; empty for none. ARP passes none of its chains."""
     if ip_address(address).version == 6:
         for rule in counted.get("drops", ()):
             if rule["discovery"] and any(explained(rule, SOLICITATIONS, size) for size in SOLICITATION_SIZES):
@@ -112,7 +110,7 @@ def _dropping(node: str, address: str, counted: Counted) -> str:
 
 
 def _filters(node: str, address: str, link: str) -> str:
-    """Where to look for what drops it."""
+    """The commands that find the packet filter."""
     rules = "arptables-save -c" if ip_address(address).version == 4 else "ip6tables-save -c"
     return (
         f"a packet filter drops it, on {node} or in the pod: {rules}, nft list ruleset; "
@@ -121,7 +119,7 @@ def _filters(node: str, address: str, link: str) -> str:
 
 
 def dropped(node: str, echo: Echo | None, counted: Counted | None) -> Iterator[Hop]:
-    """The rule of ours on that node that dropped the requests that were not answered."""
+    """Galactic's rule on that node that dropped the unanswered requests."""
     if echo is None or echo.whole or not counted:
         return
     lost = echo.sent - echo.answered
@@ -134,7 +132,7 @@ def dropped(node: str, echo: Echo | None, counted: Counted | None) -> Iterator[H
 
 
 def explained(rule: Mapping[str, Any], packets: int, size: int) -> bool:
-    """Whether a rise can be ``packets`` packets of ``size`` bytes, and other packets of possible sizes."""
+    """Whether a rule's counters fit ``packets`` packets of ``size`` bytes plus others of possible sizes."""
     more: int = rule["packets"] - packets
     rest: int = rule["bytes"] - packets * size
     return more * SMALLEST_PACKET[rule["family"]] <= rest <= more * LARGEST_PACKET
@@ -150,13 +148,13 @@ def _rule(rule: Mapping[str, Any], node: str) -> str:
 
 def _mended(node: str) -> str:
     return (
-        f"docs/security.md says what each rule is for; is the chain as planned? kubectl describe nseg {node}, "
+        f"docs/security.md explains each rule; compare the chain with the plan: kubectl describe nseg {node}, "
         "condition PacketFilter"
     )
 
 
 def answered(address: str, echo: Echo | None) -> Iterator[Hop]:
-    """The end of a way that cannot be looked at to its end."""
+    """The last hop of a path whose end is not visible."""
     if echo is not None:
         yield _answer(address, echo)
 
@@ -164,7 +162,7 @@ def answered(address: str, echo: Echo | None) -> Iterator[Hop]:
 def arrived(  # noqa: PLR0917 - both ends of a way
     address: str, source: tuple[str, str, str], node: str, device: str, pod: str, echo: Echo | None
 ) -> Iterator[Hop]:
-    """The end of a way of which all that is configured passes.
+    """The last hop of a path whose configuration lets packets pass.
 
     ``source``: the pod, its host end and its node. ``node``, ``device`` and ``pod`` are the destination's.
     """
@@ -182,13 +180,11 @@ def arrived(  # noqa: PLR0917 - both ends of a way
     into = _packets(echo.remote, device, "tx_packets")
     back = _packets(echo.remote, device, "rx_packets")
     if into is not None and into < echo.sent:
-        between = (
-            f"a packet filter of others on {node}: iptables-save -c, ip6tables-save -c, nft list ruleset"
-        )
+        between = f"another program's packet filter on {node}: iptables-save -c, ip6tables-save -c, nft list ruleset"
         if near != node:
             between = (
                 f"{between} and the same on {near}, or the underlay: tcpdump -ni any 'ip6 proto 4 or ip6 proto 41' "
-                "on both shows how far they come"
+                "on both shows how far packets get"
             )
         yield Hop(f"{device} on {node}", f"{_at_most(into)} of {requests} went to the pod", STOPS, between)
         return
@@ -197,21 +193,19 @@ def arrived(  # noqa: PLR0917 - both ends of a way
             f"{requests} went into it, {_at_most(back)} of {echo.sent} answers came out of it: "
             "it may not answer pings"
         )
-        remedy = (
-            "a packet filter in the pod, or a pod that only passes packets on: ask its own service instead"
-        )
+        remedy = "a packet filter in the pod, or a pod that only forwards packets: try its service instead"
         yield Hop(pod, what, UNKNOWN, remedy)
         return
     yield _answer(address, echo)
 
 
 def _at_most(count: int) -> str:
-    """Others' packets are counted too."""
+    """A count in words; it may include other packets."""
     return f"at most {count}" if count else "none"
 
 
 def _packets(counted: Counted | None, device: str, name: str) -> int | None:
-    """By how much a device's counter rose; None where that is not known. Inspections leave out what did not rise."""
+    """The rise of a device's counter; None if unknown. Inspections omit counters that did not rise."""
     if counted is None or "links" not in counted:
         return None
     count = counted["links"].get(device, {name: 0}).get(name)
@@ -219,7 +213,7 @@ def _packets(counted: Counted | None, device: str, name: str) -> int | None:
 
 
 def _answer(address: str, echo: Echo) -> Hop:
-    """What became of the requests, as far as the sender knows."""
+    """The result of the requests at the sender."""
     if echo.refused and not echo.sent:
         return Hop(
             address,
@@ -233,9 +227,9 @@ def _answer(address: str, echo: Echo) -> Hop:
         )
     if echo.errors:
         what = f"{echo.answered} of {echo.sent} echo requests were answered; {'; '.join(echo.errors)}"
-        return Hop(address, what, STOPS, WHO_SAYS_SO)
+        return Hop(address, what, STOPS, ERROR_SOURCE)
     if echo.answered:
         what = f"answers {echo.answered} of {echo.sent} echo requests: packets are lost on the way"
-        return Hop(address, what, UNKNOWN, "trace again; see the errors and drops of the devices: ip -s link")
-    what = f"no answer to {echo.sent} echo requests; all that can be seen passes: the pod itself may not answer pings"
-    return Hop(address, what, UNKNOWN, "ask a service of the pod instead; galactic connectivity test")
+        return Hop(address, what, UNKNOWN, "trace again; check errors and drops of the devices: ip -s link")
+    what = f"no answer to {echo.sent} echo requests; all visible hops pass: the pod may not answer pings"
+    return Hop(address, what, UNKNOWN, "try a service of the pod instead; galactic connectivity test")

@@ -1,8 +1,8 @@
-"""What runs inside the pods of the connectivity test: one program that answers, and one that asks.
+"""The programs inside the connectivity test's pods: one answers with its name, one connects and compares names.
 
-Neither needs the API server, a shell or privileges. The asker's result is its exit code and, where something is not as
-it should be, its last lines of output, which Kubernetes makes the container's termination message
-(``terminationMessagePolicy: FallbackToLogsOnError``): so the test works wherever pods do.
+They need neither the API server nor a shell nor privileges. The probe's result is its exit code and, after a failure,
+its last lines of output: Kubernetes makes them the container's termination message
+(``terminationMessagePolicy: FallbackToLogsOnError``).
 """
 
 import asyncio
@@ -20,13 +20,13 @@ PORT: Final = 17666
 TRY_SECONDS: Final = 2.0
 PAUSE_SECONDS: Final = 0.25
 REFUSALS: Final = 3
-"""How often an address must stay silent that nobody should answer at, after all others have answered."""
+"""Attempts that must get no answer from an address that must not be reached."""
 LONGEST_NAME: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address, and who is to answer there: a name, or nobody (empty)."""
+    """An address and the name that must answer there; empty: no answer."""
 
     address: str
     expected: str
@@ -37,7 +37,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Who answered. ``found`` is empty for nobody."""
+    """The name that answered; ``found`` is empty for no answer."""
 
     target: Target
     found: str
@@ -48,19 +48,19 @@ class Result:
 
 
 def target(text: str) -> Target:
-    """``ADDRESS=NAME``, or ``ADDRESS=`` where nobody is to answer. Raises Rejected."""
+    """``ADDRESS=NAME``, or ``ADDRESS=`` for no answer. Raises Rejected."""
     address, equals, name = text.partition("=")
     try:
         parsed = str(ip_address(address))
     except ValueError as error:
         raise Rejected(f"{text!r} begins with no address", field="--ask") from error
     if not equals or len(name) > LONGEST_NAME:
-        raise Rejected(f"{text!r}: write ADDRESS=NAME, or ADDRESS= for nobody", field="--ask")
+        raise Rejected(f"{text!r}: write ADDRESS=NAME, or ADDRESS= for no answer", field="--ask")
     return Target(parsed, name)
 
 
 async def answer(name: str, port: int = PORT) -> None:
-    """Tells whoever connects this name, over IPv4 and IPv6, for ever."""
+    """Answers each connection with this name, over IPv4 and IPv6, for ever."""
 
     async def handle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -75,7 +75,7 @@ async def answer(name: str, port: int = PORT) -> None:
 
 
 async def who(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> str:
-    """The name that answers at an address; empty for nobody."""
+    """The name that answers at an address; empty for no answer."""
     writer = None
     try:
         async with asyncio.timeout(seconds):
@@ -90,7 +90,7 @@ async def who(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> s
 
 
 async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> list[Result]:
-    """Asks until all answer that should, for ``patience`` seconds at most, and then those that should not."""
+    """Retries targets that must answer for at most ``patience`` seconds, then tries those that must not."""
     deadline = time.monotonic() + patience
 
     async def reached(one: Target) -> Result:

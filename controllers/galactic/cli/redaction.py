@@ -1,4 +1,4 @@
-"""What must not leave a cluster in a sysdump, taken out: values by their names, and text by its form."""
+"""Removes secrets from a sysdump: values by their names, text by its form."""
 
 import re
 from collections.abc import Mapping
@@ -32,18 +32,18 @@ _TEXTS: Final = (
 
 
 def text(given: str) -> str:
-    """A log or another text without what looks like a secret."""
+    """A log or another text without anything that has the form of a secret."""
     for pattern, instead in _TEXTS:
         given = pattern.sub(instead, given)
     return given
 
 
 def thing(given: Any) -> Any:
-    """An object of the API server's without secrets.
+    """An object of the API server without secrets.
 
-    Of Secrets and of ConfigMaps only the names of their keys stay; variables and fields whose name says that they are
-    secret lose their value; every other text is treated as ``text`` does. What users annotate can be anything, and
-    ``last-applied-configuration`` repeats it, so that goes as well.
+    Secrets and ConfigMaps keep only the names of their keys. Variables and fields with the name of a secret lose their
+    value. All other texts pass ``text``. ``last-applied-configuration`` is removed, because it repeats whatever users
+    have written.
     """
     if isinstance(given, Mapping):
         if given.get("kind") in ("Secret", "ConfigMap"):
@@ -70,12 +70,12 @@ def _field(name: str, value: Any) -> Any:
 
 
 def _named(given: Mapping[str, Any]) -> bool:
-    """Whether it is a variable ``{name, value}`` whose name says that its value is secret."""
+    """Whether it is a variable ``{name, value}`` with the name of a secret."""
     return isinstance(given.get("name"), str) and "value" in given and secret(given["name"])
 
 
 def _flags(words: list[Any]) -> list[Any]:
-    """A command line: what follows ``--mqtt-password`` as a word of its own."""
+    """A command line without the word that follows ``--mqtt-password``."""
     result = list(words)
     for number, word in enumerate(words[:-1]):
         if isinstance(word, str) and word.startswith("--") and "=" not in word and secret(word):
@@ -84,6 +84,6 @@ def _flags(words: list[Any]) -> list[Any]:
 
 
 def secret(name: str) -> bool:
-    """Whether a name says that what it stands for is secret. A file's name or a reference is not."""
+    """Whether a name is that of a secret; a file's name or a reference is not."""
     words = name.strip("-").lower()
     return bool(_SECRET_NAME.search(words) or words.endswith("database_url")) and not _HARMLESS.search(words)

@@ -1,4 +1,4 @@
-"""How answers are told: tables for people, JSON and YAML for programs. Colours only on a terminal."""
+"""Output of commands: tables for people, JSON and YAML for programs; colours only on a terminal."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import typer
 
 
 class Output(StrEnum):
-    """Forms of an answer."""
+    """Output formats."""
 
     TABLE = "table"
     WIDE = "wide"
@@ -19,7 +19,7 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
-Form = Annotated[Output, typer.Option("--output", "-o", help="How to say it.")]
+Form = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
 RED, GREEN, YELLOW, BOLD, DIM = "31", "32", "33", "1", "2"
 _GAP: Final = "  "
 
@@ -34,12 +34,12 @@ def coloured() -> bool:
 
 
 def paint(text: str, *styles: str) -> str:
-    """The text in those styles, where there are colours."""
+    """The text in these styles, if colours are on."""
     return f"\x1b[{';'.join(styles)}m{text}\x1b[0m" if styles and text and coloured() else text
 
 
 def document(value: Any, form: Output) -> bool:
-    """Prints ``value`` if a program asked for it; False: it is for people."""
+    """Prints ``value`` as JSON or YAML; False for the table formats."""
     if form is Output.JSON:
         print(json.dumps(value, indent=2))
     elif form is Output.YAML:
@@ -54,7 +54,7 @@ def document(value: Any, form: Output) -> bool:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], marks: Iterable[Sequence[str]] = ()
 ) -> list[str]:
-    """Lines of a table as kubectl has them: never wrapped or cut, so that they can be searched and cut by programs.
+    """Lines of a table as in kubectl: never wrapped or cut, so that programs can search them.
 
     ``marks`` has the styles of each row.
     """

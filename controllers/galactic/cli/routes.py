@@ -1,4 +1,4 @@
-"""``galactic routes VPC``: what ought to be, what the router told, and what is in the kernels, side by side."""
+"""``galactic routes VPC``: desired, advertised and kernel routes side by side."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,25 +13,27 @@ if TYPE_CHECKING:
     from galactic.cli.desired import Row
 
 AT_ONCE: Final = 16
-"""Kernels that are asked side by side."""
+"""Kernels that are read in parallel."""
 
 
 def routes(  # noqa: PLR0917 - as many as there are options
     options: ClusterOptions,
     vpc: Annotated[str, typer.Argument(help="NAMESPACE/NAME, NAME or its identifier.")],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The VPC's namespace.")] = "",
-    differences: Annotated[bool, typer.Option("--differences", "-d", help="Only what differs.")] = False,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the VPC.")] = "",
+    differences: Annotated[
+        bool, typer.Option("--differences", "-d", help="Only networks that differ.")
+    ] = False,
     kernels: Annotated[
-        bool, typer.Option(help="Ask the nodes' kernels; without, only desired and told.")
+        bool, typer.Option(help="Read the nodes' kernels; without, only desired and advertised routes.")
     ] = True,
     cluster: Annotated[
-        str, typer.Option(help="This cluster's name among those that share a broker.")
+        str, typer.Option(help="Name of this cluster among those that share a broker.")
     ] = "default",
     output: Form = Output.TABLE,
 ) -> int:
-    """A VPC's routes: desired, told by the router, and in the kernel of each node; what differs is marked.
+    """Show a VPC's routes: desired, advertised by the router, and in the kernel of each node; marks differences.
 
-    Exit code 3 if anything differs, or could not be asked.
+    Exit code 3 if routes differ or could not be read.
     """
     report = options.run(_report(options, vpc, namespace, kernels=kernels, cluster=cluster))
     rows: list[Row] = report["rows"]
@@ -66,7 +68,7 @@ async def _report(
         name = find(snapshot, vpc, namespace)
         identifier = snapshot.vpcs[name].status.identifier
         if not identifier:
-            raise NotYet(f"VPC {name} has no identifier yet; galactic status says why")
+            raise NotYet(f"VPC {name} has no identifier yet; for the reason: galactic status")
         access, advertised = cluster_access(options, kube), None
         try:
             advertised = advertised_routes(await access.router_tables([identifier]), identifier)
@@ -142,21 +144,21 @@ def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
         print(
             f"conflict: {conflict['network']} is claimed by {conflict['claimed_by']}, and "
             f"{conflict['held_by']} holds it: "
-            "delete one of them, or give it another"
+            "delete one of them, or give it another network"
         )
     for what, why in plain["unread"].items():
-        print(paint(f"not asked: {what}: {why}", RED))
+        print(paint(f"not read: {what}: {why}", RED))
     wrong = [row for row in rows if row.differences]
     if wrong:
         print(
             paint(f"{len(wrong)} of {len(rows)} networks differ (≠)", RED)
-            + ": what is told follows desired within a second, kernels within another; if they stay, the logs of "
-            "galactic-router and of galactic-node on those nodes say why"
+            + ": advertised follows desired within a second, kernels within another; if differences stay, check the "
+            "logs of galactic-router and of galactic-node on those nodes"
         )
     elif not plain["unread"]:
-        print(paint(f"{len(rows)} networks, desired, told and in all kernels alike.", GREEN))
+        print(paint(f"{len(rows)} networks: desired, advertised and kernel routes are equal.", GREEN))
 
 
 def _short(has: str, desired: str) -> str:
-    """``=`` for what is as desired: SIDs are long."""
+    """``=`` for the desired SID: SIDs are long."""
     return "=" if has and has == desired else has or "-"

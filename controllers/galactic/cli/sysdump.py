@@ -1,4 +1,4 @@
-"""``galactic sysdump``: all that helps to find a fault, in one archive, secrets taken out."""
+"""``galactic sysdump``: an archive for fault analysis, without secrets."""
 
 import asyncio
 import io
@@ -21,35 +21,36 @@ if TYPE_CHECKING:
     from galactic.kube.client import Kube
 
 SECONDS: Final = 600.0
-README: Final = """A look at Galactic in one cluster, made by `galactic sysdump`.
+README: Final = """The state of Galactic in one cluster, written by `galactic sysdump`.
 
-status.txt, status.json   what `galactic status` says
-objects/                  the API server's objects, one file a kind
-kernel/NODE.json          what galactic-node-inspect says: devices, rules, SIDs, VRFs, routes
-router.json               what galactic-router-inspect says: the tables as told
+status.txt, status.json   output of `galactic status`
+objects/                  the API server's objects, one file per kind
+kernel/NODE.json          output of galactic-node-inspect: devices, rules, SIDs, VRFs, routes
+router.json               output of galactic-router-inspect: the published tables
 logs/, metrics/           of every program
-errors.txt                what could not be had, and why
+errors.txt                missing parts, with their errors
 
-Secrets are taken out: the contents of Secrets and ConfigMaps, variables, flags, URLs, keys and tokens. Names of
-namespaces, pods and nodes, and addresses are in it. Look through it before you give it to somebody.
+Secrets are removed: the contents of Secrets and ConfigMaps, variables, flags, URLs, keys and tokens. Names of
+namespaces, pods and nodes, and addresses are kept. Review the archive before you share it.
 """
 
 
 def sysdump(
     options: ClusterOptions,
     file: Annotated[
-        Path | None, typer.Argument(help="Where to write it; left out: galactic-sysdump-TIME.tar.gz here.")
+        Path | None,
+        typer.Argument(help="Path of the archive; default: galactic-sysdump-TIME.tar.gz in this folder."),
     ] = None,
-    logs: Annotated[bool, typer.Option(help="Logs of Galactic's programs.")] = True,
-    kernels: Annotated[bool, typer.Option(help="The nodes' kernels.")] = True,
+    logs: Annotated[bool, typer.Option(help="Include the logs of Galactic's programs.")] = True,
+    kernels: Annotated[bool, typer.Option(help="Include the state of the nodes' kernels.")] = True,
 ) -> int:
-    """All that helps to find a fault, in one archive: objects, logs, metrics, kernels; secrets taken out.
+    """Write an archive for fault analysis: objects, logs, metrics, kernels; without secrets.
 
-    Exit code 3 if some of it could not be had; the archive says what.
+    Exit code 3 if parts are missing; the archive's errors.txt lists them.
     """
     path = file or Path(time.strftime("galactic-sysdump-%Y%m%d-%H%M%S.tar.gz", time.gmtime()))
     if not path.parent.is_dir():
-        raise Rejected(f"there is no folder {str(path.parent)!r}", field="FILE")
+        raise Rejected(f"no folder {str(path.parent)!r}", field="FILE")
     if path.exists():
         raise Rejected(f"{str(path)!r} exists; give another name", field="FILE")
     partial = path.with_name(f".{path.name}.partial")
@@ -66,12 +67,12 @@ def sysdump(
         partial.unlink(missing_ok=True)
     print(path)
     for missing in errors:
-        print(f"  not in it: {missing}", file=sys.stderr)
+        print(f"  missing: {missing}", file=sys.stderr)
     return DEGRADED if errors else FINE
 
 
 class Folder:
-    """The archive; everything that goes in has its secrets taken out."""
+    """The archive. Secrets are removed from everything that is added."""
 
     def __init__(self, archive: tarfile.TarFile) -> None:
         self._archive = archive
@@ -95,7 +96,7 @@ class Folder:
 
 
 async def _fill(options: ClusterOptions, folder: Folder, *, logs: bool, kernels: bool) -> list[str]:
-    """Everything that can be had; returns what could not."""
+    """Adds all parts; returns the errors of missing ones."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
 
     errors: list[str] = []
@@ -131,7 +132,7 @@ async def _status(options: ClusterOptions, kube: "Kube", folder: Folder) -> None
 
 
 async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
-    """Ours, and those that have to do with ours."""
+    """Galactic's objects, and those related to them."""
     from galactic.cli.cluster_access import LABELS  # noqa: PLC0415
     from galactic.kube import resources as kinds  # noqa: PLC0415
     from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""``galactic trace POD POD|ADDRESS``: the data's way there and back, and where it stops."""
+"""``galactic trace POD POD|ADDRESS``: the data path in both directions, and where it stops."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -19,28 +19,31 @@ if TYPE_CHECKING:
 
 MARKS: Final = {"passes": ("✓", GREEN), "stops": ("✗", RED), "unknown": ("?", YELLOW)}
 ECHO_BYTES: Final = 431
-"""Size of the first way's echo requests; each further way's are a byte larger, so that counters tell them apart."""
+"""Size of the first path's echo requests. Each further path's are a byte larger, so that counters can be assigned."""
 PROBE_SECONDS: Final = 60.0
-"""What neighbours and echo requests that are not answered may take, beyond --request-timeout."""
+"""Additional time for unanswered neighbours and echo requests, beyond --request-timeout."""
 
 
 def trace(
     options: ClusterOptions,
-    source: Annotated[str, typer.Argument(metavar="POD", help="From: NAMESPACE/NAME, or NAME with -n.")],
-    destination: Annotated[
-        str, typer.Argument(metavar="POD|ADDRESS", help="To: a pod, or an address of the VPC.")
+    source: Annotated[
+        str, typer.Argument(metavar="POD", help="Source pod: NAMESPACE/NAME, or NAME with -n.")
     ],
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The pods' namespace.")] = "default",
+    destination: Annotated[
+        str, typer.Argument(metavar="POD|ADDRESS", help="Destination: a pod, or an address of the VPC.")
+    ],
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the pods.")] = "default",
     *,
     probe: Annotated[
-        bool, typer.Option("--probe/--no-probe", help="Send echo requests from the pods, and ask neighbours.")
+        bool,
+        typer.Option("--probe/--no-probe", help="Send echo requests from the pods, and resolve neighbours."),
     ] = True,
     output: Form = Output.TABLE,
 ) -> int:
-    """The way from a pod to another, hop by hop, through both kernels: where it stops, and why.
+    """Trace the data path from a pod to another, hop by hop, in both directions: where it stops, and why.
 
-    Routes, devices and addresses are read as the kernels have them, there and back. Each pod sends three echo requests;
-    what neighbours and our own packet filter make of them is part of the answer. With --no-probe nothing is sent.
+    Routes, devices and addresses are read from both kernels. Each pod sends three echo requests, and neighbours and
+    packet filters are checked for losses. With --no-probe nothing is sent.
     """
     report = options.run(
         traced(options, source, destination, namespace, probe=probe),
@@ -54,7 +57,7 @@ def trace(
 
 
 class _Pair(NamedTuple):
-    """A pod, an address that it sends to, and the size of its echo requests."""
+    """A source pod, a destination address, and the size of the echo requests."""
 
     start: "Place"
     address: str
@@ -62,7 +65,7 @@ class _Pair(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How ``galactic-node-inspect`` names its echo requests."""
+        """The name of the echo requests in ``galactic-node-inspect``."""
         return f"{self.start.inside}@{self.address}"
 
     @property
@@ -73,7 +76,7 @@ class _Pair(NamedTuple):
 async def traced(
     options: ClusterOptions, source: str, destination: str, namespace: str = "default", *, probe: bool = True
 ) -> dict[str, Any]:
-    """The ways there and back, each with its ``hops``. ``probe``: pods send echo requests, and neighbours are asked."""
+    """The paths in both directions with their ``hops``. ``probe``: pods send echo requests, neighbours are resolved."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
     from galactic.cli.desired import advertised_routes, desired, owner  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
@@ -90,7 +93,7 @@ async def traced(
         try:
             advertised = advertised_routes(await access.router_tables([start.vpc]), start.vpc)
         except GalacticError:
-            advertised = {}  # what is held is then not known; who came first counts
+            advertised = {}  # without the published table, the first holder counts
         table = desired(snapshot, parse_vpc(start.vpc), advertised)
         ways = [(start, address) for address in targets]
         if end is not None:
@@ -142,7 +145,7 @@ async def traced(
 
 
 def _echoes(snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any]) -> "dict[str, Echo]":
-    """What became of the echo requests that were sent with the first look, by their names."""
+    """The results of the first inspection's echo requests, by name."""
     from galactic.cli.observed import Echo  # noqa: PLC0415
 
     echoes = {}
@@ -156,7 +159,7 @@ def _echoes(snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, 
 
 
 def _far(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) -> str:
-    """The node that the pod's kernel sends to; empty where that is not known."""
+    """The node to which the pod's kernel sends; empty if unknown."""
     from galactic.cli.desired import owner  # noqa: PLC0415
 
     local = kernels.get(pair.start.node)
@@ -169,7 +172,7 @@ def _far(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) -> str:
 async def _counted(
     snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any], access: Any
 ) -> "dict[str, Echo]":
-    """The same echo requests once more, with what the other node counts meanwhile; one node's after the other's."""
+    """The same echo requests again with the other node's counters, one source node after the other."""
     from galactic.cli.observed import Echo, rises  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
 
@@ -187,7 +190,7 @@ async def _counted(
             sent = (await access.inspect(near, arguments))["echoes"]
             after = await asyncio.gather(*(access.inspect(node, []) for node in others))
         except GalacticError:
-            continue  # what the first look has found is what there is
+            continue  # the first inspection's result stays
         rises_by_node = {
             node: rises(*inspections) for node, *inspections in zip(others, before, after, strict=True)
         }
@@ -202,7 +205,7 @@ async def _counted(
 async def _missing(
     snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: dict[str, Any], access: Any
 ) -> None:
-    """A kernel may send elsewhere than is desired: the way to that SID, and the node that has it, are asked as well."""
+    """Inspects the SID to which a kernel really sends, and that SID's node, where they differ from the desired ones."""
     from galactic.cli.desired import owner  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
 
@@ -222,7 +225,7 @@ async def _missing(
 
 
 def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
-    """Where a pod is attached. Raises Absent, saying why it is not."""
+    """The location of a pod's attachment. Raises Absent with the reason."""
     from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
 
     name = (
@@ -233,17 +236,18 @@ def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespa
     pod_object = snapshot.pods.get(name)
     if pod_object is None:
         known = ", ".join(sorted(snapshot.pods)[:10]) or "none"
-        raise Absent(f"no pod {name} asks for an attachment; those that do: {known}")
+        raise Absent(f"no pod {name} requests an attachment; pods that do: {known}")
     attachment = wanted(pod_object)
     if not attachment:
         raise Absent(
-            f"pod {name} asks for VPC {wants_vpc(pod_object)} and was made without an attachment: make it anew"
+            f"pod {name} requests VPC {wants_vpc(pod_object)} but was created without an attachment: recreate it"
         )
     full = f"{name.partition('/')[0]}/{attachment}"
     if full not in where:
         on = pod_object["spec"].get("nodeName") or "no node yet"
         raise Absent(
-            f"pod {name} is not attached by {full} on {on}; why: kubectl describe pod -n {name.replace('/', ' ')}, "
+            f"pod {name} is not attached by {full} on {on}; for the reason: kubectl describe pod -n "
+            f"{name.replace('/', ' ')}, "
             "and galactic status"
         )
     return where[full]
@@ -252,15 +256,15 @@ def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespa
 def _targets(
     snapshot: "Snapshot", where: "Mapping[str, Place]", start: "Place", destination: str, namespace: str
 ) -> "tuple[list[str], Place | None]":
-    """The addresses to trace to, and whose they are if it is known."""
+    """The destination addresses, and their attachment's location if known."""
     try:
         address = str(_address(destination))
     except ValueError:
         end = _place(snapshot, where, destination, namespace)
         if end.vpc != start.vpc:
             raise Absent(
-                f"pods {start.pod} and {end.pod} are in different VPCs ({start.vpc}, {end.vpc}): nothing leads from "
-                "one to the other, and nothing must"
+                f"pods {start.pod} and {end.pod} are in different VPCs ({start.vpc}, {end.vpc}): no route "
+                "leads from one to the other, by design"
             ) from None
         status = snapshot.attachments[end.attachment].status
         return [text.partition("/")[0] for text in status.addresses], end
@@ -273,7 +277,7 @@ def _targets(
 
 
 def _address(text: str) -> Any:
-    """The address, of an address with a length as well. Raises ValueError for a pod's name, Rejected for nonsense."""
+    """The address without a prefix length. Raises ValueError for a pod's name, Rejected for a bad length."""
     address, slash, _ = text.partition("/")
     parsed = ip_address(address)
     try:
@@ -285,7 +289,7 @@ def _address(text: str) -> Any:
 
 
 def _own(snapshot: "Snapshot", start: "Place", address: str) -> str:
-    """An address of the source's, of the same family."""
+    """The source's address of the same family; empty for none."""
     version = ip_address(address).version
     for text in snapshot.attachments[start.attachment].status.addresses:
         bare = text.partition("/")[0]

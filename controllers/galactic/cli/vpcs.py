@@ -32,7 +32,7 @@ def vpcs(
         return FINE
     if not described_vpcs:
         raise Absent(
-            f"there is no VPC{f' in namespace {namespace}' if namespace else ''}; apply one: examples/10-blue.yaml"
+            f"no VPC{f' in namespace {namespace}' if namespace else ''}; apply one: examples/10-blue.yaml"
         )
     wide = output is Output.WIDE
     header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "READY")
@@ -43,7 +43,7 @@ def vpcs(
 
 
 def find(snapshot: "Snapshot", name: str, namespace: str = "") -> str:
-    """The VPC that is meant: namespace/name, a name that only one has, or an identifier. Raises Absent."""
+    """The VPC by namespace/name, a unique name, or an identifier. Raises Absent."""
     given = f"{namespace}/{name}" if namespace and "/" not in name else name
     if given in snapshot.vpcs:
         return given
@@ -53,13 +53,13 @@ def find(snapshot: "Snapshot", name: str, namespace: str = "") -> str:
     if len(same) == 1:
         return same[0]
     if same:
-        raise Absent(f"{len(same)} VPCs are called {name!r}: say which of {', '.join(sorted(same))}")
+        raise Absent(f"{len(same)} VPCs have the name {name!r}: give one of {', '.join(sorted(same))}")
     known = ", ".join(sorted(snapshot.vpcs)[:10]) or "none"
-    raise Absent(f"there is no VPC {given!r}; there are: {known}")
+    raise Absent(f"no VPC {given!r}; VPCs: {known}")
 
 
 def described(snapshot: "Snapshot", name: str) -> dict[str, Any]:
-    """One VPC for programs."""
+    """One VPC as JSON types."""
     vpc, members = snapshot.vpcs[name], snapshot.members(name)
     ready = [condition for condition in vpc.status.conditions if condition.type == "Ready"]
     grant = vpc.spec.allowed_namespaces

@@ -1,7 +1,7 @@
-"""The data's way from one pod to another, hop by hop, over what kernels and the API server say: pure functions.
+"""The data path from pod to pod, hop by hop, from the kernels' and the API server's state: pure functions.
 
-The order of the hops is that of docs/architecture.md, "The idea". A walk stops at the first hop that does not let
-packets pass; what lies behind it was not looked at. What happened to packets on the way is ``galactic.cli.observed``'s.
+The order of the hops is that of docs/architecture.md, "The idea". A walk ends at the first hop that drops packets.
+``galactic.cli.observed`` judges what happened to packets on the path.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_net
 from typing import Any, Final
 
 from galactic.cli.desired import owner
-from galactic.cli.hop import ANEW, STOPS, UNKNOWN, Hop, controller
+from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller
 from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
 from galactic.cli.snapshot import Snapshot
 from galactic.names import host_end, parse_function, parse_vpc, vrf
@@ -22,7 +22,7 @@ LOOPBACK: Final = "lo-galactic"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an attachment is: an entry of its node's NodeSegment."""
+    """Location of an attachment: an endpoint in its node's NodeSegment."""
 
     attachment: str
     pod: str
@@ -36,12 +36,12 @@ class Place:
 
     @property
     def inside(self) -> str:
-        """How ``galactic-node-inspect`` is asked for the pod's namespace."""
+        """The pod's network namespace and interface, as ``galactic-node-inspect`` takes them."""
         return f"{self.netns}@{self.ifname}"
 
     @property
     def device(self) -> str:
-        """The host end."""
+        """The host end of the veth pair."""
         return host_end(parse_vpc(self.vpc), parse_function(self.function))
 
     @property
@@ -50,7 +50,7 @@ class Place:
 
 
 def places(snapshot: Snapshot) -> dict[str, Place]:
-    """Where every attachment is, by its name; the newest where two nodes say that they have it."""
+    """The location of each attachment by name; where two nodes list it, the one with the newest epoch."""
     newest: dict[str, tuple[int, Place]] = {}
     for node, segment in snapshot.segments.items():
         for endpoint in segment.status.endpoints:
@@ -74,7 +74,7 @@ def places(snapshot: Snapshot) -> dict[str, Place]:
 
 @dataclass(frozen=True, slots=True)
 class _Flow:
-    """Packets of a pod to an address. ``echo``: what became of echo requests among them; None: none were sent."""
+    """Packets of a pod to an address. ``echo``: the result of its echo requests; None: none were sent."""
 
     source: Place
     address: str
@@ -91,30 +91,28 @@ def walk(
     *,
     echo: Echo | None = None,
 ) -> Iterator[Hop]:
-    """The way of a packet from ``source`` to ``address``.
+    """The hops of a packet from ``source`` to ``address``.
 
-    ``kernels``: by node what ``galactic-node-inspect`` says, or why it could not be asked; it was asked for both pods,
-    for ``VPC@ADDRESS`` on both nodes, and on the first node for the way to the SID.
+    ``kernels``: by node the output of ``galactic-node-inspect``, or the error. It covers both pods, ``VPC@ADDRESS`` on
+    both nodes, and on the first node the route to the SID.
     """
     for hop in _way(_Flow(source, address, snapshot, echo), kernels, table):
         yield hop
         if hop.state == STOPS:
             if echo is not None and echo.whole:
-                what = (
-                    f"and yet {echo.answered} of {echo.sent} echo requests were answered: something changed"
-                )
+                what = f"but {echo.answered} of {echo.sent} echo requests were answered: the state changed meanwhile"
                 yield Hop(address, what, UNKNOWN, "trace again")
             return
 
 
 def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) -> Iterator[Hop]:
-    """All hops, as if none stopped it."""
+    """All hops, also those behind one that stops packets."""
     source, address, snapshot, echo = flow.source, flow.address, flow.snapshot, flow.echo
-    local = kernels.get(source.node, "it was not asked")
+    local = kernels.get(source.node, "it was not inspected")
     if isinstance(local, str):
         yield Hop(
             f"node {source.node}",
-            f"its kernel cannot be looked at: {local}",
+            f"its kernel cannot be read: {local}",
             UNKNOWN,
             controller(source.node),
         )
@@ -132,26 +130,26 @@ def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) 
     yield Hop(where, f"{address} is encapsulated to SID {way['sid']}")
     node = owner(snapshot, way["sid"])
     if not node:
-        what = f"no NodeSegment has SID {way['sid']}: it is another cluster's, or a node's that is gone"
+        what = f"no NodeSegment has SID {way['sid']}: it belongs to another cluster or a removed node"
         yield Hop("SRv6", what, UNKNOWN)
         yield from answered(address, echo)
         return
     yield from _underlay(way["sid"], source.node, node, local)
-    remote = kernels.get(node, "it was not asked")
+    remote = kernels.get(node, "it was not inspected")
     if isinstance(remote, str):
-        yield Hop(f"node {node}", f"its kernel cannot be looked at: {remote}", UNKNOWN, controller(node))
+        yield Hop(f"node {node}", f"its kernel cannot be read: {remote}", UNKNOWN, controller(node))
         yield from answered(address, echo)
         return
     yield from _decapsulates(flow, way["sid"], node, remote)
 
 
 def _leaves(flow: _Flow, local: Inspection) -> Iterator[Hop]:
-    """Out of the pod and into the VRF."""
+    """From the pod into the VRF."""
     source, destination = flow.source, ip_address(flow.address)
     pod = local["pods"].get(source.inside)
     where = f"pod {source.pod or source.attachment}"
     if pod is None:
-        yield Hop(where, f"its interface {source.ifname} is not in {source.netns}", STOPS, ANEW)
+        yield Hop(where, f"its interface {source.ifname} is not in {source.netns}", STOPS, RECREATE)
         return
     if not pod.get("up", True):
         yield Hop(where, f"its interface {source.ifname} is down", STOPS, _set_up(source))
@@ -162,10 +160,11 @@ def _leaves(flow: _Flow, local: Inspection) -> Iterator[Hop]:
         yield Hop(where, what, STOPS, "give the attachment one: spec.interface.addresses")
         return
     if any(ip_interface(text).ip == destination for text in pod["addresses"]):
-        yield Hop(where, f"{destination} is its own address", STOPS, "ask for another one")
+        yield Hop(where, f"{destination} is its own address", STOPS, "trace another address")
     if not (route := covering(pod["routes"], destination)):
-        what = f"no route to {destination} by {source.ifname}: it takes the pod's default network, or none"
-        remedy = "it lies outside the VPC's networks: add one to the VPC's spec.networks, or a route to the attachment"
+        what = f"no route to {destination} on {source.ifname}: packets leave by the pod's default network or not at all"
+        remedy = "the address is outside the VPC's networks: add a network to the VPC's spec.networks, or "
+        "a route to the attachment"
         yield Hop(where, what, STOPS, remedy)
         return
     gateway = route.get("gateway", "")
@@ -180,7 +179,9 @@ def _host_end(source: Place, local: Inspection) -> Iterator[Hop]:
     link = local["links"].get(source.device)
     where = f"{source.device} on {source.node}"
     if link is None or not link["up"] or link["master"] != source.vrf:
-        what = "is not there" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
+        what = (
+            "does not exist" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
+        )
         yield Hop(where, f"the host end {what}", STOPS, controller(source.node))
         return
     yield Hop(
@@ -188,50 +189,50 @@ def _host_end(source: Place, local: Inspection) -> Iterator[Hop]:
     )
     master = local["links"].get(source.vrf)
     if master is None or not master["up"]:
-        what = "is not there" if master is None else "is down"
+        what = "does not exist" if master is None else "is down"
         yield Hop(f"VRF {source.vrf}", what, STOPS, controller(source.node))
 
 
 def _set_up(place: Place) -> str:
-    return f"in the pod: ip link set {place.ifname} up; or {ANEW}"
+    return f"in the pod: ip link set {place.ifname} up; or {RECREATE}"
 
 
 def _underlay(sid: str, near: str, far: str, local: Inspection) -> Iterator[Hop]:
-    """From node to node."""
+    """From node to node, over the underlay."""
     where = f"underlay of {near}"
     if not any(text.endswith(f" {LOOPBACK}") for text in local["addresses"]):
-        yield Hop(where, f"{LOOPBACK} has no address to send from", STOPS, controller(near))
+        yield Hop(
+            where, f"{LOOPBACK} has no address, which packets need as their source", STOPS, controller(near)
+        )
     if not any(IPv6Address(sid) in ip_network(rule["to"]) for rule in local["rules"]):
-        what = f"no rule looks SIDs up in the main table: {sid} dies in the VRF"
+        what = f"no rule sends SIDs to the main table: packets to {sid} are dropped in the VRF"
         yield Hop(where, what, STOPS, controller(near))
     way = local["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
     if near == far:
         yield Hop(where, f"{sid} is this node's own")
     elif way["type"] != "unicast":
-        remedy = f"the underlay must lead {far}'s prefix to it: ip -6 route get {sid} on {near}; see docs/underlay.md"
+        remedy = f"the underlay must route {far}'s prefix to it: ip -6 route get {sid} on {near}; see docs/underlay.md"
         yield Hop(where, f"no route to {sid} of {far} ({way['type']})", STOPS, remedy)
     else:
         via = f" via {way['gateway']}" if way["gateway"] else ""
-        yield Hop(
-            where, f"to {far}: {way['device']}{via}; what is between the nodes cannot be seen from here"
-        )
+        yield Hop(where, f"to {far}: {way['device']}{via}; hops between the nodes are not visible")
         cause = f"is that router up? ip -6 neigh show dev {way['device']} on {near}; see docs/underlay.md"
         yield from silent_neighbour(where, near, way, local.get("resolving", {}), cause)
 
 
 def _decapsulates(flow: _Flow, sid: str, node: str, remote: Inspection) -> Iterator[Hop]:
-    """Out of the outer header, into the VRF, and to the pod."""
+    """Decapsulation, into the VRF, and to the pod."""
     source, address = flow.source, flow.address
     where = f"SID {sid} on {node}"
     ends = [route for route in remote["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
     if not ends:
-        what = "the node does not have it: the attachment has left, or its route is missing"
-        remedy = f"galactic routes {source.vpc} shows who still sends there; {controller(node)}"
+        what = "the node has no such SID: the attachment has moved or ended, or its route is missing"
+        remedy = f"galactic routes {source.vpc} shows which nodes still send there; {controller(node)}"
         yield Hop(where, what, STOPS, remedy)
         return
     if remote["sysctls"].get("net/vrf/strict_mode") != "1":
-        what = "net.vrf.strict_mode is off: End.DT46 drops"
-        yield Hop(where, what, STOPS, "sysctl -w net.vrf.strict_mode=1 there")
+        what = "net.vrf.strict_mode is off: End.DT46 drops packets"
+        yield Hop(where, what, STOPS, f"on {node}: sysctl -w net.vrf.strict_mode=1")
     yield Hop(where, f"End.DT46 into {ends[0]['device']}")
     if ends[0]["device"] != source.vrf:
         what = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
@@ -245,17 +246,17 @@ def _decapsulates(flow: _Flow, sid: str, node: str, remote: Inspection) -> Itera
             if way["sid"]
             else f"no route to {address} ({way['type']})"
         )
-        yield Hop(where, what, STOPS, f"the pod has moved, or leaves; if it stays: {controller(node)}")
+        yield Hop(where, what, STOPS, f"the pod has moved or is ending; if it stays so: {controller(node)}")
     yield Hop(where, f"{address} is behind {way['device']}")
     yield from _arrives(flow, way, remote, node)
 
 
 def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str) -> Iterator[Hop]:
-    """Into the pod. What is wrong inside it comes before what follows from that."""
+    """Into the pod. Faults inside the pod come before their consequences."""
     address, device, source = flow.address, way["device"], flow.source
     where, link = f"{device} on {node}", remote["links"].get(device)
     if link is None or not link["up"]:
-        yield Hop(where, "is not there" if link is None else "is down", STOPS, controller(node))
+        yield Hop(where, "does not exist" if link is None else "is down", STOPS, controller(node))
         return
     what = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
     yield Hop(where, what)
@@ -267,7 +268,7 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str)
         return
     name, pod = f"pod {target.pod or target.attachment}", remote["pods"].get(target.inside)
     if pod is None:
-        yield Hop(name, f"its interface {target.ifname} is not in {target.netns}", STOPS, ANEW)
+        yield Hop(name, f"its interface {target.ifname} is not in {target.netns}", STOPS, RECREATE)
         return
     if not pod.get("up", True):
         yield Hop(name, f"its interface {target.ifname} is down", STOPS, _set_up(target))
@@ -278,7 +279,7 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str)
     if str(ip_address(address)) in own:
         yield Hop(name, f"has {address} on {target.ifname}")
     else:
-        what = f"{address} is not on {target.ifname}: the pod terminates the network, and takes it from here"
+        what = f"{address} is not on {target.ifname}: the pod terminates the network and forwards from there"
         yield Hop(name, what)
     start = (f"pod {source.pod or source.attachment}", source.device, source.node)
     yield from arrived(address, start, node, device, name, flow.echo)
@@ -300,18 +301,19 @@ def _contains(network: str, address: IPv4Address | IPv6Address) -> bool:
 
 
 def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot, table: VpcTable) -> str:
-    """Why the VPC has no route there, and what to do."""
+    """Why the VPC has no route to the destination, with the remedy."""
     for conflict in table.conflicts:
         if _contains(conflict.network, destination):
             return (
-                f"{conflict.claim.attachment} and {conflict.holder.attachment} both claim {conflict.network}: "
+                f"{conflict.claim.attachment} and {conflict.holder.attachment} both announce {conflict.network}: "
                 "delete one of them, or give it another address"
             )
     if any(_contains(network, destination) for network in table.routes):
-        why = f"it is desired, and missing in this kernel: {controller(source.node)}; galactic routes {source.vpc}"
+        why = f"the route is desired but missing in this kernel: {controller(source.node)}; galactic "
+        f"routes {source.vpc}"
         if name := _unrouted(source, destination, snapshot):
             describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
-            why = f"VPCAttachment {name} has it, and no router has told the nodes: galactic status, and {describe}"
+            why = f"VPCAttachment {name} has it, but no router has published its route: galactic status, and {describe}"
         return why
     for name, attachment in snapshot.attachments.items():
         vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
@@ -320,15 +322,15 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
         if any(ip_interface(text).ip == destination for text in attachment.status.addresses):
             if not attachment.status.ready:
                 describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
-                return f"VPCAttachment {name} has it, and is not ready: {describe}"
+                return f"VPCAttachment {name} has it, but is not Ready: {describe}"
             if carriers := snapshot.carriers(name):
-                return f"VPCAttachment {name} has it, and its pod {carriers[0]} is not attached: describe the pod"
-            return f"VPCAttachment {name} has it, and no pod uses it: make one with its annotation"
-    return "no attachment of this VPC has it: galactic vpcs -o json lists those that are"
+                return f"VPCAttachment {name} has it, but its pod {carriers[0]} is not attached: describe the pod"
+            return f"VPCAttachment {name} has it, but no pod uses it: create one with its annotation"
+    return "no attachment of this VPC has it: galactic vpcs -o json lists all attachments"
 
 
 def _unrouted(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot) -> str:
-    """The attachment that has an address of which its own condition says that no router tells; empty for none."""
+    """The attachment with this address whose condition Routed is False; empty for none."""
     for name, attachment in snapshot.attachments.items():
         vpc = snapshot.vpcs.get(snapshot.vpc_of(attachment))
         silent = any(
@@ -342,7 +344,7 @@ def _unrouted(source: Place, destination: IPv4Address | IPv6Address, snapshot: S
 
 
 def sid_of(table: VpcTable, address: str) -> str:
-    """The SID that the VPC ought to reach ``address`` by; empty for none."""
+    """The desired SID for ``address`` in the VPC; empty for none."""
     parsed = ip_address(address)
     fits = [network for network in table.routes if _contains(network, parsed)]
     if not fits:

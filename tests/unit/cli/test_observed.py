@@ -103,7 +103,7 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
         pytest.param(
             None,
             neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED", asked=False),
-            *("unknown", f"{FAR} on node-2", "FAILED when it was last asked", "--no-probe"),
+            *("unknown", f"{FAR} on node-2", "FAILED at the last attempt", "--no-probe"),
             id="pod-was-silent",
         ),
         pytest.param(
@@ -178,13 +178,13 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
         pytest.param(
             replace(SILENCE, remote=INTO),
             None,
-            *("unknown", "10.1.1.2", "no answer to 3 echo requests; all that can be seen passes", "service"),
+            *("unknown", "10.1.1.2", "no answer to 3 echo requests; all visible hops pass", "service"),
             id="lost-on-the-way-back-perhaps",
         ),
         pytest.param(
             SILENCE,
             None,
-            *("unknown", "10.1.1.2", "the pod itself may not answer pings", "connectivity test"),
+            *("unknown", "10.1.1.2", "the pod may not answer pings", "connectivity test"),
             id="other-node-not-counted",
         ),
         pytest.param(
@@ -196,7 +196,7 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
         pytest.param(
             replace(SILENCE, errors=["169.254.1.1: host unreachable"]),
             None,
-            *("stops", "10.1.1.2", "169.254.1.1: host unreachable", "does not pass them on"),
+            *("stops", "10.1.1.2", "169.254.1.1: host unreachable", "drops the packets"),
             id="an-error-came-back",
         ),
         pytest.param(
@@ -208,7 +208,7 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
         pytest.param(
             ANSWERED,
             lambda kernels: kernels["node-1"].update(rules=[]),
-            *("unknown", "10.1.1.2", "and yet 3 of 3 echo requests were answered", "trace again"),
+            *("unknown", "10.1.1.2", "but 3 of 3 echo requests were answered", "trace again"),
             id="answered-although-it-stops",
         ),
         pytest.param(

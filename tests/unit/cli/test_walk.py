@@ -100,7 +100,7 @@ NOWHERE = {"type": "unreachable", "device": "", "gateway": "", "sid": ""}
         pytest.param(
             lost(1, "pods", "/run/netns/web@galactic0"),
             "pod blue/web",
-            "make the pod anew",
+            "recreate the pod",
             id="no-interface",
         ),
         pytest.param(
@@ -165,7 +165,7 @@ NOWHERE = {"type": "unreachable", "device": "", "gateway": "", "sid": ""}
         pytest.param(
             lost(2, "pods", "/run/netns/api@galactic0"),
             "pod blue/api",
-            "make the pod anew",
+            "recreate the pod",
             id="far-interface",
         ),
     ],
@@ -210,10 +210,10 @@ def untold(things: Things) -> None:
     ("change", "address", "why"),
     [
         pytest.param(unattached, "10.1.1.2", "pod blue/api is not attached", id="pod-not-attached"),
-        pytest.param(unready, "10.1.1.2", "is not ready", id="attachment-not-ready"),
+        pytest.param(unready, "10.1.1.2", "is not Ready", id="attachment-not-ready"),
         pytest.param(podless, "10.1.1.2", "no pod uses it", id="no-pod"),
-        pytest.param(lambda _: None, "10.1.1.2", "missing in this kernel", id="told"),
-        pytest.param(untold, "10.1.1.2", "no router has told the nodes", id="not-told"),
+        pytest.param(lambda _: None, "10.1.1.2", "missing in this kernel", id="advertised"),
+        pytest.param(untold, "10.1.1.2", "no router has published its route", id="not-advertised"),
         pytest.param(lambda _: None, "10.1.1.99", "no attachment of this VPC has it", id="nobody-s"),
     ],
 )

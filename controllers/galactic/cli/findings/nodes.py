@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, recent, has_remedy
+from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, has_remedy, recent
 from galactic.cli.findings.programs import log
 from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment

@@ -11,7 +11,8 @@ CONSEQUENCES: Final = {
     "operator": "new VPCs and attachments get no identifiers and addresses; attached pods keep their traffic",
     "webhook": "pods that request an attachment cannot be created, and mistakes show late; attached pods "
     "keep their traffic",
-    "router": "route changes do not reach nodes over MQTT, and moves are not processed; attached pods keep their traffic",
+    "router": "route changes do not reach nodes over MQTT, and moves are not processed; attached pods "
+    "keep their traffic",
     "node": "no pod can be attached or removed there; attached pods keep their traffic",
     "broker": "route changes reach nodes through the API server, later; attached pods keep their traffic",
 }
