@@ -59,7 +59,7 @@ def prefix(node: int) -> IPv6Network:
 
 def filled(count: int) -> Store:
     """A table of so many routes."""
-    store = Store(lambda: None, checked=False)
+    store = Store(checked=False)
     for node in range(count // EACH):
         origin = NodeRef("default", f"n{node}")
         store.prefixed(origin, prefix(node))

@@ -29,10 +29,11 @@ from sync import FAMILIES, message, nodes
 
 from galactic.bus.paho import PahoBus
 from galactic.launch import Health
-from galactic.router.controller import Controller
+from galactic.router.__main__ import Process, wire
+from galactic.router.controller import Router
 from galactic.router.database.history_writer import HistoryWriter
-from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.metrics import RouterMetrics
+from galactic.router.leader.election import Alone
+from galactic.router.leader.state_machine import Elected, NotElected
 from galactic.settings import RouterSettings
 from galactic_lab.controlplane.postgres import temporary
 
@@ -91,27 +92,15 @@ def _named(frame: FrameType | None) -> str:
 
 
 @asynccontextmanager
-async def router(url: str, database: str, name: str) -> AsyncIterator[Controller]:
-    registry, health = CollectorRegistry(), Health()
-    settings = RouterSettings(kubernetes=False, mqtt_url=url)
+async def router(url: str, database: str, name: str) -> AsyncIterator[Router]:
+    registry = CollectorRegistry()
+    settings = RouterSettings(kubernetes=False, mqtt_url=url, database_url=database)
     async with PahoBus(settings, f"galactic-router-{name}") as bus:
-        made = Controller(
-            settings,
-            bus,
-            None,
-            replica=name,
-            metrics=RouterMetrics(registry),
-            health=health,
-            database=lambda store, revision: HistoryWriter(
-                database,
-                name,
-                store,
-                DatabaseMetrics(registry),
-                revision=revision,
-                problem=lambda _: None,
-            ),
-        )
-        task = asyncio.create_task(made.run())
+        process = Process(name, registry, Health())
+        controller = wire(settings, bus, None, process, election=Alone())
+        made = controller.router
+        made.history = next(part for part in controller.workers if isinstance(part, HistoryWriter))
+        task = asyncio.create_task(controller.run())
         try:
             yield made
         finally:
@@ -119,10 +108,8 @@ async def router(url: str, database: str, name: str) -> AsyncIterator[Controller
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def done(made: Controller, routes: int) -> None:
-    written = made._chronicle  # noqa: SLF001
-    assert written
-    while not (made.idle and written.idle and made.store.counts[2] == routes):  # noqa: ASYNC110
+async def done(made: Router, routes: int) -> None:
+    while not (made.idle and made.history.idle and made.store.counts[2] == routes):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
@@ -142,7 +129,8 @@ async def measure(url: str, database: str, routes: int, seconds: float) -> None:
             await done(second, routes)
             meter.report(f"a router starts and leads ({time.perf_counter() - began:.1f} s)")
             began = time.perf_counter()
-            second._leadership._ended.set()  # noqa: SLF001 - as if deposed: it claims again
+            for event in (NotElected(), Elected(0)):  # it claims again
+                second.leadership.handle(event)
             while second.idle:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             await done(second, routes)

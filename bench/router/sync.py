@@ -56,7 +56,7 @@ async def join(url: str, routes: int) -> tuple[float, int]:
 
     def take(topic: str, payload: bytes, _at: float) -> None:
         with contextlib.suppress(Rejected):  # changes
-            retained.take(TOPICS.parts(topic), payload)
+            retained.add(TOPICS.parts(topic), payload)
 
     def whole() -> bool:
         found = retained.tables.get(VPC)

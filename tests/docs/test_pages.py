@@ -19,7 +19,7 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
-from galactic.router.rib.import_policy import parse
+from galactic.router.ingress.admissions import parse
 from galactic.validation.networks import parse_networks
 from galactic_lab.commands import DEMO, LAB
 

@@ -41,7 +41,7 @@ def leading(lab: Lab) -> str:
 def standing_by(lab: Lab, leader: str) -> str:
     """A component other than ``leader``, and that has read all there is."""
     other = next(name for name in pids(lab) if name != leader)
-    ready = '"read what the broker retains"'
+    ready = '"broker read"'
     eventually(f"{other} has read what there is", lambda: ready in log(lab, other).split('"starting"')[-1])
     return other
 

@@ -17,6 +17,7 @@ from story import ANSWER_SECONDS, Tenant, eventually
 
 from galactic_lab.cluster import Lab
 
+DEPOSED = '"deposed by another router"'
 STANDING = {"10.1.1.1/32", "10.1.1.2/32"}
 
 
@@ -63,7 +64,7 @@ def test_frozen(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
     lab = blue.lab
     vpc = blue.lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
     with publishes(lab) as published, recording(lab) as recorder, frozen(lab) as (cold, before):
-        pid, deposed = pids(lab)[cold], log(lab, cold).count('"deposed"')
+        pid, deposed = pids(lab)[cold], log(lab, cold).count(DEPOSED)
         # When it wakes up it hears of this pod first, and then of the other's claim.
         blue.pod("three", "node-2")
         blue.all_reach((("one", "10.1.1.3"),))
@@ -73,7 +74,10 @@ def test_frozen(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
         eventually("the other's claim is written down", lambda: LEADER in published.of(other))
         already = published.of(cold)
         lab.kill(cold, signal.SIGCONT)
-        eventually("it knows that it does not lead", lambda: log(lab, cold).count('"deposed"') > deposed)
+        eventually(
+            "it knows that it does not lead",
+            lambda: log(lab, cold).count(DEPOSED) > deposed,
+        )
         blue.pod("four", "node-2")
         blue.all_reach((("one", "10.1.1.4"),))
         eventually("that was told", lambda: "10.1.1.4/32" in came(recorder.changes(vpc)))

@@ -4,81 +4,197 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
+from prometheus_client import CollectorRegistry
+
+from galactic.bus import Bus
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
 from galactic.errors import Rejected
-from galactic.kube.client import connect
+from galactic.kube.client import Kube, connect
 from galactic.launch import Health, launch
+from galactic.messages import Topics
 from galactic.metrics import registry
-from galactic.router.controller import Controller
+from galactic.router.commits import Commits
+from galactic.router.controller import Controller, Part, Router
 from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
-from galactic.router.inspection import serve
+from galactic.router.egress.fanout import Fanout
+from galactic.router.egress.publisher import Publisher
+from galactic.router.ingress.admissions import AdmissionsFile, AdmissionsReload
+from galactic.router.ingress.barrier import ResyncBarrier
+from galactic.router.ingress.damping import FloodDamping
+from galactic.router.ingress.decoder import Decoder
+from galactic.router.ingress.dropped import DroppedMessages
+from galactic.router.ingress.fair_queue import FairQueue
+from galactic.router.ingress.inbox import Inbox
+from galactic.router.ingress.liveness import NodeLiveness
+from galactic.router.ingress.node_messages import NodeMessages
+from galactic.router.ingress.rejections import RejectionReports
+from galactic.router.ingress.snapshot_reader import SnapshotReader
+from galactic.router.ingress.subscriptions import Subscriptions
+from galactic.router.inspection import InspectionServer
+from galactic.router.kubernetes.attachment_events import AttachmentEvents
+from galactic.router.kubernetes.attachments import AttachmentIndex
+from galactic.router.kubernetes.reflectors import Reflectors
+from galactic.router.kubernetes.reports import KubernetesReports
 from galactic.router.kubernetes.router_events import RouterEvents
-from galactic.router.leader.election import LeaseElection, LockElection
+from galactic.router.kubernetes.segments import SegmentIndex
+from galactic.router.kubernetes.status_writer import StatusWriter
+from galactic.router.leader.election import Alone, Election, LeaseElection, LockElection
+from galactic.router.leader.gate import Gate
+from galactic.router.leader.installation import Installation
+from galactic.router.leader.leadership import Leadership
+from galactic.router.leader.reign import Follower, Reign
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.import_policy import AdmissionsFile
+from galactic.router.rib.import_policy import OPEN, Policy
 from galactic.router.rib.store import Store
+from galactic.router.startup import Startup
 from galactic.settings import USAGE_ERROR, RouterSettings, load
+
+PROGRAM: Final = "galactic-router"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Its name among the replicas, and what it reports to."""
+
+    replica: str
+    registry: CollectorRegistry
+    health: Health
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The room ``kubernetes``. ``writers`` work while this router leads."""
+
+    attachments: AttachmentIndex
+    reflectors: Reflectors
+    reports: KubernetesReports
+    writers: Sequence[Part]
+
+
+def wire(
+    settings: RouterSettings,
+    bus: Bus,
+    kube: Kube | None,
+    process: Process,
+    *,
+    election: Election | None = None,
+    admissions: AdmissionsFile | None = None,
+) -> Controller:
+    """One router. ``kube`` None: standalone. ``election`` None: by Lease, by the database's lock, or none."""
+    topics, metrics = Topics(settings.mqtt_base), RouterMetrics(process.registry)
+    policy = admissions.policy if admissions else OPEN if kube else Policy()
+    store = Store(checked=kube is not None, policy=policy)
+    commits, publisher = Commits(store, metrics), Publisher(bus, metrics)
+    fanout = Fanout(publisher, topics, metrics)
+    history = _history(settings, store, fanout, process)
+    cluster = _cluster(settings, kube, store, (fanout, metrics, process.health)) if kube else None
+
+    barrier, queue, damping = ResyncBarrier(bus, topics.sync(process.replica)), FairQueue(), FloodDamping()
+    liveness = NodeLiveness(store, settings.withdraw_after)
+    decoder = Decoder(store, liveness, metrics, standalone=kube is None, block=settings.srv6_block)
+    subscriptions = Subscriptions(bus, topics, barrier, damping, store)
+    nodes = NodeMessages(queue, decoder, subscriptions, DroppedMessages(metrics))
+    reader = SnapshotReader(bus, topics, barrier, None if kube else store)
+
+    installation = Installation(store, decoder, cluster.attachments if cluster else None)
+    followers: list[Follower] = [cluster.reports if cluster else RejectionReports(store)]
+    followers += [history] if history else []
+    reign = Reign(commits, installation, fanout, followers, cluster.writers if cluster else ())
+    chosen = election or _election(settings, kube, process.replica)
+    leadership = Leadership(process.replica, chosen, Gate(publisher, topics, process.health), reader, reign)
+    if history:
+        history.outranked = leadership.database_ahead
+
+    source = cluster.reflectors if cluster else history
+    startup = Startup(commits, installation, leadership, source, process.health)
+    inputs: list[Part] = [Inbox(bus, topics, barrier, nodes, leadership)]
+    inputs += [cluster.reflectors] if cluster else []
+    inputs += [AdmissionsReload(admissions, store, metrics)] if admissions else []
+    workers: list[Part] = [leadership, liveness, *([history] if history else [])]
+    metrics.at_scrape(
+        tables=lambda: store.counts,
+        leadership=lambda: (leadership.leads, leadership.state.highest_term),
+        oldest_change=fanout.oldest,
+        waiting=lambda: len(queue),
+        suppressed=lambda: len(damping.suppressed),
+    )
+    return Controller(Router(commits, leadership, fanout), startup, inputs, workers)
+
+
+def _cluster(
+    settings: RouterSettings, kube: Kube, store: Store, out: tuple[Fanout, RouterMetrics, Health]
+) -> Cluster:
+    fanout, metrics, health = out
+    attachments = AttachmentIndex(settings.cluster, store, metrics)
+    segments = SegmentIndex(settings.cluster, store, metrics)
+    status, events = (
+        StatusWriter(kube, attachments, store, fanout, metrics),
+        AttachmentEvents(kube, attachments),
+    )
+    reflectors = Reflectors(kube, attachments, segments, status, health)
+    reports = KubernetesReports(store, attachments, status, events)
+    return Cluster(attachments, reflectors, reports, (status, events))
+
+
+def _history(
+    settings: RouterSettings, store: Store, fanout: Fanout, process: Process
+) -> HistoryWriter | None:
+    if settings.database_url is None:
+        return None
+    return HistoryWriter(
+        settings.database_url.get_secret_value(),
+        process.replica,
+        store,
+        DatabaseMetrics(process.registry),
+        revision=fanout.revision,
+        problem=lambda problem: process.health.set("postgres", problem),
+        retention=settings.history_retention,
+    )
+
+
+def _election(settings: RouterSettings, kube: Kube | None, replica: str) -> Election:
+    if kube is not None:
+        return LeaseElection(kube, replica)
+    if settings.database_url is not None:
+        return LockElection(AdvisoryLock(settings.database_url.get_secret_value()))
+    return Alone()
 
 
 def main() -> None:
-    settings = load(RouterSettings, program="galactic-router")
+    settings = load(RouterSettings, program=PROGRAM)
     try:
         admissions = AdmissionsFile(settings.admissions) if settings.admissions else None
     except Rejected as error:
-        sys.stderr.write(f"galactic-router: admissions: {error}\n")
+        sys.stderr.write(f"{PROGRAM}: admissions: {error}\n")
         raise SystemExit(USAGE_ERROR) from error
-    figures = registry("router")
-    metrics = RouterMetrics(figures)
-    replica = f"{socket.gethostname()}-{os.getpid()}"
-
-    url = settings.database_url.get_secret_value() if settings.database_url else ""
-    lock = LockElection(AdvisoryLock(url)) if url else None
+    replica, metrics = f"{socket.gethostname()}-{os.getpid()}", registry("router")
 
     async def run(health: Health) -> None:
-        def chronicle(store: Store, revision: Callable[[int], int]) -> HistoryWriter:
-            return HistoryWriter(
-                url,
-                replica,
-                store,
-                DatabaseMetrics(figures),
-                revision=revision,
-                problem=lambda problem: health.set("postgres", problem),
-                retention=settings.history_retention,
-            )
-
         kube = await connect() if settings.kubernetes else None
         try:
-            async with PahoBus(settings, f"galactic-router-{replica}", metrics=BusMetrics(figures)) as bus:
-                controller = Controller(
-                    settings,
-                    bus,
-                    kube,
-                    replica=replica,
-                    metrics=metrics,
-                    health=health,
-                    admissions=admissions,
-                    election=LeaseElection(kube, replica) if kube is not None else lock,
-                    database=chronicle if url else None,
-                )
-                beside = [asyncio.create_task(serve(replica, controller), name="inspection")]
-                if kube is not None:
-                    complaints = RouterEvents(kube, lambda: health.problems)
-                    beside.append(asyncio.create_task(complaints.run(), name="complaints"))
+            async with PahoBus(settings, f"{PROGRAM}-{replica}", metrics=BusMetrics(metrics)) as bus:
+                process = Process(replica, metrics, health)
+                controller = wire(settings, bus, kube, process, admissions=admissions)
+                beside: list[Part] = [InspectionServer(replica, controller.router)]
+                beside += [RouterEvents(kube, lambda: health.problems)] if kube else []
+                tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in beside]
                 try:
                     await controller.run()
                 finally:
-                    for task in beside:
+                    for task in tasks:
                         task.cancel()
         finally:
             if kube is not None:
                 await kube.close()
 
-    launch(settings, "galactic-router", run, figures)
+    launch(settings, PROGRAM, run, metrics)
 
 
 if __name__ == "__main__":

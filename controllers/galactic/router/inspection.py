@@ -1,10 +1,10 @@
-"""galactic-router-inspect: the tables that routers tell, as JSON, asked of the routers that run beside it.
+"""galactic-router-inspect: the tables of the routers that run beside it, as JSON.
 
-It asks the process and not the broker: with the router's own credentials it would throw the router off a broker that
-takes the user for the client identifier (docs/broker.md), and a standby knows what the leader does not.
+It asks the processes and not the broker: with the router's own credentials it would disconnect the router from a broker
+that takes the user for the client identifier (docs/broker.md), and a standby knows what the leader does not.
 
-A router answers on an abstract unix socket: it needs no file in a read-only root, is seen in its own network namespace
-only (a pod's), and serves nobody but its own user and root.
+A router answers on an abstract unix socket: it needs no file in a read-only root, is visible in its own network
+namespace only (a pod's), and serves only its own user and root.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _CREDENTIALS: Final = struct.Struct("=iII")  # struct ucred: process, user, grou
 
 
 class Router(Protocol):
-    """What is asked of a router; ``controller.Controller`` has it."""
+    """The tables of a router; ``controller.Router``."""
 
     @property
     def term(self) -> int: ...
@@ -41,12 +41,12 @@ class Router(Protocol):
     @property
     def vpcs(self) -> frozenset[int]: ...
 
-    def told(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
+    def table(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
         """Revision and routes of a VPC."""
 
 
 def answer(replica: str, router: Router, vpcs: Sequence[str]) -> dict[str, Any]:
-    """What a router tells about these VPCs (hex), or about all."""
+    """The tables of these VPCs (hex), or of all, as the router publishes them."""
     wanted = {vpc_hex(vpc): vpc for vpc in sorted(router.vpcs)}
     return {
         "replica": replica,
@@ -68,30 +68,35 @@ def answer(replica: str, router: Router, vpcs: Sequence[str]) -> dict[str, Any]:
             }
             for text, vpc in wanted.items()
             if not vpcs or text in vpcs
-            for revision, routes in (router.told(vpc),)
+            for revision, routes in (router.table(vpc),)
         },
     }
 
 
-async def serve(replica: str, router: Router) -> None:
-    """Answers for ever. Without it the router routes as well as with it: what goes wrong is logged."""
+class InspectionServer:
+    """Answers requests. The router routes without it as well: its failures are logged."""
 
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, replica: str, router: Router) -> None:
+        self._replica, self._router = replica, router
+
+    async def run(self) -> None:
+        """For ever, if the socket can be made."""
+        try:
+            server = await asyncio.start_unix_server(self._handle, f"\0{PREFIX}{self._replica}")
+        except OSError as error:
+            log.warning("inspection unavailable: cannot listen on the socket", error=str(error))
+            return
+        async with server:
+            await server.serve_forever()
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, ValueError, TimeoutError):
             async with asyncio.timeout(SECONDS):
                 if _user(writer.get_extra_info("socket")) in (0, os.geteuid()):
-                    asked = json.loads(await reader.readline())
-                    writer.write(json.dumps(answer(replica, router, asked["vpcs"])).encode())
+                    request = json.loads(await reader.readline())
+                    writer.write(json.dumps(answer(self._replica, self._router, request["vpcs"])).encode())
                     await writer.drain()
         writer.close()
-
-    try:
-        server = await asyncio.start_unix_server(handle, f"\0{PREFIX}{replica}")
-    except OSError as error:
-        log.warning("nobody can look into this router", error=str(error))
-        return
-    async with server:
-        await server.serve_forever()
 
 
 def _user(peer: socket.socket) -> int:
@@ -126,7 +131,9 @@ def main(
     unix: Callable[[], str] = lambda: Path("/proc/net/unix").read_text("utf-8", "replace"),
 ) -> None:
     """The console script. Exit code 1 where no router answers."""
-    parser = argparse.ArgumentParser(PROGRAM, description="The tables that the routers here tell, as JSON.")
+    parser = argparse.ArgumentParser(
+        PROGRAM, description="The tables of the routers in this container, as JSON."
+    )
     parser.add_argument("vpc", nargs="*", help="identifiers, 12 hex digits; all VPCs if left out")
     given = parser.parse_args(arguments)
     found = []

@@ -111,6 +111,7 @@ class RouterMetrics:
             "1: the file of admissions can be read; 0: what it said before is in force.",
             registry=registry,
         )
+        self._admissions.set(1)
         self._commit = Histogram(
             name("commit_seconds"), "Bringing the tables up to date.", buckets=_SECONDS, registry=registry
         )
@@ -125,11 +126,27 @@ class RouterMetrics:
     def admissions(self, valid: bool) -> None:
         self._admissions.set(valid)
 
-    def counting(self, counts: Callable[[], tuple[int, int, int, int]]) -> None:
-        """``counts`` is asked at every scrape: nodes, endpoints, routes, contested networks."""
-        gauges = (self._nodes, self._endpoints, self._routes, self._conflicts)
-        for position, gauge in enumerate(gauges):
-            gauge.set_function(partial(_one_of, counts, position))
+    def at_scrape(
+        self,
+        *,
+        tables: Callable[[], tuple[int, int, int, int]],
+        leadership: Callable[[], tuple[bool, int]],
+        oldest_change: Callable[[], float],
+        waiting: Callable[[], int],
+        suppressed: Callable[[], int],
+    ) -> None:
+        """Gauges that are read at every scrape.
+
+        ``tables``: nodes, endpoints, routes and contested networks. ``leadership``: whether this router leads, and the
+        highest term. ``oldest_change``: seconds. ``waiting``: messages of nodes. ``suppressed``: nodes' topics.
+        """
+        for position, gauge in enumerate((self._nodes, self._endpoints, self._routes, self._conflicts)):
+            gauge.set_function(partial(_one_of, tables, position))
+        for position, gauge in enumerate((self._leader, self._term)):
+            gauge.set_function(partial(_one_of, leadership, position))
+        self._oldest.set_function(oldest_change)
+        self._inbox.set_function(waiting)
+        self._aside.set_function(suppressed)
 
     def committed(self, seconds: float, rejections: Iterable[Rejection]) -> None:
         self._commit.observe(seconds)
@@ -161,14 +178,6 @@ class RouterMetrics:
     def converged(self, seconds: float) -> None:
         self._convergence.observe(seconds)
 
-    def waiting(self, messages: Callable[[], int]) -> None:
-        """``messages`` is asked at every scrape."""
-        self._inbox.set_function(messages)
-
-    def aside(self, topics: Callable[[], int]) -> None:
-        """``topics`` is asked at every scrape."""
-        self._aside.set_function(topics)
-
     def flooded(self, origin: NodeRef) -> None:
         """By node, as long as they are not more than there can be by accident."""
         if origin not in self._flooders and len(self._flooders) >= FLOODERS:
@@ -176,18 +185,8 @@ class RouterMetrics:
         self._flooders.add(origin)
         self._floods.labels(*origin).inc()
 
-    def oldest(self, seconds: Callable[[], float]) -> None:
-        """``seconds`` is asked at every scrape."""
-        self._oldest.set_function(seconds)
-
     def queued(self, vpcs: int) -> None:
         self._queue.set(vpcs)
-
-    def leading(self, leads: bool) -> None:
-        self._leader.set(leads)
-
-    def term(self, term: int) -> None:
-        self._term.set(term)
 
     def foreign(self) -> None:
         self._foreign.inc()
@@ -196,5 +195,5 @@ class RouterMetrics:
         self._recording.set(attachments)
 
 
-def _one_of(counts: Callable[[], tuple[int, int, int, int]], position: int) -> float:
-    return counts()[position]
+def _one_of(values: Callable[[], tuple[int, ...]], position: int) -> float:
+    return values()[position]

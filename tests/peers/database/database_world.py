@@ -36,7 +36,7 @@ def endpoint(node: int, function: int, *networks: str, epoch: int = 1, vpc: int 
 class World:
     """A standalone router's store with nodes 1, 2, …, and one or more chronicles that follow it."""
 
-    store: Store = field(default_factory=lambda: Store(lambda: None, checked=False))
+    store: Store = field(default_factory=lambda: Store(checked=False))
     followers: list[HistoryWriter] = field(default_factory=list)
     said: dict[int, list[Endpoint]] = field(default_factory=dict)
     sequence: int = 0

@@ -6,21 +6,18 @@ from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
+from assembling import assembled
 from database_world import endpoint, prefix, rows
-from prometheus_client import CollectorRegistry
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
-from galactic.launch import Health
 from galactic.messages import Changes, NodeEndpoints, NodeStatus, Topics, decode, encode
-from galactic.router import controller as module
-from galactic.router.controller import Controller
+from galactic.router import startup
+from galactic.router.controller import Router
 from galactic.router.database import lock
 from galactic.router.database.history_writer import HistoryWriter
 from galactic.router.database.lock import AdvisoryLock
-from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.leader.election import LockElection
-from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
 TOPICS = Topics("galactic/v1")
@@ -28,30 +25,11 @@ CHANGES = TOPICS.changes("0000000004d2")
 
 
 @asynccontextmanager
-async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIterator[Controller]:
-    health = Health()
-
-    def database(store: object, revision: object) -> HistoryWriter:
-        return HistoryWriter(
-            url,
-            replica,
-            store,
-            DatabaseMetrics(CollectorRegistry()),
-            revision=revision,
-            problem=lambda problem: health.set("postgres", problem),
-            backoff=(0.02, 0.2),
-        )
-
-    it = Controller(
-        RouterSettings(kubernetes=False),
-        broker.session(),
-        None,
-        replica=replica,
-        metrics=RouterMetrics(CollectorRegistry()),
-        health=health,
-        database=database,
-    )
-    it.health = health
+async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIterator[Router]:
+    settings = RouterSettings(kubernetes=False, database_url=url)
+    it = assembled(settings, broker.session(), replica=replica)
+    it.history = it.part(HistoryWriter)
+    it.history._backoff, it.history._pause = (0.02, 0.2), 0.02
     task = asyncio.create_task(it.run())
     try:
         yield it
@@ -77,15 +55,15 @@ async def test_an_empty_broker_and_a_full_database(url, until) -> None:
     async with router(broker, url) as it:
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         say(broker, 2, 1, endpoint(2, 2, "10.1.1.2/32", epoch=5))
-        await until(lambda: len(it.store.routes(0x4D2)) == 2 and it.idle and it._chronicle.idle)
+        await until(lambda: len(it.store.routes(0x4D2)) == 2 and it.idle and it.history.idle)
     empty = MemoryBroker()
     async with router(empty, url, "second") as it:
-        await until(lambda: it.idle and it._chronicle.idle)
+        await until(lambda: it.idle and it.history.idle)
         assert changes(empty) == [(["10.1.1.1/32@n1", "10.1.1.2/32@n2"], [])]
         rival = endpoint(3, 3, "10.1.1.1/32", epoch=1)  # older than the holder's word, and yet later here
         say(empty, 3, 1, rival)
         say(empty, 2, 2, endpoint(2, 2, "10.1.1.9/32", epoch=6))
-        await until(lambda: it.idle and "10.1.1.9/32" in it.store.routes(0x4D2) and it._chronicle.idle)
+        await until(lambda: it.idle and "10.1.1.9/32" in it.store.routes(0x4D2) and it.history.idle)
         assert it.store.routes(0x4D2)["10.1.1.1/32"].node == "n1", "who holds a network keeps it"
         assert changes(empty)[1:] == [(["10.1.1.9/32@n2"], ["10.1.1.2/32"])]
     assert rows(url, "SELECT network::text FROM galactic.period WHERE NOT upper_inf(during)") == [
@@ -97,10 +75,10 @@ async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(
     broker = MemoryBroker()
     async with router(broker, url) as it:
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle and it._chronicle.idle and it.store.routes(0x4D2))
+        await until(lambda: it.idle and it.history.idle and it.store.routes(0x4D2))
     broker.publish(TOPICS.endpoints("default", "n1"), encode(NodeEndpoints(2, ())), True)
     async with router(broker, url, "second") as it:
-        await until(lambda: it.idle and it._chronicle.idle)
+        await until(lambda: it.idle and it.history.idle)
         assert not it.store.routes(0x4D2), (
             "what a node withdrew meanwhile does not come back from the database"
         )
@@ -110,42 +88,42 @@ async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -
     """As after a broker was set back, or lost everything, while the clock is behind what it was."""
     broker = MemoryBroker()
     async with router(broker, url) as it:
-        await until(lambda: it.idle and it._chronicle.idle)
+        await until(lambda: it.idle and it.history.idle)
         ahead = it.term + 3_600_000
         with psycopg.connect(url) as connection:
             connection.execute("UPDATE galactic.writer SET term = %s, leader = 'z'", (ahead,))
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle and it._chronicle.idle and it.store.routes(0x4D2))
+        await until(lambda: it.idle and it.history.idle and it.store.routes(0x4D2))
         assert it.term > ahead
         assert rows(url, "SELECT term, leader FROM galactic.writer") == [(it.term, "r")]
         assert rows(url, "SELECT network::text FROM galactic.period") == [("10.1.1.1/32",)]
         last = it.term
     async with router(MemoryBroker(), url, "second") as it:
-        await until(lambda: it.idle and it._chronicle.idle)
+        await until(lambda: it.idle and it.history.idle)
         assert it.term == last + 1, "it starts above what is recorded"
 
 
 async def test_postgres_away_routing_goes_on(own_server, until) -> None:
     broker, url = MemoryBroker(), own_server.url()
     async with router(broker, url) as it:
-        await until(lambda: it.idle and it._chronicle.idle)
+        await until(lambda: it.idle and it.history.idle)
         own_server.pause()
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: changes(broker))
         own_server.resume()
-        await until(lambda: it._chronicle.idle)
+        await until(lambda: it.history.idle)
         own_server.kill()
         say(broker, 1, 2, endpoint(1, 1, "10.1.1.2/32", epoch=2))
         await until(lambda: len(changes(broker)) == 2)
         await until(lambda: "postgres" in it.health.problems)
         own_server.start()
-        await until(lambda: it._chronicle.idle and not it.health.problems)
+        await until(lambda: it.history.idle and not it.health.problems)
     query = "SELECT network::text, upper_inf(during), began_exactly FROM galactic.period ORDER BY id"
     assert rows(url, query) == [("10.1.1.1/32", False, True), ("10.1.1.2/32", True, True)]
 
 
 async def test_an_empty_broker_and_no_database(monkeypatch: pytest.MonkeyPatch, until) -> None:
-    monkeypatch.setattr(module, "RECALL_SECONDS", 0.3)
+    monkeypatch.setattr(startup, "RESTORE_SECONDS", 0.3)
     broker = MemoryBroker()
     async with router(broker, "postgresql://galactic@127.0.0.1:1/x") as it:
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))

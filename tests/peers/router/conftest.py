@@ -69,7 +69,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)
-    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 3600.0)
 
 
 @pytest.fixture(name="until")

@@ -5,17 +5,15 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from prometheus_client import CollectorRegistry
+from assembling import assembled
 
 from galactic.bus import Connected, Delivery
 from galactic.bus.paho import PahoBus
-from galactic.launch import Health
 from galactic.messages import Changes, decode, digest
 from galactic.messages import Route as Told
-from galactic.router.controller import Controller
+from galactic.router.controller import Router
 from galactic.router.ingress import subscriptions
-from galactic.router.ingress.damping import HOLD_SECONDS, FloodDamping
-from galactic.router.metrics import RouterMetrics
+from galactic.router.ingress.damping import SUPPRESS_SECONDS, FloodDamping
 from galactic.settings import RouterSettings
 
 VPC = "galactic/v1/vpcs/0000000004d2"
@@ -23,13 +21,10 @@ PATIENCE_SECONDS = 120
 
 
 @asynccontextmanager
-async def router(url: str, replica: str = "r") -> AsyncIterator[Controller]:
+async def router(url: str, replica: str = "r") -> AsyncIterator[Router]:
     settings = RouterSettings(kubernetes=False, mqtt_url=url)
     async with PahoBus(settings, f"galactic-router-{replica}") as bus:
-        registry = CollectorRegistry()
-        metrics = RouterMetrics(registry)
-        controller = Controller(settings, bus, None, replica=replica, metrics=metrics, health=Health())
-        controller.registry = registry
+        controller = assembled(settings, bus, replica=replica)
         task = asyncio.create_task(controller.run())
         try:
             yield controller
@@ -106,7 +101,7 @@ def networks(retained: dict[str, str]) -> list[str] | None:
     )
 
 
-async def retains(mosquitto, controller: Controller, expected: list[str]) -> None:
+async def retains(mosquitto, controller: Router, expected: list[str]) -> None:
     """Until it is what the broker retains. A session of the router's may begin later than ours, and set it right."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         found: list[str] | None = None
@@ -159,7 +154,7 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
             return controller.registry.get_sample_value(f"galactic_router_{name}", labels) or 0.0
 
         def listens_to_all() -> bool:
-            return controller._bus._filters.keys() >= {
+            return controller.bus._filters.keys() >= {
                 f"galactic/v1/nodes/+/+/{kind}" for kind in subscriptions.KINDS
             }
 
@@ -189,6 +184,6 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
         assert figure("floods_total", cluster="default", node="n1") == 1
         assert figure("topics_aside") == 1
         assert not listens_to_all()
-        now[0] += 4 * HOLD_SECONDS[0]
+        now[0] += 4 * SUPPRESS_SECONDS[0]
         await until(lambda: figure("topics_aside") == 0 and listens_to_all())
         await retains(mosquitto, controller, sorted(expected))

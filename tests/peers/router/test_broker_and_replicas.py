@@ -7,18 +7,16 @@ import random
 from typing import Self
 
 import pytest
-from prometheus_client import CollectorRegistry
+from assembling import assembled
 from replicas import Vote
 
 from galactic.bus import Connected
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
-from galactic.launch import Health
 from galactic.messages import Route, digest
-from galactic.router.controller import Controller
+from galactic.router.controller import Router
 from galactic.router.egress import shards
 from galactic.router.ingress import subscriptions
-from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import NodeRef, Segment
 from galactic.router.rib.table import table
 from galactic.settings import RouterSettings
@@ -39,21 +37,15 @@ class Replica:
     def __init__(self, url: str, vote: Vote, name: str) -> None:
         self.settings = RouterSettings(kubernetes=False, mqtt_url=url)
         self.vote, self.name = vote, name
-        self.controller: Controller | None = None
+        self.controller: Router | None = None
 
     def start(self) -> None:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         async with PahoBus(self.settings, f"galactic-router-{self.name}") as bus:
-            self.controller = Controller(
-                self.settings,
-                bus,
-                None,
-                replica=self.name,
-                metrics=RouterMetrics(CollectorRegistry()),
-                health=Health(),
-                election=self.vote.voter(self.name),
+            self.controller = assembled(
+                self.settings, bus, replica=self.name, election=self.vote.voter(self.name)
             )
             await self.controller.run()
 
@@ -175,7 +167,7 @@ class Stage:
             self.replicas[leads].start()
 
     @property
-    def leader(self) -> Controller | None:
+    def leader(self) -> Router | None:
         """Whoever leads and has nothing left to do."""
         found = self.replicas[self.vote.chosen].controller
         return found if found is not None and found.idle else None
@@ -203,7 +195,7 @@ async def test_whatever_dies_what_is_retained_is_the_table(
     world, mosquitto, until, monkeypatch, *, extra: str, seed: int
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
-    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 1.0)  # what is dropped is lost until then
+    monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 1.0)  # what is dropped is lost until then
     async with Stage(world, mosquitto, seed, extra) as stage:
         for _ in range(STEPS):
             await stage.step()

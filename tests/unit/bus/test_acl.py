@@ -10,17 +10,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
+from assembling import assembled
 from structlog.testing import capture_logs
 
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
-from galactic.launch import Health
 from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.names import function_hex, vpc_hex
-from galactic.router.controller import Controller
-from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
 SHIPPED = Path(__file__).parents[3] / "deploy/mosquitto"
@@ -259,12 +256,9 @@ async def test_a_payload_above_the_limit_ends_no_session_of_ours(site: Site, unt
 
 async def test_what_a_node_says_of_others_is_refused_by_the_router(site: Site, until) -> None:
     """The broker lets it say anything under its own topic; a SID of another node, or of another VPC, gets nowhere."""
-    figures = CollectorRegistry()
     settings = site.settings(ROUTER)
     async with PahoBus(settings, "router") as bus:
-        controller = Controller(
-            settings, bus, None, replica="r", metrics=RouterMetrics(figures), health=Health()
-        )
+        controller = assembled(settings, bus)
         task = asyncio.create_task(controller.run())
         try:
             async with client(site, A) as one, client(site, B) as other:
@@ -291,7 +285,7 @@ async def test_what_a_node_says_of_others_is_refused_by_the_router(site: Site, u
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     counted = {
-        reason: figures.get_sample_value("galactic_router_rejections_total", {"reason": reason})
+        reason: controller.registry.get_sample_value("galactic_router_rejections_total", {"reason": reason})
         for reason in ("SidOutsidePrefix", "SidMismatch")
     }
     assert counted == {"SidOutsidePrefix": 1, "SidMismatch": 1}

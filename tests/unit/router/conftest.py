@@ -28,7 +28,7 @@ def world() -> World:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is heard again without a reason."""
-    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 3600.0)
 
 
 @pytest.fixture(name="until")

@@ -4,16 +4,13 @@ import asyncio
 import contextlib
 from contextlib import asynccontextmanager
 
-from prometheus_client import CollectorRegistry
+from assembling import assembled
 
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.memory import MemoryBroker, MemoryBus, matches
 from galactic.errors import Unreachable
-from galactic.launch import Health
 from galactic.messages import Changes, Head, Shard, Topics, decode
 from galactic.node.mqtt.replica import Table
-from galactic.router.controller import Controller
-from galactic.router.metrics import RouterMetrics
 from galactic.settings import RouterSettings
 
 VPC = 0x4D2
@@ -92,17 +89,11 @@ class Voter:
 @asynccontextmanager
 async def replica(broker: MemoryBroker, vote: Vote, name: str, **settings):
     """A standalone router with a line of its own (``line``), that can be killed (``kill``)."""
-    registry, line = CollectorRegistry(), Line(broker)
-    controller = Controller(
-        RouterSettings(kubernetes=False, **settings),
-        line,
-        None,
-        replica=name,
-        metrics=RouterMetrics(registry),
-        health=Health(),
-        election=vote.voter(name),
+    line = Line(broker)
+    controller = assembled(
+        RouterSettings(kubernetes=False, **settings), line, replica=name, election=vote.voter(name)
     )
-    controller.line, controller.registry = line, registry
+    controller.line, controller.election = line, vote.voter(name)
     task = asyncio.create_task(controller.run())
 
     async def kill() -> None:

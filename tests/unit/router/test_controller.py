@@ -5,15 +5,13 @@ from collections import Counter
 from contextlib import asynccontextmanager
 
 import pytest
+from assembling import assembled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from galactic.bus.memory import MemoryBroker
-from galactic.launch import Health
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest
-from galactic.router.controller import Controller
-from galactic.router.metrics import RouterMetrics
+from galactic.router.controller import Router
 from galactic.router.rib.path import NodeRef
 from galactic.settings import RouterSettings
 
@@ -26,16 +24,7 @@ SHARD = f"{BASE}/vpcs/0000000004d2/table/0"
 @asynccontextmanager
 async def router(broker: MemoryBroker, replica: str = "r"):
     """A standalone router; ``rejected`` of it counts reasons."""
-    registry = CollectorRegistry()
-    controller = Controller(
-        RouterSettings(kubernetes=False),
-        broker.session(),
-        None,
-        replica=replica,
-        metrics=RouterMetrics(registry),
-        health=Health(),
-    )
-    controller.registry = registry
+    controller = assembled(RouterSettings(kubernetes=False), broker.session(), replica=replica)
     task = asyncio.create_task(controller.run())
     try:
         yield controller
@@ -59,7 +48,7 @@ def changes(broker: MemoryBroker, topic: str = CHANGES) -> list[tuple[list[str],
     return [([f"{it.network}@{it.node}" for it in message.set], list(message.delete)) for message in messages]
 
 
-def rejected(controller: Controller) -> Counter:
+def rejected(controller: Router) -> Counter:
     return Counter(
         {
             sample.labels["reason"]: sample.value
@@ -247,7 +236,7 @@ async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, 
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
-        await until(lambda: not controller._bus.connected)
+        await until(lambda: not controller.bus.connected)
         controller.store.registered(NodeRef("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
         await asyncio.sleep(0.3)
         broker.start(empty=True)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from galactic.errors import Unreachable
 from galactic.kube.api import Conflict
@@ -15,7 +14,6 @@ from galactic.messages import Leader, encode
 from galactic.router.egress.retained import Retained
 from galactic.router.leader.election import TERMS, Alone, LeaseElection, LockElection
 from galactic.router.leader.leadership import CONTESTED_SECONDS, Leadership
-from galactic.router.metrics import RouterMetrics
 
 LOOK = 1.2 * TERMS.retry
 """The longest pause between two looks."""
@@ -294,6 +292,37 @@ async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: fl
     assert max(pauses) - min(pauses) > (longest - shortest) / 2
 
 
+class Contested:
+    """An election that always chooses this router, and a broker where another's claim is always higher."""
+
+    open = close = begin = end = lambda *_: None
+
+    def __init__(self, turn) -> None:
+        self.turn, self.claims = turn, []
+
+    async def run(self, chosen) -> None:
+        while True:
+            chosen(True)
+            await self.turn(0)
+
+    def deposed(self) -> None:
+        """The next answer is again that it is chosen."""
+
+    async def publish(self, claim: Leader) -> None:
+        self.claims.append(claim)
+
+    def read(self, then) -> None:
+        then(Retained(leader=self.claims[-1]))
+
+    @asynccontextmanager
+    async def adopted(self, _):
+        yield
+
+    async def lead(self) -> None:
+        self.leadership._leader_arrived(encode(Leader("another", self.claims[-1].term + 1)))
+        await asyncio.Event().wait()
+
+
 async def test_who_is_outdone_each_time_claims_ever_more_seldom(monkeypatch) -> None:
     """Two that are chosen, each by its own, do not depose each other for ever at full speed."""
     pauses: list[float] = []
@@ -303,43 +332,18 @@ async def test_who_is_outdone_each_time_claims_ever_more_seldom(monkeypatch) -> 
         pauses.append(seconds)
         await turn(0)
 
-    class Blind:
-        async def run(self, chosen) -> None:
-            while True:
-                chosen(True)
-                await turn(0)
-
-        def deposed(self) -> None:
-            """The next look says again that it is chosen."""
-
-    claims: list[Leader] = []
-
-    async def publish(leader: Leader) -> None:
-        claims.append(leader)
-
-    async def reign(_: Retained) -> None:
-        leadership.heard(encode(Leader("another", claims[-1].term + 1)))
-        await asyncio.Event().wait()
-
     monkeypatch.setattr(asyncio, "sleep", noted)
-    leadership = Leadership(
-        Blind(),
-        "a",
-        RouterMetrics(CollectorRegistry()),
-        publish=publish,
-        read=lambda: leadership.viewed(Retained(leader=claims[-1])),
-        gate=lambda _: None,
-        begins=lambda _: None,
-        reign=reign,
-    )
+    contested = Contested(turn)
+    leadership = contested.leadership = Leadership("a", contested, contested, contested, contested)
     running = asyncio.create_task(leadership.run())
-    while len(pauses) < 12:
+    while len(pauses) < 11:
         await turn(0)
     running.cancel()
     await asyncio.wait({running})
     shortest, longest = CONTESTED_SECONDS
-    for number, pause in enumerate(pauses[1:12]):
+    for number, pause in enumerate(pauses[:11]):
         due = min(shortest * 2**number, longest)
         assert 0.5 * due <= pause <= 1.5 * due
         assert pause != due
-    assert [it.term for it in claims] == sorted({it.term for it in claims}), "each above all that were heard"
+    terms = [claim.term for claim in contested.claims]
+    assert terms == sorted({*terms}), "each above all that were heard"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from assembling import inbox_of
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -12,10 +13,8 @@ from galactic.bus import Delivery
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import NodeEndpoints, NodeStatus, Topics, encode
 from galactic.router.ingress import subscriptions
-from galactic.router.ingress.damping import HOLD_SECONDS, FloodDamping, Limit, Source
+from galactic.router.ingress.damping import SUPPRESS_SECONDS, FloodDamping, Limit, Source
 from galactic.router.ingress.fair_queue import FairQueue, Share
-from galactic.router.ingress.inbox import Inbox
-from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 
@@ -46,7 +45,7 @@ def floods(clock) -> FloodDamping:
 def burst(floods: FloodDamping, source: Source, size: int = 1) -> int:
     """How many messages of a hundred passed before it was put aside."""
     for number in range(100):
-        if floods.said(source, size):
+        if floods.count(source, size):
             return number
     return 100
 
@@ -56,40 +55,40 @@ def burst(floods: FloodDamping, source: Source, size: int = 1) -> int:
 )
 def test_the_message_above_the_limit_puts_its_source_aside(floods, size: int, passed: int) -> None:
     assert burst(floods, FLOOD, size) == passed
-    assert [*floods.aside] == [FLOOD]
-    assert not floods.said(FLOOD, size), "it is told once"
-    assert not floods.said(OTHER, 1)
-    assert not floods.said(Source(FLOOD.origin, "status"), 1), "one topic at a time"
+    assert [*floods.suppressed] == [FLOOD]
+    assert not floods.count(FLOOD, size), "it is told once"
+    assert not floods.count(OTHER, 1)
+    assert not floods.count(Source(FLOOD.node, "status"), 1), "one topic at a time"
 
 
 def test_who_stays_below_the_limit_is_listened_to(floods, clock) -> None:
     for _ in range(1000):
-        assert not floods.said(FLOOD, 1)
+        assert not floods.count(FLOOD, 1)
         clock.now += 1.1 / LIMIT.messages
-    assert not floods.watched("endpoints")
+    assert not floods.active("endpoints")
 
 
 def test_each_time_it_takes_twice_as_long(floods, clock) -> None:
-    shortest, longest = HOLD_SECONDS
+    shortest, longest = SUPPRESS_SECONDS
     holds = []
     for _ in range(8):
         burst(floods, FLOOD)
         began = clock.now
-        while not floods.over():
+        while not floods.released():
             clock.now += 1
         holds.append(clock.now - began)
-        assert floods.watched("endpoints"), "on probation"
+        assert floods.active("endpoints"), "on probation"
     assert holds == [min(shortest * 2**number, longest) for number in range(8)]
 
 
 def test_who_behaves_for_long_enough_is_as_good_as_new(floods, clock) -> None:
     burst(floods, FLOOD)
-    clock.now += 4 * HOLD_SECONDS[0]
-    assert floods.over() == [FLOOD]
-    assert not floods.watched("endpoints")
+    clock.now += 4 * SUPPRESS_SECONDS[0]
+    assert floods.released() == [FLOOD]
+    assert not floods.active("endpoints")
     clock.now += 1
     burst(floods, FLOOD)
-    assert floods.aside[FLOOD] == clock.now + HOLD_SECONDS[0]
+    assert floods.suppressed[FLOOD] == clock.now + SUPPRESS_SECONDS[0]
 
 
 # -- in an inbox -------------------------------------------------------------------------------------------------------
@@ -101,18 +100,23 @@ class Site:
     def __init__(self, broker: MemoryBroker, clock: Clock, *, prefixes: bool) -> None:
         self.broker, self.figures = broker, CollectorRegistry()
         self.bus = broker.session()
-        self.store = Store(lambda: None, checked=not prefixes)
-        self.inbox = Inbox(
+        self.store = Store(checked=not prefixes)
+        self.damping = FloodDamping(clock, limit=LIMIT)
+        self.inbox = inbox_of(
             self.bus,
             TOPICS,
-            "r",
             self.store,
-            RouterMetrics(self.figures),
-            view=lambda _: None,
-            connection=lambda _: None,
-            prefixes=prefixes,
-            turns=FairQueue(share=Share(1e9, 1e9, 1e12, 1e12)),
-            floods=FloodDamping(clock, limit=LIMIT),
+            self.figures,
+            standalone=prefixes,
+            queue=FairQueue(share=Share(1e9, 1e9, 1e12, 1e12)),
+            damping=self.damping,
+        )
+        self.inbox.metrics.at_scrape(
+            tables=lambda: self.store.counts,
+            leadership=lambda: (False, 0),
+            oldest_change=lambda: 0.0,
+            waiting=lambda: 0,
+            suppressed=lambda: len(self.damping.suppressed),
         )
 
     def say(self, node: str, sequence: int) -> None:
@@ -151,7 +155,7 @@ async def site(clock: Clock, *, prefixes: bool = True) -> AsyncIterator[Site]:
 def quick(monkeypatch) -> None:
     """Nothing is asked for again but what the flood's end asks for."""
     monkeypatch.setattr(subscriptions, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 1e6)
+    monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 1e6)
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 1e6)
 
 
@@ -180,7 +184,7 @@ async def test_a_flood_is_not_listened_to_and_the_others_are(clock, until) -> No
             await until(lambda: it.sequence("n1") == 299)  # nothing but asking brings that
             assert it.figure("topics_aside") == 1
             assert it.figure("floods_total", cluster="default", node="n1") == 1
-        (line,) = [line for line in logs if "far more" in line["event"]]
+        (line,) = [line for line in logs if "floods its topic" in line["event"]]
         assert (line["node"], line["log_level"]) == ("n1", "warning")
 
 
@@ -199,7 +203,7 @@ async def test_nodes_that_come_into_being_during_a_flood_are_heard(clock, until)
 async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all_are_asked(
     clock, until, monkeypatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "HEAR_SECONDS", 0.05)
+    monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.01)
     async with site(clock) as it:
         with capture_logs() as logs:
@@ -207,7 +211,9 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
                 it.say("n1", number)
                 it.online("n1")
             await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
-        assert [line["node"] for line in logs if "far more" in line["event"]] == ["n1"], "once, not by topic"
+        assert [line["node"] for line in logs if "floods its topic" in line["event"]] == ["n1"], (
+            "once, not by topic"
+        )
         it.online("n7")
         it.say("n7", 5)
         await until(lambda: it.sequence("n7") == 5)
@@ -234,11 +240,11 @@ async def test_after_a_flood_all_are_listened_to_by_wildcard_again(clock, until)
         for number in range(200):
             it.say("n1", number)
         await until(lambda: it.sequence("n1") == 199)
-        clock.now += HOLD_SECONDS[0]
+        clock.now += SUPPRESS_SECONDS[0]
         await until(lambda: TOPICS.endpoints("default", "n1") in it.bus.filters)
         it.say("n1", 200)
         await until(lambda: it.sequence("n1") == 200)
-        clock.now += 3 * HOLD_SECONDS[0]
+        clock.now += 3 * SUPPRESS_SECONDS[0]
         await until(lambda: TOPICS.endpoints("+", "+") in it.bus.filters)
         await until(lambda: not any("n1" in it or "n2" in it for it in it.bus.filters))
         it.say("n9", 3)
@@ -252,7 +258,7 @@ async def test_names_that_are_none_are_not_listened_to_for_a_while(clock, until)
             it.broker.publish(f"galactic/v1/nodes/default/+{number}/endpoints", b"{}", retain=False)
         await until(lambda: TOPICS.endpoints("default", "n1") in it.bus.filters)
         assert not any("+" in pattern for pattern in it.bus.filters if "endpoints" in pattern)
-        clock.now += 4 * HOLD_SECONDS[0]
+        clock.now += 4 * SUPPRESS_SECONDS[0]
         await until(lambda: TOPICS.endpoints("+", "+") in it.bus.filters)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_network
 
 import pytest
+from assembling import inbox_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -17,7 +18,6 @@ from galactic.bus.memory import MemoryBroker
 from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
 from galactic.router.ingress.fair_queue import FairQueue, Share
 from galactic.router.ingress.inbox import Inbox
-from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 
@@ -76,20 +76,9 @@ class Site:
 @asynccontextmanager
 async def site(turns: FairQueue | None = None) -> AsyncIterator[Site]:
     broker, figures = MemoryBroker(), CollectorRegistry()
-    metrics, store = RouterMetrics(figures), Store(lambda: None, checked=False)
-    session = broker.session()
-    inbox = Inbox(
-        session,
-        TOPICS,
-        "r",
-        store,
-        metrics,
-        view=lambda _: None,
-        connection=lambda _: None,
-        prefixes=True,
-        space=SPACE,
-        turns=FairQueue(share=BOUNDLESS) if turns is None else turns,
-    )
+    store, session = Store(checked=False), broker.session()
+    queue = FairQueue(share=BOUNDLESS) if turns is None else turns
+    inbox = inbox_of(session, TOPICS, store, figures, block=SPACE, queue=queue)
     task = asyncio.create_task(inbox.run())
     found = Site(broker, store, figures, task, inbox)
     try:
@@ -269,8 +258,8 @@ async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> Non
                 for _ in range(30):  # so that each has its turn, as far as there are any
                     await asyncio.sleep(0)
             await it.handled()
-        assert [line["node"] for line in logs if "more than its share" in line["event"]] == ["n1"]
-        assert len(it.inbox._turns) == 1
+        assert [line["node"] for line in logs if "superseded" in line["event"]] == ["n1"]
+        assert len(it.inbox.queue) == 1
         assert it.counted()["RateLimited"] > 100
         Clock.now += 2
         await it.handled()

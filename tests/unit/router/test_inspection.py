@@ -21,7 +21,7 @@ class FakeRouter:
     term = 3
     vpcs = frozenset({VPC, 0x4D3})
 
-    def told(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
+    def table(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
         return (12, {Network(ROUTE.network): ROUTE}) if vpc == VPC else (0, {})
 
 
@@ -70,7 +70,7 @@ def test_where_there_is_no_router(capsys: pytest.CaptureFixture[str]) -> None:
 async def serving() -> AsyncIterator[tuple[str, str]]:
     """A replica that no other test has, and its line of /proc/net/unix."""
     replica = f"test-{uuid.uuid4().hex}"
-    task = asyncio.create_task(inspection.serve(replica, FakeRouter()))
+    task = asyncio.create_task(inspection.InspectionServer(replica, FakeRouter()).run())
     try:
         while not (listed := listening(replica)):
             assert not task.done(), task

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from galactic.errors import Rejected
 from galactic.messages import Endpoint
-from galactic.router.rib.import_policy import AdmissionsFile, Policy, Unlisted, parse
+from galactic.router.ingress.admissions import AdmissionsFile, parse
+from galactic.router.rib.import_policy import Policy, Unlisted
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
 from galactic.router.rib.table import table
@@ -28,7 +29,7 @@ class Plane:
 
     def __init__(self, world, policy: Policy = Policy()) -> None:  # noqa: B008
         self.world, self.sequence = world, 0
-        self.store = Store(lambda: None, checked=False, policy=policy)
+        self.store = Store(checked=False, policy=policy)
         for origin in CLUSTERS:
             self.store.prefixed(origin, world.prefix(origin.node))
 
@@ -240,7 +241,7 @@ def test_prefixes_that_only_overlap(plane, world, length: int) -> None:
 
 
 def test_a_restart_does_not_give_a_prefix_to_somebody_else(world) -> None:
-    before, after = Plane(world), Store(lambda: None, checked=False)
+    before, after = Plane(world), Store(checked=False)
     before.attach(EAST, "10.1.1.1/32")
     before.settle()
     thief = NodeRef("a", "n1")  # by name it would be first
@@ -286,7 +287,7 @@ def test_a_file_that_says_nothing_usable(text: str, said: str) -> None:
 async def watched(path):
     """The file, the policies and the problems that were told."""
     file, policies, problems = AdmissionsFile(path, poll_seconds=0.01), [], []
-    task = asyncio.create_task(file.run(policies.append, problems.append))
+    task = asyncio.create_task(file.changes(policies.append, problems.append))
     try:
         yield file, policies, problems
     finally:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from galactic.router.rib.import_policy import AdmissionsFile, Policy, Unlisted
+from galactic.router.ingress.admissions import AdmissionsFile
+from galactic.router.rib.import_policy import Policy, Unlisted
 from galactic.settings import RouterSettings, load
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "router"

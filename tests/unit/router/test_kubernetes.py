@@ -6,18 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from prometheus_client import CollectorRegistry
+from assembling import assembled
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected, Unreachable
 from galactic.kube import reflector
 from galactic.kube.api import Conflict, Event, NotFound, Object
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
-from galactic.launch import Health
 from galactic.messages import Changes, Head, decode
-from galactic.router.controller import Controller
 from galactic.router.kubernetes import status_writer
-from galactic.router.metrics import RouterMetrics
+from galactic.router.kubernetes.reflectors import Reflectors
 from galactic.settings import RouterSettings
 
 CHANGES = "galactic/v1/vpcs/0000000004d2/changes"
@@ -171,10 +169,7 @@ def broker() -> MemoryBroker:
 
 @asynccontextmanager
 async def router(broker: MemoryBroker, api: Api, replica: str = "r"):
-    settings, registry = RouterSettings(), CollectorRegistry()
-    controller = Controller(
-        settings, broker.session(), api, replica=replica, metrics=RouterMetrics(registry), health=Health()
-    )
+    controller = assembled(RouterSettings(), broker.session(), api, replica=replica)
     task = asyncio.create_task(controller.run())
     try:
         yield controller
@@ -304,7 +299,9 @@ async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
     cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
-        await until(lambda: "endpoint" in cluster.status("a1") and not controller._recorder._due)
+        await until(
+            lambda: "endpoint" in cluster.status("a1") and not controller.part(Reflectors)._observer._queue
+        )
         assert [name for name, _ in cluster.patches] == ["a1"]
         cluster.segment(
             "n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")
@@ -315,7 +312,11 @@ async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
         await until(lambda: "endpoint" not in cluster.status("a2"))
         cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
         cluster.segment("n1", 2)
-        await until(lambda: "endpoint" not in cluster.status("a1") and not controller._recorder._due)
+        await until(
+            lambda: (
+                "endpoint" not in cluster.status("a1") and not controller.part(Reflectors)._observer._queue
+            )
+        )
         assert cluster.status("a2")["conditions"] == [given]
 
 
@@ -430,14 +431,14 @@ async def test_the_recorded_revision_is_that_of_the_change(world, cluster, broke
     async with router(broker, cluster) as controller:
         say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: controller.idle and "endpoint" in cluster.status("a1"))
-        free, publish = asyncio.Event(), controller._bus.publish
+        free, publish = asyncio.Event(), controller.bus.publish
 
         async def slow(topic: str, payload: bytes, *, retain: bool = False) -> None:
             if topic == CHANGES:
                 await free.wait()
             await publish(topic, payload, retain=retain)
 
-        controller._bus.publish = slow
+        controller.bus.publish = slow
         say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
         await until(lambda: cluster.status("a1")["endpoint"]["epoch"] == 2)
         say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))

@@ -10,7 +10,7 @@ from replicas import Vote, replica
 
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import NodeStatus, encode
-from galactic.router.ingress.liveness import Silence
+from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.rib.path import NodeRef, Segment
 from galactic.router.rib.store import Store
 from galactic.router.rib.table import table
@@ -64,17 +64,17 @@ def test_who_has_the_attachment(
 
 
 def test_a_late_word_counts_when_its_node_is_back(world) -> None:
-    store = Store(lambda: None, checked=False)
-    silence = Silence(0, store.silence, store.absent)
+    store = Store(checked=False)
+    liveness = NodeLiveness(store, 0)
     two = said(world, "n1", "n2")
-    silence.said(DEAD, online=False)
+    liveness.set_status(DEAD, online=False)
     for origin in (LIVING, DEAD):
         store.prefixed(origin, two[origin].prefix)
         store.registered(origin, 1, two[origin].endpoints)
     store.commit(HORIZON)
     assert store.routes(VPC)[NETWORK].node == "n2"
     for online, has in ((False, "n2"), (True, "n1"), (False, "n1")):
-        silence.said(DEAD, online=online)
+        liveness.set_status(DEAD, online=online)
         store.commit(HORIZON)
         assert store.routes(VPC)[NETWORK].node == has
 

@@ -13,6 +13,7 @@ from galactic.messages import MAX_PAYLOAD, Changes, Head, Route, Shard, Topics, 
 from galactic.router.egress import shards as module
 from galactic.router.egress.adj_rib_out import AdjRibOut
 from galactic.router.egress.fanout import Fanout
+from galactic.router.egress.publisher import Publisher
 from galactic.router.egress.retained import Retained
 from galactic.router.egress.shards import Shards
 from galactic.router.metrics import RouterMetrics
@@ -73,7 +74,7 @@ class Broker:
     def read(self) -> Retained:
         retained = Retained()
         for topic, payload in self.retained.items():
-            retained.take(topic, payload)
+            retained.add(topic, payload)
         return retained
 
     def joined(self) -> dict[str, Route] | None:
@@ -265,7 +266,7 @@ def test_shards_are_given_up_when_half_are_enough() -> None:
 )
 def test_what_a_broker_left_out_is_known(topic: tuple, payload: object, missing: list) -> None:
     retained = Retained()
-    retained.take(("vpcs", "0000000004d2", *topic), encode(payload))
+    retained.add(("vpcs", "0000000004d2", *topic), encode(payload))
     assert list(retained.missing()) == missing
 
 
@@ -273,8 +274,8 @@ def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> Non
     retained = Retained()
     messages = (Shard(9, 1, (route(1),)), Shard(10, 2, (route(1, 2), route(2))))
     for number, shard in enumerate(messages):
-        retained.take(("vpcs", "0000000004d2", "table", str(number)), encode(shard))
-    retained.take(("vpcs", "0000000004d2", "head"), encode(Head(11, 1, digest([route(1)]), 1)))
+        retained.add(("vpcs", "0000000004d2", "table", str(number)), encode(shard))
+    retained.add(("vpcs", "0000000004d2", "head"), encode(Head(11, 1, digest([route(1)]), 1)))
     found = retained.tables[VPC]
     assert found.routes() == table({1: 1})
     assert AdjRibOut(VPC, found).pack().clear == {1}
@@ -313,8 +314,9 @@ async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until
     """The Adj-RIB-Out of a VPC is given up with its last route; who was told of it may still be there."""
     broker, clock = MemoryBroker(), [9000]
     metrics = RouterMetrics(CollectorRegistry())
-    fanout = Fanout(broker.session(), Topics("g"), metrics, now=lambda: clock[0], pack_seconds=0)
-    fanout.open(True)
+    publisher = Publisher(broker.session(), metrics)
+    fanout = Fanout(publisher, Topics("g"), metrics, now=lambda: clock[0], pack_seconds=0)
+    publisher.open(True)
     running = asyncio.create_task(fanout.run())
     try:
         for changed in (Diff(table({1: 1}), {}), Diff({}, table({1: 1})), Diff(table({1: 1}), {})):

@@ -32,7 +32,7 @@ def turns(clock) -> FairQueue:
 
 
 def drain(turns: FairQueue) -> list[Turn]:
-    return list(iter(turns.take, None))
+    return list(iter(turns.next_turn, None))
 
 
 def test_a_flood_gets_its_share_and_the_newest_is_not_lost(turns, clock) -> None:
@@ -44,10 +44,10 @@ def test_a_flood_gets_its_share_and_the_newest_is_not_lost(turns, clock) -> None
         assert len(turns) <= 1
         clock.now += 0.001
     assert 110 <= len(taken) <= 130
-    clock.now += turns.wait()
+    clock.now += turns.seconds_to_next()
     (last,) = drain(turns)
     assert last == Turn(FLOOD, "endpoints", b"9999")
-    assert turns.wait() is None
+    assert turns.seconds_to_next() is None
 
 
 def test_the_others_are_served_at_once_during_a_flood(turns, clock) -> None:
@@ -67,8 +67,8 @@ def test_bytes_count_as_well(turns, clock) -> None:
         turns.put(FLOOD, "endpoints", b"x" * 1500)
         drain(turns)
     assert len(turns) == 1
-    assert turns.wait() == pytest.approx(1.001)
-    clock.now += turns.wait()
+    assert turns.seconds_to_next() == pytest.approx(1.001)
+    clock.now += turns.seconds_to_next()
     assert len(drain(turns)) == 1
 
 
@@ -77,7 +77,7 @@ def test_turns_go_round(turns) -> None:
     for origin in (FLOOD, OTHER):
         turns.put(origin, "status", b"")
         turns.put(origin, "endpoints", b"")
-    assert [(turn.origin, turn.kind) for turn in drain(turns)] == [
+    assert [(turn.node, turn.kind) for turn in drain(turns)] == [
         (FLOOD, "status"),
         (OTHER, "status"),
         (FLOOD, "endpoints"),
@@ -112,7 +112,7 @@ def test_there_is_room_for_so_much_and_no_more(clock) -> None:
 def test_a_mark_waits_for_all_that_was_before_it_and_not_for_more(turns, clock) -> None:
     reached = []
     turns.after(lambda: reached.append("empty"))
-    turns.settled()
+    turns.turn_over()
     assert reached == ["empty"]
     for _ in range(SHARE.messages_saved + 1):
         turns.put(FLOOD, "endpoints", b"x")
@@ -120,14 +120,14 @@ def test_a_mark_waits_for_all_that_was_before_it_and_not_for_more(turns, clock) 
     turns.put(OTHER, "endpoints", b"y")
     turns.after(lambda: reached.append("both"))
     drain(turns)
-    turns.settled()
+    turns.turn_over()
     assert reached == ["empty"], "one is still waiting for its share"
     turns.put(FLOOD, "endpoints", b"newer")
     turns.put(OTHER, "status", b"later")
     clock.now += 1
-    while turns.take().origin != FLOOD:
-        turns.settled()
-    turns.settled()
+    while turns.next_turn().node != FLOOD:
+        turns.turn_over()
+    turns.turn_over()
     assert reached == ["empty", "both"]
 
 
@@ -157,9 +157,9 @@ def test_whatever_comes_the_newest_of_each_topic_is_what_remains(said) -> None:
         newest[origin, kind] = str(number).encode() + b"x" * size
         turns.put(origin, kind, newest[origin, kind])
         clock.now += 0.01
-        if size % 3 == 0 and (turn := turns.take()):
+        if size % 3 == 0 and (turn := turns.next_turn()):
             taken.setdefault(turn[:2], []).append(turn.payload)
-    while (pause := turns.wait()) is not None:
+    while (pause := turns.seconds_to_next()) is not None:
         clock.now += pause
         for turn in drain(turns):
             taken.setdefault(turn[:2], []).append(turn.payload)

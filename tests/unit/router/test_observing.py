@@ -112,14 +112,14 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
         await until(lambda: controller.idle)
         assert figure(controller, "oldest_change_seconds") == 0
         assert figure(controller, "last_publish_timestamp_seconds") == pytest.approx(time.time(), abs=3600)
-        free, publish = asyncio.Event(), controller._bus.publish
+        free, publish = asyncio.Event(), controller.bus.publish
 
         async def slow(topic: str, payload: bytes, *, retain: bool = False) -> None:
             if topic == CHANGES:
                 await free.wait()
             await publish(topic, payload, retain=retain)
 
-        controller._bus.publish = slow
+        controller.bus.publish = slow
         attach(world, broker, "10.1.1.1/32")
         await until(lambda: (figure(controller, "oldest_change_seconds") or 0) > 0)
         free.set()
@@ -200,9 +200,9 @@ def test_a_rejection_is_said_once_with_its_cluster() -> None:
 def test_repeats_count_what_was_not_said() -> None:
     now = 0.0
     repeats = LogThrottle(60, most=2, clock=lambda: now)
-    assert [repeats.due("a") for _ in range(5)] == [1, 0, 0, 0, 0]
-    assert repeats.due("b") == 1
+    assert [repeats.count("a") for _ in range(5)] == [1, 0, 0, 0, 0]
+    assert repeats.count("b") == 1
     now = 60.0
-    assert repeats.due("a") == 5
-    assert [repeats.due("c"), repeats.due("b")] == [1, 1], "the one said longest ago was forgotten"
-    assert len(repeats._said) == 2
+    assert repeats.count("a") == 5
+    assert [repeats.count("c"), repeats.count("b")] == [1, 1], "the one said longest ago was forgotten"
+    assert len(repeats._logged) == 2

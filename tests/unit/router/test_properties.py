@@ -131,7 +131,7 @@ class Plane(RuleBasedStateMachine):
         self.holders: dict[tuple[int, str], Who] = {}  # at the last look, and they did not let go since
         self.attachments: dict[str, Attachment] = {}
         self.policy = OPEN
-        self.store = Store(lambda: None, checked=self.checked, policy=self.policy)
+        self.store = Store(checked=self.checked, policy=self.policy)
         self.adj_ribs_out: dict[int, AdjRibOut] = {}
         self.retained: dict[int, RetainedTable] = defaultdict(RetainedTable)
         self.told: dict[int, dict[str, Route]] = {vpc: {} for vpc in VPCS}
@@ -545,7 +545,7 @@ class Plane(RuleBasedStateMachine):
             self.packs()  # what nodes said on hearing that
         held = {vpc: found.routes() for vpc, found in self.retained.items()}
         rejected = {(it.attachment, it.reason) for it in self.store.rejections()}
-        self.store = Store(lambda: None, checked=self.checked, policy=self.policy)
+        self.store = Store(checked=self.checked, policy=self.policy)
         for node in self.dice.sample(list(self.nodes.values()), len(self.nodes)):
             if node.exists:
                 self.store.prefixed(node.origin, self.world.prefix(node.name))

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode
+from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.leader.election import Alone
 from galactic.router.rib.path import NodeRef
 
@@ -150,10 +151,10 @@ async def test_a_leader_goes_on_while_the_election_is_out_of_sight(world, broker
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         await until(lambda: a.idle)
-        a._leadership._election.blind = b._leadership._election.blind = True  # as an API server that is away
+        a.election.blind = b.election.blind = True  # as an API server that is away
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        b._leadership._election.blind = False  # but the other one is chosen: the broker tells
+        b.election.blind = False  # but the other one is chosen: the broker tells
         vote.elect("b")
         await until(lambda: b.idle and not a.term)
         say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
@@ -166,7 +167,7 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
         vote.elect("a")
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        a._leadership._election.blind = True
+        a.election.blind = True
         a.line.cut()
         await until(lambda: not a.fanout._publisher._open.is_set())
         # What is due in its hands while it is away was never said to anybody else.
@@ -176,7 +177,7 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
         await until(lambda: b.idle)
         since = len(broker.published)
         a.line.mend()
-        await until(lambda: not a._leadership.reigning)
+        await until(lambda: not a.leadership.state.claim)
         assert a.term == 0
         assert not [topic for topic, _, _ in broker.published[since:] if "/vpcs/" in topic or topic == LEADER]
         assert whole(broker, "10.1.1.1/32")
@@ -223,11 +224,12 @@ async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterw
             broker.publish(CHANGES, encode(Changes(previous + 1, previous, (wrong,), ())), False)
             yield from resuming(held)
             for _ in range(50):
-                waiting.append(len(b._aside))
+                waiting.append(len(b.leadership._deferred))
                 yield
 
         b.store.resuming = slowly
-        b._leadership._ended.set()  # as if deposed: it claims again
+        b.leadership._chosen(False)
+        b.leadership._chosen(True)  # it claims again
         await until(lambda: len(waiting) == 50)
         await until(lambda: b.idle and node.table.settled and node.count == 1)
         assert waiting[-1] == 1, "it was heard later, and the test shows nothing"
@@ -239,10 +241,10 @@ async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_i
 ) -> None:
     """A deposed leader's pack comes between that and the next turn of its successor."""
     async with reign(world, broker, vote, until) as (b, node, previous):
-        viewed = b._leadership.viewed
+        viewed = b.leadership._broker_read
 
         def and_then(retained) -> None:
-            b._leadership.viewed = viewed
+            b.leadership._broker_read = viewed
             viewed(retained)
             wrong = stray_route("10.6.6.6/32")
             broker.publish(
@@ -251,9 +253,10 @@ async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_i
             broker.publish(SHARD, encode(Shard(previous + 1, 1, (wrong,))), True)
             broker.publish(HEAD, encode(Head(previous + 1, 1, digest([wrong]), 1)), True)
 
-        b._leadership.viewed = and_then
-        b._leadership._ended.set()  # as if deposed: it claims again
-        await until(lambda: b._leadership.viewed is viewed)
+        b.leadership._broker_read = and_then
+        b.leadership._chosen(False)
+        b.leadership._chosen(True)  # it claims again
+        await until(lambda: b.leadership._broker_read is viewed)
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
         assert node.count == 1
 
@@ -408,17 +411,17 @@ async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
     async with replica(broker, vote, "a", withdraw_after=60) as a:
         vote.elect("a")
         now = 0.0
-        a._silence._clock = lambda: now
+        a.part(NodeLiveness)._clock = lambda: now
         say(broker, *said)
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         say(broker, offline)
-        await until(lambda: a._silence._since)
+        await until(lambda: a.part(NodeLiveness)._offline_since)
         now = 59.0
-        a._silence.look()
+        a.part(NodeLiveness).withdraw()
         await asyncio.sleep(0.05)
         assert "10.1.1.1/32" in a.store.routes(VPC)
         now = 60.0
-        a._silence.look()
+        a.part(NodeLiveness).withdraw()
         await until(lambda: a.idle and whole(broker))
         say(broker, said[0])
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
@@ -436,7 +439,7 @@ async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_
         seen, since = len(node.seen), len(broker.published)
         for sequence in (2, 3):  # its node started anew, and says the same
             say(broker, world.endpoints("n1", sequence, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
-        await until(lambda: a.idle and not a._dirty.is_set())
+        await until(lambda: a.idle and not a.store.changed.is_set())
         await asyncio.sleep(0.05)
         assert told(broker, since) == []
         # The new one speaks before the old one lets go, and then the other way round.
@@ -444,7 +447,7 @@ async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_
         say(broker, world.endpoints("n1", 4))
         await until(lambda: a.idle and "10.1.1.1/32" in a.store.routes(VPC))
         await until(lambda: a.store.routes(VPC)["10.1.1.1/32"].node == "n2" and a.idle)
-        await until(lambda: node.table.settled and node.table.revision == a.told(VPC)[0])
+        await until(lambda: node.table.settled and node.table.revision == a.table(VPC)[0])
         assert {len(table) for table in node.seen[seen:]} == {1}
         say(broker, world.endpoints("n2", 2))
         await until(lambda: a.idle and whole(broker) and node.count == 0)
@@ -490,12 +493,12 @@ async def test_a_claim_is_raised_above_a_term_that_only_the_database_knows(
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         since, known = len(broker.published), a.term + 10**6
-        a._leadership.outranked(known)
+        a.leadership.database_ahead(known)
         await until(lambda: a.idle and a.term > known)
         assert leader(broker).term == a.term
         assert not told(broker, since), "nothing else changes"
         term = a.term
-        a._leadership.outranked(term + 10**6)  # as another plane's would, on the same database
+        a.leadership.database_ahead(term + 10**6)  # as another plane's would, on the same database
         say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.2/32"))
         assert a.term == term, "they outdo each other for ever"
@@ -505,10 +508,10 @@ async def test_who_is_outdone_at_the_broker_does_not_raise_its_claim(world, brok
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         await until(lambda: a.idle)
-        a._leadership._election.blind = True
+        a.election.blind = True
         lose, broker.lose = broker.lose, lambda topic, _: topic == LEADER  # the database is quicker to tell
         broker.publish(LEADER, encode(Leader("b", a.term + 1000)), True)
         broker.lose = lose
-        a._leadership.outranked(a.term + 1000)
-        await until(lambda: not a._leadership.reigning)
+        a.leadership.database_ahead(a.term + 1000)
+        await until(lambda: not a.leadership.state.claim)
         assert (leader(broker).id, a.term, b.term) == ("b", 0, 0)

@@ -29,7 +29,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = Store(lambda: None, checked=self.checked)
+        self.store = Store(checked=self.checked)
         self.attachments: dict[str, Attachment] | None = {} if self.checked else None
         self.expected = table({}, self.attachments, {}, 0)
         self.horizon = 1000
@@ -170,7 +170,7 @@ def test_with_attachments(world) -> None:
 
 
 def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
-    store = Store(lambda: None, checked=False)
+    store = Store(checked=False)
     origin, endpoint = NodeRef("default", "n1"), world.endpoint("n1", 1, "10.1.1.1/32")
     store.prefixed(origin, world.prefix("n1"))
     assert store.registered(origin, 5, (endpoint,))
@@ -186,7 +186,7 @@ def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
 def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
     from galactic.router.rib import vpc as module
 
-    store = Store(lambda: None, checked=False)
+    store = Store(checked=False)
     for number in range(1, 201):
         origin = NodeRef("default", f"n{number}")
         store.prefixed(origin, world.prefix(f"n{number}"))
@@ -209,7 +209,7 @@ def _counting(function, calls: list):
 
 
 def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(world) -> None:
-    store = Store(lambda: None, checked=True)
+    store = Store(checked=True)
     origin = NodeRef("default", "n1")
     store.prefixed(origin, world.prefix("n1"))
     for number in (1, 2):

@@ -3,5 +3,6 @@
 ``adj_rib_out``: what a VPC's subscribers were sent, and what is pending. ``shards``: a table cut into retained
 messages. ``fanout``: publishes what is pending, by way of ``publisher``, which waits for the broker's confirmation.
 ``revisions``: numbers of tables and terms. ``retained``: the router's own topics as the broker retains them.
+``change_log``: changes since then, as a standby receives them.
 ``foreign``: other writers on these topics, whose messages are overwritten.
 """

@@ -14,15 +14,15 @@ from typing import Final
 
 import structlog
 
-from galactic.bus import Bus
 from galactic.diff import Diff
 from galactic.errors import Rejected
-from galactic.messages import Changes, Message, Route, Topics, encode
+from galactic.messages import Changes, Route, Topics, encode
 from galactic.names import parse_vpc, vpc_hex
 from galactic.router.egress.adj_rib_out import AdjRibOut
+from galactic.router.egress.change_log import ChangeLog
 from galactic.router.egress.foreign import overwritten
 from galactic.router.egress.publisher import Publisher
-from galactic.router.egress.retained import Retained, Told
+from galactic.router.egress.retained import Retained
 from galactic.router.egress.revisions import milliseconds
 from galactic.router.log_throttle import LogThrottle
 from galactic.router.metrics import RouterMetrics
@@ -44,7 +44,7 @@ class Fanout:
 
     def __init__(
         self,
-        bus: Bus,
+        publisher: Publisher,
         topics: Topics,
         metrics: RouterMetrics,
         *,
@@ -52,7 +52,7 @@ class Fanout:
         pack_seconds: float = PACK_SECONDS,
     ) -> None:
         self._topics, self._metrics, self._now = topics, metrics, now
-        self._publisher, self._repeats = Publisher(bus, metrics), LogThrottle()
+        self._publisher, self._repeats = publisher, LogThrottle()
         self._pack_seconds = pack_seconds
         self._adj_ribs_out: dict[int, AdjRibOut] = {}
         self._since: dict[int, float] = {}  # when the first change came that is due
@@ -65,7 +65,6 @@ class Fanout:
         self._floor = 0  # the latest revision of a table that is no more
         self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
         self._tasks: asyncio.TaskGroup | None = None
-        metrics.oldest(self._oldest)
 
     async def run(self) -> None:
         """Publishes for ever."""
@@ -97,12 +96,12 @@ class Fanout:
                 self._wake(vpc)
         self._metrics.queued(len(self._since))
 
-    def adopt(self, retained: Retained, told: Told) -> dict[int, dict[Network, Route]]:
+    def adopt(self, retained: Retained, changes: ChangeLog) -> dict[int, dict[Network, Route]]:
         """Starts from what the broker retains and was told since, with nothing due. Returns the tables as told."""
         self._adj_ribs_out = {vpc: AdjRibOut(vpc, found) for vpc, found in retained.tables.items()}
         self._since.clear()
         for vpc, adj_rib_out in self._adj_ribs_out.items():
-            adj_rib_out.replay(told.since(vpc))
+            adj_rib_out.replay(changes.since(vpc))
         self._stray |= retained.stray
         self._metrics.revisions(
             {adj_rib_out.vpc: adj_rib_out.revision for adj_rib_out in self._adj_ribs_out.values()}
@@ -132,19 +131,11 @@ class Fanout:
                 self._stray.add(parts)
                 self._wake_all()
             raise Rejected(topic, reason="UnknownTopic")
-        if times := self._repeats.due(topic):
+        if times := self._repeats.count(topic):
             log.warning("somebody else wrote on a router's topic, putting it right", topic=topic, times=times)
         self._metrics.foreign()
         self._adj_ribs_out.setdefault(vpc, adj_rib_out)
         self._wake(vpc)
-
-    def connected(self, up: bool) -> None:
-        """The broker came or went."""
-        self._publisher.connected(up)
-
-    def open(self, leads: bool) -> None:
-        """Whether anything may be published: only after the broker was seen to know no newer leader."""
-        self._publisher.open(leads)
 
     def revision(self, vpc: int) -> int:
         """The revision at which subscribers of a VPC are told all that is due by now, or were; 0: nothing."""
@@ -167,9 +158,10 @@ class Fanout:
         busy = self._telling or self._packing or self._stray or self._wiping
         return not (busy or any(not it.idle for it in self._adj_ribs_out.values()))
 
-    async def publish(self, topic: str, message: Message, *, retain: bool = False) -> None:
-        """One message of any kind, until it is confirmed."""
-        await self._publisher.confirmed(topic, encode(message), retain, self._urgent, gated=False)
+    def oldest(self) -> float:
+        """Seconds since the oldest change came that is not confirmed."""
+        waiting = (*self._since.values(), *self._underway.values())
+        return time.perf_counter() - min(waiting) if waiting else 0.0
 
     def _new(self, vpc: int) -> AdjRibOut:
         return AdjRibOut(vpc, floor=self._floor)
@@ -222,11 +214,6 @@ class Fanout:
             self._underway.pop(vpc, None)
         self._since.pop(vpc, None)
         self._metrics.queued(len(self._since))
-
-    def _oldest(self) -> float:
-        """Seconds since the oldest change came that is not confirmed."""
-        waiting = (*self._since.values(), *self._underway.values())
-        return time.perf_counter() - min(waiting) if waiting else 0.0
 
     async def _pack(self, vpc: int) -> None:
         adj_rib_out = self._adj_ribs_out[vpc]

@@ -1,13 +1,14 @@
 """Publishing until the broker has confirmed, however long that takes, and knowing one's own publishes again."""
 
 import asyncio
-import random
 import time
 from collections import deque
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.bus import Bus
 from galactic.errors import Unreachable
 from galactic.messages import Topics, encode
@@ -18,6 +19,7 @@ log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.1, 5.0)
 OWN: Final = 256
 """Publishes of one topic whose coming back is waited for."""
+UNBOUNDED: Final = nullcontext()
 PERSISTENT: Final = 5
 """Attempts after which it is said that something is not confirmed."""
 
@@ -56,13 +58,13 @@ class Publisher:
         topic: str,
         payload: bytes,
         retain: bool,
-        window: asyncio.Semaphore,
+        window: AbstractAsyncContextManager[None] = UNBOUNDED,
         *,
         gated: bool = True,
         heard: bool = True,
     ) -> None:
         """Publishes until confirmed. The order of what one task publishes is kept. ``heard``: it is to come back."""
-        pause, longest = BACKOFF_SECONDS
+        backoff = Backoff(*BACKOFF_SECONDS)
         own, mark = self._own.setdefault(topic, deque(maxlen=OWN)), hash(payload)
         attempts = 0
         while True:
@@ -81,8 +83,7 @@ class Publisher:
                 self._metrics.unconfirmed()
                 say = log.warning if attempts == PERSISTENT else log.debug
                 say("not confirmed, trying again", topic=topic, attempts=attempts, error=str(error))
-                await self._pause(pause * random.uniform(0.5, 1.5))
-                pause = min(pause * 2, longest)
+                await self._pause(backoff.pause())
             else:
                 self._metrics.confirmed(time.perf_counter() - started)
                 if attempts >= PERSISTENT:

@@ -1,6 +1,6 @@
 """What the broker retains of the router's own topics, as it replayed them after a subscription."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -12,8 +12,6 @@ from galactic.router.rib.networks import Network
 
 SHARDS_MAX: Final = 1 << 16
 """Shards of one table: 16 million routes."""
-TOLD_MAX: Final = 4096
-"""Changes of one VPC that are remembered until its table is packed."""
 TableMessage = TypeVar("TableMessage", Changes, Head, Shard)
 
 
@@ -74,7 +72,7 @@ class Retained:
     leader: Leader | None = None
     stray: set[tuple[str, ...]] = field(default_factory=set)
 
-    def take(self, parts: tuple[str, ...], payload: bytes) -> None:
+    def add(self, parts: tuple[str, ...], payload: bytes) -> None:
         """One message; ``parts`` are its topic's levels below the base. Raises Rejected what is not ours to read."""
         match parts:
             case ("router", "leader"):
@@ -134,34 +132,3 @@ def shard_number(level: str) -> int | None:
     """The number of the shard that a topic ends with; None: it is no shard's."""
     good = len(level) <= 5 and level.isascii() and level.isdigit() and level == str(int(level))
     return int(level) if good and int(level) < SHARDS_MAX else None
-
-
-class Told:
-    """What a leader told and has not packed yet, as a standby hears it: where its subscribers are if it dies now."""
-
-    def __init__(self) -> None:
-        self._vpcs: dict[int, dict[int, Changes]] = {}
-
-    def take(self, parts: tuple[str, ...], payload: bytes) -> None:
-        """One message below ``vpcs/``. Raises Rejected."""
-        vpc = parse_vpc(parts[1])
-        match parts[2:]:
-            case ("changes",):
-                change = decoded(Changes, payload)
-                log = self._vpcs.setdefault(vpc, {})
-                log[change.previous] = change
-                if len(log) > TOLD_MAX:
-                    del log[next(iter(log))]
-            case ("head",):
-                packed = decoded(Head, payload).revision if payload else None
-                log = {
-                    previous: change
-                    for previous, change in self._vpcs.pop(vpc, {}).items()
-                    if packed is not None and change.revision > packed
-                }
-                if log:
-                    self._vpcs[vpc] = log
-
-    def since(self, vpc: int) -> Mapping[int, Changes]:
-        """The changes that were heard, by the revision they continue."""
-        return self._vpcs.get(vpc, {})

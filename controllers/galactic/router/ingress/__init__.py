@@ -1,8 +1,9 @@
 """What arrives over MQTT, up to the RIB.
 
-``subscriptions``: which topics of nodes are followed, and when a node is asked for its retained registration.
-``inbox``: the dispatch of every message. ``decoder``: registrations, decoded and put into the store. ``barrier``:
-when the broker has sent all that it retains (end-of-RIB). ``snapshot_reader``: the router's own retained topics, read
-once a session. ``damping``: nodes that flood are suppressed for a while. ``fair_queue``: each node's share of the
-router. ``liveness``: nodes that are silent. ``rejections``: the log of rejected paths.
+``inbox``: the dispatch of every message. ``node_messages``: messages of nodes, decoded in turns. ``fair_queue``: each
+node's share of these turns. ``decoder``: registrations, decoded and put into the store. ``subscriptions``: which topics
+of nodes are subscribed, and when retained registrations are requested. ``damping``: nodes that flood are suppressed for
+a while. ``barrier``: when the broker has sent all that it retains (end-of-RIB). ``snapshot_reader``: the routers' own
+topics, read once a session. ``liveness``: nodes that are offline. ``dropped``: messages that are dropped.
+``rejections``: the log of rejected paths. ``admissions``: the file with a standalone router's import policy.
 """

@@ -1,12 +1,12 @@
-"""What nodes say, decoded and put into the store."""
+"""Messages of nodes, decoded and put into the store."""
 
 import re
-from collections.abc import Callable
 from ipaddress import IPv6Network
 from typing import Final
 
 from galactic.errors import Rejected
 from galactic.messages import NodeEndpoints, NodeStatus, decode
+from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import EPOCH_MAX, NodeRef
 from galactic.router.rib.store import Store
@@ -15,68 +15,70 @@ from galactic.srv6 import parse_prefix
 _NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
 
 
-def named(origin: NodeRef) -> bool:
+def is_valid(node: NodeRef) -> bool:
     """Whether these can be names of a cluster and a node, and so levels of a topic."""
-    return bool(_NAME.fullmatch(origin.cluster) and _NAME.fullmatch(origin.node))
+    return bool(_NAME.fullmatch(node.cluster) and _NAME.fullmatch(node.node))
 
 
-def origin_of(cluster: str, node: str) -> NodeRef:
-    """Whoever says something, by the levels of the topic. Raises Rejected."""
-    origin = NodeRef(cluster, node)
-    if not named(origin):
+def node_ref(cluster: str, node: str) -> NodeRef:
+    """The sender of a message, by the levels of its topic. Raises Rejected."""
+    ref = NodeRef(cluster, node)
+    if not is_valid(ref):
         raise Rejected(f"{cluster!r}, {node!r}: no names of a cluster and a node", reason="InvalidName")
-    return origin
+    return ref
 
 
 class Decoder:
-    """Takes one message at a time; each raises Rejected what cannot be believed as it is."""
+    """One message at a time. ``standalone``: the nodes themselves name their SRv6 prefixes, inside ``block`` if any."""
 
     def __init__(
         self,
         store: Store,
+        liveness: NodeLiveness,
         metrics: RouterMetrics,
         *,
-        prefixes: bool,
-        space: IPv6Network | None,
-        state: Callable[[NodeRef, bool], None],
+        standalone: bool,
+        block: IPv6Network | None = None,
     ) -> None:
-        """As ``inbox.Inbox``."""
-        self._store, self._metrics = store, metrics
-        self._prefixes, self._space, self._state = prefixes, space, state
-        self.unplaced: set[NodeRef] = set()
-        """Nodes whose status does not say a prefix: a Last Will may not know it."""
+        self._store, self._liveness, self._metrics = store, liveness, metrics
+        self._standalone, self._block = standalone, block
+        self.without_prefix: set[NodeRef] = set()
+        """Nodes whose status has no prefix: a Last Will may not know it."""
 
-    def take(self, origin: NodeRef, kind: str, payload: bytes) -> None:
-        """``kind`` is the last level of its topic."""
-        (self._endpoints if kind == "endpoints" else self._status)(origin, payload)
+    def decode(self, node: NodeRef, kind: str, payload: bytes) -> None:
+        """``kind`` is the last level of the topic. Raises Rejected."""
+        (self._endpoints if kind == "endpoints" else self._status)(node, payload)
 
-    def _endpoints(self, origin: NodeRef, payload: bytes) -> None:
+    def _endpoints(self, node: NodeRef, payload: bytes) -> None:
         if not payload:
-            return  # somebody cleared the retained message: that says nothing about what is attached
-        said = decode(NodeEndpoints, payload)
-        if not 0 <= said.sequence <= EPOCH_MAX:
-            raise Rejected(f"{said.sequence} is no sequence", reason="SequenceInvalid")
-        if not self._store.registered(origin, said.sequence, said.endpoints):
-            raise Rejected(f"sequence {said.sequence} is not the newest", reason="StaleSequence")
+            return  # the retained message was cleared: that says nothing about what is attached
+        registration = decode(NodeEndpoints, payload)
+        sequence = registration.sequence
+        if not 0 <= sequence <= EPOCH_MAX:
+            raise Rejected(f"sequence {sequence} is not between 0 and {EPOCH_MAX}", reason="SequenceInvalid")
+        if not self._store.registered(node, sequence, registration.endpoints):
+            raise Rejected(f"sequence {sequence} is not the newest", reason="StaleSequence")
         self._metrics.registered("mqtt")
 
-    def _status(self, origin: NodeRef, payload: bytes) -> None:
-        said = decode(NodeStatus, payload) if payload else None
-        self._state(origin, said is None or said.state == "online")
-        if not self._prefixes:
+    def _status(self, node: NodeRef, payload: bytes) -> None:
+        status = decode(NodeStatus, payload) if payload else None
+        self._liveness.set_status(node, status is None or status.state == "online")
+        if not self._standalone:
             return  # the prefix is the NodeSegment's
-        if said is None:
-            self.unplaced.discard(origin)
-            self._store.removed(origin)
+        if status is None:
+            self.without_prefix.discard(node)
+            self._store.removed(node)
             return
-        if not said.prefix:
-            self.unplaced.add(origin)
+        if not status.prefix:
+            self.without_prefix.add(node)
             return
         try:
-            prefix = parse_prefix(said.prefix)
+            prefix = parse_prefix(status.prefix)
         except Rejected as error:
             raise Rejected(str(error), reason="PrefixInvalid") from error
-        if self._space is not None and not prefix.subnet_of(self._space):
-            raise Rejected(f"{prefix} is not in {self._space}", reason="PrefixOutsideSpace")
-        self.unplaced.discard(origin)
-        self._store.prefixed(origin, prefix)
+        if self._block is not None and not prefix.subnet_of(self._block):
+            raise Rejected(
+                f"prefix {prefix} is not in the SRv6 block {self._block}", reason="PrefixOutsideSpace"
+            )
+        self.without_prefix.discard(node)
+        self._store.prefixed(node, prefix)

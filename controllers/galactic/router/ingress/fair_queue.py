@@ -1,11 +1,11 @@
 """Each node's share of the router. No I/O.
 
-What nodes say is state: of each topic only the newest message matters. So a node that says more than its share loses
-nothing but time. Its newest message waits until the node has earned the next turn, replaced by whatever is newer still;
-the others' turns come meanwhile, in the order in which they asked. At most two messages of a node are ever waiting.
+A node's messages are state: of each topic only the newest matters. So a node that publishes more than its share loses
+nothing but time. Its newest message waits until the node has earned the next turn, replaced by any newer one; the
+other nodes' turns come meanwhile, in the order of arrival. At most two messages of a node ever wait.
 
-A share is a token bucket of messages and one of bytes. A turn is given to whoever owes neither, and paid for
-afterwards: so a large message needs no burst of its size, it only makes the next turn come later.
+A share is a token bucket of messages and one of bytes. A node that owes neither gets a turn, and pays for it
+afterwards: so a large message needs no burst of its size, it only delays the node's next turn.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from galactic.errors import Rejected
 from galactic.router.rib.path import NodeRef
 
 WAITING_BYTES: Final = 256 * 1024 * 1024
-"""All nodes' waiting messages together. Beyond, a message is refused, and asked for again later."""
+"""All nodes' waiting messages together. Beyond, a message is dropped, and requested again later."""
 _FORGET_EVERY: Final = 1000
 _INSTANT: Final = 1e-6
 """Seconds that do not matter: sums of floating-point numbers are not exact."""
@@ -38,7 +38,7 @@ class Share(NamedTuple):
 class Turn(NamedTuple):
     """One node's newest message on one of its topics."""
 
-    origin: NodeRef
+    node: NodeRef
     kind: str
     payload: bytes
 
@@ -51,11 +51,11 @@ class _Lane:
     bytes: float
     at: float
     kinds: deque[str] = field(default_factory=deque)
-    held: bool = False
+    delayed: bool = False
 
 
 class FairQueue:
-    """Gives turns to nodes that have something to say. ``clock`` in seconds."""
+    """Gives turns to nodes whose messages wait. ``clock`` in seconds."""
 
     def __init__(
         self,
@@ -66,16 +66,16 @@ class FairQueue:
     ) -> None:
         self._clock, self._share, self._room = clock, share, waiting_bytes
         self._lanes: dict[NodeRef, _Lane] = {}
-        self._waiting: dict[tuple[NodeRef, str], tuple[int, bytes]] = {}  # in the order in which they asked
+        self._waiting: dict[tuple[NodeRef, str], tuple[int, bytes]] = {}  # in the order of arrival
         self._ready: deque[NodeRef] = deque()
-        self._held: list[tuple[float, NodeRef]] = []
+        self._delayed: list[tuple[float, NodeRef]] = []
         self._marks: deque[tuple[int, Callable[[], None]]] = deque()
         self._count = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, origin: NodeRef, kind: str, payload: bytes) -> bool:
+    def put(self, node: NodeRef, kind: str, payload: bytes) -> bool:
         """The newest of that topic. False when it replaced one that waited because the node is over its share.
 
         Raises Rejected (Overloaded) when there is no room for it.
@@ -83,60 +83,60 @@ class FairQueue:
         self._count += 1
         if self._count % _FORGET_EVERY == 0:
             self._forget()
-        before = self._waiting.get((origin, kind))
+        before = self._waiting.get((node, kind))
         self._room -= len(payload) - (len(before[1]) if before else 0)
         if self._room < 0 and payload:
             self._room += len(payload) - (len(before[1]) if before else 0)
-            raise Rejected("too much is waiting already", reason="Overloaded")
-        if (lane := self._lanes.get(origin)) is None:
+            raise Rejected("the queue of node messages is full", reason="Overloaded")
+        if (lane := self._lanes.get(node)) is None:
             share = self._share
-            lane = self._lanes[origin] = _Lane(share.messages_saved, share.bytes_saved, self._clock())
+            lane = self._lanes[node] = _Lane(share.messages_saved, share.bytes_saved, self._clock())
         if before is not None:
-            self._waiting[origin, kind] = before[0], payload
-            return not lane.held
-        self._waiting[origin, kind] = self._count, payload
+            self._waiting[node, kind] = before[0], payload
+            return not lane.delayed
+        self._waiting[node, kind] = self._count, payload
         if not lane.kinds:
-            self._ready.append(origin)
+            self._ready.append(node)
         lane.kinds.append(kind)
         return True
 
-    def take(self) -> Turn | None:
-        """Whose turn it is; None when nobody's is, for ``wait`` seconds."""
+    def next_turn(self) -> Turn | None:
+        """The next message to decode; None: there is none for ``seconds_to_next``."""
         now = self._clock()
-        while self._held and self._held[0][0] <= now + _INSTANT:
-            _, origin = heapq.heappop(self._held)
-            self._lanes[origin].held = False
-            self._ready.append(origin)
+        while self._delayed and self._delayed[0][0] <= now + _INSTANT:
+            _, node = heapq.heappop(self._delayed)
+            self._lanes[node].delayed = False
+            self._ready.append(node)
         while self._ready:
-            origin = self._ready.popleft()
-            lane = self._lanes[origin]
+            node = self._ready.popleft()
+            lane = self._lanes[node]
             self._earn(lane, now)
-            if (owes := self._owes(lane)) > 0:
-                lane.held = True
-                heapq.heappush(self._held, (now + owes, origin))
+            if (seconds := self._debt(lane)) > 0:
+                lane.delayed = True
+                heapq.heappush(self._delayed, (now + seconds, node))
                 continue
             kind = lane.kinds.popleft()
-            _, payload = self._waiting.pop((origin, kind))
+            _, payload = self._waiting.pop((node, kind))
             self._room += len(payload)
             lane.messages -= 1
             lane.bytes -= len(payload)
             if lane.kinds:
-                self._ready.append(origin)
-            return Turn(origin, kind, payload)
+                self._ready.append(node)
+            return Turn(node, kind, payload)
         return None
 
-    def wait(self) -> float | None:
-        """Seconds until somebody's turn comes without anything being put; None: never."""
+    def seconds_to_next(self) -> float | None:
+        """Until a turn comes without a new message; None: there is none."""
         if self._ready:
             return 0.0
-        return max(0.0, self._held[0][0] - self._clock()) if self._held else None
+        return max(0.0, self._delayed[0][0] - self._clock()) if self._delayed else None
 
     def after(self, then: Callable[[], None]) -> None:
-        """``settled`` is to call that when everything that waits now, or what replaced it, has had its turn."""
+        """``turn_over`` calls ``then`` when everything that waits now, or what replaced it, has had its turn."""
         self._marks.append((self._count, then))
 
-    def settled(self) -> None:
-        """To be called when the turn that was taken last is dealt with."""
+    def turn_over(self) -> None:
+        """The message of the last turn is decoded."""
         oldest = next(iter(self._waiting.values()))[0] if self._waiting else self._count + 1
         while self._marks and self._marks[0][0] < oldest:
             self._marks.popleft()[1]()
@@ -147,7 +147,7 @@ class FairQueue:
         lane.bytes = min(share.bytes_saved, lane.bytes + passed * share.bytes)
         lane.at = now
 
-    def _owes(self, lane: _Lane) -> float:
+    def _debt(self, lane: _Lane) -> float:
         """Seconds until it has something saved up again; 0 when it has."""
         share = self._share
         return max(
@@ -158,7 +158,7 @@ class FairQueue:
     def _forget(self) -> None:
         """Nodes that have saved up all they may are as good as new."""
         now, share = self._clock(), self._share
-        for origin, lane in list(self._lanes.items()):
+        for node, lane in list(self._lanes.items()):
             self._earn(lane, now)
             if not lane.kinds and lane.messages >= share.messages_saved and lane.bytes >= share.bytes_saved:
-                del self._lanes[origin]
+                del self._lanes[node]

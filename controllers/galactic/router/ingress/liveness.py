@@ -1,66 +1,74 @@
-"""Nodes that are silent, and those that have been for longer than ``--withdraw-after``.
+"""Nodes that are offline, and those that have been for longer than ``--withdraw-after``.
 
-Silence alone says nothing about a node's data plane, so by default nobody minds. Where it is minded it begins with the
-``offline`` of the Last Will. MQTT does not say when that was, so a router that starts counts from when it reads it:
-a restart may lengthen the wait and never shortens it; a standby has counted along.
+The silence of a node alone says nothing about its data plane, so by default its routes stay. Where they do not, the
+time begins with the ``offline`` of the Last Will. MQTT does not carry when that was published, so a router that starts
+counts from when it reads it: a restart may lengthen the time and never shortens it. A standby counts too.
 
-What is heard late of a silent node counts less than what others say who are there (docs/design/late-messages.md).
+What arrives late from an offline node counts less than what online nodes register (docs/design/late-messages.md).
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from galactic.router.rib.path import NodeRef
 
 log = structlog.get_logger(__name__)
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 
 
-class Silence:
-    """``silence`` is called with True for a node that was offline for ``after`` seconds (0: none ever), then False.
+class Nodes(Protocol):
+    """The nodes' registrations; ``rib.store.Store``."""
 
-    ``absent`` at once, with whether a node is offline.
-    """
+    def absent(self, origin: NodeRef, absent: bool) -> None: ...
+
+    def silence(self, origin: NodeRef, silent: bool) -> None: ...
+
+
+class NodeLiveness:
+    """Withdraws the routes of nodes that were offline for ``withdraw_after`` seconds; 0: of none."""
 
     def __init__(
-        self,
-        after: float,
-        silence: Callable[[NodeRef, bool], None],
-        absent: Callable[[NodeRef, bool], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, nodes: Nodes, withdraw_after: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._after, self._silence, self._absent, self._clock = after, silence, absent, clock
-        self._since: dict[NodeRef, float] = {}
-        self._silent: set[NodeRef] = set()
+        self._nodes, self._withdraw_after, self._clock = nodes, withdraw_after, clock
+        self._offline_since: dict[NodeRef, float] = {}
+        self._withdrawn: set[NodeRef] = set()
 
-    def said(self, origin: NodeRef, online: bool) -> None:
-        """Its status."""
-        self._absent(origin, not online)
+    def set_status(self, node: NodeRef, online: bool) -> None:
+        """What its retained status says."""
+        self._nodes.absent(node, not online)
         if not online:
-            self._since.setdefault(origin, self._clock())
+            self._offline_since.setdefault(node, self._clock())
             return
-        self._since.pop(origin, None)
-        if origin in self._silent:
-            self._silent.discard(origin)
-            log.info("node is heard of again", cluster=origin.cluster, node=origin.node)
-            self._silence(origin, False)
+        self._offline_since.pop(node, None)
+        if node in self._withdrawn:
+            self._withdrawn.discard(node)
+            log.info("node is online again", cluster=node.cluster, node=node.node)
+            self._nodes.silence(node, False)
 
-    def look(self) -> None:
-        """Tells of those whose time is over."""
-        for origin, since in self._since.items():
-            if self._after and origin not in self._silent and self._clock() - since >= self._after:
-                self._silent.add(origin)
+    def withdraw(self) -> None:
+        """Withdraws the routes of those whose time is over."""
+        for node, since in self._offline_since.items():
+            if (
+                self._withdraw_after
+                and node not in self._withdrawn
+                and self._clock() - since >= self._withdraw_after
+            ):
+                self._withdrawn.add(node)
                 log.warning(
-                    "node is silent, withdrawing its routes", cluster=origin.cluster, node=origin.node
+                    "node is offline for too long, withdrawing its routes",
+                    cluster=node.cluster,
+                    node=node.node,
+                    seconds=self._withdraw_after,
                 )
-                self._silence(origin, True)
+                self._nodes.silence(node, True)
 
     async def run(self) -> None:
-        """Looks for ever."""
+        """Withdraws for ever."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.look()
+            await asyncio.sleep(POLL_SECONDS)
+            self.withdraw()

@@ -1,4 +1,4 @@
-"""The log of what nodes said and was not believed: a line in ten minutes for an attachment and reason."""
+"""The log of rejected paths: a line in ten minutes for an attachment and reason."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -6,29 +6,30 @@ from typing import Final
 import structlog
 
 from galactic.router.log_throttle import LogThrottle
-from galactic.router.rib.path import Rejection
+from galactic.router.rib.path import Identity, Rejection
+from galactic.router.rib.store import Commit, Store
 
 log = structlog.get_logger(__name__)
 SAME_SECONDS: Final = 600.0
 SILENT: Final = frozenset({"StaleEpoch", "NotReady"})
-"""Reasons that belong to every move and every start, and that nobody has to do anything about."""
+"""Reasons that belong to every move and every start, and call for nothing."""
 
 
 class RejectionLog:
-    """``note`` any number of them."""
+    """Logs rejections."""
 
     def __init__(self) -> None:
-        self._repeats = LogThrottle(SAME_SECONDS)
+        self._throttle = LogThrottle(SAME_SECONDS)
 
     def note(self, rejections: Iterable[Rejection]) -> None:
-        """These were rejected."""
+        """These paths are rejected."""
         for rejection in rejections:
             cluster, node = rejection.origin
-            if not (times := self._repeats.due((cluster, rejection.attachment, rejection.reason))):
+            if not (times := self._throttle.count((cluster, rejection.attachment, rejection.reason))):
                 continue
-            say = log.info if rejection.reason in SILENT else log.warning
-            say(
-                "rejected",
+            level = log.info if rejection.reason in SILENT else log.warning
+            level(
+                "path rejected",
                 reason=rejection.reason,
                 cluster=cluster,
                 node=node,
@@ -36,3 +37,30 @@ class RejectionLog:
                 error=rejection.message,
                 times=times,
             )
+
+
+class RejectionReports:
+    """Logs what a leading router rejects, where there is no Kubernetes that could hold Events."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self._log = store, RejectionLog()
+
+    def lead(self, term: int) -> None:
+        """The log needs no start."""
+
+    def resign(self) -> None:
+        """The log needs no end."""
+
+    def due(self, commit: Commit) -> None:
+        """The tables changed."""
+        self._log.note((*commit.rejections, *conflict_rejections(self._store, commit.touched)))
+
+
+def conflict_rejections(store: Store, touched: Iterable[Identity]) -> list[Rejection]:
+    """The networks that the paths of these attachments announce and do not have."""
+    paths = [path for identity in touched if (path := store.endpoint(identity))]
+    return [
+        Rejection(path.origin, path.attachment, "Conflict", conflict.sentence)
+        for path in paths
+        for conflict in store.conflicts(path)
+    ]

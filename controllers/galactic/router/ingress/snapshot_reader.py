@@ -1,7 +1,8 @@
-"""What the broker retains of the router's own topics, read once a session and whenever it is asked for."""
+"""What the broker retains of the routers' own topics, read once a session and on request."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import structlog
 
@@ -10,63 +11,80 @@ from galactic.messages import Topics
 from galactic.names import vpc_hex
 from galactic.router.egress.retained import Retained
 from galactic.router.ingress.barrier import ResyncBarrier
+from galactic.router.ingress.decoder import is_valid
+from galactic.router.rib.path import NodeRef
 
 log = structlog.get_logger(__name__)
 
 
+class Registrations(Protocol):
+    """The nodes; ``rib.store.Store``."""
+
+    def heard(self, origin: NodeRef) -> bool: ...
+
+
 class SnapshotReader:
-    """``view`` is told of all that is retained, when everything that arrived with it is dealt with."""
+    """Reads until nothing that must exist is missing.
+
+    ``nodes``, standalone: the registrations of the nodes that are in the tables must exist too.
+    """
 
     def __init__(
-        self,
-        bus: Bus,
-        topics: Topics,
-        asking: ResyncBarrier,
-        *,
-        view: Callable[[Retained], None],
-        nodes: Callable[[Retained], Iterable[str]],
+        self, bus: Bus, topics: Topics, barrier: ResyncBarrier, nodes: Registrations | None = None
     ) -> None:
-        """``nodes``: topics of nodes that must exist, as what is retained is about them, and that were not heard."""
-        self._bus, self._topics, self._asking, self._view, self._nodes = bus, topics, asking, view, nodes
+        self._bus, self._topics, self._barrier, self._nodes = bus, topics, barrier, nodes
         self._own = (topics.leader, topics.head("+"), topics.table("+", "+"))
-        self._found: Retained | None = None
+        self._subscribed = False
+        self._snapshot: Retained | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """A session began."""
-        self.end()
-        self._found = Retained()
-        self._bus.subscribe(*self._own)
-        self._task = asyncio.create_task(self._read(self._found), name="retained")
+    def read(self, then: Callable[[Retained], None]) -> None:
+        """Reads, and calls ``then`` in the turn in which the last message was dealt with. A later call replaces it.
 
-    def again(self) -> None:
-        """Reads it once more; without a session that happens when there is one."""
-        if self._bus.connected:
+        Without a session nothing is read: the next session begins with a call.
+        """
+        if not self._bus.connected:
+            return
+        if self._subscribed:
             self._bus.unsubscribe(*self._own)
-            self.begin()
+        self.end()
+        self._subscribed, self._snapshot = True, Retained()
+        self._bus.subscribe(*self._own)
+        self._task = asyncio.create_task(self._read(self._snapshot, then), name="snapshot")
 
     def end(self) -> None:
-        """The session is over."""
+        """The session is over: stops reading."""
+        self._subscribed = False
         if self._task is not None:
             self._task.cancel()
 
-    def take(self, parts: tuple[str, ...], payload: bytes) -> None:
+    def arrived(self, parts: tuple[str, ...], payload: bytes) -> None:
         """A message on a router's topic (its levels below the base). Raises Rejected."""
-        if self._found is not None and parts[2:] != ("changes",):
-            self._found.take(parts, payload)
+        if self._snapshot is not None and parts[2:] != ("changes",):
+            self._snapshot.add(parts, payload)
 
-    async def _read(self, found: Retained) -> None:
-        await self._asking.answered()
-        asked: set[str] = set()
-        while fresh := {topic for topic in self._missing(found) if topic not in asked}:
-            log.info("the broker left out retained messages, asking for them", count=len(fresh))
-            asked |= fresh
-            await self._asking.ask(fresh)
-        self._found = None
-        self._view(found)
+    async def _read(self, snapshot: Retained, then: Callable[[Retained], None]) -> None:
+        await self._barrier.passed()
+        requested: set[str] = set()
+        while missing := {*self._missing(snapshot)} - requested:
+            log.info("requesting retained messages that the broker left out", count=len(missing))
+            requested |= missing
+            await self._barrier.request(missing)
+        self._snapshot = None
+        then(snapshot)
 
-    def _missing(self, found: Retained) -> Iterator[str]:
-        for vpc, number in found.missing():
+    def _missing(self, snapshot: Retained) -> Iterator[str]:
+        for vpc, number in snapshot.missing():
             text = vpc_hex(vpc)
             yield self._topics.head(text) if number is None else self._topics.table(text, number)
-        yield from self._nodes(found)
+        if self._nodes is None:
+            return
+        nodes = {
+            NodeRef(route.cluster, route.node)
+            for table in snapshot.tables.values()
+            for route in table.routes().values()
+        }
+        for node in sorted(nodes):
+            if not self._nodes.heard(node) and is_valid(node):
+                yield self._topics.status(*node)
+                yield self._topics.endpoints(*node)

@@ -1,20 +1,20 @@
-"""Which topics of nodes are listened to, and when they are asked for what they have said already.
+"""Which topics of nodes the router is subscribed to, and when it requests retained registrations again.
 
-Normally all, by two wildcards. Everything arrives on one connection in the order in which it was said, so while one
-node floods a topic (``floods``), the nodes' topics of that kind are listened to by name, without its: the others are
-heard at once, those that come into being as soon as anything else tells of them, and it is asked every second for its
-last word, which is retained.
+Normally two wildcards cover all. Everything arrives on one connection in the order of publication. So while a node
+floods a topic (``damping``), the router subscribes to the topics of that kind by node, without the flooding one: the
+other nodes' messages arrive at once, and a new node's as soon as any of its topics does. The flooding node's retained
+message is requested every second.
 
-A broker whose queue for us is full drops messages without a word, QoS 1 or not. So what nodes say is all asked for
-again now and then, and when a flood is over: by name, a few nodes at a time, which no queue is too small for.
+A broker whose queue for the router is full drops messages silently, QoS 1 or not. So all registrations are requested
+now and then, and when a flood is over: by name, a few nodes at a time, which no queue is too small for.
 """
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from itertools import count
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -22,181 +22,183 @@ from galactic.bus import Bus
 from galactic.messages import Topics
 from galactic.router.ingress.barrier import ResyncBarrier
 from galactic.router.ingress.damping import FloodDamping, Source
-from galactic.router.ingress.decoder import named
+from galactic.router.ingress.decoder import is_valid
 from galactic.router.log_throttle import LogThrottle
-from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import NodeRef
 
 log = structlog.get_logger(__name__)
 KINDS: Final = ("status", "endpoints")
 POLL_SECONDS: Final = 1.0
-HEAR_SECONDS: Final = 30.0
-"""Between two times that all nodes are heard again without a reason."""
+SWEEP_SECONDS: Final = 30.0
+"""Between two requests for all registrations without a reason."""
 QUIET_SECONDS: Final = 5.0
 QUIET_AT_LAST: Final = 12
-"""What was lost is asked for when nothing more is for QUIET_SECONDS, or after so many times that."""
+"""What was lost is requested when nothing more is lost for QUIET_SECONDS, or after this many times that."""
 PORTIONS: Final = (100, 6)
 PAUSE_SECONDS: Final = 0.05
 FEW: Final = 400
-"""So many nodes are all asked by wildcard as well, each time; more only every MANY_TIMES."""
+"""Up to this many nodes each sweep uses a wildcard as well; of more only every MANY_TIMES-th does."""
 MANY_TIMES: Final = 10
 
 
+class Nodes(Protocol):
+    """The nodes that are known; ``rib.store.Store``."""
+
+    def segments(self) -> Iterable[NodeRef]: ...
+
+
 class Subscriptions:
-    """``said`` of everything that a node says; ``known`` are the nodes that there are."""
+    """To the nodes' topics."""
 
     def __init__(
-        self,
-        bus: Bus,
-        topics: Topics,
-        asking: ResyncBarrier,
-        metrics: RouterMetrics,
-        *,
-        known: Callable[[], Iterable[NodeRef]],
-        floods: FloodDamping | None = None,
+        self, bus: Bus, topics: Topics, barrier: ResyncBarrier, damping: FloodDamping, nodes: Nodes
     ) -> None:
-        self._bus, self._asking, self._metrics, self._known = bus, asking, metrics, known
-        self._floods = floods or FloodDamping()
+        self._bus, self._barrier, self._damping, self._nodes = bus, barrier, damping, nodes
         self._topic = {"status": topics.status, "endpoints": topics.endpoints}
         self._all = {kind: topic("+", "+") for kind, topic in self._topic.items()}
-        self._named: dict[str, set[NodeRef]] = {}  # by kind, where not all are listened to
-        self._seen: set[NodeRef] = set()  # only noted while somebody is aside
-        self._news, self._lost = asyncio.Event(), asyncio.Event()
-        self._repeats = LogThrottle()
-        metrics.aside(lambda: len(self._floods.aside))
+        self._by_node: dict[str, set[NodeRef]] = {}  # by kind, where the wildcard is not subscribed
+        self._seen: set[NodeRef] = set()  # only noted while there is such a kind
+        self._changed, self._lost = asyncio.Event(), asyncio.Event()
+        self._throttle = LogThrottle()
 
-    def listen(self) -> None:
-        """Subscribes. Before a session is read: what nodes say belongs to what is known then."""
+    def subscribe(self) -> None:
+        """Subscribes to all."""
         self._bus.subscribe(*self._all.values())
 
     async def run(self) -> None:
-        """Guards against floods and hears again, for ever."""
+        """Suppresses floods and requests registrations, for ever."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._guard(), name="guard")
-            tasks.create_task(self._hear_again(), name="hearing again")
+            tasks.create_task(self._suppress(), name="suppress")
+            tasks.create_task(self._sweeps(), name="sweeps")
 
-    def said(self, origin: NodeRef, kind: str, size: int) -> None:
-        """A message of a node arrived, whatever it is worth. An origin that is no node's is one for all of those."""
-        if self._named and origin not in self._seen and named(origin):
-            self._seen.add(origin)
-            self._news.set()
-        source = Source(origin if named(origin) else NodeRef("", ""), kind)
-        if self._floods.said(source, size):
-            self._put_aside(source)
+    def arrived(self, node: NodeRef, kind: str, size: int) -> bool:
+        """A message of a node arrived. Whether its topic is suppressed from now on.
+
+        All senders whose names are not valid count as one.
+        """
+        valid = is_valid(node)
+        if self._by_node and valid and node not in self._seen:
+            self._seen.add(node)
+            self._changed.set()
+        source = Source(node if valid else NodeRef("", ""), kind)
+        if not self._damping.count(source, size):
+            return False
+        self._suppressed(source)
+        return True
 
     def lost(self) -> None:
-        """Something that a node said was not dealt with, or not in time: there may be more of that."""
+        """A message was dropped or came too late: more of them may have been."""
         self._lost.set()
 
     # -- floods ------------------------------------------------------------------------------------------------------
 
-    def _put_aside(self, source: Source) -> None:
-        origin, kind = source
-        if kind not in self._named:
+    def _suppressed(self, source: Source) -> None:
+        node, kind = source
+        if kind not in self._by_node:
             self._bus.unsubscribe(self._all[kind])
-            self._named[kind] = set()
-        elif named(origin):
-            self._keep(kind, (), (origin,))
-        self._metrics.flooded(origin)
-        if times := self._repeats.due(origin):
+            self._by_node[kind] = set()
+        elif is_valid(node):
+            self._subscribe(kind, (), (node,))
+        if times := self._throttle.count(node):
             log.warning(
-                "a node says far more than its share: it is asked every second instead of being listened to",
-                cluster=origin.cluster,
-                node=origin.node,
+                "node floods its topic: it is read once a second",
+                cluster=node.cluster,
+                node=node.node,
                 topic=kind,
                 times=times,
             )
         self.lost()
-        self._news.set()
+        self._changed.set()
 
-    async def _guard(self) -> None:
+    async def _suppress(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS if self._named else None):
-                    await self._news.wait()
-            self._news.clear()
-            for origin, kind in self._floods.over():
-                if named(origin):
-                    self._seen.add(origin)
-                log.info("a node is listened to again", cluster=origin.cluster, node=origin.node, topic=kind)
-            for kind in tuple(self._named):
-                if self._floods.watched(kind):
-                    await self._by_name(kind)
+                async with asyncio.timeout(POLL_SECONDS if self._by_node else None):
+                    await self._changed.wait()
+            self._changed.clear()
+            for node, kind in self._damping.released():
+                if is_valid(node):
+                    self._seen.add(node)
+                log.info("node floods no more", cluster=node.cluster, node=node.node, topic=kind)
+            for kind in tuple(self._by_node):
+                if self._damping.active(kind):
+                    await self._subscribe_by_node(kind)
                 else:
-                    self._listen_to_all(kind)
-            if not self._named:
+                    self._subscribe_to_all(kind)
+            if not self._by_node:
                 self._seen.clear()
-            for origin, kind in self._floods.aside:
-                if named(origin):
-                    topic = self._topic[kind](*origin)
+            for node, kind in self._damping.suppressed:
+                if is_valid(node):
+                    topic = self._topic[kind](*node)
                     self._bus.subscribe(topic)
                     self._bus.unsubscribe(topic)
 
-    async def _by_name(self, kind: str) -> None:
-        """Listens to each node that is known and not aside."""
-        have = self._named[kind]
-        aside = {source.origin for source in self._floods.aside if source.kind == kind}
-        fresh = [
-            it for it in {*self._known(), *self._seen} if it not in have and it not in aside and named(it)
-        ]
+    async def _subscribe_by_node(self, kind: str) -> None:
+        """Subscribes to each node that is known and not suppressed."""
+        suppressed = {source.node for source in self._damping.suppressed if source.kind == kind}
+        known = {*self._nodes.segments(), *self._seen}
+        fresh = [node for node in known - self._by_node[kind] - suppressed if is_valid(node)]
         for start in range(0, len(fresh), PORTIONS[0]):
-            some = [
-                it for it in fresh[start : start + PORTIONS[0]] if Source(it, kind) not in self._floods.aside
-            ]
-            self._keep(kind, some, ())
+            portion = fresh[start : start + PORTIONS[0]]
+            nodes = [node for node in portion if Source(node, kind) not in self._damping.suppressed]
+            self._subscribe(kind, nodes, ())
             if len(fresh) > 1:
-                await self._asking.answered()
+                await self._barrier.passed()
 
-    def _listen_to_all(self, kind: str) -> None:
+    def _subscribe_to_all(self, kind: str) -> None:
         """By wildcard again, before the names go. Nothing was missed, so that nothing need be sent again."""
         self._bus.subscribe(self._all[kind], replay=False)
-        self._keep(kind, (), tuple(self._named[kind]))
-        del self._named[kind]
-        log.info("all nodes are listened to again", topic=kind)
+        self._subscribe(kind, (), tuple(self._by_node[kind]))
+        del self._by_node[kind]
+        log.info("subscribed to all nodes again", topic=kind)
 
-    def _keep(self, kind: str, more: Collection[NodeRef], less: Collection[NodeRef]) -> None:
-        """Subscribes by name, and ends such subscriptions."""
-        have, topic = self._named[kind], self._topic[kind]
-        have |= {*more}
-        have -= {*less}
-        added, gone = [topic(*it) for it in more], [topic(*it) for it in less]
-        self._asking.kept |= {*added}
-        self._asking.kept -= {*gone}
+    def _subscribe(self, kind: str, more: Collection[NodeRef], less: Collection[NodeRef]) -> None:
+        """Subscribes by node, and ends such subscriptions."""
+        subscribed, topic = self._by_node[kind], self._topic[kind]
+        subscribed |= {*more}
+        subscribed -= {*less}
+        added, gone = [topic(*node) for node in more], [topic(*node) for node in less]
+        self._barrier.kept |= {*added}
+        self._barrier.kept -= {*gone}
         self._bus.subscribe(*added)
         self._bus.unsubscribe(*gone)
 
-    # -- what was said already ---------------------------------------------------------------------------------------
+    # -- retained registrations --------------------------------------------------------------------------------------
 
-    async def _hear_again(self) -> None:
+    async def _sweeps(self) -> None:
         for number in count():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEAR_SECONDS * random.uniform(0.8, 1.2)):
+                async with asyncio.timeout(SWEEP_SECONDS * random.uniform(0.8, 1.2)):
                     await self._lost.wait()
             if self._lost.is_set():
                 await self._quiet()
             if self._bus.connected:
-                await self._sweep(everybody=number % MANY_TIMES == 0)
+                await self._sweep(wildcard=number % MANY_TIMES == 0)
 
     async def _quiet(self) -> None:
-        """What was lost is asked for when nothing more is, or that goes on for long."""
+        """Returns when nothing more is lost, or messages have been lost for long."""
         for _ in range(QUIET_AT_LAST):
             self._lost.clear()
             await asyncio.sleep(QUIET_SECONDS)
             if not self._lost.is_set():
                 break
         self._lost.clear()
-        log.info("asking for what all nodes say, as some of it may have been lost")
+        log.info("requesting all registrations, as messages were lost")
 
-    async def _sweep(self, *, everybody: bool) -> None:
-        nodes = [it for it in self._known() if named(it)]
-        if everybody or len(nodes) <= FEW:
+    async def _sweep(self, *, wildcard: bool) -> None:
+        nodes = [node for node in self._nodes.segments() if is_valid(node)]
+        if wildcard or len(nodes) <= FEW:
             self._bus.unsubscribe(self._all["status"])
             self._bus.subscribe(self._all["status"])
-            if "status" in self._named:
-                # Only what is retained, not what is said: a node that is new may have no other way to us.
+            if "status" in self._by_node:
+                # Retained messages only: without the wildcard a new node may have no other way to the router.
                 self._bus.unsubscribe(self._all["status"])
-            await self._asking.answered()
-            nodes = [it for it in self._known() if named(it)]
-        sources = (Source(it, kind) for it in nodes for kind in KINDS)
-        topics = (self._topic[it.kind](*it.origin) for it in sources if it not in self._floods.aside)
-        await self._asking.ask(topics, PORTIONS, pause=PAUSE_SECONDS)
+            await self._barrier.passed()
+            nodes = [node for node in self._nodes.segments() if is_valid(node)]
+        sources = (Source(node, kind) for node in nodes for kind in KINDS)
+        topics = (
+            self._topic[source.kind](*source.node)
+            for source in sources
+            if source not in self._damping.suppressed
+        )
+        await self._barrier.request(topics, PORTIONS, pause=PAUSE_SECONDS)

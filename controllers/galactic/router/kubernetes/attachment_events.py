@@ -27,33 +27,33 @@ COMPONENT: Final = "galactic-router"
 
 
 class AttachmentEvents:
-    """Makes Events. ``due`` notes rejections, ``run`` works them off for ever."""
+    """Makes Events. ``enqueue`` notes rejections, ``run`` works them off."""
 
     def __init__(
         self, api: Api, attachments: Attachments, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._api, self._attachments, self._clock = api, attachments, clock
-        self._said: dict[tuple[str, str], float] = {}
+        self._made: dict[tuple[str, str], float] = {}
         self._log = RejectionLog()
         self._waiting: asyncio.Queue[Rejection] = asyncio.Queue(WAITING)
 
-    def due(self, rejections: Iterable[Rejection]) -> None:
-        """These were rejected."""
+    def enqueue(self, rejections: Iterable[Rejection]) -> None:
+        """These paths are rejected."""
         for rejection in rejections:
             self._log.note((rejection,))
             key = rejection.attachment, rejection.reason
             known = self._attachments.attachment(rejection.attachment)
             if known is None or rejection.reason in SILENT or self._waiting.full():
                 continue
-            if self._clock() - self._said.get(key, -SAME_SECONDS) >= SAME_SECONDS:
-                self._said[key] = self._clock()
+            if self._clock() - self._made.get(key, -SAME_SECONDS) >= SAME_SECONDS:
+                self._made[key] = self._clock()
                 self._waiting.put_nowait(rejection)
-        if len(self._said) > 100 * WAITING:
+        if len(self._made) > 100 * WAITING:
             recent = self._clock() - SAME_SECONDS
-            self._said = {key: at for key, at in self._said.items() if at > recent}
+            self._made = {key: at for key, at in self._made.items() if at > recent}
 
     async def run(self) -> None:
-        """Announces for ever. An Event that the API server does not take is given up: it is told again."""
+        """Makes Events until cancelled. One that the API server refuses is given up: the rejection comes again."""
         while True:
             rejection = await self._waiting.get()
             known = self._attachments.attachment(rejection.attachment)
@@ -62,8 +62,8 @@ class AttachmentEvents:
             try:
                 await self._api.create(EVENTS, event(known, rejection), known.metadata.namespace)
             except GalacticError as error:
-                log.warning("event not made", attachment=rejection.attachment, error=str(error))
-                self._said.pop((rejection.attachment, rejection.reason), None)
+                log.warning("Event not made", attachment=rejection.attachment, error=str(error))
+                self._made.pop((rejection.attachment, rejection.reason), None)
             await asyncio.sleep(EACH_SECONDS)
 
 

@@ -10,12 +10,13 @@ operator while it has none, when it is about an address that another attachment 
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Api, NotFound
@@ -31,7 +32,7 @@ BACKOFF_SECONDS: Final = (0.2, 10.0)
 
 
 class Attachments(Protocol):
-    """What Kubernetes has."""
+    """Actual; ``attachments.AttachmentIndex``."""
 
     def attachment(self, name: str) -> VpcAttachment | None: ...
 
@@ -39,11 +40,17 @@ class Attachments(Protocol):
 
 
 class Table(Protocol):
-    """What should be."""
+    """Desired; ``rib.store.Store``."""
 
     def endpoint(self, identity: Identity) -> EndpointPath | None: ...
 
     def conflicts(self, claim: EndpointPath) -> list[Conflict]: ...
+
+
+class Revisions(Protocol):
+    """Of the tables as published; ``egress.fanout.Fanout``."""
+
+    def revision(self, vpc: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,88 +66,96 @@ class Record:
 
 
 class StatusWriter:
-    """Patches ``VPCAttachment.status``. ``due`` notes a name, ``run`` works them off for ever."""
+    """Patches ``VPCAttachment.status``. ``enqueue`` notes a name, ``run`` works them off."""
 
     def __init__(
         self,
         api: Api,
         attachments: Attachments,
         table: Table,
+        revisions: Revisions,
         metrics: RouterMetrics,
-        *,
-        revision: Callable[[int], int],
-        backoff: tuple[float, float] = BACKOFF_SECONDS,
     ) -> None:
-        self._api, self._attachments, self._table, self._metrics = api, attachments, table, metrics
-        self._revision, self._backoff = revision, backoff
-        self._due: dict[str, None] = {}
+        self._api, self._attachments, self._table = api, attachments, table
+        self._revisions, self._metrics = revisions, metrics
+        self._leads = False
+        self._queue: dict[str, None] = {}
         self._written: dict[str, Record] = {}  # until the watch shows it
-        self._refused: dict[str, float] = {}  # seconds until each was, or is, tried again
+        self._refused: dict[str, Backoff] = {}
         self._wake = asyncio.Event()
 
-    def due(self, names: Iterable[str]) -> None:
-        """The table may say something else about these attachments now."""
-        self._due.update(dict.fromkeys(names))
-        self._count()
-        self._wake.set()
+    def enqueue(self, names: Iterable[str]) -> None:
+        """The table may have changed for these attachments."""
+        if self._leads:
+            self._queue.update(dict.fromkeys(names))
+            self._count()
+            self._wake.set()
 
-    def restart(self, names: Iterable[str]) -> None:
-        """Another recorded until now: what it wrote is looked at, all of it."""
+    def lead(self, names: Iterable[str]) -> None:
+        """Another router wrote until now: compares what all of these attachments have."""
+        self._leads = True
+        self.enqueue(names)
+
+    def resign(self) -> None:
+        """Another router writes from now on."""
+        self._leads = False
         self._written.clear()
-        self._due.clear()
+        self._queue.clear()
         self._refused.clear()
-        self.due(names)
+        self._count()
 
-    def seen(self, name: str) -> None:
-        """The watch told of this attachment: what was written is no longer better known than what it shows."""
+    def observed(self, name: str) -> None:
+        """The watch delivered this attachment: what it shows is as new as what was written."""
         self._written.pop(name, None)
-        self.due((name,))
+        self.enqueue((name,))
 
     async def run(self) -> None:
-        """Records for ever."""
+        """Writes until cancelled. For one that leads."""
         async with asyncio.TaskGroup() as tasks:
             for _ in range(AT_ONCE):
                 tasks.create_task(self._work())
 
     async def _work(self) -> None:
-        pause, longest = self._backoff
+        backoff = Backoff(*BACKOFF_SECONDS)
         while True:
-            while not self._due:
+            while not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
-            name = next(iter(self._due))
-            del self._due[name]
-            await asyncio.sleep(0)  # after a change of leaders everything is looked at: others want a turn
+            name = next(iter(self._queue))
+            del self._queue[name]
+            await asyncio.sleep(0)  # a new leader compares everything, with turns for others in between
             try:
-                await self._record(name)
+                await self._write(name)
             except Unreachable as error:
-                log.warning("status not recorded yet", attachment=name, error=str(error))
-                self.due((name,))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, longest)
+                log.warning("status not written, trying again", attachment=name, error=str(error))
+                self.enqueue((name,))
+                await asyncio.sleep(backoff.pause())
                 continue
             except NotFound:
-                pass  # the watch will say so too
+                pass  # the watch will deliver that too
             except GalacticError as error:
                 self._later(name, error)
             else:
                 self._refused.pop(name, None)
             finally:
                 self._count()
-            pause = self._backoff[0]
+            backoff.succeeded()
 
     def _count(self) -> None:
-        self._metrics.recording(len(self._due) + len(self._refused))
+        self._metrics.recording(len(self._queue) + len(self._refused))
 
     def _later(self, name: str, error: GalacticError) -> None:
         """A refusal is this attachment's own: the others are not kept waiting."""
-        first, longest = self._backoff
-        seconds = min(self._refused.get(name, first / 2) * 2, longest)
-        self._refused[name] = seconds
-        log.warning("status refused, trying again", attachment=name, error=str(error), seconds=seconds)
-        asyncio.get_running_loop().call_later(seconds, self.due, (name,))
+        seconds = self._refused.setdefault(name, Backoff(*BACKOFF_SECONDS)).pause()
+        log.warning(
+            "status refused by the API server, trying again",
+            attachment=name,
+            error=str(error),
+            seconds=round(seconds, 1),
+        )
+        asyncio.get_running_loop().call_later(seconds, self.enqueue, (name,))
 
-    async def _record(self, name: str) -> None:
+    async def _write(self, name: str) -> None:
         found = self._attachments.attachment(name)
         if found is None:
             self._written.pop(name, None)
@@ -166,7 +181,7 @@ class StatusWriter:
         except BaseException:
             self._written.pop(name, None)
             raise
-        log.info("recorded", attachment=name, node=desired.endpoint.node if desired.endpoint else None)
+        log.info("status written", attachment=name, node=desired.endpoint.node if desired.endpoint else None)
 
     def _desired(self, name: str, actual: Record) -> Record:
         identity = self._attachments.identity(name)
@@ -181,16 +196,10 @@ class StatusWriter:
             sid=claim.sid,
             networks=tuple(network for network in claim.networks if network not in lost),
             epoch=claim.epoch,
-            revision=self._revision(claim.vpc),
+            revision=self._revisions.revision(claim.vpc),
             since=_since(claim, actual.endpoint),
         )
-        return Record(endpoint, "; ".join(map(sentence, conflicts)))
-
-
-def sentence(conflict: Conflict) -> str:
-    """A conflict, for people."""
-    has = conflict.holder
-    return f"{conflict.network} is held by {has.attachment or has.sid} on node {has.origin.node}"
+        return Record(endpoint, "; ".join(conflict.sentence for conflict in conflicts))
 
 
 def _since(claim: EndpointPath, before: AttachedEndpoint | None) -> str:

@@ -1,207 +1,262 @@
-"""Whether this router leads: claimed when it is chosen, ended by a higher term (docs/design/router-leader.md).
+"""Carries out the state machine of leadership (``state_machine``): events in, actions done, in order and at once.
 
-A claim is the retained ``router/leader``. It is published first and everything that is retained is read after that, so
-that whatever an earlier leader got through before is seen, and whatever it gets through later is heard. Nothing but
-the claim is published before. Of two claims the one with the higher term counts, of equal terms that of the higher
-name; who hears of one above its own stops.
+An action that only sets something (the gate, the phase) is done before the next message is handled. What takes time
+(publishing the claim, adopting the tables, leading) is a task of the claim that it belongs to, and ends with it.
 """
 
 import asyncio
-import random
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Final
+from collections import deque
+from collections.abc import Coroutine
+from typing import Final, NamedTuple
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.errors import Rejected
 from galactic.messages import Leader, decode
 from galactic.router.egress.retained import Retained
 from galactic.router.egress.revisions import milliseconds, plausible
+from galactic.router.ingress.snapshot_reader import SnapshotReader
 from galactic.router.leader.election import Election
-from galactic.router.metrics import RouterMetrics
+from galactic.router.leader.gate import Gate
+from galactic.router.leader.reign import Reign
+from galactic.router.leader.state_machine import (
+    Action,
+    AdoptTables,
+    AskElectionAgain,
+    BrokerRead,
+    ClaimConfirmed,
+    CloseGate,
+    DatabaseAhead,
+    Elected,
+    Event,
+    LeaderPublished,
+    NotElected,
+    OpenGate,
+    Phase,
+    PublishClaim,
+    ReadBroker,
+    Rested,
+    SessionBegan,
+    SessionEnded,
+    StandDown,
+    State,
+    TablesAdopted,
+    TermKnown,
+    transition,
+)
+from galactic.router.rib.store import Commit
 
 log = structlog.get_logger(__name__)
 CONTESTED_SECONDS: Final = (0.5, 60.0)
-"""Pauses of one that is chosen here and outdone there, as two routers are that are not told of each other."""
+"""Pauses of a router that its election chooses and that another one deposes each time: the routers of two clusters
+that share a broker by mistake."""
 LASTING_SECONDS: Final = 60.0
-RAISE_SECONDS: Final = 600.0
-"""A claim is raised above the database's term that often at the most: two planes that share a database by mistake would
-otherwise outdo each other for ever."""
+"""A claim that lasted longer was not contested."""
+
+
+class TableMessage(NamedTuple):
+    """A message about a table, by the levels of its topic below the base."""
+
+    parts: tuple[str, ...]
+    payload: bytes
 
 
 class Leadership:
-    """One candidate. ``reign`` is called with what is retained and cancelled when another leads."""
+    """One router of several."""
 
     def __init__(
-        self,
-        election: Election,
-        replica: str,
-        metrics: RouterMetrics,
-        *,
-        publish: Callable[[Leader], Awaitable[None]],
-        read: Callable[[], None],
-        gate: Callable[[bool], None],
-        begins: Callable[[bool], None],
-        reign: Callable[[Retained], Coroutine[None, None, None]],
+        self, replica: str, election: Election, gate: Gate, reader: SnapshotReader, reign: Reign
     ) -> None:
-        """``publish`` makes a claim, ``read`` asks for ``viewed``, ``gate`` is told whether more may be published.
+        self.state = State(replica)
+        self._election, self._gate, self._reader, self._reign = election, gate, reader, reign
+        self._backoff = Backoff(*CONTESTED_SECONDS)
+        self._first_read: asyncio.Queue[Retained] = asyncio.Queue(1)
+        self._retained: Retained | None = None  # what was read last, until the tables are adopted from it
+        self._deferred: list[TableMessage | Retained] = []  # what arrived while the tables are being adopted
+        self._events: deque[Event] = deque()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._work: set[asyncio.Task[None]] = set()  # of the claim
+        self._unpublished = asyncio.Event()
+        self._claimed_at = 0.0
 
-        ``begins`` is told True at the very moment at which what ``reign`` will be given was read, and False when that
-        reign is over, be it before it began.
-        """
-        self._election, self._replica, self._metrics = election, replica, metrics
-        self._publish, self._read, self._gate, self._reign = publish, read, gate, reign
-        self._begins = begins
-        self._mandate, self._ended, self._claim = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._own: Leader | None = None
-        self._highest = 0
-        self._view: asyncio.Future[Retained] | None = None
-        self._current = False  # whether the broker was read in this session
-        self._raised, self._raising = -RAISE_SECONDS, False
-        self.reigning = False
+    async def run(self) -> None:
+        """For ever: stands by, claims, leads."""
+        async with asyncio.TaskGroup() as self._tasks:
+            self._tasks.create_task(self._election.run(self._chosen), name="election")
+
+    @property
+    def leads(self) -> bool:
+        """Whether the tables in force are this router's."""
+        return self.state.phase is Phase.LEADING
 
     @property
     def term(self) -> int:
-        """The term in which this router leads; 0: it does not."""
-        return self._own.term if self._own is not None and self.reigning else 0
+        """The term in which this router leads; 0: it stands by."""
+        return self.state.term if self.leads else 0
 
-    async def run(self) -> None:
-        """For ever: stands by, claims, reigns."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._election.run(self._chosen), name="election")
-            tasks.create_task(self._campaigns(), name="campaigns")
+    async def first_read(self) -> Retained:
+        """What the broker retained when it was read first. For one caller."""
+        return await self._first_read.get()
 
-    def viewed(self, retained: Retained) -> None:
-        """The broker was read: a session began, or ``read`` was called."""
-        self._current = True
-        self._take(retained.leader)
-        if self._view is not None and not self._view.done():
-            self._view.set_result(retained)
-            if retained.leader == self._own:
-                self._begins(True)  # whoever waits for the view has its turn later than what is heard next
-        elif self.reigning and not self._ended.is_set():
-            raising, self._raising = self._raising, False
-            if raising and retained.leader == self._own:
-                log.warning("the database knows a higher term: claims again, above it", term=self._highest)
-                self._gate(False)
-                self._ended.set()
-                return
-            if retained.leader != self._own:
-                self._claim.set()
-            self._gate(True)
+    def committed(self, commit: Commit) -> None:
+        """The tables changed: a leader publishes that."""
+        if self.leads:
+            self._reign.committed(commit)
 
-    def lost(self) -> None:
-        """The session with the broker ended: who leads is not known until it is read again."""
-        self._current = False
+    # -- events ------------------------------------------------------------------------------------------------------
 
-    def above(self, term: int) -> None:
-        """Some router had that term, though the broker may not know any more: the next claim is above it."""
+    def handle(self, event: Event) -> None:
+        """Takes the state machine on, and does what follows."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return  # an action brought this event about: it is the next one
+        while self._events:
+            self.state, actions = transition(self.state, self._events[0])
+            for action in actions:
+                self._do(action)
+            self._events.popleft()
+
+    def session_began(self) -> None:
+        """The broker accepted a connection."""
+        self._gate.session_began()
+        self.handle(SessionBegan())
+
+    def session_ended(self, reason: str) -> None:
+        """The connection to the broker broke, or none can be made."""
+        self._gate.session_ended(reason)
+        self._reader.end()
+        self.handle(SessionEnded())
+
+    def arrived(self, parts: tuple[str, ...], payload: bytes, *, retained: bool) -> None:
+        """A message on a topic that only routers write, this one's own included. Raises Rejected."""
+        if not retained and parts == ("router", "leader"):
+            self._leader_arrived(payload)
+        elif not retained and parts[:1] == ("vpcs",) and len(parts) > 2:
+            self._table_arrived(TableMessage(parts, payload))
+        self._reader.arrived(parts, payload)
+
+    def term_known(self, term: int) -> None:
+        """Some router had this term: claims are above it."""
         if plausible(term):
-            self._highest = max(self._highest, term)
+            self.handle(TermKnown(term))
 
-    def outranked(self, term: int) -> None:
-        """The database refuses this leader, because it has seen that term.
+    def database_ahead(self, term: int) -> None:
+        """The database refuses what this router writes, because it has seen this term."""
+        if plausible(term):
+            self.handle(DatabaseAhead(term, time.monotonic()))
 
-        Either another leads, which the broker is about to tell; or the broker has forgotten it, and our clock is behind
-        it. So the broker is read again, and if nobody there is above, this router claims anew.
-        """
-        self.above(term)
-        if (
-            self.reigning
-            and self._own is not None
-            and self._own.term <= term
-            and time.monotonic() - self._raised >= RAISE_SECONDS
-        ):
-            self._raised, self._raising = time.monotonic(), True
-            self._read()
+    def _chosen(self, may: bool) -> None:
+        self.handle(Elected(milliseconds()) if may else NotElected())
 
-    def heard(self, payload: bytes) -> None:
-        """Somebody published ``router/leader``, maybe this router."""
+    def _leader_arrived(self, payload: bytes) -> None:
         leader = None
         if payload:
             try:
                 leader = decode(Leader, payload)
             except Rejected as error:
-                log.warning("a leader that cannot be read", error=str(error))
-        self._take(leader)
-        if self.reigning and not self._ended.is_set() and leader != self._own:
-            self._claim.set()
+                log.warning("claim cannot be decoded", error=str(error))
+        self.handle(LeaderPublished(leader if leader and plausible(leader.term) else None))
 
-    def _take(self, leader: Leader | None) -> None:
-        if leader is None or not plausible(leader.term):
-            return
-        self._highest = max(self._highest, leader.term)
-        self._metrics.term(self._highest)
-        own = self._own
-        if own is not None and leader != own and (leader.term, leader.id) > (own.term, own.id):
-            log.warning("deposed", by=leader.id, term=leader.term, own=own.term)
-            self._mandate.clear()
-            self._gate(False)
-            self._ended.set()
-            self._election.deposed()
+    def _table_arrived(self, message: TableMessage) -> None:
+        match self.state.phase:
+            case Phase.ADOPTING:
+                self._deferred.append(message)
+            case Phase.LEADING:
+                self._reign.received(*message)
+            case _:
+                self._reign.overheard(*message)
 
-    def _chosen(self, may: bool) -> None:
-        if may:
-            self._mandate.set()
-            return
-        self._mandate.clear()
-        if self._own is not None and not self._ended.is_set():
-            log.warning("another router was chosen", own=self._own.term)
-            self._gate(False)
-            self._ended.set()
+    def _broker_read(self, retained: Retained) -> None:
+        log.info("broker read", vpcs=len(retained.tables))
+        if not self._first_read.full():
+            self._first_read.put_nowait(retained)
+        self._compare(retained)
+        self._retained = retained
+        self.handle(BrokerRead(retained.leader))
+        if self.state.phase is not Phase.CLAIMING:
+            self._retained = None  # large, and needed no more
 
-    async def _campaigns(self) -> None:
-        shortest, longest = CONTESTED_SECONDS
-        pause = 0.0
+    def _compare(self, retained: Retained) -> None:
+        if self.state.phase is Phase.ADOPTING:
+            self._deferred.append(retained)
+        elif self.leads:
+            self._reign.compare(retained)
+
+    # -- actions -----------------------------------------------------------------------------------------------------
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case PublishClaim(claim):
+                self._unpublished.set()
+                if not self._work:
+                    log.info("claiming to lead", term=claim.term)
+                    self._claimed_at = time.monotonic()
+                    self._start(self._publish(claim))
+            case ReadBroker():
+                self._reader.read(self._broker_read)
+            case AdoptTables(claim):
+                assert self._retained is not None
+                self._start(self._lead(claim, self._retained))
+            case OpenGate():
+                self._gate.open()
+            case CloseGate():
+                self._gate.close()
+            case StandDown():
+                self._stand_down(action)
+            case AskElectionAgain():
+                self._election.deposed()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        assert self._tasks is not None  # who does not run is not elected
+        self._work.add(self._tasks.create_task(work))
+
+    async def _publish(self, claim: Leader) -> None:
+        """Publishes the claim whenever the broker does not have it."""
         while True:
-            await self._mandate.wait()
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
-            began = time.monotonic()
-            await self._campaign()
-            lasting = time.monotonic() - began > LASTING_SECONDS
-            pause = shortest if lasting else min(max(pause * 2, shortest), longest)
+            await self._unpublished.wait()
+            self._unpublished.clear()
+            await self._gate.publish(claim)
+            self.handle(ClaimConfirmed(claim))
 
-    async def _campaign(self) -> None:
-        """Claims and reigns until that is over."""
-        self._ended.clear()
-        self._own = Leader(self._replica, max(self._highest + 1, milliseconds()))
-        work = asyncio.create_task(self._lead(self._own), name="reign")
-        ended = asyncio.create_task(self._ended.wait())
-        try:
-            await asyncio.wait({work, ended}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self._gate(False)
-            for task in (work, ended):
-                task.cancel()
-            await asyncio.wait({work, ended})
-            self._begins(False)
-            log.info("leads no longer", term=self._own.term)
-            self._own, self._view, self.reigning = None, None, False
-            self._metrics.leading(False)
-        if not work.cancelled():
-            work.result()
+    async def _lead(self, claim: Leader, retained: Retained) -> None:
+        log.info("adopting the tables", term=claim.term)
+        async with self._reign.adopted(retained):
+            self._reign.begin(claim.term)
+            self.handle(TablesAdopted(claim))
+            self._replay()
+        del retained  # large, and needed no more
+        log.info("leading", term=claim.term)
+        await self._reign.lead()
 
-    async def _lead(self, own: Leader) -> None:
-        log.info("claims to lead", term=own.term)
-        leader = None
-        while leader != own:  # a broker that was replaced in between does not know of the claim
-            self._view = asyncio.get_running_loop().create_future()
-            await self._publish(own)
-            self._read()
-            retained = await self._view
-            leader = retained.leader
-        self.reigning = True
-        self._metrics.leading(True)
-        log.info("leads", term=own.term)
-        self._gate(self._current)
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._reign(retained), name="reign")
-            tasks.create_task(self._repeat(own), name="claim")
+    def _replay(self) -> None:
+        """Handles what arrived while the tables were being adopted, as if it arrived now."""
+        deferred, self._deferred = self._deferred, []
+        for item in deferred:
+            if isinstance(item, Retained):
+                self._compare(item)
+                continue
+            with contextlib.suppress(Rejected):  # counted, and overwritten, all the same
+                self._table_arrived(item)
 
-    async def _repeat(self, own: Leader) -> None:
-        """Says it again to a broker that does not know it any more."""
-        while True:
-            await self._claim.wait()
-            self._claim.clear()
-            await self._publish(own)
+    def _stand_down(self, action: StandDown) -> None:
+        leader = action.leader
+        other = {"leader": leader.id, "leader_term": leader.term} if leader else {}
+        log.warning(action.cause.value, term=action.claim.term, **other)
+        work, self._work = self._work, set()
+        for task in work:
+            task.cancel()
+        self._reign.end()
+        self._replay()
+        if time.monotonic() - self._claimed_at > LASTING_SECONDS:
+            self._backoff.succeeded()
+        assert self._tasks is not None
+        self._tasks.create_task(self._rest(work))
+
+    async def _rest(self, work: set[asyncio.Task[None]]) -> None:
+        """Waits for the work of the last claim to end, and then for a while."""
+        await asyncio.wait(work)
+        await asyncio.sleep(self._backoff.pause())
+        self.handle(Rested(milliseconds()))

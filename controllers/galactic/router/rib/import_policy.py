@@ -2,27 +2,18 @@
 
 A VPC identifier is a number, and numbers can be guessed. So a cluster is in a VPC because somebody wrote down that
 it may (``Policy.vpcs``), or because the VPC is its own. Whose it is, is decided like who holds a network: who has
-routes in the table in force keeps it for as long as it claims any; else who was attached first. Pure, apart from
-``AdmissionsFile``, which reads the policy again when its file changes.
+routes in the table in force keeps it for as long as it claims any; else who was attached first. Pure.
 """
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
-import structlog
-import yaml
-
-from galactic.errors import Rejected
 from galactic.messages import Route
-from galactic.names import parse_vpc, vpc_hex
+from galactic.names import vpc_hex
 from galactic.router.rib.path import EndpointPath, Rejection
 
-log = structlog.get_logger(__name__)
-POLL_SECONDS: Final = 2.0
 Clusters = frozenset[str] | None
 """Names of clusters; None: every one."""
 
@@ -99,90 +90,3 @@ def refusals(claims: Iterable[EndpointPath], clusters: Clusters) -> list[Rejecti
         )
         for claim in sorted(claims, key=lambda claim: claim.origin)
     ]
-
-
-# -- the file ----------------------------------------------------------------------------------------------------------
-
-
-def parse(text: str | bytes) -> Policy:
-    """The policy that is written there. Raises Rejected with the place and the remedy."""
-    try:
-        given = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Rejected(f"not YAML: {error}") from error
-    given = {} if given is None else given
-    if not isinstance(given, dict) or (unknown := given.keys() - {"unlisted", "vpcs"}):
-        what = ", ".join(map(repr, unknown)) if isinstance(given, dict) else type(given).__name__
-        raise Rejected(f"{what}: give the keys `unlisted` and `vpcs`")
-    try:
-        unlisted = Unlisted(given.get("unlisted", Unlisted.FIRST))
-    except ValueError as error:
-        raise Rejected(f"unlisted: {given['unlisted']!r}; give {', '.join(Unlisted)}") from error
-    vpcs = given.get("vpcs") or {}
-    if not isinstance(vpcs, dict):
-        raise Rejected("vpcs: give a mapping of VPC identifiers")
-    return Policy(unlisted, dict(_listed(key, entry) for key, entry in vpcs.items()))
-
-
-def _listed(key: object, entry: object) -> tuple[int, frozenset[str]]:
-    if not isinstance(key, str):  # YAML reads 000000001234 as a number, and as an octal one
-        raise Rejected(f"vpcs: {key!r} is not text; write the 12 hex digits in quotes")
-    try:
-        vpc = parse_vpc(key)
-    except Rejected as error:
-        raise Rejected(f"vpcs: {error}") from error
-    names = entry.get("clusters") if isinstance(entry, dict) and entry.keys() == {"clusters"} else None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise Rejected(f"vpcs.{key}: give `clusters`, a list of names")
-    return vpc, frozenset(names)
-
-
-class AdmissionsFile:
-    """The policy in a file. A change that cannot be read leaves the policy as it was, and is told."""
-
-    def __init__(self, path: Path, *, poll_seconds: float = POLL_SECONDS) -> None:
-        """Raises Rejected when there is nothing to begin with."""
-        self._path, self._poll_seconds = path, poll_seconds
-        self._text = b""
-        self.policy = Policy()
-        self.policy = self._read()
-
-    async def run(self, changed: Callable[[Policy], None], problem: Callable[[str | None], None]) -> None:
-        """Tells of changes for ever: of each new policy, and of what is wrong with the file (None: nothing now)."""
-        told: str | None = None
-        while True:
-            await asyncio.sleep(self._poll_seconds)
-            wrong = None
-            try:
-                policy = await asyncio.to_thread(self._read)
-            except Rejected as error:
-                wrong = f"{error}; what was there before stays in force"
-            if wrong != told:
-                told = wrong
-                problem(wrong)
-                if wrong is not None:
-                    log.error("admissions cannot be read", file=str(self._path), error=wrong)
-            if wrong is None and policy != self.policy:
-                self.policy = policy
-                log.info(
-                    "admissions changed",
-                    file=str(self._path),
-                    vpcs=len(policy.vpcs),
-                    unlisted=policy.unlisted,
-                )
-                changed(policy)
-
-    def _read(self) -> Policy:
-        # Compared by content and not by time: a mounted ConfigMap is exchanged by a symbolic link.
-        try:
-            text = self._path.read_bytes()
-        except OSError as error:
-            raise Rejected(f"{self._path}: {error.strerror}") from error
-        if text == self._text:
-            return self.policy
-        try:
-            policy = parse(text)
-        except Rejected as error:
-            raise Rejected(f"{self._path}: {error}") from error
-        self._text = text
-        return policy

@@ -5,7 +5,8 @@ them. It looks only at the attachments and networks that were touched, however l
 ``table.table`` of everything with the tables before it as ``held`` (tests/unit/router/test_store.py proves that).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from itertools import chain, islice
@@ -67,11 +68,13 @@ class Commit:
 
 
 class Store:
-    """Registrations by node, attachments by name, tables by VPC. ``dirty`` is called whenever a commit is due."""
+    """Registrations by node, attachments by name, tables by VPC."""
 
-    def __init__(self, dirty: Callable[[], None], *, checked: bool, policy: Policy = OPEN) -> None:
+    def __init__(self, *, checked: bool, policy: Policy = OPEN) -> None:
         """``checked``: endpoints are held against attachments (Kubernetes); else there are none (standalone)."""
-        self._dirty, self._policy = dirty, policy
+        self.changed = asyncio.Event()
+        """Set whenever a commit is due."""
+        self._policy = policy
         self._prefixes = None if checked else Prefixes()  # in Kubernetes the operator has seen to it
         self._attachments: dict[str, Attachment] | None = {} if checked else None
         self._nodes: dict[NodeRef, _Node] = {}
@@ -130,7 +133,7 @@ class Store:
         """Which clusters may be in which VPC, from now on."""
         self._policy = policy
         self._due |= self._vpcs.keys()
-        self._dirty()
+        self.changed.set()
 
     def hold(self, vpc: int, routes: Mapping[Network, Route]) -> None:
         """The table of a VPC that is in force, from before this process: those who hold a network keep it."""
@@ -140,7 +143,7 @@ class Store:
         if self._prefixes is not None:
             self._prefixes.hold(added.values())
         self._due.add(vpc)
-        self._dirty()
+        self.changed.set()
 
     def resume(self, held: Mapping[int, Mapping[Network, Route]]) -> None:
         """The tables in force are these, whatever this store had computed: what another router told counts.
@@ -163,14 +166,14 @@ class Store:
                     self._prefixes.hold(route for route in some.values() if route is not None)
                 yield
             self._due.add(vpc)
-        self._dirty()
+        self.changed.set()
 
     def absent(self, origin: NodeRef, absent: bool) -> None:
         """That node is offline; or it is not."""
         if (origin in self._absent) != absent:
             (self._absent.add if absent else self._absent.discard)(origin)
             self._turned.add(origin)
-            self._dirty()
+            self.changed.set()
 
     def silence(self, origin: NodeRef, silent: bool) -> None:
         """What this node said counts no more, until it is heard of again."""
@@ -335,7 +338,7 @@ class Store:
 
     def _mark(self, origins: Iterable[NodeRef]) -> None:
         self._dirty_nodes.update(origins)
-        self._dirty()
+        self.changed.set()
 
 
 def _shared(known: tuple[Endpoint, ...], said: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:

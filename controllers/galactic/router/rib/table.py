@@ -54,6 +54,12 @@ class Conflict:
     claim: EndpointPath
     holder: EndpointPath
 
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        has = self.holder
+        return f"{self.network} is held by {has.attachment or has.sid} on node {has.origin.node}"
+
 
 @dataclass(frozen=True, slots=True)
 class VpcTable:

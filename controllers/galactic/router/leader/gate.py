@@ -1,0 +1,34 @@
+"""The broker as leadership uses it: the claim, and the gate through which everything else is published."""
+
+from galactic.launch import Health
+from galactic.messages import Leader, Topics, encode
+from galactic.router.egress.publisher import Publisher
+
+
+class Gate:
+    """Closed until the broker was read and no other router's claim is higher. Claims pass it in any case."""
+
+    def __init__(self, publisher: Publisher, topics: Topics, health: Health) -> None:
+        self._publisher, self._topic, self._health = publisher, topics.leader, health
+
+    def session_began(self) -> None:
+        """The broker accepted a connection."""
+        self._publisher.connected(True)
+        self._health.set("mqtt", None)
+
+    def session_ended(self, reason: str) -> None:
+        """There is no connection. Closes the gate."""
+        self._publisher.connected(False)
+        self._health.set("mqtt", reason)
+
+    def open(self) -> None:
+        """Everything may be published."""
+        self._publisher.open(True)
+
+    def close(self) -> None:
+        """Nothing but claims may be published."""
+        self._publisher.open(False)
+
+    async def publish(self, claim: Leader) -> None:
+        """Returns when the broker has confirmed the claim."""
+        await self._publisher.confirmed(self._topic, encode(claim), True, gated=False)

@@ -1,0 +1,107 @@
+"""What a router does while it leads: it starts from the tables in force, then publishes and reports."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import structlog
+
+from galactic.router.commits import Commits
+from galactic.router.egress.change_log import ChangeLog
+from galactic.router.egress.fanout import Fanout
+from galactic.router.egress.retained import Retained
+from galactic.router.leader.installation import Installation
+from galactic.router.rib.store import Commit
+
+log = structlog.get_logger(__name__)
+
+
+class Follower(Protocol):
+    """Writes down what a leading router's tables say: in Kubernetes, in the database or in the log."""
+
+    def lead(self, term: int) -> None:
+        """The router leads from now on, in that term."""
+
+    def resign(self) -> None:
+        """The router leads no more."""
+
+    def due(self, commit: Commit) -> None:
+        """The tables changed. Never waits."""
+
+
+class Writer(Protocol):
+    """Works while the router leads."""
+
+    def run(self) -> Coroutine[None, None, None]: ...
+
+
+class Reign:
+    """Of one router; ``Leadership`` decides when."""
+
+    def __init__(
+        self,
+        commits: Commits,
+        installation: Installation,
+        fanout: Fanout,
+        followers: Sequence[Follower],
+        writers: Sequence[Writer],
+    ) -> None:
+        self._commits, self._installation, self._fanout = commits, installation, fanout
+        self._followers, self._writers = followers, writers
+        self._changes = ChangeLog()
+
+    @asynccontextmanager
+    async def adopted(self, retained: Retained) -> AsyncIterator[None]:
+        """From the tables that were published by whoever led before to those that follow from what the nodes register.
+
+        Messages are handled meanwhile, but nothing is published, and nothing else is committed before the context ends.
+        """
+        async with self._commits.lock:
+            tables = self._fanout.adopt(retained, self._changes)
+            unpublished = await self._installation.install(tables)
+            self._fanout.due(unpublished)
+            changed = sum(map(len, unpublished.values()))
+            async for commit in self._commits.settled():
+                self._fanout.due(commit.routes)
+                changed += sum(map(len, commit.routes.values()))
+            self._changes = ChangeLog()
+            log.info("tables adopted", vpcs=len(tables.keys() | self._commits.store.vpcs), changed=changed)
+            yield
+
+    def begin(self, term: int) -> None:
+        """From now on commits are published and written down."""
+        for follower in self._followers:
+            follower.lead(term)
+
+    async def lead(self) -> None:
+        """Publishes and reports until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._fanout.run(), name="fanout")
+            for writer in self._writers:
+                tasks.create_task(writer.run(), name=type(writer).__name__)
+
+    def end(self) -> None:
+        """Another router leads, or none."""
+        for follower in self._followers:
+            follower.resign()
+
+    def committed(self, commit: Commit) -> None:
+        """The tables changed."""
+        self._fanout.due(commit.routes, more=commit.more)
+        for follower in self._followers:
+            follower.due(commit)
+
+    # -- messages about tables ---------------------------------------------------------------------------------------
+
+    def overheard(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """A standby receives what the leader publishes. Raises Rejected."""
+        self._changes.add(parts, payload)
+
+    def received(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """The leader receives a message of its own, or another writer's, which it overwrites. Raises Rejected."""
+        self._fanout.heard(parts, payload)
+
+    def compare(self, retained: Retained) -> None:
+        """The broker retains this: the leader publishes again what differs."""
+        self._fanout.compare(retained)
