@@ -54,6 +54,12 @@ def test_every_metric_and_label_that_is_asked_for_exists(alerts: dict[str, Any])
         assert promql.grouped(expression) <= of_any | OF_TARGETS, where
 
 
+def test_counters_alone_end_in_total() -> None:
+    for _, _, register in CLASSES:
+        for name, kind, _, _ in families(register):
+            assert name.endswith("_total") == (kind == "counter"), name
+
+
 def test_the_labels_of_variables_exist() -> None:
     known = registered()
     for board in BOARDS:

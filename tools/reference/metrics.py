@@ -50,14 +50,18 @@ def families(
         else:
             for family in collector.collect():
                 labels = tuple(getattr(family, "_labelnames", ()))
-                found.append((family.name, family.type, labels, family.documentation))
+                found.append((_queried(family.name, family.type), family.type, labels, family.documentation))
     yield from sorted(found)
 
 
 def _declared(collector: Any) -> tuple[str, str, tuple[str, ...], str]:
     name, kind = collector._name, collector._type  # noqa: SLF001
-    name += "_total" if kind == "counter" else ""
-    return name, kind, tuple(collector._labelnames), collector._documentation  # noqa: SLF001
+    return _queried(name, kind), kind, tuple(collector._labelnames), collector._documentation  # noqa: SLF001
+
+
+def _queried(name: str, kind: str) -> str:
+    """The name of a family's samples."""
+    return f"{name}_total" if kind == "counter" else name
 
 
 def _row(name: str, kind: str, labels: tuple[str, ...], meaning: str) -> tuple[str, ...]:

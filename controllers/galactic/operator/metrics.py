@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from galactic.operator.gauges import Pool, VpcFigures
@@ -34,16 +34,6 @@ class Metrics:
         self.objects = Gauge(
             "galactic_operator_objects", "Objects in memory by kind.", ("kind",), registry=registry
         )
-        self.requests = Gauge(
-            "galactic_operator_api_requests",
-            "Requests made to the API server by the reconciler since the start.",
-            registry=registry,
-        )
-        self.events_dropped = Gauge(
-            "galactic_operator_events_dropped",
-            "Events that were not written: too many, or refused, since the start.",
-            registry=registry,
-        )
         self.missed = Counter(
             "galactic_operator_missed_deletions",
             "Objects that a resync found gone without the watch having told.",
@@ -71,8 +61,10 @@ class Metrics:
                 self.reconciled.labels(kind, result)
         for result in ("evicted", "blocked", "failed"):
             self.evictions.labels(result)
+        self._totals = _Totals()
         self._holder = _Holder()
         self._figures = _Figures()
+        registry.register(self._totals)
         registry.register(self._holder)
         registry.register(self._figures)
 
@@ -90,10 +82,10 @@ class Metrics:
         vpcs: Callable[[], Iterable[VpcFigures]],
         pool: Callable[[], Pool],
     ) -> None:
-        """Where the gauges read their values when they are scraped."""
+        """Where gauges and totals read their values when they are scraped."""
         self.waiting.set_function(waiting)
-        self.requests.set_function(requests)
-        self.events_dropped.set_function(dropped)
+        self._totals.requests = requests
+        self._totals.dropped = dropped
         self.leading.set_function(leads)
         self.unattached.set_function(unattached)
         self._holder.holder = holder
@@ -103,6 +95,26 @@ class Metrics:
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
             self.missed.labels(kind)
+
+
+class _Totals(Collector):
+    """What other parts of the operator count from its start."""
+
+    def __init__(self) -> None:
+        self.requests: Callable[[], float] = float
+        self.dropped: Callable[[], float] = float
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "galactic_operator_api_requests",
+            "Requests that the reconciler made to the API server.",
+            value=self.requests(),
+        )
+        yield CounterMetricFamily(
+            "galactic_operator_events_dropped",
+            "Events that were not written: too many were waiting, or the API server refused them.",
+            value=self.dropped(),
+        )
 
 
 class _Holder(Collector):
