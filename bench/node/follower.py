@@ -29,7 +29,7 @@ from galactic.node.dataplane.dataplane import Dataplane
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.mqtt.session import Registration
+from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.state.attachment import Attachment
 from galactic.node.state.checkpoint import Checkpoint
@@ -60,25 +60,17 @@ async def main(url: str, path: str, folder: Path) -> None:
     sync = Sync(
         kernel, store, lambda: HOST, metrics, Dataplane(kernel, store, kernel.namespaces.__contains__)
     )
-    settings = NodeSettings(mqtt_url=url, node_name="node-1", srv6_block=str(HOST.space))
+    settings = NodeSettings(mqtt_url=url, node_name="node-1", srv6_block=str(HOST.block))
     async with PahoBus(settings, "node-1") as bus:
-        following = Subscriptions(bus, topics, store, metrics)
-        registration = Registration(
-            bus=bus,
-            topics=topics,
-            cluster="default",
-            node="node-1",
-            store=store,
-            following=following,
-            metrics=metrics,
-        )
+        subscriptions = Subscriptions(bus, topics, store, metrics)
+        session = Session(bus, NodeTopics(topics, "default", "node-1"), store, subscriptions, metrics)
 
         async def drift() -> None:
             with Events(Namespace.at(path), own_port=real.port) as events:
                 async for changed in events:
                     sync.on_external_change(changed)
 
-        tasks = [asyncio.create_task(each) for each in (sync.run(), registration.run(), drift())]
+        tasks = [asyncio.create_task(each) for each in (sync.run(), session.run(), drift())]
         await sync.ready.wait()
         await until(lambda: bus.connected)
         print("ready", flush=True)

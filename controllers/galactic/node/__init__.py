@@ -5,6 +5,7 @@ mqtt         route tables of the VPCs hosted here                    ├─► s
 kubernetes   this node's prefix, definitions, tables by fallback     ┘     │
                                                                            └─► mqtt (registration), kubernetes (status)
 
-``controller`` runs the parts, ``metrics`` counts, ``__main__`` wires. Programs of their own: ``prepare`` makes a host
-ready (galactic-node-prepare), ``inspection`` prints the kernel's state (galactic-node-inspect).
+``status``: the node's state as others see it. ``metrics`` counts, ``__main__`` wires. Programs of their own:
+``prepare`` makes a host ready (galactic-node-prepare), ``inspection`` prints the kernel's state
+(galactic-node-inspect).
 """

@@ -1,5 +1,6 @@
 """galactic-node: the wiring, read from top to bottom."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from prometheus_client import CollectorRegistry
@@ -7,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho import PahoBus
 from galactic.errors import Rejected
-from galactic.kube.client import connect
+from galactic.kube.client import Kube, connect
 from galactic.launch import Health, launch
 from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
@@ -15,42 +16,47 @@ from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
-from galactic.node.controller import Controller
 from galactic.node.dataplane.adapter import LinuxHost
+from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
+from galactic.node.kubernetes.definitions import Definitions
+from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.multus import MultusConfiguration
+from galactic.node.kubernetes.segment import Segment
+from galactic.node.kubernetes.tasks import KubernetesTasks, Tasks
+from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
 from galactic.node.metrics import Metrics
-from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
+from galactic.node.status import HostTasks, StatusReport
 from galactic.settings import NodeSettings, load
 
 PROGRAM = "galactic-node"
 
 
-async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health) -> None:
-    """The node controller with its real adapters, until cancelled."""
-    cluster, node, space = settings.cluster, settings.node_name, settings.srv6_block
+async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Health) -> None:
+    """The node controller with its real adapters, until cancelled. What is in the kernel stays there."""
+    cluster, node, block = settings.cluster, settings.node_name, settings.srv6_block
     if not node:
         raise Rejected("give this Node's name", field="node_name")
-    if space is None:
+    if block is None:
         raise Rejected(
             "give the network that all nodes' prefixes lie in, e.g. 2001:db8:ff00::/40", field="srv6_block"
         )
-    topics = Topics(settings.mqtt_base)
-    metrics = Metrics(figures)
-    records = Checkpoint(settings.socket.parent)
-    records.prepare()
-    store = Store(cluster, records, Clock())
+    metrics = Metrics(collectors)
+    checkpoint = Checkpoint(settings.socket.parent)
+    checkpoint.prepare()
+    store = Store(cluster, checkpoint, Clock())
     store.restore()
 
-    bus = PahoBus(
-        settings, f"galactic-node-{cluster}-{node}", will(topics, cluster, node), BusMetrics(figures)
-    )
+    topics = Topics(settings.mqtt_base)
+    own = NodeTopics(topics, cluster, node)
+    bus = PahoBus(settings, f"galactic-node-{cluster}-{node}", own.will, BusMetrics(collectors))
     async with LinuxKernel() as kernel, bus:
 
         async def events() -> AsyncIterator[Changed]:
@@ -58,44 +64,41 @@ async def run(settings: NodeSettings, figures: CollectorRegistry, health: Health
                 async for changed in changes:
                     yield changed
 
-        preparation = HostSetup(
-            LinuxHost(space, settings.underlay_interface, guard=settings.drop_external_sids),
-            store,
-            space,
-            metrics.filter_drift.inc,
-        )
-        sync = Sync(kernel, store, preparation.host, metrics)
-        following = Subscriptions(bus, topics, store, metrics)
-        registration = Registration(
-            bus=bus,
-            topics=topics,
-            cluster=cluster,
-            node=node,
-            store=store,
-            following=following,
-            metrics=metrics,
-        )
-        controller = Controller(
-            node=node,
-            store=store,
-            preparation=preparation,
-            sync=sync,
-            neighbours=Neighbours(kernel, store),
-            registration=registration,
-            events=events,
-            connect=connect,
-            metrics=metrics,
-            multus=MultusConfiguration(settings.cni_conf_dir),
-        )
-        server = Server(settings.socket, Calls(store, sync, controller.problem), metrics)
-        await controller.run(server, health)
+        linux = LinuxHost(block, settings.underlay_interface, drop_external_sids=settings.drop_external_sids)
+        setup = HostSetup(linux, store, block, metrics.filter_drift.inc)
+        sync = Sync(kernel, store, setup.host, metrics)
+        host = HostTasks(setup, sync, Neighbours(kernel, store), MultusConfiguration(settings.cni_conf_dir))
+        session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
+
+        def with_client(kube: Kube) -> Tasks:
+            segment = Segment(kube, node, store, report.facts)
+            return Tasks(
+                segment,
+                UnaccountedAttachments(kube, store, lambda: segment.endpoints),
+                Definitions(kube, node, store),
+                Fallback(kube, store, session.trusted),
+            )
+
+        kubernetes = KubernetesTasks(connect, with_client)
+        report = StatusReport(store, host, session, kubernetes, metrics)
+        server = Server(settings.socket, Calls(store, sync, report.problem), metrics)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(setup.run(), name="host setup")
+            tasks.create_task(sync.run(), name="sync")
+            tasks.create_task(follow(events, sync.on_external_change), name="kernel events")
+            tasks.create_task(host.neighbours.run(), name="neighbours")
+            tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
+            tasks.create_task(server.run(), name="socket")
+            tasks.create_task(session.run(), name="session")
+            tasks.create_task(kubernetes.run(), name="kubernetes")
+            tasks.create_task(report.run(health), name="status report")
 
 
 def main() -> None:
     """The console script."""
     settings = load(NodeSettings, program=PROGRAM)
-    figures = registry("node")
-    launch(settings, PROGRAM, lambda health: run(settings, figures, health), figures)
+    collectors = registry("node")
+    launch(settings, PROGRAM, lambda health: run(settings, collectors, health), collectors)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the node controller counts."""
+"""The node controller's metrics."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 
 class Metrics:
-    """The metrics of one node controller."""
+    """Those of one node controller."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -25,7 +25,7 @@ class Metrics:
         )
         self.sync_seconds = Histogram(
             "galactic_node_sync_seconds",
-            "One round of writing desired minus actual.",
+            "Rounds that write or verify the kernel.",
             ["kind"],
             registry=registry,
             buckets=SECONDS,
@@ -44,28 +44,30 @@ class Metrics:
         )
         self.fallback = Gauge(
             "galactic_node_fallback_vpcs",
-            "VPCs whose routes are read from kube-apiserver because the broker does not tell them.",
+            "VPCs whose routes are read from kube-apiserver because the broker has no whole table of them.",
             registry=registry,
         )
         self.backend = Gauge(
             "galactic_node_packet_filter",
-            "1 for the backend that our rules are in.",
+            "1 for the backend that Galactic's rules are in.",
             ["backend"],
             registry=registry,
         )
         self.filter_drift = Counter(
             "galactic_node_filter_drift_chains",
-            "Chains of ours in the packet filter that others had changed.",
+            "Chains of Galactic in the packet filter that another program had changed.",
             registry=registry,
         )
         self.full_sync = Gauge(
             "galactic_node_last_full_sync_timestamp_seconds",
-            "When the whole kernel was last compared with what is wanted.",
+            "When the whole kernel was last compared with the plan.",
             registry=registry,
         )
         self.sync_failures = Counter("galactic_node_sync_failures", "Rounds that failed.", registry=registry)
         self.drift = Counter(
-            "galactic_node_drift_objects", "Kernel objects that others had changed.", registry=registry
+            "galactic_node_drift_objects",
+            "Kernel objects that another program had changed.",
+            registry=registry,
         )
         self.endpoints = Gauge("galactic_node_endpoints", "Attachments on this node.", registry=registry)
         self.vpcs = Gauge("galactic_node_vpcs", "VPCs with an attachment on this node.", registry=registry)
@@ -101,12 +103,12 @@ class Metrics:
         )
         self._vpc_revision = Gauge(
             "galactic_node_vpc_revision",
-            "The revision of a VPC's route table that this node has of the router; 0: none yet.",
+            "Revision of a VPC's route table on this node, as the router published it; 0: none yet.",
             ["vpc"],
             registry=registry,
         )
-        self._told: dict[Gauge, Mapping[str, int]] = {}
-        # Those that are there from the start show their first increase, which others hide.
+        self._values: dict[Gauge, Mapping[str, int]] = {}
+        # A label that exists from the start shows its first increase.
         for verb in ("add", "del"):
             for code in (0, *protocol.CODES):
                 self.requests.labels(verb, code)
@@ -116,21 +118,21 @@ class Metrics:
         for result in ("confirmed", "failed"):
             self.publications.labels(result)
 
-    def conditions(self, found: Mapping[str, bool]) -> None:
-        """All conditions as they are now, by type."""
-        self._tell(self._conditions, found)
+    def set_conditions(self, states: Mapping[str, bool]) -> None:
+        """All conditions, by type."""
+        self._set(self._conditions, states)
 
-    def vpcs_here(self, endpoints: Mapping[str, int], revisions: Mapping[str, int]) -> None:
-        """All VPCs with an attachment here: how many, and which revision of the table there is."""
-        self._tell(self._vpc_endpoints, endpoints)
-        self._tell(self._vpc_revision, revisions)
+    def set_vpcs(self, endpoints: Mapping[str, int], revisions: Mapping[str, int]) -> None:
+        """All VPCs with an attachment here: the number of attachments, and the revision of the table."""
+        self._set(self._vpc_endpoints, endpoints)
+        self._set(self._vpc_revision, revisions)
 
-    def _tell(self, gauge: Gauge, values: Mapping[str, int]) -> None:
+    def _set(self, gauge: Gauge, values: Mapping[str, int]) -> None:
         """The gauge has exactly these values, by its one label."""
-        before = self._told.get(gauge, {})
+        before = self._values.get(gauge, {})
         for label in before.keys() - values.keys():
             gauge.remove(label)
         for label, value in values.items():
             if before.get(label) != value:
                 gauge.labels(label).set(value)
-        self._told[gauge] = dict(values)
+        self._values[gauge] = dict(values)

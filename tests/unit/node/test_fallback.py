@@ -15,12 +15,13 @@ from galactic.kube.api import Event
 from galactic.messages import Changes, Head, Route, Shard, Topics, digest, encode
 from galactic.names import VPC_LABEL
 from galactic.node.kubernetes import fallback
-from galactic.node.kubernetes.fallback import Fallback
-from galactic.node.mqtt.session import Registration, will
+from galactic.node.kubernetes.fallback import Fallback, Patience
+from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.state.remote import Source
 
 TOPICS = Topics("galactic/v1")
+OWN = NodeTopics(TOPICS, "default", "node-1")
 VPC = "0000000004d2"
 
 
@@ -100,8 +101,8 @@ class Cluster:
 
     async def wait(self, falling):
         """For as long as a table that is not to be relied on is put up with."""
-        await until(lambda: not falling._trusted(1234) and falling._due)
-        self.moment += fallback.PATIENCE_SECONDS + fallback.SPREAD_SECONDS
+        await until(lambda: not falling._trusted(1234) and falling._deadlines)
+        self.moment += sum(fallback.PATIENCE)
 
     @property
     def routes(self):
@@ -122,17 +123,9 @@ def route(last, node, function, epoch):
 
 @asynccontextmanager
 async def running(cluster):
-    node, bus = cluster.node, cluster.broker.session(will(TOPICS, "default", "node-1"))
+    node, bus = cluster.node, cluster.broker.session(OWN.will)
     following = Subscriptions(bus, TOPICS, node.store, node.metrics, cluster.now)
-    registration = Registration(
-        bus=bus,
-        topics=TOPICS,
-        cluster="default",
-        node="node-1",
-        store=node.store,
-        following=following,
-        metrics=node.metrics,
-    )
+    registration = Session(bus, OWN, node.store, following, node.metrics)
     falling = Fallback(cluster.kube, node.store, registration.trusted, now=cluster.now)
     tasks = [asyncio.create_task(registration.run()), asyncio.create_task(falling.run())]
     try:
@@ -154,7 +147,7 @@ async def cluster(node, config):
 async def test_while_the_broker_is_well_nothing_is_asked(cluster):
     cluster.kube.set("a", 9, 3, 9, 90, 200)
     async with running(cluster) as falling:
-        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._due)
+        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
         cluster.moment += 1000
         await asyncio.sleep(0.3)
         assert (cluster.kube.requests, falling.followed) == ([], set())
@@ -267,18 +260,18 @@ async def test_a_vpc_that_is_hosted_no_longer_is_not_watched(cluster, config):
 
 async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(cluster):
     async with running(cluster) as falling:
-        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._due)
+        await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
         delays = []
         for _ in range(20):
             start = cluster.moment
             cluster.broker.stop()
-            await until(lambda: falling._due)
+            await until(lambda: falling._deadlines)
             cluster.moment = start + 2.9
             await asyncio.sleep(0.03)
             assert not falling.followed
-            delays.append(falling._due[1234] - start)
+            delays.append(falling._deadlines[1234] - start)
             cluster.broker.start()
-            await until(lambda: not falling._due)
+            await until(lambda: not falling._deadlines)
             cluster.moment += 1
     assert not cluster.kube.requests
     assert all(3.0 <= delay <= 10.0 for delay in delays)
@@ -293,7 +286,7 @@ async def test_many_vpcs_share_a_few_watches(cluster):
         tables=SimpleNamespace(view=lambda _vpc, _source: None),
         drop_source=lambda _vpc, _source: None,
     )
-    falling = Fallback(cluster.kube, store, lambda _vpc: False, patience=0.0, spread=0.0)
+    falling = Fallback(cluster.kube, store, lambda _vpc: False, Patience(0.0, 0.0))
     task = asyncio.create_task(falling.run())
     await until(lambda: len(cluster.kube.requests) == 3)
     assert falling.followed == hosted

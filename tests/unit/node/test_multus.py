@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from galactic.node.kubernetes import multus
-from galactic.node.kubernetes.multus import MultusConfiguration, judge
+from galactic.node.kubernetes.multus import MultusConfiguration, condition
 
 SHIM = json.dumps({"cniVersion": "1.0.0", "name": "multus-cni-network", "type": "multus-shim"}).encode()
 THIN = json.dumps(
@@ -47,21 +47,21 @@ FLANNEL = json.dumps({"name": "cbr0", "plugins": [{"type": "flannel"}, {"type": 
     ],
 )
 def test_what_the_condition_says(files: dict[str, bytes], status: bool, reason: str) -> None:
-    finding = judge(files, "/etc/cni/net.d")
+    finding = condition(files, "/etc/cni/net.d")
     assert (finding.type, finding.status, finding.reason) == ("MultusConfigured", status, reason)
     assert "/etc/cni/net.d" in finding.message
 
 
 def states(folder: Path, configuration: MultusConfiguration) -> tuple[bool, bool, str]:
-    turned = configuration.look(folder)
-    (finding,) = configuration.findings()
+    turned = configuration.check(folder)
+    (finding,) = configuration.conditions()
     return turned, finding.status, finding.reason
 
 
 def test_what_comes_and_goes_in_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "net.d"
     configuration = MultusConfiguration(folder)
-    assert configuration.findings() == ()
+    assert configuration.conditions() == ()
     assert states(folder, configuration) == (True, False, "Unreadable")
     folder.mkdir()
     assert states(folder, configuration) == (True, False, "NoConfiguration")
@@ -84,17 +84,17 @@ def test_files_are_read_when_they_change(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), read(path))[1])
     configuration = MultusConfiguration(tmp_path)
     for _ in range(3):
-        configuration.look(tmp_path)
+        configuration.check(tmp_path)
     assert len(reads) == 1
     (tmp_path / "00-multus.conf").write_bytes(FLANNEL)
     assert states(tmp_path, configuration) == (True, False, "MultusNotFirst")
 
 
 async def test_whoever_is_told_is_told_of_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multus, "LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(multus, "CHECK_SECONDS", 0.001)
     turns: list[Any] = []
     configuration = MultusConfiguration(tmp_path)
-    work = asyncio.create_task(configuration.run(lambda: turns.append(configuration.findings()[0].status)))
+    work = asyncio.create_task(configuration.run(lambda: turns.append(configuration.conditions()[0].status)))
     async with asyncio.timeout(10):
         while not turns:
             await asyncio.sleep(0.001)
@@ -108,4 +108,4 @@ async def test_whoever_is_told_is_told_of_turns(tmp_path: Path, monkeypatch: pyt
 async def test_nobody_looks_without_a_folder() -> None:
     configuration = MultusConfiguration(None)
     await configuration.run(lambda: pytest.fail("told"))
-    assert configuration.findings() == ()
+    assert configuration.conditions() == ()

@@ -28,7 +28,7 @@ class Clock:
 
     async def rounds(self, count):
         for _ in range(count):
-            await self.neighbours.look(self.now)
+            await self.neighbours.round(self.now)
             self.now += ROUND_SECONDS
 
 
@@ -41,7 +41,7 @@ async def test_addresses_are_asked_for_at_once_and_once_a_minute(watched):
     assert len(node.kernel.solicited) == 2
     await clock.rounds(1)
     assert len(node.kernel.solicited) == 4
-    finding = neighbours.finding()
+    finding = neighbours.condition()
     assert (finding.type, finding.status, finding.reason) == ("Neighbours", True, "Resolved")
     assert neighbours.failed == []
 
@@ -54,18 +54,18 @@ async def test_two_attempts_in_a_row_are_a_finding_and_an_answer_ends_it(watched
     for tries in (1, 2):
         await clock.rounds(1)
         node.kernel.table[DEVICE, SIX] = state
-        assert neighbours.finding().status, f"{tries} attempts, and the last one is not over"
+        assert neighbours.condition().status, f"{tries} attempts, and the last one is not over"
     if state == "NONE":
         del node.kernel.table[DEVICE, SIX]
     await clock.rounds(1)
-    finding = neighbours.finding()
+    finding = neighbours.condition()
     assert (finding.status, finding.reason) == (False, "NeighbourFailed")
     assert "default/blue-G 2001:10:1:1::1; no packet reaches them: `galactic trace`" in finding.message
     assert "10.1.1.1," not in finding.message
     assert neighbours.failed == [("default/blue-G", str(SIX))]
     node.kernel.silent.clear()
     await clock.rounds(2)
-    assert neighbours.finding().status, "it is asked for in every round until it answers"
+    assert neighbours.condition().status, "it is asked for in every round until it answers"
 
 
 async def test_one_attempt_without_an_answer_is_none(watched):
@@ -77,7 +77,7 @@ async def test_one_attempt_without_an_answer_is_none(watched):
     await clock.rounds(1)
     node.kernel.silent = {(DEVICE, SIX)}
     await clock.rounds(int(ASK_SECONDS / ROUND_SECONDS) + 1)
-    assert neighbours.finding().status
+    assert neighbours.condition().status
 
 
 async def test_an_attempt_that_is_under_way_is_waited_for(watched):
@@ -93,7 +93,7 @@ async def test_an_attempt_that_is_under_way_is_waited_for(watched):
     assert node.kernel.solicited[2:] == [(DEVICE, FOUR)], (
         "it ended without an answer, and is made again at once"
     )
-    assert neighbours.finding().status
+    assert neighbours.condition().status
 
 
 async def test_what_is_remembered_of_an_earlier_attempt_counts_for_nothing(watched):
@@ -102,14 +102,14 @@ async def test_what_is_remembered_of_an_earlier_attempt_counts_for_nothing(watch
     node.kernel.table[DEVICE, SIX] = "FAILED"
     clock = Clock(neighbours)
     await clock.rounds(3)
-    assert neighbours.finding().status
+    assert neighbours.condition().status
 
 
 async def silent(neighbours, node):
     node.kernel.silent = {(DEVICE, FOUR), (DEVICE, SIX)}
     clock = Clock(neighbours)
     await clock.rounds(3)
-    assert not neighbours.finding().status
+    assert not neighbours.condition().status
     return clock
 
 
@@ -118,7 +118,7 @@ async def test_a_pod_that_is_deleted_is_not_accused(watched, config):
     clock = await silent(neighbours, node)
     assert (await node.cni("DEL", config())).code == 0
     await clock.rounds(1)
-    assert neighbours.finding().status
+    assert neighbours.condition().status
     assert neighbours.failed == []
 
 
@@ -127,7 +127,7 @@ async def test_a_pod_that_is_gone_without_a_del_is_not_accused(watched):
     clock = await silent(neighbours, node)
     node.kernel.remove_namespace("/ns/1")
     await clock.rounds(2)
-    assert neighbours.finding().status
+    assert neighbours.condition().status
 
 
 async def test_another_pod_with_the_same_address_begins_anew(watched, config):
@@ -137,7 +137,7 @@ async def test_another_pod_with_the_same_address_begins_anew(watched, config):
     await node.cni("DEL", config())
     assert (await node.cni("ADD", config(), container="c2", netns="/ns/2")).code == 0
     await clock.rounds(1)
-    assert neighbours.finding().status
+    assert neighbours.condition().status
 
 
 async def test_many_are_counted_and_some_are_named(node, config):
@@ -150,7 +150,7 @@ async def test_many_are_counted_and_some_are_named(node, config):
         (host_end(VPC, number), ip_address(f"10.1.1.{number}")) for number in range(1, NAMED + 2)
     }
     await Clock(neighbours).rounds(3)
-    message = neighbours.finding().message
+    message = neighbours.condition().message
     assert "default/blue-1 10.1.1.1, default/blue-2 10.1.1.2, default/blue-3 10.1.1.3 and 1 more;" in message
     assert len(neighbours.failed) == NAMED + 1
 
@@ -166,6 +166,6 @@ async def test_a_kernel_that_does_not_answer_accuses_nobody(watched, monkeypatch
     monkeypatch.setattr(node.kernel, "neighbours", away)
     for _ in range(3):
         with pytest.raises(Unreachable):
-            await neighbours.look(clock.now)
+            await neighbours.round(clock.now)
         clock.now += ROUND_SECONDS
-    assert neighbours.finding().status
+    assert neighbours.condition().status

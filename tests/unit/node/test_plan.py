@@ -40,7 +40,7 @@ def test_host():
         ("lo-galactic", ip_interface("2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"))
     ]
     assert readable(objects.routes) == {"2001:db8:ff01:100::/64 table 254": Unreachable()}
-    assert [tuple(rule) for rule in objects.rules] == [(999, HOST.space, MAIN_TABLE)]
+    assert [tuple(rule) for rule in objects.rules] == [(999, HOST.block, MAIN_TABLE)]
     assert objects.sysctls["net/vrf/strict_mode"] == "1"
     for device in ("all", "default", "eth0", "lo-galactic"):
         # VRFs and host ends inherit `default`: none of them obeys a pod's routing header, nor the underlay one's from

@@ -241,7 +241,7 @@ async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, c
         await node.cni("ADD", config())
         await until(lambda: kube.patch == patch)
         monkeypatch.setattr(
-            segment, "_facts", lambda: replace(FACTS, findings=(replace(READY, reason="No"),))
+            segment, "_facts", lambda: replace(FACTS, conditions=(replace(READY, reason="No"),))
         )
         segment._changed.set()
         await until(lambda: {"Accepted", "No"} <= set(_reasons(kube)))

@@ -21,10 +21,11 @@ from galactic.messages import (
 )
 from galactic.node.mqtt import session
 from galactic.node.mqtt.replica import PATIENCE
-from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 
 TOPICS = Topics("galactic/v1")
+OWN = NodeTopics(TOPICS, "default", "node-1")
 VPC = "0000000004d2"
 STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("default", "node-1")
 
@@ -32,17 +33,9 @@ STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("defaul
 @asynccontextmanager
 async def registered(node, broker, now=lambda: 0.0):
     """``now``: by which a table that does not add up is read again; it stands still."""
-    bus = broker.session(will(TOPICS, "default", "node-1"))
+    bus = broker.session(OWN.will)
     following = Subscriptions(bus, TOPICS, node.store, node.metrics, now)
-    made = Registration(
-        bus=bus,
-        topics=TOPICS,
-        cluster="default",
-        node="node-1",
-        store=node.store,
-        following=following,
-        metrics=node.metrics,
-    )
+    made = Session(bus, OWN, node.store, following, node.metrics)
     task = asyncio.create_task(made.run())
     try:
         yield bus

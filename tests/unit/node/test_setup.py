@@ -89,24 +89,24 @@ def preparation(machine, store, drifted):
 
 
 def conditions(preparation):
-    return {each.type: (each.status, each.reason) for each in preparation.findings()}
+    return {each.type: (each.status, each.reason) for each in preparation.conditions()}
 
 
 async def test_nothing_is_done_again_while_nothing_changes(preparation, machine, clock):
-    await preparation.look()
+    await preparation.check()
     machine.done.clear()
     for _ in range(5):
         clock[0] += 3
-        assert setup.LOOK_SECONDS[0] <= await preparation.look() <= setup.LOOK_SECONDS[1]
+        assert setup.CHECK_SECONDS[0] <= await preparation.check() <= setup.CHECK_SECONDS[1]
     assert set(machine.done) == {"intact"}
 
 
 async def test_what_somebody_changed_is_put_back_and_counted(preparation, machine, clock, drifted):
-    await preparation.look()
+    await preparation.check()
     assert drifted == []  # at the start it is not drift
     machine.broken = ("IPv4 INPUT", "IPv6 PREROUTING")
     clock[0] += 3
-    await preparation.look()
+    await preparation.check()
     assert (drifted, machine.broken) == ([2], ())
     assert machine.done[-1] == "mend"
 
@@ -118,17 +118,17 @@ async def test_looks_come_within_ten_seconds_whatever_they_cost(
     for _ in range(6):
         machine.broken = ("IPv4 INPUT",)
         clock[0] += 10
-        assert await preparation.look() <= setup.LOOK_SECONDS[1]
-    await preparation.look()
-    assert await preparation.look() == setup.LOOK_SECONDS[1]
+        assert await preparation.check() <= setup.CHECK_SECONDS[1]
+    await preparation.check()
+    assert await preparation.check() == setup.CHECK_SECONDS[1]
     assert len(drifted) == 5
 
 
 async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparation, machine, clock, drifted):
-    await preparation.look()
+    await preparation.check()
     machine.backend, machine.broken = "legacy", ()
-    clock[0] += setup.FULL_SECONDS + 1
-    await preparation.look()
+    clock[0] += setup.FULL_CHECK_SECONDS + 1
+    await preparation.check()
     assert (preparation.backend, drifted) == ("legacy", [])
     assert conditions(preparation)["PacketFilter"] == (True, "LegacyTables")
 
@@ -143,24 +143,24 @@ async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparat
 )
 async def test_what_the_kernel_lacked_is_tried_again(preparation, machine, clock, event, expected):
     machine.kernel = NO_VRF
-    await preparation.look()
+    await preparation.check()
     assert preparation.problem == "no VRF devices: modprobe vrf"
     assert conditions(preparation)["VRF"] == (False, "Missing")
     machine.kernel, (machine.loaded, seconds) = GOOD, event
     clock[0] += seconds
-    await preparation.look()
+    await preparation.check()
     assert (preparation.problem is None) is expected
     assert preparation.encap == ("encap.red" if expected else "encap")
 
 
 async def test_a_forged_source_that_cannot_be_told_is_a_condition(preparation, machine, clock):
     machine.lacking = "the kernel lacks xt_devgroup"
-    await preparation.look()
+    await preparation.check()
     assert conditions(preparation)["SourceValidation"] == (False, "Missing")
     assert preparation.problem is None
     machine.lacking = ""
     clock[0] += setup.MISSING_SECONDS + 1
-    await preparation.look()
+    await preparation.check()
     assert conditions(preparation)["SourceValidation"] == (True, "Checked")
 
 
@@ -180,19 +180,19 @@ async def test_a_forged_source_that_cannot_be_told_is_a_condition(preparation, m
 )
 async def test_the_underlay_is_judged(preparation, machine, clock, underlay, expected):
     machine.network = underlay
-    await preparation.look()
+    await preparation.check()
     assert conditions(preparation)["Underlay"] == expected
-    assert all(each.message for each in preparation.findings())
+    assert all(each.message for each in preparation.conditions())
 
 
 async def test_a_refused_filter_is_told_and_tried_again(preparation, machine, clock, drifted):
     machine.refuses = "Permission denied"
-    assert await preparation.look() < 2
+    assert await preparation.check() < 2
     assert preparation.problem == "iptables: Permission denied"
     assert conditions(preparation)["PacketFilter"] == (False, "NotInPlace")
     machine.refuses = ""
     clock[0] += 1
-    await preparation.look()
+    await preparation.check()
     assert preparation.problem is None
     assert drifted == []
 

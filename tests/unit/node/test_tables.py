@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galactic.messages import Changes, Head, Route, Shard, digest
-from galactic.node.mqtt.replica import PATIENCE, Table
+from galactic.node.mqtt.replica import PATIENCE, TableReplica
 from galactic.node.state.remote import entry
 
 
@@ -70,21 +70,21 @@ def packed(routes: dict[str, Route]):
     return dict(entry(1, "default", each) for each in routes.values())
 
 
-def take(table: Table, kind: object, message: object, now: float) -> bool:
+def take(table: TableReplica, kind: object, message: object, now: float) -> bool:
     match message:
         case Head() | None:
-            return table.take_head(message, now)
+            return table.receive_head(message, now)
         case Shard():
             assert isinstance(kind, int)
-            return table.take_shard(kind, message, now)
+            return table.receive_shard(kind, message, now)
         case Changes():
-            return table.take_changes(message, now)
+            return table.receive_changes(message, now)
     raise AssertionError(message)
 
 
-def follow(told, table: Table):
+def follow(told, table: TableReplica):
     """What somebody knows who is told only what changed."""
-    before = table.take_before()
+    before = table.drain_before()
     if before is None:
         return dict(table.routes)
     for network, known in before.items():
@@ -94,20 +94,20 @@ def follow(told, table: Table):
     return told
 
 
-def read(table: Table, router: Router, now: float = 0.0) -> None:
+def read(table: TableReplica, router: Router, now: float = 0.0) -> None:
     for kind, message in router.retained.items():
         take(table, kind, message, now)
 
 
 def test_a_snapshot_then_changes():
-    router, table = Router(), Table(1, "default", 0.0)
+    router, table = Router(), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     router.snapshot()
     read(table, router)
     assert (table.routes, table.revision) == (packed(router.routes), router.revision)
-    assert table.take_changes(router.change(2, 1), 1.0)
+    assert table.receive_changes(router.change(2, 1), 1.0)
     assert table.routes == packed(router.routes)
-    assert table.take_changes(router.change(1, None), 1.0)
+    assert table.receive_changes(router.change(1, None), 1.0)
     assert table.routes == packed(router.routes)
     for kind, message in router.snapshot():
         assert not take(table, kind, message, 1.5)
@@ -116,7 +116,7 @@ def test_a_snapshot_then_changes():
 
 def test_shards_that_come_before_their_head_are_kept():
     """No change message at all: a node that only ever sees snapshots follows them without reading again."""
-    router, table = Router(), Table(1, "default", 0.0)
+    router, table = Router(), TableReplica(1, "default", 0.0)
     router.snapshot()
     read(table, router)
     router.change(1, 1)
@@ -128,7 +128,7 @@ def test_shards_that_come_before_their_head_are_kept():
 
 
 def test_an_incomplete_snapshot_replaces_nothing():
-    router, table = Router(), Table(1, "default", 0.0)
+    router, table = Router(), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     router.snapshot()
     read(table, router)
@@ -137,7 +137,7 @@ def test_an_incomplete_snapshot_replaces_nothing():
     router.change(3, 1)
     head = dict(router.snapshot())["head"]
     assert isinstance(head, Head)
-    assert not table.take_head(head, 1.0)
+    assert not table.receive_head(head, 1.0)
     assert table.routes == before
     assert not table.overdue(1.0 + PATIENCE / 2)
     assert table.overdue(1.0 + PATIENCE)
@@ -152,23 +152,23 @@ def test_an_incomplete_snapshot_replaces_nothing():
     ],
 )
 def test_a_head_that_does_not_add_up_is_doubted(wrong):
-    router, table = Router(), Table(1, "default", 0.0)
+    router, table = Router(), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     messages = dict(router.snapshot())
     head = messages.pop("head")
     for kind, message in messages.items():
         take(table, kind, message, 0.0)
-    assert not table.take_head(wrong(head), 0.0)
+    assert not table.receive_head(wrong(head), 0.0)
     assert not table.complete
     assert table.overdue(PATIENCE)
 
 
 def test_a_change_whose_predecessor_was_lost_waits_and_is_then_caught_up():
-    router, table = Router(), Table(1, "default", 0.0)
+    router, table = Router(), TableReplica(1, "default", 0.0)
     router.snapshot()
     read(table, router)
     router.change(1, 1)  # lost
-    assert not table.take_changes(router.change(2, 1), 1.0)
+    assert not table.receive_changes(router.change(2, 1), 1.0)
     assert table.routes == {}
     assert table.overdue(1.0 + PATIENCE)
     router.snapshot()
@@ -180,7 +180,7 @@ def test_a_change_whose_predecessor_was_lost_waits_and_is_then_caught_up():
 
 def test_a_broker_that_forgot_everything_is_followed_in_the_end():
     """A router without memory may start again at a lower revision."""
-    router, table = Router(revision=1000), Table(1, "default", 0.0)
+    router, table = Router(revision=1000), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     router.snapshot()
     read(table, router)
@@ -199,7 +199,7 @@ def test_a_broker_that_forgot_everything_is_followed_in_the_end():
     assert not table.overdue(1000.0)
 
 
-def waits(table: Table, now: float, times: int, between=lambda: None) -> list[float]:
+def waits(table: TableReplica, now: float, times: int, between=lambda: None) -> list[float]:
     """The pauses between so many readings; ``between`` is what each of them brings."""
     found = []
     for _ in range(times):
@@ -213,7 +213,7 @@ def waits(table: Table, now: float, times: int, between=lambda: None) -> list[fl
 
 
 def test_rereading_waits_longer_each_time():
-    table, router = Table(1, "default", 0.0), Router()
+    table, router = TableReplica(1, "default", 0.0), Router()
 
     def news() -> None:
         router.change(1, router.revision)
@@ -226,7 +226,7 @@ def test_rereading_waits_longer_each_time():
 
 def test_what_is_the_same_each_time_is_hardly_read_any_more_until_somebody_publishes():
     """A head that does not fit its shards, and no router that mends it."""
-    router, table = Router(), Table(1, "default", 0.0)
+    router, table = Router(), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     router.snapshot()
     router.retained["head"] = Head(router.revision, 7, "0" * 16, 2)
@@ -242,14 +242,14 @@ def test_what_is_the_same_each_time_is_hardly_read_any_more_until_somebody_publi
 
 
 def test_a_table_that_was_wiped_and_begins_again():
-    router, table, behind = Router(shards=1), Table(1, "default", 0.0), Table(1, "default", 0.0)
+    router, table, behind = Router(shards=1), TableReplica(1, "default", 0.0), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     router.snapshot()
     read(table, router)
     read(behind, router)
-    table.take_changes(router.change(1, None), 1.0)  # the other one misses it
-    table.take_head(None, 1.0)
-    behind.take_head(None, 1.0)
+    table.receive_changes(router.change(1, None), 1.0)  # the other one misses it
+    table.receive_head(None, 1.0)
+    behind.receive_head(None, 1.0)
     assert table.settled
     assert not table.routes
     assert behind.routes, "a cleared head alone withdraws nothing"
@@ -259,9 +259,9 @@ def test_a_table_that_was_wiped_and_begins_again():
     again.revision = router.revision + 1000
     first = again.change(2, 1)
     first = Changes(first.revision, 0, first.set)
-    assert table.take_changes(first, 2.0), "nothing is what it had"
+    assert table.receive_changes(first, 2.0), "nothing is what it had"
     assert table.routes == packed(again.routes)
-    assert not behind.take_changes(first, 2.0)
+    assert not behind.receive_changes(first, 2.0)
     for kind, message in again.snapshot():
         take(behind, kind, message, 2.1)
         take(table, kind, message, 2.1)
@@ -274,7 +274,7 @@ def test_a_table_that_was_wiped_and_begins_again():
     "after", [pytest.param(False, id="change-lost"), pytest.param(True, id="change-late")]
 )
 def test_a_table_that_was_wiped_while_we_have_routes_is_doubted(after):
-    router, table = Router(shards=1, wipes=True), Table(1, "default", 0.0)
+    router, table = Router(shards=1, wipes=True), TableReplica(1, "default", 0.0)
     router.change(1, 1)
     router.snapshot()
     read(table, router)
@@ -286,7 +286,7 @@ def test_a_table_that_was_wiped_while_we_have_routes_is_doubted(after):
     assert not table.settled
     assert table.overdue(1.0 + PATIENCE)
     if after:
-        assert table.take_changes(last, 1.5)
+        assert table.receive_changes(last, 1.5)
         assert not table.routes
         assert table.settled
     else:
@@ -304,7 +304,7 @@ STEPS = st.lists(
 )
 
 
-def come_to_rest(table: Table, router: Router, now: float) -> None:
+def come_to_rest(table: TableReplica, router: Router, now: float) -> None:
     """Nothing more happens: in the end it is right, or at least in doubt where the last change was lost."""
     if router.wiped:
         take(table, "head", None, now)
@@ -324,7 +324,7 @@ def come_to_rest(table: Table, router: Router, now: float) -> None:
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.randoms(use_true_random=False), st.integers(1, 3), st.booleans())
 def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, random, shards, wipes):
-    router, table = Router(shards=shards, wipes=wipes), Table(1, "default", 0.0)
+    router, table = Router(shards=shards, wipes=wipes), TableReplica(1, "default", 0.0)
     under_way: list[tuple[object, object]] = list(router.snapshot())
     now, told = 0.0, {}
     for action, network, epoch in [*steps, ("snapshot", 0, None)]:

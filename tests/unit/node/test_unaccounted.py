@@ -20,12 +20,13 @@ from galactic.messages import NodeEndpoints, Topics, decode
 from galactic.node.kubernetes import unaccounted
 from galactic.node.kubernetes.segment import Facts, Segment
 from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
-from galactic.node.mqtt.session import Registration, will
+from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 
 KEY = (1234, 42)
 SPACE = IPv6Network("2001:db8:ff00::/40")
 TOPICS = Topics("galactic/v1")
+OWN = NodeTopics(TOPICS, "default", "node-1")
 
 
 @pytest.fixture(autouse=True)
@@ -91,17 +92,11 @@ async def told(node, kube, broker=None):
     found = UnaccountedAttachments(kube, node.store, lambda: segment.endpoints)
     parts = [segment.run(), found.run()]
     if broker:
-        bus = broker.session(will(TOPICS, "default", "node-1"))
-        registration = Registration(
-            bus=bus,
-            topics=TOPICS,
-            cluster="default",
-            node="node-1",
-            store=node.store,
-            following=Subscriptions(bus, TOPICS, node.store, node.metrics, asyncio.get_running_loop().time),
-            metrics=node.metrics,
-        )
-        parts.append(registration.run())
+        bus = broker.session(OWN.will)
+        now = asyncio.get_running_loop().time
+        subscriptions = Subscriptions(bus, TOPICS, node.store, node.metrics, now)
+        session = Session(bus, OWN, node.store, subscriptions, node.metrics)
+        parts.append(session.run())
     tasks = [asyncio.create_task(part) for part in parts]
     try:
         yield found

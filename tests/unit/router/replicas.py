@@ -10,7 +10,7 @@ from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.memory import MemoryBroker, MemoryBus, matches
 from galactic.errors import Unreachable
 from galactic.messages import Changes, Head, Shard, Topics, decode
-from galactic.node.mqtt.replica import Table
+from galactic.node.mqtt.replica import TableReplica
 from galactic.settings import RouterSettings
 
 VPC = 0x4D2
@@ -116,7 +116,7 @@ class Node:
     def __init__(self, broker: MemoryBroker) -> None:
         self.bus = MemoryBus(broker, None)
         broker._sessions.append(self.bus)
-        self.table = Table(VPC, "default", 0.0)
+        self.table = TableReplica(VPC, "default", 0.0)
         self.topics = Topics(BASE)
         self.bus.subscribe(f"{HERE}/#")
         self.seen: list[set[str]] = []
@@ -127,13 +127,13 @@ class Node:
             if isinstance(item, Delivery) and matches(f"{HERE}/#", item.topic):
                 match self.topics.parts(item.topic)[2:]:
                     case ("head",):
-                        self.table.take_head(decode(Head, item.payload) if item.payload else None, 0.0)
+                        self.table.receive_head(decode(Head, item.payload) if item.payload else None, 0.0)
                     case _ if not item.payload:
                         continue
                     case ("changes",):
-                        self.table.take_changes(decode(Changes, item.payload), 0.0)
+                        self.table.receive_changes(decode(Changes, item.payload), 0.0)
                     case ("table", number):
-                        self.table.take_shard(int(number), decode(Shard, item.payload), 0.0)
+                        self.table.receive_shard(int(number), decode(Shard, item.payload), 0.0)
                 self.seen.append(set(map(str, self.table.routes)))
 
     @property

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
-from galactic.node.mqtt.replica import FORGOTTEN, Table
+from galactic.node.mqtt.replica import FORGOTTEN, TableReplica
 from galactic.node.state.remote import RemoteRoutes, Source, pack
 from galactic.router.egress import adj_rib_out as module
 from galactic.router.egress.adj_rib_out import AdjRibOut
@@ -105,7 +105,7 @@ class Node:
     silent: bool = False
     given_up: bool = False  # silent for longer than --withdraw-after
     missed: bool = False  # it did not hear something, and reads again what does not add up
-    tables: dict[int, Table] = field(default_factory=dict)
+    tables: dict[int, TableReplica] = field(default_factory=dict)
     remotes: dict[int, RemoteRoutes] = field(default_factory=dict)
 
     @property
@@ -152,7 +152,7 @@ class Plane(RuleBasedStateMachine):
     def _boot(self, node: Node) -> None:
         prefix = self.world.prefix(node.name)
         here = sid(prefix, 1, 1).address.packed[:8]
-        node.tables = {vpc: Table(vpc, node.cluster, 0.0) for vpc in VPCS}
+        node.tables = {vpc: TableReplica(vpc, node.cluster, 0.0) for vpc in VPCS}
         node.remotes = {vpc: RemoteRoutes(here) for vpc in VPCS}
         self.store.prefixed(node.origin, prefix)
         for vpc in VPCS:
@@ -161,8 +161,8 @@ class Plane(RuleBasedStateMachine):
     def _join(self, node: Node, vpc: int) -> None:
         """It reads what is retained."""
         for number, shard in self.retained[vpc].shards.items():
-            node.tables[vpc].take_shard(number, shard, 0.0)
-        node.tables[vpc].take_head(self.retained[vpc].head, 0.0)
+            node.tables[vpc].receive_shard(number, shard, 0.0)
+        node.tables[vpc].receive_head(self.retained[vpc].head, 0.0)
         self._tell(node, vpc)
 
     def _reads_again(self, node: Node) -> None:
@@ -175,7 +175,7 @@ class Plane(RuleBasedStateMachine):
     def _tell(self, node: Node, vpc: int) -> None:
         table = node.tables[vpc]
         if table.complete:
-            node.remotes[vpc].set_table(Source.MQTT, table.revision, table.routes, table.take_before())
+            node.remotes[vpc].set_table(Source.MQTT, table.revision, table.routes, table.drain_before())
             for pod in node.pods.values():
                 if pod.who.vpc == vpc and not pod.settled:  # an epoch taken without the table, once
                     known = node.remotes[vpc].epochs(pod.who.function)
@@ -417,11 +417,11 @@ class Plane(RuleBasedStateMachine):
                 continue
             match message:
                 case Changes():
-                    node.tables[vpc].take_changes(message, 0.0)
+                    node.tables[vpc].receive_changes(message, 0.0)
                 case Shard():
-                    node.tables[vpc].take_shard(number, message, 0.0)
+                    node.tables[vpc].receive_shard(number, message, 0.0)
                 case _:
-                    node.tables[vpc].take_head(message, 0.0)
+                    node.tables[vpc].receive_head(message, 0.0)
             self._tell(node, vpc)
 
     # -- the router --------------------------------------------------------------------------------------------------

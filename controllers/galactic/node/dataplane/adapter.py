@@ -1,4 +1,4 @@
-"""The machine that the controller runs on, as ``host.Preparation`` asks it."""
+"""The host that the controller runs on, as ``setup.HostSetup`` uses it."""
 
 from dataclasses import replace
 from ipaddress import IPv6Network
@@ -12,19 +12,19 @@ from galactic.linux.underlay import Underlay, underlay
 
 
 class LinuxHost:
-    """The real one. ``device`` names the underlay's interface, empty: the one with the route to ``space``.
+    """The real one. ``device`` names the underlay's interface, empty: the one with the route to ``block``.
 
-    ``guard``: whether the locator is closed to what does not come from the SRv6 space.
+    ``drop_external_sids``: whether packets to the locator are dropped that come from outside the SRv6 block.
     """
 
-    def __init__(self, space: IPv6Network, device: str, *, guard: bool) -> None:
-        self._space, self._device, self._guard = space, device, guard
+    def __init__(self, block: IPv6Network, device: str, *, drop_external_sids: bool) -> None:
+        self._block, self._device, self._drop_external_sids = block, device, drop_external_sids
 
     async def preflight(self) -> Preflight:
         return await preflight()
 
     async def underlay(self) -> Underlay:
-        return await underlay(self._space, device=self._device)
+        return await underlay(self._block, device=self._device)
 
     def modules(self) -> str:
         try:
@@ -33,7 +33,9 @@ class LinuxHost:
             return ""
 
     async def filter(self, prefix: IPv6Network, known: Installed | None = None) -> Installed:
-        rules = firewall(self._space, srv6.locator(prefix), srv6.loopback(prefix), guard=self._guard)
+        rules = firewall(
+            self._block, srv6.locator(prefix), srv6.loopback(prefix), guard=self._drop_external_sids
+        )
         if known is None:
             return await install(rules)
         return replace(await install(rules, backend=known.backend), reason=known.reason)

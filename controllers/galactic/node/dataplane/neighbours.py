@@ -1,9 +1,9 @@
 """Whether the pods attached here answer ARP and neighbour discovery for their addresses.
 
-A pod whose host end cannot resolve its address gets no packet, whatever the plan and the routes say. The kernel tells
-that only of those to whom somebody has sent something, and what it tells may be history. So each address is asked
-for once a minute, and soon after its ADD, as a packet to it would do, and looked up afterwards. Two attempts in a row
-without an answer are a finding.
+A pod whose host end cannot resolve its address gets no packet, although plan and routes are right. The kernel has a
+neighbour entry only for addresses that packets were sent to, and the entry may be old. So each address is solicited
+once a minute, and soon after its ADD, as a packet to it would do, and its entry read afterwards. An address has failed
+after two attempts in a row without an answer.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ ASK_SECONDS: Final = 60.0
 ANSWER_SECONDS: Final = 9.0
 """From an attempt to its verdict: one that the kernel remembers is asked after five seconds, given up after eight."""
 ATTEMPTS: Final = 2
-"""In a row, until an address that does not answer is a finding."""
+"""In a row, until an address that does not answer has failed."""
 NAMED: Final = 3
 _SILENT: Final = frozenset({"FAILED", "INCOMPLETE", "NONE"})
-"""Of an address that was asked for: where the table is full, the kernel forgets at once those that did not answer."""
+"""States of a solicited address that did not answer; where the table is full, the kernel drops its entry at once."""
 _UNDECIDED: Final = frozenset({"DELAY", "PROBE"})
 
 
 class Kernel(Protocol):
-    """What is asked of the kernel: see ``galactic.linux.objects.Kernel``."""
+    """The part of ``galactic.linux.objects.Kernel`` that is needed here."""
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]: ...
 
@@ -55,38 +55,38 @@ class _Attempt:
 
 
 class Neighbours:
-    """Asks for the addresses of all attachments in the store."""
+    """Solicits the addresses of all attachments in the store."""
 
     def __init__(self, kernel: Kernel, store: Store) -> None:
         self._kernel, self._store = kernel, store
         self._attempts: dict[Neighbour, _Attempt] = {}
 
     async def run(self) -> None:
-        """For ever. What the kernel does not answer is tried again in the next round."""
+        """For ever. A round that fails is followed by the next."""
         while True:
             try:
-                await self.look(time.monotonic())
+                await self.round(time.monotonic())
             except GalacticError as error:
                 log.warning("neighbours not read", error=str(error))
             await asyncio.sleep(ROUND_SECONDS)
 
-    async def look(self, now: float) -> None:
-        """One round: decides on attempts that are old enough, and asks for what is due. ``now``: seconds, monotonic."""
-        self._forget()
+    async def round(self, now: float) -> None:
+        """Decides on attempts that are old enough, then starts new ones. ``now``: seconds, monotonic."""
+        self._update_attempts()
         waiting = [
-            each
-            for each, attempt in self._attempts.items()
+            neighbour
+            for neighbour, attempt in self._attempts.items()
             if not attempt.decided and now - attempt.at >= ANSWER_SECONDS
         ]
         if waiting:
             states = await self._kernel.neighbours()
-            for each in waiting:
-                self._decide(each, states.get(each, "NONE"))
-        due = self._due(now)
-        taken = await self._kernel.solicit(due) if due else set()
-        for each in due:
-            attempt = self._attempts[each]
-            if each in taken:
+            for neighbour in waiting:
+                self._decide(neighbour, states.get(neighbour, "NONE"))
+        wanted = self._to_solicit(now)
+        solicited = await self._kernel.solicit(wanted) if wanted else set()
+        for neighbour in wanted:
+            attempt = self._attempts[neighbour]
+            if neighbour in solicited:
                 attempt.at, attempt.decided = now, False
             else:  # its device is gone, or has not come yet: nothing is known
                 attempt.failures = 0
@@ -100,8 +100,7 @@ class Neighbours:
             if attempt.failures >= ATTEMPTS
         )
 
-    def finding(self) -> ConditionState:
-        """As a condition."""
+    def condition(self) -> ConditionState:
         failed = self.failed
         if not failed:
             return ConditionState("Neighbours", True, "Resolved", "the pods here answer for their addresses")
@@ -113,8 +112,8 @@ class Neighbours:
         )
         return ConditionState("Neighbours", False, "NeighbourFailed", message)
 
-    def _forget(self) -> None:
-        """Attempts of addresses that are not attached any more, or to another pod."""
+    def _update_attempts(self) -> None:
+        """Drops those for addresses that are not attached any more, or to another pod; adds those for new ones."""
         present: dict[Neighbour, _Attempt] = {}
         for key, attachment in self._store.attachments.items():
             for address in attachment.addresses:
@@ -130,16 +129,17 @@ class Neighbours:
             return
         attempt = self._attempts[neighbour]
         attempt.decided = True
-        before, attempt.failures = attempt.failures, attempt.failures + 1 if state in _SILENT else 0
+        before = attempt.failures
+        attempt.failures = before + 1 if state in _SILENT else 0
         about = {"attachment": attempt.name, "address": str(neighbour[1])}
         if attempt.failures == ATTEMPTS:
-            log.warning("a pod does not answer for its address", **about)
+            log.warning("pod does not answer ARP or neighbour discovery", **about)
         elif before >= ATTEMPTS and not attempt.failures:
-            log.info("a pod answers for its address again", **about)
+            log.info("pod answers ARP or neighbour discovery again", **about)
 
-    def _due(self, now: float) -> list[Neighbour]:
+    def _to_solicit(self, now: float) -> list[Neighbour]:
         return [
-            each
-            for each, attempt in self._attempts.items()
+            neighbour
+            for neighbour, attempt in self._attempts.items()
             if attempt.decided and (attempt.failures or now - attempt.at >= ASK_SECONDS)
         ]

@@ -49,7 +49,7 @@ class Host:
     """What the plan depends on besides attachments and routes."""
 
     prefix: IPv6Network
-    space: IPv6Network
+    block: IPv6Network
     underlay: str
     encap: EncapMode = "encap.red"
     mtu: int = 1500  # of the underlay
@@ -88,7 +88,7 @@ def host(facts: Host) -> Objects:
     plan.links[LOOPBACK_DEVICE] = Link("dummy")
     plan.addresses[LOOPBACK_DEVICE, IPv6Interface((srv6.loopback(facts.prefix), 128))] = False
     plan.routes[route_key(MAIN_TABLE, srv6.locator(facts.prefix))] = Unreachable()
-    plan.rules[Rule(RULE_PRIORITY, facts.space, MAIN_TABLE)] = None
+    plan.rules[Rule(RULE_PRIORITY, facts.block, MAIN_TABLE)] = None
     plan.sysctls["net/vrf/strict_mode"] = "1"
     for device in ("all", "default", facts.underlay, LOOPBACK_DEVICE):
         plan.sysctls[f"net/ipv4/conf/{device}/forwarding"] = "1"

@@ -1,9 +1,9 @@
-"""What the NetworkAttachmentDefinitions say reaches the pods that already run.
+"""Changes of NetworkAttachmentDefinitions reach the pods that already run.
 
-One watch, of the definitions that the operator labelled with this node: what others have never comes by here. A
-definition that differs from what is attached amends it, addresses included; container, interface, epoch and MTU (the
-two ends of a veth pair must have the same) are the running pod's and stay. One that is gone changes nothing, and
-neither does one that is not understood: that is told.
+One watch, of the definitions that the operator labelled with this node: those of other nodes never come here. A
+definition that differs from its attachment amends it, addresses included; container, interface, epoch and MTU (the two
+ends of a veth pair must have the same) are the running pod's and stay. A definition that is gone changes nothing. One
+that is not valid changes nothing either, and is named in the condition ``DefinitionsApplied``.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.errors import GalacticError, Rejected
+from galactic.kube.api import Api, Object
 from galactic.kube.api import Key as Name
-from galactic.kube.api import Object
-from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import NADS
@@ -27,122 +27,124 @@ from galactic.node.state.attachment import Attachment, Key, attachment, plugin_c
 log = structlog.get_logger(__name__)
 PLUGIN: Final = "galactic"
 LAG_SECONDS: Final = 2.0
-"""What was attached just now came with a definition that the watch may not have told of yet."""
+"""After an ADD, until the watch has certainly brought the definition that it came with."""
 BACKOFF_SECONDS: Final = (0.5, 30.0)
 NAMED: Final = 3
 
 
 class Attachments(Protocol):
-    """What is attached here. ``galactic.node.state.store.Store`` is the real one."""
+    """The attachments here. ``galactic.node.state.store.Store`` is the real one."""
 
     @property
     def attachments(self) -> Mapping[Key, Attachment]: ...
 
     def amend(self, attachment: Attachment) -> None:
-        """The same attachment with other details. Raises Unreachable when that cannot be kept."""
+        """The same attachment with other details. Raises Unreachable when its record cannot be written."""
 
     def watch(self) -> asyncio.Event:
-        """Set whenever something was attached or detached."""
+        """An event that is set by every ADD and DEL."""
 
 
 class Definitions:
-    """Keeps what is attached on ``node`` as its definitions say. ``problem`` names those that are not understood."""
+    """Keeps the attachments on ``node`` as their definitions. ``problem`` names those that are not in force."""
 
-    def __init__(self, kube: Kube, node: str, store: Attachments) -> None:
+    def __init__(self, api: Api, node: str, store: Attachments) -> None:
         self._store, self._attached = store, store.watch()
         self._dirty: set[str] = set()
         self._wake = asyncio.Event()
-        self._told: dict[str, str] = {}  # what is wrong, by attachment
-        self._compared: dict[str, tuple[Attachment, Object]] = {}  # and found equal
+        self._problems: dict[str, str] = {}  # by attachment
+        self._compared: dict[str, tuple[Attachment, Object]] = {}  # that were equal
         self._informer = Informer(
-            kube,
+            api,
             Selection(NADS, labels=f"{NODE_LABEL}={label_value(node)}", cached=True),
             self._changed,
-            keep=_kept,
+            keep=_compact,
         )
 
     @property
     def problem(self) -> str | None:
         """Definitions that are not in force, in words."""
-        told = [f"NetworkAttachmentDefinition {name}: {why}" for name, why in sorted(self._told.items())]
-        more = f"; and {len(told) - NAMED} more" if len(told) > NAMED else ""
-        return "; ".join(told[:NAMED]) + more or None
+        problems = [
+            f"NetworkAttachmentDefinition {name}: {problem}"
+            for name, problem in sorted(self._problems.items())
+        ]
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        return "; ".join(problems[:NAMED]) + more or None
 
     async def run(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._informer.run(), name="definitions")
-            tasks.create_task(self._look_again(), name="definitions of what was attached")
+            tasks.create_task(self._recheck_attached(), name="definitions of what was attached")
             tasks.create_task(self._work(), name="amendments")
 
     def _changed(self, key: Name, old: Object | None, new: Object | None) -> None:
-        del old, new  # whatever it was: what is there now counts
+        del old, new  # the informer has the newest
         self._mark("/".join(key))
 
     def _mark(self, *names: str) -> None:
         self._dirty.update(names)
         self._wake.set()
 
-    async def _look_again(self) -> None:
+    async def _recheck_attached(self) -> None:
         while True:
             await self._attached.wait()
             await asyncio.sleep(LAG_SECONDS)
             self._attached.clear()
-            self._mark(*(each.name for each in self._store.attachments.values()), *self._told)
+            self._mark(*(attachment.name for attachment in self._store.attachments.values()), *self._problems)
 
     async def _work(self) -> None:
-        pause = BACKOFF_SECONDS[0]
+        backoff = Backoff(*BACKOFF_SECONDS)
         while True:
             await self._wake.wait()
             self._wake.clear()
             names, self._dirty = self._dirty, set()
-            held = {each.name: each for each in self._store.attachments.values()}
-            failed = {name for name in names if not self._amend(name, held.get(name))}
+            attachments = {attachment.name: attachment for attachment in self._store.attachments.values()}
+            failed = {name for name in names if not self._amend(name, attachments.get(name))}
             if failed:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, BACKOFF_SECONDS[1])
+                await asyncio.sleep(backoff.pause())
                 self._mark(*failed)
             else:
-                pause = BACKOFF_SECONDS[0]
+                backoff.succeeded()
 
-    def _amend(self, name: str, held: Attachment | None) -> bool:
+    def _amend(self, name: str, attachment: Attachment | None) -> bool:
         """False when it is to be tried again."""
         namespace, _, own = name.partition("/")
-        found = self._informer.objects.get((namespace, own))
-        if held is None or found is None:
-            self._told.pop(name, None)
+        definition = self._informer.objects.get((namespace, own))
+        if attachment is None or definition is None:
+            self._problems.pop(name, None)
             self._compared.pop(name, None)
             return True
-        if (held, found) == self._compared.get(name):
+        if (attachment, definition) == self._compared.get(name):
             return True
         try:
-            wanted = amended(held, str(found["spec"]["config"]))
+            desired = amended(attachment, str(definition["spec"]["config"]))
         except Rejected as error:
-            if self._told.get(name) != str(error):
+            if self._problems.get(name) != str(error):
                 log.warning("definition not in force", attachment=name, error=str(error))
-            self._told[name] = str(error)
+            self._problems[name] = str(error)
             return True
-        self._told.pop(name, None)
-        self._compared[name] = wanted, found
-        if wanted == held:
+        self._problems.pop(name, None)
+        self._compared[name] = desired, definition
+        if desired == attachment:
             return True
         try:
-            self._store.amend(wanted)
+            self._store.amend(desired)
         except GalacticError as error:
-            log.warning("not amended, trying again", attachment=name, error=str(error))
+            log.warning("attachment not amended, trying again", attachment=name, error=str(error))
             del self._compared[name]
             return False
-        log.info("amended", attachment=name)
+        log.info("attachment amended", attachment=name)
         return True
 
 
-def amended(held: Attachment, config: str) -> Attachment:
-    """What is attached, as that definition has it. Raises Rejected where it is not usable, or another's."""
+def amended(attachment: Attachment, config: str) -> Attachment:
+    """The attachment as that definition has it. Raises Rejected where it is not valid, or another attachment's."""
     return replace(
-        configured(config, held.key, held.container, held.netns, held.ifname),
-        name=held.name,
-        epoch=held.epoch,
-        settled=held.settled,
+        configured(config, attachment.key, attachment.container, attachment.netns, attachment.ifname),
+        name=attachment.name,
+        epoch=attachment.epoch,
+        settled=attachment.settled,
     )
 
 
@@ -158,15 +160,15 @@ def configured(config: str, key: Key, container: str, netns: str, ifname: str) -
     parsed = plugin_config(json.dumps(plugin).encode())
     if parsed.key != key:
         raise Rejected(
-            f"it is of VPC {parsed.vpc} and attachment {parsed.vpcattachment} (base62), the pod is attached by others; "
-            "make the pod anew",
+            f"it is of VPC {parsed.vpc} and attachment {parsed.vpcattachment} (base62), the running pod has others; "
+            "delete the pod, so that it is made again",
             field="vpcattachment",
         )
     return attachment(parsed, container, netns, ifname)
 
 
-def _kept(thing: Object) -> Object:
-    """The part of a definition that is remembered."""
+def _compact(thing: Object) -> Object:
+    """The part of a definition that the informer keeps."""
     meta, spec = thing["metadata"], thing.get("spec") or {}
-    kept = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}
-    return {"metadata": kept, "spec": {"config": spec.get("config") or ""}}
+    metadata = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}
+    return {"metadata": metadata, "spec": {"config": spec.get("config") or ""}}

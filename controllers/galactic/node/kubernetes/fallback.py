@@ -1,10 +1,10 @@
-"""While MQTT does not tell the tables of the VPCs hosted here, the attachments' status does: read from the API server.
+"""Tables of the VPCs hosted here while MQTT has none: composed from the VPCAttachments' status in the API server.
 
-A VPC is read there when it has had no trustworthy table for ``PATIENCE_SECONDS`` and a random while more (a broker that
-goes away leaves all nodes at once), by one watch for many VPCs, with a selector of their label. It ends when MQTT's
-table is trusted again and says all that the API server says. While the broker is well the API server is asked nothing.
+A VPC falls back when MQTT has had no whole table of it for ``PATIENCE`` and a random time more (a broker that goes away
+leaves all nodes at once). One watch, with a selector of their label, serves many VPCs. It ends when MQTT's table is
+whole again and has everything that the API server has. While the broker is well, the API server gets no request.
 
-With both away nothing is told to the store, and what runs goes on.
+While both are away the store gets no table, and the routes in the kernel stay.
 """
 
 import asyncio
@@ -12,15 +12,14 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from galactic import names
 from galactic.errors import Rejected
+from galactic.kube.api import Api, Object
 from galactic.kube.api import Key as Name
-from galactic.kube.api import Object
-from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPC_ATTACHMENTS
@@ -31,22 +30,32 @@ from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 1.0
-PATIENCE_SECONDS: Final = 3.0
-SPREAD_SECONDS: Final = 7.0
 DEBOUNCE_SECONDS: Final = 0.05
 LARGEST: Final = 100
 """VPCs in one selector: some 1,500 bytes of URL."""
 
 
+class Patience(NamedTuple):
+    """The seconds without a whole table until a VPC falls back: ``least``, and at random up to ``spread`` more."""
+
+    least: float
+    spread: float
+
+
+PATIENCE: Final = Patience(3.0, 7.0)
+
+
 @dataclass(slots=True)
 class _Vpc:
-    """One VPC as the API server tells of it."""
+    """One VPC as the API server has it."""
 
     endpoints: dict[Name, Endpoint] = field(default_factory=dict)
-    gone: dict[int, int] = field(default_factory=dict)
+    detached: dict[int, int] = field(
+        default_factory=dict
+    )  # function → epoch, of attachments that were seen to go
     dirty: bool = True
     composed: int | None = None  # the revision of MQTT's table that it was last composed with
-    agrees: bool = False  # whether that table said it all
+    agrees: bool = False  # whether that table had everything
 
 
 @dataclass(slots=True, eq=False)
@@ -59,21 +68,19 @@ class _Watch:
 
 
 class Fallback:
-    """Feeds the store from the API server where ``trusted`` says of a VPC that MQTT's table is not to be relied on."""
+    """Sets the store's tables from the API server for VPCs whose table in MQTT is not ``trusted``."""
 
     def __init__(
         self,
-        kube: Kube,
+        api: Api,
         store: Store,
         trusted: Callable[[int], bool],
-        *,
+        patience: Patience = PATIENCE,
         now: Callable[[], float] = time.monotonic,
-        patience: float = PATIENCE_SECONDS,
-        spread: float = SPREAD_SECONDS,
     ) -> None:
-        self._kube, self._store, self._trusted, self._now = kube, store, trusted, now
-        self._patience, self._spread = patience, spread
-        self._due: dict[int, float] = {}  # VPCs without a trusted table → when they are read
+        self._api, self._store, self._trusted, self._now = api, store, trusted, now
+        self._patience = patience
+        self._deadlines: dict[int, float] = {}  # of VPCs without a trusted table: when they fall back
         self._watches: list[_Watch] = []
         self._wake = asyncio.Event()
 
@@ -103,100 +110,100 @@ class Fallback:
             await asyncio.gather(*(watch.task for watch in self._watches), return_exceptions=True)
 
     def _begin(self) -> None:
-        """Watches what has been without a trusted table for long enough."""
+        """Watches the VPCs that have been without a trusted table for long enough."""
         now, hosted, followed = self._now(), self._store.attachments.hosted, self.followed
-        doubtful = {vpc for vpc in hosted - followed if not self._trusted(vpc)}
-        at = now + self._patience + random.uniform(0.0, self._spread)
-        self._due = {vpc: self._due.get(vpc, at) for vpc in doubtful}
-        due = sorted(vpc for vpc, when in self._due.items() if when <= now)
-        for first in range(0, len(due), LARGEST):
-            self._watch(due[first : first + LARGEST])
+        untrusted = {vpc for vpc in hosted - followed if not self._trusted(vpc)}
+        deadline = now + self._patience.least + random.uniform(0.0, self._patience.spread)
+        self._deadlines = {vpc: self._deadlines.get(vpc, deadline) for vpc in untrusted}
+        overdue = sorted(vpc for vpc, moment in self._deadlines.items() if moment <= now)
+        for first in range(0, len(overdue), LARGEST):
+            self._watch(overdue[first : first + LARGEST])
 
-    def _watch(self, vpcs: Iterable[int]) -> None:
-        told = {vpc: _Vpc() for vpc in vpcs}
+    def _watch(self, numbers: Iterable[int]) -> None:
+        vpcs = {vpc: _Vpc() for vpc in numbers}
         log.info(
-            "no route tables from the broker, following the API server", vpcs=[*map(names.vpc_hex, told)]
+            "no route tables from the broker, following the API server", vpcs=[*map(names.vpc_hex, vpcs)]
         )
 
         def changed(key: Name, old: Object | None, new: Object | None) -> None:
-            for vpc in {_vpc(each) for each in (old, new) if each}:
-                if vpc in told:
-                    _take(told[vpc], key, old, new)
+            for vpc in {_vpc(attachment) for attachment in (old, new) if attachment}:
+                if vpc in vpcs:
+                    _update(vpcs[vpc], key, old, new)
             self._wake.set()
 
         informer = Informer(
-            self._kube,
+            self._api,
             Selection(
                 VPC_ATTACHMENTS,
-                labels=f"{VPC_LABEL} in ({','.join(map(names.vpc_hex, told))})",
+                labels=f"{VPC_LABEL} in ({','.join(map(names.vpc_hex, vpcs))})",
                 cached=True,
             ),
             changed,
-            keep=_kept,
+            keep=_compact,
         )
         task = asyncio.create_task(informer.run(), name="attachments of hosted VPCs")
-        self._watches.append(_Watch(informer, told, task))
+        self._watches.append(_Watch(informer, vpcs, task))
 
     def _compose(self, watch: _Watch) -> None:
         if not watch.informer.synced.is_set():
             return
         store = self._store
-        for vpc, told in watch.vpcs.items():
-            base = store.tables.view(vpc, Source.MQTT)
-            # One whose pod gave way to another at once, so that we did not see it leave, knows nothing any more.
-            lost = not told.agrees and store.tables.view(vpc, Source.KUBERNETES) is None
-            if not (told.dirty or lost) and told.composed == (base.revision if base else None):
+        for number, vpc in watch.vpcs.items():
+            base = store.tables.view(number, Source.MQTT)
+            # The store drops its views when a VPC's last pod makes way for another at once, which is not seen here.
+            lost = not vpc.agrees and store.tables.view(number, Source.KUBERNETES) is None
+            if not (vpc.dirty or lost) and vpc.composed == (base.revision if base else None):
                 continue
-            told.dirty, told.composed = False, base.revision if base else None
-            whole = compose(vpc, store.cluster, base, told.endpoints.values(), told.gone)
-            told.agrees = whole is None
-            if whole is None:
-                store.drop_source(vpc, Source.KUBERNETES)
+            vpc.dirty, vpc.composed = False, base.revision if base else None
+            table = compose(number, store.cluster, base, vpc.endpoints.values(), vpc.detached)
+            vpc.agrees = table is None
+            if table is None:
+                store.drop_source(number, Source.KUBERNETES)
             else:
-                store.set_table(vpc, Source.KUBERNETES, whole.revision, dict(whole.routes))
+                store.set_table(number, Source.KUBERNETES, table.revision, dict(table.routes))
 
     def _end(self) -> None:
-        """Stops watching what is not hosted any more, and what MQTT tells of again, all of it."""
+        """Stops watching VPCs that are not hosted any more, and those of which MQTT has everything again."""
         hosted = self._store.attachments.hosted
         for watch in list(self._watches):
-            for vpc, told in list(watch.vpcs.items()):
-                lost = told.composed is not None and not told.agrees
-                if vpc in hosted and (lost or not self._trusted(vpc)):
+            for number, vpc in list(watch.vpcs.items()):
+                behind = vpc.composed is not None and not vpc.agrees
+                if number in hosted and (behind or not self._trusted(number)):
                     continue
-                log.info("the API server is not needed any more", vpc=names.vpc_hex(vpc))
-                self._store.drop_source(vpc, Source.KUBERNETES)
-                del watch.vpcs[vpc]
+                log.info("not following the API server any more", vpc=names.vpc_hex(number))
+                self._store.drop_source(number, Source.KUBERNETES)
+                del watch.vpcs[number]
             if not watch.vpcs:
                 watch.task.cancel()
                 self._watches.remove(watch)
 
 
-def _take(told: _Vpc, key: Name, old: Object | None, new: Object | None) -> None:
+def _update(vpc: _Vpc, key: Name, old: Object | None, new: Object | None) -> None:
     before: Endpoint | None = old["endpoint"] if old else None
     after: Endpoint | None = new["endpoint"] if new else None
     if before == after:
         return
     if after:
-        told.endpoints[key] = after
-        told.gone.pop(after.function, None)
+        vpc.endpoints[key] = after
+        vpc.detached.pop(after.function, None)
     elif before:
-        del told.endpoints[key]
-        told.gone[before.function] = before.epoch
-    told.dirty = True
+        del vpc.endpoints[key]
+        vpc.detached[before.function] = before.epoch
+    vpc.dirty = True
 
 
-def _vpc(kept: Object) -> int:
-    return int(kept["vpc"])
+def _vpc(attachment: Object) -> int:
+    return int(attachment["vpc"])
 
 
-def _kept(thing: Object) -> Object:
-    """The part of an attachment that is remembered."""
+def _compact(thing: Object) -> Object:
+    """The part of a VPCAttachment that the informer keeps."""
     meta = thing["metadata"]
-    kept = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}
+    metadata = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}
     try:
         vpc = names.parse_vpc((meta.get("labels") or {}).get(VPC_LABEL, ""))
-        told = endpoint(vpc, thing.get("status") or {})
+        parsed = endpoint(vpc, thing.get("status") or {})
     except Rejected as error:
-        log.warning("endpoint ignored", attachment="/".join(kept.values()), error=str(error))
-        vpc, told = 0, None
-    return {"metadata": kept, "vpc": vpc, "endpoint": told}
+        log.warning("endpoint ignored", attachment="/".join(metadata.values()), error=str(error))
+        vpc, parsed = 0, None
+    return {"metadata": metadata, "vpc": vpc, "endpoint": parsed}

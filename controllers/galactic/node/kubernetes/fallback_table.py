@@ -1,14 +1,14 @@
-"""The table of a VPC while MQTT does not tell it: the last one it told, and what the API server knows that is newer.
+"""The table of a VPC while MQTT has none: MQTT's last one, and the newer endpoints in the API server.
 
-The API server is no substitute by itself. It knows the attachments of its own cluster only, and it lags: the router
-records an endpoint after having told of it. So nothing is believed to be gone because it is not there; it goes when it
-was seen to go, or when something newer takes its place:
+The API server is no substitute by itself. It has the attachments of its own cluster only, and it lags: the router
+records an endpoint after having published it. So an endpoint that is not there has not gone; it goes when it was seen
+to go, or when a newer one takes its place:
 
-- an endpoint counts if its epoch is newer than what the table has of that attachment, or if it was recorded at the
-  table's revision or later; what was recorded before, the table has seen and decided about;
-- of two that name the same network the later recorded one has it, and before the table;
-- the result's revision is one above all it is made of: a recorded one may be too low by one, because the router says
-  the revision that it published last.
+- an endpoint counts if its epoch is newer than the attachment's in the table, or if it was recorded at the table's
+  revision or later; those recorded before were an input of the table;
+- of two with the same network the later recorded one holds it, and before the table;
+- the result's revision is one above all that it is made of: a recorded one may be too low by one, because the router
+  records the revision that it published last.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ from galactic.node.state.remote import Entry, View, entry, epoch_of, holder_of
 
 log = structlog.get_logger(__name__)
 COMPARED: Final = 24
-"""The bytes of an entry that say where it leads and since when."""
+"""The bytes of an entry that hold its SID and epoch."""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -45,19 +45,19 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def endpoint(vpc: int, status: Mapping[str, Any]) -> Endpoint | None:
-    """Where an attachment of that VPC is attached, by its status. Raises Rejected on one that nobody understands, and
-    on one that leads out of the VPC.
+    """The endpoint of an attachment of that VPC, by its status. Raises Rejected on an invalid one, and on one that
+    leads out of the VPC.
     """
-    given = status.get("endpoint")
-    if given is None:
+    value = status.get("endpoint")
+    if value is None:
         return None
     try:
-        found = msgspec.convert(given, Endpoint)
+        parsed = msgspec.convert(value, Endpoint)
     except msgspec.ValidationError as error:
         raise Rejected(str(error), field="status.endpoint") from error
-    if srv6.parse_sid(found.sid).vpc != vpc:
-        raise Rejected(f"{found.sid} is no SID of VPC {names.vpc_hex(vpc)}", field="status.endpoint.sid")
-    return found
+    if srv6.parse_sid(parsed.sid).vpc != vpc:
+        raise Rejected(f"{parsed.sid} is not a SID of VPC {names.vpc_hex(vpc)}", field="status.endpoint.sid")
+    return parsed
 
 
 def compose(
@@ -65,11 +65,11 @@ def compose(
     cluster: str,
     base: View | None,
     endpoints: Collection[Endpoint],
-    gone: Mapping[int, int],
+    detached: Mapping[int, int],
 ) -> View | None:
-    """The whole table, or None where ``base``, the last one that MQTT told, says it all.
+    """The whole table, or None where ``base``, MQTT's last one, has everything.
 
-    ``gone``: attachments of our cluster that were seen to be detached, with the epoch they had.
+    ``detached``: attachments of our cluster that were seen to be detached, with the epoch they had.
     """
     revision, before = base or View(0, {})
     epochs: dict[int, int] = {}
@@ -77,32 +77,34 @@ def compose(
         function, own = holder_of(known)
         if own:
             epochs[function] = max(epochs.get(function, 0), epoch_of(known))
-    newer = [each for each in endpoints if _counts(each, revision, epochs)]
-    replaced = {each.function for each in newer}
+    newer = [endpoint for endpoint in endpoints if _counts(endpoint, revision, epochs)]
+    replaced = {endpoint.function for endpoint in newer}
     routes = {}
     for network, known in before.items():
         function, own = holder_of(known)
-        if not own or (function not in replaced and gone.get(function, -1) < epoch_of(known)):
+        if not own or (function not in replaced and detached.get(function, -1) < epoch_of(known)):
             routes[network] = known
-    for each in sorted(newer, key=lambda it: (it.revision, it.epoch)):
-        routes |= _entries(vpc, cluster, each)
+    for endpoint in sorted(newer, key=lambda endpoint: (endpoint.revision, endpoint.epoch)):
+        routes |= _entries(vpc, cluster, endpoint)
     if base is not None and _same(before, routes):
         return None
-    return View(max([revision, *(each.revision for each in newer)]) + 1, routes)
+    return View(max([revision, *(endpoint.revision for endpoint in newer)]) + 1, routes)
 
 
-def _counts(told: Endpoint, revision: int, epochs: Mapping[int, int]) -> bool:
-    known = epochs.get(told.function)
-    if known is None:
-        return told.revision >= revision
-    return told.epoch > known or (told.epoch == known and told.revision >= revision)
+def _counts(endpoint: Endpoint, revision: int, epochs: Mapping[int, int]) -> bool:
+    epoch = epochs.get(endpoint.function)
+    if epoch is None:
+        return endpoint.revision >= revision
+    return endpoint.epoch > epoch or (endpoint.epoch == epoch and endpoint.revision >= revision)
 
 
-def _entries(vpc: int, cluster: str, told: Endpoint) -> dict[PackedNetwork, Entry]:
-    function = names.function_hex(told.function)
+def _entries(vpc: int, cluster: str, endpoint: Endpoint) -> dict[PackedNetwork, Entry]:
+    function = names.function_hex(endpoint.function)
     entries = {}
-    for network in told.networks:
-        route = Route(network, (told.sid,), told.cluster or cluster, told.node, function, told.epoch)
+    for network in endpoint.networks:
+        route = Route(
+            network, (endpoint.sid,), endpoint.cluster or cluster, endpoint.node, function, endpoint.epoch
+        )
         try:
             packed, known = entry(vpc, cluster, route)
         except Rejected as error:

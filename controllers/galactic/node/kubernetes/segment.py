@@ -1,10 +1,10 @@
-"""The node's own NodeSegment: its prefix is read from it, what is attached is written to its status.
+"""The node's own NodeSegment: the node reads its prefix from it, and writes endpoints and conditions to its status.
 
-The status is durable truth (the route table is a function of all of them), so it is written until it is. Only what
-changed is sent, as a merge patch; lists are replaced whole. The list of conditions has two writers, so it is written
-only onto the version that it was made from: another's word in between is neither lost nor taken back. Endpoints are
-written once all that is attached is known: until then those of the node's last life stay, because they may be all that
-is left of it (``recovery``).
+The status is durable truth: the route table is a function of all of them. So the node writes until it succeeds. It
+sends only changed fields, as a merge patch; lists are replaced whole. The list of conditions has two writers, so the
+patch names the version that it was made from: the operator's change in between is neither lost nor taken back.
+Endpoints are written once all attachments are known: until then those of the node's last life stay, because they may be
+all that is left of it (``unaccounted``).
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import Any, Final
 import structlog
 
 from galactic import names, srv6
+from galactic.backoff import Backoff
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint, SegmentStatus
 from galactic.errors import GalacticError, Rejected
-from galactic.kube.api import Conflict, Key, NotFound, Object
-from galactic.kube.client import Kube
+from galactic.kube.api import Api, Conflict, Key, NotFound, Object
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import NODE_SEGMENTS
@@ -31,18 +31,18 @@ log = structlog.get_logger(__name__)
 DEBOUNCE_SECONDS: Final = 0.1
 BACKOFF_SECONDS: Final = (0.5, 30.0)
 REFRESH_SECONDS: Final = 10.0
-"""How often counts and conditions are looked at again."""
+"""Between updates of counts and conditions."""
 THEIRS: Final = frozenset({"Accepted"})
-"""Conditions that the operator writes, and takes away."""
+"""Conditions that the operator writes and removes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the controller knows beyond the store."""
+    """The parts of the status that are not in the store."""
 
     node: Mapping[str, str]  # kernel, version, encap
     routes: int  # remote routes in the kernel
-    findings: tuple[ConditionState, ...]
+    conditions: tuple[ConditionState, ...]
 
 
 class Segment:
@@ -50,21 +50,21 @@ class Segment:
 
     def __init__(
         self,
-        kube: Kube,
+        api: Api,
         node: str,
         store: Store,
         facts: Callable[[], Facts],
     ) -> None:
-        self._kube, self._node, self._store, self._facts = kube, node, store, facts
+        self._api, self._node, self._store, self._facts = api, node, store, facts
         self._changed = store.watch()
         self._status: Mapping[str, Any] | None = None  # as the API server has it; None: no such object
         self._version = ""
         self.reachable = False
-        self._unusable: str | None = None
+        self._invalid: str | None = None
         self._informer = Informer(
-            kube,
+            api,
             Selection(NODE_SEGMENTS, fields=f"metadata.name={node}"),
-            self._take,
+            self._on_change,
             connection=self._connection,
         )
 
@@ -72,16 +72,16 @@ class Segment:
         """For ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._informer.run(), name="NodeSegment")
-            tasks.create_task(self._missing(), name="NodeSegment missing")
+            tasks.create_task(self._report_missing(), name="NodeSegment missing")
             tasks.create_task(self._write(), name="NodeSegment status")
 
-    def look(self) -> None:
-        """A condition turned: the status is written now, and not with the next refresh."""
+    def write_now(self) -> None:
+        """A condition turned: the status is not to wait for the next refresh."""
         self._changed.set()
 
     @property
     def problem(self) -> str | None:
-        """Why the prefix is not taken from the NodeSegment, in words."""
+        """Why the NodeSegment gives the node no prefix, in words."""
         if not self._informer.synced.is_set():
             return "its NodeSegment was not read yet"
         if not self.reachable:
@@ -91,11 +91,11 @@ class Segment:
                 f"there is no NodeSegment {self._node}: make one, or give the Node {self._node} the annotation "
                 f"{names.PREFIX_ANNOTATION}"
             )
-        return self._unusable
+        return self._invalid
 
     @property
     def endpoints(self) -> tuple[SegmentEndpoint, ...] | None:
-        """What the API server has as attached here; None while that is not known. Raises Rejected."""
+        """The endpoints in the status; None while the NodeSegment was not read, or is gone. Raises Rejected."""
         if self._status is None:
             return None
         given = {name: self._status[name] for name in ("endpoints",) if name in self._status}
@@ -104,52 +104,52 @@ class Segment:
     def _connection(self, connected: bool) -> None:
         self.reachable = connected
 
-    async def _missing(self) -> None:
+    async def _report_missing(self) -> None:
         await self._informer.synced.wait()
         if self._status is None:
-            log.warning("waiting for this node's NodeSegment", problem=self.problem)
+            log.warning("waiting for the NodeSegment", problem=self.problem)
 
-    def _take(self, key: Key, old: Object | None, new: Object | None) -> None:
-        del old  # only what is counts
+    def _on_change(self, key: Key, old: Object | None, new: Object | None) -> None:
+        del old
         if key[1] != self._node:
             return
         if new is None:
             self._status = None
-            log.warning("waiting for this node's NodeSegment", problem=self.problem)
+            log.warning("waiting for the NodeSegment", problem=self.problem)
             return
-        self._know(new)
+        self._remember(new)
         self._changed.set()
         try:
             segment = parse(NodeSegment, new)
             self._observe(segment.status)
             self._store.set_prefix(srv6.parse_prefix(segment.spec.prefix))
         except Rejected as error:
-            self._unusable = f"NodeSegment {self._node}: {error}"
-            log.warning("this node's NodeSegment is not usable", error=str(error))
+            self._invalid = f"NodeSegment {self._node}: {error}"
+            log.warning("NodeSegment is not valid", error=str(error))
         except GalacticError as error:
-            self._unusable = str(error)
-            log.warning("this node's prefix is not taken over", error=str(error))
+            self._invalid = str(error)
+            log.warning("node prefix not applied", error=str(error))
         else:
-            self._unusable = None
+            self._invalid = None
 
-    def _know(self, thing: Object) -> None:
+    def _remember(self, thing: Object) -> None:
         self._status = thing.get("status") or {}
         self._version = thing["metadata"].get("resourceVersion", "")
 
-    def _answered(self, thing: Object) -> None:
-        """What became of a patch. The watch may have been quicker with what came after it, or with the end of all."""
+    def _on_answer(self, thing: Object) -> None:
+        """The answer to a patch. The watch may have brought a later version before, or the object's end."""
         version = thing["metadata"].get("resourceVersion", "")
         if self._status is not None and not _older(version, self._version):
-            self._know(thing)
+            self._remember(thing)
 
     def _observe(self, status: SegmentStatus) -> None:
-        """What an earlier life said last. Our own words come back as well, and are not newer than we are."""
-        said = max([status.sequence, *(endpoint.epoch for endpoint in status.endpoints)])
-        if said > self._store.node.sequence:
-            self._store.observe(said)
+        """The numbers of an earlier life. Those of this life come back as well, and are not newer."""
+        highest = max([status.sequence, *(endpoint.epoch for endpoint in status.endpoints)])
+        if highest > self._store.node.sequence:
+            self._store.observe(highest)
 
     async def _write(self) -> None:
-        pause = BACKOFF_SECONDS[0]
+        backoff = Backoff(*BACKOFF_SECONDS)
         while True:
             try:
                 async with asyncio.timeout(REFRESH_SECONDS):
@@ -166,35 +166,34 @@ class Segment:
             try:
                 await self._send(patch)
             except NotFound:
-                continue  # the informer tells when it is back
+                continue  # the informer calls when it is back
             except GalacticError as error:
-                log.warning("status not written, trying again", error=str(error), seconds=pause)
+                pause = backoff.pause()
+                log.warning("NodeSegment status not written, trying again", error=str(error), seconds=pause)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, BACKOFF_SECONDS[1])
                 self._changed.set()
             else:
-                pause = BACKOFF_SECONDS[0]
+                backoff.succeeded()
 
     async def _send(self, status: dict[str, Any]) -> None:
-        """Conditions that were overtaken wait until the informer has told of what overtook them; the rest does not."""
+        """After a conflict, conditions wait until the informer has brought the newer version; the rest does not."""
         patch: dict[str, Any] = {"status": status}
         if "conditions" in status and self._version:
             patch["metadata"] = {"resourceVersion": self._version}
         try:
-            self._answered(await self._kube.patch(NODE_SEGMENTS, self._node, patch, subresource="status"))
+            self._on_answer(await self._api.patch(NODE_SEGMENTS, self._node, patch, subresource="status"))
         except Conflict:
             if rest := {name: value for name, value in status.items() if name != "conditions"}:
-                await self._kube.patch(NODE_SEGMENTS, self._node, {"status": rest}, subresource="status")
+                await self._api.patch(NODE_SEGMENTS, self._node, {"status": rest}, subresource="status")
 
     def _wanted(self) -> dict[str, Any]:
-        facts = self._facts()
-        store, known = self._store, self._status or {}
+        facts, store, known = self._facts(), self._store, self._status or {}
         wanted: dict[str, Any] = {
-            "conditions": conditions(facts.findings, known.get("conditions") or ()),
+            "conditions": conditions(facts.conditions, known.get("conditions") or ()),
             "node": dict(facts.node),
         }
-        announcement = store.registration() if store.attachments.complete else None
-        if announcement and store.node.prefix:
+        registration = store.registration() if store.attachments.complete else None
+        if registration and store.node.prefix:
             wanted["counts"] = {
                 "vpcs": len(store.attachments.hosted),
                 "endpoints": len(store.attachments),
@@ -213,16 +212,16 @@ class Segment:
                     "netns": attachment.netns,
                     "epoch": endpoint.epoch,
                 }
-                for endpoint in announcement.endpoints
+                for endpoint in registration.endpoints
                 for attachment in (store.attachments[int(endpoint.vpc, 16), int(endpoint.function, 16)],)
             ]
             same = wanted["endpoints"] == (known.get("endpoints") or []) and "sequence" in known
-            wanted["sequence"] = known["sequence"] if same else announcement.sequence
+            wanted["sequence"] = known["sequence"] if same else registration.sequence
         return wanted
 
 
 def _older(version: str, known: str) -> bool:
-    """Resource versions of one object are numbers that grow; where they are not, nothing is known."""
+    """Resource versions of one object are numbers that grow; where they are not, they have no order."""
     return version.isdigit() and known.isdigit() and int(version) < int(known)
 
 
@@ -231,21 +230,21 @@ def difference(wanted: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in wanted.items() if known.get(name) != value}
 
 
-def conditions(findings: tuple[ConditionState, ...], known: Any) -> list[dict[str, Any]]:
+def conditions(states: tuple[ConditionState, ...], known: Any) -> list[dict[str, Any]]:
     """The conditions to write, and THEIRS as they are. A transition time changes only with its status."""
-    before = {each.get("type"): each for each in known}
+    before = {condition.get("type"): condition for condition in known}
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    result = [dict(each) for each in known if each.get("type") in THEIRS]
-    for finding in findings:
-        status = "True" if finding.status else "False"
-        old = before.get(finding.type, {})
+    result = [dict(condition) for condition in known if condition.get("type") in THEIRS]
+    for state in states:
+        status = "True" if state.status else "False"
+        old = before.get(state.type, {})
         since = old.get("lastTransitionTime") if old.get("status") == status else None
         result.append(
             {
-                "type": finding.type,
+                "type": state.type,
                 "status": status,
-                "reason": finding.reason,
-                "message": finding.message,
+                "reason": state.reason,
+                "message": state.message,
                 "lastTransitionTime": since or now,
             }
         )

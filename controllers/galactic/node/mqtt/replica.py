@@ -44,10 +44,10 @@ class _Packed:
         return len(self.routes) + len(self.refused)
 
 
-class Table:
+class TableReplica:
     """``routes`` of one VPC, of ``revision``; None before the first whole snapshot. ``cluster`` is the node's own.
 
-    The mapping is changed in place by changes, and replaced by a snapshot; see ``take_before``.
+    The mapping is changed in place by changes, and replaced by a snapshot; see ``drain_before``.
     """
 
     def __init__(self, vpc: int, cluster: str, now: float) -> None:
@@ -70,7 +70,7 @@ class Table:
     def routes(self) -> Mapping[PackedNetwork, Entry]:
         return self._packed.routes
 
-    def take_before(self) -> Mapping[PackedNetwork, Entry | None] | None:
+    def drain_before(self) -> Mapping[PackedNetwork, Entry | None] | None:
         """What was there before, of all that changed in ``routes`` since the last call; None: it is another mapping."""
         before, self._before = self._before, {}
         return before
@@ -108,7 +108,7 @@ class Table:
         self._cleared = False
         self._patience, self._rereads = PATIENCE, 0
 
-    def take_head(self, head: Head | None, now: float) -> bool:
+    def receive_head(self, head: Head | None, now: float) -> bool:
         """Whether ``routes`` changed. None: the head was cleared, as that of an empty table is."""
         if head is None:
             # Where we have routes it is a stray hand's doing, or the change that took the last of them was lost or is
@@ -125,7 +125,7 @@ class Table:
             self._head = head
         return self._settle(now)
 
-    def take_shard(self, number: int, shard: Shard, now: float) -> bool:
+    def receive_shard(self, number: int, shard: Shard, now: float) -> bool:
         """Whether ``routes`` changed."""
         known = self._shards.get(number)
         if known and shard.revision < known.revision:
@@ -135,7 +135,7 @@ class Table:
             self._put(packed, route)
         return self._settle(now)
 
-    def take_changes(self, changes: Changes, now: float) -> bool:
+    def receive_changes(self, changes: Changes, now: float) -> bool:
         """Whether ``routes`` changed."""
         if self.revision is not None and changes.revision <= self.revision:
             return False
@@ -154,7 +154,7 @@ class Table:
 
     def _settle(self, now: float) -> bool:
         before = self.revision
-        taken = self._take_snapshot()
+        taken = self._adopt_snapshot()
         self._apply_log()
         if self._cleared and not len(self._packed):
             self._head, self._stray, self._wiped, self._cleared = None, False, True, False
@@ -180,7 +180,7 @@ class Table:
             return True
         return (head.digest, head.count) != (digest_of(self._packed.total), len(self._packed))
 
-    def _take_snapshot(self) -> bool:
+    def _adopt_snapshot(self) -> bool:
         head = self._head
         if head is None or any(number not in self._shards for number in range(head.shards)):
             return False

@@ -1,15 +1,17 @@
-"""What this node says over MQTT, and who listens to what arrives.
+"""The node's MQTT session: the registration it publishes, and the deliveries it receives.
 
-It says the same thing, all of it, whenever it changed, a session began, or a router took over: a lost or repeated
-message does no harm.
+The node publishes its whole registration whenever it changed, a session began, or a router took over: a lost or
+repeated message does no harm.
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from galactic import __version__
+from galactic.backoff import Backoff
 from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.messages import Leader, NodeStatus, Topics, decode, encode
@@ -20,128 +22,136 @@ from galactic.node.state.store import Store
 log = structlog.get_logger(__name__)
 DEBOUNCE_SECONDS: Final = 0.01
 BACKOFF_SECONDS: Final = (0.5, 10.0)
-LAST_WORD_SECONDS: Final = 1.0
+OFFLINE_SECONDS: Final = 1.0
+"""For the status ``offline`` to reach the broker when the node ends."""
 
 
-def will(topics: Topics, cluster: str, node: str) -> tuple[str, bytes]:
-    """The Last Will: (topic, payload)."""
-    return topics.status(cluster, node), encode(NodeStatus("offline", version=__version__))
+@dataclass(frozen=True, slots=True)
+class NodeTopics:
+    """The topics of one node."""
+
+    topics: Topics
+    cluster: str
+    node: str
+
+    @property
+    def status(self) -> str:
+        return self.topics.status(self.cluster, self.node)
+
+    @property
+    def endpoints(self) -> str:
+        return self.topics.endpoints(self.cluster, self.node)
+
+    @property
+    def will(self) -> tuple[str, bytes]:
+        """The Last Will: (topic, payload)."""
+        return self.status, encode(NodeStatus("offline", version=__version__))
 
 
-class Registration:
-    """Publishes the store's endpoints and feeds the tables that arrive into it."""
+class Session:
+    """Publishes the store's registration, and passes tables on to ``subscriptions``."""
 
     def __init__(
-        self,
-        *,
-        bus: Bus,
-        topics: Topics,
-        cluster: str,
-        node: str,
-        store: Store,
-        following: Subscriptions,
-        metrics: Metrics,
+        self, bus: Bus, own: NodeTopics, store: Store, subscriptions: Subscriptions, metrics: Metrics
     ) -> None:
-        self._bus, self._topics, self._store, self._following = bus, topics, store, following
+        self._bus, self._own, self._store, self._subscriptions = bus, own, store, subscriptions
         self._metrics = metrics
-        self._status, self._endpoints = topics.status(cluster, node), topics.endpoints(cluster, node)
-        self._will = will(topics, cluster, node)
         self._changed = store.watch()
         self._term: int | None = None
         self.problem: str | None = "not connected yet"
 
     async def run(self) -> None:
-        """For ever; says goodbye when cancelled."""
-        self._bus.subscribe(self._topics.leader)
-        self._following.choose()
+        """For ever; publishes the status ``offline`` when cancelled."""
+        self._bus.subscribe(self._own.topics.leader)
+        self._subscriptions.update()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen(), name="mqtt deliveries")
-                tasks.create_task(self._speak(), name="mqtt publications")
+                tasks.create_task(self._receive(), name="mqtt deliveries")
+                tasks.create_task(self._publish(), name="mqtt publications")
                 tasks.create_task(self._check(), name="mqtt tables")
         finally:
-            await self._goodbye()
+            await self._go_offline()
 
     @property
     def revisions(self) -> dict[int, int]:
-        """The revision of each hosted VPC's table as the router tells it; 0 before it did."""
-        return self._following.revisions
+        """The revision of each hosted VPC's table in MQTT; 0 before there is one."""
+        return self._subscriptions.revisions
 
     def trusted(self, vpc: int) -> bool:
-        """Whether the broker tells the VPC's table: connected, and all that is retained adds up."""
-        return self.problem is None and self._following.settled(vpc)
+        """Whether the VPC's table in MQTT is whole: connected, and all that is retained adds up."""
+        return self.problem is None and self._subscriptions.settled(vpc)
 
-    async def _listen(self) -> None:
-        async for item in self._bus.deliveries():
+    async def _receive(self) -> None:
+        async for event in self._bus.deliveries():
             try:
-                self._take(item)
+                self._handle(event)
             except Rejected as error:
                 self._metrics.dropped.labels(error.reason).inc()
                 log.warning("message ignored", error=str(error))
             except GalacticError as error:
-                log.warning("message not taken over", error=str(error))
+                log.warning("message not applied", error=str(error))
 
-    def _take(self, item: Delivery | Connected | Disconnected) -> None:
-        match item:
+    def _handle(self, event: Delivery | Connected | Disconnected) -> None:
+        match event:
             case Connected():
                 log.info("connected to the broker")
                 self.problem = None
-                self._following.restart()
+                self._subscriptions.restart()
                 self._changed.set()
             case Disconnected(reason):
                 log.warning("disconnected from the broker", reason=reason)
                 self.problem = reason
             case Delivery():
-                parts = self._topics.parts(item.topic)
-                if item.topic == self._topics.leader:
-                    self._take_leader(item.payload)
+                parts = self._own.topics.parts(event.topic)
+                if event.topic == self._own.topics.leader:
+                    self._handle_leader(event.payload)
                 elif len(parts) > 2 and parts[0] == "vpcs":
-                    self._following.take(parts, item)
+                    self._subscriptions.receive(parts, event)
 
-    def _take_leader(self, payload: bytes) -> None:
+    def _handle_leader(self, payload: bytes) -> None:
         if not payload:
             return
         leader = decode(Leader, payload)
         if leader.term != self._term:
-            log.info("a router leads", router=leader.id, term=leader.term)
+            log.info("router leads", router=leader.id, term=leader.term)
             self._term = leader.term
             self._changed.set()
 
-    async def _speak(self) -> None:
-        pause = BACKOFF_SECONDS[0]
+    async def _publish(self) -> None:
+        backoff = Backoff(*BACKOFF_SECONDS)
         while True:
             await self._changed.wait()
             await asyncio.sleep(DEBOUNCE_SECONDS)
             self._changed.clear()
-            self._following.choose()
-            announcement = self._store.registration() if self._store.attachments.complete else None
-            if announcement is None or not self._bus.connected:
-                continue  # a prefix, a session, or knowing all that is attached sets the event again
+            self._subscriptions.update()
+            registration = self._store.registration() if self._store.attachments.complete else None
+            if registration is None or not self._bus.connected:
+                continue  # a prefix, a session, or all attachments being known sets the event again
             status = NodeStatus("online", str(self._store.node.prefix), __version__)
             try:
-                await self._bus.publish(self._status, encode(status), retain=True)
-                await self._bus.publish(self._endpoints, encode(announcement), retain=True)
+                await self._bus.publish(self._own.status, encode(status), retain=True)
+                await self._bus.publish(self._own.endpoints, encode(registration), retain=True)
             except Unreachable as error:
+                pause = backoff.pause()
                 self._metrics.publications.labels("failed").inc()
-                log.warning("endpoints not published, trying again", error=str(error), seconds=pause)
+                log.warning("registration not published, trying again", error=str(error), seconds=pause)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, BACKOFF_SECONDS[1])
                 self._changed.set()
             else:
-                pause = BACKOFF_SECONDS[0]
+                backoff.succeeded()
                 self._metrics.publications.labels("confirmed").inc()
 
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            self._following.check()
+            self._subscriptions.check()
 
-    async def _goodbye(self) -> None:
-        """A clean end leaves no Last Will, so it is said by hand. Endpoints stay: they go on working."""
+    async def _go_offline(self) -> None:
+        """The broker publishes no Last Will after a clean end. Endpoints stay: their routes go on working."""
         if not self._bus.connected:
             return
         try:
-            async with asyncio.timeout(LAST_WORD_SECONDS):
-                await self._bus.publish(*self._will, retain=True)
+            async with asyncio.timeout(OFFLINE_SECONDS):
+                await self._bus.publish(*self._own.will, retain=True)
         except (TimeoutError, Unreachable):
-            log.info("could not say goodbye to the broker")
+            log.info("status offline not published")

@@ -1,0 +1,86 @@
+"""The tasks that need a client of the API server, once there is one."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from galactic.backoff import Backoff
+from galactic.errors import GalacticError
+from galactic.kube.client import Kube
+from galactic.node.kubernetes.definitions import Definitions
+from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.kubernetes.segment import Segment
+from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
+
+log = structlog.get_logger(__name__)
+BACKOFF_SECONDS: Final = (0.5, 30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Those of one client."""
+
+    segment: Segment
+    unaccounted: UnaccountedAttachments
+    definitions: Definitions
+    fallback: Fallback
+
+
+class KubernetesTasks:
+    """Runs them. ``connect`` makes a client or raises Unreachable, ``compose`` the tasks for it."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Kube]], compose: Callable[[Kube], Tasks]) -> None:
+        self._connect, self._compose = connect, compose
+        self._tasks: Tasks | None = None
+
+    async def run(self) -> None:
+        """For ever."""
+        async with await self._client() as kube, asyncio.TaskGroup() as group:
+            self._tasks = tasks = self._compose(kube)
+            group.create_task(tasks.segment.run(), name="segment")
+            group.create_task(tasks.unaccounted.run(), name="unaccounted attachments")
+            group.create_task(tasks.definitions.run(), name="definitions")
+            group.create_task(tasks.fallback.run(), name="fallback")
+
+    @property
+    def reachable(self) -> bool:
+        """Whether kube-apiserver answers."""
+        return self._tasks is not None and self._tasks.segment.reachable
+
+    @property
+    def prefix_problem(self) -> str | None:
+        """Why the NodeSegment gives the node no prefix."""
+        return self._tasks.segment.problem if self._tasks else "kube-apiserver was not reached yet"
+
+    @property
+    def definitions_problem(self) -> str | None:
+        """Attachments that are not as their definitions."""
+        if self._tasks is None:
+            return None
+        return (
+            "; ".join(filter(None, (self._tasks.unaccounted.problem, self._tasks.definitions.problem)))
+            or None
+        )
+
+    @property
+    def fallback_vpcs(self) -> int:
+        """VPCs whose routes are read from kube-apiserver."""
+        return len(self._tasks.fallback.followed) if self._tasks else 0
+
+    def write_status(self) -> None:
+        """A condition turned: the NodeSegment's status is written at once."""
+        if self._tasks:
+            self._tasks.segment.write_now()
+
+    async def _client(self) -> Kube:
+        backoff = Backoff(*BACKOFF_SECONDS)
+        while True:
+            try:
+                return await self._connect()
+            except GalacticError as error:
+                pause = backoff.pause()
+                log.warning("no client of the API server, trying again", error=str(error), seconds=pause)
+                await asyncio.sleep(pause)

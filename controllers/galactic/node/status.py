@@ -1,0 +1,118 @@
+"""The node's state as others see it: conditions and facts of the NodeSegment, health, and metrics."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Final
+
+from galactic import __version__, names
+from galactic.launch import Health
+from galactic.node.dataplane.neighbours import Neighbours
+from galactic.node.dataplane.setup import HostSetup
+from galactic.node.dataplane.sync import Sync
+from galactic.node.kubernetes.multus import MultusConfiguration
+from galactic.node.kubernetes.segment import Facts
+from galactic.node.kubernetes.tasks import KubernetesTasks
+from galactic.node.metrics import Metrics
+from galactic.node.mqtt.session import Session
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.store import Store
+
+HEALTH_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostTasks:
+    """The tasks that keep this host as planned, or look after it."""
+
+    setup: HostSetup
+    sync: Sync
+    neighbours: Neighbours
+    multus: MultusConfiguration
+
+
+class StatusReport:
+    """Reads the state off the tasks."""
+
+    def __init__(
+        self, store: Store, host: HostTasks, session: Session, kubernetes: KubernetesTasks, metrics: Metrics
+    ) -> None:
+        self._store, self._host, self._session = store, host, session
+        self._kubernetes, self._metrics = kubernetes, metrics
+
+    async def run(self, health: Health) -> None:
+        """For ever. Broker and API server may be away without anything being wrong here: they are no health."""
+        while True:
+            sync = self._host.sync
+            health.set("attach", self.problem())
+            health.set("kernel", sync.problem if sync.ready.is_set() else None)
+            self._measure()
+            await asyncio.sleep(HEALTH_SECONDS)
+
+    def problem(self) -> str | None:
+        """Why no pod can be attached now; None when one can."""
+        setup, sync = self._host.setup, self._host.sync
+        if setup.problem:
+            return setup.problem
+        if self._store.node.prefix is None:
+            return f"the node does not know its SRv6 prefix: {self._kubernetes.prefix_problem}"
+        return None if sync.ready.is_set() else sync.problem
+
+    def facts(self) -> Facts:
+        """The NodeSegment's status except for endpoints."""
+        setup = self._host.setup
+        node = {"kernel": setup.kernel, "version": __version__, "encap": setup.encap}
+        conditions = (
+            *self._conditions(),
+            *self._host.multus.conditions(),
+            self._host.neighbours.condition(),
+            *setup.conditions(),
+        )
+        return Facts(
+            {name: value for name, value in node.items() if value}, self._host.sync.routes, conditions
+        )
+
+    def _conditions(self) -> tuple[ConditionState, ...]:
+        """Those that follow from more than one task. No message is empty: old API servers make that null."""
+        vpcs, broker = self._kubernetes.fallback_vpcs, self._session.problem
+        fallback = f"the routes of {vpcs} VPCs are read from kube-apiserver instead" if vpcs else ""
+        if broker and fallback:
+            broker = f"{broker}; {fallback}"
+        return (
+            _finding("Ready", self.problem(), "Ready", "NotReady", "pods can be attached"),
+            _finding("Synced", self._host.sync.problem, "Applied", "Failing", "the kernel is as planned"),
+            _finding(
+                "DefinitionsApplied",
+                self._kubernetes.definitions_problem,
+                "Applied",
+                "NotUnderstood",
+                "every attachment is as its definition",
+            ),
+            _finding(
+                "BrokerConnected",
+                broker,
+                "Connected",
+                "Disconnected",
+                fallback or "route changes arrive at once",
+            ),
+        )
+
+    def _measure(self) -> None:
+        metrics = self._metrics
+        metrics.connected.labels("broker").set(self._session.problem is None)
+        metrics.connected.labels("kube-apiserver").set(self._kubernetes.reachable)
+        metrics.fallback.set(self._kubernetes.fallback_vpcs)
+        for backend in ("legacy", "nft"):
+            metrics.backend.labels(backend).set(backend == self._host.setup.backend)
+        metrics.neighbours_failed.set(len(self._host.neighbours.failed))
+        metrics.set_conditions({state.type: state.status for state in self.facts().conditions})
+        endpoints = Counter(attachment.vpc for attachment in self._store.attachments.values())
+        metrics.set_vpcs(
+            {names.vpc_hex(vpc): count for vpc, count in endpoints.items()},
+            {names.vpc_hex(vpc): revision for vpc, revision in self._session.revisions.items()},
+        )
+
+
+def _finding(kind: str, problem: str | None, good: str, bad: str, fine: str) -> ConditionState:
+    """A condition whose message is the problem, or ``fine``."""
+    return ConditionState(kind, problem is None, good if problem is None else bad, problem or fine)
