@@ -1,4 +1,4 @@
-"""Desired minus actual: the only way anything is ever changed."""
+"""Desired minus actual state, as every change is computed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Diff(Generic[K, V]):
-    """What turns ``actual`` into ``desired``: ``set`` what is missing or different, ``delete`` what is too much."""
+    """What turns ``actual`` into ``desired``: ``set`` has missing and different values, ``delete`` surplus ones."""
 
     set: dict[K, V]
-    delete: dict[K, V]  # key → the value that is there now
+    delete: dict[K, V]  # key → the present value
 
     def __bool__(self) -> bool:
         return bool(self.set or self.delete)

@@ -5,14 +5,15 @@
      ├── NotYet        waits for something named; tried again when that arrives
      └── Unreachable   a dependency is away; retried with back-off, and counted
 
-Each calls for something different of whoever catches it, and there is no fourth. Foreign exceptions are translated
-into one of these once, at the adapter they come from (``galactic.linux``, ``galactic.bus``, ``galactic.kube``,
-``galactic.router.database``).
+The caller treats each of the three differently. An adapter's own errors are subclasses of these (``kube.api.Conflict``
+is a ``Rejected``), or of ``GalacticError`` where the three do not fit: ``bus.failures.Refused``,
+``node.cni.protocol.Failure``. Foreign exceptions are translated once, at the adapter they come from
+(``galactic.linux``, ``galactic.bus``, ``galactic.kube``, ``galactic.router.database``).
 """
 
 
 class GalacticError(Exception):
-    """Anything Galactic itself raises."""
+    """The root, for callers that treat all three alike."""
 
 
 class Rejected(GalacticError):

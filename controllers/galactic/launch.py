@@ -1,7 +1,7 @@
-"""How a controller starts, is watched, and ends.
+"""Start, health and end of a controller.
 
 ``launch`` sets up logs, serves ``/metrics`` and ``/healthz``, runs the controller's coroutine and cancels it on SIGTERM
-or SIGINT, so that a controller is one coroutine that cleans up when it is cancelled.
+or SIGINT, so that a controller is one coroutine that cleans up on cancellation.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ GRACE_STEPS: Final = 100
 
 
 class Health:
-    """What is wrong with the process, by name. No problem: healthy."""
+    """The process' problems by name. Without one it is healthy."""
 
     def __init__(self) -> None:
         self._problems: dict[str, str] = {}
 
     def set(self, name: str, problem: str | None) -> None:
-        """Reports a problem, or with None that it is over."""
+        """Reports a problem; None: it is over."""
         if problem is None:
             self._problems.pop(name, None)
         else:
@@ -48,14 +48,16 @@ def launch(
     main: Callable[[Health], Coroutine[Any, Any, None]],
     registry: CollectorRegistry,
 ) -> None:
-    """Runs ``main`` until it returns, fails or is told to stop. Exit code 0 after a clean stop, 1 after a failure."""
+    """Runs ``main`` until it returns, fails or is stopped by a signal. Exit code 0 after a clean stop, 1 after a
+    failure.
+    """
     configure_logs(settings.log_level, settings.log_format)
     log.info("starting", program=program, version=__version__, cluster=settings.cluster)
     sys.exit(asyncio.run(_run(settings, program, main, registry)))
 
 
 def configure_logs(level: str, style: str) -> None:
-    """Everything that logs, foreign libraries included, in one format on standard error."""
+    """One format on standard error for all loggers, those of libraries included."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -118,7 +120,9 @@ async def _run(
 
 
 async def _grace(work: "asyncio.Task[None]") -> None:
-    """Waits for it to end. In steps: a process that is held up for longer than it has loses one, and not all."""
+    """Waits GRACE_SECONDS for the task to end. In steps: a process that is suspended meanwhile loses one of them, not
+    all.
+    """
     for _ in range(GRACE_STEPS):
         done, _ = await asyncio.wait({work}, timeout=GRACE_SECONDS / GRACE_STEPS)
         if done:
@@ -127,7 +131,7 @@ async def _grace(work: "asyncio.Task[None]") -> None:
 
 def _code(work: "asyncio.Task[None]", program: str) -> int:
     if not work.done():
-        log.error("did not stop in time", program=program, seconds=GRACE_SECONDS)
+        log.error("did not stop within the grace period", program=program, seconds=GRACE_SECONDS)
         return 1
     error = None if work.cancelled() else work.exception()
     if error is None:

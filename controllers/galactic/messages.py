@@ -1,4 +1,4 @@
-"""What goes over MQTT: topics and payloads (docs/architecture.md, "Messages").
+"""Topics and payloads on MQTT (docs/architecture.md, "Messages").
 
 Payloads are JSON and decoded strictly by type; unknown fields are ignored, so that a newer sender can add some.
 Encoding and decoding one route costs about a microsecond, which is why these are msgspec structs and not pydantic.
@@ -20,18 +20,18 @@ SHARD_ROUTES: Final = 256
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
-    """One attachment as it is attached on a node."""
+    """An attachment on a node."""
 
     vpc: str  # 12 hex digits
     function: str  # 4 hex digits
     attachment: str  # namespace/name
     sid: str
-    networks: tuple[str, ...]  # what it announces: its addresses as host routes, and its terminations
+    networks: tuple[str, ...]  # its addresses as host routes, and its terminations
     epoch: int  # hybrid logical clock in ns, taken once at ADD
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """``nodes/<cluster>/<node>/status``; the Last Will says offline."""
+    """``nodes/<cluster>/<node>/status``; the Last Will has the state offline."""
 
     state: Literal["online", "offline"]
     prefix: str = ""
@@ -64,7 +64,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """``vpcs/<vpc>/changes``: what turns the table of revision ``previous`` into that of ``revision``."""
+    """``vpcs/<vpc>/changes``: the difference between the tables of revisions ``previous`` and ``revision``."""
 
     revision: int
     previous: int
@@ -81,7 +81,7 @@ class Shard(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """``vpcs/<vpc>/head``: what the table of that revision must add up to."""
+    """``vpcs/<vpc>/head``: size and digest of the table of that revision."""
 
     revision: int
     count: int
@@ -124,8 +124,8 @@ def weight(route: Route) -> int:
 def digest(routes: Iterable[Route]) -> str:
     """16 hex digits: the sum of the routes' weights modulo 2^64.
 
-    Independent of order, and adjustable by one route at a time, so that keeping it costs in proportion to a change.
-    It guards against loss, not against an adversary: who may write the topic is the broker's ACL's business.
+    Independent of order, and adjustable by one route at a time, so that a change costs in proportion to its size.
+    The digest guards against loss, not against an adversary: the broker's ACL decides who may write the topic.
     """
     return digest_of(sum(map(weight, routes)))
 
@@ -146,7 +146,7 @@ class Topics:
         return f"{self.base}/router/leader"
 
     def sync(self, replica: str) -> str:
-        """Where a router replica sends itself a message, to learn that everything retained has arrived before."""
+        """A router replica's topic to itself: its message arrives after all retained ones (the barrier)."""
         return f"{self.base}/router/sync/{replica}"
 
     def status(self, cluster: str, node: str) -> str:

@@ -1,4 +1,4 @@
-"""What things are called: identifiers in text form, interface names, annotations.
+"""Names: identifiers in text form, interface names, annotations, labels.
 
 Identifiers are 48 bits for a VPC and 16 bits for an attachment; 0 and all-ones are never assigned. They are written
 in lower-case hex in CRDs (12 and 4 digits) and in base62 in interface names and NADs.
@@ -17,23 +17,23 @@ API_VERSION: Final = f"{GROUP}/{VERSION}"
 PREFIX_ANNOTATION: Final = f"{GROUP}/srv6-prefix"
 """On a Node: its SRv6 prefix, from which the operator makes the NodeSegment."""
 NOT_READY_TAINT: Final = f"{GROUP}/agent-not-ready"
-"""On a Node that the kubelet registered with it: the operator takes it away when the NodeSegment is Ready."""
+"""On a Node that the kubelet registered with it: the operator removes it when the NodeSegment is Ready."""
 ATTACHMENT_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc-attachment"
-"""On a Pod: the VPCAttachment it is to be attached by."""
+"""On a Pod: the VPCAttachment that attaches it."""
 VPC_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc"
-"""On a Pod: the VPC, ``NAME`` or ``namespace/NAME``, in which it is to get an attachment of its own. The webhook adds
-ATTACHMENT_ANNOTATION with a name that it makes up; the operator makes the attachment, and the Pod owns it."""
+"""On a Pod: the VPC, ``NAME`` or ``namespace/NAME``, in which it gets an attachment of its own. The webhook adds
+ATTACHMENT_ANNOTATION with a generated name; the operator makes the attachment, and the Pod owns it."""
 ATTACHMENT_LABEL: Final = f"{GROUP}/attachment"
-"""On a Pod, set by the webhook: GENERATED where the attachment is to be made (VPC_ANNOTATION), else a value that
-follows from the attachment's name. One selector finds the Pods that the operator makes attachments for, another those
-that share an attachment."""
+"""On a Pod, set by the webhook: GENERATED where the operator makes the attachment (VPC_ANNOTATION), else a value
+derived from the attachment's name. One selector matches the Pods with generated attachments, another those that share
+an attachment."""
 GENERATED: Final = "generated"
 VPC_LABEL: Final = f"{GROUP}/vpc"
-"""On a VPCAttachment that is in use, and on every NAD: the VPC's identifier, 12 hex digits."""
+"""On a VPCAttachment in use, and on every NAD: the VPC's identifier, 12 hex digits."""
 NODE_LABEL: Final = f"{GROUP}/node"
 """On a NAD: ``label_value`` of the Node that its attachment is, or was last, attached on."""
 NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
-"""On a Pod: what Multus attaches."""
+"""On a Pod: the networks that Multus attaches."""
 
 LABEL_LENGTH: Final = 63
 VPC_BITS: Final = 48
@@ -90,12 +90,12 @@ def parse_function(text: str) -> int:
     return _parse_hex(text, 4, FUNCTION_MAX, "attachment identifier")
 
 
-def _parse_hex(text: str, width: int, limit: int, what: str) -> int:
+def _parse_hex(text: str, width: int, limit: int, noun: str) -> int:
     if len(text) != width or not set(text) <= set("0123456789abcdef"):
-        raise Rejected(f"{text!r} is not a {what}: write {width} lower-case hex digits")
+        raise Rejected(f"{text!r} is not a {noun}: write {width} lower-case hex digits")
     number = int(text, 16)
     if number in (0, limit):
-        raise Rejected(f"{text!r} is not a {what}: 0 and all-ones are never assigned")
+        raise Rejected(f"{text!r} is not a {noun}: 0 and all-ones are never assigned")
     return number
 
 
@@ -113,7 +113,7 @@ def host_end(vpc: int, function: int) -> str:
 
 
 def guest_end(vpc: int, function: int) -> str:
-    """The guest end's name for as long as it is not yet in the pod's namespace."""
+    """The guest end's name before it is moved into the pod's namespace."""
     return _interface(vpc, function, "G")
 
 
@@ -127,7 +127,7 @@ def _interface(vpc: int, function: int, end: str) -> str:
 
 
 def parse_interface(name: str) -> tuple[int, int, str] | None:
-    """(vpc, function, end) of one of our interface names, ``end`` one of H, G, V; None for anybody else's."""
+    """(vpc, function, end) of one of our interface names, ``end`` one of H, G, V; None for other names."""
     if len(name) != 2 + _VPC_WIDTH + _FUNCTION_WIDTH or name[0] != "G" or name[-1] not in "HGV":
         return None
     try:

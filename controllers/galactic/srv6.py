@@ -1,4 +1,4 @@
-"""SRv6 numbering: an address says what it is, nothing has to be looked up.
+"""SRv6 numbering: an address contains node, VPC and attachment, so that no look-up is needed.
 
      0        32    40    48    56    64                     112            128
      | parent | fn  | PoP | node| ver |   VPC identifier      | VPC function  |
@@ -76,10 +76,10 @@ def locator(prefix: IPv6Network) -> IPv6Network:
 
 
 def loopback(prefix: IPv6Network) -> IPv6Address:
-    """The node's SRv6 loopback, the source of everything it encapsulates."""
+    """The node's SRv6 loopback, the source of the packets it encapsulates."""
     return IPv6Address(int(prefix.network_address) | _HOST_MASK)
 
 
 def owns(prefix: IPv6Network, segment: Sid) -> bool:
-    """Whether that SID is one of the node with that prefix."""
+    """Whether the SID belongs to the node with that prefix."""
     return int(prefix.network_address) >> 64 == segment.locator

@@ -49,7 +49,7 @@ def hasty(state: State) -> dict[str, str]:
         "GALACTIC_PORT": str(PORT),
         "GALACTIC_WEBHOOK_URL": URL,
         "GALACTIC_METRICS_PORT": "0",
-        "GALACTIC_CERTIFICATE_HOURS": str(LIFETIME.whole / timedelta(hours=1)),
+        "GALACTIC_CERTIFICATE_HOURS": str(LIFETIME.total / timedelta(hours=1)),
         MARK: state.name,
     }
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from galactic.errors import GalacticError, Rejected
+from galactic.errors import Rejected, Unreachable
 from galactic.kube.resources import Resource
 
 Object = dict[str, Any]
@@ -33,8 +33,11 @@ class Terminating(Rejected):
     """Nothing can be made in a namespace that is being deleted (403)."""
 
 
-class Expired(GalacticError):
+class Expired(Unreachable):
     """The resource version is too old to watch from (410): list again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("kube-apiserver", message)
 
 
 @dataclass(frozen=True, slots=True)

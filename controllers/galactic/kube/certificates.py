@@ -1,9 +1,9 @@
-"""Our own CA and the serving certificate, and when which of them is made anew: a value and a pure step.
+"""Our own CA and the serving certificate, and when each is renewed: a value and a pure step.
 
     one CA ── two CAs, the old one's certificate served ── two CAs, the new one's ── one CA
 
 Each arrow waits for ``overlap``, so that the API server knows the new CA before the first certificate of it is
-served, and every replica serves that before the old CA is forgotten: whatever is served can be checked at any time.
+served, and every replica serves that before the old CA is removed. Clients can verify every certificate at any time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,28 +29,28 @@ from galactic.errors import Rejected
 AUTHORITY: Final = "galactic-webhook-ca"
 CA_CERT, CA_KEY, CERT, KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
 SKEW: Final = timedelta(minutes=5)
-"""How much slower others' clocks may be, at the most."""
+"""How much slower the clocks of other machines may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long a CA is valid, and what follows from it."""
+    """How long a CA is valid, and the periods derived from it."""
 
-    whole: timedelta
+    total: timedelta
 
     @property
     def renewal(self) -> timedelta:
-        """The age at which a successor is made: there is a third left, to notice that it was not."""
-        return self.whole * 2 / 3
+        """The age at which a successor is made. A third is left to notice a failure."""
+        return self.total * 2 / 3
 
     @property
     def overlap(self) -> timedelta:
         """How long each step of a change of the CA takes."""
-        return min(self.whole / 12, timedelta(hours=1))
+        return min(self.total / 12, timedelta(hours=1))
 
     @property
     def skew(self) -> timedelta:
-        return min(self.whole / 24, SKEW)
+        return min(self.total / 24, SKEW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What the replicas share: the CAs to be trusted, the newest one's key, the certificate to be served."""
+    """Shared by the replicas: the CAs to trust, the newest one's key, the certificate to serve."""
 
     ca: Pair
     serving: Pair
@@ -79,7 +79,7 @@ class Bundle:
 
     @classmethod
     def of(cls, data: Mapping[str, bytes]) -> Self:
-        """From a Secret's data. Raises Rejected where it is none of ours."""
+        """From a Secret's data. Raises Rejected where that is malformed."""
         try:
             bundle = cls(Pair(data[CA_CERT], data[CA_KEY]), Pair(data[CERT], data[KEY]))
             fitting = _fits(bundle.ca) and _fits(bundle.serving)
@@ -96,23 +96,21 @@ class Bundle:
 
 
 def renewed(bundle: Bundle | None, names: Sequence[str], lifetime: Lifetime, now: datetime) -> Bundle:
-    """The bundle as it ought to be now: the very same where nothing is due. At most one step further."""
+    """The bundle as it should be now, at most one step further; the same one where no step has to be made."""
     if bundle is None:
         ca = _authority(lifetime, now)
         return Bundle(ca, _serving(ca, names, lifetime, now))
     newest, *older = _certificates(bundle.ca.certificates)
     (serving,) = _certificates(bundle.serving.certificates)
     if now >= serving.not_valid_after_utc or now >= newest.not_valid_after_utc:
-        return renewed(
-            None, names, lifetime, now
-        )  # nobody has been here for long: nothing is left to overlap with
+        return renewed(None, names, lifetime, now)  # expired: nothing is left to overlap with
     signed_by_newest = _signed(serving, newest)
     if _age(newest, lifetime, now) >= lifetime.renewal and signed_by_newest:
         ca = _authority(lifetime, now)
         return replace(bundle, ca=Pair(ca.certificates + _pem(newest), ca.key))
     foreign = _names(serving) != {str(_alternative(name).value) for name in names}
-    known = _age(newest, lifetime, now) >= lifetime.overlap
-    if foreign or (not signed_by_newest and known):
+    trusted = _age(newest, lifetime, now) >= lifetime.overlap
+    if foreign or (not signed_by_newest and trusted):
         return replace(bundle, serving=_serving(bundle.ca, names, lifetime, now))
     if older and signed_by_newest and _age(serving, lifetime, now) >= lifetime.overlap:
         return replace(bundle, ca=Pair(_pem(newest), bundle.ca.key))
@@ -123,7 +121,7 @@ def _authority(lifetime: Lifetime, now: datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{AUTHORITY}-{int(now.timestamp())}")])
     certificate = (
-        _builder(name, name, key.public_key(), now - lifetime.skew, now + lifetime.whole)
+        _builder(name, name, key.public_key(), now - lifetime.skew, now + lifetime.total)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -188,8 +186,8 @@ def _alternative(name: str) -> x509.GeneralName:
 
 
 def _names(certificate: x509.Certificate) -> set[str]:
-    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return {str(one.value) for one in found}
+    alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(name.value) for name in alternatives}
 
 
 def _age(certificate: x509.Certificate, lifetime: Lifetime, now: datetime) -> timedelta:
@@ -215,7 +213,7 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
 def _key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     key = load_pem_private_key(pem, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise TypeError("not a key of ours")
+        raise TypeError("not an elliptic-curve key")
     return key
 
 

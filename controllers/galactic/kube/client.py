@@ -1,4 +1,4 @@
-"""A thin, typed seam to the Kubernetes API, on the asyncio half of the official client.
+"""The typed client of the Kubernetes API, on the asyncio half of the official one.
 
 Objects are the API's own JSON mappings; callers parse them into models at once. Every request has a time-out, and
 every failure is one of our errors: 4xx that the caller must change → Rejected, everything else → Unreachable.
@@ -44,7 +44,7 @@ JSON_PATCH: Final = "application/json-patch+json"
 class Kube:
     """Requests to one API server. Made by ``connect``, ended by ``close`` or as an async context manager.
 
-    ``commands``: what runs in containers just now (``galactic.kube.execution``), each with its pod.
+    ``commands``: those that run in containers at present (``galactic.kube.execution``), each with its pod.
     """
 
     def __init__(self, api: official.ApiClient) -> None:
@@ -83,8 +83,8 @@ class Kube:
     ) -> tuple[Objects, str]:
         """All objects, read in pages, and the resource version to watch from.
 
-        With ``least`` the API server answers from its own memory, in one piece, with what it has that is not older than
-        that version (``0``: whatever it has), instead of having etcd read through all objects for each that asks.
+        With ``least`` the API server answers from its own memory, in one piece, with a state that is not older than
+        that version (``0``: any). Without, etcd reads all objects for each request.
         """
         query = ({"resourceVersion": least} if least else {"limit": str(PAGE)}) | _selectors(fields, labels)
         items: Objects = []
@@ -134,7 +134,7 @@ class Kube:
     async def delete(
         self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
     ) -> None:
-        """Deletes the object, or finds that it is gone."""
+        """Deletes the object if it exists."""
         query = {} if grace is None else {"gracePeriodSeconds": str(grace)}
         try:
             await self._json("DELETE", resource.path(namespace, name), query)
@@ -155,19 +155,19 @@ class Kube:
         await self._json("POST", PODS.path(namespace, name, "eviction"), body=body)
 
     async def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
-        """What the API server answers at a path of its own, such as ``/readyz`` or ``/metrics``."""
+        """The answer at one of the API server's own paths, such as ``/readyz`` or ``/metrics``."""
         with _Translated():
             response = await self._send("GET", path, query or {})
             async with _closing(response):
                 return await response.text()
 
     async def version(self) -> tuple[int, int]:
-        """The API server's version, (1, 31) for example; (0, 0) for one that does not tell."""
+        """The API server's version, (1, 31) for example; (0, 0) where it does not give one."""
         try:
-            told = msgspec.json.decode(await self.text("/version"), type=dict[str, str])
+            answer = msgspec.json.decode(await self.text("/version"), type=dict[str, str])
         except msgspec.MsgspecError:
             return 0, 0
-        major, minor = (re.match(r"\d+", told.get(part, "")) for part in ("major", "minor"))
+        major, minor = (re.match(r"\d+", answer.get(part, "")) for part in ("major", "minor"))
         return int(major[0]) if major else 0, int(minor[0]) if minor else 0
 
     async def watch(
@@ -260,7 +260,7 @@ async def _closing(response: aiohttp.ClientResponse) -> AsyncIterator[aiohttp.St
 
 
 class _Translated:
-    """Turns what the client and its transport raise into our errors."""
+    """Translates errors of the client and its transport into ours."""
 
     def __enter__(self) -> None:
         return None
@@ -271,7 +271,7 @@ class _Translated:
 
 
 def _accepted(resource: Resource, kind: str) -> str:
-    """What the API server is asked to answer with; one that cannot leave anything out answers with everything."""
+    """The Accept header; a server that cannot send metadata alone sends whole objects."""
     return METADATA.format(kind=kind) if resource.partial else ACCEPTED
 
 
@@ -306,14 +306,14 @@ def _refusal(status: int, text: str) -> GalacticError:  # noqa: PLR0911 - a case
 async def connect(context: str | None = None) -> Kube:
     """A client for ``$KUBECONFIG`` or the pod's service account. Raises Unreachable when neither works.
 
-    ``context``: that one of the kubeconfig's, instead of its current one.
+    ``context``: one of the kubeconfig's, instead of its current one.
     """
     configuration = official.Configuration()
     try:
         if context or os.environ.get("KUBECONFIG") or not os.environ.get("KUBERNETES_SERVICE_HOST"):
             await official_config.load_kube_config(  # type: ignore[no-untyped-call]
                 context=context,
-                # Named here, or it is what the variable said when the library was imported.
+                # Explicit: the library's default is the variable as it was at import.
                 config_file=os.environ.get("KUBECONFIG") or None,
                 client_configuration=configuration,
             )
@@ -322,6 +322,6 @@ async def connect(context: str | None = None) -> Kube:
     except (official_config.ConfigException, OSError) as error:
         raise Unreachable("kube-apiserver", f"no usable credentials: {error}; set KUBECONFIG") from error
     if not any(name.lower().endswith("_proxy") for name in os.environ):
-        # Or aiohttp asks the environment and ~/.netrc anew for each request, in a thread each.
+        # Otherwise aiohttp reads the environment and ~/.netrc for each request, in a thread each.
         configuration.client_session_kwargs = {"trust_env": False}
     return Kube(official.ApiClient(configuration))

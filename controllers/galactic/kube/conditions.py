@@ -1,4 +1,4 @@
-"""Status as a value: conditions that remember when they turned, and patches of only what changed."""
+"""Conditions that keep the time of their last change, and status patches with the changed fields alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ DELETING: Final = "Deleting"
 ROUTED: Final = "Routed"
 ATTACHED: Final = "Attached"
 MULTUS: Final = "MultusConfigured"
-"""Of a NodeSegment, written by its node: absent where it does not look."""
+"""Of a NodeSegment, written by its node: absent where the node does not check Multus."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What one condition is to say: ``reason`` in one stable CamelCase word, ``message`` for people. Neither is empty.
+    """A condition's new state: ``reason`` is a stable CamelCase word, ``message`` is for people. Neither is empty.
 
     (Some builds of old API servers take an empty string in a custom resource for null, and refuse it.)
     """
@@ -47,21 +47,21 @@ def conditions(
     generation: int,
     time: str,
 ) -> list[dict[str, Any]]:
-    """The list with those states set; None removes a type. Types not named are left as they are.
+    """The list with those states set; None removes a type. Other types stay as they are.
 
     ``lastTransitionTime`` changes only when the status does.
     """
     result = []
-    there = {condition.type: condition for condition in before}
+    previous = {condition.type: condition for condition in before}
     for condition in before:
         if condition.type not in states:
             result.append(condition.model_dump(by_alias=True, exclude_unset=True))
         elif (state := states[condition.type]) is not None:
-            result.append(_written(condition.type, state, there[condition.type], generation, time))
+            result.append(_written(condition.type, state, previous[condition.type], generation, time))
     result += [
         _written(type_, state, None, generation, time)
         for type_, state in states.items()
-        if state is not None and type_ not in there
+        if state is not None and type_ not in previous
     ]
     return result
 
@@ -69,13 +69,13 @@ def conditions(
 def _written(
     type_: str, state: State, before: Condition | None, generation: int, time: str
 ) -> dict[str, Any]:
-    turned = before is None or before.status != state.status or not before.last_transition_time
+    changed = before is None or before.status != state.status or not before.last_transition_time
     return {
         "type": type_,
         "status": state.status,
         "reason": state.reason,
         "message": state.message,
-        "lastTransitionTime": time if turned or before is None else before.last_transition_time,
+        "lastTransitionTime": time if changed or before is None else before.last_transition_time,
         "observedGeneration": generation,
     }
 
@@ -83,8 +83,8 @@ def _written(
 def status_patch(before: Mapping[str, Any], after: Mapping[str, Any], version: str) -> dict[str, Any] | None:
     """A merge patch for the status subresource, from ``before`` to ``after``; None if nothing differs.
 
-    Fields that ``after`` does not name are others' and stay. A list of conditions is replaced as a whole, so a patch
-    with one carries the resource version it was computed from: another writer in between makes it fail, not get lost.
+    Fields that ``after`` does not name belong to other writers and stay. A list of conditions is replaced as a whole,
+    so its patch carries the resource version it was computed from: a write in between makes the patch fail.
     """
     changed = {name: value for name, value in after.items() if before.get(name) != value}
     if not changed:

@@ -13,11 +13,11 @@ from galactic.kube.client import CONNECT_SECONDS, Kube
 PROTOCOL: Final = "v4.channel.k8s.io"
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 LARGEST: Final = 256 << 20
-"""Bytes of one message, and of all that a command may print."""
+"""Bytes of one message, and of a command's whole output."""
 
 
 class Outcome(NamedTuple):
-    """What a command printed, and its exit code."""
+    """A command's output and exit code."""
 
     code: int
     output: str
@@ -31,7 +31,7 @@ class TooSlow(Unreachable):
 async def execute(
     kube: Kube, namespace: str, pod: str, container: str, argv: list[str], *, seconds: float = 60.0
 ) -> Outcome:
-    """Runs ``argv`` in a running container. Raises Rejected where that is not allowed, Unreachable; TooSlow."""
+    """Runs ``argv`` in a running container. Raises Rejected where RBAC forbids it, Unreachable, TooSlow."""
     api = kube._api  # noqa: SLF001  (the same package: one client, one set of credentials)
     query = [("command", word) for word in argv]
     query += [("container", container), ("stdout", "true"), ("stderr", "true")]
@@ -83,19 +83,19 @@ async def _outcome(stream: aiohttp.ClientWebSocketResponse, where: str) -> Outco
             raise Unreachable("kubelet", f"pod {where}: more than {LARGEST} bytes of output")
     if not channels[_STATUS]:
         raise Unreachable("kubelet", f"pod {where}: the connection ended before the command did")
-    output, errors = (channels[each].decode(errors="replace") for each in (_STDOUT, _STDERR))
+    output, errors = (channels[channel].decode(errors="replace") for channel in (_STDOUT, _STDERR))
     return Outcome(_code(bytes(channels[_STATUS]), where), output, errors)
 
 
 def _code(status: bytes, where: str) -> int:
     """The exit code in the metav1.Status that ends the stream."""
     try:
-        said = msgspec.json.decode(status)
+        result = msgspec.json.decode(status)
     except msgspec.DecodeError as error:
         raise Unreachable("kubelet", f"pod {where}: {error}") from error
-    if said.get("status") == "Success":
+    if result.get("status") == "Success":
         return 0
-    for cause in (said.get("details") or {}).get("causes") or ():
+    for cause in (result.get("details") or {}).get("causes") or ():
         if cause.get("reason") == "ExitCode":
             return int(cause["message"])
-    raise Unreachable("kubelet", f"pod {where}: {said.get('message') or status!r}")
+    raise Unreachable("kubelet", f"pod {where}: {result.get('message') or status!r}")

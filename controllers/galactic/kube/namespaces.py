@@ -1,4 +1,4 @@
-"""Namespaces whose Pods the admission webhooks never see."""
+"""Namespaces whose Pods the API server does not send to the webhooks."""
 
 from typing import Final
 

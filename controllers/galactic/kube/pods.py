@@ -1,7 +1,7 @@
-"""What a Pod asks for, where it runs, and whether it runs without its VPC interface: pure functions.
+"""A Pod's attachment and placement, and whether it runs without its VPC interface: pure functions.
 
-Multus calls the CNI plugin. Its thick daemon removes its configuration when it ends; a pod whose sandbox is made then
-has the default network alone, and nothing fails.
+Multus calls the CNI plugin. Its thick daemon removes its configuration when it ends. A sandbox that is made meanwhile
+gets the default network alone, and nothing fails.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ class Placement:
 
 
 def wanted(pod: Mapping[str, Any]) -> str:
-    """The name of the attachment that a Pod asks for; empty for none."""
+    """The name of the Pod's attachment; empty for none."""
     return str((pod["metadata"].get("annotations") or {}).get(ATTACHMENT_ANNOTATION, ""))
 
 
 def wants_vpc(pod: Mapping[str, Any]) -> str:
-    """The VPC in which a Pod asks for an attachment of its own; empty for none."""
+    """The VPC in which the Pod requests an attachment of its own; empty for none."""
     return str((pod["metadata"].get("annotations") or {}).get(VPC_ANNOTATION, ""))
 
 
@@ -44,13 +44,13 @@ def owned(pod: Mapping[str, Any]) -> bool:
 def placement(pod: Mapping[str, Any]) -> Placement:
     """Where the Pod runs, from its specification and status."""
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
-    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    conditions = {condition.get("type"): condition for condition in status.get("conditions") or ()}
     network: Mapping[str, Any] = conditions.get(NETWORK_READY) or {}
     phase = status.get("phase")
     started = phase == "Running"
-    if network:  # an init container may wait for the VPC; a sandbox that is not made yet lacks nothing
+    if network:  # an init container may wait for the VPC; a sandbox that is not made yet is not missing one
         started = phase in ("Pending", "Running") and network.get("status") == "True"
-    # A sandbox that is made again, as after a reboot, is newer than the pod.
+    # A sandbox made again, as after a reboot, is newer than the pod.
     created = status.get("startTime") or pod["metadata"].get("creationTimestamp")
     since = max(seconds(text or "") for text in (created, network.get("lastTransitionTime")))
     return Placement(str(spec.get("nodeName") or ""), started, bool(spec.get("hostNetwork")), since)
@@ -59,7 +59,7 @@ def placement(pod: Mapping[str, Any]) -> Placement:
 def lacks_interface(place: Placement, attachment: str, segment: NodeSegment | None) -> bool:
     """Whether a Pod there runs without ``attachment`` (namespace/name). ``segment``: the NodeSegment of its node.
 
-    The NodeSegment may be a moment behind the pod: the caller waits. A node that never reported accuses no pod.
+    The NodeSegment may be a moment behind the pod: the caller waits. No pod lacks one on a node that never reported.
     """
     if not place.started or place.host_network or segment is None or not segment.status.conditions:
         return False
@@ -68,11 +68,11 @@ def lacks_interface(place: Placement, attachment: str, segment: NodeSegment | No
 
 def attached(attachment: str, segment: NodeSegment) -> bool:
     """Whether the node reports the attachment (namespace/name)."""
-    return any(each.attachment == attachment for each in segment.status.endpoints)
+    return any(endpoint.attachment == attachment for endpoint in segment.status.endpoints)
 
 
 def seconds(text: str) -> float:
-    """A time of the API server's, in seconds since 1970; 0 where there is none."""
+    """A time as the API server writes it, in seconds since 1970; 0 for an empty or malformed text."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

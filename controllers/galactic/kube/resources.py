@@ -1,4 +1,4 @@
-"""The kinds we read and write, and where the API server keeps them."""
+"""The kinds that Galactic reads and writes, and their request paths."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from galactic.names import GROUP, VERSION
 class Resource:
     """One kind of object. ``group`` is empty for the core group.
 
-    ``partial``: only the objects' metadata is asked for (``PartialObjectMetadata``).
+    ``partial``: only the objects' metadata is requested (``PartialObjectMetadata``).
     """
 
     group: str

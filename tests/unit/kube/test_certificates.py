@@ -54,7 +54,7 @@ def test_replicas_that_look_at_any_pace_meet_nobody_who_cannot_check(pauses: lis
     history = [(now, renewed(None, NAMES, lifetime, now))]
     changes = 0
     for pause in pauses:
-        now += lifetime.whole * pause
+        now += lifetime.total * pause
         after = renewed(history[-1][1], NAMES, lifetime, now)
         changes += after != history[-1][1]
         history.append((now, after))

@@ -198,33 +198,33 @@ async def test_a_time_out_is_told_as_what_it_is(candidates):
 )
 def test_a_lease_lasts_as_long_as_renewals_take(intervals, duration):
     pace, at = Pace(Terms(duration=3.0, deadline=2.0, retry=0.5, longest=15.0)), 100.0
-    pace.asks(at, 0.0)
+    pace.writing(at, 0.0)
     pace.renewed(at)
     for interval in intervals:
         at += interval
-        pace.asks(at, None)
+        pace.writing(at, None)
         pace.renewed(at)
     assert pace.duration == duration
 
 
 def test_a_renewal_that_failed_is_a_late_one():
     pace = Pace(Terms(duration=3.0, deadline=2.0, retry=0.5, longest=15.0))
-    pace.asks(0.0, 0.0)
+    pace.writing(0.0, 0.0)
     pace.renewed(0.0)
     for at in (1.0, 2.0, 4.0):
-        pace.asks(at, None)
+        pace.writing(at, None)
     assert pace.duration == 12
 
 
 def test_the_next_holder_begins_with_what_the_last_one_needed():
     pace = Pace(Terms(duration=3.0, deadline=2.0, retry=0.5, longest=15.0))
-    pace.asks(0.0, 9.0)
+    pace.writing(0.0, 9.0)
     assert pace.duration == 9
 
 
 def test_an_operator_always_asks_for_as_much():
     pace = Pace(TERMS)
-    pace.asks(0.0, 60.0)
+    pace.writing(0.0, 60.0)
     assert pace.duration == TERMS.duration == 15
 
 
