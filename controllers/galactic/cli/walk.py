@@ -163,8 +163,10 @@ def _leaves(flow: _Flow, local: Inspection) -> Iterator[Hop]:
         yield Hop(where, f"{destination} is its own address", STOPS, "trace another address")
     if not (route := covering(pod["routes"], destination)):
         what = f"no route to {destination} on {source.ifname}: packets leave by the pod's default network or not at all"
-        remedy = "the address is outside the VPC's networks: add a network to the VPC's spec.networks, or "
-        "a route to the attachment"
+        remedy = (
+            "the address is outside the VPC's networks: add a network to the VPC's spec.networks, or "
+            "a route to the attachment"
+        )
         yield Hop(where, what, STOPS, remedy)
         return
     gateway = route.get("gateway", "")
@@ -309,8 +311,10 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
                 "delete one of them, or give it another address"
             )
     if any(_contains(network, destination) for network in table.routes):
-        why = f"the route is desired but missing in this kernel: {controller(source.node)}; galactic "
-        f"routes {source.vpc}"
+        why = (
+            f"the route is desired but missing in this kernel: {controller(source.node)}; galactic "
+            f"routes {source.vpc}"
+        )
         if name := _unrouted(source, destination, snapshot):
             describe = f"kubectl describe vpca -n {name.replace('/', ' ')}"
             why = f"VPCAttachment {name} has it, but no router has published its route: galactic status, and {describe}"

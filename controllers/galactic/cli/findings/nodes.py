@@ -64,8 +64,10 @@ def _together(alike: list[Finding]) -> Finding:
 
 
 def _annotate(node: str) -> str:
-    return f"kubectl annotate node {node} --overwrite {PREFIX_ANNOTATION}=PREFIX/56, a prefix that the "
-    "underlay routes to the node"
+    return (
+        f"kubectl annotate node {node} --overwrite {PREFIX_ANNOTATION}=PREFIX/56, a prefix that the "
+        "underlay routes to the node"
+    )
 
 
 def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Finding]:

@@ -60,8 +60,10 @@ def _remedy(snapshot: Snapshot, component: Component) -> str:
             f"check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-{component.kind}"
         )
     if "postgres" in problem:
-        return f"check PostgreSQL, and database_url of galactic-{component.kind}; missed changes are "
-        "written once it answers"
+        return (
+            f"check PostgreSQL, and database_url of galactic-{component.kind}; missed changes are "
+            "written once it answers"
+        )
     return component.log or log(snapshot, component.kind)
 
 
