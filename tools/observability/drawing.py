@@ -77,7 +77,13 @@ def _stat(panel: Panel, series: Sequence[Shown], box: Box, _span: Span) -> Itera
         size = 30 if len(series) == 1 else 22
         colour = _colour(panel, one.last)
         yield _text(
-            middle, y + h * 0.68, said(panel, one.last), size, colour=colour, anchor="middle", weight="bold"
+            middle,
+            y + h * 0.68,
+            shown_value(panel, one.last),
+            size,
+            colour=colour,
+            anchor="middle",
+            weight="bold",
         )
         if len(series) > 1:
             yield _text(middle, y + h - 9, one.name, 11, colour=PALE, anchor="middle")
@@ -126,7 +132,7 @@ def _lines(panel: Panel, series: Sequence[Shown], box: Box, span: Span) -> Itera
     for tick in ticks:
         at = bottom - (bottom - top) * tick / most
         yield f'<line x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="{LINE}"/>'
-        yield _text(left - 6, at + 4, said(panel, tick), 10, colour=PALE, anchor="end")
+        yield _text(left - 6, at + 4, shown_value(panel, tick), 10, colour=PALE, anchor="end")
     for level in panel.levels:
         if 0 < level.value <= most and level.colour != "green":
             at = bottom - (bottom - top) * level.value / most
@@ -166,7 +172,7 @@ def _legend(names: Sequence[str], box: Box) -> Iterable[str]:
         at += length + 8
 
 
-def said(panel: Panel, value: float) -> str:
+def shown_value(panel: Panel, value: float) -> str:
     """A value in the panel's unit, or its word."""
     if not math.isfinite(value):
         return "no data"

@@ -1,6 +1,4 @@
-"""Writes the pages into docs/reference and the pictures into docs/pictures, or with ``--check`` says which differ and
-exits 1.
-"""
+"""Writes docs/reference and docs/pictures; with ``--check`` lists the files that differ and exits 1."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A little SVG: boxes, arrows and words on a light sheet of its own, so that it reads in a dark theme as well."""
+"""A small SVG writer: boxes, arrows and words on a light background, readable in dark themes too."""
 
 from collections.abc import Sequence
 from html import escape
@@ -43,7 +43,7 @@ class Drawing:
             )
 
     def frame(self, x: int, y: int, width: int, height: int, title: str) -> None:
-        """Something that holds other things, its title above on the left."""
+        """A dashed frame around other shapes, with its title at the upper left."""
         self._parts.append(
             f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="8" fill="none" stroke="{GREY}" '
             'stroke-dasharray="5 4"/>'

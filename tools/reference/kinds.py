@@ -68,12 +68,12 @@ def _row(path: str, schema: Mapping[str, Any], required: bool) -> tuple[str, ...
     inner = schema.get("items") or {}
     if kind == "array":
         kind = f"{inner.get('type', '')}[]"
-    said = ["required"] if required else []
+    limits = ["required"] if required else []
     if "default" in schema:
-        said.append(f"default {code(schema['default'])}")
-    said += [f"{words} {_limit(schema[key])}" for key, words in LIMITS.items() if key in schema]
-    said += [f"each {words} {_limit(inner[key])}" for key, words in LIMITS.items() if key in inner]
-    return code(path), kind, "; ".join(said), text(schema.get("description", ""))
+        limits.append(f"default {code(schema['default'])}")
+    limits += [f"{words} {_limit(schema[key])}" for key, words in LIMITS.items() if key in schema]
+    limits += [f"each {words} {_limit(inner[key])}" for key, words in LIMITS.items() if key in inner]
+    return code(path), kind, "; ".join(limits), text(schema.get("description", ""))
 
 
 def _limit(value: object) -> str:

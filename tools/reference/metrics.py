@@ -1,4 +1,4 @@
-"""Every metric, from the registries that the processes would serve."""
+"""Every metric, from the registries of all processes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -21,17 +21,18 @@ CLASSES: Final[tuple[tuple[str, str, Callable[[CollectorRegistry], object]], ...
     ("Router: the database", "galactic.router.database.metrics", DatabaseMetrics),
     ("Node controller and router: the broker", "galactic.bus.metrics", BusMetrics),
 )
-"""Heading, the module that declares them, and what registers them."""
+"""Heading, module, and the class that registers the metrics."""
 
 
 def pages() -> dict[str, str]:
     who = (
-        "For those who watch Galactic: every metric on `/metrics` (port `metrics_port`), by process. Each process also "
+        "For those who monitor Galactic: every metric on `/metrics` (port `metrics_port`), by process. "
+        "Each process also "
         "has `galactic_build_info{component,version}`, always 1, and the usual `process_…` and `python_…`."
     )
     parts = [
         f"## {title}\n\n"
-        + table(("metric", "type", "labels", "meaning"), (_row(*each) for each in families(register)))
+        + table(("metric", "type", "labels", "meaning"), (_row(*family) for family in families(register)))
         for title, _, register in CLASSES
     ]
     return {"metrics.md": page("Metrics", who, *parts, source="the registries in controllers/galactic")}
@@ -40,11 +41,11 @@ def pages() -> dict[str, str]:
 def families(
     register: Callable[[CollectorRegistry], object],
 ) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
-    """Name as it is queried, type, labels and meaning of all that is registered, in the order of their names."""
+    """Queried name, type, labels and meaning of each registered metric, sorted by name."""
     registry = CollectorRegistry()
     register(registry)
     found = []
-    for collector in set(registry._collector_to_names):  # noqa: SLF001 - there is no public way to see labels
+    for collector in set(registry._collector_to_names):  # noqa: SLF001 - labels are not public
         if hasattr(collector, "_labelnames"):
             found.append(_declared(collector))
         else:

@@ -9,7 +9,7 @@ SOURCES: Final = ROOT / "controllers" / "galactic"
 
 
 def text(words: str) -> str:
-    """Words in a cell of a table; what is between backquotes stays literal."""
+    """Words in a cell of a table; text between backquotes stays literal."""
     parts = " ".join(words.split()).replace("|", "\\|").split("`")
     parts[::2] = [_escaped(part) for part in parts[::2]]
     return "`".join(parts)
@@ -28,12 +28,12 @@ def code(literal: object) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are escaped already."""
+    """A table of escaped cells."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def page(title: str, who: str, *parts: str, source: str) -> str:
-    """A whole page; ``source`` says what it is generated from."""
+    """A whole page, generated from ``source``."""
     note = f"<!-- Generated from {source} by `make generate`. Do not edit. -->\n"
     return "\n".join([f"{note}\n# {title}\n\n{who}\n", *(part.rstrip("\n") + "\n" for part in parts)])

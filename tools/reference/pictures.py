@@ -41,7 +41,7 @@ def overview() -> str:
 
 
 def packet() -> str:
-    """A packet's way, hop by hop."""
+    """The hops of a packet."""
     it = Drawing(760, 420, "A packet's way from one pod to another")
     it.frame(20, 20, 310, 380, "node-1, 2001:db8:ff01:100::/56")
     it.frame(430, 20, 310, 380, "node-2, 2001:db8:ff02:100::/56")
@@ -75,7 +75,7 @@ def packet() -> str:
 
 
 def writers() -> str:
-    """Who writes what, and who reads it."""
+    """The programs, the objects and messages that they write, and their readers."""
     it = Drawing(760, 400, "Who writes what")
     it.box(20, 30, 120, 50, GREY, "user", "kubectl")
     it.box(

@@ -19,44 +19,44 @@ TOPICS: Final = (
     (messages.Head, ("head", "<vpc>"), "router", True),
 )
 FIELDS: Final = {
-    "state": "whether the node controller has a session",
+    "state": "whether the node controller has a session with the broker",
     "prefix": "the node's SRv6 prefix",
     "version": "the node controller's version",
-    "sequence": "the highest is the newest, whichever way it came",
-    "endpoints": "all of the node's endpoints",
-    "id": "the router that leads",
-    "term": "a new one asks every node to publish its endpoints again",
-    "revision": "of the VPC's table",
-    "previous": "the revision that this is applied to",
-    "set": "routes that are new or changed",
-    "delete": "networks that have no route any more",
-    "of": "how many shards the table has",
+    "sequence": "orders the node's registrations: the highest is the newest, over MQTT and from the API server",
+    "endpoints": "all endpoints of the node",
+    "id": "the leading router",
+    "term": "orders the leaders; at a new term every node publishes its endpoints again",
+    "revision": "revision of the VPC's table",
+    "previous": "the revision to which the change applies",
+    "set": "new and changed routes",
+    "delete": "networks without a route from now on",
+    "of": "number of shards of the table",
     "routes": "at most 256",
     "count": "routes in the table",
     "digest": "the sum of the routes' weights, 16 hex digits",
-    "shards": "how many shards the table has",
+    "shards": "number of shards of the table",
     "vpc": "VPC identifier, 12 hex digits",
     "function": "attachment identifier, 4 hex digits",
     "attachment": "namespace/name",
     "sid": "the attachment's SID",
-    "networks": "what it announces: its addresses as host routes, and its terminations",
-    "epoch": "when it was attached, in ns: a hybrid logical clock",
+    "networks": "announced networks: addresses as host routes, and terminations",
+    "epoch": "time of the ADD, in ns, of a hybrid logical clock",
     "network": "the destination",
-    "segments": "the SIDs that lead to it",
-    "cluster": "where it is attached",
-    "node": "where it is attached",
+    "segments": "SIDs that lead to the network",
+    "cluster": "cluster of the attachment's node",
+    "node": "node of the attachment",
 }
 CODES: Final = {
-    "INCOMPATIBLE": "a `cniVersion` that is not spoken, or that does not have the command",
+    "INCOMPATIBLE": "a `cniVersion` that is not supported, or that lacks the command",
     "UNSUPPORTED": "a field that is not supported, with its value",
-    "INVALID_ENVIRONMENT": "environment variables that are missing or impossible, by their names",
+    "INVALID_ENVIRONMENT": "missing or invalid environment variables, by name",
     "UNREADABLE": "the configuration could not be read",
     "UNDECODABLE": "the configuration is not JSON",
-    "INVALID_CONFIG": "the configuration is not valid: the field, its value and why",
-    "TRY_AGAIN": "try again: the node controller is away, not ready, or another container still holds the attachment",
+    "INVALID_CONFIG": "the configuration is invalid: field, value and reason",
+    "TRY_AGAIN": "try again: the node controller is down or not ready, or another container still holds the attachment",
     "NOT_AVAILABLE": "STATUS: pods cannot be attached",
-    "NOT_AVAILABLE_AND_LIMITED": "STATUS: pods cannot be attached, and those that are may suffer as well",
-    "NOT_AS_IT_SHOULD_BE": "CHECK: what is missing is in `details`",
+    "NOT_AVAILABLE_AND_LIMITED": "STATUS: pods cannot be attached, and attached pods may lose connectivity",
+    "NOT_AS_IT_SHOULD_BE": "CHECK: `details` names what is missing",
     "FAILED": "the plugin itself failed",
 }
 
@@ -67,9 +67,10 @@ def pages() -> dict[str, str]:
 
 def _topics() -> str:
     who = (
-        "For those who write access lists for a broker, or look at what goes over it: every topic below `mqtt_base` "
-        "(`galactic/v1`), and every field. All are QoS 1 and JSON; unknown fields are ignored. What they are for is in "
-        "[Architecture](../architecture.md#messages), who may do what in [The broker](../broker.md#what-each-may-do)."
+        "For those who write access lists for a broker, or read its traffic: every topic below `mqtt_base` "
+        "(`galactic/v1`), and every field. All are QoS 1 and JSON; unknown fields are ignored. Their purpose is in "
+        "[Architecture](../architecture.md#messages), the rights of each client in [The "
+        "broker](../broker.md#what-each-may-do)."
     )
     topics = messages.Topics("")
     rows, parts = [], []
@@ -88,14 +89,15 @@ def _topics() -> str:
     for kind in structs:
         hints = get_type_hints(kind)
         fields = (
-            (code(it.name), _type(hints[it.name]), text(FIELDS[it.name]))
-            for it in msgspec.structs.fields(kind)
+            (code(field.name), _type(hints[field.name]), text(FIELDS[field.name]))
+            for field in msgspec.structs.fields(kind)
         )
-        said = re.sub(r"``", "`", " ".join((kind.__doc__ or "").split()))
-        parts.append(f"## {kind.__name__}\n\n{said}\n\n" + table(("field", "type", "meaning"), fields))
+        meaning = re.sub(r"``", "`", " ".join((kind.__doc__ or "").split()))
+        parts.append(f"## {kind.__name__}\n\n{meaning}\n\n" + table(("field", "type", "meaning"), fields))
     first = table(("topic", "publisher", "", "payload"), rows)
     own = (
-        "`router/sync/<replica>`: a router sends to itself, to learn that all retained messages have arrived."
+        "`router/sync/<replica>`: a router publishes to itself; the message comes back after all retained "
+        "messages (end-of-RIB)."
     )
     return page("MQTT topics", who, first, own, *parts, source="controllers/galactic/messages.py")
 
@@ -116,8 +118,8 @@ def _type(hint: Any) -> str:
 
 def _codes() -> str:
     who = (
-        "For those who read kubelet's Events or a runtime's log: the codes of the CNI errors that the plugin answers "
-        "with. The words in `msg` and `details` say more. What the plugin does is in [The CNI plugin](../cni.md)."
+        "For those who read kubelet's Events or a runtime's log: the codes of the plugin's CNI errors. "
+        "`msg` and `details` give the reason. The plugin's behaviour is in [The CNI plugin](../cni.md)."
     )
     tree = ast.parse((SOURCES / "node" / "cni" / "protocol.py").read_text())
     names = [
@@ -129,7 +131,7 @@ def _codes() -> str:
     ]
     found = {name: getattr(protocol, name) for name in names if isinstance(getattr(protocol, name), int)}
     found |= _hook()
-    rows = [(str(number), text_of(name)) for name, number in sorted(found.items(), key=lambda it: it[1])]
+    rows = [(str(number), text_of(name)) for name, number in sorted(found.items(), key=lambda pair: pair[1])]
     return page(
         "CNI error codes",
         who,
@@ -145,5 +147,5 @@ def text_of(name: str) -> str:
 
 
 def _hook() -> dict[str, int]:
-    """Those that the plugin answers by itself, which are in no constant of the node controller's."""
+    """Codes of the plugin itself, which the node controller has no constants for."""
     return {"UNREADABLE": 5, "FAILED": 101}

@@ -1,7 +1,7 @@
 """Every condition type, and every reason of a condition, an Event, a refusal or a metric's label, found in the code.
 
-A reason is a CamelCase literal where one of ``CALLS`` is called, or after ``reason=``. What it says is the literal text
-beside it, with `…` for what is filled in.
+A reason is a CamelCase literal in a call of one of ``CALLS``, or after ``reason=``. Its message is the literal text
+beside it, with `…` for placeholders.
 """
 
 import ast
@@ -28,7 +28,7 @@ CALLS: Final = {
     "record": (3, 4),
     "rejected": (0, 1),
 }
-"""Who is told a reason: the position of the reason (None: the keyword ``reason``) and of the message."""
+"""Calls with a reason: the positions of the reason (None: the keyword ``reason``) and of the message."""
 _WORD: Final = re.compile(r"[A-Z][A-Za-z0-9]+")
 PLACES: Final = (
     (
@@ -36,19 +36,19 @@ PLACES: Final = (
         "operator",
         (
             "As the reason of the condition `Ready` (and `Accepted`, `Granted`, `Conflict`, `Deleting`) of VPC, "
-            "VPCAttachment or NodeSegment, and of the Event that tells a transition; for pods with a generated "
+            "VPCAttachment or NodeSegment, and of the Event at its transition; for pods with a generated "
             "attachment also of an Event on the Pod."
         ),
     ),
     (
         "Operator and webhook",
         "validation",
-        "In the answer that `kubectl` prints; else as the operator's above.",
+        "In the error that `kubectl` prints; else as the operator's above.",
     ),
     (
         "Webhook",
         "webhook",
-        "In the answer that `kubectl` prints.",
+        "In the error that `kubectl` prints.",
     ),
     (
         "Node controller",
@@ -65,9 +65,10 @@ PLACES: Final = (
         "router",
         (
             "As `reason` of `galactic_router_rejections_total`, in the router's log, and of an Event on the "
-            "VPCAttachment where there is one. `StaleEpoch` and `NotReady` belong to every move and start, and make no "
-            "Event. What the router itself lacks (`BrokerUnreachable`, `DatabaseUnreachable`) is an Event on its Pod, "
-            "or on the Lease `galactic-router` where it is no Pod."
+            "VPCAttachment where there is one. `StaleEpoch` and `NotReady` are normal when pods move and "
+            "start, and make no "
+            "Event. Failures of the router itself (`BrokerUnreachable`, `DatabaseUnreachable`) are Events on its Pod, "
+            "or on the Lease `galactic-router` if it has no Pod."
         ),
     ),
     (
@@ -79,35 +80,35 @@ PLACES: Final = (
         "All",
         "",
         (
-            "What is not specific to one of them. `Invalid` (something must be changed) and `Pending` (wait) stand "
-            "where no word of its own is given, `Unreachable` where something is away: it is tried again."
+            "Reasons of several programs. `Invalid` (change something) and `Pending` (wait) are used without a more "
+            "specific reason, `Unreachable` for a dependency that does not answer and is retried."
         ),
     ),
 )
 CONDITIONS: Final = {
     "VPC, VPCAttachment": {
-        "Ready": "it can be used: attached to, or by a pod",
-        "Accepted": "the specification is valid as it stands",
-        "Granted": "False: the VPC's `allowedNamespaces` no longer admits this namespace; what is attached stays",
-        "Attached": "its pod has the VPC interface; absent while there is no pod, and while one starts",
-        "Routed": "False: its routes are not told to others, though a pod is attached; its message says why",
-        "Conflict": "True: another attachment has the address or the prefix; its message says who",
-        "Deleting": "True: it is being deleted, and waits for those that use it",
+        "Ready": "the object can be used: a VPC by attachments, an attachment by a pod",
+        "Accepted": "the specification is valid",
+        "Granted": "False: the VPC's `allowedNamespaces` no longer admits this namespace; attached pods stay attached",
+        "Attached": "the pod has the VPC interface; absent without a pod, and while it starts",
+        "Routed": "False: a pod is attached, but its routes are not published; the message has the reason",
+        "Conflict": "True: another object has the address or the prefix; the message names it",
+        "Deleting": "True: the deletion waits for the objects that use it",
     },
     "NodeSegment": {
         "Ready": "pods can be attached to this node",
-        "Accepted": "False: the operator does not take the prefix; absent otherwise",
-        "Synced": "the kernel is as planned",
-        "DefinitionsApplied": "the NetworkAttachmentDefinitions of what is attached are applied as they are now",
-        "BrokerConnected": "there is a session with the broker",
+        "Accepted": "False: the operator rejects the prefix; absent otherwise",
+        "Synced": "the kernel has the whole plan",
+        "DefinitionsApplied": "the current NetworkAttachmentDefinitions of all attachments are applied",
+        "BrokerConnected": "the node controller has a session with the broker",
         "Underlay": "the interface towards the other nodes, and its MTU",
-        "MultusConfigured": "Multus' is the first of the runtime's network configurations; absent where nobody looks",
+        "MultusConfigured": "Multus' CNI configuration is the runtime's first; absent without `cni_conf_dir`",
         "Neighbours": "every pod that is attached answers ARP and neighbour discovery for its addresses",
-        "PacketFilter": "our chains are in place, and in which backend",
+        "PacketFilter": "Galactic's chains are installed; the message names the backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",
-        "Sysctls": "forwarding and what else the plan needs is set, or can be",
-        "IPv6": "IPv6 is on",
-        "NetworkNamespaces": "False: no throw-away namespace can be made; absent otherwise",
+        "Sysctls": "forwarding and the plan's other sysctls are set, or can be",
+        "IPv6": "IPv6 is enabled",
+        "NetworkNamespaces": "False: no temporary network namespace can be created; absent otherwise",
         "Dummy": "dummy devices",
         "Veth": "veth devices",
         "VRF": "VRF devices",
@@ -118,7 +119,7 @@ CONDITIONS: Final = {
         "ReducedEncapsulation": "`encap.red`; without it 24 bytes more a packet",
     },
 }
-"""What True means unless it says otherwise. All types that the code can write are here, or no page is made."""
+"""The meaning of True, unless it begins with False. Must list all types in the code."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -130,20 +131,20 @@ class Reason:
 
 
 def pages() -> dict[str, str]:
-    who = (
-        "For those who ask why something is not as they want it: every condition type, and every reason, one stable "
-        "word each."
-    )
+    who = "For those who look for the cause of a problem: every condition type, and every reason, one stable word each."
     parts = ["## Conditions\n\n" + "\n".join(_conditions())]
     by_place: dict[str, list[Reason]] = defaultdict(list)
     for reason in reasons():
         by_place[place(reason.module)].append(reason)
     for title, folder, shown in PLACES:
         if rows := by_place[folder]:
-            parts.append(f"## Reasons: {title}\n\n{shown}\n\n" + table(("reason", "says", ""), _merged(rows)))
+            parts.append(
+                f"## Reasons: {title}\n\n{shown}\n\n" + table(("reason", "message", ""), _merged(rows))
+            )
     note = (
-        "`…` stands for what is filled in: names, addresses, what another process answered. *Change something*: it is "
-        "not tried again before that. *Waits*: it goes on by itself once what it waits for is there."
+        "`…` stands for names, addresses and other programs' errors. *Change something*: nothing is "
+        "retried before a change. "
+        "*Waits*: work continues once the dependency exists."
     )
     return {
         "reasons.md": page("Conditions, Events and reasons", who, note, *parts, source="controllers/galactic")
@@ -151,12 +152,12 @@ def pages() -> dict[str, str]:
 
 
 def _merged(reasons: list[Reason]) -> Iterator[tuple[str, ...]]:
-    """One row a word, with all that it may say."""
+    """One row per reason, with all its messages."""
     for word in sorted({reason.word for reason in reasons}):
         same = [reason for reason in reasons if reason.word == word]
-        said = sorted({text(reason.message) for reason in same if reason.message.strip("… :")})
+        messages = sorted({text(reason.message) for reason in same if reason.message.strip("… :")})
         kinds = sorted({reason.kind for reason in same if reason.kind})
-        yield code(word), "<br>".join(said) or "what came up, in words", ", ".join(kinds)
+        yield code(word), "<br>".join(messages) or "the error's own text", ", ".join(kinds)
 
 
 def _conditions() -> Iterator[str]:
@@ -167,17 +168,17 @@ def _conditions() -> Iterator[str]:
         )
     for kind, meanings in CONDITIONS.items():
         rows = ((code(name), text(meaning)) for name, meaning in meanings.items())
-        yield f"### {kind}\n\n" + table(("type", "says"), rows)
+        yield f"### {kind}\n\n" + table(("type", "meaning"), rows)
 
 
 def place(module: str) -> str:
-    """The longest folder of ``PLACES`` that the module is in."""
+    """The longest folder of ``PLACES`` that contains the module."""
     return max((folder for _, folder, _ in PLACES if module.startswith(folder)), key=len)
 
 
 @cache
 def modules() -> tuple[tuple[str, ast.Module], ...]:
-    """Those that run in a cluster, by their path."""
+    """Modules that run in a cluster, by path."""
     paths = {path.relative_to(SOURCES).as_posix(): path for path in sorted(SOURCES.rglob("*.py"))}
     return tuple(
         (name, ast.parse(path.read_text()))
@@ -187,7 +188,7 @@ def modules() -> tuple[tuple[str, ast.Module], ...]:
 
 
 def reasons() -> Iterator[Reason]:
-    """All reasons, with what each says."""
+    """All reasons with their messages."""
     for module, tree in modules():
         words, before = _constants(tree), _assigned(tree)
         for node in ast.walk(tree):
@@ -196,7 +197,7 @@ def reasons() -> Iterator[Reason]:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             position, message = CALLS.get(name, (None, 0))
             for word in _words(_reason(node, position), words):
-                yield Reason(word, _kind(name), _said(node, message, before), module)
+                yield Reason(word, _kind(name), _message(node, message, before), module)
         if module.startswith("bus/"):
             yield from _pairs(tree, module)
 
@@ -248,18 +249,18 @@ def _words(value: ast.expr | None, constants: dict[str, str]) -> Iterator[str]:
         yield word
 
 
-def _said(call: ast.Call, position: int, before: dict[str, list[ast.Assign]]) -> str:
+def _message(call: ast.Call, position: int, before: dict[str, list[ast.Assign]]) -> str:
     if len(call.args) <= position:
         return ""
     value = call.args[position]
     if isinstance(value, ast.Name):
-        given = [it for it in before.get(value.id, ()) if it.lineno < call.lineno]
-        return _literal(max(given, key=lambda it: it.lineno).value) if given else ""
+        assigned = [node for node in before.get(value.id, ()) if node.lineno < call.lineno]
+        return _literal(max(assigned, key=lambda node: node.lineno).value) if assigned else ""
     return _literal(value)
 
 
 def _assigned(tree: ast.Module) -> dict[str, list[ast.Assign]]:
-    """Where names get a literal text."""
+    """Assignments of literal texts, by name."""
     found = defaultdict(list)
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and _literal(node.value):
@@ -268,12 +269,12 @@ def _assigned(tree: ast.Module) -> dict[str, list[ast.Assign]]:
 
 
 def _literal(value: ast.expr) -> str:
-    """The literal text of an expression, `…` for what is filled in; nothing where there is none."""
+    """The literal text of an expression, with `…` for placeholders; empty for none."""
     if isinstance(value, ast.Constant):
         return value.value if isinstance(value.value, str) else ""
     if isinstance(value, ast.JoinedStr):
-        said = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in value.values)
-        return re.sub("…+", "…", said)
+        literal = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in value.values)
+        return re.sub("…+", "…", literal)
     return ""
 
 
@@ -286,7 +287,7 @@ def _kind(name: str) -> str:
 
 
 def _pairs(tree: ast.Module, module: str) -> Iterator[Reason]:
-    """Tuples of a reason and a sentence, as failures of the connection are written."""
+    """Tuples of a reason and a sentence: the form of connection failures."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Tuple) and len(node.elts) >= 2:
             reason, sentence = node.elts[-2:]
@@ -296,6 +297,6 @@ def _pairs(tree: ast.Module, module: str) -> Iterator[Reason]:
                     yield Reason(words, "", _literal(sentence).replace("{}", "…"), module)
         if isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
-                word, said = getattr(value, "value", None), getattr(key, "value", None)
-                if isinstance(word, str) and isinstance(said, str) and _WORD.fullmatch(word):
-                    yield Reason(word, "", f"the broker says: {said}", module)
+                word, answer = getattr(value, "value", None), getattr(key, "value", None)
+                if isinstance(word, str) and isinstance(answer, str) and _WORD.fullmatch(word):
+                    yield Reason(word, "", f"the broker's answer: {answer}", module)

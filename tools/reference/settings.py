@@ -28,28 +28,28 @@ GROUPS: Final = (
 )
 VARIABLES: Final = {
     "GALACTIC_CONFIG": "the YAML file with further settings, as `--config`",
-    "GALACTIC_DATABASE_URL": "`galactic history`: the database to ask",
-    "GALACTIC_LAB": "the name of the lab that `galactic lab …` and the stories in tests/e2e use",
+    "GALACTIC_DATABASE_URL": "`galactic history`: URL of the router's database",
+    "GALACTIC_LAB": "name of the lab for `galactic lab …` and the stories in tests/e2e",
     "GALACTIC_LAB_LINUX": "the guest kernel of labs, as `galactic lab up --linux`: `pinned` (the default) or `newest`",
     "GALACTIC_SOCKET": "the CNI plugin: the node controller's socket, before `galactic.socket` beside the plugin",
-    "KUBECONFIG": "how to reach the API server; without it the pod's service account, else `~/.kube/config`",
-    "KUBERNETES_SERVICE_HOST": "set by Kubernetes in pods: the service account is used",
+    "KUBECONFIG": "kubeconfig of the API server; default: the pod's service account, else `~/.kube/config`",
+    "KUBERNETES_SERVICE_HOST": "set by Kubernetes in pods: selects the service account",
     "GALACTIC_LAB_KUBERNETES": "the lab: a version of Kubernetes other than the newest, such as `1.34` or `1.34.4`",
     "KUBEBUILDER_ASSETS": "the lab: a folder with kube-apiserver, kube-controller-manager, kube-scheduler and etcd, "
     "used unless a version is asked for",
     "XTABLES_LOCKFILE": "the lock file that users of iptables share; default `/run/xtables.lock`",
-    "XTABLES_LIBDIR": "where iptables' extensions are; found out unless given",
-    "POD_NAMESPACE": "the namespace that a controller runs in, where it cannot be read off the service account",
-    "POD_NAME": "the Pod that the router runs in, on which it makes Events about itself",
-    "POD_UID": "the same Pod; without both the Events are on the Lease `galactic-router`",
-    "CLICOLOR_FORCE": "colours in what `galactic` prints, also where it is no terminal",
-    "NO_COLOR": "no colours in what `galactic` prints",
-    "XDG_CACHE_HOME": "where the lab keeps what it has built, in `galactic/`; default `~/.cache`",
+    "XTABLES_LIBDIR": "folder of iptables' extensions; default: searched",
+    "POD_NAMESPACE": "namespace of a controller, if its service account does not give it",
+    "POD_NAME": "Pod of the router, the object of its Events about itself",
+    "POD_UID": "UID of that Pod; without both, the Events are on the Lease `galactic-router`",
+    "CLICOLOR_FORCE": "colours in `galactic`'s output, also without a terminal",
+    "NO_COLOR": "no colours in `galactic`'s output",
+    "XDG_CACHE_HOME": "folder of the lab's builds, in `galactic/`; default `~/.cache`",
 }
 OTHERS: Final = frozenset(
     {"PATH", "SHELL", "HOME", "TERM", "COLUMNS", "USER", "GALACTIC_MIGRATION_URL", "TMPDIR", "GOFLAGS"}
 )
-"""The system's own, and what a process of ours tells another."""
+"""Variables of the system, and those between Galactic's own processes."""
 
 
 def pages() -> dict[str, str]:
@@ -141,7 +141,7 @@ def _default(value: Any) -> str:
 
 
 def variables() -> set[str]:
-    """The names of environment variables that the code reads by name, or that typer's options are bound to."""
+    """Environment variables that the code reads by name, or to which typer's options are bound."""
     found = set()
     for folder in (ROOT / "controllers" / "galactic", ROOT / "src"):
         for path in folder.rglob("*.py"):

@@ -19,7 +19,7 @@ LIMITS: Final = {
 
 
 def pages() -> dict[str, str]:
-    """Nothing while there is no chart."""
+    """The page; none without a chart."""
     schema_file, values_file = CHART / "values.schema.json", CHART / "values.yaml"
     if not (schema_file.exists() and values_file.exists()):
         return {}
@@ -33,16 +33,16 @@ def pages() -> dict[str, str]:
     parts.append("## In general\n\n" + table(("value", "type", "default", "meaning"), rows))
     for name, inner in top.items():
         if name not in plain:
-            said = inner.get("description", "")
+            meaning = inner.get("description", "")
             below = list(_rows(name, inner, defaults.get(name), schema))[1:]
             parts.append(
-                f"## {name}\n\n{text(said)}\n\n" + table(("value", "type", "default", "meaning"), below)
+                f"## {name}\n\n{text(meaning)}\n\n" + table(("value", "type", "default", "meaning"), below)
             )
     return {"values.md": page("Helm values", who, *parts, source="charts/galactic")}
 
 
 def resolved(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with its reference followed; what stands beside the reference goes first."""
+    """The schema with its reference resolved; keys beside the reference override it."""
     if not isinstance(schema, Mapping):
         return {}
     found = dict(schema)
@@ -75,8 +75,8 @@ def _type(schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
     if "const" in schema:
         return code(json.dumps(schema["const"]))
     kinds = schema.get("type", "")
-    said = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
-    if said == "array" and (inner := resolved(schema.get("items"), root)):
-        said = f"array of {inner.get('type', 'anything')}"
+    shown = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
+    if shown == "array" and (inner := resolved(schema.get("items"), root)):
+        shown = f"array of {inner.get('type', 'anything')}"
     limits = [f"{words} {code(schema[key])}" for key, words in LIMITS.items() if key in schema]
-    return ", ".join((said, *limits)) if said else ", ".join(limits)
+    return ", ".join((shown, *limits)) if shown else ", ".join(limits)

@@ -24,7 +24,7 @@ COMPONENT: Final = "app.kubernetes.io/component"
 METRICS_PORT: Final = 9090
 LOG_LINES: Final = 5000
 Inspection = dict[str, Any]
-"""What ``galactic-node-inspect`` prints."""
+"""The output of ``galactic-node-inspect``."""
 
 
 class ClusterAccess(Protocol):
