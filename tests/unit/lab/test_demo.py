@@ -43,7 +43,7 @@ def test_the_first_rows_that_are_not_as_expected_are_traced(
     assert [line.split()[3:5] for line in traced] == [
         [each.pod, each.address] for each in wrong[: demo.TRACES]
     ]
-    assert text.count("--kubeconfig: there is no file") == demo.TRACES, "and what could not be asked is told"
+    assert text.count("--kubeconfig: no file") == demo.TRACES, "and what could not be asked is told"
     assert "▸ galactic status" not in text
 
 
