@@ -1,4 +1,4 @@
-"""What `galactic lab up` asks for, held against the lab that is up, and against the one that it joins."""
+"""Settings of `galactic lab up`, checked against the lab that is up, and against the lab that it joins."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +11,7 @@ from galactic_lab.state import LINUX, MAX_NODES, MAX_ROUTERS, State, labs
 
 
 def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> State:
-    """The settings to use: the lab's own if it is up, which ``fixed`` ones asked for must not contradict."""
+    """The settings to use. Raises Rejected where ``fixed`` settings contradict those of the lab that is up."""
     given, changed = (
         {key: value for key, value in asked.items() if value is not None} for asked in (fixed, free)
     )
@@ -38,7 +38,7 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
 
 
 def _charted(given: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
-    """Raises Rejected for what cannot be had together with the chart."""
+    """Raises Rejected for settings that exclude the chart."""
     if given.get("nodes") == 0:
         raise Rejected("the chart's pods need nodes", field="nodes")
     if asked := sorted(key for key in (*changed, "join") if changed.get(key) or given.get(key)):
@@ -46,7 +46,7 @@ def _charted(given: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
 
 
 def _joining(state: State, changed: Mapping[str, Any]) -> State:
-    """The same, with its place in the lab that it joins."""
+    """The state with its cluster's number and its first node in the lab that it joins."""
     host = State.load(state.join)
     if host is None or host.join or not Supervisor(host).running():
         raise Rejected(f"lab {state.join!r} is not up, or joins another itself", field="join")
@@ -73,6 +73,6 @@ def _joining(state: State, changed: Mapping[str, Any]) -> State:
 
 
 def joined(name: str) -> list[State]:
-    """The labs that joined that one."""
+    """The labs that joined lab ``name``."""
     states = (State.load(other) for other in labs())
     return [state for state in states if state is not None and state.join == name]

@@ -1,4 +1,4 @@
-"""Finds every program the lab runs, and builds those that neither the machine nor the cache has."""
+"""The programs of a lab's control plane: found on the machine or in the cache, or built."""
 
 import os
 import re
@@ -26,7 +26,7 @@ HELM_MAJOR: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Paths of everything the control plane runs; ``version`` is the API server's (major, minor)."""
+    """Paths of the control plane's programs; ``version`` is the API server's (major, minor)."""
 
     apiserver: Path
     controller_manager: Path
@@ -39,7 +39,7 @@ class Assets:
 
 
 def ours(program: Path) -> bool:
-    """Whether the program is a build of ours; else it is the machine's."""
+    """Whether the program is from the cache, not the machine's own."""
     return program.is_relative_to(cache.root())
 
 
@@ -69,12 +69,12 @@ def _together(kubernetes: str) -> dict[str, Path]:
 
 
 def _answer(*argv: str | Path) -> str:
-    """What the program prints."""
+    """The program's output."""
     return subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=False).stdout
 
 
 def release(printed: str) -> tuple[int, int] | None:
-    """Major and minor in what a program prints of its version, such as ``Client Version: v1.37.2``."""
+    """Major and minor in a program's output, such as ``Client Version: v1.37.2``."""
     found = re.search(r"v(\d+)\.(\d+)", printed)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -85,7 +85,7 @@ def fits(client: tuple[int, int] | None, server: tuple[int, int]) -> bool:
 
 
 def server_version(kubernetes: str) -> tuple[int, int]:
-    """The version that the API server has, or will have once it is built."""
+    """The API server's version, also before it is built."""
     if servers := _together(kubernetes):
         program = servers["kube-apiserver"]
         printed = _answer(program, "--version")
@@ -98,20 +98,20 @@ def server_version(kubernetes: str) -> tuple[int, int]:
 
 
 def _kubectl(server: tuple[int, int]) -> Path | None:
-    """The machine's, if its version fits."""
+    """The machine's kubectl, if the version skew policy allows it."""
     asked = ((path, _answer(path, "version", "--client")) for path in _machine("kubectl"))
     return next((path for path, printed in asked if fits(release(printed), server)), None)
 
 
 def _kubectl_build(kubernetes: str, server: tuple[int, int]) -> Build:
-    """The build with a kubectl that fits: that of the servers, unless these are not built."""
+    """The build with a kubectl of a fitting version: that of the servers, unless these are not built."""
     if not kubernetes and not fits(release(f"v{build_modules.default_version()}"), server):
         kubernetes = f"{server[0]}.{server[1]}"
     return build_modules.kubernetes(kubernetes)
 
 
 def helm() -> Path | None:
-    """The machine's helm if it is new enough, else ours if it is there."""
+    """The machine's helm if it is new enough, else that of the cache, if any."""
     asked = ((path, release(_answer(path, "version"))) for path in _machine("helm"))
     return next((path for path, found in asked if found and found[0] >= HELM_MAJOR), HELM.find("helm"))
 
@@ -119,7 +119,7 @@ def helm() -> Path | None:
 def needed(
     kubernetes: str = "", *, guests: Sequence[Build] = (), nodes: bool = False, chart: bool = False
 ) -> list[Build]:
-    """The builds that this machine lacks for that version of Kubernetes and guests, built already or not."""
+    """The builds for that version of Kubernetes and these guests, without programs that the machine has."""
     build = build_modules.kubernetes(kubernetes)
     servers, server = _together(kubernetes), server_version(kubernetes)
     builds = [] if servers else [build]
@@ -149,7 +149,7 @@ def _bar(console: Console) -> Iterator[Progress]:
 
 
 def build(builds: list[Build], console: Console) -> None:
-    """Everything in ``builds`` is in the cache. One after the other: each uses every processor. Raises BuildFailed."""
+    """Builds in order those of ``builds`` that the cache lacks; each uses all processors. Raises BuildFailed."""
     pending = [one for one in builds if not one.built()]
     if not pending:
         return
@@ -169,7 +169,7 @@ def build(builds: list[Build], console: Console) -> None:
 
 
 class _Report:
-    """Shows how far a build is; never backwards. Where nobody watches, prints a line now and then instead."""
+    """Shows the progress of a build, never backwards. Without a terminal it prints a line now and then."""
 
     def __init__(self, progress: Progress, task: object) -> None:
         self._progress, self._task = progress, task
@@ -183,7 +183,7 @@ class _Report:
 
 
 def find(kubernetes: str = "") -> Assets:
-    """Everything for that version of Kubernetes, found. Raises Rejected with what to do for what is missing."""
+    """The programs for that version of Kubernetes. Raises Rejected with a remedy where one is missing."""
     build, etcd = build_modules.kubernetes(kubernetes), build_modules.etcd()
     server = server_version(kubernetes)
     found = {name: build.find(name) for name in SERVERS} | {"etcd": etcd.find("etcd")}

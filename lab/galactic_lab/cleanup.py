@@ -1,4 +1,4 @@
-"""Finding and ending what a lab left behind, whatever crashed: by marks of our own, never by a program's name."""
+"""Removes a lab, also after a crash: processes are found by marks of the lab, never by a program's name."""
 
 import os
 import shutil
@@ -17,12 +17,13 @@ from galactic_lab.processes import Supervisor
 from galactic_lab.state import HOME, State, alone
 
 MARK: Final = "GALACTIC_LAB_PROCESS"
-"""The variable that every process of a lab is started with; its value is the lab's name. Not ``GALACTIC_LAB``, which
-people set for themselves and their shells."""
+"""The variable in the environment of each process of a lab; its value is the lab's name. Not ``GALACTIC_LAB``, which
+users set in their shells.
+"""
 
 
 def marked(name: str) -> set[int]:
-    """Processes that were started with the mark of lab ``name``."""
+    """Processes with the mark of lab ``name``."""
     wanted, found = f"{MARK}={name}".encode(), set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -38,10 +39,10 @@ def lab_namespaces(state: State) -> list[str]:
 
 
 def remove(state: State) -> None:
-    """No process, namespace, mount or file of the lab is left."""
+    """Removes each process, namespace, mount and file of the lab."""
     names = lab_namespaces(state)
     pid = Supervisor(state).pid()
-    if pid in marked(state.name):  # first, or it starts again what we end; it has nothing to save
+    if pid in marked(state.name):  # first, or it restarts what is ended; it has nothing to save
         os.kill(pid, signal.SIGKILL)
     end(lambda: set().union(marked(state.name), *(inside(name) for name in names)))
     if state.join:

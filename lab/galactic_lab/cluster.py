@@ -1,4 +1,4 @@
-"""The lab as one object: what the command line, the demo and the end-to-end tests use.
+"""The lab as one object, for the command line, the demo and the end-to-end tests.
 
     with Lab("story") as lab:
         lab.up(nodes=3)
@@ -6,8 +6,8 @@
         lab.exec("node-1", ["ip", "-6", "route"])
         lab.pod("default/a", ["ping", "-c1", "10.1.1.2"])
 
-Everything is synchronous and raises ``galactic.errors``: Rejected for what the caller must change, Unreachable for what
-does not come up, with the end of the log that says why.
+Everything is synchronous and raises ``galactic.errors``: Rejected where the caller must change something, Unreachable
+where a part does not come up, with the end of its log.
 """
 
 import compileall
@@ -51,7 +51,7 @@ LATER: Final = (
 
 
 class Lab(Disturbances):
-    """One lab by name, up or not. As a context manager it is taken down at the end."""
+    """One lab by name, up or not. As a context manager it goes down at the end."""
 
     def __init__(self, name: str = "default", console: Console | None = None) -> None:
         if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > 20:
@@ -79,14 +79,13 @@ class Lab(Disturbances):
         standalone: bool | None = None,
         join: str | None = None,
     ) -> None:
-        """The lab is up and its nodes are Ready. What is up already stays; what has died is started again.
+        """Brings the lab up, until its nodes are Ready. Running parts stay; dead ones are started again.
 
-        Without nodes (0) it is a control plane alone, which is up in seconds: for what needs an API server only.
-        The number of routers, where they belong (``standalone``: to no cluster), a database and a Prometheus may be
-        changed in a lab that is up. A lab that joins another is a further cluster on that one's fabric, broker and
-        routers. ``kubernetes`` is a version such as 1.34; left out, ``GALACTIC_LAB_KUBERNETES`` has it, or the newest.
-        ``linux`` names the guest kernel; left out, ``GALACTIC_LAB_LINUX`` does, or it is the newest. ``chart``:
-        Galactic is what its chart installs. ``GALACTIC_LAB_MULTUS`` may name a folder with a real Multus.
+        With ``nodes`` 0 it is a control plane alone, up in seconds. ``routers``, ``standalone`` (routers outside of
+        Kubernetes), ``database`` and ``prometheus`` may change while the lab is up. ``join``: the lab is a further
+        cluster on that lab's fabric, broker and routers. ``kubernetes``: a version such as 1.34; by default that of
+        ``GALACTIC_LAB_KUBERNETES``, else the newest. ``linux``: the guest kernel; by default ``GALACTIC_LAB_LINUX``,
+        else the newest. ``chart``: Galactic as its chart installs it. ``GALACTIC_LAB_MULTUS``: a folder with a Multus.
         """
         if os.geteuid() != 0:
             raise Rejected("the lab makes network namespaces: run it as root (sudo)", field="user")
@@ -120,7 +119,7 @@ class Lab(Disturbances):
         with self._step("etcd, kube-apiserver" + ("" if state.chart else ", MQTT broker")):
             supervisor.ensure(wanted, environment() | {cleanup.MARK: state.name})
             supervisor.start(*(name for name in FIRST if name in known))
-            if state.nodes:  # what they import takes a guest as long as the API server takes to come up
+            if state.nodes:  # in parallel: in a guest, imports take as long as the API server's start
                 self.wait("the nodes' kernel", chosen.ready, log="guest")
                 supervisor.start("nodes")
             self.wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
@@ -138,7 +137,7 @@ class Lab(Disturbances):
                     helm.finish()
         with self._step("admission webhooks"):
             log = "kube-apiserver" if state.chart else "webhook"
-            self.wait("the webhooks to be asked", lambda: readiness.webhooks(self), log=log)
+            self.wait("the webhooks to be called", lambda: readiness.webhooks(self), log=log)
 
     def _wait_for_nodes(self) -> None:
         if self._state.nodes:
@@ -150,7 +149,7 @@ class Lab(Disturbances):
         )
 
     def _define(self, state: State, found: Assets) -> None:
-        """The API server knows the kinds and roles that nodes and controllers need; the chart brings its own."""
+        """Applies the kinds and roles that nodes and controllers need; the chart brings its own."""
         if state.chart:
             multus_kinds = str(servers.MULTUS)
             self.kubectl("apply", "--server-side", "-f", multus_kinds, "-f", "-", stdin=dns.manifest(state))
@@ -175,14 +174,14 @@ class Lab(Disturbances):
                 Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
 
     def _annotate_nodes(self) -> None:
-        """The nodes have their prefixes. A kubelet registers its Node without annotations."""
+        """Annotates the nodes with their prefixes: a kubelet registers its Node without annotations."""
         self.wait("every node to register", lambda: readiness.registered(self), log="nodes")
         for member in self._state.members:
             prefix = f"galactic.datumapis.com/srv6-prefix={member.prefix}"
             self.kubectl("annotate", "--overwrite", "node", member.name, prefix)
 
     def down(self) -> None:
-        """Nothing of the lab is left, however it ended, nor of those that joined it. The cache of builds stays."""
+        """Removes the lab, also after a crash, and the labs that joined it. The cache of builds stays."""
         for guest in joined(self._state.name):
             cleanup.remove(guest)
         cleanup.remove(self._state)
@@ -190,7 +189,7 @@ class Lab(Disturbances):
         self._state = State(self._state.name)
 
     def guest_kernel(self, name: str) -> Source:
-        """What the guest kernel of that name is built from; apt is asked if need be. Raises BuildFailed."""
+        """The source of the guest kernel of that name; asks apt unless the source is settled. Raises BuildFailed."""
         source = guest_kernels.settled(name)
         if source is None:
             with self._step(f"the {name} guest kernel's version"):
@@ -206,8 +205,8 @@ class Lab(Disturbances):
         return Source.parse(self._state.linux_source)
 
     def build(self, *guests: Source, chart: bool = False) -> list[Build]:
-        """Everything that has to be built or fetched is in the cache, with those guest kernels for nodes, if any;
-        ``chart``: and the images that its pods run.
+        """Builds and fetches all that the cache lacks: programs, these guest kernels, and with ``chart`` the images of
+        its pods.
         """
         self._install(chart=chart)
         kubernetes = self._state.kubernetes or os.environ.get(build_modules.SETTING, "")
@@ -221,7 +220,7 @@ class Lab(Disturbances):
         return builds
 
     def _install(self, *, chart: bool = False) -> None:
-        """The programs that every lab runs, and the tests before it, are on this machine."""
+        """Installs the packages of programs that every lab runs."""
         lacking = packages.absent()
         if (chart or self._state.chart) and not packages.program(proxy.PROGRAM):
             lacking.append(proxy.PACKAGE)
@@ -235,9 +234,10 @@ class Lab(Disturbances):
         return Program("nodes", command, environment(), inside=False, priority=700, stop_seconds=15)
 
     def _write_tools(self, found: Assets) -> None:
-        """``bin/kubectl``, ``bin/helm``, and the folder of CNI plugins, with ours run straight from this tree.
+        """Writes ``bin/kubectl``, ``bin/helm`` and the folder of CNI plugins, with Galactic's plugin run from this
+        checkout.
 
-        With the chart, ours is in the image, and the DaemonSet installs it.
+        With the chart, the DaemonSet installs Galactic's plugin from the image.
         """
         plugins = self._state.tools / "cni"
         plugins.mkdir(parents=True, exist_ok=True)
@@ -259,7 +259,7 @@ class Lab(Disturbances):
             "from galactic_lab.runtime.multus import main\n\nsys.exit(main())\n"
         )
         stand_in.chmod(0o755)
-        # A guest sees these files read-only: it would compile them at each start, and the plugin's for each pod.
+        # A guest has these files read-only: it would compile them at each start, and the plugin for each pod.
         for folder in (
             sources()[0] / "galactic",
             sources()[1] / "galactic_lab",

@@ -1,4 +1,4 @@
-"""Disturbing a lab that is up, and waiting for what follows."""
+"""Disturbances of a lab that is up: hold, kill, restart, reboot; and waiting for their effect."""
 
 import signal
 import time
@@ -15,23 +15,23 @@ READY_SECONDS: Final = 480.0
 
 
 class Disturbances(Places):
-    """What can be done to the parts of one lab."""
+    """Disturbances of the parts of one lab."""
 
     @property
     def running(self) -> bool:
-        """Whether it is up at all."""
+        """Whether the lab is up."""
         return Supervisor(self._state).running()
 
     @property
     def supervisor(self) -> Supervisor:
-        """Its processes. Raises Rejected where it is not up."""
+        """The lab's processes. Raises Rejected where it is not up."""
         supervisor = Supervisor(self._state)
         if not supervisor.running():
             raise Rejected(f"lab {self._state.name!r} is not up; run `galactic lab up`", field="lab")
         return supervisor
 
     def hold(self, node: str) -> None:
-        """The node's controller ends and stays away until ``release``."""
+        """Stops the node's controller until ``release``."""
         name = self._state.node(node).name
         self._no_pod(node)
         self._state.stopped(name).unlink(missing_ok=True)
@@ -44,11 +44,11 @@ class Disturbances(Places):
         )
 
     def release(self, node: str) -> None:
-        """The node's controller may run again."""
+        """Lets the node's controller run again."""
         self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
 
     def reboot(self, node: str) -> None:
-        """Powers the node off, and returns when it boots again: its kernel and /run are as new, its disks are kept."""
+        """Powers the node off, and returns when it boots again. Devices, rules and /run are lost, its disks are kept."""
         path = self._state.pid(self._state.node(node).name, "init")
         before = path.read_text()
         self.run("kernel", ["kill", "-9", before.strip()])
@@ -63,11 +63,11 @@ class Disturbances(Places):
             raise Rejected(f"the node controller is a pod: kubectl delete pod {where}", field="component")
 
     def take_multus(self, node: str) -> None:
-        """Multus is away on a node, as its thick daemon is while it restarts: its configuration is gone."""
+        """Removes Multus' configuration from a node, as its daemon does while it restarts."""
         self._multus(node, "mv {there} {aside}")
 
     def bring_multus(self, node: str) -> None:
-        """Multus is back."""
+        """Restores Multus' configuration."""
         self._multus(node, "mv {aside} {there}")
 
     def _multus(self, node: str, script: str) -> None:
@@ -99,22 +99,22 @@ class Disturbances(Places):
             pid = int(path.read_text())
         except (OSError, ValueError):
             raise absent from None
-        # One that has ended keeps its file until the node's supervisor has seen that.
+        # The pid file of an ended process stays until the node's supervisor has noticed.
         self.run("kernel", ["sh", "-c", f"kill -{int(number)} {pid} || test ! -e /proc/{pid}"])
 
     def restart(self, component: str) -> None:
-        """Ends a component in good order and starts it again."""
+        """Stops a component and starts it again."""
         if "/" in component:
             self.kill(component, signal.SIGTERM)
         else:
             self.supervisor.restart(component)
 
     def wait(self, what: str, done: Callable[[], bool], *, log: str, every: float = 0.2) -> None:
-        """Until that is so. Raises Unreachable, with the end of a component's log, where it takes too long."""
+        """Waits until ``done``. Raises Unreachable with the end of a component's log after READY_SECONDS."""
         deadline = time.monotonic() + READY_SECONDS
         while not done():
             if time.monotonic() > deadline:
-                raise Unreachable("lab", f"waited {READY_SECONDS:.0f} s for {what} in vain\n{self.tail(log)}")
+                raise Unreachable("lab", f"waited {READY_SECONDS:.0f} s for {what}\n{self.tail(log)}")
             time.sleep(every)
 
     def tail(self, component: str, lines: int = 20) -> str:

@@ -1,7 +1,6 @@
-"""Supervised processes: which ones, and the supervisord that keeps them running.
+"""Supervised processes, and the supervisord that keeps them running.
 
-supervisord and everything it starts write to the lab's log folder and belong to the lab alone. Ending one always ends
-its process group.
+Each lab has a supervisord of its own; its programs log to the lab's folder. Stopping a program ends its process group.
 """
 
 import http.client
@@ -21,7 +20,7 @@ from galactic_lab.state import State
 
 START_SECONDS: Final = 120.0
 ANSWER_SECONDS: Final = 180.0
-"""Who stops a program is answered when that has ended."""
+"""supervisord answers a stop when the program has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class Program:
     stop_signal: str = "TERM"
 
     def section(self, state: State) -> str:
-        """Its part of supervisord's configuration."""
+        """The program's section of supervisord's configuration."""
         argv = (
             ["nsenter", f"--net=/run/netns/{state.namespace}", *self.argv] if self.inside else list(self.argv)
         )
@@ -108,7 +107,7 @@ class Supervisor:
             return False
 
     def ensure(self, programs: Iterable[Program], environment: Mapping[str, str]) -> None:
-        """Supervisord runs with exactly these programs configured; none is started by this, surplus ones are ended."""
+        """Runs supervisord with exactly these programs configured. It starts none of them, and ends surplus ones."""
         sections = "\n".join(program.section(self._state) for program in programs)
         self._state.logs.mkdir(parents=True, exist_ok=True)
         self._config.write_text(
@@ -146,12 +145,12 @@ class Supervisor:
             raise Unreachable("supervisord", f"it does not start: {done.stderr or done.stdout}".strip())
 
     def start(self, *names: str) -> None:
-        """The programs are started, or were already."""
+        """Starts those of the programs that do not run."""
         for name in names:
             self._tolerant("startProcess", name, False)
 
     def stop(self, *names: str) -> None:
-        """The programs have ended."""
+        """Stops the programs, and returns when they have ended."""
         for name in names:
             self._tolerant("stopProcess", name, True)
 
@@ -160,7 +159,7 @@ class Supervisor:
         self.start(name)
 
     def kill(self, name: str, number: signal.Signals) -> None:
-        """Sends a signal to one program; supervisord then restarts it like after any death."""
+        """Sends a signal to one program. If that ends it, supervisord starts it again."""
         self._tolerant("signalProcess", name, number.name.removeprefix("SIG"))
 
     def _tolerant(self, method: str, name: str, *arguments: Any) -> None:

@@ -1,6 +1,6 @@
-"""What labs and tests take from the machine they run on: each thing with its version and where it comes from.
+"""Versions and origins of all that labs and tests use of this machine.
 
-Nothing here is needed to run anything, so nothing here raises: what cannot be found out is a fact that says so.
+The list is for reading alone: nothing here raises; an unknown version is listed with the reason.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ QUESTIONS: Final[Mapping[str, Sequence[str]]] = {
     "kubectl": ("version", "--client"),
     "mosquitto": ("-h",),
 }
-"""How programs are asked for their version; the others take ``--version``."""
+"""Arguments that print a program's version; the others take ``--version``."""
 OPTIONAL: Final = ("gcc", "containerd", "runc", "nft", "buildah", "debootstrap", "prometheus")
-"""Programs that builds and some tests use, on machines that have them: each is installed when it is first needed."""
+"""Programs that builds and some tests use; each is installed at its first use."""
 ANSWER_SECONDS: Final = 5.0
 VERSION: Final = re.compile(r"\d+\.\d+[\w.+~:-]*")
 ALTERNATIVES: Final = Path("/etc/alternatives")
@@ -42,7 +42,7 @@ UNKNOWN: Final = "?"
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One thing, its version, and its origin: pinned, built here, or the machine's own."""
+    """A program or library, its version, and its origin: pinned, built here, or the machine's own."""
 
     name: str
     version: str
@@ -50,7 +50,7 @@ class Fact:
 
 
 def facts(since: float | None = None) -> list[Fact]:
-    """Everything, in the order in which it is shown. What was built after ``since`` (seconds since 1970) is marked."""
+    """All facts, in the order of the list. Builds after ``since`` (seconds since 1970) are marked."""
     questions: list[tuple[str, Callable[[], list[Fact]]]] = [
         ("machine's kernel", _kernel),
         *((f"guest kernel {name}", partial(_guest, name, since)) for name in guest_kernels.KERNELS),
@@ -144,7 +144,7 @@ def _python() -> list[Fact]:
 
 
 def _libraries() -> list[Fact]:
-    """Whether the installed libraries are those of constraints.txt; which ones are not."""
+    """The number of installed libraries, and those that differ from constraints.txt."""
     text = (checkout() / "constraints.txt").read_text()
     pinned = {_normal(name): number for name, number in re.findall(r"(?m)^([\w.-]+)==(\S+)", text)}
     installed = {_normal(one.name): one.version for one in metadata.distributions()}
@@ -158,7 +158,7 @@ def _libraries() -> list[Fact]:
 
 
 def _wheels() -> list[Fact]:
-    """Libraries that were compiled here: no index takes wheels whose tag is a plain ``linux_…``."""
+    """Libraries that were compiled here: package indexes refuse wheels with a plain ``linux_…`` tag."""
     plain = f"-linux_{platform.machine()}"
     return [
         Fact(one.name, one.version, "wheel built here")
@@ -171,7 +171,7 @@ def _wheels() -> list[Fact]:
 
 
 def _cache(since: float | None) -> list[Fact]:
-    """What the cache has of builds, with those of this run apart."""
+    """The cached builds, those of this run apart."""
     entries = sorted(path for path in cache.root().glob("*-" + "[0-9a-f]" * 12) if path.is_dir())
     new = [path for path in entries if since is not None and path.stat().st_mtime >= since]
     old = [f"{path.name} ({_day(path)})" for path in entries if path not in new]

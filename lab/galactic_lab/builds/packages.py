@@ -1,4 +1,4 @@
-"""Debian packages the lab needs, installed when missing, without starting or enabling any service they bring."""
+"""Debian packages that the lab needs: installed when missing, without starting or enabling their services."""
 
 import fcntl
 import os
@@ -27,7 +27,7 @@ RUN: Final = {
     "sysctl": "procps",
     "runc": "runc",
 }
-"""Programs every lab runs, and the package each is in."""
+"""Programs that every lab runs, each with its package."""
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 MARK: Final = "# made by galactic lab while it installs packages; safe to delete\n"
 DAEMONS: Final = {
@@ -36,17 +36,17 @@ DAEMONS: Final = {
     "prometheus": "prometheus.service",
 }
 PATIENT: Final = ("-o", "Acquire::Retries=3", "-o", "DPkg::Lock::Timeout=300")
-"""Apt's options: a mirror may be held up for a moment, and so may somebody else who installs."""
+"""Apt's options: it waits for a slow mirror, and for another process that installs."""
 TRIES: Final = 3
 PAUSE_SECONDS: Final = 10.0
-"""Others who read the lists hold a lock that apt does not wait for."""
+"""Other readers of apt's lists hold a lock that apt does not wait for."""
 
 
 def program(name: str) -> str | None:
-    """Its path, also where an administrator's PATH would find it.
+    """The program's path, found in PATH and in the sbin folders.
 
-    Not in a lab's own folder, which users put first: what is there is a link of that lab's, made anew each time it
-    comes up and gone when it is down.
+    A lab's own folder is left out, though users put it first in PATH: it has links that the lab makes when it comes up
+    and removes when it goes down.
     """
     folders = os.environ.get("PATH", "").split(os.pathsep)
     machine = [folder for folder in folders if folder and not Path(folder).is_relative_to(HOME)]
@@ -74,7 +74,7 @@ def absent() -> list[str]:
 
 
 def install(packages: Iterable[str]) -> None:
-    """The packages are installed. Raises Rejected without root or apt, Unreachable when apt fails."""
+    """Installs the missing ones of the packages. Raises Rejected without root or apt, Unreachable when apt fails."""
     wanted = missing(packages)
     if not wanted:
         return
@@ -83,7 +83,7 @@ def install(packages: Iterable[str]) -> None:
             f"these Debian packages are missing, install them: {' '.join(wanted)}", field="packages"
         )
     with _alone():
-        wanted = missing(wanted)  # unless whoever was waited for needed the same
+        wanted = missing(wanted)  # the process that held the lock may have installed them
         if not wanted:
             return
         with _no_services(wanted):
@@ -93,7 +93,7 @@ def install(packages: Iterable[str]) -> None:
                 if done.returncode == 0:
                     break
                 time.sleep(PAUSE_SECONDS if number else 0)
-                _apt(["update", "-q"])  # lists may be old or absent
+                _apt(["update", "-q"])  # lists may be old or missing
                 done = _apt(command)
     if done.returncode != 0:
         raise Unreachable(
@@ -110,9 +110,9 @@ def _apt(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def _alone(*, wait: bool = True) -> Iterator[bool]:
-    """One process of ours at a time: the switch of one that is ready would be taken from one that still installs.
+    """One process at a time: the end of one installation would remove policy-rc.d under another.
 
-    Whether it is alone; without ``wait`` it may not be.
+    Yields whether this process has the lock; with ``wait`` it always has.
     """
     cache.root().mkdir(parents=True, exist_ok=True)
     with (cache.root() / "packages.lock").open("w") as lock:
@@ -126,7 +126,7 @@ def _alone(*, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def _no_services(packages: list[str]) -> Iterator[None]:
-    """Debian's own switch (policy-rc.d) keeps daemons from starting; one that is there already stays untouched."""
+    """Debian's policy-rc.d keeps daemons from starting. An existing file stays as it is."""
     _sweep()
     ours = not POLICY.exists()
     if ours:
@@ -146,7 +146,7 @@ def _no_services(packages: list[str]) -> Iterator[None]:
 
 
 def tidy() -> None:
-    """Removes the switch if a run that was killed left it behind."""
+    """Removes a policy-rc.d that a killed run left."""
     if POLICY.exists():
         with _alone(wait=False) as alone:
             if alone:
@@ -159,7 +159,7 @@ def _sweep() -> None:
 
 
 def refresh() -> None:
-    """Apt has lists to look things up in; old ones are good enough."""
+    """Fetches apt's package lists if there are none; old ones suffice."""
     said = ""
     for number in range(TRIES):
         if any(Path("/var/lib/apt/lists").glob("*_Packages*")):
@@ -174,14 +174,14 @@ def refresh() -> None:
 
 
 def update() -> None:
-    """Apt's lists are as new as can be had: where it fails, or may not be called, the old ones stay."""
+    """Renews apt's package lists. On failure, and without root, the old ones stay."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         with _alone():
             _apt(["update", "-q"])
 
 
 def version(package: str) -> str | None:
-    """The version that is installed, if any."""
+    """The installed version, if any."""
     if not shutil.which("dpkg-query"):
         return None
     done = subprocess.run(

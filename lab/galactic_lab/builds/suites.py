@@ -1,6 +1,6 @@
-"""Another suite of the Debian archive that this machine uses: a private configuration of apt, beside the machine's own.
+"""Packages of another Debian suite: a private configuration of apt, beside the machine's own.
 
-Its sources are the machine's with the suite exchanged, so that the mirror and its keys are those of the machine.
+Its sources are the machine's with the suite replaced: mirror and keys are those of the machine.
 """
 
 import platform
@@ -20,7 +20,7 @@ SOURCES: Final = Path("/etc/apt")
 
 
 def entries(suite: str, release: str, folder: Path = SOURCES) -> list[str]:
-    """The lines of a sources.list that lead to ``suite``: those of the machine that lead to its own ``release``."""
+    """Lines of a sources.list for ``suite``, from the machine's lines for its own ``release``."""
     found = []
     for path in [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]:
         if path.suffix == ".sources":
@@ -34,7 +34,7 @@ def entries(suite: str, release: str, folder: Path = SOURCES) -> list[str]:
 
 
 def _line(stanza: str, suite: str, release: str) -> str:
-    """A stanza of deb822 as a line, if it leads to the release; else empty."""
+    """A deb822 stanza as a line, if it is for the release; else empty."""
     text = re.sub(r"(?m)^#.*\n?", "", stanza)
     fields = {key.lower(): value.strip() for key, value in re.findall(r"(?m)^([\w-]+):(.*)$", text)}
     if fields.get("enabled") == "no" or "deb" not in fields.get("types", "").split():
@@ -47,10 +47,10 @@ def _line(stanza: str, suite: str, release: str) -> str:
 
 @contextmanager
 def private(suite: str) -> Iterator[list[str]]:
-    """Options that make apt use that suite alone, with lists of its own. Raises Unreachable if it cannot be had."""
+    """Apt's options for that suite alone, with its own lists. Raises Unreachable where the mirror lacks it."""
     lines = entries(suite, platform.freedesktop_os_release().get("VERSION_CODENAME", ""))
     if not lines:
-        raise Unreachable("apt", f"the machine's sources lead to no archive that could have {suite}")
+        raise Unreachable("apt", f"the machine's sources name no archive of Debian, to look for {suite}")
     with TemporaryDirectory(prefix="galactic-apt-") as name:
         folder = Path(name)
         (folder / "lists/partial").mkdir(parents=True)

@@ -1,7 +1,7 @@
 """The lab's MQTT broker: Mosquitto with the shipped configuration and access list, ``deploy/mosquitto``.
 
-Only the places of its files differ. So in a lab every node and every router has a user and a password of its own, and
-may do what the access list says and nothing else. ``galactic-observer`` and ``galactic-recorder`` hear everything.
+Only the paths of its files differ. Every node and every router of a lab has a user and a password of its own, with the
+rights of the access list. ``galactic-observer`` and ``galactic-recorder`` may subscribe to everything.
 """
 
 import os
@@ -22,7 +22,7 @@ OBSERVER: Final = "galactic-observer"
 RECORDER: Final = "galactic-recorder"
 FORGET_SECONDS: Final = 60.0
 OWNERS: Final = ("mosquitto", "nobody")
-"""Who Mosquitto becomes when root starts it: the first of these that there is."""
+"""The user that Mosquitto runs as when root starts it: the first of these that exists."""
 PLACES: Final = {"/etc/mosquitto/": "", "/var/lib/mosquitto/": "data/"}
 
 
@@ -32,12 +32,12 @@ def router(number: int) -> str:
 
 
 def node(state: State, name: str) -> str:
-    """The user of a node: its cluster's name belongs to it."""
+    """The user of a node, with its cluster's name."""
     return f"{state.cluster}/{name}"
 
 
 def users(state: State) -> list[str]:
-    """Everybody whom the lab has."""
+    """All users of the lab."""
     nodes = [node(state, member.name) for member in state.members]
     return [OBSERVER, RECORDER, *map(router, range(MAX_ROUTERS)), *nodes]
 
@@ -49,7 +49,7 @@ def program(state: State, mosquitto: Path) -> Program:
 
 
 def admit(state: State, names: Iterable[str]) -> None:
-    """These have a password. A broker that runs knows of it after SIGHUP."""
+    """Gives these users passwords. A running broker reads them at SIGHUP."""
     folder = state.broker / "secrets"
     for name in names:
         path = folder / name
@@ -67,7 +67,7 @@ def admit(state: State, names: Iterable[str]) -> None:
 
 
 def forget(state: State) -> None:
-    """Nothing is left of a lab's nodes, neither what they said nor their passwords, if the broker is there."""
+    """Removes the retained messages and the passwords of a lab's nodes, if the broker runs."""
     inside = ["nsenter", f"--net=/run/netns/{state.host.namespace}", "--"]
     for name in (node(state, member.name) for member in state.members):
         secret = state.broker / "secrets" / name
@@ -94,7 +94,7 @@ def variables(state: State, user: str) -> dict[str, str]:
 
 
 def client(state: State, name: str, user: str = OBSERVER) -> list[str]:
-    """How to start ``mosquitto_sub`` or ``mosquitto_pub``, in the control plane's namespace, as ``user``.
+    """The argv of ``mosquitto_sub`` or ``mosquitto_pub`` as ``user``, for the control plane's namespace.
 
     A user is one client: a second one ends the session of the first.
     """
@@ -124,7 +124,7 @@ def _prepare(state: State) -> None:
 
 
 def _give(path: Path) -> None:
-    """The broker may read it, nobody else."""
+    """Only the broker may read the file."""
     for owner in OWNERS:
         try:
             entry = pwd.getpwnam(owner)

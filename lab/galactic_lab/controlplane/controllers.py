@@ -20,11 +20,11 @@ OPERATOR: Final = "operator"
 ROUTER: Final = "router"
 WEBHOOK: Final = "webhook"
 PORTS: Final = {OPERATOR: METRICS_PORT, ROUTER: METRICS_PORT + 1, WEBHOOK: METRICS_PORT + 2}
-"""Of /metrics and /healthz. They share a namespace; further routers' follow."""
+"""The ports of /metrics and /healthz: the controllers share a namespace. Further routers have the next ports."""
 
 
 def settings(state: State, user: str) -> dict[str, str]:
-    """The environment that tells a controller of ours where everything is (the broker: ``broker.variables``)."""
+    """The environment of a controller, except for the broker's variables (``broker.variables``)."""
     return environment() | {
         "KUBECONFIG": str(state.identity(user)),
         "POD_NAMESPACE": NAMESPACE,
@@ -36,7 +36,7 @@ def settings(state: State, user: str) -> dict[str, str]:
 
 
 def installed(module: str) -> bool:
-    """Whether there is such a module to run."""
+    """Whether the module exists."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
@@ -44,7 +44,7 @@ def installed(module: str) -> bool:
 
 
 def controllers(state: State) -> list[Program]:
-    """The operator, the webhooks, and the routers unless those of another lab serve it."""
+    """The operator, the webhooks, and the routers. A lab that joins another has no router."""
     routers = [] if state.join else [router(state, number) for number in range(state.routers)]
     return [operator(state), *routers, webhook(state)]
 
@@ -62,12 +62,12 @@ def router_name(number: int) -> str:
 
 
 def router_port(number: int) -> int:
-    """Of its /metrics."""
+    """The port of its /metrics."""
     return PORTS[ROUTER] if number == 0 else PORTS[WEBHOOK] + number
 
 
 def router(state: State, number: int = 0) -> Program:
-    """One of the routers, from 0. All are the same user in Kubernetes; in the broker each is one of its own."""
+    """One of the routers, numbered from 0. All are one user in Kubernetes; each is a user of its own in the broker."""
     variables = settings(state, "galactic-router") | broker.variables(state, broker.router(number))
     variables |= {"GALACTIC_METRICS_PORT": str(router_port(number))}
     if state.standalone:
@@ -78,7 +78,7 @@ def router(state: State, number: int = 0) -> Program:
 
 
 def webhook(state: State) -> Program:
-    """The admission webhooks. The API server asks them at an address: a lab has no Services that lead anywhere."""
+    """The admission webhooks. The API server calls them by address: no Service of this lab is routed."""
     variables = settings(state, "galactic-webhook") | {
         "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
         "GALACTIC_PORT": str(WEBHOOK_PORT),

@@ -19,7 +19,7 @@ KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nod
 
 
 class User(NamedTuple):
-    """Who somebody is to the API server."""
+    """A user of the API server."""
 
     name: str
     groups: tuple[str, ...]

@@ -1,6 +1,6 @@
 """The cluster's DNS, for a lab with the chart: CoreDNS beside the API server, behind the Service that kubelet names.
 
-It answers for Services and pods. A lab reaches no other network, so that every other name does not exist.
+It answers for Services and pods. A lab reaches no other network: all other names are answered with NXDOMAIN.
 """
 
 import json
@@ -17,7 +17,7 @@ PORTS: Final = (("dns", "UDP"), ("dns-tcp", "TCP"))
 
 
 def corefile(state: State) -> str:
-    """CoreDNS' configuration. A server block has the names below its zones, unless another has a longer zone."""
+    """CoreDNS' configuration. A server block answers for its zones, except where another block has a longer zone."""
     zones = f"{DOMAIN} in-addr.arpa ip6.arpa"
     return f"""\
 {zones} {{

@@ -1,4 +1,4 @@
-"""Lets the machine reach into the lab's namespace without a device of its own there.
+"""Forwards connections from the machine into the lab's namespace, without a network device.
 
 ``forward.py NAMESPACE LISTEN=ADDRESS:PORT …`` listens where it was started (LISTEN is a port on 127.0.0.1 or the path
 of a unix socket), then moves into the namespace and makes its connections from there.
@@ -18,15 +18,16 @@ from galactic_lab.kernel import namespaces
 CONNECT_SECONDS: Final = 5.0
 PAUSES: Final = (0.1, 0.4)
 SILENT_SECONDS: Final = 120.0
-"""For how long a far end is asked again that says neither yes nor no: a guest that is held up is not gone."""
+"""How long a far end is probed without an answer: a guest that is held up is not gone."""
 ALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 100),
 )
-"""A guest that was killed says no goodbye; its successor answers the next probe with a reset. One that is held up does
-when it goes on."""
+"""A killed guest closes no connection; its successor answers the next probe with a reset. A guest that is held up
+answers when it goes on.
+"""
 
 
 def listener(where: str) -> socket.socket:
@@ -50,7 +51,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def _far(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the far end. Where it is refused it is tried again twice: it may just be starting."""
+    """A connection to the far end. A refused one is tried twice more: the far end may be starting."""
     pauses, until = iter(PAUSES), time.monotonic() + SILENT_SECONDS
     while True:
         try:
@@ -67,7 +68,7 @@ async def _far(address: str, port: int) -> tuple[asyncio.StreamReader, asyncio.S
 
 
 async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, address: str, port: int) -> None:
-    """Both directions, until the far end is done or either breaks. The near end may finish sending before that."""
+    """Copies both ways until the far end closes or either end breaks. The near end may finish sending earlier."""
     with suppress(OSError):
         try:
             far_reader, far_writer = await _far(address, port)

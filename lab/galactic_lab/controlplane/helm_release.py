@@ -1,4 +1,4 @@
-"""Galactic's chart in a lab: installed by Helm, as docs/install.md says, and why it does not come up.
+"""Galactic's chart in a lab: installed by Helm as in docs/install.md, with the reasons where it does not come up.
 
 The values are the chart's own, but for the SRv6 space, the nodes' prefixes, and the broker's image: Debian's Mosquitto.
 """
@@ -24,7 +24,7 @@ EVENTS: Final = 3
 
 
 class Cluster(Protocol):
-    """What is needed of a lab."""
+    """The part of a lab that this module uses."""
 
     @property
     def state(self) -> State: ...
@@ -46,25 +46,25 @@ def chart() -> Path:
 
 
 def values(state: State) -> dict[str, Any]:
-    """What docs/install.md asks for, the SRv6 space and each node's prefix of it; and an image that the lab has."""
+    """The values of docs/install.md: the SRv6 block and each node's prefix of it; and the lab's image of the broker."""
     segments = {member.name: str(member.prefix) for member in state.members}
     return {"srv6Space": str(SRV6_SPACE), "segments": segments, "broker": {"image": chart_images.BROKER}}
 
 
 def values_file(state: State) -> Path:
-    """Where the values are, for who upgrades the release by hand."""
+    """The file with the values, for upgrades by hand."""
     return state.root / "galactic.yaml"
 
 
 def installed(lab: Cluster) -> bool:
-    """Whether there is a release that Helm holds for deployed."""
+    """Whether Helm has a release with status ``deployed``."""
     with _helm(lab, "status", NAME, "--output=json") as process:
         output, _ = process.communicate()
     return process.returncode == 0 and json.loads(output)["info"]["status"] == "deployed"
 
 
 class Installation:
-    """Helm at work, from ``install`` on. As a context manager it does not outlive the block."""
+    """A running Helm, started by ``install``. As a context manager it ends with the block."""
 
     def __init__(self, lab: Cluster, process: "subprocess.Popen[str]") -> None:
         self._lab, self._process = lab, process
@@ -77,14 +77,16 @@ class Installation:
         self._process.communicate()
 
     def finish(self) -> None:
-        """All pods of the release are Ready. Raises Unreachable that says which are not, and why."""
+        """Waits until all pods of the release are Ready. Raises Unreachable with the pods that are not, and the
+        reasons.
+        """
         _, errors = self._process.communicate()
         if self._process.returncode:
             raise Unreachable("helm", "\n".join([errors.strip(), *complaints(self._lab)]))
 
 
 def install(lab: Cluster) -> Installation:
-    """Begins to install the chart, or to upgrade what is there. Nodes may come up meanwhile."""
+    """Starts to install the chart, or to upgrade the release. Nodes may come up meanwhile."""
     path = values_file(lab.state)
     path.write_text(yaml.safe_dump(values(lab.state), sort_keys=False))
     options = ("--create-namespace", f"--values={path}", "--wait", f"--timeout={SECONDS}s")
@@ -134,7 +136,7 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def trouble(pod: Mapping[str, Any]) -> str:
-    """Why a pod is not Ready: which container waits or has ended, or why it is on no node; else its phase."""
+    """The reason why a pod is not Ready: a container that waits or ended, or no node for it; else its phase."""
     status = pod.get("status", {})
     for one in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         state = one.get("state") or {}

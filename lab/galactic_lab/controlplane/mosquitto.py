@@ -1,4 +1,4 @@
-"""A Mosquitto of one's own, on loopback ports that were free: for tests and benches. The lab's is ``lab.broker``."""
+"""A Mosquitto on free loopback ports, for tests and benches. The lab's own is ``broker``."""
 
 import os
 import pwd
@@ -24,7 +24,7 @@ START_SECONDS: Final = 120.0
 class Mosquitto:
     """One broker; its files lie in ``folder``. Ports are given out by name and stay over restarts.
 
-    Raises GalacticError where there is no such program, or it ends or does not listen after it was started.
+    Raises GalacticError where the program is missing, ends, or does not listen after its start.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Mosquitto:
         self.process: subprocess.Popen[bytes] | None = None
 
     def port_of(self, name: str) -> int:
-        """The port of that name. It stays bound here: nobody else is given it."""
+        """The port of that name. This process keeps it bound: no other process is given it."""
         if name not in self.ports:
             holder = ports.kept()
             self.ports[name] = ports.number(holder)
@@ -46,7 +46,7 @@ class Mosquitto:
 
     @property
     def port(self) -> int:
-        """Where everybody may connect, with the configuration that ``start`` makes."""
+        """The port without authentication, in the configuration that ``start`` writes."""
         return self.port_of("plain")
 
     @property
@@ -56,7 +56,7 @@ class Mosquitto:
     def start(self, *, config: str | None = None, persistence: bool = False, extra: str = "") -> None:
         """Returns when it listens on every port that was given out.
 
-        Without ``config``, on one where everybody may connect, with ``extra`` lines, and otherwise as it comes.
+        Without ``config``, on one port without authentication, with the lines of ``extra``, and Mosquitto's defaults.
         """
         if config is None:
             lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", extra]
@@ -77,12 +77,12 @@ class Mosquitto:
                 time.sleep(0.02)
 
     def reload(self) -> None:
-        """Makes it read passwords and access list again."""
+        """Sends SIGHUP: it reads passwords and access list again."""
         if self.process:
             os.kill(self.process.pid, signal.SIGHUP)
 
     def kill(self) -> None:
-        """Kill -9; what it kept on disk stays."""
+        """Sends SIGKILL; its files stay."""
         if self.process:
             self.process.kill()
             self.process.wait()
@@ -99,7 +99,7 @@ class Mosquitto:
 
 @contextmanager
 def mosquitto(extra: str = "") -> Iterator[str]:
-    """The URL of one with these lines in its configuration, gone afterwards."""
+    """The URL of a broker with these lines in its configuration; it ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
         broker = Mosquitto(Path(folder))
         try:

@@ -1,11 +1,11 @@
-"""Ports of this machine for servers that are yet to start."""
+"""Ports of this machine for servers that start later."""
 
 import socket
 
 
 def kept() -> socket.socket:
-    """A socket bound to a port of 127.0.0.1 where nobody listens. As long as it is open nobody else is given that port;
-    a server that sets SO_REUSEADDR as well, and nearly all do, can listen there.
+    """A socket bound to a free port of 127.0.0.1. While it is open the kernel gives that port to no other process; a
+    server that sets SO_REUSEADDR as well, as nearly all do, can listen there.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
-"""A PostgreSQL server of one's own, in a folder, for labs, tests and benches: nothing of the machine's is touched.
+"""A PostgreSQL server in a folder, for labs, tests and benches, apart from the machine's own.
 
-``initdb`` and ``postgres`` refuse to run as root, so for root they run as ``nobody``. It listens on a loopback port and
-lets nobody in who is not on this machine.
+``initdb`` and ``postgres`` refuse to run as root: for root they run as the user ``nobody``. The server listens on a
+loopback port and accepts connections from this machine only.
 """
 
 import grp
@@ -50,7 +50,7 @@ def newest() -> Path | None:
 
 
 def owner() -> str | None:
-    """Who runs it in place of root; None: whoever asks."""
+    """The user that runs it in place of root; None: the caller."""
     return "nobody" if os.geteuid() == 0 else None
 
 
@@ -77,7 +77,7 @@ def make(folder: Path, *, port: int, listen: str = "127.0.0.1") -> None:
         settings.write(
             f"listen_addresses = '{listen}'\nport = {port}\nunix_socket_directories = ''\n"
             "shared_buffers = 32MB\nautovacuum = on\n"
-            "dynamic_shared_memory_type = mmap\n"  # files below the folder: one that is killed leaves none elsewhere
+            "dynamic_shared_memory_type = mmap\n"  # keeps all files below the folder, also of a killed server
         )
 
 
@@ -93,7 +93,7 @@ def command(folder: Path) -> list[str]:
 class Postgres:
     """One server below ``folder``, which must not exist yet, as a child of this process.
 
-    Nobody else is given its port, before it is started or while it is dead: it stays bound here.
+    This process keeps its port bound, before its start and while it is dead: no other process is given the port.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +111,7 @@ class Postgres:
         make(self._folder, port=self.port)
 
     def start(self) -> None:
-        """It answers."""
+        """Starts it, and returns when it answers."""
         with (self._folder / "log").open("ab") as output:
             self._process = subprocess.Popen(
                 command(self._folder),
@@ -135,11 +135,13 @@ class Postgres:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """Kill -9 of every process of it, and all are gone: the next one refuses to start beside one that is dying."""
+        """Kills all its processes with SIGKILL and waits for their end: the next server refuses to start beside a
+        dying one.
+        """
         if self._process is not None:
             children: list[int] = []
             if self._process.poll() is None:
-                os.kill(self._process.pid, signal.SIGSTOP)  # it makes no more of them
+                os.kill(self._process.pid, signal.SIGSTOP)  # it starts no more of them
                 children = self._signal(signal.SIGKILL)
                 self._process.wait()
             self._process = None
@@ -148,19 +150,19 @@ class Postgres:
                 time.sleep(0.005)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, and nothing is answered any more."""
+        """Sends SIGSTOP: connections stay, and no request is answered."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
     def remove(self) -> None:
-        """Ended, and its folder is gone."""
+        """Ends it and removes its folder."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _signal(self, number: signal.Signals) -> list[int]:
-        """To the postmaster and its children, each of which leads a session of its own. Returns the children."""
+        """Signals the postmaster and its children, each the leader of a session. Returns the children."""
         assert self._process is not None
         said = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         children = [int(pid) for pid in said.split()]
@@ -174,9 +176,9 @@ class Postgres:
 
 @contextmanager
 def temporary() -> Iterator[Postgres]:
-    """One that answers, gone afterwards."""
+    """A server that answers; it ends with the block."""
     folder = Path(tempfile.mkdtemp(prefix="galactic-postgres-"))
-    folder.chmod(0o755)  # whoever runs it must get in: nobody, where root asks
+    folder.chmod(0o755)  # for the user that runs it
     server = Postgres(folder / "server")
     try:
         server.make()
@@ -188,7 +190,7 @@ def temporary() -> Iterator[Postgres]:
 
 
 def _runs(pid: int) -> bool:
-    """Whether there is still something of that process; one that only nobody has waited for has let go of it all."""
+    """Whether the process still has resources; a zombie has none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

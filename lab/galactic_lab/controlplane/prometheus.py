@@ -1,5 +1,5 @@
 """The lab's Prometheus: it scrapes every controller with the labels that the Helm chart's monitors give, evaluates the
-chart's alert rules, and is asked over its HTTP API.
+chart's alert rules, and answers over its HTTP API.
 
 The job is ``galactic-<component>``, and a node's series have the label ``node``.
 """
@@ -44,7 +44,7 @@ def rules() -> list[Path]:
 
 
 def targets(state: State) -> list[dict[str, Any]]:
-    """What is scraped, as ``scrape_configs`` have it."""
+    """The targets, in the form of ``scrape_configs``."""
     routers = [(router_name(number), router_port(number)) for number in range(state.routers)]
     return [
         _job("operator", (OPERATOR, f"[::1]:{PORTS[OPERATOR]}")),
@@ -55,7 +55,7 @@ def targets(state: State) -> list[dict[str, Any]]:
 
 
 def _job(component: str, *instances: tuple[str, str]) -> dict[str, Any]:
-    """The lab's name of a target is its ``instance`` (in a cluster that is an address), and a node's ``node``."""
+    """The name of a target is its ``instance`` (in a cluster an address); a node's name is also its ``node``."""
     return {
         "job_name": f"galactic-{component}",
         "static_configs": [
@@ -66,8 +66,8 @@ def _job(component: str, *instances: tuple[str, str]) -> dict[str, Any]:
 
 
 def program(state: State) -> Program:
-    """Prometheus, with its configuration written: into a file named after what is in it, so that another one, as for a
-    lab that gets a second router, makes this another program, which is started anew.
+    """Prometheus, with its configuration in a file named after a hash of it. Another configuration, such as with a
+    second router, makes another program, which supervisord starts in its place.
     """
     folder = state.data / NAME
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Series:
 
 
 class Api:
-    """Asks a Prometheus. Raises Rejected for a query that it does not understand, Unreachable when it is away."""
+    """Prometheus' HTTP API. Raises Rejected for an invalid query, Unreachable when Prometheus is away."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -114,7 +114,7 @@ class Api:
         return [Series(one["metric"], (_point(one["value"]),)) for one in self._get("query", asked)["result"]]
 
     def query_range(self, expression: str, seconds: float, step: float) -> list[Series]:
-        """The values of each series in the last so many seconds."""
+        """The values of each series in the last ``seconds``."""
         now = time.time()
         asked = {"query": expression, "start": f"{now - seconds:.3f}", "end": f"{now:.3f}", "step": f"{step}"}
         found = self._get("query_range", asked)["result"]
@@ -125,7 +125,7 @@ class Api:
         return list(self._get(f"label/{label}/values", {"match[]": selector}))
 
     def down(self) -> dict[str, str]:
-        """What could not be scraped the last time, or not yet, by instance, and why."""
+        """Instances that were not scraped the last time, or not yet, with the reason."""
         return {
             one["labels"]["instance"]: one["lastError"] or "not scraped yet"
             for one in self._get("targets", {"state": "active"})["activeTargets"]

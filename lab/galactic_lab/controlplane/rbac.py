@@ -1,7 +1,7 @@
-"""The chart's roles in a lab: its controllers may do what they may in a cluster, and no more.
+"""The chart's roles in a lab: its controllers have the same rights as in a cluster.
 
-Operator, routers and webhooks have the very names of the chart's ServiceAccounts. Nodes cannot share one here, since
-tokens in a lab do not tell a node's name: each has a user of its own, in a group that has the node's role.
+Operator, routers and webhooks have the very names of the chart's ServiceAccounts. Nodes cannot share one, since
+a token of the lab carries no node's name: each has a user of its own, in a group that has the node's role.
 """
 
 import json
@@ -15,16 +15,16 @@ from galactic_lab.state import NAMESPACE
 NODES: Final = "galactic:nodes"
 """The group of all node controllers."""
 ACCOUNTS: Final = f"system:serviceaccounts:{NAMESPACE}"
-"""The group that the API server puts all ServiceAccounts of our namespace into."""
+"""The group of all ServiceAccounts of Galactic's namespace."""
 
 
 def account(component: str) -> str:
-    """The user that a ServiceAccount of the chart is."""
+    """The user name of a ServiceAccount of the chart."""
     return f"system:serviceaccount:{NAMESPACE}:galactic-{component}"
 
 
 def manifest(helm: Path, chart: Path, version: tuple[int, int]) -> str:
-    """Roles and bindings as the chart makes them for an API server of that version, and the group's. YAML."""
+    """The chart's roles and bindings for an API server of that version, and the binding of ``NODES``. YAML."""
     only = ("--show-only=templates/rbac.yaml", f"--kube-version={version[0]}.{version[1]}.0")
     done = subprocess.run(
         [str(helm), "template", "galactic", str(chart), f"--namespace={NAMESPACE}", *only],
@@ -49,7 +49,7 @@ def _binding() -> dict[str, Any]:
 
 
 def audit_policy() -> dict[str, Any]:
-    """What the API server writes down: each request of a controller of ours, without its body."""
+    """The audit policy: the API server logs each request of Galactic's controllers, without its body."""
     return {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",

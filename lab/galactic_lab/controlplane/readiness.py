@@ -1,4 +1,4 @@
-"""How a lab that comes up is seen to be there."""
+"""Whether the parts of a lab are up."""
 
 import json
 import subprocess
@@ -24,11 +24,11 @@ PROBES: Final = tuple(
         },
     )
 )
-"""What the webhooks refuse, the validating and the mutating ones, as soon as the API server asks them."""
+"""Objects that the validating and the mutating webhook deny as soon as the API server calls them."""
 
 
 class Asked(Protocol):
-    """What is needed of a lab."""
+    """The part of a lab that this module uses."""
 
     @property
     def state(self) -> State: ...
@@ -43,18 +43,18 @@ class Asked(Protocol):
 
 
 def serving(lab: Asked) -> bool:
-    """The API server is."""
+    """Whether the API server is ready."""
     return lab.kubectl("get", "--raw", "/readyz", check=False) == "ok"
 
 
 def registered(lab: Asked) -> bool:
-    """The API server knows all nodes."""
+    """Whether all nodes are registered."""
     known = {node["metadata"]["name"] for node in lab.get("nodes")["items"]}
     return {member.name for member in lab.state.members} <= known
 
 
 def nodes(lab: Asked) -> bool:
-    """All nodes are Ready. What the API says may be older than the nodes' kernel, so that is asked as well."""
+    """Whether all nodes are Ready. A status may be from before a restart of the nodes' kernel: kubelets must run, too."""
     tests = [
         f"test -e /run/netns/{member.namespace} && kill -0 $(cat {lab.state.pid(member.name, 'kubelet')})"
         for member in lab.state.members
@@ -70,12 +70,12 @@ def nodes(lab: Asked) -> bool:
 
 
 def account(lab: Asked) -> bool:
-    """There is the service account that pods are made with."""
+    """Whether the default service account, which pods need, exists."""
     return bool(lab.kubectl("get", "serviceaccount", "default", "-o", "name", check=False))
 
 
 def webhooks(lab: Asked) -> bool:
-    """The API server asks the webhooks."""
+    """Whether the API server calls the webhooks."""
     return all(_refused(lab, probe) for probe in PROBES)
 
 

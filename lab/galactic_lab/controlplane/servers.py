@@ -1,4 +1,4 @@
-"""What runs beside the nodes: etcd, the Kubernetes servers, MQTT broker, database, and Galactic's own."""
+"""The programs beside the nodes: etcd, Kubernetes' servers, MQTT broker, database, and Galactic's controllers."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def etcd(state: State, assets: Assets) -> Program:
 
 
 def apiserver(state: State, assets: Assets) -> Program:
-    """RBAC is on, our controllers' requests are written down."""
+    """With RBAC and an audit log of Galactic's controllers."""
     pki = state.root / "pki"
     argv = [
         str(assets.apiserver),
@@ -70,7 +70,7 @@ def apiserver(state: State, assets: Assets) -> Program:
 
 
 def controller_manager(state: State, assets: Assets) -> Program:
-    """Every controller that is on by default, among them garbage collection, deployments and node lifecycle."""
+    """With the default controllers, among them garbage collection, deployments and node lifecycle."""
     pki, kubeconfig = state.root / "pki", state.identity("kube-controller-manager")
     argv = [
         str(assets.controller_manager),
@@ -115,9 +115,9 @@ def database(state: State) -> Program:
 
 
 def forwarders(state: State, *, guest: bool) -> list[Program]:
-    """They start outside the lab's namespace: they listen on the machine and connect inside.
+    """The forwarders start outside the lab's namespace: they listen on the machine and connect inside.
 
-    What comes and goes with the lab's settings has one of its own: the nodes live on a connection through the other.
+    Optional services have a forwarder of their own: the nodes depend on a connection through the other.
     """
     always = [f"{state.port}=[{state.control}]:{API_PORT}"]
     if guest:
@@ -136,7 +136,7 @@ def forwarders(state: State, *, guest: bool) -> list[Program]:
 
 
 def programs(state: State, assets: Assets, *, guest: bool) -> list[Program]:
-    """All of it, in the order it starts."""
+    """All programs of the control plane, in the order of their start."""
     if state.standalone and not state.admissions.exists():
         state.admissions.write_text("unlisted: first\nvpcs: {}\n")
     state.data.mkdir(parents=True, exist_ok=True)
