@@ -112,8 +112,10 @@ def _kubectl_build(kubernetes: str, server: tuple[int, int]) -> Build:
 
 def helm() -> Path | None:
     """The machine's helm if it is new enough, else that of the cache, if any."""
-    asked = ((path, release(_answer(path, "version"))) for path in _machine("helm"))
-    return next((path for path, found in asked if found and found[0] >= HELM_MAJOR), HELM.find("helm"))
+    candidates = ((path, release(_answer(path, "version"))) for path in _machine("helm"))
+    return next(
+        (path for path, version in candidates if version and version[0] >= HELM_MAJOR), HELM.find("helm")
+    )
 
 
 def needed(

@@ -48,7 +48,7 @@ class Disturbances(Places):
         self._state.hold(self._state.node(node).name).unlink(missing_ok=True)
 
     def reboot(self, node: str) -> None:
-        """Powers the node off, and returns when it boots again. Devices, rules and /run are lost, its disks are kept."""
+        """Powers the node off, and returns when it boots again. It loses devices, rules and /run, not its disks."""
         path = self._state.pid(self._state.node(node).name, "init")
         before = path.read_text()
         self.run("kernel", ["kill", "-9", before.strip()])
@@ -62,11 +62,11 @@ class Disturbances(Places):
             )
             raise Rejected(f"the node controller is a pod: kubectl delete pod {where}", field="component")
 
-    def take_multus(self, node: str) -> None:
+    def remove_multus(self, node: str) -> None:
         """Removes Multus' configuration from a node, as its daemon does while it restarts."""
         self._multus(node, "mv {there} {aside}")
 
-    def bring_multus(self, node: str) -> None:
+    def restore_multus(self, node: str) -> None:
         """Restores Multus' configuration."""
         self._multus(node, "mv {aside} {there}")
 

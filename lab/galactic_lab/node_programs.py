@@ -1,4 +1,4 @@
-"""The programs that a node runs, each from a build of ours."""
+"""The programs of a node, each from a cached build."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ class Programs:
 
 
 def needed(kubernetes: str = "") -> list[Build]:
-    """What a node of that version of Kubernetes is built from, in an order in which it can be built."""
+    """The builds for a node of that version of Kubernetes, in an order in which they can be built."""
     containerd = build_modules.containerd()
     return [build_modules.kubernetes(kubernetes), containerd, images.build(containerd)]
 
 
 def chart(kubernetes: str = "") -> tuple[Build, list[Build]]:
-    """The build of the chart's images, and what it and the cluster's DNS are built from, in their order."""
+    """The build of the chart's images; and all builds for them and the cluster's DNS, in order."""
     _, containerd, base = needed(kubernetes)
     root = chart_images.build(containerd, base)
     return root, [containerd, base, root, build_modules.coredns()]
@@ -37,7 +37,7 @@ def chart(kubernetes: str = "") -> tuple[Build, list[Build]]:
 def find(kubernetes: str = "", root: str = "") -> Programs:
     """The programs, with the images in the build ``root`` if one is given.
 
-    Raises Rejected with what to do while one is missing.
+    Raises Rejected with a remedy while one is missing.
     """
     builds = needed(kubernetes)
     for one in builds:

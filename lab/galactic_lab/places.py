@@ -1,4 +1,4 @@
-"""Running things in a lab: on its nodes and in its pods, in the namespace of its control plane, and against its API."""
+"""Commands in a lab: on its nodes, in its pods, in the control plane's namespace; and kubectl."""
 
 import json
 import os
@@ -22,18 +22,18 @@ HELD_UP: Final = re.compile(
     r"evaluation timed out|in the time allotted|did not complete within|"
     r"retry after the token is automatically created|a bare pod has to be applied again"
 )
-"""What kubectl and Helm complain about when somebody on the way to the answer did nothing for seconds: the API server
-(ten are enough), etcd (seven), a webhook (five), who makes tokens for service accounts, or the operator: a webhook
-waits for what it makes for seconds.
+"""Errors of kubectl and Helm when a program on the way to the answer was held up: the API server (for ten seconds),
+etcd (seven), a webhook (five), the controller of service accounts' tokens, or the operator, whose objects a webhook
+awaits.
 """
 HELD_UP_SECONDS: Final = 180.0
 PAUSE_SECONDS: Final = 1.0
 DONE_AFTER_ALL: Final = {"create": "AlreadyExists", "delete": "NotFound"}
-"""By command: what the second try says where the first was carried out, though nobody was told."""
+"""By command: the error of a second try when the first was carried out, and only its answer was lost."""
 
 
 class Places:
-    """Where commands can be run, of one lab."""
+    """The places of one lab where commands run."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -41,17 +41,17 @@ class Places:
 
     @property
     def state(self) -> State:
-        """Its settings and places."""
+        """The lab's settings and paths."""
         return self._state
 
     @property
     def kubeconfig(self) -> Path:
-        """For kubectl, from anywhere on this machine."""
+        """The administrator's kubeconfig, usable from anywhere on this machine."""
         return self._state.kubeconfig
 
     @property
     def assets(self) -> Assets:
-        """The programs it uses. Raises Rejected while some are missing."""
+        """The control plane's programs. Raises Rejected while one is missing."""
         if self._assets is None:
             self._assets = assets.find(self._state.kubernetes)
         return self._assets
@@ -101,7 +101,7 @@ class Places:
 
     def pod_namespaces(self, uids: Iterable[str]) -> dict[str, str]:
         """The files, in the lab's kernel, of the network namespaces of those pods that run, by UID."""
-        return sandboxes.answer(self.run("kernel", sandboxes.question(uids)).stdout)
+        return sandboxes.parsed(self.run("kernel", sandboxes.query(uids)).stdout)
 
     def run(
         self,
@@ -121,26 +121,26 @@ class Places:
             self.command(target, argv), capture_output=True, text=True, timeout=timeout, **source, check=False
         )
         if check and done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-            raise Unreachable(target, f"`{' '.join(argv)}` ended with {done.returncode}: {said}")
+            output = (done.stderr.strip() or done.stdout.strip())[-2000:]
+            raise Unreachable(target, f"`{' '.join(argv)}` ended with {done.returncode}: {output}")
         return done
 
     def exec(self, node: str, argv: Sequence[str], **options: Any) -> str:
-        """What ``argv`` prints on a node."""
+        """The output of ``argv`` on a node."""
         return self.run(node, argv, **options).stdout
 
     def pod(self, name: str, argv: Sequence[str], **options: Any) -> str:
-        """What ``argv`` prints in the network namespace of a Pod."""
+        """The output of ``argv`` in the network namespace of a Pod."""
         return self.run(f"pod/{name}", argv, **options).stdout
 
     def popen(self, target: str, argv: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
-        """``argv`` at ``target``, going on. Ending the returned process ends the command."""
+        """Starts ``argv`` at ``target``. Ending the returned process ends the command."""
         return subprocess.Popen(self.command(target, argv), text=True, **options)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        """What kubectl prints, as the administrator. With ``check``, raises Rejected with what it complains about.
+        """The output of kubectl, as the administrator. With ``check``, raises Rejected with kubectl's error.
 
-        Of a server that was held up it is not told, but asked again.
+        A request that was held up is sent again, for HELD_UP_SECONDS.
         """
         deadline, again = time.monotonic() + HELD_UP_SECONDS, False
         while True:

@@ -1,6 +1,5 @@
-"""One lab's settings and the places where it keeps things: everything it ever writes is below ``State.root``.
-
-(Builds are shared by all labs and live in the cache, see ``galactic_lab.builds.cache``.)
+"""One lab's settings, addresses and paths. A lab writes below ``State.root`` alone; ``builds.cache`` has what labs
+share.
 """
 
 import fcntl
@@ -23,40 +22,40 @@ from galactic.errors import Rejected
 HOME: Final = Path("/run/galactic-lab")
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the lab's folder in it is named after the lab
 ENOUGH: Final = 2**30
-"""Bytes: containers often have 64 MiB there, which is less than etcd sets aside."""
+"""Bytes that etcd needs in shared memory. Containers often have 64 MiB, less than etcd preallocates."""
 NAMESPACE: Final = "galactic-system"
-"""Galactic's own, in Kubernetes."""
+"""Galactic's namespace in Kubernetes."""
 SRV6_SPACE: Final = IPv6Network("2001:db8:ff00::/40")
 CONTROL: Final = IPv6Address("fd00:ffff::1")
 """The address of the control plane that has a broker, in the lab's own namespace."""
 GATEWAY: Final = IPv6Address("fd00:ffff::2")
-"""The fabric's address on the link to that."""
+"""The fabric's address on the link to the control plane."""
 API_PORT: Final = 6443
 MQTT_PORT: Final = 8884
-"""The one of the shipped listeners that asks for user and password, over TLS."""
+"""The port of the shipped listener with TLS and passwords."""
 DATABASE_PORT: Final = 5432
 PROMETHEUS_PORT: Final = 9090
 AGENT_PORT: Final = 7
 METRICS_PORT: Final = 9180
 WEBHOOK_PORT: Final = 9443
 SERVICES: Final = IPv6Network("fd00:fffe::/112")
-"""The service range. Of the advertised address's family, or the API server refuses to start."""
+"""The service range. Its family is that of the advertised address, as the API server requires."""
 DOMAIN: Final = "cluster.local"
 DNS: Final = "fd00:fffe::a"
 """The address of the cluster's DNS, in the service range; only a lab with the chart has one."""
 VOLATILE: Final = Path("/run/galactic-volatile")
 """The nodes' private folders, in the memory of the lab's kernel: a guest cannot make sockets in host files."""
 LINUX: Final = "backports"
-"""The name of the guest kernel that labs boot unless asked for another: guests of it are two to three times faster."""
+"""The default guest kernel of labs: it starts processes two to three times faster."""
 MAX_NODES: Final = 64
 PORTS: Final = 8192
 MAX_ROUTERS: Final = 3
-"""As many as the shipped access list has users for."""
+"""The number of router users in the shipped access list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node: the namespace it lives in and its addresses."""
+    """One node: its network namespace and its addresses."""
 
     name: str
     number: int
@@ -85,7 +84,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What ``galactic lab up`` was asked for, kept in ``lab.json`` so that every later command agrees."""
+    """The settings of ``galactic lab up``, kept in ``lab.json`` for later commands."""
 
     name: str
     nodes: int = 3
@@ -95,13 +94,13 @@ class State:
     chart: bool = False
     """Whether the chart is installed; else Galactic's programs run from the checkout."""
     images: str = ""
-    """With the chart: the build with the images, chosen when the lab comes up first: later edits do not change them."""
+    """With the chart: the build with the images, fixed when the lab first comes up."""
     multus: str = ""
-    """A folder with a Multus, which nodes then run; empty: they have the stand-in."""
+    """A folder with the Multus that nodes run; empty: the stand-in."""
     linux_source: str = ""
-    """What that kernel is built from, chosen when the lab comes up first: later choices do not change its kernel."""
+    """The source of the guest kernel, fixed when the lab first comes up."""
     kubernetes: str = ""
-    """The version of Kubernetes that was asked for, such as 1.34; empty: the newest, or that of KUBEBUILDER_ASSETS."""
+    """The requested version of Kubernetes, such as 1.34; empty: the newest, or that of KUBEBUILDER_ASSETS."""
     port: int = 0
     routers: int = 1
     database: bool = False
@@ -109,17 +108,17 @@ class State:
     prometheus: bool = False
     prometheus_port: int = 0
     standalone: bool = False
-    """Whether the routers are outside Kubernetes, and so may serve several clusters."""
+    """Whether the routers run without Kubernetes, and may serve several clusters."""
     join: str = ""
     """The lab whose fabric, kernel, broker and routers this one uses; empty: its own."""
     site: int = 0
-    """0 for a lab of its own; those that join another are numbered from 1."""
+    """0, or the number of a lab that joins another, from 1."""
     first: int = 1
-    """The number of the first node: nodes on one fabric are numbered through."""
+    """The number of the first node: numbers are unique on a fabric."""
 
     @property
     def cluster(self) -> str:
-        """What the cluster is called among those that share its broker."""
+        """The cluster's name among those of its broker."""
         return self.name if self.join else "default"
 
     @property
@@ -129,12 +128,12 @@ class State:
 
     @property
     def gateway(self) -> IPv6Address:
-        """The other end of the control plane's link."""
+        """The address of the other end of the control plane's link."""
         return IPv6Address(f"fd00:{0xFFFF - 2 * self.site:x}::2")
 
     @property
     def host(self) -> "State":
-        """The lab whose fabric it is."""
+        """The lab that owns the fabric."""
         return State(self.join) if self.join else self
 
     @property
@@ -143,7 +142,7 @@ class State:
 
     @property
     def memory(self) -> Path:
-        """A folder in memory, for what is written all the time and lost with the lab; not there before it is needed."""
+        """A folder in memory for etcd's data, which is lost with the lab. It may not exist yet."""
         there = SHARED_MEMORY.is_mount() and shutil.disk_usage(SHARED_MEMORY).total >= ENOUGH
         return (SHARED_MEMORY if there else HOME) / f"galactic-lab-{self.name}"
 
@@ -154,7 +153,7 @@ class State:
 
     @property
     def prefix(self) -> str:
-        """What the names of nodes' namespaces begin with: nothing, unless it shares the kernel of another lab."""
+        """The prefix of the names of nodes' namespaces; empty unless the lab shares the kernel of another lab."""
         return f"{self.name}-" if self.join else ""
 
     @property
@@ -168,7 +167,7 @@ class State:
         )
 
     def node(self, name: str) -> Node:
-        """Raises Rejected for a name the lab does not have."""
+        """The node of that name. Raises Rejected for an unknown name."""
         for node in self.members:
             if node.name == name:
                 return node
@@ -181,12 +180,12 @@ class State:
 
     @property
     def gate(self) -> Path:
-        """There is this file once the API server knows what nodes ask of it; they wait for it."""
+        """The file that exists once the API server has the kinds and roles that nodes need; nodes wait for it."""
         return self.root / "gate"
 
     @property
     def audit(self) -> Path:
-        """The API server's audit log: a line for each request of a controller of ours."""
+        """The API server's audit log: a line for each request of a controller of Galactic."""
         return self.logs / "audit.log"
 
     @property
@@ -199,7 +198,7 @@ class State:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's, usable from the machine's root namespace."""
+        """The administrator's kubeconfig, usable from anywhere on this machine."""
         return self.root / "kubeconfig"
 
     @property
@@ -216,22 +215,22 @@ class State:
 
     @property
     def broker(self) -> Path:
-        """The broker's configuration and data, and what its clients need."""
+        """The folder of the broker's configuration and data, and of its clients' credentials."""
         return self.host.root / "broker"
 
     @property
     def admissions(self) -> Path:
-        """The standalone routers' file of which clusters may be in which VPC."""
+        """The admissions file of standalone routers: which clusters may be in which VPC."""
         return self.root / "admissions.yaml"
 
     def database_url(self, *, inside: bool = False) -> str:
-        """The router's database, for the lab's own processes (``inside``) or from anywhere on this machine."""
+        """The URL of the routers' database, for the lab's own processes (``inside``) or others of this machine."""
         where = f"[::1]:{DATABASE_PORT}" if inside else f"127.0.0.1:{self.database_port}"
         return f"postgresql://galactic@{where}/postgres"
 
     @property
     def prometheus_url(self) -> str:
-        """From anywhere on this machine."""
+        """Prometheus' URL, from anywhere on this machine."""
         return f"http://127.0.0.1:{self.prometheus_port}"
 
     def identity(self, user: str) -> Path:
@@ -239,11 +238,11 @@ class State:
         return self.root / "identities" / f"{user}.kubeconfig"
 
     def node_dir(self, node: str) -> Path:
-        """What the lab keeps about one node: pid files, the CNI result cache, the hold file."""
+        """The folder of one node's pid files, CNI results and hold file."""
         return self.root / "nodes" / node
 
     def hold(self, node: str) -> Path:
-        """While this file exists the node's controller is kept away."""
+        """The hold file: while it exists the node's controller stays stopped."""
         return self.node_dir(node) / "hold"
 
     def stopped(self, node: str) -> Path:
@@ -251,11 +250,13 @@ class State:
         return self.node_dir(node) / "stopped"
 
     def pid(self, node: str, role: str) -> Path:
-        """Process id, in the lab's kernel, of a node's ``supervisor`` or of a program of it, such as ``kubelet``."""
+        """The file with the process id, in the lab's kernel, of a node's ``supervisor`` or of a program such as
+        ``kubelet``.
+        """
         return self.node_dir(node) / f"{role}.pid"
 
     def make_root(self) -> None:
-        """``root`` is there."""
+        """Makes ``root``."""
         with alone():
             self.root.mkdir(parents=True, exist_ok=True)
 
@@ -267,7 +268,7 @@ class State:
 
     @classmethod
     def load(cls, name: str) -> "State | None":
-        """The lab of that name, or None where it is not up. What another version of ours knew besides is left out."""
+        """The lab of that name; None where it is not up. Unknown settings, of another version, are left out."""
         try:
             kept = json.loads((HOME / name / "lab.json").read_text())
         except FileNotFoundError:
@@ -275,7 +276,7 @@ class State:
         return cls(**{one.name: kept[one.name] for one in fields(cls) if one.name in kept})
 
     def with_ports(self) -> "State":
-        """The same with free local ports for what is reached from this machine, unless it has them."""
+        """The state with free local ports for the API server, the database and Prometheus. Chosen ports stay."""
         labs = [asdict(self), *(json.loads(path.read_text()) for path in HOME.glob("*/lab.json"))]
         taken = {value for lab in labs for name, value in lab.items() if name.endswith("port")}
         return replace(
@@ -292,8 +293,8 @@ def labs() -> list[str]:
 
 
 def _free_port(taken: set[int]) -> int:
-    """One that nobody listens on and that is not ``taken``, as it is then. It is below those that the kernel gives to
-    connections: it is free until the lab listens.
+    """A free port that is not in ``taken``, and is added to it. It lies below the kernel's range for connections: it
+    stays free until the lab listens.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     below = [port for port in range(max(first - PORTS, 1024), first) if port not in taken]
@@ -310,7 +311,7 @@ def _free_port(taken: set[int]) -> int:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """No other process makes or removes meanwhile what all labs share: ``HOME``, the folder of network namespaces."""
+    """A lock on what all labs share: ``HOME`` and the folder of network namespaces."""
     folder = os.open(HOME.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -320,7 +321,7 @@ def alone() -> Iterator[None]:
 
 
 def interpreter() -> list[str]:
-    """How to start a module of ours with this interpreter: append ``-m MODULE``."""
+    """The argv that starts a module with this interpreter; append ``-m MODULE``."""
     return [sys.executable, "-P"]
 
 
@@ -330,12 +331,12 @@ def sources() -> tuple[Path, Path]:
 
 
 def checkout() -> Path:
-    """The repository, where the lab runs from one."""
+    """The root of the checkout that the lab runs from."""
     return Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, str]:
-    """The variables every process of the lab starts with: nothing is inherited by accident."""
+    """The environment of each process of the lab. Other variables are not inherited."""
     path = os.environ.get("PATH", "")
     sbin = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     kept = {key: os.environ[key] for key in ("HOME", "LANG", "LC_ALL") if key in os.environ}

@@ -60,11 +60,11 @@ def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
     blue.pod("two", "node-1")
     eventually("two is attached", lambda: attached(blue, "two").get("status") == "True")
 
-    lab.take_multus("node-1")
+    lab.remove_multus("node-1")
     try:
         blue.pod("one", "node-1")
     finally:
-        lab.bring_multus("node-1")
+        lab.restore_multus("node-1")
     condition = eventually("one is found", lambda: attached(blue, "one"))
     assert (condition["status"], condition["reason"]) == ("False", "PodNotAttached")
     assert f"kubectl delete pod -n {blue.namespace} one" in condition["message"]
@@ -84,14 +84,14 @@ def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
 
 def test_a_closed_node_opens_with_multus(lab: Lab, blue: Tenant) -> None:
     """Its taint stays while Multus is away, though its controller serves, and goes when Multus is back."""
-    lab.take_multus("node-2")
+    lab.remove_multus("node-2")
     try:
         eventually("its node reports that", lambda: configured(lab, "node-2") == "False")
         lab.kubectl("taint", "node", "node-2", f"{NOT_READY_TAINT}=:NoSchedule")
         blue.settle({"one": ("node-1", "10.1.1.1/24")})  # meanwhile the operator does its work
         assert NOT_READY_TAINT in taints(lab, "node-2")
     finally:
-        lab.bring_multus("node-2")
+        lab.restore_multus("node-2")
     eventually("the node is open", lambda: NOT_READY_TAINT not in taints(lab, "node-2"))
     assert configured(lab, "node-2") == "True"
     blue.attach("two", "10.1.1.2/24")

@@ -160,7 +160,7 @@ def _sweep() -> None:
 
 def refresh() -> None:
     """Fetches apt's package lists if there are none; old ones suffice."""
-    said = ""
+    error = ""
     for number in range(TRIES):
         if any(Path("/var/lib/apt/lists").glob("*_Packages*")):
             return
@@ -169,8 +169,8 @@ def refresh() -> None:
             done = _apt(["update", "-q"])
         if done.returncode == 0:
             return
-        said = done.stderr
-    raise Unreachable("apt", said[-2000:])
+        error = done.stderr
+    raise Unreachable("apt", error[-2000:])
 
 
 def update() -> None:

@@ -1,6 +1,6 @@
-"""What this distribution adds to the ``galactic`` command, by entry points (``galactic.cli.extensions``).
+"""Sub-commands and cluster access of this distribution, by entry points (``galactic.cli.extensions``).
 
-``lab`` and ``demo`` are the sub-commands; ``cluster_access`` has a lab as a
+``lab`` and ``demo`` are the sub-commands; ``cluster_access``: a lab as a
 ``galactic.cli.cluster_access.ClusterAccess``. Each ``galactic --help`` loads this module: it imports little.
 """
 

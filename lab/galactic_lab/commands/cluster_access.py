@@ -14,7 +14,7 @@ from galactic_lab.cluster import Lab
 from galactic_lab.state import HOME, METRICS_PORT, State, interpreter
 
 PROGRAMS: Final = ("operator", "router", "webhook", "mosquitto")
-"""What programs of a lab's are called, or how they begin, that are Galactic's or that it needs."""
+"""Names, or their beginnings, of a lab's programs that are Galactic's or that Galactic needs."""
 LOG_BYTES: Final = 1 << 20
 SECONDS: Final = 60.0
 FETCH: Final = """
@@ -27,7 +27,7 @@ except urllib.error.HTTPError as error:
 
 
 def lab_of(files: Iterable[Path]) -> "LabAccess | None":
-    """The lab that one of these kubeconfig files is of; None for one with the chart, which is like any cluster."""
+    """The lab that one of these kubeconfig files belongs to; None for one with the chart, which is like any cluster."""
     for path in files:
         resolved = path.resolve()
         if resolved.is_relative_to(HOME):
@@ -62,11 +62,11 @@ class LabAccess:
         if name == "broker":
             return Component(name, 1, 1, log=shown)
         try:
-            said = await self._fetch(f"http://[::1]:{_port(entry['pid'])}/healthz")
+            health = await self._fetch(f"http://[::1]:{_port(entry['pid'])}/healthz")
         except Unreachable as error:
             return Component(name, 0, 1, __version__, str(error), log=shown)
-        ready = said.strip() == "ok"
-        problem = "" if ready else "; ".join(filter(None, map(str.strip, said.splitlines())))
+        ready = health.strip() == "ok"
+        problem = "" if ready else "; ".join(filter(None, map(str.strip, health.splitlines())))
         return Component(name, int(ready), 1, __version__, problem, log=shown)
 
     def _log(self, name: str) -> str:
@@ -122,7 +122,7 @@ class LabAccess:
         return await self._run(target, [*interpreter(), "-c", FETCH, url])
 
     async def _run(self, target: str, argv: Sequence[str]) -> str:
-        """What ``argv`` prints there. Raises Unreachable."""
+        """The output of ``argv`` at ``target``. Raises Unreachable."""
         process = await asyncio.create_subprocess_exec(
             *self._lab.command(target, argv),
             stdin=asyncio.subprocess.DEVNULL,
@@ -146,7 +146,7 @@ class LabAccess:
 
 
 def _port(pid: int) -> int:
-    """The port that a process of ours serves its metrics on, as its environment says. Raises Unreachable."""
+    """The port of a process' metrics, from its environment. Raises Unreachable."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError as error:

@@ -24,7 +24,7 @@ INTERFACE: Final = "galactic0"
 """The pods' interface in the VPC. On real nodes they have eth0 as well, which leads to the underlay."""
 REACH_TRIES: Final = 20
 TRACES: Final = 3
-"""Rows that are not as expected are traced, the first ones."""
+"""The number of unexpected rows that are traced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def demo(
     name: Annotated[str, typer.Option(help="The lab's name.")] = "default",
     nodes: Annotated[int, typer.Option(help="How many nodes; the examples need 3.", min=3)] = 3,
 ) -> None:
-    """Bring up a lab, apply examples/, and show who reaches whom. Exit code 1 if anything is not as it should be."""
+    """Bring up a lab, apply examples/, and show which pods reach which. Exit code 1 on an unexpected result."""
     console = Console(highlight=False, emoji=False)
     started = time.monotonic()
     lab = Lab(name, console)
@@ -71,7 +71,7 @@ def demo(
         _title(console, f"A Kubernetes cluster of {nodes} nodes on this machine")
         lab.up(nodes=nodes)
         console.print(f"[dim]{_versions(lab)}[/]")
-        passed = _tell(console, lab, checkout() / "examples")
+        passed = _present(console, lab, checkout() / "examples")
     finally:
         if keep or found_running:
             _leave(console, lab)
@@ -88,7 +88,7 @@ def _versions(lab: Lab) -> str:
     return f"guest kernel {lab.state.linux_source}, Kubernetes {'.'.join(map(str, lab.assets.version))}"
 
 
-def _tell(console: Console, lab: Lab, examples: Path) -> bool:
+def _present(console: Console, lab: Lab, examples: Path) -> bool:
     _title(
         console, "kubectl apply -f examples/", "two VPCs with the same addresses, their attachments and pods"
     )
@@ -126,7 +126,7 @@ def _tell(console: Console, lab: Lab, examples: Path) -> bool:
 
 
 def _trace(console: Console, lab: Lab, expected: Expectation) -> None:
-    """What ``galactic trace`` prints of a row."""
+    """Prints the trace of a row."""
     from galactic.cli.trace import PROBE_SECONDS, print_way, traced  # noqa: PLC0415
 
     _title(console, f"galactic trace {expected.pod} {expected.address}", expected.why)
@@ -143,7 +143,7 @@ def _trace(console: Console, lab: Lab, expected: Expectation) -> None:
 
 
 def _status(console: Console, lab: Lab) -> None:
-    """What ``galactic status`` prints."""
+    """Prints the status."""
     from galactic.cli.status import examine, screen  # noqa: PLC0415
 
     _title(console, "galactic status")
@@ -202,19 +202,19 @@ def _ping(lab: Lab, pod: str, address: str, count: int = 1) -> bool:
 
 
 def _reached(lab: Lab, expected: Expectation) -> bool:
-    """Routes may take a moment where reaching is expected; where it is not, a short look would prove little."""
+    """Whether the ping is answered. An expected answer is awaited; an unexpected one is tried three times."""
     if not expected.reached:
         return _ping(lab, expected.pod, expected.address, count=3)
     return any(_ping(lab, expected.pod, expected.address) for _ in range(REACH_TRIES))
 
 
 def _captured(lab: Lab) -> str:
-    """One line of tcpdump from the fabric; empty if there was no encapsulated packet within minutes."""
+    """One line of tcpdump from the fabric; empty without an encapsulated packet within CAPTURE_SECONDS."""
     argv = ["timeout", str(CAPTURE_SECONDS), "tcpdump", "-n", "-l", "-c1", "-i", "any", ENCAPSULATED]
     with lab.popen("fabric", argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as capture:
         assert capture.stderr
-        for said in capture.stderr:
-            if "listening on" in said:
+        for line in capture.stderr:
+            if "listening on" in line:
                 break
         _ping(lab, "blue/web", "10.1.1.2", count=3)
         return capture.communicate()[0].strip()

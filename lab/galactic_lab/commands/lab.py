@@ -33,18 +33,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Name = Annotated[str, typer.Option("--name", "-n", envvar="GALACTIC_LAB", help="Which lab.")]
 ENCAPSULATED: Final = "ip6 proto 4 or ip6 proto 41"
-"""What an H.Encaps.Red packet looks like from outside: an IPv4 or IPv6 packet right behind the IPv6 header."""
+"""Matches H.Encaps.Red packets: an IPv4 or IPv6 packet right behind the IPv6 header."""
 WORDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def exports(lab: Lab, indent: str = "") -> str:
-    """What a shell needs for kubectl, helm and galactic to be at hand and to lead to the lab."""
+    """Exports for a shell: kubectl, helm and galactic in PATH, with the lab's kubeconfig."""
     path = f"{lab.state.tools}:{Path(sys.executable).parent}:$PATH"
     return f"{indent}export KUBECONFIG={lab.kubeconfig}\n{indent}export PATH={path}"
 
 
-def told(command: Callable[P, R]) -> Callable[P, R]:
-    """Errors of ours end the command with status 1 and their message, without a traceback."""
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors of ``galactic.errors`` end the command with exit code 1 and their message, without a traceback."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -54,8 +54,8 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
             Console(stderr=True, highlight=False, markup=False).print(f"galactic lab: {error}")
             raise typer.Exit(1) from error
         except subprocess.CalledProcessError as error:
-            said = error.stderr or ""
-            text = said.decode(errors="replace") if isinstance(said, bytes) else said
+            output = error.stderr or ""
+            text = output.decode(errors="replace") if isinstance(output, bytes) else output
             Console(stderr=True, highlight=False, markup=False).print(f"galactic lab: {error} {text}".strip())
             raise typer.Exit(1) from error
 
@@ -63,7 +63,7 @@ def told(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _interruptible() -> None:
-    """SIGTERM ends a command like Ctrl-C does: what it was building is cleaned up."""
+    """SIGTERM ends a command like Ctrl-C does: a running build is cleaned up."""
 
     def stop(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -72,7 +72,7 @@ def _interruptible() -> None:
 
 
 @app.command()
-@told
+@reports_errors
 def up(  # noqa: PLR0917  (as many as there are options)
     name: Name = "default",
     nodes: Annotated[int | None, typer.Option(help="How many nodes; 3 unless the lab is up already.")] = None,
@@ -142,7 +142,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
 
 
 @app.command()
-@told
+@reports_errors
 def down(
     name: Name = "default",
     everything: Annotated[bool, typer.Option("--all", help="Every lab of this machine.")] = False,
@@ -154,7 +154,7 @@ def down(
 
 
 @app.command()
-@told
+@reports_errors
 def build() -> None:
     """Only build what the lab and the tests need: Kubernetes, etcd, Helm, images, and every guest kernel."""
     _interruptible()
@@ -164,12 +164,12 @@ def build() -> None:
 
 
 @app.command()
-@told
+@reports_errors
 def status(
     name: Name = "default",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """What runs."""
+    """Show the state of the lab's programs."""
     lab = Lab(name)
     if not lab.running:
         raise Rejected(f"lab {name!r} is not up; run `galactic lab up`", field="lab")
@@ -191,23 +191,23 @@ def status(
 
 
 @app.command()
-@told
+@reports_errors
 def versions(form: Form = Output.TABLE) -> None:
-    """What labs and tests take from this machine: kernels, programs, libraries, builds in the cache."""
+    """List what labs and tests use of this machine: kernels, programs, libraries, cached builds."""
     facts = provenance.facts()
     if not document([asdict(fact) for fact in facts], form):
         show(provenance.table(facts))
 
 
 @app.command("exec", context_settings=WORDS)
-@told
+@reports_errors
 def execute(
     context: typer.Context,
     target: Annotated[str, typer.Argument(help="A node, fabric, control, kernel, or pod/NAMESPACE/NAME.")],
     name: Name = "default",
     pod: Annotated[bool, typer.Option("--pod", help="TARGET is a Pod: NAMESPACE/NAME.")] = False,
 ) -> None:
-    """Run a command there: ``galactic lab exec node-1 -- ip -6 route``. Its exit status becomes ours."""
+    """Run a command on a node or in a pod: ``galactic lab exec node-1 -- ip -6 route``. Exits with its exit code."""
     argv = context.args[1:] if context.args[:1] == ["--"] else context.args
     target = f"pod/{target}" if pod else target
     if not argv:
@@ -216,42 +216,40 @@ def execute(
 
 
 @app.command()
-@told
+@reports_errors
 def shell(
     target: Annotated[
         str, typer.Argument(help="A node, fabric, control, kernel, or pod/NAMESPACE/NAME.")
     ] = "node-1",
     name: Name = "default",
 ) -> None:
-    """An interactive shell there."""
+    """Open a shell on a node or in a pod."""
     _replace(Lab(name), target, [os.environ.get("SHELL", "/bin/sh")], terminal=sys.stdin.isatty())
 
 
 def _replace(lab: Lab, target: str, argv: list[str], *, terminal: bool) -> None:
-    lab.supervisor  # noqa: B018  (says so when the lab is not up)
+    lab.supervisor  # noqa: B018  (raises Rejected when the lab is not up)
     command = lab.command(target, argv, terminal=terminal)
     sys.stdout.flush()
     os.execvp(command[0], command)  # noqa: S606  (no shell is the point)
 
 
 @app.command()
-@told
+@reports_errors
 def logs(
-    component: Annotated[str | None, typer.Argument(help="Left out: the list of logs there are.")] = None,
+    component: Annotated[str | None, typer.Argument(help="By default lists the logs.")] = None,
     name: Name = "default",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log.")] = False,
     lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 100,
 ) -> None:
-    """A component's log, such as router, kube-apiserver, node-1.controller."""
+    """Print a component's log, such as router, kube-apiserver, node-1.controller."""
     folder = Lab(name).state.logs
     known = sorted(path.name.removesuffix(".log") for path in folder.glob("*.log")) if folder.exists() else []
     if component is None:
         console.print("\n".join(known) or "no logs: the lab is not up")
         return
     if component not in known:
-        raise Rejected(
-            f"there is no log of {component!r}; there are {', '.join(known) or 'none'}", field="component"
-        )
+        raise Rejected(f"no log of {component!r}; there are {', '.join(known) or 'none'}", field="component")
     argv = [
         "tail",
         f"--lines={lines}",
@@ -262,23 +260,23 @@ def logs(
 
 
 @app.command()
-@told
+@reports_errors
 def restart(
     component: Annotated[str, typer.Argument(help="As status names it; kubelet/NODE too.")],
     name: Name = "default",
 ) -> None:
-    """End a component in good order and start it again."""
+    """Stop a component and start it again."""
     Lab(name).restart(component)
 
 
 @app.command()
-@told
+@reports_errors
 def kill(
     component: Annotated[str, typer.Argument(help="As status names it; kubelet/NODE too.")],
     name: Name = "default",
     number: Annotated[str, typer.Option("--signal", "-s", help="Name or number.")] = "KILL",
 ) -> None:
-    """Send a signal to a component. What dies is started again, as a cluster would."""
+    """Send a signal to a component. A component that ends is started again."""
     try:
         chosen = (
             signal.Signals(int(number))
@@ -291,73 +289,73 @@ def kill(
 
 
 @app.command()
-@told
+@reports_errors
 def reboot(node: str, name: Name = "default") -> None:
     """Power a node off. It boots again at once."""
     Lab(name).reboot(node)
 
 
 @app.command()
-@told
+@reports_errors
 def hold(node: str, name: Name = "default") -> None:
-    """Keep a node's controller away, until `release`."""
+    """Stop a node's controller until `release`."""
     Lab(name).hold(node)
 
 
 @app.command()
-@told
+@reports_errors
 def release(node: str, name: Name = "default") -> None:
     """Let a node's controller run again."""
     Lab(name).release(node)
 
 
 @app.command()
-@told
+@reports_errors
 def multus(
     node: str,
     name: Name = "default",
-    away: Annotated[bool, typer.Option("--away/--back", help="Take it away, or bring it back.")] = True,
+    away: Annotated[bool, typer.Option("--away/--back", help="Remove it, or restore it.")] = True,
 ) -> None:
-    """Take Multus away from a node, as its daemon is while it restarts: pods start without their networks."""
+    """Remove Multus from a node, as while its daemon restarts: pods start without their networks."""
     lab = Lab(name)
     if away:
-        lab.take_multus(node)
+        lab.remove_multus(node)
     else:
-        lab.bring_multus(node)
+        lab.restore_multus(node)
 
 
 @app.command()
-@told
+@reports_errors
 def kubeconfig(name: Name = "default") -> None:
     """Print the path of the administrator's kubeconfig."""
     print(Lab(name).supervisor and Lab(name).kubeconfig)
 
 
 @app.command()
-@told
+@reports_errors
 def listen(
-    topic: Annotated[str, typer.Argument(help="What to listen to; + and # as in MQTT.")] = "galactic/v1/#",
+    topic: Annotated[str, typer.Argument(help="Topic filter, with + and # as in MQTT.")] = "galactic/v1/#",
     name: Name = "default",
 ) -> None:
-    """What the broker retains, and from then on what is said, as topic and payload."""
+    """Print retained and new messages of the broker, as topic and payload."""
     lab = Lab(name)
     if lab.state.chart:
         raise Rejected("the broker is the chart's: a pod, whose users are in Secrets", field="lab")
-    lab.supervisor  # noqa: B018  (says so when the lab is not up)
+    lab.supervisor  # noqa: B018  (raises Rejected when the lab is not up)
     host = Lab(lab.state.join or name)
     _replace(host, "control", [*broker.client(lab.state, "mosquitto_sub"), "-v", "-t", topic], terminal=False)
 
 
 @app.command(context_settings=WORDS)
-@told
+@reports_errors
 def capture(
     context: typer.Context,
     name: Name = "default",
     at: Annotated[str, typer.Option(help="Where: fabric, a node, or pod/NAMESPACE/NAME.")] = "fabric",
     interface: Annotated[str, typer.Option("--interface", "-i", help="The device.")] = "any",
 ) -> None:
-    """tcpdump; its further arguments and filter after --. Without any: what pods send from node to node (SRv6)."""
+    """Run tcpdump, with arguments and filter after --. By default: packets of pods between nodes (SRv6)."""
     extra = context.args[1:] if context.args[:1] == ["--"] else context.args
-    # The fabric also carries what the nodes say to broker and API server.
+    # The fabric also carries the nodes' traffic with broker and API server.
     seen = extra or ([ENCAPSULATED] if at == "fabric" else [])
     _replace(Lab(name), at, ["tcpdump", "-nli", interface, *seen], terminal=False)

@@ -164,8 +164,8 @@ class Postgres:
     def _signal(self, number: signal.Signals) -> list[int]:
         """Signals the postmaster and its children, each the leader of a session. Returns the children."""
         assert self._process is not None
-        said = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        children = [int(pid) for pid in said.split()]
+        listed = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        children = [int(pid) for pid in listed.split()]
         for pid in (self._process.pid, *children):
             try:
                 os.kill(pid, number)

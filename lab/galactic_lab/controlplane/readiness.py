@@ -27,7 +27,7 @@ PROBES: Final = tuple(
 """Objects that the validating and the mutating webhook deny as soon as the API server calls them."""
 
 
-class Asked(Protocol):
+class ProbedLab(Protocol):
     """The part of a lab that this module uses."""
 
     @property
@@ -42,19 +42,19 @@ class Asked(Protocol):
     ) -> "subprocess.CompletedProcess[str]": ...
 
 
-def serving(lab: Asked) -> bool:
+def serving(lab: ProbedLab) -> bool:
     """Whether the API server is ready."""
     return lab.kubectl("get", "--raw", "/readyz", check=False) == "ok"
 
 
-def registered(lab: Asked) -> bool:
+def registered(lab: ProbedLab) -> bool:
     """Whether all nodes are registered."""
     known = {node["metadata"]["name"] for node in lab.get("nodes")["items"]}
     return {member.name for member in lab.state.members} <= known
 
 
-def nodes(lab: Asked) -> bool:
-    """Whether all nodes are Ready. A status may be from before a restart of the nodes' kernel: kubelets must run, too."""
+def nodes(lab: ProbedLab) -> bool:
+    """Whether all nodes are Ready. A status may be older than the nodes' kernel: kubelets must run, too."""
     tests = [
         f"test -e /run/netns/{member.namespace} && kill -0 $(cat {lab.state.pid(member.name, 'kubelet')})"
         for member in lab.state.members
@@ -69,17 +69,17 @@ def nodes(lab: Asked) -> bool:
     return {member.name for member in lab.state.members} <= ready
 
 
-def account(lab: Asked) -> bool:
+def account(lab: ProbedLab) -> bool:
     """Whether the default service account, which pods need, exists."""
     return bool(lab.kubectl("get", "serviceaccount", "default", "-o", "name", check=False))
 
 
-def webhooks(lab: Asked) -> bool:
+def webhooks(lab: ProbedLab) -> bool:
     """Whether the API server calls the webhooks."""
     return all(_refused(lab, probe) for probe in PROBES)
 
 
-def _refused(lab: Asked, manifest: str) -> bool:
+def _refused(lab: ProbedLab, manifest: str) -> bool:
     try:
         lab.kubectl("create", "--dry-run=server", "-f", "-", stdin=manifest)
     except Rejected as refusal:

@@ -156,7 +156,7 @@ MULTUS: Final = Path(__file__).with_name("multus.yaml")
 
 
 def definitions(checkout: Path) -> list[Path]:
-    """What to apply beside Galactic's own kinds: Multus's CRD, and the roles for those who use them."""
+    """Files to apply beside Galactic's own kinds: Multus' CRD, and the roles for users of the kinds."""
     return [MULTUS, checkout / "charts/galactic/templates/clusterroles-users.yaml"]
 
 

@@ -1,7 +1,7 @@
-"""The container images that every node of the lab has, imported once into a containerd root that all nodes share.
+"""The container images of every node, imported once into a containerd root that all nodes share.
 
-One static program, Debian's busybox, is the whole of an image: enough for pods that sleep, ping and change their
-addresses. It has the names of the images that examples, tutorials and stories run.
+Each is the same image of one static program, Debian's busybox: enough for pods that sleep, ping and change their
+addresses. It has the names of the images that examples, tutorials and tests run.
 """
 
 import gzip
@@ -32,7 +32,7 @@ NAMES: Final = (
     "docker.io/library/busybox:latest",
 )
 SLEEP: Final = ("/bin/sh", "-c", "trap exit TERM; sleep 1000000 & wait")
-"""What an image does that is told nothing: it waits, and ends at once when asked."""
+"""The default command of an image: it waits, and ends at once on SIGTERM."""
 IMPORT_SECONDS: Final = 60.0
 OFF: Final = (
     *("grpc.v1.cri", "cri.v1.images", "cri.v1.runtime", "snapshotter.v1.btrfs", "snapshotter.v1.zfs"),
@@ -107,7 +107,7 @@ def archive(content: bytes, names: Sequence[str], architecture: str) -> bytes:
 
 
 def _busybox(job: Job) -> tuple[bytes, list[str]]:
-    """The program out of its package, which is not installed, and what it can be called."""
+    """The program from its package, which is not installed, and the names of its applets."""
     packages.refresh()
     job.fetch(
         ["apt-get", "-o", "APT::Sandbox::User=root", "download", PACKAGE],
@@ -123,14 +123,14 @@ def _busybox(job: Job) -> tuple[bytes, list[str]]:
 
 
 def make(job: Job, programs: Path, architecture: str = "amd64") -> None:
-    """The folder ``root``: what containerd made of the images. ``programs`` has containerd and ctr."""
+    """Builds the folder ``root``, containerd's root with the images. ``programs``: the folder of containerd and ctr."""
     tar = job.work / "images.tar"
     tar.write_bytes(archive(layer(*_busybox(job)), NAMES, architecture))
     unpack(job, programs, job.out / "root", {tar: 2})
 
 
 def unpack(job: Job, programs: Path, root: Path, archives: Mapping[Path, float]) -> None:
-    """The containerd root ``root`` has the images of these archives, each of which takes about so many seconds.
+    """Imports the images of these archives into the containerd root ``root``; the values are seconds, estimated.
 
     Raises BuildFailed.
     """

@@ -1,6 +1,6 @@
-"""The containerd root of nodes in a lab with the chart: Galactic's image, a broker's, and what all labs have.
+"""The containerd root of nodes in a lab with the chart: Galactic's image, a broker's, and those of all labs.
 
-Galactic's image has the name that the chart's defaults give it. The broker is Debian's Mosquitto, by a name of its own.
+Galactic's image has its name in the chart's defaults. The broker is Debian's Mosquitto, with a name of its own.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ from galactic_lab.state import State, checkout, labs
 
 NAME: Final = "chart-images"
 COPIED: Final = ("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "controllers", "src")
-"""What of the checkout controllers/Dockerfile may copy: .dockerignore lets nothing else in."""
+"""The parts of the checkout that .dockerignore admits."""
 BROKER: Final = f"lab.local/mosquitto:{SUITE}"
 KEPT: Final = 1
-"""Roots of other versions of the checkout that stay when a new one is built: each takes 600 MB."""
+"""The number of roots of other versions that stay when a new one is built: each takes 600 MB."""
 
 
 def galactic(chart: Path) -> str:
-    """What the chart's defaults call Galactic's image, in full, as containerd knows it."""
+    """The full name of Galactic's image in the chart's defaults, as containerd has it."""
     image = yaml.safe_load((chart / "values.yaml").read_text())["image"]
     version = yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"]
     return f"docker.io/library/{image['repository']}:{image['tag'] or version}"
 
 
 def content(root: Path) -> str:
-    """A hash of what the image is made of."""
+    """A hash of the files that the image is built from."""
     digest = hashlib.sha256()
     for path in sorted(_files(root)):
         digest.update(f"{path.relative_to(root)} {path.stat().st_mode & 0o777:o}\n".encode())
@@ -50,7 +50,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def make(job: Job, containerd: Path, base: Path, tags: tuple[str, str]) -> None:
-    """The folder ``root``, from ``base``, a root that has the other images. Raises BuildFailed."""
+    """Builds the folder ``root`` from ``base``, a root with the other images. Raises BuildFailed."""
     forget()
     store, archives = Store(), (job.work / "galactic.tar", job.work / "broker.tar")
     with store.alone():
@@ -67,7 +67,7 @@ def make(job: Job, containerd: Path, base: Path, tags: tuple[str, str]) -> None:
 
 
 def forget() -> None:
-    """Removes the roots of other versions of the checkout, but for the latest and those that labs use."""
+    """Removes the roots of other versions of the checkout, except the latest and those of labs that are up."""
     used = {state.images for name in labs() if (state := State.load(name))}
     homes = cache.root().glob(f"{NAME}-" + "[0-9a-f]" * 12)
     unused = [path for path in homes if str(path) not in used]

@@ -1,4 +1,4 @@
-"""How this machine reaches Debian and PyPI, lent to what runs while an image is built. Nothing of it is in an image."""
+"""Settings of apt and pip of this machine, mounted while an image is built. The image has nothing of them."""
 
 import re
 import shutil
@@ -11,11 +11,11 @@ from galactic_lab.images import pip_settings
 
 APT: Final = Path("/etc/apt")
 MACHINE: Final = "/run/machine"
-"""Where pip's settings are, while an image is built."""
+"""The mount point of pip's settings during a build."""
 
 
 def sources(suite: str, apt: Path = APT) -> Iterator[tuple[Path, str]]:
-    """Those of the machine's apt sources that serve the suite: file and content."""
+    """The machine's apt sources of the suite: file and content."""
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
         if not path.is_file():
             continue
@@ -33,7 +33,7 @@ def sources(suite: str, apt: Path = APT) -> Iterator[tuple[Path, str]]:
 
 
 def mirror(suite: str, apt: Path = APT) -> str:
-    """The address that this machine gets the suite from. Raises BuildFailed where no source serves it."""
+    """The URL that this machine fetches the suite from. Raises BuildFailed where no source has it."""
     for path, text in sources(suite, apt):
         pattern = r"^URIs:\s*(\S+)" if path.suffix == ".sources" else r"(\w+://\S+)"
         if found := re.search(pattern, text, re.MULTILINE):
@@ -59,7 +59,7 @@ def options(folder: Path, suite: str) -> list[str]:
             path = Path(word.removeprefix("file://"))
             inside = f"{MACHINE}/{name}-{number}"
             if path.is_absolute() and path.is_dir():
-                # With what lies beside it: an index names files relative to it.
+                # With its siblings: an index names files relative to it.
                 volumes.append(f"{path.parent}:{inside}:ro")
                 (machine / f"{name}-{number}").mkdir()
                 inside = f"{inside}/{path.name}"

@@ -23,9 +23,9 @@ from galactic_lab.state import checkout
 
 SUITE: Final = "bookworm"
 MAKING: Final = "making-"
-"""How folders are called that are in use while something is built."""
+"""The prefix of folders of a running build."""
 ENOUGH: Final = 12 << 30
-"""Bytes of layers from which on all of them are thrown away."""
+"""Bytes of layers above which all of them are removed."""
 PACKAGES: Final = ("buildah", "debootstrap")
 BROKER_FILE: Final = """\
 ARG BASE
@@ -68,7 +68,7 @@ class Store:
             yield
 
     def buildah(self, *words: str | Path) -> str:
-        """What it prints. Raises BuildFailed."""
+        """The output of buildah. Raises BuildFailed."""
         command = ["buildah", *map(str, words)]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return _succeeded(command, done).stdout.strip()
@@ -83,14 +83,14 @@ class Store:
             self.buildah("rmi", "--all", "--force")
 
     def base(self) -> str:
-        """An image of Debian and nothing else, as small as debootstrap can; its name."""
+        """Builds an image of minimal Debian by debootstrap; its name."""
         source = mirrors.mirror(SUITE)
         name = f"localhost/base:{hashlib.sha256(f'2 {SUITE} {source}'.encode()).hexdigest()[:12]}"
         if self.buildah("images", "--quiet", "--filter", f"reference={name}"):
             return name
         with self._folder() as folder:
             root = folder / "root"
-            # In a mount namespace of its own: what debootstrap mounts there is gone with it, however it ends.
+            # In a mount namespace of its own: debootstrap's mounts end with it.
             words = ["unshare", "--mount", "debootstrap", "--variant=minbase", SUITE, str(root), source]
 
             def make() -> Done:
@@ -108,7 +108,7 @@ class Store:
         return name
 
     def build(self, target: str) -> str:
-        """A target of Galactic's Dockerfile, as `make image` builds it; its name. Raises BuildFailed."""
+        """Builds a target of Galactic's Dockerfile, as `make image` does; its name. Raises BuildFailed."""
         name = f"localhost/galactic-{target}:built"
         words = [sys.executable, "-m", "release.image", "--engine=buildah", f"--tag={name}"]
         words += [f"--base={self.base()}", f"--target={target}"]
@@ -118,7 +118,7 @@ class Store:
         return name
 
     def broker(self) -> str:
-        """Debian's Mosquitto; its name. Raises BuildFailed."""
+        """Builds an image of Debian's Mosquitto; its name. Raises BuildFailed."""
         name = "localhost/mosquitto:built"
         with self._folder() as folder:
             (folder / "Dockerfile").write_text(BROKER_FILE)
@@ -129,7 +129,7 @@ class Store:
         return name
 
     def export(self, name: str, tag: str, path: Path) -> None:
-        """The image as an archive that containerd imports, under the name ``tag``; layers are not compressed."""
+        """Writes the image as an archive for containerd, with the name ``tag`` and uncompressed layers."""
         self.buildah("push", "--quiet", name, f"docker-archive:{path}:{tag}")
 
     def mount(self, name: str) -> Path:
@@ -167,7 +167,7 @@ def _succeeded(words: Sequence[str], done: Done) -> Done:
 
 
 def _driver() -> str:
-    """Overlay, or where the kernel refuses that on this file system the one that copies."""
+    """The storage driver: overlay, or vfs, which copies, where the kernel refuses overlay on this file system."""
     cache.root().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.root()) as folder:
         for name in ("lower", "upper", "work", "merged"):

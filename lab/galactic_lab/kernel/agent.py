@@ -1,10 +1,10 @@
-"""Runs inside the lab's guest kernel as its first program: mounts, the wire to the host, and commands on request.
+"""The first process of a guest: mounts file systems, and runs commands for the host.
 
     request   length (4 bytes, big endian), JSON {"argv", "env", "cwd", "enter": [namespace files], "tty", "window"}
     then      frames both ways: kind (1 byte), length (4), payload; kinds as in ``remote``
 
 A command runs in a session of its own; when the connection ends, the session gets SIGHUP and, two seconds later,
-SIGKILL. Whoever can connect is root here: the listening address is reachable from the lab's own namespace only.
+SIGKILL. A client is root here: the listening address is reachable from the lab's own namespace only.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ from galactic_lab.kernel.remote import (
 
 GRACE_SECONDS: Final = 2.0
 PARTING_SECONDS: Final = 120.0
-"""For the other end, which may be held up, to have read all and close."""
+"""For the other end, which may be held up, to read all and close."""
 WRITABLE: Final = ("/run", "/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  (where the guest gets a tmpfs)
 
 
@@ -84,9 +84,9 @@ class Command:
                 _close(descriptor)
 
     def run(self) -> None:
-        """Returns when the command has ended and its output is delivered, or the connection is gone."""
-        exited, tell = os.pipe()
-        threading.Thread(target=self._wait, args=(tell,), daemon=True).start()
+        """Returns when the command has ended and its output is delivered, or when the connection has ended."""
+        exited, closed_at_exit = os.pipe()
+        threading.Thread(target=self._wait, args=(closed_at_exit,), daemon=True).start()
         threading.Thread(target=self._feed, daemon=True).start()
         with selectors.DefaultSelector() as ready:
             ready.register(self._stream, selectors.EVENT_READ)
@@ -98,7 +98,7 @@ class Command:
                 while not done or self._outputs:
                     events = ready.select(0.2 if done else None)
                     if done and not events:
-                        break  # something the command left behind keeps its output open
+                        break  # a process that the command left keeps its output open
                     for key, _ in events:
                         if key.fd == exited:
                             done = True
@@ -118,7 +118,7 @@ class Command:
                 self._outputs.clear()
 
     def _part(self) -> None:
-        """Closing while something unread has arrived resets the connection, and what was sent last may be lost."""
+        """Closes after the other end: a close with unread bytes resets the connection, and output may be lost."""
         with suppress(OSError):
             self._stream.shutdown(socket.SHUT_WR)
             self._stream.settimeout(PARTING_SECONDS)
@@ -126,7 +126,7 @@ class Command:
                 pass
 
     def _feed(self) -> None:
-        """Its own thread: a command that does not read must not keep its output from being delivered."""
+        """Writes the input, in a thread of its own: a command that does not read must not block its output."""
         while data := self._typed.get():
             try:
                 os.write(self._input, data)
@@ -135,9 +135,9 @@ class Command:
         if self._input not in self._outputs:
             _close(self._input)
 
-    def _wait(self, tell: int) -> None:
+    def _wait(self, closed_at_exit: int) -> None:
         self._process.wait()
-        _close(tell)
+        _close(closed_at_exit)
 
     def _forward(self, descriptor: int, ready: selectors.DefaultSelector) -> None:
         try:
@@ -187,7 +187,7 @@ def _close(descriptor: int) -> None:
 
 
 def serve_one(stream: socket.socket) -> None:
-    """One connection, in a thread of its own: namespaces belong to threads, so entering one disturbs nobody."""
+    """Serves one connection, in a thread of its own: namespaces belong to threads, so others keep theirs."""
     with stream:
         try:
             request = json.loads(read_exactly(stream, int.from_bytes(read_exactly(stream, 4), "big")))
@@ -227,7 +227,7 @@ def serve(address: str, port: int, namespace: str) -> None:
 
 
 def prepare(config: dict[str, Any]) -> None:
-    """Mounts what a program expects, and shows the host's files wherever a fresh tmpfs would hide them."""
+    """Mounts the file systems that programs expect, and the host's folders below a new tmpfs."""
     namespaces.mount("proc", "/proc", "proc")
     namespaces.mount("sysfs", "/sys", "sysfs")
     for path in ("/dev/pts", "/dev/shm"):  # noqa: S108
@@ -251,7 +251,7 @@ def main() -> None:
     if child == 0:
         serve(config["address"], config["port"], config["namespace"])
     print("galactic lab: the guest is up", flush=True)
-    while True:  # the first process inherits every orphan and must bury it
+    while True:  # the first process reaps all orphans
         pid, _ = os.wait()
         if pid == child:
             time.sleep(0.1)

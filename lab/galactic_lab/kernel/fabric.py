@@ -13,7 +13,7 @@ from galactic_lab.state import GATEWAY, Node, State, alone
 
 
 def ensure_namespace(name: str) -> None:
-    """A named network namespace exists."""
+    """Makes a named network namespace unless it exists."""
     with alone():
         if not Path("/run/netns", name).exists():
             subprocess.run(["ip", "netns", "add", name], check=True)
@@ -21,13 +21,13 @@ def ensure_namespace(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command, with what it reads from its standard input."""
+    """One command, with its standard input."""
 
     argv: list[str]
     stdin: str = ""
 
     def run(self) -> None:
-        """Raises CalledProcessError; what the command has to say goes to the standard error."""
+        """Runs the command. Raises CalledProcessError; its messages go to standard error."""
         subprocess.run(self.argv, input=self.stdin.encode(), check=True)
 
 
@@ -52,7 +52,7 @@ def router(state: State, uplink: str, *, inside: bool = False) -> list[Step]:
 
 
 def node(state: State, member: Node) -> list[Step]:
-    """One node, attached to the router. Its SRv6 prefix is routed to it whether or not it does anything with it."""
+    """One node, attached to the router, which routes the SRv6 prefix to it in any case."""
     device = member.name
     steps = [
         Step(["ip", "netns", "add", member.namespace]),
@@ -95,17 +95,17 @@ def ensure_node(state: State, member: Node) -> None:
 
 
 def remake_node(state: State, member: Node) -> None:
-    """The node's namespace is as new: a reboot keeps no device, no route and no rule."""
+    """Makes the node's namespace again: a reboot keeps no device, route or rule."""
     for argv in (
         ["ip", "-n", state.fabric, "link", "delete", member.name],
         ["ip", "netns", "delete", member.namespace],
     ):
-        subprocess.run(argv, capture_output=True, check=False)  # what is gone already need not go
+        subprocess.run(argv, capture_output=True, check=False)  # it may not exist
     ensure_node(state, member)
 
 
 def control(state: State, device: str) -> list[Step]:
-    """The control plane's end: its address on ``device`` and the way to nodes and pods, in the lab's own namespace."""
+    """The control plane's end, in the lab's own namespace: its address on ``device``, and routes to nodes and pods."""
     return [
         _batch(
             state.namespace,
@@ -118,7 +118,7 @@ def control(state: State, device: str) -> list[Step]:
 
 
 def passing(state: State, device: str, address: IPv6Address) -> list[Step]:
-    """The control plane's namespace passes on what comes from ``device``, a link to that of another lab."""
+    """The control plane's namespace forwards packets from ``device``, the link to another lab."""
     return [
         _batch(state.namespace, f"address add {address}/64 dev {device} nodad", f"link set {device} up"),
         Step(["ip", "netns", "exec", state.namespace, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"]),

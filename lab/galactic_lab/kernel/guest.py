@@ -1,7 +1,7 @@
 """Starts the guest in place of this process: ``guest.py NAMESPACE LINUX argument…``.
 
-A guest that was killed leaves helper processes, stopped or waiting, that still hold its tap. They are ended first:
-whatever runs the same kernel file in the lab's network namespace is such a left-over, since a lab has one guest.
+A killed guest leaves helper processes, stopped or waiting, that still hold its tap. They are ended first: all processes
+of the same kernel file in the lab's network namespace, since a lab has one guest.
 """
 
 import os
@@ -27,7 +27,7 @@ def left(namespace: str, linux: Path) -> set[int]:
 def main() -> None:
     namespace, linux, *arguments = sys.argv[1:]
     leftovers.end(lambda: left(namespace, Path(linux).resolve()))
-    processor.take()
+    processor.pin()
     os.execv(linux, [linux, *arguments])  # noqa: S606  (no shell is the point)
 
 

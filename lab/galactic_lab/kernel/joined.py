@@ -1,7 +1,7 @@
 """A lab whose nodes are on another lab's fabric, in the same kernel: another cluster with the same underlay and broker.
 
-Its control plane has a namespace of its own, linked to that of the other lab, which passes on what is for the nodes.
-Its nodes see their files as those of the other lab do.
+Its control plane has a namespace of its own, linked to that of the other lab, which forwards packets for the nodes. Its
+nodes have the same view of the host's files as those of the other lab.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from galactic_lab.state import CONTROL, VOLATILE, State
 
 
 class Joined:
-    """The kernel of the lab that was joined."""
+    """The kernel of the joined lab."""
 
     def __init__(self, state: State, kernel: Kernel) -> None:
         self._state, self._kernel = state, kernel
@@ -43,7 +43,7 @@ class Joined:
         self._do(["sh", "-ec", mount])
 
     def leave(self) -> None:
-        """Nothing of it is left in the other lab's kernel. One that is not there any more has nothing of it either."""
+        """Removes the lab from the other lab's kernel, if that still runs."""
         state = self._state
         names = [member.namespace for member in state.members]
         script = [

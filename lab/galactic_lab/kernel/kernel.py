@@ -1,4 +1,4 @@
-"""What the lab needs of the kernel its nodes run on."""
+"""The kernel of a lab's nodes, as the lab uses it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -7,18 +7,18 @@ from galactic_lab.processes import Program
 
 
 class Kernel(Protocol):
-    """Where the lab's nodes live. Paths below ``State.root`` mean the same file on both sides."""
+    """The kernel of the lab's nodes. A path below ``State.root`` is the same file on both sides."""
 
     def programs(self) -> list[Program]:
-        """What has to be supervised for it to run."""
+        """The supervised programs of the kernel."""
         ...
 
     def boot(self) -> None:
-        """The lab's namespace exists and is linked to the kernel; ``programs`` may be started."""
+        """Makes the lab's namespace and its link to the kernel; ``programs`` may start after that."""
         ...
 
     def ready(self) -> bool:
-        """Whether it runs commands."""
+        """Whether the kernel runs commands."""
         ...
 
     def command(

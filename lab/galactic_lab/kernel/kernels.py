@@ -1,4 +1,4 @@
-"""Which kernel the nodes of a lab run on."""
+"""Chooses the kernel of a lab's nodes."""
 
 from galactic_lab.kernel.joined import Joined
 from galactic_lab.kernel.kernel import Kernel

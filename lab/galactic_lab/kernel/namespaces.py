@@ -1,4 +1,4 @@
-"""Linux namespaces and mounts through the C library: what ``os`` of Python 3.11 does not offer."""
+"""Linux namespaces and mounts through the C library: ``os`` of Python 3.11 lacks them."""
 
 import ctypes
 import os

@@ -17,7 +17,7 @@ from galactic_lab.builds import cache
 
 LOCK: Final = "processors.lock"
 GUEST: Final = "linux"
-"""What the file of a guest's kernel is called."""
+"""The file name of a guest's kernel."""
 
 
 def guests() -> Iterator[set[int]]:
@@ -31,27 +31,27 @@ def guests() -> Iterator[set[int]]:
             allowed = os.sched_getaffinity(int(folder.name))
         except OSError:
             continue
-        if command not in seen:  # one that is traced has a process for each of its own
+        if command not in seen:  # a traced guest has a process of this machine for each of its processes
             seen.add(command)
             yield allowed
 
 
-def quietest() -> int:
-    """Of the processors that this process may run on, the one that is the only one of the fewest guests."""
+def least_pinned() -> int:
+    """The processor, of those that this process may run on, with the fewest guests pinned to it."""
     alone = Counter(processor for allowed in guests() if len(allowed) == 1 for processor in allowed)
     return min(sorted(os.sched_getaffinity(0)), key=lambda processor: alone[processor])
 
 
-def take() -> None:
-    """The process that is about to become a guest has one processor. Others wait until it has become one."""
+def pin() -> None:
+    """Pins this process, which becomes a guest, to one processor. Other callers wait until it has become a guest."""
     cache.root().mkdir(parents=True, exist_ok=True)
     lock = os.open(cache.root() / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)  # until exec closes it
-    os.sched_setaffinity(0, {quietest()})
+    os.sched_setaffinity(0, {least_pinned()})
 
 
 def main() -> None:
-    take()
+    pin()
     os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - no shell is the point
 
 

@@ -1,7 +1,7 @@
 """Runs one command inside the lab's kernel: ``remote.py SOCKET HEADER-JSON -- argv…`` (see ``agent`` for the wire).
 
-Streams, exit status and signals pass through; when this process goes away, however it ends, so does the command. It is
-started for every command, so it imports little and nothing of galactic.
+Streams, exit status and signals pass through. The command ends with this process, also when that is killed. As it runs
+for every command, it imports little, and nothing of galactic.
 """
 
 import json
@@ -56,8 +56,8 @@ def window() -> bytes:
     return b"%d %d" % (lines, columns)
 
 
-def tell(stream: socket.socket, message: bytes) -> None:
-    """Sends it, or not: a command that has ended already wants to hear nothing, and its output is still to be read."""
+def send(stream: socket.socket, message: bytes) -> None:
+    """Sends it unless the command has ended, whose output is still to be read."""
     with suppress(OSError):
         stream.sendall(message)
 
@@ -77,13 +77,13 @@ def pump(stream: socket.socket, terminal: bool) -> int:  # noqa: C901, PLR0912  
             if descriptor == wake:
                 for number in os.read(wake, 64):
                     resized = number == signal.SIGWINCH
-                    tell(stream, frame(WINDOW, window()) if resized else frame(SIGNAL, b"%d" % number))
+                    send(stream, frame(WINDOW, window()) if resized else frame(SIGNAL, b"%d" % number))
             elif descriptor == 0:
                 try:
                     data = os.read(0, 65536)
                 except OSError:
                     data = b""
-                tell(stream, frame(STDIN, data))
+                send(stream, frame(STDIN, data))
                 if not data:
                     poll.unregister(0)
             else:
@@ -91,7 +91,7 @@ def pump(stream: socket.socket, terminal: bool) -> int:  # noqa: C901, PLR0912  
                 if kind in (STDOUT, STDERR):
                     try:
                         write_all(kind, payload)
-                    except BrokenPipeError:  # as `… | head` has it
+                    except BrokenPipeError:  # the reader is gone, as in `… | head`
                         return 128 + signal.SIGPIPE
                 elif kind == EXIT:
                     status = int(payload)

@@ -17,14 +17,14 @@ from galactic_lab.state import AGENT_PORT, GATEWAY, State, checkout, environment
 
 MEMORY: Final = "3G"
 CHART_MEMORY: Final = "4G"
-"""With the chart, whose pods take another gigabyte."""
+"""With the chart, whose pods need another gigabyte."""
 TAP: Final = "tap0"
 OFFLOADS: Final = ("tso", "gso", "gro", "tx", "sg")
 REMOTE: Final = Path(__file__).with_name("remote.py")
 
 
 class Uml:
-    """All nodes inside one guest. Commands reach it over a unix socket that the forwarder carries to its agent."""
+    """All nodes in one guest. Commands reach its agent over a unix socket, through the forwarder."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -63,7 +63,7 @@ class Uml:
         ):
             subprocess.run([*inside, "ip", "tuntap", "add", "dev", TAP, "mode", "tap"], check=True)
             for offload in OFFLOADS:
-                # Not every kernel lets every one of them be changed; those that it does not are off already.
+                # An offload that a kernel does not let be changed is off already.
                 subprocess.run(
                     [*inside, "ethtool", "-K", TAP, offload, "off"], capture_output=True, check=False
                 )
@@ -92,7 +92,7 @@ class Uml:
         init.chmod(0o755)
 
     def _shared(self) -> list[tuple[Path, bool]]:
-        """Host folders that a fresh tmpfs would hide from the guest, and whether the guest may write there."""
+        """Host folders below the guest's tmpfs mounts, each mounted by itself; and whether they are writable."""
         wanted = [Path(sys.prefix), Path(sys.base_prefix), checkout(), cache.root()]
         wanted += [Path(self._state.multus)] if self._state.multus else []
         hidden = [
@@ -116,7 +116,7 @@ class Uml:
     ) -> list[str]:
         if any(
             path.endswith("/pid") for path in enter
-        ):  # the agent's threads cannot have children in another one
+        ):  # a thread cannot enter a process namespace for its children
             argv, enter = entering(enter, argv), ()
         header = json.dumps({"enter": list(enter), "env": dict(environment or {}), "tty": terminal})
         return [sys.executable, "-ISE", str(REMOTE), str(self._state.agent_socket), header, "--", *argv]

@@ -1,4 +1,4 @@
-"""containerd on a node: its configuration, and its root folder with the images that were imported once."""
+"""containerd on a node: its configuration, and its root folder with the shared images."""
 
 import os
 import shutil
@@ -54,7 +54,7 @@ SystemdCgroup = false
 def fill_root(template: Path, root: Path = ROOT) -> None:
     """A root with all images of ``template``: its two databases are copied, blobs and snapshots are links to it.
 
-    Layers are only ever read. A root that is there already stays: it has the node's containers.
+    Layers are read-only. An existing root stays: it has the node's containers.
     """
     if (root / METADATA).exists():
         return

@@ -1,4 +1,4 @@
-"""kubelet on a node: its configuration, and the default network's."""
+"""kubelet on a node: its configuration, and that of the default network."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PORT: Final = 10250
 
 
 def configuration(domain: str = DOMAIN) -> dict[str, Any]:
-    """Of a node in memory: no eviction for a full disk, cgroups without systemd, the API server is trusted."""
+    """The configuration of a node in memory: no eviction for a full disk, no systemd, no authorization."""
     never = dict.fromkeys(
         (
             "memory.available",

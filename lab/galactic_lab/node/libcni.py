@@ -15,11 +15,11 @@ Config = dict[str, Any]
 
 
 class PluginFailed(GalacticError):
-    """A plugin refused or broke; the message has what it said."""
+    """A plugin failed; the message has its error."""
 
 
 def conflist(text: str, name: str) -> Config:
-    """A configuration list, from a list or a single one; called ``name`` if it has no name. Raises Rejected."""
+    """A configuration list, from a list or a single configuration; ``name`` if it has no name. Raises Rejected."""
     try:
         config = json.loads(text)
     except json.JSONDecodeError as error:
@@ -75,7 +75,7 @@ class Runtime:
         return result or {}
 
     def delete(self, config: Config, attachment: Attachment, result: Config | None) -> None:
-        """Every plugin in reverse order has said that nothing is left. Raises PluginFailed."""
+        """Calls DEL of every plugin, in reverse order. Raises PluginFailed."""
         for plugin in reversed(config["plugins"]):
             self._call("DEL", config, plugin, attachment, result)
 
@@ -125,7 +125,7 @@ class Runtime:
 
 
 def _complaint(out: str, error: bytes) -> str:
-    """A plugin's error object, or whatever it printed."""
+    """A plugin's error object, else its output."""
     try:
         reply = json.loads(out)
         return f"{reply['msg']} (code {reply.get('code')})" + (

@@ -1,7 +1,7 @@
-"""A node as a machine of its own inside the lab's kernel: namespaces, a cgroup, and the folders that it does not share.
+"""A node as a machine of its own inside the lab's kernel: namespaces, a cgroup, and private folders.
 
-The process that calls ``isolate`` stays outside of the node's process namespace, so that it knows its children by the
-process ids of the lab's kernel; whatever it forks afterwards is inside. The first of these is ``init``.
+The process that calls ``isolate`` stays outside of the node's process namespace, and has its children's process ids of
+the lab's kernel; the processes that it forks afterwards are inside. The first of these is ``init``.
 """
 
 import os
@@ -17,18 +17,18 @@ from galactic_lab.state import VOLATILE, Node
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
 PRIVATE: Final = ("/run/galactic", "/run/containerd", "/run/cni", "/var/lib", "/var/log")
-"""What each node has for itself. They are kept while the node's machine is down, but for those below /run."""
+"""Private folders of each node. Those outside of /run are kept while the node's machine is down."""
 LAYERED: Final = ("/etc", "/opt")
-"""What each node may change for itself, and otherwise has in common with the machine."""
+"""Folders of the machine with an overlay for each node."""
 MODULES: Final = Path("/lib/modules")
-"""Every machine that boots a kernel of its own has this folder; one that the lab runs on may not."""
+"""A machine with a kernel of its own has this folder; a container that the lab runs in may not."""
 PATIENCE_SECONDS: Final = 60.0
 CPU_FACTS: Final = "cpu MHz\t\t: 2000.000\ncore id\t\t: 0\nphysical id\t: 0\n"
 """cadvisor reads the clock rate, which /proc/cpuinfo of User Mode Linux lacks."""
 
 
 def folder(member: Node) -> Path:
-    """Of the node, in the lab kernel's memory."""
+    """The node's folder in the memory of the lab's kernel."""
     return VOLATILE / member.namespace
 
 
@@ -38,21 +38,21 @@ def cgroup(member: Node) -> Path:
 
 
 def delegate(group: Path) -> None:
-    """Children of ``group`` may have every controller. Raises OSError where a process is still in it."""
+    """Enables every controller for children of ``group``. Raises OSError while a process is in it."""
     for controller in (group / "cgroup.controllers").read_text().split():
-        with suppress(OSError):  # one that the kernel keeps to itself
+        with suppress(OSError):  # not a controller for children
             (group / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def prepare_kernel() -> None:
-    """The lab's kernel has cgroups with every controller."""
+    """Mounts cgroups with every controller in the lab's kernel."""
     if not (CGROUPS / "cgroup.controllers").exists():
         namespaces.mount("cgroup2", CGROUPS, "cgroup2")
     delegate(CGROUPS)
 
 
 def isolate(member: Node) -> None:
-    """Moves the caller into the node's machine; what it forks from now on is in the node's process namespace too.
+    """Moves the caller into the node's machine; its later children are in the node's process namespace, too.
 
     No process may stay in the root of the node's cgroup namespace, or kubelet finds controllers missing there: the
     caller is in a leaf when it returns.
@@ -74,7 +74,7 @@ def isolate(member: Node) -> None:
 
 
 def _remove(group: Path) -> None:
-    """The cgroup and all below it are gone, of an earlier boot whose processes have been killed."""
+    """Removes the cgroup of an earlier boot, whose processes have been killed, and all below it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while group.exists():
         for folder, _, _ in os.walk(group, topdown=False):
@@ -86,7 +86,7 @@ def _remove(group: Path) -> None:
 
 
 def _mounts(member: Node) -> None:
-    """A mount namespace that propagates to the containers of the node and to nobody else."""
+    """Sets up mounts that propagate to the node's containers and nowhere else."""
     namespaces.mount("none", "/", flags=namespaces.MS_REC | namespaces.MS_PRIVATE)
     namespaces.mount("none", "/", flags=namespaces.MS_REC | namespaces.MS_SHARED)
     own = folder(member)
@@ -106,7 +106,7 @@ def _mounts(member: Node) -> None:
 
 
 def _overlay(own: Path, path: Path) -> None:
-    """The folder may be changed; what is changed lies in ``own``."""
+    """Mounts an overlay on the folder, with the changes in ``own``."""
     layer = own / f"{str(path).strip('/').replace('/', '-')}-layer"
     upper, work = layer / "upper", layer / "work"
     upper.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _overlay(own: Path, path: Path) -> None:
 
 
 def forget_boot(member: Node) -> None:
-    """Removes what does not survive a reboot: the node's folders below /run."""
+    """Removes the node's folders below /run, which do not survive a reboot."""
     import shutil  # noqa: PLC0415 - a node that stays up never needs it
 
     for path in PRIVATE:
@@ -125,13 +125,13 @@ def forget_boot(member: Node) -> None:
 
 
 def init(ready: int) -> None:
-    """The first process of the node's process namespace: mounts /proc, and reaps whatever has lost its parent.
+    """The first process of the node's process namespace: mounts /proc, and reaps orphans.
 
     Closes the file descriptor ``ready`` once /proc is there. Never returns; the kernel ends every process of the
     namespace with it.
     """
     namespaces.mount("proc", "/proc", "proc")
-    _tell_clock_rate()
+    _add_clock_rate()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     os.close(ready)
     while True:
@@ -141,7 +141,7 @@ def init(ready: int) -> None:
             signal.sigwait({signal.SIGCHLD})
 
 
-def _tell_clock_rate() -> None:
+def _add_clock_rate() -> None:
     source = Path("/proc/cpuinfo")
     text = source.read_text()
     if "cpu MHz" not in text:

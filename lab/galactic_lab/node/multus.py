@@ -24,7 +24,7 @@ from galactic_lab.node.selections import NETWORKS, STATUS, Selection, addresses,
 
 NAME: Final = "galactic-lab-multus"
 DEFINITION: Final = "00-multus.conflist"
-"""The configuration in /etc/cni/net.d. It sorts before the default network's own, as that of Multus does."""
+"""The configuration in /etc/cni/net.d. It sorts before that of the default network, as Multus' own does."""
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 TRIES: Final = 20
 PAUSE_SECONDS: Final = 0.5
@@ -32,7 +32,7 @@ ANSWER_SECONDS: Final = 30.0
 
 
 def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path]) -> None:
-    """Writes the default network's configuration, and the one that lets the stand-in come first."""
+    """Writes the configurations of the default network and of the stand-in, which sorts first."""
     plugin = {
         "type": NAME,
         "delegate": kubelet.network(pods),
@@ -44,7 +44,7 @@ def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path]) -> N
 
 
 def define(pods: IPv6Network, first: dict[str, Any] | None) -> None:
-    """Writes the default network's configuration, and ``first`` before it, if any."""
+    """Writes the default network's configuration, and ``first``, if any, to sort before it."""
     folder = kubelet.DEFINITIONS
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "10-pods.conflist").write_text(json.dumps(kubelet.network(pods)))
@@ -53,7 +53,7 @@ def define(pods: IPv6Network, first: dict[str, Any] | None) -> None:
 
 
 class Api:
-    """The few requests that are made of the API server."""
+    """Requests to the API server."""
 
     def __init__(self, kubeconfig: Path) -> None:
         config = json.loads(kubeconfig.read_text())
@@ -93,7 +93,7 @@ class Multus:
         self._record = Path(config["state"]) / f"{environment['CNI_CONTAINERID']}.json"
 
     def add(self) -> Config:
-        """Every network of the pod is attached; the default network's result. On failure none of them is."""
+        """Attaches every network of the pod, or on failure none; the result of the default network."""
         api = Api(Path(self._config["kubeconfig"]))
         pod = self._pod(api)
         meta = pod["metadata"]
@@ -119,7 +119,7 @@ class Multus:
         return results[0][1]
 
     def delete(self) -> None:
-        """Every network that was attached is detached, in reverse order. Raises the first failure, after all."""
+        """Detaches the attached networks, in reverse order. Raises the first failure at the end."""
         failure: GalacticError | None = None
         for one, config, result in reversed(self._saved()):
             try:
@@ -131,7 +131,7 @@ class Multus:
         self._record.unlink(missing_ok=True)
 
     def _pod(self, api: Api) -> Any:
-        """The pod that the runtime asks for; the API server may know it a moment later than kubelet."""
+        """The pod of this call, read with further tries: the API server's cache may lag behind kubelet."""
         namespace, name = self._arguments["K8S_POD_NAMESPACE"], self._arguments["K8S_POD_NAME"]
         uid = self._arguments.get("K8S_POD_UID", "")
         for attempt in range(TRIES):
@@ -178,7 +178,7 @@ class Multus:
         return [(Selection(*one), config, result) for one, config, result in kept]
 
     def _publish(self, api: Api, pod: Any, results: list[tuple[Selection, Config]]) -> None:
-        """The annotation with the status, and an Event for each interface. A failure is no failure of the pod."""
+        """Writes the annotation with the status, and an Event for each interface. Failures are ignored."""
         meta = pod["metadata"]
         where = f"/api/v1/namespaces/{meta['namespace']}"
         with suppress(Unreachable):

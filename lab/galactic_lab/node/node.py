@@ -52,9 +52,9 @@ class LabNode:
         return children
 
     def _boot(self) -> int:
-        """The process id of the node's first process; its networks are configured.
+        """Boots the node with the caller in it; the process id of its first process.
 
-        What a reboot does not keep is gone. The caller is in the node.
+        Devices, rules and /run of an earlier boot are removed; the networks of pods are configured.
         """
         pidfile = self._state.pid(self._member.name, "init")
         if pidfile.exists():

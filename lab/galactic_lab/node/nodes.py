@@ -1,4 +1,4 @@
-"""The nodes, inside the lab's kernel: one preloaded process that forks, per node, a supervisor with its programs.
+"""The nodes, inside the lab's kernel: one preloaded process forks a supervisor for each node.
 
 ``python -m galactic_lab.node.nodes LAB``. Imports happen once. Each node has a machine of its own, with
 containerd and kubelet (``node.node``). Ending this program ends everything it started.
@@ -23,7 +23,7 @@ log = logging.getLogger("galactic_lab.node.nodes")
 
 
 def preload() -> None:
-    """Imports what every node needs, before anything is forked."""
+    """Imports the node controller once, before the forks."""
     if not controllers.installed(CONTROLLER):
         log.warning("%s does not exist: nodes run without a controller", CONTROLLER)
         return
@@ -34,7 +34,7 @@ def preload() -> None:
 
 
 def _prepare(state: State) -> None:
-    """The fabric is there, and what nodes need is imported."""
+    """Makes the fabric, and imports the node controller."""
     started = time.monotonic()
     machine.prepare_kernel()
     for member in state.members:
@@ -45,7 +45,7 @@ def _prepare(state: State) -> None:
 
 
 def main() -> None:
-    """Until SIGTERM: the fabric is there, and every node's supervisor runs."""
+    """Keeps the fabric and every node's supervisor running, until SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     state = State.load(sys.argv[1])
     if state is None:

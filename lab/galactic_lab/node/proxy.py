@@ -10,20 +10,20 @@ from galactic_lab.state import Node, State
 
 PROGRAM: Final = "nft"
 PACKAGE: Final = "nftables"
-"""kube-proxy runs the program, which is in that package."""
+"""The package of that program, which kube-proxy runs."""
 PODS: Final = "fd01::/16"
 """The addresses of all nodes' pods in the default network."""
 MODES: Final = ("nftables", "iptables")
-"""The nodes of a lab take turns: what holds in a lab holds beside either."""
+"""The nodes of a lab use these modes in turn."""
 
 
 def mode(state: State, member: Node) -> str:
-    """How kube-proxy on that node programs the kernel."""
+    """kube-proxy's mode on that node."""
     return MODES[state.members.index(member) % len(MODES)]
 
 
 def configuration(name: str, kubeconfig: Path, mode: str) -> dict[str, Any]:
-    """Of a node whose network namespace may not set limits of the kernel's connection tracking."""
+    """kube-proxy's configuration for a namespace that may not set limits of connection tracking."""
     untouched = {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"}
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",

@@ -1,4 +1,4 @@
-"""A real Multus on a node, from a folder that somebody gives: its thin plugin, or its daemon with the shim.
+"""A real Multus on a node, from a given folder: its thin plugin, or its daemon with the shim.
 
 ``multus`` alone is thin: called for each pod, configured by the lab. ``multus-daemon`` and ``multus-shim`` are thick,
 as Multus' own DaemonSet runs them: the daemon writes its configuration itself, and removes it when it ends.
@@ -21,9 +21,9 @@ THIN: Final = "multus"
 DAEMON: Final = "multus-daemon"
 SHIM: Final = "multus-shim"
 DEFINITION: Final = "00-multus.conf"
-"""What the daemon calls its configuration."""
+"""The file name of the daemon's configuration."""
 SECRETS: Final = Path("/run/secrets/kubernetes.io/serviceaccount")
-"""Where the daemon, which takes itself for a container, finds how to reach the API server. All nodes have the same."""
+"""The daemon's credentials for the API server, as in a container. All nodes share the folder."""
 VERSION: Final = "1.0.0"
 
 
@@ -45,12 +45,12 @@ def has(folder: Path, program: str) -> bool:
 
 
 def thick(folder: str) -> bool:
-    """Whether the folder has the daemon, which then is what runs."""
+    """Whether the folder has the daemon and the shim: nodes then run these."""
     return bool(folder) and has(Path(folder), DAEMON) and has(Path(folder), SHIM)
 
 
 def definition(folder: str) -> str:
-    """What Multus' configuration in /etc/cni/net.d is called, with that folder or with none."""
+    """The file name of Multus' configuration in /etc/cni/net.d, with that folder or with none."""
     return DEFINITION if thick(folder) else multus.DEFINITION
 
 

@@ -13,12 +13,12 @@ done
 """
 
 
-def question(uids: Iterable[str]) -> list[str]:
-    """What to run in the lab's kernel: prints ``UID PID`` for each pod that has a process."""
+def query(uids: Iterable[str]) -> list[str]:
+    """The argv for the lab's kernel that prints ``UID PID`` for each pod with a process."""
     return ["sh", "-c", SCRIPT.format(uids=" ".join(shlex.quote(uid) for uid in uids))]
 
 
-def answer(output: str) -> dict[str, str]:
+def parsed(output: str) -> dict[str, str]:
     """The file of the network namespace, in the lab's kernel, by the pod's UID."""
     return {
         uid: f"/proc/{pid}/ns/net" for uid, _, pid in (line.partition(" ") for line in output.splitlines())

@@ -1,4 +1,4 @@
-"""Which further networks a pod asks for, and the status that it gets (Kubernetes multi-network spec 1.3).
+"""Networks that a pod requests, and their status (Kubernetes multi-network spec 1.3).
 
 As strict as Multus 4: the short form takes DNS labels only, the JSON form checks addresses and hardware addresses.
 """
@@ -20,7 +20,7 @@ MAC: Final = re.compile(r"[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One network a Pod asks for. ``runtime`` holds what plugins with that capability get as ``runtimeConfig``."""
+    """One network that a Pod requests. ``runtime`` is the ``runtimeConfig`` of plugins with that capability."""
 
     namespace: str
     name: str

@@ -27,7 +27,7 @@ def lab(tmp_path: Path) -> Any:
 
 def shown(lab: Any) -> tuple[bool, str]:
     console = Console(file=io.StringIO(), width=160, highlight=False)
-    passed = demo._tell(console, lab, Path("examples"))
+    passed = demo._present(console, lab, Path("examples"))
     return passed, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -68,5 +68,5 @@ def test_pods_that_are_not_ready_in_time_are_followed_by_the_status(
     lab.get = lambda *_: {"items": []}
     console = Console(file=io.StringIO(), width=160, highlight=False)
     with pytest.raises(Unreachable, match="pods are Ready"):
-        demo._tell(console, lab, Path("examples"))
+        demo._present(console, lab, Path("examples"))
     assert "▸ galactic status" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ def test_the_processor_with_the_fewest_guests(
 ) -> None:
     monkeypatch.setattr(processor, "guests", lambda: iter(guests))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert processor.quietest() == expected
+    assert processor.least_pinned() == expected
 
 
 def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
