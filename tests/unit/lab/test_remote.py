@@ -9,7 +9,7 @@ from pathlib import Path
 
 from galactic_lab.kernel import remote
 from galactic_lab.kernel.agent import serve_one
-from galactic_lab.kernel.remote import EXIT, STDIN, STDOUT, frame, read_frame, tell
+from galactic_lab.kernel.remote import EXIT, STDIN, STDOUT, frame, read_frame, send
 
 PATIENCE_SECONDS = 120
 
@@ -49,7 +49,7 @@ def test_who_is_told_something_may_be_gone():
     near, far = socket.socketpair()
     far.close()
     with near:
-        tell(near, frame(STDIN))
+        send(near, frame(STDIN))
 
 
 def test_who_reads_no_further_ends_it_without_a_word(tmp_path: Path):
