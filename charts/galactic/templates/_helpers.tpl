@@ -1,4 +1,4 @@
-{{/* Names are fixed: kinds, webhooks and the CNI plugin are there once in a cluster. Context of all: a dict with root,
+{{/* Names are fixed: a cluster has kinds, webhooks and the CNI plugin once. Context of all templates: a dict with root,
      component, and the component's values. */}}
 {{- define "galactic.selector" -}}
 app.kubernetes.io/name: galactic
@@ -27,7 +27,7 @@ labels:
 {{- end -}}
 {{- end -}}
 
-{{/* Pods' own metadata; what selects them cannot be overridden. */}}
+{{/* Metadata of pods; the selector's labels cannot be overridden. */}}
 {{- define "galactic.podMetadata" -}}
 {{- $selector := include "galactic.selector" . | fromYaml -}}
 labels:
@@ -40,12 +40,12 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* What opens tainted nodes has to run on them: it tolerates our own taint, besides what is given. */}}
+{{/* Tolerations as given, and of Galactic's own taint: the programs that remove it must run on tainted nodes. */}}
 {{- define "galactic.tolerations" -}}
 {{- prepend (. | default list) (dict "key" "galactic.datumapis.com/agent-not-ready" "operator" "Exists") | toYaml -}}
 {{- end -}}
 
-{{/* Where a pod runs. Without an affinity of their own, replicas keep away from each other. */}}
+{{/* Scheduling of a pod. Without an affinity of its own, replicas prefer different nodes. */}}
 {{- define "galactic.scheduling" -}}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -76,7 +76,7 @@ tolerations:
   {{- include "galactic.tolerations" .values.tolerations | nindent 2 }}
 {{- end -}}
 
-{{/* Of a container that needs nothing of its host. */}}
+{{/* Security context of a container without privileges. */}}
 {{- define "galactic.confined" -}}
 {{- $ours := dict "runAsNonRoot" true "runAsUser" 65532 "runAsGroup" 65532 "allowPrivilegeEscalation" false
       "readOnlyRootFilesystem" true "capabilities" (dict "drop" (list "ALL"))
@@ -103,7 +103,7 @@ tolerations:
 {{- toYaml $all -}}
 {{- end -}}
 
-{{/* What every controller is told. */}}
+{{/* Environment variables of every controller. */}}
 {{- define "galactic.common" -}}
 - {name: GALACTIC_CLUSTER, value: {{ .Values.cluster | quote }}}
 - {name: GALACTIC_SRV6_BLOCK, value: {{ .Values.srv6Space | quote }}}
@@ -116,12 +116,12 @@ tolerations:
 {{- if and (not .Values.mqtt.url) .Values.broker.enabled }}true{{ end -}}
 {{- end -}}
 
-{{/* A text with {cluster}, {node} and {pod} in it, as a variable's value. */}}
+{{/* A text with {cluster}, {node} and {pod} replaced, for a variable's value. */}}
 {{- define "galactic.placed" -}}
 {{- .text | replace "{cluster}" .root.Values.cluster | replace "{node}" "$(NODE_NAME)" | replace "{pod}" "$(POD_NAME)" -}}
 {{- end -}}
 
-{{/* How a client (node or router) gets to the broker, with or without it being ours. */}}
+{{/* URL, CA and credentials of a client (node or router) of the chart's own or another broker. */}}
 {{- define "galactic.client" -}}
 {{- $root := .root -}}
 {{- $client := get $root.Values.mqtt .component -}}
@@ -190,7 +190,7 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* Of a container with /healthz: readiness only. What is wrong there a restart would not mend. */}}
+{{/* Probe of a container with /healthz: readiness only, because a restart repairs none of its problems. */}}
 {{- define "galactic.readiness" -}}
 readinessProbe:
   httpGet: {path: /healthz, port: metrics}
@@ -203,7 +203,7 @@ readinessProbe:
 {{- if semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version }}policy/v1{{ else }}policy/v1beta1{{ end -}}
 {{- end -}}
 
-{{/* Of what the Job before `helm uninstall` is made of. */}}
+{{/* Metadata of the Job before `helm uninstall` and of its rights. */}}
 {{- define "galactic.hook" -}}
 labels:
   {{- include "galactic.labels" . | nindent 2 }}

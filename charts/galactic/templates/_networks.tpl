@@ -1,5 +1,5 @@
-{{/* Of a network, what its addresses have in common, in binary digits: 56 of them for 2001:db8:ff01:100::/56. So
-     one lies inside another if it begins with what that one has. Fails where the address says more than its length.
+{{/* The prefix bits of a network in binary digits: 56 of them for 2001:db8:ff01:100::/56. A network lies inside
+     another one if its bits begin with the other's. Fails if the address has host bits.
      Context: a dict with name (of the value) and network. */}}
 {{- define "galactic.bits" -}}
 {{- $parts := splitList "/" .network -}}
