@@ -1,6 +1,6 @@
-"""What pyproject.toml requires, one requirement a line: ``requirements.py [runtime] [EXTRA…]``, in its folder.
+"""Prints the requirements of pyproject.toml, one a line: ``requirements.py [runtime] [EXTRA…]``, in its folder.
 
-For the image's build, which fetches libraries before there is a package to install.
+The image's build fetches libraries by it, before there is a package to install.
 """
 
 import sys

@@ -1,9 +1,8 @@
 #!/opt/galactic/bin/python3 -I
-"""The development image's stand-in for each command: runs the real one, and starts it anew at SIGHUP.
+"""The development image's stand-in for each command: runs the real one, and starts it again at SIGHUP.
 
-It goes by the name of the command. As process 1 of a container it stays while the command comes and goes: the
-container's files, replaced ones among them, would be gone if the container ended. A command that ends by itself is
-started again at the next SIGHUP, when what was wrong with it may have been mended.
+It has the name of the command. As process 1 of a container it outlives the command: with the container its replaced
+files would be lost. A command that ends by itself is started again at the next SIGHUP.
 """
 
 import signal
@@ -18,7 +17,7 @@ WAITED_FOR = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 def main() -> int:
     """The exit code of the command that ran last."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)  # process 1 gets what it blocks, and else nothing
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)  # process 1 receives the signals that it blocks, and no others
     command = [str(COMMANDS / Path(sys.argv[0]).name), *sys.argv[1:]]
     running = _started(command)
     ended = False
@@ -27,12 +26,12 @@ def main() -> int:
         if number == signal.SIGCHLD:
             if running.poll() is not None and not ended:
                 ended = True
-                _say(f"{command[0]} ended with {running.returncode}; SIGHUP starts it anew")
+                _report(f"{command[0]} ended with {running.returncode}; SIGHUP starts it again")
             continue
         _end(running)
         if number != signal.SIGHUP:
             return running.returncode
-        _say(f"starting {command[0]} anew")
+        _report(f"starting {command[0]} again")
         running, ended = _started(command), False
 
 
@@ -54,7 +53,7 @@ def _end(running: "subprocess.Popen[bytes]") -> None:
         running.wait()
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"rerun: {text}\n")
     sys.stderr.flush()
 

@@ -46,7 +46,7 @@ def test_sighup_starts_it_anew_with_what_was_replaced(development):
         eventually(lambda: "replaced\n" in process.said, unless=process.alive)
         source.write_text(f"not python\n{whole}")
         process.send(signal.SIGHUP)
-        eventually(lambda: "SIGHUP starts it anew" in process.said, unless=process.alive)
+        eventually(lambda: "SIGHUP starts it again" in process.said, unless=process.alive)
         source.write_text(whole)
         before = process.said.count('"starting"')
         process.send(signal.SIGHUP)

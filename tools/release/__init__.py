@@ -1,1 +1,1 @@
-"""What makes a release, and says what is in it: ``PYTHONPATH=tools python -m release.…``, as the Makefile does."""
+"""Images, manifests, licences and audits of a release: ``PYTHONPATH=tools python -m release.…``, as in the Makefile."""

@@ -1,7 +1,7 @@
 """`make audit`: known vulnerabilities of what is shipped, by pip-audit: ``python -m release.audit``.
 
-Ends with 1 when there are any, and only then: where pip-audit or its service is not to be had it says so and that
-nothing was looked at, and ends well, because a check that fails without a network is soon switched off.
+Exit code 1 if there are any, and only then. Where pip-audit or its service is away, a message states that nothing was
+checked, and the exit code is 0: a check that fails without a network is soon disabled.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from typing import Any, Final
 from release.distributions import IMAGE, closure, constraints
 
 SECONDS: Final = 10
-"""For one answer of the service."""
+"""The time-out of one request to the service."""
 PATIENCE: Final = 240
 
 
@@ -52,33 +52,33 @@ def main() -> int:
 
 
 def verdict(out: str, error: str) -> int:
-    """What follows from what pip-audit printed."""
+    """The exit code for pip-audit's output, with the findings on standard error."""
     try:
         found: list[dict[str, Any]] = json.loads(out)["dependencies"]
     except (ValueError, KeyError, TypeError):
         complaints = [line for line in error.splitlines() if line.strip()]
-        return _skipped(complaints[-1] if complaints else "pip-audit said nothing")
+        return _skipped(complaints[-1] if complaints else "pip-audit printed nothing")
     unknown = [one["name"] for one in found if "skip_reason" in one]
     if len(unknown) == len(found):
         return _skipped("the service knows none of these libraries")
     vulnerable = [one for one in found if one.get("vulns")]
     for one in vulnerable:
-        for each in one["vulns"]:
-            fixed = ", ".join(each.get("fix_versions", ())) or "no version yet"
-            _say(f"{one['name']} {one['version']}: {each['id']}, fixed in {fixed}")
+        for known in one["vulns"]:
+            fixed = ", ".join(known.get("fix_versions", ())) or "no version yet"
+            _report(f"{one['name']} {one['version']}: {known['id']}, fixed in {fixed}")
     if unknown:
-        _say(f"not known to the service: {', '.join(unknown)}")
+        _report(f"not known to the service: {', '.join(unknown)}")
     if not vulnerable:
-        _say(f"no known vulnerabilities in {len(found) - len(unknown)} libraries")
+        _report(f"no known vulnerabilities in {len(found) - len(unknown)} libraries")
     return 1 if vulnerable else 0
 
 
 def _skipped(why: str) -> int:
-    _say(f"NOT DONE, nothing was looked at: {why}")
+    _report(f"NOT DONE, nothing was looked at: {why}")
     return 0
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"audit: {text}\n")
 
 

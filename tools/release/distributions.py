@@ -1,4 +1,4 @@
-"""Which libraries belong to what, as they are installed here and as pyproject.toml asks for them."""
+"""Libraries that the image, development and the lab require: by pyproject.toml, and as installed here."""
 
 import re
 import tomllib
@@ -12,15 +12,15 @@ from packaging.requirements import Requirement
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = "galactic"
 IMAGE: Final = ("cli",)
-"""The extras that the image has beside what is always needed; controllers/Dockerfile installs them."""
+"""The extras of the image, beside the dependencies; controllers/Dockerfile installs them."""
 LAB: Final = "lab"
-"""The folder of the distribution galactic-lab. Where extras are listed, it stands for what that requires."""
+"""The folder of the distribution galactic-lab. Among extras it stands for that distribution's requirements."""
 DEVELOPMENT: Final = ("dev", LAB)
-"""What `make venv` installs."""
+"""The extras that `make venv` installs."""
 
 
 def normal(name: str) -> str:
-    """The one spelling of a library's name."""
+    """The normal form of a library's name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -31,7 +31,7 @@ def project(root: Path = ROOT) -> dict[str, Any]:
 
 
 def asked(extras: Iterable[str], root: Path = ROOT) -> Iterator[Requirement]:
-    """What the project requires, with those extras, and with the extras of its own that these name."""
+    """The requirements of the project with those extras, and with the project's extras that these name."""
     table = project(root)
     required = table["optional-dependencies"] | {
         "": table["dependencies"],
@@ -52,7 +52,7 @@ def asked(extras: Iterable[str], root: Path = ROOT) -> Iterator[Requirement]:
 
 
 def closure(extras: Iterable[str] = ()) -> dict[str, Distribution]:
-    """Every library that is needed for that, by its normal name. Raises SystemExit for one that is not installed."""
+    """All required libraries, by normal name. Raises SystemExit for one that is not installed."""
     found: dict[str, Distribution] = {}
     waiting = list(asked(extras))
     seen = set[tuple[str, frozenset[str]]]()

@@ -1,10 +1,10 @@
-"""`make image`: controllers/Dockerfile, built by whatever builds images here.
+"""`make image`: builds controllers/Dockerfile with the first engine that works on this machine.
 
 ``python -m release.image [--tag NAME] [--base IMAGE] [--engine docker|podman|buildah] [--target image|dev]
 [--option=WORD …]``
 
-What the image says of itself (version, commit, time) comes from pyproject.toml and Git. With SOURCE_DATE_EPOCH set, or
-without it by the time of the last commit, two builds of one commit carry the same times.
+The image's labels (version, commit, time) come from pyproject.toml and Git. The time is SOURCE_DATE_EPOCH, else that of
+the last commit: two builds of one commit have the same times.
 """
 
 import argparse
@@ -29,14 +29,14 @@ ENGINES: Final = {
     "podman": ("podman", "info", "--format", "{{.Version.Version}}"),
     "buildah": ("buildah", "info"),
 }
-"""What builds images, in the order of preference, and a command of each that ends well if it can."""
+"""Engines in order of preference, each with a command that succeeds if the engine works."""
 DOCKERFILE: Final = "controllers/Dockerfile"
 TARGETS: Final = ("image", "dev")
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the image's labels say. ``epoch``: seconds, the time that all its files get where the engine can do that."""
+    """The image's labels. ``epoch``: seconds since 1970, the time of all its files where the engine supports that."""
 
     version: str
     revision: str
@@ -47,12 +47,12 @@ class Facts:
     def labels(self) -> dict[str, str]:
         """OCI annotations. Given as options, because buildah's layer cache does not see arguments within LABEL."""
         created = datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        said = {"version": self.version, "revision": self.revision, "created": created, "source": self.source}
-        return {f"org.opencontainers.image.{name}": value for name, value in said.items()}
+        own = {"version": self.version, "revision": self.revision, "created": created, "source": self.source}
+        return {f"org.opencontainers.image.{name}": value for name, value in own.items()}
 
 
 def facts(environment: Mapping[str, str] = os.environ) -> Facts:
-    """Of this checkout; without Git there is no revision, and the time is the beginning of 1970 unless it is given."""
+    """The labels of this checkout. Without Git there is no revision, and the time is 1970-01-01 unless it is given."""
     revision = _git("rev-parse", "HEAD")
     changed = _git(
         "status", "--porcelain", "--untracked-files=no", "--", "controllers", "src", "pyproject.toml"
@@ -88,45 +88,45 @@ def _git(*arguments: str) -> str:
 
 
 def usable(engine: str) -> str | None:
-    """Why it cannot build images here; None if it can."""
+    """The reason why the engine does not work here; None if it works."""
     if not shutil.which(engine):
         return "is not installed"
     done = subprocess.run(ENGINES[engine], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
-    said = (done.stderr or done.stdout).strip().splitlines() or [f"ended with {done.returncode}"]
-    return f"does not work: {said[-1]}"
+    output = (done.stderr or done.stdout).strip().splitlines() or [f"ended with {done.returncode}"]
+    return f"does not work: {output[-1]}"
 
 
 def engine(asked: str = "", try_out: Callable[[str], str | None] = usable) -> str:
-    """The one to build with. Raises SystemExit that says what was tried."""
+    """The engine to build with. Raises SystemExit with the reason for each engine that does not work."""
     reasons = {}
     for name in [asked] if asked else ENGINES:
         reason = try_out(name)
         if reason is None:
             return name
         reasons[name] = reason
-    told = "".join(f"\n  {name} {reason}" for name, reason in reasons.items())
+    tried = "".join(f"\n  {name} {reason}" for name, reason in reasons.items())
     raise SystemExit(
-        f"image: nothing here builds images:{told}\n"
+        f"image: nothing here builds images:{tried}\n"
         "Install one, or start its service. Where none can run as a service, buildah can without: "
         "apt-get install buildah, then STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot make image (docs/image.md)."
     )
 
 
 def command(
-    name: str, tag: str, said: Facts, *, base: str = "", target: str = "image", more: Sequence[str] = ()
+    name: str, tag: str, subject: Facts, *, base: str = "", target: str = "image", more: Sequence[str] = ()
 ) -> list[str]:
-    """What that engine is called with, in the project's folder."""
+    """The engine's argv, to run in the project's folder."""
     arguments = {"BASE": base} if base else {}
-    times = [f"--timestamp={said.epoch}"]
+    times = [f"--timestamp={subject.epoch}"]
     if name == "docker":  # BuildKit takes it as an argument
-        arguments["SOURCE_DATE_EPOCH"] = str(said.epoch)
+        arguments["SOURCE_DATE_EPOCH"] = str(subject.epoch)
         times = []
     return [
         name,
         *("build", "--file", DOCKERFILE, "--target", target, "--tag", tag, *times, *more),
-        *(word for key, value in said.labels.items() for word in ("--label", f"{key}={value}")),
+        *(word for key, value in subject.labels.items() for word in ("--label", f"{key}={value}")),
         *(word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")),
         ".",
     ]
@@ -146,13 +146,13 @@ def main() -> int:
     )
     parser.add_argument("--option", action="append", default=[], help="one more word for the engine's build")
     given = parser.parse_args()
-    said = facts()
-    tag = given.tag or f"galactic:{said.version}"
+    subject = facts()
+    tag = given.tag or f"galactic:{subject.version}"
     name = engine(given.engine)
     with tempfile.TemporaryDirectory(prefix="galactic-image-") as folder:
         settings = pip_settings.read() if given.pip else {}
         lent = lending.options(Path(folder), settings, os.environ) if given.pip else []
-        words = command(name, tag, said, base=given.base, target=given.target, more=[*given.option, *lent])
+        words = command(name, tag, subject, base=given.base, target=given.target, more=[*given.option, *lent])
         sys.stderr.write(f"{' '.join(words)}\n")
         done = subprocess.run(words, cwd=ROOT, check=False)
     if done.returncode == 0:

@@ -1,6 +1,6 @@
-"""`make image PIP=machine`: how this machine's pip reaches PyPI, lent to the stage that fetches, as build secrets.
+"""`make image PIP=machine`: this machine's pip settings for the stage that fetches, as build secrets.
 
-What a secret has is in no layer, in no history and in no cache. docker, podman and buildah take them alike
+A secret is in no layer, history or cache. docker, podman and buildah take them alike
 (``--secret``); ``controllers/Dockerfile`` mounts ``pip`` and ``ca``.
 """
 
@@ -19,11 +19,11 @@ SETTINGS: Final = (
     "default-timeout",
     "retries",
 )
-"""The settings of pip that say how packages are reached; ``cert`` becomes a secret of its own."""
+"""The settings of pip about indexes and connections; ``cert`` becomes a secret of its own."""
 
 
 def configuration(settings: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The text of pip's configuration file, and the folders that it cannot name inside a build."""
+    """The text of pip's configuration file, and the folders left out of it, which a build cannot read."""
     lines, left_out = ["[global]"], []
     for name in SETTINGS:
         words = settings.get(name, "").split()
@@ -35,7 +35,7 @@ def configuration(settings: Mapping[str, str]) -> tuple[str, list[str]]:
 
 
 def options(folder: Path, settings: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
-    """The engine's options. ``folder`` gets pip's configuration; it has to be there while the image is built."""
+    """The engine's options. ``folder`` gets pip's configuration, and has to exist during the build."""
     text, left_out = configuration(settings)
     if left_out:
         sys.stderr.write(f"image: folders are not lent, mount them yourself: {', '.join(left_out)}\n")

@@ -1,7 +1,7 @@
 """docs/licences.md: ``python -m release.licences [--check]``.
 
-Written from what the installed libraries say of themselves. A licence that is not on the list below, in anything that
-is shipped, ends it with 1 and the library's name: somebody has to decide.
+Written from the metadata of the installed libraries. A shipped library whose licence is not in ``SHIPPED`` ends it with
+exit code 1 and the library's name: a maintainer has to decide.
 """
 
 import argparse
@@ -40,7 +40,9 @@ SPELLINGS: Final = {
     "mit license": "MIT",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
 }
-"""What libraries write that is no SPDX expression, in lower case, and what it means. "BSD License" means several."""
+"""Licences in metadata that are no SPDX expression, in lower case, with their SPDX identifiers. "BSD License" is
+ambiguous.
+"""
 HEAD: Final = """\
 # Licences
 
@@ -57,7 +59,7 @@ along. Wheels bring compiled libraries of others with them, such as OpenSSL and 
 
 
 def licence(one: Distribution) -> str:
-    """An SPDX expression, or what the library says instead."""
+    """An SPDX expression, or the text of the library's metadata."""
     fields = one.metadata.json
     if expression := fields.get("license_expression"):
         return str(expression)
@@ -114,18 +116,18 @@ def main() -> int:
     others = {name: one for name, one in everything.items() if name not in shipped}
     if refused := {one.name: licence(one) for one in shipped.values() if not allowed(licence(one))}:
         for name, text in sorted(refused.items()):
-            _say(f"{name}: {text!r} is no licence that tools/release/licences.py lists for the image")
+            _report(f"{name}: {text!r} is no licence that tools/release/licences.py lists for the image")
         return 1
     text = page(shipped, others)
     if not check:
         PAGE.write_text(text)
     elif not PAGE.exists() or PAGE.read_text() != text:
-        _say(f"{PAGE.relative_to(ROOT)} is not what the installed libraries say; run `make generate`")
+        _report(f"{PAGE.relative_to(ROOT)} is not what the installed libraries say; run `make generate`")
         return 1
     return 0
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"licences: {text}\n")
 
 

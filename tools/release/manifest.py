@@ -1,6 +1,6 @@
-"""``dist/install.yaml``: the chart with its defaults as one file, for those who install without Helm.
+"""``dist/install.yaml``: the chart with its defaults as one file, to install without Helm.
 
-``python -m release.manifest [--check]`` writes it, or says that it is out of date and exits 1.
+``python -m release.manifest [--check]`` writes it; with ``--check`` exits with 1 if it is out of date.
 """
 
 import subprocess
@@ -16,7 +16,7 @@ from release.distributions import ROOT
 
 PATH: Final = Path("dist/install.yaml")
 KUBERNETES: Final = "1.25.0"
-"""For servers from that version on; the chart itself knows older ones."""
+"""The oldest API server of the manifest; the chart supports older ones."""
 HEAD: Final = f"""\
 # Galactic with the defaults of charts/galactic, for Kubernetes {KUBERNETES.removesuffix(".0")} and later:
 #

@@ -1,4 +1,5 @@
-"""What a release is tried on before it is made: ``python -m release.proven [--kubernetes 1.34] [--kubernetes 1.37]``.
+"""Tests of a release on several kernels and versions of Kubernetes: ``python -m release.proven [--kubernetes 1.34]
+[--kubernetes 1.37]``.
 
 Runs the chart's tests and the stories once for each version of Kubernetes, and tests/kernel in every guest kernel, and
 writes docs/proven.md: versions, date, commit, and how each file of tests ended. Exit code 1 if any of them failed.
@@ -53,7 +54,7 @@ class Run:
         return not self.files or any(counts["failed"] for counts in self.files.values())
 
     def cell(self, file: str) -> str:
-        """For the table. A file that was not run says so."""
+        """The cell of the table for a file, also for one that was not run."""
         counts = self.files.get(file)
         if not counts:
             return "not run"

@@ -1,7 +1,7 @@
-"""`make sbom`: what the image has of PyPI, as CycloneDX: ``python -m release.sbom [FILE]``.
+"""`make sbom`: the image's libraries from PyPI, as CycloneDX: ``python -m release.sbom [FILE]``.
 
-cyclonedx-py looks at an environment. `.venv` has far more than what is shipped, so it is shown one that has the
-metadata of just those libraries. The same libraries give the same file.
+cyclonedx-py reads an environment. `.venv` has more than the image, so it reads one with the metadata of the image's
+libraries alone. The same libraries give the same file.
 """
 
 import json
@@ -57,7 +57,7 @@ def _environment(folder: Path, listed: dict[str, Distribution]) -> Path:
 
 
 def _stem(one: Distribution) -> str:
-    """The name of its dist-info, as its own list of files has it."""
+    """The stem of its dist-info folder, from its list of files."""
     return next(
         file.parts[0].removesuffix(".dist-info")
         for file in one.files or ()
