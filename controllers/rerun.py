@@ -17,7 +17,7 @@ WAITED_FOR = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 def main() -> int:
     """The exit code of the command that ran last."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)  # process 1 receives the signals that it blocks, and no others
+    signal.pthread_sigmask(signal.SIG_BLOCK, WAITED_FOR)  # process 1 receives these signals alone
     command = [str(COMMANDS / Path(sys.argv[0]).name), *sys.argv[1:]]
     running = _started(command)
     ended = False
