@@ -323,7 +323,7 @@ async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
         await until(lambda: b.idle and node.table.settled and late.table.settled)
         previous = decode(Head, broker.retained[HEAD]).revision
         stray = Changes(previous + 1, previous, (stray_route("10.6.6.6/32"),))
-        late.table.take_changes(stray, 0.0)  # it had it before
+        late.table.receive_changes(stray, 0.0)  # it had it before
         say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32"), others))
         await until(lambda: b.idle and whole(broker, "10.1.1.2/32", *many) and node.table.settled)
         assert not late.table.settled
