@@ -1,6 +1,6 @@
 """The hook with an interpreter of its own: ``python -m cni_plugin.bundle DIRECTORY [BIN_DIR]``.
 
-What it makes runs on a node without Python and with any libc, because it brings the interpreter that built it, every
+The bundle runs on a node without Python and with any libc, because it brings the interpreter that built it, every
 library that this needs, and their loader::
 
     galactic                      the hook: a script whose first line names the interpreter below
@@ -10,8 +10,8 @@ library that this needs, and their loader::
     .galactic/<stamp>/lib/python3.X/   what the interpreter needs of the standard library, compiled
 
 Everything lies in a folder named after its content, so that two versions can be there at the same time: a hook that is
-running goes on with its own. Interpreter and first line are bound to BIN_DIR, /opt/cni/bin unless told otherwise; the
-installer can bind them to another place.
+running goes on with its own. Interpreter and first line are bound to BIN_DIR, /opt/cni/bin by default; the installer
+can bind them to another directory.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ ROOM: Final = 160
 FLAGS: Final = "-ISEXutf8"
 """Isolated, no site, no PYTHON*; the host's locale, which may need a codec that is not here, does not matter."""
 MODULES: Final = ("encodings/__init__", "encodings/aliases", "encodings/utf_8", "os")
-"""What the interpreter reads when it starts; it knows its library by the file of ``os``."""
+"""The modules that the interpreter reads when it starts; it finds its library by the file of ``os``."""
 EXTENSIONS: Final = ("_socket", "_json")
 """Built into some interpreters, shared objects beside others."""
 SCRIPT: Final = """#!{python} {flags}
@@ -76,7 +76,7 @@ def _version() -> str:
 
 
 def _interpreter(home: Path) -> None:
-    """python3, ld.so and lib/*: what ldd says that the interpreter and its extensions need."""
+    """python3, ld.so and lib/*: the interpreter, and the libraries that it and its extensions need by ldd."""
     python = home / "python3"
     shutil.copy(Path(sys.executable).resolve(), python)
     dynload = home / "lib" / f"python{_version()}" / "lib-dynload"
@@ -149,7 +149,7 @@ def _script(path: Path, place: str, module: str) -> None:
 
 
 def _stamp(made: Path) -> str:
-    """Of every file's name, mode and content."""
+    """The hash of every file's name, mode and content."""
     digest = hashlib.sha256()
     for path in sorted(path for path in made.rglob("*") if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,14 +1,14 @@
-"""Puts the bundle onto a node, or takes it away; runs with the bundle's own interpreter, and needs nothing else.
+"""Installs the bundle on a node, or removes it; runs with the bundle's own interpreter, and needs nothing else.
 
     install DIRECTORY [--as PATH] [--socket PATH]
     install --remove DIRECTORY
 
-DIRECTORY is the node's CNI directory as it is mounted here; ``--as`` is what the node calls it, where that is not
+DIRECTORY is the node's CNI directory as it is mounted here; ``--as`` is its path on the node, where that is not
 /opt/cni/bin. ``--socket`` is the node controller's socket, where that is not /var/run/galactic/agent.sock.
 
-The new bundle is written beside the old one and becomes the hook's with one rename, so that whoever starts the hook
-finds the old one or the new one, whole. The bundle that it replaces stays until the next installation: a hook that is
-running has files of it still to open.
+The new bundle is written beside the old one and becomes the hook's with one rename, so that a runtime that starts the
+hook finds the old one or the new one, whole. The bundle that it replaces stays until the next installation: a hook that
+is running has files of it still to open.
 """
 
 import os
@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 
 
 class Unusable(Exception):
-    """What is wrong with what was asked for."""
+    """The arguments or the directory cannot be used."""
 
 
 def main() -> int:
@@ -31,9 +31,9 @@ def main() -> int:
             remove(options["--remove"])
         else:
             stamp = install(options[""], options["--as"] or BIN_DIR, options["--socket"])
-            _say(1, f"installed {HOOK} {stamp} in {options['']}")
+            _print(1, f"installed {HOOK} {stamp} in {options['']}")
     except (Unusable, OSError) as error:
-        _say(2, f"galactic: {error}")
+        _print(2, f"galactic: {error}")
         return 1
     return 0
 
@@ -45,7 +45,7 @@ def _options(arguments: list[str]) -> dict[str, str]:
         if argument in options and argument:
             name = argument
         elif argument.startswith("-") or options[name]:
-            raise Unusable(f"{argument!r} is not understood; {_usage()}")
+            raise Unusable(f"{argument!r} is not an argument of this program; {_usage()}")
         else:
             options[name], name = argument, ""
     if bool(options[""]) == bool(options["--remove"]):
@@ -91,7 +91,7 @@ def install(directory: str, bin_dir: str, socket: str) -> str:
 
 
 def remove(directory: str) -> None:
-    """Nothing of ours is left in ``directory``; the hook goes first. Whose hook it is not stays."""
+    """Removes everything of ours from ``directory``, the hook first. A hook of another program stays."""
     if os.path.lexists(f"{directory}/{HOOK}") and not _current(directory):
         raise Unusable(f"{directory}/{HOOK} was not installed by this program")
     for path in (f"{directory}/{HOOK}", f"{directory}/{HOOK}.socket", f"{directory}/{HOLDER}"):
@@ -100,7 +100,7 @@ def remove(directory: str) -> None:
 
 
 def _clear(directory: str) -> None:
-    """What an installer that was killed left."""
+    """Removes the partial files of an installer that was killed."""
     for name in os.listdir(directory):
         if name.startswith(f"{HOOK}.") and name.endswith(PARTIAL):
             _remove(f"{directory}/{name}")
@@ -123,7 +123,7 @@ def _bin_dir_of(python: str) -> str:
 
 
 def _same(there: str, bound: str) -> bool:
-    """Whether the bundle is there already, whole, and for that place."""
+    """Whether the bundle is installed already, whole, and bound to that directory."""
     try:
         return _bin_dir_of(f"{there}/python3") == bound and _sizes(there) == _sizes(HOME)
     except OSError:
@@ -131,13 +131,13 @@ def _same(there: str, bound: str) -> bool:
 
 
 def _sizes(folder: str) -> dict[str, int]:
-    """Of every file but the installer, which may name another place."""
-    found = {}
+    """By file; 0 for the installer, which may name another directory."""
+    sizes = {}
     for where, _, names in os.walk(folder):
         for name in names:
             path = f"{where}/{name}"
-            found[path[len(folder) :]] = 0 if name == "install" else os.stat(path).st_size
-    return found
+            sizes[path[len(folder) :]] = 0 if name == "install" else os.stat(path).st_size
+    return sizes
 
 
 def _copy(source: str, target: str, built: str, bound: str) -> None:
@@ -180,7 +180,7 @@ def _replace_socket(path: str, socket: str) -> None:
 
 
 def _replace(path: str, data: bytes, mode: int) -> None:
-    """The file is that, from one moment to the next."""
+    """Replaces the file at once."""
     partial = f"{path}.{os.getpid()}{PARTIAL}"
     _write(partial, data, mode)
     os.rename(partial, path)
@@ -212,7 +212,7 @@ def _write(path: str, data: bytes, mode: int) -> None:
 
 
 def _remove(path: str) -> None:
-    """Whatever is there, and what is below; fine if nothing is."""
+    """Removes a file, or a directory with its content, if it exists."""
     if os.path.isdir(path) and not os.path.islink(path):
         for name in os.listdir(path):
             _remove(f"{path}/{name}")
@@ -221,5 +221,5 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _say(descriptor: int, text: str) -> None:
+def _print(descriptor: int, text: str) -> None:
     os.write(descriptor, f"{text}\n".encode())

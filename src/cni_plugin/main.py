@@ -8,8 +8,8 @@ so that no value can end its header). The reply's body goes to stdout; its statu
 While the node controller is away: ADD fails with CNI's code 11 (the kubelet tries again), STATUS with 50, and DEL is
 written as it came, to ``pending/`` beside the socket, and succeeds: a DEL that fails would block the pod's deletion.
 
-The socket is ``$GALACTIC_SOCKET``, else what the file ``<this executable>.socket`` says (a kubelet passes no variables
-of ours), else /var/run/galactic/agent.sock.
+The socket is ``$GALACTIC_SOCKET``, else the path in the file ``<this executable>.socket`` (a kubelet passes no
+variables of ours), else /var/run/galactic/agent.sock.
 """
 
 import _signal  # type: ignore[import-not-found]  # the C half of signal, without enum
@@ -24,7 +24,7 @@ REQUIRED = {
     "DEL": (b"CNI_CONTAINERID", b"CNI_IFNAME"),
     "CHECK": (b"CNI_CONTAINERID", b"CNI_NETNS", b"CNI_IFNAME"),
 }
-"""What a call makes no sense without; a DEL that lacks it must not be kept for later."""
+"""The variables that a call needs; a DEL without them must not be kept for later."""
 VERSION = "1.1.0"
 SUPPORTED = '["0.3.1","0.4.0","1.0.0","1.1.0"]'
 LIMIT_SECONDS = 20
@@ -38,7 +38,7 @@ INVALID_ENVIRONMENT, IO_FAILURE, INVALID_CONFIG, TRY_AGAIN, NOT_AVAILABLE, BROKE
 
 
 class Refused(Exception):
-    """(code, message): what the CNI error says."""
+    """(code, message) of the CNI error."""
 
 
 class TooLong(OSError):
@@ -197,7 +197,7 @@ def _write(descriptor: int, data: bytes) -> None:
 def _version() -> int:
     try:
         given = b"" if posix.isatty(0) else _stdin()
-    except Refused:  # what it may say is not needed for an answer
+    except Refused:  # the answer does not need it
         given = b""
     _write(
         1, f'{{"cniVersion":{_quoted(_spoken(given, VERSION))},"supportedVersions":{SUPPORTED}}}\n'.encode()
@@ -213,7 +213,7 @@ def _fail(body: bytes, code: int, message: str, details: str = "") -> int:
     )
     try:
         _write(1, text.encode())
-    except OSError:  # nobody listens
+    except OSError:  # the runtime has closed the pipe
         pass
     return 1
 

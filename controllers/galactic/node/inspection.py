@@ -1,8 +1,8 @@
-"""galactic-node-inspect: what the kernel of this node has of Galactic, and what it does, as JSON.
+"""galactic-node-inspect: prints Galactic's objects in this node's kernel, and its probes' results, as JSON.
 
-It reads the kernel itself, so it tells the same whether the node controller runs or not. It changes nothing; with
-``--resolve`` the kernel asks neighbours, with ``--echo`` pods send echo requests. ``galactic routes``, ``trace`` and
-``sysdump`` run it on nodes.
+It reads the kernel itself, so that it works without the node controller. It changes nothing; with ``--resolve`` the
+kernel solicits neighbours, with ``--echo`` pods send echo requests. ``galactic routes``, ``trace`` and ``sysdump`` run
+it on nodes.
 """
 
 import argparse
@@ -85,12 +85,12 @@ async def inspection(
     resolve: bool = False,
     echoes: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """What there is.
+    """Everything that is printed.
 
-    ``vpcs``: identifiers (hex) whose tables to tell; ``everything``: all of them. ``ways``: addresses, or VPC@ADDRESS
+    ``vpcs``: identifiers (hex) whose tables to print; ``everything``: all of them. ``ways``: addresses, or VPC@ADDRESS
     for an address as the VPC's VRF sees it. ``pods``: NETNS@INTERFACE. ``resolve``: the next hops of ways are asked,
     within seconds. ``echoes``: NETNS@INTERFACE@ADDRESS@SIZE, sent one after the other; the pod is among ``pods``.
-    Raises Rejected for what is none of these.
+    Raises Rejected for text of another form.
     """
     sending = [Sending.parse(text) for text in echoes]
     async with LinuxKernel() as kernel:
@@ -129,7 +129,9 @@ async def inspection(
             "pods": found_pods,
             "neighbours": _by_device(await kernel.neighbours()),
             "resolving": {"drops": plain(resolving)},
-            "echoes": {each.text: await send(each, found_pods.get(each.pod)) for each in sending},
+            "echoes": {
+                requests.text: await send(requests, found_pods.get(requests.pod)) for requests in sending
+            },
             "drops": plain(drops(in_use())),
         }
 
@@ -156,7 +158,7 @@ async def _way(text: str) -> dict[str, Any]:
     try:
         destination = ip_address(address)
     except ValueError as error:
-        raise Rejected(f"{address!r} is no address", field="--way") from error
+        raise Rejected(f"{address!r} is not an address", field="--way") from error
     found = await way(destination, device=names.vrf(names.parse_vpc(vpc)) if at else "")
     return {
         "address": str(destination),
@@ -180,40 +182,42 @@ async def _pod(kernel: LinuxKernel, text: str) -> dict[str, Any] | None:
 
 
 def parser() -> argparse.ArgumentParser:
-    told = argparse.ArgumentParser(PROGRAM, description="What this node's kernel has of Galactic, as JSON.")
-    told.add_argument("--vpc", action="append", default=[], metavar="HEX", help="tell this VPC's table")
-    told.add_argument("--all", action="store_true", help="tell every VPC's table")
-    told.add_argument(
+    arguments = argparse.ArgumentParser(
+        PROGRAM, description="Galactic's objects in this node's kernel, as JSON."
+    )
+    arguments.add_argument("--vpc", action="append", default=[], metavar="HEX", help="print this VPC's table")
+    arguments.add_argument("--all", action="store_true", help="print every VPC's table")
+    arguments.add_argument(
         "--way",
         action="append",
         default=[],
         metavar="[VPC@]ADDRESS",
-        help="the kernel's way to it (from the VPC)",
+        help="print the kernel's way to it (from the VPC)",
     )
-    told.add_argument(
+    arguments.add_argument(
         "--pod",
         action="append",
         default=[],
         metavar="NETNS@INTERFACE",
-        help="what is inside that pod's namespace",
+        help="print the addresses and routes in that pod's namespace",
     )
-    told.add_argument(
+    arguments.add_argument(
         "--resolve",
         action="store_true",
-        help="ask the next hops of all ways, and tell who answers",
+        help="resolve the next hops of all ways, and print their states",
     )
-    told.add_argument(
+    arguments.add_argument(
         "--echo",
         action="append",
         default=[],
         metavar="NETNS@INTERFACE@ADDRESS@SIZE",
-        help="send echo requests from that --pod, and tell what was answered and what was counted meanwhile",
+        help="send echo requests from that --pod, and print the answers and the packets counted meanwhile",
     )
-    return told
+    return arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. Exit code 2 for what is not understood, 1 where the kernel does not answer."""
+    """The console script. Exit code 2 for invalid arguments, 1 where the kernel does not answer."""
     given = parser().parse_args(arguments)
     try:
         found = asyncio.run(

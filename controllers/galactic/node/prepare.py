@@ -1,8 +1,8 @@
-"""galactic-node-prepare: makes a host ready for the node controller, and says what stands in the way.
+"""galactic-node-prepare: makes a host ready for the node controller, and prints what is missing.
 
-It is what the privileged init container runs, so that the container that runs for long needs neither a writable
-/proc/sys nor modules. It takes the node controller's settings, can be run any number of times, writes only what is not
-so already, and ends with 0 if pods can be attached, else with 1.
+The privileged init container runs it, so that the long-running container needs neither a writable /proc/sys nor
+modules. It has the node controller's settings, can be run any number of times, writes only sysctls that differ, and
+exits with 0 if pods can be attached, else with 1.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "ip6t_rpfilter": (),
 }
 """The kernel modules that are loaded, with their parameters."""
-_SOME_SPACE: Final = IPv6Network("2001:db8::/32")
+_ANY_BLOCK: Final = IPv6Network("2001:db8::/32")
 
 
 class Row(NamedTuple):
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 def sysctls(found: Underlay | None) -> dict[str, str]:
     """Those of the plan that are there before any device of ours is; what is made later inherits ``default``."""
-    facts = plan.Host(_SOME_SPACE, _SOME_SPACE, found.device if found else "default")
+    facts = plan.Host(_ANY_BLOCK, _ANY_BLOCK, found.device if found else "default")
     return {path: value for path, value in plan.host(facts).sysctls.items() if LOOPBACK_DEVICE not in path}
 
 
@@ -63,8 +63,8 @@ async def prepare(space: IPv6Network | None, device: str) -> list[Row]:
     rows.append(_written(sysctls(found)))
     tried = await preflight()
     return rows + [
-        Row(each.name, "ok" if each.ok else "MISSING" if each.required else "later", each.message)
-        for each in tried.findings
+        Row(finding.name, "ok" if finding.ok else "MISSING" if finding.required else "later", finding.message)
+        for finding in tried.findings
     ]
 
 
@@ -90,10 +90,14 @@ def _written(wanted: Mapping[str, str]) -> Row:
     path, error = next(iter(refused.items()))
     name = path.replace("/", ".")
     if isinstance(error, FileNotFoundError):
-        told = f"there is no sysctl {name}: the kernel lacks what it belongs to"
+        message = f"there is no sysctl {name}: the kernel lacks what it belongs to"
     else:
-        told = f"sysctl {name} cannot be set ({error.strerror}): run this privileged, on the host's network"
-    return Row("Settings", "MISSING", told + (f"; and {len(refused) - 1} more" if len(refused) > 1 else ""))
+        message = (
+            f"sysctl {name} cannot be set ({error.strerror}): run this privileged, on the host's network"
+        )
+    return Row(
+        "Settings", "MISSING", message + (f"; and {len(refused) - 1} more" if len(refused) > 1 else "")
+    )
 
 
 def show(rows: list[Row], to: TextIO) -> bool:

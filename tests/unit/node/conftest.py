@@ -54,7 +54,7 @@ def pytest_asyncio_loop_factories(
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VERIFY_SECONDS", "RESYNC_SECONDS"):
         monkeypatch.setattr(f"galactic.node.dataplane.sync.{name}", NEVER)
-    for name in ("SETTLE_SECONDS", "UNDO_SECONDS"):
+    for name in ("APPLY_SECONDS", "UNDO_SECONDS"):
         monkeypatch.setattr(f"galactic.node.cni.calls.{name}", NEVER)
 
 

@@ -11,7 +11,7 @@ import pytest
 from galactic.node.cni.protocol import VERSIONS
 from galactic.node.cni.results import result
 from galactic.node.dataplane.sandbox import Device
-from galactic.node.state.attachment import attachment, plugin_config
+from galactic.node.state.attachment import attachment_of, plugin_config
 
 HOST_END = "G0000000jU00GH"
 VRF = "G0000000jU000V"
@@ -411,7 +411,7 @@ async def test_what_was_asked_for_while_nobody_listened_is_done_later(node, conf
     ("speaks", "told"), [("0.4.0", {"mac"}), ("1.0.0", {"mac"}), ("1.1.0", {"mac", "mtu"})]
 )
 def test_what_devices_are_like_is_told_as_the_version_has_it(config, speaks, told):
-    given = attachment(plugin_config(json.dumps(config()).encode()), "c1", "/ns/1", "galactic0")
+    given = attachment_of(plugin_config(json.dumps(config()).encode()), "c1", "/ns/1", "galactic0")
     host, inside = Device("02:00:00:00:00:01", 1460), Device("02:00:00:00:00:02", 1460)
     ends = result(given, speaks, (host, inside), {})["interfaces"]
     assert [end["mac"] for end in ends] == [host.mac, inside.mac]

@@ -1,4 +1,4 @@
-"""What each CNI verb does: desired state set and, where the caller waits for it, seen in the kernel."""
+"""The CNI verbs: each sets the desired state and, where the caller waits for it, waits until the kernel has it."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from galactic.node.cni.protocol import Failure, Request
 from galactic.node.cni.results import differences, result
 from galactic.node.dataplane.sandbox import alive, device
 from galactic.node.dataplane.sync import Sync
-from galactic.node.state.attachment import Attachment, Key, attachment, plugin_config
+from galactic.node.state.attachment import Attachment, Key, attachment_of, plugin_config
 from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
-SETTLE_SECONDS: Final = 17.0
-"""The kernel gets that long; the plugin gives up after 20."""
+APPLY_SECONDS: Final = 17.0
+"""For the desired state to be in the kernel; the plugin gives up after 20 s."""
 UNDO_SECONDS: Final = 2.0
-"""What failed gets that long to be gone before the caller is told."""
+"""For a failed ADD to leave the kernel before the caller gets the error."""
 
 
 class Calls:
-    """The five verbs. ``problem`` says why ADD is not possible now, None when it is; ``alive`` whether a pod's network
+    """The five verbs. ``problem``: why ADD is not possible now, None when it is; ``alive``: whether a pod's network
     namespace is at a path.
     """
 
@@ -42,8 +42,8 @@ class Calls:
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, request: Request) -> dict[str, Any] | None:
-        """The body of the reply; None where success says it all. Raises GalacticError. When it is cancelled because the
-        caller has gone, what an ADD began is undone.
+        """The body of the reply; None for an empty one. Raises GalacticError. An ADD that is cancelled because its
+        caller has gone is undone.
         """
         match request.verb:
             case "add":
@@ -61,147 +61,160 @@ class Calls:
     async def _add(self, request: Request) -> dict[str, Any]:
         config = plugin_config(request.config)
         protocol.supported(request.config)
-        wanted = attachment(config, request.container, request.netns, request.ifname)
+        attachment = attachment_of(config, request.container, request.netns, request.ifname)
         if problem := self._problem():
             raise NotYet(problem)
-        if not self._alive(wanted.netns):
+        if not self._alive(attachment.netns):
             raise Failure(
-                protocol.INVALID_ENVIRONMENT, f"CNI_NETNS: there is no pod's namespace at {wanted.netns}"
+                protocol.INVALID_ENVIRONMENT,
+                f"CNI_NETNS: {attachment.netns} is not a pod's network namespace",
             )
         try:
             async with (
-                asyncio.timeout(SETTLE_SECONDS),
-                self._locks.setdefault(wanted.key, asyncio.Lock()),
+                asyncio.timeout(APPLY_SECONDS),
+                self._locks.setdefault(attachment.key, asyncio.Lock()),
             ):
-                wanted = await self._attach(wanted)
+                attachment = await self._attach(attachment)
         except TimeoutError:
-            await self._gone(wanted.key)
-            raise Unreachable("kernel", f"not done within {SETTLE_SECONDS:g} s") from None
+            await self._wait_undone(attachment.key)
+            raise Unreachable("kernel", f"not done within {APPLY_SECONDS:g} s") from None
         except GalacticError:
-            await self._gone(wanted.key)
+            await self._wait_undone(attachment.key)
             raise
         log.info(
             "attached",
-            attachment=wanted.name,
+            attachment=attachment.name,
             pod=request.pod,
             container=request.container,
-            epoch=wanted.epoch,
+            epoch=attachment.epoch,
         )
-        ends = device(names.host_end(*wanted.key)), device(wanted.ifname, wanted.netns)
-        return result(wanted, request.version, ends, config.dns, config.previous)
+        ends = device(names.host_end(*attachment.key)), device(attachment.ifname, attachment.netns)
+        return result(attachment, request.version, ends, config.dns, config.previous)
 
-    async def _attach(self, wanted: Attachment) -> Attachment:
-        """In the kernel, with its epoch; or, however this ends, as it was before."""
-        held = self._store.attachments.get(wanted.key)
-        if held and not held.same_pod(wanted.container, wanted.ifname):
-            self._give_way(held)
-            held = None
-        for other in self._store.attachments.beside(wanted):
-            if (other.container, other.vpc) == (wanted.container, wanted.vpc):
+    async def _attach(self, attachment: Attachment) -> Attachment:
+        """The attachment with its epoch, in the kernel. When this raises, the store is as it was before."""
+        existing = self._store.attachments.get(attachment.key)
+        if existing and not existing.same_pod(attachment.container, attachment.ifname):
+            self._detach_dead(existing)
+            existing = None
+        for other in self._store.attachments.beside(attachment):
+            if (other.container, other.vpc) == (attachment.container, attachment.vpc):
                 raise Rejected(
                     f"the pod is in this VPC already, with {other.ifname} ({other.name}): one interface of a pod "
                     "for each VPC; give one attachment both addresses",
                     field="vpc",
                 )
         try:
-            if held is None:
-                wanted = self._store.attach(wanted)
+            if existing is None:
+                attachment = self._store.attach(attachment)
             else:
-                wanted = replace(wanted, epoch=held.epoch, settled=held.settled)
-                if wanted != held:
-                    self._store.amend(wanted)
-            await self._sync.wait_applied(wanted.key)
+                attachment = replace(attachment, epoch=existing.epoch, settled=existing.settled)
+                if attachment != existing:
+                    self._store.amend(attachment)
+            await self._sync.wait_applied(attachment.key)
         except BaseException:
-            self._restore(wanted.key, held)
+            self._restore(attachment.key, existing)
             raise
-        if wanted.key not in self._store.attachments:
+        if attachment.key not in self._store.attachments:
             raise NotYet("it was detached again meanwhile")
-        return wanted
+        return attachment
 
-    def _restore(self, key: Key, held: Attachment | None) -> None:
-        now = self._store.attachments.get(key)
-        if now is None:
-            return  # it was never taken in, or detached meanwhile
-        if held is None:
+    def _restore(self, key: Key, before: Attachment | None) -> None:
+        attachment = self._store.attachments.get(key)
+        if attachment is None:
+            return  # it was never in the store, or was detached meanwhile
+        if before is None:
             self._store.detach(key)
-        elif now != held:
-            self._store.amend(held)
+        elif attachment != before:
+            self._store.amend(before)
 
-    def _give_way(self, held: Attachment) -> None:
-        """The holder goes if its namespace is gone. Raises NotYet: a live one keeps the attachment."""
-        if self._alive(held.netns):
+    def _detach_dead(self, existing: Attachment) -> None:
+        """Detaches another pod's attachment if its namespace is gone. Raises NotYet: a live pod keeps it."""
+        if self._alive(existing.netns):
             raise NotYet(
-                f"attachment {held.name or held.key} is held by container {held.container} on this node, "
-                f"which is still there"
+                f"attachment {existing.name or existing.key} belongs to container {existing.container} on this node, "
+                f"which is still running"
             )
         log.warning(
-            "taking the attachment of a pod that is gone", attachment=held.name, container=held.container
+            "detaching a pod that is gone, for another one",
+            attachment=existing.name,
+            container=existing.container,
         )
-        self._store.detach(held.key)
+        self._store.detach(existing.key)
 
-    async def _gone(self, key: Key) -> None:
-        """A while for what was undone to leave the kernel. The sync goes on trying if that is not enough."""
+    async def _wait_undone(self, key: Key) -> None:
+        """For UNDO_SECONDS at most. The sync task goes on trying if that is not enough."""
         if key not in self._store.attachments:
             with suppress(GalacticError, TimeoutError):
                 async with asyncio.timeout(UNDO_SECONDS):
                     await self._sync.wait_applied(key)
 
     async def _delete(self, request: Request) -> None:
-        """Succeeds whatever was there. The kernel is waited for, but a failure there is the sync's to mend."""
-        for held in self._of_pod(request.container, request.ifname):
-            self._store.detach(held.key)
-            log.info("detached", attachment=held.name, pod=request.pod, container=request.container)
+        """Succeeds without an attachment too. It waits for the kernel; a failure there is the sync task's to mend."""
+        for attachment in self._of_pod(request.container, request.ifname):
+            self._store.detach(attachment.key)
+            log.info("detached", attachment=attachment.name, pod=request.pod, container=request.container)
             try:
-                await self._settle(held.key)
+                await self._wait_applied(attachment.key)
             except GalacticError as error:
-                log.warning("detached, but not yet from the kernel", attachment=held.name, error=str(error))
+                log.warning(
+                    "detached, but not yet from the kernel", attachment=attachment.name, error=str(error)
+                )
 
-    def forget(self, request: Request) -> None:
-        """A DEL of the time when we were away: as ``_delete``, without waiting."""
-        for held in self._of_pod(request.container, request.ifname):
-            self._store.detach(held.key)
-            log.info("detached late", attachment=held.name, pod=request.pod, container=request.container)
+    def delete_later(self, request: Request) -> None:
+        """A DEL that the plugin left while the node controller was away: as ``_delete``, without waiting."""
+        for attachment in self._of_pod(request.container, request.ifname):
+            self._store.detach(attachment.key)
+            log.info(
+                "detached late", attachment=attachment.name, pod=request.pod, container=request.container
+            )
 
     async def _check(self, request: Request) -> None:
         config = plugin_config(request.config)
         if config.previous is None:
             raise Failure(protocol.INVALID_CONFIG, "prevResult: CHECK needs the result of the ADD")
-        held = self._store.attachments.get(config.key)
-        if held is None or not held.same_pod(request.container, request.ifname):
+        attachment = self._store.attachments.get(config.key)
+        if attachment is None or not attachment.same_pod(request.container, request.ifname):
             raise Failure(protocol.NOT_AS_IT_SHOULD_BE, f"container {request.container} is not attached")
-        if held.netns != request.netns:
+        if attachment.netns != request.netns:
             raise Failure(
-                protocol.NOT_AS_IT_SHOULD_BE, f"container {request.container} was attached in {held.netns}"
+                protocol.NOT_AS_IT_SHOULD_BE,
+                f"container {request.container} was attached in {attachment.netns}",
             )
-        if wrong := differences(config.previous, held):
-            raise Failure(protocol.NOT_AS_IT_SHOULD_BE, "not what prevResult says", ", ".join(wrong))
-        if missing := await self._sync.missing(held):
+        if differing := differences(config.previous, attachment):
             raise Failure(
-                protocol.NOT_AS_IT_SHOULD_BE, "not in the kernel as it should be", ", ".join(missing)
+                protocol.NOT_AS_IT_SHOULD_BE, "prevResult and the attachment differ", ", ".join(differing)
+            )
+        if missing := await self._sync.missing(attachment):
+            raise Failure(
+                protocol.NOT_AS_IT_SHOULD_BE, "objects are missing in the kernel", ", ".join(missing)
             )
 
     async def _collect(self, request: Request) -> None:
-        """Detaches whatever of this network's is not listed as valid: a network of ours is one attachment."""
+        """Detaches the network's attachment if it is not listed as valid: a network of ours is one attachment."""
         config = plugin_config(request.config)
         valid = config.valid
-        held = self._store.attachments.get(config.key)
-        if held and (held.container, held.ifname) not in valid:
-            self._store.detach(held.key)
-            log.info("detached by garbage collection", attachment=held.name, container=held.container)
-            await self._settle(held.key)
+        attachment = self._store.attachments.get(config.key)
+        if attachment and (attachment.container, attachment.ifname) not in valid:
+            self._store.detach(attachment.key)
+            log.info(
+                "detached by garbage collection", attachment=attachment.name, container=attachment.container
+            )
+            await self._wait_applied(attachment.key)
 
     def _status(self) -> None:
-        """Raises Failure: 51 once pods are attached here and the node was fine, so that they may suffer as well."""
+        """Raises Failure: 51 where pods are attached here, so that they may have limited connectivity, else 50."""
         if problem := self._problem():
-            worse = self._sync.ready.is_set() and self._store.attachments
-            raise Failure(protocol.NOT_AVAILABLE_AND_LIMITED if worse else protocol.NOT_AVAILABLE, problem)
+            limited = self._sync.ready.is_set() and self._store.attachments
+            raise Failure(protocol.NOT_AVAILABLE_AND_LIMITED if limited else protocol.NOT_AVAILABLE, problem)
 
     def _of_pod(self, container: str, ifname: str) -> list[Attachment]:
-        return [each for each in self._store.attachments.values() if each.same_pod(container, ifname)]
+        attachments = self._store.attachments.values()
+        return [attachment for attachment in attachments if attachment.same_pod(container, ifname)]
 
-    async def _settle(self, key: Key) -> None:
+    async def _wait_applied(self, key: Key) -> None:
         try:
-            async with asyncio.timeout(SETTLE_SECONDS):
+            async with asyncio.timeout(APPLY_SECONDS):
                 await self._sync.wait_applied(key)
         except TimeoutError:
-            raise Unreachable("kernel", f"not done within {SETTLE_SECONDS:g} s") from None
+            raise Unreachable("kernel", f"not done within {APPLY_SECONDS:g} s") from None

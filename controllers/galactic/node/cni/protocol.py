@@ -15,8 +15,8 @@ VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE: Final = {"check": "0.4.0", "gc": "1.1.0", "status": "1.1.0"}
 """The version that brought a verb."""
 VERBS: Final = ("add", "del", "check", "gc", "status")
-UNSAID: Final = "0.1.0"
-"""What a configuration without cniVersion is of, as libcni has it."""
+DEFAULT_VERSION: Final = "0.1.0"
+"""Of a configuration without cniVersion, as in libcni."""
 
 INCOMPATIBLE: Final = 1
 UNSUPPORTED: Final = 2
@@ -43,9 +43,9 @@ _CONTAINER: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}")
 _NETWORK: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _IFNAME: Final = re.compile(r"(?!\.{1,2}$)[!-~]{1,15}")
 _FORBIDDEN: Final = frozenset("/:%")
-"""The kernel takes % for a number that it may choose."""
+"""The kernel replaces % by a number of its choice."""
 _LONGEST_PATH: Final = 4095
-_ANYBODYS: Final = frozenset(
+_COMMON: Final = frozenset(
     {
         "cniVersion",
         "cniVersions",
@@ -59,11 +59,11 @@ _ANYBODYS: Final = frozenset(
         "loadOnlyInlinedPlugins",
     }
 )
-"""Fields that the specification gives every configuration, and that ask nothing of this plugin."""
+"""Fields that the specification gives every configuration; this plugin has nothing to do for them."""
 
 
 class Failure(GalacticError):
-    """What CNI calls an error."""
+    """An error as CNI has it."""
 
     def __init__(self, code: int, message: str, details: str = "") -> None:
         super().__init__(message)
@@ -71,9 +71,9 @@ class Failure(GalacticError):
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """What every network configuration has, whoever's it is."""
+    """The fields that every plugin's network configuration has."""
 
-    version: str = msgspec.field(name="cniVersion", default=UNSAID)
+    version: str = msgspec.field(name="cniVersion", default=DEFAULT_VERSION)
     name: str = ""
 
 
@@ -128,7 +128,7 @@ def request(verb: str, headers: Mapping[str, str], config: bytes) -> Request:
 
 
 def _wrong(verb: str, container: str, netns: str, ifname: str) -> list[str]:
-    """What is wrong with the variables that this verb needs, each by its name."""
+    """The problems of the variables that this verb needs."""
     wrong = []
     if verb in ("add", "del", "check"):
         if not _CONTAINER.fullmatch(container):
@@ -165,16 +165,16 @@ def _envelope(config: bytes) -> _Envelope:
 
 
 def supported(config: bytes) -> None:
-    """Raises Failure on a field that asks for what this plugin does not do: a slip of the pen, or another plugin's.
+    """Raises Failure on a field that this plugin does not support: a typing error, or another plugin's field.
 
-    A field with a domain before a slash is for whoever knows it, and one without a value asks for nothing.
+    A field with a domain before a slash belongs to another program, and one without a value has no effect.
     """
     fields: dict[str, Any] = msgspec.json.decode(config)
     for key, value in fields.items():
         if (
             value
             and "/" not in key
-            and key not in _ANYBODYS
+            and key not in _COMMON
             and key not in PluginConfig.__struct_encode_fields__
         ):
             text = msgspec.json.encode(value).decode()
@@ -182,7 +182,7 @@ def supported(config: bytes) -> None:
 
 
 def failure(error: GalacticError) -> Failure:
-    """What CNI calls that error."""
+    """That error as CNI has it."""
     match error:
         case Failure():
             return error

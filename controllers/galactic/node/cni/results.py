@@ -1,4 +1,4 @@
-"""What ADD answers, in the caller's version of CNI, and how CHECK compares it with what is attached."""
+"""The result of ADD, in the caller's version of CNI, and its comparison with the attachment for CHECK."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ class _Route(msgspec.Struct, frozen=True):
 
 
 class _Result(msgspec.Struct, frozen=True):
-    """As much of a result as CHECK compares."""
+    """The parts of a result that CHECK compares."""
 
     interfaces: tuple[_Interface, ...] = ()
     ips: tuple[_Ip, ...] = ()
@@ -42,8 +42,8 @@ def result(
     dns: Mapping[str, Any],
     previous: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The result of a successful ADD, in the version asked for, after what plugins before this one made. ``ends`` are
-    the pair on the host and in the container.
+    """The result of a successful ADD, in version ``speaks``, behind the results of plugins before this one. ``ends``:
+    the veth pair's ends on the host and in the container.
     """
     before: dict[str, list[Any]] = {
         name: list((previous or {}).get(name) or ()) for name in ("interfaces", "ips", "routes")
@@ -90,31 +90,33 @@ def _routes(attachment: Attachment) -> list[dict[str, str]]:
 
 
 def differences(previous: Mapping[str, Any], attachment: Attachment) -> list[str]:
-    """What a result lists as this attachment's and the attachment does not have, or the other way round, in words.
+    """Differences between the attachment and its part of a result, in words. Raises Failure where it is no result.
 
-    What other plugins listed or changed is theirs. Raises Failure where it is no result.
+    Entries of other plugins, and their changes, are not compared.
     """
     try:
-        told = msgspec.convert(previous, _Result)
+        result = msgspec.convert(previous, _Result)
     except msgspec.ValidationError as error:
         raise Failure(INVALID_CONFIG, f"prevResult is not usable: {error}") from error
     inside = _Interface(attachment.ifname, attachment.netns)
     host_end = names.host_end(attachment.vpc, attachment.function)
-    found = []
-    if not any(each.name == host_end and not each.sandbox for each in told.interfaces):
-        found.append(f"interface {host_end} is not in prevResult")
-    if inside not in told.interfaces:
-        return [*found, f"interface {inside.name} in {inside.sandbox} is not in prevResult"]
-    index = told.interfaces.index(inside)
-    given = {each.address for each in told.ips if each.interface == index}
-    wanted = {str(address) for address in attachment.addresses}
-    found += [f"address {address} is not in prevResult" for address in sorted(wanted - given)]
-    found += [f"address {address} of prevResult is not given" for address in sorted(given - wanted)]
-    gateways = {str(plan.GATEWAY4), str(plan.GATEWAY6)}
-    there = {each["dst"] for each in _routes(attachment)}
-    found += [
-        f"route {each.dst} of prevResult is not given"
-        for each in told.routes or ()
-        if each.gw in gateways and each.dst not in there
+    differing = []
+    if not any(interface.name == host_end and not interface.sandbox for interface in result.interfaces):
+        differing.append(f"interface {host_end} is not in prevResult")
+    if inside not in result.interfaces:
+        return [*differing, f"interface {inside.name} in {inside.sandbox} is not in prevResult"]
+    index = result.interfaces.index(inside)
+    listed = {ip.address for ip in result.ips if ip.interface == index}
+    addresses = {str(address) for address in attachment.addresses}
+    differing += [f"address {address} is not in prevResult" for address in sorted(addresses - listed)]
+    differing += [
+        f"address {address} of prevResult is not the attachment's" for address in sorted(listed - addresses)
     ]
-    return found
+    gateways = {str(plan.GATEWAY4), str(plan.GATEWAY6)}
+    destinations = {route["dst"] for route in _routes(attachment)}
+    differing += [
+        f"route {route.dst} of prevResult is not the attachment's"
+        for route in result.routes or ()
+        if route.gw in gateways and route.dst not in destinations
+    ]
+    return differing

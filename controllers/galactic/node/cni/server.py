@@ -1,4 +1,4 @@
-"""The unix socket that the CNI plugin talks to, and the requests it left while nobody listened.
+"""The unix socket that the CNI plugin connects to, and the requests it left while the node controller was away.
 
 ``POST /cni/v1/<verb>``: the body is the network configuration, the headers the ``CNI_*`` variables. 200 with a CNI
 result, or 500 with a CNI error object. Only root can connect.
@@ -24,13 +24,13 @@ log = structlog.get_logger(__name__)
 MAX_BODY: Final = 1 << 20
 MAX_HEADER: Final = 64 << 10
 PENDING_SECONDS: Final = 5.0
-"""Between looks into ``pending/``: a plugin that found nobody may write there just after we looked."""
+"""Between readings of ``pending/``: a plugin that could not connect may write there just after one."""
 
 BACKLOG: Final = 1024
-"""Plugins that are waiting to be heard: a node that starts has all its pods' at once."""
+"""Plugins that wait for a connection: when a node starts, those of all its pods do at once."""
 PARTIAL: Final = ".partial"
 PARTIAL_SECONDS: Final = 60.0
-"""No plugin lives that long."""
+"""No plugin runs that long: its partial file is left over."""
 
 
 class Server:
@@ -42,7 +42,7 @@ class Server:
         self._draining = asyncio.Lock()
 
     async def run(self) -> None:
-        """Drains what was left, then serves until cancelled. Raises Unreachable when the socket cannot be made."""
+        """Carries out pending requests, then serves until cancelled. Raises Unreachable without a socket."""
         await self.drain()
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes([web.post("/cni/v1/{verb}", self._handle)])
@@ -50,7 +50,7 @@ class Server:
             app,
             access_log=None,
             handle_signals=False,
-            handler_cancellation=True,  # a caller that hangs up has given up: see Calls.answer
+            handler_cancellation=True,  # of a caller that hangs up: see Calls.answer
             max_field_size=MAX_HEADER,
             shutdown_timeout=5.0,
         )
@@ -64,14 +64,14 @@ class Server:
             await runner.cleanup()
 
     async def drain(self) -> None:
-        """Carries out the DELs that were written while we were away, oldest first."""
+        """Carries out the DELs that were written while the node controller was away, oldest first."""
         async with self._draining:
-            for path in self._left():
+            for path in self._requests():
                 self._carry_out(path)
-                await asyncio.sleep(0)  # there may be many, and others are waiting
+                await asyncio.sleep(0)  # there may be many, and other tasks wait
 
-    def _left(self) -> list[Path]:
-        """The requests, oldest first; what a plugin that was killed did not finish goes after a while."""
+    def _requests(self) -> list[Path]:
+        """The requests, oldest first. Removes what a killed plugin did not finish, after PARTIAL_SECONDS."""
         try:
             with os.scandir(self._pending) as entries:
                 files = sorted(Path(entry.path) for entry in entries)
@@ -89,10 +89,10 @@ class Server:
         try:
             verb, headers, body = _parse(path.read_bytes())
             if verb == "del":
-                self._calls.forget(protocol.request(verb, headers, body))
+                self._calls.delete_later(protocol.request(verb, headers, body))
             path.unlink(missing_ok=True)
         except (OSError, ValueError, Rejected, protocol.Failure) as error:
-            log.warning("unusable pending request dropped", file=path.name, error=str(error))
+            log.warning("invalid pending request dropped", file=path.name, error=str(error))
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         except GalacticError as error:
@@ -122,9 +122,9 @@ class Server:
             )
         except GalacticError as error:
             code, answer = _refusal(protocol.failure(error), speaks)
-            log.warning("refused", verb=verb, code=code, error=str(error))
+            log.warning("CNI call refused", verb=verb, code=code, error=str(error))
         except Exception as error:
-            log.exception("failed", verb=verb)
+            log.exception("CNI call failed", verb=verb)
             code, answer = _refusal(
                 protocol.Failure(protocol.TRY_AGAIN, f"internal error: {error!r}"), speaks
             )

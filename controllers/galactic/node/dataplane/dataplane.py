@@ -1,4 +1,4 @@
-"""What was last written to the kernel, and the ways to make it as desired: resync, apply and verify."""
+"""The kernel as it was last written, and the ways to make it as desired: resync, apply and verify."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,13 +68,13 @@ class Dataplane:
         return self.pods.gone(attachment)
 
     def forget(self) -> None:
-        """What is in the kernel is not known any more."""
+        """The kernel may differ from what was last written."""
         self._parts.known = False
         self.pods.forget_all()
 
     async def resync(self, host: Host) -> dict[Key, str]:
-        """Reads the whole kernel and writes the difference. What failed, by attachment. Raises what the host failed
-        with.
+        """Reads the whole kernel and writes the difference. The failures, by attachment. Raises the host's own
+        failure.
         """
         store = self._store
         actual = await self._kernel.look()
@@ -118,7 +118,7 @@ class Dataplane:
         return problems
 
     async def apply(self, host: Host, dirty: Dirty) -> dict[Key, str]:
-        """Writes what changed since the last round, without reading. What failed, by attachment."""
+        """Writes what changed since the last round, without reading. The failures, by attachment."""
         assert self.known
         self._parts.known = False
         store, hosted = self._store, self._store.attachments.hosted
@@ -172,7 +172,7 @@ class Dataplane:
         return not await self.pods.write(present, await self._read_pods(present, actual))
 
     async def verify_sysctls(self) -> bool:
-        """Whether they are as they were left: no event tells of these."""
+        """Whether they are as they were left: the kernel does not report changes of these."""
         assert self.known
         desired = self._parts[HOST].sysctls
         actual = await self._kernel.sysctls()
@@ -231,7 +231,7 @@ class Dataplane:
     async def _read_pods(
         self, present: Mapping[Key, Attachment], actual: Objects
     ) -> dict[Key, Objects | None]:
-        """What is inside pods. A host end whose attachment's interface is not in its pod leads to another: it goes."""
+        """The objects inside pods. Where a pod has no such interface, the host end leads to another pod: it goes."""
 
         def same_device(key: Key) -> bool:
             device = names.host_end(*key)

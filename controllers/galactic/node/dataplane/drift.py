@@ -1,4 +1,4 @@
-"""What somebody else did to objects of ours: to how many, and to which, for whoever reads the log at night."""
+"""Changes by other programs to objects of ours: their number, and the first of them in words for the log."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -13,30 +13,30 @@ ADDED: Final = "added"
 
 
 class Drift:
-    """Objects found different from what was last written. There may be 100,000: only what is named is put in words."""
+    """Objects that differ from what was last written. There may be 100,000: only the first are put in words."""
 
     def __init__(self) -> None:
         self.objects = 0
         self.first: list[str] = []
 
     def add(self, difference: Change) -> None:
-        """``difference`` turns what was found into what was left there."""
+        """``difference`` turns the actual objects into those last written."""
         self.objects += len(difference)
-        told = chain(
+        described = chain(
             (f"{what} {GONE}" for what in words(difference)),
             (f"{what} {ADDED}" for what in words(_turned(difference))),
         )
-        self.first += islice(told, max(0, NAMED - len(self.first)))
+        self.first += islice(described, max(0, NAMED - len(self.first)))
 
     def add_route(self, table: int, network: PackedNetwork, what: str) -> None:
-        """A route to another node was found to be so."""
+        """A route to another node is GONE or ADDED."""
         self.objects += 1
         if len(self.first) < NAMED:
             self.first.append(f"route {unpacked(network)} in table {table} {what}")
 
 
 def words(difference: Change) -> Iterator[str]:
-    """What is to be set, in words."""
+    """The objects to set, in words."""
     for name in difference.links.set:
         yield f"link {name}"
     for device, address in difference.addresses.set:
@@ -50,7 +50,7 @@ def words(difference: Change) -> Iterator[str]:
 
 
 def _turned(difference: Change) -> Change:
-    """With what is to be deleted as what is to be set."""
+    """With the objects to delete as those to set."""
     return Change(
         links=Diff(difference.links.delete, {}),
         addresses=Diff(difference.addresses.delete, {}),

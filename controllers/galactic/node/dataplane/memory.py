@@ -1,4 +1,4 @@
-"""A kernel in memory, for tests: what ``objects.Kernel`` promises, with failures and meddling on demand."""
+"""A kernel in memory, for tests: ``objects.Kernel``, with failures and external changes on demand."""
 
 import asyncio
 from collections.abc import Iterable
@@ -52,7 +52,7 @@ class MemoryKernel:
                 self.lose_link(device)
 
     def lose_link(self, device: str) -> None:
-        """The device and whatever depends on it is gone."""
+        """The device is gone, with all objects that depend on it."""
         self.host.links.pop(device, None)
         netns, ifname = self.peers.pop(device, ("", ""))
         self.namespaces.get(netns, {}).pop(ifname, None)
@@ -96,15 +96,19 @@ class MemoryKernel:
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:
         await asyncio.sleep(0)
-        return {each: state for each, state in self.table.items() if each[0] in self.host.links}
+        return {
+            neighbour: state for neighbour, state in self.table.items() if neighbour[0] in self.host.links
+        }
 
     async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
         """Those in ``silent`` do not answer; of others the kernel knows it at once."""
         await asyncio.sleep(0)
-        taken = {each for each in wanted if each[0] in self.host.links}
-        self.solicited += sorted(taken, key=str)
-        self.table |= {each: "FAILED" if each in self.silent else "REACHABLE" for each in taken}
-        return taken
+        solicited = {neighbour for neighbour in wanted if neighbour[0] in self.host.links}
+        self.solicited += sorted(solicited, key=str)
+        self.table |= {
+            neighbour: "FAILED" if neighbour in self.silent else "REACHABLE" for neighbour in solicited
+        }
+        return solicited
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         failed = []

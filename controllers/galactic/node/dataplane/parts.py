@@ -1,4 +1,4 @@
-"""The plan of the host's own namespace in parts, and what of it is in the kernel."""
+"""The plan of the host's own namespace in parts, and the parts that are in the kernel."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet

@@ -46,7 +46,7 @@ OVERHEAD: Final = {"encap.red": 40, "encap": 64}
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the plan depends on besides attachments and routes."""
+    """The facts that the plan depends on besides attachments and routes."""
 
     prefix: IPv6Network
     block: IPv6Network
@@ -58,8 +58,8 @@ class Host:
 def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
     """VPC → table number: the number that the kernel's VRF has, else one made of the VPC's identifier.
 
-    Ten digits, a one and the identifier's last nine, so that the same VPC has the same table on every node and in every
-    life of one; the next free one where two VPCs of a node would have the same.
+    Ten digits, a one and the identifier's last nine, so that a VPC has the same table on every node and after every
+    restart; the next free number where two VPCs of a node would have the same.
     """
     chosen = {vpc: known[vpc] for vpc in hosted if vpc in known}
     taken = set(known.values())
@@ -73,17 +73,17 @@ def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
 
 
 def tables_of(actual: Objects) -> dict[int, int]:
-    """VPC → table number of the VRFs that are there."""
-    found = {}
+    """VPC → table number, of the VRFs in the kernel."""
+    numbers = {}
     for name, link in actual.links.items():
         parts = names.parse_interface(name)
         if parts and parts[2] == "V" and link.kind == "vrf":
-            found[parts[0]] = link.table
-    return found
+            numbers[parts[0]] = link.table
+    return numbers
 
 
 def host(facts: Host) -> Objects:
-    """What a node has once, whatever is attached."""
+    """The node's own objects, without any attachment."""
     plan = Objects()
     plan.links[LOOPBACK_DEVICE] = Link("dummy")
     plan.addresses[LOOPBACK_DEVICE, IPv6Interface((srv6.loopback(facts.prefix), 128))] = False
@@ -96,15 +96,15 @@ def host(facts: Host) -> Objects:
         plan.sysctls[f"net/ipv6/conf/{device}/forwarding"] = "1"
         plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "0"
         plan.sysctls[f"net/ipv6/conf/{device}/autoconf"] = "0"
-        # What is made later inherits `default`, and must refuse: a pod that addresses its gateway with a routing header
-        # of its own would be taken to any SID, past PREROUTING. The same goes for whoever addresses the node from
-        # outside. Actions on SIDs do without; the kernel obeys only where both `all` and the device say so.
+        # Devices made later inherit `default`, and must refuse: a packet of a pod to its gateway, with a routing header
+        # of the pod's own, would be forwarded to any SID, past PREROUTING. So would one to the node from outside.
+        # Actions on SIDs work without; the kernel accepts such packets only where both `all` and the device are 1.
         plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1" if device == "all" else "0"
     return plan
 
 
 def vpc(number: int, table: int) -> Objects:
-    """What a VPC has once on a node: its VRF, and the end of every look-up in it."""
+    """A VPC's own objects on a node: its VRF, and the end of every look-up in it."""
     plan = Objects()
     plan.links[names.vrf(number)] = Link("vrf", table=table)
     for default in DEFAULTS:
@@ -113,7 +113,7 @@ def vpc(number: int, table: int) -> Objects:
 
 
 def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[Network], bool]) -> Objects:
-    """One attachment's own objects on the host. ``holds``: whether a network that several announce is this one's."""
+    """One attachment's objects on the host. ``holds``: whether a network that several announce is this one's."""
     plan = Objects()
     device = names.host_end(attachment.vpc, attachment.function)
     vrf = names.vrf(attachment.vpc)
@@ -133,9 +133,9 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
 
 
 def pod(attachment: Attachment, rank: int = 0) -> Objects:
-    """What is inside the pod's namespace: its addresses, and what it reaches through the VPC.
+    """The objects inside the pod's namespace: its addresses, and the networks that it reaches through the VPC.
 
-    Of several interfaces of a pod each has routes of its own, told apart by their metrics; the first's come first.
+    Several interfaces of a pod have routes to the same networks with different metrics; the first's come first.
     """
     plan = Objects()
     device = attachment.ifname
@@ -154,7 +154,7 @@ def pod(attachment: Attachment, rank: int = 0) -> Objects:
 
 
 def mtu(facts: Host, attachment: Attachment) -> int:
-    """What fits into the underlay, or less where the attachment asks for less."""
+    """The largest MTU that fits into the underlay, or the attachment's where that is smaller."""
     fits = max(facts.mtu - OVERHEAD[facts.encap], SMALLEST_MTU)
     return min(attachment.mtu or fits, fits)
 

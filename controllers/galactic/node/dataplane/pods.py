@@ -1,4 +1,4 @@
-"""What is inside pods' network namespaces: read where it is not known, written where it differs from the plan."""
+"""The objects inside pods' network namespaces: read where they are not known, written where they differ."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
@@ -14,7 +14,7 @@ from galactic.node.state.attachment import Attachment, Key
 from galactic.node.state.store import Store
 
 PODS_A_ROUND: Final = 4
-"""Namespaces that are read each time, in turn: no event tells of changes inside them."""
+"""Namespaces that are read each time, in turn: no event reports changes inside them."""
 
 
 class Pod(NamedTuple):
@@ -36,7 +36,7 @@ class Pods:
         """Objects that were to be written, ever."""
 
     def __contains__(self, key: Key) -> bool:
-        """Whether it is known what is inside that attachment's pod."""
+        """Whether the objects of that attachment's pod are known."""
         return key in self._written
 
     def gone(self, attachment: Attachment) -> int:
@@ -61,7 +61,7 @@ class Pods:
         }
 
     def forget_all(self) -> None:
-        """What is inside is not known any more."""
+        """The pods' objects are not known any more."""
         self._written.clear()
 
     def forget_others(self, keys: Iterable[Key]) -> None:
@@ -84,9 +84,10 @@ class Pods:
     async def read(
         self, attachments: Mapping[Key, Attachment], same_device: Callable[[Key], bool], drift: Drift
     ) -> dict[Key, Objects | None]:
-        """What is inside the pods that are not known, or not any more, and inside those whose turn it is. None: there
-        is no such interface. ``same_device``: whether the host end is the one that it was. What differs from what was
-        last written is added to ``drift``.
+        """The objects of pods that are not known, or not any more, and of those whose turn it is. None: no interface.
+
+        ``same_device``: whether the host end is the one that it was. ``drift`` gets the differences from what was last
+        written.
         """
         inside: dict[Key, Objects | None] = {}
         turn = self.turn()
@@ -106,7 +107,7 @@ class Pods:
     async def write(
         self, attachments: Mapping[Key, Attachment], inside: Mapping[Key, Objects | None]
     ) -> dict[Key, str]:
-        """What failed, by attachment. ``inside``: what was just read; else what was last written counts."""
+        """The failures, by attachment. ``inside``: the objects just read; else those last written count."""
         problems = {}
         for key, attachment in attachments.items():
             if key not in self._store.attachments:

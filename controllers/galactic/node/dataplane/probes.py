@@ -1,6 +1,6 @@
-"""What a node does when it is asked to: whether next hops answer, and what becomes of echo requests from a pod.
+"""Probes on demand: the state of next hops, and the answers to echo requests from a pod.
 
-While echo requests are under way, packets of every device and of every DROP rule of ours are counted on this node.
+While echo requests are under way, the node counts the packets of every device and of every DROP rule of ours.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ LARGEST_ECHO: Final = 1280
 
 
 class Sending(NamedTuple):
-    """Echo requests to be sent. ``pod``: NETNS@INTERFACE; ``text``: that and the address, which names them."""
+    """Echo requests to send. ``pod``: NETNS@INTERFACE; ``text``: that and the address, which names them."""
 
     pod: str
     address: Address
@@ -44,17 +44,17 @@ class Sending(NamedTuple):
         pod, _, rest = text.rpartition("@")[0].rpartition("@")
         size = text.rpartition("@")[2]
         try:
-            made = cls(pod, ip_address(rest), int(size))
+            sending = cls(pod, ip_address(rest), int(size))
         except ValueError as error:
             raise Rejected(
                 f"{text!r} is not NETNS@INTERFACE@ADDRESS@SIZE: {error}", field="--echo"
             ) from error
-        if "@" not in pod or not 0 < made.size <= LARGEST_ECHO:
+        if "@" not in pod or not 0 < sending.size <= LARGEST_ECHO:
             raise Rejected(
                 f"{text!r} is not NETNS@INTERFACE@ADDRESS@SIZE, of at most {LARGEST_ECHO} bytes",
                 field="--echo",
             )
-        return made
+        return sending
 
     @property
     def text(self) -> str:
@@ -62,32 +62,32 @@ class Sending(NamedTuple):
 
 
 def counters(table: Path = Path("/proc/thread-self/net/dev")) -> dict[str, dict[str, int]]:
-    """The packets of every device in this network namespace (proc_pid_net(5)), as far as the kernel tells."""
+    """The packets of every device in this network namespace (proc_pid_net(5)); empty where /proc cannot be read."""
     try:
         lines = table.read_text().splitlines()
     except OSError:
         return {}
-    found = {}
+    counted = {}
     for line in lines:
         device, colon, numbers = line.rpartition(":")
         if colon:
             values = list(map(int, numbers.split()))
-            found[device.strip()] = {name: values[column] for name, column in COUNTERS.items()}
-    return found
+            counted[device.strip()] = {name: values[column] for name, column in COUNTERS.items()}
+    return counted
 
 
-def plain(found: Iterable[Drops]) -> list[dict[str, Any]]:
-    return [each.plain() for each in found]
+def plain(dropped: Iterable[Drops]) -> list[dict[str, Any]]:
+    return [drop.plain() for drop in dropped]
 
 
 async def send(sending: Sending, pod: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What became of the requests, and what was counted meanwhile on this node; None where they cannot be sent.
+    """The answers to the requests, and the packets counted meanwhile on this node; None where they cannot be sent.
 
     Where one was not answered, the gateway is resolved: after the requests, because in a pod without a usable
     link-local address (tentative, or none) only a packet makes the kernel solicit.
     """
-    own = (ip_interface(each).ip for each in (pod or {}).get("addresses", ()))
-    source = next((each for each in own if each.version == sending.address.version), None)
+    own = (ip_interface(address).ip for address in (pod or {}).get("addresses", ()))
+    source = next((address for address in own if address.version == sending.address.version), None)
     netns, _, device = sending.pod.rpartition("@")
     if source is None or pod is None:
         return None
@@ -109,23 +109,24 @@ async def send(sending: Sending, pod: Mapping[str, Any] | None) -> dict[str, Any
 
 
 def _gateways(pod: Mapping[str, Any]) -> list[Address]:
-    return sorted({ip_address(each["gateway"]) for each in pod["routes"] if each["kind"] == "via"}, key=str)
+    gateways = {ip_address(route["gateway"]) for route in pod["routes"] if route["kind"] == "via"}
+    return sorted(gateways, key=str)
 
 
 def _risen(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """By how much the counters of our devices rose; devices of which none did are left out."""
-    found = {}
+    risen = {}
     for device in filter(names.parse_interface, before.keys() & after.keys()):
         rises = {name: value - before[device][name] for name, value in after[device].items()}
         if any(rises.values()):
-            found[device] = rises
-    return found
+            risen[device] = rises
+    return risen
 
 
 async def next_hop(way: dict[str, Any], *, asked: bool) -> None:
     """Adds the state of a way's next hop, where it is behind a device that has neighbours.
 
-    It is the state after an attempt if ``asked``, else as it was found.
+    It is the state after an attempt if ``asked``, else the present one.
     """
     device, end = way["device"], names.parse_interface(way["device"])
     if (

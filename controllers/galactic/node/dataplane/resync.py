@@ -13,7 +13,7 @@ from galactic.node.state.remote import RemoteRoutes
 
 
 class RouteResync:
-    """What one dump shows. ``remotes``: the desired routes, by table; a route in another table is surplus.
+    """One dump of the kernel's routes. ``remotes``: the desired routes, by table; a route in another table is surplus.
     ``withdrawn``: by table, networks that we wrote for VPCs without an attachment here; they are surplus but no drift.
 
     Where a VPC has no table yet, the kernel's routes are adopted, not compared.
@@ -67,8 +67,8 @@ class RouteResync:
         return drift
 
     def jobs(self) -> Iterator[EncapJob]:
-        """What makes the kernel as desired: what is missing first, then what is surplus. Each job is made when it is
-        written, by what is desired at that moment.
+        """The jobs that make the kernel as desired: missing routes first, then surplus ones. Each job is made when it
+        is written, by the desired state of that moment.
         """
         for table, remotes in self._remotes.items():
             yield from route_jobs(table, remotes, self.counts)
@@ -87,7 +87,7 @@ class RouteResync:
 
 
 def route_jobs(table: int, remotes: RemoteRoutes, counts: Counter[int]) -> Iterator[EncapJob]:
-    """What writes the pending routes of a VPC, make before break. ``counts``: routes in the kernel, by table."""
+    """The jobs that write a VPC's pending routes, make before break. ``counts``: routes in the kernel, by table."""
     for network, actual, desired in remotes.tracker.deltas():
         counts[table] += (desired is not None) - (actual is not None)
         key = encap_key(table, network, desired) if desired is not None else None

@@ -1,4 +1,4 @@
-"""A pod's network namespace as its path leads to it: whether it is there, and what a device in it is like."""
+"""A pod's network namespace at a path: whether it exists, and the devices in it."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ _MTU: Final = struct.Struct("=16si20x")
 
 
 class Device(NamedTuple):
-    """What a result tells of an interface beside its name."""
+    """The properties of an interface in a CNI result."""
 
     mac: str
     mtu: int
@@ -25,19 +25,19 @@ class Device(NamedTuple):
 def alive(path: str) -> bool:
     """Whether a network namespace other than this process' own is at ``path``.
 
-    The file that a namespace was mounted on may outlive the mount; then it is an empty file, and nobody's namespace.
+    The file that a namespace was mounted on may outlive the mount; then it is an empty file, and no namespace.
     """
     try:
-        own, found = Path("/proc/self/ns/net").stat(), Path(path).stat()
-        if found.st_dev != own.st_dev or found.st_ino == own.st_ino:
-            return False  # what is no namespace is not even opened
-        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        own, stat = Path("/proc/self/ns/net").stat(), Path(path).stat()
+        if stat.st_dev != own.st_dev or stat.st_ino == own.st_ino:
+            return False  # a file that is no namespace is not even opened
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, ValueError):
         return False
     try:
-        return is_network(there)
+        return is_network(descriptor)
     finally:
-        os.close(there)
+        os.close(descriptor)
 
 
 def device(name: str, netns: str = "") -> Device | None:
@@ -45,9 +45,9 @@ def device(name: str, netns: str = "") -> Device | None:
 
     def read() -> Device:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as within:
-            asked = name.encode()
-            mac = _IFREQ.unpack(fcntl.ioctl(within, _SIOCGIFHWADDR, _IFREQ.pack(asked, 0, b"")))[2]
-            mtu = _MTU.unpack(fcntl.ioctl(within, _SIOCGIFMTU, _MTU.pack(asked, 0)))[1]
+            encoded = name.encode()
+            mac = _IFREQ.unpack(fcntl.ioctl(within, _SIOCGIFHWADDR, _IFREQ.pack(encoded, 0, b"")))[2]
+            mtu = _MTU.unpack(fcntl.ioctl(within, _SIOCGIFMTU, _MTU.pack(encoded, 0)))[1]
         return Device(mac.hex(":"), mtu)
 
     try:

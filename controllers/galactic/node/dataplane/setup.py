@@ -1,4 +1,4 @@
-"""What the plan depends on besides attachments: the kernel's features, the underlay, and the packet filter."""
+"""The host as the plan needs it: the kernel's features, the underlay, and the packet filter."""
 
 import asyncio
 import time
@@ -115,7 +115,7 @@ class HostSetup:
 
     @property
     def problem(self) -> str | None:
-        """What is missing before a pod can be attached, apart from the prefix."""
+        """Why no pod can be attached, apart from the prefix; None when one can."""
         if self._preflight is None:
             return "the kernel was not checked yet"
         if not self._preflight.ok:

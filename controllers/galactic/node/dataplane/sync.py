@@ -202,7 +202,7 @@ class Sync:
         self._metrics.routes.set(self._dataplane.routes)
 
     async def _apply(self, dirty: Dirty, *, resync: bool) -> dict[Key, str]:
-        """What failed, by attachment."""
+        """The failures, by attachment."""
         host = self._host()
         if host is None:
             self._store.dirty.restore(dirty)

@@ -22,7 +22,7 @@ from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import NADS
 from galactic.names import NODE_LABEL, label_value
-from galactic.node.state.attachment import Attachment, Key, attachment, plugin_config
+from galactic.node.state.attachment import Attachment, Key, attachment_of, plugin_config
 
 log = structlog.get_logger(__name__)
 PLUGIN: Final = "galactic"
@@ -164,7 +164,7 @@ def configured(config: str, key: Key, container: str, netns: str, ifname: str) -
             "delete the pod, so that it is made again",
             field="vpcattachment",
         )
-    return attachment(parsed, container, netns, ifname)
+    return attachment_of(parsed, container, netns, ifname)
 
 
 def _compact(thing: Object) -> Object:

@@ -17,7 +17,7 @@ from galactic.node.state.condition import ConditionState
 log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 1.0
 SUFFIXES: Final = (".conf", ".conflist", ".json")
-"""What libcni takes for a network configuration."""
+"""Of the files that libcni reads as network configurations."""
 CONDITION: Final = "MultusConfigured"
 
 

@@ -1,11 +1,11 @@
-"""The route table of one VPC as MQTT tells it: a log of changes and a packed, retained snapshot.
+"""The route table of one VPC as MQTT has it: a log of changes and a packed, retained snapshot.
 
 A pure state machine. Messages may be lost, repeated and reordered; ``routes`` is always a table that the router
 published (that of ``revision``), because a change is applied only to the revision it was computed from, and a snapshot
-is taken over only whole and with the digest that its head promises. Whatever stays unexplained for ``PATIENCE`` seconds
-makes ``overdue`` true: then the caller subscribes anew and the retained snapshot arrives again.
+only whole and with the digest in its head. A contradiction that lasts ``PATIENCE`` seconds makes ``overdue`` true: then
+the caller subscribes again, and the retained snapshot arrives once more.
 
-Shards that did not change may keep an older revision than their head: what counts is that all of them add up.
+Shards that did not change may have an older revision than their head: their digests have to add up.
 """
 
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ log = structlog.get_logger(__name__)
 PATIENCE: Final = 3.0
 LONGEST_PATIENCE: Final = 60.0
 IDLE_PATIENCE: Final = 3600.0
-"""The longest pause while reading again brings the same again: whoever mends it will be heard without asking."""
+"""The longest pause while each reading brings the same messages: a router that mends the table publishes."""
 FORGOTTEN: Final = 2
 LONGEST_LOG: Final = 4096
-"""Changes kept while waiting for the snapshot they continue."""
+"""Changes kept until the snapshot arrives that they continue."""
 
 
 @dataclass(slots=True)
 class _Packed:
-    """Routes as they are kept: those that can be used, and the weights of those that cannot, by the network's text."""
+    """Valid routes, packed, and the weights of invalid ones, by the network's text."""
 
     revision: int = 0
     routes: dict[PackedNetwork, Entry] = field(default_factory=dict)
@@ -60,10 +60,10 @@ class TableReplica:
         self._doubtful_since: float | None = now
         self._patience = PATIENCE
         self._rereads = 0  # in a row
-        self._read: tuple[Head | None, dict[int, tuple[int, int]]] = None, {}  # what the last reading brought
-        self._stray = False  # a head older than the one we have arrived
+        self._read: tuple[Head | None, dict[int, tuple[int, int]]] = None, {}  # of the last reading
+        self._stray = False  # a head arrived that is older than the present one
         self._wiped = False  # the head was cleared when the table had become empty
-        self._cleared = False  # the head was cleared, and we have routes
+        self._cleared = False  # the head was cleared, and there are routes
         self._before: dict[PackedNetwork, Entry | None] | None = None
 
     @property
@@ -71,7 +71,7 @@ class TableReplica:
         return self._packed.routes
 
     def drain_before(self) -> Mapping[PackedNetwork, Entry | None] | None:
-        """What was there before, of all that changed in ``routes`` since the last call; None: it is another mapping."""
+        """The entries before, of all networks that changed in ``routes`` since the last call; None: another mapping."""
         before, self._before = self._before, {}
         return before
 
@@ -82,17 +82,17 @@ class TableReplica:
 
     @property
     def complete(self) -> bool:
-        """Whether ``routes`` can be believed to be all there are."""
+        """Whether ``routes`` is a whole table."""
         return self.revision is not None
 
     def overdue(self, now: float) -> bool:
-        """Whether something has been missing for so long that the retained table must be read again."""
+        """Whether a contradiction has lasted so long that the retained table must be read again."""
         return self._doubtful_since is not None and now - self._doubtful_since >= self._patience
 
     def reread(self, now: float) -> None:
-        """The caller subscribes anew: what is retained arrives again. Each attempt waits twice as long."""
+        """The caller subscribes again, and everything retained arrives. Each attempt waits twice as long."""
         read = self._head, {number: (shard.revision, shard.total) for number, shard in self._shards.items()}
-        # Not before the table was read often enough to take over an older one.
+        # Not before the table was read often enough to adopt an older one.
         same = self._rereads > FORGOTTEN and read == self._read
         self._read = read
         self._shards.clear()
@@ -111,8 +111,8 @@ class TableReplica:
     def receive_head(self, head: Head | None, now: float) -> bool:
         """Whether ``routes`` changed. None: the head was cleared, as that of an empty table is."""
         if head is None:
-            # Where we have routes it is a stray hand's doing, or the change that took the last of them was lost or is
-            # late: no route is withdrawn for it, but the table is doubted until somebody says more.
+            # With routes here, another program cleared it, or the change that took the last of them was lost or is
+            # late: no route is withdrawn for it, but the table is in doubt until the router publishes again.
             self._cleared = len(self._packed) > 0
             if not self._cleared:
                 self._head, self._stray, self._wiped = None, False, True
@@ -148,7 +148,7 @@ class TableReplica:
         return self._settle(now)
 
     def _stir(self, now: float) -> None:
-        """Somebody publishes again: reading is worth a new try."""
+        """A router publishes again: reading is worth a new try."""
         if self._patience > LONGEST_PATIENCE:
             self._doubtful_since, self._patience = now, PATIENCE
 
@@ -160,7 +160,7 @@ class TableReplica:
             self._head, self._stray, self._wiped, self._cleared = None, False, True, False
         if not self._doubtful():
             self._doubtful_since, self._patience, self._rereads = None, PATIENCE, 0
-            # Newer ones wait for their head; the others have served.
+            # Newer ones wait for their head; the others are not needed any more.
             self._shards = {
                 number: shard
                 for number, shard in self._shards.items()
@@ -186,7 +186,7 @@ class TableReplica:
             return False
         if self.revision is not None:
             same = head.revision == self.revision and head.digest == digest_of(self._packed.total)
-            # Older than ours, and still so when read for the second time: whoever publishes has forgotten.
+            # Older than ours, and still so when read for the second time: the router has lost its revisions.
             older = head.revision < self.revision and self._rereads < FORGOTTEN
             if same or older:
                 return False
@@ -205,7 +205,7 @@ class TableReplica:
     def _apply_log(self) -> None:
         if self.revision is None:
             return
-        # What continues nothing is a table from its beginning: for those who have the empty one, at whatever revision.
+        # A change that continues revision 0 begins a table: for an empty replica, at any revision.
         if not len(self._packed) and self._log.get(0) and self._log[0].revision > self.revision:
             self.revision = 0
         while changes := self._log.pop(self.revision, None):
@@ -216,11 +216,13 @@ class TableReplica:
                 if packed := self._put(self._packed, route):
                     self._note(packed, None)
             self.revision = changes.revision
-        for previous in [previous for previous, each in self._log.items() if each.revision <= self.revision]:
+        for previous in [
+            previous for previous, changes in self._log.items() if changes.revision <= self.revision
+        ]:
             del self._log[previous]
 
     def _put(self, into: _Packed, route: Route) -> PackedNetwork | None:
-        """The network it is for; None where the route cannot be used."""
+        """The route's network; None where the route is not valid."""
         try:
             network, packed = entry(self._vpc, self._cluster, route)
         except Rejected as error:

@@ -43,10 +43,10 @@ class Attachment:
     addresses: tuple[Interface, ...]
     networks: tuple[Network, ...] = ()  # the VPC's
     terminations: tuple[Termination, ...] = ()
-    routes: tuple[Network, ...] = ()  # further destinations that the pod sends into the VPC
+    routes: tuple[Network, ...] = ()  # more destinations that the pod sends into the VPC
     mtu: int = 0  # 0: as large as the underlay allows
     epoch: int = 0
-    settled: bool = False  # whether the epoch was compared with what the VPC's table says
+    settled: bool = False  # whether the epoch was compared with the VPC's table
 
     @property
     def key(self) -> Key:
@@ -54,7 +54,7 @@ class Attachment:
 
     @property
     def announces(self) -> tuple[Network, ...]:
-        """What the VPC reaches through it: its addresses as host routes, then its terminations."""
+        """The networks that the VPC reaches through it: its addresses as host routes, then its terminations."""
         hosts = (ip_network(address.ip) for address in self.addresses)
         return tuple(dict.fromkeys((*hosts, *(termination.network for termination in self.terminations))))
 
@@ -73,20 +73,20 @@ class RouteConfig(msgspec.Struct, frozen=True):
 
 
 class ValidAttachment(msgspec.Struct, frozen=True):
-    """One entry of what GC says is still there."""
+    """One entry of GC's list of valid attachments."""
 
     container: str = msgspec.field(name="containerID")
     ifname: str
 
 
 class PluginConfig(msgspec.Struct, frozen=True):
-    """The plugin's entry of a NetworkAttachmentDefinition as the operator writes it, and what runtimes add."""
+    """The plugin's entry of a NetworkAttachmentDefinition as the operator writes it, with the runtime's additions."""
 
     vpc: str
     vpcattachment: str
     attachment: str = ""
     mtu: int = 0
-    interface: str = ""  # for people: CNI_IFNAME is what counts
+    interface: str = ""  # for people: the plugin uses CNI_IFNAME
     addresses: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     terminations: tuple[TerminationConfig, ...] = ()
@@ -102,13 +102,14 @@ class PluginConfig(msgspec.Struct, frozen=True):
 
     @property
     def valid(self) -> frozenset[tuple[str, str]]:
-        """The (container, interface) that are still there, as GC says. Raises Rejected where it does not: no list is
-        not an empty one. The first libcni with GC calls the list otherwise; null is its empty one.
+        """GC's valid attachments: (container, interface). Raises Rejected without a list, which is not an empty one.
+
+        The first libcni with GC calls the list ``cni.dev/attachments``; null is its empty one.
         """
-        given = self.misnamed_valid if self.given_valid is msgspec.UNSET else self.given_valid
-        if isinstance(given, msgspec.UnsetType):
-            raise Rejected("GC needs the list of what is still there", field="cni.dev/valid-attachments")
-        return frozenset((each.container, each.ifname) for each in given or ())
+        listed = self.misnamed_valid if self.given_valid is msgspec.UNSET else self.given_valid
+        if isinstance(listed, msgspec.UnsetType):
+            raise Rejected("GC needs the list of valid attachments", field="cni.dev/valid-attachments")
+        return frozenset((entry.container, entry.ifname) for entry in listed or ())
 
     @property
     def key(self) -> Key:
@@ -122,15 +123,15 @@ _config: Final = msgspec.json.Decoder(PluginConfig)
 
 
 def plugin_config(text: bytes) -> PluginConfig:
-    """The plugin configuration. Raises Rejected naming the field that is wrong."""
+    """The plugin configuration. Raises Rejected with the invalid field."""
     try:
         return _config.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Rejected(f"the network configuration is not usable: {error}") from error
 
 
-def attachment(config: PluginConfig, container: str, netns: str, ifname: str) -> Attachment:
-    """The attachment that a configuration asks for in a pod. Raises Rejected naming the field that is wrong."""
+def attachment_of(config: PluginConfig, container: str, netns: str, ifname: str) -> Attachment:
+    """The attachment of a pod with that configuration. Raises Rejected with the invalid field."""
     vpc, function = config.key
     addresses = _parsed(config.addresses, "addresses", ip_interface)
     if not addresses:
@@ -157,7 +158,7 @@ def attachment(config: PluginConfig, container: str, netns: str, ifname: str) ->
             raise Rejected(
                 f"{termination.network} is not of the family of {termination.via}", field="terminations"
             )
-    wanted = Attachment(
+    attachment = Attachment(
         vpc=vpc,
         function=function,
         name=config.attachment,
@@ -172,12 +173,12 @@ def attachment(config: PluginConfig, container: str, netns: str, ifname: str) ->
         ),
         mtu=config.mtu,
     )
-    if len(wanted.announces) > MAX_NETWORKS:
+    if len(attachment.announces) > MAX_NETWORKS:
         raise Rejected(
-            f"{len(wanted.announces)} addresses and terminations are more than the {MAX_NETWORKS} possible",
+            f"{len(attachment.announces)} addresses and terminations are more than the limit of {MAX_NETWORKS}",
             field="terminations",
         )
-    return wanted
+    return attachment
 
 
 def _identifier(text: str, limit: int, field: str) -> int:
@@ -188,13 +189,13 @@ def _identifier(text: str, limit: int, field: str) -> int:
 
 
 def _parsed(texts: Iterable[str], field: str, parse: Callable[[str], T]) -> list[T]:
-    """Addresses of any kind. A zone (fe80::1%eth0) means nothing in another network namespace."""
-    found = []
+    """Addresses of any kind. A zone (fe80::1%eth0) has no meaning in another network namespace."""
+    parsed = []
     for text in texts:
         if "%" in text:
             raise Rejected(f"{text!r} has a zone", field=field)
         try:
-            found.append(parse(text))
+            parsed.append(parse(text))
         except ValueError as error:
             raise Rejected(str(error), field=field) from error
-    return found
+    return parsed

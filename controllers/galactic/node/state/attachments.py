@@ -7,7 +7,7 @@ from galactic.node.state.attachment import Attachment, Key
 
 
 class LocalAttachments(Mapping[Key, Attachment]):
-    """What is attached here. A pure value: the store writes records and marks what a change makes dirty."""
+    """Those on this node, by key. Pure: the store writes records, and marks what a change makes dirty."""
 
     def __init__(self) -> None:
         self._all: dict[Key, Attachment] = {}

@@ -1,9 +1,9 @@
-"""The node's own durable memory: one small JSON file per attachment, and one for the node.
+"""The node's durable records: one small JSON file per attachment, and one for the node.
 
-With it a restart needs neither API server nor broker to know what is attached. Files are replaced whole (written aside
+With them a restart needs neither API server nor broker to know its attachments. Files are replaced whole (written aside
 and renamed), so that the end of this process at any moment leaves the old or the new one. They lie beside the socket,
-on a file system that a reboot empties, as it empties the kernel. So they are not synced: what a crash of the machine
-can lose describes what that crash has lost as well, and the event loop never waits for a disk.
+on a file system that a reboot empties, as it empties the kernel. So they are not synced: a crash of the machine loses
+the attachments along with their records, and the event loop never waits for a disk.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class AttachmentFile(msgspec.Struct, frozen=True):
 
 
 class NodeFile(msgspec.Struct, frozen=True):
-    """What the node knew of itself."""
+    """The node itself as its file has it."""
 
     prefix: str = ""
     clock: int = 0
@@ -60,7 +60,7 @@ class Checkpoint:
         self._attachments = directory / "attachments"
 
     def prepare(self) -> None:
-        """The directories exist, readable by root alone, without what an earlier life left unfinished."""
+        """Makes the directories, readable by root alone, and removes the partial files of an earlier life."""
         with _translated(self._attachments):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._attachments.mkdir(mode=0o700, exist_ok=True)
@@ -70,17 +70,17 @@ class Checkpoint:
                     left.unlink()
 
     def attachments(self) -> dict[Key, Attachment]:
-        """All that were recorded. A file that cannot be read is set aside, not deleted, and logged."""
-        found = {}
+        """All records. A file that cannot be read is set aside, not deleted, and logged."""
+        attachments = {}
         for path in sorted(self._attachments.glob(f"*{SUFFIX}")):
             try:
                 attachment = decode(path.read_bytes())
             except (OSError, ValueError) as error:
-                log.warning("unreadable record set aside", file=path.name, error=str(error))
+                log.warning("record not readable, set aside", file=path.name, error=str(error))
                 path.replace(path.with_suffix(".unreadable"))
                 continue
-            found[attachment.key] = attachment
-        return found
+            attachments[attachment.key] = attachment
+        return attachments
 
     def node(self) -> NodeFile:
         try:
@@ -88,18 +88,18 @@ class Checkpoint:
         except FileNotFoundError:
             return NodeFile()
         except (OSError, msgspec.MsgspecError) as error:
-            log.warning("unreadable record ignored", file=NODE_FILE, error=str(error))
+            log.warning("record not readable, ignored", file=NODE_FILE, error=str(error))
             return NodeFile()
 
     def put(self, attachment: Attachment) -> None:
-        """The attachment outlives this process."""
+        """Writes the attachment's record."""
         self._write(self._path(attachment.key), encode(attachment))
 
     def put_node(self, node: NodeFile) -> None:
         self._write(self._directory / NODE_FILE, msgspec.json.encode(node))
 
     def remove(self, key: Key) -> None:
-        """The attachment is forgotten, also by the next life."""
+        """Removes the attachment's record."""
         with _translated(self._path(key)):
             self._path(key).unlink(missing_ok=True)
 
@@ -119,7 +119,9 @@ def encode(attachment: Attachment) -> bytes:
     values |= {
         "vpc": names.vpc_hex(attachment.vpc),
         "function": names.function_hex(attachment.function),
-        "terminations": tuple((str(each.network), str(each.via)) for each in attachment.terminations),
+        "terminations": tuple(
+            (str(termination.network), str(termination.via)) for termination in attachment.terminations
+        ),
     }
     for name in ("addresses", "networks", "routes"):
         values[name] = tuple(map(str, values[name]))

@@ -1,4 +1,4 @@
-"""What changed in the desired state and is not in the kernel yet."""
+"""Changes of the desired state that are not in the kernel yet."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from galactic.node.state.attachment import Key
 
 @dataclass(slots=True)
 class Dirty:
-    """What may not be in the kernel yet."""
+    """Parts of the desired state that may not be in the kernel yet."""
 
     attachments: set[Key] = field(default_factory=set)
     vpcs: set[int] = field(default_factory=set)  # whose remote routes changed
@@ -20,7 +20,7 @@ class Dirty:
 
 
 class DirtyState:
-    """Collects what is dirty between two rounds. ``wake`` is set when the kernel may have to change."""
+    """Collects them between two rounds. ``wake`` is set when the kernel may have to change."""
 
     def __init__(self) -> None:
         self.now = Dirty()
@@ -37,13 +37,13 @@ class DirtyState:
         self.wake.set()
 
     def drain(self) -> Dirty:
-        """What became dirty since the last call."""
+        """The parts that became dirty since the last call."""
         dirty, self.now = self.now, Dirty()
         self.wake.clear()
         return dirty
 
     def restore(self, dirty: Dirty) -> None:
-        """It could not be written yet.."""
+        """They could not be written yet."""
         self.now.attachments |= dirty.attachments
         self.now.vpcs |= dirty.vpcs
         self.now.host |= dirty.host

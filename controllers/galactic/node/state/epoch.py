@@ -1,8 +1,8 @@
 """The hybrid logical clock that epochs and sequences are taken from (docs/architecture.md, "Messages").
 
 After Kulkarni et al., "Logical Physical Clocks" (2014), folded into one number: nanoseconds since 1970, or one more
-than the highest number ever seen where that is later. Neither a clock that was set back nor a dead node's last word
-from a clock that ran ahead can win against what happens now.
+than the highest number ever seen where that is later. So a new number is the highest, although the clock was set back,
+or a dead node's clock ran ahead.
 """
 
 import time
@@ -14,7 +14,7 @@ HIGHEST: Final = (1 << 63) - 1
 
 
 class Clock:
-    """Hands out numbers, each greater than all before it and than all it was told of."""
+    """Numbers, each greater than all before it and than all that it observed."""
 
     def __init__(self, now: Callable[[], int] = time.time_ns, last: int = 0) -> None:
         self._now = now
@@ -26,5 +26,5 @@ class Clock:
         return self.last
 
     def observe(self, number: int) -> None:
-        """Whatever is taken later is greater than ``number``."""
+        """Numbers that follow are greater than ``number``."""
         self.last = max(self.last, min(number, HIGHEST))

@@ -1,4 +1,4 @@
-"""What the node remembers of itself: its prefix, its clock, and for which prefix the packet filter is in place."""
+"""The node's record of itself: its prefix, its clock, and the prefix that the packet filter is in place for."""
 
 from ipaddress import IPv6Network
 

@@ -146,14 +146,14 @@ class Store:
         return NodeEndpoints(self.node.sequence, self._endpoints.all(self.node.prefix))
 
     def drain_dirty(self) -> Dirty:
-        """What changed since the last call. Of VPCs that are not hosted any more no route is desired from now on: not
-        sooner, so that no route is lost where one pod makes way for another at once.
+        """The parts that changed since the last call. From now on no route is desired of VPCs that are not hosted any
+        more: not sooner, so that no route is lost where one pod makes way for another at once.
         """
         self.tables.clear_unhosted(self.dirty.now.vpcs)
         return self.dirty.drain()
 
     def tidy(self, vpcs: Iterable[int]) -> None:
-        """What was dirty of these is in the kernel: VPCs that are not hosted are forgotten if nothing changed since."""
+        """These VPCs are in the kernel as desired: those that are not hosted are forgotten if nothing changed since."""
         self.tables.discard_unhosted(vpc for vpc in vpcs if vpc not in self.dirty.now.vpcs)
 
     def _put(self, attachment: Attachment) -> None:
@@ -187,7 +187,7 @@ class Store:
     def _registration_changed(self) -> None:
         try:
             self.node.advance()
-        finally:  # what is so is published, whether it can be remembered or not
+        finally:  # a change is published, whether it can be remembered or not
             self._notify()
             self.dirty.wake.set()
 

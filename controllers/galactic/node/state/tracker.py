@@ -8,7 +8,7 @@ V = TypeVar("V")
 
 
 class Delta(NamedTuple, Generic[K, V]):
-    """One key to write: what the kernel has for it, and what is desired. None: nothing."""
+    """One key to write, with its actual and its desired value. None: no value."""
 
     key: K
     actual: V | None
@@ -16,7 +16,7 @@ class Delta(NamedTuple, Generic[K, V]):
 
 
 class DeltaTracker(Generic[K, V]):
-    """What the kernel has: the desired value of every key, except for the keys that are pending.
+    """The kernel's values: the desired value of every key, except for the keys that are pending.
 
     ``desired`` is the lookup of the desired value, None where no object is desired. A key that is in place costs
     neither memory nor time: both follow the number of pending keys.
@@ -31,7 +31,7 @@ class DeltaTracker(Generic[K, V]):
         return len(self._actual)
 
     def actual(self, key: K) -> V | None:
-        """What the kernel has for the key."""
+        """The kernel's value of the key."""
         return self._actual[key] if key in self._actual else self._desired(key)
 
     def changing(self, key: K, before: V | None) -> None:
