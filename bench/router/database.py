@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
-from galactic.router.database.history_writer import HistoryWriter
+from galactic.router.database.history_writer import HistorySettings, HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.rib.path import NodeRef
 from galactic.router.rib.store import Store
@@ -70,11 +70,9 @@ def filled(count: int) -> Store:
 
 @asynccontextmanager
 async def following(url: str, store: Store, term: int) -> AsyncIterator[HistoryWriter]:
-    """A chronicle that leads."""
-    registry = CollectorRegistry()
-    made = HistoryWriter(
-        url, "bench", store, DatabaseMetrics(registry), revision=lambda _: 1, problem=lambda _: None
-    )
+    """A history writer that leads."""
+    settings = HistorySettings(url, "bench")
+    made = HistoryWriter(settings, store, DatabaseMetrics(CollectorRegistry()), lambda _: 1, lambda _: None)
     made.lead(term)
     task = asyncio.create_task(made.run())
     try:
@@ -108,7 +106,7 @@ async def burst(url: str, term: int, seconds: float) -> float:
             store.registered(
                 NodeRef("default", f"n{node}"), sequence, endpoints(node, EACH - number % 7, sequence)
             )
-            made.due(store.commit(1 << 60))
+            made.committed(store.commit(1 << 60))
             await asyncio.sleep(seconds / BURST)
         await written(made)
         return (transactions(url) - before - 1) / BURST
@@ -155,7 +153,7 @@ async def memory(url: str, count: int) -> None:
             await written(made)
             for node in range(count // EACH):
                 store.registered(NodeRef("default", f"n{node}"), 2, endpoints(node, EACH, 2))
-                made.due(store.commit(1 << 60))
+                made.committed(store.commit(1 << 60))
                 await asyncio.sleep(0)
             await written(made)
             print(before, alone, rss())

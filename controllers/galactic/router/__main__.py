@@ -20,7 +20,7 @@ from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.router.commits import Commits
 from galactic.router.controller import Controller, Part, Router
-from galactic.router.database.history_writer import HistoryWriter
+from galactic.router.database.history_writer import HistorySettings, HistoryWriter
 from galactic.router.database.lock import AdvisoryLock
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.egress.fanout import Fanout
@@ -148,14 +148,15 @@ def _history(
 ) -> HistoryWriter | None:
     if settings.database_url is None:
         return None
+    database = HistorySettings(
+        settings.database_url.get_secret_value(), process.replica, settings.history_retention
+    )
     return HistoryWriter(
-        settings.database_url.get_secret_value(),
-        process.replica,
+        database,
         store,
         DatabaseMetrics(process.registry),
-        revision=fanout.revision,
-        problem=lambda problem: process.health.set("postgres", problem),
-        retention=settings.history_retention,
+        fanout.revision,
+        lambda problem: process.health.set("postgres", problem),
     )
 
 

@@ -14,7 +14,7 @@ from galactic.launch import Health
 from galactic.messages import Route
 from galactic.router.commits import Commits
 from galactic.router.database.history_writer import HistoryWriter
-from galactic.router.database.recall import placed
+from galactic.router.database.restore import restore
 from galactic.router.kubernetes.reflectors import Reflectors
 from galactic.router.leader.installation import Installation
 from galactic.router.leader.leadership import Leadership
@@ -59,13 +59,13 @@ class Startup:
         """An empty broker has no tables: the database has, and registrations of nodes that have not sent theirs yet."""
         self._health.set("view", "the broker is empty; waiting for the database")
         try:
-            recorded = await history.recall(RESTORE_SECONDS)
+            recorded = await history.recorded_state(RESTORE_SECONDS)
         except GalacticError as error:
             log.warning(
                 "starting without tables: the broker is empty, the database unreachable", error=str(error)
             )
             return {}
-        placed(self._commits.store, recorded)
+        restore(self._commits.store, recorded)
         self._leadership.term_known(recorded.term)
         log.info("restored from the database", nodes=len(recorded.endpoints), vpcs=len(recorded.routes))
         return recorded.routes

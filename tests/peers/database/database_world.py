@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from galactic.messages import Endpoint
 from galactic.names import function_hex, vpc_hex
-from galactic.router.database.history_writer import HistoryWriter
+from galactic.router.database.history_writer import HistorySettings, HistoryWriter
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.database.migration import VERSION, migrate
 from galactic.router.database.session import session
@@ -34,7 +34,7 @@ def endpoint(node: int, function: int, *networks: str, epoch: int = 1, vpc: int 
 
 @dataclass
 class World:
-    """A standalone router's store with nodes 1, 2, …, and one or more chronicles that follow it."""
+    """A standalone router's store with nodes 1, 2, …, and history writers that follow it."""
 
     store: Store = field(default_factory=lambda: Store(checked=False))
     followers: list[HistoryWriter] = field(default_factory=list)
@@ -51,7 +51,7 @@ class World:
         self.store.registered(origin, self.sequence, endpoints)
         commit = self.store.commit(HORIZON)
         for follower in self.followers:
-            follower.due(commit)
+            follower.committed(commit)
 
     def step(self, chance: random.Random) -> None:
         """Something happens: an endpoint comes, goes, moves, or claims what another has."""
@@ -90,19 +90,12 @@ async def upgrade(url: str, to: str = VERSION) -> None:
         await migrate(connected, to)
 
 
-def chronicle(url: str, world: World, replica: str = "r", **more: object) -> HistoryWriter:
+def history_writer(url: str, world: World, replica: str = "r", **more: object) -> HistoryWriter:
     """One whose metrics are ``registry`` and whose problems are ``problems``."""
     registry = CollectorRegistry()
     problems: list[str | None] = []
-    made = HistoryWriter(
-        url,
-        replica,
-        world.store,
-        DatabaseMetrics(registry),
-        revision=lambda _: 7,
-        problem=problems.append,
-        **{"backoff": (0.02, 0.2), "linger": 0.0, **more},
-    )
+    settings = HistorySettings(url, replica, **{"backoff": (0.02, 0.2), "linger": 0.0, **more})
+    made = HistoryWriter(settings, world.store, DatabaseMetrics(registry), lambda _: 7, problems.append)
     made.registry, made.problems = registry, problems
     world.followers.append(made)
     return made

@@ -8,7 +8,16 @@ from typing import Final
 import psycopg
 import pytest
 from blocks import DOCS, Command, blocks, commands
-from database_world import World, chronicle, endpoint, recorded, recorded_endpoints, rows, running, sample
+from database_world import (
+    World,
+    endpoint,
+    history_writer,
+    recorded,
+    recorded_endpoints,
+    rows,
+    running,
+    sample,
+)
 
 from galactic_lab.controlplane import postgres
 
@@ -45,7 +54,7 @@ def run(command: Command, url: str, folder: Path) -> None:
 async def test_under_a_router_that_runs(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
     dump, restore = written
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"))
         await until(lambda: it.idle)
         run(dump, url, tmp_path)
@@ -69,7 +78,7 @@ async def test_into_an_empty_database(url, until, written: tuple[Command, Comman
     """The server was lost, and the router has not been started at the new one yet."""
     dump, restore = written
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     told = rows(url, PERIODS)
@@ -79,7 +88,7 @@ async def test_into_an_empty_database(url, until, written: tuple[Command, Comman
         connection.execute(f"CREATE DATABASE {other.rpartition('/')[2]}".encode())
     run(restore, other, tmp_path)
     assert rows(other, PERIODS) == told
-    async with running(chronicle(other, world)) as it:
+    async with running(history_writer(other, world)) as it:
         await until(lambda: it.idle)
         assert it.problems[-1:] in ([], [None])
     assert recorded(other) == world.table()

@@ -10,14 +10,14 @@ from ipaddress import ip_network
 import psycopg
 import pytest
 import yaml
-from database_world import World, chronicle, endpoint, rows, running, sample, upgrade
+from database_world import World, endpoint, history_writer, rows, running, sample, upgrade
 from typer.testing import CliRunner
 
 from galactic.cli.history import moment
 from galactic.cli.main import app
 from galactic.errors import Rejected
 from galactic.router.database.history import OF_VPC, QUERY, history
-from galactic.router.database.retention import retire
+from galactic.router.database.retention import delete_old
 from galactic.router.database.session import session
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
@@ -138,7 +138,7 @@ async def test_one_index_answers_whatever_there_is(url) -> None:
 
 async def test_retention_takes_what_ended_long_ago_and_nothing_else(url, until) -> None:
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     now = datetime.now(UTC)
@@ -148,10 +148,10 @@ async def test_retention_takes_what_ended_long_ago_and_nothing_else(url, until) 
     ]
     insert(url, [*old, Fact(7, "10.9.9.9/32", BEGIN - timedelta(days=900), None, "n")])
     async with session(url) as asked:
-        assert await asked.do(retire(asked.connection, 10.5, at_most=4)) == 4, "a few at a time"
+        assert await asked.do(delete_old(asked.connection, 10.5, at_most=4)) == 4, "a few at a time"
     kept = sorted(n for (n,) in rows(url, "SELECT host(network) FROM galactic.period WHERE vpc = 7"))
     assert kept == sorted([*(f"10.0.0.{n}" for n in range(1, 17)), "10.9.9.9"]), "the oldest first"
-    async with running(chronicle(url, World(), "s", retention=10.5, idle=0.01), term=2) as it:
+    async with running(history_writer(url, World(), "s", retention_days=10.5, idle=0.01), term=2) as it:
         await until(lambda: sample(it, "retired_total") == 6)
     kept = sorted(n for (n,) in rows(url, "SELECT host(network) FROM galactic.period WHERE vpc = 7"))
     assert kept == sorted([*(f"10.0.0.{n}" for n in range(1, 11)), "10.9.9.9"]), "what lasts is never old"
@@ -189,7 +189,7 @@ def command(*words: str, url: str | None = None) -> object:
 
 async def test_the_command(url, until) -> None:
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
         world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
         await until(lambda: it.idle)
@@ -221,8 +221,8 @@ async def test_the_command(url, until) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        pytest.param(["10.1.1.99"], 1, "nobody held 10.1.1.99", id="nobody"),
-        pytest.param(["10.1.1.1", "--at", "9w"], 1, "nobody held 10.1.1.1 at", id="not-then"),
+        pytest.param(["10.1.1.99"], 1, "no holder of 10.1.1.99", id="nobody"),
+        pytest.param(["10.1.1.1", "--at", "9w"], 1, "no holder of 10.1.1.1 at", id="not-then"),
         pytest.param(["10.1.1.1", "--vpc", "99"], 1, "in VPC 99", id="not-there"),
         pytest.param(["10.1.1.256"], 2, "is no address", id="no-address"),
         pytest.param(["10.1.1.1", "--vpc", "blue"], 2, "blue", id="no-vpc"),

@@ -9,8 +9,8 @@ import pytest
 from database_world import (
     HORIZON,
     World,
-    chronicle,
     endpoint,
+    history_writer,
     recorded,
     recorded_endpoints,
     rows,
@@ -19,9 +19,9 @@ from database_world import (
     upgrade,
 )
 
-from galactic.router.database.backlog import Backlog, Held, HistoryEntry, Key
+from galactic.router.database.backlog import HistoryEntry, NetworkOwner, VpcNetwork
 from galactic.router.database.session import session
-from galactic.router.database.writer import Outdated, State, Writer, compare, write
+from galactic.router.database.transactions import BatchId, Leader, Outdated, TableState, compare, write
 
 PERIODS = (
     "SELECT network::text, node, lower(during) < coalesce(upper(during), 'infinity'), upper_inf(during), "
@@ -31,7 +31,7 @@ PERIODS = (
 
 async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
         world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
         await until(lambda: it.idle)
@@ -58,7 +58,7 @@ async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
 
 async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_server, until) -> None:
     url, world = own_server.url(), World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
@@ -82,7 +82,7 @@ async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_serve
 
 async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_server, until) -> None:
     url, world = own_server.url(), World()
-    async with running(chronicle(url, world, backlog=Backlog(limit=10))) as it:
+    async with running(history_writer(url, world, backlog=10)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         own_server.kill()
@@ -104,14 +104,14 @@ async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_w
     url, until
 ) -> None:
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(
             1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32")
         )
         await until(lambda: it.idle)
     world.followers.clear()
     world.say(1, endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32", epoch=2))
-    async with running(chronicle(url, world, "s"), term=2) as it:
+    async with running(history_writer(url, world, "s"), term=2) as it:
         await until(lambda: it.idle)
         assert sample(it, "corrections_total") == 2
     assert recorded(url) == world.table()
@@ -128,13 +128,13 @@ async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_w
 async def test_a_router_that_starts_changes_nothing_that_was_right(url, until) -> None:
     world = World()
     chance = random.Random(1)
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         for _ in range(50):
             world.step(chance)
         await until(lambda: it.idle)
     before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
     endpoints = rows(url, "SELECT * FROM galactic.endpoint ORDER BY 1, 2, 3")
-    async with running(chronicle(url, world, "s"), term=2) as it:
+    async with running(history_writer(url, world, "s"), term=2) as it:
         await until(lambda: it.idle)
     assert rows(url, "SELECT * FROM galactic.period ORDER BY id") == before
     assert rows(url, "SELECT * FROM galactic.endpoint ORDER BY 1, 2, 3") == endpoints
@@ -143,14 +143,14 @@ async def test_a_router_that_starts_changes_nothing_that_was_right(url, until) -
 @pytest.mark.parametrize("term", [pytest.param(1, id="lower-term"), pytest.param(2, id="same-term")])
 async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
     world, other = World(), World()
-    async with running(chronicle(url, world, "old"), term=term) as old:
+    async with running(history_writer(url, world, "old"), term=term) as old:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: old.idle)
         other.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
         if term == 2:
             rows(url, "UPDATE galactic.writer SET leader = 'zz-new' RETURNING 1")
         else:
-            async with running(chronicle(url, other, "new"), term=2) as new:
+            async with running(history_writer(url, other, "new"), term=2) as new:
                 await until(lambda: new.idle)
         before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
         world.say(1, endpoint(1, 1, "10.1.1.7/32"))
@@ -164,7 +164,7 @@ async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
 
 async def test_a_database_restored_from_before_is_made_right_again(url, until) -> None:
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         rows(
@@ -181,7 +181,7 @@ async def test_a_database_restored_from_before_is_made_right_again(url, until) -
 
 async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until) -> None:
     url, world = own_server.url(), World()
-    async with running(chronicle(url, world, seconds=2.0)) as it:
+    async with running(history_writer(url, world, transaction=2.0)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         own_server.pause()
@@ -201,7 +201,7 @@ async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until)
 
 async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     rows(
@@ -209,7 +209,7 @@ async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
         "WITH moved AS (UPDATE galactic.period SET during = tstzrange(now() + interval '1 hour', NULL)) "
         "UPDATE galactic.writer SET moment = now() + interval '1 hour' RETURNING 1",
     )
-    async with running(chronicle(url, world, "s"), term=2) as it:
+    async with running(history_writer(url, world, "s"), term=2) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=2))
         world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=3))
         await until(lambda: it.idle)
@@ -225,11 +225,11 @@ async def test_names_that_postgres_cannot_hold_stop_nothing(url, until) -> None:
     world = World()
     odd = endpoint(1, 1, "10.1.1.1/32")
     odd = type(odd)(odd.vpc, odd.function, "a\0b\N{SNOWMAN}", odd.sid, odd.networks, odd.epoch)
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
         world.say(1, odd)
         await until(lambda: it.idle)
-    async with running(chronicle(url, world, "s"), term=2) as it:
+    async with running(history_writer(url, world, "s"), term=2) as it:
         await until(lambda: it.idle)
         assert sample(it, "corrections_total") == 0
     assert rows(url, "SELECT attachment FROM galactic.endpoint") == [
@@ -244,7 +244,7 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
     for _ in range(4):
         term += 1
         world.followers.clear()
-        async with running(chronicle(url, world, f"r{term}", seconds=2.0), term=term) as it:
+        async with running(history_writer(url, world, f"r{term}", transaction=2.0), term=term) as it:
             for _ in range(chance.randint(1, 25)):
                 world.step(chance)
                 await asyncio.sleep(chance.choice((0, 0, 0.001, 0.01, 0.05)))
@@ -264,7 +264,7 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
         if chance.random() < 0.5:
             world.step(chance)
     world.followers.clear()
-    async with running(chronicle(url, world, "last"), term=term + 1) as it:
+    async with running(history_writer(url, world, "last"), term=term + 1) as it:
         await until(lambda: it.idle)
         assert world.store.commit(HORIZON).routes == {}
     assert recorded(url) == world.table()
@@ -280,15 +280,16 @@ async def test_a_batch_whose_commit_got_through_is_not_written_again(url) -> Non
     """As after a connection that broke between COMMIT and its answer."""
     await upgrade(url)
     at = datetime.now(UTC)
-    own = Writer(1, "r")
-    held = Held("default", 1, "n1", "ns/a1", "2001:db8::1", 1)
-    moments = [HistoryEntry(at, {Key(1, "10.1.1.1/32"): held}, {})]
+    own = Leader(1, "r")
+    first, second, fourth = (BatchId(own, sequence) for sequence in (1, 2, 4))
+    held = NetworkOwner("default", 1, "n1", "ns/a1", "2001:db8::1", 1)
+    entries = [HistoryEntry(at, {VpcNetwork(1, "10.1.1.1/32"): held}, {})]
     async with session(url) as it:
-        await it.do(compare(it.connection, own, 1, State({}, {}), at, lambda _: 1))
+        await it.do(compare(it.connection, first, TableState({}, {}, at), lambda _: 1))
         for _ in range(3):
-            await it.do(write(it.connection, own, 2, moments, lambda _: 1))
+            await it.do(write(it.connection, second, entries, lambda _: 1))
         with pytest.raises(Outdated):
-            await it.do(write(it.connection, own, 4, moments, lambda _: 1))
+            await it.do(write(it.connection, fourth, entries, lambda _: 1))
     assert rows(url, "SELECT count(*), count(*) FILTER (WHERE upper_inf(during)) FROM galactic.period") == [
         (1, 1)
     ]

@@ -9,6 +9,7 @@ import pytest
 from assembling import assembled
 from database_world import endpoint, prefix, rows
 
+from galactic.backoff import Backoff
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
 from galactic.messages import Changes, NodeEndpoints, NodeStatus, Topics, decode, encode
@@ -29,7 +30,7 @@ async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIte
     settings = RouterSettings(kubernetes=False, database_url=url)
     it = assembled(settings, broker.session(), replica=replica)
     it.history = it.part(HistoryWriter)
-    it.history._backoff, it.history._pause = (0.02, 0.2), 0.02
+    it.history._backoff = Backoff(0.02, 0.2)
     task = asyncio.create_task(it.run())
     try:
         yield it
@@ -179,7 +180,7 @@ async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytes
         await alive.wait()  # what a stopped process does: nothing
         return True
 
-    frozen._mine = mine
+    frozen._owned = mine
     held, next_one = asyncio.Event(), asyncio.Event()
     # Whoever is held up for longer than the server waits begins again.
     holder = asyncio.create_task(LockElection(frozen, retry=0.1).run(lambda _: held.set()))

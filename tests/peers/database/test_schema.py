@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from database_world import World, chronicle, endpoint, recorded, rows, running, sample, upgrade
+from database_world import World, endpoint, history_writer, recorded, rows, running, sample, upgrade
 
 from galactic.errors import Rejected, Unreachable
 from galactic.router.database import migration
@@ -63,7 +63,7 @@ async def test_a_database_made_by_alembic_is_taken_over_without_loss(url, until,
     assert [rows(url, query) for query in TABLES] == before
     assert rows(url, "SELECT version_num FROM galactic.schema_version") == [(VERSION,)]
     world = World()
-    async with running(chronicle(url, world), term=2) as it:
+    async with running(history_writer(url, world), term=2) as it:
         world.say(1, endpoint(1, 2, "10.1.1.2/32", "fd00::2/128", epoch=2))
         world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
         await until(lambda: it.idle)
@@ -91,7 +91,7 @@ async def test_from_the_first_version_nothing_is_lost(url, until) -> None:
         "RETURNING 1",
     )
     world = World()
-    async with running(chronicle(url, world)) as it:
+    async with running(history_writer(url, world)) as it:
         world.say(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     assert recorded(url) == world.table()
@@ -132,7 +132,7 @@ async def test_a_database_that_is_newer_than_the_program(url, until) -> None:
     with pytest.raises(Rejected, match="version 9999, this program knows versions up to 0002") as caught:
         await migrated(url)
     assert caught.value.reason == "SchemaNewer"
-    async with running(chronicle(url, World())) as it:
+    async with running(history_writer(url, World())) as it:
         await until(lambda: it.problems)
     assert "newer galactic-router" in it.problems[-1]
 

@@ -1,11 +1,13 @@
-"""Durable state in PostgreSQL: what the table says now, and an append-only history of it.
+"""Durable state in PostgreSQL: the present tables, and an append-only history of them.
 
-backlog      pure: what is due, in order, bounded; what one transaction makes of it
-session      one connection, the errors of which are ours, and which never hangs for good
-migration    the schema, brought up to date by the numbered SQL files of migrations/
-writer       the transactions: fenced by term, each done once whatever happens to the connection
-chronicle    the task that ties these together; nothing on the routing path ever waits for it
-retention    old history goes, a little at a time
-history      questions: who held an address when, and what a router that starts has to know
-lock         the election among standalone routers
+session         one connection: psycopg's errors become Galactic's, and no request outlasts its time
+migration       the schema, brought up to date by the numbered SQL files of migrations/
+backlog         the changes that are not written yet, bounded; one transaction of them. No I/O
+restore         the database's rows as tables: for a comparison, and for a router whose broker is empty
+transactions    fenced by term, each applied once even if its connection breaks
+history_writer  the task that ties these together; nothing on the way of a route waits for it
+retention       deletes old periods, in small transactions
+history         queries: which attachment held an address, and when
+lock            the election among standalone routers
+metrics         ``galactic_router_database_…``
 """

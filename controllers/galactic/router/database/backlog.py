@@ -1,9 +1,8 @@
-"""What is due to be written, in order and bounded; and what one transaction makes of it. No I/O.
+"""The changes that are not written yet, in order and bounded; and what one transaction writes of them. No I/O.
 
-A ``HistoryEntry`` is what one commit of the table changed. Entries are strictly later than each other, so that a
-network which changes hands twice in one microsecond still has two periods. When more is due than may be kept, all of
-it is given up: the table itself knows how things stand, and is compared with the database instead
-(``writer.compare``). What is lost then is how they came to stand so.
+A ``HistoryEntry`` is what one commit of the tables changed. Entries are strictly later than each other: a network that
+changes hands twice within one microsecond still has two periods. A backlog that grows past its limit is given up. The
+tables are then compared with the database (``transactions.compare``); only the steps in between are lost.
 """
 
 from collections import deque
@@ -17,23 +16,23 @@ from galactic.router.rib.networks import Network
 from galactic.router.rib.path import EndpointPath, Identity
 
 LIMIT: Final = 200_000
-"""Items kept while the database is away: some 60 MB."""
+"""Items kept while the database is unreachable: some 60 MB."""
 BATCH: Final = 5_000
-"""Items of one transaction, more only if one moment has more."""
-EVER: Final = datetime.min.replace(tzinfo=UTC)
+"""Items of one transaction; more only if one entry has more."""
+EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 TICK: Final = timedelta(microseconds=1)
-"""What PostgreSQL can tell apart."""
+"""The resolution of PostgreSQL's timestamps."""
 
 
-class Key(NamedTuple):
+class VpcNetwork(NamedTuple):
     """A network in its VPC."""
 
     vpc: int
     network: Network
 
 
-class Held(NamedTuple):
-    """Who has a network."""
+class NetworkOwner(NamedTuple):
+    """The attachment that holds a network."""
 
     cluster: str
     function: int
@@ -45,96 +44,98 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One commit of the table: networks that changed hands (None: nobody's now), endpoints that came, moved or went."""
+    """One commit of the tables: the new owners of networks (None: none), and endpoints that came, moved or went."""
 
     at: datetime
-    held: Mapping[Key, Held | None]
+    owners: Mapping[VpcNetwork, NetworkOwner | None]
     endpoints: Mapping[Identity, EndpointPath | None]
 
     def __len__(self) -> int:
-        return len(self.held) + len(self.endpoints)
+        return len(self.owners) + len(self.endpoints)
 
 
 class Period(NamedTuple):
-    """Somebody had a network from ``since`` until ``until`` (None: still)."""
+    """An attachment held a network from ``since`` until ``until`` (None: it still does)."""
 
-    key: Key
-    held: Held
+    key: VpcNetwork
+    owner: NetworkOwner
     since: datetime
     until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Moments as one transaction: whose open period ends when, periods to add, endpoints as they are in the end."""
+    """Entries as one transaction: ends of open periods, periods to add, endpoints as they are after the last entry."""
 
-    ends: dict[Key, datetime]
+    ends: dict[VpcNetwork, datetime]
     periods: list[Period]
     endpoints: dict[Identity, tuple[EndpointPath | None, datetime]]
     last: datetime
 
 
-def held_by(route: Route, attachment: str) -> Held:
-    """Who has the network of that route."""
+def owner_of(route: Route, attachment: str) -> NetworkOwner:
+    """The owner of a route's network."""
     name = legible(attachment)
-    return Held(route.cluster, int(route.function, 16), route.node, name, route.segments[0], route.epoch)
+    function = int(route.function, 16)
+    return NetworkOwner(route.cluster, function, route.node, name, route.segments[0], route.epoch)
 
 
 def legible(text: str) -> str:
-    """What PostgreSQL can hold of it. Outside Kubernetes an attachment is called whatever its node says."""
+    """The text as PostgreSQL can store it. Outside Kubernetes a node may give an attachment any name."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def batch(moments: Sequence[HistoryEntry], after: datetime | None = None) -> Batch:
-    """What these moments, at least one and in order, amount to; all of them later than ``after``.
+def batch(entries: Sequence[HistoryEntry], after: datetime | None = None) -> Batch:
+    """The batch of these entries, at least one and in order; all of it is later than ``after``.
 
-    The clock that they were taken from may be behind that of the router that wrote before; then all are shifted alike.
+    The clock that the entries were stamped with may be behind that of the router that wrote before; then all of them
+    are shifted alike.
     """
-    shift = max(timedelta(), after + TICK - moments[0].at) if after else timedelta()
-    ends: dict[Key, datetime] = {}
+    shift = max(timedelta(), after + TICK - entries[0].at) if after else timedelta()
+    ends: dict[VpcNetwork, datetime] = {}
     periods: list[Period] = []
     endpoints: dict[Identity, tuple[EndpointPath | None, datetime]] = {}
-    latest: dict[Key, int | None] = {}  # the position of the period that is open; None: none is
-    for moment in moments:
-        at = moment.at + shift
-        for key, held in moment.held.items():
+    latest: dict[VpcNetwork, int | None] = {}  # the position of the open period; None: there is none
+    for entry in entries:
+        at = entry.at + shift
+        for key, owner in entry.owners.items():
             position = latest.get(key)
             if position is not None:
                 periods[position] = periods[position]._replace(until=at)
             elif key not in latest:
                 ends[key] = at
             latest[key] = None
-            if held is not None:
+            if owner is not None:
                 latest[key] = len(periods)
-                periods.append(Period(key, held, at, None))
-        endpoints.update({identity: (claim, at) for identity, claim in moment.endpoints.items()})
-    return Batch(ends, periods, endpoints, moments[-1].at + shift)
+                periods.append(Period(key, owner, at, None))
+        endpoints.update({identity: (path, at) for identity, path in entry.endpoints.items()})
+    return Batch(ends, periods, endpoints, entries[-1].at + shift)
 
 
 @dataclass(slots=True)
 class Backlog:
-    """Moments that are due."""
+    """The entries that are not written yet."""
 
     limit: int = LIMIT
     items: int = 0
-    _moments: deque[HistoryEntry] = field(default_factory=deque)
-    _latest: datetime = EVER
+    _entries: deque[HistoryEntry] = field(default_factory=deque)
+    _latest: datetime = EARLIEST
 
     @property
     def oldest(self) -> datetime | None:
-        return self._moments[0].at if self._moments else None
+        return self._entries[0].at if self._entries else None
 
     def now(self) -> datetime:
-        """The time, later than any told before."""
+        """The time, later than any that was returned before."""
         self._latest = max(datetime.now(UTC), self._latest + TICK)
         return self._latest
 
-    def put(self, moment: HistoryEntry) -> int:
-        """It is due as well. How many items were given up for that: none, or all."""
-        self._moments.append(moment)
-        self.items += len(moment)
+    def put(self, entry: HistoryEntry) -> int:
+        """Appends an entry. Returns how many items were given up: none, or all because of the limit."""
+        self._entries.append(entry)
+        self.items += len(entry)
         if self.items <= self.limit:
             return 0
         lost = self.items
@@ -142,24 +143,23 @@ class Backlog:
         return lost
 
     def clear(self) -> None:
-        """Nothing is due."""
-        self._moments.clear()
+        self._entries.clear()
         self.items = 0
 
     def first(self, at_most: int = BATCH) -> list[HistoryEntry]:
-        """The oldest moments, one at least if there is any. They stay due until ``done``."""
-        some: list[HistoryEntry] = []
+        """The oldest entries, one at least if there are any. They stay until ``done``."""
+        oldest: list[HistoryEntry] = []
         items = 0
-        for moment in self._moments:
-            items += len(moment)
-            if some and items > at_most:
+        for entry in self._entries:
+            items += len(entry)
+            if oldest and items > at_most:
                 break
-            some.append(moment)
-        return some
+            oldest.append(entry)
+        return oldest
 
-    def done(self, moments: list[HistoryEntry]) -> None:
-        """These, the oldest, are written. What was given up meanwhile is no longer there to be done with."""
-        for moment in moments:
-            if self._moments and self._moments[0] is moment:
-                self._moments.popleft()
-                self.items -= len(moment)
+    def done(self, entries: list[HistoryEntry]) -> None:
+        """Removes the oldest entries, which are written; those that were given up meanwhile are gone already."""
+        for entry in entries:
+            if self._entries and self._entries[0] is entry:
+                self._entries.popleft()
+                self.items -= len(entry)

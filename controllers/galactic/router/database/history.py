@@ -1,4 +1,4 @@
-"""Who held an address, and when: the question that the history is kept for, answered from one index."""
+"""Which attachment held an address, and when, answered from one index."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,10 +9,10 @@ from galactic.router.database.session import Connection
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """Somebody had a network for a time. ``until`` None: still.
+    """An attachment held a network from ``since`` until ``until`` (None: it still does).
 
-    ``exactly`` is false where no router was there to see it: then it happened after ``…_after`` (None: nobody knows)
-    and not later than ``since`` or ``until``.
+    ``…_exactly`` is false where no router saw the change: it happened after ``…_after`` (None: unknown) and not later
+    than ``since`` or ``until``.
     """
 
     vpc: int
@@ -51,11 +51,11 @@ async def history(
     until: datetime | None = None,
     limit: int = 1000,
 ) -> list[Holding]:
-    """Who held networks that contain ``address`` (or that network) between two moments, both included; latest first.
+    """Holders of networks that contain ``address`` (or that network) between two times, both included; latest first.
 
-    None: from the beginning, to the end. Raises psycopg's.
+    ``since`` None: from the beginning; ``until`` None: to the end. Raises psycopg's.
     """
     query = f"{QUERY} {OF_VPC if vpc is not None else ''} {ORDER}"
-    asked: dict[str, Any] = {"address": address, "vpc": vpc, "since": since, "until": until, "limit": limit}
-    found = await connection.execute(query.encode(), asked)
-    return [Holding(*row) for row in await found.fetchall()]
+    values: dict[str, Any] = {"address": address, "vpc": vpc, "since": since, "until": until, "limit": limit}
+    cursor = await connection.execute(query.encode(), values)
+    return [Holding(*row) for row in await cursor.fetchall()]

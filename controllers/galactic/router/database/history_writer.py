@@ -1,47 +1,81 @@
-"""The task that keeps the database equal to the table, with its history, for as long as this router leads.
+"""The task that keeps the database equal to the tables, with their history, while this router leads.
 
-``due`` notes what a commit of the table changed and returns; ``run`` writes it, in order, a batch a transaction. While
-the database is away the backlog grows up to its limit. Where there is nothing to continue from (a router that begins to
-lead, a backlog that was given up, a database that was restored) the table is compared with the database instead.
+``committed`` notes what a commit of the tables changed and returns; ``run`` writes it, in order, a batch a
+transaction. While the database is unreachable the backlog grows up to its limit. Where there is nothing to continue
+from (a router that begins to lead, a backlog that was given up, a restored database) the tables are compared with the
+database instead.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.router.database.backlog import BATCH as BATCH_ITEMS
-from galactic.router.database.backlog import Backlog, Held, HistoryEntry, Key, held_by
+from galactic.router.database.backlog import (
+    LIMIT,
+    Backlog,
+    HistoryEntry,
+    NetworkOwner,
+    VpcNetwork,
+    owner_of,
+)
 from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.database.migration import migrate
-from galactic.router.database.recall import Recall, recall
-from galactic.router.database.retention import BATCH, retire
+from galactic.router.database.restore import RecordedState, recorded_state
+from galactic.router.database.retention import BATCH, delete_old
 from galactic.router.database.session import Session, session
-from galactic.router.database.writer import Deposed, Outdated, State, Writer, compare, write
+from galactic.router.database.transactions import (
+    BatchId,
+    Deposed,
+    Leader,
+    Outdated,
+    TableState,
+    compare,
+    write,
+)
 from galactic.router.rib.path import EndpointPath, Holder, Identity
 from galactic.router.rib.store import Commit
 from galactic.router.rib.table import VpcTable
 
 log = structlog.get_logger(__name__)
-LINGER_SECONDS: Final = 0.1
-"""From a change to its transaction: what happens meanwhile shares it."""
-BACKOFF_SECONDS: Final = (0.2, 10.0)
-IDLE_SECONDS: Final = 10.0
-"""A connection that nothing is written to is asked that often whether it is still there."""
-RETIRE_SECONDS: Final = 3600.0
-TRANSACTION_SECONDS: Final = 60.0
+RETENTION_SECONDS: Final = 3600.0
+"""Time between two rounds of deleting old periods."""
+RESTORE_PAUSE_SECONDS: Final = 1.0
+"""The longest pause between two attempts to read what a starting router waits for."""
 COMPARISON_SECONDS: Final = 600.0
 TURN: Final = 2_000
-"""Networks looked at before the rest of the process gets a turn."""
+"""Networks handled before other tasks of the process get a turn."""
 
 
-class Table(Protocol):
-    """What is to be written down; ``galactic.router.rib.store.Store`` has it."""
+@dataclass(frozen=True, slots=True)
+class HistorySettings:
+    """The database, the name under which a router writes, and how. Times are in seconds."""
+
+    url: str
+    replica: str
+    retention_days: float = 0
+    """0: for ever."""
+    backlog: int = LIMIT
+    """Items kept while the database is unreachable."""
+    linger: float = 0.1
+    """From a change to its transaction, which further changes within this time share."""
+    backoff: tuple[float, float] = (0.2, 10.0)
+    """The shortest and the longest pause between two attempts."""
+    transaction: float = 60.0
+    """The longest time of one transaction."""
+    idle: float = 10.0
+    """Time between two checks of an idle connection."""
+
+
+class TableSource(Protocol):
+    """The tables to write down; ``galactic.router.rib.store.Store`` has them."""
 
     def tables(self) -> Mapping[int, VpcTable]: ...
 
@@ -49,148 +83,138 @@ class Table(Protocol):
 
 
 class HistoryWriter:
-    """One router's half of the database. Nothing but ``run`` and ``recall`` ever waits."""
+    """One router's side of the database. Only ``run`` and ``recorded_state`` wait."""
 
     def __init__(
         self,
-        url: str,
-        replica: str,
-        table: Table,
+        settings: HistorySettings,
+        source: TableSource,
         metrics: DatabaseMetrics,
-        *,
         revision: Callable[[int], int],
-        problem: Callable[[str | None], None],
-        retention: float = 0,
-        backlog: Backlog | None = None,
-        linger: float = LINGER_SECONDS,
-        backoff: tuple[float, float] = BACKOFF_SECONDS,
-        seconds: float = TRANSACTION_SECONDS,
-        idle: float = IDLE_SECONDS,
+        report: Callable[[str | None], None],
     ) -> None:
-        """``retention`` in days, 0: for ever. ``problem`` is told what is wrong with the database, or None."""
-        self._url, self._replica, self._table, self._metrics = url, replica, table, metrics
-        self._revision, self._problem, self._retention = revision, problem, retention
+        """``revision`` of a VPC's table as published. ``report`` is called with a problem of the database, or None."""
+        self._settings, self._source, self._metrics = settings, source, metrics
+        self._revision, self._report = revision, report
         self.outranked: Callable[[int], None] = lambda _term: None
-        """Told a term that the database has seen, and which that of this router is not above."""
-        self._backlog = backlog or Backlog()
-        self._linger, self._backoff, self._seconds, self._pausing = linger, backoff, seconds, idle
-        self._writer: Writer | None = None
+        """Called with a term that the database has seen and this router's term is not above."""
+        self._backlog = Backlog(settings.backlog)
+        self._backoff = Backoff(*settings.backoff)
+        self._leader: Leader | None = None
         self._compare = True
-        self._behind: datetime | None = None  # since when a comparison is due or under way
+        self._behind: datetime | None = None  # since when a comparison is pending or under way
         self._missed = 0
-        self._flight: list[HistoryEntry] = []
+        self._inflight: list[HistoryEntry] = []
         self._sequence = 0
         self._wake = asyncio.Event()
-        self._retire_at, self._pause = 0.0, backoff[0]
+        self._retention_at = 0.0
         metrics.lag(self._lag_seconds, self._lag_items)
 
-    # -- what the controller says ------------------------------------------------------------------------------------
+    # -- calls of the router -----------------------------------------------------------------------------------------
 
     def lead(self, term: int) -> None:
-        """From now on what the table says is written: its router leads, with that term."""
-        if self._writer != Writer(term, self._replica):
-            self._writer = Writer(term, self._replica)
+        """The router leads from now on, in that term: its tables are written."""
+        leader = Leader(term, self._settings.replica)
+        if self._leader != leader:
+            self._leader = leader
             self._start_over()
 
     def resign(self) -> None:
-        """Another leads: nothing is written any more."""
-        self._writer = None
+        """The router leads no more: nothing is written."""
+        self._leader = None
         self._start_over()
 
-    def due(self, commit: Commit) -> None:
-        """The table changed."""
-        if self._writer is None or not (commit.routes or commit.touched):
+    def committed(self, commit: Commit) -> None:
+        """The tables changed."""
+        if self._leader is None or not (commit.routes or commit.touched):
             return
         if self._compare:
             self._missed += len(commit.touched) + sum(map(len, commit.routes.values()))
-            return  # the comparison will see it in the table
-        held: dict[Key, Held | None] = {}
+            return  # the comparison will find it in the tables
+        owners: dict[VpcNetwork, NetworkOwner | None] = {}
         for vpc, changed in commit.routes.items():
             for network, route in changed.set.items():
-                claim = self._table.endpoint(Identity(route.cluster, vpc, int(route.function, 16)))
-                held[Key(vpc, network)] = held_by(route, claim.attachment if claim else "")
-            held.update({Key(vpc, network): None for network in changed.delete})
-        endpoints = {identity: self._table.endpoint(identity) for identity in commit.touched}
+                path = self._source.endpoint(Identity(route.cluster, vpc, int(route.function, 16)))
+                owners[VpcNetwork(vpc, network)] = owner_of(route, path.attachment if path else "")
+            owners.update({VpcNetwork(vpc, network): None for network in changed.delete})
+        endpoints = {identity: self._source.endpoint(identity) for identity in commit.touched}
         oldest = self._backlog.oldest
-        if lost := self._backlog.put(HistoryEntry(self._backlog.now(), held, endpoints)):
+        if lost := self._backlog.put(HistoryEntry(self._backlog.now(), owners, endpoints)):
             self._metrics.lost.inc(lost)
-            log.error(
-                "too much is due for the database: its history will have a gap", lost=lost, since=oldest
-            )
+            log.error("backlog of the database full, the history gets a gap", lost=lost, since=oldest)
             self._start_over(oldest)
         self._wake.set()
 
     @property
     def idle(self) -> bool:
         """Whether everything is written."""
-        return not (self._compare or self._behind or self._flight or self._backlog.items)
+        return not (self._compare or self._behind or self._inflight or self._backlog.items)
 
-    # -- a router that starts ----------------------------------------------------------------------------------------
-
-    async def recall(self, patience: float) -> Recall:
-        """What is recorded. Raises Unreachable if the database stays away for so many seconds; Rejected."""
+    async def recorded_state(self, patience: float) -> RecordedState:
+        """What the database has. Raises Unreachable if it stays unreachable for ``patience`` seconds; Rejected."""
+        backoff = Backoff(self._settings.backoff[0], RESTORE_PAUSE_SECONDS)
         try:
             async with asyncio.timeout(patience):
                 while True:
                     try:
-                        async with session(self._url, self._seconds) as it:
-                            await migrate(it)
-                            return await it.do(recall(it.connection))
+                        async with session(self._settings.url, self._settings.transaction) as database:
+                            await migrate(database)
+                            return await database.do(recorded_state(database.connection))
                     except Unreachable as error:
                         self._failed(error)
-                    await asyncio.sleep(self._backoff[0])
+                    await asyncio.sleep(backoff.pause())
         except TimeoutError as error:
             raise Unreachable("postgres", f"nothing could be read in {patience:g} s") from error
 
     # -- the task ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Writes for ever."""
+        """Writes until cancelled."""
         while True:
-            while self._writer is None:
+            while self._leader is None:
                 await self._woken()
             try:
-                async with session(self._url, self._seconds) as it:
-                    await migrate(it)
-                    await self._follow(it)
+                async with session(self._settings.url, self._settings.transaction) as database:
+                    await migrate(database)
+                    await self._follow(database)
             except GalacticError as error:
                 self._failed(error)
             finally:
                 self._metrics.connected.set(0)
-            await asyncio.sleep(self._pause * random.uniform(0.7, 1.3))
-            self._pause = min(self._pause * 2, self._backoff[1])
+            await asyncio.sleep(self._backoff.pause())
 
-    async def _follow(self, it: Session) -> None:
-        """Writes what is due, until something fails."""
+    async def _follow(self, database: Session) -> None:
+        """Writes over one connection, until something fails."""
         while True:
-            writer = self._writer
-            if writer is None:
+            leader = self._leader
+            if leader is None:
                 await self._woken()
             elif self._compare:
-                await self._compared(it, writer)
-            elif self._flight or self._backlog.items:
-                await self._written(it, writer)
-            elif not await self._woken(self._pausing):
-                await self._idled(it)
+                await self._compare_tables(database, leader)
+            elif self._inflight or self._backlog.items:
+                await self._write_batch(database, leader)
+            elif not await self._woken(self._settings.idle):
+                await self._idle_round(database)
 
     def _succeeded(self) -> None:
-        self._pause = self._backoff[0]
-        self._problem(None)
+        self._backoff.succeeded()
+        self._report(None)
         self._metrics.connected.set(1)
 
-    async def _written(self, it: Session, writer: Writer) -> None:
-        if not self._flight:
+    async def _write_batch(self, database: Session, leader: Leader) -> None:
+        if not self._inflight:
             if self._backlog.items < BATCH_ITEMS:
-                await asyncio.sleep(self._linger)
-            self._flight = self._backlog.first()
-            if not self._flight:
+                await asyncio.sleep(self._settings.linger)
+            self._inflight = self._backlog.first()
+            if not self._inflight:
                 return
             self._sequence += 1
-        flight = self._flight
+        inflight = self._inflight
+        own = BatchId(leader, self._sequence)
         try:
-            await it.do(write(it.connection, writer, self._sequence, flight, self._revision))
+            await database.do(write(database.connection, own, inflight, self._revision))
         except Outdated:
-            log.warning("the database is not as it was left, comparing it")
+            log.warning("database is not as this router left it, comparing tables")
             self._start_over()
             return
         except Deposed:
@@ -198,22 +222,23 @@ class HistoryWriter:
             raise
         self._succeeded()
         self._metrics.commits.inc()
-        self._metrics.items.inc(sum(map(len, flight)))
-        if self._flight is flight:
-            self._backlog.done(flight)
-            self._flight = []
+        self._metrics.items.inc(sum(map(len, inflight)))
+        if self._inflight is inflight:
+            self._backlog.done(inflight)
+            self._inflight = []
 
-    async def _compared(self, it: Session, writer: Writer) -> None:
-        tables = self._table.tables()
+    async def _compare_tables(self, database: Session, leader: Leader) -> None:
+        tables = self._source.tables()
         at = self._backlog.now()
         self._compare = False  # from here on changes are noted again
         self._backlog.clear()
-        self._flight, self._missed = [], 0
+        self._inflight, self._missed = [], 0
         try:
-            state = await _state(tables)
+            state = await _state(tables, at)
             self._sequence += 1
-            request = compare(it.connection, writer, self._sequence, state, at, self._revision)
-            differed = await it.do(request, COMPARISON_SECONDS)
+            own = BatchId(leader, self._sequence)
+            request = compare(database.connection, own, state, self._revision)
+            differed = await database.do(request, COMPARISON_SECONDS)
         except BaseException:
             self._start_over()
             raise
@@ -223,27 +248,28 @@ class HistoryWriter:
         self._metrics.commits.inc()
         self._metrics.comparisons.inc()
         self._metrics.corrections.inc(differed)
-        log.info("database compared", networks=len(state.held), differed=differed, term=writer.term)
+        log.info("database compared", networks=len(state.owners), differed=differed, term=leader.term)
 
-    async def _idled(self, it: Session) -> None:
-        if self._retention and time.monotonic() >= self._retire_at:
-            gone = await it.do(retire(it.connection, self._retention))
-            self._metrics.retired.inc(gone)
-            if gone < BATCH:
-                self._retire_at = time.monotonic() + RETIRE_SECONDS
+    async def _idle_round(self, database: Session) -> None:
+        """Deletes old periods from time to time, and checks the connection."""
+        if self._settings.retention_days and time.monotonic() >= self._retention_at:
+            deleted = await database.do(delete_old(database.connection, self._settings.retention_days))
+            self._metrics.retired.inc(deleted)
+            if deleted < BATCH:
+                self._retention_at = time.monotonic() + RETENTION_SECONDS
             else:
                 self._wake.set()
             return
-        await it.do(_alive(it))
+        await database.do(_ping(database))
         self._succeeded()
 
     def _start_over(self, behind: datetime | None = None) -> None:
-        """There is nothing to continue from."""
+        """There is nothing to continue from: the next transaction is a comparison."""
         self._compare = True
         self._behind = self._behind or behind or self._backlog.oldest or datetime.now(UTC)
         self._missed += self._backlog.items
         self._backlog.clear()
-        self._flight = []
+        self._inflight = []
         self._wake.set()
 
     def _failed(self, error: GalacticError) -> None:
@@ -251,11 +277,11 @@ class HistoryWriter:
             self.outranked(error.term)
         reason = type(error).__name__ if not isinstance(error, Rejected) else error.reason
         self._metrics.failures.labels(reason).inc()
-        self._problem(str(error))
-        log.warning("not written to the database", error=str(error), items=self._lag_items())
+        self._report(str(error))
+        log.warning("database write failed", error=str(error), items=self._lag_items())
 
     async def _woken(self, seconds: float | None = None) -> bool:
-        """Waits for something to do, at most so long."""
+        """Waits for something to do. False after ``seconds`` without."""
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -266,7 +292,7 @@ class HistoryWriter:
 
     def _lag_seconds(self) -> float:
         since = self._behind or self._backlog.oldest
-        if self._writer is None or since is None:
+        if self._leader is None or since is None:
             return 0.0
         return max(0.0, (datetime.now(UTC) - since).total_seconds())
 
@@ -274,22 +300,22 @@ class HistoryWriter:
         return float(self._missed if self._compare else self._backlog.items)
 
 
-async def _state(tables: Mapping[int, VpcTable]) -> State:
-    """The tables, network by network. They are as they were when asked for, however long this takes."""
-    held: dict[Key, Held] = {}
+async def _state(tables: Mapping[int, VpcTable], at: datetime) -> TableState:
+    """The tables, network by network. ``tables`` does not change meanwhile, however long this takes."""
+    owners: dict[VpcNetwork, NetworkOwner] = {}
     endpoints: dict[Identity, EndpointPath] = {}
     for vpc, table in tables.items():
-        for who, claim in table.endpoints.items():
-            endpoints[Identity(who.cluster, vpc, who.function)] = claim
+        for holder, path in table.endpoints.items():
+            endpoints[Identity(holder.cluster, vpc, holder.function)] = path
             if len(endpoints) % TURN == 0:
                 await asyncio.sleep(0)
         for network, route in table.routes.items():
-            has = table.endpoints.get(Holder(route.cluster, int(route.function, 16)))
-            held[Key(vpc, network)] = held_by(route, has.attachment if has else "")
-            if len(held) % TURN == 0:
+            holding = table.endpoints.get(Holder(route.cluster, int(route.function, 16)))
+            owners[VpcNetwork(vpc, network)] = owner_of(route, holding.attachment if holding else "")
+            if len(owners) % TURN == 0:
                 await asyncio.sleep(0)
-    return State(held, endpoints)
+    return TableState(owners, endpoints, at)
 
 
-async def _alive(it: Session) -> None:
-    await it.connection.execute("SELECT 1")
+async def _ping(database: Session) -> None:
+    await database.connection.execute("SELECT 1")

@@ -1,16 +1,16 @@
-"""Old history goes: periods that ended longer ago than is wanted, a few at a time, oldest first."""
+"""Retention: periods that ended longer ago than the retention are deleted, oldest first, in small transactions."""
 
 from typing import Final
 
 from galactic.router.database.session import Connection
 
 BATCH: Final = 1_000
-"""Rows of one transaction: short enough for writes to slip in between."""
+"""Rows of one transaction: short enough for writes to get in between."""
 
 
-async def retire(connection: Connection, days: float, at_most: int = BATCH) -> int:
-    """Removes up to so many periods that ended more than ``days`` ago; how many. What still lasts always stays."""
-    done = await connection.execute(
+async def delete_old(connection: Connection, days: float, at_most: int = BATCH) -> int:
+    """Deletes periods that ended more than ``days`` ago, up to ``at_most``; how many. Open periods always stay."""
+    cursor = await connection.execute(
         """
         DELETE FROM galactic.period WHERE id IN (
             SELECT id FROM galactic.period
@@ -20,4 +20,4 @@ async def retire(connection: Connection, days: float, at_most: int = BATCH) -> i
         """,
         (days * 86_400, at_most),
     )
-    return done.rowcount
+    return cursor.rowcount

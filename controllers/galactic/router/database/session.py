@@ -1,7 +1,7 @@
-"""One connection to PostgreSQL: psycopg's errors become ours, and no request outlasts its time.
+"""One connection to PostgreSQL: psycopg's errors become Galactic's, and no request outlasts its time.
 
-A server that is stopped (SIGSTOP, a frozen disk, a cut cable) answers nothing, not even the request to cancel a query.
-So time is not kept by cancelling but by shutting down the socket: psycopg then fails at once, whatever it waits for.
+A stopped server (SIGSTOP, a frozen disk, a cut cable) answers nothing, not even the request to cancel a query. So a
+request that takes too long ends by shutting down the socket: psycopg then fails at once.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _KEEPALIVES: Final[dict[str, str | int]] = {
 
 
 def parameters(url: str, **more: str | int) -> str:
-    """The connection string for ``url``. Raises Rejected if it is none, without repeating it: it has a password."""
+    """The connection string for ``url``. Raises Rejected if it is no URL, without its text: it has a password."""
     try:
         given: dict[str, Any] = conninfo_to_dict(url)
     except psycopg.Error as error:
@@ -54,7 +54,7 @@ class Session:
         return self._connection
 
     async def do(self, request: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
-        """The request's result. Raises Unreachable, also if it takes too long, and Rejected if it is refused."""
+        """The request's result. Raises Unreachable, also if it takes too long; Rejected if PostgreSQL refuses it."""
         work = asyncio.ensure_future(request)
         try:
             done, _ = await asyncio.wait({work}, timeout=self._seconds if seconds is None else seconds)
@@ -67,7 +67,7 @@ class Session:
             return work.result()
 
     async def _cut(self, work: asyncio.Future[Any]) -> BaseException | None:
-        """Ends what is under way, by failing it; returns with what it failed, None if it was done just then."""
+        """Makes a running request fail. Returns its error, None if it ended just then."""
         with contextlib.suppress(OSError, psycopg.Error):
             cut = socket.socket(fileno=os.dup(self._connection.fileno()))
             try:
@@ -80,13 +80,13 @@ class Session:
 
 @asynccontextmanager
 async def session(url: str, seconds: float = REQUEST_SECONDS, **more: str | int) -> AsyncIterator[Session]:
-    """An open connection, in autocommit: transactions are opened explicitly. Raises Unreachable, Rejected."""
+    """An open connection, in autocommit: transactions are explicit. Raises Unreachable, Rejected."""
     with translated():
         try:
             async with asyncio.timeout(2 * CONNECT_SECONDS):
                 connection = await psycopg.AsyncConnection.connect(parameters(url, **more), autocommit=True)
         except TimeoutError as error:
-            raise Unreachable("postgres", "no answer to the attempt to connect") from error
+            raise Unreachable("postgres", "no answer to a connection attempt") from error
     try:
         yield Session(connection, seconds)
     finally:
@@ -96,7 +96,7 @@ async def session(url: str, seconds: float = REQUEST_SECONDS, **more: str | int)
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translates what psycopg raises."""
+    """Translates psycopg's errors."""
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:

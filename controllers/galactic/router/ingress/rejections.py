@@ -51,7 +51,7 @@ class RejectionReports:
     def resign(self) -> None:
         """The log needs no end."""
 
-    def due(self, commit: Commit) -> None:
+    def committed(self, commit: Commit) -> None:
         """The tables changed."""
         self._log.note((*commit.rejections, *conflict_rejections(self._store, commit.touched)))
 

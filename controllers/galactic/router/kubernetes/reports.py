@@ -24,7 +24,7 @@ class KubernetesReports:
         """Another router writes from now on."""
         self._status.resign()
 
-    def due(self, commit: Commit) -> None:
+    def committed(self, commit: Commit) -> None:
         """The tables changed."""
         names = (self._attachments.name(identity) for identity in commit.touched)
         self._status.enqueue(name for name in names if name)

@@ -26,7 +26,7 @@ class Follower(Protocol):
     def resign(self) -> None:
         """The router leads no more."""
 
-    def due(self, commit: Commit) -> None:
+    def committed(self, commit: Commit) -> None:
         """The tables changed. Never waits."""
 
 
@@ -90,7 +90,7 @@ class Reign:
         """The tables changed."""
         self._fanout.due(commit.routes, more=commit.more)
         for follower in self._followers:
-            follower.due(commit)
+            follower.committed(commit)
 
     # -- messages about tables ---------------------------------------------------------------------------------------
 
