@@ -33,7 +33,7 @@ class ClusterAccess(Protocol):
     async def components(self) -> tuple[Component, ...]:
         """All programs and the broker. Raises GalacticError."""
 
-    def served(self, components: Sequence[Component]) -> bool:
+    def router_outside(self, components: Sequence[Component]) -> bool:
         """Whether the cluster has no router of its own."""
 
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
@@ -94,7 +94,7 @@ class Cluster:
                     status.get("readyReplicas", 0),
                     workload["spec"].get("replicas", 1),
                     _tag(workload["spec"]["template"]),
-                    await self._why(mine),
+                    await self._reason(mine),
                     log=_log(workload, f"{kind}/{workload['metadata']['name']}"),
                 )
             )
@@ -102,18 +102,18 @@ class Cluster:
             name = _component(daemon)
             for pod in (pod for pod in pods if _component(pod) == name):
                 node, shown = pod["spec"].get("nodeName", ""), _log(pod, pod["metadata"]["name"])
-                why = await self._why([pod])
+                why = await self._reason([pod])
                 components.append(Component(name, int(_ready(pod)), 1, _tag(pod), why, node, shown))
             if not (daemon.get("status") or {}).get("desiredNumberScheduled"):
                 components.append(Component(name, 0, 1, _tag(daemon["spec"]["template"]), "no node runs it"))
         return tuple(sorted(components, key=lambda component: (component.name, component.node)))
 
-    def served(self, components: Sequence[Component]) -> bool:
+    def router_outside(self, components: Sequence[Component]) -> bool:
         return bool(components) and not any(
             component.kind == "router" and component.wanted for component in components
         )
 
-    async def _why(self, pods: Objects) -> str:
+    async def _reason(self, pods: Objects) -> str:
         """The reason why one of these pods is not ready; empty if all are."""
         for pod in pods:
             if not _ready(pod):
@@ -177,7 +177,7 @@ class Cluster:
                     query = {"container": container["name"], "tailLines": str(LOG_LINES)}
                     query |= {"previous": "true"} if previous else {}
                     name = f"{meta['name']}.{container['name']}{'.previous' if previous else ''}.log"
-                    yield name, await _or_why(self._kube.text(path, query))
+                    yield name, await _text_or_error(self._kube.text(path, query))
 
     async def metrics(self) -> AsyncIterator[tuple[str, str]]:
         for pod in await self.pods():
@@ -186,7 +186,7 @@ class Cluster:
                 path = (
                     f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{_port(pod)}/proxy/metrics"
                 )
-                yield f"{meta['name']}.prom", await _or_why(self._kube.text(path))
+                yield f"{meta['name']}.prom", await _text_or_error(self._kube.text(path))
 
     async def image(self) -> str:
         for pod in await self.pods():
@@ -195,7 +195,7 @@ class Cluster:
         return ""
 
 
-async def _or_why(work: Any) -> str:
+async def _text_or_error(work: Any) -> str:
     try:
         return str(await work)
     except GalacticError as error:

@@ -53,7 +53,7 @@ def _test(  # noqa: PLR0917 - as many as there are options
     chosen = [name.strip() for name in nodes.split(",") if name.strip()]
     if nodes and len(chosen) != 2:
         raise Rejected(f"{nodes!r}: give two names, NAME,NAME", field="--nodes")
-    report = asyncio.run(_interruptible(_tried(options, timeout, keep=keep, image=image, nodes=chosen)))
+    report = asyncio.run(_interruptible(_run_test(options, timeout, keep=keep, image=image, nodes=chosen)))
     if not document(report, output):
         _print(report)
     return FINE if report["passed"] else DEGRADED
@@ -76,7 +76,7 @@ def _progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def _tried(
+async def _run_test(
     options: ClusterOptions, patience: float, *, keep: bool, image: str, nodes: list[str]
 ) -> dict[str, Any]:
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
@@ -88,11 +88,11 @@ async def _tried(
         )  # without retries: an API server that does not answer is reported at once
         used = (
             image
-            or await _answered(cluster_access(options, kube).image, patience)
+            or await _retried(cluster_access(options, kube).image, patience)
             or f"galactic:{__version__}"
         )
         plan = ConnectivityPlan(f"galactic-connectivity-{secrets.token_hex(3)}", chosen, used, patience)
-        async with _made(kube, plan, keep=keep):
+        async with _installed(kube, plan, keep=keep):
             started = time.monotonic()
             results = await _results(kube, plan)
         seconds = time.monotonic() - started
@@ -138,20 +138,20 @@ async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
 
 
 @asynccontextmanager
-async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncIterator[None]:
+async def _installed(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncIterator[None]:
     """Everything of the plan is there; afterwards it is gone, whatever happened, unless it is to be kept."""
     from galactic.kube.resources import NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS  # noqa: PLC0415
 
     _progress(f"creating namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")
     try:
-        await _created(kube, NAMESPACES, plan.home(), None, plan.patience)
+        await _create(kube, NAMESPACES, plan.namespace_object(), None, plan.patience)
         for vpc in plan.vpcs():
-            await _created(kube, VPCS, vpc, plan.namespace, plan.patience)
+            await _create(kube, VPCS, vpc, plan.namespace, plan.patience)
         for attachment in plan.attachments():
-            await _created(kube, VPC_ATTACHMENTS, attachment, plan.namespace, plan.patience)
+            await _create(kube, VPC_ATTACHMENTS, attachment, plan.namespace, plan.patience)
         for pod in plan.pods():
             # Retried while the attachment is not Ready or the service account does not exist.
-            await _created(kube, PODS, pod, plan.namespace, plan.patience, refusals=GalacticError)
+            await _create(kube, PODS, pod, plan.namespace, plan.patience, refusals=GalacticError)
         yield
     finally:
         if keep:
@@ -161,10 +161,10 @@ async def _made(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncI
         else:
             _progress(f"removing namespace {plan.namespace}")
             # A second Ctrl-C does not interrupt the removal.
-            await asyncio.shield(asyncio.ensure_future(_removed(kube, plan.namespace)))
+            await asyncio.shield(asyncio.ensure_future(_remove(kube, plan.namespace)))
 
 
-async def _answered(
+async def _retried(
     ask: Callable[[], Awaitable[T]], seconds: float, refusals: type[GalacticError] = Unreachable
 ) -> T:
     """The answer, retried for ``seconds`` while it is one of ``refusals``."""
@@ -178,7 +178,7 @@ async def _answered(
             await asyncio.sleep(POLL_SECONDS)
 
 
-async def _created(
+async def _create(
     kube: "Kube",
     resource: Any,
     body: dict[str, Any],
@@ -202,13 +202,13 @@ async def _created(
                 raise
 
     try:
-        await _answered(make, seconds, refusals)
+        await _retried(make, seconds, refusals)
     except refusals as error:
         name = f"{body['kind']} {body['metadata']['name']}"
         raise Unreachable("connectivity", f"{name}: {error}") from error
 
 
-async def _removed(kube: "Kube", namespace: str) -> None:
+async def _remove(kube: "Kube", namespace: str) -> None:
     """Removes the namespace, pods first, because attachments wait for them."""
     from galactic.kube.resources import NAMESPACES, PODS  # noqa: PLC0415
 
@@ -216,8 +216,8 @@ async def _removed(kube: "Kube", namespace: str) -> None:
     with contextlib.suppress(GalacticError):
         for pod in (await kube.list(PODS, namespace))[0]:
             await kube.delete(PODS, pod["metadata"]["name"], namespace, grace=1)
-    await _answered(lambda: kube.delete(NAMESPACES, namespace), CLEANUP_SECONDS)
-    while await _answered(lambda: kube.find(NAMESPACES, namespace), CLEANUP_SECONDS) is not None:
+    await _retried(lambda: kube.delete(NAMESPACES, namespace), CLEANUP_SECONDS)
+    while await _retried(lambda: kube.find(NAMESPACES, namespace), CLEANUP_SECONDS) is not None:
         if time.monotonic() > deadline:
             raise Unreachable(
                 "connectivity",
@@ -232,7 +232,7 @@ async def _cleanup(options: ClusterOptions) -> list[str]:
 
     async with options.kube() as kube:
         left = [namespace["metadata"]["name"] for namespace in (await kube.list(NAMESPACES, labels=LABEL))[0]]
-        await asyncio.gather(*(_removed(kube, namespace) for namespace in left))
+        await asyncio.gather(*(_remove(kube, namespace) for namespace in left))
     return left
 
 
@@ -243,13 +243,13 @@ async def _results(kube: "Kube", plan: "ConnectivityPlan") -> list[dict[str, Any
     _progress("waiting for the pods to reach each other")
     deadline = time.monotonic() + 2 * plan.patience
     while True:
-        listed, _ = await _answered(lambda: kube.list(PODS, plan.namespace), plan.patience)
+        listed, _ = await _retried(lambda: kube.list(PODS, plan.namespace), plan.patience)
         pods = {pod["metadata"]["name"]: pod for pod in listed}
-        if plan.done(pods) or time.monotonic() > deadline:
+        if plan.finished(pods) or time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
     events: list[dict[str, Any]] = []
-    if not plan.done(pods):
+    if not plan.finished(pods):
         with contextlib.suppress(GalacticError):
             events = (await kube.list(EVENTS, plan.namespace, fields="type=Warning"))[0]
     return plan.results(pods, events)
@@ -301,14 +301,14 @@ def probe(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 17666,
 ) -> None:
     """Inside a pod: connect to these addresses. Exit code 3, and a line for each unexpected answer."""
-    from galactic.cli import probe as asking  # noqa: PLC0415
+    from galactic.cli import probe as probing  # noqa: PLC0415
 
     try:
-        targets = [asking.target(text) for text in ask]
+        targets = [probing.target(text) for text in ask]
     except Rejected as error:
         typer.echo(f"galactic connectivity probe: {error}", err=True)
         raise typer.Exit(2) from error
-    wrong = [answer for answer in asyncio.run(asking.ask(targets, patience, port)) if not answer.right]
+    wrong = [answer for answer in asyncio.run(probing.results(targets, patience, port)) if not answer.right]
     for answer in wrong:
         print(f"{answer.target} found={answer.found}")
     raise typer.Exit(DEGRADED if wrong else FINE)

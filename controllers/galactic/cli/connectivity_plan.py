@@ -30,7 +30,7 @@ class ConnectivityPlan:
     image: str
     patience: float
 
-    def home(self) -> dict[str, Any]:
+    def namespace_object(self) -> dict[str, Any]:
         """The namespace."""
         return {
             "apiVersion": "v1",
@@ -122,7 +122,7 @@ class ConnectivityPlan:
             },
         }
 
-    def done(self, pods: Mapping[str, Mapping[str, Any]]) -> bool:
+    def finished(self, pods: Mapping[str, Mapping[str, Any]]) -> bool:
         """Whether every probe has ended."""
         return all(_ended(pods.get(name)) is not None for _, name, *_ in PODS)
 
@@ -134,10 +134,10 @@ class ConnectivityPlan:
         rows: list[dict[str, Any]] = []
         for _, name, node, _ in PODS:
             ended = _ended(pods.get(name))
-            wrong, why = _wrong(ended), ""
+            wrong, why = _unexpected_answers(ended), ""
             if ended is None or (ended.get("exitCode") and not wrong):
                 event = events_by_pod.get(name)
-                why = f"{name}: " + _why(
+                why = f"{name}: " + _failure(
                     pods.get(name), ended, str(event.get("message", "")) if event else ""
                 )
             for target in self.targets(name):
@@ -178,7 +178,7 @@ def _ended(pod: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None
 
 
-def _wrong(ended: Mapping[str, Any] | None) -> dict[str, str]:
+def _unexpected_answers(ended: Mapping[str, Any] | None) -> dict[str, str]:
     """Unexpected answers by target, from a probe's termination message."""
     wrong = {}
     for line in str((ended or {}).get("message") or "").splitlines():
@@ -188,7 +188,7 @@ def _wrong(ended: Mapping[str, Any] | None) -> dict[str, str]:
     return wrong
 
 
-def _why(pod: Mapping[str, Any] | None, ended: Mapping[str, Any] | None, event: str) -> str:
+def _failure(pod: Mapping[str, Any] | None, ended: Mapping[str, Any] | None, event: str) -> str:
     if pod is None:
         return "the pod is gone"
     if ended is not None:

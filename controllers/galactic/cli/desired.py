@@ -144,7 +144,7 @@ def routes(table: Mapping[str, Any]) -> dict[str, str]:
     return result
 
 
-def owner(snapshot: Snapshot, sid: str) -> str:
+def node_of_sid(snapshot: Snapshot, sid: str) -> str:
     """The node of a SID; empty for none."""
     with contextlib.suppress(Rejected):
         place = parse_sid(sid).locator

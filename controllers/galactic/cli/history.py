@@ -23,7 +23,7 @@ _AGO: Final = re.compile(r"(\d+)\s*([smhdw])")
 LIMIT: Final = 1000
 
 
-def ask(  # noqa: PLR0917 - as many as there are options
+def history(  # noqa: PLR0917 - as many as there are options
     address: Annotated[str, typer.Argument(help="Address or network: 10.1.1.2, fd00::/64.")],
     vpc: Annotated[
         str | None,

@@ -20,7 +20,7 @@ class Hop:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def controller(node: str) -> str:
+def controller_remedy(node: str) -> str:
     """The remedy for state that the node controller maintains."""
     return (
         f"galactic-node on {node} repairs it while it runs: galactic status, and kubectl describe nseg {node}"

@@ -29,7 +29,7 @@ COMMANDS: Final = {
         "galactic.cli.trace", "trace", "The data path from pod to pod: where it stops, and why."
     ),
     "history": Command(
-        "galactic.cli.history", "ask", "Holders of an address in a VPC over time.", reaches=False
+        "galactic.cli.history", "history", "Holders of an address in a VPC over time.", reaches=False
     ),
     "connectivity": Command(
         "galactic.cli.connectivity", "app", "Test connectivity with temporary pods.", reaches=False

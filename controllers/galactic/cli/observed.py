@@ -50,7 +50,7 @@ class Echo:
         return cls(**{name: plain[name] for name in names}, local=counted, remote=remote)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether every request was answered."""
         return self.sent > 0 and self.answered == self.sent
 
@@ -70,10 +70,10 @@ def rises(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counted:
 def silent_gateway(where: str, node: str, ifname: str, gateway: str, echo: Echo | None) -> Iterator[Hop]:
     """The pod's next hop does not answer."""
     state = echo.gateways.get(gateway, "") if echo else ""
-    if echo is None or echo.whole or state not in NO_ANSWER:
+    if echo is None or echo.complete or state not in NO_ANSWER:
         return
-    blame = _dropping(node, gateway, echo.local)
-    remedy = _mended(node) if blame else _filters(node, gateway, f"{ifname} in the pod")
+    blame = _dropping_rule(node, gateway, echo.local)
+    remedy = _rule_remedy(node) if blame else _filter_remedy(node, gateway, f"{ifname} in the pod")
     yield Hop(where, _unanswered(gateway, ifname, state) + blame, STOPS, remedy)
 
 
@@ -89,8 +89,8 @@ def silent_neighbour(
         what = f"neighbour {address} on {device}: {state} at the last attempt"
         yield Hop(where, what, UNKNOWN, "trace without --no-probe to ask it again")
         return
-    blame = _dropping(node, address, resolving)
-    remedy = _mended(node) if blame else cause or _filters(node, address, f"{device} on {node}")
+    blame = _dropping_rule(node, address, resolving)
+    remedy = _rule_remedy(node) if blame else cause or _filter_remedy(node, address, f"{device} on {node}")
     yield Hop(where, _unanswered(address, device, state) + blame, STOPS, remedy)
 
 
@@ -100,7 +100,7 @@ def _unanswered(address: str, device: str, state: str) -> str:
     return f"neighbour {address} on {device}: {state} (no answer to {how})"
 
 
-def _dropping(node: str, address: str, counted: Counted) -> str:
+def _dropping_rule(node: str, address: str, counted: Counted) -> str:
     """Galactic's rule that dropped solicitations or advertisements; empty for none. ARP passes none of its chains."""
     if ip_address(address).version == 6:
         for rule in counted.get("drops", ()):
@@ -109,7 +109,7 @@ def _dropping(node: str, address: str, counted: Counted) -> str:
     return ""
 
 
-def _filters(node: str, address: str, link: str) -> str:
+def _filter_remedy(node: str, address: str, link: str) -> str:
     """The commands that find the packet filter."""
     rules = "arptables-save -c" if ip_address(address).version == 4 else "ip6tables-save -c"
     return (
@@ -120,14 +120,14 @@ def _filters(node: str, address: str, link: str) -> str:
 
 def dropped(node: str, echo: Echo | None, counted: Counted | None) -> Iterator[Hop]:
     """Galactic's rule on that node that dropped the unanswered requests."""
-    if echo is None or echo.whole or not counted:
+    if echo is None or echo.complete or not counted:
         return
     lost = echo.sent - echo.answered
     for rule in counted.get("drops", ()):
         sizes = [echo.size + more for more in OVERHEADS]
         if lost and rule["icmp"] and any(explained(rule, lost, size) for size in sizes):
             sent = f"while {echo.sent} echo requests of {echo.size} bytes were sent"
-            yield Hop(f"{rule['chain']} on {node}", f"{_rule(rule, node)}, {sent}", STOPS, _mended(node))
+            yield Hop(f"{rule['chain']} on {node}", f"{_rule(rule, node)}, {sent}", STOPS, _rule_remedy(node))
             return
 
 
@@ -146,7 +146,7 @@ def _rule(rule: Mapping[str, Any], node: str) -> str:
     )
 
 
-def _mended(node: str) -> str:
+def _rule_remedy(node: str) -> str:
     return (
         f"docs/security.md explains each rule; compare the chain with the plan: kubectl describe nseg {node}, "
         "condition PacketFilter"
@@ -221,7 +221,7 @@ def _answer(address: str, echo: Echo) -> Hop:
             STOPS,
             "a route or a packet filter in the pod: ip route get and iptables-save -c in its namespace",
         )
-    if echo.whole:
+    if echo.complete:
         return Hop(
             address, f"answers: {echo.answered} of {echo.sent} echo requests, {echo.milliseconds:g} ms"
         )

@@ -74,7 +74,7 @@ async def answer(name: str, port: int = PORT) -> None:
         await server.serve_forever()
 
 
-async def who(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> str:
+async def answering_name(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> str:
     """The name that answers at an address; empty for no answer."""
     writer = None
     try:
@@ -89,14 +89,14 @@ async def who(address: str, port: int = PORT, seconds: float = TRY_SECONDS) -> s
     return line.decode(errors="replace").strip()[:LONGEST_NAME]
 
 
-async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> list[Result]:
+async def results(targets: Sequence[Target], patience: float, port: int = PORT) -> list[Result]:
     """Retries targets that must answer for at most ``patience`` seconds, then tries those that must not."""
     deadline = time.monotonic() + patience
 
     async def reached(one: Target) -> Result:
         name = ""
         while name != one.expected:
-            name = await who(one.address, port)
+            name = await answering_name(one.address, port)
             if name != one.expected and time.monotonic() >= deadline:
                 break
             if name != one.expected:
@@ -105,11 +105,11 @@ async def ask(targets: Sequence[Target], patience: float, port: int = PORT) -> l
 
     async def silent(one: Target) -> Result:
         for _ in range(REFUSALS):
-            if name := await who(one.address, port):
+            if name := await answering_name(one.address, port):
                 return Result(one, name)
         return Result(one, "")
 
     expected = [target for target in targets if target.expected]
     refused = [target for target in targets if not target.expected]
-    results = await asyncio.gather(*map(reached, expected))
-    return [*results, *await asyncio.gather(*map(silent, refused))]
+    reachable = await asyncio.gather(*map(reached, expected))
+    return [*reachable, *await asyncio.gather(*map(silent, refused))]

@@ -31,18 +31,18 @@ _TEXTS: Final = (
 )
 
 
-def text(given: str) -> str:
+def redacted_text(given: str) -> str:
     """A log or another text without anything that has the form of a secret."""
     for pattern, instead in _TEXTS:
         given = pattern.sub(instead, given)
     return given
 
 
-def thing(given: Any) -> Any:
+def redacted_object(given: Any) -> Any:
     """An object of the API server without secrets.
 
     Secrets and ConfigMaps keep only the names of their keys. Variables and fields with the name of a secret lose their
-    value. All other texts pass ``text``. ``last-applied-configuration`` is removed, because it repeats whatever users
+    value. All other texts pass ``redacted_text``. ``last-applied-configuration`` is removed: it repeats all that users
     have written.
     """
     if isinstance(given, Mapping):
@@ -54,36 +54,38 @@ def thing(given: Any) -> Any:
                 for key, value in given.items()
             }
         if _named(given):
-            return {key: REDACTED if key == "value" else thing(value) for key, value in given.items()}
+            return {
+                key: REDACTED if key == "value" else redacted_object(value) for key, value in given.items()
+            }
         return {key: _field(str(key), value) for key, value in given.items()}
     if isinstance(given, list | tuple):
-        return _flags([thing(item) for item in given])
-    return text(given) if isinstance(given, str) else given
+        return _flags([redacted_object(item) for item in given])
+    return redacted_text(given) if isinstance(given, str) else given
 
 
 def _field(name: str, value: Any) -> Any:
     if name == "kubectl.kubernetes.io/last-applied-configuration":
         return REDACTED
-    if secret(name) and isinstance(value, str | int | float) and not isinstance(value, bool):
+    if is_secret(name) and isinstance(value, str | int | float) and not isinstance(value, bool):
         return REDACTED
-    return thing(value)
+    return redacted_object(value)
 
 
 def _named(given: Mapping[str, Any]) -> bool:
     """Whether it is a variable ``{name, value}`` with the name of a secret."""
-    return isinstance(given.get("name"), str) and "value" in given and secret(given["name"])
+    return isinstance(given.get("name"), str) and "value" in given and is_secret(given["name"])
 
 
 def _flags(words: list[Any]) -> list[Any]:
     """A command line without the word that follows ``--mqtt-password``."""
     result = list(words)
     for number, word in enumerate(words[:-1]):
-        if isinstance(word, str) and word.startswith("--") and "=" not in word and secret(word):
+        if isinstance(word, str) and word.startswith("--") and "=" not in word and is_secret(word):
             result[number + 1] = REDACTED
     return result
 
 
-def secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
     """Whether a name is that of a secret; a file's name or a reference is not."""
     words = name.strip("-").lower()
     return bool(_SECRET_NAME.search(words) or words.endswith("database_url")) and not _HARMLESS.search(words)

@@ -68,7 +68,7 @@ class Snapshot:
     events: Objects = field(default_factory=list)
     leases: dict[str, Object] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
-    served: bool = False
+    router_outside: bool = False
     """Whether a router outside the cluster serves it: no Lease of a router, no endpoint in VPCAttachments."""
     broken: dict[str, str] = field(default_factory=dict)
     """Objects that cannot be parsed, by ``kind name``, with the error."""
@@ -105,11 +105,11 @@ class Snapshot:
         return [
             key
             for key, pod in self.pods.items()
-            if wanted(pod) == name and key.startswith(f"{namespace}/") and not over(pod)
+            if wanted(pod) == name and key.startswith(f"{namespace}/") and not has_ended(pod)
         ]
 
 
-def over(pod: Object) -> bool:
+def has_ended(pod: Object) -> bool:
     """Whether a Pod has ended or is being deleted."""
     phase = (pod.get("status") or {}).get("phase")
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Succeeded", "Failed")
@@ -145,25 +145,25 @@ async def read(kube: Kube) -> Snapshot:
     snapshot.nodes = {name_of(node): node for node in lists["nodes"]}
     # By annotation, not by the webhook's label: a pod created without the webhook must be in the snapshot.
     snapshot.pods = {name_of(pod): pod for pod in lists["pods"] if wanted(pod) or wants_vpc(pod)}
-    snapshot.events = await _standing(kube, lists["events"])
+    snapshot.events = await _unresolved(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         snapshot.leases[lease["metadata"]["name"]] = lease
     return snapshot
 
 
-async def _standing(kube: Kube, events: Objects) -> Objects:
-    """The Events without those about refused pods of workloads that now have all pods, see ``_refused``.
+async def _unresolved(kube: Kube, events: Objects) -> Objects:
+    """The Events without those about refused pods of workloads that now have all pods, see ``_refused_kind``.
 
     One request per kind of workload, whatever the number of Events: a refused Deployment has one Event for each of its
     ReplicaSets.
     """
-    kinds = [kind for kind in WORKLOADS if any(_refused(event) == kind.kind for event in events)]
+    kinds = [kind for kind in WORKLOADS if any(_refused_kind(event) == kind.kind for event in events)]
     lists = await asyncio.gather(*(_workloads(kube, kind) for kind in kinds))
     workloads = dict(zip((kind.kind for kind in kinds), lists, strict=True))
-    return [event for event in events if _lacks(workloads.get(_refused(event)), event)]
+    return [event for event in events if _lacks_pods(workloads.get(_refused_kind(event)), event)]
 
 
-def _refused(event: Object) -> str:
+def _refused_kind(event: Object) -> str:
     """The kind of the workload whose pods the webhook refused; empty for other Events."""
     kind = str((event.get("involvedObject") or {}).get("kind"))
     refusal = event.get("reason") == "FailedCreate" and "galactic" in event.get("message", "")
@@ -178,7 +178,7 @@ async def _workloads(kube: Kube, kind: Resource) -> dict[str, Object] | None:
         return None
 
 
-def _lacks(workloads: Mapping[str, Object] | None, event: Object) -> bool:
+def _lacks_pods(workloads: Mapping[str, Object] | None, event: Object) -> bool:
     """Whether the Event's workload lacks pods; yes if unknown."""
     if workloads is None:
         return True

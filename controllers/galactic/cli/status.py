@@ -68,7 +68,7 @@ async def examine(options: ClusterOptions, kube: "Kube") -> "tuple[Snapshot, lis
     try:
         access = cluster_access(options, kube)
         snapshot.components = await access.components()
-        snapshot.served = access.served(snapshot.components)
+        snapshot.router_outside = access.router_outside(snapshot.components)
         if not snapshot.components and "VPC" not in snapshot.unread:
             message = "no pod has the label app.kubernetes.io/name=galactic"
             listed.append(

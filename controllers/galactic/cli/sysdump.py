@@ -79,14 +79,14 @@ class Folder:
         self._at = time.time()
 
     def text(self, name: str, content: str) -> None:
-        from galactic.cli.redaction import text  # noqa: PLC0415
+        from galactic.cli.redaction import redacted_text  # noqa: PLC0415
 
-        self._add(name, text(content))
+        self._add(name, redacted_text(content))
 
     def json(self, name: str, value: Any) -> None:
-        from galactic.cli.redaction import thing  # noqa: PLC0415
+        from galactic.cli.redaction import redacted_object  # noqa: PLC0415
 
-        self._add(name, json.dumps(thing(value), indent=1) + "\n")
+        self._add(name, json.dumps(redacted_object(value), indent=1) + "\n")
 
     def _add(self, name: str, content: str) -> None:
         data = content.encode()
@@ -173,7 +173,7 @@ async def _kernels(kube: "Kube", access: "ClusterAccess", folder: Folder, errors
     segments = (await kube.list(NODE_SEGMENTS))[0]
     turn = asyncio.Semaphore(8)
 
-    async def one(node: str, inside: list[str]) -> None:
+    async def add_kernel(node: str, inside: list[str]) -> None:
         async with turn:
             try:
                 words = [word for pod in inside for word in ("--pod", pod)]
@@ -183,7 +183,7 @@ async def _kernels(kube: "Kube", access: "ClusterAccess", folder: Folder, errors
 
     await asyncio.gather(
         *(
-            one(
+            add_kernel(
                 segment["metadata"]["name"],
                 [
                     f"{endpoint['netns']}@{endpoint['ifname']}"

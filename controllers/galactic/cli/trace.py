@@ -78,7 +78,7 @@ async def traced(
 ) -> dict[str, Any]:
     """The paths in both directions with their ``hops``. ``probe``: pods send echo requests, neighbours are resolved."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
-    from galactic.cli.desired import advertised_routes, desired, owner  # noqa: PLC0415
+    from galactic.cli.desired import advertised_routes, desired, node_of_sid  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.cli.walk import places, sid_of, walk  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
@@ -97,7 +97,9 @@ async def traced(
         table = desired(snapshot, parse_vpc(start.vpc), advertised)
         ways = [(start, address) for address in targets]
         if end is not None:
-            ways += [(end, back) for address in targets if (back := _own(snapshot, start, address))]
+            ways += [
+                (end, back) for address in targets if (back := _source_address(snapshot, start, address))
+            ]
         pairs = [_Pair(origin, address, ECHO_BYTES + number) for number, (origin, address) in enumerate(ways)]
         kernels: dict[str, Any] = {}
 
@@ -115,9 +117,9 @@ async def traced(
             except GalacticError as error:
                 kernels[node] = str(error)
 
-        holders = {owner(snapshot, sid_of(table, pair.address)) for pair in pairs} - {""}
+        holders = {node_of_sid(snapshot, sid_of(table, pair.address)) for pair in pairs} - {""}
         await asyncio.gather(*map(ask, sorted({pair.start.node for pair in pairs} | holders)))
-        await _missing(snapshot, pairs, kernels, access)
+        await _inspect_actual_target(snapshot, pairs, kernels, access)
 
         def walked(echoes: "Mapping[str, Echo]") -> "list[list[Hop]]":
             return [
@@ -132,7 +134,7 @@ async def traced(
             for pair, passed in zip(pairs, hops, strict=True)
             if pair.name in echoes and [hop.state for hop in passed if hop.state != "passes"] == ["unknown"]
         ]
-        if again := await _counted(snapshot, unanswered, kernels, access):
+        if again := await _recounted(snapshot, unanswered, kernels, access):
             hops = walked(echoes | again)
     return {
         "from": start.pod or start.attachment,
@@ -153,23 +155,23 @@ def _echoes(snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, 
         local = kernels.get(pair.start.node)
         sent = local["echoes"].get(pair.name) if isinstance(local, Mapping) else None
         if sent is not None:
-            near = _far(snapshot, pair, kernels) == pair.start.node
+            near = _target_node(snapshot, pair, kernels) == pair.start.node
             echoes[pair.name] = Echo.of(sent, sent if near else None)
     return echoes
 
 
-def _far(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) -> str:
+def _target_node(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) -> str:
     """The node to which the pod's kernel sends; empty if unknown."""
-    from galactic.cli.desired import owner  # noqa: PLC0415
+    from galactic.cli.desired import node_of_sid  # noqa: PLC0415
 
     local = kernels.get(pair.start.node)
     if not isinstance(local, Mapping):
         return ""
     sid = local["ways"].get(f"{pair.start.vpc}@{pair.address}", {}).get("sid", "")
-    return owner(snapshot, sid) if sid else pair.start.node
+    return node_of_sid(snapshot, sid) if sid else pair.start.node
 
 
-async def _counted(
+async def _recounted(
     snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any], access: Any
 ) -> "dict[str, Echo]":
     """The same echo requests again with the other node's counters, one source node after the other."""
@@ -178,7 +180,7 @@ async def _counted(
 
     by_node: dict[str, list[tuple[_Pair, str]]] = {}
     for pair in pairs:
-        far = _far(snapshot, pair, kernels)
+        far = _target_node(snapshot, pair, kernels)
         if far and far != pair.start.node and isinstance(kernels.get(far), Mapping):
             by_node.setdefault(pair.start.node, []).append((pair, far))
     echoes: dict[str, Echo] = {}
@@ -202,11 +204,11 @@ async def _counted(
     return echoes
 
 
-async def _missing(
+async def _inspect_actual_target(
     snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: dict[str, Any], access: Any
 ) -> None:
     """Inspects the SID to which a kernel really sends, and that SID's node, where they differ from the desired ones."""
-    from galactic.cli.desired import owner  # noqa: PLC0415
+    from galactic.cli.desired import node_of_sid  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
 
     for start, address, _ in pairs:
@@ -217,11 +219,11 @@ async def _missing(
         try:
             if sid not in local["ways"]:
                 local["ways"].update((await access.inspect(start.node, ["--way", sid]))["ways"])
-            if (node := owner(snapshot, sid)) and node not in kernels:
+            if (node := node_of_sid(snapshot, sid)) and node not in kernels:
                 arguments = ["--vpc", start.vpc, "--way", f"{start.vpc}@{address}"]
                 kernels[node] = await access.inspect(node, arguments)
         except GalacticError as error:
-            kernels.setdefault(owner(snapshot, sid), str(error))
+            kernels.setdefault(node_of_sid(snapshot, sid), str(error))
 
 
 def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
@@ -288,7 +290,7 @@ def _address(text: str) -> Any:
         ) from error
 
 
-def _own(snapshot: "Snapshot", start: "Place", address: str) -> str:
+def _source_address(snapshot: "Snapshot", start: "Place", address: str) -> str:
     """The source's address of the same family; empty for none."""
     version = ip_address(address).version
     for text in snapshot.attachments[start.attachment].status.addresses:

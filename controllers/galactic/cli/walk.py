@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from typing import Any, Final
 
-from galactic.cli.desired import owner
-from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller
+from galactic.cli.desired import node_of_sid
+from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller_remedy
 from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
 from galactic.cli.snapshot import Snapshot
 from galactic.names import host_end, parse_function, parse_vpc, vrf
@@ -96,16 +96,16 @@ def walk(
     ``kernels``: by node the output of ``galactic-node-inspect``, or the error. It covers both pods, ``VPC@ADDRESS`` on
     both nodes, and on the first node the route to the SID.
     """
-    for hop in _way(_Flow(source, address, snapshot, echo), kernels, table):
+    for hop in _hops(_Flow(source, address, snapshot, echo), kernels, table):
         yield hop
         if hop.state == STOPS:
-            if echo is not None and echo.whole:
+            if echo is not None and echo.complete:
                 what = f"but {echo.answered} of {echo.sent} echo requests were answered: the state changed meanwhile"
                 yield Hop(address, what, UNKNOWN, "trace again")
             return
 
 
-def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) -> Iterator[Hop]:
+def _hops(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) -> Iterator[Hop]:
     """All hops, also those behind one that stops packets."""
     source, address, snapshot, echo = flow.source, flow.address, flow.snapshot, flow.echo
     local = kernels.get(source.node, "it was not inspected")
@@ -114,36 +114,36 @@ def _way(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable) 
             f"node {source.node}",
             f"its kernel cannot be read: {local}",
             UNKNOWN,
-            controller(source.node),
+            controller_remedy(source.node),
         )
         return
-    yield from _leaves(flow, local)
+    yield from _source_hops(flow, local)
     way = local["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {source.node}"
     if way["type"] != "unicast":
-        why = _why(source, ip_address(address), snapshot, table)
+        why = _no_route_reason(source, ip_address(address), snapshot, table)
         yield Hop(where, f"no route to {address} ({way['type']})", STOPS, why)
     if not way["sid"]:
         yield Hop(where, f"{address} is on this node, behind {way['device']}")
-        yield from _arrives(flow, way, local, source.node)
+        yield from _destination_hops(flow, way, local, source.node)
         return
     yield Hop(where, f"{address} is encapsulated to SID {way['sid']}")
-    node = owner(snapshot, way["sid"])
+    node = node_of_sid(snapshot, way["sid"])
     if not node:
         what = f"no NodeSegment has SID {way['sid']}: it belongs to another cluster or a removed node"
         yield Hop("SRv6", what, UNKNOWN)
         yield from answered(address, echo)
         return
-    yield from _underlay(way["sid"], source.node, node, local)
+    yield from _underlay_hops(way["sid"], source.node, node, local)
     remote = kernels.get(node, "it was not inspected")
     if isinstance(remote, str):
-        yield Hop(f"node {node}", f"its kernel cannot be read: {remote}", UNKNOWN, controller(node))
+        yield Hop(f"node {node}", f"its kernel cannot be read: {remote}", UNKNOWN, controller_remedy(node))
         yield from answered(address, echo)
         return
-    yield from _decapsulates(flow, way["sid"], node, remote)
+    yield from _decapsulation_hops(flow, way["sid"], node, remote)
 
 
-def _leaves(flow: _Flow, local: Inspection) -> Iterator[Hop]:
+def _source_hops(flow: _Flow, local: Inspection) -> Iterator[Hop]:
     """From the pod into the VRF."""
     source, destination = flow.source, ip_address(flow.address)
     pod = local["pods"].get(source.inside)
@@ -171,20 +171,20 @@ def _leaves(flow: _Flow, local: Inspection) -> Iterator[Hop]:
         return
     gateway = route.get("gateway", "")
     yield Hop(where, f"{mine[0]} on {source.ifname}; {route['network']} via {gateway or 'its gateway'}")
-    yield from _host_end(source, local)
+    yield from _host_end_hops(source, local)
     if gateway:
         yield from silent_gateway(where, source.node, source.ifname, gateway, flow.echo)
     yield from dropped(source.node, flow.echo, flow.echo.local if flow.echo else None)
 
 
-def _host_end(source: Place, local: Inspection) -> Iterator[Hop]:
+def _host_end_hops(source: Place, local: Inspection) -> Iterator[Hop]:
     link = local["links"].get(source.device)
     where = f"{source.device} on {source.node}"
     if link is None or not link["up"] or link["master"] != source.vrf:
         what = (
             "does not exist" if link is None else "is down" if not link["up"] else f"is not in {source.vrf}"
         )
-        yield Hop(where, f"the host end {what}", STOPS, controller(source.node))
+        yield Hop(where, f"the host end {what}", STOPS, controller_remedy(source.node))
         return
     yield Hop(
         where, f"the host end, MTU {link['mtu']}, {link.get('rx_packets', '?')} packets came from the pod"
@@ -192,23 +192,26 @@ def _host_end(source: Place, local: Inspection) -> Iterator[Hop]:
     master = local["links"].get(source.vrf)
     if master is None or not master["up"]:
         what = "does not exist" if master is None else "is down"
-        yield Hop(f"VRF {source.vrf}", what, STOPS, controller(source.node))
+        yield Hop(f"VRF {source.vrf}", what, STOPS, controller_remedy(source.node))
 
 
 def _set_up(place: Place) -> str:
     return f"in the pod: ip link set {place.ifname} up; or {RECREATE}"
 
 
-def _underlay(sid: str, near: str, far: str, local: Inspection) -> Iterator[Hop]:
+def _underlay_hops(sid: str, near: str, far: str, local: Inspection) -> Iterator[Hop]:
     """From node to node, over the underlay."""
     where = f"underlay of {near}"
     if not any(text.endswith(f" {LOOPBACK}") for text in local["addresses"]):
         yield Hop(
-            where, f"{LOOPBACK} has no address, which packets need as their source", STOPS, controller(near)
+            where,
+            f"{LOOPBACK} has no address, which packets need as their source",
+            STOPS,
+            controller_remedy(near),
         )
     if not any(IPv6Address(sid) in ip_network(rule["to"]) for rule in local["rules"]):
         what = f"no rule sends SIDs to the main table: packets to {sid} are dropped in the VRF"
-        yield Hop(where, what, STOPS, controller(near))
+        yield Hop(where, what, STOPS, controller_remedy(near))
     way = local["ways"].get(sid, {"type": "unknown", "device": "", "gateway": ""})
     if near == far:
         yield Hop(where, f"{sid} is this node's own")
@@ -222,14 +225,14 @@ def _underlay(sid: str, near: str, far: str, local: Inspection) -> Iterator[Hop]
         yield from silent_neighbour(where, near, way, local.get("resolving", {}), cause)
 
 
-def _decapsulates(flow: _Flow, sid: str, node: str, remote: Inspection) -> Iterator[Hop]:
+def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) -> Iterator[Hop]:
     """Decapsulation, into the VRF, and to the pod."""
     source, address = flow.source, flow.address
     where = f"SID {sid} on {node}"
     ends = [route for route in remote["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
     if not ends:
         what = "the node has no such SID: the attachment has moved or ended, or its route is missing"
-        remedy = f"galactic routes {source.vpc} shows which nodes still send there; {controller(node)}"
+        remedy = f"galactic routes {source.vpc} shows which nodes still send there; {controller_remedy(node)}"
         yield Hop(where, what, STOPS, remedy)
         return
     if remote["sysctls"].get("net/vrf/strict_mode") != "1":
@@ -238,7 +241,7 @@ def _decapsulates(flow: _Flow, sid: str, node: str, remote: Inspection) -> Itera
     yield Hop(where, f"End.DT46 into {ends[0]['device']}")
     if ends[0]["device"] != source.vrf:
         what = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
-        yield Hop(where, what, STOPS, controller(node))
+        yield Hop(where, what, STOPS, controller_remedy(node))
     yield from dropped(node, flow.echo, flow.echo.remote if flow.echo else None)
     way = remote["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {node}"
@@ -248,17 +251,19 @@ def _decapsulates(flow: _Flow, sid: str, node: str, remote: Inspection) -> Itera
             if way["sid"]
             else f"no route to {address} ({way['type']})"
         )
-        yield Hop(where, what, STOPS, f"the pod has moved or is ending; if it stays so: {controller(node)}")
+        yield Hop(
+            where, what, STOPS, f"the pod has moved or is ending; if it stays so: {controller_remedy(node)}"
+        )
     yield Hop(where, f"{address} is behind {way['device']}")
-    yield from _arrives(flow, way, remote, node)
+    yield from _destination_hops(flow, way, remote, node)
 
 
-def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str) -> Iterator[Hop]:
+def _destination_hops(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str) -> Iterator[Hop]:
     """Into the pod. Faults inside the pod come before their consequences."""
     address, device, source = flow.address, way["device"], flow.source
     where, link = f"{device} on {node}", remote["links"].get(device)
     if link is None or not link["up"]:
-        yield Hop(where, "does not exist" if link is None else "is down", STOPS, controller(node))
+        yield Hop(where, "does not exist" if link is None else "is down", STOPS, controller_remedy(node))
         return
     what = f"the host end, MTU {link['mtu']}, {link.get('tx_packets', '?')} packets went to the pod"
     yield Hop(where, what)
@@ -266,7 +271,7 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str)
     target = next((place for place in at if place.device == device and place.node == node), None)
     if target is None:
         what = f"no attachment of {node} is behind {device}"
-        yield Hop(f"node {node}", what, STOPS, controller(node))
+        yield Hop(f"node {node}", what, STOPS, controller_remedy(node))
         return
     name, pod = f"pod {target.pod or target.attachment}", remote["pods"].get(target.inside)
     if pod is None:
@@ -276,7 +281,10 @@ def _arrives(flow: _Flow, way: Mapping[str, Any], remote: Inspection, node: str)
         yield Hop(name, f"its interface {target.ifname} is down", STOPS, _set_up(target))
     own = {str(ip_interface(text).ip) for text in pod["addresses"]}
     hop = (way.get("neighbour") or {}).get("address", "")
-    cause = f"{hop} is not on {target.ifname} (it has {', '.join(sorted(own)) or 'no address'}); {controller(node)}"
+    cause = (
+        f"{hop} is not on {target.ifname} (it has {', '.join(sorted(own)) or 'no address'}); "
+        f"{controller_remedy(node)}"
+    )
     yield from silent_neighbour(where, node, way, remote.get("resolving", {}), "" if hop in own else cause)
     if str(ip_address(address)) in own:
         yield Hop(name, f"has {address} on {target.ifname}")
@@ -302,7 +310,9 @@ def _contains(network: str, address: IPv4Address | IPv6Address) -> bool:
     return parsed.version == address.version and address in parsed
 
 
-def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot, table: VpcTable) -> str:
+def _no_route_reason(
+    source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapshot, table: VpcTable
+) -> str:
     """Why the VPC has no route to the destination, with the remedy."""
     for conflict in table.conflicts:
         if _contains(conflict.network, destination):
@@ -312,7 +322,7 @@ def _why(source: Place, destination: IPv4Address | IPv6Address, snapshot: Snapsh
             )
     if any(_contains(network, destination) for network in table.routes):
         why = (
-            f"the route is desired but missing in this kernel: {controller(source.node)}; galactic "
+            f"the route is desired but missing in this kernel: {controller_remedy(source.node)}; galactic "
             f"routes {source.vpc}"
         )
         if name := _unrouted(source, destination, snapshot):

@@ -48,7 +48,7 @@ class LabAccess:
         found = await asyncio.gather(*(self._component(entry) for entry in self._programs()))
         return (*found, *self._controllers())
 
-    def served(self, components: Sequence[Component]) -> bool:  # noqa: ARG002 - the lab knows without
+    def router_outside(self, components: Sequence[Component]) -> bool:  # noqa: ARG002 - the lab knows without
         return self._lab.state.standalone or bool(self._lab.state.join)
 
     def _programs(self) -> list[dict[str, Any]]:

@@ -88,14 +88,14 @@ async def test_what_runs() -> None:
 
 async def test_a_cluster_without_a_router_is_served_from_outside() -> None:
     there, _ = cluster(Deployment=[workload("operator"), workload("router")])
-    assert not there.served(await there.components())
+    assert not there.router_outside(await there.components())
     none = workload("router")
     none["spec"]["replicas"] = 0
     for workloads in ([workload("operator")], [workload("operator"), none]):
         outside, _ = cluster(Deployment=workloads)
-        assert outside.served(await outside.components())
+        assert outside.router_outside(await outside.components())
     empty, _ = cluster()
-    assert not empty.served(await empty.components()), "there is no Galactic at all"
+    assert not empty.router_outside(await empty.components()), "there is no Galactic at all"
 
 
 async def test_where_logs_are() -> None:

@@ -25,7 +25,7 @@ async def answering(name: str) -> AsyncIterator[int]:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         task = asyncio.create_task(probe.answer(name, port))
-        while not task.done() and await probe.who("127.0.0.1", port) != name:
+        while not task.done() and await probe.answering_name("127.0.0.1", port) != name:
             await asyncio.sleep(0.01)
         if task.done():
             assert isinstance(task.exception(), OSError)
@@ -38,13 +38,13 @@ async def answering(name: str) -> AsyncIterator[int]:
 
 
 async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "who", functools.partial(probe.who, seconds=120.0))
+    monkeypatch.setattr(probe, "answering_name", functools.partial(probe.answering_name, seconds=120.0))
     async with answering("blue-1") as port:
         targets = [
             probe.target(each)
             for each in ("127.0.0.1=blue-1", "::1=blue-1", "127.0.0.2=green-1", "127.0.0.3=")
         ]
-        found = await probe.ask(targets, 0.0, port)
+        found = await probe.results(targets, 0.0, port)
     assert {str(each.target): (each.found, each.right) for each in found} == {
         "127.0.0.1=blue-1": ("blue-1", True),
         "::1=blue-1": ("blue-1", True),
@@ -57,7 +57,7 @@ async def test_nobody_answers() -> None:
     with socket.socket() as taken:  # and nobody listens on it
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        found = await probe.ask([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
+        found = await probe.results([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
     assert [(each.found, each.right) for each in found] == [("", False), ("", True)]
 
 
@@ -77,7 +77,7 @@ def pods(code: int = 0, message: str = "") -> dict[str, Any]:
 
 def test_all_is_well() -> None:
     found = PLAN.results(pods(), [])
-    assert PLAN.done(pods())
+    assert PLAN.finished(pods())
     assert all(each["right"] for each in found)
     assert [each for each in found if each["from"] == "green-1" and each["expected"] == ""], (
         "isolation is asked for"

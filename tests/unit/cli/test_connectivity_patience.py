@@ -56,23 +56,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 async def test_made(answers: tuple[GalacticError | None, ...], refusals: type[GalacticError]) -> None:
     server = Server(*answers)
-    await connectivity._created(server, PODS, BODY, "a", 300.0, refusals=refusals)  # type: ignore[arg-type]
+    await connectivity._create(server, PODS, BODY, "a", 300.0, refusals=refusals)  # type: ignore[arg-type]
     assert server.asked == len(answers)
 
 
 async def test_what_is_refused_for_good_is_told_as_it_is() -> None:
     with pytest.raises(Rejected, match="forbidden"):
-        await connectivity._created(Server(Rejected("forbidden")), PODS, BODY, "a", 300.0)  # type: ignore[arg-type]
+        await connectivity._create(Server(Rejected("forbidden")), PODS, BODY, "a", 300.0)  # type: ignore[arg-type]
     with pytest.raises(Conflict):
-        await connectivity._created(Server(THERE), NAMESPACES, BODY, None, 300.0)  # type: ignore[arg-type]
+        await connectivity._create(Server(THERE), NAMESPACES, BODY, None, 300.0)  # type: ignore[arg-type]
 
 
 async def test_patience_ends_with_the_name_of_what_was_not_made() -> None:
     with pytest.raises(Unreachable, match=r"Pod web: .*deadline exceeded"):
-        await connectivity._created(Server(SILENT), PODS, BODY, "a", 0.0)  # type: ignore[arg-type]
+        await connectivity._create(Server(SILENT), PODS, BODY, "a", 0.0)  # type: ignore[arg-type]
 
 
 async def test_what_was_made_is_removed_all_the_same() -> None:
     server = Server(None, SILENT, None, SILENT, None)
-    await connectivity._removed(server, "a")  # type: ignore[arg-type]
+    await connectivity._remove(server, "a")  # type: ignore[arg-type]
     assert server.asked == 5

@@ -423,7 +423,7 @@ def test_a_router_outside_is_a_note_and_no_attachment_waits_for_it() -> None:
     unrouted(things)
     del things["Lease galactic-router"]
     seen = snapshot(things)
-    seen.served = True
+    seen.router_outside = True
     (found,) = findings(seen)
     assert (found.severity, found.about, found.reason) == (NOTE, "router", "Outside")
 

@@ -313,14 +313,14 @@ def test_the_other_node_counts_before_and_afterwards() -> None:
         ("node-1", {"echoes": {pair.name: plain}}),
         ("node-2", counted(far=(10, 13))),
     )
-    found = asyncio.run(trace._counted(seen, [pair], kernels, nodes))
+    found = asyncio.run(trace._recounted(seen, [pair], kernels, nodes))
     assert found[pair.name].remote == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
     assert found[pair.name].local["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
     failing = _Failing()
-    assert asyncio.run(trace._counted(seen, [pair], kernels, failing)) == {}
+    assert asyncio.run(trace._recounted(seen, [pair], kernels, failing)) == {}
     assert failing.asked == 1
     unknown = kernels | {"node-2": "no pod of galactic-node runs there"}
-    assert asyncio.run(trace._counted(seen, [pair], unknown, failing)) == {}
+    assert asyncio.run(trace._recounted(seen, [pair], unknown, failing)) == {}
     assert failing.asked == 1, "a node that could not be looked at is not asked again"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from galactic.cli.redaction import REDACTED, text, thing
+from galactic.cli.redaction import REDACTED, redacted_object, redacted_text
 
 PLANTED = "s3cr3t-Pl4nted"
 JWT = "eyJhbGciOiJSUzI1NiIs.eyJpc3MiOiJrdWJlcm5l.dGhlLXNpZ25hdHVyZQ"
@@ -32,7 +32,7 @@ KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIPlantedKey\n-----END EC PRIVATE 
     ],
 )
 def test_text(given: str, stays: str) -> None:
-    found = text(given)
+    found = redacted_text(given)
     assert stays in found
     assert REDACTED in found
     for secret in (PLANTED, JWT, "PlantedKey"):
@@ -51,7 +51,7 @@ def test_text(given: str, stays: str) -> None:
     ],
 )
 def test_what_helps_stays(given: str) -> None:
-    assert text(given) == given
+    assert redacted_text(given) == given
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_helps_stays(given: str) -> None:
     ],
 )
 def test_objects(given: dict[str, Any], stays: list[str]) -> None:
-    found = json.dumps(thing(given))
+    found = json.dumps(redacted_object(given))
     assert PLANTED not in found
     for each in stays:
         assert each in found
@@ -108,4 +108,4 @@ def test_references_to_secrets_are_no_secrets() -> None:
         "volumes": [{"secret": {"secretName": "mqtt"}}],
         "valueFrom": {"secretKeyRef": {"name": "mqtt", "key": "password"}},
     }
-    assert thing(spec) == spec
+    assert redacted_object(spec) == spec

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from states import event
 
-from galactic.cli.snapshot import _standing
+from galactic.cli.snapshot import _unresolved
 from galactic.errors import Rejected
 from galactic.kube.resources import Resource
 
@@ -52,14 +52,14 @@ def refusal(uid: str = "1", kind: str = "ReplicaSet") -> dict[str, Any]:
 async def test_a_refused_workload(there: list[dict[str, Any]] | None, stands: bool) -> None:
     told = refusal()
     expected = [told] if stands else []
-    assert await _standing(Kube(ReplicaSet=there), [told]) == expected  # type: ignore[arg-type]
+    assert await _unresolved(Kube(ReplicaSet=there), [told]) == expected  # type: ignore[arg-type]
 
 
 async def test_a_hundred_refusals_are_one_question_a_kind() -> None:
     kube = Kube(ReplicaSet=[workload(str(at), there=at % 2 * 2) for at in range(100)], StatefulSet=None)
     told = [refusal(str(at)) for at in range(100)]
     others = [refusal(kind="StatefulSet"), event("Pod", "blue/web", "BackOff", "…")]
-    stand = await _standing(kube, [*told, *others])  # type: ignore[arg-type]
+    stand = await _unresolved(kube, [*told, *others])  # type: ignore[arg-type]
     assert stand == [*told[::2], *others]
     assert sorted(kube.asked) == ["ReplicaSet", "StatefulSet"]
 
@@ -75,5 +75,5 @@ async def test_a_hundred_refusals_are_one_question_a_kind() -> None:
 )
 async def test_other_events_are_not_asked_about(other: dict[str, Any]) -> None:
     kube = Kube()
-    assert await _standing(kube, [other]) == [other]  # type: ignore[arg-type]
+    assert await _unresolved(kube, [other]) == [other]  # type: ignore[arg-type]
     assert not kube.asked

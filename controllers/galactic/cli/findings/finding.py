@@ -49,10 +49,10 @@ def has_remedy(message: str) -> bool:
 
 def recent(snapshot: Snapshot) -> list[Object]:
     """Warning Events of the last ``RECENT_SECONDS``."""
-    return [event for event in snapshot.events if snapshot.at - _when(event) < RECENT_SECONDS]
+    return [event for event in snapshot.events if snapshot.at - _last_time(event) < RECENT_SECONDS]
 
 
-def _when(event: Object) -> float:
+def _last_time(event: Object) -> float:
     last = (
         event.get("lastTimestamp")
         or (event.get("series") or {}).get("lastObservedTime")

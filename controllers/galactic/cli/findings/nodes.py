@@ -52,10 +52,10 @@ def nodes(snapshot: Snapshot) -> Iterator[Finding]:
     for finding in listed:
         alike.setdefault(finding.reason, []).append(finding)
     for several in alike.values():
-        yield from several if len(several) <= ALIKE else [_together(several)]
+        yield from several if len(several) <= ALIKE else [_merged(several)]
 
 
-def _together(alike: list[Finding]) -> Finding:
+def _merged(alike: list[Finding]) -> Finding:
     """One finding for the same problem on many nodes, such as an unreachable broker."""
     names = [finding.about.removeprefix("NodeSegment ") for finding in alike]
     first = alike[0]

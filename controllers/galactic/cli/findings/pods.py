@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from galactic.cli.findings.finding import PROBLEM, Finding
-from galactic.cli.snapshot import Snapshot, over
+from galactic.cli.snapshot import Snapshot, has_ended
 from galactic.kube.api import Object
 from galactic.kube.pods import lacks_interface, placement, wanted, wants_vpc
 
@@ -17,7 +17,7 @@ def pods(snapshot: Snapshot) -> Iterator[Finding]:
     """Pods created without the webhook, pods without their VPCAttachment, and running pods without an interface."""
     for name, pod in snapshot.pods.items():
         meta = pod["metadata"]
-        if over(pod):
+        if has_ended(pod):
             continue
         about, attachment = f"Pod {name}", wanted(pod)
         networks = (meta.get("annotations") or {}).get("k8s.v1.cni.cncf.io/networks", "")

@@ -91,7 +91,7 @@ def leaders(snapshot: Snapshot) -> Iterator[Finding]:
         if kind in down:
             continue
         lease = snapshot.leases.get(name)
-        if kind == "router" and snapshot.served and lease is None:
+        if kind == "router" and snapshot.router_outside and lease is None:
             message = "this cluster has no router, so attachments have no endpoint in their status"
             remedy = (
                 "correct if a router outside serves it (docs/tutorials/two-clusters.md); else: helm upgrade"
