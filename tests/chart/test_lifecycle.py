@@ -519,7 +519,7 @@ def test_uninstall_leaves_nothing_that_hangs(release: Release, helm: Helm) -> No
     first = len(audit.lines(lab.state.audit))
     with release.machine.kubelet() as ended:
         release.run("uninstall", "galactic", HOOKS)
-    assert "VPC: finalizer taken off " in ended[-1].said()
+    assert "VPC: finalizer removed from " in ended[-1].said()
     assert held() == [], "kinds and objects stay"
     lab.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 

@@ -1,7 +1,10 @@
 """The operator: identifiers, addresses, NetworkAttachmentDefinitions, NodeSegments.
 
-Floors, top to bottom: ``__main__`` wires; ``handlers`` turns kopf's events into entries of ``state.Caches``;
-``reconcile`` runs what is dirty through ``vpcs``, ``attachments`` and ``segments``; these are made of pure modules
-(``identifiers``, ``addresses``, ``nad``, and those of ``galactic.validation``) that know neither the Kubernetes API nor
-asyncio.
+Layers, top to bottom: ``__main__`` wires. ``handlers`` (kopf) and ``reflectors`` fill ``state.Caches``; ``triggers``
+marks dirty what a change concerns; ``reconcile`` runs the queue through ``vpcs``, ``attachments``, ``segments`` and
+``pods``, which share ``context``. ``attached``, ``route_reporting`` and ``evictions`` watch over pods; ``events``
+writes Events; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts
+``identifiers`` and ``addresses``, ``nad``, and ``galactic.validation`` know neither the Kubernetes API nor asyncio.
+
+``broker`` and ``retire`` are programs of their own: the chart's broker credentials, and the work before an uninstall.
 """

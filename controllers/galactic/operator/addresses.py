@@ -1,6 +1,6 @@
-"""Who holds which network in a VPC, and which addresses are free: one ``Addresses`` a VPC.
+"""The holders of a VPC's networks, and its free addresses: one ``Addresses`` a VPC.
 
-An attachment holds its addresses, as /32 and /128, and its terminations. One network has one holder.
+An attachment holds its addresses, as /32 and /128, and its terminations. A network has one holder.
 """
 
 from collections import Counter, deque
@@ -13,23 +13,23 @@ from galactic.kube.api import Key
 from galactic.validation.networks import Address, Interface, Network, host
 
 FURTHEST: Final = 1 << 16
-"""How far into a network the first address that is allocated lies, at the most."""
+"""The largest offset in a network at which allocation begins."""
 POINT_TO_POINT: Final = 1
 """Host bits up to which a network has no network, broadcast or gateway address (RFC 3021, RFC 6164)."""
 
 
 class Held(Rejected):
-    """Another attachment holds that network. Tried again when it lets go."""
+    """Another attachment holds that network. Tried again when it is released."""
 
 
 class _Free:
     """The free addresses of one network, in amortised constant time.
 
-    They are handed out from the middle upwards, in large networks from offset 65,536, and the lower ones come last:
-    people who give addresses themselves begin at the low end, and may do so after others were allocated.
+    Allocation goes from the middle upwards, in large networks from offset 65,536, and takes the lower addresses last:
+    users who give addresses begin at the low end, and may do so after others were allocated.
 
-    Those beyond the mark were never handed out; those before it that came back wait in a queue, so that an address
-    rests for as long as there are fresh ones. Given addresses may be anywhere: they are skipped when it is their turn.
+    Addresses beyond the mark were never allocated. Released ones before it wait in a queue, so that an address rests
+    while there are fresh ones. Addresses that a specification gives are skipped.
     """
 
     def __init__(self, network: Network) -> None:
@@ -43,18 +43,18 @@ class _Free:
         self._mark = 0
         self._returned: deque[int] = deque()
 
-    def take(self, taken: Callable[[Network], bool]) -> Interface | None:
+    def allocate(self, unavailable: Callable[[Network], bool]) -> Interface | None:
         """A free address with the network's length, None when there is none."""
         while self._mark < self._count:
             index, self._mark = self._mark, self._mark + 1
-            if not taken(host(address := self._address(index))):
+            if not unavailable(host(address := self._address(index))):
                 return self._interface(address)
         for _ in range(len(self._returned)):
-            if not taken(host(address := self._address(self._returned.popleft()))):
+            if not unavailable(host(address := self._address(self._returned.popleft()))):
                 return self._interface(address)
         return None
 
-    def give_back(self, address: Address) -> None:
+    def release(self, address: Address) -> None:
         offset = int(address) - self._first
         if 0 <= offset < self._count and (index := (offset - self._start) % self._count) < self._mark:
             self._returned.append(index)
@@ -67,10 +67,10 @@ class _Free:
         return ip_interface(f"{address}/{self.network.prefixlen}")
 
 
-def room(network: Network) -> int:
-    """How many addresses of a network can be allocated."""
-    spared = 3 if network.max_prefixlen - network.prefixlen > POINT_TO_POINT else 0
-    return network.num_addresses - spared
+def capacity(network: Network) -> int:
+    """The number of addresses of a network that can be allocated."""
+    reserved = 3 if network.max_prefixlen - network.prefixlen > POINT_TO_POINT else 0
+    return network.num_addresses - reserved
 
 
 class Addresses:
@@ -78,13 +78,13 @@ class Addresses:
 
     def __init__(self) -> None:
         self._holders: dict[Network, Key] = {}
-        self._held: dict[Key, frozenset[Network]] = {}
+        self._networks: dict[Key, frozenset[Network]] = {}
         self._free: dict[Network, _Free] = {}
         self._named: Counter[Network] = Counter()
         self._hosts: Counter[int] = Counter()  # single addresses held, by IP version
 
     def hosts(self, version: int) -> int:
-        """How many single addresses of a family are held."""
+        """The number of single addresses of a family that are held."""
         return self._hosts[version]
 
     def __len__(self) -> int:
@@ -93,8 +93,8 @@ class Addresses:
     def holder(self, network: Network) -> Key | None:
         return self._holders.get(network)
 
-    def held(self, holder: Key) -> frozenset[Network]:
-        return self._held.get(holder, frozenset())
+    def held_by(self, holder: Key) -> frozenset[Network]:
+        return self._networks.get(holder, frozenset())
 
     @property
     def named(self) -> bool:
@@ -102,7 +102,7 @@ class Addresses:
         return bool(self._named)
 
     def name(self, networks: Collection[Network]) -> None:
-        """Some specification gives those addresses, whether it gets them or not: they are not allocated to others."""
+        """A specification gives those addresses: they are not allocated to others, whether it gets them or not."""
         self._named.update(networks)
 
     def unname(self, networks: Collection[Network]) -> None:
@@ -112,39 +112,40 @@ class Addresses:
             if self._named[network] <= 0:
                 del self._named[network]
                 if network not in self._holders:
-                    self._give_back(network)
+                    self._release(network)
 
     def claim(self, holder: Key, networks: Collection[Network]) -> bool:
-        """Gives the holder exactly those networks, or raises Held and leaves it what it had.
+        """The holder gets exactly those networks; raises Held, and changes nothing, if another holds one of them.
 
-        True if others may have got room: it gave back something.
+        True if it released one, which another may wait for.
         """
         for network in networks:
-            there = self._holders.get(network)
-            if there is not None and there != holder:
+            present = self._holders.get(network)
+            if present is not None and present != holder:
                 text = network.network_address if network.prefixlen == network.max_prefixlen else network
                 raise Held(
-                    f"{text} is held by VPCAttachment {there[0]}/{there[1]}; choose another, or delete that one first",
+                    f"{text} is held by VPCAttachment {present[0]}/{present[1]}; choose another, or delete that one "
+                    "first",
                     reason="Conflict",
                 )
-        before, after = self.held(holder), frozenset(networks)
+        before, after = self.held_by(holder), frozenset(networks)
         for network in after - before:
             self._holders[network] = holder
             self._hosts[network.version] += network.prefixlen == network.max_prefixlen
         for network in before - after:
             self._drop(network)
         if after:
-            self._held[holder] = after
+            self._networks[holder] = after
         else:
-            self._held.pop(holder, None)
+            self._networks.pop(holder, None)
         return bool(before - after)
 
     def release(self, holder: Key) -> bool:
-        """Takes everything back from the holder. True if it had something."""
+        """Releases all of the holder's networks. True if it had any."""
         return self.claim(holder, ())
 
     def allocate(self, networks: Sequence[Network]) -> tuple[Interface, ...]:
-        """One free address for each family the networks have, not yet claimed.
+        """A free address for each family of the networks, not yet claimed.
 
         Raises NotYet when a family has none left.
         """
@@ -155,12 +156,12 @@ class Addresses:
             family = [network for network in networks if network.version == version]
             for network in family:
                 free = self._free.setdefault(network, _Free(network))
-                if (address := free.take(self._taken)) is not None:
+                if (address := free.allocate(self._unavailable)) is not None:
                     result.append(address)
                     break
             else:
                 for address in result:
-                    self._give_back(host(address.ip))
+                    self._release(host(address.ip))
                 raise NotYet(
                     f"no free IPv{version} address in {', '.join(map(str, family))}; add a network to the VPC's "
                     "spec.networks, or delete attachments",
@@ -168,16 +169,16 @@ class Addresses:
                 )
         return tuple(result)
 
-    def _taken(self, network: Network) -> bool:
+    def _unavailable(self, network: Network) -> bool:
         return network in self._holders or network in self._named
 
     def _drop(self, network: Network) -> None:
         del self._holders[network]
         self._hosts[network.version] -= network.prefixlen == network.max_prefixlen
-        self._give_back(network)
+        self._release(network)
 
-    def _give_back(self, network: Network) -> None:
+    def _release(self, network: Network) -> None:
         if network.prefixlen == network.max_prefixlen:
             for free in self._free.values():
                 if network.version == free.network.version and network.network_address in free.network:
-                    free.give_back(network.network_address)
+                    free.release(network.network_address)

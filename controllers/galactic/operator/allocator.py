@@ -1,6 +1,6 @@
 """The allocator: VPC identifiers, and per VPC attachment identifiers and addresses.
 
-``restore`` fills it from the caches before the first decision; from then on the reconcilers keep it.
+``restore`` fills it from the caches before the first decision; after that the reconcilers keep it.
 """
 
 import json
@@ -27,36 +27,36 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class VpcAllocations:
-    """Of one VPC. ``blocked`` are the attachments that wait for something that another holds."""
+    """One VPC's. ``blocked``: the attachments that wait for a network or identifier which another holds."""
 
     functions: Identifiers[Key] = field(default_factory=functions)
     addresses: Addresses = field(default_factory=Addresses)
     blocked: set[Key] = field(default_factory=set)
     members: set[Key] = field(default_factory=set)
-    """The attachments that hold something here."""
+    """The attachments that were assigned to the VPC."""
 
 
 class Allocator:
-    """All VPCs'. ``blocked`` are the VPCs that wait for an identifier that another has."""
+    """All VPCs' allocations. ``blocked``: the VPCs that wait for an identifier which another has."""
 
     def __init__(self) -> None:
         self._named: dict[
             Key, tuple[Key, frozenset[Network]]
-        ] = {}  # attachment → what its specification gives
+        ] = {}  # attachment → the addresses that its specification gives
         self.clear()
 
     def clear(self) -> None:
-        """Empties them, all but what the specifications name (``name``)."""
+        """Forgets all allocations, but for addresses that specifications give (``name``)."""
         self.vpcs: Identifiers[Key] = vpc_identifiers()
         self.blocked: set[Key] = set()
         self._allocations: dict[Key, VpcAllocations] = {}
         self._vpcs_of: dict[Key, Key] = {}  # attachment → VPC
-        self._addresses: dict[Key, tuple[Interface, ...]] = {}  # attachment → what was allocated to it
+        self._addresses: dict[Key, tuple[Interface, ...]] = {}  # attachment → the addresses allocated to it
         for vpc, networks in self._named.values():
             self.of(vpc).addresses.name(networks)
 
     def name(self, attachment: Key, vpc: Key | None, networks: frozenset[Network]) -> None:
-        """The attachment's specification gives those addresses in that VPC: nobody else is allocated one of them."""
+        """The attachment's specification gives those addresses in that VPC: no other is allocated one of them."""
         before = self._named.pop(attachment, None)
         if before is not None and (allocations := self._allocations.get(before[0])) is not None:
             allocations.addresses.unname(before[1])
@@ -74,11 +74,11 @@ class Allocator:
         return self._allocations.get(vpc)
 
     def vpc_of(self, attachment: Key) -> Key | None:
-        """The VPC that the attachment holds something in."""
+        """The VPC that the attachment was assigned to."""
         return self._vpcs_of.get(attachment)
 
     def assign(self, attachment: Key, vpc: Key) -> tuple[Key, ...]:
-        """The attachment holds something in that VPC, and in no other. The blocked that may now get what it gave up."""
+        """Assigns the attachment to that VPC alone. The blocked attachments that may now get what it released."""
         freed: tuple[Key, ...] = ()
         if self._vpcs_of.get(attachment, vpc) != vpc:
             freed = self.release(attachment)
@@ -87,7 +87,7 @@ class Allocator:
         return freed
 
     def release(self, attachment: Key) -> tuple[Key, ...]:
-        """The attachment gives everything back. The blocked that may now get it."""
+        """Releases all that the attachment holds. The blocked attachments that may now get it."""
         self._addresses.pop(attachment, None)
         vpc = self._vpcs_of.pop(attachment, None)
         for allocations in [self.of(vpc)] if vpc else []:
@@ -99,7 +99,7 @@ class Allocator:
         return ()
 
     def forget(self, vpc: Key) -> None:
-        """Drops the allocations of a VPC that is gone, once nobody is in it."""
+        """Drops the allocations of a deleted VPC, once it has no attachments."""
         allocations = self._allocations.get(vpc)
         if (
             allocations
@@ -110,7 +110,7 @@ class Allocator:
             del self._allocations[vpc]
 
     def addresses(self, attachment: Key) -> tuple[Interface, ...]:
-        """What was allocated to the attachment."""
+        """The addresses allocated to the attachment."""
         return self._addresses.get(attachment, ())
 
     def remember(self, attachment: Key, addresses: tuple[Interface, ...]) -> None:
@@ -118,21 +118,23 @@ class Allocator:
 
 
 def restore(allocator: Allocator, caches: Caches) -> None:
-    """Enters what the live objects hold, oldest first: their status, and where that is missing yet, their NAD."""
+    """Claims what live objects hold, oldest first: from their status, or from their NAD where that is missing yet."""
     for key, vpc in _oldest_first(caches.vpcs.items()):
         if isinstance(vpc, Vpc) and vpc.status.identifier:
             try:
-                mine = allocator.vpcs.claim(key, parse_vpc(vpc.status.identifier))
+                claimed = allocator.vpcs.claim(key, parse_vpc(vpc.status.identifier))
             except Rejected:
-                mine = False
-            if not mine:
+                claimed = False
+            if not claimed:
                 log.error(
-                    "duplicate VPC identifier, another follows", vpc=key, identifier=vpc.status.identifier
+                    "duplicate VPC identifier, the VPC gets another",
+                    vpc=key,
+                    identifier=vpc.status.identifier,
                 )
     attachments = [
-        (key, thing)
-        for key, thing in _oldest_first(caches.attachments.items())
-        if isinstance(thing, VpcAttachment)
+        (key, attachment)
+        for key, attachment in _oldest_first(caches.attachments.items())
+        if isinstance(attachment, VpcAttachment)
     ]
     for key, attachment in attachments:
         _enter(allocator, caches, key, attachment)
@@ -142,7 +144,7 @@ def restore(allocator: Allocator, caches: Caches) -> None:
 
 
 def _enter(allocator: Allocator, caches: Caches, key: Key, attachment: VpcAttachment) -> None:
-    vpc = settled(attachment) or reference(attachment)
+    vpc = settled_vpc(attachment) or reference(attachment)
     status = attachment.status
     try:
         if status.identifier:
@@ -157,10 +159,10 @@ def _enter(allocator: Allocator, caches: Caches, key: Key, attachment: VpcAttach
             addresses = tuple(map(ip_interface, plugin["addresses"]))
         allocations = allocator.of(vpc)
         if not allocations.functions.claim(key, function):
-            log.error("duplicate attachment identifier, another follows", attachment=key, vpc=vpc)
+            log.error("duplicate attachment identifier, the attachment gets another", attachment=key, vpc=vpc)
         allocations.addresses.claim(key, [host(address.ip) for address in addresses])
     except (Held, Rejected, ValueError, KeyError, TypeError) as error:
-        log.warning("status not understood, made anew", attachment=key, error=str(error))
+        log.warning("malformed status, allocated again", attachment=key, error=str(error))
         addresses = ()
     allocator.assign(key, vpc)
     allocator.remember(key, addresses)
@@ -168,11 +170,11 @@ def _enter(allocator: Allocator, caches: Caches, key: Key, attachment: VpcAttach
 
 def _enter_terminations(allocator: Allocator, vpc: Key, key: Key, attachment: VpcAttachment) -> None:
     try:
-        wanted = parse_attachment(attachment, None)
-        addresses = wanted.addresses or allocator.addresses(key)
-        allocator.of(vpc).addresses.claim(key, wanted.holds(addresses))
+        parsed = parse_attachment(attachment, None)
+        addresses = parsed.addresses or allocator.addresses(key)
+        allocator.of(vpc).addresses.claim(key, parsed.holds(addresses))
     except Rejected as problem:
-        log.info("specification changed meanwhile", attachment=key, problem=str(problem))
+        log.info("terminations not restored, the specification changed", attachment=key, problem=str(problem))
 
 
 def reference(attachment: VpcAttachment) -> Key:
@@ -181,21 +183,21 @@ def reference(attachment: VpcAttachment) -> Key:
     return vpc.namespace or attachment.metadata.namespace, vpc.name
 
 
-def settled(attachment: VpcAttachment) -> Key | None:
-    """The VPC that it belongs to since it was first ready."""
+def settled_vpc(attachment: VpcAttachment) -> Key | None:
+    """The VPC that it has belonged to since it was first ready; None before."""
     namespace, _, name = (attachment.status.vpc or "").partition("/")
     return (namespace, name) if name else None
 
 
-def _oldest_first(things: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
-    yield from sorted(things, key=lambda item: (item[1].metadata.creation_timestamp, item[0]))
+def _oldest_first(objects: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
+    yield from sorted(objects, key=lambda item: (item[1].metadata.creation_timestamp, item[0]))
 
 
 def _plugin(config: str) -> dict[str, Any] | None:
     """Our plugin's part of a NAD's configuration."""
     try:
         plugins = json.loads(config)["plugins"]
-        found: dict[str, Any] = next(plugin for plugin in plugins if plugin.get("type") == "galactic")
+        own: dict[str, Any] = next(plugin for plugin in plugins if plugin.get("type") == "galactic")
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None
-    return found
+    return own

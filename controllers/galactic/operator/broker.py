@@ -1,12 +1,11 @@
-"""galactic-broker-credentials: certificate and passwords of the chart's own broker, made once and kept in Secrets.
+"""galactic-broker-credentials: certificate and passwords of the chart's own broker, kept in Secrets.
 
-Helm makes the Secrets before any pod (templates/broker-secrets.yaml), where it has a cluster to look into: a pod whose
-Secret is missing waits in FailedMount for up to two minutes. This program makes what is missing, and renews. It runs
-before Mosquitto in the pod. ``galactic-broker`` has what only the broker needs, ``galactic-broker-node``
-and ``galactic-broker-router`` what their clients mount: ``username``, ``password``, ``ca.crt``. What is there already
-stays as it is, so that an upgrade changes no password; a Secret that was deleted is made anew, and its clients read the
-new password with their next connection. A chart alone cannot do that: what it makes up differs each time it is
-rendered.
+Helm makes the Secrets before any pod (templates/broker-secrets.yaml) where it can read the cluster: a pod whose Secret
+is missing waits in FailedMount for up to two minutes. This program makes missing Secrets, and renews certificates. It
+runs before Mosquitto in the pod. ``galactic-broker`` is for the broker alone; ``galactic-broker-node`` and
+``galactic-broker-router`` have what their clients mount: ``username``, ``password``, ``ca.crt``. Passwords stay, so
+that an upgrade changes none. A deleted Secret gets a new password, which its clients read with their next connection. A
+chart alone cannot do that: it generates other values each time it is rendered.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ NAME: Final = "galactic-broker"
 CLIENTS: Final = ("node", "router")
 LIFETIME: Final = Lifetime(timedelta(days=3650))
 ITERATIONS: Final = 20_000
-"""Of PBKDF2. The passwords have 192 random bits: it is not the iterations that guard them."""
+"""Of PBKDF2. A password has 192 random bits, so few iterations are enough."""
 
 
 class CredentialsSettings(Settings):
@@ -48,17 +47,17 @@ class CredentialsSettings(Settings):
 
 
 async def credentials(api: Api, namespace: str, now: datetime) -> dict[str, bytes]:
-    """The broker's files by name, after everything that lacked was made. Raises GalacticError."""
+    """The broker's files by name; makes missing Secrets first. Raises GalacticError."""
     names = tuple(f"{NAME}.{namespace}{suffix}" for suffix in ("", ".svc", ".svc.cluster.local"))
     secret = await api.find(SECRETS, NAME, namespace)
-    there: Bundle | None = None
+    stored: Bundle | None = None
     if secret is not None:
         try:
-            there = Bundle.of(_decoded(secret))
+            stored = Bundle.of(_decoded(secret))
         except Rejected as problem:
-            log.warning("Secret not understood, made anew", secret=NAME, problem=str(problem))
-    bundle = renewed(there, names, LIFETIME, now)
-    if bundle != there:
+            log.warning("Secret is malformed, replaced", secret=NAME, problem=str(problem))
+    bundle = renewed(stored, names, LIFETIME, now)
+    if bundle != stored:
         await _write(api, namespace, NAME, secret, bundle.data())
     lines = [await _client(api, namespace, client, bundle.ca.certificates) for client in CLIENTS]
     return {
@@ -72,11 +71,11 @@ async def _client(api: Api, namespace: str, client: str, authorities: bytes) -> 
     """The client's line in the broker's password file."""
     name, user = f"{NAME}-{client}", f"galactic-{client}"
     secret = await api.find(SECRETS, name, namespace)
-    known = _decoded(secret) if secret is not None else {}
-    password = known.get("password") or secrets.token_urlsafe(24).encode()
-    wanted = {"username": user.encode(), "password": password, "ca.crt": authorities}
-    if known != wanted:
-        await _write(api, namespace, name, secret, wanted)
+    data = _decoded(secret) if secret is not None else {}
+    password = data.get("password") or secrets.token_urlsafe(24).encode()
+    complete = {"username": user.encode(), "password": password, "ca.crt": authorities}
+    if data != complete:
+        await _write(api, namespace, name, secret, complete)
     return f"{user}:{hashed(password, secrets.token_bytes(12))}\n"
 
 
@@ -100,7 +99,7 @@ async def _write(
         await api.create(SECRETS, body, namespace)
     else:
         await api.replace(SECRETS, {**secret, "data": encoded})
-    log.info("made", secret=f"{namespace}/{name}")
+    log.info("Secret written", secret=f"{namespace}/{name}")
 
 
 def _decoded(secret: Object) -> dict[str, bytes]:
@@ -108,7 +107,7 @@ def _decoded(secret: Object) -> dict[str, bytes]:
 
 
 def write(directory: Path, files: Mapping[str, bytes]) -> None:
-    """The files, for their owner alone to read."""
+    """Writes the files, readable for their owner alone."""
     for name, value in files.items():
         path = directory / name
         path.unlink(missing_ok=True)
@@ -121,10 +120,10 @@ async def _run(settings: CredentialsSettings) -> None:
         for _ in range(3):
             try:
                 files = await credentials(kube, settings.namespace, datetime.now(UTC))
-            except Conflict:  # another pod of the broker is at it as well: what it made is taken
+            except Conflict:  # another pod of the broker wrote first: its values are used
                 continue
             return write(settings.directory, files)
-    raise Rejected("others keep changing the Secrets", field="namespace")
+    raise Rejected("another client changes the Secrets all the time; end it", field="namespace")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the reconcilers of all kinds share: the caches, the allocator, and the ways to write."""
+"""The reconcilers' shared context: caches, allocator, queue, and writers of status and finalizers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from galactic.operator.events import Events
 from galactic.operator.state import Caches
 
 FINALIZER: Final = f"{GROUP}/in-use"
-"""On a VPC with attachments, and an attachment with a live pod or an endpoint: neither goes before those have gone."""
+"""On a VPC with attachments, and on an attachment with a live pod or an endpoint: it stays until these are gone."""
 
 Kind = Literal["vpc", "attachment", "segment", "node", "pod"]
 Item = tuple[Kind, Key]
@@ -36,9 +36,9 @@ class Rules:
     strict: bool = False  # refuse addresses outside the VPC's networks instead of warning
     mtu: int = 0  # of attachments; 0: the node's choice
     segments: Mapping[str, str] = field(default_factory=dict)  # Node → prefix, where it has no annotation
-    pool: IPv6Network | None = None  # what all other Nodes get their prefixes from
+    pool: IPv6Network | None = None  # the other Nodes get their prefixes from it
     pool_length: int = 56
-    router_outside: bool = False  # who tells of endpoints does not write them into this cluster's objects
+    router_outside: bool = False  # the router does not write endpoints into this cluster's objects
     unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
     evict_unattached: bool = False
     remove_node_taint: bool = True
@@ -47,7 +47,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class ReconcileContext:
-    """See above."""
+    """Made once, by ``__main__``; one for all reconcilers."""
 
     api: Api
     caches: Caches
@@ -61,7 +61,7 @@ class ReconcileContext:
         self.queue.add(item, delay)
 
     async def status(self, resource: Resource, meta: Meta, before: Model, after: Mapping[str, Any]) -> None:
-        """Writes what differs of the status, and tells of a turn of the Ready condition."""
+        """Writes the changed fields of a status, and Events for changed conditions."""
         written = before.model_dump(by_alias=True, exclude_unset=True, mode="json")
         patch = status_patch(written, after, meta.resource_version)
         if patch is None:
@@ -70,16 +70,16 @@ class ReconcileContext:
             resource, meta.name, patch, meta.namespace or None, subresource="status"
         )
         self.caches.of(resource).set(answer)
-        self._tell(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
+        self._record_changes(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
     async def finalizer(
-        self, resource: Resource, meta: Meta, wanted: bool, labels: Mapping[str, str] = MappingProxyType({})
+        self, resource: Resource, meta: Meta, held: bool, labels: Mapping[str, str] = MappingProxyType({})
     ) -> None:
-        """Puts our finalizer on the object, or takes it off; and those labels on it, in the same request."""
+        """Adds or removes our finalizer, and adds those labels, in one request."""
         metadata: dict[str, Any] = {}
-        if (FINALIZER in meta.finalizers) != wanted:
-            others = [name for name in meta.finalizers if name != FINALIZER]
-            metadata["finalizers"] = [*others, FINALIZER] if wanted else others
+        if (FINALIZER in meta.finalizers) != held:
+            rest = [name for name in meta.finalizers if name != FINALIZER]
+            metadata["finalizers"] = [*rest, FINALIZER] if held else rest
         if labels.items() - meta.labels.items():
             metadata["labels"] = dict(labels)
         if not metadata:
@@ -92,11 +92,11 @@ class ReconcileContext:
         if not answer["metadata"].get("deletionTimestamp") or answer["metadata"].get("finalizers"):
             self.caches.of(resource).set(answer)
 
-    def _tell(self, resource: Resource, meta: Meta, before: Any, after: Any) -> None:
+    def _record_changes(self, resource: Resource, meta: Meta, before: Any, after: Any) -> None:
         old = {condition["type"]: condition for condition in before}
         for condition in after:
-            was = old.get(condition["type"], {})
-            if (was.get("status"), was.get("reason")) == (condition["status"], condition["reason"]):
+            previous = old.get(condition["type"], {})
+            if (previous.get("status"), previous.get("reason")) == (condition["status"], condition["reason"]):
                 continue
             bad = condition["status"] == ("False" if condition["type"] in GOOD else "True")
             bad = bad or condition["reason"] in WARNINGS
@@ -111,9 +111,9 @@ class ReconcileContext:
 
 
 WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
-"""Reasons that are worth a warning though all is well."""
+"""Reasons of good conditions that make a Warning nevertheless."""
 GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed", "Attached"})
-"""Condition types of which True is the good news."""
+"""Condition types that are True when all is well."""
 
 
 def ready(conditions: tuple[Condition, ...]) -> Condition | None:

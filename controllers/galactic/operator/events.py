@@ -1,6 +1,6 @@
-"""Events for people: ``kubectl describe`` shows them.
+"""Events on objects, for ``kubectl describe``.
 
-They are told on a transition, at a limited rate, and nothing ever waits for one.
+They are recorded on a transition, at a limited rate, and no reconciler waits for one.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from galactic.kube.resources import EVENTS, Resource
 log = structlog.get_logger(__name__)
 COMPONENT: Final = "galactic-operator"
 BURST: Final = 10
-"""Events an object may cause at once."""
+"""Events that an object may cause at once."""
 REFILL_SECONDS: Final = 60.0
-"""After which it may cause one more."""
+"""After this time the object may cause one more."""
 WAITING: Final = 2000
-"""Events that wait to be written at the most; later ones are dropped."""
+"""The most Events that wait to be written; later ones are dropped."""
 OBJECTS: Final = 20_000
 """Objects whose rate is remembered."""
 
@@ -38,7 +38,7 @@ class _Budget:
 
 
 class Events:
-    """Writes Events, one task for all: ``run`` never returns by itself."""
+    """Writes Events in one task: ``run`` never returns by itself."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._clock = api, clock
@@ -50,13 +50,13 @@ class Events:
 
     @property
     def idle(self) -> bool:
-        """Whether none waits to be written."""
+        """Whether every Event was written."""
         return self._queue.empty() and not self._writing
 
     def record(
         self, resource: Resource, meta: Meta, type_: Literal["Normal", "Warning"], reason: str, message: str
     ) -> bool:
-        """Queues an Event on the object; False if it repeats the one before or is more than the object may cause."""
+        """Queues an Event on the object. False if it repeats the previous one or exceeds the object's budget."""
         at = self._clock()
         budget = self._budgets.setdefault(meta.uid, _Budget(BURST, at))
         self._budgets.move_to_end(meta.uid)
@@ -84,7 +84,7 @@ class Events:
                 await self._api.create(EVENTS, event, event["metadata"]["namespace"])
                 self.written += 1
             except Terminating:
-                log.debug("event in a namespace that is being deleted", reason=event["reason"])
+                log.debug("event dropped, the namespace is being deleted", reason=event["reason"])
             except GalacticError as error:
                 self.dropped += 1
                 log.info("event dropped", reason=event["reason"], error=str(error))

@@ -1,7 +1,7 @@
-"""Opt-in: pods that run without their VPC interface are evicted, so that their owners make others.
+"""Opt-in: evicts pods that run without their VPC interface, so that their controllers make others.
 
 The Eviction API respects PodDisruptionBudgets. A pod without a controller is never evicted: nothing would replace it.
-One is evicted each EVERY_SECONDS at the most, in the whole cluster.
+At most one pod in the whole cluster is evicted every EVERY_SECONDS.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ from galactic.operator.state import Pod
 log = structlog.get_logger(__name__)
 EVERY_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = 30.0
-"""Until a pod that may not be evicted now is looked at again."""
+"""Until a pod that may not be evicted now is checked again."""
 RESULTS: Final = ("evicted", "blocked", "failed")
-"""Of requests that were made."""
+"""Results of requests; the other results make none."""
 Result = Literal["evicted", "blocked", "failed", "waits", "needless"]
 
 
 class Evictions:
-    """``add`` marks a Pod that has run without its interface for the grace. ``count`` is told each result."""
+    """``add`` queues a Pod that has run without its interface for the grace. ``count`` gets each of RESULTS."""
 
     def __init__(self, context: ReconcileContext, count: Callable[[str], None]) -> None:
         self._api, self._caches, self._events = context.api, context.caches, context.events
@@ -42,7 +42,7 @@ class Evictions:
         self.queue.add(key)
 
     async def run(self) -> None:
-        """For ever, one Pod after the other."""
+        """Never returns: one Pod after the other."""
         while True:
             key = await self.queue.get()
             result = await self._evict(key)
@@ -75,10 +75,10 @@ class Evictions:
         except (NotFound, Conflict):
             return "needless"
         except GalacticError as error:
-            log.warning("eviction failed, trying again", pod="/".join(key), error=str(error))
+            log.warning("eviction failed, trying again later", pod="/".join(key), error=str(error))
             return "failed"
-        log.info("evicted a pod without its VPC interface", pod="/".join(key), node=pod.node)
-        message = "ran without its VPC interface: evicted, so that its owner makes another one"
+        log.info("pod evicted, it ran without its VPC interface", pod="/".join(key), node=pod.node)
+        message = "ran without its VPC interface: evicted, so that its controller makes another one"
         self._events.record(PODS, meta, "Warning", "EvictedUnattached", message)
         return "evicted"
 
@@ -89,13 +89,13 @@ class Evictions:
         return lacks_interface(pod.place, name, segment if isinstance(segment, NodeSegment) else None)
 
     def _certain(self, pod: Pod) -> bool:
-        """Whether the node's controller is at work, another pod would be attached there, and the router agrees.
+        """Whether the node controller is ready, another pod would be attached there, and the router agrees.
 
-        The router hears of attachments over MQTT, and so also while the node does not reach the API server.
+        The router gets registrations over MQTT, and so also while the node does not reach the API server.
         """
         segment = self._caches.segments.get(("", pod.node))
         conditions = segment.status.conditions if isinstance(segment, NodeSegment) else ()
-        if any(each.type in (READY, MULTUS) and each.status != "True" for each in conditions):
+        if any(condition.type in (READY, MULTUS) and condition.status != "True" for condition in conditions):
             return False
         attachment = self._caches.attachments.get((pod.metadata.namespace, pod.attachment))
         endpoint = attachment.status.endpoint if isinstance(attachment, VpcAttachment) else None

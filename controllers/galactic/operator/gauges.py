@@ -1,6 +1,6 @@
-"""What the operator's gauges say of the objects: computed when they are scraped, from what is in memory.
+"""Values of the operator's gauges, computed from the caches at each scrape.
 
-Only the replica that acts has the allocator, and so tells the figures of VPCs: of several replicas exactly one.
+Only the replica that acts has an allocator, and so exposes the numbers of VPCs: exactly one of several replicas.
 """
 
 from collections import Counter
@@ -17,15 +17,15 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.kube.conditions import ATTACHED, READY
-from galactic.operator.addresses import room
-from galactic.operator.allocator import Allocator, reference, settled
+from galactic.operator.addresses import capacity
+from galactic.operator.allocator import Allocator, reference, settled_vpc
 from galactic.operator.context import Rules
 from galactic.operator.state import Cache, Caches, Invalid
 from galactic.srv6 import parse_prefix
 from galactic.validation.networks import parse_networks
 
-UNSAID: Final = "NoStatus"
-"""The reason of what nobody has said anything about yet."""
+NO_STATUS: Final = "NoStatus"
+"""The reason of an object without conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Family:
     """The addresses of one IP version in a VPC."""
 
     version: int
-    room: int  # that can be allocated
-    held: int
+    capacity: int  # addresses that can be allocated
+    allocated: int
 
 
 @dataclass(frozen=True, slots=True)
-class VpcFigures:
+class VpcUsage:
     """One VPC. ``vpc`` is its identifier, empty before it has one."""
 
     name: str
@@ -50,27 +50,27 @@ class VpcFigures:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """The prefixes that Nodes without one of their own get."""
+    """Prefixes for Nodes without one of their own."""
 
     used: int
     free: int
 
 
 def pool(caches: Caches, rules: Rules) -> Pool:
-    """How much of the pool is left; nothing of either where there is none.
+    """Used and free prefixes of the pool; 0 of both without a pool.
 
-    A prefix that was given by hand uses as many of the pool's as share an address with it.
+    A prefix that a user gave uses as many of the pool's as share an address with it.
     """
     if rules.pool is None:
         return Pool(0, 0)
-    there = 1 << (rules.pool_length - rules.pool.prefixlen)
-    taken = []
+    total = 1 << (rules.pool_length - rules.pool.prefixlen)
+    overlapping = []
     for segment in map(itemgetter(1), caches.segments.items()):
         if not isinstance(segment, Invalid) and (prefix := _prefix(segment)) and prefix.overlaps(rules.pool):
             length = min(max(prefix.prefixlen, rules.pool.prefixlen), rules.pool_length)
-            taken.append(IPv6Network((int(prefix.network_address), length), strict=False))
-    used = sum(1 << (rules.pool_length - each.prefixlen) for each in collapse_addresses(taken))
-    return Pool(used, there - used)
+            overlapping.append(IPv6Network((int(prefix.network_address), length), strict=False))
+    used = sum(1 << (rules.pool_length - network.prefixlen) for network in collapse_addresses(overlapping))
+    return Pool(used, total - used)
 
 
 def _prefix(segment: NodeSegment) -> IPv6Network | None:
@@ -81,45 +81,46 @@ def _prefix(segment: NodeSegment) -> IPv6Network | None:
 
 
 def unready(caches: Caches) -> Counter[tuple[str, str]]:
-    """How many objects are not Ready, by kind and reason. Each kind is there, if with 0."""
-    found: Counter[tuple[str, str]] = Counter()
+    """The number of objects that are not Ready, by kind and reason; of each kind at least a 0."""
+    counts: Counter[tuple[str, str]] = Counter()
     kinds: tuple[tuple[str, Cache[Any]], ...] = (
         (Vpc.KIND, caches.vpcs),
         (VpcAttachment.KIND, caches.attachments),
         (NodeSegment.KIND, caches.segments),
     )
     for kind, cache in kinds:
-        found[kind, UNSAID] += 0
+        counts[kind, NO_STATUS] += 0
         for thing in map(itemgetter(1), cache.items()):
             if isinstance(thing, Invalid):
-                found[kind, thing.problem.reason] += 1
+                counts[kind, thing.problem.reason] += 1
             elif reason := _reason(thing.status.conditions):
-                found[kind, reason] += 1
-    return found
+                counts[kind, reason] += 1
+    return counts
 
 
 def unattached(caches: Caches) -> int:
-    """How many attachments have a pod that runs without its VPC interface."""
+    """The number of attachments with a pod that runs without its VPC interface."""
     return sum(
         any(
-            condition.type == ATTACHED and condition.status == "False" for condition in each.status.conditions
+            condition.type == ATTACHED and condition.status == "False"
+            for condition in attachment.status.conditions
         )
-        for _, each in caches.attachments.items()
-        if isinstance(each, VpcAttachment)
+        for _, attachment in caches.attachments.items()
+        if isinstance(attachment, VpcAttachment)
     )
 
 
-def vpcs(caches: Caches, allocator: Allocator) -> Iterator[VpcFigures]:
+def vpcs(caches: Caches, allocator: Allocator) -> Iterator[VpcUsage]:
     """Every VPC."""
     members: Counter[tuple[Key, bool]] = Counter()
     for attachment in map(itemgetter(1), caches.attachments.items()):
         if not isinstance(attachment, Invalid):
-            owner = settled(attachment) or reference(attachment)
+            owner = settled_vpc(attachment) or reference(attachment)
             members[owner, attachment.status.ready] += 1
     for key, vpc in caches.vpcs.items():
         if isinstance(vpc, Invalid):
             continue
-        yield VpcFigures(
+        yield VpcUsage(
             name="/".join(key),
             vpc=vpc.status.identifier or "",
             families=tuple(_families(key, vpc, allocator)),
@@ -135,13 +136,13 @@ def _families(key: Key, vpc: Vpc, allocator: Allocator) -> Iterator[Family]:
         return
     allocations = allocator.known(key)
     for version in sorted({network.version for network in networks}):
-        there = sum(room(network) for network in networks if network.version == version)
-        yield Family(version, there, allocations.addresses.hosts(version) if allocations else 0)
+        total = sum(capacity(network) for network in networks if network.version == version)
+        yield Family(version, total, allocations.addresses.hosts(version) if allocations else 0)
 
 
 def _reason(conditions: tuple[Condition, ...]) -> str:
-    """Why it is not Ready; empty: it is."""
+    """The reason of a Ready condition that is not True; empty: it is True."""
     for condition in conditions:
         if condition.type == READY:
-            return "" if condition.status == "True" else condition.reason or UNSAID
-    return UNSAID
+            return "" if condition.status == "True" else condition.reason or NO_STATUS
+    return NO_STATUS

@@ -1,12 +1,12 @@
-"""kopf's part: it watches what there is little of, and what it sees goes into the caches (``reflectors`` has the rest).
+"""kopf's part: it watches the kinds with few objects, and fills their caches (``reflectors`` has the other kinds).
 
-Only ``on.event`` handlers: kopf then writes nothing onto users' objects, neither annotations nor finalizers.
+There are only ``on.event`` handlers: kopf then writes neither annotations nor finalizers onto users' objects.
 
-Two things kopf does not tell, and the reconciler's own lists make good. First, when the initial list is complete: an
-index (``kopf.index``) is filled before any handler runs, but only with kinds that the API server offered when kopf
-looked, and after a restart of the API server that may be some of ours and not others. So ``Reconciler.restore`` lists
-every kind when it begins to lead, and no identifier is handed out before all live ones are known. Second, what was
-deleted while a watch was interrupted: after a 410 kopf lists again and tells of what is there, never of what is not.
+kopf does not report two things, which the reconciler's own lists repair. First, that the initial list is complete: an
+index (``kopf.index``) is filled before any handler runs, but only with kinds that the API server served when kopf
+asked. After a restart of the API server some of ours may be missing. So ``Reconciler.restore`` lists every kind when it
+begins to lead, and assigns no identifier before all live ones are known. Second, deletions while a watch was
+interrupted: after a 410 kopf lists again and reports the objects that exist, never those that do not.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, cast
 import kopf
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.errors import GalacticError
 from galactic.kube.api import key_of
 from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, VPCS, Resource
@@ -26,14 +27,17 @@ from galactic.operator.state import Caches
 
 log = structlog.get_logger(__name__)
 WATCHED: Final = (VPCS, NODE_SEGMENTS, NODES, NAMESPACES)
-"""Of attachments, definitions and Pods there may be thousands: see ``reflectors``."""
+"""The kinds with few objects. Attachments, definitions and Pods may be thousands: see ``reflectors``."""
 WATCH_SECONDS: Final = 300
-"""The server ends a watch after so long. kopf takes a stream silent for 70 s for dead; bookmarks come every 60."""
-RESTART_SECONDS: Final = 2.0
+"""The API server ends a watch after this time. kopf ends one that is silent for 70 s; bookmarks come every 60 s."""
+BACKOFF_SECONDS: Final = (2.0, 30.0)
+"""Before kopf is started again."""
+LASTING_SECONDS: Final = 60.0
+"""A watch that ran for this time was a success."""
 
 
 class Memo(Protocol):
-    """What handlers get from kopf as ``memo``."""
+    """kopf passes it to the handlers as ``memo``."""
 
     @property
     def caches(self) -> Caches: ...
@@ -47,25 +51,25 @@ def registry() -> kopf.OperatorRegistry:
     for resource in WATCHED:
         kopf.on.event(
             resource.group, resource.version, resource.plural, id=resource.plural, registry=handlers
-        )(_seen(resource))
+        )(_update(resource))
     return handlers
 
 
-def _seen(resource: Resource) -> Any:
-    async def seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
+def _update(resource: Resource) -> Any:
+    async def update(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
         cache = memo.caches.of(resource)
-        thing: Any = event["object"]
+        changed: Any = event["object"]
         if event["type"] == "DELETED":
-            meta = thing["metadata"]
-            cache.remove(key_of(thing), meta.get("uid", ""), meta.get("resourceVersion", ""))
+            meta = changed["metadata"]
+            cache.remove(key_of(changed), meta.get("uid", ""), meta.get("resourceVersion", ""))
         else:
-            cache.set(thing)
+            cache.set(changed)
 
-    return seen
+    return update
 
 
 class _NoDifference(kopf.DiffBaseStorage):
-    """Instead of a copy of every object at every event, to compare with one that nobody asks for."""
+    """kopf would copy every object at every event, to compare it with a copy that no handler uses."""
 
     def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:  # noqa: ARG002
         return kopf.BodyEssence()
@@ -77,7 +81,7 @@ class _NoDifference(kopf.DiffBaseStorage):
 
 
 async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # or it tells of every event handled
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # it logs every handled event
     settings.posting.enabled = False
     settings.peering.standalone = True
     settings.persistence.diffbase_storage = _NoDifference()
@@ -88,26 +92,29 @@ async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.watching.chunk_size = 500
     settings.networking.request_timeout = 60
     settings.networking.connect_timeout = 5
-    # Before it gives up on a request. A watch it then begins anew at once, however long the API server stays away.
+    # Pauses between attempts of a request. After the last, kopf starts the watch again at once, however long the API
+    # server stays away.
     settings.networking.error_backoffs = (0.5, 1, 2)
     settings.queueing.idle_timeout = 1.0
     settings.queueing.exit_timeout = 0.5
 
 
 async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
-    # kopf's own choice would import the synchronous client, with every model it has.
+    # kopf's default imports the synchronous client with all of its models.
     return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
 
 
 async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
-    """Feeds the caches for ever. A signal to stop cancels the task that it runs in.
+    """Never returns: fills the caches. SIGTERM and SIGINT cancel the task that it runs in.
 
-    kopf ends when a watch fails in a way it does not know (the API server restarting will do); it is then started
-    again, and ``resynced`` is awaited, because something may have been missed.
+    kopf ends when a watch fails in a way that it does not know, such as a restart of the API server. It is then started
+    again, and ``resynced`` is awaited, because events may have been missed.
     """
     task = asyncio.current_task()
     assert task
+    loop, backoff = asyncio.get_running_loop(), Backoff(*BACKOFF_SECONDS, spread=0)
     while True:
+        began = loop.time()
         try:
             parts = await kopf.spawn_tasks(
                 registry=registry(),
@@ -116,23 +123,25 @@ async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
                 standalone=True,
                 settings=kopf.OperatorSettings(),
             )
-            _take_signals(task)
+            _cancel_on_signals(task)
             await kopf.run_tasks(parts, ignored=cast("Any", _Everything()))
-        except Exception as error:  # noqa: BLE001 - whatever it was, it is logged and the watch begins anew
-            log.warning("watch ended, beginning anew", error=str(error) or type(error).__name__)
-        await asyncio.sleep(RESTART_SECONDS)
+        except Exception as error:  # noqa: BLE001 - any error is logged, and the watch starts again
+            log.warning("watch ended, starting it again", error=str(error) or type(error).__name__)
+        if loop.time() - began > LASTING_SECONDS:
+            backoff.succeeded()
+        await asyncio.sleep(backoff.pause())
         with contextlib.suppress(GalacticError):
             await resynced()
 
 
 class _Everything:
-    """What kopf leaves alone when it ends: or it cancels all tasks younger than itself, whoever's they are."""
+    """The tasks that kopf does not cancel when it ends: by default it cancels all that are younger than itself."""
 
     def __contains__(self, _task: object) -> bool:
         return True
 
 
-def _take_signals(task: "asyncio.Task[Any]") -> None:
-    """Told by a signal, which it takes for itself, kopf waits for tasks for up to 5 s; cancelled, it ends at once."""
+def _cancel_on_signals(task: "asyncio.Task[Any]") -> None:
+    """Kopf handles signals itself, and waits for tasks for up to 5 s then. On cancellation it ends at once."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)

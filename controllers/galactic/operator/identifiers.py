@@ -1,8 +1,8 @@
-"""Who has which identifier: of VPCs among all live ones, of attachments among their VPC's live ones.
+"""Identifiers and their holders: VPCs among all live ones, attachments among their VPC's live ones.
 
-One process hands identifiers out, from memory that knows every live object before the first is asked for
-(``galactic.operator.reconcile``), and between the look and the claim nothing else runs. That is the whole of the
-concurrency control; the status writes behind it carry a resource version as well.
+One process assigns identifiers, from memory that has every live object before the first assignment
+(``galactic.operator.reconcile``). Nothing else runs between a check and its claim. There is no other concurrency
+control than that, and the resource version of each status write.
 """
 
 import secrets
@@ -17,17 +17,17 @@ from galactic.names import FUNCTION_MAX, VPC_MAX
 
 H = TypeVar("H")
 RESTING: Final = 1024
-"""How many released identifiers are kept from being handed out again, as long as there are others."""
+"""Released identifiers that are not assigned again while others are free."""
 
 
 class Identifiers(Generic[H]):
     """Numbers from 1 to ``limit - 1`` and their holders. 0 and ``limit`` (all-ones) are never assigned.
 
-    ``candidates`` yields, for a holder's seed, the numbers in the order in which they are to be tried.
+    ``candidates`` yields, for a holder's seed, the numbers in the order to try.
     """
 
-    def __init__(self, limit: int, candidates: Callable[[str], Iterator[int]], what: str) -> None:
-        self._limit, self._candidates, self._what = limit, candidates, what
+    def __init__(self, limit: int, candidates: Callable[[str], Iterator[int]], noun: str) -> None:
+        self._limit, self._candidates, self._noun = limit, candidates, noun
         self._holders: dict[int, H] = {}
         self._numbers: dict[H, int] = {}
         self._resting: OrderedDict[int, None] = OrderedDict()
@@ -43,12 +43,12 @@ class Identifiers(Generic[H]):
         return self._holders.get(number)
 
     def claim(self, holder: H, number: int) -> bool:
-        """Gives the holder that very number, in place of the one it had; False if another holds it."""
+        """The holder gets that number in place of its present one; False if another holds it."""
         if not 0 < number < self._limit:
-            raise ValueError(f"{number:#x} is reserved or too large for a {self._what}")
-        there = self._holders.get(number)
-        if there is not None:
-            return there == holder
+            raise ValueError(f"{number:#x} is reserved or too large for a {self._noun}")
+        present = self._holders.get(number)
+        if present is not None:
+            return present == holder
         self.release(holder)
         self._holders[number] = holder
         self._numbers[holder] = number
@@ -56,12 +56,14 @@ class Identifiers(Generic[H]):
         return True
 
     def allocate(self, holder: H, seed: str) -> int:
-        """The holder's number: the one it has, or a free one. Raises NotYet when none is left."""
+        """The holder's number: its present one, or a free one. Raises NotYet when none is left."""
         number = self._numbers.get(holder)
         if number is not None:
             return number
         if len(self._holders) >= self._limit - 1:
-            raise NotYet(f"all {self._limit - 1} {self._what}s are in use", reason="IdentifiersExhausted")
+            raise NotYet(
+                f"all {self._limit - 1} {self._noun}s are in use; delete some", reason="IdentifiersExhausted"
+            )
         spare = len(self._holders) + len(self._resting) < self._limit - 1
         for number in self._candidates(seed):
             if number not in self._holders and not (spare and number in self._resting):
@@ -70,7 +72,7 @@ class Identifiers(Generic[H]):
         raise AssertionError("the candidates are all numbers there are")
 
     def release(self, holder: H) -> int | None:
-        """Takes the holder's number back, and keeps it from being handed out again soon."""
+        """Releases the holder's number, which then rests before it is assigned again."""
         number = self._numbers.pop(holder, None)
         if number is not None:
             del self._holders[number]
@@ -101,7 +103,7 @@ def functions() -> Identifiers[tuple[str, str]]:
         span = FUNCTION_MAX - 1
         digest = blake2b(seed.encode(), digest_size=16).digest()
         start, stride = int.from_bytes(digest[:8], "big") % span, int.from_bytes(digest[8:], "big") % span
-        while gcd(stride, span) != 1:  # only then does it come by every number
+        while gcd(stride, span) != 1:  # only then the sequence contains every number
             stride += 1
         for step in range(span):
             yield 1 + (start + step * stride) % span
@@ -109,10 +111,10 @@ def functions() -> Identifiers[tuple[str, str]]:
     return Identifiers(FUNCTION_MAX, candidates, "attachment identifier")
 
 
-def taken(what: str, identifier: str, field: str, holder: tuple[str, str]) -> Rejected:
+def taken(kind: str, identifier: str, field: str, holder: tuple[str, str]) -> Rejected:
     """The refusal of an identifier that another object has."""
     return Rejected(
-        f"{identifier} is the identifier of {what} {holder[0]}/{holder[1]}; choose another, or delete that one first",
+        f"{identifier} is the identifier of {kind} {holder[0]}/{holder[1]}; choose another, or delete that one first",
         reason="IdentifierTaken",
         field=field,
     )

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from galactic.operator.gauges import Pool, VpcFigures
+from galactic.operator.gauges import Pool, VpcUsage
 
 
 class Metrics:
@@ -28,7 +28,7 @@ class Metrics:
         )
         self.waiting = Gauge(
             "galactic_operator_queue_length",
-            "Objects that are dirty, being worked on, or due later.",
+            "Objects that are dirty, worked on, or delayed.",
             registry=registry,
         )
         self.objects = Gauge(
@@ -36,7 +36,7 @@ class Metrics:
         )
         self.missed = Counter(
             "galactic_operator_missed_deletions",
-            "Objects that a resync found gone without the watch having told.",
+            "Deleted objects that the watch missed and a resync found.",
             ("kind",),
             registry=registry,
         )
@@ -55,7 +55,7 @@ class Metrics:
         self.leading = Gauge(
             "galactic_operator_leading", "1 while this replica holds the lease and acts.", registry=registry
         )
-        # Those that are there from the start show their first increase, which others hide.
+        # A counter that exists from the start shows its first increase.
         for kind in ("vpc", "attachment", "segment", "node", "pod"):
             for result in ("ok", "retry", "error"):
                 self.reconciled.labels(kind, result)
@@ -63,10 +63,10 @@ class Metrics:
             self.evictions.labels(result)
         self._totals = _Totals()
         self._holder = _Holder()
-        self._figures = _Figures()
+        self._objects = _Objects()
         registry.register(self._totals)
         registry.register(self._holder)
-        registry.register(self._figures)
+        registry.register(self._objects)
 
     def read(
         self,
@@ -79,7 +79,7 @@ class Metrics:
         holder: Callable[[], str],
         unready: Callable[[], Mapping[tuple[str, str], int]],
         unattached: Callable[[], float],
-        vpcs: Callable[[], Iterable[VpcFigures]],
+        vpcs: Callable[[], Iterable[VpcUsage]],
         pool: Callable[[], Pool],
     ) -> None:
         """Where gauges and totals read their values when they are scraped."""
@@ -89,9 +89,9 @@ class Metrics:
         self.leading.set_function(leads)
         self.unattached.set_function(unattached)
         self._holder.holder = holder
-        self._figures.unready = unready
-        self._figures.vpcs = lambda: vpcs() if leads() else ()
-        self._figures.pool = pool
+        self._objects.unready = unready
+        self._objects.vpcs = lambda: vpcs() if leads() else ()
+        self._objects.pool = pool
         for kind, count in counts.items():
             self.objects.labels(kind).set_function(count)
             self.missed.labels(kind)
@@ -118,7 +118,7 @@ class _Totals(Collector):
 
 
 class _Holder(Collector):
-    """Who leads, as a label."""
+    """The leader, as a label."""
 
     def __init__(self) -> None:
         self.holder: Callable[[], str] = str
@@ -126,19 +126,19 @@ class _Holder(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
             "galactic_operator_lease_holder",
-            "Always 1; the label is who held the lease when this replica last looked, empty for nobody.",
+            "Always 1; the label is the holder of the lease as this replica last read it, empty for none.",
             labels=["identity"],
         )
         family.add_metric([self.holder()], 1)
         yield family
 
 
-class _Figures(Collector):
-    """What ``galactic.operator.gauges`` finds."""
+class _Objects(Collector):
+    """The numbers of objects that ``galactic.operator.gauges`` computes."""
 
     def __init__(self) -> None:
         self.unready: Callable[[], Mapping[tuple[str, str], int]] = dict
-        self.vpcs: Callable[[], Iterable[VpcFigures]] = tuple
+        self.vpcs: Callable[[], Iterable[VpcUsage]] = tuple
         self.pool: Callable[[], Pool] = lambda: Pool(0, 0)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -152,7 +152,7 @@ class _Figures(Collector):
         yield unready
         pool = GaugeMetricFamily(
             "galactic_operator_pool_prefixes",
-            "Prefixes of the pool that Nodes get theirs from, used or free; 0 of both where there is no pool.",
+            "Prefixes of the pool for Nodes, used or free; 0 of both without a pool.",
             labels=["state"],
         )
         prefixes = self.pool()
@@ -161,22 +161,22 @@ class _Figures(Collector):
         yield pool
         info = GaugeMetricFamily(
             "galactic_operator_vpc_info",
-            "Always 1; the labels are a VPC's identifier, and its namespace/name. Of the replica that acts.",
+            "Always 1; the labels are a VPC's identifier and its namespace/name. Exposed by the leader.",
             labels=["vpc", "vpc_name"],
         )
         attachments = GaugeMetricFamily(
             "galactic_operator_vpc_attachments",
-            "VPCAttachments of a VPC. Of the replica that acts.",
+            "VPCAttachments of a VPC. Exposed by the leader.",
             labels=["vpc_name", "ready"],
         )
-        there = GaugeMetricFamily(
+        capacity = GaugeMetricFamily(
             "galactic_operator_vpc_addresses",
-            "Addresses of a VPC that can be allocated, by IP version. Of the replica that acts.",
+            "Addresses of a VPC that can be allocated, by IP version. Exposed by the leader.",
             labels=["vpc_name", "family"],
         )
-        held = GaugeMetricFamily(
+        allocated = GaugeMetricFamily(
             "galactic_operator_vpc_addresses_held",
-            "Single addresses that attachments of a VPC hold, by IP version. Of the replica that acts.",
+            "Single addresses that attachments of a VPC hold, by IP version. Exposed by the leader.",
             labels=["vpc_name", "family"],
         )
         for vpc in self.vpcs():
@@ -184,6 +184,6 @@ class _Figures(Collector):
             attachments.add_metric([vpc.name, "true"], vpc.ready)
             attachments.add_metric([vpc.name, "false"], vpc.unready)
             for family in vpc.families:
-                there.add_metric([vpc.name, str(family.version)], family.room)
-                held.add_metric([vpc.name, str(family.version)], family.held)
-        yield from (info, attachments, there, held)
+                capacity.add_metric([vpc.name, str(family.version)], family.capacity)
+                allocated.add_metric([vpc.name, str(family.version)], family.allocated)
+        yield from (info, attachments, capacity, allocated)

@@ -20,7 +20,7 @@ LABELS: Final = {"app.kubernetes.io/managed-by": "galactic-operator"}
 
 def configuration(
     meta: Meta,
-    wanted: ParsedAttachment,
+    spec: ParsedAttachment,
     *,
     vpc: int,
     function: int,
@@ -30,8 +30,8 @@ def configuration(
 ) -> str:
     """The CNI configuration list as text; equal arguments give equal text. ``mtu`` 0 leaves it to the node.
 
-    Identifiers are base62, networks and addresses their canonical text, ``routes`` what the pod sends into the VPC
-    beyond the VPC's networks.
+    Identifiers are base62, networks and addresses in canonical form. ``routes``: destinations beyond the VPC's networks
+    that the pod sends into the VPC.
     """
     plugin = {
         "type": "galactic",
@@ -39,16 +39,16 @@ def configuration(
         "vpcattachment": base62(function),
         "attachment": f"{meta.namespace}/{meta.name}",
         "mtu": mtu,
-        "interface": wanted.interface,
+        "interface": spec.interface,
         "addresses": [str(address) for address in addresses],
         "networks": [str(network) for network in networks],
         "terminations": [
             {"network": str(termination.network), "via": str(termination.via)}
-            for termination in wanted.terminations(addresses)
+            for termination in spec.terminations(addresses)
         ],
         "routes": [
             {"destination": str(route.destination)} | ({"via": str(route.via)} if route.via else {})
-            for route in wanted.onward(addresses)
+            for route in spec.onward(addresses)
         ],
     }
     return json.dumps(
@@ -57,13 +57,13 @@ def configuration(
 
 
 def labels(vpc: int, node: str) -> dict[str, str]:
-    """What nodes select definitions by. ``node`` empty: not known, so whatever is there stays."""
+    """The labels by which nodes select definitions. ``node`` empty: unknown, and the label stays as it is."""
     own = LABELS | {VPC_LABEL: vpc_hex(vpc)}
     return own | {NODE_LABEL: label_value(node)} if node else own
 
 
 def definition(meta: Meta, config: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The object: of the attachment's name, owned by it, so that it goes when the attachment goes."""
+    """The object, with the attachment's name and owned by it, so that Kubernetes deletes both together."""
     return {
         "apiVersion": NADS.api_version,
         "kind": NADS.kind,

@@ -1,7 +1,7 @@
-"""Pods that are to get an attachment of their own: one for each, of the name that the webhook put on it.
+"""Pods that get an attachment of their own, with the name that the webhook put on the Pod.
 
-The Pod owns its attachment, so Kubernetes removes it after the Pod. A Pod that was refused is never seen here, and one
-that vanished before its attachment was made has a UID that nobody has: garbage collection takes the attachment as well.
+The Pod owns its attachment, so Kubernetes removes it after the Pod. If the Pod is deleted before its attachment is
+made, the attachment's owner does not exist, and garbage collection removes it as well.
 """
 
 from typing import Any
@@ -41,33 +41,31 @@ class Pods:
                 body = attachment(pod, vpc, context.allocator.vpcs.of(vpc))
                 made = await context.api.create(VPC_ATTACHMENTS, body, key[0])
             except Conflict:
-                raise  # another made it just now: the watch is about to tell, and it is tried again
+                raise  # another client made it a moment ago, and the watch is behind: tried again
             except Terminating:
-                return  # the pod goes with its namespace, of which the watch is about to tell
+                return  # the pod goes with its namespace; the watch is behind
             except Rejected as problem:
                 context.events.record(PODS, pod.metadata, "Warning", problem.reason, str(problem))
-                raise  # tried again: a grant, a quota or room may come
+                raise  # tried again: the grant, the quota or the VPC may change
             context.caches.attachments.set(made)
-        there = context.caches.attachments.get(name)
-        if there is not None and not owned(there, pod):
+        present = context.caches.attachments.get(name)
+        if present is not None and not owned(present, pod):
             context.events.record(
                 PODS,
                 pod.metadata,
                 "Warning",
                 "NameTaken",
-                f"VPCAttachment {'/'.join(name)} is not this pod's; delete one of them",
+                f"VPCAttachment {'/'.join(name)} belongs to another pod; delete one of them",
             )
 
 
-def owned(there: VpcAttachment | Invalid, pod: Pod) -> bool:
-    """Whether the attachment was made for that very Pod."""
-    return any(owner.uid == pod.metadata.uid for owner in there.metadata.owner_references)
+def owned(attachment: VpcAttachment | Invalid, pod: Pod) -> bool:
+    """Whether the attachment was made for this Pod."""
+    return any(owner.uid == pod.metadata.uid for owner in attachment.metadata.owner_references)
 
 
 def attachment(pod: Pod, vpc: Key, identifier: int | None) -> dict[str, Any]:
-    """The Pod's attachment. It has the finalizer from the beginning, and the label with the VPC's identifier if that
-    is known: it is in use.
-    """
+    """The Pod's attachment, in use from the beginning: with the finalizer, and the VPC's label if that is known."""
     meta = pod.metadata
     marks = {} if identifier is None else {VPC_LABEL: vpc_hex(identifier)}
     return {

@@ -1,7 +1,7 @@
 """Attachments, definitions and Pods into the caches: there may be tens of thousands of them.
 
-kopf has no label selectors, keeps a task and a queue an object, and spends 2 ms of processor time an event
-(docs/design/watching.md); this parses it and puts it in the cache.
+kopf has no label selectors, keeps a task and a queue for each object, and spends 2 ms of processor time on an event
+(docs/design/watching.md).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from galactic.operator.state import Cache, Caches
 
 
 class CacheReflector:
-    """Keeps one cache equal to what the API server has: ``run`` never returns by itself."""
+    """Keeps one cache equal to the API server's objects: ``run`` never returns by itself."""
 
     def __init__(self, api: Api, cache: Cache[Any]) -> None:
         self._cache, self._since = cache, 0

@@ -1,13 +1,14 @@
-"""galactic-retire: what has to happen before Galactic is removed, so that nothing hangs afterwards.
+"""galactic-retire: prepares the removal of Galactic, so that no deletion waits for ever afterwards.
 
 The chart runs it as a Job before `helm uninstall`; it may as well be run by hand, and any number of times.
 
 1. Operator, webhooks and routers are stopped.
-2. The webhook configurations go: with nobody to answer, the API server would refuse pods. They go at once, as programs
-   may take too long to end, and once more when these have ended: they put back what is taken away here.
-3. Our finalizer is taken off every VPCAttachment and VPC: nobody would do that later, and their namespaces could not be
-   deleted any more. The objects themselves stay.
-4. Secrets and Leases that the programs made go, and the labels that older API servers needed on two namespaces.
+2. The webhook configurations are deleted: without a webhook the API server would refuse pods. They are deleted at once,
+   as programs may take long to end, and again when these have ended, because a webhook puts its configuration back.
+3. Our finalizer is removed from every VPCAttachment and VPC: without an operator their namespaces could not be deleted.
+   The objects themselves stay.
+4. Secrets and Leases that the programs made are deleted, and the labels that older API servers needed on two
+namespaces.
 """
 
 import asyncio
@@ -50,11 +51,11 @@ MADE: Final = (
     (LEASES, "galactic-operator"),
     (LEASES, "galactic-router"),
 )
-LOOK_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.5
 
 
 class RetireSettings(Settings):
-    """Everything that has to happen before Galactic is removed."""
+    """Prepares the removal of Galactic."""
 
     namespace: str = Field(default="galactic-system", description="namespace of Galactic")
     instance: str = Field(default="galactic", description="name of the Helm release")
@@ -65,7 +66,7 @@ class RetireSettings(Settings):
 
 
 async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -> Mapping[str, int]:
-    """How many finalizers were taken off, by kind. Raises Unreachable where a program does not end in time."""
+    """The number of finalizers removed, by kind. Raises Unreachable where a program does not end in time."""
     namespace = settings.namespace
     routers = DEPLOYMENTS if settings.router_kind == "Deployment" else STATEFUL_SETS
     for resource, name in (
@@ -76,7 +77,7 @@ async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -
         try:
             await api.patch(resource, name, {"spec": {"replicas": 0}}, namespace, subresource="scale")
         except NotFound:
-            log.info("not there", kind=resource.kind, name=name)
+            log.info("workload does not exist", kind=resource.kind, name=name)
     await _unhook(api)
     await _ended(api, settings)
     await _unhook(api)
@@ -84,8 +85,11 @@ async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -
     for resource, name in MADE:
         await api.delete(resource, name, namespace)
     for labelled in to_be_labelled(namespace, version):
-        found = await api.find(NAMESPACES, labelled)
-        if found and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) == IGNORED:
+        namespace_object = await api.find(NAMESPACES, labelled)
+        if (
+            namespace_object
+            and (namespace_object["metadata"].get("labels") or {}).get(ADMISSION_LABEL) == IGNORED
+        ):
             await api.patch(NAMESPACES, labelled, {"metadata": {"labels": {ADMISSION_LABEL: None}}})
     return released
 
@@ -109,36 +113,36 @@ async def _ended(api: Api, settings: RetireSettings) -> None:
                 "pods", f"{names} did not end within {settings.patience:g} s; delete them and try again"
             )
         log.info("waiting for pods to end", pods=names)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def _release(api: Api, resource: Resource) -> int:
-    """Takes our finalizer off every object of the kind. How many had it."""
+    """Removes our finalizer from every object of the kind. The number of objects that had it."""
     count = 0
     while True:
         try:
-            things, _ = await api.list(resource)
+            objects, _ = await api.list(resource)
         except NotFound:  # no such kind (any more)
             return count
-        held = [thing for thing in things if FINALIZER in (thing["metadata"].get("finalizers") or ())]
-        if not held:
+        finalized = [item for item in objects if FINALIZER in (item["metadata"].get("finalizers") or ())]
+        if not finalized:
             return count
-        for thing in held:
-            meta: dict[str, Any] = thing["metadata"]
-            others = [name for name in meta["finalizers"] if name != FINALIZER]
-            patch = {"metadata": {"finalizers": others, "resourceVersion": meta["resourceVersion"]}}
+        for item in finalized:
+            meta: dict[str, Any] = item["metadata"]
+            rest = [name for name in meta["finalizers"] if name != FINALIZER]
+            patch = {"metadata": {"finalizers": rest, "resourceVersion": meta["resourceVersion"]}}
             try:
                 await api.patch(resource, meta["name"], patch, meta.get("namespace"))
                 count += 1
             except (NotFound, Conflict):
-                continue  # changed in between: the next round looks again
+                continue  # changed in between: the next round reads it again
 
 
 async def _run(settings: RetireSettings) -> None:
     async with await connect() as kube:
         released = await retire(kube, settings, await kube.version())
     for kind, count in released.items():
-        print(f"{kind}: finalizer taken off {count} objects")  # noqa: T201
+        print(f"{kind}: finalizer removed from {count} objects")  # noqa: T201
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
 """NodeSegments: made for Nodes, and checked against each other.
 
-A Node's annotation says its prefix, else the setting ``segments`` does; a Node of which neither speaks gets the next
-one of the pool, if there is one, and keeps it for as long as the Node exists.
+A Node's prefix is in its annotation, else in the setting ``segments``. A Node without either gets the next prefix of
+the pool, if there is one, and keeps it for as long as the Node exists.
 
 A NodeSegment made here is owned by its Node: when the Node is removed, Kubernetes removes the segment, and the router
-then withdraws the node's routes. When only the annotation is removed the segment stays: what runs goes on.
+then withdraws the node's routes. When only the annotation is removed the segment stays, and so do the node's pods.
 """
 
 from collections import defaultdict
@@ -32,13 +32,14 @@ class Segments:
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
         self._prefixes: dict[Key, IPv6Network] = {}
-        # By a prefix's first 48 bits, as no prefix is shorter: the segments there, and the nodes that wait for room.
+        # By a prefix's first 48 bits, as no prefix is shorter: the segments there, and the nodes that wait for a change
+        # there.
         self._near: defaultdict[int, set[Key]] = defaultdict(set)
         self._refused: defaultdict[int, set[Key]] = defaultdict(set)
-        self._next = 0  # of the pool, the prefix that is looked at next
+        self._next = 0  # the pool's next candidate
 
     def changed(self, key: Key, new: NodeSegment | Invalid | None) -> None:
-        """Keeps the index of prefixes, and marks those dirty that share an address with what changed."""
+        """Keeps the index of prefixes, and marks dirty the segments that share an address with the changed one."""
         try:
             prefix = parse_prefix(new.spec.prefix) if isinstance(new, NodeSegment) else None
         except Rejected:
@@ -51,7 +52,9 @@ class Segments:
             self._context.dirty(("node", key))
 
     def _index(self, key: Key, prefix: IPv6Network | None) -> set[Key]:
-        """Enters the prefix; None takes it out. Whom that concerns: those near the old prefix and near the new one."""
+        """Enters the prefix, or with None removes it. The segments near the old and the new prefix, which that
+        concerns.
+        """
         before = self._prefixes.get(key)
         if prefix == before:
             return set()
@@ -67,18 +70,20 @@ class Segments:
         return near
 
     async def reconcile_node(self, key: Key) -> None:
-        """One Node: gets its NodeSegment, and NOT_READY_TAINT comes and goes. Events on the Node say what is wrong."""
+        """One Node: makes or updates its NodeSegment, sets and removes NOT_READY_TAINT. Problems are Events on the
+        Node.
+        """
         context = self._context
         node = context.caches.nodes.get(key)
         if node is None or node.metadata.deletion_timestamp is not None:
             if context.caches.segments.get(key) is None:
                 self._wake(self._index(key, None))
             return
-        await self._give(key, node.metadata)
+        await self._segment_for(key, node.metadata)
         await self._taint(key, node)
 
-    async def _give(self, key: Key, node: Meta) -> None:
-        """The Node has the NodeSegment that it asks for."""
+    async def _segment_for(self, key: Key, node: Meta) -> None:
+        """Makes or updates the Node's NodeSegment."""
         context = self._context
         segment = context.caches.segments.get(key)
         source, text = PREFIX_ANNOTATION, node.annotations.get(PREFIX_ANNOTATION)
@@ -89,10 +94,10 @@ class Segments:
                 source, text = "pool", str(self._free(key, context.rules.pool))
             if text is None:
                 if segment is None:
-                    told = (
+                    message = (
                         f"no SRv6 prefix: pods here get no attachment; annotate it with {PREFIX_ANNOTATION}"
                     )
-                    context.events.record(NODES, node, "Warning", "NoPrefix", told)
+                    context.events.record(NODES, node, "Warning", "NoPrefix", message)
                 return
             prefix = self._allowed(text, key)
         except Rejected as problem:
@@ -102,7 +107,7 @@ class Segments:
             return
         if segment is None:
             self._index(key, prefix)  # before it exists, so that no other node gets it meanwhile
-            made = await context.api.create(NODE_SEGMENTS, _wanted(node, prefix))
+            made = await context.api.create(NODE_SEGMENTS, _segment(node, prefix))
             context.caches.segments.set(made)
             context.events.record(NODES, node, "Normal", "NodeSegmentCreated", f"SRv6 prefix {prefix}")
         elif not isinstance(segment, Invalid) and self._prefixes.get(key) != prefix:
@@ -113,7 +118,7 @@ class Segments:
                     node,
                     "Warning",
                     "PrefixIgnored",
-                    f"{source}: {prefix} differs from NodeSegment {key[1]}, which was made by hand and wins; "
+                    f"{source}: {prefix} differs from NodeSegment {key[1]}, which a user made and which wins; "
                     "change one of them",
                 )
                 return
@@ -121,19 +126,19 @@ class Segments:
             context.caches.segments.set(await context.api.patch(NODE_SEGMENTS, key[1], patch))
 
     def _free(self, key: Key, pool: IPv6Network) -> IPv6Network:
-        """A prefix of the pool that nobody has. Raises Rejected."""
+        """A free prefix of the pool. Raises Rejected."""
         if (claimed := self._prefixes.get(key)) is not None:
             return claimed  # by an earlier try
         length = self._context.rules.pool_length
-        there = 1 << (length - pool.prefixlen)
-        for _ in range(there):
+        total = 1 << (length - pool.prefixlen)
+        for _ in range(total):
             address = int(pool.network_address) + (self._next << (128 - length))
-            self._next = (self._next + 1) % there
+            self._next = (self._next + 1) % total
             prefix = IPv6Network((address, length))
             if not any(self._prefixes[near].overlaps(prefix) for near in self._near.get(_block(prefix), ())):
                 return prefix
         raise Rejected(
-            f"all {there} prefixes /{length} of {pool} are taken; give the Node the annotation {PREFIX_ANNOTATION}, or "
+            f"all {total} prefixes /{length} of {pool} are taken; give the Node the annotation {PREFIX_ANNOTATION}, or "
             "make pool_prefix larger",
             reason="PoolExhausted",
         )
@@ -153,15 +158,17 @@ class Segments:
         patch = {"metadata": {"resourceVersion": meta.resource_version}, "spec": {"taints": taints}}
         context.caches.nodes.set(await context.api.patch(NODES, meta.name, patch))
         if problem:
-            told = f"pods cannot be attached: {problem}; {NOT_READY_TAINT} keeps new ones away"
-            context.events.record(NODES, meta, "Warning", "AgentNotReady", told)
+            message = f"pods cannot be attached: {problem}; {NOT_READY_TAINT} keeps new ones away"
+            context.events.record(NODES, meta, "Warning", "AgentNotReady", message)
         else:
             context.events.record(
                 NODES, meta, "Normal", "NodeReady", f"pods can be attached: {NOT_READY_TAINT} is gone"
             )
 
     async def reconcile(self, key: Key) -> None:
-        """One NodeSegment: a condition if its prefix will not do. The rest of the status is its node's."""
+        """One NodeSegment: the condition Accepted=False if its prefix is rejected. The node writes the rest of the
+        status.
+        """
         context = self._context
         segment = context.caches.segments.get(key)
         if segment is None or isinstance(segment, Invalid):
@@ -178,12 +185,13 @@ class Segments:
         await context.status(NODE_SEGMENTS, meta, status, {"conditions": after})
 
     def _allowed(self, text: str, key: Key) -> IPv6Network:
-        """The prefix. Raises Rejected when it is none, lies outside the SRv6 block, or an older segment overlaps it."""
+        """The prefix. Raises Rejected if it is malformed, outside the SRv6 block, or overlaps an older segment's."""
         try:
             prefix = parse_prefix(text)
         except Rejected as problem:
-            message = str(problem).removeprefix(f"{problem.field}: ")
-            raise Rejected(message, reason="InvalidPrefix") from problem
+            raise Rejected(
+                str(problem).removeprefix(f"{problem.field}: "), reason="InvalidPrefix"
+            ) from problem
         space = self._context.rules.srv6_block
         if space and not prefix.subnet_of(space):
             raise Rejected(
@@ -191,31 +199,32 @@ class Segments:
                 reason="PrefixOutsideSpace",
             )
         new = self._context.caches.segments.get(key) is None
-        for other in sorted(self._near.get(_block(prefix), set()) - {key}):
-            if self._prefixes[other].overlaps(prefix) and (new or self._age(other) < self._age(key)):
+        for neighbour in sorted(self._near.get(_block(prefix), set()) - {key}):
+            if self._prefixes[neighbour].overlaps(prefix) and (new or self._age(neighbour) < self._age(key)):
                 raise Rejected(
-                    f"{prefix} overlaps {self._prefixes[other]} of NodeSegment {other[1]}; give every node its own",
+                    f"{prefix} overlaps {self._prefixes[neighbour]} of NodeSegment {neighbour[1]}; give every node "
+                    "its own",
                     reason="PrefixOverlap",
                 )
         return prefix
 
     def _age(self, key: Key) -> tuple[bool, str, Key]:
-        """Sorts the older first, and what does not exist yet last."""
+        """Sorts older segments first, and those that do not exist yet last."""
         segment = self._context.caches.segments.get(key)
         return segment is None, segment.metadata.creation_timestamp if segment else "", key
 
 
 def obstacle(caches: Caches, key: Key, uid: str) -> str | None:
-    """Why no pod can be attached on the Node of that UID, empty if one can; None where that is not known.
+    """Why no pod can be attached on the Node of that UID; empty if one can, None if unknown.
 
-    It is not known of a Node that Galactic does not run on. A node controller that is away leaves its last words in the
-    NodeSegment, so its Pod counts as well, where there are such Pods.
+    It is unknown for a Node that Galactic does not run on. A node controller that ended leaves its last status in the
+    NodeSegment, so the state of its Pod counts as well, where there are such Pods.
     """
     segment, agent = caches.segments.get(key), caches.agent(key[1])
     if not isinstance(segment, NodeSegment):
         return None
     if any(owner.kind == "Node" and owner.uid != uid for owner in segment.metadata.owner_references):
-        return None  # of the Node's namesake, which went
+        return None  # it belongs to the Node's deleted namesake
     conditions = {condition.type: condition for condition in segment.status.conditions}
     if agent is None and (len(caches.agents) or not conditions):
         return None
@@ -231,7 +240,7 @@ def _block(prefix: IPv6Network) -> int:
     return int(prefix.network_address) >> (128 - SHORTEST_PREFIX)
 
 
-def _wanted(node: Meta, prefix: IPv6Network) -> dict[str, Any]:
+def _segment(node: Meta, prefix: IPv6Network) -> dict[str, Any]:
     return {
         "apiVersion": API_VERSION,
         "kind": NodeSegment.KIND,

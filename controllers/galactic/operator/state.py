@@ -1,6 +1,6 @@
-"""What the API server last told of every object that matters here, parsed once.
+"""The caches: the API server's objects, parsed once.
 
-Nothing in it is awaited: between a look and the next nothing else runs.
+Nothing here is awaited, so the caches do not change between two reads without an await.
 """
 
 from collections import OrderedDict
@@ -40,12 +40,12 @@ from galactic.operator.nad import LABELS
 
 T = TypeVar("T")
 REMOVED: Final = 10_000
-"""Objects that are gone and remembered, for as long as an answer about one may be under way."""
+"""Deleted objects that are remembered, because a late answer about one may still arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invalid:
-    """An object that does not fit its model: stored before its schema was, or past it."""
+    """An object that does not fit its model: stored before its schema existed, or around it."""
 
     metadata: Meta
     problem: Rejected
@@ -53,35 +53,35 @@ class Invalid:
 
 @dataclass(frozen=True, slots=True)
 class Nad:
-    """The part of a NetworkAttachmentDefinition that we compare."""
+    """The part of a NetworkAttachmentDefinition that the operator compares."""
 
     version: str
     owner: str  # UID of the controlling owner, empty for none
     config: str
-    labels: Mapping[str, str]  # those of ours
+    labels: Mapping[str, str]  # Galactic's own
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """The part of a Pod that matters here: of those with ATTACHMENT_LABEL."""
+    """The part of a Pod with ATTACHMENT_LABEL that the operator reads."""
 
     metadata: Meta
     attachment: str  # the name of its attachment
     vpc: str  # VPC_ANNOTATION, empty for none
-    generated: bool  # the attachment is to be made
-    live: bool  # not run to its end
+    generated: bool  # the operator makes the attachment
+    live: bool  # has not run to its end
     place: Placement
-    owned: bool  # a controller replaces it once it is gone
+    owned: bool  # a controller replaces it after its deletion
 
     @property
     def node(self) -> str:
-        """The Node that it is scheduled to; empty for none yet."""
+        """The Node that it is scheduled to; empty before."""
         return self.place.node
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The part of a Node that matters here."""
+    """The part of a Node that the operator reads."""
 
     metadata: Meta
     taints: tuple[Mapping[str, Any], ...]
@@ -124,7 +124,7 @@ class Cache(Generic[T]):
 
     @property
     def clock(self) -> int:
-        """Rises with every change. What is older than a list is what had changed before it was asked for."""
+        """Rises with every change. A list replaces the entries that are older than its request."""
         return self._clock
 
     def get(self, key: Key) -> T | None:
@@ -134,39 +134,39 @@ class Cache(Generic[T]):
     def items(self) -> Iterator[tuple[Key, T]]:
         return ((key, entry[2]) for key, entry in self._objects.items())
 
-    def set(self, thing: Object) -> None:
-        """The object as it is now. An older one than what is known is ignored: an answer to a request may come after
-        the watch has told of what happened then, its end included.
+    def set(self, item: Object) -> None:
+        """The object as it is now. An older version is ignored: an answer to a request may arrive after the watch has
+        delivered later events, the deletion included.
         """
-        key, meta = key_of(thing), thing["metadata"]
+        key, meta = key_of(item), item["metadata"]
         uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
         if (end := self._removed.get(uid)) and not _newer(version, end):
             return
-        known = self._objects.get(key)
-        if known and known[0] == uid and not _newer(version, known[1]):
+        entry = self._objects.get(key)
+        if entry and entry[0] == uid and not _newer(version, entry[1]):
             return
-        self._put(key, (uid, version, self._read(thing)))
+        self._put(key, (uid, version, self._read(item)))
 
     def remove(self, key: Key, uid: str = "", version: str = "") -> None:
-        """The object is gone, with that resource version; its namesake with another UID stays."""
+        """The object was deleted, with that resource version; a namesake with another UID stays."""
         if uid and version:
             self._removed[uid] = version
             if len(self._removed) > REMOVED:
                 self._removed.popitem(last=False)
-        known = self._objects.get(key)
-        if known and uid in ("", known[0]):
+        entry = self._objects.get(key)
+        if entry and uid in ("", entry[0]):
             self._put(key, None)
 
-    def replace(self, things: Iterable[Object], since: int) -> int:
-        """All there is according to a list begun at ``since``. How many were gone without our having been told."""
+    def replace(self, objects: Iterable[Object], since: int) -> int:
+        """A list requested at ``since`` has these objects. The number of deletions that the watch had missed."""
         listed = set()
-        for thing in things:
-            listed.add(key_of(thing))
-            self.set(thing)
-        gone = [key for key in self._objects if key not in listed and self._touched[key] <= since]
-        for key in gone:
+        for item in objects:
+            listed.add(key_of(item))
+            self.set(item)
+        deleted = [key for key in self._objects if key not in listed and self._touched[key] <= since]
+        for key in deleted:
             self._put(key, None)
-        return len(gone)
+        return len(deleted)
 
     def _put(self, key: Key, entry: tuple[str, str, T] | None) -> None:
         old = self._objects.pop(key, None)
@@ -180,7 +180,7 @@ class Cache(Generic[T]):
 
 
 class Listener:
-    """Is told of differences. The methods do nothing here."""
+    """Gets the differences of the caches. Its methods do nothing."""
 
     def vpc_changed(self, key: Key, old: "Vpc | Invalid | None", new: "Vpc | Invalid | None") -> None: ...
     def attachment_changed(
@@ -245,11 +245,11 @@ class Caches:
         return next(cache for cache in self.by_kind if cache.selection.resource == resource)
 
     def reports(self, node: str) -> bool:
-        """Whether the node's controller is at work, as its Pod shows. True where the cluster has no such Pods."""
+        """Whether the node controller's Pod there is ready. True where the cluster has no such Pods."""
         return not len(self.agents) or self.agent(node) is True
 
     def agent(self, node: str) -> bool | None:
-        """Whether the node controller's Pod there is ready; None: there is no such Pod."""
+        """Whether the node controller's Pod on the node is ready; None without such a Pod."""
         ready = [agent.ready for _, agent in self.agents.items() if agent.node == node]
         return any(ready) if ready else None
 
@@ -265,56 +265,56 @@ class Caches:
         for pod in (old, new):
             if pod is not None:
                 attachment = (key[0], pod.attachment)
-                there = self._carriers.setdefault(attachment, set())
-                (there.add if pod is new else there.discard)(key)
-                if not there:
+                carriers = self._carriers.setdefault(attachment, set())
+                (carriers.add if pod is new else carriers.discard)(key)
+                if not carriers:
                     del self._carriers[attachment]
         self._listener.pod_changed(key, old, new)
 
     def terminating(self, namespace: str) -> bool:
         """Whether the namespace is being deleted."""
-        there = self.namespaces.get(("", namespace))
-        return there is not None and there.deletion_timestamp is not None
+        meta = self.namespaces.get(("", namespace))
+        return meta is not None and meta.deletion_timestamp is not None
 
 
 _KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
 _KEPT_LABELS: Final = (*LABELS, VPC_LABEL, NODE_LABEL)
 
 
-def _vpc(thing: Object) -> Vpc | Invalid:
+def _vpc(item: Object) -> Vpc | Invalid:
     try:
-        return parse(Vpc, thing)
+        return parse(Vpc, item)
     except Rejected as problem:
-        return Invalid(_meta(thing), problem)
+        return Invalid(_meta(item), problem)
 
 
-def _attachment(thing: Object) -> VpcAttachment | Invalid:
+def _attachment(item: Object) -> VpcAttachment | Invalid:
     try:
-        return parse(VpcAttachment, thing)
+        return parse(VpcAttachment, item)
     except Rejected as problem:
-        return Invalid(_meta(thing), problem)
+        return Invalid(_meta(item), problem)
 
 
-def _segment(thing: Object) -> NodeSegment | Invalid:
+def _segment(item: Object) -> NodeSegment | Invalid:
     try:
-        return parse(NodeSegment, thing)
+        return parse(NodeSegment, item)
     except Rejected as problem:
-        return Invalid(_meta(thing), problem)
+        return Invalid(_meta(item), problem)
 
 
-def _meta(thing: Object) -> Meta:
-    meta: Mapping[str, Any] = thing["metadata"]
+def _meta(item: Object) -> Meta:
+    meta: Mapping[str, Any] = item["metadata"]
     annotations = meta.get("annotations") or {}
     kept = {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations}
     return parse(Meta, {**meta, "annotations": kept})
 
 
-def _node(thing: Object) -> Node:
-    return Node(_meta(thing), tuple((thing.get("spec") or {}).get("taints") or ()))
+def _node(item: Object) -> Node:
+    return Node(_meta(item), tuple((item.get("spec") or {}).get("taints") or ()))
 
 
-def _pod(thing: Object) -> Pod:
-    meta = thing["metadata"]
+def _pod(item: Object) -> Pod:
+    meta = item["metadata"]
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     return Pod(
         Meta(
@@ -327,23 +327,25 @@ def _pod(thing: Object) -> Pod:
         annotations.get(ATTACHMENT_ANNOTATION, ""),
         annotations.get(VPC_ANNOTATION, ""),
         labels.get(ATTACHMENT_LABEL) == GENERATED and VPC_ANNOTATION in annotations,
-        (thing.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
-        placement(thing),
-        owned(thing),
+        (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
+        placement(item),
+        owned(item),
     )
 
 
-def _agent(thing: Object) -> Agent:
-    conditions = (thing.get("status") or {}).get("conditions") or ()
-    ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
-    gone = thing["metadata"].get("deletionTimestamp") is not None
-    return Agent((thing.get("spec") or {}).get("nodeName") or "", ready and not gone)
+def _agent(item: Object) -> Agent:
+    conditions = (item.get("status") or {}).get("conditions") or ()
+    ready = any(
+        condition.get("type") == "Ready" and condition.get("status") == "True" for condition in conditions
+    )
+    deleted = item["metadata"].get("deletionTimestamp") is not None
+    return Agent((item.get("spec") or {}).get("nodeName") or "", ready and not deleted)
 
 
-def _nad(thing: Object) -> Nad:
-    meta = thing["metadata"]
+def _nad(item: Object) -> Nad:
+    meta = item["metadata"]
     owners = [owner["uid"] for owner in meta.get("ownerReferences") or () if owner.get("controller")]
-    config = (thing.get("spec") or {}).get("config")
+    config = (item.get("spec") or {}).get("config")
     return Nad(
         meta.get("resourceVersion", ""),
         owners[0] if owners else "",
@@ -352,8 +354,8 @@ def _nad(thing: Object) -> Nad:
     )
 
 
-def _newer(version: str, known: str) -> bool:
-    """Resource versions of one object are numbers that grow; where they are not, only equality is telling."""
-    if version.isdigit() and known.isdigit():
-        return int(version) > int(known)
-    return version != known or not version
+def _newer(version: str, than: str) -> bool:
+    """Resource versions of an object are growing numbers. Where they are not numbers, any other one is newer."""
+    if version.isdigit() and than.isdigit():
+        return int(version) > int(than)
+    return version != than or not version

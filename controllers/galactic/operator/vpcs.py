@@ -1,4 +1,4 @@
-"""One VPC: its identifier, whether its networks will do, who is in it, and whether it may go."""
+"""The reconciler of VPCs: identifier, networks, counts of attachments, and the finalizer."""
 
 from typing import Any, Final
 
@@ -22,14 +22,12 @@ from galactic.operator.state import Invalid
 from galactic.validation.networks import Network, parse_networks
 
 NAMED: Final = 5
-"""How many holders a message names."""
+"""Attachments that a message names."""
 COUNT_SECONDS: Final = 1.0
-"""How long a change of a VPC's counts may wait for more of them."""
+"""A change of a VPC's counts waits so long for further changes."""
 
 
 class Vpcs:
-    """The reconciler of VPCs."""
-
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
         self._networks: dict[Key, tuple[tuple[str, ...], tuple[Network, ...]]] = {}
@@ -44,61 +42,63 @@ class Vpcs:
 
     async def reconcile(self, key: Key) -> None:
         context = self._context
-        found = context.caches.vpcs.get(key)
-        if found is None:
+        vpc = context.caches.vpcs.get(key)
+        if vpc is None:
             self._forget(key)
             return
-        meta = found.metadata
+        meta = vpc.metadata
         allocations = context.allocator.known(key)
         members = sorted(allocations.members) if allocations else []
         problem: Rejected | NotYet | None = None
         try:
-            if isinstance(found, Invalid):
-                raise found.problem
-            self.networks(key, found)
-            self._identify(key, found)
+            if isinstance(vpc, Invalid):
+                raise vpc.problem
+            self.networks(key, vpc)
+            self._identify(key, vpc)
         except (Rejected, NotYet) as error:
             problem = error
-        status = found.status if isinstance(found, Vpc) else VpcStatus()
+        status = vpc.status if isinstance(vpc, Vpc) else VpcStatus()
         after = self._status(key, problem, members, meta.deletion_timestamp is not None)
         after["conditions"] = conditions(status.conditions, after["conditions"], meta.generation, now())
         after["observedGeneration"] = meta.generation
         await context.status(VPCS, meta, status, after)
         current = context.caches.vpcs.get(key)
         if current is not None:
-            allocations = context.allocator.known(key)  # another may have come while the status was written
+            # An attachment may have been assigned while the status was written.
+            allocations = context.allocator.known(key)
             hold = bool(allocations and allocations.members) and not context.caches.terminating(key[0])
             if hold and current.metadata.deletion_timestamp is not None:
-                return  # a finalizer cannot be added to what is being deleted; ours stays if it is there
+                return  # a finalizer cannot be added during deletion; ours stays if it is present
             await context.finalizer(VPCS, current.metadata, hold)
 
     def _identify(self, key: Key, vpc: Vpc) -> int:
-        """The VPC's identifier, entered in the allocator. Raises Rejected or NotYet."""
-        allocator, wanted, has = self._context.allocator, vpc.spec.identifier, vpc.status.identifier
-        if wanted and has and wanted != has:
+        """The VPC's identifier, claimed in the allocator. Raises Rejected or NotYet."""
+        allocator = self._context.allocator
+        requested, present = vpc.spec.identifier, vpc.status.identifier
+        if requested and present and requested != present:
             raise Rejected(
-                f"{wanted} cannot replace {has}: immutable; set it back, or make another VPC",
+                f"{requested} cannot replace {present}: immutable; set it back, or make another VPC",
                 reason="Immutable",
                 field="spec.identifier",
             )
-        if wanted:
+        if requested:
             try:
-                number = parse_vpc(wanted)
+                number = parse_vpc(requested)
             except Rejected as error:
                 raise Rejected(str(error), reason="InvalidIdentifier", field="spec.identifier") from error
             if not allocator.vpcs.claim(key, number):
                 allocator.blocked.add(key)
                 holder = allocator.vpcs.holder(number)
                 assert holder is not None
-                raise taken("VPC", wanted, "spec.identifier", holder)
+                raise taken("VPC", requested, "spec.identifier", holder)
             allocator.blocked.discard(key)
             return number
-        if has and allocator.vpcs.of(key) is None:
+        if present and allocator.vpcs.of(key) is None:
             try:
-                if allocator.vpcs.claim(key, number := parse_vpc(has)):
+                if allocator.vpcs.claim(key, number := parse_vpc(present)):
                     return number
             except Rejected:
-                pass  # somebody wrote nonsense over it: the allocator knows better, or a new one is drawn
+                pass  # another client overwrote the status: the VPC gets a new identifier
         return allocator.vpcs.allocate(key, vpc.metadata.uid)
 
     def _status(
@@ -118,9 +118,9 @@ class Vpcs:
             states[READY] = State("False", reason, str(problem))
         if deleting and members:
             names = ", ".join("/".join(member) for member in members[:NAMED])
-            more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
+            rest = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
             states[DELETING] = State(
-                "True", "HasAttachments", f"waits for VPCAttachments to be deleted: {names}{more}"
+                "True", "HasAttachments", f"waits for VPCAttachments to be deleted: {names}{rest}"
             )
         return {
             "ready": problem is None,
@@ -130,8 +130,8 @@ class Vpcs:
         } | ({"identifier": vpc_hex(number)} if number is not None else {})
 
     def _attached(self, attachment: Key) -> bool:
-        there = self._context.caches.attachments.get(attachment)
-        return there is not None and not isinstance(there, Invalid) and there.status.endpoint is not None
+        value = self._context.caches.attachments.get(attachment)
+        return value is not None and not isinstance(value, Invalid) and value.status.endpoint is not None
 
     def _forget(self, key: Key) -> None:
         allocator = self._context.allocator

@@ -112,7 +112,7 @@ class Cluster:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off and counting delays of milliseconds."""
     monkeypatch.setattr(workqueue, "BACKOFF_SECONDS", (0.001, 0.01))
-    for module in ("attachments", "triggers", "vpcs"):
+    for module in ("admission", "triggers", "vpcs"):
         monkeypatch.setattr(f"galactic.operator.{module}.COUNT_SECONDS", 0.002)
 
 

@@ -98,13 +98,13 @@ LEAVING = {"deletionTimestamp": "2027-01-15T08:00:00Z"}
 def test_what_the_condition_says(seen: Caches, status: str | None) -> None:
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
-    before = interfaces.verdict(seen, KEY)
+    before = interfaces.check(seen, KEY)
     assert before.state is None or before.state.status == "True", "a grace at first"
     clock.at += GRACE
-    verdict = interfaces.verdict(seen, KEY)
-    says = "keep" if not verdict.decided else verdict.state.status if verdict.state else None
+    check = interfaces.check(seen, KEY)
+    says = "keep" if not check.decided else check.state.status if check.state else None
     assert says == status
-    assert bool(verdict.lacking) is (status == "False")
+    assert bool(check.lacking) is (status == "False")
     if status == "False":
         assert not before.decided
         assert before.again == GRACE
@@ -125,7 +125,7 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
         (caches([pod(uid="another")], HERE, {"node-1": True}), False),
     ]
     for number, (seen, accused) in enumerate(steps):
-        assert bool(interfaces.verdict(seen, KEY).lacking) is accused, number
+        assert bool(interfaces.check(seen, KEY).lacking) is accused, number
         clock.at += GRACE
 
 
@@ -155,9 +155,9 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
 def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], says: str) -> None:
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
-    interfaces.verdict(caches(pods, HERE), KEY)
+    interfaces.check(caches(pods, HERE), KEY)
     clock.at += GRACE
-    state = interfaces.verdict(caches(pods, HERE), KEY).state
+    state = interfaces.check(caches(pods, HERE), KEY).state
     assert state
     assert (state.status, state.reason) == ("False", "PodNotAttached")
     assert state.message.startswith(says)

@@ -11,7 +11,7 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.resources import NODE_SEGMENTS, PODS
 from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL
 from galactic.operator.context import Rules
-from galactic.operator.route_reporting import PATIENCE_SECONDS, Silence, arrived
+from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished, arrived
 
 AT = 1_800_000_000.0
 KEY = ("blue", "web")
@@ -78,10 +78,10 @@ class Clock:
 )
 def test_what_is_said(seen: Any, known: VpcAttachment, says: bool) -> None:
     clock = Clock()
-    silence = Silence(clock)
-    assert silence.state(seen, KEY, known) == (None, says), "patience at first, whatever the epoch"
+    unpublished = Unpublished(clock)
+    assert unpublished.state(seen, KEY, known) == (None, says), "patience at first, whatever the epoch"
     clock.at += PATIENCE_SECONDS
-    state, later = silence.state(seen, KEY, known)
+    state, later = unpublished.state(seen, KEY, known)
     assert (state is not None, later) == (says, says)
     if state:
         assert (state.status, state.reason) == ("False", "NotRouted")
@@ -91,7 +91,7 @@ def test_what_is_said(seen: Any, known: VpcAttachment, says: bool) -> None:
 
 def test_patience_begins_anew() -> None:
     clock = Clock()
-    silence = Silence(clock)
+    unpublished = Unpublished(clock)
     steps = [
         (segment(1), attachment(), False),
         (segment(1), attachment(), True),
@@ -103,7 +103,7 @@ def test_patience_begins_anew() -> None:
         (segment(2), attachment(), False),  # a namesake
     ]
     for number, (place, known, says) in enumerate(steps):
-        state, _ = silence.state(caches(place), KEY, known)
+        state, _ = unpublished.state(caches(place), KEY, known)
         assert (state is not None) is says, number
         clock.at += PATIENCE_SECONDS
 

@@ -1,0 +1,165 @@
+"""Admits an attachment to its VPC: checks the grant, claims addresses, terminations and an identifier."""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import ip_interface
+
+from galactic.crds.vpc import Vpc
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import NotYet, Rejected
+from galactic.kube.api import Key
+from galactic.names import parse_function, parse_vpc
+from galactic.operator.addresses import Held
+from galactic.operator.allocator import settled_vpc
+from galactic.operator.context import ReconcileContext
+from galactic.operator.state import Invalid
+from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
+from galactic.validation.grants import granted, refusal
+from galactic.validation.networks import Interface, Network, host
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An attachment with everything allocated to it. ``warning``: a sentence or empty. ``revoked``: its grant was."""
+
+    spec: ParsedAttachment
+    vpc: int
+    function: int
+    addresses: tuple[Interface, ...]
+    networks: tuple[Network, ...]
+    warning: str
+    revoked: bool
+
+
+class Admission:
+    """Claims and releases in the allocator, and wakes the attachments that waited for what was released."""
+
+    def __init__(self, context: ReconcileContext, vpcs: Vpcs) -> None:
+        self._context, self._vpcs = context, vpcs
+
+    def admit(self, key: Key, attachment: VpcAttachment) -> Admitted:
+        """Nothing is awaited here, so that what was free is free when it is claimed. Raises Rejected or NotYet."""
+        allocator, rules = self._context.allocator, self._context.rules
+        spec = parse_attachment(attachment, rules.srv6_block)
+        if settled_vpc(attachment) not in (None, spec.vpc):
+            raise Rejected(
+                f"{'/'.join(spec.vpc)} cannot replace {attachment.status.vpc}: immutable once ready; set it back, or "
+                "make another attachment",
+                reason="Immutable",
+                field="spec.vpc",
+            )
+        vpc, revoked = self._vpc(key, spec.vpc, attachment.status.ready)
+        assert vpc.status.identifier is not None
+        networks = self._vpcs.networks(spec.vpc, vpc)
+        self._assign(key, spec.vpc)
+        allocations = allocator.of(spec.vpc)
+        try:
+            addresses = self._addresses(key, attachment, spec, networks)
+            warning = self._outside(spec, addresses, networks)
+            if allocations.addresses.claim(key, spec.holds(addresses)):
+                self._wake(allocations.blocked - {key})
+            allocator.remember(key, addresses)
+            function = self._function(key, spec.vpc, attachment)
+        except (Held, NotYet):
+            allocations.blocked.add(key)
+            raise
+        allocations.blocked.discard(key)
+        number = parse_vpc(vpc.status.identifier)
+        return Admitted(spec, number, function, addresses, networks, warning, revoked)
+
+    def release(self, key: Key) -> None:
+        """The attachment was deleted: all that it held is free."""
+        vpc = self._context.allocator.vpc_of(key)
+        self._wake(self._context.allocator.release(key))
+        if vpc:
+            self._context.dirty(("vpc", vpc), COUNT_SECONDS)
+
+    def _vpc(self, key: Key, name: Key, was_ready: bool) -> tuple[Vpc, bool]:
+        """The VPC, ready for attachments, and whether its grant to the attachment was revoked."""
+        caches = self._context.caches
+        vpc = caches.vpcs.get(name)
+        member = self._context.allocator.vpc_of(key) == name
+        revoked = False
+        if name[0] != key[0]:
+            namespace = caches.namespaces.get(("", key[0]))
+            allowed = isinstance(vpc, Vpc) and granted(
+                vpc.spec.allowed_namespaces, False, namespace.labels if namespace else None
+            )
+            if not allowed and not (member and was_ready and vpc is not None):
+                raise refusal(name, key[0])
+            revoked = not allowed
+        if vpc is None:
+            message = f"VPC {'/'.join(name)} does not exist; make it, or name another in spec.vpc"
+            raise NotYet(message, reason="VPCNotFound")
+        if isinstance(vpc, Invalid) or not vpc.status.ready or not vpc.status.identifier:
+            message = (
+                f"VPC {'/'.join(name)} is not ready; kubectl describe vpc -n {name[0]} {name[1]} says why"
+            )
+            raise NotYet(message, reason="VPCNotReady")
+        if vpc.metadata.deletion_timestamp is not None and not member:
+            raise NotYet(f"VPC {'/'.join(name)} is being deleted", reason="VPCDeleting")
+        return vpc, revoked
+
+    def _assign(self, key: Key, vpc: Key) -> None:
+        allocator = self._context.allocator
+        previous = allocator.vpc_of(key)
+        if previous == vpc:
+            return
+        self._wake(allocator.assign(key, vpc))
+        for changed in (previous, vpc):
+            if changed is not None:
+                self._context.dirty(("vpc", changed), COUNT_SECONDS)
+
+    def _outside(
+        self, spec: ParsedAttachment, addresses: tuple[Interface, ...], networks: tuple[Network, ...]
+    ) -> str:
+        """The warning of addresses outside the VPC's networks. With the rule ``strict`` raises Rejected."""
+        if self._context.rules.strict and (given := outside(spec, spec.addresses, networks)):
+            raise Rejected(
+                f"{given}; give addresses inside them",
+                reason="AddressOutsideNetworks",
+                field="spec.interface.addresses",
+            )
+        warning = outside(spec, addresses, networks)
+        if warning and not spec.addresses:
+            warning += "; an allocated address is kept for as long as the attachment lives"
+        return warning
+
+    def _addresses(
+        self, key: Key, attachment: VpcAttachment, spec: ParsedAttachment, networks: tuple[Network, ...]
+    ) -> tuple[Interface, ...]:
+        """The addresses in force: given ones, those allocated earlier, or new ones."""
+        if spec.addresses:
+            return spec.addresses
+        allocator = self._context.allocator
+        allocations = allocator.of(spec.vpc)
+        allocated = allocator.addresses(key) or _parsed(attachment.status.addresses)
+        if allocated:
+            return allocated  # also outside the VPC's present networks: a pod may be using them
+        addresses = allocations.addresses.allocate(networks)
+        # They are free, so this cannot fail. They are kept even if a termination turns out to be held.
+        allocations.addresses.claim(
+            key, allocations.addresses.held_by(key) | {host(address.ip) for address in addresses}
+        )
+        allocator.remember(key, addresses)
+        return addresses
+
+    def _function(self, key: Key, vpc: Key, attachment: VpcAttachment) -> int:
+        allocations = self._context.allocator.of(vpc)
+        if allocations.functions.of(key) is None and attachment.status.identifier:
+            with contextlib.suppress(Rejected):  # a status that another client overwrote may be malformed
+                allocations.functions.claim(key, parse_function(attachment.status.identifier))
+        return allocations.functions.allocate(key, attachment.metadata.uid)
+
+    def _wake(self, blocked: Iterable[Key]) -> None:
+        for attachment in tuple(blocked):
+            self._context.dirty(("attachment", attachment))
+
+
+def _parsed(texts: tuple[str, ...]) -> tuple[Interface, ...]:
+    try:
+        return tuple(map(ip_interface, texts))
+    except ValueError:
+        return ()
