@@ -105,39 +105,48 @@ class Lab(Disturbances):
         self._install()
         guest = self._guest() if self._state.nodes else None
         self.build(*([guest] if guest else []))
-        found = self.assets
-        state = self._state = self._state.with_ports()
-        self._write_credentials(state, found)
-        chosen = choose(state)
+        self._state = self._state.with_ports()
+        self._write_credentials(self._state, self.assets)
+        kernel = choose(self._state)
         with self._step(f"a User Mode Linux guest, {guest.version}" if guest else "a network namespace"):
-            chosen.boot()
+            kernel.boot()
+        controllers = self._start_control_plane(kernel)
+        with self._step("custom resource definitions, roles"):
+            self._define(self._state, self.assets)
+        with self._step("controllers"):
+            self.supervisor.start(*controllers)
+            self._state.gate.touch()
+        self._bring_up_nodes()
+        with self._step("admission webhooks"):
+            log = "kube-apiserver" if self._state.chart else "webhook"
+            self.wait("the webhooks to be called", lambda: readiness.webhooks(self), log=log)
+
+    def _start_control_plane(self, kernel: Kernel) -> list[str]:
+        """Starts all programs up to the API server, and the nodes' program; the names of those that start later."""
+        state = self._state
+        own_guest = bool(state.nodes) and not state.join
+        programs = [*kernel.programs(), *servers.programs(state, self.assets, guest=own_guest)]
+        programs += [self._nodes_program(kernel)] if state.nodes else []
+        names = {program.name for program in programs}
         supervisor = Supervisor(state)
-        booted = guest is not None and not state.join
-        wanted = [*chosen.programs(), *servers.programs(state, found, guest=booted)]
-        wanted += [self._nodes_program(chosen)] if state.nodes else []
-        known = {program.name for program in wanted}
         with self._step("etcd, kube-apiserver" + ("" if state.chart else ", MQTT broker")):
-            supervisor.ensure(wanted, environment() | {cleanup.MARK: state.name})
-            supervisor.start(*(name for name in FIRST if name in known))
+            supervisor.ensure(programs, environment() | {cleanup.MARK: state.name})
+            supervisor.start(*(name for name in FIRST if name in names))
             if state.nodes:  # in parallel: in a guest, imports take as long as the API server's start
-                self.wait("the nodes' kernel", chosen.ready, log="guest")
+                self.wait("the nodes' kernel", kernel.ready, log="guest")
                 supervisor.start("nodes")
             self.wait("kube-apiserver", lambda: readiness.serving(self), log="kube-apiserver")
-        with self._step("custom resource definitions, roles"):
-            self._define(state, found)
-        with self._step("controllers"):
-            supervisor.start(*(name for name in LATER if name in known))
-            state.gate.touch()
-        to_install = state.chart and not helm_release.installed(self)
+        return [name for name in LATER if name in names]
+
+    def _bring_up_nodes(self) -> None:
+        """Waits for the nodes, and with the chart for its pods: both come up at the same time."""
+        to_install = self._state.chart and not helm_release.installed(self)
         with helm_release.install(self) if to_install else nullcontext() as helm:
-            with self._step(f"{state.nodes} nodes"):
+            with self._step(f"{self._state.nodes} nodes"):
                 self._wait_for_nodes()
             if helm:
                 with self._step("the chart"):
                     helm.finish()
-        with self._step("admission webhooks"):
-            log = "kube-apiserver" if state.chart else "webhook"
-            self.wait("the webhooks to be called", lambda: readiness.webhooks(self), log=log)
 
     def _wait_for_nodes(self) -> None:
         if self._state.nodes:

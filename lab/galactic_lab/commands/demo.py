@@ -60,7 +60,7 @@ def demo(
         bool, typer.Option("--keep", help="Leave the lab running and print its KUBECONFIG.")
     ] = False,
     name: Annotated[str, typer.Option(help="The lab's name.")] = "default",
-    nodes: Annotated[int, typer.Option(help="How many nodes; the examples need 3.", min=3)] = 3,
+    nodes: Annotated[int, typer.Option(help="Number of nodes; the examples need 3.", min=3)] = 3,
 ) -> None:
     """Bring up a lab, apply examples/, and show which pods reach which. Exit code 1 on an unexpected result."""
     console = Console(highlight=False, emoji=False)

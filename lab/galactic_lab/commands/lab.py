@@ -24,6 +24,8 @@ from galactic_lab.controlplane import broker, helm_release
 from galactic_lab.state import labs
 
 app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
     help="A Kubernetes cluster with SRv6 nodes on this machine: real control plane, real kernel, no containers.",
     no_args_is_help=True,
 )
@@ -31,7 +33,7 @@ console = Console(highlight=False)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Name = Annotated[str, typer.Option("--name", "-n", envvar="GALACTIC_LAB", help="Which lab.")]
+Name = Annotated[str, typer.Option("--name", "-n", envvar="GALACTIC_LAB", help="The lab's name.")]
 ENCAPSULATED: Final = "ip6 proto 4 or ip6 proto 41"
 """Matches H.Encaps.Red packets: an IPv4 or IPv6 packet right behind the IPv6 header."""
 WORDS: dict[str, Any] = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -75,7 +77,7 @@ def _interruptible() -> None:
 @reports_errors
 def up(  # noqa: PLR0917  (as many as there are options)
     name: Name = "default",
-    nodes: Annotated[int | None, typer.Option(help="How many nodes; 3 unless the lab is up already.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes; 3 for a new lab.")] = None,
     latency: Annotated[
         float | None, typer.Option(help="Milliseconds from one node to another, one way.")
     ] = None,
@@ -100,16 +102,16 @@ def up(  # noqa: PLR0917  (as many as there are options)
         typer.Option("--chart", help="Install the image and the chart on the nodes: Galactic runs as pods."),
     ] = None,
     routers: Annotated[
-        int | None, typer.Option(help="How many routers, 1 to 3; may be changed while the lab is up.")
+        int | None, typer.Option(help="Number of routers, 1 to 3; may change while the lab is up.")
     ] = None,
     database: Annotated[
         bool | None, typer.Option("--database", help="With PostgreSQL, for `galactic history`.")
     ] = None,
     standalone: Annotated[
-        bool | None, typer.Option(help="Routers outside Kubernetes, for several clusters; may be changed.")
+        bool | None, typer.Option(help="Routers outside Kubernetes, for several clusters; may change.")
     ] = None,
     join: Annotated[
-        str | None, typer.Option(help="Be another cluster on the network and broker of that lab.")
+        str | None, typer.Option(help="The lab whose network and broker this one joins, as another cluster.")
     ] = None,
     prometheus: Annotated[
         bool | None, typer.Option("--prometheus", help="With Prometheus and the alert rules of the chart.")
@@ -207,7 +209,7 @@ def execute(
     name: Name = "default",
     pod: Annotated[bool, typer.Option("--pod", help="TARGET is a Pod: NAMESPACE/NAME.")] = False,
 ) -> None:
-    """Run a command on a node or in a pod: ``galactic lab exec node-1 -- ip -6 route``. Exits with its exit code."""
+    """Run a command on a node or in a pod: `galactic lab exec node-1 -- ip -6 route`. Exits with its exit code."""
     argv = context.args[1:] if context.args[:1] == ["--"] else context.args
     target = f"pod/{target}" if pod else target
     if not argv:
@@ -240,7 +242,7 @@ def logs(
     component: Annotated[str | None, typer.Argument(help="By default lists the logs.")] = None,
     name: Name = "default",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log.")] = False,
-    lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 100,
+    lines: Annotated[int, typer.Option(help="Number of last lines.")] = 100,
 ) -> None:
     """Print a component's log, such as router, kube-apiserver, node-1.controller."""
     folder = Lab(name).state.logs
