@@ -1,4 +1,4 @@
-"""Reads programs, logs, metrics, kernels and the routers' tables of a cluster: all that is no API object.
+"""Reads programs, logs, metrics, kernels and the routers' tables of a cluster: everything but API objects.
 
 Commands use the protocol ``ClusterAccess``. ``Cluster`` reaches Galactic's pods, found by label, through the API
 server only (``pods/exec``, ``pods/log``, ``pods/proxy``). Entry points add other kinds of clusters:

@@ -139,7 +139,7 @@ async def _nodes(kube: "Kube", given: list[str]) -> list[str]:
 
 @asynccontextmanager
 async def _installed(kube: "Kube", plan: "ConnectivityPlan", *, keep: bool) -> AsyncIterator[None]:
-    """Everything of the plan is there; afterwards it is gone, whatever happened, unless it is to be kept."""
+    """Creates the plan's objects, and removes them at the end in any case, unless ``keep``."""
     from galactic.kube.resources import NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS  # noqa: PLC0415
 
     _progress(f"creating namespace {plan.namespace}, on {' and '.join(dict.fromkeys(plan.nodes))}")

@@ -135,7 +135,7 @@ def options(
 
 
 def _stand_in() -> None:
-    raise AssertionError("Lazy.resolve_command puts the real one in its place")
+    raise AssertionError("Lazy.resolve_command replaces the stand-in")
 
 
 for _name, _entry in COMMANDS.items():

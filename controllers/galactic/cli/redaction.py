@@ -32,7 +32,7 @@ _TEXTS: Final = (
 
 
 def redacted_text(given: str) -> str:
-    """A log or another text without anything that has the form of a secret."""
+    """A text without the parts that have the form of a secret."""
     for pattern, instead in _TEXTS:
         given = pattern.sub(instead, given)
     return given

@@ -1,4 +1,4 @@
-"""``galactic vpcs``: the VPCs, what is in them, and where."""
+"""``galactic vpcs``: the VPCs, their attachments and nodes."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 def vpcs(
     options: ClusterOptions,
-    name: Annotated[str, typer.Argument(help="Only this one: NAMESPACE/NAME, NAME or its identifier.")] = "",
-    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only those of this namespace.")] = "",
+    name: Annotated[str, typer.Argument(help="Only this VPC: NAMESPACE/NAME, NAME or its identifier.")] = "",
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Only VPCs in this namespace.")] = "",
     output: Form = Output.TABLE,
 ) -> int:
-    """The VPCs: identifier, networks, how much is in them, and on which nodes."""
+    """List the VPCs with identifier, networks, number of attachments and nodes."""
     from galactic.cli.snapshot import read  # noqa: PLC0415
 
     async def work() -> "Snapshot":

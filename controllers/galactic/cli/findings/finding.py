@@ -41,7 +41,7 @@ def by_type(conditions: Iterable[Condition]) -> Mapping[str, Condition]:
 
 
 def has_remedy(message: str) -> bool:
-    """Whether a message has its own remedy: after a semicolon, or as a command after a colon."""
+    """Whether a message has its own remedy: controllers put it after a semicolon, or after a colon and a verb."""
     return any(
         mark in message for mark in ("; ", ": give", ": set", ": make", ": raise", "`modprobe", "needs ")
     )

@@ -56,7 +56,7 @@ def _nodes(snapshot: Snapshot, name: str) -> set[str]:
 
 
 def _unrouted(snapshot: Snapshot, name: str, attachment: VpcAttachment, nodes: set[str]) -> Iterator[Finding]:
-    """An attachment with an endpoint on a node and no route. Checked here too, because the operator may be down."""
+    """A locally attached attachment without a published route. The operator reports it too, but may be down."""
     if attachment.status.endpoint is not None or snapshot.router_outside:
         return
     endpoints = {
