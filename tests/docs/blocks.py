@@ -1,9 +1,9 @@
-"""The fenced blocks of a page, and what its marks say about running them.
+"""The fenced blocks of a page, and the marks that decide whether a test runs them.
 
 In tutorials a ``console`` block is run; elsewhere a comment before it says ``<!-- run: here -->`` or
-``<!-- not run: why -->``, or for a whole page ``<!-- commands not run: why -->``. ``<!-- run: fails -->``: the last one
-must fail, ``<!-- run: lab -->``: it needs commands of the lab, ``<!-- run: two clusters -->``: it needs two. In it,
-lines with ``$`` are commands, each followed by what it prints, with ``…`` for what differs. A block with
+``<!-- not run: why -->``, or for a whole page ``<!-- commands not run: why -->``. ``<!-- run: fails -->``: the last
+command must fail. ``<!-- run: lab -->``: it needs commands of the lab. ``<!-- run: two clusters -->``: it needs two.
+Lines with ``$`` are commands, each followed by its output, with ``…`` for parts that differ. A block with
 ``title="NAME"`` is a file of that name.
 """
 
@@ -59,8 +59,8 @@ def blocks(page: Path) -> Iterator[Block]:
     usual = for_all["mark"] if for_all else "run" if page.parent.name == "tutorials" else ""
     number, mark = 0, ""
     while number < len(lines):
-        if found := _MARK.match(lines[number]):
-            mark = found["mark"]
+        if match := _MARK.match(lines[number]):
+            mark = match["mark"]
         elif fence := _FENCE.match(lines[number]):
             end = next(at for at in range(number + 1, len(lines)) if lines[at].strip() == "```")
             text = "\n".join(line.removeprefix(fence["indent"]) for line in lines[number + 1 : end])
@@ -88,13 +88,13 @@ def commands(block: Block) -> list[Command]:
             groups[-1][1].append(line)
     last = len(groups) - 1
     return [
-        Command(block.place, typed, tuple(said), fails=block.mark == "run: fails" and at == last)
-        for at, (typed, said) in enumerate(groups)
+        Command(block.place, typed, tuple(output), fails=block.mark == "run: fails" and at == last)
+        for at, (typed, output) in enumerate(groups)
     ]
 
 
 def missing(expected: tuple[str, ...], printed: str) -> str | None:
-    """The first expected line that is not printed, in that order; None if all are."""
+    """The first expected line that is not printed in its order; None if all are."""
     lines = iter(printed.split("\n"))
     for line in expected:
         pattern = r"\s+".join(".*".join(map(re.escape, word.split("…"))) for word in line.split())
@@ -104,7 +104,7 @@ def missing(expected: tuple[str, ...], printed: str) -> str | None:
 
 
 def walk(page: Path, folder: Path, environment: Mapping[str, str]) -> None:
-    """Does what a reader would: makes the page's files, runs its commands in one shell, and looks at the output."""
+    """Follows the page like a reader: makes its files, runs its commands in one shell, and compares the output."""
     todo = []
     for block in blocks(page):
         if block.title:
@@ -126,10 +126,10 @@ def walk(page: Path, folder: Path, environment: Mapping[str, str]) -> None:
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    told = {int(part.split("\n")[0]): part.split("\n", 1)[1] for part in shell.stdout.split("@@ ")[1:]}
+    outputs = {int(part.split("\n")[0]): part.split("\n", 1)[1] for part in shell.stdout.split("@@ ")[1:]}
     assert todo, f"{page} has nothing to run"
     for number, command in enumerate(todo):
-        printed, _, status = told.get(number, "").partition("@= ")
+        printed, _, status = outputs.get(number, "").partition("@= ")
         assert status, f"{command.place}: $ {command.typed}\ndid not end\n{printed}"
         assert (int(status) != 0) == command.fails, f"{command.place}: $ {command.typed}\n{printed}→ {status}"
         line = missing(command.expected, printed)

@@ -33,16 +33,16 @@ SETTINGS = {
     "galactic-router": settings.RouterSettings,
 }
 _PATIENCE_SECONDS = 900
-"""To build all pages, which takes some."""
+"""To build all pages."""
 ALL = [block for page in pages() for block in blocks(page)]
 FRONT = [block for name in ("README.md", "CONTRIBUTING.md") for block in blocks(ROOT / name)]
-"""Their commands are `make demo`, `make test` and so on: what runs this test."""
+"""Their commands, such as `make test`, run this test: they are not run by it."""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Strict: a link or anchor that leads nowhere, and a page that is in no menu, end the build. Not quiet: warnings
-    that are not printed do not count.
+    """Strict: a dead link or anchor, and a page in no menu, end the build. Not quiet: mkdocs counts printed
+    warnings only.
     """
     folder = tmp_path_factory.mktemp("site")
     command = [ROOT / ".venv/bin/mkdocs", "build", "--strict", "--site-dir", folder]
@@ -69,7 +69,7 @@ READ = [page for page in pages() if page.parent.name != "runbooks" and page.name
 
 
 @pytest.mark.parametrize("page", READ, ids=lambda page: str(page.relative_to(DOCS)))
-def test_page_says_first_whom_it_is_for(page: Path) -> None:
+def test_page_begins_with_its_readers(page: Path) -> None:
     lines = [line for line in page.read_text().split("\n") if line and not line.startswith("<!--")]
     assert lines[0].startswith("# ")
     assert lines[1].startswith("For "), lines[1]
@@ -92,8 +92,8 @@ def test_manifests_are_valid(block: Block) -> None:
             parse_networks(thing["spec"]["networks"], IPv6Network("2001:db8:ff00::/40"))
 
 
-def test_the_manifest_that_is_refused_is_one() -> None:
-    """docs/api.md shows an answer; `vpc.yaml` is the file that gets it."""
+def test_the_refused_manifest_is_invalid() -> None:
+    """docs/api.md shows a refusal; `vpc.yaml` is the refused file."""
     (block,) = [block for block in ALL if block.title == "vpc.yaml" and block.page.name == "api.md"]
     with pytest.raises(Rejected, match=r"write 10\.1\.1\.0/24"):
         parse_networks(yaml.safe_load(block.text)["spec"]["networks"], None)
@@ -109,15 +109,15 @@ def test_every_setting_in_a_file_exists() -> None:
     assert yaml.safe_load(block.text).keys() <= settings.RouterSettings.model_fields.keys()
 
 
-def test_every_block_of_commands_is_run_or_says_why_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_block_of_commands_is_run_or_has_a_reason_why_not(capsys: pytest.CaptureFixture[str]) -> None:
     consoles = [block for block in ALL if block.language == "console"]
     left = [block for block in consoles if not block.run]
     silent = [block.place for block in left if not block.mark]
     assert not silent, f"mark these `<!-- run: here -->` or `<!-- not run: why -->`: {silent}"
-    told = [f"{len(consoles) - len(left)} blocks of commands are run, {len(left)} are not:"]
-    told += [f"  {block.place}: {block.mark.removeprefix('not run: ')}" for block in left]
+    report = [f"{len(consoles) - len(left)} blocks of commands are run, {len(left)} are not:"]
+    report += [f"  {block.place}: {block.mark.removeprefix('not run: ')}" for block in left]
     with capsys.disabled():
-        sys.stdout.write("\n" + "\n".join(told) + "\n")
+        sys.stdout.write("\n" + "\n".join(report) + "\n")
 
 
 def test_a_mark_names_tests_that_exist() -> None:
@@ -162,14 +162,14 @@ def _check(words: list[str], place: str) -> None:
     if not own or own[0].startswith("-"):
         return
     assert own[0] in KNOWN, f"{place}: galactic {own[0]}"
-    found: Any = load(own[0], KNOWN[own[0]])
+    part: Any = load(own[0], KNOWN[own[0]])
     for word in own[1:]:
         if word.startswith("-") and word != "-":
-            known = {flag for each in found.params for flag in (*each.opts, *each.secondary_opts)}
+            known = {flag for option in part.params for flag in (*option.opts, *option.secondary_opts)}
             assert word.partition("=")[0] in known | {"--help"}, f"{place}: {word}"
-        elif hasattr(found, "commands"):
-            assert word in found.commands, f"{place}: galactic … {word}"
-            found = found.commands[word]
+        elif hasattr(part, "commands"):
+            assert word in part.commands, f"{place}: galactic … {word}"
+            part = part.commands[word]
 
 
 def test_a_wrong_line_is_noticed(tmp_path: Path) -> None:

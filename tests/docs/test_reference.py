@@ -16,19 +16,19 @@ def test_it_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main(["--check", str(DOCS)]) == 0, capsys.readouterr().err
 
 
-def test_it_says_what_is_out_of_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_names_outdated_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reference.main([str(tmp_path)]) == 0
     (tmp_path / "reference" / "metrics.md").write_text("nothing")
     (tmp_path / "reference" / "left-over.md").write_text("of before")
     assert reference.main(["--check", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "metrics.md" in said
-    assert "left-over.md" in said
-    assert "kinds.md" not in said
+    errors = capsys.readouterr().err
+    assert "metrics.md" in errors
+    assert "left-over.md" in errors
+    assert "kinds.md" not in errors
 
 
 def test_all_metrics_are_known() -> None:
-    """Whoever declares metrics anywhere is in the list of those that the page is made from."""
+    """Every module that declares metrics is in the list that the page is made from."""
     declaring = set()
     for path in SOURCES.rglob("*.py"):
         text = path.read_text()
