@@ -25,13 +25,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Image:
-    """``config`` is what the OCI image says of itself."""
+    """``config`` is the OCI image's configuration."""
 
     root: Path
     config: dict[str, Any]
 
     def container(self, **given: Any) -> Container:
-        environment = dict(each.split("=", 1) for each in self.config["Env"])
+        environment = dict(variable.split("=", 1) for variable in self.config["Env"])
         return Container(self.root, environment, **given)
 
 
@@ -51,13 +51,13 @@ def _image(store: Store, target: str) -> Image:
 
 
 @pytest.fixture(scope="session")
-def said() -> Facts:
-    """What the image says of itself, as it was when the image was built."""
+def built_facts() -> Facts:
+    """The image's labels, computed before the build."""
     return facts()
 
 
 @pytest.fixture(scope="session")
-def image(store, said) -> Image:
+def image(store, built_facts) -> Image:
     return _image(store, "image")
 
 

@@ -1,4 +1,4 @@
-"""What a container runtime does with an image's root file system, as far as Galactic's containers ask for it.
+"""A container runtime for an image's root file system, with the features that Galactic's containers use.
 
 A process tree of its own in which the command is process 1, the root file system read-only, /proc, a bare /dev, no
 capabilities but those that are given, no new privileges, the environment of the image; network and host name are the
@@ -30,8 +30,8 @@ class Running:
     log: "tempfile._TemporaryFileWrapper[bytes]"
 
     @property
-    def said(self) -> str:
-        """What it printed until now."""
+    def output(self) -> str:
+        """The output until now."""
         return Path(self.log.name).read_text()
 
     @property
@@ -44,8 +44,8 @@ class Running:
         return int(children[0]) if children else None
 
     def alive(self) -> None:
-        """Raises AssertionError with what it said if it ended."""
-        assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.said[-3000:]}"
+        """Raises AssertionError with its output if it ended."""
+        assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.output[-3000:]}"
 
     def send(self, number: int) -> None:
         """Sent to process 1, if there is one."""
@@ -53,14 +53,14 @@ class Running:
             os.kill(first, number)
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Signals process 1; its exit code, and what it said."""
+        """Signals process 1; its exit code, and its output."""
         try:
             self.send(number)
             self.process.wait(timeout=GRACE_SECONDS)
         finally:
             self.process.kill()
             self.process.wait()
-        return self.process.returncode, self.said
+        return self.process.returncode, self.output
 
 
 @dataclass
@@ -76,11 +76,11 @@ class Container:
     writable: bool = False
     net: bool = True
     enter: Sequence[str] = ()
-    """What the command line begins with, to be in a network of another's."""
+    """The beginning of the command line, to enter another container's network."""
 
     def start(self, *command: str, **variables: str) -> "Running":
         """Runs until it is ended, or ends."""
-        # a pipe that nobody reads would fill up
+        # a pipe without a reader would fill up
         log = tempfile.NamedTemporaryFile(prefix="container-", suffix=".log")  # noqa: SIM115
         words = self._words(command, variables)
         return Running(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT), log)

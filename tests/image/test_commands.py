@@ -23,7 +23,7 @@ CONTROLLERS = (
     "galactic-node-prepare",
 )
 COMMANDS = sorted(PROJECT["scripts"].keys() - {"galactic-cni", "kubectl_complete-galactic"})
-"""What people start; kubectl asks the latter itself."""
+"""Commands for users; kubectl runs the latter itself."""
 SPACE = "2001:db8:ff00::/40"
 
 
@@ -34,7 +34,7 @@ def test_it_has_help(image, command):
     assert "usage" in done.stdout.lower()
 
 
-def test_kubectl_is_told_what_may_follow(image):
+def test_kubectl_gets_completions(image):
     done = image.container().run("kubectl_complete-galactic", "sta")
     assert (done.returncode, [line.split()[0] for line in done.stdout.splitlines()]) == (0, ["status", ":0"])
 
@@ -60,7 +60,7 @@ def test_the_root_file_system_really_cannot_be_written_to(image):
 
 
 def test_a_router_alone_serves_a_broker(image, tmp_path):
-    """It claims to lead, as everybody can read at the broker, is healthy, and ends when it is told to."""
+    """The router publishes its claim to lead, is healthy, and ends at SIGTERM."""
     tmp_path.chmod(0o755)
     broker, port = Mosquitto(tmp_path), free_port()
     broker.start()
@@ -88,21 +88,21 @@ def test_a_router_alone_serves_a_broker(image, tmp_path):
             )
             assert json.loads(done.stdout)["term"] >= 1
         finally:
-            code, said = router.end()
-        assert code == 0, said
-        assert "Traceback" not in said
+            code, output = router.end()
+        assert code == 0, output
+        assert "Traceback" not in output
     finally:
         broker.kill()
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("command", "logged"),
     [
         pytest.param("galactic-operator", "Connect call failed", id="operator"),
         pytest.param("galactic-webhook", "kube-apiserver: ", id="webhook"),
     ],
 )
-def test_what_needs_an_api_server_waits_for_it_and_says_so(image, tmp_path, command, told):
+def test_a_command_that_needs_an_api_server_waits_and_logs_it(image, tmp_path, command, logged):
     """A kubeconfig that leads nowhere: everything is imported and started, and nothing was to be written."""
     (tmp_path / "kubeconfig").write_text(
         json.dumps(
@@ -129,12 +129,12 @@ def test_what_needs_an_api_server_waits_for_it_and_says_so(image, tmp_path, comm
         POD_NAMESPACE="galactic-system",
     )
     try:
-        eventually(lambda: told in f"{health(port)[1]}{process.said}", unless=process.alive)
+        eventually(lambda: logged in f"{health(port)[1]}{process.output}", unless=process.alive)
         eventually(lambda: health(port)[0], unless=process.alive)
     finally:
-        code, said = process.end()
-    assert code == 0, said
-    assert "Read-only" not in said
+        code, output = process.end()
+    assert code == 0, output
+    assert "Read-only" not in output
 
 
 def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp_path):
@@ -158,22 +158,22 @@ def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp
             "except e.HTTPError as x: print(x.read().decode())\n"
         )
 
-        def told() -> str:
+        def healthz() -> str:
             words = ["nsenter", "--target", str(process.first), "--net", "python3", "-c", ask]
             return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
-        eventually(told, unless=process.alive)
+        eventually(healthz, unless=process.alive)
         # what exactly depends on this kernel
-        eventually(lambda: told().strip() not in ("", "ok"), unless=process.alive)
+        eventually(lambda: healthz().strip() not in ("", "ok"), unless=process.alive)
         for missing in ("broker unreachable", "no client of the API server"):
-            eventually(lambda: missing in process.said, unless=process.alive)  # noqa: B023
+            eventually(lambda: missing in process.output, unless=process.alive)  # noqa: B023
     finally:
-        code, said = process.end()
-    assert code == 0, said
-    assert "Read-only" not in said
+        code, output = process.end()
+    assert code == 0, output
+    assert "Read-only" not in output
 
 
-def test_a_node_without_a_name_is_told_so(image):
+def test_a_node_without_a_name_is_refused(image):
     done = image.container(user=0, capabilities=NODE).run("galactic-node", "--srv6-block", SPACE)
     assert done.returncode != 0
     assert "node_name" in done.stdout + done.stderr

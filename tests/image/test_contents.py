@@ -1,4 +1,4 @@
-"""What is in the image: the libraries of constraints.txt and no others, nothing of whoever built it."""
+"""The image's contents: the libraries of constraints.txt and no others, nothing of the builder's machine."""
 
 import importlib.metadata
 import json
@@ -23,7 +23,7 @@ def site(image) -> Path:
 
 def installed(image) -> dict[str, str]:
     found = importlib.metadata.distributions(path=[str(site(image))])
-    return {normal(each.name): each.version for each in found}
+    return {normal(one.name): one.version for one in found}
 
 
 def test_libraries_are_those_that_are_needed_in_the_versions_that_are_pinned(image):
@@ -43,20 +43,20 @@ def test_the_sbom_lists_what_is_in_it(image, tmp_path):
     assert (listed["bomFormat"], listed["metadata"]["component"]["name"]) == ("CycloneDX", "galactic")
     there = installed(image)
     there.pop("galactic")
-    assert {normal(each["name"]): each["version"] for each in listed["components"]} == there
+    assert {normal(part["name"]): part["version"] for part in listed["components"]} == there
     assert str(ROOT) not in (tmp_path / "sbom.json").read_text()
 
 
-def test_it_says_what_it_is(image, said):
+def test_its_labels_are_those_of_the_commit(image, built_facts):
     labels = {
         key.removeprefix("org.opencontainers.image."): value for key, value in image.config["Labels"].items()
     }
     assert labels["title"] == "Galactic"
     assert labels["licenses"] == PROJECT["license"]
     assert labels["version"] == PROJECT["version"]
-    assert labels["revision"] == said.revision
+    assert labels["revision"] == built_facts.revision
     created = datetime.strptime(labels["created"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    assert int(created.timestamp()) == said.epoch
+    assert int(created.timestamp()) == built_facts.epoch
     assert labels["base.name"].startswith("localhost/base:")
     assert "://" not in labels["source"] or labels["source"].startswith("https://")
     assert "@" not in labels["source"]
@@ -99,7 +99,7 @@ def test_the_lab_is_not_in_it(image):
 
 
 def test_modules_are_compiled_and_not_compared_with_their_sources(image):
-    """PEP 552: the flags after the magic number; 1 is a hash that nobody checks."""
+    """PEP 552: the flags after the magic number; 1 is a hash that is not checked."""
     sources = list((site(image) / "galactic").rglob("*.py"))
     assert len(sources) > 100
     for source in sources:
@@ -107,10 +107,10 @@ def test_modules_are_compiled_and_not_compared_with_their_sources(image):
         assert compiled.read_bytes()[4:8] == b"\x01\0\0\0", source
 
 
-def test_the_size_is_told_truly(image):
-    """docs/image.md says how much; a tenth more wants a word there."""
+def test_the_documented_size_is_true(image):
+    """docs/image.md has the size; a tenth more needs a change there."""
     done = subprocess.run(["du", "-sxm", image.root], capture_output=True, text=True, check=True)
     size = int(done.stdout.split()[0])
-    told = re.search(r"some (\d+) MB", (ROOT / "docs/image.md").read_text())
-    assert told
-    assert size < 1.1 * int(told[1])
+    documented = re.search(r"some (\d+) MB", (ROOT / "docs/image.md").read_text())
+    assert documented
+    assert size < 1.1 * int(documented[1])

@@ -23,7 +23,7 @@ def outside() -> Iterator[Outside]:
 
 
 def by_systemd(image, outside):
-    """The unit's command: by a user that is nobody, without any capability, on a file system that is read-only."""
+    """The unit's command: by an unprivileged user, without any capability, on a file system that is read-only."""
     given = unit("galactic-router.service")
     assert (given["DynamicUser"], given["ProtectSystem"]) == (["yes"], ["strict"])
     (command,) = given["ExecStart"]
@@ -58,8 +58,8 @@ def test_it_leads_and_keeps_a_history(image, outside, way):
         eventually(lambda: outside.health() == "ok", unless=router.alive)
         eventually(lambda: {"endpoint", "period"} <= outside.tables(), unless=router.alive)
     finally:
-        code, said = router.end()
-    assert code == 0, said
-    assert "Traceback" not in said
+        code, output = router.end()
+    assert code == 0, output
+    assert "Traceback" not in output
     eventually(outside.forget)
     assert not outside.tables()

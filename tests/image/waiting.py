@@ -22,14 +22,14 @@ def eventually(condition: Callable[[], object], *, unless: Callable[[], None] = 
 
 
 def free_port() -> int:
-    """A port where nobody listens. Nobody else is given it: it stays bound here."""
+    """A port without a listener. This process keeps it bound: no other process is given it."""
     holder = ports.kept()
     _HELD.append(holder)
     return ports.number(holder)
 
 
 def health(port: int) -> tuple[int, str]:
-    """What /healthz says; (0, why) while nobody answers."""
+    """Status and text of /healthz; (0, error) without an answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
             return answer.status, answer.read().decode()

@@ -1,4 +1,4 @@
-"""What may be asked of a lab that is up, and of one that joins another."""
+"""Settings that may change in a lab that is up, and those of a lab that joins another."""
 
 import json
 from dataclasses import asdict
@@ -22,8 +22,8 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(agreement.Supervisor, "running", lambda self: True)
 
     def make(*labs: State) -> None:
-        for each in labs:
-            each.save()
+        for lab in labs:
+            lab.save()
 
     return make
 

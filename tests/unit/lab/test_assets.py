@@ -129,7 +129,7 @@ def test_what_is_no_version_is_refused(machine: Machine, version: str) -> None:
 
 
 def test_what_is_found(machine: Machine) -> None:
-    """Kubectl and Helm of the machine where they fit, builds of ours for the rest; each says whose it is."""
+    """Kubectl and Helm of the machine where their versions fit, else cached builds; each with its origin."""
     machine.has(HELM | kubectl(FAR) | {"mosquitto": ""}, {})
     with pytest.raises(Rejected, match="kube-apiserver is missing; run `galactic lab build`"):
         assets.find()

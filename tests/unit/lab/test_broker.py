@@ -38,20 +38,22 @@ def test_only_places_differ(lab: State) -> None:
 def test_each_has_a_password_of_its_own_that_stays(lab: State) -> None:
     def passwords() -> dict[str, str]:
         folder = lab.broker / "secrets"
-        return {str(it.relative_to(folder)): it.read_text() for it in folder.rglob("*") if it.is_file()}
+        return {
+            str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()
+        }
 
     first = passwords()
     assert set(first) >= {"default/node-1", "default/node-2", "galactic-router-0", "galactic-observer"}
     assert len(set(first.values())) == len(first)
     assert all(secret not in (lab.broker / "passwords").read_text() for secret in first.values())
     broker.admit(lab, ["default/new"])
-    assert {name: each for name, each in passwords().items() if name != "default/new"} == first
+    assert {name: password for name, password in passwords().items() if name != "default/new"} == first
     known = {line.split(":")[0] for line in (lab.broker / "passwords").read_text().splitlines()}
     assert known == set(passwords())
 
 
-def test_a_controller_is_told_how_to_connect(lab: State) -> None:
-    told = broker.variables(lab, "default/node-1")
-    assert told["GALACTIC_MQTT_USERNAME"] == "default/node-1"
-    assert Path(told["GALACTIC_MQTT_PASSWORD_FILE"]).stat().st_mode & 0o077 == 0
-    assert "BEGIN CERTIFICATE" in Path(told["GALACTIC_MQTT_CA_FILE"]).read_text()
+def test_a_controller_gets_the_settings_to_connect(lab: State) -> None:
+    variables = broker.variables(lab, "default/node-1")
+    assert variables["GALACTIC_MQTT_USERNAME"] == "default/node-1"
+    assert Path(variables["GALACTIC_MQTT_PASSWORD_FILE"]).stat().st_mode & 0o077 == 0
+    assert "BEGIN CERTIFICATE" in Path(variables["GALACTIC_MQTT_CA_FILE"]).read_text()

@@ -1,4 +1,4 @@
-"""What is compiled from Go modules, and with which Go."""
+"""Builds from Go modules, and the Go that compiles them."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ replace (
 
 @pytest.fixture(autouse=True)
 def _own_toolchain() -> Iterator[None]:
-    """What a test takes for the machine's Go is not what the next file's builds use."""
+    """A test's stand-in for the machine's Go is not kept for the next file's builds."""
     go_toolchain.machine.cache_clear()
     yield
     go_toolchain.machine.cache_clear()

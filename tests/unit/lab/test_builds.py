@@ -1,4 +1,4 @@
-"""Builds happen once, whoever asks, and leave nothing half-done behind."""
+"""A build is made once for all callers, and leaves nothing half-done behind."""
 
 import subprocess
 import threading
@@ -33,16 +33,16 @@ def ignore(_done: float, _title: str) -> None:
 
 
 def test_it_is_built_once_however_many_ask() -> None:
-    """The first is held up until the others have been told to wait for it."""
+    """The first is held up until the others wait for it."""
     made: list[str] = []
     others = threading.Semaphore(0)
 
-    def told(_done: float, title: str) -> None:
+    def advance(_done: float, title: str) -> None:
         if title == "another process is building it":
             others.release()
 
     thing = build(made, held=lambda: [others.acquire() for _ in range(2)])
-    threads = [threading.Thread(target=thing.ensure, args=(told,)) for _ in range(3)]
+    threads = [threading.Thread(target=thing.ensure, args=(advance,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -66,7 +66,7 @@ def test_a_failure_shows_the_end_of_the_log_and_leaves_nothing() -> None:
 
 
 def made_at(tries: int) -> Build:
-    """What comes at that try."""
+    """A build that succeeds at that try."""
 
     def make(job: Job) -> None:
         script = f"echo try >> tries; test $(wc -l < tries) -ge {tries} && touch {job.out}/file"

@@ -156,8 +156,8 @@ def test_sources_of_a_suite(tmp_path: Path) -> None:
         mirrors.mirror("sid", tmp_path)
 
 
-def pod(name: str = "galactic-node-x", **told: Any) -> dict[str, Any]:
-    return {"metadata": {"name": name, "uid": "1"}, "spec": {}, "status": told}
+def pod(name: str = "galactic-node-x", **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name, "uid": "1"}, "spec": {}, "status": status}
 
 
 def waiting(name: str, reason: str, message: str = "") -> dict[str, Any]:

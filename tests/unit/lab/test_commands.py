@@ -1,4 +1,4 @@
-"""What the distribution of the lab adds to the command: its entry points lead to what they name."""
+"""The entry points of the lab's distribution lead to sub-commands and to the lab's cluster access."""
 
 import subprocess
 import sys

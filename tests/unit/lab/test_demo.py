@@ -1,4 +1,4 @@
-"""What the demo shows of a lab where something is not as expected."""
+"""The demo's output for a lab with unexpected results."""
 
 import io
 from pathlib import Path
@@ -36,14 +36,12 @@ def test_the_first_rows_that_are_not_as_expected_are_traced(
 ) -> None:
     monkeypatch.setattr(demo, "_captured", lambda _: "an SRv6 packet")
     passed, text = shown(lab)
-    wrong = [each for each in demo.STORY if not each.reached]
+    wrong = [row for row in demo.STORY if not row.reached]
     assert len(wrong) > demo.TRACES
     assert not passed
     traced = [line for line in text.splitlines() if line.startswith("▸ galactic trace ")]
-    assert [line.split()[3:5] for line in traced] == [
-        [each.pod, each.address] for each in wrong[: demo.TRACES]
-    ]
-    assert text.count("--kubeconfig: no file") == demo.TRACES, "and what could not be asked is told"
+    assert [line.split()[3:5] for line in traced] == [[row.pod, row.address] for row in wrong[: demo.TRACES]]
+    assert text.count("--kubeconfig: no file") == demo.TRACES, "the error of each trace is shown"
     assert "▸ galactic status" not in text
 
 
@@ -51,7 +49,7 @@ def test_a_capture_that_shows_nothing_is_followed_by_the_status(
     lab: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "_captured", lambda _: "")
-    monkeypatch.setattr(demo, "STORY", [each for each in demo.STORY if each.reached])
+    monkeypatch.setattr(demo, "STORY", [row for row in demo.STORY if row.reached])
     passed, text = shown(lab)
     assert not passed
     assert (

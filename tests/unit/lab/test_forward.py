@@ -14,7 +14,7 @@ NO_ROUTE = OSError(errno.EHOSTUNREACH, "no route to host")
 
 @pytest.fixture
 def tries(monkeypatch: pytest.MonkeyPatch) -> list[OSError]:
-    """What the far end does at each try, the last one first; then it answers."""
+    """The far end's errors at each try, the last one first; then it answers."""
     errors: list[OSError] = []
 
     async def connect(*_: Any) -> str:
@@ -42,7 +42,7 @@ async def test_it_is_reached_in_the_end(tries: list[OSError], errors: list[OSErr
     assert await forward._far("::1", 7) == "connected"
 
 
-async def test_a_refusal_is_told_soon(tries: list[OSError]) -> None:
+async def test_a_refusal_is_returned_soon(tries: list[OSError]) -> None:
     tries.extend([REFUSED] * 9)
     with pytest.raises(ConnectionRefusedError):
         await forward._far("::1", 7)

@@ -49,7 +49,7 @@ def test_a_package_is_its_own_fallback_where_no_release_is_known() -> None:
 
 
 class Apt:
-    """What apt offers, what is installed, and how often the lists were fetched."""
+    """Apt's offers, installed versions, and the number of times that the lists were fetched."""
 
     def __init__(self) -> None:
         self.offers: dict[str, list[str]] = BOOKWORM

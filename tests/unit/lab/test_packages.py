@@ -60,7 +60,7 @@ class Apt:
         )
 
     @property
-    def said(self) -> list[str]:
+    def calls(self) -> list[str]:
         return self._log.read_text().splitlines()
 
     @staticmethod
@@ -84,14 +84,14 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 def test_what_a_mirror_does_not_give_at_once_is_asked_for_again(apt: Apt) -> None:
     """Alone each time, and with services kept from starting, which nothing is left of."""
     packages.install(["a", "b"])
-    assert apt.said == [*["install alone quiet", "update"] * (packages.TRIES - 1), "install alone quiet"]
+    assert apt.calls == [*["install alone quiet", "update"] * (packages.TRIES - 1), "install alone quiet"]
     assert not apt.policy.exists()
     packages.install(["a", "b"])
-    assert len(apt.said) == 2 * packages.TRIES - 1, "what is there is not installed"
+    assert len(apt.calls) == 2 * packages.TRIES - 1, "what is there is not installed"
 
 
 @pytest.mark.parametrize("apt", [packages.TRIES], indirect=True)
-def test_a_mirror_that_stays_away_is_told(apt: Apt) -> None:
+def test_a_mirror_that_stays_away_is_an_error(apt: Apt) -> None:
     with pytest.raises(Unreachable, match="cannot install a b:\nno route"):
         packages.install(["a", "b"])
     assert not apt.policy.exists()

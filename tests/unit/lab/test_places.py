@@ -1,4 +1,4 @@
-"""Kubectl asks again where a server was held up; everything else that it complains about is told at once."""
+"""kubectl's request is sent again where a server was held up; every other error is raised at once."""
 
 import shlex
 from dataclasses import fields
@@ -86,9 +86,9 @@ def test_what_the_first_try_did_is_no_failure_of_the_second(
 )
 def test_an_answer_is_an_answer(tmp_path: Path, command: str, complaints: list[str]) -> None:
     lab = Scripted(tmp_path, *complaints)
-    with pytest.raises(Rejected) as told:
+    with pytest.raises(Rejected) as raised:
         lab.kubectl(command, "namespace", "a")
-    assert complaints[-1] in str(told.value)
+    assert complaints[-1] in str(raised.value)
     assert lab.tries == len(complaints)
 
 
@@ -99,7 +99,7 @@ def test_it_is_not_asked_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         lab.kubectl("get", "nodes")
 
 
-def test_who_only_looks_is_told_at_once(tmp_path: Path) -> None:
+def test_without_check_an_error_is_returned_at_once(tmp_path: Path) -> None:
     lab = Scripted(tmp_path, LATE)
     assert not lab.kubectl("get", "nodes", check=False)
     assert lab.tries == 1

@@ -49,14 +49,14 @@ def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.Monk
     running = [subprocess.Popen(command) for _ in range(2)]
     try:
         lock = cache.root() / processor.LOCK
-        while not all(Path(f"/proc/{each.pid}/exe").readlink() == linux for each in running):
-            assert all(each.poll() is None for each in running)
+        while not all(Path(f"/proc/{process.pid}/exe").readlink() == linux for process in running):
+            assert all(process.poll() is None for process in running)
         with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # nobody has it for good
-        assert all(len(os.sched_getaffinity(each.pid)) == 1 for each in running)
+            fcntl.flock(file, fcntl.LOCK_EX)  # it is free again
+        assert all(len(os.sched_getaffinity(process.pid)) == 1 for process in running)
         (found,) = processor.guests()
         assert found <= set(MINE)
     finally:
-        for each in running:
-            each.kill()
-            each.wait()
+        for process in running:
+            process.kill()
+            process.wait()

@@ -39,13 +39,13 @@ def test_input_that_comes_after_the_command_has_ended_breaks_nothing():
     near, agent = connected("true")
     with near:
         assert read_frame(near) == (EXIT, b"0")
-        assert near.recv(1) == b"", "the agent has said everything"
+        assert near.recv(1) == b"", "the agent has sent everything"
         near.sendall(frame(STDIN))
     agent.join(PATIENCE_SECONDS)
     assert not agent.is_alive()
 
 
-def test_who_is_told_something_may_be_gone():
+def test_the_receiver_of_a_frame_may_be_gone():
     near, far = socket.socketpair()
     far.close()
     with near:

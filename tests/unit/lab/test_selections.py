@@ -1,4 +1,4 @@
-"""Which networks a Pod asks for, in both forms of the annotation, and what it is told afterwards."""
+"""Networks that a Pod requests, in both forms of the annotation, and their status."""
 
 import json
 

@@ -36,7 +36,7 @@ def test_a_lab_without_nodes_needs_no_kernel_of_its_own() -> None:
     assert isinstance(choose(State("x", nodes=0)), Nodeless)
 
 
-def test_an_unknown_node_is_told_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_node_names_the_known_ones() -> None:
     with pytest.raises(Rejected, match="node-1, node-2"):
         State("x", nodes=2).node("node-3")
 

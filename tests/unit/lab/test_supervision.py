@@ -1,4 +1,4 @@
-"""What keeps a node's programs running, and a held one away."""
+"""The supervisor keeps a node's programs running, and a held one stopped."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_it_is_reported_stopped_only_when_it_is_and_stays_so(one: Held) -> None:
 
 
 def test_one_that_died_and_is_held_before_it_is_started_again_is_stopped(one: Held) -> None:
-    """Nothing says that it does not run but that there is no process: it may be about to be started."""
+    """It has no process, but would be started at the next tick."""
     one.tick()
     one.child.ended(9, one.pidfile)
     one.child.start_after = 0.0

@@ -39,7 +39,7 @@ def test_each_ending_is_counted_by_file(report):
     assert proven.Run("nothing ran").failed
 
 
-def test_kernels_are_told_apart(report):
+def test_kernels_are_distinguished(report):
     old, new = proven.by_kernel(report(GUESTS))
     assert (old.title, old.failed) == ("Linux 6.1.1-1", False)
     assert (new.title, new.failed) == ("Linux 7.3-1~bpo", True)

@@ -13,7 +13,7 @@ from release import audit, image, lending, licences
 from release.distributions import DEVELOPMENT, LAB, ROOT, asked, closure, constraints, normal, project
 from release.image import Facts, command, engine, facts, source
 
-SAID = Facts(version="1.2.3", revision="abc", source="https://example.net/g", epoch=1_700_000_000)
+FACTS = Facts(version="1.2.3", revision="abc", source="https://example.net/g", epoch=1_700_000_000)
 
 
 def arguments(words, option="--build-arg"):
@@ -35,13 +35,13 @@ def test_the_first_engine_that_works_is_taken(works, taken):
 def test_where_nothing_builds_images_it_says_what_was_tried_and_what_to_do():
     with pytest.raises(SystemExit) as ended:
         engine("", lambda name: f"does not work: {name} is tired")
-    for told in (
+    for expected in (
         "docker does not work: docker is tired",
         "podman",
         "buildah is tired",
         "apt-get install buildah",
     ):
-        assert told in str(ended.value)
+        assert expected in str(ended.value)
 
 
 def test_an_engine_that_was_asked_for_is_not_replaced():
@@ -51,7 +51,7 @@ def test_an_engine_that_was_asked_for_is_not_replaced():
 
 @pytest.mark.parametrize("name", ["podman", "buildah"])
 def test_the_labels_and_times_are_those_of_the_commit(name):
-    words = command(name, "galactic:1.2.3", SAID, base="debian:x", target="dev", more=["--layers"])
+    words = command(name, "galactic:1.2.3", FACTS, base="debian:x", target="dev", more=["--layers"])
     assert words[:2] == [name, "build"]
     assert words[-1] == "."
     assert {"--timestamp=1700000000", "--layers"} <= set(words)
@@ -66,7 +66,7 @@ def test_the_labels_and_times_are_those_of_the_commit(name):
 
 
 def test_docker_gets_the_time_as_an_argument():
-    words = command("docker", "galactic", SAID)
+    words = command("docker", "galactic", FACTS)
     assert arguments(words)["SOURCE_DATE_EPOCH"] == "1700000000"
     assert not any(word.startswith("--timestamp") for word in words)
     assert "BASE" not in arguments(words)
@@ -74,12 +74,12 @@ def test_docker_gets_the_time_as_an_argument():
 
 def test_every_argument_is_one_of_the_dockerfile():
     text = (ROOT / image.DOCKERFILE).read_text()
-    for name in arguments(command("buildah", "galactic", SAID, base="x")):
+    for name in arguments(command("buildah", "galactic", FACTS, base="x")):
         assert f"ARG {name}" in text
 
 
 @pytest.mark.parametrize(
-    ("remote", "told"),
+    ("remote", "expected"),
     [
         ("https://example.net/team/galactic.git", "https://example.net/team/galactic"),
         ("https://user:secret@example.net/team/galactic", "https://example.net/team/galactic"),
@@ -89,8 +89,8 @@ def test_every_argument_is_one_of_the_dockerfile():
         ("", ""),
     ],
 )
-def test_the_source_is_a_web_address_without_credentials(remote, told):
-    assert source(remote) == told
+def test_the_source_is_a_web_address_without_credentials(remote, expected):
+    assert source(remote) == expected
 
 
 def test_the_time_can_be_given_and_is_checked():
@@ -120,7 +120,7 @@ def project_build():
     return [requirement.partition(">=")[0] for requirement in table["requires"]]
 
 
-def test_constraints_say_nothing_but_names_and_versions(tmp_path):
+def test_constraints_have_names_and_versions_alone(tmp_path):
     (tmp_path / "constraints.txt").write_text("aiohttp==3.1\n--index-url https://example.net/simple\n")
     with pytest.raises(SystemExit, match="index-url"):
         constraints(tmp_path)
@@ -136,7 +136,9 @@ def test_the_image_asks_for_the_extras_that_are_listed_as_its_own():
         text=True,
         check=True,
     )
-    assert sorted(done.stdout.split()) == sorted(str(each).replace(" ", "") for each in asked(["cli"]))
+    assert sorted(done.stdout.split()) == sorted(
+        str(requirement).replace(" ", "") for requirement in asked(["cli"])
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ VULNERABLE = [{"id": "PYSEC-1", "fix_versions": ["2.0"]}]
 
 
 @pytest.mark.parametrize(
-    ("out", "error", "code", "told"),
+    ("out", "error", "code", "expected"),
     [
         pytest.param([{"name": "a", "version": "1", "vulns": []}], "", 0, "no known", id="fine"),
         pytest.param(
@@ -193,10 +195,10 @@ VULNERABLE = [{"id": "PYSEC-1", "fix_versions": ["2.0"]}]
         ),
     ],
 )
-def test_an_audit_that_could_not_be_made_is_no_verdict_and_says_so(capsys, out, error, code, told):
+def test_an_audit_that_could_not_be_made_is_reported_and_passes(capsys, out, error, code, expected):
     printed = "" if out is None else json.dumps({"dependencies": out, "fixes": []})
     assert audit.verdict(printed, error) == code
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 LISTED = """\
@@ -252,7 +254,7 @@ def test_what_is_lent_is_a_secret_and_no_argument(tmp_path, capsys):
     assert lent["ca"] == str(authorities), "the file of pip's cert is not there"
     assert "user:word@" in (tmp_path / "pip.conf").read_text()
     assert (tmp_path / "pip.conf").stat().st_mode & 0o077 == 0
-    called = command("buildah", "galactic", SAID, more=words)
+    called = command("buildah", "galactic", FACTS, more=words)
     assert "user:word@" not in " ".join(called)
     assert lent == secrets(called)
     assert "/srv/wheels" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What is in the wheels: Galactic's has nothing of the lab, the lab's has all that builds its kernels and programs."""
+"""The wheels: Galactic's has nothing of the lab, the lab's has all that its kernels and programs are built from."""
 
 import subprocess
 import sys
