@@ -1,4 +1,4 @@
-"""The rules as the chart ships them."""
+"""The chart's alert rules."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from galactic_lab.controlplane import prometheus
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 INSTALLING_SECONDS: Final = 1200
-"""Of the first test that needs a package of Debian's, on a machine that has not got it, from a mirror that is slow."""
+"""Timeout of the first test: it may fetch a Debian package from a slow mirror."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +27,6 @@ def promtool() -> str:
 
 @pytest.fixture(scope="session")
 def alerts() -> dict[str, dict[str, Any]]:
-    """By name."""
+    """The rules by name."""
     groups = [group for path in prometheus.rules() for group in yaml.safe_load(path.read_text())["groups"]]
     return {rule["alert"]: rule for group in groups for rule in group["rules"]}

@@ -1,4 +1,4 @@
-"""Each alert fires for what it is about and not for what is like it, as Prometheus itself evaluates it."""
+"""Each alert fires for its problem and not for similar states, evaluated by Prometheus itself."""
 
 import json
 import re
@@ -17,7 +17,7 @@ DAY = 86400
 
 @dataclass(frozen=True)
 class Case:
-    """``series`` are promtool's, a value each minute. ``fires``: the alert's labels at ``at``; None: there is none."""
+    """``series``: promtool's notation, a value per minute. ``fires``: the alert's labels at ``at``; None: no alert."""
 
     alert: str
     series: dict[str, str]
@@ -45,10 +45,10 @@ def node(metric: str, values: str, more: str = "") -> dict[str, str]:
 
 
 def pool(**prefixes: int) -> dict[str, str]:
-    """As both replicas tell."""
+    """The series of both replicas."""
     return {
-        f'galactic_operator_pool_prefixes{{instance="{each}", state="{state}"}}': f"{count}x60"
-        for each in "ab"
+        f'galactic_operator_pool_prefixes{{instance="{instance}", state="{state}"}}': f"{count}x60"
+        for instance in "ab"
         for state, count in prefixes.items()
     }
 
@@ -104,7 +104,7 @@ CASES = [
         N1,
     ),
     Case(
-        "GalacticKernelNotAsPlanned",  # that it is not Ready at all is told by the other
+        "GalacticKernelNotAsPlanned",  # the other alert covers nodes that are not Ready
         node("condition", "0x60", ', type="Synced"') | node("condition", "0x60", ', type="Ready"'),
     ),
     Case(
@@ -113,7 +113,7 @@ CASES = [
         N1,
     ),
     Case(
-        "GalacticKernelDrift",  # once is somebody's mistake
+        "GalacticKernelDrift",  # a single change is a mistake, not drift
         node("drift_objects_total", "0x30 5x30") | node("filter_drift_chains_total", "0x60"),
         at="59m",
     ),
@@ -194,7 +194,7 @@ CASES = [
     Case("GalacticHistoryLag", router("database_lag_seconds", "30x60")),
     Case(
         "GalacticPodsUnattached",
-        {f'galactic_operator_pods_unattached{{instance="{each}"}}': "0x45 2x15" for each in "ab"},
+        {f'galactic_operator_pods_unattached{{instance="{instance}"}}': "0x45 2x15" for instance in "ab"},
         {},
     ),
     Case("GalacticPodsUnattached", {'galactic_operator_pods_unattached{instance="a"}': "0x48 1x1 0x10"}),
@@ -236,13 +236,13 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not(alerts: dict[st
 
 def test_they_fire_when_they_should(promtool: str, tmp_path: Path) -> None:
     tests = [_test(number, case) for number, case in enumerate(CASES)]
-    told = {
+    test_file = {
         "rule_files": [str(path) for path in prometheus.rules()],
         "evaluation_interval": "1m",
         "tests": tests,
     }
     path = tmp_path / "tests.yaml"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(test_file))
     done = subprocess.run([promtool, "test", "rules", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -263,9 +263,9 @@ def _test(number: int, case: Case) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.fires is not None], ids=lambda case: case.alert
 )
-def test_what_they_say_has_only_labels_that_they_have(case: Case, alerts: dict[str, Any]) -> None:
-    said = " ".join(alerts[case.alert]["annotations"].values())
-    assert set(re.findall(r"\$labels\.(\w+)", said)) <= set(case.fires or ())
+def test_annotations_use_only_labels_of_the_alert(case: Case, alerts: dict[str, Any]) -> None:
+    text = " ".join(alerts[case.alert]["annotations"].values())
+    assert set(re.findall(r"\$labels\.(\w+)", text)) <= set(case.fires or ())
 
 
 def test_each_says_how_bad_it_is_what_to_do_and_where_to_read_on(alerts: dict[str, Any]) -> None:

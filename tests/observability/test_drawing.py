@@ -1,4 +1,4 @@
-"""What is drawn of a panel stays inside of it."""
+"""A panel's drawing stays inside the panel."""
 
 import re
 
@@ -12,7 +12,7 @@ HALF = (0.0, 0.5), (60.0, 0.5)
 
 
 def legend(*names: str) -> list[tuple[float, str]]:
-    """The names below the panel, and where each begins; also how wide the panel is."""
+    """The names below the panel with their positions, and the panel's width."""
     text = picture(Board("galactic-x", "X", "", (PANEL,)), "", [[Shown(name, HALF) for name in names]], 0, 60)
     found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" [^>]*font-size="11"[^>]*>([^<]*)</text>', text)
     return [(float(x), name) for x, _, name in found]

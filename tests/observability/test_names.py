@@ -1,4 +1,4 @@
-"""What dashboards and rules ask for exists: every metric and label is one that the processes register."""
+"""Dashboards and rules use only metrics and labels that the processes register."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from reference.reasons import reasons
 OF_TARGETS = {"job", "instance", "node"}
 """The labels that a scrape adds (the chart's monitors, the lab)."""
 ELSEWHERE = ("router/database/", "router/kubernetes/status_writer.py", "router/kubernetes/router_events.py")
-"""What names reasons for something else than rejections: the database's failures, a condition, Events on a Pod."""
+"""Modules with reasons of something other than rejections: database failures, a condition, Events on a Pod."""
 FOREIGN = {"up": set(), "ALERTS": {"alertname", "alertstate"}}
 
 
@@ -39,7 +39,7 @@ def expressions(alerts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for board in BOARDS:
         for panel in board.panels:
             yield from ((f"{board.uid}: {panel.title}", query.expression) for query in panel.queries)
-        yield from ((f"{board.uid}: {each.title}", each.selector) for each in board.variables)
+        yield from ((f"{board.uid}: {variable.title}", variable.selector) for variable in board.variables)
 
 
 def test_every_metric_and_label_that_is_asked_for_exists(alerts: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ def test_each_alert_has_its_runbook_and_each_runbook_its_alert(alerts: dict[str,
 
 
 def test_rejections_of_every_reason_are_counted_from_zero() -> None:
-    """A series that begins with 1 has no increase, and its alert would miss the first."""
+    """A series that begins with 1 has no increase: its alert would miss the first failure."""
     counted = {
         reason.word
         for reason in reasons()
@@ -136,7 +136,7 @@ def test_the_lab_is_scraped_with_the_labels_of_the_charts_monitors() -> None:
 def test_a_lab_that_gets_another_router_gets_another_prometheus(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the new one is not scraped, and an alert says that nobody leads as soon as it does."""
+    """Otherwise a new leader is not scraped, and the alert for a missing leader fires."""
     monkeypatch.setattr("galactic_lab.state.HOME", tmp_path)
     one, same, other = (prometheus.program(State("any", nodes=2, routers=number)) for number in (1, 1, 2))
     assert one == same

@@ -1,4 +1,4 @@
-"""Flags before environment before file before defaults, and a clear end to a bad one."""
+"""Flags override variables, variables the file, the file defaults; a bad value ends the process with its name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +69,9 @@ def test_a_bad_value_stops_the_process_with_its_name(
     with pytest.raises(SystemExit) as caught:
         load(RouterSettings, arguments, program="galactic-router")
     assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert "galactic-router" in said
-    assert all(word in said for word in words), said
+    message = capsys.readouterr().err
+    assert "galactic-router" in message
+    assert all(word in message for word in words), message
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Recorded states: a small cluster in order, as the API server tells it, which each test breaks in one way."""
+"""Recorded states: a small cluster in order, as the API server has it; each test breaks it in one way."""
 
 from copy import deepcopy
 from typing import Any
@@ -150,11 +150,11 @@ def fine() -> Things:
         lease("galactic-operator"),
         lease("galactic-router"),
     ]
-    return {f"{each['kind']} {each['metadata']['name']}": deepcopy(each) for each in things}
+    return {f"{thing['kind']} {thing['metadata']['name']}": deepcopy(thing) for thing in things}
 
 
 def program(name: str, ready: int = 1, *, problem: str = "", node: str = "") -> Component:
-    """One replica, of a chart that was installed into a namespace of somebody's choice."""
+    """One replica, of a chart installed into the namespace ``net``."""
     log = f"kubectl logs -n net {f'galactic-node-of-{node}' if node else f'deploy/galactic-{name}'}"
     return Component(name, ready, 1, "0.1.0", problem, node, log)
 
@@ -162,18 +162,18 @@ def program(name: str, ready: int = 1, *, problem: str = "", node: str = "") -> 
 def snapshot(
     things: Things, *events: dict[str, Any], components: tuple[Component, ...] | None = None
 ) -> Snapshot:
-    """The state as commands see it."""
-    of = lambda kind: [each for each in things.values() if each["kind"] == kind]  # noqa: E731
+    """The state as a snapshot."""
+    of = lambda kind: [thing for thing in things.values() if thing["kind"] == kind]  # noqa: E731
     standing = tuple(program(name) for name in ("operator", "router", "webhook"))
-    nodes = tuple(program("node", node=name_of(each)) for each in of("Node"))
+    nodes = tuple(program("node", node=name_of(thing)) for thing in of("Node"))
     return Snapshot(
-        vpcs={name_of(each): parse(Vpc, each) for each in of("VPC")},
-        attachments={name_of(each): parse(VpcAttachment, each) for each in of("VPCAttachment")},
-        segments={name_of(each): parse(NodeSegment, each) for each in of("NodeSegment")},
-        nodes={name_of(each): each for each in of("Node")},
-        pods={name_of(each): each for each in of("Pod")},
+        vpcs={name_of(thing): parse(Vpc, thing) for thing in of("VPC")},
+        attachments={name_of(thing): parse(VpcAttachment, thing) for thing in of("VPCAttachment")},
+        segments={name_of(thing): parse(NodeSegment, thing) for thing in of("NodeSegment")},
+        nodes={name_of(thing): thing for thing in of("Node")},
+        pods={name_of(thing): thing for thing in of("Pod")},
         events=list(events),
-        leases={each["metadata"]["name"]: each for each in of("Lease")},
+        leases={thing["metadata"]["name"]: thing for thing in of("Lease")},
         components=components if components is not None else (*standing, *nodes),
         at=NOW,
     )

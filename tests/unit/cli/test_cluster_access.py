@@ -1,4 +1,4 @@
-"""A cluster as the chart installs it: what runs, why not, and where it is asked."""
+"""A cluster as the chart installs it: its programs, the reasons why they are not ready, and the requests for them."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def workload(component: str, **status: int) -> dict[str, Any]:
 
 
 class FakeKube:
-    """Lists by kind, and what is at a path."""
+    """An API server with lists by kind, and texts by path."""
 
     def __init__(self, lists: dict[str, list[dict[str, Any]]]) -> None:
         self.lists, self.paths = lists, []
@@ -73,7 +73,7 @@ async def test_what_runs() -> None:
             pod("node", "node-2", {"phase": "Pending"}),
         ],
     )
-    found = {each.title: each for each in await access.components()}
+    found = {component.title: component for component in await access.components()}
     assert (found["operator"].ready, found["operator"].wanted, found["operator"].version) == (
         2,
         2,
@@ -106,7 +106,8 @@ async def test_where_logs_are() -> None:
         Pod=[pod("node", "node-1", RUNNING)],
     )
     assert {
-        each.log.removeprefix("kubectl logs -n galactic-system ") for each in await access.components()
+        component.log.removeprefix("kubectl logs -n galactic-system ")
+        for component in await access.components()
     } == {
         "deploy/galactic-operator",
         "sts/galactic-router",
@@ -127,7 +128,7 @@ def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         pytest.param(container({"running": {}}), "", id="runs"),
         pytest.param(
@@ -151,11 +152,11 @@ def container(state: dict[str, Any], last: dict[str, Any] | None = None) -> dict
         ),
     ],
 )
-def test_why_a_pod_does_not_run(given: dict[str, Any], said: str) -> None:
-    assert problem(given) == said
+def test_why_a_pod_does_not_run(given: dict[str, Any], message: str) -> None:
+    assert problem(given) == message
 
 
-async def test_a_command_that_was_too_slow_is_told_with_its_pod_and_the_remedy(
+async def test_a_command_that_was_too_slow_names_its_pod_and_the_remedy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[float] = []

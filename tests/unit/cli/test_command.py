@@ -1,4 +1,4 @@
-"""The command as a whole: exit codes, forms, colours, completion, and that its help costs little."""
+"""The whole command: exit codes, output formats, colours, completion, and a cheap --help."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ def nowhere(tmp_path: Path) -> Path:
     ],
 )
 def test_a_time_out_names_what_was_waited_for(commands: list[str], culprit: str) -> None:
-    """The commands of the moment when time was up: none of them is left after that."""
+    """The error names the commands that ran at the timeout, and none afterwards."""
     way = cluster_options.ClusterOptions(seconds=0.2)
 
     async def work() -> None:
@@ -76,9 +76,9 @@ def test_a_time_out_names_what_was_waited_for(commands: list[str], culprit: str)
 
     with pytest.raises(Unreachable) as raised:
         way.run(work())
-    said = cluster_options.sentence(raised.value)
-    assert said.startswith(f"{culprit}; give a longer --request-timeout")
-    assert ("is the cluster up?" in said) == (not commands)
+    message = cluster_options.sentence(raised.value)
+    assert message.startswith(f"{culprit}; give a longer --request-timeout")
+    assert ("is the cluster up?" in message) == (not commands)
 
 
 def test_what_a_command_raises_and_returns_is_its_own() -> None:
@@ -122,7 +122,7 @@ def test_one_that_accepts_and_says_nothing_is_not_waited_for(tmp_path: Path, now
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         pytest.param(["status", "--kubeconfig", "/nope"], "/nope", id="no-such-file"),
         pytest.param(["routes"], "vpc", id="missing-argument"),
@@ -131,10 +131,10 @@ def test_one_that_accepts_and_says_nothing_is_not_waited_for(tmp_path: Path, now
         pytest.param(["connectivity", "probe", "--ask", "nonsense"], "--ask", id="probe"),
     ],
 )
-def test_what_is_not_understood(words: list[str], said: str) -> None:
+def test_what_is_not_understood(words: list[str], message: str) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == cluster_options.USAGE
-    assert said in done.stderr
+    assert message in done.stderr
 
 
 def test_a_context_that_is_not_there_is_named(nowhere: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_context_that_is_not_there_is_named(nowhere: Path) -> None:
 
 
 def test_history_of_a_vpc_by_its_name(nowhere: Path) -> None:
-    """The API server is asked for its identifier."""
+    """The VPC's identifier is read from the API server."""
     words = [
         "history",
         "10.1.1.1",
@@ -219,7 +219,7 @@ def test_completion_knows_commands_and_their_options() -> None:
     ],
 )
 def test_completion_under_kubectl(words: list[str], follows: list[str]) -> None:
-    """In the form of cobra, which kubectl reads: candidates, then ``:0``, with which a shell goes on with files."""
+    """In cobra's form, which kubectl reads: candidates, then ``:0``, after which a shell completes file names."""
     program = [str(BIN / "kubectl_complete-galactic"), *words]
     done = subprocess.run(program, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [*follows, ":0"]

@@ -1,4 +1,4 @@
-"""The connectivity test tells right from wrong: over real sockets, and from what its pods' states say."""
+"""The connectivity test detects wrong answers, over real sockets and from its pods' states."""
 
 import asyncio
 import functools
@@ -18,7 +18,7 @@ PLAN = ConnectivityPlan("space", ["node-1", "node-2"], "image", 10.0)
 
 @asynccontextmanager
 async def answering(name: str) -> AsyncIterator[int]:
-    """Somebody who answers, on all addresses; the port. One that was free may be another's by now: then another one."""
+    """The port of a server on all addresses. A free port may be taken meanwhile: then another is tried."""
     task: asyncio.Task[None] | None = None
     while task is None or task.done():
         with socket.socket() as free:
@@ -41,11 +41,11 @@ async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(probe, "answering_name", functools.partial(probe.answering_name, seconds=120.0))
     async with answering("blue-1") as port:
         targets = [
-            probe.target(each)
-            for each in ("127.0.0.1=blue-1", "::1=blue-1", "127.0.0.2=green-1", "127.0.0.3=")
+            probe.target(text)
+            for text in ("127.0.0.1=blue-1", "::1=blue-1", "127.0.0.2=green-1", "127.0.0.3=")
         ]
         found = await probe.results(targets, 0.0, port)
-    assert {str(each.target): (each.found, each.right) for each in found} == {
+    assert {str(result.target): (result.found, result.right) for result in found} == {
         "127.0.0.1=blue-1": ("blue-1", True),
         "::1=blue-1": ("blue-1", True),
         "127.0.0.2=green-1": ("blue-1", False),
@@ -54,11 +54,11 @@ async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_nobody_answers() -> None:
-    with socket.socket() as taken:  # and nobody listens on it
+    with socket.socket() as taken:  # no process listens on it
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         found = await probe.results([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
-    assert [(each.found, each.right) for each in found] == [("", False), ("", True)]
+    assert [(result.found, result.right) for result in found] == [("", False), ("", True)]
 
 
 @pytest.mark.parametrize("given", ["10.1.1.1", "nonsense=x", "=x", f"10.1.1.1={'x' * 65}"])
@@ -78,8 +78,8 @@ def pods(code: int = 0, message: str = "") -> dict[str, Any]:
 def test_all_is_well() -> None:
     found = PLAN.results(pods(), [])
     assert PLAN.finished(pods())
-    assert all(each["right"] for each in found)
-    assert [each for each in found if each["from"] == "green-1" and each["expected"] == ""], (
+    assert all(result["right"] for result in found)
+    assert [result for result in found if result["from"] == "green-1" and result["expected"] == ""], (
         "isolation is asked for"
     )
 
@@ -88,8 +88,8 @@ def test_the_wrong_one_answers() -> None:
     states = pods()
     wrong = "10.254.0.2=green-2 found=blue-2\n10.254.0.3= found=blue-3\n"
     states["green-1"] = pods(3, wrong)["green-1"]
-    found = {(each["from"], each["to"]): each for each in PLAN.results(states, [])}
-    assert [key for key, each in found.items() if not each["right"]] == [
+    found = {(result["from"], result["to"]): result for result in PLAN.results(states, [])}
+    assert [key for key, result in found.items() if not result["right"]] == [
         ("green-1", "10.254.0.2"),
         ("green-1", "10.254.0.3"),
     ]
@@ -122,11 +122,11 @@ def test_the_wrong_one_answers() -> None:
 )
 def test_a_pod_that_could_not_ask(pod: Any, event: str, why: str) -> None:
     states = pods() | {"blue-1": pod}
-    told = [{"involvedObject": {"name": "blue-1"}, "message": event}] if event else []
-    found = [each for each in PLAN.results(states, told) if each["from"] == "blue-1"]
+    events = [{"involvedObject": {"name": "blue-1"}, "message": event}] if event else []
+    found = [result for result in PLAN.results(states, events) if result["from"] == "blue-1"]
     assert found
-    assert not any(each["right"] for each in found)
-    assert all(why in each["why"] for each in found)
+    assert not any(result["right"] for result in found)
+    assert all(why in result["why"] for result in found)
 
 
 def test_pods_ask_for_no_privileges() -> None:

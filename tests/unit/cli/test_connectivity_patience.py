@@ -15,7 +15,7 @@ BODY = {"kind": "Pod", "metadata": {"name": "web"}}
 
 
 class Server:
-    """Answers each request with what is next: an error, or nothing to complain about."""
+    """Answers each request with the next error or a success."""
 
     def __init__(self, *answers: GalacticError | None) -> None:
         self.answers = iter(answers)
@@ -60,7 +60,7 @@ async def test_made(answers: tuple[GalacticError | None, ...], refusals: type[Ga
     assert server.asked == len(answers)
 
 
-async def test_what_is_refused_for_good_is_told_as_it_is() -> None:
+async def test_a_permanent_refusal_is_raised_unchanged() -> None:
     with pytest.raises(Rejected, match="forbidden"):
         await connectivity._create(Server(Rejected("forbidden")), PODS, BODY, "a", 300.0)  # type: ignore[arg-type]
     with pytest.raises(Conflict):

@@ -99,9 +99,9 @@ def test_a_command_of_a_distribution_that_is_not_installed_names_it(install: Ins
     assert f"\n  {name} " not in run("--help").stdout
     missing = run(name, "--anything")
     assert missing.exit_code == cluster_options.USAGE
-    said = " ".join(missing.stderr.split())
-    assert f"`galactic {name}` is part of the distribution galactic-lab, which is not installed" in said
-    assert "pip install ./lab" in said
+    message = " ".join(missing.stderr.split())
+    assert f"`galactic {name}` is part of the distribution galactic-lab, which is not installed" in message
+    assert "pip install ./lab" in message
 
 
 def test_completion_goes_on_without_a_broken_one(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Each thing that can be wrong is found, by name, with what to do; and what is not wrong is not."""
+"""Each problem is a finding with its object and remedy, and a healthy cluster has none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,9 +33,9 @@ def status(name: str, *conditions: dict[str, Any], **fields: Any) -> Break:
     def broken(things: Things) -> None:
         given = things[name]["status"]
         given.update(fields)
-        types = {each["type"] for each in conditions}
+        types = {condition["type"] for condition in conditions}
         given["conditions"] = [
-            *(each for each in given["conditions"] if each["type"] not in types),
+            *(condition for condition in given["conditions"] if condition["type"] not in types),
             *conditions,
         ]
 
@@ -57,7 +57,7 @@ def changed(**given: dict[str, Any]) -> Break:
     return broken
 
 
-def told(*events: dict[str, Any], also: Break | None = None) -> Break:
+def warned(*events: dict[str, Any], also: Break | None = None) -> Break:
     def broken(things: Things) -> dict[str, Any]:
         if also:
             also(things)
@@ -69,7 +69,7 @@ def told(*events: dict[str, Any], also: Break | None = None) -> Break:
 def down(name: str, problem: str = "", node: str = "") -> Break:
     def broken(_: Things) -> dict[str, Any]:
         names = ("operator", "router", "webhook")
-        standing = [program(each) for each in names if each != name]
+        standing = [program(other) for other in names if other != name]
         return {"components": (*standing, program(name, 0, problem=problem, node=node))}
 
     return broken
@@ -92,11 +92,11 @@ def past_the_webhook(things: Things) -> None:
     [
         pytest.param(
             without("NodeSegment node-2", "VPCAttachment api", "Pod api"),
-            *("Node node-2", "NoPrefix", "no SRv6 prefix", "kubectl annotate node node-2"),
+            *("Node node-2", "NoPrefix", "no SRv6 prefix", "a prefix that the underlay routes to the node"),
             id="node-without-prefix",
         ),
         pytest.param(
-            told(
+            warned(
                 event(
                     "Node",
                     "node-2",
@@ -226,7 +226,7 @@ def past_the_webhook(things: Things) -> None:
             id="webhook-away",
         ),
         pytest.param(
-            told(
+            warned(
                 event(
                     "ReplicaSet",
                     "blue/web",
@@ -268,14 +268,16 @@ def past_the_webhook(things: Things) -> None:
             id="attached-and-not-routed",
         ),
         pytest.param(
-            told(
+            warned(
                 event("Pod", "blue/web", "FailedCreatePodSandBox", "plugin galactic: code 11"), also=pending
             ),
             *("Pod blue/web", "FailedCreatePodSandBox", "code 11", "kubectl describe nseg node-1"),
             id="pod-that-cannot-be-attached",
         ),
         pytest.param(
-            told(event("VPCAttachment", "blue/web", "SidOutsidePrefix", "node node-2: … is not a SID of …")),
+            warned(
+                event("VPCAttachment", "blue/web", "SidOutsidePrefix", "node node-2: … is not a SID of …")
+            ),
             *("VPCAttachment blue/web", "SidOutsidePrefix", "node-2", "check galactic-node"),
             id="node-that-claims-what-is-not-its-own",
         ),
@@ -302,24 +304,26 @@ def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message:
     things = fine()
     more = broken(things) or {}
     found = list(findings(snapshot(things, *more.get("events", ()), components=more.get("components"))))
-    (match,) = [each for each in found if each.about == about]
+    (match,) = [finding for finding in found if finding.about == about]
     assert match.severity == PROBLEM
     assert match.reason.startswith(reason)
     assert message in match.message
     assert remedy in match.remedy
-    others = [each.about for each in found if each.severity == PROBLEM and each.about != about]
+    others = [finding.about for finding in found if finding.severity == PROBLEM and finding.about != about]
     assert not others, "one cause, one finding"
 
 
-def test_what_is_the_matter_on_many_nodes_is_said_once() -> None:
+def test_what_is_the_matter_on_many_nodes_is_one_finding() -> None:
     things = fine()
     for number in range(1, 10):
         things[f"NodeSegment node-{number}"] = segment(number)
         things[f"Node node-{number}"] = node(number)
         gone = condition("BrokerConnected", "False", "Disconnected", "nobody listens there; see elsewhere")
         status(f"NodeSegment node-{number}", gone)(things)
-    found = [each for each in findings(snapshot(things)) if each.reason.startswith("BrokerConnected")]
-    assert [each.about for each in found] == ["9 NodeSegments (node-1, node-2, node-3, …)"]
+    found = [
+        finding for finding in findings(snapshot(things)) if finding.reason.startswith("BrokerConnected")
+    ]
+    assert [finding.about for finding in found] == ["9 NodeSegments (node-1, node-2, node-3, …)"]
     assert "check the broker" in found[0].remedy
 
 
@@ -365,14 +369,14 @@ def test_an_epoch_of_a_clock_that_is_ahead_is_no_time_of_day() -> None:
     unrouted(things)
     (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
     place["epoch"] = int((NOW + 3600) * 1e9)
-    assert [each.reason for each in findings(snapshot(things))] == ["NotRouted"]
+    assert [finding.reason for finding in findings(snapshot(things))] == ["NotRouted"]
 
 
-def test_what_the_operator_says_of_a_silent_router_is_said_once() -> None:
+def test_a_condition_of_the_operator_about_a_silent_router_is_one_finding() -> None:
     things = fine()
     unrouted(things)
-    said = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
-    things["VPCAttachment web"]["status"]["conditions"].append(said)
+    not_routed = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
+    things["VPCAttachment web"]["status"]["conditions"].append(not_routed)
     (found,) = findings(snapshot(things))
     assert (found.reason, found.message) == ("NotRouted", "no router has told")
     assert "kubectl describe vpca -n blue web" in found.remedy
@@ -392,19 +396,19 @@ def pod_going(things: Things) -> None:
 
 @pytest.mark.parametrize("gone", [pod_gone, pod_elsewhere, pod_going])
 def test_a_status_that_nothing_updates_any_more_accuses_no_router(gone: Callable[[Things], None]) -> None:
-    """A NodeSegment goes on listing what its node had when that was lost."""
+    """The NodeSegment of a lost node still lists its endpoints."""
     things = fine()
     unrouted(things)
     gone(things)
-    assert "NotRouted" not in [each.reason for each in findings(snapshot(things))]
+    assert "NotRouted" not in [finding.reason for finding in findings(snapshot(things))]
 
 
 @pytest.mark.parametrize("gone", [pod_gone, pod_going])
 def test_a_condition_of_pods_that_are_gone_is_no_finding(gone: Callable[[Things], None]) -> None:
     things = fine()
     unrouted(things)
-    said = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
-    things["VPCAttachment web"]["status"]["conditions"].append(said)
+    not_routed = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
+    things["VPCAttachment web"]["status"]["conditions"].append(not_routed)
     gone(things)
     assert findings(snapshot(things)) == []
 
@@ -415,7 +419,7 @@ def test_whoever_may_not_list_pods_still_learns_of_a_silent_router() -> None:
     del things["Pod web"]
     seen = snapshot(things)
     seen.unread["Pod"] = "forbidden"
-    assert "NotRouted" in [each.reason for each in findings(seen)]
+    assert "NotRouted" in [finding.reason for finding in findings(seen)]
 
 
 def test_a_router_outside_is_a_note_and_no_attachment_waits_for_it() -> None:
@@ -432,8 +436,8 @@ def test_kinds_that_are_not_installed() -> None:
     empty = snapshot({}, components=())
     empty.unread = dict.fromkeys(("VPC", "VPCAttachment", "NodeSegment"), "the kind is not installed")
     found = findings(empty)
-    assert {each.reason for each in found} == {"NotInstalled"}
-    assert all("helm install" in each.remedy for each in found)
+    assert {finding.reason for finding in found} == {"NotInstalled"}
+    assert all("helm install" in finding.remedy for finding in found)
 
 
 def test_times_without_a_zone_are_utc_and_nonsense_is_long_ago() -> None:
@@ -443,7 +447,7 @@ def test_times_without_a_zone_are_utc_and_nonsense_is_long_ago() -> None:
 
 
 def detached(**fields: Any) -> Things:
-    """Web runs, and its node has no endpoint for it."""
+    """Pod web runs, but its node has no endpoint for it."""
     things = fine()
     things["NodeSegment node-1"]["status"]["endpoints"] = []
     things["Pod web"]["status"].update(fields)
@@ -451,7 +455,9 @@ def detached(**fields: Any) -> Things:
 
 
 def unattached(things: Things, **given: Any) -> list[str]:
-    return [each.about for each in findings(snapshot(things, **given)) if each.reason == "PodNotAttached"]
+    return [
+        finding.about for finding in findings(snapshot(things, **given)) if finding.reason == "PodNotAttached"
+    ]
 
 
 SANDBOX = {"type": "PodReadyToStartContainers", "status": "True"}
@@ -512,7 +518,7 @@ def test_a_node_that_does_not_update_its_segment_accuses_no_pod() -> None:
 def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]], remedy: str) -> None:
     things = detached()
     things["Pod web"]["metadata"]["ownerReferences"] = owners
-    (found,) = (each for each in findings(snapshot(things)) if each.reason == "PodNotAttached")
+    (found,) = (finding for finding in findings(snapshot(things)) if finding.reason == "PodNotAttached")
     assert (found.severity, found.remedy) == (PROBLEM, remedy)
 
 

@@ -1,4 +1,4 @@
-"""The picture is well-formed, shows who is where, and takes nobody's name for markup."""
+"""The picture is well-formed, shows all attachments, and escapes names."""
 
 from xml.etree import ElementTree as ET
 
@@ -16,7 +16,7 @@ def test_who_is_where() -> None:
         ("blue/blue", "node-1"): ["web 10.1.1.1"],
         ("blue/blue", "node-2"): ["api 10.1.1.2"],
     }
-    texts = [each.text for each in ET.fromstring(svg(seen)).iter(f"{SVG}text")]  # noqa: S314 - our own
+    texts = [element.text for element in ET.fromstring(svg(seen)).iter(f"{SVG}text")]  # noqa: S314 - our own
     assert {"blue/blue", "node-1", "node-2", "web 10.1.1.1", "api 10.1.1.2"} <= {*texts}
 
 
@@ -40,19 +40,21 @@ def test_names_are_text() -> None:
 
 
 def test_no_text_leaves_its_column() -> None:
-    """Of whatever length names are: a font's widest digit at this size takes 8 pixels."""
+    """For names of any length: the widest digit takes 8 pixels at this font size."""
     things = fine()
     for letter, length in (("a", 20), ("b", 40), ("c", 200)):
         things[f"VPCAttachment {letter}"] = attachment(letter * length, 1, 7, 7)
     things["VPC blue"]["spec"]["networks"] = [f"10.{number}.0.0/16" for number in range(30)]
     drawn = ET.fromstring(svg(picture(snapshot(things))))  # noqa: S314 - our own
-    edges = [float(each.get("x", 0)) for each in drawn.iter(f"{SVG}rect") if each.get("class") == "g"]
+    edges = [
+        float(element.get("x", 0)) for element in drawn.iter(f"{SVG}rect") if element.get("class") == "g"
+    ]
     assert len(edges) == 2
-    for each in drawn.iter(f"{SVG}text"):
-        x = float(each.get("x", 0))
+    for element in drawn.iter(f"{SVG}text"):
+        x = float(element.get("x", 0))
         edge = min([edge for edge in edges if edge > x], default=float(drawn.get("width", 0)))
-        assert x + 8 * len(each.text or "") <= edge, each.text
+        assert x + 8 * len(element.text or "") <= edge, element.text
     assert any(
-        "…" in (each.text or "") and (each.text or "").endswith("10.1.1.7")
-        for each in drawn.iter(f"{SVG}text")
+        "…" in (element.text or "") and (element.text or "").endswith("10.1.1.7")
+        for element in drawn.iter(f"{SVG}text")
     )

@@ -1,4 +1,4 @@
-"""What `galactic history` prints is whole, however narrow the terminal is."""
+"""`galactic history` prints whole lines, also on a narrow terminal."""
 
 from datetime import UTC, datetime
 

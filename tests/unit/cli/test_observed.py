@@ -1,4 +1,4 @@
-"""What packets met on their way is told at the hop where they met it, and nothing is accused without proof."""
+"""The hop that drops packets is named, and no hop without proof from counters."""
 
 import asyncio
 from copy import deepcopy
@@ -30,7 +30,7 @@ def counted(*drops: dict[str, Any], **links: tuple[int, int]) -> dict[str, Any]:
 
 
 def rule(packets: int, size: int, *, chain: str = "GALACTIC-INPUT", **more: Any) -> dict[str, Any]:
-    """One of ours that dropped that many packets of that size."""
+    """A rule of Galactic that dropped that many packets of that size."""
     return {
         "backend": "legacy",
         "family": 6,
@@ -59,7 +59,7 @@ def walked(echo: Echo | None, change: Any = None) -> list[Hop]:
 
 
 def neighbour(node: int, way: str, address: str, state: str, *, asked: bool = True) -> Any:
-    """The kernel of that node has this state of the way's next hop."""
+    """Sets the state of the path's next hop in that node's kernel."""
 
     def change(kernels: dict[str, Any]) -> None:
         found = {"address": address, "state": state, "asked": asked}
@@ -288,7 +288,7 @@ def test_rises_are_of_the_same_rules_and_devices() -> None:
 
 
 class _Nodes:
-    """Of a site, its nodes: what each answers next, and the order in which they were asked."""
+    """Nodes of a cluster: each one's next answers, and the order of the requests."""
 
     def __init__(self, *answers: tuple[str, Any]) -> None:
         self._answers, self.asked = list(answers), [node for node, _ in answers]

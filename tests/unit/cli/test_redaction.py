@@ -97,8 +97,8 @@ def test_what_helps_stays(given: str) -> None:
 def test_objects(given: dict[str, Any], stays: list[str]) -> None:
     found = json.dumps(redacted_object(given))
     assert PLANTED not in found
-    for each in stays:
-        assert each in found
+    for word in stays:
+        assert word in found
 
 
 def test_references_to_secrets_are_no_secrets() -> None:

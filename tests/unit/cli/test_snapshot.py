@@ -1,4 +1,4 @@
-"""An Event about a workload whose pods were refused counts for as long as that is so."""
+"""An Event about refused pods counts while its workload lacks pods."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ REFUSED = 'admission webhook "pods.galactic.datumapis.com" denied the request'
 
 
 class Kube:
-    """Workloads by kind, and what was asked for."""
+    """Workloads by kind, and the kinds that were listed."""
 
     def __init__(self, **kinds: list[dict[str, Any]] | None) -> None:
         self.kinds = kinds
@@ -32,9 +32,9 @@ def workload(uid: str = "1", wished: int = 2, there: int = 0) -> dict[str, Any]:
 
 
 def refusal(uid: str = "1", kind: str = "ReplicaSet") -> dict[str, Any]:
-    told = event(kind, "blue/web", "FailedCreate", REFUSED)
-    told["involvedObject"]["uid"] = uid
-    return told
+    refused = event(kind, "blue/web", "FailedCreate", REFUSED)
+    refused["involvedObject"]["uid"] = uid
+    return refused
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,17 @@ def refusal(uid: str = "1", kind: str = "ReplicaSet") -> dict[str, Any]:
     ],
 )
 async def test_a_refused_workload(there: list[dict[str, Any]] | None, stands: bool) -> None:
-    told = refusal()
-    expected = [told] if stands else []
-    assert await _unresolved(Kube(ReplicaSet=there), [told]) == expected  # type: ignore[arg-type]
+    refused = refusal()
+    expected = [refused] if stands else []
+    assert await _unresolved(Kube(ReplicaSet=there), [refused]) == expected  # type: ignore[arg-type]
 
 
 async def test_a_hundred_refusals_are_one_question_a_kind() -> None:
     kube = Kube(ReplicaSet=[workload(str(at), there=at % 2 * 2) for at in range(100)], StatefulSet=None)
-    told = [refusal(str(at)) for at in range(100)]
+    refused = [refusal(str(at)) for at in range(100)]
     others = [refusal(kind="StatefulSet"), event("Pod", "blue/web", "BackOff", "…")]
-    stand = await _unresolved(kube, [*told, *others])  # type: ignore[arg-type]
-    assert stand == [*told[::2], *others]
+    stand = await _unresolved(kube, [*refused, *others])  # type: ignore[arg-type]
+    assert stand == [*refused[::2], *others]
     assert sorted(kube.asked) == ["ReplicaSet", "StatefulSet"]
 
 

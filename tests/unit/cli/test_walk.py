@@ -1,4 +1,4 @@
-"""A walk over recorded kernels stops where packets would, and says what to do there."""
+"""A walk over recorded kernels stops where packets would, with a remedy."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -20,7 +20,7 @@ Kernels = dict[str, Any]
 
 
 def kernel(number: int) -> dict[str, Any]:
-    """Of node NUMBER, which has 10.1.1.NUMBER; the other one is elsewhere."""
+    """The kernel of node NUMBER, which has 10.1.1.NUMBER."""
     other = 3 - number
     device = host_end(VPC, number)
     way = {"type": "unicast", "gateway": ""}
@@ -179,7 +179,7 @@ def test_where_it_stops(change: Callable[[Kernels], None], where: str, remedy: s
     assert remedy in last.remedy
 
 
-def test_a_kernel_that_cannot_be_asked_is_said_so() -> None:
+def test_a_kernel_that_cannot_be_read_is_unknown() -> None:
     *before, last = walked({"node-1": kernel(1), "node-2": "no pod of galactic-node runs there"}, fine())
     assert before
     assert last.state == "unknown"
@@ -201,7 +201,7 @@ def podless(things: Things) -> None:
     del things["Pod api"]
 
 
-def untold(things: Things) -> None:
+def unrouted(things: Things) -> None:
     del things["VPCAttachment api"]["status"]["endpoint"]
     things["VPCAttachment api"]["status"]["conditions"] = [condition("Routed", "False", "NotRouted", "…")]
 
@@ -213,8 +213,9 @@ def untold(things: Things) -> None:
         pytest.param(unready, "10.1.1.2", "is not Ready", id="attachment-not-ready"),
         pytest.param(podless, "10.1.1.2", "no pod uses it", id="no-pod"),
         pytest.param(lambda _: None, "10.1.1.2", "missing in this kernel", id="advertised"),
-        pytest.param(untold, "10.1.1.2", "no router has published its route", id="not-advertised"),
-        pytest.param(lambda _: None, "10.1.1.99", "no attachment of this VPC has it", id="nobody-s"),
+        pytest.param(lambda _: None, "10.1.1.2", f"galactic routes {VPC_ID}", id="advertised-remedy"),
+        pytest.param(unrouted, "10.1.1.2", "no router has published its route", id="not-advertised"),
+        pytest.param(lambda _: None, "10.1.1.99", "no attachment of this VPC has it", id="no-holder"),
     ],
 )
 def test_why_there_is_no_route(change: Callable[[Things], None], address: str, why: str) -> None:
@@ -246,13 +247,15 @@ ROUTE = {
 WANTED = {Network(route.network): route for route in ROUTE.values()}
 
 
-def compared(told: Any, change: Callable[[Kernels], None] = lambda _: None) -> dict[str, tuple[str, ...]]:
+def compared(
+    advertised: Any, change: Callable[[Kernels], None] = lambda _: None
+) -> dict[str, tuple[str, ...]]:
     kernels = {"node-1": kernel(1), "node-2": kernel(2)}
     change(kernels)
     found = rows(
         WANTED,
-        told,
-        {node: it["vpcs"][VPC_ID] for node, it in kernels.items()},
+        advertised,
+        {node: kernel["vpcs"][VPC_ID] for node, kernel in kernels.items()},
         {("default", "0001"): "blue/web"},
     )
     return {row.network: row.differences for row in found if row.differences}
