@@ -1,1 +1,5 @@
-"""The three kinds as pydantic models: the one source of ``crds/*.yaml``, of validation and of the docs' field lists."""
+"""The three kinds as pydantic models: the source of ``crds/*.yaml``, of validation and of the docs' field lists.
+
+``vpc``, ``vpcattachment`` and ``nodesegment`` are the kinds; ``model`` has their shared parts, ``rules`` the CEL rules,
+and ``schema`` writes the CustomResourceDefinitions.
+"""

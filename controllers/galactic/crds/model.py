@@ -1,4 +1,4 @@
-"""What the models of all three kinds share."""
+"""Shared parts of the models: metadata, conditions, parsing."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ class Model(BaseModel):
 
 
 class Owner(Model):
-    """Who the object goes with when it is deleted."""
+    """An owner: Kubernetes deletes the object with it."""
 
     kind: str = ""
     name: str = ""
@@ -26,7 +26,7 @@ class Owner(Model):
 
 
 class Meta(Model):
-    """The part of an object's metadata that we read."""
+    """The part of an object's metadata that Galactic reads."""
 
     name: str
     namespace: str = ""
@@ -44,10 +44,12 @@ class Meta(Model):
 class Condition(Model):
     """One aspect of the object's state (the fields of metav1.Condition)."""
 
-    type: str = Field(description="What the condition is about, in CamelCase.", max_length=316)
+    type: str = Field(description="The aspect, in CamelCase.", max_length=316)
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
-    reason: str = Field(default="", description="Why, as one stable CamelCase word.", max_length=1024)
-    message: str = Field(default="", description="Why, for people.", max_length=32768)
+    reason: str = Field(default="", description="The reason, as one stable CamelCase word.", max_length=1024)
+    message: str = Field(
+        default="", description="The reason in a sentence, with the remedy.", max_length=32768
+    )
     last_transition_time: str = Field(
         default="",
         description="When the status last changed.",
@@ -60,10 +62,10 @@ class Condition(Model):
     )
 
 
-def parse(kind: type[T], thing: Mapping[str, Any]) -> T:
-    """The object as a model. Raises Rejected with field, value and remedy of everything that is wrong."""
+def parse(kind: type[T], document: Mapping[str, Any]) -> T:
+    """The object as a model. Raises Rejected with field and value of everything that does not fit."""
     try:
-        return kind.model_validate(thing)
+        return kind.model_validate(document)
     except ValidationError as error:
         raise Rejected(
             "; ".join(map(_sentence, error.errors(include_url=False))), reason="Invalid"

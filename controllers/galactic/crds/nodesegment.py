@@ -1,4 +1,4 @@
-"""The NodeSegment kind: one node's share of the SRv6 block, and what is attached on it."""
+"""The NodeSegment kind: a node's prefix of the SRv6 block, and the attachments on the node."""
 
 from typing import Annotated, ClassVar, Final
 
@@ -8,11 +8,11 @@ from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.vpcattachment import MAX_NETWORKS
 
 MAX_ENDPOINTS: Final = 4096
-"""On one node, at the most: some 350 bytes each, and etcd takes objects of 1.5 MB."""
+"""Endpoints of one node: some 350 bytes each, and etcd takes objects of 1.5 MB."""
 
 
 class SegmentSpec(Model):
-    """What is wanted of a segment."""
+    """The desired state of a NodeSegment."""
 
     prefix: Annotated[str, StringConstraints(min_length=4, max_length=43)] = Field(
         description="The node's SRv6 prefix, /48 to /64, routed to the node by the underlay."
@@ -20,7 +20,7 @@ class SegmentSpec(Model):
 
 
 class SegmentEndpoint(Model):
-    """One attachment that is attached on the node."""
+    """An attachment on the node."""
 
     vpc: str = Field(description="The VPC's identifier, 12 hex digits.")
     function: str = Field(description="The attachment's identifier in the VPC, 4 hex digits.")
@@ -42,7 +42,7 @@ class SegmentEndpoint(Model):
 
 
 class SegmentCounts(Model):
-    """How much is on the node."""
+    """Numbers of objects on the node."""
 
     vpcs: int = Field(
         default=0, description="VPCs with an endpoint here.", json_schema_extra={"format": "int32"}
@@ -56,7 +56,7 @@ class SegmentCounts(Model):
 
 
 class SegmentNode(Model):
-    """What the node is able to do."""
+    """The node's software and abilities."""
 
     kernel: str = Field(default="", description="The kernel's release.")
     version: str = Field(default="", description="The node controller's version.")
@@ -64,26 +64,30 @@ class SegmentNode(Model):
 
 
 class SegmentStatus(Model):
-    """What is."""
+    """The observed state, written by the node."""
 
     loopback: str | None = Field(default=None, description="The node's SRv6 loopback, its source address.")
     conditions: tuple[Condition, ...] = Field(
-        default=(), max_length=64, description="What is true of the node, one entry a type."
+        default=(), max_length=64, description="The node's conditions, one entry a type."
     )
     sequence: int = Field(
         default=0,
-        description="Orders this list of endpoints among all that the node ever told, over MQTT or here.",
+        description="Orders this list of endpoints among all that the node ever published, over MQTT or here.",
         json_schema_extra={"format": "int64"},
     )
     endpoints: tuple[SegmentEndpoint, ...] = Field(
-        default=(), max_length=MAX_ENDPOINTS, description="What is attached on the node."
+        default=(), max_length=MAX_ENDPOINTS, description="The attachments on the node."
     )
-    counts: SegmentCounts | None = Field(default=None, description="How much is on the node.")
-    node: SegmentNode | None = Field(default=None, description="What the node is able to do.")
+    counts: SegmentCounts | None = Field(
+        default=None, description="Numbers of VPCs, endpoints and routes on the node."
+    )
+    node: SegmentNode | None = Field(
+        default=None, description="The node's kernel, version and encapsulation."
+    )
 
 
 class NodeSegment(Model):
-    """One node's share of the SRv6 block. Named after its Node; its status is written by that node only."""
+    """A node's prefix of the SRv6 block. Named after its Node; only that node writes its status."""
 
     KIND: ClassVar = "NodeSegment"
     PLURAL: ClassVar = "nodesegments"
@@ -100,7 +104,7 @@ class NodeSegment(Model):
     )
 
     metadata: Meta
-    spec: SegmentSpec = Field(description="What is wanted of the segment.")
+    spec: SegmentSpec = Field(description="The desired state.")
     status: SegmentStatus = Field(
-        default_factory=SegmentStatus, description="What is, written by the node itself."
+        default_factory=SegmentStatus, description="The observed state, written by the node itself."
     )

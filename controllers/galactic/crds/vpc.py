@@ -1,4 +1,4 @@
-"""The VPC kind: a private network of its own, in which attachments meet."""
+"""The VPC kind: a private network whose attachments reach each other."""
 
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -50,7 +50,7 @@ class AllowedNamespaces(Model):
 
 
 class VpcSpec(Model):
-    """What is wanted of a VPC."""
+    """The desired state of a VPC."""
 
     networks: tuple[Cidr, ...] = Field(
         min_length=1,
@@ -59,8 +59,8 @@ class VpcSpec(Model):
     )
     identifier: VpcIdentifier | None = Field(
         default=None,
-        description="Fixes the VPC's identifier (12 hex digits), so that another cluster can join the same VPC. "
-        "Left out: chosen by the operator. Immutable.",
+        description="The VPC's identifier (12 hex digits), given so that another cluster can join the same VPC. Left "
+        "out: chosen by the operator. Immutable.",
     )
     allowed_namespaces: AllowedNamespaces | None = Field(
         default=None, description="Which namespaces may attach to the VPC. Left out: only its own."
@@ -68,14 +68,14 @@ class VpcSpec(Model):
 
 
 class VpcStatus(Model):
-    """What is."""
+    """The observed state, written by the operator."""
 
-    ready: bool = Field(default=False, description="Whether attachments can be made.")
+    ready: bool = Field(default=False, description="Whether pods can be attached to the VPC.")
     identifier: str | None = Field(default=None, description="The VPC's identifier, 12 hex digits.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="What is true of the VPC, one entry a type.",
+        description="The VPC's conditions, one entry a type.",
     )
     observed_generation: int = Field(
         default=0,
@@ -83,11 +83,13 @@ class VpcStatus(Model):
         json_schema_extra={"format": "int64"},
     )
     attachments: int = Field(
-        default=0, description="How many VPCAttachments name the VPC.", json_schema_extra={"format": "int32"}
+        default=0,
+        description="The number of VPCAttachments in the VPC.",
+        json_schema_extra={"format": "int32"},
     )
     endpoints: int = Field(
         default=0,
-        description="How many of them are attached to a pod.",
+        description="The number of them that are attached to a pod.",
         json_schema_extra={"format": "int32"},
     )
 
@@ -110,5 +112,7 @@ class Vpc(Model):
     )
 
     metadata: Meta
-    spec: VpcSpec = Field(description="What is wanted of the VPC.")
-    status: VpcStatus = Field(default_factory=VpcStatus, description="What is, written by the operator.")
+    spec: VpcSpec = Field(description="The desired state.")
+    status: VpcStatus = Field(
+        default_factory=VpcStatus, description="The observed state, written by the operator."
+    )

@@ -12,7 +12,7 @@ from galactic.names import API_VERSION
 MAX_ADDRESSES: Final = 16
 MAX_ROUTES: Final = 256
 MAX_NETWORKS: Final = MAX_ADDRESSES + MAX_ROUTES
-"""What one attachment can lead to, at the most."""
+"""Networks that lead to one attachment."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
 
 
@@ -87,7 +87,7 @@ class AttachmentRoute(Model):
 
 
 class AttachmentSpec(Model):
-    """What is wanted of an attachment."""
+    """The desired state of an attachment."""
 
     vpc: VpcReference = Field(description="The VPC to attach to.")
     interface: Interface = Field(default_factory=Interface, description="The interface in the pod.")
@@ -97,17 +97,17 @@ class AttachmentSpec(Model):
 
 
 class AttachedEndpoint(Model):
-    """Where the attachment is attached, as the router last saw it."""
+    """The pod that has the attachment, as the router last published it."""
 
     cluster: str = Field(default="", description="The cluster of the node.")
-    node: str = Field(description="The node that holds the pod.")
+    node: str = Field(description="The node of the pod.")
     sid: str = Field(description="The SRv6 SID that leads to the pod.")
     networks: tuple[str, ...] = Field(
         default=(), max_length=MAX_NETWORKS, description="The networks that the VPC reaches through it."
     )
     epoch: int = Field(
         default=0,
-        description="The hybrid logical clock (ns) of the pod's ADD. The newest holds the attachment.",
+        description="The hybrid logical clock (ns) of the pod's ADD. The newest is routed to.",
         json_schema_extra={"format": "int64"},
     )
     revision: int = Field(
@@ -121,12 +121,12 @@ class AttachedEndpoint(Model):
 
 
 class AttachmentStatus(Model):
-    """What is."""
+    """The observed state, written by the operator and the router."""
 
     ready: bool = Field(default=False, description="Whether a pod can be attached.")
     vpc: str | None = Field(
         default=None,
-        description="The VPC that it belongs to, namespace/name, from when it was first ready. spec.vpc is immutable "
+        description="The VPC that it belongs to, namespace/name, since it was first ready. spec.vpc is immutable "
         "from then on.",
         max_length=317,
     )
@@ -137,7 +137,7 @@ class AttachmentStatus(Model):
         default=(), max_length=MAX_ADDRESSES, description="The addresses in force, given or allocated."
     )
     conditions: tuple[Condition, ...] = Field(
-        default=(), max_length=16, description="What is true of the attachment, one entry a type."
+        default=(), max_length=16, description="The attachment's conditions, one entry a type."
     )
     observed_generation: int = Field(
         default=0,
@@ -145,12 +145,12 @@ class AttachmentStatus(Model):
         json_schema_extra={"format": "int64"},
     )
     endpoint: AttachedEndpoint | None = Field(
-        default=None, description="Where it is attached, written by the router. Absent: nowhere."
+        default=None, description="Where it is attached, written by the router. Absent: not attached."
     )
 
 
 class VpcAttachment(Model):
-    """One interface of one pod in a VPC. A pod asks for it by annotation."""
+    """One interface of one pod in a VPC. A pod requests it by annotation."""
 
     KIND: ClassVar = "VPCAttachment"
     PLURAL: ClassVar = "vpcattachments"
@@ -167,7 +167,8 @@ class VpcAttachment(Model):
     )
 
     metadata: Meta
-    spec: AttachmentSpec = Field(description="What is wanted of the attachment.")
+    spec: AttachmentSpec = Field(description="The desired state.")
     status: AttachmentStatus = Field(
-        default_factory=AttachmentStatus, description="What is, written by the operator and the router."
+        default_factory=AttachmentStatus,
+        description="The observed state, written by the operator and the router.",
     )

@@ -1,4 +1,4 @@
-"""What the operator and the webhook both check, without the Kubernetes API and without asyncio.
+"""Checks of the operator and the webhook, without the Kubernetes API and without asyncio.
 
 ``networks``: the networks of a VPC. ``attachment``: addresses, interface name, terminations and routes of an
 attachment. ``grants``: whether a namespace may attach to a VPC. Each raises ``galactic.errors.Rejected`` with field and

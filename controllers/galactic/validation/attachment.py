@@ -1,4 +1,4 @@
-"""What an attachment asks for, checked: addresses, interface name, terminations, routes."""
+"""Parses and checks an attachment's specification: addresses, interface name, terminations, routes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ from galactic.validation.networks import (
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A destination beyond the VPC's networks. ``via`` None: the VPC knows the way."""
+    """A destination beyond the VPC's networks. ``via`` None: the VPC's own routes lead there."""
 
     destination: Network
     via: Address | None
@@ -54,12 +54,12 @@ class ParsedAttachment:
         )
 
     def onward(self, addresses: Sequence[Interface]) -> tuple[Route, ...]:
-        """The other routes: what the pod sends into the VPC."""
+        """The other routes: destinations that the pod sends into the VPC."""
         own = {address.ip for address in addresses}
         return tuple(route for route in self.routes if route.via is None or route.via not in own)
 
     def holds(self, addresses: Sequence[Interface]) -> tuple[Network, ...]:
-        """Every network that is to lead to the attachment: its addresses and its terminations."""
+        """Every network that leads to the attachment: its addresses and its terminations."""
         return (
             *(host(address.ip) for address in addresses),
             *(termination.network for termination in self.terminations(addresses)),
@@ -67,11 +67,11 @@ class ParsedAttachment:
 
 
 def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) -> ParsedAttachment:
-    """The plan of an attachment by itself. Raises Rejected with field, value and remedy."""
+    """The specification, checked by itself. Raises Rejected with field, value and remedy."""
     spec = attachment.spec
     if spec.vpc.kind != "VPC" or spec.vpc.api_version.split("/")[0] != GROUP:
         raise Rejected(
-            f"{spec.vpc.api_version} {spec.vpc.kind} is not something to attach to; give a VPC of {GROUP}",
+            f"{spec.vpc.api_version} {spec.vpc.kind} is not a kind to attach to; give a VPC of {GROUP}",
             reason="UnknownKind",
             field="spec.vpc.kind",
         )
@@ -94,7 +94,7 @@ def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) 
 
 
 def interface_name(name: str, field: str = "spec.interface.name") -> None:
-    """Raises Rejected unless the kernel takes it for a device (dev_valid_name) and a pod has none of that name."""
+    """Raises Rejected unless the kernel accepts the name (dev_valid_name) and no pod has such an interface already."""
     problem = ""
     if not name or len(name.encode()) > 15:
         problem = "has to have 1 to 15 characters"
@@ -110,18 +110,18 @@ def interface_name(name: str, field: str = "spec.interface.name") -> None:
         )
 
 
-def outside(wanted: ParsedAttachment, addresses: Sequence[Interface], networks: Sequence[Network]) -> str:
-    """What of the plan lies outside the VPC's networks, as a sentence; empty if nothing does."""
-    strangers = [str(address.ip) for address in addresses if not within(address.ip, networks)]
-    strangers += [
+def outside(spec: ParsedAttachment, addresses: Sequence[Interface], networks: Sequence[Network]) -> str:
+    """A sentence with the addresses outside the VPC's networks; empty if there are none."""
+    foreign = [str(address.ip) for address in addresses if not within(address.ip, networks)]
+    foreign += [
         str(route.via)
-        for route in wanted.onward(addresses)
+        for route in spec.onward(addresses)
         if route.via is not None and not within(route.via, networks)
     ]
-    if not strangers:
+    if not foreign:
         return ""
-    verb = "lies" if len(strangers) == 1 else "lie"
-    return f"{', '.join(strangers)} {verb} outside the VPC's networks ({', '.join(map(str, networks))})"
+    verb = "lies" if len(foreign) == 1 else "lie"
+    return f"{', '.join(foreign)} {verb} outside the VPC's networks ({', '.join(map(str, networks))})"
 
 
 def _interface(text: str, field: str, srv6_block: IPv6Network | None) -> Interface:
@@ -139,9 +139,9 @@ def _interface(text: str, field: str, srv6_block: IPv6Network | None) -> Interfa
     if address.max_prefixlen - address.network.prefixlen > 1 and (
         offset == 0 or (address.version == 4 and offset == last)
     ):
-        what = "network" if offset == 0 else "broadcast"
+        role = "network" if offset == 0 else "broadcast"
         raise Rejected(
-            f"{text} is the {what} address of {address.network}; give another",
+            f"{text} is the {role} address of {address.network}; give another",
             reason="InvalidAddress",
             field=field,
         )
@@ -171,10 +171,10 @@ def _route(route: AttachmentRoute, field: str, srv6_block: IPv6Network | None) -
 
 
 def _refuse_repeated(values: Iterable[Address | Network], field: str) -> None:
-    seen: set[Address | Network] = set()
+    earlier: set[Address | Network] = set()
     for index, value in enumerate(values):
-        if value in seen:
+        if value in earlier:
             raise Rejected(
                 f"{value} is there twice; remove it", reason="Duplicate", field=f"{field}[{index}]"
             )
-        seen.add(value)
+        earlier.add(value)

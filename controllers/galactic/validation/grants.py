@@ -8,7 +8,7 @@ from galactic.errors import Rejected
 
 
 def granted(allowed: AllowedNamespaces | None, own: bool, labels: Mapping[str, str] | None) -> bool:
-    """Whether a namespace with those labels (None: unknown) is let in; ``own`` says it is the VPC's own.
+    """Whether a namespace with those labels (None: unknown) may attach. ``own``: it is the VPC's own.
 
     Raises Rejected when the selector is malformed.
     """
@@ -22,12 +22,12 @@ def granted(allowed: AllowedNamespaces | None, own: bool, labels: Mapping[str, s
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """A metav1.LabelSelector. An empty one selects everything. Raises Rejected on an operator that does not exist."""
+    """Whether a metav1.LabelSelector matches; an empty one matches all. Raises Rejected on an unknown operator."""
     field = "spec.allowedNamespaces.selector"
     unknown = selector.keys() - {"matchLabels", "matchExpressions"}
     if unknown:
         raise Rejected(
-            f"{min(unknown)!r} is not part of a label selector; there are matchLabels and matchExpressions",
+            f"{min(unknown)!r} is not part of a label selector; write matchLabels or matchExpressions",
             field=field,
         )
     for name, value in (selector.get("matchLabels") or {}).items():
@@ -50,12 +50,14 @@ def _matches(expression: Mapping[str, Any], labels: Mapping[str, str], field: st
             return name in labels
         case "DoesNotExist":
             return name not in labels
-        case other:
-            raise Rejected(f"operator {other!r}: there are In, NotIn, Exists and DoesNotExist", field=field)
+        case unknown:
+            raise Rejected(
+                f"operator {unknown!r} does not exist; write In, NotIn, Exists or DoesNotExist", field=field
+            )
 
 
 def refusal(vpc: tuple[str, str], namespace: str, field: str = "spec.vpc") -> Rejected:
-    """For an attachment from elsewhere. It reads the same whether the VPC exists or not, so that nobody can probe."""
+    """For an attachment from another namespace. The text is the same for a VPC that does not exist: no probing."""
     return Rejected(
         f"VPC {vpc[0]}/{vpc[1]} does not exist or does not admit namespace {namespace}; its owner can list the "
         "namespace in the VPC's spec.allowedNamespaces",

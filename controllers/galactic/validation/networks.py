@@ -1,4 +1,4 @@
-"""A VPC's networks: from text to values, with everything refused that could not work."""
+"""Parses and checks a VPC's networks."""
 
 from collections.abc import Iterable, Sequence
 from ipaddress import (
@@ -19,8 +19,8 @@ Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
 
 RESERVED: Final[tuple[tuple[Network, str], ...]] = tuple(
-    (ip_network(text), why)
-    for text, why in (
+    (ip_network(text), reason)
+    for text, reason in (
         ("0.0.0.0/8", "this host"),
         ("127.0.0.0/8", "loopback"),
         ("169.254.0.0/16", "link-local"),
@@ -31,11 +31,11 @@ RESERVED: Final[tuple[tuple[Network, str], ...]] = tuple(
         ("ff00::/8", "multicast"),
     )
 )
-"""What no VPC can carry: such addresses never leave a host or are not one host's (RFC 6890, RFC 4291)."""
+"""Networks that no VPC can carry: addresses that stay on a host or belong to none (RFC 6890, RFC 4291)."""
 
 
 def parse_network(text: str, field: str) -> Network:
-    """The network. Raises Rejected when it is none, or has host bits set."""
+    """The network. Raises Rejected when it is malformed or has host bits set."""
     try:
         return ip_network(text)
     except ValueError as error:
@@ -53,12 +53,12 @@ def parse_networks(texts: Sequence[str], srv6_block: IPv6Network | None) -> tupl
         field = f"spec.networks[{index}]"
         network = parse_network(text, field)
         refuse_reserved(network, srv6_block, field)
-        for earlier, other in enumerate(networks):
-            if network == other:
+        for position, earlier in enumerate(networks):
+            if network == earlier:
                 raise Rejected(f"{text} is there twice; remove it", reason="DuplicateNetwork", field=field)
-            if overlaps(network, other):
+            if overlaps(network, earlier):
                 raise Rejected(
-                    f"{text} overlaps {other} (spec.networks[{earlier}]); keep one of them",
+                    f"{text} overlaps {earlier} (spec.networks[{position}]); keep one of them",
                     reason="OverlappingNetworks",
                     field=field,
                 )
@@ -67,12 +67,12 @@ def parse_networks(texts: Sequence[str], srv6_block: IPv6Network | None) -> tupl
 
 
 def refuse_reserved(network: Network, srv6_block: IPv6Network | None, field: str) -> None:
-    """Raises Rejected when the network touches what a VPC cannot carry."""
-    for reserved, why in RESERVED:
-        # A default route covers them all and takes none of them away: more specific routes win.
+    """Raises Rejected when the network overlaps one that a VPC cannot carry."""
+    for reserved, reason in RESERVED:
+        # A default route covers all of them, but more specific routes win.
         if network.prefixlen and overlaps(network, reserved):
             raise Rejected(
-                f"{network} overlaps {reserved} ({why}); give a unicast network",
+                f"{network} overlaps {reserved} ({reason}); give a unicast network",
                 reason="ReservedNetwork",
                 field=field,
             )
@@ -84,9 +84,9 @@ def refuse_reserved(network: Network, srv6_block: IPv6Network | None, field: str
         )
 
 
-def overlaps(one: Network, other: Network) -> bool:
+def overlaps(first: Network, second: Network) -> bool:
     """Whether they share an address. Networks of different families never do."""
-    return one.version == other.version and one.overlaps(other)
+    return first.version == second.version and first.overlaps(second)
 
 
 def within(address: Address, networks: Iterable[Network]) -> bool:
