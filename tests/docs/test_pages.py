@@ -149,6 +149,19 @@ def test_commands_exist(block: Block) -> None:
                 assert given <= fields | {"--config", "--help", "--version"}, command.place
 
 
+PATHS = re.compile(r"`((?:[a-z_]+/)+[a-z_]+\.py)`")
+ROOTS = (ROOT, ROOT / "controllers" / "galactic", ROOT / "tests")
+
+
+@pytest.mark.parametrize(
+    "page", [*pages(), ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name
+)
+def test_python_files_exist(page: Path) -> None:
+    """By their path from the repository, from controllers/galactic or from tests."""
+    named = set(PATHS.findall(page.read_text()))
+    assert not sorted(path for path in named if not any((root / path).exists() for root in ROOTS))
+
+
 def _split(text: str) -> list[str]:
     try:
         return shlex.split(text, comments=True)
