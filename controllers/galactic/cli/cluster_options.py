@@ -165,7 +165,7 @@ def clustered(command: Callable[..., int | None]) -> Callable[..., None]:
             raise typer.Exit(130) from None
         raise typer.Exit(result or FINE)
 
-    wrapper.__doc__ = f"{command.__doc__}\n\n{EXITS}"
+    wrapper.__doc__ = f"{inspect.getdoc(command)}\n\n{EXITS}"
     wrapper.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *added)}
     del wrapper.__wrapped__  # or typer would read its signature instead

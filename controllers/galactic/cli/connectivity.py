@@ -25,7 +25,12 @@ T = TypeVar("T")
 LABEL: Final = "galactic.datumapis.com/connectivity"
 POLL_SECONDS: Final = 1.0
 CLEANUP_SECONDS: Final = 120.0
-app = typer.Typer(help="Test connectivity with temporary pods.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Test connectivity with temporary pods.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
 
 
 def _test(  # noqa: PLR0917 - as many as there are options

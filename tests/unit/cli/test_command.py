@@ -193,6 +193,14 @@ def test_every_command_has_help(name: str) -> None:
     assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize("words", [["trace"], ["routes"], ["sysdump"], ["connectivity", "test"]])
+def test_paragraphs_of_help_are_aligned(words: list[str]) -> None:
+    text, _, _ = CliRunner().invoke(app, [*words, "--help"]).stdout.partition("\nOptions:")
+    lines = [line for line in text.partition("\nArguments:")[0].splitlines()[1:] if line]
+    assert all(line.startswith("  ") and not line.startswith("   ") for line in lines), text
+    assert not [line for line in lines if "  " in line.strip()], text
+
+
 def test_it_is_a_kubectl_plugin() -> None:
     assert (BIN / "kubectl-galactic").exists()
 
