@@ -88,9 +88,8 @@ async def _run_test(
     from galactic.cli.connectivity_plan import ConnectivityPlan  # noqa: PLC0415
 
     async with options.kube() as kube:
-        chosen = await _nodes(
-            kube, nodes
-        )  # without retries: an API server that does not answer is reported at once
+        # Without retries: an API server that does not answer is reported at once.
+        chosen = await _nodes(kube, nodes)
         used = (
             image
             or await _retried(cluster_access(options, kube).image, patience)

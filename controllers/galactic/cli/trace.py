@@ -12,6 +12,7 @@ from galactic.cli.render import BOLD, GREEN, RED, YELLOW, Form, Output, document
 from galactic.errors import Rejected
 
 if TYPE_CHECKING:
+    from galactic.cli.cluster_access import ClusterAccess
     from galactic.cli.hop import Hop
     from galactic.cli.observed import Echo
     from galactic.cli.snapshot import Snapshot
@@ -172,7 +173,7 @@ def _target_node(snapshot: "Snapshot", pair: _Pair, kernels: Mapping[str, Any]) 
 
 
 async def _recounted(
-    snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any], access: Any
+    snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any], access: "ClusterAccess"
 ) -> "dict[str, Echo]":
     """The same echo requests again with the other node's counters, one source node after the other."""
     from galactic.cli.observed import Echo, rises  # noqa: PLC0415
@@ -205,7 +206,7 @@ async def _recounted(
 
 
 async def _inspect_actual_target(
-    snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: dict[str, Any], access: Any
+    snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: dict[str, Any], access: "ClusterAccess"
 ) -> None:
     """Inspects the SID to which a kernel really sends, and that SID's node, where they differ from the desired ones."""
     from galactic.cli.desired import node_of_sid  # noqa: PLC0415
