@@ -1,4 +1,14 @@
-"""Galactic: virtual private clouds for Kubernetes pods over SRv6 (see docs/architecture.md)."""
+"""Galactic: virtual private clouds for Kubernetes pods over SRv6. docs/architecture.md is the map.
+
+``cli``                                        the command
+``operator``, ``webhook``, ``node``, ``router``  the controllers, which never import each other
+``launch``                                     runs a controller: logs, metrics, health, signals
+``linux``, ``bus``, ``kube``                   the kernel, the broker, the API server
+``settings``, ``metrics``, ``validation``      settings by program, the metrics' registry, rules of objects
+``crds``, ``messages``                         the kinds, the MQTT messages
+``srv6``, ``names``, ``diff``, ``backoff``     SIDs, identifiers, differences of mappings, pauses
+``errors``                                     the error tree
+"""
 
 __version__: str
 
