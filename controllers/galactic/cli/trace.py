@@ -1,7 +1,7 @@
 """``galactic trace POD POD|ADDRESS``: the data path in both directions, and where it stops."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from galactic.cli.observed import Echo
     from galactic.cli.snapshot import Snapshot
     from galactic.cli.walk import Place
+    from galactic.router.rib.table import VpcTable
 
 MARKS: Final = {"passes": ("✓", GREEN), "stops": ("✗", RED), "unknown": ("?", YELLOW)}
 ECHO_BYTES: Final = 431
@@ -79,72 +80,115 @@ async def traced(
 ) -> dict[str, Any]:
     """The paths in both directions with their ``hops``. ``probe``: pods send echo requests, neighbours are resolved."""
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
-    from galactic.cli.desired import advertised_routes, desired, node_of_sid  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
-    from galactic.cli.walk import places, sid_of, walk  # noqa: PLC0415
-    from galactic.errors import GalacticError  # noqa: PLC0415
-    from galactic.names import parse_vpc  # noqa: PLC0415
+    from galactic.cli.walk import places  # noqa: PLC0415
 
     async with options.kube() as kube:
         snapshot = await read(kube)
         where = places(snapshot)
         start = _place(snapshot, where, source, namespace)
         targets, end = _targets(snapshot, where, start, destination, namespace)
-        access, advertised = cluster_access(options, kube), {}
-        try:
-            advertised = advertised_routes(await access.router_tables([start.vpc]), start.vpc)
-        except GalacticError:
-            advertised = {}  # without the published table, the first holder counts
-        table = desired(snapshot, parse_vpc(start.vpc), advertised)
-        ways = [(start, address) for address in targets]
-        if end is not None:
-            ways += [
-                (end, back) for address in targets if (back := _source_address(snapshot, start, address))
-            ]
-        pairs = [_Pair(origin, address, ECHO_BYTES + number) for number, (origin, address) in enumerate(ways)]
-        kernels: dict[str, Any] = {}
-
-        async def ask(node: str) -> None:
-            arguments = ["--vpc", start.vpc, *(["--resolve"] if probe else [])]
-            for place in {*where.values()}:
-                if place.node == node and place.vpc == start.vpc:
-                    arguments += ["--pod", place.inside]
-            for pair in pairs:
-                arguments += ["--way", f"{start.vpc}@{pair.address}"]
-                arguments += ["--way", sid] if (sid := sid_of(table, pair.address)) else []
-                arguments += pair.arguments if probe and pair.start.node == node else []
-            try:
-                kernels[node] = await access.inspect(node, arguments)
-            except GalacticError as error:
-                kernels[node] = str(error)
-
-        holders = {node_of_sid(snapshot, sid_of(table, pair.address)) for pair in pairs} - {""}
-        await asyncio.gather(*map(ask, sorted({pair.start.node for pair in pairs} | holders)))
-        await _inspect_actual_target(snapshot, pairs, kernels, access)
-
-        def walked(echoes: "Mapping[str, Echo]") -> "list[list[Hop]]":
-            return [
-                [*walk(pair.start, pair.address, kernels, snapshot, table, echo=echoes.get(pair.name))]
-                for pair in pairs
-            ]
-
-        echoes = _echoes(snapshot, pairs, kernels)
-        hops = walked(echoes)
-        unanswered = [
-            pair
-            for pair, passed in zip(pairs, hops, strict=True)
-            if pair.name in echoes and [hop.state for hop in passed if hop.state != "passes"] == ["unknown"]
-        ]
-        if again := await _recounted(snapshot, unanswered, kernels, access):
-            hops = walked(echoes | again)
+        access = cluster_access(options, kube)
+        table = await _desired_table(snapshot, start.vpc, access)
+        pairs = _pairs(snapshot, start, targets, end)
+        members = [place for place in {*where.values()} if place.vpc == start.vpc]
+        kernels = await _inspected(snapshot, pairs, members, table, access, probe=probe)
+        paths = await _walked(snapshot, pairs, kernels, table, access)
     return {
         "from": start.pod or start.attachment,
         "to": destination,
         "ways": [
-            {"from": pair.start.pod or pair.start.attachment, "to": pair.address, "hops": passed}
-            for pair, passed in zip(pairs, hops, strict=True)
+            {"from": pair.start.pod or pair.start.attachment, "to": pair.address, "hops": hops}
+            for pair, hops in zip(pairs, paths, strict=True)
         ],
     }
+
+
+async def _desired_table(snapshot: "Snapshot", vpc: str, access: "ClusterAccess") -> "VpcTable":
+    """The VPC's desired table. Without a router's published table, the first holder of a network counts."""
+    from galactic.cli.desired import advertised_routes, desired  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+    from galactic.names import parse_vpc  # noqa: PLC0415
+
+    try:
+        advertised = advertised_routes(await access.router_tables([vpc]), vpc)
+    except GalacticError:
+        advertised = {}
+    return desired(snapshot, parse_vpc(vpc), advertised)
+
+
+def _pairs(snapshot: "Snapshot", start: "Place", targets: list[str], end: "Place | None") -> list[_Pair]:
+    """The source and its destination addresses, and the way back from each address of a known destination."""
+    directions = [(start, address) for address in targets]
+    if end is not None:
+        directions += [
+            (end, back) for address in targets if (back := _source_address(snapshot, start, address))
+        ]
+    return [
+        _Pair(origin, address, ECHO_BYTES + number) for number, (origin, address) in enumerate(directions)
+    ]
+
+
+async def _inspected(
+    snapshot: "Snapshot",
+    pairs: Sequence[_Pair],
+    members: Iterable["Place"],
+    table: "VpcTable",
+    access: "ClusterAccess",
+    *,
+    probe: bool,
+) -> dict[str, Any]:
+    """The kernels of the sources' nodes and of the SIDs' nodes, or the error of each that could not be read."""
+    from galactic.cli.desired import node_of_sid  # noqa: PLC0415
+    from galactic.cli.walk import sid_of  # noqa: PLC0415
+    from galactic.errors import GalacticError  # noqa: PLC0415
+
+    kernels: dict[str, Any] = {}
+
+    async def inspect(node: str) -> None:
+        arguments = ["--vpc", pairs[0].start.vpc, *(["--resolve"] if probe else [])]
+        for place in members:
+            arguments += ["--pod", place.inside] if place.node == node else []
+        for pair in pairs:
+            arguments += ["--way", f"{pair.start.vpc}@{pair.address}"]
+            arguments += ["--way", sid] if (sid := sid_of(table, pair.address)) else []
+            arguments += pair.arguments if probe and pair.start.node == node else []
+        try:
+            kernels[node] = await access.inspect(node, arguments)
+        except GalacticError as error:
+            kernels[node] = str(error)
+
+    holders = {node_of_sid(snapshot, sid_of(table, pair.address)) for pair in pairs} - {""}
+    await asyncio.gather(*map(inspect, sorted({pair.start.node for pair in pairs} | holders)))
+    await _inspect_actual_target(snapshot, pairs, kernels, access)
+    return kernels
+
+
+async def _walked(
+    snapshot: "Snapshot",
+    pairs: Sequence[_Pair],
+    kernels: dict[str, Any],
+    table: "VpcTable",
+    access: "ClusterAccess",
+) -> "list[list[Hop]]":
+    """The hops of each path. Unanswered echo requests are sent again, with the counters of the other node."""
+    from galactic.cli.walk import walk  # noqa: PLC0415
+
+    def paths(echoes: "Mapping[str, Echo]") -> "list[list[Hop]]":
+        return [
+            [*walk(pair.start, pair.address, kernels, snapshot, table, echo=echoes.get(pair.name))]
+            for pair in pairs
+        ]
+
+    echoes = _echoes(snapshot, pairs, kernels)
+    first = paths(echoes)
+    unanswered = [
+        pair
+        for pair, hops in zip(pairs, first, strict=True)
+        if pair.name in echoes and [hop.state for hop in hops if hop.state != "passes"] == ["unknown"]
+    ]
+    again = await _recounted(snapshot, unanswered, kernels, access)
+    return paths(echoes | again) if again else first
 
 
 def _echoes(snapshot: "Snapshot", pairs: Iterable[_Pair], kernels: Mapping[str, Any]) -> "dict[str, Echo]":
