@@ -1,3 +1,5 @@
-"""The kubelet's hook: a pipe to the node controller's unix socket; how it is bundled with an interpreter of its own,
-and how it gets onto a node (docs/cni.md). Standard library only, and in the hook itself little of that.
+"""The CNI plugin, a pipe to the node controller's unix socket (docs/cni.md). Standard library only.
+
+``main``: one CNI call, with a little of the standard library. ``bundle``: the plugin with an interpreter of its own.
+``install``: puts the bundle onto a node.
 """

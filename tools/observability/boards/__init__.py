@@ -1,4 +1,4 @@
-"""The four dashboards: the fleet, one node, one VPC, the routers.
+"""The four dashboards: ``fleet``, ``node``, ``vpc``, ``router``; ``queries`` are expressions that several share.
 
 Every panel answers a question. Counters of failures start at 0, so that their panels have data without any failure.
 """

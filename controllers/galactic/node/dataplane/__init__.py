@@ -2,7 +2,8 @@
 
 ``plan``: the kernel plan as a pure function. ``sync``: the task that keeps the kernel equal to it. ``dataplane``: what
 was written last, with resync, apply and verify; ``parts``, ``pods`` and ``resync`` are its host's objects, insides of
-pods and routes to other nodes. ``drift``: what other programs changed. ``setup``: kernel, underlay and packet filter as
+pods and routes to other nodes. ``events``: the kernel's reports of
+changes. ``drift``: what other programs changed. ``setup``: kernel, underlay and packet filter as
 the plan needs them, by way of ``adapter``, the host. ``neighbours``: whether attached pods answer ARP and neighbour
 discovery. ``probes``: next hops and echo requests, on demand. ``sandbox``: a pod's network namespace. ``memory``: a
 kernel in memory, for tests.

@@ -2,5 +2,6 @@
 
 ``segment``: the node's prefix in, endpoints and conditions out. ``definitions``: NetworkAttachmentDefinitions, whose
 changes reach running pods. ``fallback`` and ``fallback_table``: the tables while MQTT is silent. ``unaccounted``:
-attachments in the kernel whose records are lost. ``multus``: whether Multus is configured on this node.
+attachments in the kernel whose records are lost. ``multus``: whether Multus is configured on this node. ``tasks``: runs
+these once there is a client.
 """
