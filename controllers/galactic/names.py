@@ -30,8 +30,8 @@ an attachment."""
 GENERATED: Final = "generated"
 VPC_LABEL: Final = f"{GROUP}/vpc"
 """On a VPCAttachment in use, and on every NAD: the VPC's identifier, 12 hex digits."""
-NODE_LABEL: Final = f"{GROUP}/node"
-"""On a NAD: ``label_value`` of the Node that its attachment is, or was last, attached on."""
+CARRIER_PREFIX: Final = f"node.{GROUP}/"
+"""On a VPCAttachment, a label for each Node with a pod that carries it: the prefix, then the Node as a label value."""
 NETWORKS_ANNOTATION: Final = "k8s.v1.cni.cncf.io/networks"
 """On a Pod: the networks that Multus attaches."""
 
@@ -105,6 +105,11 @@ def label_value(name: str) -> str:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
     return f"{name[: LABEL_LENGTH - len(digest) - 1].rstrip('-.')}-{digest}"
+
+
+def carrier_label(node: str) -> str:
+    """The label of the attachments that pods on a Node carry."""
+    return f"{CARRIER_PREFIX}{label_value(node)}"
 
 
 def host_end(vpc: int, function: int) -> str:

@@ -6,13 +6,15 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
-from galactic.crds.vpc import Cidr
+from galactic.crds.vpc import Cidr, VpcIdentifier
 from galactic.names import API_VERSION
 
 MAX_ADDRESSES: Final = 16
 MAX_ROUTES: Final = 256
 MAX_NETWORKS: Final = MAX_ADDRESSES + MAX_ROUTES
 """Networks that lead to one attachment."""
+MAX_CARRIERS: Final = 64
+"""Pods that can carry one attachment at a time. The newest gets the traffic; the others are about to go."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
 
 
@@ -120,6 +122,39 @@ class AttachedEndpoint(Model):
     )
 
 
+class Carrier(Model):
+    """A pod that carries the attachment: it names it, and is bound to a node."""
+
+    pod: str = Field(description="The Pod's name, in the attachment's namespace.", max_length=253)
+    uid: str = Field(description="The Pod's UID.", max_length=128)
+    node: str = Field(description="The Node that the Pod is bound to.", max_length=253)
+
+
+class ConfiguredTermination(Model):
+    """A network that the VPC reaches through the pod."""
+
+    network: Cidr = Field(description="The network in CIDR notation.")
+    via: Address = Field(description="The address of the attachment that it is behind.")
+
+
+class Configuration(Model):
+    """What a node gives a pod that carries the attachment, beside the addresses."""
+
+    vpc: VpcIdentifier = Field(description="The VPC's identifier, 12 hex digits.")
+    networks: tuple[Cidr, ...] = Field(default=(), max_length=64, description="The VPC's networks.")
+    terminations: tuple[ConfiguredTermination, ...] = Field(
+        default=(), max_length=MAX_ROUTES, description="Networks that the VPC reaches through the pod."
+    )
+    routes: tuple[Cidr, ...] = Field(
+        default=(), max_length=MAX_ROUTES, description="Further destinations that the pod sends into the VPC."
+    )
+    mtu: int = Field(
+        default=0,
+        description="The interface's MTU in bytes; 0: as large as the node's underlay allows.",
+        json_schema_extra={"format": "int32"},
+    )
+
+
 class AttachmentStatus(Model):
     """The observed state, written by the operator and the router."""
 
@@ -135,6 +170,17 @@ class AttachmentStatus(Model):
     )
     addresses: tuple[str, ...] = Field(
         default=(), max_length=MAX_ADDRESSES, description="The addresses in force, given or allocated."
+    )
+    configuration: Configuration | None = Field(
+        default=None,
+        description="What a node gives a pod that carries the attachment. Nodes take it from here alone; the "
+        "NetworkAttachmentDefinition repeats it for Multus.",
+    )
+    carriers: tuple[Carrier, ...] | None = Field(
+        default=None,
+        max_length=MAX_CARRIERS,
+        description="The pods that carry the attachment. Nodes attach no other pod, and the router takes no path from "
+        "another node.",
     )
     conditions: tuple[Condition, ...] = Field(
         default=(), max_length=16, description="The attachment's conditions, one entry a type."

@@ -2,7 +2,7 @@
 
 cni          the kubelet's calls over the unix socket                ┐
 mqtt         route tables of the VPCs hosted here                    ├─► state ─► dataplane ─► kernel
-kubernetes   this node's prefix, definitions, tables by fallback     ┘     │
+kubernetes   prefix, attachments of this node's pods, fallback tables  ┘     │
                                                                            └─► mqtt (registration), kubernetes (status)
 
 ``status``: the node's state as others see it. ``metrics`` counts, ``__main__`` wires. Programs of their own:

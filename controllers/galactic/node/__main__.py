@@ -21,7 +21,7 @@ from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
-from galactic.node.kubernetes.definitions import Definitions
+from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.multus import MultusConfiguration
 from galactic.node.kubernetes.segment import Segment
@@ -75,13 +75,13 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             return Tasks(
                 segment,
                 UnaccountedAttachments(kube, store, lambda: segment.endpoints),
-                Definitions(kube, node, store),
+                CarriedAttachments(kube, node, store, lambda reason: metrics.refused.labels(reason).inc()),
                 Fallback(kube, store, session.trusted),
             )
 
         kubernetes = KubernetesTasks(connect, with_client)
         report = StatusReport(store, host, session, kubernetes, metrics)
-        server = Server(settings.socket, Calls(store, sync, report.problem), metrics)
+        server = Server(settings.socket, Calls(store, sync, kubernetes, report.problem), metrics)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(setup.run(), name="host setup")
             tasks.create_task(sync.run(), name="sync")

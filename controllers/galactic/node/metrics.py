@@ -20,6 +20,12 @@ class Metrics:
             ["verb", "code"],
             registry=registry,
         )
+        self.refused = Counter(
+            "galactic_node_refused",
+            "Pods that were not attached, or detached, because they do not carry the attachment, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.request_seconds = Histogram(
             "galactic_node_cni_request_seconds", "CNI calls.", ["verb"], registry=registry, buckets=SECONDS
         )

@@ -64,6 +64,7 @@ class StatusReport:
         node = {"kernel": setup.kernel, "version": __version__, "encap": setup.encap}
         conditions = (
             *self._conditions(),
+            *self._kubernetes.conditions(),
             *self._host.multus.conditions(),
             self._host.neighbours.condition(),
             *setup.conditions(),
@@ -83,10 +84,10 @@ class StatusReport:
             _finding("Synced", self._host.sync.problem, "Applied", "Failing", "the kernel is as planned"),
             _finding(
                 "DefinitionsApplied",
-                self._kubernetes.definitions_problem,
+                self._kubernetes.statuses_problem,
                 "Applied",
                 "NotUnderstood",
-                "every attachment is as its definition",
+                "every pod is attached as its VPCAttachment has it",
             ),
             _finding(
                 "BrokerConnected",

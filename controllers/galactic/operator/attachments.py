@@ -26,6 +26,8 @@ from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, vpc_hex
 from galactic.operator.addresses import Held
 from galactic.operator.admission import Admission, Admitted
 from galactic.operator.attached import InterfaceCheck, Interfaces, not_attached
+from galactic.operator.carriers import carriers, marks, owners
+from galactic.operator.carriers import configuration as granted_configuration
 from galactic.operator.context import ReconcileContext
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
@@ -100,7 +102,7 @@ class Attachments:
             networks=admitted.networks,
             mtu=self._context.rules.mtu,
         )
-        marks = labels(admitted.vpc, self._node(key))
+        marks = labels(admitted.vpc)
         desired = definition(meta, config, marks)
         if nads.get(key) is None:
             if self._context.caches.terminating(meta.namespace):
@@ -134,16 +136,6 @@ class Attachments:
             nads.set(await api.patch(NADS, meta.name, patch, meta.namespace))
         return None
 
-    def _node(self, key: Key) -> str:
-        """The Node that the attachment is on, or is about to be on; empty while unknown."""
-        caches = self._context.caches
-        attachment = caches.attachments.get(key)
-        endpoint = attachment.status.endpoint if isinstance(attachment, VpcAttachment) else None
-        attached = endpoint.node if endpoint else ""
-        pods = [caches.pods.get(carrier) for carrier in caches.carriers(key)]
-        nodes = [pod.node for pod in pods if pod is not None and pod.node]
-        return attached if attached in nodes or not nodes else nodes[0]
-
     async def _write(
         self,
         meta: Meta,
@@ -171,8 +163,19 @@ class Attachments:
                     "Revoked",
                     "the VPC no longer admits this namespace; an attached pod stays attached",
                 )
+        if admitted or before.carriers:
+            closed = problem is not None or admitted is None or admitted.revoked
+            bound = carriers(self._context.caches, meta, before, closed=closed)
+            after["carriers"] = [carrier.model_dump(by_alias=True) for carrier in bound]
         if problem is None and admitted:
             after["vpc"] = "/".join(admitted.spec.vpc)
+            after["configuration"] = granted_configuration(
+                admitted.spec,
+                vpc=admitted.vpc,
+                addresses=admitted.addresses,
+                networks=admitted.networks,
+                mtu=self._context.rules.mtu,
+            )
             text = f"a pod can be attached, with {', '.join(after['addresses'])}"
             states[READY] = State("True", "Ready", text)
         elif problem is not None:
@@ -243,22 +246,22 @@ class Attachments:
             await context.status(VPC_ATTACHMENTS, meta, attachment.status, {"conditions": after})
             return
         vpc = context.allocator.vpcs.of(vpc) if (vpc := context.allocator.vpc_of(key)) else None
-        marks = {VPC_LABEL: vpc_hex(vpc)} if in_use and vpc is not None else {}
-        await context.finalizer(VPC_ATTACHMENTS, meta, in_use, marks)
+        written = context.caches.attachments.get(key)  # with the carriers of this round
+        bound = written.status.carriers if isinstance(written, VpcAttachment) else None
+        selected: Mapping[str, str | None] = marks(meta, bound or ())
+        if in_use and vpc is not None:
+            selected = {VPC_LABEL: vpc_hex(vpc), **selected}
+        await context.finalizer(VPC_ATTACHMENTS, meta, in_use, selected)
 
     def _users(self, key: Key, meta: Meta) -> list[Key]:
         """The Pods that use the attachment. Of a generated one its owner alone: a namesake waits for its deletion."""
         caches = self._context.caches
-        carriers = caches.carriers(key)
+        users = caches.carriers(key)
         if not _generated(meta):
-            return carriers
-        owners = {owner.uid for owner in meta.owner_references}
-        return [
-            carrier
-            for carrier in carriers
-            if (pod := caches.pods.get(carrier)) and pod.metadata.uid in owners
-        ]
+            return users
+        own = owners(meta)
+        return [pod for pod in users if (cached := caches.pods.get(pod)) and cached.metadata.uid in own]
 
 
 def _generated(meta: Meta) -> bool:
-    return any(owner.kind == PODS.kind for owner in meta.owner_references)
+    return bool(owners(meta))

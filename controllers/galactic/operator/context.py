@@ -73,15 +73,19 @@ class ReconcileContext:
         self._record_changes(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
     async def finalizer(
-        self, resource: Resource, meta: Meta, held: bool, labels: Mapping[str, str] = MappingProxyType({})
+        self,
+        resource: Resource,
+        meta: Meta,
+        held: bool,
+        labels: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
-        """Adds or removes our finalizer, and adds those labels, in one request."""
+        """Adds or removes our finalizer, and sets those labels, in one request. None as a value removes a label."""
         metadata: dict[str, Any] = {}
         if (FINALIZER in meta.finalizers) != held:
             rest = [name for name in meta.finalizers if name != FINALIZER]
             metadata["finalizers"] = [*rest, FINALIZER] if held else rest
-        if labels.items() - meta.labels.items():
-            metadata["labels"] = dict(labels)
+        if changed := {name: value for name, value in labels.items() if meta.labels.get(name) != value}:
+            metadata["labels"] = changed
         if not metadata:
             return
         patch = {"metadata": metadata | {"resourceVersion": meta.resource_version}}

@@ -10,7 +10,7 @@ from typing import Any, Final
 from galactic.crds.model import Meta
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.resources import NADS
-from galactic.names import API_VERSION, NODE_LABEL, VPC_LABEL, base62, label_value, vpc_hex
+from galactic.names import API_VERSION, VPC_LABEL, base62, vpc_hex
 from galactic.validation.attachment import ParsedAttachment
 from galactic.validation.networks import Interface, Network
 
@@ -56,10 +56,9 @@ def configuration(
     )
 
 
-def labels(vpc: int, node: str) -> dict[str, str]:
-    """The labels by which nodes select definitions. ``node`` empty: unknown, and the label stays as it is."""
-    own = LABELS | {VPC_LABEL: vpc_hex(vpc)}
-    return own | {NODE_LABEL: label_value(node)} if node else own
+def labels(vpc: int) -> dict[str, str]:
+    """The labels of a definition."""
+    return LABELS | {VPC_LABEL: vpc_hex(vpc)}
 
 
 def definition(meta: Meta, config: str, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -30,7 +30,6 @@ from galactic.names import (
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
     GENERATED,
-    NODE_LABEL,
     NOT_READY_TAINT,
     PREFIX_ANNOTATION,
     VPC_ANNOTATION,
@@ -278,7 +277,7 @@ class Caches:
 
 
 _KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
-_KEPT_LABELS: Final = (*LABELS, VPC_LABEL, NODE_LABEL)
+_KEPT_LABELS: Final = (*LABELS, VPC_LABEL)
 
 
 def _vpc(item: Object) -> Vpc | Invalid:

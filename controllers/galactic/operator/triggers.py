@@ -130,7 +130,7 @@ def _node_view(node: Node) -> object:
 def _pod_view(pod: Pod) -> object:
     """The part of a Pod that its attachment depends on."""
     leaving = pod.metadata.deletion_timestamp is not None
-    return pod.live, pod.node, pod.place.started, leaving
+    return pod.metadata.uid, pod.live, pod.node, pod.place.started, leaving
 
 
 def _attached(attachment: VpcAttachment | Invalid | None) -> bool:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Network
@@ -17,13 +18,15 @@ import pytest
 from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
 
-from galactic.node.cni.calls import Calls
+from galactic.errors import Rejected
+from galactic.node.cni.calls import Authority, Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.dataplane import Dataplane
 from galactic.node.dataplane.memory import MemoryKernel
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
+from galactic.node.state.attachment import PluginConfig, PodRef, plugin_config
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -86,6 +89,23 @@ class Answer:
         return value
 
 
+class Statuses:
+    """What the operator wrote about each attachment: in these tests, whatever its definition has. No pod is refused."""
+
+    def __init__(self) -> None:
+        self._configs: dict[str, PluginConfig] = {}
+
+    def put(self, body: dict[str, Any] | bytes) -> None:
+        with suppress(Rejected, AttributeError, TypeError):
+            config = plugin_config(body if isinstance(body, bytes) else json.dumps(body).encode())
+            self._configs[config.attachment] = config
+
+    async def entitled(self, _pod: PodRef, name: str) -> PluginConfig:
+        if name not in self._configs:  # a call that did not pass through ``Node.cni``
+            self.put(_config(name.removeprefix("default/blue-")))
+        return self._configs[name]
+
+
 @dataclass
 class Node:
     """One node controller's life; ``start`` and ``stop`` may alternate, kernel and records stay."""
@@ -94,6 +114,7 @@ class Node:
     kernel: MemoryKernel = field(default_factory=MemoryKernel)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     problem: str | None = None
+    authority: Authority = field(default_factory=Statuses)
     prefix: IPv6Network | None = PREFIX
     plugin: tuple[str, ...] = (sys.executable, "-ISE", "-c", PLUGIN)
 
@@ -113,7 +134,7 @@ class Node:
         self.sync = Sync(
             self.kernel, self.store, self._host, self.metrics, Dataplane(self.kernel, self.store, exists)
         )
-        calls = Calls(self.store, self.sync, self._problem, exists)
+        calls = Calls(self.store, self.sync, self.authority, self._problem, exists)
         self.server = Server(self.socket, calls, self.metrics)
         self.tasks = [asyncio.create_task(self.sync.run()), asyncio.create_task(self.server.run())]
         while not self.socket.exists():
@@ -138,6 +159,8 @@ class Node:
         **more: str,
     ) -> Answer:
         """Runs the plugin as the kubelet does."""
+        if command == "ADD" and isinstance(self.authority, Statuses):
+            self.authority.put(body)
         process = await asyncio.create_subprocess_exec(
             *self.plugin,
             stdin=asyncio.subprocess.PIPE,

@@ -2,19 +2,19 @@
 
 import asyncio
 import copy
-import json
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv6Network
 
 import pytest
+from statuses import vpcattachment
 from waits import until
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
 from galactic.kube.api import NotFound
-from galactic.kube.resources import NADS
+from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.linux.objects import route_of
 from galactic.messages import NodeEndpoints, Topics, decode
 from galactic.node.kubernetes import unaccounted
@@ -35,12 +35,12 @@ def quick(monkeypatch):
 
 
 class MemoryKube:
-    """One NodeSegment and some definitions. ``away``: no request is answered."""
+    """One NodeSegment and some VPCAttachments. ``away``: no request is answered."""
 
     def __init__(self, prefix="2001:db8:ff01:100::/56"):
         self.segment = {"metadata": {"name": "node-1", "resourceVersion": "1"}, "spec": {"prefix": prefix}}
-        self.definitions, self.away, self.without_definitions = {}, False, False
-        self.asked = 0  # for definitions
+        self.attachments, self.away, self.without_attachments = {}, False, False
+        self.asked = 0  # for attachments
 
     @property
     def status(self):
@@ -72,10 +72,10 @@ class MemoryKube:
     async def find(self, resource, name, namespace):
         self._answer()
         self.asked += 1
-        assert resource is NADS
-        if self.without_definitions:
-            raise Unreachable("kube-apiserver", "no definitions now")
-        return self.definitions.get(f"{namespace}/{name}")
+        assert resource is VPC_ATTACHMENTS
+        if self.without_attachments:
+            raise Unreachable("kube-apiserver", "no attachments now")
+        return self.attachments.get(f"{namespace}/{name}")
 
     async def patch(self, _resource, _name, patch, **_):
         self._answer()
@@ -106,11 +106,6 @@ async def told(node, kube, broker=None):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def definition(config):
-    plugin = {name: value for name, value in config.items() if name not in ("cniVersion", "name")}
-    return {"spec": {"config": json.dumps({"cniVersion": "1.0.0", "name": "blue", "plugins": [plugin]})}}
-
-
 async def lose_records(node):
     """The controller dies, and its folder with it; the kernel goes on."""
     await node.stop()
@@ -121,7 +116,7 @@ async def lose_records(node):
 async def attached(node, config):
     """A node with one pod, and what the API server knows of it."""
     kube = MemoryKube()
-    kube.definitions["default/blue-G"] = definition(config())
+    kube.attachments["default/blue-G"] = vpcattachment(config())
     broker = MemoryBroker()
     async with told(node, kube, broker):
         assert (await node.cni("ADD", config())).code == 0
@@ -152,13 +147,13 @@ async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attach
         await node.sync.ready.wait()
         assert state(node.kernel) == before
         assert announced(broker) == ["default/blue-G"], "what is not known is not withdrawn"
-        kube.away, kube.without_definitions = False, True
-        await until(lambda: "no definitions" in found.problem)
+        kube.away, kube.without_attachments = False, True
+        await until(lambda: "no attachments" in found.problem)
         asked = kube.asked
         await until(lambda: kube.asked > asked + 2)
         assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
         assert state(node.kernel) == before
-        kube.without_definitions = False
+        kube.without_attachments = False
         await until(lambda: node.store.attachments.complete)
         assert replace(node.store.attachments[KEY], settled=held.settled) == held, "with its epoch"
         assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
@@ -171,13 +166,13 @@ async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attach
     assert not node.store.attachments
 
 
-@pytest.mark.parametrize("lost", ["definition", "endpoint", "namespace"])
+@pytest.mark.parametrize("lost", ["attachment", "endpoint", "namespace"])
 async def test_what_nobody_knows_goes(attached, lost):
     node, kube, broker = attached
     (endpoint,) = kube.status["endpoints"]
     match lost:
-        case "definition":
-            kube.definitions.clear()
+        case "attachment":
+            kube.attachments.clear()
         case "endpoint":
             kube.change(status=kube.status | {"endpoints": []})
         case _:

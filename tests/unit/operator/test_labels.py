@@ -1,4 +1,4 @@
-"""The labels that nodes select by: whose definition it is, and which VPC an attachment in use is in."""
+"""The labels that nodes select by: which nodes have a pod that carries an attachment, and which VPC it is in."""
 
 import pytest
 
@@ -6,10 +6,11 @@ from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import (
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
+    CARRIER_PREFIX,
     GENERATED,
-    NODE_LABEL,
     VPC_ANNOTATION,
     VPC_LABEL,
+    carrier_label,
 )
 from galactic.operator.context import FINALIZER
 
@@ -46,59 +47,34 @@ def identifier(cluster):
     return cluster.status("v", resource=VPCS)["identifier"]
 
 
-async def test_a_definition_says_its_vpc_from_the_start_and_its_node_when_that_is_known(ready):
+def nodes(cluster, name="a"):
+    return {label for label in labels(cluster, VPC_ATTACHMENTS, name) if label.startswith(CARRIER_PREFIX)}
+
+
+async def test_a_definition_has_its_vpc_from_the_start(ready):
     assert labels(ready)[VPC_LABEL] == identifier(ready)
-    assert NODE_LABEL not in labels(ready)
-    attach(ready, "node-1")
+
+
+async def test_an_attachment_has_the_node_of_each_pod_that_carries_it(ready):
+    carry(ready, "p1")
     await ready.settled()
-    assert labels(ready)[NODE_LABEL] == "node-1"
-    attach(ready, "node-2")
-    await ready.settled()
-    assert labels(ready)[NODE_LABEL] == "node-2"
-
-
-async def test_a_scheduled_pod_tells_the_node_before_the_router_does(ready):
-    carry(ready, "p")
-    await ready.settled()
-    assert NODE_LABEL not in labels(ready)
-    ready.api.change(PODS, "p", {"spec": {"nodeName": "node-1"}}, "default")
-    await ready.settled()
-    assert labels(ready)[NODE_LABEL] == "node-1"
-
-
-async def test_a_pod_on_its_way_goes_before_an_endpoint_whose_pod_is_gone(ready):
-    attach(ready, "node-1")
-    carry(ready, "p", "node-2")
-    await ready.settled()
-    assert labels(ready)[NODE_LABEL] == "node-2"
-
-
-async def test_of_two_pods_the_attached_one_counts(ready):
-    attach(ready, "node-2")
-    carry(ready, "p1", "node-1")
+    assert nodes(ready) == set()
+    ready.api.change(PODS, "p1", {"spec": {"nodeName": "node-1"}}, "default")
     carry(ready, "p2", "node-2")
     await ready.settled()
-    assert labels(ready)[NODE_LABEL] == "node-2"
-
-
-async def test_the_last_node_stays_when_nobody_is_attached(ready):
-    attach(ready, "node-1")
+    assert nodes(ready) == {carrier_label("node-1"), carrier_label("node-2")}
+    ready.api.remove(PODS, "p1", "default")
     await ready.settled()
-    ready.api.requests.clear()
-    attach(ready, None)
-    await ready.settled()
-    assert labels(ready)[NODE_LABEL] == "node-1"
-    assert ("patch", "NetworkAttachmentDefinition", "a") not in ready.api.requests
+    assert nodes(ready) == {carrier_label("node-2")}
 
 
 async def test_a_name_too_long_for_a_label_is_shortened_and_stays_unique(ready):
-    values = []
-    for last in "ab":
-        attach(ready, f"node.{'x' * 80}.{last}")
-        await ready.settled()
-        values.append(labels(ready)[NODE_LABEL])
-    assert len(set(values)) == 2
-    assert all(len(value) <= 63 for value in values)
+    long = [f"node.{'x' * 80}.{last}" for last in "ab"]
+    for node in long:
+        carry(ready, f"p-{node[-1]}", node)
+    await ready.settled()
+    assert nodes(ready) == {carrier_label(node) for node in long}
+    assert all(len(label.partition("/")[2]) <= 63 for label in nodes(ready))
 
 
 async def test_an_attachment_says_its_vpc_from_when_it_is_in_use(ready):
@@ -107,8 +83,13 @@ async def test_an_attachment_says_its_vpc_from_when_it_is_in_use(ready):
     carry(ready, "p", "node-1")
     await ready.settled()
     assert labels(ready, VPC_ATTACHMENTS)[VPC_LABEL] == identifier(ready)
-    patches = [request for request in ready.api.requests if request[:2] == ("patch", "VPCAttachment")]
-    assert len(patches) == 1, "in the patch that puts the finalizer on"
+    labelled = [
+        body["metadata"]
+        for kind, _, body in ready.api.patches
+        if kind == "VPCAttachment" and "labels" in body.get("metadata", {})
+    ]
+    assert len(labelled) == 1, "in the patch that puts the finalizer on"
+    assert labelled[0]["finalizers"] == [FINALIZER]
 
 
 async def test_a_generated_attachment_has_the_label_from_its_creation(ready):
@@ -132,7 +113,9 @@ async def test_labels_are_put_back(ready, resource):
     carry(ready, "p", "node-1")
     await ready.settled()
     before = labels(ready, resource)
-    ready.api.change(resource, "a", {"metadata": {"labels": {VPC_LABEL: "x", NODE_LABEL: None}}}, "default")
+    ready.api.change(
+        resource, "a", {"metadata": {"labels": {VPC_LABEL: "x", carrier_label("node-1"): None}}}, "default"
+    )
     await ready.settled()
     assert labels(ready, resource) == before
 

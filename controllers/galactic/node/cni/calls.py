@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -16,7 +16,14 @@ from galactic.node.cni.protocol import Failure, Request
 from galactic.node.cni.results import differences, result
 from galactic.node.dataplane.sandbox import alive, device
 from galactic.node.dataplane.sync import Sync
-from galactic.node.state.attachment import Attachment, Key, attachment_of, plugin_config
+from galactic.node.state.attachment import (
+    Attachment,
+    Key,
+    PluginConfig,
+    PodRef,
+    attachment_of,
+    plugin_config,
+)
 from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
@@ -26,19 +33,28 @@ UNDO_SECONDS: Final = 2.0
 """For a failed ADD to leave the kernel before the caller gets the error."""
 
 
+class Authority(Protocol):
+    """Decides which pod an attachment attaches. ``galactic.node.kubernetes.tasks.KubernetesTasks`` is the real one."""
+
+    async def entitled(self, pod: PodRef, name: str) -> PluginConfig:
+        """What the attachment (namespace/name) gives that pod. Raises Rejected or NotYet where it gives nothing."""
+
+
 class Calls:
     """The five verbs. ``problem``: why ADD is not possible now, None when it is; ``alive``: whether a pod's network
-    namespace is at a path.
+    namespace is at a path. Of an ADD's configuration only the attachment's name, ``dns`` and ``prevResult`` are used.
     """
 
     def __init__(
         self,
         store: Store,
         sync: Sync,
+        authority: Authority,
         problem: Callable[[], str | None],
         alive: Callable[[str], bool] = alive,
     ) -> None:
-        self._store, self._sync, self._problem, self._alive = store, sync, problem, alive
+        self._store, self._sync, self._authority = store, sync, authority
+        self._problem, self._alive = problem, alive
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def answer(self, request: Request) -> dict[str, Any] | None:
@@ -59,11 +75,14 @@ class Calls:
         return None
 
     async def _add(self, request: Request) -> dict[str, Any]:
-        config = plugin_config(request.config)
+        hint = plugin_config(request.config)
         protocol.supported(request.config)
-        attachment = attachment_of(config, request.container, request.netns, request.ifname)
         if problem := self._problem():
             raise NotYet(problem)
+        deadline = asyncio.get_running_loop().time() + APPLY_SECONDS
+        config = await self._authority.entitled(request.pod, hint.attachment)
+        attachment = attachment_of(config, request.container, request.netns, request.ifname)
+        attachment = replace(attachment, pod=request.pod.uid)
         if not self._alive(attachment.netns):
             raise Failure(
                 protocol.INVALID_ENVIRONMENT,
@@ -71,7 +90,7 @@ class Calls:
             )
         try:
             async with (
-                asyncio.timeout(APPLY_SECONDS),
+                asyncio.timeout_at(deadline),
                 self._locks.setdefault(attachment.key, asyncio.Lock()),
             ):
                 attachment = await self._attach(attachment)
@@ -84,12 +103,12 @@ class Calls:
         log.info(
             "attached",
             attachment=attachment.name,
-            pod=request.pod,
+            pod=str(request.pod),
             container=request.container,
             epoch=attachment.epoch,
         )
         ends = device(names.host_end(*attachment.key)), device(attachment.ifname, attachment.netns)
-        return result(attachment, request.version, ends, config.dns, config.previous)
+        return result(attachment, request.version, ends, hint.dns, hint.previous)
 
     async def _attach(self, attachment: Attachment) -> Attachment:
         """The attachment with its epoch, in the kernel. When this raises, the store is as it was before."""
@@ -153,7 +172,9 @@ class Calls:
         """Succeeds without an attachment too. It waits for the kernel; a failure there is the sync task's to mend."""
         for attachment in self._of_pod(request.container, request.ifname):
             self._store.detach(attachment.key)
-            log.info("detached", attachment=attachment.name, pod=request.pod, container=request.container)
+            log.info(
+                "detached", attachment=attachment.name, pod=str(request.pod), container=request.container
+            )
             try:
                 await self._wait_applied(attachment.key)
             except GalacticError as error:
@@ -166,15 +187,15 @@ class Calls:
         for attachment in self._of_pod(request.container, request.ifname):
             self._store.detach(attachment.key)
             log.info(
-                "detached late", attachment=attachment.name, pod=request.pod, container=request.container
+                "detached late", attachment=attachment.name, pod=str(request.pod), container=request.container
             )
 
     async def _check(self, request: Request) -> None:
         config = plugin_config(request.config)
         if config.previous is None:
             raise Failure(protocol.INVALID_CONFIG, "prevResult: CHECK needs the result of the ADD")
-        attachment = self._store.attachments.get(config.key)
-        if attachment is None or not attachment.same_pod(request.container, request.ifname):
+        attachment = next(iter(self._of_pod(request.container, request.ifname)), None)
+        if attachment is None or attachment.name != config.attachment:
             raise Failure(protocol.NOT_AS_IT_SHOULD_BE, f"container {request.container} is not attached")
         if attachment.netns != request.netns:
             raise Failure(
@@ -194,7 +215,7 @@ class Calls:
         """Detaches the network's attachment if it is not listed as valid: a network of ours is one attachment."""
         config = plugin_config(request.config)
         valid = config.valid
-        attachment = self._store.attachments.get(config.key)
+        attachment = self._named(config.attachment)
         if attachment and (attachment.container, attachment.ifname) not in valid:
             self._store.detach(attachment.key)
             log.info(
@@ -207,6 +228,10 @@ class Calls:
         if problem := self._problem():
             limited = self._sync.ready.is_set() and self._store.attachments
             raise Failure(protocol.NOT_AVAILABLE_AND_LIMITED if limited else protocol.NOT_AVAILABLE, problem)
+
+    def _named(self, name: str) -> Attachment | None:
+        named = (attachment for attachment in self._store.attachments.values() if attachment.name == name)
+        return next(named, None) if name else None
 
     def _of_pod(self, container: str, ifname: str) -> list[Attachment]:
         attachments = self._store.attachments.values()

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import msgspec
 
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
-from galactic.node.state.attachment import PluginConfig
+from galactic.node.state.attachment import PluginConfig, PodRef
 
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE: Final = {"check": "0.4.0", "gc": "1.1.0", "status": "1.1.0"}
@@ -90,13 +90,9 @@ class Request:
     version: str
 
     @property
-    def pod(self) -> str:
-        """The pod as the kubelet names it, for logs."""
-        return (
-            f"{self.arguments.get('K8S_POD_NAMESPACE', '')}/{self.arguments.get('K8S_POD_NAME', '')}".strip(
-                "/"
-            )
-        )
+    def pod(self) -> PodRef:
+        """The pod that the kubelet names in CNI_ARGS."""
+        return PodRef(*(self.arguments.get(f"K8S_POD_{name}", "") for name in ("NAMESPACE", "NAME", "UID")))
 
 
 def version(config: bytes) -> str:

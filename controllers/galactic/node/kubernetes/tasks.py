@@ -8,12 +8,14 @@ from typing import Final
 import structlog
 
 from galactic.backoff import Backoff
-from galactic.errors import GalacticError
+from galactic.errors import GalacticError, NotYet
 from galactic.kube.client import Kube
-from galactic.node.kubernetes.definitions import Definitions
+from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.segment import Segment
 from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
+from galactic.node.state.attachment import PluginConfig, PodRef
+from galactic.node.state.condition import ConditionState
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.5, 30.0)
@@ -25,7 +27,7 @@ class Tasks:
 
     segment: Segment
     unaccounted: UnaccountedAttachments
-    definitions: Definitions
+    carried: CarriedAttachments
     fallback: Fallback
 
 
@@ -42,7 +44,7 @@ class KubernetesTasks:
             self._tasks = tasks = self._compose(kube)
             group.create_task(tasks.segment.run(), name="segment")
             group.create_task(tasks.unaccounted.run(), name="unaccounted attachments")
-            group.create_task(tasks.definitions.run(), name="definitions")
+            group.create_task(tasks.carried.run(), name="carried attachments")
             group.create_task(tasks.fallback.run(), name="fallback")
 
     @property
@@ -55,15 +57,22 @@ class KubernetesTasks:
         """Why the NodeSegment gives the node no prefix."""
         return self._tasks.segment.problem if self._tasks else "kube-apiserver was not reached yet"
 
+    async def entitled(self, pod: PodRef, name: str) -> PluginConfig:
+        """What the attachment (namespace/name) gives that pod. Raises Rejected or NotYet."""
+        if self._tasks is None:
+            raise NotYet("kube-apiserver was not reached yet")
+        return await self._tasks.carried.entitled(pod, name)
+
     @property
-    def definitions_problem(self) -> str | None:
-        """Attachments that are not as their definitions."""
+    def statuses_problem(self) -> str | None:
+        """Attachments that are not as the statuses of their VPCAttachments."""
         if self._tasks is None:
             return None
-        return (
-            "; ".join(filter(None, (self._tasks.unaccounted.problem, self._tasks.definitions.problem)))
-            or None
-        )
+        return "; ".join(filter(None, (self._tasks.unaccounted.problem, self._tasks.carried.problem))) or None
+
+    def conditions(self) -> tuple[ConditionState, ...]:
+        """The condition ``Entitled``; none before the API server was reached."""
+        return (self._tasks.carried.condition(),) if self._tasks else ()
 
     @property
     def fallback_vpcs(self) -> int:

@@ -1,8 +1,8 @@
 """Attachments whose records are lost while the kernel still has them: read again from the node's own NodeSegment.
 
 The kernel has a host end, but not the pod behind it. The NodeSegment has container, interface, namespace and epoch, the
-attachment's definition the rest. Until both were read, nothing of the VPCs of unaccounted attachments is deleted, and
-this node publishes no registration. Then each is attached again, or released where no definition exists.
+VPCAttachment's status the rest. Until both were read, nothing of the VPCs of unaccounted attachments is deleted, and
+this node publishes no registration. Then each is attached again, or released where no VPCAttachment exists.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from galactic.backoff import Backoff
 from galactic.crds.nodesegment import SegmentEndpoint
 from galactic.errors import GalacticError, NotYet, Rejected
 from galactic.kube.api import Api
-from galactic.kube.resources import NADS
+from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.names import function_hex, vpc_hex
-from galactic.node.kubernetes.definitions import configured
-from galactic.node.state.attachment import Attachment, Key
+from galactic.node.kubernetes.entitlement import entitlement
+from galactic.node.state.attachment import Attachment, Key, attachment_of
 from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
@@ -64,15 +64,15 @@ class UnaccountedAttachments:
         for key in sorted(keys):
             endpoint = by_key.get((vpc_hex(key[0]), function_hex(key[1])))
             try:
-                attachment = await self._attachment(key, endpoint) if endpoint else None
+                recovered = await self._attachment(key, endpoint) if endpoint else None
             except Rejected as error:
                 log.warning(
                     "unaccounted attachment not usable",
                     attachment=endpoint and endpoint.attachment,
                     error=str(error),
                 )
-                attachment = None
-            if attachment is None:
+                recovered = None
+            if recovered is None:
                 log.warning(
                     "unaccounted attachment released", vpc=vpc_hex(key[0]), function=function_hex(key[1])
                 )
@@ -80,24 +80,30 @@ class UnaccountedAttachments:
             elif key in (self._store.attachments.unaccounted or ()):  # and not detached meanwhile
                 log.info(
                     "attachment recovered from the NodeSegment",
-                    attachment=attachment.name,
-                    container=attachment.container,
+                    attachment=recovered.name,
+                    container=recovered.container,
                 )
-                self._store.amend(attachment)
+                self._store.amend(recovered)
 
     async def _attachment(self, key: Key, endpoint: SegmentEndpoint) -> Attachment | None:
-        """The attachment of an endpoint; None where its definition is gone."""
+        """The attachment of an endpoint; None where its VPCAttachment is gone."""
         namespace, _, name = endpoint.attachment.partition("/")
-        definition = await self._api.find(NADS, name, namespace)
-        if definition is None:
+        thing = await self._api.find(VPC_ATTACHMENTS, name, namespace)
+        if thing is None:
             return None  # nor does the router have it
         if not endpoint.netns or _is_own(endpoint.netns):
             raise Rejected(
                 f"{endpoint.netns!r} is not a pod's network namespace", field="status.endpoints.netns"
             )
-        config = str((definition.get("spec") or {}).get("config"))
-        attachment = configured(config, key, endpoint.container_id, endpoint.netns, endpoint.ifname)
-        return replace(attachment, epoch=endpoint.epoch)
+        config = entitlement(thing).config
+        if config is None:
+            raise NotYet(
+                f"VPCAttachment {endpoint.attachment} has no status.configuration: galactic-operator is away"
+            )
+        if config.key != key:
+            raise Rejected(f"{endpoint.attachment} has other identifiers now", field="status.identifier")
+        recovered = attachment_of(config, endpoint.container_id, endpoint.netns, endpoint.ifname)
+        return replace(recovered, epoch=endpoint.epoch)
 
 
 def _is_own(netns: str) -> bool:

@@ -23,6 +23,17 @@ _ATTACHMENT: Final = re.compile(f"{_NAME}/{_NAME}")
 T = TypeVar("T")
 
 
+class PodRef(NamedTuple):
+    """A pod as the kubelet names it in CNI_ARGS; ``uid`` is empty where the runtime does not pass it on."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}".strip("/")
+
+
 class Termination(NamedTuple):
     """The VPC reaches ``network`` through the pod, at its own address ``via``."""
 
@@ -47,6 +58,7 @@ class Attachment:
     mtu: int = 0  # 0: as large as the underlay allows
     epoch: int = 0
     settled: bool = False  # whether the epoch was compared with the VPC's table
+    pod: str = ""  # the Pod's UID; empty where an earlier version attached it
 
     @property
     def key(self) -> Key:

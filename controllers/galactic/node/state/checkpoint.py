@@ -42,6 +42,7 @@ class AttachmentFile(msgspec.Struct, frozen=True):
     mtu: int
     epoch: int
     settled: bool
+    pod: str = ""
 
 
 class NodeFile(msgspec.Struct, frozen=True):
@@ -145,6 +146,7 @@ def decode(data: bytes) -> Attachment:
         mtu=file.mtu,
         epoch=file.epoch,
         settled=file.settled,
+        pod=file.pod,
     )
 
 

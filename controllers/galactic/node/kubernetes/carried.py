@@ -1,0 +1,320 @@
+"""The VPCAttachments that pods of this node carry: the authority for each ADD, and for what is attached.
+
+One watch, of the attachments that the operator labelled with this node, answers each ADD. An ADD that comes before the
+operator has written its pod waits for the watch, and asks the API server once a second. A change of the status
+reaches pods that run, addresses included; container, interface and epoch stay the running pod's. A pod that no
+longer carries its attachment is detached after GRACE_SECONDS, which the condition ``Entitled`` announces.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, Protocol
+
+import structlog
+
+from galactic.backoff import Backoff
+from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
+from galactic.kube.api import Key as Name
+from galactic.kube.api import Object
+from galactic.kube.client import Kube
+from galactic.kube.informer import Informer
+from galactic.kube.reflector import Selection
+from galactic.kube.resources import VPC_ATTACHMENTS
+from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, carrier_label
+from galactic.node.kubernetes.entitlement import Entitlement, entitlement, kept
+from galactic.node.state.attachment import Attachment, Key, PluginConfig, PodRef, attachment_of
+from galactic.node.state.condition import ConditionState
+
+log = structlog.get_logger(__name__)
+WAIT_SECONDS: Final = 12.0
+"""For an ADD that comes before its pod is in the status; the plugin gives up after 20 s."""
+ASK_SECONDS: Final = 1.0
+LAG_SECONDS: Final = 2.0
+"""An attachment of this moment may be newer than the watch."""
+GRACE_SECONDS: Final = 60.0
+"""From the moment at which a pod was seen to have lost its attachment until it is detached."""
+LOOK_SECONDS: Final = 5.0
+BACKOFF_SECONDS: Final = (0.5, 30.0)
+NAMED: Final = 3
+"""Objects that a message names at the most."""
+
+
+class Attachments(Protocol):
+    """What is attached on this node. The node's store is the real one."""
+
+    @property
+    def attachments(self) -> Mapping[Key, Attachment]: ...
+
+    def amend(self, attachment: Attachment) -> None:
+        """The same attachment with other details. Raises Unreachable when that cannot be recorded."""
+
+    def detach(self, key: Key) -> None: ...
+
+    def watch(self) -> asyncio.Event:
+        """Set whenever something was attached or detached."""
+
+
+class CarriedAttachments:
+    """Answers who may be attached by what, and keeps what is attached as the statuses have it."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        node: str,
+        store: Attachments,
+        refused: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``refused`` counts refusals by reason. ``clock``: seconds."""
+        self._kube, self._node, self._store = kube, node, store
+        self._refused, self._clock = refused, clock
+        self._attached = store.watch()
+        self._known: dict[Name, Entitlement] = {}
+        self._changed = asyncio.Event()  # set and replaced with each change
+        self._dirty: set[str] = set()
+        self._wake = asyncio.Event()
+        self._unusable: dict[str, str] = {}  # attachment → the reason
+        self._since: dict[
+            Key, tuple[float, str]
+        ] = {}  # attached without entitlement → since when, and the reason
+        self._informer = Informer(
+            kube,
+            Selection(VPC_ATTACHMENTS, labels=carrier_label(node), cached=True),
+            self._arrived,
+            keep=kept,
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """The statuses that are not in force, in words."""
+        texts = [f"VPCAttachment {name}: {reason}" for name, reason in sorted(self._unusable.items())]
+        return _listed(texts)
+
+    def condition(self) -> ConditionState:
+        """The condition ``Entitled``: whether every attached pod carries its attachment."""
+        texts = []
+        for key, (_since, reason) in sorted(self._since.items()):
+            if held := self._store.attachments.get(key):
+                texts.append(
+                    f"{held.name} in container {held.container} {reason}; it is detached after {GRACE_SECONDS:g} s"
+                )
+        problem = _listed(texts)
+        fine = "every attached pod carries its attachment"
+        return ConditionState(
+            "Entitled", problem is None, "Entitled" if problem is None else "NotEntitled", problem or fine
+        )
+
+    async def run(self) -> None:
+        """For ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._informer.run(), name="carried attachments")
+            tasks.create_task(self._recheck(), name="statuses of new attachments")
+            tasks.create_task(self._work(), name="amendments")
+            tasks.create_task(self._expire(), name="lost entitlements")
+
+    async def entitled(self, pod: PodRef, name: str) -> PluginConfig:
+        """What the attachment (namespace/name) gives that pod of this node.
+
+        Raises Rejected for an attachment of another namespace. Raises NotYet while the pod does not carry it.
+        """
+        namespace, _, own = name.partition("/")
+        if not own:
+            self._refused("NoAttachment")
+            raise Rejected(
+                "the network configuration names no VPCAttachment; use one that the operator wrote",
+                field="attachment",
+            )
+        if namespace != pod.namespace:
+            self._refused("OtherNamespace")
+            raise Rejected(
+                f"VPCAttachment {name} is not in the namespace of pod {pod}; name one of the pod's own namespace",
+                field="attachment",
+            )
+        key, loop = (namespace, own), asyncio.get_running_loop()
+        deadline, asked = loop.time() + WAIT_SECONDS, -ASK_SECONDS
+        while True:
+            changed = self._changed
+            known = self._known.get(key)
+            if not self._serves(known, pod) and loop.time() >= asked + ASK_SECONDS:
+                known, asked = await self._ask(key) or known, loop.time()
+            if known and known.config and self._serves(known, pod):
+                return known.config
+            if loop.time() >= deadline:
+                self._refused("NotCarried")
+                raise NotYet(self._reason(known, pod, name))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    await changed.wait()
+
+    def _serves(self, known: Entitlement | None, pod: PodRef) -> bool:
+        return known is not None and known.config is not None and known.carried_by(pod, self._node)
+
+    def _reason(self, known: Entitlement | None, pod: PodRef, name: str) -> str:
+        if known is None:
+            return f"VPCAttachment {name} is not known here: it does not exist, or kube-apiserver does not answer"
+        if known.config is None:
+            return f"VPCAttachment {name} has no status.configuration: it is not ready, or galactic-operator is away"
+        return (
+            f"VPCAttachment {name} is not carried by pod {pod} ({pod.uid or 'no UID'}) on node {self._node}, as "
+            f"its status.carriers has it: the pod lacks the annotation {ATTACHMENT_ANNOTATION} or the label "
+            f"{ATTACHMENT_LABEL}, or galactic-operator is away"
+        )
+
+    async def _ask(self, key: Name) -> Entitlement | None:
+        """As the API server has it; None where it does not answer, or has none that is usable."""
+        try:
+            thing = await self._kube.find(VPC_ATTACHMENTS, key[1], key[0])
+            return entitlement(thing) if thing else None
+        except GalacticError as error:
+            log.warning("attachment not read", attachment="/".join(key), error=str(error))
+            return None
+
+    def _report(self, name: str, reason: str) -> None:
+        if self._unusable.get(name) != reason:
+            log.warning("status not usable", attachment=name, error=reason)
+        self._unusable[name] = reason
+
+    # What is attached follows the statuses.
+
+    def _arrived(self, key: Name, old: Object | None, new: Object | None) -> None:
+        del old
+        name = "/".join(key)
+        self._known.pop(key, None)
+        self._unusable.pop(name, None)
+        if new is not None:
+            try:
+                self._known[key] = entitlement(new)
+            except Rejected as error:
+                self._report(name, str(error))
+        self._mark(name)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _mark(self, *names: str) -> None:
+        self._dirty.update(names)
+        self._wake.set()
+
+    async def _recheck(self) -> None:
+        while True:
+            await self._attached.wait()
+            await asyncio.sleep(LAG_SECONDS)
+            self._attached.clear()
+            self._mark(*(held.name for held in self._store.attachments.values()))
+
+    async def _work(self) -> None:
+        backoff = Backoff(*BACKOFF_SECONDS)
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            names, self._dirty = self._dirty, set()
+            attached = {held.name: held for held in self._store.attachments.values()}
+            failed = {name for name in names if not self._amend(name, attached.get(name))}
+            if failed:
+                await asyncio.sleep(backoff.pause())
+                self._mark(*failed)
+            else:
+                backoff.succeeded()
+
+    def _amend(self, name: str, held: Attachment | None) -> bool:
+        """False when it is to be tried again."""
+        known = self._known.get(_name(held)) if held else None
+        if held is None or known is None or known.config is None or (held.pod and known.lost_by(held.pod)):
+            return True
+        try:
+            wanted = amended(held, known.config)
+        except Rejected as error:
+            self._report(name, str(error))
+            return True
+        if wanted == held:
+            return True
+        try:
+            self._store.amend(wanted)
+        except GalacticError as error:
+            log.warning("not amended, trying again", attachment=name, error=str(error))
+            return False
+        log.info("amended", attachment=name)
+        return True
+
+    # A pod that lost its attachment.
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.expire()
+
+    async def expire(self) -> None:
+        """Detaches the pods whose entitlement has been missing for GRACE_SECONDS, as the API server confirms."""
+        if not (self._informer.synced.is_set() and self._informer.connected):
+            return
+        now, before = self._clock(), self._since
+        self._since = {
+            key: (before[key][0] if key in before else now, reason)
+            for key, held in self._store.attachments.items()
+            if (reason := self._lost(held, self._known.get(_name(held))))
+        }
+        for key, (since, _reason) in [*self._since.items()]:
+            if now - since >= GRACE_SECONDS:
+                await self._confirm(key)
+
+    async def _confirm(self, key: Key) -> None:
+        held = self._store.attachments.get(key)
+        if held is None:
+            return
+        namespace, own = _name(held)
+        try:
+            thing = await self._kube.find(VPC_ATTACHMENTS, own, namespace)
+            reason = self._lost(held, entitlement(thing) if thing else None)
+            if reason is None or self._store.attachments.get(key) != held:
+                self._since.pop(key, None)
+                return
+            self._store.detach(key)
+        except (Rejected, Unreachable) as error:
+            log.warning("not detached yet", attachment=held.name, error=str(error))
+            return
+        self._refused("Detached")
+        self._since.pop(key, None)
+        log.warning(
+            "detached a pod that lost its attachment",
+            attachment=held.name,
+            container=held.container,
+            reason=reason,
+        )
+
+    @staticmethod
+    def _lost(held: Attachment, known: Entitlement | None) -> str | None:
+        """Why the pod is not entitled any more; None where it is, or where nothing is known of the pod."""
+        if not held.pod or not held.name:
+            return None
+        if known is None:
+            return "has lost its VPCAttachment: it does not exist, or no pod of this node carries it"
+        return "does not carry its VPCAttachment any more" if known.lost_by(held.pod) else None
+
+
+def amended(held: Attachment, config: PluginConfig) -> Attachment:
+    """What is attached, with the details of that configuration. Raises Rejected where it is another attachment's."""
+    if config.key != held.key:
+        raise Rejected(
+            f"it is of VPC {config.vpc} and attachment {config.vpcattachment} (base62), the pod is attached by others; "
+            "make the pod anew",
+            field="status.identifier",
+        )
+    return replace(
+        attachment_of(config, held.container, held.netns, held.ifname),
+        name=held.name,
+        epoch=held.epoch,
+        settled=held.settled,
+        pod=held.pod,
+    )
+
+
+def _name(held: Attachment) -> Name:
+    namespace, _, own = held.name.partition("/")
+    return namespace, own
+
+
+def _listed(texts: list[str]) -> str | None:
+    more = f"; and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return "; ".join(texts[:NAMED]) + more or None

@@ -1,0 +1,80 @@
+"""Which pods carry an attachment, and what their nodes give them: pure functions (docs/design/carriers.md)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from galactic.crds.model import Meta
+from galactic.crds.vpcattachment import (
+    MAX_CARRIERS,
+    AttachmentStatus,
+    Carrier,
+    Configuration,
+    ConfiguredTermination,
+)
+from galactic.kube.resources import PODS
+from galactic.names import CARRIER_PREFIX, carrier_label, vpc_hex
+from galactic.operator.state import Caches, Pod
+from galactic.validation.attachment import ParsedAttachment
+from galactic.validation.networks import Interface, Network
+
+
+def carriers(
+    caches: Caches, meta: Meta, status: AttachmentStatus, *, closed: bool = False
+) -> tuple[Carrier, ...]:
+    """The attachment's live pods that are bound to a node, by name.
+
+    ``closed``: the attachment takes no new pods; those that carry it already stay. Beyond MAX_CARRIERS, a pod
+    waits for another one to go.
+    """
+    before = {carrier.uid for carrier in status.carriers or ()}
+    pods = [pod for pod in _pods(caches, meta) if not closed or pod.metadata.uid in before]
+    pods.sort(key=lambda pod: (pod.metadata.uid not in before, pod.metadata.name))
+    kept = sorted(pods[:MAX_CARRIERS], key=lambda pod: pod.metadata.name)
+    return tuple(Carrier(pod=pod.metadata.name, uid=pod.metadata.uid, node=pod.node) for pod in kept)
+
+
+def owners(meta: Meta) -> frozenset[str]:
+    """The UIDs of the pods that the attachment was generated for; empty for one that a user made."""
+    return frozenset(owner.uid for owner in meta.owner_references if owner.kind == PODS.kind)
+
+
+def marks(meta: Meta, bound: tuple[Carrier, ...]) -> Mapping[str, str | None]:
+    """The labels by which nodes select the attachments of their pods; None for one that is to go."""
+    wanted = {carrier_label(carrier.node): "" for carrier in bound}
+    stale = {name: None for name in meta.labels if name.startswith(CARRIER_PREFIX) and name not in wanted}
+    return wanted | stale
+
+
+def configuration(
+    wanted: ParsedAttachment,
+    *,
+    vpc: int,
+    addresses: tuple[Interface, ...],
+    networks: tuple[Network, ...],
+    mtu: int,
+) -> dict[str, Any]:
+    """``status.configuration``: equal arguments give equal values."""
+    return Configuration(
+        vpc=vpc_hex(vpc),
+        networks=tuple(str(network) for network in networks),
+        terminations=tuple(
+            ConfiguredTermination(network=str(termination.network), via=str(termination.via))
+            for termination in wanted.terminations(addresses)
+        ),
+        routes=tuple(str(route.destination) for route in wanted.onward(addresses)),
+        mtu=mtu,
+    ).model_dump(by_alias=True, mode="json")
+
+
+def _pods(caches: Caches, meta: Meta) -> list[Pod]:
+    """Those that a node may attach. A generated attachment is of one pod: a namesake waits for one of its own."""
+    own = owners(meta)
+    found = [caches.pods.get(key) for key in caches.carriers((meta.namespace, meta.name))]
+    return [
+        pod
+        for pod in found
+        if pod is not None
+        and pod.node
+        and not pod.place.host_network
+        and (not own or pod.metadata.uid in own)
+    ]
