@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from galactic import srv6
-from galactic.linux.chains import fingerprint
 from galactic.linux.firewall import firewall
+from galactic.linux.firewall_fingerprint import fingerprint
 from galactic.linux.namespace import Namespace
 
 SPACE = IPv6Network("2001:db8:ff00::/40")

@@ -20,7 +20,7 @@ from ipaddress import IPv6Network
 import pytest
 
 from galactic import srv6
-from galactic.linux import chains, readback
+from galactic.linux import firewall_fingerprint, readback
 from galactic.linux.firewall import ICMPV6_ERRORS, PLACES, FirewallRule, firewall
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import HOST_ENDS
@@ -407,7 +407,9 @@ def test_what_is_read_back_is_what_was_meant(fabric: Fabric, backend: str) -> No
     """Each rule decodes to itself: were one not decodable, nothing would be compared."""
     with clean(fabric, backend):
         fabric.put(backend, list(RULES))
-        read = fabric.spaces["node"].run(lambda: [chains.read(backend)(place) for place in PLACES])
+        read = fabric.spaces["node"].run(
+            lambda: [firewall_fingerprint.reader(backend)(place) for place in PLACES]
+        )
         for place, chain in zip(PLACES, read, strict=True):
             meant = [rule for rule in RULES if (rule.family, rule.chain) == place]
             assert chain is not None
@@ -428,7 +430,9 @@ def test_a_single_wrong_bit_is_named(fabric: Fabric) -> None:
     """Of each rule in legacy tables each bit that decides about packets is turned over once."""
     with clean(fabric, "legacy"):
         fabric.put("legacy", list(RULES))
-        read = fabric.spaces["node"].run(lambda: [chains.read("legacy")(place) for place in PLACES])
+        read = fabric.spaces["node"].run(
+            lambda: [firewall_fingerprint.reader("legacy")(place) for place in PLACES]
+        )
     tried = 0
     for place, chain in zip(PLACES, read, strict=True):
         family = place[0]
@@ -441,7 +445,7 @@ def test_a_single_wrong_bit_is_named(fabric: Fabric) -> None:
                     wrong = bytearray(entry)
                     wrong[at] ^= bit
                     rules = (*chain.rules[:number], bytes(wrong), *chain.rules[number + 1 :])
-                    found = readback.compared("legacy", place, chains.Chain(rules, True), meant)
+                    found = readback.compared("legacy", place, firewall_fingerprint.Chain(rules, True), meant)
                     assert found, (meant[number], at, bit)
                     assert all(f"rule {number + 1}: " in text for text in found)
                     tried += 1
@@ -455,10 +459,12 @@ def test_a_protocol_that_the_kernel_does_not_compare_is_named(fabric: Fabric) ->
     """The fault of python-iptables: the rule prints right, and drops neighbour discovery too."""
     with clean(fabric, "legacy"):
         fabric.put("legacy", [D0])
-        chain = fabric.spaces["node"].run(lambda: chains.read("legacy")((6, "INPUT")))
+        chain = fabric.spaces["node"].run(lambda: firewall_fingerprint.reader("legacy")((6, "INPUT")))
         entry = bytearray(chain.rules[0])
         entry[131] &= ~0x01  # IP6T_F_PROTO
-        found = readback.compared("legacy", (6, "INPUT"), chains.Chain((bytes(entry),), True), [D0])
+        found = readback.compared(
+            "legacy", (6, "INPUT"), firewall_fingerprint.Chain((bytes(entry),), True), [D0]
+        )
     assert found == [
         "IPv6 GALACTIC-INPUT rule 1: not_icmp is False in the kernel, not True",
         "IPv6 GALACTIC-INPUT rule 1: protocol 58 is not compared: IP6T_F_PROTO is not set",

@@ -18,7 +18,7 @@ PROGRAM = """
 import asyncio, json, sys
 from ipaddress import IPv6Network, ip_interface
 from galactic import srv6
-from galactic.linux import chains, firewall as filtering
+from galactic.linux import firewall as filtering, firewall_fingerprint
 from galactic.linux.events import Events
 from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
@@ -61,7 +61,7 @@ async def inside():
 async def filtered(backend):
     rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
     made = await install(rules, backend=backend)
-    assert not made.lacking and chains.fingerprint(backend) == made.fingerprint
+    assert not made.lacking and firewall_fingerprint.fingerprint(backend) == made.fingerprint
 
 
 async def main():

@@ -1,4 +1,4 @@
-"""Making one paho client as the settings say, for one connection."""
+"""One paho client, configured from the settings."""
 
 import logging
 from collections.abc import Callable
@@ -28,11 +28,11 @@ def client(
     *,
     will: tuple[str, bytes] | None,
     window: int,
-    complaint: Callable[[str], None],
+    on_error: Callable[[str], None],
 ) -> mqtt.Client:
-    """One that is not connected yet. ``window``: publishes without PUBACK that it sends at the most.
+    """Not connected yet. ``window``: the most publishes without PUBACK that it sends.
 
-    ``complaint`` is told what goes wrong in it: its callbacks say less.
+    ``on_error`` is called with paho's error messages, which have more detail than its callbacks.
     """
     web = urlsplit(settings.mqtt_url).scheme in ("ws", "wss")
     made = mqtt.Client(
@@ -53,21 +53,21 @@ def client(
     if will:
         made.will_set(will[0], will[1], QOS, retain=True)
     # Not on_log: for that paho writes a line about each packet, which takes longer than the packet.
-    made.enable_logger(_logger(complaint))
+    made.enable_logger(_logger(on_error))
     return made
 
 
-class _Complaints(logging.Handler):
-    def __init__(self, complaint: Callable[[str], None]) -> None:
+class _ErrorHandler(logging.Handler):
+    def __init__(self, on_error: Callable[[str], None]) -> None:
         super().__init__()
-        self._complaint = complaint
+        self._on_error = on_error
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._complaint(record.getMessage())
+        self._on_error(record.getMessage())
 
 
-def _logger(complaint: Callable[[str], None]) -> logging.Logger:
-    """Of errors, for this client alone: why they are told of is said in our own words."""
-    found = logging.Logger("paho", logging.ERROR)  # noqa: LOG001 - one of the process would be all clients'
-    found.addHandler(_Complaints(complaint))
-    return found
+def _logger(on_error: Callable[[str], None]) -> logging.Logger:
+    """A logger of errors for this client alone. Galactic logs them in its own words."""
+    logger = logging.Logger("paho", logging.ERROR)  # noqa: LOG001 - a named one would be shared by all clients
+    logger.addHandler(_ErrorHandler(on_error))
+    return logger

@@ -1,17 +1,16 @@
-"""paho-mqtt on our event loop.
+"""paho-mqtt on the process' event loop.
 
-paho is driven through its external-loop hooks instead of its thread: its callbacks run in the loop like any other code,
-so an exception in one of them cannot kill a network thread that publish still believes alive. Only connecting,
-which blocks on DNS and the TLS handshake, is done in a worker thread.
+paho is driven through its external-loop hooks instead of its thread. Its callbacks run in the loop like any other code:
+an exception in one of them cannot kill a network thread that ``publish`` takes for alive. Only connecting, which blocks
+on DNS and the TLS handshake, is done in a worker thread.
 
-What cannot be sent or read yet stays where it is: publishes in their callers' hands, arrivals in the socket.
+What cannot be sent or read yet is not queued here: publishers wait, and the socket keeps what arrives.
 """
 
 import asyncio
 import contextlib
-import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any, Final, Self
 
 import structlog
@@ -22,14 +21,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from prometheus_client import CollectorRegistry
 
+from galactic.backoff import Backoff
 from galactic.bus import Connected, Delivery, Disconnected
-from galactic.bus.arrivals import Arrivals
 from galactic.bus.client import QOS, address
 from galactic.bus.client import client as paho_client
 from galactic.bus.failures import Lost, Refused, failure
+from galactic.bus.inflight import Inflight, PublishRefused
 from galactic.bus.metrics import BusMetrics
-from galactic.bus.unconfirmed import NotDone, Unconfirmed
-from galactic.bus.wire import Wire
+from galactic.bus.paho_socket import PahoSocket
+from galactic.bus.receive_queue import ReceiveQueue
 from galactic.errors import Unreachable
 from galactic.messages import MAX_PAYLOAD
 from galactic.settings import MqttSettings
@@ -38,11 +38,11 @@ log = structlog.get_logger(__name__)
 KEEPALIVE_SECONDS: Final = 15
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 SAME_SECONDS: Final = 60.0
-"""The same complaint is logged that often, however often there is reason for it."""
+"""Time between two log lines about the same refusal."""
 WINDOW: Final = 200
-"""Publishes under way at once. More would only wait in paho's memory instead of the caller's hands."""
+"""Publishes in flight at once. Further publishers wait here, not in paho's memory."""
 FILTERS: Final = 500
-"""Subscriptions asked for in one packet: brokers limit how large one may be."""
+"""Subscriptions in one packet: brokers limit the size of packets."""
 
 
 class PahoBus:
@@ -57,19 +57,19 @@ class PahoBus:
     ) -> None:
         self._settings, self._client_id, self._will = settings, client_id, will
         self._metrics = metrics or BusMetrics(CollectorRegistry())
-        self._filters: dict[str, bool] = {}  # whether what we publish ourselves is to come back
-        self._arrived = Arrivals(self._pause, self._resume)
-        self._unconfirmed = Unconfirmed(self._metrics)
+        self._filters: dict[str, bool] = {}  # whether this client's own publishes are wanted
+        self._received = ReceiveQueue(self._pause, self._resume)
+        self._inflight = Inflight(self._metrics)
         self._window = asyncio.Semaphore(WINDOW)
         self._ended = asyncio.Event()
         self._version = MQTTProtocolVersion.MQTTv5
         self._client = self._make()
         self._up = False
-        self._wire: Wire | None = None
-        self._told: dict[str, float] = {}
-        self._problem: str | None = None  # what the consumer was told last
-        self._error = ""  # what paho logged last about this connection: its callbacks say less
-        self._metrics.waiting.set_function(lambda: len(self._arrived))
+        self._socket: PahoSocket | None = None
+        self._refused_at: dict[str, float] = {}  # when a refusal was logged, by topic
+        self._problem: str | None = None  # the reason in the last Disconnected
+        self._error = ""  # paho's last log line about this connection: its callbacks have less detail
+        self._metrics.waiting.set_function(lambda: len(self._received))
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -86,7 +86,7 @@ class PahoBus:
             self._up = False
             self._metrics.connected.set(0)
         self._abandon()
-        self._unconfirmed.fail(Unreachable("mqtt", "the connection was closed"))
+        self._inflight.fail(Unreachable("mqtt", "the connection was closed"))
 
     @property
     def connected(self) -> bool:
@@ -100,11 +100,11 @@ class PahoBus:
         new = [pattern for pattern in filters if pattern not in self._filters]
         self._filters.update(dict.fromkeys(new, own))
         if self._up:
-            self._ask(new, replay=replay)
+            self._send_subscribe(new, replay=replay)
 
-    def _ask(self, filters: list[str], *, replay: bool) -> None:
+    def _send_subscribe(self, filters: list[str], *, replay: bool) -> None:
         for start in range(0, len(filters), FILTERS):
-            some = filters[start : start + FILTERS]
+            chunk = filters[start : start + FILTERS]
             if self._version == MQTTProtocolVersion.MQTTv5:
                 handling = (
                     SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
@@ -115,9 +115,9 @@ class PahoBus:
                     own: SubscribeOptions(QOS, noLocal=not own, retainHandling=handling)
                     for own in (True, False)
                 }
-                self._client.subscribe([(pattern, options[self._filters[pattern]]) for pattern in some])
+                self._client.subscribe([(pattern, options[self._filters[pattern]]) for pattern in chunk])
             else:
-                self._client.subscribe([(pattern, QOS) for pattern in some])
+                self._client.subscribe([(pattern, QOS) for pattern in chunk])
         self._flush()
 
     def unsubscribe(self, *filters: str) -> None:
@@ -130,7 +130,7 @@ class PahoBus:
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         if len(payload) > MAX_PAYLOAD:  # a broker with that limit would end the session, again and again
             refusal = f"{len(payload)} bytes, {MAX_PAYLOAD} at the most"
-            self._complain("publish", topic, refusal)
+            self._report_refusal("publish", topic, refusal)
             raise Unreachable("mqtt", f"{topic}: {refusal}")
         async with self._window:
             if not self._up:
@@ -138,53 +138,53 @@ class PahoBus:
             info = self._client.publish(topic, payload, QOS, retain)
             if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 raise Unreachable("mqtt", mqtt.error_string(info.rc))
-            confirmed = self._unconfirmed.add(info.mid)
+            confirmed = self._inflight.add(info.mid)
             self._flush()
             try:
                 await confirmed
-            except NotDone as refusal:
-                self._complain("publish", topic, refusal.reason)
+            except PublishRefused as refusal:
+                self._report_refusal("publish", topic, refusal.reason)
                 raise Unreachable("mqtt", f"the broker refused {topic}: {refusal.reason}") from None
             finally:
-                self._unconfirmed.remove(info.mid)
+                self._inflight.remove(info.mid)
 
     async def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:
         while True:
-            yield await self._arrived.get()
+            yield await self._received.get()
 
     # -- the connection ------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        waits = pauses()
+        backoff = Backoff(*BACKOFF_SECONDS)
         while True:
             self._ended.clear()
             try:
                 await self._connect()
-                waits = pauses()
+                backoff.succeeded()
                 await self._drive()
                 self._cut()
             except _VersionRefused:
-                log.info("broker speaks no MQTT 5, going on with 3.1.1", url=self._settings.mqtt_url)
+                log.info("broker lacks MQTT 5, using 3.1.1", url=self._settings.mqtt_url)
                 self._abandon()
                 continue
             except Exception as error:  # noqa: BLE001 - whatever a library raises here, the next attempt may work
                 self._failed(error)
-            await asyncio.sleep(next(waits))
+            await asyncio.sleep(backoff.pause())
 
     def _failed(self, error: Exception) -> None:
-        """No connection was made: in the log each time, to the consumer when it is something new."""
+        """No connection was made: logged each time, reported to the consumer when the reason is a new one."""
         reason, sentence = failure(error)
         self._metrics.failures.labels(reason).inc()
         log.warning("broker unreachable", url=self._settings.mqtt_url, reason=reason, error=sentence)
         self._abandon()
         if sentence != self._problem:
             self._problem = sentence
-            self._arrived.put(Disconnected(sentence))
+            self._received.put(Disconnected(sentence))
 
     def _abandon(self) -> None:
-        """Leaves no half-made connection behind."""
-        if self._wire is not None:
-            self._wire.close()
+        """Closes a half-made connection."""
+        if self._socket is not None:
+            self._socket.close()
         connection = self._client.socket()
         if connection is not None:
             connection.close()
@@ -200,17 +200,17 @@ class PahoBus:
             raise Lost(self._error or "the connection was lost while it was made")
         self._accepted: asyncio.Future[None] = self._loop.create_future()
         self._client.on_disconnect = self._on_disconnect  # not before: connect() would call it in its thread
-        self._wire = Wire(self._client, connection, self._cut, paused=self._arrived.paused)
+        self._socket = PahoSocket(self._client, connection, self._cut, paused=self._received.paused)
         async with asyncio.timeout(KEEPALIVE_SECONDS):
             await self._accepted
 
     async def _drive(self) -> None:
-        """Keep-alive, and patience with PUBACKs, until the session ends."""
+        """Keep-alive, and time-outs of PUBACKs, until the session ends."""
         while not self._ended.is_set():
             if self._client.loop_misc() != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
             self._flush()
-            self._unconfirmed.expire()
+            self._inflight.expire()
             # Not wait_for: before Python 3.12 it can swallow a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -223,7 +223,7 @@ class PahoBus:
             self._version,
             will=self._will,
             window=WINDOW,
-            complaint=self._complained,
+            on_error=self._logged,
         )
         client.on_connect = self._on_connect
         client.on_message = self._on_message
@@ -232,21 +232,21 @@ class PahoBus:
         return client
 
     def _flush(self) -> None:
-        if self._wire is not None:
-            self._wire.flush()
+        if self._socket is not None:
+            self._socket.flush()
 
     def _pause(self) -> None:
-        """Too much is waiting for the consumer."""
+        """The receive queue is full."""
         self._metrics.pauses.inc()
-        if self._wire is not None:
-            self._wire.pause()
+        if self._socket is not None:
+            self._socket.pause()
 
     def _resume(self) -> None:
-        if self._wire is not None:
-            self._wire.resume()
+        if self._socket is not None:
+            self._socket.resume()
 
     def _cut(self) -> None:
-        """Does nothing where the end of the session was told already."""
+        """Does nothing if the end of the session was reported already."""
         self._lost(self._error or "the connection was lost")
 
     def _lost(self, reason: str) -> None:
@@ -255,24 +255,24 @@ class PahoBus:
             self._metrics.connected.set(0)
             self._metrics.failures.labels("Lost").inc()
             self._problem = reason
-            self._arrived.put(Disconnected(reason))
+            self._received.put(Disconnected(reason))
             log.warning("broker connection lost", reason=reason)
-        self._unconfirmed.fail(Unreachable("mqtt", reason))
+        self._inflight.fail(Unreachable("mqtt", reason))
         if not self._accepted.done():
             self._accepted.set_exception(Lost(reason))
         self._ended.set()
 
-    def _complain(self, what: str, about: str, reason: str) -> None:
-        """The broker would not do something: counted, and logged once in a while."""
-        self._metrics.refusals.labels(what).inc()
+    def _report_refusal(self, request: str, topic: str, reason: str) -> None:
+        """Counts a publish or subscribe that the broker refused, and logs it once in SAME_SECONDS a topic."""
+        self._metrics.refusals.labels(request).inc()
         now = time.monotonic()
-        if now - self._told.get(about, -SAME_SECONDS) < SAME_SECONDS:
+        if now - self._refused_at.get(topic, -SAME_SECONDS) < SAME_SECONDS:
             return
-        if len(self._told) >= 1000:
-            self._told.clear()
-        self._told[about] = now
+        if len(self._refused_at) >= 1000:
+            self._refused_at.clear()
+        self._refused_at[topic] = now
         remedy = "see the broker's access list and limits"
-        log.error("refused", what=what, topic=about, reason=reason, remedy=remedy)
+        log.error("broker refused a request", request=request, topic=topic, reason=reason, remedy=remedy)
 
     # -- paho's callbacks: enqueue, nothing else -----------------------------------------------------------------
 
@@ -297,8 +297,8 @@ class PahoBus:
             return
         self._up, self._problem = True, None
         self._metrics.connected.set(1)
-        self._arrived.put(Connected())
-        self._ask(list(self._filters), replay=True)
+        self._received.put(Connected())
+        self._send_subscribe(list(self._filters), replay=True)
         log.info("broker connected", url=self._settings.mqtt_url, protocol=self._version.name)
         if not self._accepted.done():
             self._accepted.set_result(None)
@@ -314,7 +314,7 @@ class PahoBus:
         self._lost(self._error or str(reason))
 
     def _on_message(self, _client: mqtt.Client, _userdata: Any, message: mqtt.MQTTMessage) -> None:
-        self._arrived.put(Delivery(message.topic, bytes(message.payload), message.retain))
+        self._received.put(Delivery(message.topic, bytes(message.payload), message.retain))
 
     def _on_publish(
         self,
@@ -324,25 +324,17 @@ class PahoBus:
         reason: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        self._unconfirmed.answered(mid, reason)
+        self._inflight.answered(mid, reason)
 
     def _on_subscribe(
         self, _client: mqtt.Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Any
     ) -> None:
         for reason in reasons:
             if reason.is_failure:
-                self._complain("subscribe", ", ".join(list(self._filters)[:10]), str(reason))
+                self._report_refusal("subscribe", ", ".join(list(self._filters)[:10]), str(reason))
 
-    def _complained(self, text: str) -> None:
+    def _logged(self, text: str) -> None:
         self._error = text
-
-
-def pauses() -> Iterator[float]:
-    """Seconds before each attempt to connect again: twice as long each time, and never the same for all clients."""
-    pause, longest = BACKOFF_SECONDS
-    while True:
-        yield pause * random.uniform(0.5, 1.5)
-        pause = min(pause * 2, longest)
 
 
 class _VersionRefused(Exception):

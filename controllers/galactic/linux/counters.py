@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from galactic.linux import chains, readback
+from galactic.linux import firewall_fingerprint, readback
 from galactic.linux.firewall import OURS, PLACES, TABLES, Backend, FirewallRule, Place, own
 
 BACKENDS: Final[tuple[Backend, ...]] = ("legacy", "nft")
@@ -41,7 +41,7 @@ def drops(tables: Collection[tuple[int, str]]) -> list[Drops]:
     """
     found: list[Drops] = []
     for backend in BACKENDS:
-        chain_at = chains.read(backend)
+        chain_at = firewall_fingerprint.reader(backend)
         for place in PLACES:
             if backend == "legacy" and (place[0], TABLES[place[1]]) not in tables:
                 continue
@@ -54,7 +54,7 @@ def drops(tables: Collection[tuple[int, str]]) -> list[Drops]:
     return found
 
 
-def _of(backend: Backend, place: Place, chain: chains.Chain) -> list[Drops]:
+def _of(backend: Backend, place: Place, chain: firewall_fingerprint.Chain) -> list[Drops]:
     found = []
     for number, (encoded, (packets, size)) in enumerate(zip(chain.rules, chain.counters, strict=True), 1):
         try:

@@ -62,7 +62,7 @@ class Installed:
     """What came of it: the backend and why that one, and what had to be changed, e.g. ``("IPv6 PREROUTING",)``.
 
     ``lacking``: why forged sources are not dropped, because the kernel cannot; else "". ``fingerprint``: of our chains
-    as they were found to be right (``galactic.linux.chains``).
+    as they were found to be right (``galactic.linux.firewall_fingerprint``).
     """
 
     backend: Backend

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Final
 
-from galactic.linux import chains, legacy, nft, readback
+from galactic.linux import firewall_fingerprint, legacy, nft, readback
 from galactic.linux.firewall import PLACES, Backend, FirewallRule, Installed, Place
 from galactic.linux.nft import COMMANDS, run
 
@@ -44,7 +44,7 @@ def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> I
     lacking = ""
     changed: list[str] = []
     for _ in range(_ATTEMPTS):
-        before = chains.fingerprint(backend)
+        before = firewall_fingerprint.fingerprint(backend)
         try:
             made = _all(WORKS[backend], rules)
         except RuntimeError as error:
@@ -55,7 +55,7 @@ def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> I
             rules = without
             lacking = f"the kernel, or its iptables, lacks {MODULES} ({error})"
         changed += made
-        if not made and (before or not rules) and chains.fingerprint(backend) == before:
+        if not made and (before or not rules) and firewall_fingerprint.fingerprint(backend) == before:
             try:
                 wrong = readback.differences(backend, rules)
             except InterruptedError:  # others change the same tables
@@ -79,7 +79,7 @@ def _moved_from(other: Backend) -> list[str]:
     if other == "nft":
         present = any(nft.chain(place) is not None for place in PLACES)
     else:
-        present = chains.fingerprint("legacy", only=legacy.in_use()) is not None
+        present = firewall_fingerprint.fingerprint("legacy", only=legacy.in_use()) is not None
     return [f"{name} in {other} tables" for name in _all(WORKS[other], ())] if present else []
 
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from galactic.linux import chains, readback
+from galactic.linux import firewall_fingerprint, readback
 from galactic.linux.firewall import PLACES, TABLES, FirewallRule, Place, own
 from galactic.linux.objects import HOST_ENDS
 
@@ -161,7 +161,7 @@ def _folders() -> dict[Path, list[str]]:
 def _wrong(place: Place, rules: Sequence[FirewallRule]) -> list[str]:
     """Where the kernel's chain differs from the rules. python-iptables' own reading shows neither flags nor masks."""
     try:
-        return readback.compared("legacy", place, chains.read("legacy")(place), rules)
+        return readback.compared("legacy", place, firewall_fingerprint.reader("legacy")(place), rules)
     except OSError as error:
         raise RuntimeError(f"IPv{place[0]} {place[1]} cannot be read back: {error.strerror}") from error
 

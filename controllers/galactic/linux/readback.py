@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 from ipaddress import ip_network
 from typing import Any, Final
 
-from galactic.linux import chains
-from galactic.linux.chains import LAYOUTS, OFFSETS, TARGET, VERDICT, Chain
+from galactic.linux import firewall_fingerprint
 from galactic.linux.firewall import PLACES, Backend, Family, FirewallRule, Place, own
+from galactic.linux.firewall_fingerprint import LAYOUTS, OFFSETS, TARGET, VERDICT, Chain
 from galactic.linux.netlink import attributes
 from galactic.linux.objects import HOST_ENDS
 
@@ -49,7 +49,7 @@ def differences(backend: Backend, rules: Sequence[FirewallRule]) -> list[str]:
 
     Reads the tables of this process' network namespace. Raises OSError if the kernel does not answer.
     """
-    read = chains.read(backend)
+    read = firewall_fingerprint.reader(backend)
     return [
         text
         for place in PLACES
@@ -87,7 +87,7 @@ def _fields(meant: FirewallRule, applied: Applied) -> Iterator[str]:
 
 
 def decoded(backend: Backend, place: Place, encoded: bytes) -> Applied:
-    """One rule of ``chains.Chain.rules``."""
+    """One rule of ``firewall_fingerprint.Chain.rules``."""
     return _legacy(place, encoded) if backend == "legacy" else _nft(place, encoded)
 
 
@@ -233,7 +233,7 @@ _NFT_VERDICTS: Final = {0: "DROP", 1: "ACCEPT", -5: "RETURN"}  # NF_DROP, NF_ACC
 
 def _nft(place: Place, rule: bytes) -> Applied:
     registers = _Registers(_Made(*place))
-    for name, data in chains.expressions(rule):
+    for name, data in firewall_fingerprint.expressions(rule):
         step = registers.steps.get(name)
         if step is None:
             raise Unreadable(name)

@@ -35,7 +35,7 @@ from galactic.linux.objects import (
     Via,
     route_of,
 )
-from galactic.linux.ways import way
+from galactic.linux.route_lookup import chosen_route
 from galactic.node.dataplane.plan import tables_of
 from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
 
@@ -159,13 +159,13 @@ async def _way(text: str) -> dict[str, Any]:
         destination = ip_address(address)
     except ValueError as error:
         raise Rejected(f"{address!r} is not an address", field="--way") from error
-    found = await way(destination, device=names.vrf(names.parse_vpc(vpc)) if at else "")
+    route = await chosen_route(destination, device=names.vrf(names.parse_vpc(vpc)) if at else "")
     return {
         "address": str(destination),
-        "type": found.type,
-        "device": found.device,
-        "gateway": found.gateway,
-        "sid": found.segment,
+        "type": route.type,
+        "device": route.device,
+        "gateway": route.gateway,
+        "sid": route.segment,
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from registrations import World
 from waits import until
 
-from galactic.bus import client, paho, unconfirmed
+from galactic.bus import client, inflight, paho
 from galactic.router.ingress import subscriptions
 from galactic_lab.controlplane import mosquitto
 
@@ -65,7 +65,7 @@ def a_mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither we nor the broker are given up for being held up, and nobody is heard again without a reason."""
-    monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
+    monkeypatch.setattr(inflight, "PUBACK_SECONDS", 600.0)
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from waits import until
 
-from galactic.bus import client, paho, unconfirmed
+from galactic.bus import client, inflight, paho
 from galactic_lab.controlplane.mosquitto import Mosquitto
 
 NOW = dt.datetime.now(dt.UTC)
@@ -106,7 +106,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     But a Mosquitto that forgets to go on with a WebSocket is reminded by our keep-alive before a test gives up.
     """
-    monkeypatch.setattr(unconfirmed, "PUBACK_SECONDS", 600.0)
+    monkeypatch.setattr(inflight, "PUBACK_SECONDS", 600.0)
     monkeypatch.setattr(paho, "KEEPALIVE_SECONDS", 60)
     monkeypatch.setattr(paho, "SAME_SECONDS", 3600.0)
     monkeypatch.setattr(client, "CONNECT_SECONDS", 60.0)

@@ -175,7 +175,7 @@ async def _says(talker: Client, may: list[str], may_not: list[str]) -> None:
             for _ in range(2):
                 with pytest.raises(Unreachable, match="Not authorized"):
                     await talker.bus.publish(topic, b"1", retain=True)
-        assert [line["topic"] for line in logs if line["event"] == "refused"] == [topic]
+        assert [line["topic"] for line in logs if line["event"] == "broker refused a request"] == [topic]
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ import random
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import islice
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from galactic.backoff import Backoff
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus import paho as module
-from galactic.bus.paho import BACKOFF_SECONDS, PahoBus, pauses
+from galactic.bus.paho import BACKOFF_SECONDS, PahoBus
 from galactic.settings import MqttSettings
 from galactic_lab.controlplane.mosquitto import Mosquitto
 
@@ -21,7 +21,9 @@ from galactic_lab.controlplane.mosquitto import Mosquitto
 def test_pauses_double_and_no_two_clients_agree() -> None:
     random.seed(1)
     shortest, longest = BACKOFF_SECONDS
-    clients = [[*islice(pauses(), 12)] for _ in range(200)]
+    clients = [
+        [backoff.pause() for _ in range(12)] for backoff in (Backoff(*BACKOFF_SECONDS) for _ in range(200))
+    ]
     for number, each in enumerate(zip(*clients, strict=True)):
         base = min(shortest * 2**number, longest)
         assert 0.5 * base <= min(each) < 0.6 * base
@@ -32,12 +34,13 @@ def test_pauses_double_and_no_two_clients_agree() -> None:
 async def test_it_begins_anew_with_short_pauses_after_a_session(mosquitto, monkeypatch) -> None:
     taken: list[int] = []
 
-    def counted():
-        for number in range(1000):
-            taken.append(number)
-            yield 0.01
+    class Counted(Backoff):
+        def pause(self) -> float:
+            super().pause()
+            taken.append(self._failures - 1)
+            return 0.01
 
-    monkeypatch.setattr(module, "pauses", counted)
+    monkeypatch.setattr(module, "Backoff", Counted)
     async with PahoBus(MqttSettings(mqtt_url=mosquitto.url), "a") as bus, asyncio.timeout(200):
         arrived = bus.deliveries()
         while max(taken, default=0) < 3:

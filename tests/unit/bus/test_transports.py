@@ -226,7 +226,7 @@ async def test_a_connection_that_is_refused_says_why(
             arrived = bus.deliveries()
             await until(lambda: sum(line.get("reason") in reasons for line in logs) >= 2)
             assert not bus.connected
-            told = [await anext(arrived) for _ in range(len(bus._arrived))]
+            told = [await anext(arrived) for _ in range(len(bus._received))]
     assert all(isinstance(item, Disconnected) for item in told)
     assert any(word in item.reason for item in told), told
     assert all(one != other for one, other in pairwise(told)), "the same problem is told once"

@@ -5,8 +5,8 @@ from ipaddress import IPv6Network
 from pathlib import Path
 
 from galactic import srv6
-from galactic.linux.chains import fingerprint
 from galactic.linux.firewall import Installed, firewall, install
+from galactic.linux.firewall_fingerprint import fingerprint
 from galactic.linux.preflight import Preflight, preflight
 from galactic.linux.underlay import Underlay, underlay
 

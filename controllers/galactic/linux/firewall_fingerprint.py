@@ -72,7 +72,7 @@ class Chain:
     counters: tuple[tuple[int, int], ...] = ()
 
 
-def read(backend: Backend) -> Callable[[Place], Chain | None]:
+def reader(backend: Backend) -> Callable[[Place], Chain | None]:
     """A reader of our chains in this process' network namespace, which reads each legacy table once.
 
     It returns None where the chain is absent, or empty in nft, and raises OSError if the kernel does not answer.
@@ -93,7 +93,7 @@ def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = 
     """
     digest = hashlib.blake2b(digest_size=16)
     anything = False
-    chain_at = read(backend)
+    chain_at = reader(backend)
     for place in PLACES:
         if only is not None and (place[0], TABLES[place[1]]) not in only:
             continue

@@ -6,8 +6,8 @@ import pytest
 
 from galactic.bus import Connected, Delivery
 from galactic.bus import paho as module
-from galactic.bus.arrivals import Arrivals
 from galactic.bus.paho import PahoBus
+from galactic.bus.receive_queue import ReceiveQueue
 from galactic.settings import MqttSettings
 
 
@@ -24,27 +24,27 @@ def _numbered(number: int, size: int = 0) -> Delivery:
 )
 async def test_it_pauses_when_full_and_resumes_at_half(limits: dict, size: int) -> None:
     asked = []
-    arrivals = Arrivals(lambda: asked.append("pause"), lambda: asked.append("resume"), **limits)
+    queue = ReceiveQueue(lambda: asked.append("pause"), lambda: asked.append("resume"), **limits)
     for number in range(10):
         assert asked == []
-        arrivals.put(_numbered(number, size))
+        queue.put(_numbered(number, size))
     assert asked == ["pause"]
-    assert arrivals.paused
-    arrivals.put(_numbered(10, size))  # a read's worth may come on top
+    assert queue.paused
+    queue.put(_numbered(10, size))  # a read's worth may come on top
     got = []
     while asked == ["pause"]:
-        got.append(await arrivals.get())
+        got.append(await queue.get())
     assert asked == ["pause", "resume"]
     assert len(got) in (6, 7)
-    while len(arrivals):
-        got.append(await arrivals.get())
+    while len(queue):
+        got.append(await queue.get())
     assert [item.topic for item in got] == [str(number) for number in range(11)]
     assert asked == ["pause", "resume"]
 
 
 async def test_a_slow_consumer_makes_the_broker_wait_and_loses_nothing(mosquitto, until, monkeypatch) -> None:
     """20 MiB are on their way; with room for 10 messages the rest stays at the broker until they are taken."""
-    monkeypatch.setattr(module, "Arrivals", lambda pause, resume: Arrivals(pause, resume, most=10))
+    monkeypatch.setattr(module, "ReceiveQueue", lambda pause, resume: ReceiveQueue(pause, resume, most=10))
     mosquitto.start(extra="max_queued_messages 100000")
     settings = MqttSettings(mqtt_url=mosquitto.url)
     async with PahoBus(settings, "slow") as slow, PahoBus(settings, "quick") as quick, asyncio.timeout(200):
@@ -56,12 +56,12 @@ async def test_a_slow_consumer_makes_the_broker_wait_and_loses_nothing(mosquitto
         await until(lambda: quick.connected)
         payload = b"x" * 200_000
         await asyncio.gather(*(quick.publish(f"t/{number}", payload) for number in range(100)))
-        await until(lambda: slow._arrived.paused)
-        waiting = len(slow._arrived)
+        await until(lambda: slow._received.paused)
+        waiting = len(slow._received)
         assert waiting <= 12
         for _ in range(100):  # the loop runs on, and nothing more is read
             await asyncio.sleep(0)
-        assert len(slow._arrived) == waiting
+        assert len(slow._received) == waiting
         got = [await anext(arrived) for _ in range(100)]
         assert [item.topic for item in got] == [f"t/{number}" for number in range(100)]
         assert slow.connected

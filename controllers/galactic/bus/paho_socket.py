@@ -23,7 +23,7 @@ ACK_SECONDS: Final = 0.001
 _OK: Final = MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
-class Wire:
+class PahoSocket:
     """Reads and writes for ``client`` until it is closed. ``lost`` is called when that fails."""
 
     def __init__(
@@ -166,4 +166,4 @@ class Wire:
 
 
 def _queued(_client: mqtt.Client, _userdata: object, _connection: object) -> None:
-    """Whoever queues something writes it: see ``Wire.flush``."""
+    """Whoever queues something writes it: see ``PahoSocket.flush``."""

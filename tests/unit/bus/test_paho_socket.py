@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from galactic.bus import Connected, Delivery
-from galactic.bus import unconfirmed as module
+from galactic.bus import inflight as module
 from galactic.bus.paho import PahoBus
 from galactic.bus.websocket import Frames
 from galactic.errors import Unreachable
