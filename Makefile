@@ -1,6 +1,6 @@
-# `make demo` and `make test` are all a newcomer needs; `make help` lists the rest.
-# Everything Python lives in .venv, made here from pinned constraints; what takes long to build is cached in
-# $XDG_CACHE_HOME/galactic (~/.cache/galactic).
+# Start with `make demo` and `make test`; `make help` lists all targets.
+# Python packages are in .venv, from pinned constraints. Long builds are cached in $XDG_CACHE_HOME/galactic
+# (~/.cache/galactic).
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -9,13 +9,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 # For tests of a part: make test ARGS="tests/unit -k table"
 ARGS ?=
-# How many processes run tests: half as many again as there are processors, as some of them wait. Each has a lab of its
-# own, but with GALACTIC_LAB there is one.
+# Processes that run tests: three for two processors, as some of them wait. Each has a lab of its own; with GALACTIC_LAB
+# all tests run in that one.
 WORKERS ?= $(if $(GALACTIC_LAB),0,$(shell echo $$(($$(nproc) * 3 / 2))))
-# Tests end with a table of what they took from the machine, and of what was built since this moment.
+# pytest ends with a table of the versions that tests used, and of builds since this time.
 VERSIONS := --versions=$(shell date +%s)
 
-.PHONY: help venv demo test plugin unit check generate format lab bench docs image sbom audit clean
+.PHONY: help venv demo test plugin unit check generate format docs image sbom audit clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ $(VENV)/docs-made: $(VENV)/made
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
-# Without a network `make audit` says that nothing was audited.
+# Without a network `make audit` reports that nothing was audited, and passes.
 $(VENV)/audit-made: $(VENV)/made
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
 	@touch $@
@@ -41,7 +41,7 @@ venv: $(VENV)/made ## the Python environment
 demo: venv ## a 3-node lab with two VPCs, and proof that they work; KEEP=1 leaves it running
 	@$(BIN)/galactic demo $(if $(KEEP),--keep) $(ARGS)
 
-test: venv $(VENV)/docs-made ## everything: what make unit runs, kernels, databases, brokers, image, chart and stories; WORKERS=1 one by one
+test: venv $(VENV)/docs-made ## all tests: units, kernels, databases, brokers, image, chart, end to end; WORKERS=1 one by one
 	@$(BIN)/galactic lab build
 ifeq ($(ARGS),)
 	@$(BIN)/pytest tests -n $(WORKERS) --dist loadfile $(VERSIONS)
@@ -77,13 +77,13 @@ generate: venv ## CRDs from the models, dist/install.yaml from the chart, refere
 	@PYTHONPATH=tools $(BIN)/python -m release.licences
 	@PYTHONPATH=tools $(BIN)/python -m prose --write
 
-image: venv ## the image, with docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev PIP=machine
+image: venv ## the image, by docker, podman or buildah: IMAGE=name:tag BASE=image ENGINE=… TARGET=dev PIP=machine
 	@PYTHONPATH=tools $(BIN)/python -m release.image --tag '$(IMAGE)' --base '$(BASE)' --engine '$(ENGINE)' --target '$(or $(TARGET),image)' --pip '$(PIP)'
 
-sbom: venv ## what the image has of PyPI, as CycloneDX, into dist/
+sbom: venv ## the image's libraries from PyPI, as CycloneDX, into dist/
 	@PYTHONPATH=tools $(BIN)/python -m release.sbom
 
-audit: venv ## known vulnerabilities of what is shipped
+audit: venv ## known vulnerabilities of the image's libraries
 	-@$(MAKE) --no-print-directory $(VENV)/audit-made
 	@PYTHONPATH=tools $(BIN)/python -m release.audit
 
@@ -91,7 +91,7 @@ docs: $(VENV)/docs-made ## the documentation as web pages, into dist/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "dist/docs/index.html"
 
-format: venv ## let ruff mend what it can
+format: venv ## ruff's automatic fixes
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 

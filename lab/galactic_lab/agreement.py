@@ -16,11 +16,11 @@ def agreed(name: str, fixed: Mapping[str, Any], free: Mapping[str, Any]) -> Stat
         {key: value for key, value in asked.items() if value is not None} for asked in (fixed, free)
     )
     if not 0 <= (nodes := given.get("nodes", 0)) <= MAX_NODES:
-        raise Rejected(f"0 to {MAX_NODES}, not {nodes}", field="nodes")
+        raise Rejected(f"must be 0 to {MAX_NODES}, not {nodes}", field="nodes")
     if not 1 <= (routers := changed.get("routers", 1)) <= MAX_ROUTERS:
-        raise Rejected(f"1 to {MAX_ROUTERS}, not {routers}", field="routers")
+        raise Rejected(f"must be 1 to {MAX_ROUTERS}, not {routers}", field="routers")
     if (linux := given.get("linux", LINUX)) not in KERNELS:
-        raise Rejected(f"{linux!r} is none of {', '.join(KERNELS)}", field="linux")
+        raise Rejected(f"no guest kernel {linux!r}; there are {', '.join(KERNELS)}", field="linux")
     known = State.load(name)
     if given.get("chart") or (known and known.chart):
         _charted(given, changed)
@@ -42,7 +42,7 @@ def _charted(given: Mapping[str, Any], changed: Mapping[str, Any]) -> None:
     if given.get("nodes") == 0:
         raise Rejected("the chart's pods need nodes", field="nodes")
     if asked := sorted(key for key in (*changed, "join") if changed.get(key) or given.get(key)):
-        raise Rejected("the chart is installed with its own values", field=", ".join(asked))
+        raise Rejected("not with --chart: set it in the values of the chart", field=", ".join(asked))
 
 
 def _joining(state: State, changed: Mapping[str, Any]) -> State:
@@ -61,7 +61,7 @@ def _joining(state: State, changed: Mapping[str, Any]) -> State:
             f"a lab that joins another has none of its own; see lab {host.name!r}", field=", ".join(changed)
         )
     if state.latency:
-        raise Rejected(f"the fabric is that of lab {host.name!r}", field="latency")
+        raise Rejected(f"set it for lab {host.name!r}, which owns the fabric", field="latency")
     others = [host, *joined(host.name)]
     return replace(
         state,

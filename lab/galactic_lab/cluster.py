@@ -55,7 +55,7 @@ class Lab(Disturbances):
 
     def __init__(self, name: str = "default", console: Console | None = None) -> None:
         if not name.isascii() or not name.replace("-", "").isalnum() or len(name) > 20:
-            raise Rejected(f"{name!r} is not letters, digits and dashes (at most 20)", field="name")
+            raise Rejected(f"{name!r}: use letters, digits and dashes, at most 20", field="name")
         self._console = console or Console(quiet=True)
         super().__init__(State.load(name) or State(name))
 

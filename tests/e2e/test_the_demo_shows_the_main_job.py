@@ -29,7 +29,7 @@ def test_demo(lab: Lab) -> None:
         argv, capture_output=True, text=True, timeout=900, check=False, env=os.environ | {"COLUMNS": "160"}
     )
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert "Everything is as it should be" in shown.stdout
+    assert "The results are as expected" in shown.stdout
     assert shown.stdout.count("✗") == 0
     assert "2001:db8:ff01:100:ffff:ffff:ffff:ffff > 2001:db8:ff02:100:" in shown.stdout, "no SRv6 packet"
 
@@ -42,4 +42,4 @@ def test_demo(lab: Lab) -> None:
     assert "green/one 2001:10:1:1::2" in traced
     assert "3 echo requests went into it" in traced
     assert "it may not answer pings" in traced
-    assert "not as it should be" in traced
+    assert "not as expected" in traced

@@ -74,7 +74,7 @@ def verdict(out: str, error: str) -> int:
 
 
 def _skipped(why: str) -> int:
-    _report(f"NOT DONE, nothing was looked at: {why}")
+    _report(f"NOT DONE, nothing was checked: {why}")
     return 0
 
 

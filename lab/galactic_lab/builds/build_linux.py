@@ -92,7 +92,7 @@ def make(job: Job, source: Source) -> None:
         config.write(fragment)
     job.run(["make", "ARCH=um", "olddefconfig"], seconds=2, lines=5, title="configuring", cwd=tree)
     if off := refused(fragment, (tree / ".config").read_text()):
-        raise BuildFailed(f"{source} does not take these options: {', '.join(off)}")
+        raise BuildFailed(f"{source} lacks these options, or what they depend on: {', '.join(off)}")
     jobs = f"-j{len(os.sched_getaffinity(0))}"
     title = f"compiling Linux {source.version}"
     job.run(["make", "ARCH=um", jobs, "linux"], seconds=200, lines=1150, title=title, cwd=tree)

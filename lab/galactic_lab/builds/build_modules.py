@@ -106,7 +106,9 @@ def derived(gomod: str, own: str, version: str) -> str:
     head = re.match(r"(?s)(module \S+\n\n)go \S+\n\n(tool \(.*?\n\)\n)", gomod)
     staged = re.findall(r"(?m)^\s+(\S+) => \./staging/", own)
     if not head or not staged:
-        raise BuildFailed(f"the go.mod of {KUBERNETES} {version} is not what it was")
+        raise BuildFailed(
+            f"the go.mod of {KUBERNETES} {version} has another form: no go line, or no staging modules"
+        )
     least = max(go_line(own), TOOL_LINES, key=go_toolchain.numbers)
     replaced = "".join(f"\t{module} => {module} v0.{version.removeprefix('1.')}\n" for module in staged)
     return f"{head[1]}go {least}\n\n{head[2]}\nrequire {KUBERNETES} v{version}\n\nreplace (\n{replaced})\n"

@@ -78,8 +78,8 @@ def demo(
         else:
             _title(console, "Taking the lab down")
             lab.down()
-    verdict = "[bold green]as it should be[/]" if passed else "[bold red]not as it should be[/]"
-    console.print(f"\nEverything is {verdict}; {time.monotonic() - started:.0f} s.")
+    verdict = "[bold green]as expected[/]" if passed else "[bold red]not as expected[/]"
+    console.print(f"\nThe results are {verdict}; {time.monotonic() - started:.0f} s.")
     raise typer.Exit(0 if passed else 1)
 
 

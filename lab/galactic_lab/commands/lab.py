@@ -136,7 +136,7 @@ def up(  # noqa: PLR0917  (as many as there are options)
     if lab.state.chart:
         console.print(f"values of the chart: {helm_release.values_file(lab.state)}", soft_wrap=True)
     if lab.state.standalone:
-        console.print(f"who may share a VPC: {lab.state.admissions}", soft_wrap=True)
+        console.print(f"admissions of the routers: {lab.state.admissions}", soft_wrap=True)
     if lab.state.database:
         console.print(f"export GALACTIC_DATABASE_URL={lab.state.database_url()}", soft_wrap=True)
     if lab.state.prometheus:
@@ -152,7 +152,7 @@ def down(
     """Remove every trace of the lab, also after a crash. The builds stay in the cache."""
     for one in labs() if everything else [name]:
         Lab(one).down()
-        console.print(f"lab {one} is gone")
+        console.print(f"lab {one} is removed")
 
 
 @app.command()

@@ -45,7 +45,7 @@ def test_what_may_change_and_what_may_not(keep: Any) -> None:
 def test_a_lab_keeps_its_guest_kernel(keep: Any) -> None:
     assert asked("new").linux == "backports"
     assert asked("new", linux="newest").linux == "newest"
-    with pytest.raises(Rejected, match="'7' is none of pinned, newest"):
+    with pytest.raises(Rejected, match="no guest kernel '7'; there are pinned, newest"):
         asked("new", linux="7")
     keep(EAST)
     assert asked("east", linux="backports") == EAST
@@ -84,7 +84,7 @@ def test_who_joins_has_a_place_of_its_own(keep: Any) -> None:
         pytest.param(State("east"), {}, "galactic lab up --name east --standalone", id="not-standalone"),
         pytest.param(State("east", nodes=0, standalone=True), {}, "with nodes", id="no-nodes"),
         pytest.param(EAST, {"routers": 2}, "none of its own", id="routers-of-its-own"),
-        pytest.param(EAST, {"latency": 5.0}, "the fabric is that of lab", id="latency"),
+        pytest.param(EAST, {"latency": 5.0}, "which owns the fabric", id="latency"),
     ],
 )
 def test_who_cannot_join(keep: Any, host: State | None, more: dict[str, Any], why: str) -> None:

@@ -46,7 +46,7 @@ def test_the_chart_excludes_what_it_has_values_for(
 def test_a_lab_with_the_chart_stays_one(home: Path) -> None:
     LAB.save()
     assert agreed("shop", {"chart": None}, {"database": None}) == LAB
-    with pytest.raises(Rejected, match="its own values"):
+    with pytest.raises(Rejected, match="values of the chart"):
         agreed("shop", {}, {"database": True})
     State("plain").save()
     with pytest.raises(Rejected, match="is up with the default, not True"):

@@ -191,7 +191,7 @@ VULNERABLE = [{"id": "PYSEC-1", "fix_versions": ["2.0"]}]
             id="part",
         ),
         pytest.param(
-            None, "x\nERROR: no route to host\n", 0, "NOT DONE, nothing was looked at: ERROR: no", id="away"
+            None, "x\nERROR: no route to host\n", 0, "NOT DONE, nothing was checked: ERROR: no", id="away"
         ),
     ],
 )
