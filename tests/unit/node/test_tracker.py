@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galactic.node.state.tracker import Delta, DeltaTracker
+from galactic.node.state.tracker import DeltaTracker
 
 KEYS = st.integers(1, 5)
 VALUES = st.none() | st.sampled_from("abc")
@@ -113,4 +113,4 @@ def test_only_what_changed_is_pending(keys):
     assert not len(tracker)
     tracker.changing(7, "a")
     desired[7] = "b"
-    assert list(tracker.deltas()) == [Delta(7, "a", "b")]
+    assert list(tracker.deltas()) == [(7, "a", "b")]

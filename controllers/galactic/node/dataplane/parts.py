@@ -59,8 +59,8 @@ class PlannedParts:
         """Desired and actual objects of the parts that changed. They count as written."""
         deltas = list(self._tracker.deltas())
         return (
-            union(delta.desired for delta in deltas if delta.desired is not None),
-            union(delta.actual for delta in deltas if delta.actual is not None),
+            union(desired for _, _, desired in deltas if desired is not None),
+            union(actual for _, actual, _ in deltas if actual is not None),
         )
 
     def all(self) -> Objects:

@@ -88,10 +88,12 @@ class RouteResync:
 
 def route_jobs(table: int, remotes: RemoteRoutes, counts: Counter[int]) -> Iterator[EncapJob]:
     """The jobs that write a VPC's pending routes, make before break. ``counts``: routes in the kernel, by table."""
+    more = 0
     for network, actual, desired in remotes.tracker.deltas():
-        counts[table] += (desired is not None) - (actual is not None)
+        more += (desired is not None) - (actual is not None)
         key = encap_key(table, network, desired) if desired is not None else None
         if key is not None and desired is not None:
             yield key, desired, False
         if actual is not None and (old := encap_key(table, network, actual)) != key:
             yield old, actual, True
+    counts[table] += more

@@ -1,18 +1,12 @@
 """Desired and actual state of many keys as their difference (after Felix's ``deltatracker``)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-class Delta(NamedTuple, Generic[K, V]):
-    """One key to write, with its actual and its desired value. None: no value."""
-
-    key: K
-    actual: V | None
-    desired: V | None
+Delta = tuple[K, V | None, V | None]
+"""A key to write, its actual value and its desired one. None: no value."""
 
 
 class DeltaTracker(Generic[K, V]):
@@ -63,8 +57,11 @@ class DeltaTracker(Generic[K, V]):
         Desired values may change between two deltas: the next one has its newest, and a key that changes again after
         it was yielded is pending again. A write that fails calls for a resync.
         """
+        lookup = self._desired
         for key in list(self._actual):
             if key in self._actual:
-                actual, desired = self._actual.pop(key), self._desired(key)
+                actual, desired = self._actual.pop(key), lookup(key)
                 if actual != desired:
-                    yield Delta(key, actual, desired)
+                    yield key, actual, desired
+        if not self._actual:
+            self._actual = {}  # a dict keeps the memory of its removed keys
