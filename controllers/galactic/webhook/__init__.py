@@ -1,7 +1,7 @@
-"""The webhook: the admission server that allows, refuses or warns of what users write.
+"""The webhook: the admission server that allows, refuses or warns of users' writes.
 
-It holds no state that matters: any number of replicas answer alike. ``review`` is the API server's request and answer;
-``pod``, ``vpc``, ``vpcattachment`` and ``nodesegment`` decide without I/O, ``multus`` edits Multus' annotation;
+It has no state but caches: any number of replicas answer alike. ``review`` is the API server's request and answer.
+``pod``, ``vpc``, ``vpcattachment`` and ``nodesegment`` decide without I/O, ``multus`` edits Multus' annotation.
 ``cluster`` caches the objects that they need, ``dispatch`` calls the one for a request, ``server`` listens, ``metrics``
-counts; ``configuration`` and ``registration`` are how the API server is told where the webhook is.
+counts. ``configuration`` and ``registration`` register the webhook with the API server.
 """

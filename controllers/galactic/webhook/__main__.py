@@ -61,7 +61,7 @@ async def version(kube: Kube, health: Health) -> tuple[int, int]:
     backoff = Backoff(*BACKOFF_SECONDS)
     while True:
         try:
-            found = await kube.version()
+            answer = await kube.version()
         except Unreachable as error:
             health.set("kube-apiserver", str(error))
             await asyncio.sleep(backoff.pause())
@@ -69,7 +69,7 @@ async def version(kube: Kube, health: Health) -> tuple[int, int]:
             return 0, 0
         else:
             health.set("kube-apiserver", None)
-            return found
+            return answer
 
 
 def registration_config(settings: WebhookSettings, server: tuple[int, int]) -> RegistrationConfig:
@@ -102,8 +102,8 @@ def rules(settings: WebhookSettings) -> Rules:
 
 def ranges(settings: WebhookSettings) -> list[Range]:
     return [
-        Range(ip_network(text.strip()), what)
-        for texts, what in (
+        Range(ip_network(text.strip()), owner)
+        for texts, owner in (
             (settings.pod_ranges, "the cluster's pods"),
             (settings.service_ranges, "the cluster's services"),
         )

@@ -1,7 +1,7 @@
-"""What is in the cluster, as far as an answer depends on it: caches, and a look at the source in case of doubt.
+"""The cluster's objects that answers depend on: caches, and requests to the API server in case of doubt.
 
-A cache may be behind by moments, and whoever applies a VPC, its attachments and pods in one go is faster. So nobody is
-refused because of what a cache does not know: the API server itself is asked first.
+A cache may be a moment behind, and a user may apply a VPC, its attachments and pods at once. So no request is refused
+because of an object that a cache lacks: the webhook reads it from the API server first.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ WATCHED: Final = (VPCS, VPC_ATTACHMENTS, NODE_SEGMENTS, NAMESPACES)
 
 
 class Cluster:
-    """``changed(resource, key, old, new)`` is told of every object that came, changed or went (``new`` is None)."""
+    """``changed`` gets every object that was added, changed or deleted (``new`` is None)."""
 
     def __init__(self, api: Api, ranges: Iterable[Range] = ()) -> None:
         self._api = api
@@ -68,34 +68,34 @@ class Cluster:
             if not future.done():
                 future.set_result(None)
 
-    # What is there
-
-    async def vpc(self, key: Key, enough: Callable[[Vpc], bool] = lambda _: True) -> Vpc | None:
-        """The VPC: as the cache has it where that is ``enough``, else as it is."""
-        return await self._sure(VPCS, Vpc, self._vpcs, key, enough)
+    async def vpc(self, key: Key, sufficient: Callable[[Vpc], bool] = lambda _: True) -> Vpc | None:
+        """The VPC: from the cache where that is ``sufficient``, else from the API server."""
+        return await self._read_through(VPCS, Vpc, self._vpcs, key, sufficient)
 
     async def attachment(
-        self, key: Key, enough: Callable[[VpcAttachment], bool] = lambda _: True
+        self, key: Key, sufficient: Callable[[VpcAttachment], bool] = lambda _: True
     ) -> VpcAttachment | None:
-        """The VPCAttachment: as the cache has it where that is ``enough``, else as it is."""
-        return await self._sure(VPC_ATTACHMENTS, VpcAttachment, self._attachments, key, enough)
+        """The VPCAttachment: from the cache where that is ``sufficient``, else from the API server."""
+        return await self._read_through(VPC_ATTACHMENTS, VpcAttachment, self._attachments, key, sufficient)
 
     async def attachment_when(
-        self, key: Key, enough: Callable[[VpcAttachment], bool], seconds: float
+        self, key: Key, sufficient: Callable[[VpcAttachment], bool], seconds: float
     ) -> VpcAttachment | None:
-        """The VPCAttachment once it is ``enough``, or as it is after so many seconds; None where none is there."""
-        return await self._when(VPC_ATTACHMENTS, key, lambda: self.attachment(key, enough), enough, seconds)
+        """The VPCAttachment once it is ``sufficient``, or as it is after ``seconds``; None where it does not exist."""
+        return await self._wait_until(
+            VPC_ATTACHMENTS, key, lambda: self.attachment(key, sufficient), sufficient, seconds
+        )
 
-    async def vpc_when(self, key: Key, enough: Callable[[Vpc], bool], seconds: float) -> Vpc | None:
-        """The VPC once it is ``enough``, or as it is after so many seconds; None where none is there."""
-        return await self._when(VPCS, key, lambda: self.vpc(key, enough), enough, seconds)
+    async def vpc_when(self, key: Key, sufficient: Callable[[Vpc], bool], seconds: float) -> Vpc | None:
+        """The VPC once it is ``sufficient``, or as it is after ``seconds``; None where it does not exist."""
+        return await self._wait_until(VPCS, key, lambda: self.vpc(key, sufficient), sufficient, seconds)
 
     async def labels(self, namespace: str, *, live: bool) -> Mapping[str, str] | None:
-        """The namespace's labels; None where there is no such namespace."""
+        """The namespace's labels; None where it does not exist. ``live``: from the API server in any case."""
         if not live and namespace in self._labels:
             return self._labels[namespace]
-        found = await self._api.find(NAMESPACES, namespace)
-        return None if found is None else found["metadata"].get("labels") or {}
+        namespace_object = await self._api.find(NAMESPACES, namespace)
+        return None if namespace_object is None else namespace_object["metadata"].get("labels") or {}
 
     def segments(self) -> Iterator[tuple[str, str]]:
         """Name and prefix of every NodeSegment."""
@@ -120,30 +120,30 @@ class Cluster:
 
     async def pods(self, namespace: str, label: str) -> list[Object]:
         """The namespace's Pods with that value of ATTACHMENT_LABEL."""
-        found, _ = await self._api.list(PODS, namespace, labels=f"{ATTACHMENT_LABEL}={label}")
-        return found
+        pods, _ = await self._api.list(PODS, namespace, labels=f"{ATTACHMENT_LABEL}={label}")
+        return pods
 
     async def node_of(self, pod: str, namespace: str) -> str | None:
         """The node of a Pod."""
-        found = await self._api.find(PODS, pod, namespace)
-        return None if found is None else (found.get("spec") or {}).get("nodeName")
+        document = await self._api.find(PODS, pod, namespace)
+        return None if document is None else (document.get("spec") or {}).get("nodeName")
 
     async def ranges(self) -> tuple[Range, ...]:
-        """The cluster's own networks: as given in the settings, and as the API server tells. At most a minute old."""
-        until, known = self._ranges
+        """The cluster's own networks, from the settings and from the API server; at most a minute old."""
+        until, cached = self._ranges
         if time.monotonic() < until:
-            return known
-        found = (*self._given, *await self._told())
-        unique = tuple({one.network: one for one in reversed(found)}.values())
+            return cached
+        ranges = (*self._given, *await self._cluster_ranges())
+        unique = tuple({range_.network: range_ for range_ in reversed(ranges)}.values())
         self._ranges = (time.monotonic() + RANGES_SECONDS, unique)
         return unique
 
-    async def _told(self) -> list[Range]:
+    async def _cluster_ranges(self) -> list[Range]:
         result: list[Range] = []
         for node in await self._all(NODES):
             spec = node.get("spec") or {}
-            what = f"the pods of {node['metadata']['name']}"
-            result += _ranges(spec.get("podCIDRs") or [spec.get("podCIDR")], what)
+            owner = f"the pods of {node['metadata']['name']}"
+            result += _ranges(spec.get("podCIDRs") or [spec.get("podCIDR")], owner)
         for services in await self._all(SERVICE_RANGES):
             result += _ranges((services.get("spec") or {}).get("cidrs") or (), "the cluster's services")
         try:
@@ -155,48 +155,46 @@ class Cluster:
         return result + _ranges(addresses, "the service of the Kubernetes API")
 
     async def _all(self, resource: Resource) -> list[Object]:
-        """What there is of a kind; nothing where it is not served, or not ours to read."""
+        """All objects of a kind; none where it is not served, or RBAC forbids reading it."""
         try:
             return (await self._api.list(resource))[0]
         except NotFound:
             return []
         except Rejected as problem:
-            log.debug("not readable", resource=resource.plural, error=str(problem))
+            log.debug("kind not readable", resource=resource.plural, error=str(problem))
             return []
 
-    # How it is known
-
-    async def _sure(
+    async def _read_through(
         self,
         resource: Resource,
         kind: type[T],
         cache: Mapping[Key, T],
         key: Key,
-        enough: Callable[[T], bool],
+        sufficient: Callable[[T], bool],
     ) -> T | None:
         cached = cache.get(key)
-        if cached is not None and enough(cached):
+        if cached is not None and sufficient(cached):
             return cached
         return _read(kind, await self._api.find(resource, key[1], key[0]))
 
-    async def _when(
+    async def _wait_until(
         self,
         resource: Resource,
         key: Key,
-        look: Callable[[], Any],
-        enough: Callable[[T], bool],
+        read: Callable[[], Any],
+        sufficient: Callable[[T], bool],
         seconds: float,
     ) -> T | None:
         until = time.monotonic() + seconds
         while True:
-            # Asked for before the look, so that no change falls between the two.
+            # Registered before the read, so that no change falls between the two.
             future = asyncio.get_running_loop().create_future()
             self._waiting[resource, key].add(future)
             try:
-                found: T | None = await look()
+                current: T | None = await read()
                 left = until - time.monotonic()
-                if found is None or enough(found) or left <= 0:
-                    return found
+                if current is None or sufficient(current) or left <= 0:
+                    return current
                 await asyncio.wait([future], timeout=left)
             finally:
                 self._forget(resource, key, future)
@@ -214,27 +212,27 @@ class Cluster:
         if old is not None:
             vpc = _vpc_of(old)
             _drop(self._members, vpc, key)
-            for network in _held(old):
+            for network in _routed_networks(old):
                 _drop(self._holders, (vpc, network), key)
         if new is not None:
             vpc = _vpc_of(new)
             self._attachments[key] = new
             self._members[vpc].add(key)
-            for network in _held(new):
+            for network in _routed_networks(new):
                 self._holders[vpc, network].add(key)
 
 
-def kept(thing: Object) -> Object:
-    """The object without what no answer depends on: a node's endpoints alone can be a megabyte."""
-    meta = {name: value for name, value in thing["metadata"].items() if name != "managedFields"}
-    result = {**thing, "metadata": meta}
-    if thing.get("kind") in (NODE_SEGMENTS.kind, NAMESPACES.kind):
+def kept(document: Object) -> Object:
+    """The object without parts that no answer depends on: a node's endpoints alone can be a megabyte."""
+    meta = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
+    result = {**document, "metadata": meta}
+    if document.get("kind") in (NODE_SEGMENTS.kind, NAMESPACES.kind):
         result.pop("status", None)
     return result
 
 
-def _ranges(texts: Iterable[str | None], what: str) -> list[Range]:
-    return [Range(ip_network(text), what) for text in texts if text and text != "None"]
+def _ranges(texts: Iterable[str | None], owner: str) -> list[Range]:
+    return [Range(ip_network(text), owner) for text in texts if text and text != "None"]
 
 
 def _put(cache: dict[Any, Any], key: Any, value: Any) -> None:
@@ -250,14 +248,14 @@ def _drop(index: defaultdict[Any, set[Key]], place: Any, key: Key) -> None:
         del index[place]
 
 
-def _read(kind: type[T], thing: Object | None) -> T | None:
-    """The object as a model; None for one that does not fit it, which nothing can be made of."""
-    if thing is None:
+def _read(kind: type[T], document: Object | None) -> T | None:
+    """The object as a model; None for one that does not fit it."""
+    if document is None:
         return None
     try:
-        return parse(kind, thing)
+        return parse(kind, document)
     except Rejected as problem:
-        log.debug("does not fit its model", key=key_of(thing), problem=str(problem))
+        log.debug("object does not fit its model", key=key_of(document), problem=str(problem))
         return None
 
 
@@ -266,7 +264,7 @@ def _vpc_of(attachment: VpcAttachment) -> Key:
 
 
 def _addresses(attachment: VpcAttachment) -> set[Network]:
-    """The addresses in force, and those asked for, as networks of one address."""
+    """The addresses in force and the requested ones, as networks of one address."""
     texts = [*attachment.status.addresses]
     if not _refused(attachment):
         texts += attachment.spec.interface.addresses
@@ -279,19 +277,22 @@ def _addresses(attachment: VpcAttachment) -> set[Network]:
     return result
 
 
-def _held(attachment: VpcAttachment) -> set[Network]:
-    """Every network that leads to the attachment, or will as soon as the operator has seen it."""
-    held = _addresses(attachment)
+def _routed_networks(attachment: VpcAttachment) -> set[Network]:
+    """Every network that leads to the attachment, or will once the operator has reconciled it."""
+    networks = _addresses(attachment)
     if not _refused(attachment):
         try:
-            wanted = parse_attachment(attachment, None)
-            addresses = wanted.addresses or tuple(map(ip_interface, attachment.status.addresses))
-            held |= set(wanted.holds(addresses))
+            spec = parse_attachment(attachment, None)
+            addresses = spec.addresses or tuple(map(ip_interface, attachment.status.addresses))
+            networks |= set(spec.holds(addresses))
         except (GalacticError, ValueError):
             pass
-    return held
+    return networks
 
 
 def _refused(attachment: VpcAttachment) -> bool:
-    """Whether the operator did not let it have what it asks for."""
-    return any(one.type == "Accepted" and one.status == "False" for one in attachment.status.conditions)
+    """Whether the operator has refused the specification."""
+    return any(
+        condition.type == "Accepted" and condition.status == "False"
+        for condition in attachment.status.conditions
+    )

@@ -1,10 +1,10 @@
-"""What makes the API server ask us: the two webhook configurations, as a pure function of what the server can do.
+"""The two webhook configurations, as a pure function of the API server's version.
 
-Pods. Those that ask for nothing of ours must not depend on us. From Kubernetes 1.28 on ``matchConditions`` let the API
-server itself tell them apart. Before that it can only select by label, and what makes a Pod ours is an annotation: all
-Pods come by, and are answered at once. ``failurePolicy`` is Fail there as well: a Pod that asks for an attachment and
-starts without it, unnoticed, is worse than one that waits. Whoever thinks otherwise labels a namespace (IGNORED), or
-says ``pod_failure_policy: Ignore``.
+Pods that request no attachment must not depend on the webhook. From Kubernetes 1.28 on the API server itself tells them
+apart by ``matchConditions``. An older one can only select by label, and a Pod requests an attachment by annotation: it
+sends all Pods, which the webhook answers at once. ``failurePolicy`` is Fail there as well: a Pod that starts without
+the attachment that it requests, unnoticed, is worse than one that waits. The label IGNORED excludes a namespace, and
+the setting ``pod_failure_policy: Ignore`` changes the policy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from galactic.webhook.nodesegment import NO_IDENTITIES, Identities
 
 MUTATE, VALIDATE = "/mutate", "/validate"
 TIMEOUT_SECONDS: Final = 10
-"""How long the API server waits for an answer: Kubernetes' default."""
+"""The API server waits so long for an answer: Kubernetes' default."""
 POD_TIMEOUT_SECONDS: Final = 15
 """The same for Pods, whose attachment may have to become ready first. Kubernetes allows 30."""
 MATCH_CONDITIONS: Final = (1, 28)
@@ -36,13 +36,15 @@ INJECT: Final = "cert-manager.io/inject-ca-from"
 Policy = Literal["Fail", "Ignore"]
 
 
-def _annotated(thing: str) -> str:
-    names = (f"'{name}' in {thing}.metadata.annotations" for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION))
-    return f"has({thing}.metadata.annotations) && ({' || '.join(names)})"
+def _annotated(variable: str) -> str:
+    names = (
+        f"'{name}' in {variable}.metadata.annotations" for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION)
+    )
+    return f"has({variable}.metadata.annotations) && ({' || '.join(names)})"
 
 
-# In CEL. What the API server can tell by itself, it need not ask; nor does it then depend on us, as when an operator
-# takes a finalizer off.
+# In CEL. The API server does not call the webhook, and so does not depend on it, where these are false, as when the
+# operator removes a finalizer.
 _CONCERNED: Final = (
     f"({_annotated('object')}) || (request.operation == 'UPDATE' && {_annotated('oldObject')})"
 )
@@ -52,10 +54,10 @@ _STAYS: Final = "!has(object.metadata.deletionTimestamp)"
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """How the API server reaches us: at a URL, or as a Service.
+    """The webhook's address for the API server: a URL, or a Service.
 
-    ``bundle``: the CAs (PEM) that our certificate chains to. None: somebody else enters them, cert-manager's injector
-    if ``inject`` names a Certificate of his (namespace/name).
+    ``bundle``: the CAs (PEM) of the serving certificate. None: another program enters them, cert-manager's injector if
+    ``inject`` names one of its Certificates (namespace/name).
     """
 
     namespace: str
@@ -66,16 +68,16 @@ class ClientConfig:
 
     def client(self, path: str) -> dict[str, Any]:
         """The ``clientConfig`` for a path."""
-        where: dict[str, Any] = (
+        address: dict[str, Any] = (
             {"url": self.url.rstrip("/") + path}
             if self.url
             else {"service": {"namespace": self.namespace, "name": self.service, "path": path, "port": 443}}
         )
-        return where | ({"caBundle": self.bundle} if self.bundle is not None else {})
+        return address | ({"caBundle": self.bundle} if self.bundle is not None else {})
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What our certificate has to be for."""
+        """The names that the serving certificate must have."""
         if self.url:
             host = self.url.split("://", 1)[1].split("/", 1)[0]
             return (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0],)
@@ -90,9 +92,9 @@ def configurations(
     pod_policy: Policy = "Fail",
     nodes: Identities = NO_IDENTITIES,
 ) -> tuple[tuple[Resource, dict[str, Any]], ...]:
-    """The manifests, for an API server of that version; (0, 0): unknown, and taken for old.
+    """The manifests, for an API server of that version; (0, 0): unknown, and treated as old.
 
-    ``nodes``: whose name says which node it is.
+    ``nodes``: users whose name contains their node's.
     """
     metadata = {
         "name": name,
@@ -132,7 +134,7 @@ def configurations(
             [_rule(NODE_SEGMENTS)],
             everywhere | when(stays=_STAYS, is_to_be_judged=f"{_SPECIFIED} || {nodes.foreign}"),
         ),
-        # A status is refused to other nodes alone: the node itself and the operator write it while we are away.
+        # Status writes of other nodes alone are sent: the node and the operator can write it while no webhook runs.
         _webhook(
             "node-statuses",
             validate,
@@ -147,54 +149,56 @@ def configurations(
 
 
 def excluded(namespace: str, version: tuple[int, int]) -> list[dict[str, Any]]:
-    """The namespaces whose Pods never come by: kube-system, our own, and those labelled so."""
+    """The excluded namespaces: kube-system, Galactic's own, and those with the label."""
     ignored = {"key": ADMISSION_LABEL, "operator": "NotIn", "values": [IGNORED]}
     named = {"key": NAME_LABEL, "operator": "NotIn", "values": [KUBE_SYSTEM, namespace]}
     return [ignored, named] if version >= NAMED_NAMESPACES else [ignored]
 
 
-def merged(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The configuration that is to replace the one that is there; None when that will do.
+def merged(stored: Mapping[str, Any], desired: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The configuration that replaces the stored one; None where that is sufficient.
 
-    Where we leave out the CAs, those that somebody entered stay.
+    Where ``desired`` has no CAs, those that another program entered stay.
     """
     bundles = {
-        one["name"]: one.get("clientConfig", {}).get("caBundle") for one in there.get("webhooks") or ()
+        webhook["name"]: webhook.get("clientConfig", {}).get("caBundle")
+        for webhook in stored.get("webhooks") or ()
     }
     webhooks = []
-    for one in wanted["webhooks"]:
-        client = dict(one["clientConfig"])
-        if "caBundle" not in client and bundles.get(one["name"]):
-            client["caBundle"] = bundles[one["name"]]
-        webhooks.append({**one, "clientConfig": client})
-    meta = there["metadata"]
-    same = _covers(there.get("webhooks"), webhooks) and all(
-        _covers(meta.get(part) or {}, wanted["metadata"][part]) for part in ("labels", "annotations")
+    for webhook in desired["webhooks"]:
+        client = dict(webhook["clientConfig"])
+        if "caBundle" not in client and bundles.get(webhook["name"]):
+            client["caBundle"] = bundles[webhook["name"]]
+        webhooks.append({**webhook, "clientConfig": client})
+    meta = stored["metadata"]
+    same = _covers(stored.get("webhooks"), webhooks) and all(
+        _covers(meta.get(part) or {}, desired["metadata"][part]) for part in ("labels", "annotations")
     )
     if same:
         return None
     metadata = {
         **meta,
         **{
-            part: {**(meta.get(part) or {}), **wanted["metadata"][part]} for part in ("labels", "annotations")
+            part: {**(meta.get(part) or {}), **desired["metadata"][part]}
+            for part in ("labels", "annotations")
         },
     }
-    return {**wanted, "metadata": metadata, "webhooks": webhooks}
+    return {**desired, "metadata": metadata, "webhooks": webhooks}
 
 
-def _covers(there: Any, wanted: Any) -> bool:
-    """Whether everything wanted is there; the API server adds defaults to what it stores."""
-    if isinstance(wanted, Mapping):
-        return isinstance(there, Mapping) and all(
-            _covers(there.get(key), value) for key, value in wanted.items()
+def _covers(stored: Any, desired: Any) -> bool:
+    """Whether ``stored`` has all of ``desired``; the API server adds defaults to what it stores."""
+    if isinstance(desired, Mapping):
+        return isinstance(stored, Mapping) and all(
+            _covers(stored.get(key), value) for key, value in desired.items()
         )
-    if isinstance(wanted, list):
+    if isinstance(desired, list):
         return (
-            isinstance(there, list)
-            and len(there) == len(wanted)
-            and all(_covers(one, other) for one, other in zip(there, wanted, strict=True))
+            isinstance(stored, list)
+            and len(stored) == len(desired)
+            and all(_covers(present, value) for present, value in zip(stored, desired, strict=True))
         )
-    return bool(there == wanted)
+    return bool(stored == desired)
 
 
 def _configuration(
@@ -209,7 +213,7 @@ def _configuration(
 
 
 def _webhook(
-    name: str, client: Mapping[str, Any], rules: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+    name: str, client: Mapping[str, Any], rules: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "name": f"{name}.{GROUP}",
@@ -219,7 +223,7 @@ def _webhook(
         "sideEffects": "None",
         "timeoutSeconds": TIMEOUT_SECONDS,
         "admissionReviewVersions": ["v1"],
-        **more,
+        **options,
     }
 
 

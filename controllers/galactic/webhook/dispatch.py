@@ -1,4 +1,4 @@
-"""From a request to an answer: which facts it depends on, and which decision they go to."""
+"""Dispatches a request: reads the objects that its answer depends on, and calls the check of its kind."""
 
 import secrets
 import string
@@ -24,7 +24,7 @@ from galactic.validation.networks import Network, parse_networks
 from galactic.webhook import multus, nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.cluster import Cluster
 from galactic.webhook.nodesegment import Identities
-from galactic.webhook.review import YES, Answer, Request
+from galactic.webhook.review import ALLOWED, Answer, Request
 
 log = structlog.get_logger(__name__)
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
@@ -37,8 +37,10 @@ When = Callable[[Key, Callable[[K], bool], float], Awaitable[K | None]]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The settings that answers depend on. ``patience``: seconds for which a pod waits for its attachment, ``grace``
-    after the operator has refused that: what it lacks may have been applied a moment later.
+    """The settings that answers depend on.
+
+    ``patience``: seconds for which a pod waits for its attachment. ``grace``: the same once the operator has refused
+    the attachment, as the object that it lacks may be applied a moment later.
     """
 
     identities: Identities
@@ -49,29 +51,29 @@ class Rules:
 
 
 class Dispatcher:
-    """Answers requests. Raises nothing but Unreachable, when there can be no answer."""
+    """Answers requests. Raises Unreachable alone, when no answer is possible."""
 
     def __init__(self, cluster: Cluster, rules: Rules) -> None:
         self._cluster, self._rules = cluster, rules
 
     async def mutate(self, request: Request) -> Answer:
-        """What is to be added to a Pod."""
-        return await self._answered(request, self._completed)
+        """The patch of a Pod."""
+        return await self._answered(request, self._mutate_pod)
 
     async def validate(self, request: Request) -> Answer:
-        """Whether it may be as it is."""
+        """Whether the object may be stored."""
         handlers = {
-            PODS.plural: self._pod,
-            VPCS.plural: self._vpc,
-            VPC_ATTACHMENTS.plural: self._attachment,
-            NODE_SEGMENTS.plural: self._segment,
+            PODS.plural: self._validate_pod,
+            VPCS.plural: self._validate_vpc,
+            VPC_ATTACHMENTS.plural: self._validate_attachment,
+            NODE_SEGMENTS.plural: self._validate_segment,
         }
         handler = handlers.get(request.resource)
-        return YES if handler is None else await self._answered(request, handler)
+        return ALLOWED if handler is None else await self._answered(request, handler)
 
     async def _answered(self, request: Request, handler: Handler) -> Answer:
-        if request.going or request.operation not in ("CREATE", "UPDATE"):
-            return YES
+        if request.deleting or request.operation not in ("CREATE", "UPDATE"):
+            return ALLOWED
         try:
             return await handler(request)
         except Unreachable:
@@ -79,116 +81,118 @@ class Dispatcher:
         except GalacticError as problem:
             return Answer(refusal=problem)
 
-    # Pods
+    async def _mutate_pod(self, request: Request) -> Answer:
+        requester = pod.parse(request.new, request.namespace)
+        if request.operation != "CREATE" or request.resource != PODS.plural or not requester.concerned:
+            return ALLOWED
+        pod.checked(requester)
+        if requester.vpc:
+            await self._require_grant(requester.vpc, requester.namespace, pod.VPC_FIELD)
+            name = requester.attachment or pod.attachment_name(requester, _letters(pod.SUFFIX))
+            return pod.mutated(requester, name, Interface().name)
+        current = await self._cluster.attachment((requester.namespace, requester.attachment))
+        if current is None:
+            pod.ready(requester, None)
+            raise AssertionError("an attachment that does not exist is not ready")
+        return pod.mutated(requester, requester.attachment, current.spec.interface.name)
 
-    async def _completed(self, request: Request) -> Answer:
-        asking = pod.parse(request.new, request.namespace)
-        if request.operation != "CREATE" or request.resource != PODS.plural or not asking.concerned:
-            return YES
-        pod.checked(asking)
-        if asking.vpc:
-            await self._open(asking.vpc, asking.namespace, pod.VPC_FIELD)
-            name = asking.attachment or pod.attachment_name(asking, _letters(pod.SUFFIX))
-            return pod.mutated(asking, name, Interface().name)
-        found = await self._cluster.attachment((asking.namespace, asking.attachment))
-        if found is None:
-            pod.ready(asking, None)
-            raise AssertionError("what is not there is not ready")
-        return pod.mutated(asking, asking.attachment, found.spec.interface.name)
-
-    async def _pod(self, request: Request) -> Answer:
-        asking = pod.parse(request.new, request.namespace)
+    async def _validate_pod(self, request: Request) -> Answer:
+        requester = pod.parse(request.new, request.namespace)
         if request.operation == "UPDATE":
-            pod.updated(pod.parse(request.old or {"metadata": {}}, request.namespace), asking)
-            return YES
-        if not asking.concerned:
-            return YES
-        pod.checked(asking)
-        there = multus.networks(asking.annotations.get(NETWORKS_ANNOTATION, ""))
-        if multus.position(there, asking.attachment, asking.namespace) is None:
+            pod.updated(pod.parse(request.old or {"metadata": {}}, request.namespace), requester)
+            return ALLOWED
+        if not requester.concerned:
+            return ALLOWED
+        pod.checked(requester)
+        networks = multus.networks(requester.annotations.get(NETWORKS_ANNOTATION, ""))
+        if multus.position(networks, requester.attachment, requester.namespace) is None:
             raise NotYet(
-                f"{multus.FIELD}: lacks {asking.attachment!r}, which Galactic's mutating webhook adds; "
-                "something skipped or undid that: see the MutatingWebhookConfigurations",
+                f"{multus.FIELD}: lacks {requester.attachment!r}, which Galactic's mutating webhook adds; "
+                "something skipped or undid that; check the MutatingWebhookConfigurations",
                 reason="NotMutated",
             )
-        key = (asking.namespace, asking.attachment)
-        if asking.vpc:
-            found = await self._cluster.attachment(key)
-            pod.fresh(asking, None if found is None else _fact(found))
-            await self._vpc_ready(asking.vpc, asking.namespace)
-            return YES
-        found = await self._when_ready(self._cluster.attachment_when, key)
-        pod.ready(asking, None if found is None else _fact(found))
-        return pod.shared(asking, await self._others(asking))
+        key = (requester.namespace, requester.attachment)
+        if requester.vpc:
+            current = await self._cluster.attachment(key)
+            pod.fresh(requester, None if current is None else _known(current))
+            await self._vpc_ready(requester.vpc, requester.namespace)
+            return ALLOWED
+        current = await self._when_ready(self._cluster.attachment_when, key)
+        pod.ready(requester, None if current is None else _known(current))
+        return pod.shared(requester, await self._others(requester))
 
-    async def _others(self, asking: pod.Pod) -> list[str]:
-        """Pods that live and have the same attachment; none where that cannot be told, as it is for a warning only."""
+    async def _others(self, requester: pod.Pod) -> list[str]:
+        """Live pods with the same attachment; none where the list fails, as it is for a warning only."""
         try:
-            found = await self._cluster.pods(asking.namespace, pod.label(asking.attachment))
+            pods = await self._cluster.pods(requester.namespace, pod.label(requester.attachment))
         except GalacticError as problem:
-            log.warning("cannot tell whether the attachment is shared", error=str(problem))
+            log.warning("pods of the attachment not listed, no warning of sharing", error=str(problem))
             return []
         names = []
-        for thing in found:
-            other = pod.parse(thing, asking.namespace)
-            going = thing["metadata"].get("deletionTimestamp")
-            if other.attachment == asking.attachment and not other.over and not going:
-                names.append(other.name)
-        return [name for name in names if name != asking.name]
+        for document in pods:
+            pod_ = pod.parse(document, requester.namespace)
+            deleted = document["metadata"].get("deletionTimestamp")
+            if pod_.attachment == requester.attachment and not pod_.over and not deleted:
+                names.append(pod_.name)
+        return [name for name in names if name != requester.name]
 
     async def _when_ready(self, when: When[K], key: Key) -> K | None:
-        """The object once it is ready, or as it is when the pod has waited long enough; None where none is there."""
-        found = await when(key, _decided, self._rules.patience)
-        if found is None or found.status.ready or not _decided(found):
-            return found
-        return await when(key, lambda one: one.status.ready, min(self._rules.grace, self._rules.patience))
+        """The object once it is ready, or as it is after the pod's patience; None where it does not exist."""
+        current = await when(key, _decided, self._rules.patience)
+        if current is None or current.status.ready or not _decided(current):
+            return current
+        return await when(
+            key, lambda candidate: candidate.status.ready, min(self._rules.grace, self._rules.patience)
+        )
 
     async def _vpc_ready(self, key: Key, namespace: str) -> None:
-        found = await self._when_ready(self._cluster.vpc_when, key)
-        if found is None and key[0] != namespace:
+        current = await self._when_ready(self._cluster.vpc_when, key)
+        if current is None and key[0] != namespace:
             raise refusal(key, namespace, pod.VPC_FIELD)
-        if found is None or not found.status.ready:
-            state = "does not exist; make it" if found is None else f"is not ready{_why(found)}"
+        if current is None or not current.status.ready:
+            state = (
+                "does not exist; make it"
+                if current is None
+                else f"is not ready{_in_parentheses(_message(current))}"
+            )
             raise NotYet(
                 f"{pod.VPC_FIELD}: VPC {'/'.join(key)} {state}. {pod.CONVERGES}", reason="VPCNotReady"
             )
 
-    # The kinds
-
-    async def _vpc(self, request: Request) -> Answer:
+    async def _validate_vpc(self, request: Request) -> Answer:
         old = _old(request)
         if old is not None and request.new.get("spec") == old.get("spec"):
-            return YES
+            return ALLOWED
         new, rules = parse(Vpc, request.new), self._rules
         before = _stored(Vpc, old)
         key = (request.namespace, request.name)
         ranges = await self._cluster.ranges()
         if before is None:
-            taken = self._cluster.identified(new.spec.identifier, key)
-            return vpc.created(new, rules.srv6_block, ranges, taken)
+            identifier_holder = self._cluster.identified(new.spec.identifier, key)
+            return vpc.created(new, rules.srv6_block, ranges, identifier_holder)
         return vpc.updated(before, new, rules.srv6_block, ranges, self._cluster.used(key))
 
-    async def _attachment(self, request: Request) -> Answer:
+    async def _validate_attachment(self, request: Request) -> Answer:
         old = _old(request)
         if old is not None and request.new.get("spec") == old.get("spec"):
-            return YES
+            return ALLOWED
         new, rules = parse(VpcAttachment, request.new), self._rules
         checked = vpcattachment.checked(new, _stored(VpcAttachment, old), rules.srv6_block)
-        wanted = checked.plan
+        spec = checked.spec
         key = (request.namespace, request.name)
         if checked.vpc:
-            await self._open(wanted.vpc, request.namespace, "spec.vpc")
+            await self._require_grant(spec.vpc, request.namespace, "spec.vpc")
         if not checked.networks:
-            return YES
-        vpcattachment.unheld(wanted, lambda network: self._cluster.holder(wanted.vpc, network, key))
-        networks = _networks(await self._cluster.vpc(wanted.vpc))
-        if networks is not None and outside(wanted, wanted.addresses, networks):
-            # Unless the VPC has just got the network that they are in.
-            networks = _networks(await self._cluster.vpc(wanted.vpc, _not_enough))
-        return YES if networks is None else vpcattachment.placed(wanted, networks, strict=rules.strict)
+            return ALLOWED
+        vpcattachment.unheld(spec, lambda network: self._cluster.holder(spec.vpc, network, key))
+        networks = _networks(await self._cluster.vpc(spec.vpc))
+        if networks is not None and outside(spec, spec.addresses, networks):
+            # The VPC may have got their network a moment ago.
+            networks = _networks(await self._cluster.vpc(spec.vpc, _never))
+        return ALLOWED if networks is None else vpcattachment.placed(spec, networks, strict=rules.strict)
 
-    async def _open(self, key: Key, namespace: str, field: str) -> None:
-        """Raises Rejected unless the namespace may attach to the VPC, alike for one that is not there."""
+    async def _require_grant(self, key: Key, namespace: str, field: str) -> None:
+        """Raises Rejected unless the namespace may attach to the VPC; the same for a VPC that does not exist."""
         if key[0] == namespace:
             return
         if await self._granted(key, namespace, live=False) or await self._granted(key, namespace, live=True):
@@ -196,65 +200,65 @@ class Dispatcher:
         raise refusal(key, namespace, field)
 
     async def _granted(self, key: Key, namespace: str, *, live: bool) -> bool:
-        found = await (self._cluster.vpc(key, _not_enough) if live else self._cluster.vpc(key))
+        current = await (self._cluster.vpc(key, _never) if live else self._cluster.vpc(key))
         labels = await self._cluster.labels(namespace, live=live)
         try:
-            return found is not None and granted(found.spec.allowed_namespaces, False, labels)
-        except (
-            Rejected
-        ) as problem:  # a selector that cannot be read admits nobody, and is its owner's business
-            log.info("unreadable selector", vpc=key, problem=str(problem))
+            return current is not None and granted(current.spec.allowed_namespaces, False, labels)
+        except Rejected as problem:  # a malformed selector admits no namespace
+            log.info("malformed selector", vpc=key, problem=str(problem))
             return False
 
-    async def _segment(self, request: Request) -> Answer:
+    async def _validate_segment(self, request: Request) -> Answer:
         nodesegment.owned(request.name, await self._node(request))
         old = _old(request)
         if request.subresource or (old is not None and request.new.get("spec") == old.get("spec")):
-            return YES
+            return ALLOWED
         prefix = parse(NodeSegment, request.new).spec.prefix
         nodesegment.prefixed(request.name, prefix, self._rules.srv6_block, self._cluster.segments())
-        return YES
+        return ALLOWED
 
     async def _node(self, request: Request) -> str | None:
-        """The node that asks, None for everybody else."""
+        """The node that writes; None for other users."""
         identities, user = self._rules.identities, request.user
         if (node := identities.node(user)) is not None or user.name not in identities.patterns:
             return node
-        # A service account that all nodes share, on a server whose tokens tell the pod, but not yet the node. One that
-        # tells neither may have been copied from anywhere (before Kubernetes 1.21 each account has one, in a Secret).
+        # A service account that all nodes share, on a server whose tokens name the pod, but not yet the node. A token
+        # that names neither may be a copy (before Kubernetes 1.21 each account has one, in a Secret).
         pods, account = user.extra.get(POD_NAME, ()), user.name.removeprefix(SERVICE_ACCOUNT)
         for name in pods:
             if (node := await self._cluster.node_of(name, account.partition(":")[0])) is not None:
                 return node
             raise Rejected(
-                f"{user.name!r} asks as pod {name!r}, which is on no node; use the token of a pod that runs",
+                f"{user.name!r} writes as pod {name!r}, which is on no node; use the token of a running pod",
                 reason="NotYours",
                 field="metadata.name",
             )
         raise Rejected(
-            f"{user.name!r} asks with a token that tells no pod; use the one that the chart's DaemonSet mounts",
+            f"{user.name!r} writes with a token that names no pod; use the one that the chart's DaemonSet mounts",
             reason="NotYours",
             field="metadata.name",
         )
 
 
-def _decided(found: Vpc | VpcAttachment) -> bool:
-    """Whether it is ready, or the operator has refused its present specification."""
-    status = found.status
-    refused = any(one.type == ACCEPTED and one.status == "False" for one in status.conditions)
-    return status.ready or (refused and status.observed_generation >= found.metadata.generation)
+def _decided(item: Vpc | VpcAttachment) -> bool:
+    """Whether the object is ready, or the operator has refused its present specification."""
+    status = item.status
+    refused = any(
+        condition.type == ACCEPTED and condition.status == "False" for condition in status.conditions
+    )
+    return status.ready or (refused and status.observed_generation >= item.metadata.generation)
 
 
-def _fact(found: VpcAttachment) -> pod.Attachment:
-    return pod.Attachment(found.spec.interface.name, found.status.ready, _message(found))
+def _known(item: VpcAttachment) -> pod.Attachment:
+    return pod.Attachment(item.spec.interface.name, item.status.ready, _message(item))
 
 
-def _message(found: Vpc | VpcAttachment) -> str:
-    return next((one.message for one in found.status.conditions if one.type == READY), "")
+def _message(item: Vpc | VpcAttachment) -> str:
+    return next((condition.message for condition in item.status.conditions if condition.type == READY), "")
 
 
-def _why(found: Vpc) -> str:
-    return f" ({message})" if (message := _message(found)) else ""
+def _in_parentheses(message: str) -> str:
+    return f" ({message})" if message else ""
 
 
 def _old(request: Request) -> dict[str, Any] | None:
@@ -262,7 +266,7 @@ def _old(request: Request) -> dict[str, Any] | None:
 
 
 def _stored(kind: type[T], old: dict[str, Any] | None) -> T | None:
-    """What was there before; None for one that no longer fits its model, of which everything counts as touched."""
+    """The stored object; None for one that does not fit its model, all of which then counts as changed."""
     if old is None:
         return None
     try:
@@ -271,15 +275,15 @@ def _stored(kind: type[T], old: dict[str, Any] | None) -> T | None:
         return None
 
 
-def _networks(found: Vpc | None) -> tuple[Network, ...] | None:
-    """The VPC's networks; None for one that is yet to come, or whose networks will not do, as its conditions say."""
+def _networks(item: Vpc | None) -> tuple[Network, ...] | None:
+    """The VPC's networks; None for a VPC that does not exist, or whose networks its conditions report as invalid."""
     try:
-        return None if found is None else parse_networks(found.spec.networks, None)
+        return None if item is None else parse_networks(item.spec.networks, None)
     except Rejected:
         return None
 
 
-def _not_enough(_: Vpc) -> bool:
+def _never(_: Vpc) -> bool:
     return False
 
 

@@ -1,4 +1,4 @@
-"""What the webhook server alone knows."""
+"""The webhook's metrics."""
 
 from datetime import datetime
 
@@ -17,18 +17,18 @@ class Metrics:
         )
         self._seconds = Histogram(
             "galactic_webhook_review_seconds",
-            "How long an answer took.",
+            "Time to answer a request.",
             buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 5),
             registry=registry,
         )
         self._expiry = Gauge(
             "galactic_webhook_certificate_expiry_timestamp_seconds",
-            "When the certificate that is served expires.",
+            "Expiry of the serving certificate.",
             registry=registry,
         )
         self._loads = Counter(
             "galactic_webhook_certificate_loads",
-            "How often a new certificate was taken into service.",
+            "Certificates put into service.",
             registry=registry,
         )
 

@@ -1,4 +1,4 @@
-"""The annotation that Multus goes by, ``k8s.v1.cni.cncf.io/networks``: a comma list or a JSON list of networks.
+"""The annotation that Multus reads, ``k8s.v1.cni.cncf.io/networks``: a comma list or a JSON list of networks.
 
     [namespace/]name[@interface], …
     [{"name": …, "namespace": …, "interface": …, …}, …]
@@ -18,7 +18,7 @@ from galactic.names import NETWORKS_ANNOTATION
 FIELD: Final = f"metadata.annotations[{NETWORKS_ANNOTATION}]"
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _JSON: Final = re.compile(r'[\[{"]')
-"""Multus takes a text with one of these for JSON, and any other for a comma list."""
+"""Multus parses a text with one of these as JSON, and any other as a comma list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +31,47 @@ class Network:
 
 
 def networks(text: str) -> tuple[Network, ...]:
-    """What the annotation asks for. Raises Rejected where Multus could not read it."""
+    """The networks in the annotation. Raises Rejected where Multus could not parse it."""
     if not text.strip():
         return ()
     if _JSON.search(text):
-        return tuple(_selected(index, one) for index, one in enumerate(_list(text)))
-    return tuple(_written(one.strip()) for one in text.split(","))
+        return tuple(_selected(index, entry) for index, entry in enumerate(_list(text)))
+    return tuple(_written(entry.strip()) for entry in text.split(","))
 
 
 def appended(text: str, name: str, interface: str, namespace: str) -> str:
-    """The annotation with ``name@interface`` at its end, in its own form. One that names it already is left as it is.
+    """The annotation with ``name@interface`` at its end, in its own form; unchanged if it has ``name`` already.
 
-    ``namespace`` is the pod's. Raises Rejected where the annotation cannot be read.
+    ``namespace`` is the pod's. Raises Rejected where the annotation is malformed.
     """
-    there = networks(text)
-    if position(there, name, namespace) is not None:
+    listed = networks(text)
+    if position(listed, name, namespace) is not None:
         return text
-    if not there:
+    if not listed:
         return f"{name}@{interface}"
     if _JSON.search(text):
         return json.dumps([*_list(text), {"name": name, "interface": interface}])
     return f"{text.strip()},{name}@{interface}"
 
 
-def position(there: Sequence[Network], name: str, namespace: str) -> int | None:
-    """Where the list names the network ``name`` of the pod's own namespace; None if it does not."""
-    for index, network in enumerate(there):
+def position(listed: Sequence[Network], name: str, namespace: str) -> int | None:
+    """The index of the network ``name`` of the pod's own namespace; None if the list lacks it."""
+    for index, network in enumerate(listed):
         if network.name == name and network.namespace in ("", namespace):
             return index
     return None
 
 
-def interfaces(there: Sequence[Network]) -> tuple[str, ...]:
-    """The interfaces' names in the pod: as asked for, else ``net1``, ``net2`` and so on by position."""
-    return tuple(network.interface or f"net{index}" for index, network in enumerate(there, start=1))
+def interfaces(listed: Sequence[Network]) -> tuple[str, ...]:
+    """The interfaces' names in the pod: the requested ones, else ``net1``, ``net2`` and so on by position."""
+    return tuple(network.interface or f"net{index}" for index, network in enumerate(listed, start=1))
 
 
 def _list(text: str) -> list[object]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise _malformed(text, f"is taken for JSON and is none: {error}") from error
+        raise _malformed(text, f"is parsed as JSON and is malformed: {error}") from error
     if not isinstance(value, list):
         raise _malformed(text, "is JSON, but no list")
     return value
@@ -101,7 +101,7 @@ def _checked(network: Network, text: str) -> Network:
     if network.namespace and not _LABEL.fullmatch(network.namespace):
         raise _malformed(text, "does not name a namespace")
     if network.interface and (len(network.interface) > 15 or re.search(r"[/:\s,]", network.interface)):
-        raise _malformed(text, f"asks for interface {network.interface!r}, which no interface can be called")
+        raise _malformed(text, f"has the invalid interface name {network.interface!r}")
     return network
 
 

@@ -1,4 +1,4 @@
-"""NodeSegments: prefixes that cannot be routed to one node alone, and writers that are another node."""
+"""NodeSegments: refuses prefixes that do not lead to one node alone, and writes by another node."""
 
 import json
 import re
@@ -18,40 +18,40 @@ PLACE: Final = "{node}"
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """Whose name says which node it is: patterns with ``{node}`` in place of the node's name."""
+    """Patterns of user names that contain a node's name, with ``{node}`` in its place."""
 
     patterns: tuple[str, ...]
 
     def node(self, user: User) -> str | None:
-        """The node that the user is; None for everybody else.
+        """The user's node; None for other users.
 
-        A service account that all nodes share tells its node in its token, where the cluster puts it there.
+        The token of a service account that all nodes share names the node, where the API server puts it there.
         """
         for pattern in self.patterns:
-            before, place, after = pattern.partition(PLACE)
-            if place:
-                if found := re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", user.name):
-                    return found[1]
+            prefix, placeholder, suffix = pattern.partition(PLACE)
+            if placeholder:
+                if match := re.fullmatch(f"{re.escape(prefix)}(.+){re.escape(suffix)}", user.name):
+                    return match[1]
             elif pattern == user.name:
                 return next(iter(user.extra.get(NODE_NAME, ())), None)
         return None
 
     @property
     def foreign(self) -> str:
-        """CEL, for a ``matchConditions``: whether the user is a node, and is not known to be the one of the object."""
+        """CEL for ``matchConditions``: whether the user is a node, and not certainly the object's."""
         return " || ".join(f"({_foreign(pattern)})" for pattern in self.patterns) or "false"
 
 
 def _foreign(pattern: str) -> str:
     user, extra = "request.userInfo.username", "request.userInfo.extra"
-    before, place, after = pattern.partition(PLACE)
-    if place:
-        first, last = json.dumps(before), json.dumps(after)
-        its = f"{user}.startsWith({first}) && {user}.endsWith({last})"
-        return f"{its} && {user} != {first} + request.name + {last}"
+    prefix, placeholder, suffix = pattern.partition(PLACE)
+    if placeholder:
+        first, last = json.dumps(prefix), json.dumps(suffix)
+        is_node = f"{user}.startsWith({first}) && {user}.endsWith({last})"
+        return f"{is_node} && {user} != {first} + request.name + {last}"
     key = json.dumps(NODE_NAME)
-    told = f"has({extra}) && {key} in {extra} && {extra}[{key}] == [request.name]"
-    return f"{user} == {json.dumps(pattern)} && !({told})"
+    names_it = f"has({extra}) && {key} in {extra} && {extra}[{key}] == [request.name]"
+    return f"{user} == {json.dumps(pattern)} && !({names_it})"
 
 
 NO_IDENTITIES: Final = Identities(())
@@ -68,11 +68,11 @@ def owned(name: str, node: str | None) -> None:
 
 
 def prefixed(
-    name: str, prefix: str, srv6_block: IPv6Network | None, others: Iterable[tuple[str, str]]
+    name: str, prefix: str, srv6_block: IPv6Network | None, segments: Iterable[tuple[str, str]]
 ) -> None:
-    """Raises Rejected unless it is a /48 to /64 of the SRv6 block that no other segment overlaps.
+    """Raises Rejected unless it is a /48 to /64 of the SRv6 block that overlaps no other segment.
 
-    ``others``: name and ``spec.prefix`` of all segments.
+    ``segments``: name and ``spec.prefix`` of all segments.
     """
     parsed = parse_prefix(prefix)
     if srv6_block and not parsed.subnet_of(srv6_block):
@@ -81,16 +81,16 @@ def prefixed(
             reason="PrefixOutsideSpace",
             field="spec.prefix",
         )
-    for other, text in sorted(others):
-        if other == name:
+    for neighbour, text in sorted(segments):
+        if neighbour == name:
             continue
         try:
-            there = parse_prefix(text)
+            present = parse_prefix(text)
         except Rejected:
             continue
-        if there.overlaps(parsed):
+        if present.overlaps(parsed):
             raise Rejected(
-                f"{prefix} overlaps {there} of NodeSegment {other}; give every node a prefix of its own",
+                f"{prefix} overlaps {present} of NodeSegment {neighbour}; give every node a prefix of its own",
                 reason="PrefixOverlap",
                 field="spec.prefix",
             )
@@ -98,5 +98,5 @@ def prefixed(
 
 def identities(text: str) -> Identities:
     """From the setting: patterns separated by commas."""
-    patterns: Sequence[str] = [one.strip() for one in text.split(",")]
-    return Identities(tuple(one for one in patterns if one))
+    patterns: Sequence[str] = [pattern.strip() for pattern in text.split(",")]
+    return Identities(tuple(pattern for pattern in patterns if pattern))

@@ -1,7 +1,7 @@
-"""Pods that ask for an attachment: what is added to them, and what is refused.
+"""Pods that request an attachment: their patch, and their checks.
 
-k8s.v1alpha.galactic.datumapis.com/vpc-attachment: NAME              that attachment
-k8s.v1alpha.galactic.datumapis.com/vpc: NAME or namespace/NAME       one of its own, in that VPC
+k8s.v1alpha.galactic.datumapis.com/vpc-attachment: NAME              the attachment
+k8s.v1alpha.galactic.datumapis.com/vpc: NAME or namespace/NAME       an attachment of its own, in that VPC
 """
 
 import re
@@ -63,25 +63,25 @@ class _Pod(_Model):
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """The part of a Pod that matters here. ``name`` is the one it is to get by generateName as far as it is known."""
+    """The part of a Pod that the webhook reads. ``name``: before generateName has made one, its prefix."""
 
     namespace: str
     name: str
     annotations: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
-    annotated: bool = True  # whether there are annotations, or labels, that a patch can add to
+    annotated: bool = True  # whether it has annotations, or labels, that a patch can add to
     labelled: bool = True
     host_network: bool = False
     over: bool = False
 
     @property
     def attachment(self) -> str:
-        """The attachment that it asks for; empty for none."""
+        """The requested attachment; empty for none."""
         return self.annotations.get(ATTACHMENT_ANNOTATION, "")
 
     @property
     def vpc(self) -> tuple[str, str] | None:
-        """(namespace, name) of the VPC in which it wants an attachment of its own."""
+        """(namespace, name) of the VPC in which it requests an attachment of its own."""
         text = self.annotations.get(VPC_ANNOTATION)
         if text is None:
             return None
@@ -90,23 +90,23 @@ class Pod:
 
     @property
     def concerned(self) -> bool:
-        """Whether it asks for anything of ours."""
+        """Whether it requests an attachment."""
         return ATTACHMENT_ANNOTATION in self.annotations or VPC_ANNOTATION in self.annotations
 
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What is known of the attachment that a pod asks for."""
+    """The state of the attachment that a pod requests."""
 
     interface: str
     ready: bool
-    why: str = ""  # what the Ready condition says while it is not
+    message: str = ""  # of the Ready condition
 
 
-def parse(thing: Mapping[str, Any], namespace: str) -> Pod:
-    """The Pod. Raises Rejected when it is none."""
+def parse(document: Mapping[str, Any], namespace: str) -> Pod:
+    """The Pod. Raises Rejected when it is malformed."""
     try:
-        pod = _Pod.model_validate(thing)
+        pod = _Pod.model_validate(document)
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         raise Rejected(first["msg"], reason="Undecodable", field=".".join(map(str, first["loc"]))) from error
@@ -124,7 +124,7 @@ def parse(thing: Mapping[str, Any], namespace: str) -> Pod:
 
 
 def checked(pod: Pod) -> None:
-    """Raises Rejected for what is wrong with the pod by itself."""
+    """Raises Rejected for a pod that is wrong by itself."""
     if pod.host_network:
         raise Rejected(
             "true leaves the pod in the node's network, where there is nothing to attach; remove it, or the annotation",
@@ -150,10 +150,10 @@ def checked(pod: Pod) -> None:
             reason="TwoAttachments",
             field=ATTACHMENT_FIELD,
         )
-    there = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
-    names = Counter((POD_INTERFACE, *multus.interfaces(there)))
-    if twice := [name for name, times in names.items() if times > 1]:
-        raise _twice(twice[0])
+    listed = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
+    names = Counter((POD_INTERFACE, *multus.interfaces(listed)))
+    if repeated := [name for name, times in names.items() if times > 1]:
+        raise _duplicate_interface(repeated[0])
 
 
 def attachment_name(pod: Pod, suffix: str) -> str:
@@ -170,33 +170,31 @@ def label(attachment: str) -> str:
 
 
 def mutated(pod: Pod, attachment: str, interface: str) -> Answer:
-    """The pod gets what Multus needs, its label, and the name of an attachment of its own. Idempotent.
+    """Adds the entry for Multus, the label, and the name of a generated attachment. Idempotent.
 
-    Raises Rejected where the Multus annotation cannot be read, or has another network with that interface.
+    Raises Rejected where the Multus annotation is malformed, or has another network with that interface.
     """
     before = pod.annotations.get(NETWORKS_ANNOTATION, "")
     after = multus.appended(before, attachment, interface, pod.namespace)
     warnings: tuple[str, ...] = ()
-    there = multus.networks(after)
-    index = multus.position(there, attachment, pod.namespace)
+    listed = multus.networks(after)
+    index = multus.position(listed, attachment, pod.namespace)
     assert index is not None
-    names = multus.interfaces(there)
-    if names[index] != interface:
-        asked = f"{attachment} with interface {names[index]}"
-        remedy = (
-            f"its VPCAttachment says {interface}; remove it from the list, and it is added as it should be"
-        )
-        warnings = (f"{multus.FIELD}: {asked}: {remedy}",)
-    for name, times in Counter((POD_INTERFACE, *names)).items():
+    interfaces = multus.interfaces(listed)
+    if interfaces[index] != interface:
+        entry = f"{attachment} with interface {interfaces[index]}"
+        remedy = f"its VPCAttachment has {interface}; remove it from the list, and the webhook adds it"
+        warnings = (f"{multus.FIELD}: {entry}: {remedy}",)
+    for name, times in Counter((POD_INTERFACE, *interfaces)).items():
         if times > 1:
-            raise _twice(name)
+            raise _duplicate_interface(name)
     annotations = {ATTACHMENT_ANNOTATION: attachment, NETWORKS_ANNOTATION: after}
     labels = {ATTACHMENT_LABEL: GENERATED if pod.vpc else label(attachment)}
     return Answer(
         warnings=warnings,
         patch=(
-            *_set("annotations", pod.annotations, annotations, there=pod.annotated),
-            *_set("labels", pod.labels, labels, there=pod.labelled),
+            *_set("annotations", pod.annotations, annotations, present=pod.annotated),
+            *_set("labels", pod.labels, labels, present=pod.labelled),
         ),
     )
 
@@ -209,10 +207,10 @@ def ready(pod: Pod, attachment: Attachment | None) -> None:
             reason="AttachmentNotFound",
         )
     if not attachment.ready:
+        cause = f" ({attachment.message})" if attachment.message else ""
         raise NotYet(
-            f"{ATTACHMENT_FIELD}: VPCAttachment {pod.namespace}/{pod.attachment} is not ready"
-            f"{f' ({attachment.why})' if attachment.why else ''}; `kubectl describe vpca` says what it waits for. "
-            f"{CONVERGES}",
+            f"{ATTACHMENT_FIELD}: VPCAttachment {pod.namespace}/{pod.attachment} is not ready{cause}; "
+            f"`kubectl describe vpca` says what it waits for. {CONVERGES}",
             reason="AttachmentNotReady",
         )
 
@@ -223,7 +221,7 @@ CONVERGES: Final = (
 
 
 def fresh(pod: Pod, attachment: Attachment | None) -> None:
-    """Raises Rejected where the attachment that is to be made for the pod is another's: a copied manifest."""
+    """Raises Rejected where the attachment to be generated belongs to another pod, as in a copied manifest."""
     if attachment is not None:
         raise Rejected(
             f"{pod.attachment!r} was made for another pod; remove the annotation, the label {ATTACHMENT_LABEL} and the "
@@ -234,54 +232,56 @@ def fresh(pod: Pod, attachment: Attachment | None) -> None:
 
 
 def shared(pod: Pod, others: Sequence[str]) -> Answer:
-    """A warning when other pods that live have the same attachment, as they do while a rolling update surges."""
+    """A warning when other live pods have the same attachment, as during a rolling update with surge."""
     if not others:
         return Answer()
     verb = "has" if len(others) == 1 else "have"
-    fact = f"pod {', '.join(sorted(others)[:3])} {verb} VPCAttachment {pod.attachment} as well"
+    sentence = f"pod {', '.join(sorted(others)[:3])} {verb} VPCAttachment {pod.attachment} as well"
     return Answer(
-        warnings=(f"{fact}; the newest gets the traffic. For one each, use the annotation {VPC_ANNOTATION}",)
+        warnings=(
+            f"{sentence}; the newest gets the traffic. For one each, use the annotation {VPC_ANNOTATION}",
+        )
     )
 
 
 def updated(old: Pod, new: Pod) -> None:
-    """Raises Rejected where an annotation that has taken effect is changed, or one is set that no longer can."""
+    """Raises Rejected where an annotation that has taken effect is changed, or is set too late to take effect."""
     if old.over or not (old.concerned or new.concerned):
         return
     for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION):
         before, after = old.annotations.get(name), new.annotations.get(name)
         if before != after:
-            raise _fixed(name, before, after)
+            raise _immutable(name, before, after)
     if (before := old.annotations.get(NETWORKS_ANNOTATION)) == (
         after := new.annotations.get(NETWORKS_ANNOTATION)
     ):
         return
-    # Others may attach further networks to a running pod. Ours stays as it is.
+    # Other programs may attach further networks to a running pod. Galactic's entry stays as it is.
     try:
-        ours = _entry(old)
+        own = _entry(old)
     except Rejected:
         return
-    if ours is not None and _entry(new) != ours:
-        raise _fixed(NETWORKS_ANNOTATION, before, after)
+    if own is not None and _entry(new) != own:
+        raise _immutable(NETWORKS_ANNOTATION, before, after)
 
 
 def _entry(pod: Pod) -> multus.Network | None:
-    there = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
-    index = multus.position(there, pod.attachment, pod.namespace)
-    return None if index is None else there[index]
+    listed = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
+    index = multus.position(listed, pod.attachment, pod.namespace)
+    return None if index is None else listed[index]
 
 
-def _fixed(name: str, before: str | None, after: str | None) -> Rejected:
+def _immutable(name: str, before: str | None, after: str | None) -> Rejected:
     change = "cannot be set" if before is None else f"cannot {'be removed' if after is None else 'change'}"
     return Rejected(
-        f"{(before if after is None else after)!r} {change} on a pod that exists; delete the pod and make it anew, or "
+        f"{(before if after is None else after)!r} {change} on a pod that exists; delete the pod and make it again, or "
         "change the template of its controller",
         reason="Immutable",
         field=f"metadata.annotations[{name}]",
     )
 
 
-def _twice(name: str) -> Rejected:
+def _duplicate_interface(name: str) -> Rejected:
     return Rejected(
         f"two interfaces of the pod would be called {name!r}; give each a name of its own, here or in the "
         "VPCAttachment's spec.interface.name",
@@ -295,11 +295,11 @@ def _is_name(text: str) -> bool:
 
 
 def _set(
-    place: str, before: Mapping[str, str], wanted: Mapping[str, str], *, there: bool
+    place: str, before: Mapping[str, str], desired: Mapping[str, str], *, present: bool
 ) -> list[dict[str, Any]]:
     """The JSON patch that sets those keys of a mapping in the metadata. Empty if they are set."""
-    changed = {key: value for key, value in wanted.items() if before.get(key) != value}
-    if not there:
+    changed = {key: value for key, value in desired.items() if before.get(key) != value}
+    if not present:
         return [{"op": "add", "path": f"/metadata/{place}", "value": changed}] if changed else []
     return [
         {"op": "add", "path": f"/metadata/{place}/{_escaped(key)}", "value": value}

@@ -1,4 +1,4 @@
-"""What the API server asks and what it is answered: AdmissionReview of admission.k8s.io/v1."""
+"""The API server's request and the answer to it: AdmissionReview of admission.k8s.io/v1."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from galactic.errors import GalacticError, NotYet, Rejected
 API_VERSION: Final = "admission.k8s.io/v1"
 Operation = Literal["CREATE", "UPDATE", "DELETE", "CONNECT"]
 WARNING_CHARACTERS: Final = 250
-"""The API server drops or cuts what is much longer (256 for one, 4096 for all)."""
+"""The API server drops or cuts longer warnings (256 for one, 4096 for all)."""
 
 
 class _Model(BaseModel):
@@ -53,7 +53,7 @@ class _Review(_Model):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who asks. ``extra`` tells of a service account's token which pod, and on newer servers which node, it is for."""
+    """The user. ``extra``: the pod, and on newer servers the node, of a service account's token."""
 
     name: str = ""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -61,38 +61,38 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is about to be stored. ``new`` is the object as it would be, ``old`` as it is (None when created)."""
+    """The write. ``new`` is the object after it, ``old`` the stored one (None on creation)."""
 
     uid: str
     resource: str  # the plural
     subresource: str
     operation: Operation
     namespace: str
-    name: str  # empty for an object that is yet to get one by generateName
+    name: str  # empty before generateName has made one
     user: User
     new: dict[str, Any]
     old: dict[str, Any] | None
 
     @property
-    def going(self) -> bool:
-        """Whether the object is being deleted: nothing must stand in the way of that."""
+    def deleting(self) -> bool:
+        """Whether the object is being deleted, which no check may prevent."""
         return bool((self.new.get("metadata") or {}).get("deletionTimestamp"))
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Yes, unless there is a ``refusal``. ``patch`` is a JSON patch (RFC 6902)."""
+    """Allowed, unless there is a ``refusal``. ``patch`` is a JSON patch (RFC 6902)."""
 
     refusal: GalacticError | None = None
     warnings: tuple[str, ...] = ()
     patch: tuple[dict[str, Any], ...] = ()
 
 
-YES: Final = Answer()
+ALLOWED: Final = Answer()
 
 
 def parse(body: bytes) -> Request:
-    """The request in an AdmissionReview. Raises Rejected, naming what does not fit."""
+    """The request in an AdmissionReview. Raises Rejected with the field that does not fit."""
     try:
         request = _Review.model_validate_json(body).request
     except ValidationError as error:
@@ -113,7 +113,7 @@ def parse(body: bytes) -> Request:
 
 
 def rendered(uid: str, answer: Answer) -> bytes:
-    """The AdmissionReview that says it."""
+    """The AdmissionReview of the answer."""
     response: dict[str, Any] = {"uid": uid, "allowed": answer.refusal is None}
     if answer.refusal is not None:
         code, reason = _status(answer.refusal)
@@ -139,7 +139,7 @@ def _status(refusal: GalacticError) -> tuple[int, str]:
 
 
 FORBIDDEN: Final = frozenset({"NotGranted", "NotYours"})
-"""Reasons that are about who asks, not about what is asked for."""
+"""Reasons that concern the user, not the object."""
 
 
 def _short(text: str) -> str:

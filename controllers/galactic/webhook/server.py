@@ -20,13 +20,13 @@ from galactic.webhook.review import Answer, Request, parse, rendered
 
 log = structlog.get_logger(__name__)
 MARGIN_SECONDS: Final = 1.0
-"""How much sooner than the API server gives up a request is answered."""
+"""A request is answered so long before the API server's time-out."""
 ANSWER_SECONDS: Final = TIMEOUT_SECONDS - MARGIN_SECONDS
 """For a client that names no time-out."""
 LONGEST_BODY: Final = 16 << 20
-"""An object has at most 3 MiB in a request, and an update comes with the old one."""
+"""An object has at most 3 MiB in a request, and an update has the old one as well."""
 KEEP_ALIVE_SECONDS: Final = 300.0
-"""Longer than the API server keeps an idle connection (90 s): were we to close it, a request could be on its way."""
+"""Longer than the API server keeps an idle connection (90 s): closing one could lose a request under way."""
 
 Decision = Callable[[Request], Awaitable[Answer]]
 
@@ -47,7 +47,7 @@ class Certificate:
         """
         if self._loaded == (certificate, key):
             return
-        with tempfile.TemporaryDirectory() as folder:  # for its owner's eyes only
+        with tempfile.TemporaryDirectory() as folder:  # readable for its owner alone
             files = Path(folder, "tls.crt"), Path(folder, "tls.key")
             for path, pem in zip(files, (certificate, key), strict=True):
                 path.write_bytes(pem)
@@ -90,47 +90,51 @@ class Server:
         async def handler(request: web.Request) -> web.Response:
             started = time.monotonic()
             try:
-                asked = parse(await request.read())
+                review = parse(await request.read())
             except Rejected as problem:
                 self._metrics.reviewed("", "", "undecodable", time.monotonic() - started)
                 return web.Response(text=f"not an AdmissionReview: {problem}\n", status=400)
-            answer = await _in_time(decide, asked, limit(request.query.get("timeout", "")))
-            resource = "/".join(filter(None, (asked.resource, asked.subresource)))
-            self._metrics.reviewed(resource, asked.operation, _word(answer), time.monotonic() - started)
+            answer = await _within(decide, review, limit(request.query.get("timeout", "")))
+            resource = "/".join(filter(None, (review.resource, review.subresource)))
+            self._metrics.reviewed(resource, review.operation, _word(answer), time.monotonic() - started)
             if answer.refusal is not None:
                 log.info(
                     "refused",
                     resource=resource,
-                    operation=asked.operation,
-                    object=f"{asked.namespace}/{asked.name}",
-                    user=asked.user.name,
-                    why=str(answer.refusal),
+                    operation=review.operation,
+                    object=f"{review.namespace}/{review.name}",
+                    user=review.user.name,
+                    reason=str(answer.refusal),
                 )
-            return web.Response(body=rendered(asked.uid, answer), content_type="application/json")
+            return web.Response(body=rendered(review.uid, answer), content_type="application/json")
 
         return handler
 
 
 def limit(timeout: str) -> float:
-    """Seconds for an answer. ``timeout``: for how long the API server waits, as it says in its request (``15s``)."""
-    found = re.fullmatch(r"(\d+)s", timeout)
-    if found is None:
+    """Seconds for an answer. ``timeout``: the API server's, from its request (``15s``)."""
+    match = re.fullmatch(r"(\d+)s", timeout)
+    if match is None:
         return ANSWER_SECONDS
-    seconds = float(found[1])
+    seconds = float(match[1])
     return max(seconds - MARGIN_SECONDS, seconds / 2)
 
 
-async def _in_time(decide: Decision, asked: Request, seconds: float) -> Answer:
+async def _within(decide: Decision, review: Request, seconds: float) -> Answer:
     try:
         async with asyncio.timeout(seconds):
-            return await decide(asked)
+            return await decide(review)
     except TimeoutError:
         problem: GalacticError = Unreachable("kube-apiserver", f"no answer within {seconds:g} s; try again")
     except Unreachable as error:
         problem = error
     except Exception as error:
-        log.exception("no answer", resource=asked.resource, object=f"{asked.namespace}/{asked.name}")
-        problem = Unreachable("galactic-webhook", f"{type(error).__name__}, see its log; try again")
+        log.exception(
+            "request not answered", resource=review.resource, object=f"{review.namespace}/{review.name}"
+        )
+        problem = Unreachable(
+            "galactic-webhook", f"internal error {type(error).__name__}; see its log, and try again"
+        )
     return Answer(refusal=problem)
 
 

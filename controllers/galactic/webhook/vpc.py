@@ -1,4 +1,4 @@
-"""VPCs: networks that could not work, identifiers that cannot change, networks that are still needed."""
+"""VPCs: checks networks, the identifier, and that a removed network is not in use."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from galactic.validation.networks import Address, Network, overlaps, parse_netwo
 from galactic.webhook.review import Answer
 
 NAMED: Final = 3
-"""How many holders a message names."""
+"""Holders and overlaps that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """A network of the cluster's own. ``what`` says whose, for people: 'the pods of node-1'."""
+    """A network of the cluster's own. ``owner``, for people: 'the pods of node-1'."""
 
     network: Network
-    what: str
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,24 @@ class Used:
 
 
 def created(
-    vpc: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], taken: Key | None = None
+    vpc: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], holder: Key | None = None
 ) -> Answer:
-    """``taken``: who has the identifier that the VPC asks for. Raises Rejected."""
+    """The answer to a new VPC. ``holder``: of the identifier that it requests. Raises Rejected."""
     networks = parse_networks(vpc.spec.networks, srv6_block)
     _identifier(vpc)
     _grants(vpc.spec.allowed_namespaces)
-    return Answer(warnings=(*shadowed(networks, ranges), *_taken(vpc, taken)))
+    return Answer(warnings=(*shadowed(networks, ranges), *_identifier_taken(vpc, holder)))
 
 
 def updated(
     old: Vpc, new: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], used: Iterable[Used]
 ) -> Answer:
-    """What was not touched is not judged. Raises Rejected."""
-    has = old.status.identifier or old.spec.identifier
+    """The answer to a change; unchanged fields are not checked. Raises Rejected."""
+    present = old.status.identifier or old.spec.identifier
     if new.spec.identifier != old.spec.identifier:
-        if has and new.spec.identifier != has:
+        if present and new.spec.identifier != present:
             raise Rejected(
-                f"{new.spec.identifier or 'leaving it out'} cannot replace {has}: immutable; set it back, or make "
+                f"{new.spec.identifier or 'leaving it out'} cannot replace {present}: immutable; set it back, or make "
                 "another VPC",
                 reason="Immutable",
                 field="spec.identifier",
@@ -62,44 +62,48 @@ def updated(
     if new.spec.networks == old.spec.networks:
         return Answer()
     networks = parse_networks(new.spec.networks, srv6_block)
-    before = _readable(old.spec.networks)
-    if problem := removed(before, networks, used):
+    stored = _readable(old.spec.networks)
+    if problem := removed(stored, networks, used):
         raise problem
-    return Answer(warnings=shadowed([network for network in networks if network not in before], ranges))
+    return Answer(warnings=shadowed([network for network in networks if network not in stored], ranges))
 
 
 def removed(before: Sequence[Network], after: Sequence[Network], used: Iterable[Used]) -> Rejected | None:
-    """The refusal to take away a network in which attachments have addresses."""
-    lost = [one for one in used if within(one.address, before) and not within(one.address, after)]
-    if not lost:
+    """The refusal to remove a network in which attachments have addresses."""
+    stranded = [
+        address for address in used if within(address.address, before) and not within(address.address, after)
+    ]
+    if not stranded:
         return None
-    network = next(network for network in before if lost[0].address in network)
+    network = next(network for network in before if stranded[0].address in network)
     holders = list(
-        dict.fromkeys(f"{one.address} ({'/'.join(one.attachment)})" for one in sorted(lost, key=_order))
+        dict.fromkeys(
+            f"{address.address} ({'/'.join(address.attachment)})" for address in sorted(stranded, key=_order)
+        )
     )
-    more = f" and {len(holders) - NAMED} more" if len(holders) > NAMED else ""
+    rest = f" and {len(holders) - NAMED} more" if len(holders) > NAMED else ""
     return Rejected(
-        f"{network} cannot go or shrink while addresses in it are in use: {', '.join(holders[:NAMED])}{more}; delete "
-        "those VPCAttachments or change their addresses first",
+        f"{network} cannot be removed or shrink while addresses in it are in use: "
+        f"{', '.join(holders[:NAMED])}{rest}; delete those VPCAttachments or change their addresses first",
         reason="NetworkInUse",
         field="spec.networks",
     )
 
 
 def shadowed(networks: Iterable[Network], ranges: Sequence[Range]) -> tuple[str, ...]:
-    """Warnings of what pods in the VPC will no longer reach, at most one a network and range."""
+    """Warnings of cluster networks that pods in the VPC will no longer reach."""
     result = [
-        f"spec.networks: {network} overlaps {one.network}, {one.what}: pods in the VPC will no longer reach them"
+        f"spec.networks: {network} overlaps {range_.network}, {range_.owner}: pods in the VPC will no longer reach them"
         for network in networks
-        for one in ranges
-        if network.prefixlen and overlaps(network, one.network)
+        for range_ in ranges
+        if network.prefixlen and overlaps(network, range_.network)
     ]
-    more = len(result) - NAMED
-    return (*result[:NAMED], *([f"spec.networks: {more} more such overlaps"] if more > 0 else []))
+    rest = len(result) - NAMED
+    return (*result[:NAMED], *([f"spec.networks: {rest} more such overlaps"] if rest > 0 else []))
 
 
-def _order(one: Used) -> tuple[int, int, Key]:
-    return one.address.version, int(one.address), one.attachment
+def _order(used: Used) -> tuple[int, int, Key]:
+    return used.address.version, int(used.address), used.attachment
 
 
 def _identifier(vpc: Vpc) -> None:
@@ -110,37 +114,38 @@ def _identifier(vpc: Vpc) -> None:
             raise Rejected(str(error), reason="InvalidIdentifier", field="spec.identifier") from error
 
 
-def _taken(vpc: Vpc, holder: Key | None) -> tuple[str, ...]:
+def _identifier_taken(vpc: Vpc, holder: Key | None) -> tuple[str, ...]:
     if holder is None:
         return ()
-    there = "/".join(holder)
-    return (
-        f"spec.identifier: {vpc.spec.identifier} is VPC {there}'s; this one is not ready while that is there",
+    text = (
+        f"spec.identifier: {vpc.spec.identifier} belongs to VPC {'/'.join(holder)}; this VPC is not ready while that "
+        "one exists"
     )
+    return (text,)
 
 
 def _grants(allowed: AllowedNamespaces | None) -> None:
-    """Raises Rejected for a selector that could select nothing because of how it is written."""
+    """Raises Rejected for a malformed or ineffective selector."""
     if allowed is None:
         return
     if allowed.from_ == "Selector":
         if allowed.selector is None:
             raise Rejected(
-                "from: Selector needs a selector; add one, or say from: All",
+                "from: Selector needs a selector; add one, or write from: All",
                 reason="InvalidSelector",
                 field="spec.allowedNamespaces.selector",
             )
         selects(allowed.selector, {})
     elif allowed.selector is not None:
         raise Rejected(
-            f"has no effect with from: {allowed.from_}; remove it, or say from: Selector",
+            f"has no effect with from: {allowed.from_}; remove it, or write from: Selector",
             reason="InvalidSelector",
             field="spec.allowedNamespaces.selector",
         )
 
 
 def _readable(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Networks that were stored once, as far as they can be read."""
+    """The well-formed ones of stored networks."""
     result = []
     for text in texts:
         try:

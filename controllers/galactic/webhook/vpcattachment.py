@@ -1,4 +1,4 @@
-"""VPCAttachments: what is malformed, not granted, already held, or no longer to be changed."""
+"""VPCAttachments: checks form, networks that another holds, and immutable fields."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from galactic.validation.networks import Network, host
 from galactic.webhook.review import Answer
 
 Holder = Callable[[Network], Key | None]
-"""Which other attachment of the VPC leads to a network."""
+"""The other attachment of the VPC that leads to a network."""
 OUTSIDE: Final = "AddressOutsideNetworks"
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An attachment that is well-formed by itself. ``touched`` says what a change is about; of a new one all of it."""
+    """An attachment that is well-formed by itself, and the parts that changed; of a new one all of them."""
 
-    plan: ParsedAttachment
-    vpc: bool  # touched
-    networks: bool  # touched: addresses or routes
+    spec: ParsedAttachment
+    vpc: bool  # changed
+    networks: bool  # changed: addresses or routes
 
 
 def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Network | None) -> Checked:
-    """Judges what the change is about. Raises Rejected with field, value and remedy."""
+    """Checks the changed fields. Raises Rejected with field, value and remedy."""
     if old is None:
         return Checked(parse_attachment(new, srv6_block), vpc=True, networks=True)
     moved = reference(new) != reference(old)
-    held = old.status.ready or old.status.endpoint is not None
-    if moved and held:
+    settled = old.status.ready or old.status.endpoint is not None
+    if moved and settled:
         raise Rejected(
             f"{'/'.join(reference(new)[1:])} cannot replace {'/'.join(reference(old)[1:])}: immutable once the "
             "attachment is ready; set it back, or make another VPCAttachment",
@@ -42,7 +42,7 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Netwo
     before, after = old.spec, new.spec
     addresses = after.interface.addresses != before.interface.addresses
     routes = after.routes != before.routes
-    # What was not touched is left out of what is judged, as it may have been stored before there was a rule.
+    # Unchanged fields are not checked: they may have been stored before a rule existed.
     spec = AttachmentSpec(
         vpc=after.vpc,
         interface=Interface.model_construct(
@@ -54,18 +54,18 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Netwo
     if moved:
         parse_attachment(new.model_copy(update={"spec": spec}), srv6_block)
     else:
-        untouched = spec.model_copy(update={"vpc": spec.vpc.model_copy(update=_VPC)})
-        parse_attachment(new.model_copy(update={"spec": untouched}), srv6_block)
-    touched = moved or addresses or routes
-    return Checked(_whole(new, spec, srv6_block), vpc=moved, networks=touched)
+        unmoved = spec.model_copy(update={"vpc": spec.vpc.model_copy(update=_VPC)})
+        parse_attachment(new.model_copy(update={"spec": unmoved}), srv6_block)
+    changed = moved or addresses or routes
+    return Checked(_whole(new, spec, srv6_block), vpc=moved, networks=changed)
 
 
 _VPC: Final = {"kind": "VPC", "api_version": "galactic.datumapis.com/v1alpha"}
 
 
-def _whole(new: VpcAttachment, touched: AttachmentSpec, srv6_block: IPv6Network | None) -> ParsedAttachment:
-    """The plan of all of it, or of what was touched where the rest does not hold up."""
-    for spec in (new.spec, touched):
+def _whole(new: VpcAttachment, changed: AttachmentSpec, srv6_block: IPv6Network | None) -> ParsedAttachment:
+    """The whole specification, or its changed fields where the rest is invalid."""
+    for spec in (new.spec, changed):
         vpc = spec.vpc.model_copy(update=_VPC)
         try:
             return parse_attachment(
@@ -73,42 +73,42 @@ def _whole(new: VpcAttachment, touched: AttachmentSpec, srv6_block: IPv6Network 
             )
         except Rejected:
             continue
-    raise AssertionError("what was touched has been judged already")
+    raise AssertionError("the changed fields were checked already")
 
 
 def reference(attachment: VpcAttachment) -> tuple[str, str, str]:
-    """What an attachment names: kind and group, namespace, name."""
+    """The VPC that an attachment names: kind and group, namespace, name."""
     vpc = attachment.spec.vpc
     group = vpc.api_version.split("/")[0]
     return f"{vpc.kind}.{group}", vpc.namespace or attachment.metadata.namespace, vpc.name
 
 
-def placed(wanted: ParsedAttachment, networks: Sequence[Network], *, strict: bool) -> Answer:
-    """A warning, with ``strict`` a refusal, when something of it lies outside the VPC's networks."""
-    strangers = outside(wanted, wanted.addresses, networks)
-    if not strangers:
+def placed(spec: ParsedAttachment, networks: Sequence[Network], *, strict: bool) -> Answer:
+    """A warning, with ``strict`` a refusal, of addresses outside the VPC's networks."""
+    foreign = outside(spec, spec.addresses, networks)
+    if not foreign:
         return Answer()
     if strict:
         raise Rejected(
-            f"{strangers}; give addresses inside them", reason=OUTSIDE, field="spec.interface.addresses"
+            f"{foreign}; give addresses inside them", reason=OUTSIDE, field="spec.interface.addresses"
         )
-    return Answer(warnings=(f"spec.interface.addresses: {strangers}; other pods need a route to them",))
+    return Answer(warnings=(f"spec.interface.addresses: {foreign}; other pods need a route to them",))
 
 
-def unheld(wanted: ParsedAttachment, holder: Holder) -> None:
+def unheld(spec: ParsedAttachment, holder: Holder) -> None:
     """Raises Rejected, naming the holder, when another attachment has one of the networks."""
-    for index, address in enumerate(wanted.addresses):
-        if there := holder(host(address.ip)):
-            raise _held(str(address.ip), there, f"spec.interface.addresses[{index}]")
-    for index, route in enumerate(wanted.routes):
-        own = route.via is not None and route.via in {address.ip for address in wanted.addresses}
-        if own and (there := holder(route.destination)):
-            raise _held(str(route.destination), there, f"spec.routes[{index}].destination")
+    for index, address in enumerate(spec.addresses):
+        if other := holder(host(address.ip)):
+            raise _held(str(address.ip), other, f"spec.interface.addresses[{index}]")
+    for index, route in enumerate(spec.routes):
+        own = route.via is not None and route.via in {address.ip for address in spec.addresses}
+        if own and (other := holder(route.destination)):
+            raise _held(str(route.destination), other, f"spec.routes[{index}].destination")
 
 
-def _held(what: str, holder: Key, field: str) -> Rejected:
+def _held(network: str, holder: Key, field: str) -> Rejected:
     return Rejected(
-        f"{what} is held by VPCAttachment {holder[0]}/{holder[1]}; choose another, or delete that one first",
+        f"{network} is held by VPCAttachment {holder[0]}/{holder[1]}; choose another, or delete that one first",
         reason="Conflict",
         field=field,
     )

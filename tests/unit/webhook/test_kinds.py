@@ -89,7 +89,8 @@ def test_shadowed_ranges_and_taken_identifiers_are_warned_of() -> None:
         "spec.networks: 10.244.3.0/24 overlaps 10.244.0.0/16, the cluster's pods: pods in the"
     )
     assert (
-        taken == "spec.identifier: 0000000004d2 is VPC other/vpc's; this one is not ready while that is there"
+        taken
+        == "spec.identifier: 0000000004d2 belongs to VPC other/vpc; this VPC is not ready while that one exists"
     )
 
 
@@ -234,29 +235,29 @@ def test_the_vpc_of_a_ready_attachment_stays(ready: bool, reference: dict[str, s
 
 def test_what_another_holds_is_refused_with_its_holder() -> None:
     holders = {ip_network("10.1.1.1/32"): ("net", "api"), ip_network("192.168.3.0/24"): ("net", "gate")}
-    wanted = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).plan
+    wanted = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).spec
     with pytest.raises(
         Rejected, match=r"spec.interface.addresses\[0\]: 10.1.1.1 is held by VPCAttachment net/api"
     ):
         vpcattachment.unheld(wanted, holders.get)
     routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.2"}]
-    wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).plan
+    wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).spec
     with pytest.raises(
         Rejected, match=r"spec.routes\[0\].destination: 192.168.3.0/24 is held by .* net/gate"
     ):
         vpcattachment.unheld(wanted, holders.get)
     routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.9"}]
-    wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).plan
+    wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).spec
     vpcattachment.unheld(wanted, holders.get)
 
 
 def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:
-    wanted = vpcattachment.checked(attachment("10.9.1.1/24"), None, SPACE).plan
+    wanted = vpcattachment.checked(attachment("10.9.1.1/24"), None, SPACE).spec
     networks = (ip_network("10.1.1.0/24"),)
     assert "10.9.1.1 lies outside" in vpcattachment.placed(wanted, networks, strict=False).warnings[0]
     with pytest.raises(Rejected, match="give addresses inside"):
         vpcattachment.placed(wanted, networks, strict=True)
-    inside = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).plan
+    inside = vpcattachment.checked(attachment("10.1.1.1/24"), None, SPACE).spec
     assert not vpcattachment.placed(inside, networks, strict=True).warnings
 
 

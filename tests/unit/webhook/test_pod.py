@@ -171,7 +171,7 @@ def test_missing_and_not_ready_converge() -> None:
     with pytest.raises(NotYet, match=r"no VPCAttachment blue/web; make it.*tries again by itself"):
         pod.ready(of("a=web"), None)
     with pytest.raises(NotYet, match=r"not ready \(VPC blue/x does not exist\).*tries again by itself"):
-        pod.ready(of("a=web"), Attachment("galactic0", ready=False, why="VPC blue/x does not exist"))
+        pod.ready(of("a=web"), Attachment("galactic0", ready=False, message="VPC blue/x does not exist"))
     pod.ready(of("a=web"), Attachment("galactic0", ready=True))
 
 
@@ -215,6 +215,6 @@ def test_a_running_pod_keeps_its_annotations(old: pod.Pod, new: pod.Pod, field: 
     if field is None:
         pod.updated(old, new)
         return
-    with pytest.raises(Rejected, match="make it anew") as refusal:
+    with pytest.raises(Rejected, match="make it again") as refusal:
         pod.updated(old, new)
     assert refusal.value.field == f"metadata.annotations[{field}]"

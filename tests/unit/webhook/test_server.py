@@ -30,7 +30,7 @@ from galactic.webhook.dispatch import Rules
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
 from galactic.webhook.registration import Files, Registration, RegistrationConfig
-from galactic.webhook.review import YES, Answer, Request
+from galactic.webhook.review import ALLOWED, Answer, Request
 from galactic.webhook.server import Certificate, Decision, Server
 
 KEY = (SECRETS, "galactic-webhook", "galactic-system")
@@ -100,7 +100,7 @@ def free_port() -> int:
 
 
 async def yes(_: Request) -> Answer:
-    return YES
+    return ALLOWED
 
 
 @asynccontextmanager
@@ -283,7 +283,7 @@ def test_the_longest_patience_fits_into_the_answer() -> None:
 async def test_the_time_out_in_the_request_counts(api: MemoryApi) -> None:
     async def sleepy(_: Request) -> Answer:
         await asyncio.Event().wait()
-        return YES
+        return ALLOWED
 
     one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
     await one.load()
@@ -299,7 +299,7 @@ async def test_too_late_and_broken_are_said_clearly(api: MemoryApi, monkeypatch:
 
     async def sleepy(_: Request) -> Answer:
         await asyncio.Event().wait()
-        return YES
+        return ALLOWED
 
     async def broken(_: Request) -> Answer:
         raise ZeroDivisionError
@@ -308,7 +308,7 @@ async def test_too_late_and_broken_are_said_clearly(api: MemoryApi, monkeypatch:
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics, mutate=sleepy, validate=broken) as port:
-        for path, said in (("/mutate", "no answer within"), ("/validate", "ZeroDivisionError, see its log")):
+        for path, said in (("/mutate", "no answer within"), ("/validate", "ZeroDivisionError; see its log")):
             status, text = await ask(trusting(api), port, json.dumps(review()).encode(), path)
             answer = json.loads(text)["response"]
             assert status == 200
