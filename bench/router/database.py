@@ -62,8 +62,8 @@ def filled(count: int) -> Store:
     store = Store(checked=False)
     for node in range(count // EACH):
         origin = NodeRef("default", f"n{node}")
-        store.prefixed(origin, prefix(node))
-        store.registered(origin, 1, endpoints(node, EACH, 1))
+        store.nodes.set_prefix(origin, prefix(node))
+        store.nodes.set_endpoints(origin, 1, endpoints(node, EACH, 1))
     store.commit(1 << 60)
     return store
 
@@ -72,7 +72,9 @@ def filled(count: int) -> Store:
 async def following(url: str, store: Store, term: int) -> AsyncIterator[HistoryWriter]:
     """A history writer that leads."""
     settings = HistorySettings(url, "bench")
-    made = HistoryWriter(settings, store, DatabaseMetrics(CollectorRegistry()), lambda _: 1, lambda _: None)
+    made = HistoryWriter(
+        settings, store.tables, DatabaseMetrics(CollectorRegistry()), lambda _: 1, lambda _: None
+    )
     made.lead(term)
     task = asyncio.create_task(made.run())
     try:
@@ -103,7 +105,7 @@ async def burst(url: str, term: int, seconds: float) -> float:
         for number in range(BURST):
             node = number % (BURST // EACH)
             sequence = 2 + number
-            store.registered(
+            store.nodes.set_endpoints(
                 NodeRef("default", f"n{node}"), sequence, endpoints(node, EACH - number % 7, sequence)
             )
             made.committed(store.commit(1 << 60))
@@ -152,7 +154,7 @@ async def memory(url: str, count: int) -> None:
         async with following(url, store, 2) as made:
             await written(made)
             for node in range(count // EACH):
-                store.registered(NodeRef("default", f"n{node}"), 2, endpoints(node, EACH, 2))
+                store.nodes.set_endpoints(NodeRef("default", f"n{node}"), 2, endpoints(node, EACH, 2))
                 made.committed(store.commit(1 << 60))
                 await asyncio.sleep(0)
             await written(made)

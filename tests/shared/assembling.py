@@ -77,10 +77,10 @@ def inbox_of(
     """Everything up to the store. ``queue`` and ``metrics`` are its attributes."""
     metrics, barrier = RouterMetrics(registry), ResyncBarrier(bus, topics.sync("r"))
     queue = FairQueue() if queue is None else queue
-    decoder = Decoder(store, NodeLiveness(store, 0), metrics, standalone=standalone, block=block)
-    subscriptions = Subscriptions(bus, topics, barrier, damping or FloodDamping(), store)
+    decoder = Decoder(store.nodes, NodeLiveness(store.nodes, 0), metrics, standalone=standalone, block=block)
+    subscriptions = Subscriptions(bus, topics, barrier, damping or FloodDamping(), store.nodes)
     nodes = NodeMessages(queue, decoder, subscriptions, DroppedMessages(metrics))
-    reader = SnapshotReader(bus, topics, barrier, store if standalone else None)
+    reader = SnapshotReader(bus, topics, barrier, store.nodes if standalone else None)
     inbox = Inbox(bus, topics, barrier, nodes, Snapshots(reader, lambda _: None))
     inbox.queue, inbox.metrics = queue, metrics
     return inbox

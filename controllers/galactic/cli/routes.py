@@ -106,8 +106,8 @@ async def _report(
         "conflicts": [
             {
                 "network": conflict.network,
-                "claimed_by": conflict.claim.attachment,
-                "held_by": conflict.holder.attachment,
+                "claimed_by": conflict.path.attachment,
+                "held_by": conflict.owner.attachment,
             }
             for conflict in wanted.conflicts
         ],

@@ -317,7 +317,7 @@ def _no_route_reason(
     for conflict in table.conflicts:
         if _contains(conflict.network, destination):
             return (
-                f"{conflict.claim.attachment} and {conflict.holder.attachment} both announce {conflict.network}: "
+                f"{conflict.path.attachment} and {conflict.owner.attachment} both announce {conflict.network}: "
                 "delete one of them, or give it another address"
             )
     if any(_contains(network, destination) for network in table.routes):

@@ -97,11 +97,11 @@ def wire(
     cluster = _cluster(settings, kube, store, (fanout, metrics, process.health)) if kube else None
 
     barrier, queue, damping = ResyncBarrier(bus, topics.sync(process.replica)), FairQueue(), FloodDamping()
-    liveness = NodeLiveness(store, settings.withdraw_after)
-    decoder = Decoder(store, liveness, metrics, standalone=kube is None, block=settings.srv6_block)
-    subscriptions = Subscriptions(bus, topics, barrier, damping, store)
+    liveness = NodeLiveness(store.nodes, settings.withdraw_after)
+    decoder = Decoder(store.nodes, liveness, metrics, standalone=kube is None, block=settings.srv6_block)
+    subscriptions = Subscriptions(bus, topics, barrier, damping, store.nodes)
     nodes = NodeMessages(queue, decoder, subscriptions, DroppedMessages(metrics))
-    reader = SnapshotReader(bus, topics, barrier, None if kube else store)
+    reader = SnapshotReader(bus, topics, barrier, None if kube else store.nodes)
 
     installation = Installation(store, decoder, cluster.attachments if cluster else None)
     followers: list[Follower] = [cluster.reports if cluster else RejectionReports(store)]
@@ -116,7 +116,7 @@ def wire(
     startup = Startup(commits, installation, leadership, source, process.health)
     inputs: list[Part] = [Inbox(bus, topics, barrier, nodes, leadership)]
     inputs += [cluster.reflectors] if cluster else []
-    inputs += [AdmissionsReload(admissions, store, metrics)] if admissions else []
+    inputs += [AdmissionsReload(admissions, store.tables, metrics)] if admissions else []
     workers: list[Part] = [leadership, liveness, *([history] if history else [])]
     metrics.at_scrape(
         tables=lambda: store.counts,
@@ -132,10 +132,10 @@ def _cluster(
     settings: RouterSettings, kube: Kube, store: Store, out: tuple[Fanout, RouterMetrics, Health]
 ) -> Cluster:
     fanout, metrics, health = out
-    attachments = AttachmentIndex(settings.cluster, store, metrics)
-    segments = SegmentIndex(settings.cluster, store, metrics)
+    attachments = AttachmentIndex(settings.cluster, store.nodes, metrics)
+    segments = SegmentIndex(settings.cluster, store.nodes, metrics)
     status, events = (
-        StatusWriter(kube, attachments, store, fanout, metrics),
+        StatusWriter(kube, attachments, store.tables, fanout, metrics),
         AttachmentEvents(kube, attachments),
     )
     reflectors = Reflectors(kube, attachments, segments, status, health)
@@ -153,7 +153,7 @@ def _history(
     )
     return HistoryWriter(
         database,
-        store,
+        store.tables,
         DatabaseMetrics(process.registry),
         fanout.revision,
         lambda problem: process.health.set("postgres", problem),

@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import Rejection
-from galactic.router.rib.store import Commit, Store
+from galactic.router.rib.store import Store
+from galactic.router.rib.vpc_tables import Commit
 
 HORIZON_NS: Final = 24 * 3600 * 1_000_000_000
 """How far ahead of the router's clock a new epoch is accepted."""
@@ -47,7 +48,7 @@ class Commits:
 
     async def checked(self) -> None:
         """Checks the endpoints that were registered: most of the work of a commit after which much is new."""
-        while self.store.take_in(CHECKED):  # noqa: ASYNC110 - a turn, not an event
+        while self.store.check(CHECKED):  # noqa: ASYNC110 - a turn, not an event
             await asyncio.sleep(0)
 
     async def settled(self) -> AsyncIterator[Commit]:
@@ -65,7 +66,7 @@ class Commits:
             if more := commit.more:
                 await asyncio.sleep(0)
         self._metrics.committed(seconds, rejections)
-        if self.store.unsettled:  # registered meanwhile, or before a commit that was broken off
+        if self.store.pending:  # registered meanwhile, or before a commit that was broken off
             self.store.changed.set()
 
     @property

@@ -33,11 +33,11 @@ class Router:
     @property
     def vpcs(self) -> frozenset[int]:
         """Those that there may be a table of."""
-        return self.fanout.vpcs if self.leadership.leads else self.store.vpcs
+        return self.fanout.vpcs if self.leadership.leads else self.store.tables.vpcs
 
     def table(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
         """Revision and routes of a VPC: as they are published, or (revision 0) as a standby would."""
-        return self.fanout.told(vpc) if self.leadership.leads else (0, self.store.routes(vpc))
+        return self.fanout.told(vpc) if self.leadership.leads else (0, self.store.tables.routes(vpc))
 
     @property
     def idle(self) -> bool:

@@ -65,7 +65,7 @@ class Startup:
                 "starting without tables: the broker is empty, the database unreachable", error=str(error)
             )
             return {}
-        restore(self._commits.store, recorded)
+        restore(self._commits.store.nodes, recorded)
         self._leadership.term_known(recorded.term)
         log.info("restored from the database", nodes=len(recorded.endpoints), vpcs=len(recorded.routes))
         return recorded.routes

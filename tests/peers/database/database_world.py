@@ -47,8 +47,8 @@ class World:
         self.sequence += 1
         self.said[node] = list(endpoints)
         origin = NodeRef("default", f"n{node}")
-        self.store.prefixed(origin, prefix(node))
-        self.store.registered(origin, self.sequence, endpoints)
+        self.store.nodes.set_prefix(origin, prefix(node))
+        self.store.nodes.set_endpoints(origin, self.sequence, endpoints)
         commit = self.store.commit(HORIZON)
         for follower in self.followers:
             follower.committed(commit)
@@ -72,14 +72,14 @@ class World:
         """Who has what, as it must be in the database."""
         return {
             (vpc, network, route.node, int(route.function, 16), route.segments[0], route.epoch)
-            for vpc, table in self.store.tables().items()
+            for vpc, table in self.store.tables.snapshot().items()
             for network, route in table.routes.items()
         }
 
     def endpoints(self) -> set[tuple]:
         return {
             (vpc, who.function, claim.origin.node, claim.attachment, claim.networks, claim.epoch)
-            for vpc, table in self.store.tables().items()
+            for vpc, table in self.store.tables.snapshot().items()
             for who, claim in table.endpoints.items()
         }
 
@@ -95,7 +95,9 @@ def history_writer(url: str, world: World, replica: str = "r", **more: object) -
     registry = CollectorRegistry()
     problems: list[str | None] = []
     settings = HistorySettings(url, replica, **{"backoff": (0.02, 0.2), "linger": 0.0, **more})
-    made = HistoryWriter(settings, world.store, DatabaseMetrics(registry), lambda _: 7, problems.append)
+    made = HistoryWriter(
+        settings, world.store.tables, DatabaseMetrics(registry), lambda _: 7, problems.append
+    )
     made.registry, made.problems = registry, problems
     world.followers.append(made)
     return made

@@ -56,7 +56,7 @@ async def test_an_empty_broker_and_a_full_database(url, until) -> None:
     async with router(broker, url) as it:
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         say(broker, 2, 1, endpoint(2, 2, "10.1.1.2/32", epoch=5))
-        await until(lambda: len(it.store.routes(0x4D2)) == 2 and it.idle and it.history.idle)
+        await until(lambda: len(it.store.tables.routes(0x4D2)) == 2 and it.idle and it.history.idle)
     empty = MemoryBroker()
     async with router(empty, url, "second") as it:
         await until(lambda: it.idle and it.history.idle)
@@ -64,8 +64,8 @@ async def test_an_empty_broker_and_a_full_database(url, until) -> None:
         rival = endpoint(3, 3, "10.1.1.1/32", epoch=1)  # older than the holder's word, and yet later here
         say(empty, 3, 1, rival)
         say(empty, 2, 2, endpoint(2, 2, "10.1.1.9/32", epoch=6))
-        await until(lambda: it.idle and "10.1.1.9/32" in it.store.routes(0x4D2) and it.history.idle)
-        assert it.store.routes(0x4D2)["10.1.1.1/32"].node == "n1", "who holds a network keeps it"
+        await until(lambda: it.idle and "10.1.1.9/32" in it.store.tables.routes(0x4D2) and it.history.idle)
+        assert it.store.tables.routes(0x4D2)["10.1.1.1/32"].node == "n1", "who holds a network keeps it"
         assert changes(empty)[1:] == [(["10.1.1.9/32@n2"], ["10.1.1.2/32"])]
     assert rows(url, "SELECT network::text FROM galactic.period WHERE NOT upper_inf(during)") == [
         ("10.1.1.2/32",)
@@ -76,11 +76,11 @@ async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(
     broker = MemoryBroker()
     async with router(broker, url) as it:
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle and it.history.idle and it.store.routes(0x4D2))
+        await until(lambda: it.idle and it.history.idle and it.store.tables.routes(0x4D2))
     broker.publish(TOPICS.endpoints("default", "n1"), encode(NodeEndpoints(2, ())), True)
     async with router(broker, url, "second") as it:
         await until(lambda: it.idle and it.history.idle)
-        assert not it.store.routes(0x4D2), (
+        assert not it.store.tables.routes(0x4D2), (
             "what a node withdrew meanwhile does not come back from the database"
         )
 
@@ -94,7 +94,7 @@ async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -
         with psycopg.connect(url) as connection:
             connection.execute("UPDATE galactic.writer SET term = %s, leader = 'z'", (ahead,))
         say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle and it.history.idle and it.store.routes(0x4D2))
+        await until(lambda: it.idle and it.history.idle and it.store.tables.routes(0x4D2))
         assert it.term > ahead
         assert rows(url, "SELECT term, leader FROM galactic.writer") == [(it.term, "r")]
         assert rows(url, "SELECT network::text FROM galactic.period") == [("10.1.1.1/32",)]

@@ -124,12 +124,12 @@ async def test_a_table_larger_than_the_brokers_queue(world, mosquitto, until) ->
             ]
             for topic, payload in (world.status("n1"), world.endpoints("n1", 1, *many)):
                 await it.bus.publish(topic, payload, retain=True)
-            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 5000)
+            await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 5000)
         await it.caught_up()
         before = len(it.heard)
         async with router(mosquitto.url, "second") as controller:
             await until(lambda: controller.idle)
-            assert len(controller.store.routes(0x4D2)) == 5000
+            assert len(controller.store.tables.routes(0x4D2)) == 5000
             await asyncio.sleep(1)  # for what it might do then
         await it.caught_up()
         assert len(it.heard) == before, "what the broker dropped in the replay was taken for absent"
@@ -180,7 +180,7 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
         final = world.endpoints("n1", last + 1, world.endpoint("n1", 1, "10.1.1.1/32"))
         await say(flood.bus, final)
         expected = {f"10.1.1.{number}/32" for number in range(1, 6)}
-        await until(lambda: {*controller.store.routes(0x4D2)} == expected and controller.idle)
+        await until(lambda: {*controller.store.tables.routes(0x4D2)} == expected and controller.idle)
         assert figure("floods_total", cluster="default", node="n1") == 1
         assert figure("topics_aside") == 1
         assert not listens_to_all()

@@ -177,15 +177,17 @@ class Stage:
         controller = self.leader
         if controller is None or not self.nodes.bus.connected or self.nodes.due.is_set():
             return False
-        if {it.endpoints for it in controller.store.segments().values()} != set(self.nodes.said.values()):
+        if {it.endpoints for it in controller.store.nodes.segments().values()} != set(
+            self.nodes.said.values()
+        ):
             return False
-        held = dict(controller.store.routes(VPC))
+        held = dict(controller.store.tables.routes(VPC))
         oracle = table(self.nodes.segments(), None, {VPC: held}, 1 << 61).vpcs.get(VPC)
         return held == (oracle.routes if oracle else {})
 
     def retains(self, retained: dict[str, str]) -> bool:
         """Whether that is the leader's table, and nobody has anything left to do."""
-        return self.settled() and believed(retained) == dict(self.leader.store.routes(VPC))
+        return self.settled() and believed(retained) == dict(self.leader.store.tables.routes(VPC))
 
 
 @pytest.mark.timeout(6 * PATIENCE_SECONDS)

@@ -274,13 +274,13 @@ async def test_what_a_node_says_of_others_is_refused_by_the_router(site: Site, u
                     msgspec.structs.replace(own, epoch=1 << 50),
                     _endpoint(0x4D2, 2, "2001:db8:ff01:100::4d3:2", "10.9.9.9/32"),
                 )
-                await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 2)
-                routes = controller.store.routes(0x4D2)
+                await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 2)
+                routes = controller.store.tables.routes(0x4D2)
                 assert {network: route.node for network, route in routes.items()} == {
                     "10.1.1.1/32": "n1",
                     "10.1.1.7/32": "n2",
                 }
-                assert not controller.store.routes(0x4D3)
+                assert not controller.store.tables.routes(0x4D3)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

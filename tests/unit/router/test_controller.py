@@ -237,7 +237,9 @@ async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, 
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
         await until(lambda: not controller.bus.connected)
-        controller.store.registered(NodeRef("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),))
+        controller.store.nodes.set_endpoints(
+            NodeRef("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),)
+        )
         await asyncio.sleep(0.3)
         broker.start(empty=True)
         await until(lambda: controller.idle and whole(broker, "10.1.1.2/32"))

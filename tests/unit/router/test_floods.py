@@ -130,7 +130,7 @@ class Site:
         self.broker.publish(TOPICS.status("default", node), status, retain=True)
 
     def sequence(self, node: str) -> int:
-        found = self.store._nodes.get(NodeRef("default", node))
+        found = self.store.nodes._nodes.get(NodeRef("default", node))
         return found.sequence if found else -1
 
     def figure(self, name: str, **labels: str) -> float:
@@ -217,7 +217,7 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
         it.online("n7")
         it.say("n7", 5)
         await until(lambda: it.sequence("n7") == 5)
-        assert it.store._nodes[NodeRef("default", "n7")].prefix
+        assert it.store.nodes._nodes[NodeRef("default", "n7")].prefix
         assert it.figure("topics_aside") == 2
         assert TOPICS.status("+", "+") not in it.bus.filters, "the flood is listened to"
 
@@ -229,7 +229,7 @@ async def test_in_kubernetes_a_node_is_known_by_its_segment(clock, until) -> Non
                 it.broker.publish(f"galactic/v1/nodes/default/n1/{kind}", b"", retain=False)
         await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
         it.say("n7", 5)
-        it.store.registered(NodeRef("default", "n7"), 1, ())
+        it.store.nodes.set_endpoints(NodeRef("default", "n7"), 1, ())
         await until(lambda: it.sequence("n7") == 5)
 
 

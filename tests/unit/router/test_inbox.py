@@ -58,7 +58,8 @@ class Site:
         origin = NodeRef("default", "sentinel")
         async with asyncio.timeout(120):
             while (
-                self.store._nodes.get(origin) is None or self.store._nodes[origin].sequence < self.sentinels
+                self.store.nodes._nodes.get(origin) is None
+                or self.store.nodes._nodes[origin].sequence < self.sentinels
             ):
                 assert not self.task.done(), self.task
                 await asyncio.sleep(0)
@@ -159,7 +160,7 @@ async def test_what_is_wrong_is_dropped_and_counted(payload: bytes, reason: str 
         counted = it.counted() | {rejection.reason: 1 for rejection in commit.rejections}
         assert set(counted) == ({reason} if reason else set())
         if reason:
-            assert not it.store.routes(0x4D2)
+            assert not it.store.tables.routes(0x4D2)
 
 
 async def test_what_is_in_order_is_taken_and_unknown_fields_are_ignored() -> None:
@@ -168,7 +169,7 @@ async def test_what_is_in_order_is_taken_and_unknown_fields_are_ignored() -> Non
         await it.say(TOPICS.endpoints("default", "n1"), json.dumps(payload).encode())
         await it.handled()
         it.store.commit(HORIZON)
-        assert list(it.store.routes(0x4D2)) == ["10.1.1.1/32"]
+        assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
         assert it.counted() == {}
 
 
@@ -180,7 +181,7 @@ async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
             await it.say(topic, json.dumps(said).encode())
             await it.handled()
         it.store.commit(HORIZON)
-        assert list(it.store.routes(0x4D2)) == ["10.1.1.1/32"]
+        assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
         assert it.counted() == {"StaleSequence": 2}, "the same once more is no offence"
 
 
@@ -205,7 +206,7 @@ async def test_names(cluster: str, node: str, *, taken: bool) -> None:
     async with site() as it:
         await it.say(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
         await it.handled()
-        assert it.store.heard(NodeRef(cluster, node)) is taken
+        assert it.store.nodes.is_registered(NodeRef(cluster, node)) is taken
         assert it.counted() == ({} if taken else {"InvalidName": 1})
 
 
@@ -225,7 +226,7 @@ async def test_topics_that_there_are_not(topic: str) -> None:
         await it.say(f"galactic/v1/{topic}", _said())
         await it.handled()
         it.store.commit(HORIZON)
-        assert not it.store.routes(0x4D2)
+        assert not it.store.tables.routes(0x4D2)
         assert it.counted() == {}, "nobody subscribes to them"
 
 
@@ -264,19 +265,19 @@ async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> Non
         Clock.now += 2
         await it.handled()
         it.store.commit(HORIZON)
-        assert list(it.store.routes(0x4D2)) == ["10.1.1.200/32"]
+        assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.200/32"]
 
 
 async def test_a_mistake_of_ours_costs_one_message(monkeypatch) -> None:
     async with site() as it:
-        known = it.store.registered
+        known = it.store.nodes.set_endpoints
 
         def registered(origin: NodeRef, *said: object) -> bool:
             if origin.node == "n1":
                 raise ZeroDivisionError
             return known(origin, *said)
 
-        monkeypatch.setattr(it.store, "registered", registered)
+        monkeypatch.setattr(it.store.nodes, "set_endpoints", registered)
         await it.say(TOPICS.endpoints("default", "n1"), _said())
         await it.handled()
         assert it.counted() == {"Internal": 1}
@@ -384,8 +385,8 @@ def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(said: list[
             await it.handled()
             it.store.commit(HORIZON)
             assert "Internal" not in it.counted(), it.counted()
-            known = {origin: segment.prefix for origin, segment in it.store.segments().items()}
-            for table in it.store.tables().values():
+            known = {origin: segment.prefix for origin, segment in it.store.nodes.segments().items()}
+            for table in it.store.tables.snapshot().values():
                 for network, route in table.routes.items():
                     assert str(ip_network(network)) == network
                     assert ip_network(network).prefixlen

@@ -1,6 +1,7 @@
 """Several clusters in one VPC: who may be in it, who gives way to whom, and what a change of the policy does."""
 
 import asyncio
+from collections import deque
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Network
 
@@ -31,11 +32,11 @@ class Plane:
         self.world, self.sequence = world, 0
         self.store = Store(checked=False, policy=policy)
         for origin in CLUSTERS:
-            self.store.prefixed(origin, world.prefix(origin.node))
+            self.store.nodes.set_prefix(origin, world.prefix(origin.node))
 
     def say(self, origin: NodeRef, *endpoints: Endpoint) -> None:
         self.sequence += 1
-        assert self.store.registered(origin, self.sequence, endpoints)
+        assert self.store.nodes.set_endpoints(origin, self.sequence, endpoints)
 
     def attach(
         self, origin: NodeRef, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
@@ -45,7 +46,7 @@ class Plane:
     def settle(self) -> tuple[dict[str, str], list[str]]:
         """(network → cluster, reasons of what is rejected now)."""
         news = self.store.commit(HORIZON).rejections
-        found = {network: route.cluster for network, route in self.store.routes(VPC).items()}
+        found = {network: route.cluster for network, route in self.store.tables.routes(VPC).items()}
         return found, [rejection.reason for rejection in news]
 
 
@@ -87,8 +88,8 @@ def test_an_address_of_both_clusters_stays_with_the_one_that_has_it(world) -> No
     plane.settle()
     plane.attach(EAST, "10.1.1.1/32", epoch=2)
     assert plane.settle() == ({"10.1.1.1/32": "west"}, [])
-    (conflict,) = plane.store.tables()[VPC].conflicts
-    assert (conflict.claim.origin, conflict.holder.origin) == (EAST, WEST)
+    (conflict,) = plane.store.tables.snapshot()[VPC].conflicts
+    assert (conflict.path.origin, conflict.owner.origin) == (EAST, WEST)
 
 
 def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(world) -> None:
@@ -97,16 +98,16 @@ def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(
     plane.attach(WEST, "10.1.1.2/32", epoch=1)
     plane.attach(NORTH, "10.9.9.9/32", vpc=OTHER)
     plane.settle()
-    plane.store.admit(Policy(vpcs={VPC: frozenset({"east"})}))
+    plane.store.tables.set_policy(Policy(vpcs={VPC: frozenset({"east"})}))
     done = plane.store.commit(HORIZON)
     assert {vpc: (set(it.set), set(it.delete)) for vpc, it in done.routes.items()} == {
         VPC: (set(), {"10.1.1.2/32"})
     }
     assert [(it.origin, it.reason) for it in done.rejections] == [(WEST, "NotAdmitted")]
-    plane.store.admit(Policy(vpcs={VPC: BOTH}))
+    plane.store.tables.set_policy(Policy(vpcs={VPC: BOTH}))
     assert plane.settle()[0] == {"10.1.1.1/32": "east", "10.1.1.2/32": "west"}
     # Taken off the list altogether it is the VPC of the one of the two that was attached first.
-    plane.store.admit(Policy())
+    plane.store.tables.set_policy(Policy())
     assert plane.settle()[0] == {"10.1.1.2/32": "west"}
 
 
@@ -129,7 +130,7 @@ def test_a_restart_does_not_give_a_vpc_to_somebody_else(world) -> None:
     before, after = Plane(world), Plane(world)
     before.attach(EAST, "10.1.1.1/32", epoch=500)
     before.settle()
-    after.store.hold(VPC, before.store.routes(VPC))
+    deque(after.store.install({VPC: before.store.tables.routes(VPC)}), 0)
     after.attach(WEST, "10.1.1.2/32", epoch=1)
     after.attach(EAST, "10.1.1.1/32", epoch=500)
     assert after.settle()[0] == {"10.1.1.1/32": "east"}
@@ -164,7 +165,7 @@ class Machine(RuleBasedStateMachine):
     @rule(policy=policies)
     def adopt(self, policy: Policy) -> None:
         self.policy = policy
-        self.plane.store.admit(policy)
+        self.plane.store.tables.set_policy(policy)
 
     @rule(
         origin=st.sampled_from(CLUSTERS),
@@ -196,11 +197,11 @@ class Machine(RuleBasedStateMachine):
     def commit(self) -> None:
         before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
         store = self.plane.store
-        expected = table(store.segments(), None, before, self.horizon, self.policy)
+        expected = table(store.nodes.segments(), None, before, self.horizon, self.policy)
         store.commit(self.horizon)
-        assert store.tables() == expected.vpcs
+        assert store.tables.snapshot() == expected.vpcs
         routes = {vpc: found.routes for vpc, found in expected.vpcs.items()}
-        again = table(store.segments(), None, routes, self.horizon, self.policy)
+        again = table(store.nodes.segments(), None, routes, self.horizon, self.policy)
         assert {vpc: found.routes for vpc, found in again.vpcs.items()} == routes, "a restart changes nothing"
         self.expected = expected
 
@@ -220,13 +221,13 @@ def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, 
     plane.attach(EAST, "10.1.1.1/32")
     plane.settle()
     thief = NodeRef("west", "n1")  # its prefix in this world is that of east's n1
-    plane.store.prefixed(thief, world.prefix("n1"))
+    plane.store.nodes.set_prefix(thief, world.prefix("n1"))
     plane.attach(thief, "10.1.1.2/32", vpc=OTHER)
     assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
-    assert not plane.store.routes(OTHER)
-    plane.store.removed(EAST)
+    assert not plane.store.tables.routes(OTHER)
+    plane.store.nodes.remove(EAST)
     assert plane.settle()[0] == {}
-    assert list(plane.store.routes(OTHER)) == ["10.1.1.2/32"]
+    assert list(plane.store.tables.routes(OTHER)) == ["10.1.1.2/32"]
 
 
 @pytest.mark.parametrize("length", [48, 52, 64])
@@ -235,7 +236,7 @@ def test_prefixes_that_only_overlap(plane, world, length: int) -> None:
     plane.settle()
     larger = NodeRef("a", "n1")
     inside = world.prefix("n1").network_address
-    plane.store.prefixed(larger, IPv6Network((inside, length), strict=False))
+    plane.store.nodes.set_prefix(larger, IPv6Network((inside, length), strict=False))
     plane.say(larger)
     assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
 
@@ -245,13 +246,13 @@ def test_a_restart_does_not_give_a_prefix_to_somebody_else(world) -> None:
     before.attach(EAST, "10.1.1.1/32")
     before.settle()
     thief = NodeRef("a", "n1")  # by name it would be first
-    after.prefixed(thief, world.prefix("n1"))
-    after.prefixed(EAST, world.prefix("n1"))
-    after.registered(EAST, 1, (world.endpoint("n1", 1, "10.1.1.1/32"),))
-    after.hold(VPC, before.store.routes(VPC))
+    after.nodes.set_prefix(thief, world.prefix("n1"))
+    after.nodes.set_prefix(EAST, world.prefix("n1"))
+    after.nodes.set_endpoints(EAST, 1, (world.endpoint("n1", 1, "10.1.1.1/32"),))
+    deque(after.install({VPC: before.store.tables.routes(VPC)}), 0)
     after.commit(HORIZON)
-    assert after.clashing() == {thief: EAST}
-    assert {route.cluster for route in after.routes(VPC).values()} == {"east"}
+    assert after.nodes.prefix_conflicts() == {thief: EAST}
+    assert {route.cluster for route in after.tables.routes(VPC).values()} == {"east"}
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

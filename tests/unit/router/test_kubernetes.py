@@ -275,7 +275,7 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
             "True",
             "NetworkInUse",
         )
-        assert "10.1.1.1/32 is held by ns/a1 on node n1" in conflict["message"]
+        assert "10.1.1.1/32 belongs to ns/a1 on node n1" in conflict["message"]
         assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.2/32"]
         await until(lambda: [event["reason"] for event in cluster.events] == ["Conflict"])
 
@@ -384,13 +384,15 @@ async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_i
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
         cluster.segment("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32"))  # a host that never had a Node
-        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 2)
+        await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 2)
         cluster.remove(NODES, "n1")
         await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
         # Whatever it still says: somebody has to want the node.
         say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
         cluster.segment("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
-        await until(lambda: controller.idle and list(controller.store.routes(0x4D2)) == ["10.1.1.2/32"])
+        await until(
+            lambda: controller.idle and list(controller.store.tables.routes(0x4D2)) == ["10.1.1.2/32"]
+        )
         cluster.put(NODES, "n1")
         await until(lambda: told(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
@@ -403,9 +405,9 @@ async def test_a_segment_that_is_made_anew_after_its_node_and_itself_were_delete
     cluster.put(NODES, "n1")
     async with router(broker, cluster) as controller:
         cluster.segment("n1", 1, said)
-        await until(lambda: controller.idle and controller.store.routes(0x4D2))
+        await until(lambda: controller.idle and controller.store.tables.routes(0x4D2))
         cluster.remove(NODES, "n1")
-        await until(lambda: controller.idle and not controller.store.routes(0x4D2))
+        await until(lambda: controller.idle and not controller.store.tables.routes(0x4D2))
         cluster.segment("n1", 2, said)  # whatever it still says
         cluster.remove(NODE_SEGMENTS, "n1")
         cluster.segment("n1", 3, said)
@@ -502,7 +504,7 @@ async def test_a_vpc_named_against_the_rules_changes_nothing(world, cluster, bro
         await asyncio.sleep(0.2)
         assert controller.idle
         assert len(told(broker)) == 1
-        assert controller.store.routes(0x4D2)
+        assert controller.store.tables.routes(0x4D2)
 
 
 async def test_somebody_else_writing_the_status_is_put_right(world, cluster, broker, until) -> None:

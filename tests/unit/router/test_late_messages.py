@@ -57,26 +57,26 @@ def test_who_has_the_attachment(
     if in_force is not None:
         before = table(said(world, in_force), None, {}, HORIZON)
         held = {VPC: before.vpcs[VPC].routes}
-    found = table(said(world, *nodes), None, held, HORIZON, absent=absent)
+    found = table(said(world, *nodes), None, held, HORIZON, offline=absent)
     assert node_of(found) == has
-    again = table(said(world, *nodes), None, {VPC: found.vpcs[VPC].routes}, HORIZON, absent=absent)
+    again = table(said(world, *nodes), None, {VPC: found.vpcs[VPC].routes}, HORIZON, offline=absent)
     assert again == found, "what is right is changed"
 
 
 def test_a_late_word_counts_when_its_node_is_back(world) -> None:
     store = Store(checked=False)
-    liveness = NodeLiveness(store, 0)
+    liveness = NodeLiveness(store.nodes, 0)
     two = said(world, "n1", "n2")
     liveness.set_status(DEAD, online=False)
     for origin in (LIVING, DEAD):
-        store.prefixed(origin, two[origin].prefix)
-        store.registered(origin, 1, two[origin].endpoints)
+        store.nodes.set_prefix(origin, two[origin].prefix)
+        store.nodes.set_endpoints(origin, 1, two[origin].endpoints)
     store.commit(HORIZON)
-    assert store.routes(VPC)[NETWORK].node == "n2"
+    assert store.tables.routes(VPC)[NETWORK].node == "n2"
     for online, has in ((False, "n2"), (True, "n1"), (False, "n1")):
         liveness.set_status(DEAD, online=online)
         store.commit(HORIZON)
-        assert store.routes(VPC)[NETWORK].node == has
+        assert store.tables.routes(VPC)[NETWORK].node == has
 
 
 async def test_a_word_that_the_broker_kept_until_its_node_was_dead(world, until) -> None:
@@ -89,17 +89,17 @@ async def test_a_word_that_the_broker_kept_until_its_node_was_dead(world, until)
         broker.publish(topic, payload, True)
     vote.elect("a")
     async with replica(broker, vote, "a") as router:
-        await until(lambda: router.idle and NETWORK in router.store.routes(VPC))
+        await until(lambda: router.idle and NETWORK in router.store.tables.routes(VPC))
         topic, online = world.status("n1")
         broker.publish(topic, online, True)  # its prefix is known
         broker.publish(topic, encode(NodeStatus("offline", str(world.prefix("n1")), "1")), True)
         broker.publish(*world.endpoints("n1", 1, world.endpoint("n1", 1, NETWORK, epoch=AHEAD)), True)
-        await until(lambda: router.store.heard(DEAD) and router.idle)
-        assert router.store.routes(VPC)[NETWORK].node == "n2"
+        await until(lambda: router.store.nodes.is_registered(DEAD) and router.idle)
+        assert router.store.tables.routes(VPC)[NETWORK].node == "n2"
         assert [it.reason for it in router.store.rejections()] == ["StaleEpoch"]
         assert "n1 is offline, and n2 is not" in router.store.rejections()[0].message
     async with replica(broker, vote, "a") as router:  # and one that starts anew
-        await until(lambda: router.idle and router.store.heard(DEAD))
-        assert router.store.routes(VPC)[NETWORK].node == "n2"
+        await until(lambda: router.idle and router.store.nodes.is_registered(DEAD))
+        assert router.store.tables.routes(VPC)[NETWORK].node == "n2"
         broker.publish(*world.endpoints("n2", 2), True)  # it ends there
-        await until(lambda: router.idle and router.store.routes(VPC)[NETWORK].node == "n1")
+        await until(lambda: router.idle and router.store.tables.routes(VPC)[NETWORK].node == "n1")

@@ -46,7 +46,7 @@ async def test_a_hostile_retained_table_does_not_move_the_revision(world, broker
     say(broker, ("galactic/v1/vpcs/0000000004d3/head", encode(Head(number, 0, digest([]), 0))))
     async with router(broker) as controller:
         attach(world, broker, "10.1.1.1/32")
-        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 1)
+        await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
         revision = decode(Head, broker.retained[HEAD]).revision
         assert 0 < revision <= milliseconds()
         assert decode(Shard, broker.retained[SHARD]).revision <= milliseconds()
@@ -66,7 +66,7 @@ async def test_nor_does_one_that_is_written_over_it(world, broker, until, number
         broker.publish(CHANGES, encode(Changes(number, told.revision)), retain=False)
         await until(lambda: controller.idle and decode(Head, broker.retained[HEAD]).count == 1)
         attach(world, broker, "10.1.1.2/32", sequence=2)
-        await until(lambda: controller.idle and "10.1.1.2/32" in controller.store.routes(0x4D2))
+        await until(lambda: controller.idle and "10.1.1.2/32" in controller.store.tables.routes(0x4D2))
         await until(lambda: controller.idle)
         assert told.revision < decode(Head, broker.retained[HEAD]).revision <= milliseconds()
         assert figure(controller, "rejections_total", reason="RevisionInvalid") == 2
@@ -77,7 +77,7 @@ async def test_a_clock_that_is_ahead_by_less_is_followed(world, broker, until) -
     say(broker, (HEAD, encode(Head(ahead, 0, digest([]), 1))), (SHARD, encode(Shard(ahead, 1, ()))))
     async with router(broker) as controller:
         attach(world, broker, "10.1.1.1/32")
-        await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 1)
+        await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
         assert decode(Head, broker.retained[HEAD]).revision > ahead
 
 
@@ -135,13 +135,13 @@ async def test_every_change_is_there_for_who_looks_for_it(world, broker, until, 
     with capture_logs() as logs:
         async with router(broker) as controller:
             attach(world, broker, "10.1.1.1/32", "10.1.1.2/32")
-            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 2)
+            await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 2)
             attach(world, broker, "10.1.1.1/32", sequence=2)
-            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 1)
+            await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
             attach(world, broker, *(f"10.1.2.{number}/32" for number in range(150)), sequence=3)
-            await until(lambda: controller.idle and len(controller.store.routes(0x4D2)) == 150)
+            await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 150)
             say(broker, world.endpoints("n1", 4))
-            await until(lambda: controller.idle and not controller.store.routes(0x4D2))
+            await until(lambda: controller.idle and not controller.store.tables.routes(0x4D2))
     lines = [line for line in logs if line["event"] == "change"]
     assert [(line["vpc"], line["set"], line["delete"], line["log_level"]) for line in lines] == [
         (VPC, 2, 0, "debug"),

@@ -11,7 +11,7 @@ What must be true of every commit, however little of the world the router has he
 
 import os
 import random
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 import pytest
@@ -123,6 +123,7 @@ class Plane(RuleBasedStateMachine):
     world = None
     checked = False
     clusters = ("east", "west")
+    committing = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,7 +155,7 @@ class Plane(RuleBasedStateMachine):
         here = sid(prefix, 1, 1).address.packed[:8]
         node.tables = {vpc: TableReplica(vpc, node.cluster, 0.0) for vpc in VPCS}
         node.remotes = {vpc: RemoteRoutes(here) for vpc in VPCS}
-        self.store.prefixed(node.origin, prefix)
+        self.store.nodes.set_prefix(node.origin, prefix)
         for vpc in VPCS:
             self._join(node, vpc)
 
@@ -290,16 +291,16 @@ class Plane(RuleBasedStateMachine):
             return
         if not found.silent:
             found.silent = found.missed = True
-            self.store.absent(found.origin, True)  # what it said before may still be under way
+            self.store.nodes.set_offline(found.origin, True)  # what it said before may still be under way
         if stage == "given up" and not found.given_up:
             found.given_up = True
             self.holders = {key: has for key, has in self.holders.items() if has not in found.pods}
-            self.store.silence(found.origin, True)
+            self.store.nodes.withdraw(found.origin, True)
 
     def _back(self, node: Node) -> None:
         node.silent = node.given_up = False
-        self.store.absent(node.origin, False)
-        self.store.silence(node.origin, False)
+        self.store.nodes.set_offline(node.origin, False)
+        self.store.nodes.withdraw(node.origin, False)
 
     def _heard_again(self, node: Node) -> None:
         """What was started elsewhere meanwhile is ended here."""
@@ -323,7 +324,7 @@ class Plane(RuleBasedStateMachine):
             found.exists, found.word = False, ()
             for who in list(found.pods):
                 self._remove(found, who)
-            self.store.removed(found.origin)
+            self.store.nodes.remove(found.origin)
         elif found is not None:
             found.exists = found.missed = True  # what was told while it was not there
             found.says, found.heard, found.sequence = [], 0, 0
@@ -369,7 +370,7 @@ class Plane(RuleBasedStateMachine):
             self.commits()
 
     def _deliver(self, node: Node, sequence: int, said: tuple[Endpoint, ...]) -> None:
-        took = self.store.registered(node.origin, sequence, said)
+        took = self.store.nodes.set_endpoints(node.origin, sequence, said)
         assert took == (sequence >= node.heard), "the newest counts, whatever comes after it"
         if sequence >= node.heard:
             node.heard, node.word = sequence, said
@@ -385,11 +386,11 @@ class Plane(RuleBasedStateMachine):
             Endpoint(f"{VPCS[0]:012x}", f"{it:04x}", "", str(sid(prefix, VPCS[0], it)), networks, self.now)
             for it in range(1, 4)
         )
-        self.store.prefixed(STRANGER, prefix)
-        self.store.registered(STRANGER, 1, said)
+        self.store.nodes.set_prefix(STRANGER, prefix)
+        self.store.nodes.set_endpoints(STRANGER, 1, said)
         assert not self.store.commit(self.now + HORIZON).routes, "a prefix is somebody's"
-        assert self.store.clashing() == {STRANGER: victim.origin}
-        self.store.removed(STRANGER)
+        assert self.store.nodes.prefix_conflicts() == {STRANGER: victim.origin}
+        self.store.nodes.remove(STRANGER)
         assert not self.store.commit(self.now + HORIZON).routes
 
     def packs(self) -> None:
@@ -427,7 +428,19 @@ class Plane(RuleBasedStateMachine):
     # -- the router --------------------------------------------------------------------------------------------------
 
     def commits(self) -> None:
-        """What changed is due, and told with what changes until the broker has confirmed what was told before."""
+        """What changed is due, and told with what changes until the broker has confirmed what was told before.
+
+        One at a time, as the router's lock sees to: what is told between two parts begins no other commit.
+        """
+        if self.committing:
+            return
+        self.committing = True
+        try:
+            self._commit()
+        finally:
+            self.committing = False
+
+    def _commit(self) -> None:
         before = {vpc: dict(routes) for vpc, routes in self.committed.items()}
         some, more = self.dice.choice((1, 2, 5, ALL)), True
         while more:
@@ -444,7 +457,9 @@ class Plane(RuleBasedStateMachine):
                 if more and adj_rib_out.untold and self.dice.random() < 0.2:
                     self._publish(vpc, adj_rib_out)
         for vpc in VPCS:
-            assert self.store.routes(vpc) == self.committed[vpc], "another table than the one that was told"
+            assert self.store.tables.routes(vpc) == self.committed[vpc], (
+                "another table than the one that was told"
+            )
             self._right(vpc, before[vpc], self.committed[vpc])
         self.admissions_changed = False
 
@@ -507,7 +522,7 @@ class Plane(RuleBasedStateMachine):
     def _publish(self, vpc: int, adj_rib_out: AdjRibOut) -> None:
         """Message by message, route by route: what a follower sees at each moment."""
         self.now += 1  # revisions are at least the time, and nobody waits for the next second here
-        seen, after = self.told[vpc], self.store.routes(vpc)
+        seen, after = self.told[vpc], self.store.tables.routes(vpc)
         stays = seen.keys() & after.keys()
         withdrawing = False
         for message in adj_rib_out.changes(self.now):
@@ -541,21 +556,21 @@ class Plane(RuleBasedStateMachine):
     def restarts(self) -> None:
         """Another router goes on from what is retained and what the nodes said last, in whatever order."""
         self.packs()
-        while self.store.unsettled or not all(it.idle for it in self.adj_ribs_out.values()):
+        while self.store.pending or not all(it.idle for it in self.adj_ribs_out.values()):
             self.packs()  # what nodes said on hearing that
         held = {vpc: found.routes() for vpc, found in self.retained.items()}
         rejected = {(it.attachment, it.reason) for it in self.store.rejections()}
         self.store = Store(checked=self.checked, policy=self.policy)
         for node in self.dice.sample(list(self.nodes.values()), len(self.nodes)):
             if node.exists:
-                self.store.prefixed(node.origin, self.world.prefix(node.name))
+                self.store.nodes.set_prefix(node.origin, self.world.prefix(node.name))
                 if node.heard:
-                    self.store.registered(node.origin, node.heard, node.word)
-                self.store.silence(node.origin, node.given_up)
-                self.store.absent(node.origin, node.silent)
+                    self.store.nodes.set_endpoints(node.origin, node.heard, node.word)
+                self.store.nodes.withdraw(node.origin, node.given_up)
+                self.store.nodes.set_offline(node.origin, node.silent)
         for name, attachment in self.attachments.items():
-            self.store.attached(name, attachment)
-        self.store.resume(held)
+            self.store.nodes.set_attachment(name, attachment)
+        deque(self.store.install(held), 0)
         self.adj_ribs_out = {vpc: AdjRibOut(vpc, found) for vpc, found in self.retained.items()}
         assert not self.store.commit(self.now + HORIZON).routes, "what was right is told again"
         assert all(adj_rib_out.pack() is None for adj_rib_out in self.adj_ribs_out.values()), "packed again"
@@ -579,7 +594,7 @@ class Plane(RuleBasedStateMachine):
                 self._remove(node, who)
                 self._say(node)
         self._settle()
-        assert not any(self.store.routes(vpc) for vpc in VPCS)
+        assert not any(self.store.tables.routes(vpc) for vpc in VPCS)
         assert not any(found.head or found.shards for found in self.retained.values()), "retained"
 
     @rule(what=st.sampled_from(["commits", "tells", "packs", "the_table_is_where_the_pods_are"]))
@@ -631,7 +646,7 @@ class Plane(RuleBasedStateMachine):
                     for rival in rivals:
                         for network in self._entitled(rival.pods[who])[0]:
                             may[network].add(who)
-            table = self.store.routes(vpc)
+            table = self.store.tables.routes(vpc)
             assert must.keys() <= table.keys() <= may.keys()
             for network, route in table.items():
                 has = Who(route.cluster, vpc, int(route.function, 16))
@@ -707,12 +722,12 @@ class Checked(Plane):
         for node in self.nodes.values():
             if ready and (pod := node.pods.get(Who(node.cluster, vpc, function))):
                 pod.trusted = True
-        self.store.attached(f"ns/a{function}", found)
+        self.store.nodes.set_attachment(f"ns/a{function}", found)
 
     @rule(function=some_function)
     def deleted(self, function: int) -> None:
         if self.attachments.pop(f"ns/a{function}", None):
-            self.store.attached(f"ns/a{function}", None)
+            self.store.nodes.set_attachment(f"ns/a{function}", None)
 
     def _entitled(self, pod: Pod) -> tuple[set[str], bool]:
         found = self.attachments.get(pod.who.name)
@@ -733,7 +748,7 @@ class Joining(Plane):
     def admissions_change(self, unlisted: Unlisted, vpcs: dict[int, frozenset[str]]) -> None:
         self.policy = Policy(unlisted, vpcs)
         self.admissions_changed = True
-        self.store.admit(self.policy)
+        self.store.tables.set_policy(self.policy)
         self.holders.clear()
 
     def _admits(self, who: Who, *, certainly: bool) -> bool:
@@ -753,7 +768,7 @@ class Joining(Plane):
         if self.policy.unlisted is Unlisted.NOBODY:
             return set(), True
         if self.policy.unlisted is Unlisted.FIRST:
-            told = {route.cluster for route in self.store.routes(vpc).values()}
+            told = {route.cluster for route in self.store.tables.routes(vpc).values()}
             assert len(told) <= 1, "a VPC of two clusters that nobody admitted"
             owners = {has.cluster for (of, _), has in self.holders.items() if of == vpc} or told
             if owners and cluster not in owners:

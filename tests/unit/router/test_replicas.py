@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 
 import pytest
 from replicas import BASE, HERE, LEADER, VPC, Node, Vote, replica
@@ -73,7 +74,7 @@ async def test_a_standby_publishes_nothing_and_knows_everything(world, broker, v
         vote.elect("a")
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        await until(lambda: "10.1.1.1/32" in b.store.routes(VPC))
+        await until(lambda: "10.1.1.1/32" in b.store.tables.routes(VPC))
         assert (leader(broker).id, b.term) == ("a", 0)
         assert a.term == leader(broker).term
         assert len(told(broker)) == 1
@@ -88,7 +89,7 @@ async def test_a_change_while_nobody_leads_is_told_by_the_next_one(world, broker
         since = len(broker.published)
         await a.kill()
         say(broker, world.status("n2"), world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
-        await until(lambda: "10.1.1.2/32" in b.store.routes(VPC))
+        await until(lambda: "10.1.1.2/32" in b.store.tables.routes(VPC))
         assert told(broker, since) == []
         first = leader(broker).term
         vote.elect("b")
@@ -132,19 +133,19 @@ async def test_who_holds_a_network_is_what_was_told_and_not_what_a_standby_saw(
         say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
         await until(lambda: a.idle and whole(broker, "10.1.1.9/32"))
         async with replica(broker, vote, "b") as b:
-            await until(lambda: b.store.routes(VPC))
+            await until(lambda: b.store.tables.routes(VPC))
             # The holder lets go and takes it again while the rival waits: only the leader publishes what comes of it.
             say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.9/32", epoch=3)))
             await until(lambda: a.idle and b.store.counts[3] == 1)
-            b.store.resume({})  # as if it had never seen who came first
+            deque(b.store.install({}), 0)  # as if it had never seen who came first
             b.store.commit(1 << 60)
-            assert b.store.routes(VPC)["10.1.1.9/32"].node == "n2"
+            assert b.store.tables.routes(VPC)["10.1.1.9/32"].node == "n2"
             since = len(broker.published)
             await a.kill()
             vote.elect("b")
             await until(lambda: b.idle)
             assert told(broker, since) == []
-            assert b.store.routes(VPC)["10.1.1.9/32"].node == "n1"
+            assert b.store.tables.routes(VPC)["10.1.1.9/32"].node == "n1"
 
 
 async def test_a_leader_goes_on_while_the_election_is_out_of_sight(world, broker, vote, until) -> None:
@@ -171,8 +172,8 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
         a.line.cut()
         await until(lambda: not a.fanout._publisher._open.is_set())
         # What is due in its hands while it is away was never said to anybody else.
-        a.store.registered(NodeRef("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
-        await until(lambda: "10.6.6.6/32" in a.store.routes(VPC))
+        a.store.nodes.set_endpoints(NodeRef("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
+        await until(lambda: "10.6.6.6/32" in a.store.tables.routes(VPC))
         vote.elect("b")
         await until(lambda: b.idle)
         since = len(broker.published)
@@ -217,17 +218,17 @@ async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterw
 ) -> None:
     """The last word of a deposed leader arrives between two turns of its successor, who has read the tables already."""
     async with reign(world, broker, vote, until) as (b, node, previous):
-        resuming, waiting = b.store.resuming, []
+        install, waiting = b.store.install, []
 
         def slowly(held):
             wrong = stray_route("10.6.6.6/32")
             broker.publish(CHANGES, encode(Changes(previous + 1, previous, (wrong,), ())), False)
-            yield from resuming(held)
+            yield from install(held)
             for _ in range(50):
                 waiting.append(len(b.leadership._deferred))
                 yield
 
-        b.store.resuming = slowly
+        b.store.install = slowly
         b.leadership._chosen(False)
         b.leadership._chosen(True)  # it claims again
         await until(lambda: len(waiting) == 50)
@@ -394,7 +395,7 @@ async def test_a_broker_that_was_replaced_by_an_empty_one_between_two_leaders(
         vote.elect("a")
         say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        await until(lambda: b.store.routes(VPC))
+        await until(lambda: b.store.tables.routes(VPC))
         await a.kill()
         broker.stop()
         vote.elect("b")
@@ -419,7 +420,7 @@ async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
         now = 59.0
         a.part(NodeLiveness).withdraw()
         await asyncio.sleep(0.05)
-        assert "10.1.1.1/32" in a.store.routes(VPC)
+        assert "10.1.1.1/32" in a.store.tables.routes(VPC)
         now = 60.0
         a.part(NodeLiveness).withdraw()
         await until(lambda: a.idle and whole(broker))
@@ -445,8 +446,8 @@ async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_
         # The new one speaks before the old one lets go, and then the other way round.
         say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
         say(broker, world.endpoints("n1", 4))
-        await until(lambda: a.idle and "10.1.1.1/32" in a.store.routes(VPC))
-        await until(lambda: a.store.routes(VPC)["10.1.1.1/32"].node == "n2" and a.idle)
+        await until(lambda: a.idle and "10.1.1.1/32" in a.store.tables.routes(VPC))
+        await until(lambda: a.store.tables.routes(VPC)["10.1.1.1/32"].node == "n2" and a.idle)
         await until(lambda: node.table.settled and node.table.revision == a.table(VPC)[0])
         assert {len(table) for table in node.seen[seen:]} == {1}
         say(broker, world.endpoints("n2", 2))
@@ -478,7 +479,7 @@ async def test_of_two_that_nobody_chooses_the_later_leads_and_the_other_is_fence
                 since = len(broker.published)
                 say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
                 await until(lambda: second.idle and whole(broker, "10.1.1.2/32"))
-                await until(lambda: "10.1.1.2/32" in first.store.routes(VPC))
+                await until(lambda: "10.1.1.2/32" in first.store.tables.routes(VPC))
                 assert len(told(broker, since)) == 1, "both told it"
                 assert (leader(broker).id, first.term) == ("a", 0)
         (said,) = [it["event"] for it in logs if it["log_level"] == "error"]

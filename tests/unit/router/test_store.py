@@ -39,7 +39,7 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         for node in NODES:
-            self.store.prefixed(NodeRef("default", node), Numbering.world.prefix(node))
+            self.store.nodes.set_prefix(NodeRef("default", node), Numbering.world.prefix(node))
 
     @rule(
         at_once=st.booleans(),
@@ -57,23 +57,25 @@ class Machine(RuleBasedStateMachine):
         endpoints = tuple(
             world.endpoint(node, function, *nets, epoch=epoch, vpc=vpc) for vpc, function, nets, epoch in said
         )
-        assert self.store.registered(NodeRef("default", node), self.sequence, endpoints)
+        assert self.store.nodes.set_endpoints(NodeRef("default", node), self.sequence, endpoints)
         if at_once:
             self.commit()
 
     @rule(node=st.sampled_from(NODES), behind=st.integers(1, 3))
     def replay(self, node: str, behind: int) -> None:
-        known = self.store.segments().get(NodeRef("default", node))
+        known = self.store.nodes.segments().get(NodeRef("default", node))
         if known is not None and known.endpoints:
-            assert not self.store.registered(NodeRef("default", node), self.sequence - 100 * behind, ())
+            assert not self.store.nodes.set_endpoints(
+                NodeRef("default", node), self.sequence - 100 * behind, ()
+            )
 
     @rule(node=st.sampled_from(NODES), known=st.booleans())
     def place(self, node: str, known: bool) -> None:
-        self.store.prefixed(NodeRef("default", node), Numbering.world.prefix(node) if known else None)
+        self.store.nodes.set_prefix(NodeRef("default", node), Numbering.world.prefix(node) if known else None)
 
     @rule(node=st.sampled_from(NODES))
     def leave(self, node: str) -> None:
-        self.store.removed(NodeRef("default", node))
+        self.store.nodes.remove(NodeRef("default", node))
 
     @rule()
     def time_goes_by(self) -> None:
@@ -82,14 +84,16 @@ class Machine(RuleBasedStateMachine):
     @rule(node=st.sampled_from(NODES), absent=st.booleans())
     def comes_or_goes(self, node: str, absent: bool) -> None:
         origin = NodeRef("default", node)
-        self.store.absent(origin, absent)
+        self.store.nodes.set_offline(origin, absent)
         self.absent = self.absent | {origin} if absent else self.absent - {origin}
 
     @rule(at_most=st.sampled_from([1, 2, 3, ALL]), meanwhile=st.booleans())
     def commit(self, at_most: int = ALL, meanwhile: bool = False) -> None:
         """In parts. What is said between two of them is for the next commit."""
         before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
-        expected = table(self.store.segments(), self.attachments, before, self.horizon, OPEN, self.absent)
+        expected = table(
+            self.store.nodes.segments(), self.attachments, before, self.horizon, OPEN, self.absent
+        )
         now = {vpc: dict(routes) for vpc, routes in before.items()}
         touched, changed, more = set(), set(), True
         while more:
@@ -105,13 +109,15 @@ class Machine(RuleBasedStateMachine):
                 assert not twice, "decided twice in one commit"
                 changed |= {(vpc, network) for network in (*it.set, *it.delete)}
             for vpc in VPCS:
-                assert self.store.routes(vpc) == now.get(vpc, {}), "another table than the one that was told"
+                assert self.store.tables.routes(vpc) == now.get(vpc, {}), (
+                    "another table than the one that was told"
+                )
             more = done.more
             if more and meanwhile:
                 meanwhile = False
                 self.register(False, NODES[0], [(VPCS[0], 1, NETWORKS[:2], 5), (VPCS[1], 2, NETWORKS, 6)])
-                assert not self.store.take_in(ALL), "taken into a commit that is under way"
-        assert self.store.tables() == expected.vpcs
+                assert not self.store.check(ALL), "taken into a commit that is under way"
+        assert self.store.tables.snapshot() == expected.vpcs
         moved = {
             Identity(who.cluster, vpc, who.function)
             for vpc in expected.vpcs.keys() | self.expected.vpcs.keys()
@@ -141,12 +147,12 @@ class Checked(Machine):
     def attach(self, function: int, vpc: int | None, entitled: tuple, ready: bool) -> None:
         found = Attachment(vpc, function, frozenset(entitled) & frozenset(NETWORKS), ready)
         self.attachments[f"ns/a{function}"] = found
-        self.store.attached(f"ns/a{function}", found)
+        self.store.nodes.set_attachment(f"ns/a{function}", found)
 
     @rule(function=st.integers(1, 4))
     def detach(self, function: int) -> None:
         self.attachments.pop(f"ns/a{function}", None)
-        self.store.attached(f"ns/a{function}", None)
+        self.store.nodes.set_attachment(f"ns/a{function}", None)
 
 
 def endpoints(tables, vpc: int) -> dict:
@@ -172,30 +178,32 @@ def test_with_attachments(world) -> None:
 def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
     store = Store(checked=False)
     origin, endpoint = NodeRef("default", "n1"), world.endpoint("n1", 1, "10.1.1.1/32")
-    store.prefixed(origin, world.prefix("n1"))
-    assert store.registered(origin, 5, (endpoint,))
-    assert not store.registered(origin, 4, ())
-    assert not store.registered(origin, 5, ()), "the same number and something else is not to be believed"
-    assert store.registered(origin, 5, (endpoint,)), "the same again does no harm"
+    store.nodes.set_prefix(origin, world.prefix("n1"))
+    assert store.nodes.set_endpoints(origin, 5, (endpoint,))
+    assert not store.nodes.set_endpoints(origin, 4, ())
+    assert not store.nodes.set_endpoints(origin, 5, ()), (
+        "the same number and something else is not to be believed"
+    )
+    assert store.nodes.set_endpoints(origin, 5, (endpoint,)), "the same again does no harm"
     store.commit(10)
-    assert list(store.routes(0x4D2)) == ["10.1.1.1/32"]
-    store.removed(origin)
-    assert store.registered(origin, 1, ()), "a node that comes back starts anew"
+    assert list(store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
+    store.nodes.remove(origin)
+    assert store.nodes.set_endpoints(origin, 1, ()), "a node that comes back starts anew"
 
 
 def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
-    from galactic.router.rib import vpc as module
+    from galactic.router.rib import vpc_rib as module
 
     store = Store(checked=False)
     for number in range(1, 201):
         origin = NodeRef("default", f"n{number}")
-        store.prefixed(origin, world.prefix(f"n{number}"))
-        store.registered(origin, 1, (world.endpoint(f"n{number}", number, f"10.1.{number}.1/32"),))
+        store.nodes.set_prefix(origin, world.prefix(f"n{number}"))
+        store.nodes.set_endpoints(origin, 1, (world.endpoint(f"n{number}", number, f"10.1.{number}.1/32"),))
     store.commit(10)
     asked = []
-    monkeypatch.setattr(module, "winner", _counting(module.winner, asked))
-    monkeypatch.setattr(module, "holder", _counting(module.holder, asked))
-    store.registered(NodeRef("default", "n7"), 2, (world.endpoint("n7", 7, "10.1.7.2/32"),))
+    monkeypatch.setattr(module, "best_path", _counting(module.best_path, asked))
+    monkeypatch.setattr(module, "network_owner", _counting(module.network_owner, asked))
+    store.nodes.set_endpoints(NodeRef("default", "n7"), 2, (world.endpoint("n7", 7, "10.1.7.2/32"),))
     assert set(store.commit(10).routes[0x4D2].set) == {"10.1.7.2/32"}
     assert len(asked) == 2
 
@@ -211,16 +219,20 @@ def _counting(function, calls: list):
 def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(world) -> None:
     store = Store(checked=True)
     origin = NodeRef("default", "n1")
-    store.prefixed(origin, world.prefix("n1"))
+    store.nodes.set_prefix(origin, world.prefix("n1"))
     for number in (1, 2):
-        store.attached(f"ns/a{number}", Attachment(0x4D2, number, frozenset({f"10.1.1.{number}/32"}), True))
+        store.nodes.set_attachment(
+            f"ns/a{number}", Attachment(0x4D2, number, frozenset({f"10.1.1.{number}/32"}), True)
+        )
     before = (world.endpoint("n1", 1, "10.1.1.1/32"),)
     since = (*before, world.endpoint("n1", 2, "10.1.1.2/32"))
-    store.registered(origin, 7, since)
+    store.nodes.set_endpoints(origin, 7, since)
     store.commit(10)
-    assert not store.registered(origin, 5, before), "the NodeSegment as it was in the backup"
+    assert not store.nodes.set_endpoints(origin, 5, before), "the NodeSegment as it was in the backup"
     assert not store.commit(10).routes
-    store.attached("ns/a2", None)  # made after the backup: it is no more, until somebody makes it again
+    store.nodes.set_attachment(
+        "ns/a2", None
+    )  # made after the backup: it is no more, until somebody makes it again
     assert list(store.commit(10).routes[0x4D2].delete) == ["10.1.1.2/32"]
-    store.attached("ns/a2", Attachment(0x4D2, 2, frozenset({"10.1.1.2/32"}), True))
+    store.nodes.set_attachment("ns/a2", Attachment(0x4D2, 2, frozenset({"10.1.1.2/32"}), True))
     assert list(store.commit(10).routes[0x4D2].set) == ["10.1.1.2/32"], "without anybody registering again"

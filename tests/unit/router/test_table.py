@@ -85,7 +85,7 @@ def test_the_holder_keeps_a_network_whatever_the_clocks_say_and_wherever_it_move
     second = table(contested, None, held(first), HORIZON)
     assert routes(second) == {"10.1.1.9/32": "n1", "10.1.1.2/32": "n2"}
     (conflict,) = second.vpcs[VPC].conflicts
-    assert (conflict.network, conflict.claim.function, conflict.holder.function) == ("10.1.1.9/32", 2, 1)
+    assert (conflict.network, conflict.path.function, conflict.owner.function) == ("10.1.1.9/32", 2, 1)
 
     moved = segments(world, n2=(rival,), n3=(world.endpoint("n3", 1, "10.1.1.9/32", epoch=60),))
     third = table(moved, None, held(second), HORIZON)
@@ -253,7 +253,7 @@ def test_the_oracle_agrees(world, before: dict, now: dict, data: st.DataObject) 
 def test_every_network_has_one_answer_and_every_claim_is_accounted_for(world, now: dict) -> None:
     found = table(built(world, unique(now)), None, {}, HORIZON)
     for vpc in found.vpcs.values():
-        lost = {(conflict.network, conflict.claim.holder) for conflict in vpc.conflicts}
+        lost = {(conflict.network, conflict.path.holder) for conflict in vpc.conflicts}
         for who, chosen in vpc.endpoints.items():
             for network in chosen.networks:
                 has = vpc.routes[network]

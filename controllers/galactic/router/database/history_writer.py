@@ -41,8 +41,8 @@ from galactic.router.database.transactions import (
     write,
 )
 from galactic.router.rib.path import EndpointPath, Holder, Identity
-from galactic.router.rib.store import Commit
 from galactic.router.rib.table import VpcTable
+from galactic.router.rib.vpc_tables import Commit
 
 log = structlog.get_logger(__name__)
 RETENTION_SECONDS: Final = 3600.0
@@ -75,11 +75,11 @@ class HistorySettings:
 
 
 class TableSource(Protocol):
-    """The tables to write down; ``galactic.router.rib.store.Store`` has them."""
+    """The tables to write down; ``galactic.router.rib.vpc_tables.VpcTables``."""
 
-    def tables(self) -> Mapping[int, VpcTable]: ...
+    def snapshot(self) -> Mapping[int, VpcTable]: ...
 
-    def endpoint(self, identity: Identity) -> EndpointPath | None: ...
+    def best_path(self, attachment: Identity) -> EndpointPath | None: ...
 
 
 class HistoryWriter:
@@ -134,10 +134,10 @@ class HistoryWriter:
         owners: dict[VpcNetwork, NetworkOwner | None] = {}
         for vpc, changed in commit.routes.items():
             for network, route in changed.set.items():
-                path = self._source.endpoint(Identity(route.cluster, vpc, int(route.function, 16)))
+                path = self._source.best_path(Identity(route.cluster, vpc, int(route.function, 16)))
                 owners[VpcNetwork(vpc, network)] = owner_of(route, path.attachment if path else "")
             owners.update({VpcNetwork(vpc, network): None for network in changed.delete})
-        endpoints = {identity: self._source.endpoint(identity) for identity in commit.touched}
+        endpoints = {identity: self._source.best_path(identity) for identity in commit.touched}
         oldest = self._backlog.oldest
         if lost := self._backlog.put(HistoryEntry(self._backlog.now(), owners, endpoints)):
             self._metrics.lost.inc(lost)
@@ -228,7 +228,7 @@ class HistoryWriter:
             self._inflight = []
 
     async def _compare_tables(self, database: Session, leader: Leader) -> None:
-        tables = self._source.tables()
+        tables = self._source.snapshot()
         at = self._backlog.now()
         self._compare = False  # from here on changes are noted again
         self._backlog.clear()

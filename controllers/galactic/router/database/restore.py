@@ -11,7 +11,7 @@ from galactic.router.database.backlog import NetworkOwner, VpcNetwork, legible
 from galactic.router.database.session import Connection
 from galactic.router.rib.networks import Network
 from galactic.router.rib.path import EndpointPath, Identity, NodeRef
-from galactic.router.rib.store import Store
+from galactic.router.rib.registrations import Registrations
 from galactic.srv6 import parse_sid
 
 CHUNK: Final = 250
@@ -66,14 +66,14 @@ async def recorded_state(connection: Connection) -> RecordedState:
     return state
 
 
-def restore(store: Store, state: RecordedState) -> None:
+def restore(nodes: Registrations, state: RecordedState) -> None:
     """Nodes whose registration is not known yet get the recorded one, until they register."""
-    segments = store.segments()
+    segments = nodes.segments()
     for node, endpoints in state.endpoints.items():
-        if not store.heard(node):
+        if not nodes.is_registered(node):
             if node not in segments or segments[node].prefix is None:
-                store.prefixed(node, IPv6Network((parse_sid(endpoints[0].sid).locator << 64, 64)))
-            store.registered(node, 0, endpoints)  # any registration of the node is newer
+                nodes.set_prefix(node, IPv6Network((parse_sid(endpoints[0].sid).locator << 64, 64)))
+            nodes.set_endpoints(node, 0, endpoints)  # any registration of the node is newer
 
 
 async def open_periods(connection: Connection) -> AsyncIterator[tuple[VpcNetwork, NetworkOwner]]:

@@ -12,7 +12,7 @@ from galactic.errors import Rejected
 from galactic.names import parse_vpc
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.import_policy import Policy, Unlisted
-from galactic.router.rib.store import Store
+from galactic.router.rib.vpc_tables import VpcTables
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 2.0
@@ -103,14 +103,14 @@ class AdmissionsFile:
 
 
 class AdmissionsReload:
-    """Puts each new policy into the store."""
+    """Each new policy goes to the tables."""
 
-    def __init__(self, file: AdmissionsFile, store: Store, metrics: RouterMetrics) -> None:
-        self._file, self._store, self._metrics = file, store, metrics
+    def __init__(self, file: AdmissionsFile, tables: VpcTables, metrics: RouterMetrics) -> None:
+        self._file, self._tables, self._metrics = file, tables, metrics
 
     async def run(self) -> None:
         """For ever."""
-        await self._file.changes(self._store.admit, self._report)
+        await self._file.changes(self._tables.set_policy, self._report)
 
     def _report(self, problem: str | None) -> None:
         self._metrics.admissions(valid=problem is None)

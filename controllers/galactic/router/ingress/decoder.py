@@ -1,4 +1,4 @@
-"""Messages of nodes, decoded and put into the store."""
+"""Messages of nodes, decoded, and what follows for their registrations."""
 
 import re
 from ipaddress import IPv6Network
@@ -9,7 +9,7 @@ from galactic.messages import NodeEndpoints, NodeStatus, decode
 from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import EPOCH_MAX, NodeRef
-from galactic.router.rib.store import Store
+from galactic.router.rib.registrations import Registrations
 from galactic.srv6 import parse_prefix
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
@@ -33,14 +33,14 @@ class Decoder:
 
     def __init__(
         self,
-        store: Store,
+        nodes: Registrations,
         liveness: NodeLiveness,
         metrics: RouterMetrics,
         *,
         standalone: bool,
         block: IPv6Network | None = None,
     ) -> None:
-        self._store, self._liveness, self._metrics = store, liveness, metrics
+        self._nodes, self._liveness, self._metrics = nodes, liveness, metrics
         self._standalone, self._block = standalone, block
         self.without_prefix: set[NodeRef] = set()
         """Nodes whose status has no prefix: a Last Will may not know it."""
@@ -56,7 +56,7 @@ class Decoder:
         sequence = registration.sequence
         if not 0 <= sequence <= EPOCH_MAX:
             raise Rejected(f"sequence {sequence} is not between 0 and {EPOCH_MAX}", reason="SequenceInvalid")
-        if not self._store.registered(node, sequence, registration.endpoints):
+        if not self._nodes.set_endpoints(node, sequence, registration.endpoints):
             raise Rejected(f"sequence {sequence} is not the newest", reason="StaleSequence")
         self._metrics.registered("mqtt")
 
@@ -67,7 +67,7 @@ class Decoder:
             return  # the prefix is the NodeSegment's
         if status is None:
             self.without_prefix.discard(node)
-            self._store.removed(node)
+            self._nodes.remove(node)
             return
         if not status.prefix:
             self.without_prefix.add(node)
@@ -81,4 +81,4 @@ class Decoder:
                 f"prefix {prefix} is not in the SRv6 block {self._block}", reason="PrefixOutsideSpace"
             )
         self.without_prefix.discard(node)
-        self._store.prefixed(node, prefix)
+        self._nodes.set_prefix(node, prefix)

@@ -10,29 +10,22 @@ What arrives late from an offline node counts less than what online nodes regist
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from galactic.router.rib.path import NodeRef
+from galactic.router.rib.registrations import Registrations
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 1.0
-
-
-class Nodes(Protocol):
-    """The nodes' registrations; ``rib.store.Store``."""
-
-    def absent(self, origin: NodeRef, absent: bool) -> None: ...
-
-    def silence(self, origin: NodeRef, silent: bool) -> None: ...
 
 
 class NodeLiveness:
     """Withdraws the routes of nodes that were offline for ``withdraw_after`` seconds; 0: of none."""
 
     def __init__(
-        self, nodes: Nodes, withdraw_after: float, clock: Callable[[], float] = time.monotonic
+        self, nodes: Registrations, withdraw_after: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._nodes, self._withdraw_after, self._clock = nodes, withdraw_after, clock
         self._offline_since: dict[NodeRef, float] = {}
@@ -40,7 +33,7 @@ class NodeLiveness:
 
     def set_status(self, node: NodeRef, online: bool) -> None:
         """What its retained status says."""
-        self._nodes.absent(node, not online)
+        self._nodes.set_offline(node, not online)
         if not online:
             self._offline_since.setdefault(node, self._clock())
             return
@@ -48,7 +41,7 @@ class NodeLiveness:
         if node in self._withdrawn:
             self._withdrawn.discard(node)
             log.info("node is online again", cluster=node.cluster, node=node.node)
-            self._nodes.silence(node, False)
+            self._nodes.withdraw(node, False)
 
     def withdraw(self) -> None:
         """Withdraws the routes of those whose time is over."""
@@ -65,7 +58,7 @@ class NodeLiveness:
                     node=node.node,
                     seconds=self._withdraw_after,
                 )
-                self._nodes.silence(node, True)
+                self._nodes.withdraw(node, True)
 
     async def run(self) -> None:
         """Withdraws for ever."""

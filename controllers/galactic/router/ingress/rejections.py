@@ -7,7 +7,8 @@ import structlog
 
 from galactic.router.log_throttle import LogThrottle
 from galactic.router.rib.path import Identity, Rejection
-from galactic.router.rib.store import Commit, Store
+from galactic.router.rib.store import Store
+from galactic.router.rib.vpc_tables import Commit
 
 log = structlog.get_logger(__name__)
 SAME_SECONDS: Final = 600.0
@@ -58,9 +59,9 @@ class RejectionReports:
 
 def conflict_rejections(store: Store, touched: Iterable[Identity]) -> list[Rejection]:
     """The networks that the paths of these attachments announce and do not have."""
-    paths = [path for identity in touched if (path := store.endpoint(identity))]
+    paths = [path for identity in touched if (path := store.tables.best_path(identity))]
     return [
         Rejection(path.origin, path.attachment, "Conflict", conflict.sentence)
         for path in paths
-        for conflict in store.conflicts(path)
+        for conflict in store.tables.conflicts(path)
     ]

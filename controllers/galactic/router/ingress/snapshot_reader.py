@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import structlog
 
@@ -13,14 +12,9 @@ from galactic.router.egress.retained import Retained
 from galactic.router.ingress.barrier import ResyncBarrier
 from galactic.router.ingress.decoder import is_valid
 from galactic.router.rib.path import NodeRef
+from galactic.router.rib.registrations import Registrations
 
 log = structlog.get_logger(__name__)
-
-
-class Registrations(Protocol):
-    """The nodes; ``rib.store.Store``."""
-
-    def heard(self, origin: NodeRef) -> bool: ...
 
 
 class SnapshotReader:
@@ -85,6 +79,6 @@ class SnapshotReader:
             for route in table.routes().values()
         }
         for node in sorted(nodes):
-            if not self._nodes.heard(node) and is_valid(node):
+            if not self._nodes.is_registered(node) and is_valid(node):
                 yield self._topics.status(*node)
                 yield self._topics.endpoints(*node)

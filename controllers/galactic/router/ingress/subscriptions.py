@@ -12,9 +12,9 @@ now and then, and when a flood is over: by name, a few nodes at a time, which no
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from itertools import count
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -25,6 +25,7 @@ from galactic.router.ingress.damping import FloodDamping, Source
 from galactic.router.ingress.decoder import is_valid
 from galactic.router.log_throttle import LogThrottle
 from galactic.router.rib.path import NodeRef
+from galactic.router.rib.registrations import Registrations
 
 log = structlog.get_logger(__name__)
 KINDS: Final = ("status", "endpoints")
@@ -41,17 +42,11 @@ FEW: Final = 400
 MANY_TIMES: Final = 10
 
 
-class Nodes(Protocol):
-    """The nodes that are known; ``rib.store.Store``."""
-
-    def segments(self) -> Iterable[NodeRef]: ...
-
-
 class Subscriptions:
     """To the nodes' topics."""
 
     def __init__(
-        self, bus: Bus, topics: Topics, barrier: ResyncBarrier, damping: FloodDamping, nodes: Nodes
+        self, bus: Bus, topics: Topics, barrier: ResyncBarrier, damping: FloodDamping, nodes: Registrations
     ) -> None:
         self._bus, self._barrier, self._damping, self._nodes = bus, barrier, damping, nodes
         self._topic = {"status": topics.status, "endpoints": topics.endpoints}

@@ -1,7 +1,6 @@
 """VPCs and VPCAttachments as the API server has them: identifiers, and the networks an attachment may announce."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
@@ -13,19 +12,14 @@ from galactic.router.kubernetes.objects import parsed
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.networks import entitled
 from galactic.router.rib.path import Attachment, Identity
-
-
-class Store(Protocol):
-    """What paths are checked against; ``rib.store.Store``."""
-
-    def attached(self, name: str, attachment: Attachment | None) -> None: ...
+from galactic.router.rib.registrations import Registrations
 
 
 class AttachmentIndex:
-    """Of one cluster. Everything that follows from an object is put into the store."""
+    """Of one cluster. Attachments go to the registrations, which are checked against them."""
 
-    def __init__(self, cluster: str, store: Store, metrics: RouterMetrics) -> None:
-        self._cluster, self._store, self._metrics = cluster, store, metrics
+    def __init__(self, cluster: str, registrations: Registrations, metrics: RouterMetrics) -> None:
+        self._cluster, self._registrations, self._metrics = cluster, registrations, metrics
         self._vpcs: dict[Key, int | None] = {}
         self._attachments: dict[Key, VpcAttachment] = {}
         self._members: dict[Key, set[Key]] = {}  # VPC → its attachments
@@ -88,7 +82,7 @@ class AttachmentIndex:
             del self._names[identity]
         attachment = self._attachments.get(key)
         if attachment is None:
-            self._store.attached("/".join(key), None)
+            self._registrations.set_attachment("/".join(key), None)
             return
         status = attachment.status
         vpc = self._vpcs.get(_vpc_key(attachment))
@@ -98,7 +92,7 @@ class AttachmentIndex:
             self._names.setdefault(identity, key)
         addresses = status.addresses or attachment.spec.interface.addresses
         networks = entitled(addresses, ((route.destination, route.via) for route in attachment.spec.routes))
-        self._store.attached("/".join(key), Attachment(vpc, function, networks, status.ready))
+        self._registrations.set_attachment("/".join(key), Attachment(vpc, function, networks, status.ready))
 
 
 def _identifier(parser: Callable[[str], int], text: str) -> int | None:

@@ -4,7 +4,8 @@ from galactic.router.ingress.rejections import conflict_rejections
 from galactic.router.kubernetes.attachment_events import AttachmentEvents
 from galactic.router.kubernetes.attachments import AttachmentIndex
 from galactic.router.kubernetes.status_writer import StatusWriter
-from galactic.router.rib.store import Commit, Store
+from galactic.router.rib.store import Store
+from galactic.router.rib.vpc_tables import Commit
 
 
 class KubernetesReports:

@@ -1,8 +1,5 @@
 """Nodes and NodeSegments as the API server has them: SRv6 prefixes, registrations, and which nodes are gone."""
 
-from ipaddress import IPv6Network
-from typing import Protocol
-
 import structlog
 
 from galactic.crds.nodesegment import NodeSegment
@@ -13,19 +10,10 @@ from galactic.messages import Endpoint
 from galactic.router.kubernetes.objects import parsed
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import NodeRef
+from galactic.router.rib.registrations import Registrations
 from galactic.srv6 import parse_prefix
 
 log = structlog.get_logger(__name__)
-
-
-class Store(Protocol):
-    """The nodes' registrations; ``rib.store.Store``."""
-
-    def prefixed(self, origin: NodeRef, prefix: IPv6Network | None) -> None: ...
-
-    def registered(self, origin: NodeRef, sequence: int, endpoints: tuple[Endpoint, ...]) -> bool: ...
-
-    def removed(self, origin: NodeRef) -> None: ...
 
 
 class SegmentIndex:
@@ -34,8 +22,8 @@ class SegmentIndex:
     A node counts until its NodeSegment or its Node is deleted; one that never had a Node needs none.
     """
 
-    def __init__(self, cluster: str, store: Store, metrics: RouterMetrics) -> None:
-        self._cluster, self._store, self._metrics = cluster, store, metrics
+    def __init__(self, cluster: str, registrations: Registrations, metrics: RouterMetrics) -> None:
+        self._cluster, self._registrations, self._metrics = cluster, registrations, metrics
         self._nodes: dict[str, str] = {}  # name → UID
         self._segments: dict[str, Object] = {}
         self._deleted: set[str] = set()  # Nodes whose deletion was seen
@@ -62,17 +50,17 @@ class SegmentIndex:
             del self._segments[name]
             self._deleted.discard(name)  # made again by hand, it needs no Node
         if new is None or name in self._deleted or self._orphaned(new):
-            self._store.removed(ref)
+            self._registrations.remove(ref)
             return
         segment = parsed(NodeSegment, key, new, self._metrics)
         if segment is None:
             return
         try:
-            self._store.prefixed(ref, parse_prefix(segment.spec.prefix))
+            self._registrations.set_prefix(ref, parse_prefix(segment.spec.prefix))
         except Rejected as error:
             self._metrics.rejected("PrefixInvalid")
             log.warning("NodeSegment has no valid prefix", node=name, error=str(error))
-            self._store.prefixed(ref, None)
+            self._registrations.set_prefix(ref, None)
         endpoints = tuple(
             Endpoint(
                 endpoint.vpc,
@@ -84,7 +72,7 @@ class SegmentIndex:
             )
             for endpoint in segment.status.endpoints
         )
-        if self._store.registered(ref, segment.status.sequence, endpoints):
+        if self._registrations.set_endpoints(ref, segment.status.sequence, endpoints):
             self._metrics.registered("kubernetes")
 
     def nodes_listed(self) -> None:

@@ -40,11 +40,11 @@ class Attachments(Protocol):
 
 
 class Table(Protocol):
-    """Desired; ``rib.store.Store``."""
+    """Desired; ``rib.vpc_tables.VpcTables``."""
 
-    def endpoint(self, identity: Identity) -> EndpointPath | None: ...
+    def best_path(self, attachment: Identity) -> EndpointPath | None: ...
 
-    def conflicts(self, claim: EndpointPath) -> list[Conflict]: ...
+    def conflicts(self, path: EndpointPath) -> list[Conflict]: ...
 
 
 class Revisions(Protocol):
@@ -185,25 +185,25 @@ class StatusWriter:
 
     def _desired(self, name: str, actual: Record) -> Record:
         identity = self._attachments.identity(name)
-        claim = self._table.endpoint(identity) if identity else None
-        if identity is None or claim is None or claim.attachment != name:
+        path = self._table.best_path(identity) if identity else None
+        if identity is None or path is None or path.attachment != name:
             return Record(None, "" if actual.endpoint else actual.conflict)  # see above whose it is then
-        conflicts = self._table.conflicts(claim)
+        conflicts = self._table.conflicts(path)
         lost = {conflict.network for conflict in conflicts}
         endpoint = AttachedEndpoint(
-            cluster=claim.origin.cluster,
-            node=claim.origin.node,
-            sid=claim.sid,
-            networks=tuple(network for network in claim.networks if network not in lost),
-            epoch=claim.epoch,
-            revision=self._revisions.revision(claim.vpc),
-            since=_since(claim, actual.endpoint),
+            cluster=path.origin.cluster,
+            node=path.origin.node,
+            sid=path.sid,
+            networks=tuple(network for network in path.networks if network not in lost),
+            epoch=path.epoch,
+            revision=self._revisions.revision(path.vpc),
+            since=_since(path, actual.endpoint),
         )
         return Record(endpoint, "; ".join(conflict.sentence for conflict in conflicts))
 
 
-def _since(claim: EndpointPath, before: AttachedEndpoint | None) -> str:
-    there = before and (before.cluster, before.node, before.epoch) == (*claim.origin, claim.epoch)
+def _since(path: EndpointPath, before: AttachedEndpoint | None) -> str:
+    there = before and (before.cluster, before.node, before.epoch) == (*path.origin, path.epoch)
     return before.since if before and there and before.since else now()
 
 

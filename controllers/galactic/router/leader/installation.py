@@ -47,7 +47,7 @@ class Installation:
                     await asyncio.sleep(0)
         elif self._decoder.without_prefix:
             self._derive_prefixes(installed)
-        for _ in self._store.resuming(installed):
+        for _ in self._store.install(installed):
             await asyncio.sleep(0)
         return unpublished
 
@@ -63,4 +63,4 @@ class Installation:
                     except Rejected:
                         continue
                     without.discard(node)
-                    self._store.prefixed(node, IPv6Network((locator, 64)))
+                    self._store.nodes.set_prefix(node, IPv6Network((locator, 64)))

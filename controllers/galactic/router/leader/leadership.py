@@ -47,7 +47,7 @@ from galactic.router.leader.state_machine import (
     TermKnown,
     transition,
 )
-from galactic.router.rib.store import Commit
+from galactic.router.rib.vpc_tables import Commit
 
 log = structlog.get_logger(__name__)
 CONTESTED_SECONDS: Final = (0.5, 60.0)

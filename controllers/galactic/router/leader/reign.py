@@ -12,7 +12,7 @@ from galactic.router.egress.change_log import ChangeLog
 from galactic.router.egress.fanout import Fanout
 from galactic.router.egress.retained import Retained
 from galactic.router.leader.installation import Installation
-from galactic.router.rib.store import Commit
+from galactic.router.rib.vpc_tables import Commit
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,9 @@ class Reign:
                 self._fanout.due(commit.routes)
                 changed += sum(map(len, commit.routes.values()))
             self._changes = ChangeLog()
-            log.info("tables adopted", vpcs=len(tables.keys() | self._commits.store.vpcs), changed=changed)
+            log.info(
+                "tables adopted", vpcs=len(tables.keys() | self._commits.store.tables.vpcs), changed=changed
+            )
             yield
 
     def begin(self, term: int) -> None:

@@ -1,8 +1,8 @@
 """Which clusters may be in which VPC, where a router serves several (docs/design/joining.md).
 
-A VPC identifier is a number, and numbers can be guessed. So a cluster is in a VPC because somebody wrote down that
-it may (``Policy.vpcs``), or because the VPC is its own. Whose it is, is decided like who holds a network: who has
-routes in the table in force keeps it for as long as it claims any; else who was attached first. Pure.
+A VPC identifier is a number, and numbers can be guessed. So a cluster is in a VPC because the policy lists it
+(``Policy.vpcs``), or because it owns the VPC. The owner is found like that of a network: a cluster with routes in the
+table in force keeps the VPC for as long as it announces any; else the one that was attached first. Pure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,16 +19,16 @@ Clusters = frozenset[str] | None
 
 
 class Unlisted(StrEnum):
-    """Who may be in a VPC that the admissions do not list."""
+    """Which clusters may be in a VPC that the policy does not list."""
 
-    FIRST = "first"  # one cluster, whose VPC it is
+    FIRST = "first"  # one cluster, which owns the VPC
     NOBODY = "nobody"
     ANYBODY = "anybody"
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The clusters of each VPC that is listed, and what goes for the others."""
+    """The clusters of each VPC that is listed, and the rule for the others."""
 
     unlisted: Unlisted = Unlisted.FIRST
     vpcs: Mapping[int, frozenset[str]] = field(default_factory=dict)
@@ -37,56 +37,56 @@ class Policy:
         self,
         vpc: int,
         present: Iterable[str],
-        claims: Iterable[EndpointPath],
-        held: Mapping[Any, Route],
+        paths: Iterable[EndpointPath],
+        installed: Mapping[Any, Route],
         horizon: int,
     ) -> Clusters:
-        """Those that may be in this VPC. ``claims`` are all that there are in it, by the clusters ``present``."""
+        """Those that may be in this VPC. ``paths`` are all paths in it, of the clusters ``present``."""
         if (listed := self.vpcs.get(vpc)) is not None:
             return listed
         if self.unlisted is not Unlisted.FIRST:
             return None if self.unlisted is Unlisted.ANYBODY else frozenset()
         if len(set(present)) < 2:
             return None
-        return _owner(claims, held, horizon)
+        return _owner(paths, installed, horizon)
 
 
 OPEN: Final = Policy(Unlisted.ANYBODY)
-"""Nobody is kept out: where a router serves one cluster (Kubernetes) others are unknown to it anyway."""
+"""Every cluster is in every VPC. A router in Kubernetes serves one cluster, and does not know the others."""
 
 
-def _owner(claims: Iterable[EndpointPath], held: Mapping[Any, Route], horizon: int) -> Clusters:
-    """Whose VPC it is: one cluster, or all while nobody claims anything that is to be believed."""
-    first: dict[str, int] = {}
-    for claim in claims:
-        if claim.networks and claim.believed(held, horizon):
-            cluster = claim.origin.cluster
-            first[cluster] = min(claim.epoch, first.get(cluster, claim.epoch))
+def _owner(paths: Iterable[EndpointPath], installed: Mapping[Any, Route], horizon: int) -> Clusters:
+    """The cluster that owns the VPC; all clusters while none has an eligible path."""
+    first: dict[str, int] = {}  # cluster → the epoch from which it has paths
+    for path in paths:
+        if path.networks and path.is_eligible(installed, horizon):
+            cluster = path.origin.cluster
+            first[cluster] = min(path.epoch, first.get(cluster, path.epoch))
     if not first:
         return None
-    has: dict[str, int] = {}
-    for route in held.values():
+    owned: dict[str, int] = {}  # the same of clusters with routes in force
+    for route in installed.values():
         if route.cluster in first:
-            has[route.cluster] = min(route.epoch, has.get(route.cluster, route.epoch))
-    rivals = has or first
+            owned[route.cluster] = min(route.epoch, owned.get(route.cluster, route.epoch))
+    rivals = owned or first
     return frozenset({min(rivals, key=lambda cluster: (rivals[cluster], cluster))})
 
 
-def admits(clusters: Clusters, cluster: str) -> bool:
+def allows(clusters: Clusters, cluster: str) -> bool:
     """Whether that cluster is one of them."""
     return clusters is None or cluster in clusters
 
 
-def refusals(claims: Iterable[EndpointPath], clusters: Clusters) -> list[Rejection]:
-    """What the claims of a cluster that may not be in their VPC are told."""
+def policy_rejections(paths: Iterable[EndpointPath], clusters: Clusters) -> list[Rejection]:
+    """The rejections of the paths of a cluster that may not be in their VPC."""
     others = ", ".join(sorted(clusters or ())) or "no cluster"
     return [
         Rejection(
-            claim.origin,
-            claim.attachment,
+            path.origin,
+            path.attachment,
             "NotAdmitted",
-            f"cluster {claim.origin.cluster} may not be in VPC {vpc_hex(claim.vpc)}, which is for {others}; "
-            "the router's admissions decide",
+            f"cluster {path.origin.cluster} may not be in VPC {vpc_hex(path.vpc)}, which is for {others}; "
+            "list the cluster in the router's admissions",
         )
-        for claim in sorted(claims, key=lambda claim: claim.origin)
+        for path in sorted(paths, key=lambda path: path.origin)
     ]

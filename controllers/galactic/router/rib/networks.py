@@ -15,7 +15,7 @@ Network = NewType("Network", str)
 """A network in the one text form that ``ipaddress`` gives it: ``10.1.0.0/16``, ``fd00::1/128``."""
 
 _CLOSE: Final = {AF_INET: frozenset((0, 127, 169, *range(224, 256))), AF_INET6: frozenset((0, 254, 255))}
-"""First bytes near which there is what is never routed, or what has two ways of being written."""
+"""First bytes of networks that are never routed, or that can be written in two ways."""
 _LONGEST: Final = 43  # 39 characters of an IPv6 address, and "/128"
 
 
@@ -25,14 +25,14 @@ def network(text: str) -> Network:
     Addresses without a prefix length, netmasks, zones, and what is never routed (loopback, link-local, multicast,
     unspecified) are not networks of a VPC.
     """
-    plain = _plain(text)
-    return _judged(text) if plain is None else plain
+    quick = _quick(text)
+    return _checked(text) if quick is None else quick
 
 
-def _plain(text: str) -> Network | None:
-    """The network where a glance shows that it is in order; None: to be looked at closely.
+def _quick(text: str) -> Network | None:
+    """The network where a quick check passes; None: ``_checked`` decides.
 
-    ``ipaddress`` takes ten times as long, and a router that starts reads hundreds of thousands.
+    ``ipaddress`` takes ten times as long, and a router that starts reads hundreds of thousands of networks.
     """
     address, _, length = text.partition("/")
     family, bits, least = (AF_INET6, 128, 16) if ":" in address else (AF_INET, 32, 8)
@@ -50,27 +50,30 @@ def _plain(text: str) -> Network | None:
         return None
     if first in _CLOSE[family]:
         return None
-    found = f"{inet_ntop(family, packed)}/{int(length)}"
-    return Network(text if found == text else found)  # the same object: a table has very many
+    canonical = f"{inet_ntop(family, packed)}/{int(length)}"
+    return Network(text if canonical == text else canonical)  # the same object: a table has very many
 
 
-def _judged(text: str) -> Network:
+def _checked(text: str) -> Network:
     address, slash, length = text.partition("/")
     if not slash or not (length.isascii() and length.isdigit()) or "%" in address or len(text) > _LONGEST:
         raise Rejected(f"{text[:_LONGEST]!r} is not a network: write ADDRESS/LENGTH", reason="InvalidNetwork")
     try:
-        found = ip_network(text, strict=False)
+        parsed = ip_network(text, strict=False)
     except ValueError as error:
         raise Rejected(f"{text!r} is not a network: {error}", reason="InvalidNetwork") from error
-    if not found.prefixlen:
+    if not parsed.prefixlen:
         raise Rejected(
             f"{text!r} is a default route, which no attachment can announce", reason="DefaultRoute"
         )
-    if found.is_loopback or found.is_link_local or found.is_multicast or found.is_unspecified:
-        raise Rejected(f"{text!r} is never routed", reason="InvalidNetwork")
-    if ip_interface(text).ip != found.network_address:
-        raise Rejected(f"{text!r} has host bits set: write {found}", reason="HostBits")
-    return Network(str(found))
+    if parsed.is_loopback or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified:
+        raise Rejected(
+            f"{text!r} is never routed: loopback, link-local, multicast or unspecified",
+            reason="InvalidNetwork",
+        )
+    if ip_interface(text).ip != parsed.network_address:
+        raise Rejected(f"{text!r} has host bits set: write {parsed}", reason="HostBits")
+    return Network(str(parsed))
 
 
 def host_route(address: str) -> Network:
@@ -83,9 +86,9 @@ def host_route(address: str) -> Network:
 
 
 def entitled(addresses: Iterable[str], routes: Iterable[tuple[str, str | None]]) -> frozenset[Network]:
-    """What an attachment may announce: its addresses as host routes, and each destination via one of its addresses.
+    """Networks that an attachment may announce: its addresses as host routes, and destinations via one of them.
 
-    ``routes`` are (destination, via). What is no address or network entitles to nothing.
+    ``routes`` are (destination, via). Invalid addresses and networks are left out.
     """
     own: dict[str, Network] = {}
     for address in addresses:

@@ -1,8 +1,8 @@
-"""What a node says, checked: an endpoint becomes a ``EndpointPath`` or is rejected, with a reason that is counted.
+"""Endpoints of registrations, checked: each becomes an ``EndpointPath`` or is rejected, with a reason that is counted.
 
-Nothing is believed. The sender is the topic's node (the broker's ACL pins it); the SID must lie in that node's locator
-and spell the VPC and function it stands for; in Kubernetes, VPC and function must be those of the VPCAttachment named,
-and the networks some that its spec entitles it to. Pure, and nothing raised.
+No endpoint is accepted unchecked. The sender is the topic's node (the broker's ACL pins it); the SID must lie in that
+node's locator and encode the VPC and function it stands for; in Kubernetes, VPC and function must be those of the
+VPCAttachment named, and the networks some that its spec entitles it to. Pure, and nothing raised.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ NETWORKS_MAX: Final = 1024
 
 
 class NodeRef(NamedTuple):
-    """The node that says something."""
+    """A node of a cluster: the peer that registers endpoints."""
 
     cluster: str
     node: str
@@ -50,7 +50,7 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What Kubernetes says about a VPCAttachment. ``None``: not assigned yet."""
+    """A VPCAttachment as Kubernetes has it. ``None``: not assigned yet."""
 
     vpc: int | None
     function: int | None
@@ -60,16 +60,16 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One node: its SRv6 prefix, None where nobody who may say so has named one, and all of its endpoints."""
+    """One node: its SRv6 prefix, None where it has no valid one, and all of its endpoints."""
 
     prefix: IPv6Network | None = None
     endpoints: tuple[Endpoint, ...] = ()
 
 
 class EndpointPath(msgspec.Struct, frozen=True, gc=False):
-    """An endpoint that stood the checks: this attachment is on that node, and announces these networks.
+    """An endpoint that passed the checks: this attachment is on that node, and announces these networks.
 
-    ``pending`` is the reason why it may stay where it already is in force but not come anew; empty where it may.
+    ``pending`` is the reason why it may stay where it is installed but not be installed elsewhere; empty: it may be.
     There are very many, so what routes have of it (``segments``, ``code``) is kept in their form, and shared with them.
     """
 
@@ -103,16 +103,16 @@ class EndpointPath(msgspec.Struct, frozen=True, gc=False):
         cluster, node = self.origin
         return Route(to, self.segments, cluster, node, self.code, self.epoch)
 
-    def in_force(self, held: Mapping[Network, Route]) -> bool:
-        """Whether this very claim has a route in that table."""
-        return any(self.announces(held.get(network)) for network in self.networks)
+    def is_installed(self, installed: Mapping[Network, Route]) -> bool:
+        """Whether this very path has a route in that table."""
+        return any(self.made(installed.get(network)) for network in self.networks)
 
-    def believed(self, held: Mapping[Network, Route], horizon: int) -> bool:
-        """Whether it may have routes: it is in force, or neither pending nor from after the ``horizon``."""
-        return self.in_force(held) or not (self.pending or self.epoch > horizon)
+    def is_eligible(self, installed: Mapping[Network, Route], horizon: int) -> bool:
+        """Whether it may have routes: it is installed, or neither pending nor from after the ``horizon``."""
+        return self.is_installed(installed) or not (self.pending or self.epoch > horizon)
 
-    def announces(self, route: Route | None) -> bool:
-        """Whether that route is one of this very claim: same attachment, node and epoch."""
+    def made(self, route: Route | None) -> bool:
+        """Whether that route is of this very path: same attachment, node and epoch."""
         return (
             route is not None
             and route.epoch == self.epoch
@@ -124,7 +124,7 @@ class EndpointPath(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Something that a node said and that is not in the table. ``reason`` is a stable CamelCase word."""
+    """Something that a node registered and that is not in the table. ``reason`` is a stable CamelCase word."""
 
     origin: NodeRef
     attachment: str
@@ -133,39 +133,46 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """What one node may claim, by SID, of which an attachment has one on each node; and what it may not."""
+class NodePaths:
+    """The paths of one node, by SID, of which an attachment has one on each node; and what was rejected."""
 
-    claims: dict[str, EndpointPath] = field(default_factory=dict)
+    paths: dict[str, EndpointPath] = field(default_factory=dict)
     rejections: tuple[Rejection, ...] = ()
 
 
-def admission(origin: NodeRef, segment: Segment, attachments: Mapping[str, Attachment] | None) -> Admission:
-    """The endpoints of one node, checked; in any order. ``attachments`` None: nothing to check against."""
-    claims: dict[str, EndpointPath] = {}
+def node_paths(origin: NodeRef, segment: Segment, attachments: Mapping[str, Attachment] | None) -> NodePaths:
+    """The endpoints of one node, checked; in any order. ``attachments`` None: there are none to check against."""
+    paths: dict[str, EndpointPath] = {}
     rejections: list[Rejection] = []
     for endpoint in segment.endpoints:
-        admitted, refused = claim(origin, segment.prefix, endpoint, attachments)
-        rejections += refused
-        if admitted is None:
+        path, rejected = endpoint_path(origin, segment.prefix, endpoint, attachments)
+        rejections += rejected
+        if path is None:
             continue
-        other = claims.setdefault(admitted.sid, admitted)
-        if other is not admitted:
-            newer, older = sorted((admitted, other), key=_age, reverse=True)
-            claims[newer.sid] = newer
-            rejections.append(_no(origin, endpoint, "Duplicate", f"{older.sid} is registered twice"))
-    return Admission(claims, tuple(sorted(rejections, key=_order)))
+        other = paths.setdefault(path.sid, path)
+        if other is not path:
+            newer, older = sorted((path, other), key=_age, reverse=True)
+            paths[newer.sid] = newer
+            rejections.append(
+                _no(
+                    origin,
+                    endpoint,
+                    "Duplicate",
+                    f"SID {older.sid} is registered twice; the newest epoch counts",
+                )
+            )
+    return NodePaths(paths, tuple(sorted(rejections, key=_order)))
 
 
-def claim(
+def endpoint_path(
     origin: NodeRef,
     prefix: IPv6Network | None,
     endpoint: Endpoint,
     attachments: Mapping[str, Attachment] | None,
 ) -> tuple[EndpointPath | None, list[Rejection]]:
-    """One endpoint, checked. Networks are judged one by one: those that are in order do not suffer for the others."""
+    """One endpoint, checked. Its networks are checked one by one: a rejected one does not affect the others."""
     try:
-        text = _spelt(prefix, endpoint) or str(_sid(origin, prefix, endpoint))
+        text = _sid_text(prefix, endpoint) or str(_sid(origin, prefix, endpoint))
         vpc, code = _vpc(endpoint.vpc), endpoint.function
         pending, allowed = _attachment(vpc, int(code, 16), endpoint, attachments)
     except Rejected as error:
@@ -180,22 +187,24 @@ def claim(
     ), rejections
 
 
-def _spelt(prefix: IPv6Network | None, endpoint: Endpoint) -> str | None:
-    """The SID's text where a glance shows that all is in order; None: to be looked at closely, which takes longer."""
+def _sid_text(prefix: IPv6Network | None, endpoint: Endpoint) -> str | None:
+    """The SID's text where a quick check passes; None: ``_sid`` decides, which takes longer."""
     if prefix is None or not 0 <= endpoint.epoch <= EPOCH_MAX or len(endpoint.networks) > NETWORKS_MAX:
         return None
     locator = prefix.network_address.packed[:8]
     try:
         packed = inet_pton(AF_INET6, endpoint.sid)
-        spelt = _vpc(endpoint.vpc).to_bytes(6, "big") + parse_function(endpoint.function).to_bytes(2, "big")
+        argument = _vpc(endpoint.vpc).to_bytes(6, "big") + parse_function(endpoint.function).to_bytes(
+            2, "big"
+        )
     except (OSError, ValueError, Rejected):  # ValueError: a NUL, or what UTF-8 has no bytes for
         return None
     # One that begins with zeros might have two texts: ``ipaddress`` does not write dots.
-    return inet_ntop(AF_INET6, packed) if any(locator) and packed == locator + spelt else None
+    return inet_ntop(AF_INET6, packed) if any(locator) and packed == locator + argument else None
 
 
 def _sid(origin: NodeRef, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid:
-    """The SID, which spells VPC and function, if everything about the endpoint itself is in order."""
+    """The SID, which encodes VPC and function, if everything about the endpoint itself is in order."""
     try:
         vpc, function = _vpc(endpoint.vpc), parse_function(endpoint.function)
         sid = parse_sid(endpoint.sid)
@@ -204,14 +213,19 @@ def _sid(origin: NodeRef, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid
     if prefix is None:
         raise Rejected(f"node {origin.node} has no SRv6 prefix", reason="NodeUnknown")
     if not owns(prefix, sid):
-        raise Rejected(f"{sid} is not a SID of {prefix}", reason="SidOutsidePrefix")
+        raise Rejected(f"SID {sid} is not in the node's prefix {prefix}", reason="SidOutsidePrefix")
     if (sid.vpc, sid.function) != (vpc, function):
-        spelt = f"VPC {vpc_hex(sid.vpc)} and function {function_hex(sid.function)}"
-        raise Rejected(f"{sid} spells {spelt}", reason="SidMismatch")
+        encoded = f"VPC {vpc_hex(sid.vpc)} and function {function_hex(sid.function)}"
+        raise Rejected(
+            f"SID {sid} encodes {encoded}, not VPC {endpoint.vpc} and function {endpoint.function}",
+            reason="SidMismatch",
+        )
     if not 0 <= endpoint.epoch <= EPOCH_MAX:
-        raise Rejected(f"{endpoint.epoch} is no epoch in ns", reason="EpochInvalid")
+        raise Rejected(f"epoch {endpoint.epoch} is not between 0 and {EPOCH_MAX} ns", reason="EpochInvalid")
     if len(endpoint.networks) > NETWORKS_MAX:
-        raise Rejected(f"{len(endpoint.networks)}, {NETWORKS_MAX} at the most", reason="TooManyNetworks")
+        raise Rejected(
+            f"{len(endpoint.networks)} networks, {NETWORKS_MAX} at the most", reason="TooManyNetworks"
+        )
     return sid
 
 
@@ -223,11 +237,13 @@ def _attachment(
         return "", None
     attachment = attachments.get(endpoint.attachment)
     if attachment is None:
-        raise Rejected(f"there is no VPCAttachment {endpoint.attachment!r}", reason="AttachmentUnknown")
+        raise Rejected(f"VPCAttachment {endpoint.attachment!r} does not exist", reason="AttachmentUnknown")
     if attachment.vpc not in (None, vpc):
-        raise Rejected(f"its VPC is not {endpoint.vpc}", reason="VpcMismatch")
+        raise Rejected(f"VPC {endpoint.vpc} is not the VPCAttachment's", reason="VpcMismatch")
     if attachment.function not in (None, function):
-        raise Rejected(f"its identifier is not {endpoint.function}", reason="FunctionMismatch")
+        raise Rejected(
+            f"function {endpoint.function} is not the VPCAttachment's identifier", reason="FunctionMismatch"
+        )
     assigned = attachment.vpc is not None and attachment.function is not None
     return "" if attachment.ready and assigned else "NotReady", attachment.networks
 
@@ -246,7 +262,7 @@ def _networks(
         if allowed is None or announced in allowed:
             networks.add(announced)
         else:
-            message = f"the attachment is not entitled to {announced}"
+            message = f"network {announced} is neither an address of the VPCAttachment nor one of its routes"
             rejections.append(_no(origin, endpoint, "NotEntitled", message))
     return tuple(sorted(networks)), rejections
 

@@ -1,26 +1,27 @@
-"""The route table: a pure function of what the nodes claim, and of the table in force.
+"""The route table: a pure function of the nodes' paths, and of the table in force.
 
-``table(segments, attachments, held)`` decides two questions, each on its own:
+``table(segments, attachments, installed)`` decides two questions, each on its own:
 
-*Which endpoint does an attachment have?* The one with the newest epoch; of two equal ones the one in force, then the
-first by node name. But the last word of a node that is gone does not count against one that is there: see ``absent``.
-(``winner``)
+*What is an attachment's best path?* The one with the newest epoch; of two equal ones the installed one, then the first
+by node name. But a path that arrived late from an offline node does not count against an online node's: see
+``offline``. (``best_path``)
 
-*Which attachment has a network?* The one that has it in the table in force keeps it for as long as it claims it, on
-whatever node: moving does not lose it, and a rival's clock cannot take it. A network that nobody has goes to the
-claimant with the lowest (epoch, cluster, function): the one that was attached first. (``holder``)
+*Which attachment owns a network?* The one that has it in the table in force keeps it for as long as its best path
+announces it, on whatever node: moving does not lose it, and another attachment's clock cannot take it. A network
+without an owner goes to the announcer with the lowest (epoch, cluster, function): the one that was attached first.
+(``network_owner``)
 
-So "the holder keeps it" is data and not memory: ``held`` is the retained table in the broker (and
+So "the owner keeps it" is data and not memory: ``installed`` is the retained table in the broker (and
 ``VPCAttachment.status.endpoint`` where that is lost), which a restarted router reads before it decides anything. For
-one ``held`` the order of the input does not matter, and ``table(s, a, table(s, a, held)) == table(s, a, held)``,
-which is why a router that restarts changes nothing. Both questions are local, to an attachment and to a network: that
-is what lets ``store`` answer them for what changed alone and arrive at the same table.
+one ``installed`` the order of the input does not matter, and ``table(s, a, table(s, a, installed))`` equals
+``table(s, a, installed)``: so a router that restarts changes nothing. Both questions are local, to an attachment and
+to a network: so ``store`` can answer them for what changed alone and arrive at the same table.
 
-``horizon`` is the newest epoch (ns) that is believed of a claim that is not in force yet. Below it no epoch is too
+``horizon`` is the newest epoch (ns) that is accepted of a path that is not installed yet. Below it no epoch is too
 far ahead to be overtaken: the next ADD takes the highest epoch known plus one.
 
-``absent`` are the nodes that are offline. What such a node says and is not in force yet counts only where no other says
-that it has the attachment (docs/design/late-messages.md).
+``offline`` are the nodes that are offline. A path of theirs that is not installed yet counts only where no online node
+has a path of the attachment (docs/design/late-messages.md).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -28,42 +29,42 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from galactic.messages import Route
-from galactic.router.rib.import_policy import OPEN, Policy, admits, refusals
+from galactic.router.rib.import_policy import OPEN, Policy, allows, policy_rejections
 from galactic.router.rib.networks import Network
 from galactic.router.rib.path import (
-    Admission,
     Attachment,
     EndpointPath,
     Holder,
     Identity,
+    NodePaths,
     NodeRef,
     Rejection,
     Segment,
-    admission,
+    node_paths,
 )
 
-Held = Mapping[Network, Route]
+Installed = Mapping[Network, Route]
 """The table of one VPC as it is in force."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A network that an endpoint claims and another attachment of the VPC has."""
+    """A network that ``path`` announces and another attachment of the VPC owns, by its best path ``owner``."""
 
     network: Network
-    claim: EndpointPath
-    holder: EndpointPath
+    path: EndpointPath
+    owner: EndpointPath
 
     @property
     def sentence(self) -> str:
         """For people."""
-        has = self.holder
-        return f"{self.network} is held by {has.attachment or has.sid} on node {has.origin.node}"
+        owner = self.owner
+        return f"{self.network} belongs to {owner.attachment or owner.sid} on node {owner.origin.node}"
 
 
 @dataclass(frozen=True, slots=True)
 class VpcTable:
-    """One VPC: its routes, the endpoint of each attachment, and what was left out."""
+    """One VPC: its routes, the best path of each attachment, and what was left out."""
 
     routes: dict[Network, Route] = field(default_factory=dict)
     endpoints: dict[Holder, EndpointPath] = field(default_factory=dict)
@@ -73,7 +74,7 @@ class VpcTable:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All VPCs by identifier, and what was rejected before it came to any."""
+    """All VPCs by identifier, and endpoints that are no paths."""
 
     vpcs: dict[int, VpcTable]
     rejections: tuple[Rejection, ...]
@@ -82,24 +83,24 @@ class Tables:
 def table(  # noqa: PLR0917
     segments: Mapping[NodeRef, Segment],
     attachments: Mapping[str, Attachment] | None,
-    held: Mapping[int, Held],
+    installed: Mapping[int, Installed],
     horizon: int,
     policy: Policy = OPEN,
-    absent: AbstractSet[NodeRef] = frozenset(),
+    offline: AbstractSet[NodeRef] = frozenset(),
 ) -> Tables:
     """Every VPC's table. ``attachments`` None: standalone, nothing to check endpoints against."""
-    admissions = [admission(origin, segment, attachments) for origin, segment in segments.items()]
+    checked = [node_paths(node, segment, attachments) for node, segment in segments.items()]
     candidates: dict[int, dict[Holder, list[EndpointPath]]] = {}
-    for identity, claims in _by_identity(admissions).items():
-        candidates.setdefault(identity.vpc, {})[Holder(identity.cluster, identity.function)] = claims
+    for identity, paths in _by_identity(checked).items():
+        candidates.setdefault(identity.vpc, {})[Holder(identity.cluster, identity.function)] = paths
     rejections = sorted(
-        (rejection for admitted in admissions for rejection in admitted.rejections),
+        (rejection for paths in checked for rejection in paths.rejections),
         key=lambda rejection: (rejection.origin, rejection.attachment, rejection.reason, rejection.message),
     )
     return Tables(
         {
-            vpc: vpc_table(vpc, claims, held.get(vpc, {}), horizon, policy, absent)
-            for vpc, claims in candidates.items()
+            vpc: vpc_table(vpc, by_holder, installed.get(vpc, {}), horizon, policy, offline)
+            for vpc, by_holder in candidates.items()
         },
         tuple(rejections),
     )
@@ -108,74 +109,85 @@ def table(  # noqa: PLR0917
 def vpc_table(  # noqa: PLR0917
     vpc: int,
     candidates: Mapping[Holder, Collection[EndpointPath]],
-    held: Held,
+    installed: Installed,
     horizon: int,
     policy: Policy = OPEN,
-    absent: AbstractSet[NodeRef] = frozenset(),
+    offline: AbstractSet[NodeRef] = frozenset(),
 ) -> VpcTable:
-    """One VPC's table from the claims of each attachment in it."""
-    present = {attachment.cluster for attachment in candidates}
-    every = (claim for claims in candidates.values() for claim in claims)
-    clusters = policy.clusters(vpc, present, every, held, horizon)
-    endpoints: dict[Holder, EndpointPath] = {}
+    """One VPC's table from the paths of each attachment in it."""
+    present = {holder.cluster for holder in candidates}
+    every = (path for paths in candidates.values() for path in paths)
+    clusters = policy.clusters(vpc, present, every, installed, horizon)
+    best_paths: dict[Holder, EndpointPath] = {}
     rejections: list[Rejection] = []
-    claimants: dict[Network, list[EndpointPath]] = {}
-    for attachment in sorted(candidates):
-        if not admits(clusters, attachment.cluster):
-            rejections += refusals(candidates[attachment], clusters)
+    announcers: dict[Network, list[EndpointPath]] = {}
+    for holder in sorted(candidates):
+        if not allows(clusters, holder.cluster):
+            rejections += policy_rejections(candidates[holder], clusters)
             continue
-        chosen, losers = winner(candidates[attachment], held, horizon, absent)
-        rejections += losers
-        if chosen is not None:
-            endpoints[attachment] = chosen
-            for network in chosen.networks:
-                claimants.setdefault(network, []).append(chosen)
+        best, rejected = best_path(candidates[holder], installed, horizon, offline)
+        rejections += rejected
+        if best is not None:
+            best_paths[holder] = best
+            for network in best.networks:
+                announcers.setdefault(network, []).append(best)
     routes: dict[Network, Route] = {}
     conflicts: list[Conflict] = []
-    for network in sorted(claimants):
-        has, others = holder(claimants[network], held.get(network))
-        routes[network] = has.route(network)
-        conflicts += (Conflict(network, claim, has) for claim in others)
-    return VpcTable(routes, endpoints, tuple(rejections), tuple(conflicts))
+    for network in sorted(announcers):
+        owner, others = network_owner(announcers[network], installed.get(network))
+        routes[network] = owner.route(network)
+        conflicts += (Conflict(network, path, owner) for path in others)
+    return VpcTable(routes, best_paths, tuple(rejections), tuple(conflicts))
 
 
-def winner(
-    candidates: Iterable[EndpointPath], held: Held, horizon: int, absent: AbstractSet[NodeRef] = frozenset()
+def best_path(
+    candidates: Iterable[EndpointPath],
+    installed: Installed,
+    horizon: int,
+    offline: AbstractSet[NodeRef] = frozenset(),
 ) -> tuple[EndpointPath | None, list[Rejection]]:
-    """The endpoint of one attachment, and why not the others."""
+    """The best path of one attachment, and why not the others."""
     eligible: list[tuple[EndpointPath, bool]] = []
     rejections: list[Rejection] = []
-    for claim in sorted(candidates, key=lambda claim: claim.origin):
-        in_force = claim.in_force(held)
-        if claim.pending and not in_force:
-            rejections.append(_rejection(claim, claim.pending, "the attachment is not ready"))
-        elif claim.epoch > horizon and not in_force:
-            rejections.append(_rejection(claim, "EpochInFuture", f"epoch {claim.epoch} is too far ahead"))
+    for path in sorted(candidates, key=lambda path: path.origin):
+        is_installed = path.is_installed(installed)
+        if path.pending and not is_installed:
+            rejections.append(_rejection(path, path.pending, "the VPCAttachment is not ready"))
+        elif path.epoch > horizon and not is_installed:
+            rejections.append(
+                _rejection(
+                    path,
+                    "EpochInFuture",
+                    f"epoch {path.epoch} is more than a day ahead of the router's clock",
+                )
+            )
         else:
-            eligible.append((claim, in_force))
+            eligible.append((path, is_installed))
     if not eligible:
         return None, rejections
     # Of equals the first: by node name.
-    chosen, _ = max(
-        eligible, key=lambda pair: (pair[1] or pair[0].origin not in absent, pair[0].epoch, pair[1])
+    best, _ = max(
+        eligible, key=lambda pair: (pair[1] or pair[0].origin not in offline, pair[0].epoch, pair[1])
     )
-    for claim, _ in eligible:
-        if claim is not chosen:
-            message = f"epoch {claim.epoch} on {claim.origin.node}, {chosen.epoch} on {chosen.origin.node}"
-            if claim.epoch > chosen.epoch:
-                message += f"; {claim.origin.node} is offline, and {chosen.origin.node} is not"
-            rejections.append(_rejection(claim, "StaleEpoch", message))
-    return chosen, rejections
+    for path, _ in eligible:
+        if path is not best:
+            message = f"epoch {path.epoch} on {path.origin.node}, {best.epoch} on {best.origin.node}"
+            if path.epoch > best.epoch:
+                message += f"; {path.origin.node} is offline, and {best.origin.node} is not"
+            rejections.append(_rejection(path, "StaleEpoch", message))
+    return best, rejections
 
 
-def holder(claimants: Iterable[EndpointPath], held: Route | None) -> tuple[EndpointPath, list[EndpointPath]]:
-    """Of the endpoints that claim a network (one an attachment, at least one) the one that has it, and the others."""
-    ranked = sorted(claimants, key=lambda claim: (not _keeps(claim, held), claim.epoch, claim.holder))
+def network_owner(
+    announcers: Iterable[EndpointPath], installed: Route | None
+) -> tuple[EndpointPath, list[EndpointPath]]:
+    """Of the best paths that announce a network (at least one) the one that owns it, and the others."""
+    ranked = sorted(announcers, key=lambda path: (not _owns(path, installed), path.epoch, path.holder))
     return ranked[0], ranked[1:]
 
 
-def _keeps(claim: EndpointPath, held: Route | None) -> bool:
-    return held is not None and claim.holder == holder_of(held)
+def _owns(path: EndpointPath, installed: Route | None) -> bool:
+    return installed is not None and path.holder == holder_of(installed)
 
 
 def holder_of(route: Route) -> Holder | None:
@@ -183,17 +195,17 @@ def holder_of(route: Route) -> Holder | None:
     try:
         return Holder(route.cluster, int(route.function, 16))
     except ValueError:
-        return None  # somebody else wrote into the retained table
+        return None  # another program wrote into the retained table
 
 
-def _rejection(claim: EndpointPath, reason: str, message: str) -> Rejection:
-    return Rejection(claim.origin, claim.attachment, reason, message)
+def _rejection(path: EndpointPath, reason: str, message: str) -> Rejection:
+    return Rejection(path.origin, path.attachment, reason, message)
 
 
-def _by_identity(admissions: Iterable[Admission]) -> dict[Identity, list[EndpointPath]]:
-    """The claims of many nodes, gathered by attachment."""
+def _by_identity(checked: Iterable[NodePaths]) -> dict[Identity, list[EndpointPath]]:
+    """The paths of many nodes, gathered by attachment."""
     gathered: dict[Identity, list[EndpointPath]] = {}
-    for admitted in admissions:
-        for candidate in admitted.claims.values():
-            gathered.setdefault(candidate.identity, []).append(candidate)
+    for node in checked:
+        for path in node.paths.values():
+            gathered.setdefault(path.identity, []).append(path)
     return gathered

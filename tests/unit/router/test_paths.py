@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from galactic.messages import Endpoint
-from galactic.router.rib.path import Attachment, NodeRef, Segment, admission, claim
+from galactic.router.rib.path import Attachment, NodeRef, Segment, endpoint_path, node_paths
 
 N1 = NodeRef("default", "n1")
 KNOWN = {"ns/a1": Attachment(0x4D2, 1, frozenset({"10.1.1.1/32", "10.9.0.0/16"}), ready=True)}
@@ -14,12 +14,12 @@ KNOWN = {"ns/a1": Attachment(0x4D2, 1, frozenset({"10.1.1.1/32", "10.9.0.0/16"})
 
 def test_an_honest_endpoint(world) -> None:
     endpoint = world.endpoint("n1", 1, "10.9.0.0/16", "10.1.1.1/32", epoch=7)
-    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, KNOWN)
+    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, KNOWN)
     assert not rejections
-    assert admitted is not None
-    assert admitted.networks == ("10.1.1.1/32", "10.9.0.0/16")
-    assert (admitted.vpc, admitted.function, admitted.epoch, admitted.pending) == (0x4D2, 1, 7, "")
-    assert admitted.sid == endpoint.sid
+    assert path is not None
+    assert path.networks == ("10.1.1.1/32", "10.9.0.0/16")
+    assert (path.vpc, path.function, path.epoch, path.pending) == (0x4D2, 1, 7, "")
+    assert path.sid == endpoint.sid
 
 
 @pytest.mark.parametrize(
@@ -49,22 +49,22 @@ def test_an_honest_endpoint(world) -> None:
 )
 def test_lies(world, change: dict, reason: str) -> None:
     endpoint = msgspec.structs.replace(world.endpoint("n1", 1, "10.1.1.1/32"), **change)
-    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, KNOWN)
-    assert admitted is None
+    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, KNOWN)
+    assert path is None
     assert [rejection.reason for rejection in rejections] == [reason]
 
 
 def test_a_node_without_a_prefix_claims_nothing(world) -> None:
-    admitted, (rejection,) = claim(N1, None, world.endpoint("n1", 1, "10.1.1.1/32"), KNOWN)
-    assert admitted is None
+    path, (rejection,) = endpoint_path(N1, None, world.endpoint("n1", 1, "10.1.1.1/32"), KNOWN)
+    assert path is None
     assert rejection.reason == "NodeUnknown"
 
 
 def test_networks_are_judged_one_by_one(world) -> None:
     endpoint = world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.2/32", "0.0.0.0/0", "10.9.0.1/16", "x")
-    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, KNOWN)
-    assert admitted is not None
-    assert admitted.networks == ("10.1.1.1/32",)
+    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, KNOWN)
+    assert path is not None
+    assert path.networks == ("10.1.1.1/32",)
     assert [rejection.reason for rejection in rejections] == [
         "NotEntitled",
         "DefaultRoute",
@@ -83,25 +83,25 @@ def test_networks_are_judged_one_by_one(world) -> None:
 )
 def test_what_is_not_assigned_yet_is_pending(world, change: dict) -> None:
     known = {"ns/a1": replace(KNOWN["ns/a1"], **change)}
-    admitted, _ = claim(N1, world.prefix("n1"), world.endpoint("n1", 1, "10.1.1.1/32"), known)
-    assert admitted is not None
-    assert admitted.pending == "NotReady"
+    path, _ = endpoint_path(N1, world.prefix("n1"), world.endpoint("n1", 1, "10.1.1.1/32"), known)
+    assert path is not None
+    assert path.pending == "NotReady"
 
 
 def test_a_node_that_registers_an_attachment_twice_is_taken_at_its_newest_word(world) -> None:
     old = world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)
     new = world.endpoint("n1", 1, "10.9.0.0/16", epoch=2)
     one, other = (
-        admission(N1, Segment(world.prefix("n1"), order), KNOWN) for order in ((old, new), (new, old))
+        node_paths(N1, Segment(world.prefix("n1"), order), KNOWN) for order in ((old, new), (new, old))
     )
     assert one == other
-    (kept,) = one.claims.values()
+    (kept,) = one.paths.values()
     assert kept.epoch == 2
     assert [rejection.reason for rejection in one.rejections] == ["Duplicate"]
 
 
 def test_no_attachments_means_no_check(world) -> None:
     endpoint: Endpoint = world.endpoint("n1", 9, "172.16.0.0/12")
-    admitted, rejections = claim(N1, world.prefix("n1"), endpoint, None)
-    assert admitted is not None
+    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, None)
+    assert path is not None
     assert not rejections

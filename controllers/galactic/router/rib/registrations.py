@@ -1,0 +1,201 @@
+"""What every node registers, over MQTT or in Kubernetes, and the paths that follow from it once they are checked."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network
+from sys import intern
+
+import msgspec
+
+from galactic.messages import Endpoint, Route
+from galactic.router.rib.path import Attachment, NodePaths, NodeRef, Rejection, Segment, node_paths
+from galactic.router.rib.prefix_owners import PrefixOwners, prefix_taken
+from galactic.router.rib.vpc_tables import VpcTables
+
+
+@dataclass(slots=True)
+class _Node:
+    """One node's last registration, and its paths."""
+
+    prefix: IPv6Network | None = None
+    sequence: int = -1
+    endpoints: tuple[Endpoint, ...] = ()
+    paths: NodePaths = field(default_factory=NodePaths)
+    withdrawn: bool = False
+
+
+class Registrations:
+    """By node, and the attachments to check them against. ``check`` puts what follows into the tables."""
+
+    def __init__(self, tables: VpcTables, changed: asyncio.Event, *, checked: bool) -> None:
+        """``checked``: against attachments (Kubernetes); else there are none (standalone)."""
+        self._tables, self._changed = tables, changed
+        self._prefixes = None if checked else PrefixOwners()  # in Kubernetes the operator assigns them
+        self._attachments: dict[str, Attachment] | None = {} if checked else None
+        self._nodes: dict[NodeRef, _Node] = {}
+        self._by_attachment: dict[str, set[NodeRef]] = {}  # nodes that have an endpoint of that name
+        self._unchecked: set[NodeRef] = set()
+        self._rejections: list[Rejection] = []  # that came since they were taken last
+        self.offline: set[NodeRef] = set()
+        self._came_or_went: set[NodeRef] = set()  # since the last check
+
+    # -- writers -----------------------------------------------------------------------------------------------------
+
+    def set_endpoints(self, node: NodeRef, sequence: int, endpoints: tuple[Endpoint, ...]) -> bool:
+        """All endpoints of a node. False when a newer sequence is known, or other endpoints of the same one."""
+        known = self._nodes.setdefault(node, _Node())
+        if sequence <= known.sequence:
+            return sequence == known.sequence and endpoints == known.endpoints
+        endpoints = _shared(known.endpoints, endpoints)
+        self._index(node, known.endpoints, endpoints)
+        known.sequence, known.endpoints = sequence, endpoints
+        self._mark((node,))
+        return True
+
+    def set_prefix(self, node: NodeRef, prefix: IPv6Network | None) -> None:
+        """The SRv6 prefix of a node; None: it has no valid one."""
+        known = self._nodes.setdefault(node, _Node())
+        if known.prefix != prefix:
+            known.prefix = prefix
+            if self._prefixes is not None:
+                self._prefixes.name(node, prefix)
+            self._mark((node,))
+
+    def remove(self, node: NodeRef) -> None:
+        """The node is no more: its registration is forgotten, the sequence included."""
+        if (known := self._nodes.get(node)) is not None:
+            self._index(node, known.endpoints, ())
+            known.prefix, known.sequence, known.endpoints = None, -1, ()
+            if self._prefixes is not None:
+                self._prefixes.name(node, None)
+            self._mark((node,))
+
+    def set_offline(self, node: NodeRef, offline: bool) -> None:
+        """What arrives late from an offline node counts less: see ``table``."""
+        if (node in self.offline) != offline:
+            (self.offline.add if offline else self.offline.discard)(node)
+            self._came_or_went.add(node)
+            self._changed.set()
+
+    def withdraw(self, node: NodeRef, withdrawn: bool) -> None:
+        """A withdrawn node has no paths, whatever it registers."""
+        if (known := self._nodes.get(node)) is not None and known.withdrawn != withdrawn:
+            known.withdrawn = withdrawn
+            self._mark((node,))
+
+    def set_attachment(self, name: str, attachment: Attachment | None) -> None:
+        """A VPCAttachment (``namespace/name``) as it is now; None: it is no more."""
+        assert self._attachments is not None
+        if self._attachments.get(name) == attachment:
+            return
+        if attachment is None:
+            del self._attachments[name]
+        else:
+            self._attachments[name] = attachment
+        self._mark(self._by_attachment.get(name, ()))
+
+    def install_prefixes(self, routes: Iterable[Route]) -> None:
+        """These routes are in force, from before this process: their nodes have the locators of the SIDs."""
+        if self._prefixes is not None:
+            self._prefixes.install(routes)
+
+    # -- readers -----------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def is_registered(self, node: NodeRef) -> bool:
+        """Whether that node's endpoints are known."""
+        return (known := self._nodes.get(node)) is not None and known.sequence >= 0
+
+    def segments(self) -> dict[NodeRef, Segment]:
+        """All registrations, as ``table.table`` takes them."""
+        return {node: Segment(known.prefix, known.endpoints) for node, known in self._nodes.items()}
+
+    def prefix_conflicts(self) -> Mapping[NodeRef, NodeRef]:
+        """Nodes whose prefix belongs to another node, and that node, as of the last check."""
+        return self._prefixes.conflicts if self._prefixes is not None else {}
+
+    def rejections(self) -> list[Rejection]:
+        """Endpoints that are no paths, as of the last check."""
+        return [rejection for known in self._nodes.values() for rejection in known.paths.rejections]
+
+    # -- checks ------------------------------------------------------------------------------------------------------
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether there is anything to check."""
+        return bool(self._unchecked or self._came_or_went)
+
+    def check(self, at_most: int) -> bool:
+        """Checks so many endpoints, or those of one node. Whether there are more."""
+        for node in self._came_or_went:
+            self._reconsider(node)
+        self._came_or_went.clear()
+        if self._prefixes is not None:
+            self._unchecked |= self._prefixes.settle() & self._nodes.keys()
+        while self._unchecked and at_most > 0:
+            node = self._unchecked.pop()
+            at_most -= 1 + len(self._nodes[node].endpoints)
+            self._check(node)
+        return bool(self._unchecked)
+
+    def new_rejections(self) -> list[Rejection]:
+        """Those that were not there when this was called last."""
+        rejections, self._rejections = self._rejections, []
+        return rejections
+
+    def _reconsider(self, node: NodeRef) -> None:
+        """A node came or went: other nodes' paths of its attachments may count now, or no more."""
+        known = self._nodes.get(node)
+        for path in known.paths.paths.values() if known else ():
+            self._tables.reconsider(path.identity)
+
+    def _check(self, node: NodeRef) -> None:
+        known = self._nodes[node]
+        before = known.paths
+        if known.withdrawn:
+            now = NodePaths()
+        elif (owner := self.prefix_conflicts().get(node)) is not None:
+            now = NodePaths({}, (prefix_taken(node, known.prefix, owner),))
+        else:
+            now = node_paths(node, Segment(known.prefix, known.endpoints), self._attachments)
+        known.paths = now
+        for sid in before.paths.keys() - now.paths.keys():  # before others come: the prefix may be another
+            self._tables.set_path(before.paths[sid].identity, node, None)
+        for sid, path in now.paths.items():
+            same = before.paths.get(sid)
+            if path == same:
+                now.paths[sid] = same  # the one that the tables have: not two of each
+            else:
+                self._tables.set_path(path.identity, node, path)
+        if known.prefix is None and known.sequence < 0:
+            del self._nodes[node]
+        old = set(before.rejections)
+        self._rejections += (rejection for rejection in now.rejections if rejection not in old)
+
+    def _index(self, node: NodeRef, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
+        if self._attachments is None:
+            return
+        for name in {endpoint.attachment for endpoint in before} - {endpoint.attachment for endpoint in now}:
+            self._by_attachment[name].discard(node)
+            if not self._by_attachment[name]:
+                del self._by_attachment[name]
+        for endpoint in now:
+            self._by_attachment.setdefault(endpoint.attachment, set()).add(node)
+
+    def _mark(self, nodes: Iterable[NodeRef]) -> None:
+        self._unchecked.update(nodes)
+        self._changed.set()
+
+
+def _shared(known: tuple[Endpoint, ...], new: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """The new endpoints; those that are known already are the very objects, whose strings the tables have."""
+    by_sid = {endpoint.sid: endpoint for endpoint in known}
+    return tuple(
+        same
+        if (same := by_sid.get(endpoint.sid)) == endpoint
+        else msgspec.structs.replace(endpoint, vpc=intern(endpoint.vpc))
+        for endpoint in new
+    )
