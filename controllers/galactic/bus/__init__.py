@@ -1,6 +1,14 @@
-"""The only place that talks to the MQTT broker.
+"""The connection to the MQTT broker. ``Bus`` is its interface; every message of every process passes here.
 
-``paho.PahoBus`` is the real adapter, ``memory.MemoryBus`` the one for tests; ``Bus`` is what both promise.
+paho           ``PahoBus``, the adapter of paho-mqtt: connects, subscribes, publishes
+client         one paho client, configured from the settings
+paho_socket    its socket on the event loop
+websocket      a correction of paho's WebSocket
+receive_queue  messages that wait for their consumer
+inflight       publishes that wait for their PUBACK
+failures       reasons of a failed connection
+metrics        ``galactic_mqtt_…``
+memory         a broker in memory, for tests
 """
 
 from collections.abc import AsyncIterator
@@ -10,7 +18,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it arrived. ``retained`` says that it was stored by the broker before we subscribed."""
+    """One message. ``retained``: the broker had stored it before the subscription."""
 
     topic: str
     payload: bytes
@@ -19,35 +27,35 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """Stands in the stream of deliveries where a (new) session began: everything retained follows it."""
+    """Marks the beginning of a session in the stream of deliveries: all retained messages follow it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """Stands in the stream where the session ended, and again whenever the reason why there is none is another one.
+    """Marks the end of a session in the stream, and every later change of the reason why there is none.
 
-    What was published by others meanwhile may be lost.
+    Messages that others publish meanwhile may be lost.
     """
 
     reason: str
 
 
 class Bus(Protocol):
-    """QoS 1 publish and subscribe over one connection that is kept up by itself."""
+    """QoS 1 publish and subscribe over one connection, which is made again whenever it ends."""
 
     @property
     def connected(self) -> bool: ...
 
     @property
     def echoes(self) -> bool:
-        """Whether what this client publishes comes back though ``subscribe`` was told that it need not."""
+        """Whether this client's own publishes are delivered to it in spite of ``own=False``."""
 
     def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
-        """Adds subscriptions; they are made again on every new session, so this never fails.
+        """Adds subscriptions. Never fails: every new session makes them again.
 
-        ``replay`` False: what is retained need not be sent now. MQTT 3.1.1 cannot say so, and a new session brings it.
-        ``own`` False: what this client publishes need not come back. MQTT 3.1.1 cannot say so. Not for retained
-        messages: brokers differ in whether those count as one's own.
+        ``replay`` False: retained messages are not needed now; a new session brings them anyway. ``own`` False: this
+        client's own publishes are not needed. Not for retained messages: brokers differ in whether those count as own.
+        MQTT 3.1.1 can express neither.
         """
 
     def unsubscribe(self, *filters: str) -> None: ...
@@ -55,11 +63,11 @@ class Bus(Protocol):
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Returns when the broker has confirmed (PUBACK).
 
-        Raises Unreachable when that did not happen in time, or the broker refused (MQTT 5; 3.1.1 cannot say so).
+        Raises Unreachable if no PUBACK arrived in time, or the broker refused (MQTT 5 only).
         """
 
     def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:
-        """Everything that arrives, in order, for ever. For one consumer.
+        """Everything that arrives, in order, without end. For one consumer.
 
-        One that does not keep up makes the connection stop reading, PUBACKs included: it must not wait for a publish.
+        A slow consumer makes the connection stop reading, PUBACKs included: it must not wait for a publish.
         """

@@ -1,4 +1,4 @@
-"""Why there is no connection, in a word for metrics and a sentence for people."""
+"""Reasons of a failed connection: a word for metrics, a sentence with a remedy for people."""
 
 import socket
 import ssl
@@ -22,8 +22,8 @@ _REFUSED: Final = {
 _KINDS: Final[tuple[tuple[type[BaseException], str, str], ...]] = (
     (ssl.SSLError, "TlsFailed", "no TLS with the broker: {}; is it a TLS port?"),
     (WebsocketConnectionError, "NoWebSocket", "{}; check port and path of mqtt_url"),
-    (socket.gaierror, "NameUnknown", "the broker's name is not known: {}"),
-    (ConnectionRefusedError, "ConnectionRefused", "nobody listens there: {}"),
+    (socket.gaierror, "NameUnknown", "the broker's host name is unknown: {}"),
+    (ConnectionRefusedError, "ConnectionRefused", "nothing listens at that address: {}"),
     (TimeoutError, "Timeout", "the broker does not answer: {}"),
     (ConnectionError, "Lost", "{}"),
     (ValueError, "BadCredentialFiles", "{}"),
@@ -53,10 +53,10 @@ def failure(error: BaseException) -> tuple[str, str]:
     if isinstance(error, ssl.SSLCertVerificationError):
         return _certificate(error)
     text = str(error) or repr(error)
-    if found := _alert(text):
-        return found
+    if alert := _alert(text):
+        return alert
     if "EOF occurred in violation" in text:
-        return "Lost", f"{text}; a broker that refuses our certificate may end like this: see its log"
+        return "Lost", f"{text}; a broker that refuses the client certificate may end so: see its log"
     for kind, reason, sentence in _KINDS:
         if isinstance(error, kind):
             return reason, sentence.format(text)
@@ -64,29 +64,32 @@ def failure(error: BaseException) -> tuple[str, str]:
 
 
 def _certificate(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
-    what = f"the broker's certificate is not trusted: {error.verify_message}"
+    problem = f"the broker's certificate is not trusted: {error.verify_message}"
     if error.verify_code in _EXPIRED:
-        return "CertificateExpired", f"{what}; renew it, or mend this machine's clock"
+        return "CertificateExpired", f"{problem}; renew it, or correct this machine's clock"
     if error.verify_code in _NAMES:
-        return "CertificateName", f"{what}; it must name the host of mqtt_url"
-    return "UnknownAuthority", f"{what}; check mqtt_ca_file"
+        return "CertificateName", f"{problem}; it must name the host of mqtt_url"
+    return "UnknownAuthority", f"{problem}; check mqtt_ca_file"
 
 
 def _alert(text: str) -> tuple[str, str] | None:
-    """What the broker says against our certificate; with TLS 1.3 after the handshake (RFC 8446 §6.2)."""
+    """The broker's TLS alert about the client certificate; with TLS 1.3 after the handshake (RFC 8446 §6.2)."""
     upper = text.upper().replace(" ", "_")
     if "ALERT" not in upper:
         return None
     if "CERTIFICATE_EXPIRED" in upper:
-        return "ClientCertificateExpired", f"the broker refuses our certificate: it has expired ({text})"
+        return (
+            "ClientCertificateExpired",
+            f"the broker refuses the client certificate: it has expired ({text})",
+        )
     if "CERTIFICATE_REQUIRED" in upper or "HANDSHAKE_FAILURE" in upper:
         return (
             "ClientCertificateMissing",
-            f"the broker wants a client certificate: give mqtt_cert_file ({text})",
+            f"the broker requires a client certificate: give mqtt_cert_file ({text})",
         )
     if "UNKNOWN_CA" in upper or "CERTIFICATE" in upper:
         return (
             "ClientCertificateRefused",
-            f"the broker refuses our certificate: not from a CA it knows, or revoked ({text})",
+            f"the broker refuses the client certificate: its CA is unknown there, or it is revoked ({text})",
         )
-    return "TlsFailed", f"the broker broke TLS off: {text}"
+    return "TlsFailed", f"the broker ended TLS: {text}"

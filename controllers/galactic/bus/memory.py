@@ -31,9 +31,9 @@ class MemoryBroker:
         elif retain:
             self.retained.pop(topic, None)
         for session in self._sessions:
-            deaf = session.others if session is publisher else ()
-            wanted = (pattern for pattern in session.filters if pattern not in deaf)
-            if session.connected and any(matches(pattern, topic) for pattern in wanted):
+            ignored = session.others if session is publisher else ()
+            filters = (pattern for pattern in session.filters if pattern not in ignored)
+            if session.connected and any(matches(pattern, topic) for pattern in filters):
                 self.deliver(session, topic, payload, False)
 
     def deliver(self, session: "MemoryBus", topic: str, payload: bytes, retained: bool) -> None:
@@ -41,13 +41,13 @@ class MemoryBroker:
             session.arrive(Delivery(topic, payload, retained))
 
     def stop(self) -> None:
-        """The broker goes away: every session ends. Retained messages stay, as with persistence."""
+        """The broker stops: every session ends. Retained messages stay, as with persistence."""
         self.up = False
         for session in self._sessions:
             session.arrive(Disconnected("broker stopped"))
 
     def start(self, *, empty: bool = False) -> None:
-        """The broker comes back, with or without what it had retained."""
+        """The broker starts, with or without its retained messages."""
         self.up = True
         if empty:
             self.retained.clear()
@@ -56,7 +56,7 @@ class MemoryBroker:
             session.replay(session.filters)
 
     def drop(self, session: "MemoryBus") -> None:
-        """One client dies without a goodbye: its Last Will is published."""
+        """A client's connection breaks: its Last Will is published."""
         self._sessions.remove(session)
         if session.will:
             self.publish(*session.will, True)
@@ -68,7 +68,7 @@ class MemoryBus:
     def __init__(self, broker: MemoryBroker, will: tuple[str, bytes] | None) -> None:
         self.broker, self.will = broker, will
         self.filters: list[str] = []
-        self.others: set[str] = set()  # filters for what others publish only
+        self.others: set[str] = set()  # filters that this client's own publishes do not match
         self._queue: asyncio.Queue[Delivery | Connected | Disconnected] = asyncio.Queue()
 
     @property
@@ -91,7 +91,7 @@ class MemoryBus:
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         if not self.broker.up:
-            raise Unreachable("mqtt", "the broker is away")
+            raise Unreachable("mqtt", "the broker is stopped")
         self.broker.publish(topic, payload, retain, self)
         await asyncio.sleep(0)
 

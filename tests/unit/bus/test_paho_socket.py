@@ -56,7 +56,7 @@ def test_a_websocket_that_is_full_loses_and_spoils_no_packet(room: int) -> None:
             except BlockingIOError:  # paho keeps the packet and comes back when there is room
                 refused += 1
                 socket.room += 4
-    while frames.rest():
+    while frames.send_rest():
         socket.room += 1
     assert bytes(socket.taken) == b"<one><two><three>"
     assert refused or room >= len(b"<one><two>")

@@ -201,7 +201,7 @@ REFUSALS = [
         "mqtts://localhost:{plain}", {"ca_file": "servers"}, ("TlsFailed", "Lost"), "", id="tls-to-plain"
     ),
     pytest.param("ws://127.0.0.1:{plain}", {}, ("NoWebSocket",), "port", id="websocket-to-plain"),
-    pytest.param("mqtt://127.0.0.1:1", {}, ("ConnectionRefused",), "nobody listens", id="nobody-there"),
+    pytest.param("mqtt://127.0.0.1:1", {}, ("ConnectionRefused",), "nothing listens", id="nobody-there"),
     pytest.param("mqtt://no-such-host.invalid", {}, ("NameUnknown",), "name", id="no-such-host"),
 ]
 
