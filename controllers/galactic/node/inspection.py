@@ -65,9 +65,9 @@ def target(to: RouteTarget) -> dict[str, Any]:
             return {"kind": "other"}
 
 
-def routes(found: Mapping[RouteKey, RouteTarget]) -> list[dict[str, Any]]:
+def routes(targets: Mapping[RouteKey, RouteTarget]) -> list[dict[str, Any]]:
     """Routes in the order of their networks."""
-    listed = sorted(((route_of(key), to) for key, to in found.items()), key=lambda each: _order(each[0]))
+    listed = sorted(((route_of(key), to) for key, to in targets.items()), key=lambda item: _order(item[0]))
     return [{"network": str(network), "metric": metric} | target(to) for (_, network, metric), to in listed]
 
 
@@ -94,25 +94,25 @@ async def inspection(
     """
     sending = [Sending.parse(text) for text in echoes]
     async with LinuxKernel() as kernel:
-        found = await kernel.look()
-        numbers = tables_of(found)
+        objects = await kernel.look()
+        numbers = tables_of(objects)
         chosen = sorted(numbers) if everything else [names.parse_vpc(vpc) for vpc in vpcs]
-        found_pods = {text: await _pod(kernel, text) for text in pods}
-        found_ways = {text: await _way(text) for text in ways}
+        pod_objects = {text: await _pod(kernel, text) for text in pods}
+        routes_by_way = {text: await _way(text) for text in ways}
         before = drops(in_use())
         await asyncio.gather(
-            *(next_hop(way, asked=resolve) for way in found_ways.values()),
-            *(inside(text, pod) for text, pod in found_pods.items() if pod),
+            *(next_hop(way, asked=resolve) for way in routes_by_way.values()),
+            *(inside(text, pod) for text, pod in pod_objects.items() if pod),
         )
         resolving = rise(before, drops(in_use()))
         return {
             "version": __version__,
             "kernel": os.uname().release,
-            "links": _links(found),
-            "addresses": sorted(f"{address} {device}" for device, address in found.addresses),
+            "links": _links(objects),
+            "addresses": sorted(f"{address} {device}" for device, address in objects.addresses),
             "rules": [
                 {"priority": rule.priority, "to": str(rule.destination), "table": rule.table}
-                for rule in found.rules
+                for rule in objects.rules
             ],
             "sysctls": sysctl.values(Namespace.own(), SYSCTLS),
             "sids": routes(await kernel.routes_in(MAIN_TABLE)),
@@ -125,31 +125,31 @@ async def inspection(
                 for vpc in chosen
                 if vpc in numbers
             },
-            "ways": found_ways,
-            "pods": found_pods,
+            "ways": routes_by_way,
+            "pods": pod_objects,
             "neighbours": _by_device(await kernel.neighbours()),
             "resolving": {"drops": plain(resolving)},
             "echoes": {
-                requests.text: await send(requests, found_pods.get(requests.pod)) for requests in sending
+                requests.text: await send(requests, pod_objects.get(requests.pod)) for requests in sending
             },
             "drops": plain(drops(in_use())),
         }
 
 
-def _by_device(found: Mapping[Neighbour, NeighbourState]) -> dict[str, dict[str, str]]:
+def _by_device(states: Mapping[Neighbour, NeighbourState]) -> dict[str, dict[str, str]]:
     devices: dict[str, dict[str, str]] = {}
-    for (device, address), state in found.items():
+    for (device, address), state in states.items():
         if not address.is_multicast:
             devices.setdefault(device, {})[str(address)] = state
     return devices
 
 
-def _links(found: Objects) -> dict[str, Any]:
+def _links(objects: Objects) -> dict[str, Any]:
     packets = counters()
     return {
         name: {"kind": link.kind, "up": link.up, "table": link.table, "master": link.master, "mtu": link.mtu}
         | packets.get(name, {})
-        for name, link in sorted(found.links.items())
+        for name, link in sorted(objects.links.items())
     }
 
 
@@ -172,12 +172,12 @@ async def _way(text: str) -> dict[str, Any]:
 async def _pod(kernel: LinuxKernel, text: str) -> dict[str, Any] | None:
     """None: the namespace is gone, or the device in it."""
     netns, _, device = text.rpartition("@")
-    found = await kernel.read_pod(netns, device)
-    if found is None:
+    objects = await kernel.read_pod(netns, device)
+    if objects is None:
         return None
     return {
-        "addresses": sorted(str(address) for _, address in found.addresses),
-        "routes": routes(found.routes),
+        "addresses": sorted(str(address) for _, address in objects.addresses),
+        "routes": routes(objects.routes),
     }
 
 
@@ -218,22 +218,22 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Exit code 2 for invalid arguments, 1 where the kernel does not answer."""
-    given = parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
-        found = asyncio.run(
+        printed = asyncio.run(
             inspection(
-                vpcs=given.vpc,
-                everything=given.all,
-                ways=given.way,
-                pods=given.pod,
-                resolve=given.resolve,
-                echoes=given.echo,
+                vpcs=options.vpc,
+                everything=options.all,
+                ways=options.way,
+                pods=options.pod,
+                resolve=options.resolve,
+                echoes=options.echo,
             )
         )
     except GalacticError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         raise SystemExit(2 if isinstance(error, Rejected) else 1) from error
-    json.dump(found, sys.stdout)
+    json.dump(printed, sys.stdout)
     sys.stdout.write("\n")
 
 

@@ -18,7 +18,8 @@ from galactic.linux import sysctl
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import LOOPBACK_DEVICE
 from galactic.linux.preflight import preflight
-from galactic.linux.underlay import Underlay, underlay
+from galactic.linux.underlay import Underlay
+from galactic.linux.underlay import underlay as find_underlay
 from galactic.node.dataplane import plan
 from galactic.settings import NodeSettings, load
 
@@ -43,33 +44,33 @@ class Row(NamedTuple):
     message: str
 
 
-def sysctls(found: Underlay | None) -> dict[str, str]:
-    """Those of the plan that are there before any device of ours is; what is made later inherits ``default``."""
-    facts = plan.Host(_ANY_BLOCK, _ANY_BLOCK, found.device if found else "default")
+def sysctls(underlay: Underlay | None) -> dict[str, str]:
+    """Those of the plan that exist before any device of ours; devices made later inherit ``default``."""
+    facts = plan.Host(_ANY_BLOCK, _ANY_BLOCK, underlay.device if underlay else "default")
     return {path: value for path, value in plan.host(facts).sysctls.items() if LOOPBACK_DEVICE not in path}
 
 
-async def prepare(space: IPv6Network | None, device: str) -> list[Row]:
-    """Loads modules, sets sysctls, and tries the kernel."""
+async def prepare(block: IPv6Network | None, device: str) -> list[Row]:
+    """Loads modules, sets sysctls, and checks the kernel."""
     rows = [_modules()]
-    found: Underlay | None = None
+    underlay: Underlay | None = None
     try:
-        found = await underlay(space, device=device)
-        rows.append(Row("Underlay", "ok", f"{found.device}, MTU {found.mtu}"))
+        underlay = await find_underlay(block, device=device)
+        rows.append(Row("Underlay", "ok", f"{underlay.device}, MTU {underlay.mtu}"))
     except NotYet as error:
         rows.append(Row("Underlay", "later", f"{error}; the node controller waits for one"))
     except GalacticError as error:
         rows.append(Row("Underlay", "MISSING", str(error)))
-    rows.append(_written(sysctls(found)))
-    tried = await preflight()
+    rows.append(_written(sysctls(underlay)))
+    checked = await preflight()
     return rows + [
         Row(finding.name, "ok" if finding.ok else "MISSING" if finding.required else "later", finding.message)
-        for finding in tried.findings
+        for finding in checked.findings
     ]
 
 
 def _modules() -> Row:
-    """The kernel loads most by itself when they are needed; not all of them while it runs in a container."""
+    """The kernel loads most of them on demand, but not all on behalf of a container."""
     if not shutil.which("modprobe"):
         return Row("Modules", "later", "no modprobe here: the kernel loads them itself, or has them built in")
     refused = [name for name, parameters in MODULES.items() if not _loaded(name, parameters)]
@@ -101,7 +102,7 @@ def _written(wanted: Mapping[str, str]) -> Row:
 
 
 def show(rows: list[Row], to: TextIO) -> bool:
-    """Prints the table and what follows from it; whether pods can be attached."""
+    """Prints the table and a summary; whether pods can be attached."""
     width = max(len(row.name) for row in rows)
     to.writelines(f"{row.name:{width}}  {row.state:7}  {row.message}\n" for row in rows)
     missing = [row.name for row in rows if row.state == "MISSING"]

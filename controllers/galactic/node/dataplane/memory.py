@@ -167,15 +167,19 @@ class MemoryKernel:
                 return False
             self.namespaces[netns][ifname] = Objects()
             self.peers[device] = link.peer
-        there = self.host.links.get(device)
+        present = self.host.links.get(device)
         self.made += 1
-        self.host.links[device] = link._replace(peer=None, ifindex=there.ifindex if there else self.made)
+        self.host.links[device] = link._replace(peer=None, ifindex=present.ifindex if present else self.made)
         return True
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
         await asyncio.sleep(0)
-        there = self.namespaces.get(netns, {}).get(device)
-        return None if there is None else Objects(addresses=dict(there.addresses), routes=dict(there.routes))
+        present = self.namespaces.get(netns, {}).get(device)
+        return (
+            None
+            if present is None
+            else Objects(addresses=dict(present.addresses), routes=dict(present.routes))
+        )
 
     async def write_pod(self, netns: str, wanted: Change) -> None:
         await asyncio.sleep(0)

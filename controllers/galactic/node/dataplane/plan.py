@@ -62,13 +62,13 @@ def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
     restart; the next free number where two VPCs of a node would have the same.
     """
     chosen = {vpc: known[vpc] for vpc in hosted if vpc in known}
-    taken = set(known.values())
+    used = set(known.values())
     for vpc in sorted(set(hosted) - chosen.keys()):
         number = vpc % TABLES
-        while FIRST_TABLE + number in taken:
+        while FIRST_TABLE + number in used:
             number = (number + 1) % TABLES
         chosen[vpc] = FIRST_TABLE + number
-        taken.add(chosen[vpc])
+        used.add(chosen[vpc])
     return chosen
 
 

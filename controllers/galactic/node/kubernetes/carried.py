@@ -1,4 +1,4 @@
-"""The VPCAttachments that pods of this node carry: the authority for each ADD, and for what is attached.
+"""The VPCAttachments that pods of this node carry: the authority for each ADD, and for running pods.
 
 One watch, of the attachments that the operator labelled with this node, answers each ADD. An ADD that comes before the
 operator has written its pod waits for the watch, and asks the API server once a second. A change of the status
@@ -33,17 +33,17 @@ WAIT_SECONDS: Final = 12.0
 """For an ADD that comes before its pod is in the status; the plugin gives up after 20 s."""
 ASK_SECONDS: Final = 1.0
 LAG_SECONDS: Final = 2.0
-"""An attachment of this moment may be newer than the watch."""
+"""After an ADD, until the watch has certainly brought the status that it came with."""
 GRACE_SECONDS: Final = 60.0
-"""From the moment at which a pod was seen to have lost its attachment until it is detached."""
-LOOK_SECONDS: Final = 5.0
+"""From the check that first finds a pod without its attachment until it is detached."""
+CHECK_SECONDS: Final = 5.0
 BACKOFF_SECONDS: Final = (0.5, 30.0)
 NAMED: Final = 3
 """Objects that a message names at the most."""
 
 
 class Attachments(Protocol):
-    """What is attached on this node. The node's store is the real one."""
+    """The attachments on this node. The node's store is the real one."""
 
     @property
     def attachments(self) -> Mapping[Key, Attachment]: ...
@@ -58,7 +58,7 @@ class Attachments(Protocol):
 
 
 class CarriedAttachments:
-    """Answers who may be attached by what, and keeps what is attached as the statuses have it."""
+    """Decides which pod may be attached, and keeps attachments as their statuses have them."""
 
     def __init__(
         self,
@@ -97,10 +97,9 @@ class CarriedAttachments:
         """The condition ``Entitled``: whether every attached pod carries its attachment."""
         texts = []
         for key, (_since, reason) in sorted(self._since.items()):
-            if held := self._store.attachments.get(key):
-                texts.append(
-                    f"{held.name} in container {held.container} {reason}; it is detached after {GRACE_SECONDS:g} s"
-                )
+            if attachment := self._store.attachments.get(key):
+                pod = f"{attachment.name} in container {attachment.container}"
+                texts.append(f"{pod} {reason}; it is detached after {GRACE_SECONDS:g} s")
         problem = _listed(texts)
         fine = "every attached pod carries its attachment"
         return ConditionState(
@@ -116,7 +115,7 @@ class CarriedAttachments:
             tasks.create_task(self._expire(), name="lost entitlements")
 
     async def entitled(self, pod: PodRef, name: str) -> PluginConfig:
-        """What the attachment (namespace/name) gives that pod of this node.
+        """The configuration that the attachment (namespace/name) gives that pod of this node.
 
         Raises Rejected for an attachment of another namespace. Raises NotYet while the pod does not carry it.
         """
@@ -177,7 +176,7 @@ class CarriedAttachments:
             log.warning("status not usable", attachment=name, error=reason)
         self._unusable[name] = reason
 
-    # What is attached follows the statuses.
+    # Attachments follow the statuses.
 
     def _arrived(self, key: Name, old: Object | None, new: Object | None) -> None:
         del old
@@ -202,7 +201,7 @@ class CarriedAttachments:
             await self._attached.wait()
             await asyncio.sleep(LAG_SECONDS)
             self._attached.clear()
-            self._mark(*(held.name for held in self._store.attachments.values()))
+            self._mark(*(attachment.name for attachment in self._store.attachments.values()))
 
     async def _work(self) -> None:
         backoff = Backoff(*BACKOFF_SECONDS)
@@ -210,39 +209,44 @@ class CarriedAttachments:
             await self._wake.wait()
             self._wake.clear()
             names, self._dirty = self._dirty, set()
-            attached = {held.name: held for held in self._store.attachments.values()}
-            failed = {name for name in names if not self._amend(name, attached.get(name))}
+            attachments = {attachment.name: attachment for attachment in self._store.attachments.values()}
+            failed = {name for name in names if not self._amend(name, attachments.get(name))}
             if failed:
                 await asyncio.sleep(backoff.pause())
                 self._mark(*failed)
             else:
                 backoff.succeeded()
 
-    def _amend(self, name: str, held: Attachment | None) -> bool:
+    def _amend(self, name: str, attachment: Attachment | None) -> bool:
         """False when it is to be tried again."""
-        known = self._known.get(_name(held)) if held else None
-        if held is None or known is None or known.config is None or (held.pod and known.lost_by(held.pod)):
+        known = self._known.get(_name(attachment)) if attachment else None
+        if (
+            attachment is None
+            or known is None
+            or known.config is None
+            or (attachment.pod and known.lost_by(attachment.pod))
+        ):
             return True
         try:
-            wanted = amended(held, known.config)
+            wanted = amended(attachment, known.config)
         except Rejected as error:
             self._report(name, str(error))
             return True
-        if wanted == held:
+        if wanted == attachment:
             return True
         try:
             self._store.amend(wanted)
         except GalacticError as error:
-            log.warning("not amended, trying again", attachment=name, error=str(error))
+            log.warning("attachment not amended, trying again", attachment=name, error=str(error))
             return False
-        log.info("amended", attachment=name)
+        log.info("attachment amended", attachment=name)
         return True
 
     # A pod that lost its attachment.
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             await self.expire()
 
     async def expire(self) -> None:
@@ -252,66 +256,66 @@ class CarriedAttachments:
         now, before = self._clock(), self._since
         self._since = {
             key: (before[key][0] if key in before else now, reason)
-            for key, held in self._store.attachments.items()
-            if (reason := self._lost(held, self._known.get(_name(held))))
+            for key, attachment in self._store.attachments.items()
+            if (reason := self._lost(attachment, self._known.get(_name(attachment))))
         }
         for key, (since, _reason) in [*self._since.items()]:
             if now - since >= GRACE_SECONDS:
                 await self._confirm(key)
 
     async def _confirm(self, key: Key) -> None:
-        held = self._store.attachments.get(key)
-        if held is None:
+        attachment = self._store.attachments.get(key)
+        if attachment is None:
             return
-        namespace, own = _name(held)
+        namespace, own = _name(attachment)
         try:
             thing = await self._kube.find(VPC_ATTACHMENTS, own, namespace)
-            reason = self._lost(held, entitlement(thing) if thing else None)
-            if reason is None or self._store.attachments.get(key) != held:
+            reason = self._lost(attachment, entitlement(thing) if thing else None)
+            if reason is None or self._store.attachments.get(key) != attachment:
                 self._since.pop(key, None)
                 return
             self._store.detach(key)
         except (Rejected, Unreachable) as error:
-            log.warning("not detached yet", attachment=held.name, error=str(error))
+            log.warning("pod not detached yet", attachment=attachment.name, error=str(error))
             return
         self._refused("Detached")
         self._since.pop(key, None)
         log.warning(
-            "detached a pod that lost its attachment",
-            attachment=held.name,
-            container=held.container,
+            "pod detached, it has lost its attachment",
+            attachment=attachment.name,
+            container=attachment.container,
             reason=reason,
         )
 
     @staticmethod
-    def _lost(held: Attachment, known: Entitlement | None) -> str | None:
-        """Why the pod is not entitled any more; None where it is, or where nothing is known of the pod."""
-        if not held.pod or not held.name:
+    def _lost(attachment: Attachment, known: Entitlement | None) -> str | None:
+        """Why the pod is not entitled any more; None where it is, or where the record has no pod."""
+        if not attachment.pod or not attachment.name:
             return None
         if known is None:
             return "has lost its VPCAttachment: it does not exist, or no pod of this node carries it"
-        return "does not carry its VPCAttachment any more" if known.lost_by(held.pod) else None
+        return "does not carry its VPCAttachment any more" if known.lost_by(attachment.pod) else None
 
 
-def amended(held: Attachment, config: PluginConfig) -> Attachment:
-    """What is attached, with the details of that configuration. Raises Rejected where it is another attachment's."""
-    if config.key != held.key:
+def amended(attachment: Attachment, config: PluginConfig) -> Attachment:
+    """The attachment with that configuration. Raises Rejected where the configuration is another attachment's."""
+    if config.key != attachment.key:
         raise Rejected(
-            f"it is of VPC {config.vpc} and attachment {config.vpcattachment} (base62), the pod is attached by others; "
-            "make the pod anew",
+            f"it is of VPC {config.vpc} and attachment {config.vpcattachment} (base62), the running pod has others; "
+            "delete the pod, so that it is made again",
             field="status.identifier",
         )
     return replace(
-        attachment_of(config, held.container, held.netns, held.ifname),
-        name=held.name,
-        epoch=held.epoch,
-        settled=held.settled,
-        pod=held.pod,
+        attachment_of(config, attachment.container, attachment.netns, attachment.ifname),
+        name=attachment.name,
+        epoch=attachment.epoch,
+        settled=attachment.settled,
+        pod=attachment.pod,
     )
 
 
-def _name(held: Attachment) -> Name:
-    namespace, _, own = held.name.partition("/")
+def _name(attachment: Attachment) -> Name:
+    namespace, _, own = attachment.name.partition("/")
     return namespace, own
 
 

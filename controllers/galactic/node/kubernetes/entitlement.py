@@ -1,4 +1,5 @@
-"""What a VPCAttachment entitles to, and which pods: pure functions of its status, which the operator alone writes.
+"""The pods that a VPCAttachment entitles, and their configuration: a pure function of its status, which the operator
+alone writes.
 
 See docs/design/carriers.md.
 """
