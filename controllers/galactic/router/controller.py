@@ -37,7 +37,7 @@ class Router:
 
     def table(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
         """Revision and routes of a VPC: as they are published, or (revision 0) as a standby would."""
-        return self.fanout.told(vpc) if self.leadership.leads else (0, self.store.tables.routes(vpc))
+        return self.fanout.advertised(vpc) if self.leadership.leads else (0, self.store.tables.routes(vpc))
 
     @property
     def idle(self) -> bool:

@@ -160,7 +160,7 @@ class RouterMetrics:
     def unconfirmed(self) -> None:
         self._unconfirmed.inc()
 
-    def told(self, vpc: str, message: Changes) -> None:
+    def published(self, vpc: str, message: Changes) -> None:
         self._changes.inc()
         self._revision.labels(vpc).set(message.revision)
 
@@ -169,10 +169,10 @@ class RouterMetrics:
         if not count:
             self._revision.remove(vpc)
 
-    def revisions(self, told: Mapping[str, int]) -> None:
-        """What subscribers were told by whoever led before; nothing when this router leads no longer."""
+    def revisions(self, advertised: Mapping[str, int]) -> None:
+        """Of the tables that this router adopts; none when it leads no longer."""
         self._revision.clear()
-        for vpc, revision in told.items():
+        for vpc, revision in advertised.items():
             self._revision.labels(vpc).set(revision)
 
     def converged(self, seconds: float) -> None:

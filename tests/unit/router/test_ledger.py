@@ -192,7 +192,7 @@ def test_a_table_that_was_wiped_begins_above_though_the_clock_was_set_back() -> 
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     for clock, wanted in ((9000, table({1: 1, 2: 1})), (9001, {}), (5, table({1: 1}))):
         adj_rib_out.put(diff(wanted, broker.told), clock)
-        due = adj_rib_out.revision_due
+        due = adj_rib_out.pending_revision
         broker.tell(adj_rib_out.changes(clock))
         assert adj_rib_out.revision == due
         broker.publish(adj_rib_out)
@@ -208,11 +208,11 @@ def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) 
     broker.tell(adj_rib_out.changes(1000))
     stray = Changes(5000, adj_rib_out.revision, (route(9),))
     if first:
-        adj_rib_out.strayed(stray)
+        adj_rib_out.foreign_change(stray)
     adj_rib_out.put(Diff(table({2: 1}), {}), 1001)
     if not first:
-        adj_rib_out.strayed(stray)
-    due = adj_rib_out.revision_due
+        adj_rib_out.foreign_change(stray)
+    due = adj_rib_out.pending_revision
     ours, joining = adj_rib_out.changes(1002)
     assert due == ours.revision == joining.revision == 5001
     assert (ours.previous, joining.previous) == (1000, 5000)
@@ -224,7 +224,7 @@ def test_a_chain_leaves_out_the_revisions_of_a_stranger() -> None:
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     adj_rib_out.put(Diff(table({1: 1}), {}))
     broker.tell(adj_rib_out.changes(1000))
-    adj_rib_out.strayed(Changes(1002, 1000, (route(9),)))
+    adj_rib_out.foreign_change(Changes(1002, 1000, (route(9),)))
     adj_rib_out.put(Diff(table(dict.fromkeys(range(2, 5000), 1)), {}))
     messages = [it for it in adj_rib_out.changes(1000) if it.previous != 1002]
     assert len(messages) > 2
@@ -316,12 +316,12 @@ async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until
     metrics = RouterMetrics(CollectorRegistry())
     publisher = Publisher(broker.session(), metrics)
     fanout = Fanout(publisher, Topics("g"), metrics, now=lambda: clock[0], pack_seconds=0)
-    publisher.open(True)
+    publisher.set_gate(True)
     running = asyncio.create_task(fanout.run())
     try:
         for changed in (Diff(table({1: 1}), {}), Diff({}, table({1: 1})), Diff(table({1: 1}), {})):
             await until(lambda: fanout._tasks is not None)
-            fanout.due({VPC: changed})
+            fanout.enqueue({VPC: changed})
             await until(lambda: fanout.idle)
             if not changed.set:
                 assert fanout.vpcs == frozenset()

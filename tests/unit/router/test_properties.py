@@ -454,7 +454,7 @@ class Plane(RuleBasedStateMachine):
                     assert self.committed[vpc].pop(network) == route, "gone already"
                 self.adj_ribs_out.setdefault(vpc, AdjRibOut(vpc)).put(changed, self.now)
             for vpc, adj_rib_out in self.adj_ribs_out.items():
-                if more and adj_rib_out.untold and self.dice.random() < 0.2:
+                if more and adj_rib_out.pending and self.dice.random() < 0.2:
                     self._publish(vpc, adj_rib_out)
         for vpc in VPCS:
             assert self.store.tables.routes(vpc) == self.committed[vpc], (
@@ -516,7 +516,7 @@ class Plane(RuleBasedStateMachine):
     def tells(self) -> None:
         self.commits()
         for vpc, adj_rib_out in self.adj_ribs_out.items():
-            if adj_rib_out.untold:
+            if adj_rib_out.pending:
                 self._publish(vpc, adj_rib_out)
 
     def _publish(self, vpc: int, adj_rib_out: AdjRibOut) -> None:

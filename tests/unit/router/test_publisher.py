@@ -13,18 +13,18 @@ async def test_who_is_deposed_while_it_waits_for_room_publishes_nothing(until) -
     broker, window = MemoryBroker(), asyncio.Semaphore(1)
     publisher = Publisher(broker.session(), RouterMetrics(CollectorRegistry()))
     publisher.connected(True)
-    publisher.open(True)
+    publisher.set_gate(True)
     await window.acquire()
-    waits = asyncio.create_task(publisher.confirmed("a", b"1", False, window))
+    waits = asyncio.create_task(publisher.publish("a", b"1", False, window))
     try:
         await until(lambda: window._waiters)
-        publisher.open(False)
+        publisher.set_gate(False)
         window.release()
         await until(lambda: not window._waiters and not window.locked())
         for _ in range(10):
             await asyncio.sleep(0)
         assert broker.published == []
-        publisher.open(True)
+        publisher.set_gate(True)
         await until(waits.done)
         assert broker.published == [("a", b"1", False)]
     finally:

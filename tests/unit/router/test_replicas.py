@@ -170,7 +170,7 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         a.election.blind = True
         a.line.cut()
-        await until(lambda: not a.fanout._publisher._open.is_set())
+        await until(lambda: not a.leadership._gate._publisher._open.is_set())
         # What is due in its hands while it is away was never said to anybody else.
         a.store.nodes.set_endpoints(NodeRef("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
         await until(lambda: "10.6.6.6/32" in a.store.tables.routes(VPC))

@@ -1,16 +1,16 @@
-"""What one VPC's subscribers were told, and what they are to be told next. No I/O.
+"""The Adj-RIB-Out of one VPC: the table as advertised to its subscribers, and pending changes. No I/O.
 
 A change goes ``put`` → ``changes`` (messages chained by ``previous``) → ``pack`` (retained shards, then the head). What
-``changes`` returned counts as told: it must be published, in order, until confirmed; repeating it does no harm.
+``changes`` returned counts as advertised: it must be published, in order, until confirmed; repeating it does no harm.
 
-Revisions are hybrid: ``max(previous + 1, now in ms)``, so that they rise even if a router starts with nothing to go by.
-A table that became empty is wiped from the broker; the next change then has ``previous`` 0, the revision of nothing,
-and a revision above all that there were, whatever the clock says by then.
+Revisions are hybrid: ``max(previous + 1, now in ms)``, so that they rise even if a router starts without any. A table
+that became empty is cleared from the broker; the next change then has ``previous`` 0, the revision of an empty table,
+and a revision above all earlier ones, whatever the clock says by then.
 
 Another writer may have published on the same topics: a leader that did not know yet that it was deposed, or a person.
 A subscriber is then either at the revision that this Adj-RIB-Out has for it, or on a *branch*, at the other writer's
-revision. Both are led to the same next revision, each by a message that continues its own, so that no subscriber has
-to read the table again.
+revision. Two messages, one continuing each, lead both to the same next revision, so that no subscriber has to read the
+table again.
 """
 
 from collections import deque
@@ -28,10 +28,10 @@ from galactic.router.egress.shards import Shards
 from galactic.router.rib.networks import Network
 
 REVISION_MAX: Final = 1 << 62
-"""What is beyond was not said by any router."""
+"""No router publishes a higher one."""
 _BRANCHES: Final = 16
 _RECENT: Final = 64
-_STRAY: Final = -1  # in place of a revision: a head that somebody else wrote
+_FOREIGN: Final = -1  # in place of a revision: another writer's head
 _ENVELOPE: Final = 256  # bytes of a message around its routes, more than enough
 
 
@@ -49,85 +49,89 @@ class AdjRibOut:
     """One VPC."""
 
     def __init__(self, vpc: int, retained: RetainedTable | None = None, *, floor: int = 0) -> None:
-        """``floor``: a revision that was told once, though nothing in the broker speaks of it any more."""
+        """``floor``: a revision that was advertised once, though the broker retains nothing of it any more."""
         self.vpc = vpc_hex(vpc)
         self.floor = floor
         self.revision = 0
         self._shards = Shards()
-        self._due: dict[Network, Route | None] = {}
+        self._pending: dict[Network, Route | None] = {}
         self._packed: int | None = None  # the revision that the broker's head is at; None: it has none
-        self._there: set[int] = set()  # shards in the broker
-        self._disturbed = False  # what is being packed may not be what the broker has in the end
-        self._reserved = 0  # the revision at which what is due will be told
-        self._above = 0  # the latest revision that somebody else told of
-        self._branches: dict[int, set[Network]] = {}  # by revision: what may differ there
-        self._recent: deque[tuple[int, set[Network]]] = deque(maxlen=_RECENT)  # previous, and what changed
+        self._retained: set[int] = set()  # shards in the broker
+        self._disturbed = False  # the broker may end up with something else than what is being packed
+        self._reserved = 0  # the revision of the pending changes
+        self._foreign = 0  # the latest revision of another writer
+        self._branches: dict[int, set[Network]] = {}  # by revision: networks that may differ there
+        self._recent: deque[tuple[int, set[Network]]] = deque(
+            maxlen=_RECENT
+        )  # previous revision, and the networks that changed
         if retained is not None:
             self._adopt(retained)
 
     @property
     def packed(self) -> bool:
-        """Whether what the broker retains is what subscribers were told."""
+        """Whether the broker retains the table as advertised."""
         if not self._shards.count:
-            return self._packed is None and not self._there
+            return self._packed is None and not self._retained
         return (
-            self._packed == self.revision and not self._shards.dirty and len(self._there) == len(self._shards)
+            self._packed == self.revision
+            and not self._shards.dirty
+            and len(self._retained) == len(self._shards)
         )
 
     @property
     def retained(self) -> bool:
-        """Whether the broker has a table of this VPC, be it an older one."""
+        """Whether the broker retains a table of this VPC, perhaps an older one."""
         return self._packed is not None
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing left to tell, now or packed."""
-        return not self.untold and self.packed
+        """Whether everything is advertised and packed."""
+        return not self.pending and self.packed
 
     @property
-    def untold(self) -> bool:
-        """Whether there is something to tell now."""
-        return bool(self._due or self._branches or self._above > self.revision)
+    def pending(self) -> bool:
+        """Whether there are changes to advertise."""
+        return bool(self._pending or self._branches or self._foreign > self.revision)
 
     @property
-    def revision_due(self) -> int:
-        """The revision at which everything that was ``put`` is told, or was."""
-        return max(self._reserved, self._least) if self._reserved else self.revision
+    def pending_revision(self) -> int:
+        """The revision at which everything that was ``put`` is advertised, or was."""
+        return max(self._reserved, self._next) if self._reserved else self.revision
 
     @property
     def count(self) -> int:
         return self._shards.count
 
     def routes(self) -> dict[Network, Route]:
-        """The table as subscribers were told."""
+        """The table as advertised."""
         return {network: route for network in self._shards if (route := self._shards.get(network))}
 
     def put(self, changed: Diff[Network, Route], now: int = 0) -> None:
-        """What is to be told. What is due for the same network already is replaced. ``now`` in ms."""
-        self._due.update(changed.set)
-        self._due.update(dict.fromkeys(changed.delete))
+        """Changes to advertise. They replace pending ones of the same networks. ``now`` in ms."""
+        self._pending.update(changed.set)
+        self._pending.update(dict.fromkeys(changed.delete))
         if now and not self._reserved:
-            self._reserved = max(self._least, now)
+            self._reserved = max(self._next, now)
 
     def changes(self, now: int) -> list[Changes]:
-        """Messages for everything due, none larger than a payload may be; what is told already is left out.
+        """Messages for all pending changes, none larger than a payload may be. What is advertised is left out.
 
         ``now`` in ms. Sets come before deletes: make before break. Messages for those on branches come last.
         """
         sets: list[Route] = []
         deletes: list[Network] = []
-        for network, route in self._due.items():
-            told = self._shards.get(network)
-            if route is not None and route != told:
+        for network, route in self._pending.items():
+            advertised = self._shards.get(network)
+            if route is not None and route != advertised:
                 sets.append(route)
-            elif route is None and told is not None:
+            elif route is None and advertised is not None:
                 deletes.append(network)
-        self._due.clear()
+        self._pending.clear()
         portions = list(_portions(sets, deletes))
-        if not portions and (self._branches or self._above > self.revision):
+        if not portions and (self._branches or self._foreign > self.revision):
             portions = [((), ())]
-        # Each of them is above what others told: at a revision of theirs nobody may take our next message for theirs.
-        last = max(self._least + len(portions) - 1, self._reserved or now)
+        # All are above other writers' revisions: at one of those no subscriber may take our next message for theirs.
+        last = max(self._next + len(portions) - 1, self._reserved or now)
         self._reserved = 0
         messages = []
         touched: set[Network] = set()
@@ -145,13 +149,13 @@ class AdjRibOut:
         return messages + [
             message
             for revision, differing in branches.items()
-            if (message := self._joining(revision, differing | touched)) is not None
+            if (message := self._rejoining(revision, differing | touched)) is not None
         ]
 
-    def replay(self, told: Mapping[int, Changes]) -> None:
-        """What subscribers were told on top of the retained table, by the revision it continues. Before any ``put``."""
+    def replay(self, changes: Mapping[int, Changes]) -> None:
+        """Changes advertised on top of the retained table, by the revision each continues. Before any ``put``."""
         at = max(self._packed or 0, 0)
-        while (change := told.get(at)) is not None and at < change.revision <= REVISION_MAX:
+        while (change := changes.get(at)) is not None and at < change.revision <= REVISION_MAX:
             for route in change.set:
                 self._shards.put(route)
             for gone in change.delete:
@@ -160,42 +164,42 @@ class AdjRibOut:
             at = change.revision
         self.revision = max(self.revision, at)
 
-    def strayed(self, stray: Changes) -> None:
-        """Somebody else told this change: those who took it over are on a branch."""
-        if not 0 < stray.revision <= REVISION_MAX:
+    def foreign_change(self, change: Changes) -> None:
+        """Another writer published this change: subscribers that applied it are on a branch."""
+        if not 0 < change.revision <= REVISION_MAX:
             return
-        differing = {Network(route.network) for route in stray.set} | {*map(Network, stray.delete)}
-        known = stray.previous == self.revision
+        differing = {Network(route.network) for route in change.set} | {*map(Network, change.delete)}
+        known = change.previous == self.revision
         for previous, concerned in reversed(self._recent):
             if known:
                 break
             differing |= concerned
-            known = previous == stray.previous
+            known = previous == change.previous
         if known and len(self._branches) < _BRANCHES:
-            self._branches[stray.revision] = differing
-        if known or stray.revision > self.revision:
-            self._above = max(self._above, stray.revision)
+            self._branches[change.revision] = differing
+        if known or change.revision > self.revision:
+            self._foreign = max(self._foreign, change.revision)
 
     def overwritten(self, number: int | None, revision: int, *, cleared: bool) -> None:
-        """Somebody else wrote this shard, or the head (None), or cleared it."""
+        """Another writer wrote this shard, or the head (None), or cleared it."""
         self._disturbed = True
         if number is None:
-            self._packed = None if cleared else _STRAY
+            self._packed = None if cleared else _FOREIGN
         else:
-            (self._there.discard if cleared else self._there.add)(number)
+            (self._retained.discard if cleared else self._retained.add)(number)
             if number < len(self._shards):
                 self._shards.dirty.add(number)
         if revision <= REVISION_MAX:
-            self._above = max(self._above, revision)
+            self._foreign = max(self._foreign, revision)
 
     def pack(self) -> Pack | None:
-        """What has to be published for the broker to retain the table as told; None: nothing. ``confirmed`` follows."""
+        """What the broker lacks of the table as advertised; None: nothing. ``confirmed`` follows."""
         if self.packed:
             return None
         self._disturbed = False
         self._shards.tidy()
         of = len(self._shards)
-        wanted = self._shards.dirty | {number for number in range(of) if number not in self._there}
+        wanted = self._shards.dirty | {number for number in range(of) if number not in self._retained}
         shards = {number: Shard(self.revision, of, self._shards.shard(number)) for number in sorted(wanted)}
         self._shards.dirty = set()
         head = self._head() if self.count else None
@@ -203,27 +207,27 @@ class AdjRibOut:
             self.revision,
             shards if head else {},
             head,
-            frozenset(self._there - set(range(of if head else 0))),
+            frozenset(self._retained - set(range(of if head else 0))),
         )
 
     def confirmed(self, pack: Pack) -> None:
-        """Everything of that pack was published. What others wrote meanwhile may have come after it: all again."""
-        self._there |= pack.shards.keys()
+        """Everything of that pack was published. What other writers published meanwhile may have come after it."""
+        self._retained |= pack.shards.keys()
         if self._disturbed:
-            self._there |= pack.clear
-            self._packed = _STRAY
+            self._retained |= pack.clear
+            self._packed = _FOREIGN
             return
-        self._there -= pack.clear
+        self._retained -= pack.clear
         self._packed = pack.revision if pack.head else None
         if pack.head is None and not self.count:
             self._shards = Shards()
-            self.floor, self.revision, self._above = self._least - 1, 0, 0
+            self.floor, self.revision, self._foreign = self._next - 1, 0, 0
 
     def compare(self, retained: RetainedTable | None) -> None:
-        """What a broker that came back retains: whatever differs from what was told is to be packed again."""
+        """What a broker that came back retains: whatever differs from what was advertised is packed again."""
         retained = retained or RetainedTable()
         self._disturbed = True
-        self._there = set(retained.shards)
+        self._retained = set(retained.shards)
         of = len(self._shards)
         for number in range(of):
             shard = retained.shards.get(number)
@@ -232,26 +236,24 @@ class AdjRibOut:
         if retained.head is not None:
             self._packed = retained.head.revision if retained.head != self._head() else self.revision
         else:
-            self._packed = _STRAY if retained.refused else None
-        if (
-            self.revision < retained.revision <= REVISION_MAX
-        ):  # somebody else's: what we publish must be later
-            self._above = max(self._above, retained.revision)
+            self._packed = _FOREIGN if retained.refused else None
+        if self.revision < retained.revision <= REVISION_MAX:  # another writer's: ours must be later
+            self._foreign = max(self._foreign, retained.revision)
             if retained.head is not None and retained.whole:
                 theirs, ours = retained.routes(), self.routes()
                 differing = {it for it in theirs.keys() | ours.keys() if theirs.get(it) != ours.get(it)}
                 self._branches[retained.head.revision] = differing
 
     @property
-    def _least(self) -> int:
-        """The lowest revision that nobody has used."""
-        return max(self.revision, self._above, self.floor) + 1
+    def _next(self) -> int:
+        """The lowest revision that no writer has used."""
+        return max(self.revision, self._foreign, self.floor) + 1
 
     def _head(self) -> Head:
         return Head(self.revision, self.count, digest_of(self._shards.total), len(self._shards))
 
-    def _joining(self, revision: int, differing: Iterable[Network]) -> Changes | None:
-        """Leads from a branch to the table as told; None where that is too large: they will read the table."""
+    def _rejoining(self, revision: int, differing: Iterable[Network]) -> Changes | None:
+        """Leads from a branch to the table as advertised; None if too large: its subscribers read the table then."""
         routes = {network: self._shards.get(network) for network in sorted(differing)}
         sets = tuple(route for route in routes.values() if route is not None)
         deletes = tuple(network for network, route in routes.items() if route is None)

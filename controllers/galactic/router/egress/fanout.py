@@ -1,9 +1,9 @@
-"""Publishes what the Adj-RIBs-Out say, confirmed, for as long as it takes.
+"""Publishes the pending changes of all Adj-RIBs-Out until the broker confirms them.
 
-Per VPC one task tells changes, one after the other, and one packs the retained table; both end when there is nothing
-left. While a publish is under way everything that becomes due for that VPC waits in the Adj-RIB-Out, where newer
-replaces older, and goes out as one message next: that is the debounce, the back-pressure and the bound on memory in
-one, and an idle VPC is told its first change without any delay.
+Per VPC one task publishes changes, one after the other, and one packs the retained table; both end when there is
+nothing left. While a publish is under way further changes of that VPC are pending in the Adj-RIB-Out, where newer ones
+replace older ones, and are the next message: that is debounce, back-pressure and bound on memory in one, and the first
+change of an idle VPC is published without delay.
 """
 
 import asyncio
@@ -36,11 +36,11 @@ URGENT: Final = 64
 BULK: Final = 32
 """Shards under way at once. Separate from the changes, which never wait for them."""
 MANY: Final = 100
-"""A change that withdraws as many routes, and half of the table with them, is told of."""
+"""A change that withdraws as many routes, and half of the table with them, is logged."""
 
 
 class Fanout:
-    """The Adj-RIBs-Out of all VPCs. ``run`` publishes; the other methods only note what is due and never wait."""
+    """The Adj-RIBs-Out of all VPCs. ``run`` publishes; the other methods note changes and never wait."""
 
     def __init__(
         self,
@@ -52,16 +52,16 @@ class Fanout:
         pack_seconds: float = PACK_SECONDS,
     ) -> None:
         self._topics, self._metrics, self._now = topics, metrics, now
-        self._publisher, self._repeats = publisher, LogThrottle()
+        self._publisher, self._throttle = publisher, LogThrottle()
         self._pack_seconds = pack_seconds
         self._adj_ribs_out: dict[int, AdjRibOut] = {}
-        self._since: dict[int, float] = {}  # when the first change came that is due
+        self._since: dict[int, float] = {}  # when the first pending change came
         self._underway: dict[int, float] = {}  # the same of what is published and not confirmed
-        self._telling: set[int] = set()
+        self._publishing: set[int] = set()
         self._packing: set[int] = set()
         self._together: set[int] = set()  # VPCs of changes that more follows
-        self._stray: set[tuple[str, ...]] = set()
-        self._wiping = False
+        self._strays: set[tuple[str, ...]] = set()
+        self._clearing = False
         self._floor = 0  # the latest revision of a table that is no more
         self._urgent, self._bulk = asyncio.Semaphore(URGENT), asyncio.Semaphore(BULK)
         self._tasks: asyncio.TaskGroup | None = None
@@ -75,16 +75,16 @@ class Fanout:
                 try:
                     await asyncio.Event().wait()
                 finally:
-                    self._tasks = None  # it takes no more: what is due from now on waits for the next leader
+                    self._tasks = None  # it takes no more: later changes wait for the next leader
         finally:
-            self._tasks, self._wiping = None, False
-            self._telling.clear()
+            self._tasks, self._clearing = None, False
+            self._publishing.clear()
             self._packing.clear()
             self._underway.clear()
             self._metrics.revisions({})
 
-    def due(self, changes: Mapping[int, Diff[Network, Route]], *, more: bool = False) -> None:
-        """These routes changed: to be told. ``more``: with what follows at once, so that it is one change for all."""
+    def enqueue(self, changes: Mapping[int, Diff[Network, Route]], *, more: bool = False) -> None:
+        """These routes changed. ``more``: others follow at once, and are published with them."""
         now = self._now()
         for vpc, changed in changes.items():
             self._adj_ribs_out.setdefault(vpc, self._new(vpc)).put(changed, now)
@@ -97,28 +97,28 @@ class Fanout:
         self._metrics.queued(len(self._since))
 
     def adopt(self, retained: Retained, changes: ChangeLog) -> dict[int, dict[Network, Route]]:
-        """Starts from what the broker retains and was told since, with nothing due. Returns the tables as told."""
+        """Starts from what the broker retains and the changes since, with nothing pending. Returns the tables so."""
         self._adj_ribs_out = {vpc: AdjRibOut(vpc, found) for vpc, found in retained.tables.items()}
         self._since.clear()
         for vpc, adj_rib_out in self._adj_ribs_out.items():
             adj_rib_out.replay(changes.since(vpc))
-        self._stray |= retained.stray
+        self._strays |= retained.stray
         self._metrics.revisions(
             {adj_rib_out.vpc: adj_rib_out.revision for adj_rib_out in self._adj_ribs_out.values()}
         )
         return {vpc: adj_rib_out.routes() for vpc, adj_rib_out in self._adj_ribs_out.items()}
 
     def compare(self, retained: Retained) -> None:
-        """A broker came back: whatever it does not retain as it was told is published again."""
+        """A broker came back: whatever it does not retain as advertised is published again."""
         for vpc in retained.tables.keys() | self._adj_ribs_out.keys():
             self._adj_ribs_out.setdefault(vpc, self._new(vpc)).compare(retained.tables.get(vpc))
-        self._stray |= retained.stray
+        self._strays |= retained.stray
         self._wake_all()
 
-    def heard(self, parts: tuple[str, ...], payload: bytes) -> None:
-        """A message below ``vpcs/``: ours comes back, or somebody else's, which is undone. Raises Rejected."""
+    def received(self, parts: tuple[str, ...], payload: bytes) -> None:
+        """A message below ``vpcs/``: the router's own, or another writer's, which is overwritten. Raises Rejected."""
         topic = "/".join((self._topics.base, *parts))
-        if self._publisher.own(topic, payload):
+        if self._publisher.is_own(topic, payload):
             return
         vpc = _vpc(parts[1])
         adj_rib_out = None if vpc is None else self._adj_ribs_out.get(vpc) or self._new(vpc)
@@ -128,35 +128,37 @@ class Fanout:
             or not overwritten(adj_rib_out, parts[2:], payload, self._metrics)
         ):
             if payload:
-                self._stray.add(parts)
+                self._strays.add(parts)
                 self._wake_all()
             raise Rejected(topic, reason="UnknownTopic")
-        if times := self._repeats.count(topic):
-            log.warning("somebody else wrote on a router's topic, putting it right", topic=topic, times=times)
+        if times := self._throttle.count(topic):
+            log.warning(
+                "another writer published on a router topic, overwriting it", topic=topic, times=times
+            )
         self._metrics.foreign()
         self._adj_ribs_out.setdefault(vpc, adj_rib_out)
         self._wake(vpc)
 
     def revision(self, vpc: int) -> int:
-        """The revision at which subscribers of a VPC are told all that is due by now, or were; 0: nothing."""
+        """The revision at which all changes of a VPC so far are advertised, or were; 0: there are none."""
         adj_rib_out = self._adj_ribs_out.get(vpc)
-        return adj_rib_out.revision_due if adj_rib_out else 0
+        return adj_rib_out.pending_revision if adj_rib_out else 0
 
-    def told(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
-        """Revision and routes of a VPC as subscribers were told."""
+    def advertised(self, vpc: int) -> tuple[int, Mapping[Network, Route]]:
+        """Revision and routes of a VPC as advertised."""
         adj_rib_out = self._adj_ribs_out.get(vpc)
         return (adj_rib_out.revision, adj_rib_out.routes()) if adj_rib_out else (0, {})
 
     @property
     def vpcs(self) -> frozenset[int]:
-        """Those that subscribers were told something of."""
+        """Those with a table, or with changes of one."""
         return frozenset(self._adj_ribs_out)
 
     @property
     def idle(self) -> bool:
-        """Whether everything is told, packed and confirmed."""
-        busy = self._telling or self._packing or self._stray or self._wiping
-        return not (busy or any(not it.idle for it in self._adj_ribs_out.values()))
+        """Whether everything is published, packed and confirmed."""
+        busy = self._publishing or self._packing or self._strays or self._clearing
+        return not (busy or any(not adj_rib_out.idle for adj_rib_out in self._adj_ribs_out.values()))
 
     def oldest(self) -> float:
         """Seconds since the oldest change came that is not confirmed."""
@@ -171,17 +173,17 @@ class Fanout:
     def _wake_all(self) -> None:
         for vpc in self._adj_ribs_out:
             self._wake(vpc)
-        if self._tasks is not None and self._stray and not self._wiping:
-            self._wiping = True
-            self._tasks.create_task(self._wipe(), name="wipe")
+        if self._tasks is not None and self._strays and not self._clearing:
+            self._clearing = True
+            self._tasks.create_task(self._clear_strays(), name="strays")
 
     def _wake(self, vpc: int) -> None:
         if self._tasks is None or self._adj_ribs_out[vpc].idle:
             return
         adj_rib_out = self._adj_ribs_out[vpc]
-        # Only what has something to do: one that finds nothing and wakes the other again would spin until that is done.
+        # Only a task with work: one without would wake the other again, and both would spin until that is done.
         for wanted, busy, work in (
-            (adj_rib_out.untold, self._telling, self._tell),
+            (adj_rib_out.pending, self._publishing, self._publish),
             (not adj_rib_out.packed, self._packing, self._pack),
         ):
             if wanted and vpc not in busy:
@@ -194,12 +196,12 @@ class Fanout:
         finally:
             busy.discard(vpc)
         if self._adj_ribs_out[vpc].idle and not self._adj_ribs_out[vpc].count:
-            if vpc not in self._telling | self._packing:
+            if vpc not in self._publishing | self._packing:
                 self._floor = max(self._floor, self._adj_ribs_out.pop(vpc).floor)
         else:
             self._wake(vpc)
 
-    async def _tell(self, vpc: int) -> None:
+    async def _publish(self, vpc: int) -> None:
         adj_rib_out, topic = self._adj_ribs_out[vpc], self._topics.changes(vpc_hex(vpc))
         while messages := adj_rib_out.changes(self._now()):
             since = self._since.pop(vpc, None)
@@ -207,8 +209,8 @@ class Fanout:
                 self._underway[vpc] = since
             for message in messages:
                 _log(adj_rib_out, message)
-                await self._publisher.confirmed(topic, encode(message), False, self._urgent, heard=False)
-                self._metrics.told(adj_rib_out.vpc, message)
+                await self._publisher.publish(topic, encode(message), False, self._urgent, echoed=False)
+                self._metrics.published(adj_rib_out.vpc, message)
             if since is not None:
                 self._metrics.converged(time.perf_counter() - since)
             self._underway.pop(vpc, None)
@@ -218,26 +220,26 @@ class Fanout:
     async def _pack(self, vpc: int) -> None:
         adj_rib_out = self._adj_ribs_out[vpc]
         while not adj_rib_out.packed:
-            # Where nothing is retained a node cannot take part at all, and what there is is small: at once.
+            # At once where nothing is retained: a node cannot join the VPC yet, and the table is small.
             await asyncio.sleep(self._pack_seconds if adj_rib_out.retained else 0)
             if (pack := adj_rib_out.pack()) is not None:
                 await self._publisher.pack(self._topics, vpc_hex(vpc), pack, bulk=self._bulk)
                 adj_rib_out.confirmed(pack)
                 self._metrics.packed(adj_rib_out.vpc, adj_rib_out.count, pack)
 
-    async def _wipe(self) -> None:
-        while self._stray:
-            parts = self._stray.pop()  # now: what is written there while it is wiped is wiped once more
-            await self._publisher.confirmed("/".join((self._topics.base, *parts)), b"", True, self._bulk)
-        self._wiping = False
+    async def _clear_strays(self) -> None:
+        while self._strays:
+            parts = self._strays.pop()  # first: a message that arrives meanwhile is cleared as well
+            await self._publisher.publish("/".join((self._topics.base, *parts)), b"", True, self._bulk)
+        self._clearing = False
 
 
 def _log(adj_rib_out: AdjRibOut, message: Changes) -> None:
-    """Each change for who looks for it, and what takes much of a table away for everybody."""
+    """Each change at level DEBUG, and one that withdraws much of a table at level INFO."""
     gone = len(message.delete)
     unusual = gone >= MANY and gone >= adj_rib_out.count
     if not unusual and not logging.getLogger(__name__).isEnabledFor(logging.DEBUG):
-        return  # a line that nobody sees takes longer than the rest of the Adj-RIB-Out's work
+        return  # building the line takes longer than the rest of the Adj-RIB-Out's work
     (log.info if unusual else log.debug)(
         "many routes are withdrawn" if unusual else "change",
         vpc=adj_rib_out.vpc,

@@ -1,4 +1,4 @@
-"""What somebody else writes on topics that only the leading router writes, so that it can be put right."""
+"""Other writers' messages on topics that only the leading router writes."""
 
 from galactic.errors import Rejected
 from galactic.messages import Changes, Head, Shard
@@ -10,7 +10,7 @@ from galactic.router.metrics import RouterMetrics
 def overwritten(
     adj_rib_out: AdjRibOut, parts: tuple[str, ...], payload: bytes, metrics: RouterMetrics
 ) -> bool:
-    """Marks the topic as overwritten in the Adj-RIB-Out, whatever the payload. False: a VPC has no such topic.
+    """Marks the topic as overwritten in the Adj-RIB-Out, so that it is published again. False: a VPC has no such topic.
 
     ``parts`` are the topic's levels below ``vpcs/<vpc>``.
     """
@@ -24,7 +24,7 @@ def overwritten(
 
     match parts:
         case ("changes",):
-            adj_rib_out.strayed(read(Changes) or Changes(0, 0))
+            adj_rib_out.foreign_change(read(Changes) or Changes(0, 0))
         case ("head",):
             head = read(Head)
             adj_rib_out.overwritten(None, head.revision if head else 0, cleared=not payload)

@@ -1,4 +1,4 @@
-"""Publishing until the broker has confirmed, however long that takes, and knowing one's own publishes again."""
+"""Publishes until the broker confirms, however long that takes, and recognises its own messages."""
 
 import asyncio
 import time
@@ -17,11 +17,11 @@ from galactic.router.metrics import RouterMetrics
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.1, 5.0)
-OWN: Final = 256
-"""Publishes of one topic whose coming back is waited for."""
+UNECHOED: Final = 256
+"""Publishes of one topic that are recognised when the broker delivers them."""
 UNBOUNDED: Final = nullcontext()
 PERSISTENT: Final = 5
-"""Attempts after which it is said that something is not confirmed."""
+"""Attempts after which a publish without confirmation is logged as a warning."""
 
 
 class Publisher:
@@ -30,30 +30,32 @@ class Publisher:
     def __init__(self, bus: Bus, metrics: RouterMetrics) -> None:
         self._bus, self._metrics = bus, metrics
         self._up, self._open = asyncio.Event(), asyncio.Event()
-        self._own: dict[str, deque[int]] = {}  # what we published and did not hear yet, by topic
+        self._unechoed: dict[
+            str, deque[int]
+        ] = {}  # by topic: hashes of what was published and did not come back yet
 
     def connected(self, up: bool) -> None:
-        """The broker came or went; waiting publishes are tried again at once when it came."""
+        """A session began or ended. When it begins, waiting publishes are tried again at once."""
         if up:
             self._up.set()
         else:
             self._up.clear()
             self._open.clear()
 
-    def open(self, leads: bool) -> None:
-        """Whether what is gated may be published."""
-        (self._open.set if leads else self._open.clear)()
+    def set_gate(self, opened: bool) -> None:
+        """Whether gated messages may be published."""
+        (self._open.set if opened else self._open.clear)()
 
-    def own(self, topic: str, payload: bytes) -> bool:
-        """Whether this message that arrived is one of ours."""
-        own, mark = self._own.get(topic), hash(payload)
-        if not own or mark not in own:
+    def is_own(self, topic: str, payload: bytes) -> bool:
+        """Whether this message that arrived is one of the router's own."""
+        unechoed, mark = self._unechoed.get(topic), hash(payload)
+        if not unechoed or mark not in unechoed:
             return False
-        while own.popleft() != mark:
+        while unechoed.popleft() != mark:
             pass
         return True
 
-    async def confirmed(
+    async def publish(
         self,
         topic: str,
         payload: bytes,
@@ -61,11 +63,11 @@ class Publisher:
         window: AbstractAsyncContextManager[None] = UNBOUNDED,
         *,
         gated: bool = True,
-        heard: bool = True,
+        echoed: bool = True,
     ) -> None:
-        """Publishes until confirmed. The order of what one task publishes is kept. ``heard``: it is to come back."""
+        """Returns when the broker has confirmed. Keeps the order of one task. ``echoed``: the broker delivers it back."""
         backoff = Backoff(*BACKOFF_SECONDS)
-        own, mark = self._own.setdefault(topic, deque(maxlen=OWN)), hash(payload)
+        unechoed, mark = self._unechoed.setdefault(topic, deque(maxlen=UNECHOED)), hash(payload)
         attempts = 0
         while True:
             started = time.perf_counter()
@@ -75,23 +77,23 @@ class Publisher:
                 async with window:
                     if gated and not self._open.is_set():
                         continue
-                    if (heard or self._bus.echoes) and (not own or own[-1] != mark):
-                        own.append(mark)
+                    if (echoed or self._bus.echoes) and (not unechoed or unechoed[-1] != mark):
+                        unechoed.append(mark)
                     await self._bus.publish(topic, payload, retain=retain)
             except Unreachable as error:
                 attempts += 1
                 self._metrics.unconfirmed()
-                say = log.warning if attempts == PERSISTENT else log.debug
-                say("not confirmed, trying again", topic=topic, attempts=attempts, error=str(error))
+                level = log.warning if attempts == PERSISTENT else log.debug
+                level("publish not confirmed, trying again", topic=topic, attempts=attempts, error=str(error))
                 await self._pause(backoff.pause())
             else:
                 self._metrics.confirmed(time.perf_counter() - started)
                 if attempts >= PERSISTENT:
-                    log.info("confirmed after all", topic=topic, attempts=attempts + 1)
+                    log.info("publish confirmed", topic=topic, attempts=attempts + 1)
                 return
 
     async def _pause(self, seconds: float) -> None:
-        """Backs off; while the broker is known to be away, until it is back."""
+        """Without a session until the next one begins."""
         if self._bus.connected:
             await asyncio.sleep(seconds)
         else:
@@ -99,15 +101,15 @@ class Publisher:
             await self._up.wait()
 
     async def pack(self, topics: Topics, vpc: str, pack: Pack, *, bulk: asyncio.Semaphore) -> None:
-        """A head is published when all of its shards are there and withdrawn before any of them goes.
+        """A head is published when all of its shards are, and cleared before any of them.
 
-        What a joining node reads in between does not match the head's count and digest, and so is not believed.
+        What a joining node reads in between does not match the head's count and digest, and so is not applied.
         """
         async with asyncio.TaskGroup() as tasks:
             for number, shard in pack.shards.items():
-                tasks.create_task(self.confirmed(topics.table(vpc, number), encode(shard), True, bulk))
+                tasks.create_task(self.publish(topics.table(vpc, number), encode(shard), True, bulk))
         head = encode(pack.head) if pack.head else b""
-        await self.confirmed(topics.head(vpc), head, True, bulk)
+        await self.publish(topics.head(vpc), head, True, bulk)
         async with asyncio.TaskGroup() as tasks:
             for number in pack.clear:
-                tasks.create_task(self.confirmed(topics.table(vpc, number), b"", True, bulk))
+                tasks.create_task(self.publish(topics.table(vpc, number), b"", True, bulk))

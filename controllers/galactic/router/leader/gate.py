@@ -23,12 +23,12 @@ class Gate:
 
     def open(self) -> None:
         """Everything may be published."""
-        self._publisher.open(True)
+        self._publisher.set_gate(True)
 
     def close(self) -> None:
         """Nothing but claims may be published."""
-        self._publisher.open(False)
+        self._publisher.set_gate(False)
 
     async def publish(self, claim: Leader) -> None:
         """Returns when the broker has confirmed the claim."""
-        await self._publisher.confirmed(self._topic, encode(claim), True, gated=False)
+        await self._publisher.publish(self._topic, encode(claim), True, gated=False)

@@ -60,10 +60,10 @@ class Reign:
         async with self._commits.lock:
             tables = self._fanout.adopt(retained, self._changes)
             unpublished = await self._installation.install(tables)
-            self._fanout.due(unpublished)
+            self._fanout.enqueue(unpublished)
             changed = sum(map(len, unpublished.values()))
             async for commit in self._commits.settled():
-                self._fanout.due(commit.routes)
+                self._fanout.enqueue(commit.routes)
                 changed += sum(map(len, commit.routes.values()))
             self._changes = ChangeLog()
             log.info(
@@ -90,7 +90,7 @@ class Reign:
 
     def committed(self, commit: Commit) -> None:
         """The tables changed."""
-        self._fanout.due(commit.routes, more=commit.more)
+        self._fanout.enqueue(commit.routes, more=commit.more)
         for follower in self._followers:
             follower.committed(commit)
 
@@ -102,7 +102,7 @@ class Reign:
 
     def received(self, parts: tuple[str, ...], payload: bytes) -> None:
         """The leader receives a message of its own, or another writer's, which it overwrites. Raises Rejected."""
-        self._fanout.heard(parts, payload)
+        self._fanout.received(parts, payload)
 
     def compare(self, retained: Retained) -> None:
         """The broker retains this: the leader publishes again what differs."""
