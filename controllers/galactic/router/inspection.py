@@ -121,9 +121,9 @@ def ask(replica: str, vpcs: Sequence[str]) -> dict[str, Any]:
         stream.sendall(json.dumps({"vpcs": [*vpcs]}).encode() + b"\n")
         stream.shutdown(socket.SHUT_WR)
         with stream.makefile("rb") as reply:
-            found = json.loads(reply.read())
-    assert isinstance(found, dict)
-    return found
+            tables = json.loads(reply.read())
+    assert isinstance(tables, dict)
+    return tables
 
 
 def main(
@@ -136,18 +136,18 @@ def main(
     )
     parser.add_argument("vpc", nargs="*", help="identifiers, 12 hex digits; all VPCs if left out")
     given = parser.parse_args(arguments)
-    found = []
+    replies = []
     for replica in beside(unix()):
         try:
-            found.append(ask(replica, given.vpc))
+            replies.append(ask(replica, given.vpc))
         except (OSError, ValueError) as error:  # one that has just ended
             sys.stderr.write(f"{PROGRAM}: {replica}: {error}\n")
-    if not found:
+    if not replies:
         sys.stderr.write(
             f"{PROGRAM}: no router answers here; is galactic-router running in this container?\n"
         )
         raise SystemExit(1)
-    json.dump(found, sys.stdout)
+    json.dump(replies, sys.stdout)
     sys.stdout.write("\n")
 
 

@@ -1,4 +1,4 @@
-"""The router's own figures on /metrics."""
+"""The router's metrics."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -21,40 +21,47 @@ REASONS: Final = (
     *("RevisionInvalid", "SequenceInvalid", "SidMismatch", "SidOutsidePrefix", "StaleEpoch"),
     *("StaleSequence", "TermInvalid", "TooManyNetworks", "Undecodable", "UnknownTopic", "VpcMismatch"),
 )
-"""Why something is not believed: counted from 0, as a series that begins at 1 hides its first increase."""
+"""Reasons of rejections: counted from 0, as a series that begins at 1 hides its first increase."""
 
 
 class RouterMetrics:
-    """One method for each thing that happens."""
+    """One method for each event."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def name(what: str) -> str:
-            return f"galactic_router_{what}"
+        def name(suffix: str) -> str:
+            return f"galactic_router_{suffix}"
 
         self._registrations = Counter(
             name("registrations"),
-            "Lists of endpoints taken over, by who brought them.",
+            "Registrations applied, by their way to the router.",
             ("source",),
             registry=registry,
         )
         self._rejections = Counter(
-            name("rejections"), "What nodes said and was not believed.", ("reason",), registry=registry
+            name("rejections"),
+            "Messages and paths of nodes that the router rejected.",
+            ("reason",),
+            registry=registry,
         )
         for reason in REASONS:
             self._rejections.labels(reason)
         for source in ("mqtt", "kubernetes"):
             self._registrations.labels(source)
         self._conflicts = Gauge(
-            name("conflicts"), "Networks claimed by an attachment while another has them.", registry=registry
+            name("conflicts"),
+            "Networks announced by an attachment while another one owns them.",
+            registry=registry,
         )
-        self._nodes = Gauge(name("nodes"), "Nodes heard of.", registry=registry)
+        self._nodes = Gauge(name("nodes"), "Nodes with a registration or a prefix.", registry=registry)
         self._endpoints = Gauge(name("endpoints"), "Attachments with an endpoint.", registry=registry)
         self._routes = Gauge(name("routes"), "Routes in all VPCs.", registry=registry)
         self._publishes = Counter(
             name("publishes"), "Publishes that the broker confirmed.", registry=registry
         )
         self._unconfirmed = Counter(
-            name("publish_failures"), "Publishes that had to be tried again.", registry=registry
+            name("publish_failures"),
+            "Publishes without confirmation, which the router repeated.",
+            registry=registry,
         )
         self._puback = Histogram(
             name("puback_seconds"), "From a publish to its confirmation.", buckets=_SECONDS, registry=registry
@@ -67,19 +74,19 @@ class RouterMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._queue = Gauge(name("queue_vpcs"), "VPCs with changes that are not told yet.", registry=registry)
+        self._queue = Gauge(name("queue_vpcs"), "VPCs with pending changes.", registry=registry)
         self._inbox = Gauge(
             name("inbox_waiting"), "Messages of nodes that wait for their turn.", registry=registry
         )
         self._floods = Counter(
             name("floods"),
-            "How often a node was put aside because of how much it said.",
+            "Times that a node's topic was suppressed for flooding.",
             ("cluster", "node"),
             registry=registry,
         )
         self._aside = Gauge(
             name("topics_aside"),
-            "Nodes' topics that are asked every second instead of being listened to.",
+            "Suppressed topics of nodes, which the router reads once a second.",
             registry=registry,
         )
         self._flooders: set[NodeRef] = set()
@@ -90,14 +97,14 @@ class RouterMetrics:
         )
         self._oldest = Gauge(
             name("oldest_change_seconds"),
-            "For how long the oldest change that the broker has not confirmed has been waiting; 0: there is none.",
+            "Age of the oldest change that the broker has not confirmed; 0: there is none.",
             registry=registry,
         )
-        self._revision = Gauge(name("revision"), "The revision told last.", ("vpc",), registry=registry)
+        self._revision = Gauge(name("revision"), "The revision published last.", ("vpc",), registry=registry)
         self._leader = Gauge(name("leader"), "1: this replica publishes.", registry=registry)
         self._foreign = Counter(
             name("foreign_messages"),
-            "Messages of others on topics that only the leading router writes, put right.",
+            "Other writers' messages on topics that only the leading router writes, overwritten.",
             registry=registry,
         )
         self._term = Gauge(name("term"), "The term of the router that leads.", registry=registry)
@@ -108,7 +115,7 @@ class RouterMetrics:
         )
         self._admissions = Gauge(
             name("admissions_valid"),
-            "1: the file of admissions can be read; 0: what it said before is in force.",
+            "1: the file of admissions can be read; 0: the policy that was read before is in force.",
             registry=registry,
         )
         self._admissions.set(1)
@@ -179,7 +186,7 @@ class RouterMetrics:
         self._convergence.observe(seconds)
 
     def flooded(self, origin: NodeRef) -> None:
-        """By node, as long as they are not more than there can be by accident."""
+        """By node for the first FLOODERS nodes, then all others together."""
         if origin not in self._flooders and len(self._flooders) >= FLOODERS:
             origin = NodeRef("", "")
         self._flooders.add(origin)

@@ -8,7 +8,7 @@ import pytest
 from galactic.errors import Unreachable
 from galactic.kube.api import Object
 from galactic.kube.resources import Resource
-from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, TOLD_SECONDS, RouterEvents
+from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, REPEAT_SECONDS, RouterEvents
 
 WRONG = "the broker refused the connection: Not authorized; check mqtt_username and mqtt_password"
 
@@ -43,7 +43,7 @@ class Router:
 
     async def after(self, seconds: float) -> None:
         self.at += seconds
-        await self.complaints.look()
+        await self.complaints.poll()
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ async def test_it_is_told_when_it_stays_and_again_when_it_lasts() -> None:
     assert (event["type"], event["reason"]) == ("Warning", "BrokerUnreachable")
     assert WRONG in event["message"]
     assert event["involvedObject"]["kind"] == "Lease"
-    await router.after(TOLD_SECONDS - 1)
+    await router.after(REPEAT_SECONDS - 1)
     assert len(api.events) == 1
     await router.after(1)
     assert len(api.events) == 2

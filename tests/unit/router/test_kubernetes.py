@@ -275,7 +275,7 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
             "True",
             "NetworkInUse",
         )
-        assert "10.1.1.1/32 belongs to ns/a1 on node n1" in conflict["message"]
+        assert "10.1.1.1/32 is held by ns/a1 on node n1" in conflict["message"]
         assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.2/32"]
         await until(lambda: [event["reason"] for event in cluster.events] == ["Conflict"])
 

@@ -65,7 +65,7 @@ class Publisher:
         gated: bool = True,
         echoed: bool = True,
     ) -> None:
-        """Returns when the broker has confirmed. Keeps the order of one task. ``echoed``: the broker delivers it back."""
+        """Returns when the broker confirmed. Keeps the order of one task. ``echoed``: the broker delivers it back."""
         backoff = Backoff(*BACKOFF_SECONDS)
         unechoed, mark = self._unechoed.setdefault(topic, deque(maxlen=UNECHOED)), hash(payload)
         attempts = 0

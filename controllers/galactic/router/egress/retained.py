@@ -28,7 +28,7 @@ class RetainedTable:
     """One VPC. A shard that cannot be decoded is there as None."""
 
     head: Head | None = None
-    refused: bool = False  # there is a head that cannot be believed
+    refused: bool = False  # there is a head that cannot be decoded
     shards: dict[int, Shard | None] = field(default_factory=dict)
 
     @property
@@ -38,24 +38,24 @@ class RetainedTable:
 
     @property
     def revision(self) -> int:
-        """The latest revision that anything here tells of."""
-        told = [shard.revision for shard in self.shards.values() if shard]
-        return max(told + ([self.head.revision] if self.head else []), default=0)
+        """The latest revision of its messages."""
+        revisions = [shard.revision for shard in self.shards.values() if shard]
+        return max(revisions + ([self.head.revision] if self.head else []), default=0)
 
     def routes(self) -> dict[Network, Route]:
         """All routes; of two to one network the one in the later shard."""
-        found: dict[Network, Route] = {}
+        routes: dict[Network, Route] = {}
         shards = [
             (shard.revision, number) for number, shard in self.shards.items() if shard and number < self.of
         ]
         for _, number in sorted(shards):
             shard = self.shards[number]
-            found.update({Network(route.network): route for route in shard.routes} if shard else {})
-        return found
+            routes.update({Network(route.network): route for route in shard.routes} if shard else {})
+        return routes
 
     @property
     def whole(self) -> bool:
-        """Whether it adds up to what its head says."""
+        """Whether its routes match the head's count and digest."""
         routes = self.routes()
         return (
             self.head is not None
@@ -73,7 +73,7 @@ class Retained:
     stray: set[tuple[str, ...]] = field(default_factory=set)
 
     def add(self, parts: tuple[str, ...], payload: bytes) -> None:
-        """One message; ``parts`` are its topic's levels below the base. Raises Rejected what is not ours to read."""
+        """One message; ``parts`` are its topic's levels below the base. Raises Rejected."""
         match parts:
             case ("router", "leader"):
                 self._lead(payload)
@@ -85,12 +85,12 @@ class Retained:
                 raise Rejected("/".join(parts), reason="UnknownTopic")
 
     def missing(self) -> Iterator[tuple[int, int | None]]:
-        """(VPC, shard) that must exist and were not delivered; shard None is the head. A broker's full queue drops."""
-        for vpc, found in self.tables.items():
-            if found.head is None and found.shards and not found.refused:
+        """(VPC, shard) that must exist and were not delivered, as by a full queue. Shard None is the head."""
+        for vpc, table in self.tables.items():
+            if table.head is None and table.shards and not table.refused:
                 yield vpc, None
-            for number in range(found.of):
-                if number not in found.shards:
+            for number in range(table.of):
+                if number not in table.shards:
                     yield vpc, number
 
     def _table(self, parts: tuple[str, ...], vpc: str) -> RetainedTable:

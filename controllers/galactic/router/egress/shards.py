@@ -15,7 +15,7 @@ _SLACK: Final = 4  # one shard to spare in so many
 
 
 class Shards:
-    """The routes of one table, by shard. ``dirty`` are those that differ from what was taken last."""
+    """The routes of one table, by shard. ``dirty`` are those that changed since the last pack."""
 
     def __init__(self) -> None:
         self._shards: list[dict[Network, Route]] = []
@@ -46,7 +46,7 @@ class Shards:
         return tuple(self._shards[number].values())
 
     def adopt(self, shards: Mapping[int, Collection[Route]], of: int) -> None:
-        """Takes over a layout that is in the broker; nothing is dirty after. For an empty table only."""
+        """Adopts the layout in the broker; nothing is dirty after. For an empty table only."""
         self._shards = [{} for _ in range(of)]
         for number, routes in shards.items():
             for route in routes:
@@ -69,21 +69,21 @@ class Shards:
         self.dirty.add(where)
 
     def remove(self, network: Network) -> None:
-        """Takes the route to that network out."""
+        """Removes the route to that network."""
         where = self._where.pop(network)
         self.total -= weight(self._shards[where].pop(network))
         self.dirty.add(where)
         self._first = min(self._first, where)
 
     def tidy(self) -> None:
-        """Gives up shards when less than half of them are needed. Worth calling before the dirty ones are taken."""
+        """Removes shards when less than half of them are needed. Before a pack."""
         needed = -(-self.count // SHARD_ROUTES)
         if needed * 2 < len(self._shards):
             of = needed + needed // _SLACK
-            homeless = [route for shard in self._shards[of:] for route in shard.values()]
+            displaced = [route for shard in self._shards[of:] for route in shard.values()]
             del self._shards[of:]
             self._first = 0
-            for route in homeless:
+            for route in displaced:
                 self._where[Network(route.network)] = where = self._room()
                 self._shards[where][Network(route.network)] = route
             self.dirty = set(range(len(self._shards)))

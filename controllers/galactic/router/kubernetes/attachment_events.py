@@ -1,7 +1,7 @@
-"""Events on VPCAttachments: what a node said about them and was not believed.
+"""Events on VPCAttachments: paths of theirs that the router rejects.
 
-A node may say anything any number of times, so Events are limited: one in ten minutes for an attachment and reason, and
-all together a few a second. What is over the limit is in the metrics and the log.
+A node may register anything any number of times, so Events are limited: one in ten minutes for an attachment and
+reason, and five a second for all. The metrics and the log have the others.
 """
 
 import asyncio

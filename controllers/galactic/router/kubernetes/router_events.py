@@ -1,7 +1,8 @@
-"""Events about what the router itself lacks, for whoever looks with ``kubectl describe`` and has no log at hand.
+"""Events about failures of the router itself, for ``kubectl describe``.
 
-They are on its own Pod where ``POD_NAME`` and ``POD_UID`` say which that is, else on the Lease ``galactic-router``.
-What is over within PATIENCE_SECONDS is no matter; what stays is told again every TOLD_SECONDS, before Events expire.
+They are on the router's Pod where ``POD_NAME`` and ``POD_UID`` name it, else on the Lease ``galactic-router``. A
+failure that is over within PATIENCE_SECONDS makes none. A lasting one makes one every REPEAT_SECONDS, before Events
+expire.
 """
 
 import asyncio
@@ -20,61 +21,63 @@ from galactic.kube.resources import EVENTS, LEASES
 
 log = structlog.get_logger(__name__)
 PATIENCE_SECONDS: Final = 5.0
-TOLD_SECONDS: Final = 900.0
+REPEAT_SECONDS: Final = 900.0
 POLL_SECONDS: Final = 1.0
 LEASE: Final = "galactic-router"
 COMPONENT: Final = "galactic-router"
 
 
 class RouterEvent(NamedTuple):
-    """What is told of one of ``/healthz``'s problems, before its own words."""
+    """Of one problem of ``/healthz``, whose text follows the message."""
 
     problem: str
     reason: str
     message: str
 
 
-COMPLAINTS: Final = (
+ROUTER_EVENTS: Final = (
     RouterEvent(
-        "mqtt", "BrokerUnreachable", "there is no session with the broker, so no route change is told"
+        "mqtt", "BrokerUnreachable", "no session with the MQTT broker, so nodes receive no route changes"
     ),
-    RouterEvent("postgres", "DatabaseUnreachable", "no history is written; routes do not wait for it"),
+    RouterEvent(
+        "postgres", "DatabaseUnreachable", "no history is written; route changes are published without it"
+    ),
 )
 
 
 class RouterEvents:
-    """Tells of those of ``problems()`` (texts by name, as ``/healthz`` has them) that are in COMPLAINTS."""
+    """Makes Events of those of ``problems()`` (texts by name, as ``/healthz`` has them) that are in ROUTER_EVENTS."""
 
     def __init__(
         self, api: Api, problems: Callable[[], Mapping[str, str]], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._api, self._problems, self._clock = api, problems, clock
         self._since: dict[str, float] = {}
-        self._told: dict[str, float] = {}
+        self._made: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Looks for ever. An Event that the API server does not take is told at the next look."""
+        """Makes Events for ever. One that the API server refuses is made at the next poll."""
         while True:
-            await self.look()
+            await self.poll()
             await asyncio.sleep(POLL_SECONDS)
 
-    async def look(self) -> None:
-        """Tells what is due now."""
+    async def poll(self) -> None:
+        """Makes the Events that are missing now."""
         problems, at = self._problems(), self._clock()
         self._since = {name: self._since.get(name, at) for name in problems}
-        self._told = {name: told for name, told in self._told.items() if name in problems}
-        for name, reason, message in COMPLAINTS:
+        self._made = {name: made for name, made in self._made.items() if name in problems}
+        for name, reason, message in ROUTER_EVENTS:
             new = at - self._since.get(name, at) < PATIENCE_SECONDS
-            if new or at - self._told.get(name, -TOLD_SECONDS) < TOLD_SECONDS:
+            if new or at - self._made.get(name, -REPEAT_SECONDS) < REPEAT_SECONDS:
                 continue
             try:
                 if about := await self._about():
                     text = f"{message}: {problems[name]}"
                     body = event_body(about, "Warning", reason, text, component=COMPONENT)
                     await self._api.create(EVENTS, body, about["namespace"])
-                self._told[name] = at
+                self._made[name] = at
             except GalacticError as error:
-                log.warning("event not made", problem=problems[name], error=str(error))
+                log.warning("Event not made", problem=problems[name], error=str(error))
 
     async def _about(self) -> dict[str, str] | None:
         namespace, pod, uid = own_namespace(), os.environ.get("POD_NAME"), os.environ.get("POD_UID")
@@ -83,5 +86,5 @@ class RouterEvents:
         lease = await self._api.find(LEASES, LEASE, namespace)
         if lease is None:
             return None
-        found = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "namespace": namespace}
-        return found | {"name": LEASE, "uid": lease["metadata"]["uid"]}
+        about = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "namespace": namespace}
+        return about | {"name": LEASE, "uid": lease["metadata"]["uid"]}

@@ -1,12 +1,12 @@
-"""Writes what the table says into ``VPCAttachment.status``: ``endpoint``, and the condition ``Conflict``.
+"""Writes each attachment's best path into ``VPCAttachment.status``: ``endpoint``, and the condition ``Conflict``.
 
-Desired minus actual per attachment, where actual is the watch's cache: only what differs is patched, whoever made it
-differ. Never in the way of the fast path: names are noted and worked off a few at a time, newest state at the time of
-the patch. While the API server is away all wait. One that it refuses is tried again by itself: an API server that has
-just started refuses what it grants a moment later.
+Desired minus actual per attachment, where actual is the watch's cache: only differences are patched. Commits never wait
+for it: names are queued, eight are written at once, each with the state at the time of the patch. While the API server
+is unreachable all wait. One that it refuses is tried again by itself: an API server that has just started refuses what
+it grants a moment later.
 
-``Conflict`` has one writer at a time: the router while the attachment has an endpoint, whoever wrote it before; the
-operator while it has none, when it is about an address that another attachment was given.
+``Conflict`` has one writer at a time: the router while the attachment has an endpoint; the operator while it has none,
+when the condition is about an address that another attachment was given.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Record:
     conflict: str
 
     def same(self, other: "Record") -> bool:
-        """Equal in all that the table decides; when and at which revision it was recorded does not count."""
+        """Equal in all that the table decides; time and revision of the record do not count."""
         return self.conflict == other.conflict and _identity(self.endpoint) == _identity(other.endpoint)
 
 
@@ -145,7 +145,7 @@ class StatusWriter:
         self._metrics.recording(len(self._queue) + len(self._refused))
 
     def _later(self, name: str, error: GalacticError) -> None:
-        """A refusal is this attachment's own: the others are not kept waiting."""
+        """A refusal concerns this attachment alone: the others do not wait."""
         seconds = self._refused.setdefault(name, Backoff(*BACKOFF_SECONDS)).pause()
         log.warning(
             "status refused by the API server, trying again",
@@ -156,27 +156,31 @@ class StatusWriter:
         asyncio.get_running_loop().call_later(seconds, self.enqueue, (name,))
 
     async def _write(self, name: str) -> None:
-        found = self._attachments.attachment(name)
-        if found is None:
+        attachment = self._attachments.attachment(name)
+        if attachment is None:
             self._written.pop(name, None)
             self._refused.pop(name, None)
             return
-        actual = self._written.get(name) or _recorded(found)
+        actual = self._written.get(name) or _recorded(attachment)
         desired = self._desired(name, actual)
         if desired.same(actual):
             return
         body: dict[str, Any] = {"status": {}}
         if _identity(desired.endpoint) != _identity(actual.endpoint):
-            given = desired.endpoint.model_dump(mode="json", by_alias=True) if desired.endpoint else None
-            body["status"]["endpoint"] = given
+            endpoint = desired.endpoint
+            body["status"]["endpoint"] = endpoint and endpoint.model_dump(mode="json", by_alias=True)
         if desired.conflict != actual.conflict:
-            body["status"]["conditions"] = _conditions(found, desired.conflict)
-            # A merge patch replaces the whole list: only if nobody else changed it since.
-            body["metadata"] = {"resourceVersion": found.metadata.resource_version}
+            body["status"]["conditions"] = _conditions(attachment, desired.conflict)
+            # A merge patch replaces the whole list: only if no other writer changed it since.
+            body["metadata"] = {"resourceVersion": attachment.metadata.resource_version}
         self._written[name] = desired
         try:
             await self._api.patch(
-                VPC_ATTACHMENTS, found.metadata.name, body, found.metadata.namespace, subresource="status"
+                VPC_ATTACHMENTS,
+                attachment.metadata.name,
+                body,
+                attachment.metadata.namespace,
+                subresource="status",
             )
         except BaseException:
             self._written.pop(name, None)
@@ -187,7 +191,9 @@ class StatusWriter:
         identity = self._attachments.identity(name)
         path = self._table.best_path(identity) if identity else None
         if identity is None or path is None or path.attachment != name:
-            return Record(None, "" if actual.endpoint else actual.conflict)  # see above whose it is then
+            return Record(
+                None, "" if actual.endpoint else actual.conflict
+            )  # then the operator writes the condition
         conflicts = self._table.conflicts(path)
         lost = {conflict.network for conflict in conflicts}
         endpoint = AttachedEndpoint(
@@ -203,13 +209,15 @@ class StatusWriter:
 
 
 def _since(path: EndpointPath, before: AttachedEndpoint | None) -> str:
-    there = before and (before.cluster, before.node, before.epoch) == (*path.origin, path.epoch)
-    return before.since if before and there and before.since else now()
+    same = before and (before.cluster, before.node, before.epoch) == (*path.origin, path.epoch)
+    return before.since if before and same and before.since else now()
 
 
 def _recorded(attachment: VpcAttachment) -> Record:
     messages = [
-        it.message for it in attachment.status.conditions if it.type == CONFLICT and it.status == "True"
+        condition.message
+        for condition in attachment.status.conditions
+        if condition.type == CONFLICT and condition.status == "True"
     ]
     return Record(attachment.status.endpoint, messages[0] if messages else "")
 

@@ -1,8 +1,8 @@
 """Which of several replicas may claim to lead (docs/design/router-leader.md).
 
-An election only says who *may claim*. Who leads is decided in one place, the broker: by the highest term in the
-retained ``router/leader``, which every router reads and listens to. So losing sight of the election (the API server
-or Postgres is away) ends no reign: nobody else can be chosen without being seen there.
+An election only decides which router *may claim*. Which one leads is decided in one place, the broker: by the highest
+term in the retained ``router/leader``, to which every router subscribes. So a leader goes on while the API server or
+PostgreSQL is unreachable: the claim of any other router would arrive from the broker.
 """
 
 import asyncio
@@ -20,37 +20,37 @@ from galactic.kube.lease import DURATION_SECONDS, Lease, Terms, own_namespace
 log = structlog.get_logger(__name__)
 NAME: Final = "galactic-router"
 TERMS: Final = Terms(duration=3.0, deadline=2.0, retry=0.5, longest=DURATION_SECONDS)
-"""A dead leader is followed within 3 s + two looks of 0.6 s at the most; where renewals come late, after up to 15 s,
+"""A dead leader is replaced within 3 s and two polls of 0.6 s at the most; where renewals come late, after up to 15 s,
 Kubernetes' own duration. Costs the API server two requests a second for each replica and two more for the leader's
 renewals, as much as the Leases of twenty kubelets."""
 RETRY_SECONDS: Final = 0.5
 
 Chosen = Callable[[bool], None]
-"""Told True when this replica may claim to lead, again as often as that is confirmed, and False when another may."""
+"""Called with True when this replica may claim to lead, whenever that is confirmed; with False when another may."""
 
 
 class Election(Protocol):
     """Chooses among replicas."""
 
     async def run(self, chosen: Chosen) -> None:
-        """For ever; gives up what it holds when cancelled. What it cannot find out it does not tell."""
+        """For ever; gives the election up when cancelled. Calls nothing while the result is unknown."""
 
     def deposed(self) -> None:
-        """The broker says that another leads: who is chosen has to be found out anew."""
+        """Another router's claim is higher: the last result counts no more."""
 
 
 class Alone:
-    """No Kubernetes and no database: whoever starts is chosen, and the one that started last leads."""
+    """No Kubernetes and no database: every router is chosen when it starts, and the last one leads."""
 
     async def run(self, chosen: Chosen) -> None:
         chosen(True)
         await asyncio.Event().wait()
 
     def deposed(self) -> None:
-        """Nobody can be asked: the other one leads. Claiming again would only make the two take turns."""
+        """The other router leads. A new claim of this one would only make the two take turns."""
         log.error(
-            "another router leads, and without Kubernetes or a database nobody can choose: this one stands by until it "
-            "is started again; run one router, or give all of them the same --database-url"
+            "another router leads, and there is no election without Kubernetes or a database: this router stands by "
+            "until it is restarted; run one router, or give all of them the same --database-url"
         )
 
 
@@ -72,7 +72,7 @@ class LeaseElection:
         await self._lease.follow(chosen)
 
     def deposed(self) -> None:
-        """The next renewal tells."""
+        """The next renewal brings the result."""
 
 
 class Lock(Protocol):
@@ -83,7 +83,7 @@ class Lock(Protocol):
 
 
 class LockElection:
-    """By an advisory lock in Postgres. One that was lost with its session is waited for again, and that is all."""
+    """By an advisory lock in PostgreSQL. A lock that was lost with its session is only waited for again."""
 
     def __init__(self, lock: Lock, *, retry: float = RETRY_SECONDS) -> None:
         self._lock, self._retry = lock, retry
@@ -104,10 +104,10 @@ class LockElection:
             if not holding.cancelled() and (error := holding.exception()) is not None:
                 if not isinstance(error, GalacticError):
                     raise error
-                log.warning("no lock to be had", error=str(error))
+                log.warning("waiting for the database's lock failed, trying again", error=str(error))
             await asyncio.sleep(self._retry * random.uniform(0.5, 1.5))
 
     def deposed(self) -> None:
-        """Whoever has the lock now may be the other one: it is given back, and waited for."""
+        """Gives the lock back and waits for it: the other router may be next."""
         if self._holding is not None:
             self._holding.cancel()

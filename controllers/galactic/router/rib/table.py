@@ -59,7 +59,7 @@ class Conflict:
     def sentence(self) -> str:
         """For people."""
         owner = self.owner
-        return f"{self.network} belongs to {owner.attachment or owner.sid} on node {owner.origin.node}"
+        return f"{self.network} is held by {owner.attachment or owner.sid} on node {owner.origin.node}"
 
 
 @dataclass(frozen=True, slots=True)
