@@ -265,7 +265,7 @@ class Lab(Disturbances):
         stand_in = plugins / multus.NAME
         stand_in.write_text(
             f"#!{sys.executable} -ISE\nimport sys\n\nsys.path[:0] = {[str(path) for path in sources()]!r}\n"
-            "from galactic_lab.runtime.multus import main\n\nsys.exit(main())\n"
+            "from galactic_lab.node.multus import main\n\nsys.exit(main())\n"
         )
         stand_in.chmod(0o755)
         # A guest has these files read-only: it would compile them at each start, and the plugin for each pod.

@@ -16,7 +16,15 @@ FLOODERS: Final = 1000
 REASONS: Final = (
     *("AttachmentUnknown", "Conflict", "DefaultRoute", "Duplicate", "EpochInFuture", "EpochInvalid"),
     *("FunctionMismatch", "HostBits", "Internal", "InvalidAddress", "InvalidIdentifier", "InvalidName"),
-    *("InvalidNetwork", "NodeUnknown", "NotAdmitted", "NotEntitled", "NotReady", "ObjectInvalid"),
+    *(
+        "InvalidNetwork",
+        "NodeUnknown",
+        "NotAdmitted",
+        "NotCarried",
+        "NotEntitled",
+        "NotReady",
+        "ObjectInvalid",
+    ),
     *("Overloaded", "Oversized", "PrefixInvalid", "PrefixOutsideSpace", "PrefixTaken", "RateLimited"),
     *("RevisionInvalid", "SequenceInvalid", "SidMismatch", "SidOutsidePrefix", "StaleEpoch"),
     *("StaleSequence", "TermInvalid", "TooManyNetworks", "Undecodable", "UnknownTopic", "VpcMismatch"),

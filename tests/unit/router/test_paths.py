@@ -88,6 +88,22 @@ def test_what_is_not_assigned_yet_is_pending(world, change: dict) -> None:
     assert path.pending == "NotReady"
 
 
+@pytest.mark.parametrize(
+    ("nodes", "pending"),
+    [
+        pytest.param(None, "", id="an-operator-that-writes-no-carriers"),
+        pytest.param({"n1", "n2"}, "", id="carried-here"),
+        pytest.param({"n2"}, "NotCarried", id="carried-elsewhere"),
+        pytest.param(set(), "NotCarried", id="not-carried"),
+    ],
+)
+def test_a_node_without_a_carrier_installs_nothing_new(world, nodes, pending) -> None:
+    known = {"ns/a1": replace(KNOWN["ns/a1"], nodes=None if nodes is None else frozenset(nodes))}
+    path, _ = endpoint_path(N1, world.prefix("n1"), world.endpoint("n1", 1, "10.1.1.1/32"), known)
+    assert path is not None
+    assert path.pending == pending
+
+
 def test_a_node_that_registers_an_attachment_twice_is_taken_at_its_newest_word(world) -> None:
     old = world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)
     new = world.endpoint("n1", 1, "10.9.0.0/16", epoch=2)

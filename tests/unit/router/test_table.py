@@ -143,6 +143,29 @@ def test_an_attachment_that_is_not_ready_stays_but_does_not_come(world) -> None:
     assert routes(table(said, unready, held(before), HORIZON)) == {"10.1.1.1/32": "n1"}
 
 
+def test_a_node_takes_no_attachment_that_no_pod_of_it_carries(world) -> None:
+    """One that was taken over claims what a pod elsewhere has, with the newest epoch of all."""
+    said = segments(
+        world,
+        n1=(world.endpoint("n1", 1, "10.1.1.1/32", epoch=1),),
+        n2=(world.endpoint("n2", 1, "10.1.1.1/32", epoch=9),),
+    )
+
+    def carried(*nodes: str) -> dict[str, Attachment]:
+        return {"ns/a1": Attachment(VPC, 1, frozenset({"10.1.1.1/32"}), ready=True, nodes=frozenset(nodes))}
+
+    for in_force in ({}, held(table(said, carried("n1"), {}, HORIZON))):
+        computed = table(said, carried("n1"), in_force, HORIZON)
+        assert routes(computed) == {"10.1.1.1/32": "n1"}
+        assert [(one.origin.node, one.reason) for one in computed.vpcs[VPC].rejections] == [
+            ("n2", "NotCarried")
+        ]
+    moved = table(said, carried("n1", "n2"), held(table(said, carried("n1"), {}, HORIZON)), HORIZON)
+    assert routes(moved) == {"10.1.1.1/32": "n2"}
+    gone = table(said, carried(), held(moved), HORIZON)
+    assert routes(gone) == {"10.1.1.1/32": "n2"}, "what is installed stays until the node withdraws it"
+
+
 NETWORKS = ["10.1.1.1/32", "10.1.1.2/32", "10.2.0.0/16", "fd00::/64"]
 _endpoint = st.tuples(
     st.sampled_from([VPC, OTHER]),

@@ -91,8 +91,12 @@ class AttachmentIndex:
             identity = self._identities[key] = Identity(self._cluster, vpc, function)
             self._names.setdefault(identity, key)
         addresses = status.addresses or attachment.spec.interface.addresses
+        carriers = status.carriers
+        nodes = None if carriers is None else frozenset(carrier.node for carrier in carriers)
         networks = entitled(addresses, ((route.destination, route.via) for route in attachment.spec.routes))
-        self._registrations.set_attachment("/".join(key), Attachment(vpc, function, networks, status.ready))
+        self._registrations.set_attachment(
+            "/".join(key), Attachment(vpc, function, networks, status.ready, nodes)
+        )
 
 
 def _identifier(parser: Callable[[str], int], text: str) -> int | None:

@@ -56,6 +56,9 @@ class Attachment:
     function: int | None
     networks: frozenset[Network]
     ready: bool
+    nodes: frozenset[str] | None = (
+        None  # those of its carriers; None: the operator writes no carriers yet, any node
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ def endpoint_path(
     try:
         text = _sid_text(prefix, endpoint) or str(_sid(origin, prefix, endpoint))
         vpc, code = _vpc(endpoint.vpc), endpoint.function
-        pending, allowed = _attachment(vpc, int(code, 16), endpoint, attachments)
+        pending, allowed = _attachment(origin, vpc, endpoint, attachments)
     except Rejected as error:
         return None, [_no(origin, endpoint, error.reason, str(error))]
     networks, rejections = _networks(origin, endpoint, allowed)
@@ -230,7 +233,7 @@ def _sid(origin: NodeRef, prefix: IPv6Network | None, endpoint: Endpoint) -> Sid
 
 
 def _attachment(
-    vpc: int, function: int, endpoint: Endpoint, attachments: Mapping[str, Attachment] | None
+    origin: NodeRef, vpc: int, endpoint: Endpoint, attachments: Mapping[str, Attachment] | None
 ) -> tuple[str, frozenset[Network] | None]:
     """(pending, the networks that the attachment is entitled to; None: any)."""
     if attachments is None:
@@ -240,12 +243,15 @@ def _attachment(
         raise Rejected(f"VPCAttachment {endpoint.attachment!r} does not exist", reason="AttachmentUnknown")
     if attachment.vpc not in (None, vpc):
         raise Rejected(f"VPC {endpoint.vpc} is not the VPCAttachment's", reason="VpcMismatch")
-    if attachment.function not in (None, function):
+    if attachment.function not in (None, int(endpoint.function, 16)):
         raise Rejected(
             f"function {endpoint.function} is not the VPCAttachment's identifier", reason="FunctionMismatch"
         )
     assigned = attachment.vpc is not None and attachment.function is not None
-    return "" if attachment.ready and assigned else "NotReady", attachment.networks
+    if not (attachment.ready and assigned):
+        return "NotReady", attachment.networks
+    carried = attachment.nodes is None or origin.node in attachment.nodes
+    return "" if carried else "NotCarried", attachment.networks
 
 
 def _networks(

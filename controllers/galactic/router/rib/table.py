@@ -27,6 +27,7 @@ has a path of the attachment (docs/design/late-messages.md).
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from typing import Final
 
 from galactic.messages import Route
 from galactic.router.rib.import_policy import OPEN, Policy, allows, policy_rejections
@@ -45,6 +46,12 @@ from galactic.router.rib.path import (
 
 Installed = Mapping[Network, Route]
 """The table of one VPC as it is in force."""
+
+PENDING: Final = {
+    "NotReady": "the VPCAttachment is not ready",
+    "NotCarried": "no pod on this node carries the VPCAttachment, as its status.carriers has it",
+}
+"""Why a path is pending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +159,7 @@ def best_path(
     for path in sorted(candidates, key=lambda path: path.origin):
         is_installed = path.is_installed(installed)
         if path.pending and not is_installed:
-            rejections.append(_rejection(path, path.pending, "the VPCAttachment is not ready"))
+            rejections.append(_rejection(path, path.pending, PENDING[path.pending]))
         elif path.epoch > horizon and not is_installed:
             rejections.append(
                 _rejection(
