@@ -1,37 +1,40 @@
 """Candidates for one lease, each with a network of its own: never two of them act at a time."""
 
 import asyncio
-import copy
 
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.api import Conflict
 from galactic.kube.lease import RENEWALS, Deposed, Lease, Pace, Terms
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import LEASES
 
 TERMS = Terms()
 
 
-class Server:
-    """One Lease with a resource version. Requests of candidates in ``cut`` fail, those of ``mute`` hang.
-
-    ``lost``: how many of the next requests are not answered.
-    """
+class Server(MemoryApi):
+    """Requests of candidates in ``cut`` fail, those of ``mute`` hang, and so do the next ``lost`` requests."""
 
     def __init__(self):
-        self.lease = None
-        self.version = self.lost = 0
+        super().__init__()
+        self.lost = 0
         self.cut, self.mute = set(), set()
+
+    @property
+    def lease(self):
+        return self.stored(LEASES, "operator", "ns")
 
     def seen_by(self, own):
         return _Network(self, own)
 
 
 class _Network:
+    """A candidate's way to the server."""
+
     def __init__(self, server, own):
         self.server, self.own = server, own
 
-    async def _way(self):
+    async def _deliver(self):
         await asyncio.sleep(0)
         if self.server.lost:
             self.server.lost -= 1
@@ -41,28 +44,17 @@ class _Network:
         if self.own in self.server.cut:
             raise Unreachable("kube-apiserver", "cut")
 
-    async def find(self, _resource, _name, _namespace=None):
-        await self._way()
-        return copy.deepcopy(self.server.lease)
+    async def find(self, *arguments):
+        await self._deliver()
+        return await self.server.find(*arguments)
 
-    async def create(self, _resource, body, _namespace=None):
-        await self._way()
-        if self.server.lease:
-            raise Conflict("exists", reason="AlreadyExists")
-        return self._stored(body)
+    async def create(self, *arguments):
+        await self._deliver()
+        return await self.server.create(*arguments)
 
-    async def replace(self, _resource, body):
-        await self._way()
-        if body["metadata"]["resourceVersion"] != self.server.lease["metadata"]["resourceVersion"]:
-            raise Conflict("changed", reason="Conflict")
-        return self._stored(body)
-
-    def _stored(self, body):
-        self.server.version += 1
-        body = copy.deepcopy(body)
-        body["metadata"]["resourceVersion"] = str(self.server.version)
-        self.server.lease = body
-        return copy.deepcopy(body)
+    async def replace(self, *arguments):
+        await self._deliver()
+        return await self.server.replace(*arguments)
 
 
 class Candidate:
@@ -169,8 +161,8 @@ async def test_one_request_that_is_lost_does_not_cost_the_lease(candidates):
     await until(lambda: a.active)
     candidates.server.lost = 1
     await until(lambda: a.told[-1])
-    version = candidates.server.version
-    await until(lambda: candidates.server.version > version)
+    renewal = candidates.server.lease["spec"]["renewTime"]
+    await until(lambda: candidates.server.lease["spec"]["renewTime"] != renewal)
     assert a.active
     assert candidates.server.lease["spec"]["leaseTransitions"] == 0
     assert a.task_begun == 1, "its work was never stopped"
@@ -231,9 +223,8 @@ def test_an_operator_always_asks_for_as_much():
 async def test_somebody_who_takes_the_lease_by_force_is_obeyed(candidates):
     a = candidates("a")
     await until(lambda: a.active)
-    candidates.server.version += 1
-    candidates.server.lease["metadata"]["resourceVersion"] = str(candidates.server.version)
-    candidates.server.lease["spec"] |= {"holderIdentity": "z", "renewTime": "2026-01-01T00:00:00.000000Z"}
+    stolen = {"holderIdentity": "z", "renewTime": "2026-01-01T00:00:00.000000Z"}
+    candidates.server.change(LEASES, "operator", {"spec": stolen}, "ns")
     await until(lambda: not a.active)
     assert a.lease.holder == "z"
     await until(lambda: a.active)  # z never renews
