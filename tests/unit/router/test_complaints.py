@@ -1,42 +1,38 @@
 """What a router lacks is an Event on what `kubectl describe` shows: once, and again before it is forgotten."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.api import Object
-from galactic.kube.resources import Resource
+from galactic.kube.api import Objects
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import EVENTS, LEASES
 from galactic.router.kubernetes.router_events import PATIENCE_SECONDS, REPEAT_SECONDS, RouterEvents
 
 WRONG = "the broker refused the connection: Not authorized; check mqtt_username and mqtt_password"
 
 
-class Api:
-    """A Lease, if there is one, and the Events that were made."""
+class Server(MemoryApi):
+    """With the router's Lease, if there is one. ``away``: no request is answered."""
 
     def __init__(self, lease: bool = True) -> None:
-        self.lease, self.events, self.away = lease, [], False
+        super().__init__()
+        self.away = False
+        self.fail = lambda *_: Unreachable("kube-apiserver", "away") if self.away else None
+        if lease:
+            self.put(LEASES, {"metadata": {"name": "galactic-router"}}, "net")
 
-    async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
-        assert (resource.kind, name) == ("Lease", "galactic-router")
-        return {"metadata": {"uid": "of-the-lease"}} if self.lease else None
-
-    async def create(
-        self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
-    ) -> Object:
-        if self.away:
-            raise Unreachable("kube-apiserver", "away")
-        assert namespace == body["involvedObject"]["namespace"]
-        self.events.append(body)
-        return dict(body)
+    @property
+    def events(self) -> Objects:
+        events = list(self.all(EVENTS))
+        for event in events:
+            assert event["metadata"]["namespace"] == event["involvedObject"]["namespace"]
+        return events
 
 
 class Router:
     """Its problems, and a clock."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Server) -> None:
         self.problems: dict[str, str] = {}
         self.at = 1000.0
         self.complaints = RouterEvents(api, lambda: self.problems, lambda: self.at)
@@ -54,7 +50,7 @@ def namespace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_it_is_told_when_it_stays_and_again_when_it_lasts() -> None:
-    api = Api()
+    api = Server()
     router = Router(api)
     router.problems = {"mqtt": WRONG, "view": "waiting for what is retained and listed"}
     await router.after(0)
@@ -71,7 +67,7 @@ async def test_it_is_told_when_it_stays_and_again_when_it_lasts() -> None:
 
 
 async def test_what_comes_back_is_told_anew() -> None:
-    api = Api()
+    api = Server()
     router = Router(api)
     for _ in range(2):
         router.problems = {"postgres": "PostgreSQL does not answer"}
@@ -85,7 +81,7 @@ async def test_what_comes_back_is_told_anew() -> None:
 async def test_it_is_about_the_pod_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POD_NAME", "galactic-router-0")
     monkeypatch.setenv("POD_UID", "of-the-pod")
-    api = Api(lease=False)
+    api = Server(lease=False)
     router = Router(api)
     router.problems = {"mqtt": WRONG}
     await router.after(0)
@@ -95,7 +91,7 @@ async def test_it_is_about_the_pod_where_there_is_one(monkeypatch: pytest.Monkey
 
 
 async def test_an_event_that_is_not_taken_is_told_at_the_next_look() -> None:
-    api = Api()
+    api = Server()
     api.away = True
     router = Router(api)
     router.problems = {"mqtt": WRONG}
@@ -107,7 +103,7 @@ async def test_an_event_that_is_not_taken_is_told_at_the_next_look() -> None:
 
 
 async def test_where_there_is_neither_pod_nor_lease_nothing_is_told() -> None:
-    api = Api(lease=False)
+    api = Server(lease=False)
     router = Router(api)
     router.problems = {"mqtt": WRONG}
     await router.after(0)

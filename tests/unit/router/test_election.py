@@ -1,7 +1,6 @@
 """Who may claim to lead: by a Lease that stands still, by a lock, and what is not told while nobody can be asked."""
 
 import asyncio
-import copy
 import heapq
 from contextlib import asynccontextmanager
 from itertools import count
@@ -9,7 +8,8 @@ from itertools import count
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.api import Conflict
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import LEASES
 from galactic.messages import Leader, encode
 from galactic.router.egress.retained import Retained
 from galactic.router.leader.election import TERMS, Alone, LeaseElection, LockElection
@@ -19,14 +19,23 @@ LOOK = 1.2 * TERMS.retry
 """The longest pause between two looks."""
 
 
-class Server:
-    """One Lease; requests of those in ``cut`` fail, and everybody's while it is ``down``. Each takes ``seconds``."""
+class Server(MemoryApi):
+    """Requests of those in ``cut`` fail, and everybody's while it is ``down``. Each takes ``seconds``."""
 
     def __init__(self) -> None:
-        self.lease, self.version, self.down = None, 0, False
+        super().__init__()
+        self.down = False
         self.cut: set[str] = set()
         self.seconds = 0.0
-        self.writes = 0
+
+    @property
+    def lease(self) -> dict:
+        (lease,) = self.all(LEASES)
+        return lease
+
+    @property
+    def writes(self) -> int:
+        return sum(verb in ("create", "replace") for verb, *_ in self.requests)
 
     def seen_by(self, own: str) -> "View":
         return View(self, own)
@@ -36,28 +45,17 @@ class View:
     def __init__(self, server: Server, own: str) -> None:
         self.server, self.own = server, own
 
-    async def find(self, *_: object) -> dict | None:
+    async def find(self, *arguments: object) -> dict | None:
         await self._way()
-        return copy.deepcopy(self.server.lease)
+        return await self.server.find(*arguments)
 
-    async def create(self, _resource: object, body: dict, _namespace: object = None) -> dict:
+    async def create(self, *arguments: object) -> dict:
         await self._way()
-        if self.server.lease is not None:
-            raise Conflict("exists", reason="AlreadyExists")
-        return self._stored(body)
+        return await self.server.create(*arguments)
 
-    async def replace(self, _resource: object, body: dict) -> dict:
+    async def replace(self, *arguments: object) -> dict:
         await self._way()
-        if body["metadata"]["resourceVersion"] != self.server.lease["metadata"]["resourceVersion"]:
-            raise Conflict("changed", reason="Conflict")
-        return self._stored(body)
-
-    def _stored(self, body: dict) -> dict:
-        self.server.version += 1
-        self.server.writes += 1
-        self.server.lease = copy.deepcopy(body)
-        self.server.lease["metadata"]["resourceVersion"] = str(self.server.version)
-        return copy.deepcopy(self.server.lease)
+        return await self.server.replace(*arguments)
 
     async def _way(self) -> None:
         await asyncio.sleep(self.server.seconds)
