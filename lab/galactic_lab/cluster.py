@@ -13,7 +13,6 @@ where a part does not come up, with the end of its log.
 import compileall
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,7 +33,7 @@ from galactic_lab.controlplane.controllers import router_name
 from galactic_lab.disturbances import Disturbances
 from galactic_lab.kernel.kernel import Kernel
 from galactic_lab.kernel.kernels import choose
-from galactic_lab.node import multus, proxy, real_multus
+from galactic_lab.node import plugins, proxy, real_multus
 from galactic_lab.processes import Program, Supervisor
 from galactic_lab.state import MAX_ROUTERS, NAMESPACE, State, checkout, environment, interpreter, sources
 
@@ -243,31 +242,13 @@ class Lab(Disturbances):
         return Program("nodes", command, environment(), inside=False, priority=700, stop_seconds=15)
 
     def _write_tools(self, found: Assets) -> None:
-        """Writes ``bin/kubectl``, ``bin/helm`` and the folder of CNI plugins, with Galactic's plugin run from this
-        checkout.
-
-        With the chart, the DaemonSet installs Galactic's plugin from the image.
-        """
-        plugins = self._state.tools / "cni"
-        plugins.mkdir(parents=True, exist_ok=True)
+        """Writes ``bin/kubectl``, ``bin/helm`` and the folder of CNI plugins."""
+        self._state.tools.mkdir(parents=True, exist_ok=True)
         for name, path in (("kubectl", found.kubectl), ("helm", found.helm)):
             link = self._state.tools / name
             link.unlink(missing_ok=True)
             link.symlink_to(path)
-        if not self._state.chart:
-            plugin = plugins / "galactic"
-            plugin.write_text(
-                f"#!{sys.executable} -ISE\nimport sys\n\n"
-                f"sys.path.insert(0, {str(checkout() / 'src')!r})\n"
-                "from cni_plugin.main import main\n\nsys.exit(main())\n"
-            )
-            plugin.chmod(0o755)
-        stand_in = plugins / multus.NAME
-        stand_in.write_text(
-            f"#!{sys.executable} -ISE\nimport sys\n\nsys.path[:0] = {[str(path) for path in sources()]!r}\n"
-            "from galactic_lab.node.multus import main\n\nsys.exit(main())\n"
-        )
-        stand_in.chmod(0o755)
+        plugins.write(self._state.tools / "cni", galactic=not self._state.chart)
         # A guest has these files read-only: it would compile them at each start, and the plugin for each pod.
         for folder in (
             sources()[0] / "galactic",

@@ -3,5 +3,6 @@
 ``nodes``: the program that runs all of them. ``supervision``: keeps a node's programs running. ``node``: one node,
 made of ``machine`` (namespaces, a cgroup, folders of its own), ``containerd``, ``kubelet`` and ``proxy``
 (kube-proxy). ``multus``: the stand-in for Multus, with ``selections`` (the Pod's annotation) and ``libcni``;
-``real_multus``: a Multus from a given folder. ``sandboxes``: network namespaces of running pods.
+``real_multus``: a Multus from a given folder. ``plugins``: the folder of CNI plugins. ``sandboxes``: network
+namespaces of running pods.
 """
