@@ -92,7 +92,7 @@ class RouterMetrics:
             ("cluster", "node"),
             registry=registry,
         )
-        self._aside = Gauge(
+        self._suppressed = Gauge(
             name("topics_aside"),
             "Suppressed topics of nodes, which the router reads once a second.",
             registry=registry,
@@ -161,7 +161,7 @@ class RouterMetrics:
             gauge.set_function(partial(_one_of, leadership, position))
         self._oldest.set_function(oldest_change)
         self._inbox.set_function(waiting)
-        self._aside.set_function(suppressed)
+        self._suppressed.set_function(suppressed)
 
     def committed(self, seconds: float, rejections: Iterable[Rejection]) -> None:
         self._commit.observe(seconds)

@@ -5,7 +5,7 @@ A change goes ``put`` → ``changes`` (messages chained by ``previous``) → ``p
 
 Revisions are hybrid: ``max(previous + 1, now in ms)``, so that they rise even if a router starts without any. A table
 that became empty is cleared from the broker; the next change then has ``previous`` 0, the revision of an empty table,
-and a revision above all earlier ones, whatever the clock says by then.
+and a revision above all earlier ones, even if the clock went back.
 
 Another writer may have published on the same topics: a leader that did not know yet that it was deposed, or a person.
 A subscriber is then either at the revision that this Adj-RIB-Out has for it, or on a *branch*, at the other writer's
@@ -114,7 +114,7 @@ class AdjRibOut:
             self._reserved = max(self._next, now)
 
     def changes(self, now: int) -> list[Changes]:
-        """Messages for all pending changes, none larger than a payload may be. What is advertised is left out.
+        """Messages for all pending changes, none larger than a payload may be; advertised routes are left out.
 
         ``now`` in ms. Sets come before deletes: make before break. Messages for those on branches come last.
         """
@@ -135,14 +135,16 @@ class AdjRibOut:
         self._reserved = 0
         messages = []
         touched: set[Network] = set()
-        for left, (some_sets, some_deletes) in zip(range(len(portions) - 1, -1, -1), portions, strict=True):
+        for left, (portion_sets, portion_deletes) in zip(
+            range(len(portions) - 1, -1, -1), portions, strict=True
+        ):
             previous, self.revision = self.revision, last - left
-            messages.append(Changes(self.revision, previous, some_sets, some_deletes))
-            for route in some_sets:
+            messages.append(Changes(self.revision, previous, portion_sets, portion_deletes))
+            for route in portion_sets:
                 self._shards.put(route)
-            for gone in some_deletes:
+            for gone in portion_deletes:
                 self._shards.remove(gone)
-            concerned = {Network(route.network) for route in some_sets} | {*map(Network, some_deletes)}
+            concerned = {Network(route.network) for route in portion_sets} | {*map(Network, portion_deletes)}
             self._recent.append((previous, concerned))
             touched |= concerned
         branches, self._branches = self._branches, {}
@@ -241,7 +243,8 @@ class AdjRibOut:
             self._foreign = max(self._foreign, retained.revision)
             if retained.head is not None and retained.whole:
                 theirs, ours = retained.routes(), self.routes()
-                differing = {it for it in theirs.keys() | ours.keys() if theirs.get(it) != ours.get(it)}
+                networks = theirs.keys() | ours.keys()
+                differing = {network for network in networks if theirs.get(network) != ours.get(network)}
                 self._branches[retained.head.revision] = differing
 
     @property
@@ -277,22 +280,22 @@ def _portions(
     sets: Iterable[Route], deletes: Iterable[Network]
 ) -> Iterator[tuple[tuple[Route, ...], tuple[Network, ...]]]:
     """Cuts a change into parts whose messages fit into a payload."""
-    some_sets: list[Route] = []
-    some_deletes: list[Network] = []
+    portion_sets: list[Route] = []
+    portion_deletes: list[Network] = []
     room = MAX_PAYLOAD - _ENVELOPE
     items: list[Route | Network] = [*sets, *deletes]
     for item in items:
         size = len(_encoder.encode(item)) + 1
         if size > room:
-            yield tuple(some_sets), tuple(some_deletes)
-            some_sets, some_deletes, room = [], [], MAX_PAYLOAD - _ENVELOPE
+            yield tuple(portion_sets), tuple(portion_deletes)
+            portion_sets, portion_deletes, room = [], [], MAX_PAYLOAD - _ENVELOPE
         room -= size
         if isinstance(item, Route):
-            some_sets.append(item)
+            portion_sets.append(item)
         else:
-            some_deletes.append(item)
-    if some_sets or some_deletes:
-        yield tuple(some_sets), tuple(some_deletes)
+            portion_deletes.append(item)
+    if portion_sets or portion_deletes:
+        yield tuple(portion_sets), tuple(portion_deletes)
 
 
 _encoder: Final = msgspec.json.Encoder()

@@ -30,7 +30,7 @@ from galactic.router.rib.networks import Network
 
 log = structlog.get_logger(__name__)
 PACK_SECONDS: Final = 0.5
-"""From a change to its retained shards: design says within a second."""
+"""From a change to its retained shards. The design allows a second."""
 URGENT: Final = 64
 """Changes under way at once, one a VPC."""
 BULK: Final = 32
@@ -98,7 +98,7 @@ class Fanout:
 
     def adopt(self, retained: Retained, changes: ChangeLog) -> dict[int, dict[Network, Route]]:
         """Starts from what the broker retains and the changes since, with nothing pending. Returns the tables so."""
-        self._adj_ribs_out = {vpc: AdjRibOut(vpc, found) for vpc, found in retained.tables.items()}
+        self._adj_ribs_out = {vpc: AdjRibOut(vpc, table) for vpc, table in retained.tables.items()}
         self._since.clear()
         for vpc, adj_rib_out in self._adj_ribs_out.items():
             adj_rib_out.replay(changes.since(vpc))

@@ -1,7 +1,7 @@
 """A VPC's table cut into shards of at most 256 routes, for the retained messages.
 
 A network stays in the shard it was put into, so that a change rewrites one shard; new ones go where the first room is.
-Every shard says how many there are (``of``), so changing that rewrites them all: it grows by a quarter more
+Every shard carries their number (``of``), so changing that rewrites them all: it grows by a quarter more
 than needed and shrinks when less than half is, and so changes rarely.
 """
 

@@ -51,7 +51,7 @@ class Decoder:
 
     def _endpoints(self, node: NodeRef, payload: bytes) -> None:
         if not payload:
-            return  # the retained message was cleared: that says nothing about what is attached
+            return  # the retained message was cleared, which detaches nothing
         registration = decode(NodeEndpoints, payload)
         sequence = registration.sequence
         if not 0 <= sequence <= EPOCH_MAX:

@@ -1,8 +1,8 @@
 """Nodes that are offline, and those that have been for longer than ``--withdraw-after``.
 
-The silence of a node alone says nothing about its data plane, so by default its routes stay. Where they do not, the
-time begins with the ``offline`` of the Last Will. MQTT does not carry when that was published, so a router that starts
-counts from when it reads it: a restart may lengthen the time and never shortens it. A standby counts too.
+An offline node may still forward packets, so by default its routes stay. Where they do not, the time begins with the
+``offline`` of the Last Will. MQTT does not carry when that was published, so a router that starts counts from when it
+reads it: a restart may lengthen the time and never shortens it. A standby counts too.
 
 What arrives late from an offline node counts less than what online nodes register (docs/design/late-messages.md).
 """
@@ -32,7 +32,7 @@ class NodeLiveness:
         self._withdrawn: set[NodeRef] = set()
 
     def set_status(self, node: NodeRef, online: bool) -> None:
-        """What its retained status says."""
+        """A node's status: its own, or its Last Will."""
         self._nodes.set_offline(node, not online)
         if not online:
             self._offline_since.setdefault(node, self._clock())

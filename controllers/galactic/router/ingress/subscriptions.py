@@ -34,7 +34,7 @@ SWEEP_SECONDS: Final = 30.0
 """Between two requests for all registrations without a reason."""
 QUIET_SECONDS: Final = 5.0
 QUIET_AT_LAST: Final = 12
-"""What was lost is requested when nothing more is lost for QUIET_SECONDS, or after this many times that."""
+"""Lost messages are requested when none was lost for QUIET_SECONDS, or after this many times that."""
 PORTIONS: Final = (100, 6)
 PAUSE_SECONDS: Final = 0.05
 FEW: Final = 400

@@ -21,7 +21,7 @@ from galactic.router.kubernetes.status_writer import Attachments
 from galactic.router.rib.path import Rejection
 
 log = structlog.get_logger(__name__)
-EACH_SECONDS: Final = 0.2
+PAUSE_SECONDS: Final = 0.2
 WAITING: Final = 100
 COMPONENT: Final = "galactic-router"
 
@@ -64,7 +64,7 @@ class AttachmentEvents:
             except GalacticError as error:
                 log.warning("Event not made", attachment=rejection.attachment, error=str(error))
                 self._made.pop((rejection.attachment, rejection.reason), None)
-            await asyncio.sleep(EACH_SECONDS)
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 def event(attachment: VpcAttachment, rejection: Rejection) -> dict[str, Any]:

@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Follower(Protocol):
-    """Writes down what a leading router's tables say: in Kubernetes, in the database or in the log."""
+    """Records the tables of a leading router: in Kubernetes, in the database or in the log."""
 
     def lead(self, term: int) -> None:
         """The router leads from now on, in that term."""
@@ -53,7 +53,7 @@ class Reign:
 
     @asynccontextmanager
     async def adopted(self, retained: Retained) -> AsyncIterator[None]:
-        """From the tables that were published by whoever led before to those that follow from what the nodes register.
+        """From the tables of the previous leader to those that follow from the nodes' registrations.
 
         Messages are handled meanwhile, but nothing is published, and nothing else is committed before the context ends.
         """

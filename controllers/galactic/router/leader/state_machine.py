@@ -5,7 +5,7 @@
        └── another claim is higher, another router is elected, or the claim has to be raised ──────────────────┘
 
 A claim is the retained ``router/leader``. The router publishes it first, and reads everything that the broker retains
-after that: so the router sees what an earlier leader published before, and hears what it publishes later. Of two
+after that: so the router reads what an earlier leader published before, and receives what it publishes later. Of two
 claims the one with the higher term counts, of equal terms that of the higher name. Pure: the clock is in the events,
 and ``Leadership`` carries out the actions, in order.
 """
@@ -107,14 +107,14 @@ class ClaimConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class BrokerRead:
-    """All retained messages were read, with this claim; None: there is none that can be believed."""
+    """All retained messages were read, with this claim; None: there is no valid one."""
 
     leader: Leader | None
 
 
 @dataclass(frozen=True, slots=True)
 class LeaderPublished:
-    """Some router published ``router/leader``, maybe this one. None: cleared, or not to be believed."""
+    """Some router published ``router/leader``, maybe this one. None: cleared, or invalid."""
 
     leader: Leader | None
 

@@ -27,7 +27,7 @@ class Store:
     def __init__(self, *, checked: bool, policy: Policy = OPEN) -> None:
         """``checked``: endpoints are checked against attachments (Kubernetes); else there are none (standalone)."""
         self.changed = asyncio.Event()
-        """Set whenever a commit is due."""
+        """Set whenever there is something to commit."""
         self.tables = VpcTables(self.changed, policy)
         self.nodes = Registrations(self.tables, self.changed, checked=checked)
 
@@ -39,7 +39,7 @@ class Store:
 
     @property
     def pending(self) -> bool:
-        """Whether a commit is due, or under way."""
+        """Whether there is something to commit, or a commit is under way."""
         return self.nodes.unchecked or self.tables.unsettled or self.tables.under_way
 
     def check(self, at_most: int) -> bool:

@@ -123,8 +123,8 @@ def vpc_table(  # noqa: PLR0917
 ) -> VpcTable:
     """One VPC's table from the paths of each attachment in it."""
     present = {holder.cluster for holder in candidates}
-    every = (path for paths in candidates.values() for path in paths)
-    clusters = policy.clusters(vpc, present, every, installed, horizon)
+    all_paths = (path for paths in candidates.values() for path in paths)
+    clusters = policy.clusters(vpc, present, all_paths, installed, horizon)
     best_paths: dict[Holder, EndpointPath] = {}
     rejections: list[Rejection] = []
     announcers: dict[Network, list[EndpointPath]] = {}

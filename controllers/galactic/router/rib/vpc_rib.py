@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(slots=True)
 class VpcRib:
-    """``routes`` is the table. What is set shows in it after ``settle``."""
+    """``routes`` is the table. Paths and installed routes take effect in ``settle``."""
 
     routes: dict[Network, Route] = field(default_factory=dict)
     best_paths: dict[Holder, EndpointPath] = field(default_factory=dict)
@@ -136,9 +136,9 @@ class VpcRib:
 
     def _apply_policy(self, vpc: int, policy: Policy, horizon: int) -> set[Holder]:
         """Decides which clusters may be in it, ``vpc``; returns the attachments that this concerns."""
-        every = (path for holder in self._candidates for path in self._paths(holder))
+        all_paths = (path for holder in self._candidates for path in self._paths(holder))
         before = self._clusters
-        self._clusters = policy.clusters(vpc, self._present, every, self.routes, horizon)
+        self._clusters = policy.clusters(vpc, self._present, all_paths, self.routes, horizon)
         if before == self._clusters:
             return set()
         return {

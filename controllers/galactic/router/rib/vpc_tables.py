@@ -36,7 +36,7 @@ class Commit:
 
 
 class VpcTables:
-    """By VPC. What is set shows in them after ``settle``."""
+    """By VPC. Paths, routes and policy take effect in ``settle``."""
 
     def __init__(self, changed: asyncio.Event, policy: Policy = OPEN) -> None:
         self._changed, self._policy = changed, policy
