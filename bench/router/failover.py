@@ -83,7 +83,7 @@ class Replica:
 
     @property
     def leads(self) -> bool:
-        return self.said("view complete")
+        return self.said("tables adopted")
 
     @property
     def ready(self) -> bool:

@@ -95,7 +95,7 @@ async def router(url: str, *options: str) -> AsyncIterator[tuple[Router, float]]
     lines = process.stderr
     try:
         while line := await lines.readline():
-            if b"view complete" in line:
+            if b"tables adopted" in line:
                 break
         else:
             raise SystemExit("the router ended")

@@ -94,7 +94,7 @@ def wire(
     commits, publisher = Commits(store, metrics), Publisher(bus, metrics)
     fanout = Fanout(publisher, topics, metrics)
     history = _history(settings, store, fanout, process)
-    cluster = _cluster(settings, kube, store, (fanout, metrics, process.health)) if kube else None
+    cluster = _cluster(settings, kube, store, fanout, metrics, health=process.health) if kube else None
 
     barrier, queue, damping = ResyncBarrier(bus, topics.sync(process.replica)), FairQueue(), FloodDamping()
     liveness = NodeLiveness(store.nodes, settings.withdraw_after)
@@ -129,15 +129,18 @@ def wire(
 
 
 def _cluster(
-    settings: RouterSettings, kube: Kube, store: Store, out: tuple[Fanout, RouterMetrics, Health]
+    settings: RouterSettings,
+    kube: Kube,
+    store: Store,
+    fanout: Fanout,
+    metrics: RouterMetrics,
+    *,
+    health: Health,
 ) -> Cluster:
-    fanout, metrics, health = out
     attachments = AttachmentIndex(settings.cluster, store.nodes, metrics)
     segments = SegmentIndex(settings.cluster, store.nodes, metrics)
-    status, events = (
-        StatusWriter(kube, attachments, store.tables, fanout, metrics),
-        AttachmentEvents(kube, attachments),
-    )
+    status = StatusWriter(kube, attachments, store.tables, fanout, metrics)
+    events = AttachmentEvents(kube, attachments)
     reflectors = Reflectors(kube, attachments, segments, status, health)
     reports = KubernetesReports(store, attachments, status, events)
     return Cluster(attachments, reflectors, reports, (status, events))

@@ -1,7 +1,7 @@
 """Carries out the state machine of leadership (``state_machine``): events in, actions done, in order and at once.
 
-An action that only sets something (the gate, the phase) is done before the next message is handled. What takes time
-(publishing the claim, adopting the tables, leading) is a task of the claim that it belongs to, and ends with it.
+An action that only sets something (the gate, the phase) is done before the next message is handled. Publishing the
+claim, adopting the tables and leading are tasks of one claim, and end with it.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class TableMessage(NamedTuple):
 
 
 class Leadership:
-    """One router of several."""
+    """Of one router among several."""
 
     def __init__(
         self, replica: str, election: Election, gate: Gate, reader: SnapshotReader, reign: Reign
@@ -74,9 +74,12 @@ class Leadership:
         self._election, self._gate, self._reader, self._reign = election, gate, reader, reign
         self._backoff = Backoff(*CONTESTED_SECONDS)
         self._first_read: asyncio.Queue[Retained] = asyncio.Queue(1)
-        self._retained: Retained | None = None  # what was read last, until the tables are adopted from it
-        self._deferred: list[TableMessage | Retained] = []  # what arrived while the tables are being adopted
+        self._retained: Retained | None = None  # the last snapshot, until the tables are adopted from it
+        self._deferred: list[
+            TableMessage | Retained
+        ] = []  # messages that arrive while the tables are being adopted
         self._events: deque[Event] = deque()
+        self._handling = False
         self._tasks: asyncio.TaskGroup | None = None
         self._work: set[asyncio.Task[None]] = set()  # of the claim
         self._unpublished = asyncio.Event()
@@ -109,15 +112,18 @@ class Leadership:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Takes the state machine on, and does what follows."""
+        """Advances the state machine and carries out the actions. An event that one of them causes comes after them."""
         self._events.append(event)
-        if len(self._events) > 1:
-            return  # an action brought this event about: it is the next one
-        while self._events:
-            self.state, actions = transition(self.state, self._events[0])
-            for action in actions:
-                self._do(action)
-            self._events.popleft()
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                self.state, actions = transition(self.state, self._events.popleft())
+                for action in actions:
+                    self._do(action)
+        finally:
+            self._handling = False
 
     def session_began(self) -> None:
         """The broker accepted a connection."""
@@ -210,7 +216,7 @@ class Leadership:
                 self._election.deposed()
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
-        assert self._tasks is not None  # who does not run is not elected
+        assert self._tasks is not None  # one that does not run is not elected
         self._work.add(self._tasks.create_task(work))
 
     async def _publish(self, claim: Leader) -> None:
@@ -232,7 +238,7 @@ class Leadership:
         await self._reign.lead()
 
     def _replay(self) -> None:
-        """Handles what arrived while the tables were being adopted, as if it arrived now."""
+        """Handles the messages that arrived while the tables were being adopted, as if they arrived now."""
         deferred, self._deferred = self._deferred, []
         for item in deferred:
             if isinstance(item, Retained):
