@@ -1,1 +1,17 @@
-"""The only place that touches the kernel: netlink (pyroute2 and our own packed messages), sysctl, iptables."""
+"""Access to the Linux kernel of a node: netlink (pyroute2, and packed messages of its own), sysctls, the packet filter.
+
+objects                kernel objects as values, and the interface ``Kernel``
+kernel                 ``LinuxKernel``, the real one: devices, routes, sysctls and neighbours
+devices                links, addresses and rules, through pyroute2
+routes, netlink        routes, as packed netlink messages
+events                 notifications of changes by other programs
+neighbours, echo       ARP and neighbour discovery; echo requests from inside a namespace
+namespace              network namespaces, and sockets inside them
+sysctl, underlay       sysctls; the interface of the SRv6 packets
+route_lookup           the route that the kernel chooses for a packet
+preflight              what this kernel supports, tried in a temporary namespace
+firewall               the packet filter's rules; ``iptables`` is the process that writes them
+legacy, nft            its two backends
+firewall_fingerprint   the chains as the kernel has them, and a fingerprint
+readback, counters     the rules as the kernel applies them; the packets that they dropped
+"""

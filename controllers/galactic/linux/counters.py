@@ -1,6 +1,6 @@
-"""What our own chains have dropped: the packet and byte counters of each DROP rule, in both backends.
+"""Packets that Galactic's chains dropped: the packet and byte counters of each DROP rule, in both backends.
 
-The words for a rule are those of what the kernel applies (``galactic.linux.readback``), not of what was meant.
+Rules are described as the kernel applies them (``galactic.linux.readback``), not as they were planned.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ _ENCODED_OTHERWISE: Final = "what a newer iptables has written"
 
 @dataclass(frozen=True, slots=True)
 class Drops:
-    """One DROP rule of ours, the ``rule``-th of its chain, and how many packets and bytes it has dropped.
+    """A DROP rule of Galactic, the ``rule``-th of its chain, and the packets and bytes that it has dropped.
 
     ``icmp``: whether it can match echo requests; ``discovery``: whether it can match neighbour discovery.
     """
@@ -36,7 +36,7 @@ class Drops:
 
 
 def drops(tables: Collection[tuple[int, str]]) -> list[Drops]:
-    """Those of this process' network namespace. ``tables``: the legacy (family, table)s that exist, since reading
+    """The drops in this process' network namespace. ``tables``: the legacy (family, table)s that exist, since reading
     another one makes it exist. A backend that the kernel does not have has none.
     """
     found: list[Drops] = []
@@ -96,7 +96,7 @@ def words(applied: readback.Applied) -> str:
 
 
 def rise(before: Sequence[Drops], after: Sequence[Drops]) -> list[Drops]:
-    """How much each rule dropped in between; those that dropped nothing, or were written anew, are left out."""
+    """The drops of each rule in between, without rules that dropped nothing or were written in between."""
     had = {(each.backend, each.family, each.chain, each.rule): each for each in before}
     found = []
     for each in after:

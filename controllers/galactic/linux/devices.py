@@ -1,7 +1,6 @@
 """Links, addresses and rules of one network namespace, through pyroute2.
 
-Every error of pyroute2 or the kernel leaves here as Unreachable or Rejected, without the object's name: whoever
-writes many objects puts it in front.
+Every error of pyroute2 or the kernel becomes Unreachable or Rejected, without the object's name: the caller adds it.
 """
 
 import errno
@@ -36,18 +35,18 @@ _KERNEL_MADE: Final = frozenset(
 
 
 def ours(name: str) -> bool:
-    """Whether a device of that name is one of ours."""
+    """Whether a device of that name belongs to Galactic."""
     return name == LOOPBACK_DEVICE or parse_interface(name) is not None
 
 
 class Devices:
-    """What pyroute2 does for us in one namespace."""
+    """Devices, addresses and rules of one namespace."""
 
-    def __init__(self, asking: socket.socket, requests: socket.socket) -> None:
-        """Two sockets made inside: a packed one for names and indexes, one that is not for pyroute2. They are closed
+    def __init__(self, names: socket.socket, requests: socket.socket) -> None:
+        """Two sockets made inside: a packed one for names and indexes, an ordinary one for pyroute2. They are closed
         with this.
         """
-        self._socket, self._requests = asking, requests
+        self._socket, self._requests = names, requests
         self._made: AsyncIPRoute | None = None
 
     def close(self) -> None:
@@ -62,7 +61,7 @@ class Devices:
 
     @property
     def _route(self) -> AsyncIPRoute:
-        """Made when it is needed: pyroute2 closes no socket that it was given and never used."""
+        """Made at its first use: pyroute2 does not close a socket that it never used."""
         if self._made is None:
             self._made = AsyncIPRoute(fileno=self._requests.detach())
         return self._made
@@ -72,7 +71,7 @@ class Devices:
         return device_index(self._socket, name)
 
     async def links(self) -> dict[str, Link]:
-        """Our devices."""
+        """Galactic's devices."""
         found = {}
         with translated():
             async for message in await self._route.link("dump", ext_mask=_SKIP_STATS):
@@ -98,9 +97,9 @@ class Devices:
         )
 
     async def set_link(self, name: str, link: Link) -> None:
-        """Makes the device, or makes it what it should be; up, enslaved first.
+        """Creates or corrects the device: enslaved first, then up.
 
-        One that can only become that by being made anew (another kind or table) is.
+        A device of another kind or table is deleted and created again.
         """
         with translated():
             index = self.index(name)
@@ -135,7 +134,7 @@ class Devices:
         return master
 
     async def _make(self, name: str, link: Link) -> None:
-        """One message for everything: the kernel sets it up, and then enslaves it, before anybody else sees it."""
+        """One message for all attributes: the kernel completes the device before other programs see it."""
         given: dict[str, Any] = {"ifname": name, "kind": link.kind, "group": _group(link.kind), "state": "up"}
         if link.master:
             given["master"] = self._master(link)
@@ -164,7 +163,7 @@ class Devices:
             os.close(fd)
 
     async def delete_link(self, name: str) -> None:
-        """Deletes the device; one that is gone already is no error."""
+        """Deletes the device; a missing one is no error."""
         with translated(errno.ENODEV):
             if index := self.index(name):
                 await self._route.link("del", index=index)
@@ -177,7 +176,7 @@ class Devices:
             await self._route.link("set", index=index, state="up")
 
     async def addresses(self, device: str = "") -> dict[tuple[str, Interface], bool]:
-        """(device, address) → noprefixroute, of one device or of all of ours; without those the kernel makes."""
+        """(device, address) → noprefixroute, of one device or all of Galactic's; without the kernel's own addresses."""
         found: dict[tuple[str, Interface], bool] = {}
         names: dict[int, str] = {}
         with translated():
@@ -195,14 +194,14 @@ class Devices:
         return found
 
     def _given(self, address: Interface, flags: int, protocol: int) -> bool:
-        """Whether somebody gave the device that address, rather than the kernel or a router advertisement."""
+        """Whether a program configured the address, rather than the kernel or a router advertisement."""
         if protocol in _KERNEL_MADE or not flags & _IFA_F_PERMANENT:
             return False
-        # before Linux 5.18 a link-local address says not who made it; the kernel's has EUI-64 form (RFC 4291 §2.5.1)
+        # before Linux 5.18 a link-local address has no origin; the kernel's has EUI-64 form (RFC 4291 §2.5.1)
         return not (address.version == 6 and address.is_link_local and address.packed[11:13] == b"\xff\xfe")
 
     async def set_address(self, device: str, address: Interface, no_prefix_route: bool) -> None:
-        """Gives a device an address; one that is there with other flags is made anew."""
+        """Adds an address to a device; one with other flags is replaced."""
         with translated():
             given = self._address(device, address)
             flags = _IFA_F_NOPREFIXROUTE if no_prefix_route else 0
@@ -217,7 +216,7 @@ class Devices:
                 await self._route.addr("add", **given, flags=flags)
 
     async def delete_address(self, device: str, address: Interface) -> None:
-        """Takes an address away; one that is gone already is no error."""
+        """Deletes an address; a missing one is no error."""
         with translated(errno.EADDRNOTAVAIL, errno.ENODEV):
             await self._route.addr("del", **self._address(device, address))
 
@@ -227,7 +226,7 @@ class Devices:
         return {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
 
     async def rules(self) -> dict[Rule, None]:
-        """Our IPv6 rules."""
+        """Galactic's IPv6 rules."""
         found: dict[Rule, None] = {}
         with translated():
             async for message in await self._route.rule("dump", family=socket.AF_INET6):
@@ -238,12 +237,12 @@ class Devices:
         return found
 
     async def set_rule(self, rule: Rule) -> None:
-        """Adds a rule; one that is there already is no error."""
+        """Adds a rule; an existing one is no error."""
         with translated(errno.EEXIST):
             await self._route.rule("add", **_rule(rule))
 
     async def delete_rule(self, rule: Rule) -> None:
-        """Deletes a rule; one that is gone already is no error."""
+        """Deletes a rule; a missing one is no error."""
         with translated(errno.ENOENT, errno.ESRCH):
             await self._route.rule("del", **_rule(rule))
 
@@ -264,7 +263,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _set_mtu(path: str, device: str, mtu: int) -> None:
-    """The other end follows: what is larger than the host end takes is lost there without a word. One that is gone is
+    """Sets the other end's MTU too: the host end silently drops packets larger than its own. A missing device is
     no error.
     """
     try:
@@ -282,7 +281,7 @@ def _taken(path: str, name: str) -> bool:
 
 @contextmanager
 def translated(*harmless: int) -> Iterator[None]:
-    """The one place where pyroute2's and the kernel's errors become ours; those numbers in ``harmless`` are none."""
+    """Translates the errors of pyroute2 and the kernel, except the errno values in ``harmless``."""
     try:
         yield
     except NetlinkError as error:

@@ -1,6 +1,6 @@
-"""Echo requests from inside a network namespace (RFC 792, RFC 4443 §4.1): how many were answered, and by which errors.
+"""Echo requests from inside a network namespace (RFC 792, RFC 4443 §4.1): answers, and ICMP errors.
 
-Every request has the size that is asked for, so that packets which a counter has counted can be told from others.
+Every request has the given size, which distinguishes its packets from others in a counter.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ _CODES: Final[dict[int, dict[int, str]]] = {
 
 @dataclass(slots=True)
 class Echoes:
-    """What became of echo requests. ``milliseconds``: the fastest answer's. ``refused``: why the kernel did not send.
+    """The results of echo requests. ``milliseconds``: of the fastest answer. ``refused``: why the kernel did not send.
 
-    ``errors``: ICMP errors about them, as ``ADDRESS: what it said``, each once.
+    ``errors``: ICMP errors about them, as ``ADDRESS: error``, each once.
     """
 
     sent: int = 0
@@ -59,7 +59,7 @@ class Echoes:
 async def echo(
     namespace: Namespace, source: Address, destination: Address, size: int, count: int = COUNT
 ) -> Echoes:
-    """Sends ``count`` echo requests of ``size`` bytes, IP header included; returns when all are answered, or soon."""
+    """Sends ``count`` echo requests of ``size`` bytes, IP header included. Waits ANSWER_SECONDS for answers."""
     found = Echoes()
     try:
         made = namespace.run(lambda: _socket(source))
@@ -119,7 +119,7 @@ class _Exchange:
         return _ICMP.pack(8, 0, _checksum(head + rest), self._identifier, sequence) + rest
 
     async def answers(self) -> None:
-        """Until all have come, or ANSWER_SECONDS."""
+        """Collects answers until all have arrived, or for ANSWER_SECONDS."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -148,7 +148,7 @@ class _Exchange:
                 self._found.errors.append(text)
 
     def _ours(self, original: bytes) -> bool:
-        """Whether that is one of our requests, from its IP header on."""
+        """Whether the packet, from its IP header on, is one of these requests."""
         at = (original[0] & 0x0F) * 4 if self._version == 4 and original else _HEADERS[6]
         if len(original) < at + _ICMP.size:
             return False

@@ -1,8 +1,8 @@
-"""Somebody else changed something of ours: what the drift loop sleeps on.
+"""Notifications that another program changed kernel objects of Galactic. The drift loop waits for them.
 
-Coarse on purpose: which kinds of object to look at again, never what happened to them. Route changes that are not
-ours, or that we made ourselves, are dropped inside the kernel by a socket filter, so neither a routing daemon with a
-full table nor our own 100,000 routes ever wake this process.
+They name the kinds of objects to check, not the change itself. A socket filter in the kernel drops messages about other
+programs' routes, and about changes of this process. So neither a routing daemon with a full table nor Galactic's
+100,000 routes wake this process.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ _PART: Final = 1 << 16
 
 
 class Changed(enum.Flag):
-    """Kinds of objects to look at again."""
+    """Kinds of objects to check."""
 
     LINKS = enum.auto()
     ADDRESSES = enum.auto()
@@ -62,13 +62,13 @@ EVERYTHING: Final = Changed.LINKS | Changed.ADDRESSES | Changed.ROUTES | Changed
 
 
 class Events:
-    """An asynchronous iterator of ``Changed``, for one consumer. What happens while nobody waits is not lost.
+    """An asynchronous iterator of ``Changed``, for one consumer. Changes between two waits are not lost.
 
-    ``own_port`` is the port of whoever writes our routes (``LinuxKernel.port``); its changes are not reported.
-    Changes of links, addresses and rules are, whoever made them: they are few, and not all kernels tell.
+    ``own_port`` is the netlink port that writes Galactic's routes (``LinuxKernel.port``); its changes are not reported.
+    Changes of links, addresses and rules are reported even if this process made them: they are few.
 
-    Of sysctls the kernel tells forwarding and rp_filter, and no others of ours; those of ``all`` and ``default`` and
-    of lo-galactic are reported. Every device that anybody makes brings messages too, which say nothing.
+    Of Galactic's sysctls the kernel notifies forwarding and rp_filter only. Those of ``all``, ``default`` and
+    lo-galactic are reported; messages about sysctls of other devices come with every new device, and are ignored.
     """
 
     def __init__(self, namespace: Namespace | None = None, *, own_port: int = 0) -> None:
@@ -82,7 +82,7 @@ class Events:
         return self
 
     async def __anext__(self) -> Changed:
-        """What changed since the last time; waits until there is something. Raises Unreachable."""
+        """The changes since the last call; waits for the first. Raises Unreachable."""
         loop = asyncio.get_running_loop()
         changed = Changed(0)
         while not changed:
@@ -94,7 +94,7 @@ class Events:
         return changed
 
     def _rest(self) -> Changed:
-        """What else is there already."""
+        """Further messages that have arrived already."""
         changed = Changed(0)
         while True:
             try:
@@ -148,14 +148,14 @@ class Events:
 
 
 def _missed(error: OSError) -> Changed:
-    """The buffer ran over, so anything may have changed. Raises Unreachable for every other error."""
+    """The buffer overflowed: anything may have changed. Raises Unreachable for every other error."""
     if error.errno != errno.ENOBUFS:
         raise Unreachable("kernel", f"waiting for events: {error.strerror}") from error
     return EVERYTHING
 
 
 def _filter(own_port: int) -> Iterator[tuple[int, int, int, int]]:
-    """A classic BPF program (linux/filter.h): drops route messages that are not of our protocol or that we caused.
+    """A classic BPF program (linux/filter.h): drops route messages of other protocols, or that this process caused.
 
     Loads are big-endian, netlink is in host order.
     """

@@ -1,8 +1,8 @@
-"""The packet filter's part of the plan: which rules, and having them put into place by a process of their own.
+"""The packet filter's part of the plan: its rules, and a separate process that installs them.
 
-Three chains are ours in each family, and one jump into each, first in a built-in chain; nothing else is ever changed.
-``GALACTIC-FORWARD`` accepts what is forwarded for VPCs, whatever policy others have set. ``GALACTIC-INPUT`` keeps
-tenants away from what listens on the node. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps tenants
+Galactic has three chains in each family, and one jump into each, first in a built-in chain. It changes nothing else.
+``GALACTIC-FORWARD`` accepts packets of VPCs, whatever policy the chain has. ``GALACTIC-INPUT`` keeps tenants away from
+services of the node. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps tenants
 and the outside away from SIDs: before connection tracking, and before any look-up.
 
 The wildcard ``G+`` is every host end, and every VRF as well: a packet from a pod passes PREROUTING twice, first with
@@ -39,9 +39,9 @@ _TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class FirewallRule:
-    """One rule of our chain in ``chain``. Empty or None: does not matter. Networks as text, always with a length.
+    """A rule of Galactic's chain below ``chain``. Empty or None: any. Networks as text, always with a length.
 
-    ``forged``: the packet came from a host end, which is not where its source is reached.
+    ``forged``: the packet came from a host end other than the one that its source is reached through.
     """
 
     family: Family
@@ -59,10 +59,10 @@ class FirewallRule:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What came of it: the backend and why that one, and what had to be changed, e.g. ``("IPv6 PREROUTING",)``.
+    """The result: the backend and why it was chosen, and the chains that were changed, e.g. ``("IPv6 PREROUTING",)``.
 
-    ``lacking``: why forged sources are not dropped, because the kernel cannot; else "". ``fingerprint``: of our chains
-    as they were found to be right (``galactic.linux.firewall_fingerprint``).
+    ``lacking``: what the kernel lacks to drop forged sources; else "". ``fingerprint``: of the chains when they were
+    correct (``galactic.linux.firewall_fingerprint``).
     """
 
     backend: Backend
@@ -73,7 +73,7 @@ class Installed:
 
 
 def own(chain: BuiltIn) -> str:
-    """The name of our chain that is jumped into from that built-in one."""
+    """The name of Galactic's chain that the built-in chain jumps into."""
     return f"GALACTIC-{chain}"
 
 
@@ -83,7 +83,7 @@ def firewall(
     """The rules of a node, in order.
 
     ``guard`` drops what comes from outside the SRv6 space for this node's SIDs (RFC 8754 §5.1), except for ICMPv6
-    errors to the loopback, which a router anywhere on the path may send: path MTU discovery lives on them.
+    errors to the loopback, which a router anywhere on the path may send: path MTU discovery depends on them.
     """
     inside, here = str(space), str(locator)
     errors = (
@@ -101,7 +101,7 @@ def firewall(
 
 
 def _either(family: Family) -> tuple[FirewallRule, ...]:
-    """What is the same in both families."""
+    """The rules that both families share."""
     return (
         FirewallRule(family, "FORWARD", "ACCEPT", in_interface=OURS),
         FirewallRule(family, "FORWARD", "ACCEPT", out_interface=OURS),
@@ -111,7 +111,7 @@ def _either(family: Family) -> tuple[FirewallRule, ...]:
 
 
 def arguments(rule: FirewallRule) -> str:
-    """As ``iptables -S`` prints it."""
+    """The rule as ``iptables -S`` prints it."""
     parts = []
     if rule.source:
         parts.append(f"{'! ' if rule.outside else ''}-s {rule.source}")
@@ -131,10 +131,10 @@ def arguments(rule: FirewallRule) -> str:
 
 
 async def install(rules: Sequence[FirewallRule], *, backend: Backend | Literal[""] = "") -> Installed:
-    """Makes our chains be exactly that, changing nothing that is right; no rules for a chain: no chain.
+    """Makes Galactic's chains equal to ``rules``, changing only what differs; no rules for a chain: no chain.
 
-    Raises Unreachable when it could not be done. ``backend`` is detected where it is not given, and then what
-    is left of ours in the other one is removed.
+    Raises Unreachable if it failed. An empty ``backend`` is detected, and then Galactic's chains in the other one
+    are removed.
     """
     import asyncio  # noqa: PLC0415 - the process that is started here imports this module, and needs no event loop
 

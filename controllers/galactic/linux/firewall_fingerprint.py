@@ -1,8 +1,8 @@
-"""Our firewall chains as the kernel has them, read by its own interface, and a fingerprint of them.
+"""Galactic's firewall chains as the kernel has them, read over its own interface, and a fingerprint of them.
 
-A reading takes two or three system calls a table and no process, and skips the rules of others. The fingerprint covers
-each rule without its counters, and whether the built-in chain jumps into ours first. It only shows that something
-changed since a check: ``galactic.linux.readback`` compares the rules with the plan.
+A reading takes two or three system calls a table, no process, and skips other programs' rules. The fingerprint covers
+each rule without its counters, and whether the built-in chain jumps into Galactic's first. It only shows that
+something changed since a check: ``galactic.linux.readback`` compares the rules with the plan.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ _ATTEMPTS: Final = 3
 
 
 class Layout:
-    """Where things are in struct ipt_entry and struct ip6t_entry: offsets and sizes in bytes."""
+    """Offsets and sizes, in bytes, of struct ipt_entry or struct ip6t_entry."""
 
     def __init__(self, level: int, family: int, header: int, size: int) -> None:
         self.level, self.family, self.size = level, family, size
@@ -60,7 +60,7 @@ LAYOUTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One of our chains as the kernel has it.
+    """A chain of Galactic as the kernel has it.
 
     ``rules``: for legacy tables struct ipt_entry or ip6t_entry, without what the kernel writes there itself; for nft
     the encoded expressions. ``first``: the built-in chain begins with an unconditional jump into it. ``counters``:
@@ -73,9 +73,9 @@ class Chain:
 
 
 def reader(backend: Backend) -> Callable[[Place], Chain | None]:
-    """A reader of our chains in this process' network namespace, which reads each legacy table once.
+    """A reader of Galactic's chains in this process' network namespace; reads each legacy table once.
 
-    It returns None where the chain is absent, or empty in nft, and raises OSError if the kernel does not answer.
+    It returns None if the chain is absent, or empty in nft, and raises OSError if the kernel does not answer.
     """
     tables = cache(_legacy)
 
@@ -88,8 +88,8 @@ def reader(backend: Backend) -> Callable[[Place], Chain | None]:
 
 
 def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = None) -> str | None:
-    """Of our chains in that backend, in this process' network namespace; None if there is nothing of ours, or if it
-    could not be read. ``only``: the (family, table)s to look at, since looking at a legacy table makes it exist.
+    """The fingerprint of Galactic's chains in a backend, in this process' network namespace; None without chains, or
+    if they are unreadable. ``only``: the (family, table)s to read, as reading a legacy table creates it.
     """
     digest = hashlib.blake2b(digest_size=16)
     anything = False
@@ -107,15 +107,15 @@ def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = 
 
 
 def _legacy(family: int, table: str) -> tuple[bytes, Sequence[int]]:
-    """A table's entries, and where in them the rules of each hook begin."""
+    """A table's entries, and the offsets at which the rules of each hook begin."""
     layout = LAYOUTS[family]
-    with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as asking:
+    with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as netlink:
         for _ in range(_ATTEMPTS):
-            info = _asked(asking, layout.level, _GET_INFO, _INFO.pack(table.encode(), *[0] * 13))
+            info = _asked(netlink, layout.level, _GET_INFO, _INFO.pack(table.encode(), *[0] * 13))
             _, _, *numbers, _, size = _INFO.unpack(info)
             request = struct.pack("=32sI4x", table.encode(), size) + bytes(size)
             try:
-                return _asked(asking, layout.level, _GET_ENTRIES, request)[_ENTRIES_AT:], numbers
+                return _asked(netlink, layout.level, _GET_ENTRIES, request)[_ENTRIES_AT:], numbers
             except OSError as error:
                 if error.errno != errno.EAGAIN:  # it has another size by now
                     raise
@@ -141,7 +141,7 @@ def _legacy_chain(layout: Layout, entries: bytes, name: bytes, first: int) -> Ch
 
 
 def _head(layout: Layout, entries: bytes, name: bytes) -> int | None:
-    """Where the entry is that begins the chain of that name."""
+    """The offset of the entry that begins the chain of that name."""
     found = -1
     while (found := entries.find(name + b"\0", found + 1)) >= 0:
         head = found - TARGET.size - layout.size
@@ -163,17 +163,17 @@ def _next(layout: Layout, entries: bytes, position: int) -> int:
 
 
 def _bare(layout: Layout, entries: bytes, position: int) -> bytes:
-    """An entry without what changes by itself."""
+    """An entry without its counters and the kernel's own field."""
     end = _next(layout, entries, position)
     return entries[position : position + layout.comes_from] + entries[position + layout.size : end]
 
 
-def _asked(asking: socket.socket, level: int, option: int, request: bytes) -> bytes:
-    """getsockopt(2) with something in the buffer, which Python's own cannot."""
+def _asked(netlink: socket.socket, level: int, option: int, request: bytes) -> bytes:
+    """getsockopt(2) with a request in the buffer, which Python's own lacks."""
     buffer = ctypes.create_string_buffer(request, len(request))
     length = ctypes.c_uint32(len(request))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.getsockopt(asking.fileno(), level, option, buffer, ctypes.byref(length)):
+    if libc.getsockopt(netlink.fileno(), level, option, buffer, ctypes.byref(length)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return buffer.raw
@@ -190,25 +190,25 @@ def _nft_dump(place: Place) -> Chain | None:
     family, parent = place
     table, name = TABLES[parent], own(parent)
     jump = name.encode() + b"\0"
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as asking:
-        asking.settimeout(1.0)  # a dump is answered at once
-        rules = tuple(_rules(asking, family, table, name))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
+        netlink.settimeout(1.0)  # a dump is answered at once
+        rules = tuple(_rules(netlink, family, table, name))
         if not rules:
             return None
         first, _ = next(
-            _rules(asking, family, table, parent), (b"", (0, 0))
+            _rules(netlink, family, table, parent), (b"", (0, 0))
         )  # no more: closing ends the dump
         return Chain(tuple(rule for rule, _ in rules), jump in first, tuple(counted for _, counted in rules))
 
 
 def _rules(
-    asking: socket.socket, family: int, table: str, chain: str
+    netlink: socket.socket, family: int, table: str, chain: str
 ) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """The rules of a chain without handles, and their counters. Raises OSError, also if the chain changes meanwhile."""
     body = struct.pack("=BBH", _NFPROTO[family], 0, 0) + _text(_TABLE, table) + _text(_CHAIN, chain)
-    asking.send(HEADER.pack(HEADER.size + len(body), _GET_RULE, _REQUEST | _DUMP, 1, 0) + body)
+    netlink.send(HEADER.pack(HEADER.size + len(body), _GET_RULE, _REQUEST | _DUMP, 1, 0) + body)
     while True:
-        datagram = asking.recv(_PART)
+        datagram = netlink.recv(_PART)
         position = 0
         while position + HEADER.size <= len(datagram):
             length, kind, flags, *_ = HEADER.unpack_from(datagram, position)

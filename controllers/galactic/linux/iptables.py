@@ -1,6 +1,6 @@
-"""The process that puts firewall rules into place: ``python -m galactic.linux.iptables``.
+"""The process that installs firewall rules: ``python -m galactic.linux.iptables``.
 
-Reads ``{"backend": "legacy"|"nft"|"", "rules": […]}`` from standard input and writes what ``firewall.Installed`` has;
+Reads ``{"backend": "legacy"|"nft"|"", "rules": […]}`` from standard input and writes ``firewall.Installed``;
 on failure it exits 1 with one line on standard error. Legacy tables go through python-iptables, others through
 iptables-nft, whose rules python-iptables cannot see.
 """
@@ -23,7 +23,7 @@ WORKS: Final[dict[Backend, Work]] = {"legacy": legacy.install, "nft": nft.instal
 
 
 def main() -> None:
-    """Does the work asked for on standard input."""
+    """Handles the request on standard input."""
     try:
         order = json.load(sys.stdin)
         rules = [FirewallRule(**rule) for rule in order["rules"]]
@@ -38,8 +38,8 @@ def main() -> None:
 
 
 def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> Installed:
-    """Puts them into place, and takes the fingerprint of what was found to be right, not of what somebody made of it
-    in the meantime.
+    """Installs the rules. The fingerprint is of the chains when they were correct, not of later changes by other
+    programs.
     """
     lacking = ""
     changed: list[str] = []
@@ -63,7 +63,9 @@ def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> I
             if wrong:
                 raise RuntimeError(f"{backend} tables do not have what was written: {'; '.join(wrong)}")
             return Installed(backend, reason, tuple(dict.fromkeys(changed)), lacking, before or "")
-    raise RuntimeError(f"somebody else changes our chains in {backend} tables as fast as they are mended")
+    raise RuntimeError(
+        f"another program changes the GALACTIC chains in {backend} tables as fast as they are corrected"
+    )
 
 
 def _all(work: Work, rules: Sequence[FirewallRule]) -> list[str]:
@@ -75,7 +77,7 @@ def _all(work: Work, rules: Sequence[FirewallRule]) -> list[str]:
 
 
 def _moved_from(other: Backend) -> list[str]:
-    """Removes what is ours from the backend that is not used (any more), without waking it where it sleeps."""
+    """Removes Galactic's chains from the unused backend, without making the kernel load it."""
     if other == "nft":
         present = any(nft.chain(place) is not None for place in PLACES)
     else:
@@ -84,8 +86,8 @@ def _moved_from(other: Backend) -> list[str]:
 
 
 def detected() -> tuple[Backend, str]:
-    """The backend to use, and why: the one where others have more, since both front ends' rules apply to every packet,
-    and to be accepted by one is no help against the other; else where ours are; else legacy tables where there are any.
+    """The backend to use, and why: the one with more rules of other programs, as both backends' rules apply to every
+    packet, and an ACCEPT in one does not undo a DROP in the other. Else the one with Galactic's chains; else legacy.
     """
     foreign: dict[Backend, int] = {"legacy": 0, "nft": 0}
     own: dict[Backend, int] = {"legacy": 0, "nft": 0}
@@ -104,7 +106,7 @@ def detected() -> tuple[Backend, str]:
 
 
 def _count(command: str, backend: Backend, foreign: dict[Backend, int], own: dict[Backend, int]) -> None:
-    """Lines of the filter table that are not as they are in an untouched one; none if it cannot be read."""
+    """How many lines of the filter table differ from an untouched one; 0 if it is unreadable."""
     try:
         lines = run(command, "-w", nft.WAIT_SECONDS, "-S").splitlines()
     except (OSError, RuntimeError):

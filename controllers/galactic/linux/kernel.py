@@ -1,7 +1,7 @@
-"""The real kernel, as ``galactic.linux.objects.Kernel`` promises it.
+"""The real kernel: the implementation of ``galactic.linux.objects.Kernel``.
 
-Nothing is remembered between calls but which sysctls were ever written (there is no other way to know which ones are
-ours): devices are looked up by name whenever they are needed, so what others do to them meanwhile is never missed.
+Between calls it remembers only which sysctls it wrote, as the kernel has no mark of them. Devices are looked up by name
+at every use, so that changes by other programs are never missed.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from galactic.linux.routes import RouteSocket, deletions, route_name, settings
 
 _ORDER = {"dummy": 0, "vrf": 1, "veth": 2}
 _NAMED = 5
-"""Failures that an error names one by one."""
+"""The most failures that an error names."""
 
 
 class LinuxKernel:
@@ -39,19 +39,19 @@ class LinuxKernel:
 
     def __init__(self, namespace: Namespace | None = None) -> None:
         self._namespace = namespace or Namespace.own()
-        asking, requests, routes = self._namespace.netlinks(True, False, True)
-        self._devices = Devices(asking, requests)
+        names, requests, routes = self._namespace.netlinks(True, False, True)
+        self._devices = Devices(names, requests)
         self._routes = RouteSocket(self._namespace, routes)
         self._sysctls: set[str] = set()
         self._lock = asyncio.Lock()
 
     @property
     def port(self) -> int:
-        """The netlink port that our own route changes carry in notifications: see ``galactic.linux.events``."""
+        """The netlink port of this object's route changes in notifications: see ``galactic.linux.events``."""
         return self._routes.port
 
     async def look(self) -> Objects:
-        """Everything of ours except routes. Sysctls: those that this object has written before."""
+        """Galactic's objects except routes. Sysctls: those that this object has written before."""
         return Objects(
             links=await self._devices.links(),
             addresses=await self._devices.addresses(),
@@ -64,35 +64,35 @@ class LinuxKernel:
         return sysctl.values(self._namespace, self._sysctls)
 
     async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
-        """All routes of ours; those through ``LOOPBACK_DEVICE`` with that mode are told to ``sink`` instead."""
+        """Galactic's routes; those through ``LOOPBACK_DEVICE`` with that mode go to ``sink`` instead."""
         return await self._routes.dump(mode=mode, sink=sink)
 
     async def routes_of(self, device: str) -> dict[RouteKey, RouteTarget]:
-        """Our routes on one device."""
+        """Galactic's routes on one device."""
         index = self._devices.index(device)
         return await self._routes.dump(device=index) if index else {}
 
     async def routes_in(self, table: int) -> dict[RouteKey, RouteTarget]:
-        """Our routes in one table."""
+        """Galactic's routes in one table."""
         return await self._routes.dump(table=table)
 
     async def read(self) -> Objects:
-        """Everything of ours at once."""
+        """All of Galactic's objects, routes included."""
         found = await self.look()
         found.routes = await self._routes.dump()
         return found
 
     async def write(self, wanted: Change) -> None:
-        """Deletes what is too much, routes first and devices last; then sets what is missing, the other way round.
+        """Deletes objects, routes first and devices last; then sets objects, in the opposite order.
 
-        Raises Unreachable naming what could not be written, or Rejected if every failure is the user's to mend.
-        A device that had to be made anew has lost its addresses and routes: the next read shows what is left to do.
+        Raises Unreachable naming the objects that failed, or Rejected if the user has to correct every failure.
+        A device that was created again has lost its addresses and routes: the next read shows them as missing.
         """
         async with self._lock:
             failures = _Failures()
             await self._delete(wanted, failures)
             await self._set(wanted, failures)
-        failures.complain()
+        failures.raise_any()
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
@@ -100,7 +100,7 @@ class LinuxKernel:
         async with self._lock:
             for key, why in (await self._routes.write_encaps(mode, jobs)).items():
                 failures.add(route_name(key), why)
-        failures.complain()
+        failures.raise_any()
 
     async def _delete(self, wanted: Change, failures: "_Failures") -> None:
         devices = self._devices
@@ -118,7 +118,9 @@ class LinuxKernel:
         devices = self._devices
         self._sysctls |= wanted.sysctls.set.keys()
         late = sysctl.write(self._namespace, wanted.sysctls.set)
-        missing: set[str] = set()  # what depends on these is not tried, and is not a failure of its own
+        missing: set[str] = (
+            set()
+        )  # objects that depend on these are skipped, and are no failures of their own
         for name, link in sorted(wanted.links.set.items(), key=lambda item: _ORDER[item[1].kind]):
             if not await failures.of(f"device {name}", devices.set_link(name, link)):
                 missing.add(name)
@@ -140,15 +142,15 @@ class LinuxKernel:
             failures.add(route_name(key), why)
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:
-        """The neighbours on our devices."""
+        """The neighbours on Galactic's devices."""
         return await neighbours.read(self._namespace, ours)
 
     async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
-        """The kernel asks, as for a packet, those of which it does not know that they are there; those that it took."""
+        """Makes the kernel solicit neighbours of unknown state, as for a packet. Returns those that it accepted."""
         return await neighbours.solicit(self._namespace, wanted)
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
-        """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""
+        """Addresses and main-table routes of a device in a pod's namespace; None if either is gone."""
         try:
             namespace = Namespace.at(netns)
         except OSError:
@@ -166,7 +168,7 @@ class LinuxKernel:
                 pod.close()
 
     async def write_pod(self, netns: str, wanted: Change) -> None:
-        """As ``write``, in a pod's namespace. The devices that get something are set up first."""
+        """As ``write``, in a pod's namespace. Devices that get an address or route are set up first."""
         with translated():
             namespace = Namespace.at(netns)
         with namespace:
@@ -177,7 +179,7 @@ class LinuxKernel:
                 failures = _Failures()
                 for device in sorted(given):
                     await failures.of(f"device {device} in {netns}", pod._devices.set_up(device))
-                failures.complain()
+                failures.raise_any()
                 await pod.write(wanted)
             finally:
                 pod.close()
@@ -196,7 +198,7 @@ class LinuxKernel:
 
 
 class _Failures:
-    """What could not be written, by name; one error in the end."""
+    """Objects that failed, by name; raised as one error."""
 
     def __init__(self) -> None:
         self._rejected: list[Rejected] = []
@@ -206,7 +208,7 @@ class _Failures:
         self._texts.append(f"{name}: {why}")
 
     async def of(self, name: str, work: Coroutine[None, None, None]) -> bool:
-        """Awaits ``work``; what it raises is put down under that name. Whether it went well."""
+        """Awaits ``work`` and records its error under that name. Returns whether it succeeded."""
         try:
             await work
         except Rejected as error:
@@ -218,8 +220,8 @@ class _Failures:
             return True
         return False
 
-    def complain(self) -> None:
-        """Raises if there was anything."""
+    def raise_any(self) -> None:
+        """Raises if there were failures."""
         if not self._texts:
             return
         rest = len(self._texts) - _NAMED

@@ -1,8 +1,8 @@
-"""Our chains in legacy tables, through python-iptables, which blocks and can crash: only ever used in the process
-``galactic.linux.iptables``.
+"""Galactic's chains in legacy tables, through python-iptables. It blocks and can crash, so only the process
+``galactic.linux.iptables`` uses it.
 
-A table is read, changed and written as a whole, and the kernel does not notice what somebody else wrote in between, as
-long as the number of rules is the same. So all of it happens under the lock that iptables itself takes.
+A table is read, changed and written as a whole. The kernel does not notice a write of another program in between if the
+number of rules is the same. So all of it happens under the lock of iptables itself.
 """
 
 import ctypes.util
@@ -24,15 +24,15 @@ from galactic.linux.firewall import PLACES, TABLES, FirewallRule, Place, own
 from galactic.linux.objects import HOST_ENDS
 
 LOCK: Final = "/run/xtables.lock"
-"""The lock file of all iptables programs; ``XTABLES_LOCKFILE`` names another one, to them and to us."""
+"""The lock file of all iptables programs; ``XTABLES_LOCKFILE`` names another one for all of them."""
 _IN_USE: Final = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
 _ATTEMPTS: Final = 6
 _LOCK_SECONDS: Final = 10.0
 
 
 def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
-    """Makes our chain there have these rules; whether something had to be changed. One commit: there is no moment with
-    half of it. Raises RuntimeError.
+    """Gives Galactic's chain these rules. Returns whether anything changed. One commit, without intermediate states.
+    Raises RuntimeError.
     """
     iptc = _iptc()
     family, parent_name = place
@@ -40,7 +40,7 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
         return False
     try:
         wanted = [_rule(rule) for rule in rules]
-    except (iptc.XTablesError, ValueError, AttributeError) as error:  # an extension that is not there
+    except (iptc.XTablesError, ValueError, AttributeError) as error:  # a missing extension
         raise RuntimeError(f"IPv{family} {parent_name}: {error}") from error
     changed = False
     wrong: list[str] = []
@@ -57,21 +57,19 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
             except iptc.IPTCError as error:
                 if _lasting(error):
                     raise RuntimeError(f"IPv{family} {parent_name}: {error}") from error
-                sys.stderr.write(
-                    f"{error}; trying again\n"
-                )  # EAGAIN: somebody who does not care about the lock
+                sys.stderr.write(f"{error}; trying again\n")  # EAGAIN: a program that ignores the lock
         time.sleep(0.02 * 2**attempt if not changed else 0)
     problem = "; ".join(wrong) or f"IPv{family} {parent_name} is changed back at once"
     raise RuntimeError(f"legacy tables do not take our rules: {problem}")
 
 
 def _lasting(error: Exception) -> bool:
-    """Whether trying again is no use. python-iptables has nothing but the text."""
+    """Whether another attempt is useless. python-iptables reports nothing but text."""
     return os.strerror(errno.EAGAIN) not in str(error) and "try again" not in str(error).lower()
 
 
 def in_use() -> set[tuple[int, str]]:
-    """(family, table) of the legacy tables that this kernel has woken up in this network namespace."""
+    """(family, table) of the legacy tables that exist in this network namespace."""
     return {
         (family, table)
         for family, names in _IN_USE.items()
@@ -81,18 +79,18 @@ def in_use() -> set[tuple[int, str]]:
 
 
 def missing() -> str | None:
-    """Why there are no legacy tables here; None if there are."""
+    """Why legacy tables are unavailable; None if they are available."""
     try:
         iptc = _iptc()
         iptc.Table6(iptc.Table6.RAW)
-    except Exception as error:  # noqa: BLE001 - whatever it is, legacy tables are not to be had
+    except Exception as error:  # noqa: BLE001 - any error means that legacy tables are unavailable
         return str(error)
     return None
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Holds the lock. Raises RuntimeError if it is not to be had."""
+    """Holds the lock. Raises RuntimeError if another program keeps it."""
     path = os.environ.get("XTABLES_LOCKFILE", LOCK)
     try:
         file = Path(path).open("a")  # noqa: SIM115 - the lock is this file's being open
@@ -115,20 +113,19 @@ def _locked() -> Iterator[None]:
 
 @cache
 def _iptc() -> Any:
-    """python-iptables, which looks for libraries when imported, made to keep away from tables that are not ours.
+    """python-iptables, changed to leave tables that Galactic does not use alone.
 
-    It asks every table whether the target of a jump is a chain of it, and a table that is asked springs into being;
-    with ``nat`` comes connection tracking. For its libraries and their extensions it would ask gcc, ld and ldconfig,
-    a dozen processes in all: they are found by looking where they are.
+    For the target of a jump it asks every table, which creates the table; ``nat`` brings connection tracking. For its
+    libraries and their extensions it would start gcc, ld and ldconfig, a dozen processes: this reads folders instead.
     """
     for folder in _libraries("xtables"):
         os.environ.setdefault("XTABLES_LIBDIR", str(folder))
-    asking = ctypes.util.find_library
+    find_library = ctypes.util.find_library
     ctypes.util.find_library = _library
     try:
         import iptc  # noqa: PLC0415
     finally:
-        ctypes.util.find_library = asking
+        ctypes.util.find_library = find_library
 
     ours = {(family, TABLES[chain]) for family, chain in PLACES}
     for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
@@ -144,14 +141,14 @@ def _library(name: str) -> str | None:
 
 
 def _libraries(pattern: str) -> list[Path]:
-    """What lies in the folders of libraries by that name."""
+    """Paths of libraries by that name."""
     return [folder / name for folder, names in _folders().items() for name in fnmatch.filter(names, pattern)]
 
 
 @cache
 def _folders() -> dict[Path, list[str]]:
-    """What lies in the folders of libraries. They are read once: thirty questions follow, and each would take longer
-    than all else that importing python-iptables does.
+    """The contents of the folders of libraries. Read once: thirty lookups follow, and each would take longer than the
+    rest of importing python-iptables.
     """
     tops = list(Path("/usr").glob("lib*"))
     folders = [*tops, *(folder for top in tops for folder in top.iterdir())]
@@ -159,7 +156,7 @@ def _folders() -> dict[Path, list[str]]:
 
 
 def _wrong(place: Place, rules: Sequence[FirewallRule]) -> list[str]:
-    """Where the kernel's chain differs from the rules. python-iptables' own reading shows neither flags nor masks."""
+    """Differences of the kernel's chain from the rules. python-iptables reads neither flags nor masks."""
     try:
         return readback.compared("legacy", place, firewall_fingerprint.reader("legacy")(place), rules)
     except OSError as error:
@@ -167,7 +164,7 @@ def _wrong(place: Place, rules: Sequence[FirewallRule]) -> list[str]:
 
 
 def _fill(table: Any, place: Place, rules: Sequence[Any], *, right: bool) -> bool:
-    """Makes the table, in memory, what it should be; whether it was not. ``right``: the kernel's chain is."""
+    """Corrects the table in memory. Returns whether it changed. ``right``: the kernel's chain is correct."""
     iptc = _iptc()
     name = own(place[1])
     parent = iptc.Chain(table, place[1])

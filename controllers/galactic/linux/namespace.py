@@ -1,7 +1,7 @@
-"""Network namespaces: a handle on one, and what has to happen inside it.
+"""Network namespaces: a handle on one, and functions that run inside it.
 
 A namespace is entered by a thread that ends right afterwards (setns(2) is per thread), never by the process. A socket
-made inside belongs to that namespace for ever, so nothing has to be entered to use it.
+made inside belongs to that namespace for good, so using it needs no entering.
 """
 
 import ctypes
@@ -40,12 +40,12 @@ class Namespace:
 
     @classmethod
     def own(cls) -> Self:
-        """The one this process is in."""
+        """The namespace of this process."""
         return cls(None, "the host's network namespace")
 
     @classmethod
     def at(cls, path: str) -> Self:
-        """The one at that path. Raises OSError if there is none."""
+        """The namespace at that path. Raises OSError if there is none."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         if not is_network(descriptor):
             os.close(descriptor)
@@ -54,7 +54,7 @@ class Namespace:
 
     @classmethod
     def fresh(cls) -> Self:
-        """A new one without a name; it is gone when this handle and every socket made inside are closed."""
+        """A new namespace without a name; it is gone when this handle and every socket made inside are closed."""
 
         def unshared() -> int:
             _check(_libc().unshare(_CLONE_NEWNET), "unshare")
@@ -63,7 +63,7 @@ class Namespace:
         return cls(_in_thread(unshared), "a throw-away network namespace")
 
     def run(self, function: Callable[[], T]) -> T:
-        """What ``function`` returns or raises when called inside. Blocks, so keep it short."""
+        """Calls ``function`` inside; returns its result or raises its error. Blocks, so keep it short."""
         if self._closed:
             raise ValueError(f"{self.path} was closed")
         if self._fd is None:
@@ -77,14 +77,14 @@ class Namespace:
         return _in_thread(inside)
 
     def netlink(self, *, packed: bool = True) -> socket.socket:
-        """A non-blocking rtnetlink socket inside. ``packed`` is for our own messages: the kernel filters what it dumps
-        and sends refused messages not back. pyroute2 can have neither.
+        """A non-blocking rtnetlink socket inside. ``packed``: for ``galactic.linux.netlink``. The kernel filters dumps
+        and does not return refused messages. pyroute2 supports neither.
         """
         (made,) = self.netlinks(packed)
         return made
 
     def netlinks(self, *packed: bool) -> list[socket.socket]:
-        """As ``netlink``, several at once: entering a namespace costs as much as all else."""
+        """As ``netlink``, several at once: entering a namespace costs as much as the rest."""
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         made = self.run(lambda: [socket.socket(socket.AF_NETLINK, kind, 0) for _ in packed])
         for each, strict in zip(made, packed, strict=True):
@@ -109,7 +109,7 @@ class Namespace:
 
 
 def enlarge(made: socket.socket) -> None:
-    """Gives a socket the large receive buffer: beyond net.core.rmem_max where we may, up to it where not."""
+    """Gives a socket the large receive buffer: beyond net.core.rmem_max with CAP_NET_ADMIN, else up to it."""
     so_rcvbufforce = 33
     try:
         made.setsockopt(socket.SOL_SOCKET, so_rcvbufforce, RECEIVE_BUFFER)
@@ -136,7 +136,7 @@ def device_name(within: socket.socket, index: int) -> str:
 
 
 def device_up(within: Namespace, name: str) -> bool:
-    """Whether somebody has set the device of that name up."""
+    """Whether the device of that name is administratively up."""
     with within.netlink() as asking:
         try:
             answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, _IFREQ_FLAGS.pack(name.encode(), 0))

@@ -1,8 +1,8 @@
 """Neighbours (ARP, neighbour discovery): the kernel's state of each, and fresh attempts to resolve them.
 
 rtnetlink(7), linux/neighbour.h, RFC 4861 §7.3.2. With the kernel's defaults an attempt ends after three probes, one a
-second. A state may be history: ``solicit`` makes the kernel ask those that it does not know, ``resolve`` also those
-that it only remembers (STALE).
+second. A state may be outdated: ``solicit`` makes the kernel ask unknown neighbours, ``resolve`` also outdated ones
+(STALE).
 """
 
 import asyncio
@@ -72,16 +72,16 @@ async def read(namespace: Namespace, ours: Callable[[str], bool]) -> dict[Neighb
 
 
 async def solicit(namespace: Namespace, neighbours: Iterable[Neighbour]) -> set[Neighbour]:
-    """The kernel asks those of which it does not know that they are there, as for a packet to them (NTF_USE).
+    """Makes the kernel ask neighbours of unknown state, as for a packet to them (NTF_USE).
 
-    Returns those that it took: not those behind a device that is gone or without that family. Raises Unreachable.
+    Returns those that it accepted: not those of a missing device, or of one without that family. Raises Unreachable.
     """
     iterator = iter(neighbours)
     taken: set[Neighbour] = set()
     with namespace.netlink() as own:
         while burst := list(islice(iterator, _BURST)):
             there = [(each, index) for each in burst if (index := device_index(own, each[0]))]
-            refused = await _send(own, [_asking(index, address) for (_, address), index in there])
+            refused = await _send(own, [_solicitation(index, address) for (_, address), index in there])
             taken |= {each for number, (each, _) in enumerate(there, 1) if number not in refused}
     return taken
 
@@ -89,11 +89,11 @@ async def solicit(namespace: Namespace, neighbours: Iterable[Neighbour]) -> set[
 async def resolve(
     namespace: Namespace, neighbour: Neighbour, *, seconds: float = RESOLVE_SECONDS
 ) -> NeighbourState:
-    """Its state after an attempt, at once where it is known: REACHABLE, FAILED or INCOMPLETE (no answer so far), or
-    PERMANENT and NOARP, of which the kernel asks nothing. NONE where the kernel does not ask: there is no such device,
-    or no such family on it. Raises Unreachable.
+    """A neighbour's state after an attempt, at once if it is known: REACHABLE, FAILED or INCOMPLETE (no answer so far),
+    or PERMANENT and NOARP, which the kernel does not ask. NONE if the kernel cannot ask: no such device, or no such
+    family on it. Raises Unreachable.
 
-    One that is only remembered is asked by name (PROBE), as the kernel does five seconds after a packet to it.
+    A STALE one is probed (PROBE), as the kernel does five seconds after a packet to it.
     """
     device, address = neighbour
     with namespace.netlink() as own:
@@ -105,8 +105,8 @@ async def resolve(
             state = "NONE"  # of an attempt before this one
         while state not in _KNOWN | {"FAILED"} and time.monotonic() < deadline:
             if state in _REMEMBERED:
-                await _send(own, [_asking(index, address, _NUD_PROBE, 0)])
-            elif state == "NONE" and await _send(own, [_asking(index, address)]):
+                await _send(own, [_solicitation(index, address, _NUD_PROBE, 0)])
+            elif state == "NONE" and await _send(own, [_solicitation(index, address)]):
                 return "NONE"
             await asyncio.sleep(_POLL_SECONDS)
             state = await _state(own, index, address)
@@ -118,14 +118,14 @@ async def _state(own: socket.socket, index: int, address: Address) -> NeighbourS
     return next(found, "NONE")
 
 
-def _asking(index: int, address: Address, state: int = 0, flags: int = _NTF_USE) -> bytes:
+def _solicitation(index: int, address: Address, state: int = 0, flags: int = _NTF_USE) -> bytes:
     """RTM_NEWNEIGH, without its header. The kernel keeps the link-layer address that it has."""
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     return _NEIGHBOUR.pack(family, index, state, flags, 0) + _attribute(_NDA_DST, address.packed)
 
 
 async def _send(own: socket.socket, bodies: Sequence[bytes]) -> set[int]:
-    """Sends them in one go and waits for the answer to the last; the numbers, from 1, of those that were refused."""
+    """Sends all and waits for the answer to the last. Returns the numbers, from 1, of refused ones."""
     if not bodies:
         return set()
     loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """rtnetlink messages for routes, packed and unpacked (rtnetlink(7), uapi/linux/{rtnetlink,lwtunnel,seg6*}.h).
 
 Pure: bytes in, values out. pyroute2 does everything else; for tables of 100,000 routes it is two orders too slow.
-Devices are indexes here, because that is what the messages hold; whoever calls maps them to names.
+Devices are indexes here, as in the messages; the caller maps them to names.
 """
 
 import socket
@@ -84,8 +84,8 @@ class Reply(NamedTuple):
 class Encoder:
     """Makes RTM_NEWROUTE and RTM_DELROUTE messages.
 
-    ``index`` tells a device's index; it raises what it likes for a device that is not there. It is asked once for each
-    device, and so must an encoder not outlive the moment.
+    ``index`` returns a device's index, or raises for a missing device. It is called once for each device, so an encoder
+    must not be kept.
     """
 
     def __init__(self, index: Callable[[str], int]) -> None:
@@ -98,11 +98,11 @@ class Encoder:
         return self._message(RTM_NEWROUTE, flags, key, target, sequence)
 
     def delete(self, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
-        """The message that deletes a route. Type and device are told, so that no other route is hit by mistake."""
+        """The message that deletes a route. It has type and device, so that it matches no other route."""
         return self._message(RTM_DELROUTE, NLM_F_REQUEST, key, target, sequence)
 
     def encaps(self, device: str, mode: EncapMode) -> Callable[[RouteKey, bytes, bool, int], bytes]:
-        """What makes messages of (key, packed segment, whether to delete, sequence): there may be 100,000 to write."""
+        """A function that makes messages of (key, packed segment, delete?, sequence): there may be 100,000 to write."""
         lead = self._device(device) + _ENCAP_HEADS[mode]
         tail_size = len(lead) + 16 + len(_ENCAP_TAIL)
         setting = RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
@@ -180,8 +180,8 @@ class Encoder:
 class Decoder:
     """Makes keys and targets of dumped routes.
 
-    ``name`` tells the name of the device with an index, and "" of one that is gone. Routes through the encapsulation
-    ``mode`` on the device with the index ``encaps`` are told to ``sink``, if there is one, and not kept.
+    ``name`` returns the name of the device with an index, "" if it is gone. Routes through the encapsulation
+    ``mode`` on the device with the index ``encaps`` go to ``sink``, if there is one, and are not kept.
     """
 
     def __init__(
@@ -198,10 +198,10 @@ class Decoder:
         self._names: dict[int, str] = {}
         self.routes: dict[RouteKey, RouteTarget] = {}
         self.interrupted = False
-        """The table changed while it was dumped: something may be missing, or be there twice."""
+        """The table changed during the dump: routes may be missing or doubled."""
 
     def feed(self, datagram: bytes) -> Reply | None:
-        """Takes in what one recv(2) gave. The reply is the dump's end, or its refusal; None: there is more."""
+        """Decodes the bytes of one recv(2). Returns the dump's end or refusal; None: more follows."""
         position, size = 0, len(datagram)
         while position + HEADER.size <= size:
             length, kind, flags, sequence, _ = HEADER.unpack_from(datagram, position)
@@ -272,7 +272,7 @@ class Decoder:
 
 
 def dump_request(family: int, sequence: int, *, table: int = 0, device: int = 0) -> bytes:
-    """Asks for our routes of a family, optionally of one table and device only. For sockets with strict checking."""
+    """A request for Galactic's routes of a family, or of one table and device. For sockets with strict checking."""
     attributes = _NUMBER.pack(8, _RTA_TABLE, table) if table else b""
     attributes += _NUMBER.pack(8, _RTA_OIF, device) if device else b""
     route = _ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0)
@@ -281,7 +281,7 @@ def dump_request(family: int, sequence: int, *, table: int = 0, device: int = 0)
 
 
 def replies(datagram: bytes) -> Iterator[Reply]:
-    """The acknowledgements and refusals in what one recv(2) gave."""
+    """The acknowledgements and refusals in the bytes of one recv(2)."""
     position = 0
     while position + HEADER.size <= len(datagram):
         length, kind, _, sequence, _ = HEADER.unpack_from(datagram, position)
@@ -291,7 +291,7 @@ def replies(datagram: bytes) -> Iterator[Reply]:
 
 
 def acknowledged(message: bytes) -> bytes:
-    """The same message, asking for an acknowledgement."""
+    """The same message with a request for an acknowledgement."""
     length, kind, flags, sequence, port = HEADER.unpack_from(message)
     return HEADER.pack(length, kind, flags | NLM_F_ACK, sequence, port) + message[HEADER.size :]
 
@@ -334,7 +334,7 @@ _ENCAP_TAIL: Final = _attribute(_RTA_ENCAP_TYPE, struct.pack("=H", _ENCAP_SEG6))
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(kind, value) of each attribute, the nesting flag left away."""
+    """(kind, value) of each attribute, without the nesting flag."""
     position = 0
     while position + _ATTRIBUTE.size <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, position)

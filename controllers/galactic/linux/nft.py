@@ -1,5 +1,5 @@
-"""Our chains in tables of nftables, through the commands iptables-nft and ip6tables-nft: those of the process
-``galactic.linux.iptables``. Blocks.
+"""Galactic's chains in nftables, through the commands iptables-nft and ip6tables-nft. Blocks, so only the process
+``galactic.linux.iptables`` uses it.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ WAIT_SECONDS: Final = "10"  # for the lock that all iptables programs share
 
 
 def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
-    """Makes our chain there have these rules; whether something had to be changed. One transaction."""
+    """Gives Galactic's chain these rules, in one transaction. Returns whether anything changed."""
     family, parent = place
     name, table = own(parent), TABLES[parent]
     wanted = [f"-A {name} {arguments(rule)}" for rule in rules]
@@ -38,7 +38,7 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
 
 
 def chain(place: Place) -> list[str] | None:
-    """The rules of our chain there, as ``iptables -S`` prints them; None if there is no such chain."""
+    """The rules of Galactic's chain, as ``iptables -S`` prints them; None if there is no such chain."""
     try:
         return run(*_command(place), "-S", own(place[1])).splitlines()[1:]
     except RuntimeError:
@@ -50,7 +50,7 @@ def _command(place: Place) -> list[str]:
 
 
 def run(*command: str, given: str | None = None) -> str:
-    """What a command printed. Raises RuntimeError with its first complaint, or OSError if there is no such command."""
+    """A command's output. Raises RuntimeError with its first error line, or OSError if there is no such command."""
     done = subprocess.run(command, input=given, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         complaint = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -1,7 +1,7 @@
-"""Kernel objects as values: what a plan asks for and what reading the kernel answers, in the same terms.
+"""Kernel objects as values, in the same form for the plan and for a reading of the kernel.
 
-``Objects`` of both sides are compared by ``galactic.diff``; what differs is written by ``galactic.linux.kernel``.
-Devices are referred to by name, never by index: a plan exists before its devices do.
+``galactic.diff`` compares the ``Objects`` of both sides, and ``galactic.linux.kernel`` writes the differences. Devices
+have names, never indexes: a plan exists before its devices do.
 """
 
 import struct
@@ -94,7 +94,7 @@ class EndDT46(NamedTuple):
 
 
 class Other(NamedTuple):
-    """A route with our number that no plan asks for, e.g. another version's. Only ever read, replaced or deleted."""
+    """A route with Galactic's protocol number that no plan has, e.g. an older version's; only replaced or deleted."""
 
 
 Neighbour = tuple[str, Address]
@@ -141,7 +141,7 @@ def encap_metric(network: PackedNetwork, segment: bytes) -> int:
 
 
 def place(table: int, metric: int) -> bytes:
-    """How the keys of all routes with that metric in that table begin; a packed network completes it."""
+    """The common beginning of the keys of a table's routes with that metric; a packed network completes it."""
     return _PLACE.pack(table, metric)
 
 
@@ -168,7 +168,7 @@ def route_of(key: RouteKey) -> tuple[int, Network, int]:
 
 @dataclass(slots=True)
 class Objects:
-    """Everything of ours in one network namespace. Mappings, so that both sides compare by key."""
+    """Galactic's objects in one network namespace. Mappings, so that both sides compare by key."""
 
     links: dict[str, Link] = field(default_factory=dict)
     addresses: dict[tuple[str, Interface], bool] = field(default_factory=dict)
@@ -181,7 +181,7 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What turns one set of objects into another. Sysctls are only ever set, never unset."""
+    """The difference of two sets of objects. Sysctls are only set, never unset."""
 
     links: Diff[str, Link]
     addresses: Diff[tuple[str, Interface], bool]
@@ -212,7 +212,7 @@ def change(desired: Objects, actual: Objects) -> Change:
 
 
 def _comparable(links: Mapping[str, Link], actual: Mapping[str, Link]) -> dict[str, Link]:
-    """Leaves out what reading cannot tell or the plan does not ask for: the peer of a veth that exists, MTU 0."""
+    """A link without fields that cannot be read or are not planned: the peer of an existing veth, MTU 0."""
     result = {}
     for name, link in links.items():
         there = actual.get(name)
@@ -224,43 +224,43 @@ def _comparable(links: Mapping[str, Link], actual: Mapping[str, Link]) -> dict[s
 
 
 class Kernel(Protocol):
-    """What the node controller needs of the kernel. ``galactic.linux.kernel`` is the real one.
+    """The kernel as the node controller uses it. ``galactic.linux.kernel`` is the real one.
 
-    Routes through an encapsulation on ``LOOPBACK_DEVICE`` may be 100,000, so they are read and written one after the
-    other and never held as objects: the plan of ``Objects`` has all the others.
+    There may be 100,000 routes through an encapsulation on ``LOOPBACK_DEVICE``. They are read and written one by one
+    and never kept as objects; ``Objects`` has all other routes.
     """
 
     async def look(self) -> Objects:
-        """Everything of ours (by name, number and protocol) in the host's namespace except routes."""
+        """Galactic's objects (by name, number and protocol) in the host's namespace, except routes."""
 
     async def sysctls(self) -> dict[str, str]:
-        """The values of the sysctls that were ever written: the only thing of ours whose change nobody tells."""
+        """The values of the sysctls written before: the only objects whose changes the kernel does not notify."""
 
     async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
-        """All routes of ours; those through ``LOOPBACK_DEVICE`` with that mode are told to ``sink`` instead."""
+        """Galactic's routes; those through ``LOOPBACK_DEVICE`` with that mode go to ``sink`` instead."""
 
     async def routes_of(self, device: str) -> dict[RouteKey, RouteTarget]:
-        """Our routes on one device."""
+        """Galactic's routes on one device."""
 
     async def write(self, wanted: Change) -> None:
-        """Applies in the order the kernel needs.
+        """Applies a change in the order that the kernel needs.
 
-        Raises Unreachable naming the objects that could not be written; whatever did not depend on them has been.
+        Raises Unreachable naming the objects that failed; all that do not depend on them are written.
         """
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> None:
         """Sets and deletes routes through ``LOOPBACK_DEVICE``, in that order. Raises Unreachable as ``write``."""
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:
-        """The neighbours on our devices in the host's namespace."""
+        """The neighbours on Galactic's devices in the host's namespace."""
 
     async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
-        """The kernel asks, as for a packet, those of which it does not know that they are there.
+        """Makes the kernel ask neighbours of unknown state, as for a packet.
 
-        Returns those that it took: not those behind a device that is gone, or without that family.
+        Returns those that it accepted: not those of a missing device, or of one without that family.
         """
 
     async def read_pod(self, netns: str, device: str) -> Objects | None:
-        """Addresses and main-table routes of our device in a pod's namespace; None where either is gone."""
+        """Addresses and main-table routes of a device in a pod's namespace; None if either is gone."""
 
     async def write_pod(self, netns: str, wanted: Change) -> None: ...

@@ -1,4 +1,4 @@
-"""What this kernel can and cannot do, tried rather than guessed: in a throw-away network namespace, gone afterwards."""
+"""What this kernel supports, tried in a temporary network namespace."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ Encapsulation = Literal["encap.red", "encap"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing the kernel was asked. ``name`` is the CamelCase word for conditions."""
+    """The result of one trial. ``name`` is the CamelCase word for conditions."""
 
     name: str
     ok: bool
@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """All findings, and the encapsulation to use: the reduced one where the kernel has it."""
+    """All findings, and the encapsulation to use: the reduced one if the kernel supports it."""
 
     kernel: str
     encap: Encapsulation
@@ -63,14 +63,14 @@ class Preflight:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is left to wish for."""
+        """Whether the kernel has every optional feature too."""
         return all(finding.ok for finding in self.findings)
 
 
 async def preflight() -> Preflight:
-    """Tries everything the plan needs. Never raises for what the kernel cannot do: that is a finding, with a remedy.
+    """Tries everything that the plan needs. A missing feature is a finding with a remedy, not an error.
 
-    Trying to make a device makes the kernel load the module for it, where the node has it and modprobe.
+    Creating a device makes the kernel load its module, if the node has it and modprobe.
     """
     release = os.uname().release
     findings = [_sysctls(), _ipv6()]
@@ -115,7 +115,7 @@ class _Trial:
 
 
 def _trials() -> Iterator[_Trial]:
-    """In the order in which each builds on those before."""
+    """The trials, each after those that it depends on."""
     sid = IPv6Network(_SEGMENT)
     inner = route_key(_TABLE, ip_network("192.0.2.0/24"))
     segment = _SEGMENT.packed
@@ -145,10 +145,10 @@ def _module(name: str) -> str:
 
 
 def _sober(findings: list[Finding], release: str) -> tuple[Finding, ...]:
-    """What the trials say of this node.
+    """The findings, corrected for a read-only /proc/sys.
 
-    Where /proc/sys is read-only (an init container has set it) those of strict mode and of End.DT46, which depends on
-    it, say nothing: then what counts is the node's own strict mode, and the kernel's age.
+    There (an init container has set it) the trials of strict mode and of End.DT46, which depends on it, mean nothing:
+    the node's own strict mode and the kernel's version decide.
     """
     if sysctl.writable(_WRITTEN[0]):
         return tuple(findings)

@@ -1,4 +1,4 @@
-"""Our firewall rules as the kernel applies them: decoded from its tables, and compared with the plan field by field.
+"""Galactic's firewall rules as the kernel applies them: decoded from its tables, compared field by field.
 
 A rule's text does not prove what the kernel does. python-iptables writes an IPv6 rule of an inverted protocol without
 IP6T_F_PROTO; ``ip6tables -S`` prints ``! -p ipv6-icmp``, and the kernel matches every protocol. So the decoders follow
@@ -34,18 +34,18 @@ _NO_TARGET: Final = "none"
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A rule as the kernel applies it. ``beyond``: what it does that a ``FirewallRule`` cannot express."""
+    """A rule as the kernel applies it. ``beyond``: conditions that a ``FirewallRule`` cannot express."""
 
     rule: FirewallRule
     beyond: tuple[str, ...] = ()
 
 
 class Unreadable(Exception):
-    """A newer iptables encodes the rule in a way that this decoder does not know."""
+    """The rule has an encoding, of a newer iptables, that this decoder does not know."""
 
 
 def differences(backend: Backend, rules: Sequence[FirewallRule]) -> list[str]:
-    """Where our chains in the kernel differ from ``rules``: chain, rule and field of each difference.
+    """Differences of Galactic's chains in the kernel from ``rules``: chain, rule and field of each.
 
     Reads the tables of this process' network namespace. Raises OSError if the kernel does not answer.
     """
@@ -60,7 +60,7 @@ def differences(backend: Backend, rules: Sequence[FirewallRule]) -> list[str]:
 
 
 def compared(backend: Backend, place: Place, chain: Chain | None, rules: Sequence[FirewallRule]) -> list[str]:
-    """The same for one chain. An nft rule that a newer iptables encodes otherwise is left to its text."""
+    """The same for one chain. An nft rule in a newer encoding is compared by its text."""
     name = f"IPv{place[0]} {own(place[1])}"
     if chain is None:
         return [f"{name} is not there"] if rules else []
@@ -245,7 +245,7 @@ def _nft(place: Place, rule: bytes) -> Applied:
 
 
 class _Registers:
-    """What the registers hold while a rule is evaluated: register → (field, the mask it was reduced by)."""
+    """The registers while a rule is evaluated: register → (field, the mask it was reduced by)."""
 
     def __init__(self, made: _Made) -> None:
         self.made = made

@@ -1,7 +1,7 @@
-"""The route socket: our packed messages to the kernel and back, on the event loop and without a thread.
+"""The route socket: packed messages to the kernel and back, on the event loop, without a thread.
 
-rtnetlink works a burst of messages off inside sendto(2) and answers each one that failed, whether or not it asked;
-so a burst asks for one acknowledgement, on its last message, and is done when that one is answered.
+rtnetlink handles a burst of messages inside sendto(2) and answers each failed one, whether or not it requested an
+answer. So a burst requests one acknowledgement, for its last message, and is done when that arrives.
 """
 
 import asyncio
@@ -56,19 +56,19 @@ class RouteSocket:
 
     @property
     def port(self) -> int:
-        """The netlink port that our changes carry in others' notifications."""
+        """The netlink port of this socket's changes in notifications."""
         return int(self._socket.getsockname()[0])
 
     def index(self, device: str) -> int:
-        """A device's index, 0 if there is none. Asked anew every time: names and indexes come and go."""
+        """A device's index, 0 if there is none. Not cached: names and indexes come and go."""
         return device_index(self._socket, device)
 
     async def dump(
         self, *, table: int = 0, device: int = 0, mode: EncapMode = "encap.red", sink: EncapSink | None = None
     ) -> dict[RouteKey, RouteTarget]:
-        """Our routes of both families. Raises Unreachable.
+        """Galactic's routes of both families. Raises Unreachable.
 
-        Those through ``LOOPBACK_DEVICE`` with that mode are told to ``sink``, if there is one, and not returned; more
+        Those through ``LOOPBACK_DEVICE`` with that mode go to ``sink``, if there is one, and are not returned; more
         than once, if the table changes meanwhile.
         """
         encaps = self.index(LOOPBACK_DEVICE) if sink else 0
@@ -104,9 +104,9 @@ class RouteSocket:
         return decoder
 
     async def write(self, jobs: Iterable[Job]) -> Failures:
-        """Does the jobs in order, in bursts, in time linear in their number; takes them one burst at a time.
+        """Executes the jobs in order, in bursts, in time linear in their number; consumes one burst at a time.
 
-        Returns what could not be done. What is transient is tried again; deleting what is gone is no failure.
+        Returns the failures. Transient ones are tried again; deleting a missing route is no failure.
         """
 
         def message(key: RouteKey, target: RouteTarget, gone: bool, sequence: int) -> bytes:
@@ -156,7 +156,7 @@ class RouteSocket:
         burst: list[tuple[RouteKey, T, bool]],
         failures: Failures,
     ) -> list[tuple[RouteKey, T, bool]]:
-        """Those that failed for a transient reason."""
+        """Sends a burst. Returns the jobs that failed for a transient reason."""
         sent: dict[int, tuple[RouteKey, T, bool]] = {}
         messages: list[bytes] = []
         for job in burst:
@@ -196,7 +196,7 @@ class RouteSocket:
 
 
 class _translated:  # noqa: N801 - reads as what it does
-    """Turns what a socket raises into Unreachable."""
+    """Translates a socket's errors into Unreachable."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -222,6 +222,6 @@ def deletions(routes: Mapping[RouteKey, RouteTarget]) -> Iterator[Job]:
 
 
 def route_name(key: RouteKey) -> str:
-    """How a route is called in messages."""
+    """A route's name in messages."""
     table, network, metric = route_of(key)
     return f"route {network} table {table}" + (f" metric {metric}" if metric else "")

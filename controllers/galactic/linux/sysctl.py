@@ -11,7 +11,7 @@ ROOT: Final = Path("/proc/sys")
 
 
 def values(namespace: Namespace, paths: Iterable[str]) -> dict[str, str]:
-    """The values of those that exist."""
+    """The values of those paths that exist."""
 
     def read() -> dict[str, str]:
         found = {}
@@ -26,9 +26,9 @@ def values(namespace: Namespace, paths: Iterable[str]) -> dict[str, str]:
 
 
 def write(namespace: Namespace, wanted: Mapping[str, str]) -> dict[str, OSError]:
-    """Sets all it can and returns what it could not, with FileNotFoundError where device or module is not there yet.
+    """Sets what it can. Returns the failures, with FileNotFoundError if the device or module does not exist yet.
 
-    A value that is right already is not written: a read-only /proc/sys that somebody else has set up will do.
+    A correct value is not written: a read-only /proc/sys with the right values is enough.
     """
 
     def set_all() -> dict[str, OSError]:

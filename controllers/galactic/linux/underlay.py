@@ -1,4 +1,4 @@
-"""The underlay: which interface the SRv6 packets of this node leave by, and what fits through it."""
+"""The underlay: the interface by which this node's SRv6 packets leave, and its MTU."""
 
 import errno
 import socket
@@ -14,7 +14,7 @@ from galactic.linux.devices import translated
 from galactic.linux.namespace import Namespace, device_index, device_name
 
 _ANYWHERE: Final = IPv6Address("2000::1")  # an address that only the default route leads to
-_NO_WAY: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
+_NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ async def _addresses(route: AsyncIPRoute, index: int) -> AsyncIterator[IPv6Addre
 
 async def _towards(route: AsyncIPRoute, destination: IPv6Address) -> int:
     """The index of the device of the route to that address, 0 if there is none."""
-    with translated(*_NO_WAY):
+    with translated(*_NO_ROUTE):
         for answer in await route.route("get", dst=str(destination)):
             if answer["type"] == 1:  # RTN_UNICAST
                 return int(answer.get("oif") or 0)
