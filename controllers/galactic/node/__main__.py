@@ -40,7 +40,7 @@ PROGRAM = "galactic-node"
 
 
 async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Health) -> None:
-    """The node controller with its real adapters, until cancelled. What is in the kernel stays there."""
+    """The node controller with its real adapters, until cancelled. The kernel keeps its objects."""
     cluster, node, block = settings.cluster, settings.node_name, settings.srv6_block
     if not node:
         raise Rejected("give this Node's name", field="node_name")

@@ -85,10 +85,10 @@ async def inspection(
     resolve: bool = False,
     echoes: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Everything that is printed.
+    """The objects and probes, as they are printed.
 
     ``vpcs``: identifiers (hex) whose tables to print; ``everything``: all of them. ``ways``: addresses, or VPC@ADDRESS
-    for an address as the VPC's VRF sees it. ``pods``: NETNS@INTERFACE. ``resolve``: the next hops of ways are asked,
+    for an address as the VPC's VRF sees it. ``pods``: NETNS@INTERFACE. ``resolve``: solicits the next hops of ways,
     within seconds. ``echoes``: NETNS@INTERFACE@ADDRESS@SIZE, sent one after the other; the pod is among ``pods``.
     Raises Rejected for text of another form.
     """

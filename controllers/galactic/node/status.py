@@ -23,7 +23,7 @@ HEALTH_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class HostTasks:
-    """The tasks that keep this host as planned, or look after it."""
+    """The tasks that keep this host as planned, or watch it."""
 
     setup: HostSetup
     sync: Sync
@@ -41,7 +41,7 @@ class StatusReport:
         self._kubernetes, self._metrics = kubernetes, metrics
 
     async def run(self, health: Health) -> None:
-        """For ever. Broker and API server may be away without anything being wrong here: they are no health."""
+        """For ever. The node is healthy without broker and API server: those are conditions, not health."""
         while True:
             sync = self._host.sync
             health.set("attach", self.problem())

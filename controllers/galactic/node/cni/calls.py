@@ -37,7 +37,7 @@ class Authority(Protocol):
     """Decides which pod an attachment attaches. ``galactic.node.kubernetes.tasks.KubernetesTasks`` is the real one."""
 
     async def entitled(self, pod: PodRef, name: str) -> PluginConfig:
-        """What the attachment (namespace/name) gives that pod. Raises Rejected or NotYet where it gives nothing."""
+        """The configuration that the attachment (namespace/name) gives that pod. Raises Rejected or NotYet."""
 
 
 class Calls:

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class Dataplane:
-    """The kernel as it was left. Not for concurrent use."""
+    """The kernel as it was last written. Not for concurrent use."""
 
     def __init__(self, kernel: Kernel, store: Store, exists: Callable[[str], bool] = alive) -> None:
         self._kernel, self._store = kernel, store
@@ -50,7 +50,7 @@ class Dataplane:
 
     @property
     def known(self) -> bool:
-        """Whether the kernel is known to be as it was left."""
+        """Whether the kernel is as it was last written, as far as is known."""
         return self._parts.known
 
     @property
@@ -151,8 +151,8 @@ class Dataplane:
         return problems
 
     async def verify(self) -> bool:
-        """Whether everything but routes is as it was left, devices being the same ones. If not, a resync has to follow.
-        Inside pods differences are put right.
+        """Whether everything but routes is as it was last written, and no device was made again. If not, a resync has
+        to follow. Differences inside pods are corrected.
         """
         assert self.known
         actual = await self._kernel.look()
@@ -172,7 +172,7 @@ class Dataplane:
         return not await self.pods.write(present, await self._read_pods(present, actual))
 
     async def verify_sysctls(self) -> bool:
-        """Whether they are as they were left: the kernel does not report changes of these."""
+        """Whether they are as they were last written: the kernel does not report changes of most of them."""
         assert self.known
         desired = self._parts[HOST].sysctls
         actual = await self._kernel.sysctls()

@@ -26,7 +26,7 @@ ROUND_SECONDS: Final = 10.0
 ASK_SECONDS: Final = 60.0
 """Between two attempts for an address that answers."""
 ANSWER_SECONDS: Final = 9.0
-"""From an attempt to its verdict: one that the kernel remembers is asked after five seconds, given up after eight."""
+"""From an attempt to its verdict: the kernel probes a known neighbour after 5 s, and gives up after 8 s."""
 ATTEMPTS: Final = 2
 """In a row, until an address that does not answer has failed."""
 NAMED: Final = 3

@@ -84,7 +84,7 @@ class Pods:
     async def read(
         self, attachments: Mapping[Key, Attachment], same_device: Callable[[Key], bool], drift: Drift
     ) -> dict[Key, Objects | None]:
-        """The objects of pods that are not known, or not any more, and of those whose turn it is. None: no interface.
+        """The objects of pods that are not known, or not any more, and of the next PODS_A_ROUND. None: no interface.
 
         ``same_device``: whether the host end is the one that it was. ``drift`` gets the differences from what was last
         written.

@@ -28,7 +28,7 @@ FULL_CHECK_SECONDS: Final = 300.0
 """Between full checks, which cost a process: they notice that other programs use another backend now."""
 UNDERLAY_SECONDS: Final = 20.0
 MISSING_SECONDS: Final = 60.0
-"""Until the next preflight after one that found something missing, if no kernel module comes before."""
+"""Until the next preflight after one that found a feature missing, if no kernel module comes before."""
 BACKOFF_SECONDS: Final = (0.5, 5.0)
 
 
@@ -50,7 +50,7 @@ class HostAdapter(Protocol):
         """
 
     def intact(self, installed: Installed) -> bool:
-        """Whether the packet filter is as it was then. Cheap, however many rules other programs have."""
+        """Whether the packet filter is unchanged since. Cheap, however many rules other programs have."""
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ VERIFY_SHARE: Final = 200
 RESYNC_SECONDS: Final = 120.0
 RESYNC_SHARE: Final = 300
 EVENT_SECONDS: Final = 1.0
-"""From an event to the round that looks into it: our own changes cause events too, and come in bursts."""
+"""From an event to the round that follows it: our own changes cause events too, and come in bursts."""
 OWN_SECONDS: Final = 0.5
 """After a round of ours events may still be about its own changes."""
 EVENT_SHARE: Final = 3
@@ -107,10 +107,10 @@ class Sync:
         return self._dataplane.routes
 
     def on_external_change(self, changed: Changed = EVERYTHING) -> None:
-        """Another program may have changed something of ours: a round looks into it, soon.
+        """Another program may have changed objects of ours: a round follows within EVENT_SECONDS.
 
-        Events of links and the like do not name their author: while we write, or just did, it was most likely us, and
-        the next verification will do.
+        Events do not name their author. During our own writes and shortly after, an event of links or addresses is
+        most likely our own: the next verification is soon enough.
         """
         now = time.monotonic()
         ours = now < self._own_until and Changed.ROUTES not in changed
@@ -136,7 +136,7 @@ class Sync:
         return await self._dataplane.missing(self._host(), attachment)
 
     async def _wake(self) -> None:
-        """Returns when there is something to do."""
+        """Returns when a step is due or the store is dirty."""
         schedules = (self._resync, self._verify, self._sysctls, self._retry)
         left = min(schedule.at for schedule in schedules) - time.monotonic()
         if left > 0:
@@ -282,7 +282,7 @@ class Sync:
 
 
 class _Schedule:
-    """When something is to be done next, by the monotonic clock, and the earliest that it may be. Due at first."""
+    """The next time of a recurring step, by the monotonic clock, and the earliest that it may be. Due at first."""
 
     def __init__(self) -> None:
         self.at = 0.0

@@ -54,7 +54,7 @@ class Attachments(Protocol):
     def detach(self, key: Key) -> None: ...
 
     def watch(self) -> asyncio.Event:
-        """Set whenever something was attached or detached."""
+        """An event that every ADD and DEL sets."""
 
 
 class CarriedAttachments:

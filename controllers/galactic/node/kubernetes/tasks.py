@@ -58,7 +58,7 @@ class KubernetesTasks:
         return self._tasks.segment.problem if self._tasks else "kube-apiserver was not reached yet"
 
     async def entitled(self, pod: PodRef, name: str) -> PluginConfig:
-        """What the attachment (namespace/name) gives that pod. Raises Rejected or NotYet."""
+        """The configuration that the attachment (namespace/name) gives that pod. Raises Rejected or NotYet."""
         if self._tasks is None:
             raise NotYet("kube-apiserver was not reached yet")
         return await self._tasks.carried.entitled(pod, name)

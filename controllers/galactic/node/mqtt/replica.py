@@ -102,7 +102,7 @@ class TableReplica:
         self._patience = min(self._patience * 2, IDLE_PATIENCE if same else LONGEST_PATIENCE)
 
     def restart(self, now: float) -> None:
-        """A new session began: everything retained follows, and anything may have been missed."""
+        """A new session began: everything retained follows, and changes may have been missed."""
         self.reread(now)
         self._log.clear()
         self._cleared = False

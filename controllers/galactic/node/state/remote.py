@@ -31,7 +31,7 @@ _RESERVED: Final = (b"\0\0", b"\xff\xff")
 
 
 def entry(vpc: int, cluster: str, route: Route) -> tuple[PackedNetwork, Entry]:
-    """A route of a table, checked and packed. Raises Rejected: whatever the sender, nothing leads out of the VPC."""
+    """A route of a table, checked and packed. Raises Rejected, also for a route that leads out of the VPC."""
     if len(route.segments) != 1:
         raise Rejected(f"{len(route.segments)} segments, exactly one is understood", field=route.network)
     try:

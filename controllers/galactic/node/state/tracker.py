@@ -34,7 +34,7 @@ class DeltaTracker(Generic[K, V]):
             self._actual[key] = before
 
     def observe(self, key: K, actual: V | None) -> None:
-        """The kernel was read: it has ``actual`` for the key, whatever was assumed."""
+        """The kernel was read: it has ``actual`` for the key. This overrides what was known."""
         if actual == self._desired(key):
             self._actual.pop(key, None)
         else:
