@@ -88,7 +88,7 @@ class Replica:
     @property
     def ready(self) -> bool:
         """It has seen everything there is."""
-        return self.said("read what the broker retains")
+        return self.said("broker read")
 
 
 async def once(one: Replica, other: Replica, said: Listener, how: int, number: int) -> float:
