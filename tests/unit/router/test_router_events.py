@@ -35,11 +35,11 @@ class Router:
     def __init__(self, api: Server) -> None:
         self.problems: dict[str, str] = {}
         self.at = 1000.0
-        self.complaints = RouterEvents(api, lambda: self.problems, lambda: self.at)
+        self.events = RouterEvents(api, lambda: self.problems, lambda: self.at)
 
     async def after(self, seconds: float) -> None:
         self.at += seconds
-        await self.complaints.poll()
+        await self.events.poll()
 
 
 @pytest.fixture(autouse=True)
