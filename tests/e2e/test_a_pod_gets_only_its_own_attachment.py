@@ -1,0 +1,154 @@
+"""A tenant's own annotations and definitions attach no pod: not by another's attachment, not with forged addresses. A
+compromised node takes no traffic, and a pod that lost its attachment leaves the VPC.
+"""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from mqtt import publish
+from story import Tenant, eventually
+
+from galactic.messages import Endpoint, NodeEndpoints, Topics, encode
+from galactic.names import base62
+from galactic.node.kubernetes.carried import GRACE_SECONDS
+from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import broker
+
+NETWORKS = "k8s.v1.cni.cncf.io/networks"
+WEB = ("10.1.1.1", "2001:10:1:1::1")
+FORGED = "10.1.1.66"
+
+
+@pytest.fixture(scope="module")
+def blue(lodgers: Callable[..., Tenant]) -> Tenant:
+    """A VPC with a pod ``web``, and ``peer`` that reaches it."""
+    tenant = lodgers("blue")
+    tenant.settle(
+        {
+            "web": ("node-1", f"{WEB[0]}/24", f"{WEB[1]}/64"),
+            "peer": ("node-2", "10.1.1.2/24", "2001:10:1:1::2/64"),
+            "leaves": ("node-3", "10.1.1.3/24"),
+        }
+    )
+    tenant.all_reach([("peer", address) for address in (*WEB, "10.1.1.3")])
+    return tenant
+
+
+@pytest.fixture(scope="module")
+def red(lodgers: Callable[..., Tenant]) -> Tenant:
+    """Another namespace, with a VPC and an attachment of its own."""
+    tenant = lodgers("red")
+    tenant.make_vpc()
+    tenant.attach("own", "10.1.1.1/24")
+    return tenant
+
+
+def thief(tenant: Tenant, name: str, networks: str, node: str = "node-3") -> None:
+    """A pod that asks Multus alone, so that no webhook of ours sees it."""
+    tenant.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "annotations": {NETWORKS: networks}},
+            "spec": {
+                "nodeSelector": {"kubernetes.io/hostname": node},
+                "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "main", "image": "nicolaka/netshoot:v0.13"}],
+            },
+        }
+    )
+
+
+def event(tenant: Tenant, reason: str, text: str) -> bool:
+    events = tenant.lab.get("events", "-n", tenant.namespace)["items"]
+    return any(one["reason"] == reason and text in one["message"] for one in events)
+
+
+def untouched(blue: Tenant, before: dict[str, object]) -> None:
+    """Blue's pod has its traffic."""
+    assert blue.endpoint("web") == before
+    assert all(blue.ping("peer", address) for address in WEB)
+
+
+def test_a_pod_of_another_namespace_is_not_attached(blue: Tenant, red: Tenant) -> None:
+    before = blue.endpoint("web")
+    thief(red, "thief", f"{blue.namespace}/web@galactic0")
+    eventually(
+        "the kubelet reports why it does not start",
+        lambda: event(
+            red, "FailedCreatePodSandBox", f"VPCAttachment {blue.namespace}/web is not in the namespace"
+        ),
+    )
+    untouched(blue, before)
+    red.delete_pod("thief")
+
+
+def test_a_definition_that_a_tenant_wrote_attaches_no_pod(blue: Tenant, red: Tenant) -> None:
+    before = blue.endpoint("web")
+    vpc = blue.lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
+    plugin = {
+        "type": "galactic",
+        "vpc": base62(int(vpc, 16)),
+        "vpcattachment": "a",
+        "attachment": f"{red.namespace}/own",
+        "addresses": [f"{FORGED}/24"],
+        "networks": ["10.1.1.0/24"],
+    }
+    red.apply(
+        {
+            "apiVersion": "k8s.cni.cncf.io/v1",
+            "kind": "NetworkAttachmentDefinition",
+            "metadata": {"name": "forged"},
+            "spec": {"config": json.dumps({"cniVersion": "1.0.0", "name": "forged", "plugins": [plugin]})},
+        }
+    )
+    thief(red, "forger", "forged@galactic0")
+    eventually(
+        "the kubelet reports why it does not start",
+        lambda: event(
+            red, "FailedCreatePodSandBox", f"VPCAttachment {red.namespace}/own is not carried by pod"
+        ),
+    )
+    untouched(blue, before)
+    assert not blue.ping("peer", FORGED)
+    red.delete_pod("forger")
+
+
+def test_a_node_that_was_taken_over_takes_no_traffic(blue: Tenant, lab: Lab) -> None:
+    """With the node's own password, it registers what a pod elsewhere has, and newer."""
+    before = blue.endpoint("web")
+    assert before
+    vpc = lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
+    function = blue.attachment("web")["status"]["identifier"]
+    sid = f"2001:db8:ff03:100:{':'.join(vpc[at : at + 4] for at in (0, 4, 8))}:{function}"
+    epoch = int(str(before["epoch"])) + 10**9
+    forged = Endpoint(vpc, function, f"{blue.namespace}/web", sid, (f"{WEB[0]}/32", f"{WEB[1]}/128"), epoch)
+    topic = Topics("galactic/v1").endpoints("default", "node-3")
+    publish(lab, broker.node(lab.state, "node-3"), topic, encode(NodeEndpoints(epoch, (forged,))).decode())
+    eventually("the router reports it", lambda: event(blue, "NotCarried", "node-3"))
+    untouched(blue, before)
+
+
+def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -> None:
+    """Somebody took the finalizer off: the pod goes on running, and is told before it is detached."""
+    lab.kubectl("delete", "vpca", "-n", blue.namespace, "leaves", "--wait=false")
+    lab.kubectl(
+        "patch",
+        "vpca",
+        "-n",
+        blue.namespace,
+        "leaves",
+        "--type=merge",
+        "-p",
+        '{"metadata":{"finalizers":null}}',
+    )
+
+    def entitled() -> str:
+        conditions = lab.get("nseg", "node-3")["status"]["conditions"]
+        return str(next(one["status"] for one in conditions if one["type"] == "Entitled"))
+
+    eventually("the node reports it", lambda: entitled() == "False")
+    eventually("it is detached", lambda: not blue.ping("peer", "10.1.1.3"), seconds=4 * GRACE_SECONDS)
+    eventually("the node has nothing left to report", lambda: entitled() == "True")
+    untouched(blue, blue.endpoint("web"))
