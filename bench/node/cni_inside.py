@@ -63,11 +63,8 @@ class Node:
             f"ip -n {self.name} -6 route add default via fd00::ffff dev eth0",
         ):
             subprocess.run(command.split(), check=True)
-        known = f"--node-name {self.name} --srv6-block {SPACE} --underlay-interface eth0"
-        rest = f"--mqtt-url mqtt://127.0.0.1:1 --metrics-port {9000 + number} --log-level error"
-        program = ["-m", "galactic.node", *known.split(), *rest.split(), "--socket", str(self.socket)]
-        if self.stand_in:
-            program = [str(Path(__file__).with_name("cni_standin.py")), str(self.socket), prefix]
+        program = [str(Path(__file__).with_name("cni_standin.py")), str(self.socket), prefix]
+        program += ["--stand-in"] if self.stand_in else []
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 ["ip", "netns", "exec", self.name, sys.executable, *program], stdout=log, stderr=log

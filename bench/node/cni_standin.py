@@ -1,9 +1,9 @@
 # ruff: noqa: SLF001  (what is replaced is private)
-"""The node controller's kernel side on a kernel without VRFs: a bridge stands for each VRF, End.DT6 for End.DT46, an
-ifb for the dummy. As many messages of the same kinds to the same kernel; no packet would find its way.
+"""The node controller's store, sync, calls and server, with events of drift; no packet filter, broker or API server.
 
-``cni_inside.py`` starts it in place of ``galactic-node`` where ``cni.py`` is given ``--stand-in``. It is the same
-store, sync, calls and server, with drift told by events; without packet filter, broker and API server.
+Every pod carries every attachment ``bench/aN``. With ``--stand-in``, for a kernel without VRFs: a bridge stands for
+each VRF, End.DT6 for End.DT46, an ifb for the dummy. As many messages of the same kinds to the same kernel; no packet
+would find its way.
 """
 
 import asyncio
@@ -18,12 +18,14 @@ from galactic.linux import devices, netlink
 from galactic.linux.events import Events
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import Link, Objects
+from galactic.names import base62
 from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
+from galactic.node.state.attachment import PluginConfig, PodRef
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -79,8 +81,16 @@ class StandIns:
         return wanted
 
 
+class EveryPod:
+    """The authority on who is attached, without an API server."""
+
+    async def entitled(self, _pod: PodRef, name: str) -> PluginConfig:
+        number = int(name.removeprefix("bench/a"))
+        address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}/8"
+        return PluginConfig("jU", base62(number), name, addresses=(address,), networks=("10.0.0.0/8",))
+
+
 async def main(socket: Path, prefix: str) -> None:
-    StandIns()
     records = Checkpoint(socket.parent)
     records.prepare()
     store = Store("default", records, Clock())
@@ -90,7 +100,7 @@ async def main(socket: Path, prefix: str) -> None:
     async with LinuxKernel() as kernel:
         sync = Sync(kernel, store, lambda: host, metrics)
         problem = lambda: None if sync.ready.is_set() else sync.problem  # noqa: E731
-        server = Server(socket, Calls(store, sync, problem), metrics)
+        server = Server(socket, Calls(store, sync, EveryPod(), problem), metrics)
 
         async def drift() -> None:
             with Events(own_port=kernel.port) as changes:
@@ -103,4 +113,6 @@ async def main(socket: Path, prefix: str) -> None:
 
 
 if __name__ == "__main__":
+    if "--stand-in" in sys.argv[3:]:
+        StandIns()
     asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))

@@ -38,6 +38,16 @@ def blue(
 
 
 def register(blue: Tenant, name: str, *, attachment: str, vpc: str, function: str, network: str) -> None:
+    """The node registers the attachment, which a pod that is bound to it carries."""
+    annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": attachment}
+    spec = {"nodeName": name, "containers": [{"name": "main", "image": "none"}]}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": spec,
+    }
+    blue.apply(pod)
     address = str(sid(parse_prefix(NODES[name]), int(vpc, 16), int(function, 16)))
     attachment = f"{blue.namespace}/{attachment}"
     said = NodeEndpoints(1, (Endpoint(vpc, function, attachment, address, (network,), 1),))

@@ -15,6 +15,7 @@ import pytest
 from chroot import PATIENCE_SECONDS
 from libcni import PluginError, Runtime
 from prometheus_client import CollectorRegistry
+from statuses import Statuses
 
 from cni_plugin import bundle
 from galactic.node.cni import calls
@@ -82,7 +83,11 @@ class Controller:
         metrics = Metrics(CollectorRegistry())
         host = Host(PREFIX, SPACE, "eth0")
         sync = Sync(self.kernel, store, lambda: host, metrics, Dataplane(self.kernel, store, exists))
-        server = Server(self.socket, Calls(store, sync, lambda: None, exists), metrics)
+        server = Server(
+            self.socket,
+            Calls(store, sync, Statuses(status), lambda: None, exists),
+            metrics,
+        )
         self.socket.unlink(missing_ok=True)
         tasks = [asyncio.create_task(sync.run()), asyncio.create_task(server.run())]
         while not (self.socket.exists() and sync.ready.is_set()):
@@ -141,6 +146,12 @@ def network(version, **more):
     return {"cniVersion": version, "name": "web", "plugins": [plugin | more]}
 
 
+def status(name):
+    """What the operator writes about an attachment: ``blue/other`` is not the ``G`` of the definition."""
+    own = {"vpcattachment": "H"} if name == "blue/other" else {}
+    return network("1.1.0", attachment=name, **own)["plugins"][0]
+
+
 def test_versions(runtime):
     for spoken in (*VERSIONS, "9.9.9"):
         assert runtime.versions("galactic", spoken) == list(VERSIONS)
@@ -193,7 +204,7 @@ def test_a_runtime_that_checks_too_late_is_told(runtime, controller):
         pytest.param({"cniVersion": "0.2.0"}, 1, id="version"),
         pytest.param({"name": ""}, 7, id="name"),
         pytest.param({"plugins": [network("1.0.0")["plugins"][0] | {"ipMasq": True}]}, 2, id="field"),
-        pytest.param({"plugins": [network("1.0.0")["plugins"][0] | {"addresses": ["x"]}]}, 7, id="value"),
+        pytest.param({"plugins": [network("1.0.0")["plugins"][0] | {"addresses": "x"}]}, 7, id="type"),
     ],
 )
 def test_errors_have_the_codes_of_the_specification(runtime, controller, change, code):
@@ -221,7 +232,7 @@ def test_a_node_controller_that_is_away_is_not_missed_at_the_end(runtime, contro
     runtime.delete(web, "c1", "", "galactic0")
     assert HOST_END in controller.kernel.host.links
     controller.start()
-    runtime.add(network("1.1.0", vpcattachment="H"), "c1", "/ns/1", "galactic0")
+    runtime.add(network("1.1.0", attachment="blue/other"), "c1", "/ns/1", "galactic0")
     assert HOST_END not in controller.kernel.host.links
     assert not list((controller.socket.parent / "pending").iterdir())
 

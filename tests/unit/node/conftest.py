@@ -7,7 +7,6 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import IPv6Network
@@ -17,8 +16,8 @@ from typing import Any
 import pytest
 from clockwork import Clockwork
 from prometheus_client import CollectorRegistry
+from statuses import Statuses
 
-from galactic.errors import Rejected
 from galactic.node.cni.calls import Authority, Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.dataplane import Dataplane
@@ -26,7 +25,6 @@ from galactic.node.dataplane.memory import MemoryKernel
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.sync import Sync
 from galactic.node.metrics import Metrics
-from galactic.node.state.attachment import PluginConfig, PodRef, plugin_config
 from galactic.node.state.checkpoint import Checkpoint
 from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
@@ -78,6 +76,11 @@ def _config(function: str = "G", *, last: int = 1, **more: Any) -> dict[str, Any
     } | more
 
 
+def _default(name: str) -> dict[str, Any]:
+    """Of a call that did not pass through ``Node.cni``."""
+    return _config(name.removeprefix("default/blue-"))
+
+
 @dataclass
 class Answer:
     code: int
@@ -89,23 +92,6 @@ class Answer:
         return value
 
 
-class Statuses:
-    """What the operator wrote about each attachment: in these tests, whatever its definition has. No pod is refused."""
-
-    def __init__(self) -> None:
-        self._configs: dict[str, PluginConfig] = {}
-
-    def put(self, body: dict[str, Any] | bytes) -> None:
-        with suppress(Rejected, AttributeError, TypeError):
-            config = plugin_config(body if isinstance(body, bytes) else json.dumps(body).encode())
-            self._configs[config.attachment] = config
-
-    async def entitled(self, _pod: PodRef, name: str) -> PluginConfig:
-        if name not in self._configs:  # a call that did not pass through ``Node.cni``
-            self.put(_config(name.removeprefix("default/blue-")))
-        return self._configs[name]
-
-
 @dataclass
 class Node:
     """One node controller's life; ``start`` and ``stop`` may alternate, kernel and records stay."""
@@ -114,7 +100,7 @@ class Node:
     kernel: MemoryKernel = field(default_factory=MemoryKernel)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     problem: str | None = None
-    authority: Authority = field(default_factory=Statuses)
+    authority: Authority = field(default_factory=lambda: Statuses(_default))
     prefix: IPv6Network | None = PREFIX
     plugin: tuple[str, ...] = (sys.executable, "-ISE", "-c", PLUGIN)
 
