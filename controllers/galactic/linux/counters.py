@@ -55,7 +55,7 @@ def drops(tables: Collection[tuple[int, str]]) -> list[Drops]:
 
 
 def _of(backend: Backend, place: Place, chain: firewall_fingerprint.Chain) -> list[Drops]:
-    found = []
+    dropping = []
     for number, (encoded, (packets, size)) in enumerate(zip(chain.rules, chain.counters, strict=True), 1):
         try:
             applied = readback.decoded(backend, place, encoded)
@@ -67,8 +67,8 @@ def _of(backend: Backend, place: Place, chain: firewall_fingerprint.Chain) -> li
                 continue
             what, icmp = words(applied), not rule.not_icmp
             discovery = place[0] == 6 and icmp and not rule.destination
-        found.append(Drops(backend, place[0], own(place[1]), number, what, icmp, discovery, packets, size))
-    return found
+        dropping.append(Drops(backend, place[0], own(place[1]), number, what, icmp, discovery, packets, size))
+    return dropping
 
 
 def words(applied: readback.Applied) -> str:
@@ -97,10 +97,10 @@ def words(applied: readback.Applied) -> str:
 
 def rise(before: Sequence[Drops], after: Sequence[Drops]) -> list[Drops]:
     """The drops of each rule in between, without rules that dropped nothing or were written in between."""
-    had = {(each.backend, each.family, each.chain, each.rule): each for each in before}
-    found = []
-    for each in after:
-        old = had.get((each.backend, each.family, each.chain, each.rule))
-        if old is not None and old.what == each.what and each.packets > old.packets:
-            found.append(replace(each, packets=each.packets - old.packets, bytes=each.bytes - old.bytes))
-    return found
+    earlier = {(drop.backend, drop.family, drop.chain, drop.rule): drop for drop in before}
+    rises = []
+    for drop in after:
+        old = earlier.get((drop.backend, drop.family, drop.chain, drop.rule))
+        if old is not None and old.what == drop.what and drop.packets > old.packets:
+            rises.append(replace(drop, packets=drop.packets - old.packets, bytes=drop.bytes - old.bytes))
+    return rises

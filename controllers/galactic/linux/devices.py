@@ -34,7 +34,7 @@ _KERNEL_MADE: Final = frozenset(
 )  # IFA_PROTO: loopback, router advertisement, link-local (Linux 5.18)
 
 
-def ours(name: str) -> bool:
+def is_galactic(name: str) -> bool:
     """Whether a device of that name belongs to Galactic."""
     return name == LOOPBACK_DEVICE or parse_interface(name) is not None
 
@@ -72,14 +72,14 @@ class Devices:
 
     async def links(self) -> dict[str, Link]:
         """Galactic's devices."""
-        found = {}
+        links = {}
         with translated():
             async for message in await self._route.link("dump", ext_mask=_SKIP_STATS):
                 name = str(message.get("ifname"))
-                link = self._link(message) if ours(name) else None
+                link = self._link(message) if is_galactic(name) else None
                 if link:
-                    found[name] = link
-        return found
+                    links[name] = link
+        return links
 
     def _link(self, message: Any) -> Link | None:
         kind = message.get(("linkinfo", "kind"))
@@ -91,7 +91,7 @@ class Devices:
             table=(message.get(("linkinfo", "data", "vrf_table")) or 0) if kind == "vrf" else 0,
             master=device_name(self._socket, master) if master else "",
             mtu=message.get("mtu") or 0,
-            # a host end outside the group is not checked for forged sources: as good as down, so it is mended
+            # a host end outside the group is not checked for forged sources: as good as down, so that it is corrected
             up=bool(message["flags"] & _IFF_UP) and message.get("group") == _group(kind),
             ifindex=message["index"],
         )
@@ -103,27 +103,27 @@ class Devices:
         """
         with translated():
             index = self.index(name)
-            there = await self._there(index) if index else None
-            if index and there is None:
+            present = await self._link_at(index) if index else None
+            if index and present is None:
                 raise Rejected(
                     f"the name is taken by a device that is not {link.kind}", reason="InterfaceTaken"
                 )
-            if there and (there.kind != link.kind or there.table != link.table):
+            if present and (present.kind != link.kind or present.table != link.table):
                 await self._route.link("del", index=index)
-                there = None
-            if there is None:
+                present = None
+            if present is None:
                 await self._make(name, link)
                 return
-            if there.master != link.master:
+            if present.master != link.master:
                 await self._route.link("set", index=index, master=self._master(link))
-            if link.mtu and there.mtu != link.mtu:
+            if link.mtu and present.mtu != link.mtu:
                 await self._route.link("set", index=index, mtu=link.mtu)
                 if link.peer:
                     _set_mtu(*link.peer, link.mtu)
-            if not there.up:
+            if not present.up:
                 await self._route.link("set", index=index, state="up", group=_group(link.kind))
 
-    async def _there(self, index: int) -> Link | None:
+    async def _link_at(self, index: int) -> Link | None:
         (message,) = await self._route.link("get", index=index, ext_mask=_SKIP_STATS)
         return self._link(message)
 
@@ -185,7 +185,7 @@ class Devices:
                 if index not in names:
                     names[index] = device_name(self._socket, index)
                 name = names[index]
-                if name != device if device else not ours(name):
+                if name != device if device else not is_galactic(name):
                     continue
                 address = ip_interface((message.get("local") or message.get("address"), message["prefixlen"]))
                 flags = message.get("flags") or 0

@@ -60,18 +60,18 @@ async def echo(
     namespace: Namespace, source: Address, destination: Address, size: int, count: int = COUNT
 ) -> Echoes:
     """Sends ``count`` echo requests of ``size`` bytes, IP header included. Waits ANSWER_SECONDS for answers."""
-    found = Echoes()
+    echoes = Echoes()
     try:
         made = namespace.run(lambda: _socket(source))
     except OSError as error:
-        found.refused = error.strerror or str(error)
-        return found
+        echoes.refused = error.strerror or str(error)
+        return echoes
     with made:
-        exchange = _Exchange(made, destination, size, found)
+        exchange = _Exchange(made, destination, size, echoes)
         await exchange.send(count)
-        if found.sent:
+        if echoes.sent:
             await exchange.answers()
-    return found
+    return echoes
 
 
 def _socket(source: Address) -> socket.socket:
@@ -91,8 +91,8 @@ def _socket(source: Address) -> socket.socket:
 class _Exchange:
     """The requests on one raw socket, known by an identifier and eight random bytes."""
 
-    def __init__(self, made: socket.socket, destination: Address, size: int, found: Echoes) -> None:
-        self._socket, self._destination, self._found = made, destination, found
+    def __init__(self, made: socket.socket, destination: Address, size: int, echoes: Echoes) -> None:
+        self._socket, self._destination, self._echoes = made, destination, echoes
         self._version = destination.version
         self._identifier = int.from_bytes(os.urandom(2), "big")
         self._token = os.urandom(8)
@@ -106,10 +106,10 @@ class _Exchange:
             try:
                 self._socket.sendto(self._request(sequence), (str(self._destination), 0))
             except OSError as error:
-                self._found.refused = error.strerror or str(error)
+                self._echoes.refused = error.strerror or str(error)
                 continue
             self._sent[sequence] = time.monotonic()
-            self._found.sent += 1
+            self._echoes.sent += 1
 
     def _request(self, sequence: int) -> bytes:
         rest = self._token + self._padding
@@ -125,11 +125,11 @@ class _Exchange:
             async with asyncio.timeout(ANSWER_SECONDS):
                 while self._sent:
                     datagram, sender = await loop.sock_recvfrom(self._socket, _PART)
-                    self._take(datagram, sender[0])
+                    self._decode(datagram, sender[0])
         except OSError:  # TimeoutError too
             return
 
-    def _take(self, datagram: bytes, sender: str) -> None:
+    def _decode(self, datagram: bytes, sender: str) -> None:
         icmp = datagram[(datagram[0] & 0x0F) * 4 :] if self._version == 4 else datagram
         if len(icmp) < _ICMP.size:
             return
@@ -137,15 +137,15 @@ class _Exchange:
         if kind == _REPLIES[self._version]:
             known = identifier == self._identifier and icmp[_ICMP.size :].startswith(self._token)
             if known and (at := self._sent.pop(sequence, None)) is not None:
-                took = round((time.monotonic() - at) * 1000, 2)
-                self._found.answered += 1
-                self._found.milliseconds = min(took, self._found.milliseconds or took)
+                milliseconds = round((time.monotonic() - at) * 1000, 2)
+                self._echoes.answered += 1
+                self._echoes.milliseconds = min(milliseconds, self._echoes.milliseconds or milliseconds)
         elif kind in _ERRORS[self._version] and self._ours(icmp[_ICMP.size :]):
             what = _ERRORS[self._version][kind]
             if what == "destination unreachable":
                 what = _CODES[self._version].get(code, what)
-            if (text := f"{sender}: {what}") not in self._found.errors:
-                self._found.errors.append(text)
+            if (text := f"{sender}: {what}") not in self._echoes.errors:
+                self._echoes.errors.append(text)
 
     def _ours(self, original: bytes) -> bool:
         """Whether the packet, from its IP header on, is one of these requests."""

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final, Self
 
 from galactic.errors import Unreachable
-from galactic.linux.devices import ours
+from galactic.linux.devices import is_galactic
 from galactic.linux.namespace import Namespace, device_name
 from galactic.linux.netlink import HEADER, RTM_DELROUTE, RTM_NEWROUTE, attributes
 from galactic.linux.objects import LOOPBACK_DEVICE, PROTOCOL
@@ -41,7 +41,7 @@ _NETLINK_ADD_MEMBERSHIP: Final = 1
 _SOL_NETLINK: Final = 270
 _SO_ATTACH_FILTER: Final = 26
 _PROTOCOL_AT: Final = HEADER.size + 5  # rtm_protocol
-_PORT_AT: Final = 12  # nlmsg_pid: the port of whoever asked for the change
+_PORT_AT: Final = 12  # nlmsg_pid: the port that requested the change
 _TYPE_AT: Final = 4
 _INDEX: Final = struct.Struct("=I")
 _SIGNED: Final = struct.Struct("=i")
@@ -123,18 +123,18 @@ class Events:
                 .rstrip(b"\0")
                 .decode(errors="replace")
             )
-            return Changed.LINKS if ours(name) else Changed(0)
+            return Changed.LINKS if is_galactic(name) else Changed(0)
         if kind in (_RTM_NEWADDR, _RTM_DELADDR):
             (index,) = _INDEX.unpack_from(body, 4)
-            return Changed.ADDRESSES if ours(device_name(self._socket, index)) else Changed(0)
+            return Changed.ADDRESSES if is_galactic(device_name(self._socket, index)) else Changed(0)
         if kind in (_RTM_NEWRULE, _RTM_DELRULE):
             protocol = dict(attributes(body[_FIB_RULE_SIZE:])).get(_FRA_PROTOCOL, b"")
             return Changed.RULES if protocol == bytes([PROTOCOL]) else Changed(0)
         if kind == _RTM_NEWNETCONF:
-            told = dict(attributes(body[_NETCONFMSG_SIZE:])).get(_NETCONFA_IFINDEX, bytes(4))
-            (index,) = _SIGNED.unpack(told)
-            ours_too = index > 0 and device_name(self._socket, index) == LOOPBACK_DEVICE
-            return Changed.SYSCTLS if index in (_ALL, _DEFAULT) or ours_too else Changed(0)
+            raw = dict(attributes(body[_NETCONFMSG_SIZE:])).get(_NETCONFA_IFINDEX, bytes(4))
+            (index,) = _SIGNED.unpack(raw)
+            loopback = index > 0 and device_name(self._socket, index) == LOOPBACK_DEVICE
+            return Changed.SYSCTLS if index in (_ALL, _DEFAULT) or loopback else Changed(0)
         return Changed(0)
 
     def close(self) -> None:

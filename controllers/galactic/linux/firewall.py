@@ -29,7 +29,7 @@ Family = Literal[4, 6]
 Backend = Literal["legacy", "nft"]
 BuiltIn = Literal["FORWARD", "INPUT", "PREROUTING"]
 Place = tuple[Family, BuiltIn]
-"""A built-in chain that jumps into one of ours."""
+"""A family and a built-in chain that jumps into one of Galactic's."""
 TABLES: Final[dict[BuiltIn, str]] = {"FORWARD": "filter", "INPUT": "filter", "PREROUTING": "raw"}
 PLACES: Final[tuple[Place, ...]] = tuple((family, chain) for family in (4, 6) for chain in TABLES)
 ICMPV6_ERRORS: Final = (1, 2, 3, 4)

@@ -142,9 +142,9 @@ def _legacy_chain(layout: Layout, entries: bytes, name: bytes, first: int) -> Ch
 
 def _head(layout: Layout, entries: bytes, name: bytes) -> int | None:
     """The offset of the entry that begins the chain of that name."""
-    found = -1
-    while (found := entries.find(name + b"\0", found + 1)) >= 0:
-        head = found - TARGET.size - layout.size
+    at = -1
+    while (at := entries.find(name + b"\0", at + 1)) >= 0:
+        head = at - TARGET.size - layout.size
         if head >= 0 and _user_chain(layout, entries, head):
             return head
     return None

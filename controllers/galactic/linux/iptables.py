@@ -91,18 +91,21 @@ def detected() -> tuple[Backend, str]:
     """
     foreign: dict[Backend, int] = {"legacy": 0, "nft": 0}
     own: dict[Backend, int] = {"legacy": 0, "nft": 0}
-    woken = legacy.in_use()
+    existing = legacy.in_use()
     for family in (4, 6):
-        if (family, "filter") in woken:  # asking for a legacy table makes the kernel have it
+        if (family, "filter") in existing:  # listing a legacy table creates it
             _count(COMMANDS[family].replace("nft", "legacy"), "legacy", foreign, own)
         _count(COMMANDS[family], "nft", foreign, own)
-    for count, whose in ((foreign, "rules and policies of others"), (own, "rules of ours and nobody's else")):
+    for count, whose in (
+        (foreign, "rules and policies of other programs"),
+        (own, "rules of Galactic and no others"),
+    ):
         if any(count.values()):
             chosen: Backend = "nft" if count["nft"] > count["legacy"] else "legacy"
             return chosen, f"{count['legacy']} {whose} in legacy tables, {count['nft']} in nft"
     if (problem := legacy.missing()) is not None:
         return "nft", f"no legacy tables: {problem}"
-    return "legacy", "nobody has rules yet, and the kernel has legacy tables"
+    return "legacy", "no rules yet, and the kernel has legacy tables"
 
 
 def _count(command: str, backend: Backend, foreign: dict[Backend, int], own: dict[Backend, int]) -> None:

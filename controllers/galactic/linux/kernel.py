@@ -11,7 +11,7 @@ from typing import Self
 
 from galactic.errors import Rejected, Unreachable
 from galactic.linux import neighbours, sysctl
-from galactic.linux.devices import Devices, ours, translated
+from galactic.linux.devices import Devices, is_galactic, translated
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     MAIN_TABLE,
@@ -50,7 +50,7 @@ class LinuxKernel:
         """The netlink port of this object's route changes in notifications: see ``galactic.linux.events``."""
         return self._routes.port
 
-    async def look(self) -> Objects:
+    async def objects(self) -> Objects:
         """Galactic's objects except routes. Sysctls: those that this object has written before."""
         return Objects(
             links=await self._devices.links(),
@@ -78,9 +78,9 @@ class LinuxKernel:
 
     async def read(self) -> Objects:
         """All of Galactic's objects, routes included."""
-        found = await self.look()
-        found.routes = await self._routes.dump()
-        return found
+        objects = await self.objects()
+        objects.routes = await self._routes.dump()
+        return objects
 
     async def write(self, wanted: Change) -> None:
         """Deletes objects, routes first and devices last; then sets objects, in the opposite order.
@@ -143,7 +143,7 @@ class LinuxKernel:
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:
         """The neighbours on Galactic's devices."""
-        return await neighbours.read(self._namespace, ours)
+        return await neighbours.read(self._namespace, is_galactic)
 
     async def solicit(self, wanted: Iterable[Neighbour]) -> set[Neighbour]:
         """Makes the kernel solicit neighbours of unknown state, as for a packet. Returns those that it accepted."""

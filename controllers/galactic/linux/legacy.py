@@ -60,7 +60,7 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
                 sys.stderr.write(f"{error}; trying again\n")  # EAGAIN: a program that ignores the lock
         time.sleep(0.02 * 2**attempt if not changed else 0)
     problem = "; ".join(wrong) or f"IPv{family} {parent_name} is changed back at once"
-    raise RuntimeError(f"legacy tables do not take our rules: {problem}")
+    raise RuntimeError(f"legacy tables refuse the rules: {problem}")
 
 
 def _lasting(error: Exception) -> bool:
@@ -127,17 +127,17 @@ def _iptc() -> Any:
     finally:
         ctypes.util.find_library = find_library
 
-    ours = {(family, TABLES[chain]) for family, chain in PLACES}
+    used = {(family, TABLES[chain]) for family, chain in PLACES}
     for kind, family in ((iptc.Table, 4), (iptc.Table6, 6)):
         for name in ("filter", "mangle", "nat", "raw", "security"):
-            kind.existing_table_names[name] = (family, name) in ours
+            kind.existing_table_names[name] = (family, name) in used
     return iptc
 
 
 def _library(name: str) -> str | None:
     """As ``ctypes.util.find_library``: the file name of a shared library, to be loaded by the dynamic linker."""
-    found = sorted(_libraries(f"lib{name}.so.[0-9]*"), key=lambda path: len(path.name))
-    return found[0].name if found else None
+    libraries = sorted(_libraries(f"lib{name}.so.[0-9]*"), key=lambda path: len(path.name))
+    return libraries[0].name if libraries else None
 
 
 def _libraries(pattern: str) -> list[Path]:
@@ -168,22 +168,22 @@ def _fill(table: Any, place: Place, rules: Sequence[Any], *, right: bool) -> boo
     iptc = _iptc()
     name = own(place[1])
     parent = iptc.Chain(table, place[1])
-    there = iptc.Chain(table, name) if table.is_chain(name) else None
+    present = iptc.Chain(table, name) if table.is_chain(name) else None
     jumps = [rule for rule in parent.rules if rule.target and rule.target.name == name]
     in_place = right and len(jumps) == 1
-    if in_place if rules else (there is None and not jumps):
+    if in_place if rules else (present is None and not jumps):
         return False
     for rule in jumps:
         parent.delete_rule(rule)
     if not rules:
-        if there is not None:
-            there.flush()
+        if present is not None:
+            present.flush()
             table.delete_chain(name)
         return True
-    there = there or table.create_chain(name)
-    there.flush()
+    present = present or table.create_chain(name)
+    present.flush()
     for rule in rules:
-        there.append_rule(rule)
+        present.append_rule(rule)
     parent.insert_rule(_jump(table, name))
     return True
 

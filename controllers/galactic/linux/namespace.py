@@ -86,12 +86,12 @@ class Namespace:
     def netlinks(self, *packed: bool) -> list[socket.socket]:
         """As ``netlink``, several at once: entering a namespace costs as much as the rest."""
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        made = self.run(lambda: [socket.socket(socket.AF_NETLINK, kind, 0) for _ in packed])
-        for each, strict in zip(made, packed, strict=True):
+        netlinks = self.run(lambda: [socket.socket(socket.AF_NETLINK, kind, 0) for _ in packed])
+        for netlink, strict in zip(netlinks, packed, strict=True):
             for option in (_NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
-                each.setsockopt(_SOL_NETLINK, option, int(strict))
-            enlarge(each)
-        return made
+                netlink.setsockopt(_SOL_NETLINK, option, int(strict))
+            enlarge(netlink)
+        return netlinks
 
     def close(self) -> None:
         if self._fd is not None:

@@ -58,15 +58,15 @@ RESOLVE_SECONDS: Final = 3.5
 _POLL_SECONDS: Final = 0.05
 
 
-async def read(namespace: Namespace, ours: Callable[[str], bool]) -> dict[Neighbour, NeighbourState]:
-    """The neighbours on the devices whose names ``ours`` accepts. Raises Unreachable."""
+async def read(namespace: Namespace, accepts: Callable[[str], bool]) -> dict[Neighbour, NeighbourState]:
+    """The neighbours on the devices whose names ``accepts`` returns True for. Raises Unreachable."""
     names: dict[int, str] = {}
     found: dict[Neighbour, NeighbourState] = {}
     with namespace.netlink() as own:
         for index, address, state in await _dump(own, 0):
             if index not in names:
                 names[index] = device_name(own, index)
-            if names[index] and ours(names[index]):
+            if names[index] and accepts(names[index]):
                 found[names[index], address] = state
     return found
 
@@ -77,13 +77,13 @@ async def solicit(namespace: Namespace, neighbours: Iterable[Neighbour]) -> set[
     Returns those that it accepted: not those of a missing device, or of one without that family. Raises Unreachable.
     """
     iterator = iter(neighbours)
-    taken: set[Neighbour] = set()
+    accepted: set[Neighbour] = set()
     with namespace.netlink() as own:
         while burst := list(islice(iterator, _BURST)):
-            there = [(each, index) for each in burst if (index := device_index(own, each[0]))]
-            refused = await _send(own, [_solicitation(index, address) for (_, address), index in there])
-            taken |= {each for number, (each, _) in enumerate(there, 1) if number not in refused}
-    return taken
+            known = [(neighbour, index) for neighbour in burst if (index := device_index(own, neighbour[0]))]
+            refused = await _send(own, [_solicitation(index, address) for (_, address), index in known])
+            accepted |= {neighbour for number, (neighbour, _) in enumerate(known, 1) if number not in refused}
+    return accepted
 
 
 async def resolve(
@@ -114,8 +114,8 @@ async def resolve(
 
 
 async def _state(own: socket.socket, index: int, address: Address) -> NeighbourState:
-    found = (state for _, each, state in await _dump(own, index) if each == address)
-    return next(found, "NONE")
+    states = (state for _, other, state in await _dump(own, index) if other == address)
+    return next(states, "NONE")
 
 
 def _solicitation(index: int, address: Address, state: int = 0, flags: int = _NTF_USE) -> bytes:

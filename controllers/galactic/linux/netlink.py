@@ -307,17 +307,17 @@ def _encap(kind: int, nested: bytes) -> bytes:
 def _encap_target(device: str, gateway: bytes, encap_type: int, encap: bytes) -> RouteTarget | None:
     if gateway:
         return None
-    found = dict(attributes(encap))
-    if encap_type == _ENCAP_SEG6 and set(found) == {_SEG6_IPTUNNEL_SRH}:
-        tunnel = found[_SEG6_IPTUNNEL_SRH]
+    parts = dict(attributes(encap))
+    if encap_type == _ENCAP_SEG6 and set(parts) == {_SEG6_IPTUNNEL_SRH}:
+        tunnel = parts[_SEG6_IPTUNNEL_SRH]
         mode = _MODE_NAMES.get(_U32.unpack_from(tunnel)[0])
         segment = tunnel[4 + len(_SRH) :]
         one = len(segment) == 16 and tunnel[4 : 4 + len(_SRH)] == _SRH
         return Encap(device, segment, mode) if mode and one else None  # type: ignore[arg-type]
-    if encap_type == _ENCAP_SEG6_LOCAL and set(found) == {_SEG6_LOCAL_ACTION, _SEG6_LOCAL_VRFTABLE}:
-        if _U32.unpack(found[_SEG6_LOCAL_ACTION])[0] != _ACTION_END_DT46:
+    if encap_type == _ENCAP_SEG6_LOCAL and set(parts) == {_SEG6_LOCAL_ACTION, _SEG6_LOCAL_VRFTABLE}:
+        if _U32.unpack(parts[_SEG6_LOCAL_ACTION])[0] != _ACTION_END_DT46:
             return None
-        return EndDT46(device, _U32.unpack(found[_SEG6_LOCAL_VRFTABLE])[0])
+        return EndDT46(device, _U32.unpack(parts[_SEG6_LOCAL_VRFTABLE])[0])
     return None
 
 

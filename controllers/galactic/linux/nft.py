@@ -17,14 +17,14 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
     family, parent = place
     name, table = own(parent), TABLES[parent]
     wanted = [f"-A {name} {arguments(rule)}" for rule in rules]
-    there = chain(place)
-    if not rules and there is None:
+    present = chain(place)
+    if not rules and present is None:
         return False
     jump = f"-A {parent} -j {name}"
     others = run(*_command(place), "-S", parent).splitlines()
     jumps = [line for line in others if line == jump]
     first = next((line for line in others if line.startswith("-A ")), "") == jump
-    if rules and there == wanted and first and len(jumps) == 1:
+    if rules and present == wanted and first and len(jumps) == 1:
         return False
     script = [f"*{table}", f":{name} - [0:0]"]  # declaring a chain empties it
     script += [f"-D {parent} -j {name}"] * (len(jumps) if not (rules and first and len(jumps) == 1) else 0)

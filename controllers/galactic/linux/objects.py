@@ -27,7 +27,7 @@ Interface = IPv4Interface | IPv6Interface
 
 MAIN_TABLE: Final = 254
 PROTOCOL: Final = 0x9A
-"""Our number in ``rtm_protocol`` and ``fra_protocol``: how our routes and rules are recognised (rtnetlink(7))."""
+"""The number in ``rtm_protocol`` and ``fra_protocol`` that marks Galactic's routes and rules (rtnetlink(7))."""
 HOST_ENDS: Final = 0x9A
 """The device group (``ip link show group 154``) of every host end, by which the packet filter knows them."""
 UNREACHABLE_METRIC: Final = 4278198272
@@ -50,7 +50,7 @@ class Link(NamedTuple):
     mtu: int = 0  # 0: the kernel's default, whatever it is
     peer: tuple[str, str] | None = None  # not compared: where it is cannot be read
     up: bool = True  # a plan never asks for anything else; reading may find otherwise
-    ifindex: int = 0  # not compared: only ever read; another one means that the device was made anew
+    ifindex: int = 0  # not compared: only read; another one means that the device was created again
 
 
 class Rule(NamedTuple):
@@ -116,7 +116,7 @@ LENGTHS: Final = tuple(bytes((length,)) for length in range(129))
 PackedNetwork = bytes
 """Prefix length and packed address: what follows table and metric in a ``RouteKey``."""
 EncapSink = Callable[[int, PackedNetwork, int, bytes], None]
-"""Is told of every route through an encapsulation: table, network, metric, packed segment."""
+"""Receives every route through an encapsulation: table, network, metric, packed segment."""
 EncapJob = tuple[RouteKey, bytes, bool]
 """One route through an encapsulation to write: key, packed segment, whether to delete it instead of setting it."""
 
@@ -215,9 +215,9 @@ def _comparable(links: Mapping[str, Link], actual: Mapping[str, Link]) -> dict[s
     """A link without fields that cannot be read or are not planned: the peer of an existing veth, MTU 0."""
     result = {}
     for name, link in links.items():
-        there = actual.get(name)
-        if there is not None and there.kind == link.kind:
-            result[name] = link._replace(peer=None, ifindex=0, mtu=link.mtu or there.mtu)
+        present = actual.get(name)
+        if present is not None and present.kind == link.kind:
+            result[name] = link._replace(peer=None, ifindex=0, mtu=link.mtu or present.mtu)
         else:
             result[name] = link._replace(ifindex=0)
     return result
@@ -230,7 +230,7 @@ class Kernel(Protocol):
     and never kept as objects; ``Objects`` has all other routes.
     """
 
-    async def look(self) -> Objects:
+    async def objects(self) -> Objects:
         """Galactic's objects (by name, number and protocol) in the host's namespace, except routes."""
 
     async def sysctls(self) -> dict[str, str]:

@@ -92,7 +92,7 @@ async def preflight() -> Preflight:
             kernel.close()
     can = {finding.name for finding in findings if finding.ok}
     encap: Encapsulation = "encap.red" if "ReducedEncapsulation" in can else "encap"
-    return Preflight(release, encap, _sober(findings, release))
+    return Preflight(release, encap, _corrected(findings, release))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ def _module(name: str) -> str:
     return f"`modprobe {name}` on the node, or a kernel that has the module {name}"
 
 
-def _sober(findings: list[Finding], release: str) -> tuple[Finding, ...]:
+def _corrected(findings: list[Finding], release: str) -> tuple[Finding, ...]:
     """The findings, corrected for a read-only /proc/sys.
 
     There (an init container has set it) the trials of strict mode and of End.DT46, which depends on it, mean nothing:
@@ -156,30 +156,30 @@ def _sober(findings: list[Finding], release: str) -> tuple[Finding, ...]:
     by = "set on this node already" if strict else f"neither set nor writable on this node: {_READ_ONLY}"
     young = tuple(int(number) for number in re.findall(r"\d+", release)[:2]) >= _END_DT46_SINCE
     since = "" if young else f", and {release} is older than Linux 5.14, which brought it"
-    told = {
+    corrected = {
         "StrictMode": Finding("StrictMode", ok=strict, message=f"net.vrf.strict_mode is {by}"),
         "EndDT46": Finding(
             "EndDT46", ok=strict and young, message=f"not tried: net.vrf.strict_mode is {by}{since}"
         ),
     }
-    return tuple(told.get(finding.name, finding) for finding in findings)
+    return tuple(corrected.get(finding.name, finding) for finding in findings)
 
 
 def _sysctls() -> Finding:
     wrong = [path for path, value in sysctl.values(Namespace.own(), _WRITTEN).items() if value != "1"]
     refused = [path for path in wrong if not sysctl.writable(path)]
     if refused:
-        told = f"/proc/sys/{refused[0]} is off and cannot be written: {_READ_ONLY}"
-        return Finding("Sysctls", ok=False, message=told)
+        message = f"/proc/sys/{refused[0]} is off and cannot be written: {_READ_ONLY}"
+        return Finding("Sysctls", ok=False, message=message)
     done = "/proc/sys/net is as it should be" if not wrong else "/proc/sys/net can be written"
     return Finding("Sysctls", ok=True, message=done)
 
 
 def _ipv6() -> Finding:
-    there = sysctl.values(Namespace.own(), _DISABLED)
-    if not there:
+    switches = sysctl.values(Namespace.own(), _DISABLED)
+    if not switches:
         return Finding("IPv6", ok=False, message="no IPv6: boot without ipv6.disable=1")
-    if off := [path for path, value in there.items() if value != "0"]:
+    if off := [path for path, value in switches.items() if value != "0"]:
         names = " and ".join(path.replace("/", ".") for path in off)
         return Finding("IPv6", ok=False, message=f"IPv6 is switched off: set {names} to 0")
     return Finding("IPv6", ok=True, message="IPv6")

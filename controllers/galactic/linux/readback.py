@@ -63,19 +63,19 @@ def compared(backend: Backend, place: Place, chain: Chain | None, rules: Sequenc
     """The same for one chain. An nft rule in a newer encoding is compared by its text."""
     name = f"IPv{place[0]} {own(place[1])}"
     if chain is None:
-        return [f"{name} is not there"] if rules else []
+        return [f"{name} is missing"] if rules else []
     if not rules:
-        return [f"{name} is still there"]
-    found = [] if chain.first else [f"{name} is not jumped into first"]
+        return [f"{name} is left over"]
+    differences = [] if chain.first else [f"{name} is not the first jump"]
     if len(chain.rules) != len(rules):
-        return [*found, f"{name} has {len(chain.rules)} rules instead of {len(rules)}"]
+        return [*differences, f"{name} has {len(chain.rules)} rules instead of {len(rules)}"]
     for number, (encoded, meant) in enumerate(zip(chain.rules, rules, strict=True), 1):
         try:
             applied = decoded(backend, place, encoded)
         except Unreadable:
             continue
-        found += [f"{name} rule {number}: {text}" for text in _fields(meant, applied)]
-    return found
+        differences += [f"{name} rule {number}: {text}" for text in _fields(meant, applied)]
+    return differences
 
 
 def _fields(meant: FirewallRule, applied: Applied) -> Iterator[str]:

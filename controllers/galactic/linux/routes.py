@@ -80,10 +80,10 @@ class RouteSocket:
         for family in (socket.AF_INET, socket.AF_INET6):
             for _ in range(_DUMPS):  # once more if the table changed meanwhile; then what there is will do
                 with _translated("dumping routes"):
-                    found = await self._dump(family, table, device, decoder)
-                if not found.interrupted:
+                    dumped = await self._dump(family, table, device, decoder)
+                if not dumped.interrupted:
                     break
-            routes |= found.routes
+            routes |= dumped.routes
         return routes
 
     async def _dump(

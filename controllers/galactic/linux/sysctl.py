@@ -14,13 +14,13 @@ def values(namespace: Namespace, paths: Iterable[str]) -> dict[str, str]:
     """The values of those paths that exist."""
 
     def read() -> dict[str, str]:
-        found = {}
+        present = {}
         for path in paths:
             try:
-                found[path] = (ROOT / path).read_text().strip()
+                present[path] = (ROOT / path).read_text().strip()
             except OSError:  # no such device, no such module, or write-only
                 continue
-        return found
+        return present
 
     return namespace.run(read)
 

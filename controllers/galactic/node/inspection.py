@@ -94,7 +94,7 @@ async def inspection(
     """
     sending = [Sending.parse(text) for text in echoes]
     async with LinuxKernel() as kernel:
-        objects = await kernel.look()
+        objects = await kernel.objects()
         numbers = tables_of(objects)
         chosen = sorted(numbers) if everything else [names.parse_vpc(vpc) for vpc in vpcs]
         pod_objects = {text: await _pod(kernel, text) for text in pods}

@@ -62,10 +62,10 @@ async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config,
     await node.cni("ADD", config())
     tell(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)
-    pod, look, routes = node.store.attachments[KEY], node.kernel.look, node.kernel.routes
+    pod, look, routes = node.store.attachments[KEY], node.kernel.objects, node.kernel.routes
 
     async def leaving():
-        monkeypatch.setattr(node.kernel, "look", look)
+        monkeypatch.setattr(node.kernel, "objects", look)
         node.store.detach(KEY)
         return await look()
 
@@ -76,7 +76,7 @@ async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config,
             tell(node.store, 1, table(2, 3))
         return await routes(*arguments)
 
-    monkeypatch.setattr(node.kernel, "look", leaving)
+    monkeypatch.setattr(node.kernel, "objects", leaving)
     monkeypatch.setattr(node.kernel, "routes", coming)
     await full(node)
     await until(lambda: HOST_END in node.kernel.host.links and len(remote(node)) == 2)
@@ -178,15 +178,15 @@ async def test_a_dead_pods_record_that_cannot_be_removed_keeps_nobody_waiting(no
 
 async def test_the_vpc_goes_while_somebody_asks_what_is_missing(node, config, monkeypatch):
     await node.cni("ADD", config())
-    held, look = node.store.attachments[KEY], node.kernel.look
+    held, look = node.store.attachments[KEY], node.kernel.objects
 
     async def slowly():
-        monkeypatch.setattr(node.kernel, "look", look)
+        monkeypatch.setattr(node.kernel, "objects", look)
         node.store.detach(KEY)
         await until(lambda: not node.store.tables)
         return await look()
 
-    monkeypatch.setattr(node.kernel, "look", slowly)
+    monkeypatch.setattr(node.kernel, "objects", slowly)
     assert f"link {HOST_END}" in await node.sync.missing(held)
 
 

@@ -77,7 +77,7 @@ class Dataplane:
         failure.
         """
         store = self._store
-        actual = await self._kernel.look()
+        actual = await self._kernel.objects()
         known, self._parts.known = self._parts.known, False
         tables_before, self._tables = self._tables, plan.tables_of(actual)
         if store.attachments.unaccounted is None:
@@ -155,7 +155,7 @@ class Dataplane:
         to follow. Differences inside pods are corrected.
         """
         assert self.known
-        actual = await self._kernel.look()
+        actual = await self._kernel.objects()
         left = self._parts.all()
         left.routes = {}
         remade = [
@@ -183,7 +183,7 @@ class Dataplane:
         table, vrf = self._tables.get(attachment.vpc), names.vrf(attachment.vpc)
         if host is None or table is None:
             return [f"VRF {vrf}"]
-        actual = await self._kernel.look()
+        actual = await self._kernel.objects()
         for device in (vrf, names.host_end(*attachment.key)):
             actual.routes |= await self._kernel.routes_of(device)
         missing = [*words(change(self._attached(host, table, attachment), actual))]

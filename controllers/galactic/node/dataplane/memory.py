@@ -63,7 +63,7 @@ class MemoryKernel:
             if not (isinstance(to, Direct | Via | Encap | EndDT46) and to.device == device)
         }
 
-    async def look(self) -> Objects:
+    async def objects(self) -> Objects:
         await asyncio.sleep(0)
         host = self.host
         return Objects(
