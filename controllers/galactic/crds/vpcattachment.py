@@ -138,7 +138,7 @@ class ConfiguredTermination(Model):
 
 
 class Configuration(Model):
-    """What a node gives a pod that carries the attachment, beside the addresses."""
+    """The configuration of a carrier's interface, beside the addresses."""
 
     vpc: VpcIdentifier = Field(description="The VPC's identifier, 12 hex digits.")
     networks: tuple[Cidr, ...] = Field(default=(), max_length=64, description="The VPC's networks.")
