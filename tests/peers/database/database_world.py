@@ -38,14 +38,14 @@ class World:
 
     store: Store = field(default_factory=lambda: Store(checked=False))
     followers: list[HistoryWriter] = field(default_factory=list)
-    said: dict[int, list[Endpoint]] = field(default_factory=dict)
+    registrations: dict[int, list[Endpoint]] = field(default_factory=dict)
     sequence: int = 0
     epoch: int = 0
 
-    def say(self, node: int, *endpoints: Endpoint) -> None:
-        """What is attached on a node now; committed."""
+    def register(self, node: int, *endpoints: Endpoint) -> None:
+        """Registers all endpoints of a node, and commits."""
         self.sequence += 1
-        self.said[node] = list(endpoints)
+        self.registrations[node] = list(endpoints)
         origin = NodeRef("default", f"n{node}")
         self.store.nodes.set_prefix(origin, prefix(node))
         self.store.nodes.set_endpoints(origin, self.sequence, endpoints)
@@ -59,14 +59,16 @@ class World:
         self.epoch += 1
         vpc = chance.choice((0x4D2, 0x4D3))
         kept = [
-            it for it in self.said.get(node, []) if int(it.function, 16) != function or it.vpc != vpc_hex(vpc)
+            it
+            for it in self.registrations.get(node, [])
+            if int(it.function, 16) != function or it.vpc != vpc_hex(vpc)
         ]
         if chance.random() < 0.7:
             networks = chance.sample(
                 [f"10.1.1.{n}/32" for n in range(1, 9)] + ["10.2.0.0/16", "fd00::1/128"], 2
             )
             kept.append(endpoint(node, function, *networks, epoch=self.epoch, vpc=vpc))
-        self.say(node, *kept)
+        self.register(node, *kept)
 
     def table(self) -> set[tuple]:
         """Who has what, as it must be in the database."""

@@ -55,16 +55,16 @@ async def test_under_a_router_that_runs(url, until, written: tuple[Command, Comm
     dump, restore = written
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"))
         await until(lambda: it.idle)
         run(dump, url, tmp_path)
-        world.say(1, endpoint(1, 2, "10.1.1.2/32"))
-        world.say(2, endpoint(2, 3, "10.1.1.3/32"))
+        world.register(1, endpoint(1, 2, "10.1.1.2/32"))
+        world.register(2, endpoint(2, 3, "10.1.1.3/32"))
         await until(lambda: it.idle)
         run(restore, url, tmp_path)
         assert rows(url, PERIODS) == [("10.1.1.1/32", True, True), ("10.1.1.2/32", True, True)], "as it was"
         before = sample(it, "comparisons_total")
-        world.say(3, endpoint(3, 4, "10.1.1.4/32"))
+        world.register(3, endpoint(3, 4, "10.1.1.4/32"))
         await until(lambda: sample(it, "comparisons_total") > before and it.idle)
         assert it.problems[-1] is None
     assert recorded(url) == world.table()
@@ -79,7 +79,7 @@ async def test_into_an_empty_database(url, until, written: tuple[Command, Comman
     dump, restore = written
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     told = rows(url, PERIODS)
     run(dump, url, tmp_path)

@@ -139,7 +139,7 @@ async def test_one_index_answers_whatever_there_is(url) -> None:
 async def test_retention_takes_what_ended_long_ago_and_nothing_else(url, until) -> None:
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     now = datetime.now(UTC)
     old = [
@@ -191,13 +191,13 @@ async def test_the_command(url, until) -> None:
     world = World()
     async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
-        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
         await until(lambda: it.idle)
-        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
         await until(lambda: it.idle)
-    said = await asyncio.to_thread(command, "10.1.1.1", url=url)
-    lines = said.output.splitlines()
-    assert (said.exit_code, len(lines)) == (0, 3)
+    result = await asyncio.to_thread(command, "10.1.1.1", url=url)
+    lines = result.output.splitlines()
+    assert (result.exit_code, len(lines)) == (0, 3)
     assert lines[0].split() == ["VPC", "NETWORK", "ATTACHMENT", "NODE", "SINCE", "UNTIL"]
     assert lines[1].split()[:4] == ["0000000004d2", "10.1.1.1/32", "ns/a1", "n2"]
     assert lines[1].split()[-1] == "now"
@@ -239,12 +239,12 @@ def test_what_the_command_says_when_there_is_no_answer(
 ) -> None:
     asyncio.run(upgrade(url))
     insert(url, [Fact(0x4D2, "10.1.1.1/32", BEGIN, None, "n1")])
-    said = command(*words, url=url)
-    assert said.exit_code == code, said.output
-    assert sentence in " ".join(said.output.split())
-    assert "Traceback" not in said.output
+    result = command(*words, url=url)
+    assert result.exit_code == code, result.output
+    assert sentence in " ".join(result.output.split())
+    assert "Traceback" not in result.output
 
 
 def test_a_database_that_nobody_has_written_into(url) -> None:
-    said = command("10.1.1.1", url=url)
-    assert (said.exit_code, "no router has written" in said.output) == (2, True)
+    result = command("10.1.1.1", url=url)
+    assert (result.exit_code, "no router has written" in result.output) == (2, True)

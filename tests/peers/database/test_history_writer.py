@@ -33,12 +33,12 @@ async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
     world = World()
     async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
-        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
         await until(lambda: it.idle)
-        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
-        world.say(1)
-        world.say(2)
-        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
+        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        world.register(1)
+        world.register(2)
+        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
         await until(lambda: it.idle)
         assert it.problems[-1] is None
     assert rows(url, PERIODS) == [
@@ -60,11 +60,11 @@ async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_serve
     url, world = own_server.url(), World()
     async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         own_server.kill()
         for epoch in range(2, 50):
-            world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+            world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
         await until(lambda: sample(it, "failures_total", reason="Unreachable") >= 2)
         assert it.problems[-1]
         assert sample(it, "lag_items") >= 48
@@ -83,11 +83,11 @@ async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_serve
 async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_server, until) -> None:
     url, world = own_server.url(), World()
     async with running(history_writer(url, world, backlog=10)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         own_server.kill()
         for epoch in range(2, 50):
-            world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+            world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
         assert it._backlog.items <= 10
         own_server.start()
         await until(lambda: it.idle)
@@ -105,12 +105,12 @@ async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_w
 ) -> None:
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(
+        world.register(
             1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32")
         )
         await until(lambda: it.idle)
     world.followers.clear()
-    world.say(1, endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32", epoch=2))
+    world.register(1, endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32", epoch=2))
     async with running(history_writer(url, world, "s"), term=2) as it:
         await until(lambda: it.idle)
         assert sample(it, "corrections_total") == 2
@@ -144,16 +144,16 @@ async def test_a_router_that_starts_changes_nothing_that_was_right(url, until) -
 async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
     world, other = World(), World()
     async with running(history_writer(url, world, "old"), term=term) as old:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: old.idle)
-        other.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        other.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
         if term == 2:
             rows(url, "UPDATE galactic.writer SET leader = 'zz-new' RETURNING 1")
         else:
             async with running(history_writer(url, other, "new"), term=2) as new:
                 await until(lambda: new.idle)
         before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
-        world.say(1, endpoint(1, 1, "10.1.1.7/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.7/32"))
         await until(lambda: sample(old, "failures_total", reason="Deposed") >= 2)
         assert "new" in old.problems[-1]
         assert rows(url, "SELECT * FROM galactic.period ORDER BY id") == before
@@ -165,14 +165,14 @@ async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
 async def test_a_database_restored_from_before_is_made_right_again(url, until) -> None:
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         rows(
             url,
             "WITH gone AS (DELETE FROM galactic.period), noted AS (DELETE FROM galactic.endpoint) "
             "UPDATE galactic.writer SET sequence = 0 RETURNING 1",
         )
-        world.say(2, endpoint(2, 2, "10.1.1.2/32"))
+        world.register(2, endpoint(2, 2, "10.1.1.2/32"))
         await until(lambda: it.idle)
         await until(lambda: sample(it, "comparisons_total") > 1 and it.idle)
     assert recorded(url) == world.table()
@@ -182,12 +182,12 @@ async def test_a_database_restored_from_before_is_made_right_again(url, until) -
 async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until) -> None:
     url, world = own_server.url(), World()
     async with running(history_writer(url, world, transaction=2.0)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
         own_server.pause()
         try:
             for epoch in range(2, 30):
-                world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+                world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
                 await asyncio.sleep(0)
             await until(lambda: sample(it, "failures_total", reason="Unreachable") >= 1)
         finally:
@@ -202,7 +202,7 @@ async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until)
 async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     rows(
         url,
@@ -210,10 +210,10 @@ async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
         "UPDATE galactic.writer SET moment = now() + interval '1 hour' RETURNING 1",
     )
     async with running(history_writer(url, world, "s"), term=2) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=2))
-        world.say(1, endpoint(1, 1, "10.1.1.1/32", epoch=3))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=2))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=3))
         await until(lambda: it.idle)
-        world.say(1)
+        world.register(1)
         await until(lambda: it.idle)
         assert it.problems[-1] is None
     assert recorded(url) == set()
@@ -227,7 +227,7 @@ async def test_names_that_postgres_cannot_hold_stop_nothing(url, until) -> None:
     odd = type(odd)(odd.vpc, odd.function, "a\0b\N{SNOWMAN}", odd.sid, odd.networks, odd.epoch)
     async with running(history_writer(url, world)) as it:
         await until(lambda: it.idle)
-        world.say(1, odd)
+        world.register(1, odd)
         await until(lambda: it.idle)
     async with running(history_writer(url, world, "s"), term=2) as it:
         await until(lambda: it.idle)

@@ -40,30 +40,30 @@ async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIte
         assert isinstance(outcome, asyncio.CancelledError), outcome
 
 
-def say(broker: MemoryBroker, node: int, sequence: int, *endpoints: object) -> None:
+def register(broker: MemoryBroker, node: int, sequence: int, *endpoints: object) -> None:
     status = NodeStatus("online", str(prefix(node)), "1")
     broker.publish(TOPICS.status("default", f"n{node}"), encode(status), True)
     broker.publish(TOPICS.endpoints("default", f"n{node}"), encode(NodeEndpoints(sequence, endpoints)), True)
 
 
 def changes(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
-    said = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
-    return [(sorted(f"{it.network}@{it.node}" for it in one.set), list(one.delete)) for one in said]
+    messages = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
+    return [(sorted(f"{it.network}@{it.node}" for it in one.set), list(one.delete)) for one in messages]
 
 
 async def test_an_empty_broker_and_a_full_database(url, until) -> None:
     broker = MemoryBroker()
     async with router(broker, url) as it:
-        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        say(broker, 2, 1, endpoint(2, 2, "10.1.1.2/32", epoch=5))
+        register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        register(broker, 2, 1, endpoint(2, 2, "10.1.1.2/32", epoch=5))
         await until(lambda: len(it.store.tables.routes(0x4D2)) == 2 and it.idle and it.history.idle)
     empty = MemoryBroker()
     async with router(empty, url, "second") as it:
         await until(lambda: it.idle and it.history.idle)
         assert changes(empty) == [(["10.1.1.1/32@n1", "10.1.1.2/32@n2"], [])]
         rival = endpoint(3, 3, "10.1.1.1/32", epoch=1)  # older than the holder's word, and yet later here
-        say(empty, 3, 1, rival)
-        say(empty, 2, 2, endpoint(2, 2, "10.1.1.9/32", epoch=6))
+        register(empty, 3, 1, rival)
+        register(empty, 2, 2, endpoint(2, 2, "10.1.1.9/32", epoch=6))
         await until(lambda: it.idle and "10.1.1.9/32" in it.store.tables.routes(0x4D2) and it.history.idle)
         assert it.store.tables.routes(0x4D2)["10.1.1.1/32"].node == "n1", "who holds a network keeps it"
         assert changes(empty)[1:] == [(["10.1.1.9/32@n2"], ["10.1.1.2/32"])]
@@ -75,7 +75,7 @@ async def test_an_empty_broker_and_a_full_database(url, until) -> None:
 async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(url, until) -> None:
     broker = MemoryBroker()
     async with router(broker, url) as it:
-        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle and it.history.idle and it.store.tables.routes(0x4D2))
     broker.publish(TOPICS.endpoints("default", "n1"), encode(NodeEndpoints(2, ())), True)
     async with router(broker, url, "second") as it:
@@ -93,7 +93,7 @@ async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -
         ahead = it.term + 3_600_000
         with psycopg.connect(url) as connection:
             connection.execute("UPDATE galactic.writer SET term = %s, leader = 'z'", (ahead,))
-        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle and it.history.idle and it.store.tables.routes(0x4D2))
         assert it.term > ahead
         assert rows(url, "SELECT term, leader FROM galactic.writer") == [(it.term, "r")]
@@ -109,12 +109,12 @@ async def test_postgres_away_routing_goes_on(own_server, until) -> None:
     async with router(broker, url) as it:
         await until(lambda: it.idle and it.history.idle)
         own_server.pause()
-        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: changes(broker))
         own_server.resume()
         await until(lambda: it.history.idle)
         own_server.kill()
-        say(broker, 1, 2, endpoint(1, 1, "10.1.1.2/32", epoch=2))
+        register(broker, 1, 2, endpoint(1, 1, "10.1.1.2/32", epoch=2))
         await until(lambda: len(changes(broker)) == 2)
         await until(lambda: "postgres" in it.health.problems)
         own_server.start()
@@ -127,7 +127,7 @@ async def test_an_empty_broker_and_no_database(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(startup, "RESTORE_SECONDS", 0.3)
     broker = MemoryBroker()
     async with router(broker, "postgresql://galactic@127.0.0.1:1/x") as it:
-        say(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
+        register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: changes(broker))
         assert "postgres" in it.health.problems
 

@@ -64,8 +64,8 @@ async def test_a_database_made_by_alembic_is_taken_over_without_loss(url, until,
     assert rows(url, "SELECT version_num FROM galactic.schema_version") == [(VERSION,)]
     world = World()
     async with running(history_writer(url, world), term=2) as it:
-        world.say(1, endpoint(1, 2, "10.1.1.2/32", "fd00::2/128", epoch=2))
-        world.say(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
+        world.register(1, endpoint(1, 2, "10.1.1.2/32", "fd00::2/128", epoch=2))
+        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
         await until(lambda: it.idle)
         assert sample(it, "corrections_total") == 0, "the router goes on where the one with Alembic ended"
     assert recorded(url) == world.table()
@@ -92,7 +92,7 @@ async def test_from_the_first_version_nothing_is_lost(url, until) -> None:
     )
     world = World()
     async with running(history_writer(url, world)) as it:
-        world.say(1, endpoint(1, 1, "10.1.1.1/32"))
+        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: it.idle)
     assert recorded(url) == world.table()
     assert rows(url, "SELECT count(*) FROM galactic.period") == [(2,)]
