@@ -10,7 +10,9 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Diff(Generic[K, V]):
-    """What turns ``actual`` into ``desired``: ``set`` has missing and different values, ``delete`` surplus ones."""
+    """The changes that turn ``actual`` into ``desired``: ``set`` has missing and different values, ``delete`` surplus
+    ones.
+    """
 
     set: dict[K, V]
     delete: dict[K, V]  # key → the present value

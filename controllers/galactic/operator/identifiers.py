@@ -83,7 +83,7 @@ class Identifiers(Generic[H]):
 
 
 def vpc_identifiers() -> Identifiers[tuple[str, str]]:
-    """For VPCs: random, so that VPCs of clusters which later share a network are told apart."""
+    """For VPCs: random, so that VPCs differ in clusters that share a network later."""
 
     def candidates(_seed: str) -> Iterator[int]:
         while True:

@@ -98,7 +98,7 @@ class Metrics:
 
 
 class _Totals(Collector):
-    """What other parts of the operator count from its start."""
+    """Counters that other parts of the operator keep from its start."""
 
     def __init__(self) -> None:
         self.requests: Callable[[], float] = float

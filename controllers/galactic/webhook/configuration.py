@@ -1,7 +1,7 @@
 """The two webhook configurations, as a pure function of the API server's version.
 
-Pods that request no attachment must not depend on the webhook. From Kubernetes 1.28 on the API server itself tells them
-apart by ``matchConditions``. An older one can only select by label, and a Pod requests an attachment by annotation: it
+Pods that request no attachment must not depend on the webhook. From Kubernetes 1.28 on the API server itself selects
+them by ``matchConditions``. An older one can only select by label, and a Pod requests an attachment by annotation: it
 sends all Pods, which the webhook answers at once. ``failurePolicy`` is Fail there as well: a Pod that starts without
 the attachment that it requests, unnoticed, is worse than one that waits. The label IGNORED excludes a namespace, and
 the setting ``pod_failure_policy: Ignore`` changes the policy.
