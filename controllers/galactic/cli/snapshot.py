@@ -13,7 +13,7 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import NotFound, Object, Objects
 from galactic.kube.client import Kube
-from galactic.kube.pods import wanted, wants_vpc
+from galactic.kube.pods import requested_attachment, requested_vpc
 from galactic.kube.resources import (
     DAEMON_SETS,
     EVENTS,
@@ -105,7 +105,7 @@ class Snapshot:
         return [
             key
             for key, pod in self.pods.items()
-            if wanted(pod) == name and key.startswith(f"{namespace}/") and not has_ended(pod)
+            if requested_attachment(pod) == name and key.startswith(f"{namespace}/") and not has_ended(pod)
         ]
 
 
@@ -144,7 +144,9 @@ async def read(kube: Kube) -> Snapshot:
     snapshot.segments = _parsed(snapshot, NodeSegment, lists["segments"])
     snapshot.nodes = {name_of(node): node for node in lists["nodes"]}
     # By annotation, not by the webhook's label: a pod created without the webhook must be in the snapshot.
-    snapshot.pods = {name_of(pod): pod for pod in lists["pods"] if wanted(pod) or wants_vpc(pod)}
+    snapshot.pods = {
+        name_of(pod): pod for pod in lists["pods"] if requested_attachment(pod) or requested_vpc(pod)
+    }
     snapshot.events = await _unresolved(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         snapshot.leases[lease["metadata"]["name"]] = lease

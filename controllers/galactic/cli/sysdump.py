@@ -135,7 +135,7 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
     """Galactic's objects, and those related to them."""
     from galactic.cli.cluster_access import LABELS  # noqa: PLC0415
     from galactic.kube import resources as kinds  # noqa: PLC0415
-    from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
+    from galactic.kube.pods import requested_attachment, requested_vpc  # noqa: PLC0415
 
     whole = (kinds.VPCS, kinds.VPC_ATTACHMENTS, kinds.NODE_SEGMENTS, kinds.NADS, kinds.NODES, kinds.EVENTS)
     hooks = (kinds.MUTATING_WEBHOOKS, kinds.VALIDATING_WEBHOOKS)
@@ -153,7 +153,7 @@ async def _objects(kube: "Kube", folder: Folder, errors: list[str]) -> None:
         for pod in pods
         if (pod["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "galactic"
     ]
-    asking = [pod for pod in pods if wanted(pod) or wants_vpc(pod)]
+    asking = [pod for pod in pods if requested_attachment(pod) or requested_vpc(pod)]
     folder.json("objects/pods.json", [*own, *asking])
     leases = [
         lease

@@ -273,7 +273,7 @@ async def _inspect_actual_target(
 
 def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespace: str) -> "Place":
     """The location of a pod's attachment. Raises Absent with the reason."""
-    from galactic.kube.pods import wanted, wants_vpc  # noqa: PLC0415
+    from galactic.kube.pods import requested_attachment, requested_vpc  # noqa: PLC0415
 
     name = (
         pod.removeprefix("pod/")
@@ -284,10 +284,10 @@ def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespa
     if pod_object is None:
         known = ", ".join(sorted(snapshot.pods)[:10]) or "none"
         raise Absent(f"no pod {name} requests an attachment; pods that do: {known}")
-    attachment = wanted(pod_object)
+    attachment = requested_attachment(pod_object)
     if not attachment:
         raise Absent(
-            f"pod {name} requests VPC {wants_vpc(pod_object)} but was created without an attachment: recreate it"
+            f"pod {name} requests VPC {requested_vpc(pod_object)} but was created without an attachment: recreate it"
         )
     full = f"{name.partition('/')[0]}/{attachment}"
     if full not in where:

@@ -16,9 +16,9 @@ WATCH_SECONDS: Final = 300
 """The API server ends a watch after this time."""
 
 
-def key_of(thing: Object) -> Key:
+def key_of(item: Object) -> Key:
     """The object's key."""
-    return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]
 
 
 class NotFound(Rejected):

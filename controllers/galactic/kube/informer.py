@@ -47,12 +47,12 @@ class Informer:
     def begin(self) -> None:
         """Nothing to prepare: a list replaces all that is known."""
 
-    def replace(self, things: Sequence[Object]) -> None:
-        listed = {key_of(thing): thing for thing in things}
+    def replace(self, objects: Sequence[Object]) -> None:
+        listed = {key_of(item): item for item in objects}
         for key in [key for key in self.objects if key not in listed]:
             self._set(key, None)
-        for key, thing in listed.items():
-            self._set(key, thing)
+        for key, item in listed.items():
+            self._set(key, item)
 
     def event(self, event: Event) -> None:
         self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
@@ -66,6 +66,6 @@ class Informer:
             self._changed(key, old, new)
 
 
-def _version(thing: Object) -> str | None:
-    version = thing["metadata"].get("resourceVersion")
+def _version(item: Object) -> str | None:
+    version = item["metadata"].get("resourceVersion")
     return str(version) if version else None

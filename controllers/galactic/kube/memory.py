@@ -119,9 +119,9 @@ class MemoryApi:
     ) -> tuple[Objects, str]:
         self._request("list", resource, labels)
         keys = sorted(key for key in self.objects if key[0] == resource.plural)  # as etcd has them
-        found = [copy.deepcopy(self.objects[key]) for key in keys]
+        objects = [copy.deepcopy(self.objects[key]) for key in keys]
         version = str(self._history[-1][0]) if self._history else "0"
-        return [thing for thing in found if selected(thing, labels, namespace, fields)], version
+        return [thing for thing in objects if selected(thing, labels, namespace, fields)], version
 
     async def watch(
         self,

@@ -26,12 +26,12 @@ class Placement:
     since: float
 
 
-def wanted(pod: Mapping[str, Any]) -> str:
+def requested_attachment(pod: Mapping[str, Any]) -> str:
     """The name of the Pod's attachment; empty for none."""
     return str((pod["metadata"].get("annotations") or {}).get(ATTACHMENT_ANNOTATION, ""))
 
 
-def wants_vpc(pod: Mapping[str, Any]) -> str:
+def requested_vpc(pod: Mapping[str, Any]) -> str:
     """The VPC in which the Pod requests an attachment of its own; empty for none."""
     return str((pod["metadata"].get("annotations") or {}).get(VPC_ANNOTATION, ""))
 

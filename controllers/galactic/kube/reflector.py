@@ -46,7 +46,7 @@ class Sink(Protocol):
     def begin(self) -> None:
         """A list is about to be requested."""
 
-    def replace(self, things: Sequence[Object]) -> None:
+    def replace(self, objects: Sequence[Object]) -> None:
         """These are all objects."""
 
     def event(self, event: Event) -> None:
@@ -91,7 +91,7 @@ class Reflector:
     async def _list(self) -> str:
         self._sink.begin()
         selection = self._selection
-        things, version = await self._api.list(
+        objects, version = await self._api.list(
             selection.resource,
             selection.namespace,
             fields=selection.fields,
@@ -100,7 +100,7 @@ class Reflector:
         )
         self._newest = version or ANY_VERSION
         self._report(True)
-        self._sink.replace(things)
+        self._sink.replace(objects)
         self.synced.set()
         return version
 

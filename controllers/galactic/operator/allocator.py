@@ -69,7 +69,7 @@ class Allocator:
     def of(self, vpc: Key) -> VpcAllocations:
         return self._allocations.setdefault(vpc, VpcAllocations())
 
-    def known(self, vpc: Key) -> VpcAllocations | None:
+    def allocated(self, vpc: Key) -> VpcAllocations | None:
         """The VPC's allocations if there is one."""
         return self._allocations.get(vpc)
 

@@ -40,13 +40,13 @@ def owners(meta: Meta) -> frozenset[str]:
 
 def marks(meta: Meta, bound: tuple[Carrier, ...]) -> Mapping[str, str | None]:
     """The labels by which nodes select the attachments of their pods; None for one that is to go."""
-    wanted = {carrier_label(carrier.node): "" for carrier in bound}
-    stale = {name: None for name in meta.labels if name.startswith(CARRIER_PREFIX) and name not in wanted}
-    return wanted | stale
+    desired = {carrier_label(carrier.node): "" for carrier in bound}
+    stale = {name: None for name in meta.labels if name.startswith(CARRIER_PREFIX) and name not in desired}
+    return desired | stale
 
 
 def configuration(
-    wanted: ParsedAttachment,
+    spec: ParsedAttachment,
     *,
     vpc: int,
     addresses: tuple[Interface, ...],
@@ -59,9 +59,9 @@ def configuration(
         networks=tuple(str(network) for network in networks),
         terminations=tuple(
             ConfiguredTermination(network=str(termination.network), via=str(termination.via))
-            for termination in wanted.terminations(addresses)
+            for termination in spec.terminations(addresses)
         ),
-        routes=tuple(str(route.destination) for route in wanted.onward(addresses)),
+        routes=tuple(str(route.destination) for route in spec.onward(addresses)),
         mtu=mtu,
     ).model_dump(by_alias=True, mode="json")
 
@@ -69,10 +69,10 @@ def configuration(
 def _pods(caches: Caches, meta: Meta) -> list[Pod]:
     """Those that a node may attach. A generated attachment is of one pod: a namesake waits for one of its own."""
     own = owners(meta)
-    found = [caches.pods.get(key) for key in caches.carriers((meta.namespace, meta.name))]
+    pods = [caches.pods.get(key) for key in caches.carriers((meta.namespace, meta.name))]
     return [
         pod
-        for pod in found
+        for pod in pods
         if pod is not None
         and pod.node
         and not pod.place.host_network

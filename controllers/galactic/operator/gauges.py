@@ -90,10 +90,10 @@ def unready(caches: Caches) -> Counter[tuple[str, str]]:
     )
     for kind, cache in kinds:
         counts[kind, NO_STATUS] += 0
-        for thing in map(itemgetter(1), cache.items()):
-            if isinstance(thing, Invalid):
-                counts[kind, thing.problem.reason] += 1
-            elif reason := _reason(thing.status.conditions):
+        for item in map(itemgetter(1), cache.items()):
+            if isinstance(item, Invalid):
+                counts[kind, item.problem.reason] += 1
+            elif reason := _reason(item.status.conditions):
                 counts[kind, reason] += 1
     return counts
 
@@ -134,7 +134,7 @@ def _families(key: Key, vpc: Vpc, allocator: Allocator) -> Iterator[Family]:
         networks = parse_networks(vpc.spec.networks, None)
     except Rejected:
         return
-    allocations = allocator.known(key)
+    allocations = allocator.allocated(key)
     for version in sorted({network.version for network in networks}):
         total = sum(capacity(network) for network in networks if network.version == version)
         yield Family(version, total, allocations.addresses.hosts(version) if allocations else 0)

@@ -111,7 +111,7 @@ def functions() -> Identifiers[tuple[str, str]]:
     return Identifiers(FUNCTION_MAX, candidates, "attachment identifier")
 
 
-def taken(kind: str, identifier: str, field: str, holder: tuple[str, str]) -> Rejected:
+def identifier_taken(kind: str, identifier: str, field: str, holder: tuple[str, str]) -> Rejected:
     """The refusal of an identifier that another object has."""
     return Rejected(
         f"{identifier} is the identifier of {kind} {holder[0]}/{holder[1]}; choose another, or delete that one first",

@@ -176,10 +176,10 @@ class Reconciler:
         """Replaces the cache's objects by a list. How many deletions the watch had missed."""
         since, selection = cache.clock, cache.selection
         try:
-            things, _ = await self._context.api.list(
+            objects, _ = await self._context.api.list(
                 selection.resource, selection.namespace, labels=selection.labels
             )
         except NotFound:
             log.warning("kind not installed", kind=selection.resource.kind)
-            things = []
-        return cache.replace(things, since)
+            objects = []
+        return cache.replace(objects, since)

@@ -25,8 +25,8 @@ class CacheReflector:
     def begin(self) -> None:
         self._since = self._cache.clock
 
-    def replace(self, things: Sequence[Object]) -> None:
-        self._cache.replace(things, self._since)
+    def replace(self, objects: Sequence[Object]) -> None:
+        self._cache.replace(objects, self._since)
 
     def event(self, event: Event) -> None:
         if event.type == "DELETED":

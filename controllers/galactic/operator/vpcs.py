@@ -17,7 +17,7 @@ from galactic.kube.conditions import (
 from galactic.kube.resources import VPCS
 from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.context import ReconcileContext
-from galactic.operator.identifiers import taken
+from galactic.operator.identifiers import identifier_taken
 from galactic.operator.state import Invalid
 from galactic.validation.networks import Network, parse_networks
 
@@ -35,10 +35,10 @@ class Vpcs:
     def networks(self, key: Key, vpc: Vpc) -> tuple[Network, ...]:
         """The VPC's networks. Raises Rejected."""
         texts = vpc.spec.networks
-        known = self._networks.get(key)
-        if known is None or known[0] != texts:
-            known = self._networks[key] = (texts, parse_networks(texts, self._context.rules.srv6_block))
-        return known[1]
+        parsed = self._networks.get(key)
+        if parsed is None or parsed[0] != texts:
+            parsed = self._networks[key] = (texts, parse_networks(texts, self._context.rules.srv6_block))
+        return parsed[1]
 
     async def reconcile(self, key: Key) -> None:
         context = self._context
@@ -47,7 +47,7 @@ class Vpcs:
             self._forget(key)
             return
         meta = vpc.metadata
-        allocations = context.allocator.known(key)
+        allocations = context.allocator.allocated(key)
         members = sorted(allocations.members) if allocations else []
         problem: Rejected | NotYet | None = None
         try:
@@ -65,7 +65,7 @@ class Vpcs:
         current = context.caches.vpcs.get(key)
         if current is not None:
             # An attachment may have been assigned while the status was written.
-            allocations = context.allocator.known(key)
+            allocations = context.allocator.allocated(key)
             hold = bool(allocations and allocations.members) and not context.caches.terminating(key[0])
             if hold and current.metadata.deletion_timestamp is not None:
                 return  # a finalizer cannot be added during deletion; ours stays if it is present
@@ -90,7 +90,7 @@ class Vpcs:
                 allocator.blocked.add(key)
                 holder = allocator.vpcs.holder(number)
                 assert holder is not None
-                raise taken("VPC", requested, "spec.identifier", holder)
+                raise identifier_taken("VPC", requested, "spec.identifier", holder)
             allocator.blocked.discard(key)
             return number
         if present and allocator.vpcs.of(key) is None:

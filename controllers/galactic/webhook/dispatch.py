@@ -114,14 +114,14 @@ class Dispatcher:
         key = (requester.namespace, requester.attachment)
         if requester.vpc:
             current = await self._cluster.attachment(key)
-            pod.fresh(requester, None if current is None else _known(current))
+            pod.fresh(requester, None if current is None else _attachment_state(current))
             await self._vpc_ready(requester.vpc, requester.namespace)
             return ALLOWED
         current = await self._when_ready(self._cluster.attachment_when, key)
-        pod.ready(requester, None if current is None else _known(current))
-        return pod.shared(requester, await self._others(requester))
+        pod.ready(requester, None if current is None else _attachment_state(current))
+        return pod.shared(requester, await self._sharing_pods(requester))
 
-    async def _others(self, requester: pod.Pod) -> list[str]:
+    async def _sharing_pods(self, requester: pod.Pod) -> list[str]:
         """Live pods with the same attachment; none where the list fails, as it is for a warning only."""
         try:
             pods = await self._cluster.pods(requester.namespace, pod.label(requester.attachment))
@@ -249,7 +249,7 @@ def _decided(item: Vpc | VpcAttachment) -> bool:
     return status.ready or (refused and status.observed_generation >= item.metadata.generation)
 
 
-def _known(item: VpcAttachment) -> pod.Attachment:
+def _attachment_state(item: VpcAttachment) -> pod.Attachment:
     return pod.Attachment(item.spec.interface.name, item.status.ready, _message(item))
 
 

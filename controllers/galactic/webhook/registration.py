@@ -173,8 +173,11 @@ class Registration:
     async def _configure(self, client_config: ClientConfig) -> None:
         config = self._config
         for namespace in to_be_labelled(client_config.namespace, config.version):
-            found = await self._api.find(NAMESPACES, namespace)
-            if found is not None and (found["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED:
+            document = await self._api.find(NAMESPACES, namespace)
+            if (
+                document is not None
+                and (document["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED
+            ):
                 patch = {"metadata": {"labels": {ADMISSION_LABEL: IGNORED}}}
                 await self._api.patch(NAMESPACES, namespace, patch)
         for resource, manifest in configurations(

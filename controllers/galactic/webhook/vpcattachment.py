@@ -57,13 +57,15 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Netwo
         unmoved = spec.model_copy(update={"vpc": spec.vpc.model_copy(update=_VPC)})
         parse_attachment(new.model_copy(update={"spec": unmoved}), srv6_block)
     changed = moved or addresses or routes
-    return Checked(_whole(new, spec, srv6_block), vpc=moved, networks=changed)
+    return Checked(_complete(new, spec, srv6_block), vpc=moved, networks=changed)
 
 
 _VPC: Final = {"kind": "VPC", "api_version": "galactic.datumapis.com/v1alpha"}
 
 
-def _whole(new: VpcAttachment, changed: AttachmentSpec, srv6_block: IPv6Network | None) -> ParsedAttachment:
+def _complete(
+    new: VpcAttachment, changed: AttachmentSpec, srv6_block: IPv6Network | None
+) -> ParsedAttachment:
     """The whole specification, or its changed fields where the rest is invalid."""
     for spec in (new.spec, changed):
         vpc = spec.vpc.model_copy(update=_VPC)
@@ -99,14 +101,14 @@ def unheld(spec: ParsedAttachment, holder: Holder) -> None:
     """Raises Rejected, naming the holder, when another attachment has one of the networks."""
     for index, address in enumerate(spec.addresses):
         if other := holder(host(address.ip)):
-            raise _held(str(address.ip), other, f"spec.interface.addresses[{index}]")
+            raise _conflict(str(address.ip), other, f"spec.interface.addresses[{index}]")
     for index, route in enumerate(spec.routes):
         own = route.via is not None and route.via in {address.ip for address in spec.addresses}
         if own and (other := holder(route.destination)):
-            raise _held(str(route.destination), other, f"spec.routes[{index}].destination")
+            raise _conflict(str(route.destination), other, f"spec.routes[{index}].destination")
 
 
-def _held(network: str, holder: Key, field: str) -> Rejected:
+def _conflict(network: str, holder: Key, field: str) -> Rejected:
     return Rejected(
         f"{network} is held by VPCAttachment {holder[0]}/{holder[1]}; choose another, or delete that one first",
         reason="Conflict",

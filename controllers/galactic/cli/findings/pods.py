@@ -6,7 +6,7 @@ from typing import Final
 from galactic.cli.findings.finding import PROBLEM, Finding
 from galactic.cli.snapshot import Snapshot, has_ended
 from galactic.kube.api import Object
-from galactic.kube.pods import lacks_interface, placement, wanted, wants_vpc
+from galactic.kube.pods import lacks_interface, placement, requested_attachment, requested_vpc
 
 UNATTACHED_SECONDS: Final = 30.0
 """A pod that has run for less may be attached already, with its NodeSegment not updated yet."""
@@ -19,11 +19,11 @@ def pods(snapshot: Snapshot) -> Iterator[Finding]:
         meta = pod["metadata"]
         if has_ended(pod):
             continue
-        about, attachment = f"Pod {name}", wanted(pod)
+        about, attachment = f"Pod {name}", requested_attachment(pod)
         networks = (meta.get("annotations") or {}).get("k8s.v1.cni.cncf.io/networks", "")
         asked = f"{meta['namespace']}/{attachment}"
         if not attachment:
-            message = f"it requests VPC {wants_vpc(pod)}, but was created without an attachment"
+            message = f"it requests VPC {requested_vpc(pod)}, but was created without an attachment"
             yield Finding(PROBLEM, about, "NotMutated", message, RECREATE)
         elif attachment not in networks:
             message = f"it requests attachment {attachment}, but was created without the entry in Multus' annotation"
