@@ -7,12 +7,10 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.path import Rejection
+from galactic.router.rib.path import HORIZON_NS, Rejection
 from galactic.router.rib.store import Store
 from galactic.router.rib.vpc_tables import Commit
 
-HORIZON_NS: Final = 24 * 3600 * 1_000_000_000
-"""How far ahead of the router's clock a new epoch is accepted."""
 CHECKED: Final = 200
 """Endpoints that are checked in one turn of the loop, or those of one node: some 10 ms."""
 SETTLED: Final = 300

@@ -26,8 +26,16 @@ REASONS: Final = (
         "ObjectInvalid",
     ),
     *("Overloaded", "Oversized", "PrefixInvalid", "PrefixOutsideSpace", "PrefixTaken", "RateLimited"),
-    *("RevisionInvalid", "SequenceInvalid", "SidMismatch", "SidOutsidePrefix", "StaleEpoch"),
-    *("StaleSequence", "TermInvalid", "TooManyNetworks", "Undecodable", "UnknownTopic", "VpcMismatch"),
+    *("RevisionInvalid", "SequenceInFuture", "SequenceInvalid", "SidMismatch", "SidOutsidePrefix"),
+    *(
+        "StaleEpoch",
+        "StaleSequence",
+        "TermInvalid",
+        "TooManyNetworks",
+        "Undecodable",
+        "UnknownTopic",
+        "VpcMismatch",
+    ),
 )
 """Reasons of rejections: counted from 0, as a series that begins at 1 hides its first increase."""
 

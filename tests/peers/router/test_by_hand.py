@@ -150,6 +150,16 @@ SCENARIOS: dict[str, tuple[Callable[[Place], list[Decoder]], Callable[[Place], l
         ],
         lambda it: [it.route(N1, B, 1, 5), it.route(N2, B, 2)],
     ),
+    "a-sequence-far-in-the-future-silences-nobody": (
+        lambda it: [
+            (A, 1, [it.endpoint(A, 1, [N1])]),
+            (B, 1, [it.endpoint(B, 2, [N2])]),
+            (A, (1 << 62) - 1, []),
+            (B, (1 << 62) - 1, []),
+            (A, 2, [it.endpoint(A, 1, [N1]), it.endpoint(A, 3, [N3])]),
+        ],
+        lambda it: [it.route(N1, A, 1), it.route(N2, B, 2), it.route(N3, A, 3)],
+    ),
     "a-chain-of-three": (
         lambda it: [
             (which, 1, [it.endpoint(which, 1, [N1], epoch)]) for epoch, which in enumerate((A, B, C), 1)

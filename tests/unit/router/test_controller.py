@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from galactic.bus.memory import MemoryBroker
 from galactic.messages import Changes, Head, Leader, Shard, decode, digest
 from galactic.router.controller import Router
-from galactic.router.rib.path import NodeRef
+from galactic.router.rib.path import EPOCH_MAX, NodeRef
 from galactic.settings import RouterSettings
 
 BASE = "galactic/v1"
@@ -274,6 +274,11 @@ async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, unt
         ),
         pytest.param(
             ("nodes/default/n1/endpoints", b'{"sequence":1,"endpoints":[]}'), "StaleSequence", id="replay"
+        ),
+        pytest.param(
+            ("nodes/default/n1/endpoints", b'{"sequence":%d,"endpoints":[]}' % EPOCH_MAX),
+            "SequenceInFuture",
+            id="sequence-in-future",
         ),
         pytest.param(("nodes/default/n#1/endpoints", b"{}"), "InvalidName", id="hash-in-a-name"),
         pytest.param(("nodes/default/-/endpoints", b"{}"), "InvalidName", id="no-name"),

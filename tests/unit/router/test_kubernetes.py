@@ -16,6 +16,7 @@ from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENT
 from galactic.messages import Changes, Head, decode
 from galactic.router.kubernetes import status_writer
 from galactic.router.kubernetes.reflectors import Reflectors
+from galactic.router.rib.path import EPOCH_MAX
 from galactic.settings import RouterSettings
 
 CHANGES = "galactic/v1/vpcs/0000000004d2/changes"
@@ -375,6 +376,24 @@ async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
         cluster.up = True
         await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
         await until(lambda: "endpoint" not in cluster.status("a1"))
+
+
+async def test_a_segment_from_after_the_horizon_is_rejected_and_counted(
+    world, cluster, broker, until
+) -> None:
+    async with router(broker, cluster) as controller:
+        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
+        cluster.segment("n1", EPOCH_MAX)
+
+        def rejected() -> float | None:
+            labels = {"reason": "SequenceInFuture"}
+            return controller.registry.get_sample_value("galactic_router_rejections_total", labels)
+
+        await until(lambda: rejected() == 1)
+        assert list(controller.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
+        cluster.segment("n1", 2)
+        await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
 
 
 async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_it_is_back(

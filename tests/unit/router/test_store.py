@@ -1,18 +1,25 @@
 """The store looks only at what was touched, and still arrives at the pure function of everything."""
 
+import asyncio
+
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from galactic.errors import Rejected
 from galactic.router.rib.import_policy import OPEN
-from galactic.router.rib.path import Attachment, Identity, NodeRef
+from galactic.router.rib.path import EPOCH_MAX, Attachment, Identity, NodeRef
+from galactic.router.rib.registrations import Registrations
 from galactic.router.rib.store import ALL, Store
 from galactic.router.rib.table import table
+from galactic.router.rib.vpc_tables import VpcTables
 
 VPCS = (0x4D2, 0x4D3)
 NETWORKS = ("10.1.1.1/32", "10.1.1.2/32", "10.2.0.0/16", "fd00::/64")
 NODES = ("n1", "n2", "n3")
 FAR = 1 << 60
+NOW, DAY = 1_000, 86_400_000_000_000
 networks = st.lists(st.sampled_from([*NETWORKS, "0.0.0.0/0"]), max_size=3).map(tuple)
 
 
@@ -189,6 +196,48 @@ def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
     assert list(store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
     store.nodes.remove(origin)
     assert store.nodes.set_endpoints(origin, 1, ()), "a node that comes back starts anew"
+
+
+@pytest.mark.parametrize(
+    ("known", "sequence", "installed"),
+    [
+        pytest.param(5, DAY + 1, False, id="within-a-day"),
+        pytest.param(5, DAY + NOW, False, id="at-the-horizon"),
+        pytest.param(5, DAY + NOW + 1, True, id="after-the-horizon"),
+        pytest.param(5, EPOCH_MAX, True, id="the-highest"),
+        pytest.param(0, EPOCH_MAX, False, id="nothing-known-but-a-restored-one"),
+    ],
+)
+def test_a_sequence_from_after_the_horizon_replaces_none_from_before_it(
+    world, known: int, sequence: int, installed: bool
+) -> None:
+    nodes, origin = _at(NOW), NodeRef("default", "n1")
+    endpoint = world.endpoint("n1", 1, "10.1.1.1/32")
+    assert nodes.set_endpoints(origin, known, (endpoint,))
+    if installed:
+        with pytest.raises(Rejected) as refused:
+            nodes.set_endpoints(origin, sequence, ())
+        assert refused.value.reason == "SequenceInFuture"
+    else:
+        assert nodes.set_endpoints(origin, sequence, ())
+    assert nodes.segments()[origin].endpoints == ((endpoint,) if installed else ())
+
+
+def test_a_sequence_from_after_the_horizon_yields_to_the_nodes_own(world) -> None:
+    nodes, origin = _at(NOW), NodeRef("default", "n1")
+    endpoint = world.endpoint("n1", 1, "10.1.1.1/32")
+    assert nodes.set_endpoints(origin, EPOCH_MAX - 1, ()), "all there is: a node whose clock is wrong"
+    assert nodes.set_endpoints(origin, EPOCH_MAX, (endpoint,)), "and it goes on"
+    assert not nodes.set_endpoints(origin, EPOCH_MAX - 1, ())
+    assert nodes.set_endpoints(origin, 5, (endpoint,))
+    with pytest.raises(Rejected):
+        nodes.set_endpoints(origin, EPOCH_MAX, ())
+    assert nodes.set_endpoints(origin, 6, ())
+
+
+def _at(now: int) -> Registrations:
+    changed = asyncio.Event()
+    return Registrations(VpcTables(changed), changed, checked=False, clock=lambda: now)
 
 
 def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:

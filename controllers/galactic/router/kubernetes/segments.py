@@ -72,8 +72,14 @@ class SegmentIndex:
             )
             for endpoint in segment.status.endpoints
         )
-        if self._registrations.set_endpoints(ref, segment.status.sequence, endpoints):
-            self._metrics.registered("kubernetes")
+        try:
+            if self._registrations.set_endpoints(ref, segment.status.sequence, endpoints):
+                self._metrics.registered("kubernetes")
+        except Rejected as error:
+            self._metrics.rejected(error.reason)
+            log.warning(
+                "NodeSegment's endpoints not applied", node=name, reason=error.reason, error=str(error)
+            )
 
     def nodes_listed(self) -> None:
         """All Nodes are known: NodeSegments of those that are not there are orphaned."""

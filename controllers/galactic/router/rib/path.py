@@ -22,6 +22,8 @@ from galactic.srv6 import Sid, owns, parse_sid
 
 EPOCH_MAX: Final = (1 << 62) - 1
 """Room above for every later epoch to stay an int64, as the CRDs keep it. In ns this is the year 2116."""
+HORIZON_NS: Final = 24 * 3600 * 1_000_000_000
+"""How far ahead of the router's clock a new epoch, or a sequence, is accepted."""
 NETWORKS_MAX: Final = 1024
 """Networks of one endpoint. A VPCAttachment entitles to 272 at the most."""
 

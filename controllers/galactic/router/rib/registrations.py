@@ -1,15 +1,25 @@
 """What every node registers, over MQTT or in Kubernetes, and the paths that follow from it once they are checked."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from sys import intern
 
 import msgspec
 
+from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
-from galactic.router.rib.path import Attachment, NodePaths, NodeRef, Rejection, Segment, node_paths
+from galactic.router.rib.path import (
+    HORIZON_NS,
+    Attachment,
+    NodePaths,
+    NodeRef,
+    Rejection,
+    Segment,
+    node_paths,
+)
 from galactic.router.rib.prefix_owners import PrefixOwners, prefix_taken
 from galactic.router.rib.vpc_tables import VpcTables
 
@@ -28,9 +38,16 @@ class _Node:
 class Registrations:
     """By node, and the attachments to check them against. ``check`` puts what follows into the tables."""
 
-    def __init__(self, tables: VpcTables, changed: asyncio.Event, *, checked: bool) -> None:
+    def __init__(
+        self,
+        tables: VpcTables,
+        changed: asyncio.Event,
+        *,
+        checked: bool,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         """``checked``: against attachments (Kubernetes); else there are none (standalone)."""
-        self._tables, self._changed = tables, changed
+        self._tables, self._changed, self._clock = tables, changed, clock
         self._prefixes = None if checked else PrefixOwners()  # in Kubernetes the operator assigns them
         self._attachments: dict[str, Attachment] | None = {} if checked else None
         self._nodes: dict[NodeRef, _Node] = {}
@@ -43,9 +60,21 @@ class Registrations:
     # -- writers -----------------------------------------------------------------------------------------------------
 
     def set_endpoints(self, node: NodeRef, sequence: int, endpoints: tuple[Endpoint, ...]) -> bool:
-        """All endpoints of a node. False when a newer sequence is known, or other endpoints of the same one."""
+        """All endpoints of a node. False when a newer sequence is known, or other endpoints of the same one.
+
+        A sequence from after the horizon replaces none from before it (raises Rejected), and any from before it
+        replaces one from after it: otherwise one such message would silence the node. Where nothing else is known it
+        is accepted, so that a node with a wrong clock keeps its routes when a router restarts.
+        """
         known = self._nodes.setdefault(node, _Node())
-        if sequence <= known.sequence:
+        horizon = self._clock() + HORIZON_NS
+        if 0 < known.sequence <= horizon < sequence:
+            raise Rejected(
+                f"sequence {sequence} is more than a day ahead of the router's clock; correct the node's clock, or the"
+                " router's",
+                reason="SequenceInFuture",
+            )
+        if sequence <= known.sequence and not sequence <= horizon < known.sequence:
             return sequence == known.sequence and endpoints == known.endpoints
         endpoints = _shared(known.endpoints, endpoints)
         self._index(node, known.endpoints, endpoints)
