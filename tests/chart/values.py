@@ -193,6 +193,9 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
     if it["webhook"].get("port", 9443) == it.get("metrics", {}).get("port", 9090):
         it["webhook"]["port"] = 9443
         it["metrics"]["port"] = 9090
+    client = it["webhook"].get("clientCertificate", {})
+    if not client.get("caConfigMap"):
+        client.pop("names", None)
     for component in ("operator", "webhook", "router", "node", "broker"):
         given = it.get(component, {})
         context = given.get("containerSecurityContext", {})

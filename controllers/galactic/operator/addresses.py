@@ -10,6 +10,7 @@ from typing import Final
 
 from galactic.errors import NotYet, Rejected
 from galactic.kube.api import Key
+from galactic.validation.holders import named, remedy
 from galactic.validation.networks import Address, Interface, Network, host
 
 FURTHEST: Final = 1 << 16
@@ -74,9 +75,10 @@ def capacity(network: Network) -> int:
 
 
 class Addresses:
-    """The networks held in one VPC."""
+    """The networks held in one VPC. ``owner``: the VPC's namespace, for messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: str = "") -> None:
+        self._owner = owner
         self._holders: dict[Network, Key] = {}
         self._networks: dict[Key, frozenset[Network]] = {}
         self._free: dict[Network, _Free] = {}
@@ -124,8 +126,8 @@ class Addresses:
             if present is not None and present != holder:
                 text = network.network_address if network.prefixlen == network.max_prefixlen else network
                 raise Held(
-                    f"{text} is held by VPCAttachment {present[0]}/{present[1]}; choose another, or delete that one "
-                    "first",
+                    f"{text} is held by {named('VPCAttachment', present, holder[0], self._owner)}; "
+                    f"{remedy(present, holder[0], self._owner)}",
                     reason="Conflict",
                 )
         before, after = self.held_by(holder), frozenset(networks)

@@ -67,7 +67,10 @@ class Allocator:
             self.of(vpc).addresses.name(networks)
 
     def of(self, vpc: Key) -> VpcAllocations:
-        return self._allocations.setdefault(vpc, VpcAllocations())
+        allocations = self._allocations.get(vpc)
+        if allocations is None:
+            allocations = self._allocations[vpc] = VpcAllocations(addresses=Addresses(vpc[0]))
+        return allocations
 
     def allocated(self, vpc: Key) -> VpcAllocations | None:
         """The VPC's allocations if there is one."""

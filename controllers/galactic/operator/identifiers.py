@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 
 from galactic.errors import NotYet, Rejected
 from galactic.names import FUNCTION_MAX, VPC_MAX
+from galactic.validation.holders import named, remedy
 
 H = TypeVar("H")
 RESTING: Final = 1024
@@ -111,10 +112,10 @@ def functions() -> Identifiers[tuple[str, str]]:
     return Identifiers(FUNCTION_MAX, candidates, "attachment identifier")
 
 
-def identifier_taken(kind: str, identifier: str, field: str, holder: tuple[str, str]) -> Rejected:
-    """The refusal of an identifier that another object has."""
+def identifier_taken(identifier: str, holder: tuple[str, str], asker: str) -> Rejected:
+    """The refusal of an identifier that another VPC has. ``asker``: the namespace of the VPC that requests it."""
     return Rejected(
-        f"{identifier} is the identifier of {kind} {holder[0]}/{holder[1]}; choose another, or delete that one first",
+        f"{identifier} is the identifier of {named('VPC', holder, asker)}; {remedy(holder, asker)}",
         reason="IdentifierTaken",
-        field=field,
+        field="spec.identifier",
     )

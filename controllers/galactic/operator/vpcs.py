@@ -90,7 +90,7 @@ class Vpcs:
                 allocator.blocked.add(key)
                 holder = allocator.vpcs.holder(number)
                 assert holder is not None
-                raise identifier_taken("VPC", requested, "spec.identifier", holder)
+                raise identifier_taken(requested, holder, key[0])
             allocator.blocked.discard(key)
             return number
         if present and allocator.vpcs.of(key) is None:

@@ -72,6 +72,21 @@ class WebhookSettings(Settings):
         default=None,
         description="CA certificates (PEM) for the webhook configurations; none: they are entered elsewhere",
     )
+    client_ca_file: Path | None = Field(
+        default=None,
+        description="CA certificates (PEM) of the API server's client certificate, without which no request is "
+        "answered; none: every client is answered",
+    )
+    client_names: str = Field(
+        default="",
+        description="common names of client certificates that are accepted, separated by commas; empty: every "
+        "certificate of client_ca_file",
+    )
+    max_in_flight: int = Field(
+        default=512,
+        ge=2,
+        description="requests that are answered at a time; a client's address gets half of it",
+    )
     inject_ca_from: str = Field(
         default="",
         description="cert-manager Certificate, as namespace/name, whose CA the cert-manager injector enters",
@@ -81,4 +96,6 @@ class WebhookSettings(Settings):
     def _both(self) -> Self:
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("cert_file and key_file belong together: give both or neither")
+        if self.client_names and self.client_ca_file is None:
+            raise ValueError("client_names needs client_ca_file: give the CA of those certificates as well")
         return self

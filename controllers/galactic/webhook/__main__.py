@@ -21,7 +21,7 @@ from galactic.webhook.dispatch import Dispatcher, Rules
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
 from galactic.webhook.registration import Files, Registration, RegistrationConfig
-from galactic.webhook.server import Certificate, Server
+from galactic.webhook.server import Access, Certificate, Server
 from galactic.webhook.vpc import Range
 
 BACKOFF_SECONDS: Final = (0.5, 5.0)
@@ -44,7 +44,7 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
         registration = Registration(kube, config, certificate, partial(health.set, "certificate"))
         dispatcher = Dispatcher(cluster, rules(settings))
         server = Server(
-            settings.port, certificate, metrics, mutate=dispatcher.mutate, validate=dispatcher.validate
+            access(settings), certificate, metrics, mutate=dispatcher.mutate, validate=dispatcher.validate
         )
         for informer in informers:
             await informer.synced.wait()
@@ -88,7 +88,13 @@ def registration_config(settings: WebhookSettings, server: tuple[int, int]) -> R
         files=files,
         pod_policy=settings.pod_failure_policy,
         nodes=identities(settings.node_identities),
+        client_ca=settings.client_ca_file,
     )
+
+
+def access(settings: WebhookSettings) -> Access:
+    names = frozenset(filter(None, (name.strip() for name in settings.client_names.split(","))))
+    return Access(settings.port, settings.max_in_flight, names)
 
 
 def rules(settings: WebhookSettings) -> Rules:

@@ -184,7 +184,9 @@ class Dispatcher:
             await self._require_grant(spec.vpc, request.namespace, "spec.vpc")
         if not checked.networks:
             return ALLOWED
-        vpcattachment.unheld(spec, lambda network: self._cluster.holder(spec.vpc, network, key))
+        vpcattachment.unheld(
+            spec, lambda network: self._cluster.holder(spec.vpc, network, key), request.namespace
+        )
         networks = _networks(await self._cluster.vpc(spec.vpc))
         if networks is not None and outside(spec, spec.addresses, networks):
             # The VPC may have got their network a moment ago.

@@ -1,8 +1,12 @@
 """The webhook's metrics."""
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+TURNED_AWAY: Final = ("UnknownClient", "Busy", "TooLarge", "TooSlow")
 
 
 class Metrics:
@@ -31,6 +35,25 @@ class Metrics:
             "Certificates put into service.",
             registry=registry,
         )
+
+        self._turned_away = Counter(
+            "galactic_webhook_turned_away",
+            "Requests not read as a review: UnknownClient (by its certificate), Busy, TooLarge or TooSlow (the body).",
+            ("reason",),
+            registry=registry,
+        )
+        for reason in TURNED_AWAY:
+            self._turned_away.labels(reason)
+        self._inflight = Gauge(
+            "galactic_webhook_in_flight", "Requests that are being answered.", registry=registry
+        )
+
+    def read(self, inflight: Callable[[], int]) -> None:
+        """The gauge of requests in flight gets its value there."""
+        self._inflight.set_function(inflight)
+
+    def turned_away(self, reason: str) -> None:
+        self._turned_away.labels(reason).inc()
 
     def reviewed(self, resource: str, operation: str, answer: str, seconds: float) -> None:
         self._reviews.labels(resource, operation, answer).inc()

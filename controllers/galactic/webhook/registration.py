@@ -57,6 +57,7 @@ class RegistrationConfig:
     files: Files | None = None
     pod_policy: Policy = "Fail"
     nodes: Identities = NO_IDENTITIES
+    client_ca: Path | None = None  # PEM, of the API server's client certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ class Registration:
     async def _certify(self) -> bytes | None:
         """Puts the certificate in service. The CAs (PEM) to be entered, None where another program does that."""
         files = self._config.files
+        if self._config.client_ca is not None:
+            self._certificate.require(_read(self._config.client_ca))
         if files is None:
             bundle = await self._bundle()
             self._certificate.load(bundle.serving.certificates, bundle.serving.key)

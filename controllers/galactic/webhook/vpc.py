@@ -10,6 +10,7 @@ from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.names import parse_vpc
 from galactic.validation.grants import selects
+from galactic.validation.holders import named
 from galactic.validation.networks import Address, Network, overlaps, parse_network, parse_networks, within
 from galactic.webhook.review import Answer
 
@@ -117,10 +118,8 @@ def _identifier(vpc: Vpc) -> None:
 def _identifier_taken(vpc: Vpc, holder: Key | None) -> tuple[str, ...]:
     if holder is None:
         return ()
-    text = (
-        f"spec.identifier: {vpc.spec.identifier} belongs to VPC {'/'.join(holder)}; this VPC is not ready while that "
-        "one exists"
-    )
+    other = named("VPC", holder, vpc.metadata.namespace)
+    text = f"spec.identifier: {vpc.spec.identifier} belongs to {other}; this VPC is not ready while that one exists"
     return (text,)
 
 

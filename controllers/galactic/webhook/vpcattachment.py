@@ -9,6 +9,7 @@ from galactic.crds.vpcattachment import AttachmentSpec, Interface, VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
+from galactic.validation.holders import named, remedy
 from galactic.validation.networks import Network, host
 from galactic.webhook.review import Answer
 
@@ -97,20 +98,25 @@ def placed(spec: ParsedAttachment, networks: Sequence[Network], *, strict: bool)
     return Answer(warnings=(f"spec.interface.addresses: {foreign}; other pods need a route to them",))
 
 
-def unheld(spec: ParsedAttachment, holder: Holder) -> None:
-    """Raises Rejected, naming the holder, when another attachment has one of the networks."""
+def unheld(spec: ParsedAttachment, holder: Holder, asker: str) -> None:
+    """Raises Rejected when another attachment has one of the networks. ``asker``: the attachment's namespace."""
     for index, address in enumerate(spec.addresses):
         if other := holder(host(address.ip)):
-            raise _conflict(str(address.ip), other, f"spec.interface.addresses[{index}]")
+            raise _conflict(
+                str(address.ip), other, (asker, spec.vpc[0]), f"spec.interface.addresses[{index}]"
+            )
     for index, route in enumerate(spec.routes):
         own = route.via is not None and route.via in {address.ip for address in spec.addresses}
         if own and (other := holder(route.destination)):
-            raise _conflict(str(route.destination), other, f"spec.routes[{index}].destination")
+            raise _conflict(
+                str(route.destination), other, (asker, spec.vpc[0]), f"spec.routes[{index}].destination"
+            )
 
 
-def _conflict(network: str, holder: Key, field: str) -> Rejected:
+def _conflict(network: str, holder: Key, askers: tuple[str, str], field: str) -> Rejected:
+    """``askers``: the namespaces of the attachment and of its VPC."""
     return Rejected(
-        f"{network} is held by VPCAttachment {holder[0]}/{holder[1]}; choose another, or delete that one first",
+        f"{network} is held by {named('VPCAttachment', holder, *askers)}; {remedy(holder, *askers)}",
         reason="Conflict",
         field=field,
     )

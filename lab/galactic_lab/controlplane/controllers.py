@@ -4,6 +4,7 @@ import importlib.util
 from typing import Final
 
 from galactic_lab.controlplane import broker
+from galactic_lab.controlplane.credentials import WEBHOOK_CLIENT
 from galactic_lab.processes import Program
 from galactic_lab.state import (
     METRICS_PORT,
@@ -84,5 +85,7 @@ def webhook(state: State) -> Program:
         "GALACTIC_PORT": str(WEBHOOK_PORT),
         "GALACTIC_WEBHOOK_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
+        "GALACTIC_CLIENT_CA_FILE": str(state.root / "pki" / "ca.crt"),
+        "GALACTIC_CLIENT_NAMES": WEBHOOK_CLIENT,
     }
     return Program(WEBHOOK, [*interpreter(), "-m", "galactic.webhook"], variables, priority=600)

@@ -14,6 +14,8 @@ from galactic_lab.state import State
 
 ADMIN: Final = "admin"
 MASTERS: Final = "system:masters"
+WEBHOOK_CLIENT: Final = "kube-apiserver-webhook-client"
+"""The API server's name as a client of webhooks."""
 DAYS: Final = "3650"
 KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
@@ -61,12 +63,15 @@ def authority(stem: Path, name: str) -> None:
     _openssl("req", "-x509", *KEY, *files, "-days", DAYS, "-subj", f"/CN={name}")
 
 
-def issue(folder: Path, stem: Path, name: str, hosts: Iterable[str]) -> None:
-    """``stem``.crt, a server's certificate for ``hosts`` (DNS:…, IP:…) by the CA in ``folder``, and ``stem``.key."""
+def issue(folder: Path, stem: Path, name: str, hosts: Iterable[str], use: str = "serverAuth") -> None:
+    """``stem``.crt, a server's certificate for ``hosts`` (DNS:…, IP:…) by the CA in ``folder``, and ``stem``.key.
+
+    ``use``: clientAuth for a client's.
+    """
     request, extensions = f"{stem}.csr", Path(f"{stem}.extensions")
     _openssl("req", *KEY, "-keyout", f"{stem}.key", "-out", request, "-subj", f"/CN={name}")
     extensions.write_text(
-        f"subjectAltName={','.join(hosts)}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n"
+        f"subjectAltName={','.join(hosts)}\nextendedKeyUsage={use}\nbasicConstraints=CA:FALSE\n"
         "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
     )
     sign = ("-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial", "-days", DAYS)
@@ -95,6 +100,31 @@ def certificates(state: State, folder: Path) -> None:
         (folder / "complete").touch()
     finally:
         os.umask(old)
+
+
+def webhook_client(folder: Path) -> None:
+    """The API server's certificate as a client of webhooks, and the files by which it uses it for all of them."""
+    stem = folder / WEBHOOK_CLIENT
+    if not stem.with_suffix(".crt").exists():
+        issue(folder, stem, WEBHOOK_CLIENT, [f"DNS:{WEBHOOK_CLIENT}"], use="clientAuth")
+    user = {"client-certificate": f"{stem}.crt", "client-key": f"{stem}.key"}
+    kubeconfig = {"apiVersion": "v1", "kind": "Config", "users": [{"name": "*", "user": user}]}
+    (folder / "webhook-client.json").write_text(json.dumps(kubeconfig, indent=2) + "\n")
+    webhooks = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "WebhookAdmissionConfiguration",
+        "kubeConfigFile": str(folder / "webhook-client.json"),
+    }
+    plugins = [
+        {"name": name, "configuration": webhooks}
+        for name in ("MutatingAdmissionWebhook", "ValidatingAdmissionWebhook")
+    ]
+    admission = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "AdmissionConfiguration",
+        "plugins": plugins,
+    }
+    (folder / "admission.json").write_text(json.dumps(admission, indent=2) + "\n")
 
 
 def tokens(state: State) -> dict[str, str]:
@@ -133,6 +163,7 @@ def make(state: State) -> None:
     """Everything is there: certificates, tokens, the administrator's kubeconfig and one per identity."""
     pki = state.root / "pki"
     certificates(state, pki)
+    webhook_client(pki)
     (pki / "audit-policy.json").write_text(json.dumps(rbac.audit_policy(), indent=2) + "\n")
     for user, token in tokens(state).items():
         _kubeconfig(state, state.identity(user), state.server, user, token)

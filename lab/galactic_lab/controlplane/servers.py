@@ -53,6 +53,7 @@ def apiserver(state: State, assets: Assets) -> Program:
         f"--token-auth-file={pki / 'tokens.csv'}",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        f"--admission-control-config-file={pki / 'admission.json'}",
         "--kubelet-preferred-address-types=InternalIP",
         f"--audit-policy-file={pki / 'audit-policy.json'}",
         f"--audit-log-path={state.audit}",

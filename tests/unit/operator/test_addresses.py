@@ -103,6 +103,8 @@ def test_a_network_is_held_once_and_by_name():
     with pytest.raises(Held, match=r"192\.168\.3\.0/24 is held by VPCAttachment ns/a1"):
         allocations.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
     assert allocations.held_by(key(2)) == frozenset()
+    with pytest.raises(Held, match=r"is held by a VPCAttachment of another namespace; choose another$"):
+        allocations.claim(("stranger", "a1"), networks("192.168.3.0/24"))
     assert allocations.claim(key(1), networks("10.1.1.5/32"))
     allocations.claim(key(2), networks("10.1.1.6/32", "192.168.3.0/24"))
 

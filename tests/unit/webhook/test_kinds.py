@@ -1,5 +1,6 @@
 """VPCs, VPCAttachments and NodeSegments: what is refused, what is warned of, and what is nobody's business any more."""
 
+import dataclasses
 from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Any
 
@@ -90,7 +91,8 @@ def test_shadowed_ranges_and_taken_identifiers_are_warned_of() -> None:
     )
     assert (
         taken
-        == "spec.identifier: 0000000004d2 belongs to VPC other/vpc; this VPC is not ready while that one exists"
+        == "spec.identifier: 0000000004d2 belongs to a VPC of another namespace; this VPC is not ready while that "
+        "one exists"
     )
 
 
@@ -239,16 +241,22 @@ def test_what_another_holds_is_refused_with_its_holder() -> None:
     with pytest.raises(
         Rejected, match=r"spec.interface.addresses\[0\]: 10.1.1.1 is held by VPCAttachment net/api"
     ):
-        vpcattachment.unheld(wanted, holders.get)
+        vpcattachment.unheld(wanted, holders.get, "net")
+    with pytest.raises(
+        Rejected, match=r"10.1.1.1 is held by a VPCAttachment of another namespace; choose another$"
+    ):
+        vpcattachment.unheld(dataclasses.replace(wanted, vpc=("owner", "blue")), holders.get, "stranger")
+    with pytest.raises(Rejected, match="net/api"):
+        vpcattachment.unheld(dataclasses.replace(wanted, vpc=("owner", "blue")), holders.get, "owner")
     routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.2"}]
     wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).spec
     with pytest.raises(
         Rejected, match=r"spec.routes\[0\].destination: 192.168.3.0/24 is held by .* net/gate"
     ):
-        vpcattachment.unheld(wanted, holders.get)
+        vpcattachment.unheld(wanted, holders.get, "net")
     routes = [{"destination": "192.168.3.0/24", "via": "10.1.1.9"}]
     wanted = vpcattachment.checked(attachment("10.1.1.2/24", routes=routes), None, SPACE).spec
-    vpcattachment.unheld(wanted, holders.get)
+    vpcattachment.unheld(wanted, holders.get, "net")
 
 
 def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:

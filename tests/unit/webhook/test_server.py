@@ -9,15 +9,21 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from prometheus_client import CollectorRegistry
 
-from galactic.errors import Rejected
+from galactic.errors import NotYet, Rejected
 from galactic.kube.certificates import Bundle, Lifetime
 from galactic.kube.memory import MemoryApi
 from galactic.kube.namespaces import ADMISSION_LABEL
@@ -27,11 +33,12 @@ from galactic.webhook import registration as registering
 from galactic.webhook import server as serving
 from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, ClientConfig
 from galactic.webhook.dispatch import Rules
+from galactic.webhook.inflight import LONGEST_BODY, MOST_BYTES, Inflight
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
 from galactic.webhook.registration import Files, Registration, RegistrationConfig
 from galactic.webhook.review import ALLOWED, Answer, Request
-from galactic.webhook.server import Certificate, Decision, Server
+from galactic.webhook.server import Access, Certificate, Decision, Server
 
 KEY = (SECRETS, "galactic-webhook", "galactic-system")
 HOOKS = (MUTATING_WEBHOOKS, "galactic-webhook")
@@ -105,12 +112,17 @@ async def yes(_: Request) -> Answer:
 
 @asynccontextmanager
 async def serving_on(
-    certificate: Certificate, metrics: Metrics, *, mutate: Decision = yes, validate: Decision = yes
+    certificate: Certificate,
+    metrics: Metrics,
+    *,
+    mutate: Decision = yes,
+    validate: Decision = yes,
+    access: Access = Access(0),  # noqa: B008  (frozen)
 ) -> AsyncIterator[int]:
     """A server's port. One that was free a moment ago may be somebody else's by now: then another one."""
     while True:
         port = free_port()
-        server = Server(port, certificate, metrics, mutate=mutate, validate=validate)
+        server = Server(replace(access, port=port), certificate, metrics, mutate=mutate, validate=validate)
         try:
             await server.__aenter__()
         except OSError as error:
@@ -135,11 +147,15 @@ def trusting(api: MemoryApi) -> ssl.SSLContext:
     return ssl.create_default_context(cadata=authorities(api))
 
 
-async def ask(context: ssl.SSLContext, port: int, body: bytes, path: str = "/validate") -> tuple[int, str]:
-    """Status and text of one request on a connection of its own."""
+async def ask(
+    context: ssl.SSLContext, port: int, body: bytes, path: str = "/validate", source: str = ""
+) -> tuple[int, str]:
+    """Status and text of one request on a connection of its own. ``source``: the client's address."""
+    local = (source, 0) if source else None
+    host = "127.0.0.1" if source else "localhost"
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session,
-        session.post(f"https://localhost:{port}{path}", data=body, ssl=context) as reply,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, local_addr=local)) as session,
+        session.post(f"https://{host}:{port}{path}", data=body, ssl=context) as reply,
     ):
         return reply.status, await reply.text()
 
@@ -315,3 +331,143 @@ async def test_too_late_and_broken_are_said_clearly(api: MemoryApi, monkeypatch:
             assert not answer["allowed"]
             assert answer["status"]["code"] == 503
             assert said in answer["status"]["message"]
+
+
+def client(authority: Bundle, name: str, folder: Path) -> Callable[[ssl.SSLContext], ssl.SSLContext]:
+    """Gives a context a client certificate of that CA with that common name."""
+    ca = x509.load_pem_x509_certificate(authority.ca.certificates)
+    signer = serialization.load_pem_private_key(authority.ca.key, None)
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(minutes=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(hours=1))
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / f"{name}.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+
+    def identified(context: ssl.SSLContext) -> ssl.SSLContext:
+        context.load_cert_chain(path)
+        return context
+
+    return identified
+
+
+def bundle(api: MemoryApi) -> Bundle:
+    return Bundle.of({name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()})
+
+
+async def test_only_the_api_servers_certificate_is_answered(api: MemoryApi, tmp_path: Path) -> None:
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
+    await one.load()
+    await one.keep()
+    other_api = MemoryApi()
+    foreign, *_ = registration(other_api, Lifetime(timedelta(days=90)))
+    await foreign.load()
+    body = json.dumps(review()).encode()
+    access = Access(0, names=frozenset({"apiserver"}))
+    async with serving_on(certificate, metrics, access=access) as port:
+        certificate.require(bundle(api).ca.certificates)
+        apiserver = client(bundle(api), "apiserver", tmp_path)
+        assert (await ask(apiserver(trusting(api)), port, body))[0] == 200
+        # A pod has no certificate, or one of another CA, or the cluster's CA made one for somebody else.
+        with pytest.raises(aiohttp.ClientError):
+            await ask(trusting(api), port, body)
+        with pytest.raises(aiohttp.ClientError):
+            await ask(client(bundle(other_api), "stranger", tmp_path)(trusting(api)), port, body)
+        assert (await ask(client(bundle(api), "kubelet", tmp_path)(trusting(api)), port, body))[0] == 403
+        # A malformed file changes nothing.
+        with pytest.raises(Rejected):
+            certificate.require(b"nonsense")
+        assert (await ask(apiserver(trusting(api)), port, body))[0] == 200
+
+
+async def test_the_client_ca_is_read_from_its_file(api: MemoryApi, tmp_path: Path) -> None:
+    maker, *_ = registration(api, Lifetime(timedelta(days=90)))
+    await maker.load()
+    (tmp_path / "client-ca.crt").write_bytes(bundle(api).ca.certificates)
+    certificate = Certificate(Metrics(CollectorRegistry()))
+    required = replace(config(Lifetime(timedelta(days=90))), client_ca=tmp_path / "client-ca.crt")
+    await Registration(api, required, certificate, lambda _: None).keep()
+    assert certificate.context.verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_a_long_body_is_turned_away(api: MemoryApi) -> None:
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
+    await one.load()
+    await one.keep()
+    large = review()
+    large["request"]["object"]["data"] = "x" * (LONGEST_BODY - 1000)
+    async with serving_on(certificate, metrics) as port:
+        assert (await ask(trusting(api), port, json.dumps(large).encode()))[0] == 200
+        large["request"]["object"]["data"] += "x" * 1000
+        assert (await ask(trusting(api), port, json.dumps(large).encode()))[0] == 413
+
+        async def chunks() -> AsyncIterator[bytes]:  # without a Content-Length
+            for _ in range(LONGEST_BODY // 1024 + 1):
+                yield b"x" * 1024
+
+        assert (await ask(trusting(api), port, chunks()))[0] == 413  # type: ignore[arg-type]
+
+
+async def test_a_body_that_does_not_end_is_turned_away(
+    api: MemoryApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "READ_SECONDS", 0.1)
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(1.0)
+
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
+    await one.load()
+    await one.keep()
+    async with serving_on(certificate, metrics) as port:
+        assert (await ask(trusting(api), port, endless()))[0] == 408  # type: ignore[arg-type]
+
+
+async def test_a_flood_is_turned_away_and_leaves_room_for_others(api: MemoryApi) -> None:
+    """One address floods; its share is half, and another address is still answered."""
+    release = asyncio.Event()
+
+    async def waiting(_: Request) -> Answer:
+        await release.wait()
+        return ALLOWED
+
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
+    await one.load()
+    await one.keep()
+    body = json.dumps(review()).encode()
+    async with serving_on(certificate, metrics, mutate=waiting, access=Access(0, in_flight=8)) as port:
+        context = trusting(api)
+        context.check_hostname = False
+        flood = [asyncio.create_task(ask(context, port, body, "/mutate", "127.0.0.2")) for _ in range(20)]
+        turned_away, pending = set[Any](), set(flood)
+        while len(turned_away) < 16:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            turned_away |= done
+        assert {task.result()[0] for task in turned_away} == {429}
+        assert (await ask(context, port, body, "/validate", "127.0.0.1"))[0] == 200
+        release.set()
+        assert [(await task)[0] for task in pending] == [200] * 4
+
+
+async def test_bodies_have_a_bound_together() -> None:
+    inflight = Inflight(100)
+    with ExitStack() as stack:
+        for client in range(MOST_BYTES // LONGEST_BODY):
+            stack.enter_context(inflight.entered(str(client), None))
+        with pytest.raises(NotYet), inflight.entered("one more", LONGEST_BODY):
+            pass
+    with inflight.entered("one more", LONGEST_BODY):
+        assert len(inflight) == 1
+    assert not len(inflight)
