@@ -16,7 +16,7 @@ from story import API, eventually, fresh
 from galactic.webhook.pod import CONVERGES
 from galactic_lab.cluster import Lab
 from galactic_lab.places import HELD_UP
-from galactic_lab.state import SERVICES
+from galactic_lab.state import SERVICES, WEBHOOK_PORT
 
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
@@ -277,6 +277,30 @@ def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
             return str(answer.read().decode())
     except urllib.error.HTTPError as error:
         return error.read().decode()
+
+
+def test_the_webhook_answers_the_api_server_alone(control_plane: Lab) -> None:
+    """Whoever reaches its port has to be the API server: one without its certificate learns nothing."""
+    state = control_plane.state
+    pki = state.root / "pki"
+    url = f"https://[{state.control}]:{WEBHOOK_PORT}/validate"
+    inside = [
+        "nsenter",
+        f"--net=/run/netns/{state.namespace}",
+        "curl",
+        "-sk",
+        "-d",
+        "{}",
+        "-w",
+        "%{http_code}",
+    ]
+    certificate = ["--cert", str(pki / "kube-apiserver-webhook-client.crt")]
+    certificate += ["--key", str(pki / "kube-apiserver-webhook-client.key")]
+    asked = subprocess.run([*inside, url], capture_output=True, text=True, check=False)
+    assert asked.returncode != 0, asked.stdout
+    assert asked.stdout == "000"
+    asked = subprocess.run([*inside, *certificate, url], capture_output=True, text=True, check=False)
+    assert asked.stdout.endswith("400"), asked.stderr  # {} is no review
 
 
 def test_what_still_works_is_warned_of(space: Namespaces) -> None:
