@@ -286,6 +286,10 @@ def test_its_programs_do_their_work(release: Release) -> None:
     eventually("it is missed", lambda: "missing" in refusal(lab, pod("three", "vpc-attachment", "missing")))
     other = merged(attachment("other", "kept"), nested("spec.vpc.namespace", "default"))
     eventually("another namespace's VPC is closed", lambda: "denied the request" in refusal(lab, other))
+    for number in ("4d2", "4d3"):
+        joined = merged(vpc(f"joined-{number}", "10.8.0.0/24"), nested("spec.identifier", f"{number:0>12}"))
+        release.apply(joined)
+        eventually("it has the identifier of its choice", release.ready(f"vpc joined-{number} -n tenant"))
     release.apply(vpc("blue", "10.1.1.0/24", "10.1.2.0/24"))
     nad = lambda: lab.get("net-attach-def", "one", "-n", "tenant")["spec"]["config"]  # noqa: E731
     eventually("the definition follows", lambda: "10.1.2.0/24" in nad())

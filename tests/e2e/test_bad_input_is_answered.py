@@ -279,6 +279,45 @@ def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
         return error.read().decode()
 
 
+def as_tenant(space: Namespaces, thing: dict[str, Any]) -> tuple[bool, str]:
+    """What kubectl says to a user of ``bad-input`` who may do there what Kubernetes' role edit allows."""
+    return space.kubectl("apply", "--as=tenant", "-f", "-", stdin=thing)
+
+
+def bound(kind: str, role: str, user: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": f"{user}-{role}", "namespace": "bad-input"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    }
+
+
+def test_joining_needs_a_permission_of_its_own(space: Namespaces) -> None:
+    """A tenant makes VPCs, but joins none of another cluster, until an administrator allows that one."""
+    space.accepts(bound("ClusterRole", "edit", "tenant"))
+    eventually("the tenant makes VPCs", lambda: as_tenant(space, vpc("own", "10.8.0.0/16"))[0])
+    joining = vpc("joining", "10.8.0.0/16", identifier="00000000beef")
+    done, said = as_tenant(space, joining)
+    assert not done
+    assert "spec.identifier: 00000000beef: tenant may not join a VPC by its identifier" in said
+    rule = {"apiGroups": ["galactic.datumapis.com"], "resources": ["identifiers"], "verbs": ["join"]}
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "join-beef", "namespace": "bad-input"},
+        "rules": [rule | {"resourceNames": ["00000000beef"]}],
+    }
+    space.accepts(role, bound("Role", "join-beef", "tenant"))
+    eventually("the tenant joins", lambda: as_tenant(space, joining)[0])
+    space.ready("vpc", "joining")
+    assert space.lab.get("vpc", "-n", "bad-input", "joining")["status"]["identifier"] == "00000000beef"
+    done, said = as_tenant(space, vpc("another", "10.8.0.0/16", identifier="00000000bee0"))
+    assert not done
+    assert "may not join" in said
+
+
 def test_the_webhook_answers_the_api_server_alone(control_plane: Lab) -> None:
     """Whoever reaches its port has to be the API server: one without its certificate learns nothing."""
     state = control_plane.state
@@ -412,6 +451,13 @@ class TestWithoutWebhooks:
         self, without_webhooks: Namespaces, thing: dict[str, Any], answer: list[str]
     ) -> None:
         without_webhooks.refuses(thing, *answer)
+
+    def test_nothing_joins(self, without_webhooks: Namespaces) -> None:
+        """The operator gives an identifier by request to no VPC that the webhook has not seen."""
+        without_webhooks.accepts(vpc("joins-alone", "10.8.0.0/16", identifier="00000000beee"))
+        read = lambda: without_webhooks.lab.get("vpc", "-n", "bad-input", "joins-alone").get("status", {})  # noqa: E731
+        eventually("the operator refuses it", lambda: "JoinNotAdmitted" in str(read().get("conditions")))
+        assert "identifier" not in read()
 
     def test_the_api_server_takes_what_changes_nothing(self, without_webhooks: Namespaces) -> None:
         chosen = without_webhooks.lab.get("vpc", "-n", "bad-input", "blue")["status"]["identifier"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from galactic.errors import GalacticError
 from galactic.kube.api import Conflict, Event, NotFound, Object, Objects, Patch
-from galactic.kube.resources import PODS, Resource
+from galactic.kube.resources import ACCESS_REVIEWS, PODS, Resource
 
 Failure = Callable[[str, Resource, str], GalacticError | None]
 Observer = Callable[[Resource, Event], None]
@@ -22,6 +22,7 @@ Observer = Callable[[Resource, Event], None]
 class MemoryApi:
     """``fail(verb, resource, name)`` may give the error that a request raises. ``observer`` gets every watch event.
 
+    ``permits`` answers SubjectAccessReviews.
     ``objects``: by plural, namespace, name. ``requests``: verb, kind and name of each, of a list its label selector.
     """
 
@@ -29,6 +30,7 @@ class MemoryApi:
         self.requests: list[tuple[str, str, str]] = []
         self.patches: list[tuple[str, str, Object]] = []
         self.fail: Failure = lambda *_: None
+        self.permits: Callable[[Object], bool] = lambda _: True
         self.observer: Observer = lambda *_: None
         self.objects: dict[tuple[str, str, str], Object] = {}
         self._kinds: dict[str, Resource] = {}  # by plural
@@ -150,6 +152,8 @@ class MemoryApi:
         self, resource: Resource, body: Mapping[str, Any], namespace: str | None = None
     ) -> Object:
         self._request("create", resource, body["metadata"]["name"])
+        if resource == ACCESS_REVIEWS:
+            return {**body, "status": {"allowed": self.permits(body["spec"])}}
         return self.put(resource, body, namespace or "")
 
     async def replace(self, resource: Resource, body: Object, *, subresource: str | None = None) -> Object:

@@ -49,6 +49,9 @@ DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 SECRETS = Resource("", "v1", "secrets", "Secret")
+ACCESS_REVIEWS = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
 MUTATING_WEBHOOKS = Resource(
     "admissionregistration.k8s.io",
     "v1",

@@ -24,6 +24,7 @@ from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.client import connect
 from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.kube.resources import (
+    CONFIG_MAPS,
     LEASES,
     MUTATING_WEBHOOKS,
     NAMESPACES,
@@ -37,6 +38,7 @@ from galactic.kube.resources import (
 from galactic.launch import configure_logs
 from galactic.operator.context import FINALIZER
 from galactic.settings import Settings, load
+from galactic.validation.joining import RECORDS
 
 log = structlog.get_logger(__name__)
 PROGRAM: Final = "galactic-retire"
@@ -45,6 +47,7 @@ STATEFUL_SETS: Final = Resource("apps", "v1", "statefulsets", "StatefulSet")
 WEBHOOK: Final = "galactic-webhook"
 MADE: Final = (
     (SECRETS, WEBHOOK),
+    (CONFIG_MAPS, RECORDS),
     (SECRETS, "galactic-broker"),
     (SECRETS, "galactic-broker-node"),
     (SECRETS, "galactic-broker-router"),

@@ -203,6 +203,7 @@ class Caches:
     """One cache a kind. ``namespace``: Galactic's own, where the node controller's Pods are."""
 
     def __init__(self, namespace: str = "galactic-system") -> None:
+        self.namespace = namespace
         self.vpcs: Cache[Vpc | Invalid] = Cache(Selection(VPCS), _vpc)
         self.attachments: Cache[VpcAttachment | Invalid] = Cache(Selection(VPC_ATTACHMENTS), _attachment)
         self.nads: Cache[Nad] = Cache(Selection(NADS), _nad)

@@ -14,11 +14,12 @@ from galactic.kube.conditions import (
     now,
     reason_of,
 )
-from galactic.kube.resources import VPCS
+from galactic.kube.resources import CONFIG_MAPS, VPCS
 from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.context import ReconcileContext
 from galactic.operator.identifiers import identifier_taken
 from galactic.operator.state import Invalid
+from galactic.validation.joining import RECORDS, recorded, unrecorded
 from galactic.validation.networks import Network, parse_networks
 
 NAMED: Final = 5
@@ -54,6 +55,7 @@ class Vpcs:
             if isinstance(vpc, Invalid):
                 raise vpc.problem
             self.networks(key, vpc)
+            await self._admitted(key, vpc)
             self._identify(key, vpc)
         except (Rejected, NotYet) as error:
             problem = error
@@ -70,6 +72,18 @@ class Vpcs:
             if hold and current.metadata.deletion_timestamp is not None:
                 return  # a finalizer cannot be added during deletion; ours stays if it is present
             await context.finalizer(VPCS, current.metadata, hold)
+
+    async def _admitted(self, key: Key, vpc: Vpc) -> None:
+        """Raises Rejected unless the webhook admitted the identifier that the VPC requests.
+
+        A VPC that has it already, as its status says, was admitted earlier.
+        """
+        requested, caches = vpc.spec.identifier, self._context.caches
+        if not requested or vpc.status.identifier:
+            return
+        records = await self._context.api.find(CONFIG_MAPS, RECORDS, caches.namespace) or {}
+        if not recorded(records.get("data"), vpc.metadata.uid, key, requested):
+            raise unrecorded(requested)
 
     def _identify(self, key: Key, vpc: Vpc) -> int:
         """The VPC's identifier, claimed in the allocator. Raises Rejected or NotYet."""

@@ -18,6 +18,7 @@ from galactic.settings import WebhookSettings, load
 from galactic.webhook.cluster import WATCHED, Cluster, kept
 from galactic.webhook.configuration import ClientConfig
 from galactic.webhook.dispatch import Dispatcher, Rules
+from galactic.webhook.joins import Joins
 from galactic.webhook.metrics import Metrics
 from galactic.webhook.nodesegment import identities
 from galactic.webhook.registration import Files, Registration, RegistrationConfig
@@ -42,7 +43,8 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
         certificate = Certificate(metrics)
         config = registration_config(settings, await version(kube, health))
         registration = Registration(kube, config, certificate, partial(health.set, "certificate"))
-        dispatcher = Dispatcher(cluster, rules(settings))
+        joins = Joins(kube, settings.namespace, cluster.identifiers)
+        dispatcher = Dispatcher(cluster, rules(settings), joins)
         server = Server(
             access(settings), certificate, metrics, mutate=dispatcher.mutate, validate=dispatcher.validate
         )

@@ -118,6 +118,10 @@ class Cluster:
                 return key
         return None
 
+    def identifiers(self) -> dict[str, str | None]:
+        """The UID of every VPC, with the identifier in its status."""
+        return {vpc.metadata.uid: vpc.status.identifier for vpc in self._vpcs.values()}
+
     async def pods(self, namespace: str, label: str) -> list[Object]:
         """The namespace's Pods with that value of ATTACHMENT_LABEL."""
         pods, _ = await self._api.list(PODS, namespace, labels=f"{ATTACHMENT_LABEL}={label}")

@@ -126,7 +126,7 @@ def configurations(
             "kinds",
             validate,
             [_rule(VPCS), _rule(VPC_ATTACHMENTS)],
-            everywhere | when(is_about_the_specification=_SPECIFIED),
+            everywhere | when(is_about_the_specification=_SPECIFIED) | {"sideEffects": "NoneOnDryRun"},
         ),
         _webhook(
             "nodes",

@@ -23,6 +23,7 @@ from galactic.validation.grants import granted, refusal
 from galactic.validation.networks import Network, parse_networks
 from galactic.webhook import multus, nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.cluster import Cluster
+from galactic.webhook.joins import Joins
 from galactic.webhook.nodesegment import Identities
 from galactic.webhook.review import ALLOWED, Answer, Request
 
@@ -53,8 +54,8 @@ class Rules:
 class Dispatcher:
     """Answers requests. Raises Unreachable alone, when no answer is possible."""
 
-    def __init__(self, cluster: Cluster, rules: Rules) -> None:
-        self._cluster, self._rules = cluster, rules
+    def __init__(self, cluster: Cluster, rules: Rules, joins: Joins) -> None:
+        self._cluster, self._rules, self._joins = cluster, rules, joins
 
     async def mutate(self, request: Request) -> Answer:
         """The patch of a Pod."""
@@ -169,8 +170,13 @@ class Dispatcher:
         ranges = await self._cluster.ranges()
         if before is None:
             identifier_holder = self._cluster.identified(new.spec.identifier, key)
-            return vpc.created(new, rules.srv6_block, ranges, identifier_holder)
-        return vpc.updated(before, new, rules.srv6_block, ranges, self._cluster.used(key))
+            answer = vpc.created(new, rules.srv6_block, ranges, identifier_holder)
+        else:
+            answer = vpc.updated(before, new, rules.srv6_block, ranges, self._cluster.used(key))
+        requested = new.spec.identifier
+        if requested and (before is None or requested != before.status.identifier):
+            await self._joins.admit(request, requested)
+        return answer
 
     async def _validate_attachment(self, request: Request) -> Answer:
         old = _old(request)

@@ -29,6 +29,7 @@ class _Resource(_Model):
 
 class _User(_Model):
     username: str = ""
+    uid: str = ""
     groups: tuple[str, ...] = ()
     extra: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
@@ -43,6 +44,7 @@ class _Request(_Model):
     user_info: _User = Field(default_factory=_User)
     object: dict[str, Any] | None = None
     old_object: dict[str, Any] | None = None
+    dry_run: bool = False
 
 
 class _Review(_Model):
@@ -57,11 +59,16 @@ class User:
 
     name: str = ""
     extra: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The write. ``new`` is the object after it, ``old`` the stored one (None on creation)."""
+    """The write. ``new`` is the object after it, ``old`` the stored one (None on creation).
+
+    ``dry_run``: nothing will be stored.
+    """
 
     uid: str
     resource: str  # the plural
@@ -72,6 +79,7 @@ class Request:
     user: User
     new: dict[str, Any]
     old: dict[str, Any] | None
+    dry_run: bool = False
 
     @property
     def deleting(self) -> bool:
@@ -106,10 +114,15 @@ def parse(body: bytes) -> Request:
         operation=request.operation,
         namespace=request.namespace,
         name=request.name,
-        user=User(request.user_info.username, request.user_info.extra),
+        user=_user(request.user_info),
         new=request.object or {},
         old=request.old_object,
+        dry_run=request.dry_run,
     )
+
+
+def _user(info: _User) -> User:
+    return User(info.username, info.extra, info.groups, info.uid)
 
 
 def rendered(uid: str, answer: Answer) -> bytes:
@@ -138,7 +151,7 @@ def _status(refusal: GalacticError) -> tuple[int, str]:
     return (403, "Forbidden") if isinstance(refusal, NotYet) else (503, "ServiceUnavailable")
 
 
-FORBIDDEN: Final = frozenset({"NotGranted", "NotYours"})
+FORBIDDEN: Final = frozenset({"JoinForbidden", "NotGranted", "NotYours"})
 """Reasons that concern the user, not the object."""
 
 

@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 from galactic.kube import workqueue
 from galactic.kube.api import Event, key_of
 from galactic.kube.memory import MemoryApi, selected
-from galactic.kube.resources import NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.kube.resources import CONFIG_MAPS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.operator.__main__ import assemble
 from galactic.operator.context import Rules
 from galactic.operator.metrics import Metrics
 from galactic.operator.reconcile import Reconciler
+from galactic.validation import joining
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -68,7 +69,17 @@ class Cluster:
 
     def vpc(self, name: str, *networks: str, namespace: str = "default", **spec: Any) -> None:
         body = {"metadata": {"name": name}, "spec": {"networks": list(networks or ("10.1.1.0/24",)), **spec}}
-        self.api.put(VPCS, body, namespace)
+        made = self.api.put(VPCS, body, namespace)
+        if "identifier" in spec:
+            self.admits(made)
+
+    def admits(self, vpc: Any) -> None:
+        """As the webhook records that the VPC may have its identifier."""
+        meta, requested = vpc["metadata"], vpc["spec"]["identifier"]
+        records = {meta["uid"]: joining.record((meta["namespace"], meta["name"]), requested)}
+        if self.api.stored(CONFIG_MAPS, joining.RECORDS, "galactic-system") is None:
+            self.api.put(CONFIG_MAPS, {"metadata": {"name": joining.RECORDS}}, "galactic-system")
+        self.api.change(CONFIG_MAPS, joining.RECORDS, {"data": records}, "galactic-system")
 
     def attachment(
         self, name: str, vpc: str = "v", *addresses: str, namespace: str = "default", **spec: Any

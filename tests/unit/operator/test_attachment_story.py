@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from galactic.errors import Unreachable
 from galactic.kube.api import Event
-from galactic.kube.resources import EVENTS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import CONFIG_MAPS, EVENTS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.operator.context import FINALIZER, Rules
+from galactic.validation import joining
 
 
 async def test_vpc_gets_an_identifier_and_attachments_theirs(cluster):
@@ -205,6 +206,34 @@ async def test_two_vpcs_with_one_fixed_identifier(cluster):
     cluster.api.remove(VPCS, "v", "default")
     await cluster.settled()
     assert cluster.status("w", resource=VPCS)["identifier"] == "0000000004d2"
+
+
+async def test_an_identifier_that_the_webhook_did_not_admit_is_refused(cluster):
+    """Without a record, with one of another VPC, or with one of a namesake that is gone."""
+    cluster.vpc("namesake", identifier="0000000004d2")
+    cluster.api.remove(VPCS, "namesake", "default")
+    body = {
+        "metadata": {"name": "namesake"},
+        "spec": {"networks": ["10.1.1.0/24"], "identifier": "0000000004d2"},
+    }
+    made = cluster.api.put(VPCS, body, "default")
+    await cluster.settled()
+    refused = cluster.condition("Accepted", "namesake", resource=VPCS)
+    assert refused["reason"] == "JoinNotAdmitted"
+    assert "identifier" not in cluster.status("namesake", resource=VPCS)
+    cluster.admits(made)
+    cluster.api.change(VPCS, "namesake", {"spec": {"networks": ["10.1.2.0/24"]}}, "default")
+    await cluster.settled()
+    assert cluster.status("namesake", resource=VPCS)["identifier"] == "0000000004d2"
+
+
+async def test_a_vpc_that_joined_before_records_existed_stays(cluster):
+    cluster.vpc("v", identifier="0000000004d2")
+    await cluster.settled()
+    cluster.api.remove(CONFIG_MAPS, joining.RECORDS, "galactic-system")
+    cluster.api.change(VPCS, "v", {"spec": {"networks": ["10.1.2.0/24"]}}, "default")
+    await cluster.settled()
+    assert cluster.status("v", resource=VPCS)["ready"]
 
 
 @pytest.mark.parametrize("identifier", ["000000000000", "ffffffffffff"])

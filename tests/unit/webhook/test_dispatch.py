@@ -1,13 +1,14 @@
 """From request to answer: caches that are behind refuse nobody, and what waits is told in time."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from galactic.errors import NotYet, Rejected
+from galactic.errors import NotYet, Rejected, Unreachable
 from galactic.kube.memory import MemoryApi
-from galactic.kube.resources import NAMESPACES, NODE_SEGMENTS, NODES, PODS, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import CONFIG_MAPS, NAMESPACES, NODE_SEGMENTS, NODES, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import (
     API_VERSION,
     ATTACHMENT_ANNOTATION,
@@ -15,8 +16,10 @@ from galactic.names import (
     NETWORKS_ANNOTATION,
     VPC_ANNOTATION,
 )
+from galactic.validation.joining import RECORDS
 from galactic.webhook.cluster import Cluster
 from galactic.webhook.dispatch import POD_NAME, Dispatcher, Rules
+from galactic.webhook.joins import MOST_UNKNOWN, Joins
 from galactic.webhook.nodesegment import NODE_NAME, identities
 from galactic.webhook.review import Answer, Operation, Request, User
 
@@ -28,10 +31,16 @@ def cluster(api: MemoryApi) -> Cluster:
     return Cluster(api)
 
 
+def joins(cluster: Cluster, api: MemoryApi) -> Joins:
+    return Joins(api, "galactic-system", cluster.identifiers)
+
+
 @pytest.fixture
-def dispatcher(cluster: Cluster) -> Dispatcher:
+def dispatcher(cluster: Cluster, api: MemoryApi) -> Dispatcher:
     """One that waits for nothing."""
-    return Dispatcher(cluster, Rules(identities(f"galactic-node-{{node}},{ACCOUNT}"), patience=0.0))
+    return Dispatcher(
+        cluster, Rules(identities(f"galactic-node-{{node}},{ACCOUNT}"), patience=0.0), joins(cluster, api)
+    )
 
 
 def request(
@@ -144,7 +153,7 @@ async def test_a_refusal_does_not_tell_whether_the_vpc_exists(dispatcher: Dispat
 async def test_a_pod_waits_a_little_for_its_attachment(
     dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
-    patient = Dispatcher(cluster, Rules(identities(""), patience=3600.0))
+    patient = Dispatcher(cluster, Rules(identities(""), patience=3600.0), joins(cluster, api))
     api.store(VPC_ATTACHMENTS, attachment(ready=False))
     asking = request(
         PODS, completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
@@ -178,7 +187,7 @@ async def test_a_pod_waits_no_longer_for_what_the_operator_has_refused(
     api: MemoryApi, cluster: Cluster, kind: str
 ) -> None:
     """Neither for an attachment nor for a VPC: kube-controller-manager makes few pods at a time."""
-    dispatcher = Dispatcher(cluster, Rules(identities(""), patience=3600.0, grace=0.01))
+    dispatcher = Dispatcher(cluster, Rules(identities(""), patience=3600.0, grace=0.01), joins(cluster, api))
     thing = _refused()
     if kind == "vpc":
         thing = vpc() | {"status": thing["status"]}
@@ -195,7 +204,7 @@ async def test_a_refusal_that_is_out_of_date_is_waited_for(api: MemoryApi, clust
         (2, Rules(identities(""), patience=3600.0, grace=0.0)),
         (1, Rules(identities(""), patience=3600.0, grace=3600.0)),
     ):
-        dispatcher = Dispatcher(cluster, rules)
+        dispatcher = Dispatcher(cluster, rules, joins(cluster, api))
         api.store(VPC_ATTACHMENTS, _refused(generation))
         asking = pod(attachment="web")
         asked = request(PODS, completed(asking, await dispatcher.mutate(request(PODS, asking))))
@@ -322,3 +331,72 @@ async def test_what_was_bad_before_can_be_updated_and_deleted(
     going = {**thing, "metadata": {**thing["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
     assert (await dispatcher.validate(request(resource, going, {"metadata": {}}))).refusal is None
     assert (await dispatcher.validate(request(resource, thing, thing, operation="DELETE"))).refusal is None
+
+
+SHARED = "0000000004d2"
+
+
+def records(api: MemoryApi) -> dict[str, str]:
+    stored = api.stored(CONFIG_MAPS, RECORDS, "galactic-system")
+    return {} if stored is None else stored["data"]
+
+
+async def test_an_identifier_needs_a_permission(dispatcher: Dispatcher, api: MemoryApi) -> None:
+    asked: list[dict[str, Any]] = []
+    api.permits = lambda spec: asked.append(spec) or spec["user"] == "admin"  # type: ignore[func-returns-value]
+    tenant = User("tenant", {"scopes": ["a"]}, ("tenants",), "7")
+    joining = vpc(identifier=SHARED, ready=False)
+    answer = await dispatcher.validate(request(VPCS, joining, user=tenant))
+    assert "tenant may not join" in str(answer.refusal)
+    assert not records(api)
+    attributes = {"group": "galactic.datumapis.com", "resource": "identifiers", "verb": "join"}
+    assert asked == [
+        {
+            "user": "tenant",
+            "uid": "7",
+            "groups": ["tenants"],
+            "extra": {"scopes": ["a"]},
+            "resourceAttributes": attributes | {"name": SHARED, "namespace": "net"},
+        }
+    ]
+    # Later in the life of a VPC that has no identifier yet as well.
+    plain = vpc(ready=False)
+    answer = await dispatcher.validate(request(VPCS, joining, plain, user=tenant))
+    assert "tenant may not join" in str(answer.refusal)
+    # Nobody is asked about a VPC that requests none, or the one that it has.
+    has = plain | {"status": {"identifier": SHARED}}
+    assert (await dispatcher.validate(request(VPCS, plain, user=tenant))).refusal is None
+    assert (await dispatcher.validate(request(VPCS, joining, has, user=tenant))).refusal is None
+    assert len(asked) == 2
+    assert (await dispatcher.validate(request(VPCS, joining))).refusal is None
+    assert records(api) == {"uid-blue": f"net/blue {SHARED}"}
+
+
+async def test_a_dry_run_is_not_recorded(dispatcher: Dispatcher, api: MemoryApi) -> None:
+    dry = replace(request(VPCS, vpc(identifier=SHARED)), dry_run=True)
+    assert (await dispatcher.validate(dry)).refusal is None
+    assert not records(api)
+
+
+async def test_records_that_are_not_needed_go(
+    dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
+) -> None:
+    assert (await dispatcher.validate(request(VPCS, vpc(identifier=SHARED)))).refusal is None
+    settled = vpc(identifier=SHARED)
+    settled["status"]["identifier"] = SHARED
+    cluster.changed(VPCS, ("net", "blue"), None, settled)
+    for number in range(MOST_UNKNOWN + 1):
+        api.change(CONFIG_MAPS, RECORDS, {"data": {f"gone-{number}": "x"}}, "galactic-system")
+    other = vpc("green", identifier="0000000004d3", ready=False)
+    assert (await dispatcher.validate(request(VPCS, other))).refusal is None
+    assert set(records(api)) == {"uid-green"}
+
+
+async def test_nothing_joins_while_the_record_cannot_be_written(
+    dispatcher: Dispatcher, api: MemoryApi
+) -> None:
+    api.fail = lambda verb, resource, _: (
+        Unreachable("kube-apiserver", "away") if (verb, resource) == ("patch", CONFIG_MAPS) else None
+    )
+    with pytest.raises(Unreachable):
+        await dispatcher.validate(request(VPCS, vpc(identifier=SHARED)))
