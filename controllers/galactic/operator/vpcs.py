@@ -76,7 +76,7 @@ class Vpcs:
     async def _admitted(self, key: Key, vpc: Vpc) -> None:
         """Raises Rejected unless the webhook admitted the identifier that the VPC requests.
 
-        A VPC that has it already, as its status says, was admitted earlier.
+        A VPC with an identifier in its status was admitted earlier.
         """
         requested, caches = vpc.spec.identifier, self._context.caches
         if not requested or vpc.status.identifier:
