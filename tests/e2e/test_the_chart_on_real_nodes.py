@@ -4,7 +4,9 @@ Galactic's programs are pods from the image that `make image` builds. The storie
 stand here, with the pods of examples/; test_upgrades_of_the_chart.py goes on from there.
 """
 
+import json
 import sys
+from typing import Any
 
 from released import (
     COMPONENTS,
@@ -19,9 +21,12 @@ from released import (
 )
 from story import POD_SECONDS, eventually
 
+from galactic.names import NOT_READY_TAINT, VPC_ANNOTATION
 from galactic_lab.cluster import Lab
 from galactic_lab.node import proxy
-from galactic_lab.state import NAMESPACE
+from galactic_lab.state import NAMESPACE, checkout
+
+CHART = checkout() / "charts" / "galactic"
 
 
 def test_everything_runs_as_pods(charted: Lab) -> None:
@@ -92,6 +97,69 @@ def fetching(url: str) -> list[str]:
         "print(r.urlopen(sys.argv[1], timeout=60, context=ssl._create_unverified_context()).read().decode())"
     )
     return [sys.executable, "-ISEc", program, url]
+
+
+def test_a_pod_that_multus_missed_is_evicted(examples: Lab) -> None:
+    """With the operator's two opt-ins: a node without Multus is closed, and a pod that it started is replaced."""
+    options = (
+        "--reuse-values",
+        "--set",
+        "operator.evictUnattached=true,operator.nodeTaint.set=true",
+        "--wait",
+    )
+    helm(examples, "upgrade", "galactic", str(CHART), *options, f"--timeout={HELM_SECONDS}s")
+    eventually("the operators are replaced", lambda: settled(examples), POD_SECONDS)
+    examples.remove_multus("node-2")
+    try:
+        eventually("the node is closed", lambda: NOT_READY_TAINT in taints(examples, "node-2"))
+        examples.kubectl("apply", "-f", "-", stdin=json.dumps(deployment("missed", node="node-2")))
+        (first,) = eventually("it has a pod", lambda: of(examples, "missed"))
+        wait = ("wait", "-n", "blue", "--for=condition=Ready", f"pod/{first}", f"--timeout={POD_SECONDS}s")
+        examples.kubectl(*wait)
+    finally:
+        examples.restore_multus("node-2")
+    try:
+        eventually("another pod takes its place", lambda: of(examples, "missed") - {first}, POD_SECONDS)
+        eventually(
+            "which is attached", lambda: attached(examples, of(examples, "missed") - {first}), POD_SECONDS
+        )
+        eventually("the node is open", lambda: NOT_READY_TAINT not in taints(examples, "node-2"))
+    finally:
+        examples.kubectl("delete", "deployment", "-n", "blue", "missed", f"--timeout={POD_SECONDS}s")
+
+
+def deployment(name: str, node: str) -> dict[str, Any]:
+    """One replica with an attachment of its own, bound to a node past the scheduler, which taints would keep away."""
+    labels = {"app": name}
+    template = {
+        "metadata": {"labels": labels, "annotations": {VPC_ANNOTATION: "blue"}},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "main", "image": "nicolaka/netshoot:v0.13"}],
+        },
+    }
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    metadata = {"name": name, "namespace": "blue"}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+def of(lab: Lab, name: str) -> set[str]:
+    """The names of a Deployment's pods."""
+    return {pod["metadata"]["name"] for pod in lab.get("pods", "-n", "blue", "-l", f"app={name}")["items"]}
+
+
+def attached(lab: Lab, names: set[str]) -> bool:
+    """Whether one of these pods has its attachment in force."""
+    return any(
+        owner["name"] in names and (attachment.get("status") or {}).get("endpoint")
+        for attachment in lab.get("vpca", "-n", "blue")["items"]
+        for owner in attachment["metadata"].get("ownerReferences") or ()
+    )
+
+
+def taints(lab: Lab, node: str) -> list[str]:
+    return [taint["key"] for taint in lab.get("node", node)["spec"].get("taints", ())]
 
 
 def test_the_connectivity_test_of_the_image(charted: Lab) -> None:

@@ -1,5 +1,5 @@
 """The chart is uninstalled, installed as it was in the version before, upgraded to the present one and rolled back, all
-under traffic of which nothing is lost.
+under traffic of which nothing is lost. The image is this checkout's all the time, and so are the kinds.
 """
 
 import json
@@ -13,6 +13,7 @@ from released import (
     EXAMPLES,
     HELM_SECONDS,
     again,
+    apply_kinds,
     helm,
     pings,
     pods,
@@ -46,6 +47,7 @@ def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Pat
         assert "galactic" not in examples.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
         examples.kubectl("delete", "pod", "-n", "green", "three", f"--timeout={POD_SECONDS}s")
         helm(examples, "install", "galactic", str(previous), values, *wait)
+        apply_kinds(examples)
         assert ready(examples) == COMPONENTS
     examples.kubectl("apply", "-f", EXAMPLES)
     examples.kubectl("wait", "-n", "green", "--for=condition=Ready", "pod/three", f"--timeout={POD_SECONDS}s")
@@ -69,6 +71,7 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
                 if pod["metadata"]["labels"][COMPONENT] != "broker"
             }
             helm(examples, *step)
+            apply_kinds(examples)
             eventually(
                 f"after {step[0]} others are Ready", lambda b=before: replaced(examples, b), POD_SECONDS
             )

@@ -155,7 +155,10 @@ class CarriedAttachments:
         if known is None:
             return f"VPCAttachment {name} is not known here: it does not exist, or kube-apiserver does not answer"
         if known.config is None:
-            return f"VPCAttachment {name} has no status.configuration: it is not ready, or galactic-operator is away"
+            return (
+                f"VPCAttachment {name} has no status.configuration: it is not ready, galactic-operator is away, or "
+                "the kinds are those of an earlier version (apply crds/)"
+            )
         return (
             f"VPCAttachment {name} is not carried by pod {pod} ({pod.uid or 'no UID'}) on node {self._node}, as "
             f"its status.carriers has it: the pod lacks the annotation {ATTACHMENT_ANNOTATION} or the label "
