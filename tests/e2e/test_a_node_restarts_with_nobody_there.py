@@ -61,7 +61,7 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
         eventually(
             "what is attached is known again", lambda: [each["epoch"] for each in endpoints(lab)] == [epoch]
         )
-        right = ("get", "network-attachment-definitions")  # what tests/chart cannot see
+        right = ("get", "vpcattachments")  # what tests/chart cannot see
         assert audit.asked(lab.state.audit, "galactic-node-node-1", *right)
         assert kernel(lab) == before
     finally:
