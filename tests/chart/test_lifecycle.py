@@ -58,8 +58,6 @@ HOOKS = "--timeout=15m"
 TRIES = 3
 
 ELSEWHERE = {
-    ("node", "list", "vpcattachments"): "test_nodes_fall_back_to_the_api_server.py",
-    ("node", "watch", "vpcattachments"): "test_nodes_fall_back_to_the_api_server.py",
     ("node", "get", "vpcattachments"): "test_a_node_restarts_with_nobody_there.py",
 }
 """Rights that are needed where pods are attached, for which there has to be a kernel with VRFs, and the stories in
