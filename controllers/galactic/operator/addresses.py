@@ -10,7 +10,7 @@ from typing import Final
 
 from galactic.errors import NotYet, Rejected
 from galactic.kube.api import Key
-from galactic.validation.holders import named, remedy
+from galactic.validation.holders import Lengths, named, remedy
 from galactic.validation.networks import Address, Interface, Network, host
 
 FURTHEST: Final = 1 << 16
@@ -84,6 +84,7 @@ class Addresses:
         self._free: dict[Network, _Free] = {}
         self._named: Counter[Network] = Counter()
         self._hosts: Counter[int] = Counter()  # single addresses held, by IP version
+        self._lengths = Lengths()
 
     def hosts(self, version: int) -> int:
         """The number of single addresses of a family that are held."""
@@ -94,6 +95,11 @@ class Addresses:
 
     def holder(self, network: Network) -> Key | None:
         return self._holders.get(network)
+
+    def enclosing(self, network: Network, namespace: str) -> Key | None:
+        """The holder, in another namespace, of the longest network that encloses this one."""
+        holders = (self._holders.get(candidate) for candidate in self._lengths.enclosing(network))
+        return next((holder for holder in holders if holder is not None and holder[0] != namespace), None)
 
     def held_by(self, holder: Key) -> frozenset[Network]:
         return self._networks.get(holder, frozenset())
@@ -134,6 +140,7 @@ class Addresses:
         for network in after - before:
             self._holders[network] = holder
             self._hosts[network.version] += network.prefixlen == network.max_prefixlen
+            self._lengths.add(network)
         for network in before - after:
             self._drop(network)
         if after:
@@ -176,6 +183,7 @@ class Addresses:
 
     def _drop(self, network: Network) -> None:
         del self._holders[network]
+        self._lengths.add(network, -1)
         self._hosts[network.version] -= network.prefixlen == network.max_prefixlen
         self._release(network)
 

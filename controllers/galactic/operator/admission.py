@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_interface
 
 from galactic.crds.vpc import Vpc
@@ -17,6 +18,7 @@ from galactic.operator.state import Invalid
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.grants import granted, refusal
+from galactic.validation.holders import NESTED, unnested
 from galactic.validation.networks import Interface, Network, host
 
 
@@ -58,12 +60,19 @@ class Admission:
         try:
             addresses = self._addresses(key, attachment, spec, networks)
             warning = self._outside(spec, addresses, networks)
+            if not _settled(attachment):
+                enclosing = partial(allocations.addresses.enclosing, namespace=key[0])
+                unnested(spec, addresses, networks, enclosing, key[0])
             if allocations.addresses.claim(key, spec.holds(addresses)):
                 self._wake(allocations.blocked - {key})
             allocator.remember(key, addresses)
             function = self._function(key, spec.vpc, attachment)
         except (Held, NotYet):
             allocations.blocked.add(key)
+            raise
+        except Rejected as problem:
+            if problem.reason == NESTED:
+                allocations.blocked.add(key)
             raise
         allocations.blocked.discard(key)
         number = parse_vpc(vpc.status.identifier)
@@ -156,6 +165,12 @@ class Admission:
     def _wake(self, blocked: Iterable[Key]) -> None:
         for attachment in tuple(blocked):
             self._context.dirty(("attachment", attachment))
+
+
+def _settled(attachment: VpcAttachment) -> bool:
+    """Whether the specification, as it is, was admitted before; an earlier version admits what this one refuses."""
+    status = attachment.status
+    return status.ready and status.observed_generation >= attachment.metadata.generation
 
 
 def _parsed(texts: tuple[str, ...]) -> tuple[Interface, ...]:

@@ -29,6 +29,7 @@ from galactic.kube.resources import (
 )
 from galactic.names import ATTACHMENT_LABEL
 from galactic.validation.attachment import parse_attachment
+from galactic.validation.holders import Lengths
 from galactic.validation.networks import Network, host
 from galactic.webhook.vpc import Range, Used
 
@@ -52,6 +53,7 @@ class Cluster:
         self._labels: dict[str, Mapping[str, str]] = {}
         self._members: defaultdict[Key, set[Key]] = defaultdict(set)  # VPC → attachments
         self._holders: defaultdict[tuple[Key, Network], set[Key]] = defaultdict(set)
+        self._lengths: defaultdict[Key, Lengths] = defaultdict(Lengths)  # of those, by VPC
         self._waiting: defaultdict[tuple[Resource, Key], set[asyncio.Future[None]]] = defaultdict(set)
         self._ranges: tuple[float, tuple[Range, ...]] = (0.0, ())
 
@@ -104,6 +106,15 @@ class Cluster:
     def holder(self, vpc: Key, network: Network, other_than: Key) -> Key | None:
         """Another attachment of the VPC that leads to the network."""
         return min(self._holders.get((vpc, network), set()) - {other_than}, default=None)
+
+    def enclosing(self, vpc: Key, network: Network, namespace: str) -> Key | None:
+        """An attachment of the VPC in another namespace that leads to a network which encloses this one."""
+        lengths = self._lengths.get(vpc)
+        for candidate in lengths.enclosing(network) if lengths else ():
+            others = [key for key in self._holders.get((vpc, candidate), ()) if key[0] != namespace]
+            if others:
+                return min(others)
+        return None
 
     def used(self, vpc: Key) -> Iterator[Used]:
         """Every address that an attachment of the VPC has."""
@@ -218,12 +229,16 @@ class Cluster:
             _drop(self._members, vpc, key)
             for network in _routed_networks(old):
                 _drop(self._holders, (vpc, network), key)
+                self._lengths[vpc].add(network, -1)
+            if vpc not in self._members:
+                self._lengths.pop(vpc, None)
         if new is not None:
             vpc = _vpc_of(new)
             self._attachments[key] = new
             self._members[vpc].add(key)
             for network in _routed_networks(new):
                 self._holders[vpc, network].add(key)
+                self._lengths[vpc].add(network)
 
 
 def kept(document: Object) -> Object:

@@ -4,6 +4,7 @@ import secrets
 import string
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv6Network
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,7 @@ from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, refusal
+from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
 from galactic.webhook import multus, nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.cluster import Cluster
@@ -197,6 +199,8 @@ class Dispatcher:
         if networks is not None and outside(spec, spec.addresses, networks):
             # The VPC may have got their network a moment ago.
             networks = _networks(await self._cluster.vpc(spec.vpc, _never))
+        enclosing = partial(self._cluster.enclosing, spec.vpc, namespace=request.namespace)
+        unnested(spec, spec.addresses, networks or (), enclosing, request.namespace)
         return ALLOWED if networks is None else vpcattachment.placed(spec, networks, strict=rules.strict)
 
     async def _require_grant(self, key: Key, namespace: str, field: str) -> None:

@@ -236,6 +236,47 @@ async def test_a_vpc_that_joined_before_records_existed_stays(cluster):
     assert cluster.status("v", resource=VPCS)["ready"]
 
 
+INNER = [{"destination": "192.168.3.128/25", "via": "10.1.1.2"}]
+OUTER = [{"destination": "192.168.3.0/24", "via": "10.1.1.1"}]
+
+
+async def test_a_network_inside_another_namespaces_termination_is_refused(cluster):
+    """It would take the traffic of a part of it."""
+    cluster.vpc("v", allowedNamespaces={"from": "All"})
+    cluster.attachment("outer", "default/v", "10.1.1.1/24", namespace="team", routes=OUTER)
+    await cluster.settled()
+    cluster.attachment("inner", "default/v", "10.1.1.2/24", namespace="other", routes=INNER)
+    cluster.attachment("address", "default/v", "192.168.3.7/24", namespace="other")
+    cluster.attachment(
+        "owner", "default/v", "10.1.1.3/24", routes=[{"destination": "192.168.3.0/25", "via": "10.1.1.3"}]
+    )
+    cluster.attachment("own", "default/v", "192.168.3.200/24", namespace="team")
+    await cluster.settled()
+    for name in ("inner", "address"):
+        refused = cluster.condition("Accepted", name, namespace="other")
+        assert refused["reason"] == "Nested"
+        assert "a VPCAttachment of another namespace" in refused["message"]
+    assert cluster.status("owner")["ready"]
+    assert cluster.status("own", namespace="team")["ready"]
+    cluster.api.remove(VPC_ATTACHMENTS, "outer", "team")
+    await cluster.settled()
+    assert cluster.status("inner", namespace="other")["ready"]
+
+
+async def test_networks_that_were_nested_before_stay(cluster):
+    """The inner one was there first, and both are admitted again by another operator, in any order."""
+    cluster.vpc("v", allowedNamespaces={"from": "All"})
+    cluster.attachment("z-inner", "default/v", "10.1.1.2/24", namespace="other", routes=INNER)
+    await cluster.settled()
+    cluster.attachment("a-outer", "default/v", "10.1.1.1/24", routes=OUTER)
+    await cluster.settled()
+    await cluster.stop()
+    await cluster.start()
+    await cluster.settled()
+    assert cluster.status("a-outer")["ready"]
+    assert cluster.status("z-inner", namespace="other")["ready"]
+
+
 @pytest.mark.parametrize("identifier", ["000000000000", "ffffffffffff"])
 async def test_reserved_fixed_identifier_is_refused(cluster, identifier):
     cluster.vpc("v", identifier=identifier)

@@ -400,3 +400,34 @@ async def test_nothing_joins_while_the_record_cannot_be_written(
     )
     with pytest.raises(Unreachable):
         await dispatcher.validate(request(VPCS, vpc(identifier=SHARED)))
+
+
+async def test_a_network_inside_another_namespaces_termination_is_refused(
+    dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
+) -> None:
+    shared = api.store(VPCS, vpc(allowedNamespaces={"from": "All"}))
+    cluster.changed(VPCS, ("net", "blue"), None, shared)
+    outer = attachment("outer", "team", "10.1.1.1/24")
+    outer["spec"]["vpc"]["namespace"] = "net"
+    outer["spec"]["routes"] = [{"destination": "192.168.3.0/24", "via": "10.1.1.1"}]
+    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, outer)
+    inner = attachment("inner", "other", "10.1.1.2/24")
+    inner["spec"]["vpc"]["namespace"] = "net"
+    inner["spec"]["routes"] = [{"destination": "192.168.3.128/25", "via": "10.1.1.2"}]
+    for namespace in ("other", "team", "net"):
+        inner["metadata"]["namespace"] = namespace
+        refusal = (await dispatcher.validate(request(VPC_ATTACHMENTS, inner))).refusal
+        assert (refusal is not None) == (namespace == "other"), namespace
+        assert refusal is None or "lies inside a network that a VPCAttachment of another namespace" in str(
+            refusal
+        )
+    address = attachment("address", "other", "192.168.3.7/24")
+    address["spec"]["vpc"]["namespace"] = "net"
+    refusal = (await dispatcher.validate(request(VPC_ATTACHMENTS, address))).refusal
+    assert "spec.interface.addresses: 192.168.3.7/32 lies inside" in str(refusal)
+    # When the outer one goes, and not for a default route.
+    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, None)
+    outer["spec"]["routes"][0]["destination"] = "0.0.0.0/0"
+    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, outer)
+    inner["metadata"]["namespace"] = "other"
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, inner))).refusal is None
