@@ -86,6 +86,7 @@ def rules(settings: OperatorSettings) -> Rules:
         router_outside=settings.router_outside,
         unattached_after=settings.unattached_after,
         evict_unattached=settings.evict_unattached,
+        namespace_networks=settings.namespace_networks,
         remove_node_taint=settings.remove_node_taint,
         set_node_taint=settings.set_node_taint,
     )

@@ -85,6 +85,7 @@ class Addresses:
         self._named: Counter[Network] = Counter()
         self._hosts: Counter[int] = Counter()  # single addresses held, by IP version
         self._lengths = Lengths()
+        self._namespaces: Counter[str] = Counter()  # networks held, by the holder's namespace
 
     def hosts(self, version: int) -> int:
         """The number of single addresses of a family that are held."""
@@ -95,6 +96,14 @@ class Addresses:
 
     def holder(self, network: Network) -> Key | None:
         return self._holders.get(network)
+
+    def namespaces(self) -> dict[str, int]:
+        """The number of networks that the attachments of each namespace hold."""
+        return dict(self._namespaces)
+
+    def in_namespace(self, namespace: str) -> int:
+        """The number of networks that the attachments of a namespace hold."""
+        return self._namespaces[namespace]
 
     def enclosing(self, network: Network, namespace: str) -> Key | None:
         """The holder, in another namespace, of the longest network that encloses this one."""
@@ -143,6 +152,9 @@ class Addresses:
             self._lengths.add(network)
         for network in before - after:
             self._drop(network)
+        self._namespaces[holder[0]] += len(after) - len(before)
+        if not self._namespaces[holder[0]]:
+            del self._namespaces[holder[0]]
         if after:
             self._networks[holder] = after
         else:

@@ -58,6 +58,8 @@ class Admission:
         self._assign(key, spec.vpc)
         allocations = allocator.of(spec.vpc)
         try:
+            if not _settled(attachment):
+                self._within_quota(key, spec)
             addresses = self._addresses(key, attachment, spec, networks)
             warning = self._outside(spec, addresses, networks)
             if not _settled(attachment):
@@ -154,6 +156,21 @@ class Admission:
         )
         allocator.remember(key, addresses)
         return addresses
+
+    def _within_quota(self, key: Key, spec: ParsedAttachment) -> None:
+        """Raises NotYet when the attachment's namespace would hold too many networks of another namespace's VPC."""
+        most, allocator = self._context.rules.namespace_networks, self._context.allocator
+        if not most or key[0] == spec.vpc[0]:
+            return
+        present = allocator.of(spec.vpc).addresses
+        wanted = len(spec.holds(spec.addresses or allocator.addresses(key))) or 1
+        others = present.in_namespace(key[0]) - len(present.held_by(key))
+        if others + wanted > most:
+            raise NotYet(
+                f"namespace {key[0]} would hold {others + wanted} addresses and terminated networks in VPC "
+                f"{'/'.join(spec.vpc)}, and may hold {most} (the operator's namespace_networks); delete some",
+                reason="NamespaceQuota",
+            )
 
     def _function(self, key: Key, vpc: Key, attachment: VpcAttachment) -> int:
         allocations = self._context.allocator.of(vpc)

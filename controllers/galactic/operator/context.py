@@ -41,6 +41,7 @@ class Rules:
     router_outside: bool = False  # the router does not write endpoints into this cluster's objects
     unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
     evict_unattached: bool = False
+    namespace_networks: int = 0  # that another namespace may hold in a VPC; 0: any number
     remove_node_taint: bool = True
     set_node_taint: bool = False
 

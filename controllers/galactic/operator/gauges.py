@@ -46,6 +46,8 @@ class VpcUsage:
     families: tuple[Family, ...]
     ready: int
     unready: int
+    namespaces: tuple[tuple[str, int], ...] = ()
+    """Other namespaces than its own, and the number of networks that their attachments hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def vpcs(caches: Caches, allocator: Allocator) -> Iterator[VpcUsage]:
             families=tuple(_families(key, vpc, allocator)),
             ready=members[key, True],
             unready=members[key, False],
+            namespaces=tuple(_namespaces(key, allocator)),
         )
 
 
@@ -138,6 +141,13 @@ def _families(key: Key, vpc: Vpc, allocator: Allocator) -> Iterator[Family]:
     for version in sorted({network.version for network in networks}):
         total = sum(capacity(network) for network in networks if network.version == version)
         yield Family(version, total, allocations.addresses.hosts(version) if allocations else 0)
+
+
+def _namespaces(key: Key, allocator: Allocator) -> Iterator[tuple[str, int]]:
+    allocations = allocator.allocated(key)
+    for namespace, count in allocations.addresses.namespaces().items() if allocations else ():
+        if namespace != key[0]:
+            yield namespace, count
 
 
 def _reason(conditions: tuple[Condition, ...]) -> str:

@@ -179,11 +179,19 @@ class _Objects(Collector):
             "Single addresses that attachments of a VPC hold, by IP version. Exposed by the leader.",
             labels=["vpc_name", "family"],
         )
+        namespaces = GaugeMetricFamily(
+            "galactic_operator_vpc_namespace_networks",
+            "Addresses and terminated networks that the attachments of another namespace hold in a VPC. Exposed by the "
+            "leader.",
+            labels=["vpc_name", "namespace"],
+        )
         for vpc in self.vpcs():
+            for namespace, count in vpc.namespaces:
+                namespaces.add_metric([vpc.name, namespace], count)
             info.add_metric([vpc.vpc, vpc.name], 1)
             attachments.add_metric([vpc.name, "true"], vpc.ready)
             attachments.add_metric([vpc.name, "false"], vpc.unready)
             for family in vpc.families:
                 capacity.add_metric([vpc.name, str(family.version)], family.capacity)
                 allocated.add_metric([vpc.name, str(family.version)], family.allocated)
-        yield from (info, attachments, capacity, allocated)
+        yield from (info, attachments, capacity, allocated, namespaces)

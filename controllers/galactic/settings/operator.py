@@ -46,6 +46,12 @@ class OperatorSettings(Settings):
         description="evict pods that run without their VPC interface, so that their owners replace them; respects "
         "PodDisruptionBudgets, and leaves pods without an owner alone",
     )
+    namespace_networks: int = Field(
+        default=8192,
+        ge=0,
+        description="addresses and terminated networks that the attachments of one namespace may hold in a VPC of "
+        "another namespace; 0: any number",
+    )
     remove_node_taint: bool = Field(
         default=True,
         description="remove the taint galactic.datumapis.com/agent-not-ready from a Node once pods can be "

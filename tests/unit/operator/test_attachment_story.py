@@ -12,6 +12,7 @@ from galactic.errors import Unreachable
 from galactic.kube.api import Event
 from galactic.kube.resources import CONFIG_MAPS, EVENTS, NADS, NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.operator.context import FINALIZER, Rules
+from galactic.operator.gauges import vpcs
 from galactic.validation import joining
 
 
@@ -261,6 +262,30 @@ async def test_a_network_inside_another_namespaces_termination_is_refused(cluste
     cluster.api.remove(VPC_ATTACHMENTS, "outer", "team")
     await cluster.settled()
     assert cluster.status("inner", namespace="other")["ready"]
+
+
+async def test_a_namespace_has_its_share_of_another_namespaces_vpc(clusters):
+    cluster = clusters(Rules(namespace_networks=3))
+    await cluster.start()
+    cluster.vpc("v", allowedNamespaces={"from": "All"})
+    routes = [{"destination": f"192.168.3.{number}/32", "via": "10.1.1.1"} for number in range(1, 4)]
+    cluster.attachment("many", "default/v", "10.1.1.1/24", namespace="other", routes=routes)
+    await cluster.settled()
+    assert cluster.condition("Ready", "many", namespace="other")["reason"] == "NamespaceQuota"
+    for name in ("a", "b", "c", "d"):
+        cluster.attachment(name, "default/v", namespace="other")
+        cluster.attachment(name, "default/v")
+    await cluster.settled()
+    ready = [name for name in ("a", "b", "c", "d") if cluster.status(name, namespace="other")["ready"]]
+    assert len(ready) == 3
+    assert all(cluster.status(name)["ready"] for name in ("a", "b", "c", "d"))
+    usage = next(vpcs(cluster.reconciler.caches, cluster.reconciler.allocator))
+    assert usage.namespaces == (("other", 3),)
+    cluster.api.remove(VPC_ATTACHMENTS, ready[0], "other")
+    await cluster.settled()
+    left = [name for name in ("a", "b", "c", "d") if name != ready[0]]
+    assert all(cluster.status(name, namespace="other")["ready"] for name in left)
+    await cluster.stop()
 
 
 async def test_networks_that_were_nested_before_stay(cluster):
