@@ -279,6 +279,38 @@ def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
         return error.read().decode()
 
 
+SHARED = {"namespace": "bad-input", "name": "shared"}
+INSIDE = [{"destination": "192.168.9.128/25", "via": "10.9.0.2"}]
+
+
+def test_a_tenant_takes_no_part_of_anothers_termination(space: Namespaces) -> None:
+    """The longer prefix would win: a pod of another namespace would get the packets for a part of the network."""
+    outer = [{"destination": "192.168.9.0/24", "via": "10.9.0.1"}]
+    space.accepts(
+        vpc("shared", "10.9.0.0/16", allowedNamespaces={"from": "All"}),
+        attachment("outer", "10.9.0.1/16", vpc={"name": "shared"}, routes=outer),
+    )
+    space.ready("vpca", "outer")
+    inner = attachment("inner", "10.9.0.2/16", namespace="stranger", vpc=SHARED, routes=INSIDE)
+    space.refuses(inner, "spec.routes: 192.168.9.128/25 lies inside", "a VPCAttachment of another namespace")
+    space.refuses(
+        attachment("held", "10.9.0.1/16", namespace="stranger", vpc=SHARED),
+        "10.9.0.1 is held by a VPCAttachment of another namespace",
+    )
+    own = [{"destination": "192.168.10.0/24", "via": "10.9.0.2"}]
+    allowed = attachment("allowed", "10.9.0.2/16", namespace="stranger", vpc=SHARED, routes=own)
+    space.accepts(allowed)
+    space.accepts(
+        vpc("shared", "10.9.0.0/16", allowedNamespaces={"from": "All"}, allowedTerminations={"from": "Same"})
+    )
+    allowed["metadata"]["name"] = "later"
+    allowed["spec"]["interface"]["addresses"] = ["10.9.0.3/16"]
+    allowed["spec"]["routes"] = [{"destination": "192.168.11.0/24", "via": "10.9.0.3"}]
+    space.refuses(
+        allowed, "spec.routes: VPC bad-input/shared does not let namespace stranger terminate networks"
+    )
+
+
 def as_tenant(space: Namespaces, thing: dict[str, Any]) -> tuple[bool, str]:
     """What kubectl says to a user of ``bad-input`` who may do there what Kubernetes' role edit allows."""
     return space.kubectl("apply", "--as=tenant", "-f", "-", stdin=thing)
@@ -451,6 +483,23 @@ class TestWithoutWebhooks:
         self, without_webhooks: Namespaces, thing: dict[str, Any], answer: list[str]
     ) -> None:
         without_webhooks.refuses(thing, *answer)
+
+    def test_the_operator_refuses_a_part_of_anothers_termination(self, without_webhooks: Namespaces) -> None:
+        inner = attachment(
+            "inner",
+            "10.9.0.5/16",
+            namespace="stranger",
+            vpc=SHARED,
+            routes=[{"destination": "192.168.9.128/25", "via": "10.9.0.5"}],
+        )
+        without_webhooks.accepts(inner)
+        read = lambda: without_webhooks.lab.get("vpca", "-n", "stranger", "inner").get("status", {})  # noqa: E731
+        eventually(
+            "the operator refuses it", lambda: "TerminationNotGranted" in str(read().get("conditions"))
+        )
+        without_webhooks.accepts(vpc("shared", "10.9.0.0/16", allowedNamespaces={"from": "All"}))
+        eventually("it is nested as well", lambda: "'Nested'" in str(read().get("conditions")))
+        assert not read().get("ready")
 
     def test_nothing_joins(self, without_webhooks: Namespaces) -> None:
         """The operator gives an identifier by request to no VPC that the webhook has not seen."""

@@ -65,6 +65,11 @@ class VpcSpec(Model):
     allowed_namespaces: AllowedNamespaces | None = Field(
         default=None, description="Which namespaces may attach to the VPC. Left out: only its own."
     )
+    allowed_terminations: AllowedNamespaces | None = Field(
+        default=None,
+        description="Which of these namespaces may terminate networks behind their pods (routes via their own "
+        "address). Left out: all of them. Its own always may.",
+    )
 
 
 class VpcStatus(Model):

@@ -17,7 +17,7 @@ from galactic.operator.context import ReconcileContext
 from galactic.operator.state import Invalid
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
-from galactic.validation.grants import granted, refusal
+from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import NESTED, unnested
 from galactic.validation.networks import Interface, Network, host
 
@@ -63,6 +63,7 @@ class Admission:
             addresses = self._addresses(key, attachment, spec, networks)
             warning = self._outside(spec, addresses, networks)
             if not _settled(attachment):
+                self._may_terminate(key, spec, addresses, vpc)
                 enclosing = partial(allocations.addresses.enclosing, namespace=key[0])
                 unnested(spec, addresses, networks, enclosing, key[0])
             if allocations.addresses.claim(key, spec.holds(addresses)):
@@ -171,6 +172,16 @@ class Admission:
                 f"{'/'.join(spec.vpc)}, and may hold {most} (the operator's namespace_networks); delete some",
                 reason="NamespaceQuota",
             )
+
+    def _may_terminate(
+        self, key: Key, spec: ParsedAttachment, addresses: tuple[Interface, ...], vpc: Vpc
+    ) -> None:
+        """Raises Rejected when it terminates networks, and the VPC does not let its namespace do so."""
+        namespace = self._context.caches.namespaces.get(("", key[0]))
+        labels = namespace.labels if namespace else None
+        own = key[0] == spec.vpc[0]
+        if spec.terminations(addresses) and not may_terminate(vpc.spec.allowed_terminations, own, labels):
+            raise termination_refusal(spec.vpc, key[0])
 
     def _function(self, key: Key, vpc: Key, attachment: VpcAttachment) -> int:
         allocations = self._context.allocator.of(vpc)

@@ -21,9 +21,28 @@ def granted(allowed: AllowedNamespaces | None, own: bool, labels: Mapping[str, s
     return labels is not None and allowed.selector is not None and selects(allowed.selector, labels)
 
 
-def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+def may_terminate(allowed: AllowedNamespaces | None, own: bool, labels: Mapping[str, str] | None) -> bool:
+    """Whether a namespace that may attach may terminate networks as well: ``VPC.spec.allowedTerminations``.
+
+    Raises Rejected when the selector is malformed.
+    """
+    return allowed is None or granted(allowed, own, labels)
+
+
+def termination_refusal(vpc: tuple[str, str], namespace: str) -> Rejected:
+    """For an attachment that terminates a network without that grant."""
+    return Rejected(
+        f"VPC {vpc[0]}/{vpc[1]} does not let namespace {namespace} terminate networks; remove routes via the "
+        "attachment's own address, or ask its owner to list the namespace in the VPC's spec.allowedTerminations",
+        reason="TerminationNotGranted",
+        field="spec.routes",
+    )
+
+
+def selects(
+    selector: Mapping[str, Any], labels: Mapping[str, str], field: str = "spec.allowedNamespaces.selector"
+) -> bool:
     """Whether a metav1.LabelSelector matches; an empty one matches all. Raises Rejected on an unknown operator."""
-    field = "spec.allowedNamespaces.selector"
     unknown = selector.keys() - {"matchLabels", "matchExpressions"}
     if unknown:
         raise Rejected(

@@ -20,7 +20,7 @@ from galactic.kube.conditions import ACCEPTED, READY
 from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation.attachment import outside
-from galactic.validation.grants import granted, refusal
+from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
 from galactic.webhook import multus, nodesegment, pod, vpc, vpcattachment
@@ -192,6 +192,8 @@ class Dispatcher:
             await self._require_grant(spec.vpc, request.namespace, "spec.vpc")
         if not checked.networks:
             return ALLOWED
+        if spec.terminations(spec.addresses):
+            await self._require_termination(spec.vpc, request.namespace)
         vpcattachment.unheld(
             spec, lambda network: self._cluster.holder(spec.vpc, network, key), request.namespace
         )
@@ -210,6 +212,16 @@ class Dispatcher:
         if await self._granted(key, namespace, live=False) or await self._granted(key, namespace, live=True):
             return
         raise refusal(key, namespace, field)
+
+    async def _require_termination(self, key: Key, namespace: str) -> None:
+        """Raises Rejected unless the namespace may terminate networks in the VPC, as far as that exists."""
+        for live in (False, True):
+            current = await (self._cluster.vpc(key, _never) if live else self._cluster.vpc(key))
+            labels = await self._cluster.labels(namespace, live=live)
+            own = key[0] == namespace
+            if current is None or may_terminate(current.spec.allowed_terminations, own, labels):
+                return
+        raise termination_refusal(key, namespace)
 
     async def _granted(self, key: Key, namespace: str, *, live: bool) -> bool:
         current = await (self._cluster.vpc(key, _never) if live else self._cluster.vpc(key))

@@ -40,7 +40,8 @@ def created(
     """The answer to a new VPC. ``holder``: of the identifier that it requests. Raises Rejected."""
     networks = parse_networks(vpc.spec.networks, srv6_block)
     _identifier(vpc)
-    _grants(vpc.spec.allowed_namespaces)
+    _grants(vpc.spec.allowed_namespaces, "spec.allowedNamespaces.selector")
+    _grants(vpc.spec.allowed_terminations, "spec.allowedTerminations.selector")
     return Answer(warnings=(*shadowed(networks, ranges), *_identifier_taken(vpc, holder)))
 
 
@@ -59,7 +60,9 @@ def updated(
             )
         _identifier(new)
     if new.spec.allowed_namespaces != old.spec.allowed_namespaces:
-        _grants(new.spec.allowed_namespaces)
+        _grants(new.spec.allowed_namespaces, "spec.allowedNamespaces.selector")
+    if new.spec.allowed_terminations != old.spec.allowed_terminations:
+        _grants(new.spec.allowed_terminations, "spec.allowedTerminations.selector")
     if new.spec.networks == old.spec.networks:
         return Answer()
     networks = parse_networks(new.spec.networks, srv6_block)
@@ -123,7 +126,7 @@ def _identifier_taken(vpc: Vpc, holder: Key | None) -> tuple[str, ...]:
     return (text,)
 
 
-def _grants(allowed: AllowedNamespaces | None) -> None:
+def _grants(allowed: AllowedNamespaces | None, field: str) -> None:
     """Raises Rejected for a malformed or ineffective selector."""
     if allowed is None:
         return
@@ -132,14 +135,14 @@ def _grants(allowed: AllowedNamespaces | None) -> None:
             raise Rejected(
                 "from: Selector needs a selector; add one, or write from: All",
                 reason="InvalidSelector",
-                field="spec.allowedNamespaces.selector",
+                field=field,
             )
-        selects(allowed.selector, {})
+        selects(allowed.selector, {}, field)
     elif allowed.selector is not None:
         raise Rejected(
             f"has no effect with from: {allowed.from_}; remove it, or write from: Selector",
             reason="InvalidSelector",
-            field="spec.allowedNamespaces.selector",
+            field=field,
         )
 
 

@@ -288,6 +288,29 @@ async def test_a_namespace_has_its_share_of_another_namespaces_vpc(clusters):
     await cluster.stop()
 
 
+async def test_the_owner_says_who_may_terminate(cluster):
+    chosen = {"from": "Selector", "selector": {"matchLabels": {"name": "other"}}}
+    cluster.vpc("v", allowedNamespaces={"from": "All"}, allowedTerminations={"from": "Same"})
+    cluster.attachment("a", "default/v", "10.1.1.1/24", namespace="other", routes=OUTER)
+    cluster.attachment("plain", "default/v", "10.1.1.2/24", namespace="other")
+    cluster.attachment(
+        "own", "default/v", "10.1.1.3/24", routes=[{"destination": "192.168.4.0/24", "via": "10.1.1.3"}]
+    )
+    await cluster.settled()
+    assert cluster.condition("Accepted", "a", namespace="other")["reason"] == "TerminationNotGranted"
+    assert cluster.status("plain", namespace="other")["ready"]
+    assert cluster.status("own")["ready"]
+    cluster.api.change(VPCS, "v", {"spec": {"allowedTerminations": chosen}}, "default")
+    await cluster.settled()
+    assert cluster.status("a", namespace="other")["ready"]
+    # One that was admitted stays, as it does when the grant to attach is revoked.
+    cluster.api.change(
+        VPCS, "v", {"spec": {"allowedTerminations": {"from": "Same", "selector": None}}}, "default"
+    )
+    await cluster.settled()
+    assert cluster.status("a", namespace="other")["ready"]
+
+
 async def test_networks_that_were_nested_before_stay(cluster):
     """The inner one was there first, and both are admitted again by another operator, in any order."""
     cluster.vpc("v", allowedNamespaces={"from": "All"})

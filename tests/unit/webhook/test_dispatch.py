@@ -431,3 +431,21 @@ async def test_a_network_inside_another_namespaces_termination_is_refused(
     cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, outer)
     inner["metadata"]["namespace"] = "other"
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, inner))).refusal is None
+
+
+async def test_the_owner_says_who_may_terminate(
+    dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
+) -> None:
+    closed = vpc(allowedNamespaces={"from": "All"}, allowedTerminations={"from": "Same"})
+    cluster.changed(VPCS, ("net", "blue"), None, api.store(VPCS, closed))
+    terminating = attachment("gate", "other", "10.1.1.1/24")
+    terminating["spec"]["vpc"]["namespace"] = "net"
+    terminating["spec"]["routes"] = [{"destination": "192.168.3.0/24", "via": "10.1.1.1"}]
+    refusal = (await dispatcher.validate(request(VPC_ATTACHMENTS, terminating))).refusal
+    assert "spec.routes: VPC net/blue does not let namespace other terminate networks" in str(refusal)
+    own = attachment("gate", "net", "10.1.1.1/24")
+    own["spec"]["routes"] = terminating["spec"]["routes"]
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, own))).refusal is None
+    # A grant of a moment ago, which the cache has not seen.
+    api.store(VPCS, vpc(allowedNamespaces={"from": "All"}, allowedTerminations={"from": "All"}))
+    assert (await dispatcher.validate(request(VPC_ATTACHMENTS, terminating))).refusal is None
