@@ -280,16 +280,18 @@ def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
 
 
 SHARED = {"namespace": "bad-input", "name": "shared"}
+OUTER = attachment(
+    "outer",
+    "10.9.0.1/16",
+    vpc={"name": "shared"},
+    routes=[{"destination": "192.168.9.0/24", "via": "10.9.0.1"}],
+)
 INSIDE = [{"destination": "192.168.9.128/25", "via": "10.9.0.2"}]
 
 
 def test_a_tenant_takes_no_part_of_anothers_termination(space: Namespaces) -> None:
     """The longer prefix would win: a pod of another namespace would get the packets for a part of the network."""
-    outer = [{"destination": "192.168.9.0/24", "via": "10.9.0.1"}]
-    space.accepts(
-        vpc("shared", "10.9.0.0/16", allowedNamespaces={"from": "All"}),
-        attachment("outer", "10.9.0.1/16", vpc={"name": "shared"}, routes=outer),
-    )
+    space.accepts(vpc("shared", "10.9.0.0/16", allowedNamespaces={"from": "All"}), OUTER)
     space.ready("vpca", "outer")
     inner = attachment("inner", "10.9.0.2/16", namespace="stranger", vpc=SHARED, routes=INSIDE)
     space.refuses(inner, "spec.routes: 192.168.9.128/25 lies inside", "a VPCAttachment of another namespace")
@@ -485,6 +487,11 @@ class TestWithoutWebhooks:
         without_webhooks.refuses(thing, *answer)
 
     def test_the_operator_refuses_a_part_of_anothers_termination(self, without_webhooks: Namespaces) -> None:
+        granted = {"allowedNamespaces": {"from": "All"}}
+        without_webhooks.accepts(
+            vpc("shared", "10.9.0.0/16", **granted, allowedTerminations={"from": "Same"}), OUTER
+        )
+        without_webhooks.ready("vpca", "outer")
         inner = attachment(
             "inner",
             "10.9.0.5/16",
@@ -497,7 +504,7 @@ class TestWithoutWebhooks:
         eventually(
             "the operator refuses it", lambda: "TerminationNotGranted" in str(read().get("conditions"))
         )
-        without_webhooks.accepts(vpc("shared", "10.9.0.0/16", allowedNamespaces={"from": "All"}))
+        without_webhooks.accepts(vpc("shared", "10.9.0.0/16", **granted))
         eventually("it is nested as well", lambda: "'Nested'" in str(read().get("conditions")))
         assert not read().get("ready")
 
