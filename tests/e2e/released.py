@@ -35,11 +35,6 @@ def helm(lab: Lab, *arguments: str) -> str:
     return done.stdout
 
 
-def apply_kinds(lab: Lab) -> None:
-    """The kinds of this checkout, whose image runs: the API server drops what an earlier chart's kinds do not have."""
-    lab.kubectl("apply", "-f", str(checkout() / "crds"))
-
-
 def pods(lab: Lab) -> dict[str, dict[str, Any]]:
     """Galactic's pods that are not on their way out, by UID."""
     found = lab.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/name=galactic,{COMPONENT}!=test")[
