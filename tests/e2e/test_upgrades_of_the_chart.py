@@ -74,7 +74,7 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
                 if pod["metadata"]["labels"][COMPONENT] != "broker"
             }
             helm(examples, *step)
-                eventually(
+            eventually(
                 f"after {step[0]} others are Ready", lambda b=before: replaced(examples, b), POD_SECONDS
             )
             eventually(f"after {step[0]} nothing is wrong", lambda: "Nothing is wrong." in status(examples))
