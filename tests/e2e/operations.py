@@ -1,8 +1,10 @@
 """Random operations on one node, through the CNI plugin as a runtime calls it; runs on that node, in the lab's kernel.
 
-``operations.py PLUGIN SEED COUNT``: makes and removes namespaces called ``wild-N``, attaches them to VPCs that
-only this node knows, calls ADD and DEL too often, lets namespaces vanish without a DEL, and kills the node controller.
-One line of JSON at the end: the namespaces that are attached, each with its interfaces, and how often what was done.
+``operations.py PLUGIN SEED COUNT``: makes and removes namespaces called ``wild-N``, attaches them by the slots that are
+read from stdin, calls ADD and DEL too often, lets namespaces vanish without a DEL, and kills the node controller. One
+line of JSON at the end: the namespaces that are attached, each with its interfaces, and how often what was done.
+
+A slot is [VPC, attachment (namespace/name), name of the pod that carries it, its UID].
 """
 
 import json
@@ -16,8 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-VPCS = ("1hVwxnaA0", "1hVwxnaA1", "1hVwxnaA2")  # base62, near the end of what there is
-FUNCTIONS = tuple("0123456789abcdefghijkl")[1:]
+Slot = tuple[str, str, str, str]
 TRY_AGAIN = 11
 TRIES = 600
 
@@ -25,10 +26,10 @@ TRIES = 600
 class Node:
     """A runtime's view of what it has attached: (container, interface) → slot."""
 
-    def __init__(self, plugin: str, chance: random.Random) -> None:
-        self._plugin, self._chance = plugin, chance
+    def __init__(self, plugin: str, chance: random.Random, slots: list[Slot]) -> None:
+        self._plugin, self._chance, self._slots = plugin, chance, slots
         self._made = 0
-        self.held: dict[tuple[int, str], tuple[str, str]] = {}
+        self.held: dict[tuple[int, str], Slot] = {}
         self.done: Counter[str] = Counter()
 
     def step(self) -> None:
@@ -55,7 +56,7 @@ class Node:
     def second_interface(self) -> None:
         slot = self._free()
         # (not in a VPC that it is in already: both interfaces would lead to the same networks)
-        taken_by = {number for (number, _), (vpc, _) in self.held.items() if slot and vpc == slot[0]}
+        taken_by = {number for (number, _), one in self.held.items() if slot and one[0] == slot[0]}
         containers = sorted({number for number, _ in self.held} - taken_by)
         if slot and containers:
             number = self._chance.choice(containers)
@@ -72,7 +73,7 @@ class Node:
             subprocess.run(["ip", "netns", "delete", f"wild-{number}"], check=True)
 
     def delete_again(self) -> None:
-        self._call("DEL", (self._made + 1000, "galactic0"), (VPCS[0], FUNCTIONS[0]))
+        self._call("DEL", (self._made + 1000, "galactic0"), self._slots[0])
 
     def vanish(self) -> None:
         if self.held:
@@ -85,29 +86,32 @@ class Node:
             with suppress(OSError):  # it ended by itself
                 os.kill(pid, signal.SIGKILL)
 
-    def _free(self) -> tuple[str, str] | None:
+    def _free(self) -> Slot | None:
         taken = set(self.held.values())
-        free = [(vpc, function) for vpc in VPCS for function in FUNCTIONS if (vpc, function) not in taken]
+        free = [slot for slot in self._slots if slot not in taken]
         return self._chance.choice(free) if free else None
 
-    def _attach(self, which: tuple[int, str], slot: tuple[str, str]) -> None:
+    def _attach(self, which: tuple[int, str], slot: Slot) -> None:
         self._call("ADD", which, slot)
         self.held[which] = slot
 
-    def _call(self, command: str, which: tuple[int, str], slot: tuple[str, str]) -> None:
+    def _call(self, command: str, which: tuple[int, str], slot: Slot) -> None:
         """As a kubelet calls: again while it is told to. A slot whose namespace vanished is free once that was seen."""
         number, ifname = which
+        _vpc, attachment, pod, uid = slot
+        namespace = attachment.partition("/")[0]
         variables = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": f"wild{number}",
             "CNI_NETNS": f"/run/netns/wild-{number}",
             "CNI_IFNAME": ifname,
+            "CNI_ARGS": f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_UID={uid}",
             "CNI_PATH": str(Path(self._plugin).parent),
         }
         for _ in range(TRIES):
             done = subprocess.run(
                 [self._plugin],
-                input=json.dumps(config(*slot)).encode(),
+                input=json.dumps(config(attachment)).encode(),
                 env=os.environ | variables,
                 capture_output=True,
                 check=False,
@@ -131,29 +135,19 @@ def controllers() -> list[int]:
     return found
 
 
-def config(vpc: str, function: str) -> dict[str, Any]:
-    """A network as the operator writes it: an address of each family, a termination with every third."""
-    last = FUNCTIONS.index(function) + 1
-    mine = f"10.9.{VPCS.index(vpc)}.{last}"
-    terminations = [{"network": f"192.168.{last}.0/24", "via": mine}] if last % 3 == 0 else []
-    return {
-        "cniVersion": "1.0.0",
-        "name": f"wild-{vpc}-{function}",
-        "type": "galactic",
-        "vpc": vpc,
-        "vpcattachment": function,
-        "attachment": f"wild/{vpc.lower()}-{function}",
-        "addresses": [f"{mine}/24", f"2001:10:9:{VPCS.index(vpc)}::{last:x}/64"],
-        "networks": [f"10.9.{VPCS.index(vpc)}.0/24", f"2001:10:9:{VPCS.index(vpc)}::/64"],
-        "terminations": terminations,
-    }
+def config(attachment: str) -> dict[str, Any]:
+    """A network of that attachment; the node controller takes nothing else from it."""
+    name = attachment.replace("/", "-")
+    given = {"vpc": "a", "vpcattachment": "a", "attachment": attachment}
+    return {"cniVersion": "1.0.0", "name": name, "type": "galactic", **given}
 
 
 def main() -> None:
     plugin, seed, count = sys.argv[1:]
     if not controllers():
         sys.exit("there is no node controller here to kill")
-    node = Node(plugin, random.Random(int(seed)))
+    slots = [tuple(slot) for slot in json.load(sys.stdin)]
+    node = Node(plugin, random.Random(int(seed)), slots)
     for _ in range(int(count)):
         node.step()
     held: dict[str, list[str]] = {}

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from story import DESTROY, Tenant, eventually
+from story import API, DESTROY, Tenant, eventually
 
 from galactic_lab.cluster import Lab
 
 NODE = "node-3"
 PROGRAM = Path(__file__).with_name("operations.py")
 COUNT = 25
+VPCS, ATTACHMENTS = 3, 7
 
 
 @pytest.fixture
@@ -38,9 +39,10 @@ def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
     plugin = str(state.tools / "cni" / "galactic")
     init = state.pid(NODE, "init").read_text().strip()
     argv = [sys.executable, "-P", str(PROGRAM), plugin, str(seed), str(COUNT)]
+    slots = json.dumps(carried(blue))
     held: dict[str, list[str]] = {}
     try:
-        told = json.loads(lab.run(NODE, argv, timeout=1200).stdout)
+        told = json.loads(lab.run(NODE, argv, stdin=slots, timeout=1200).stdout)
         held, done = told["held"], told["done"]
         assert len(done) >= 4, f"too few kinds of operations: {done}"
         pods = {f"/proc/{init}/root/run/netns/{name}": devices for name, devices in held.items()}
@@ -72,6 +74,73 @@ def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
         script = "".join(f"ip netns delete {name}; " for name in names(lab))
         lab.exec(NODE, ["sh", "-c", f"{script}true"])
     eventually("the node is empty but for the real pod", lambda: forgotten(lab, 1))
+
+
+def carried(tenant: Tenant) -> list[tuple[str, str, str, str]]:
+    """Attachments, each carried by a pod of the node that never gets a sandbox: (VPC, attachment, pod, UID).
+
+    An address of each family, a termination with every third.
+    """
+    things: list[dict[str, Any]] = []
+    for vpc in range(VPCS):
+        networks = [f"10.9.{vpc}.0/24", f"2001:10:9:{vpc}::/64"]
+        things.append(
+            {
+                "apiVersion": API,
+                "kind": "VPC",
+                "metadata": {"name": f"wild-{vpc}"},
+                "spec": {"networks": networks},
+            }
+        )
+        for last in range(1, ATTACHMENTS + 1):
+            own = f"10.9.{vpc}.{last}"
+            routes = [{"destination": f"192.168.{last}.0/24", "via": own}] if last % 3 == 0 else []
+            spec = {
+                "vpc": {"apiVersion": API, "kind": "VPC", "name": f"wild-{vpc}"},
+                "interface": {"addresses": [f"{own}/24", f"2001:10:9:{vpc}::{last:x}/64"]},
+                "routes": routes,
+            }
+            name = f"wild-{vpc}-{last}"
+            things += [
+                {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": name}, "spec": spec},
+                waiting(name),
+            ]
+    tenant.apply(*things)
+    wild: dict[str, dict[str, Any]] = {}
+
+    def all_carried() -> bool:
+        found = tenant.lab.get("vpca", "-n", tenant.namespace)["items"]
+        wild.update(
+            {one["metadata"]["name"]: one for one in found if one["metadata"]["name"].startswith("wild-")}
+        )
+        return len(wild) == VPCS * ATTACHMENTS and all(
+            (one.get("status") or {}).get("carriers") for one in wild.values()
+        )
+
+    eventually("every attachment is carried", all_carried)
+    return [
+        (one["spec"]["vpc"]["name"], f"{tenant.namespace}/{name}", name, one["status"]["carriers"][0]["uid"])
+        for name, one in sorted(wild.items())
+    ]
+
+
+def waiting(name: str) -> dict[str, Any]:
+    """A pod of the node that waits for a Secret, before its sandbox is made."""
+    annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": name}
+    spec = {
+        "nodeSelector": {"kubernetes.io/hostname": NODE},
+        "terminationGracePeriodSeconds": 1,
+        "containers": [
+            {"name": "main", "image": "none", "volumeMounts": [{"name": "never", "mountPath": "/never"}]}
+        ],
+        "volumes": [{"name": "never", "secret": {"secretName": "never"}}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": spec,
+    }
 
 
 def names(lab: Lab) -> list[str]:
