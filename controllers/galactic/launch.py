@@ -5,10 +5,13 @@ or SIGINT, so that a controller is one coroutine that cleans up on cancellation.
 """
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 import structlog
@@ -22,6 +25,8 @@ from galactic.settings import Settings
 log = structlog.get_logger(__name__)
 GRACE_SECONDS: Final = 10.0
 GRACE_STEPS: Final = 100
+ADDRESS_SECONDS: Final = 5.0
+"""Between two looks for an address that this host does not have yet."""
 
 
 class Health:
@@ -104,7 +109,11 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    server = await _serve(settings.metrics_port, health, registry)
+    server = await _server(health, registry)
+    listening = asyncio.create_task(_listen(server, settings), name="metrics and health")
+    await asyncio.wait({listening}, timeout=ADDRESS_SECONDS / 2)
+    if listening.done():
+        listening.result()
     work = asyncio.create_task(main(health), name=program)
     stop = asyncio.create_task(stopped.wait(), name="stop")
     try:
@@ -115,6 +124,7 @@ async def _run(
             await _grace(work)
     finally:
         stop.cancel()
+        listening.cancel()
         await server.cleanup()
     return _code(work, program)
 
@@ -144,7 +154,7 @@ def _code(work: "asyncio.Task[None]", program: str) -> int:
     return 1
 
 
-async def _serve(port: int, health: Health, registry: CollectorRegistry) -> web.AppRunner:
+async def _server(health: Health, registry: CollectorRegistry) -> web.AppRunner:
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -157,6 +167,32 @@ async def _serve(port: int, health: Health, registry: CollectorRegistry) -> web.
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
-    if port:
-        await web.TCPSite(runner, None, port).start()
     return runner
+
+
+async def _listen(server: web.AppRunner, settings: Settings) -> None:
+    """Serves. An address that the host does not have (yet: duplicate address detection takes seconds) is tried again,
+    because a controller works without its metrics.
+    """
+    address, port = settings.metrics_address, settings.metrics_port
+    if not port:
+        return
+    if address is None:
+        await web.TCPSite(server, None, port).start()
+        return
+    while True:
+        try:
+            await web.SockSite(server, _bound(address, port)).start()
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            log.warning("metrics_address is no address of this host, trying again", address=str(address))
+            await asyncio.sleep(ADDRESS_SECONDS)
+        else:
+            return
+
+
+def _bound(address: IPv4Address | IPv6Address, port: int) -> socket.socket:
+    """Asyncio would hide why an address is not bound."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return socket.create_server((str(address), port), family=family, backlog=128)

@@ -164,6 +164,12 @@ CASES = [
     pytest.param(
         nested("node.stateDir", "/opt/cni/bin"), "node.cniBinDir node.stateDir", id="one-folder-twice"
     ),
+    pytest.param(nested("node.metricsAddress", "node-1"), "node metricsAddress", id="address-is-a-name"),
+    pytest.param(
+        merged(nested("node.metricsAddress", "127.0.0.1"), nested("metrics.podMonitor.enabled", True)),
+        "metrics.podMonitor node.metricsAddress 127.0.0.1",
+        id="a-monitor-that-reaches-nothing",
+    ),
     pytest.param(
         nested("webhook", {"hostNetwork": True, "port": 9154}),
         "webhook.hostNetwork webhook.port node.metricsPort 9154",

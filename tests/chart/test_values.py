@@ -154,6 +154,10 @@ CASES: dict[str, Case] = {
         'name: GALACTIC_DROP_EXTERNAL_SIDS\n              value: "false"',
     ),
     "node.metricsPort": (nested("node.metricsPort", 4242), "hostPort: 4242"),
+    "node.metricsAddress": (
+        nested("node.metricsAddress", "192.0.2.42"),
+        'path: /healthz, port: metrics, host: "192.0.2.42"',
+    ),
     "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), 'hostPath: {path: "/opt/42",'),
     "node.cniConfDir": (nested("node.cniConfDir", "/etc/42"), 'hostPath: {path: "/etc/42",'),
     "node.stateDir": (nested("node.stateDir", "/run/42"), '"--socket","/run/42/agent.sock"'),

@@ -3,7 +3,10 @@ compromised node takes no traffic, and a pod that lost its attachment leaves the
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from mqtt import publish
@@ -65,6 +68,19 @@ def event(tenant: Tenant, reason: str, text: str) -> bool:
     return any(one["reason"] == reason and text in one["message"] for one in events)
 
 
+def findings(lab: Lab, about: str = "") -> list[dict[str, str]]:
+    """Those of `galactic status` about one object, or about all."""
+    program = Path(sys.executable).with_name("galactic")
+    command = [str(program), "status", "-o", "json", "--kubeconfig", str(lab.kubeconfig)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode in (0, 3), done.stdout + done.stderr
+    return [found for found in json.loads(done.stdout)["findings"] if about in ("", found["about"])]
+
+
+def nothing_is_wrong(lab: Lab) -> None:
+    eventually("galactic status finds nothing", lambda: not findings(lab))
+
+
 def untouched(blue: Tenant, before: dict[str, object]) -> None:
     """Blue's pod has its traffic."""
     assert blue.endpoint("web") == before
@@ -81,7 +97,15 @@ def test_a_pod_of_another_namespace_is_not_attached(blue: Tenant, red: Tenant) -
         ),
     )
     untouched(blue, before)
+    (found,) = findings(blue.lab, f"Pod {red.namespace}/thief")
+    assert found["reason"] == "OtherNamespace"
+    assert found["message"] == (
+        f"node-3 does not attach it: its definition names VPCAttachment {blue.namespace}/web, which belongs to "
+        f"namespace {blue.namespace} and not to {red.namespace}; the attachment's own pods are not affected"
+    )
+    assert f"name an attachment of namespace {red.namespace}" in found["remedy"]
     red.delete_pod("thief")
+    nothing_is_wrong(blue.lab)
 
 
 def test_a_definition_that_a_tenant_wrote_attaches_no_pod(blue: Tenant, red: Tenant) -> None:
@@ -112,7 +136,12 @@ def test_a_definition_that_a_tenant_wrote_attaches_no_pod(blue: Tenant, red: Ten
     )
     untouched(blue, before)
     assert not blue.ping("peer", FORGED)
+    (found,) = findings(blue.lab, f"Pod {red.namespace}/forger")
+    assert found["reason"] == "NotCarried"
+    assert f"leads to VPCAttachment {red.namespace}/own, which it does not carry" in found["message"]
+    assert f"kubectl get pod -n {red.namespace} forger" in found["remedy"]
     red.delete_pod("forger")
+    nothing_is_wrong(blue.lab)
 
 
 def test_a_node_that_was_taken_over_takes_no_traffic(blue: Tenant, lab: Lab) -> None:
@@ -127,6 +156,10 @@ def test_a_node_that_was_taken_over_takes_no_traffic(blue: Tenant, lab: Lab) -> 
     topic = Topics("galactic/v1").endpoints("default", "node-3")
     publish(lab, broker.node(lab.state, "node-3"), topic, encode(NodeEndpoints(epoch, (forged,))).decode())
     eventually("the router reports it", lambda: event(blue, "NotCarried", "node-3"))
+    (found,) = findings(lab, f"VPCAttachment {blue.namespace}/web")
+    assert found["reason"] == "NotCarried"
+    assert found["message"].startswith("node node-3: no pod on this node carries")
+    assert "check galactic-node on the node" in found["remedy"]
     untouched(blue, before)
 
 
@@ -149,6 +182,14 @@ def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -
         return str(next(one["status"] for one in conditions if one["type"] == "Entitled"))
 
     eventually("the node reports it", lambda: entitled() == "False")
+    (found,) = findings(lab, "NodeSegment node-3")
+    assert found["reason"] == "Entitled: NotEntitled"
+    assert f"{blue.namespace}/leaves" in found["message"]
+    assert "make the VPCAttachment again" in found["remedy"]
+    (found,) = findings(lab, f"Pod {blue.namespace}/leaves")
+    assert found["reason"] == "AttachmentNotFound"
+    assert "taken out of its VPC" in found["message"]
     eventually("it is detached", lambda: not blue.ping("peer", "10.1.1.3"), seconds=4 * GRACE_SECONDS)
     eventually("the node has nothing left to report", lambda: entitled() == "True")
+    assert not findings(lab, "NodeSegment node-3")
     untouched(blue, blue.endpoint("web"))

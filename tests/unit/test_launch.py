@@ -40,7 +40,10 @@ async def main(health):
             await asyncio.Event().wait()
         print("cleaned up", flush=True)
 
-launch(load(OperatorSettings, ["--metrics-port", sys.argv[1]]), "test", main, registry("test"))
+address = [word.partition("=")[2] for word in sys.argv if word.startswith("address=")]
+words = ["--metrics-port", sys.argv[1], *(f"--metrics-address={word}" for word in address)]
+module.ADDRESS_SECONDS = 0.2
+launch(load(OperatorSettings, words), "test", main, registry("test"))
 """
 
 
@@ -91,6 +94,32 @@ def test_metrics_and_health() -> None:
         assert "process_resident_memory_bytes" in text
 
 
+def refused(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), timeout=PATIENCE_SECONDS):
+            return False
+    except ConnectionRefusedError:
+        return True
+
+
+def test_other_addresses_of_the_host_serve_nothing() -> None:
+    with program("address=127.0.0.1") as (_, port):
+        assert get(port, "/healthz") == (200, "ok\n")
+        assert refused("127.0.0.2", port)
+        assert refused("::1", port)
+    with program() as (_, port):
+        assert not refused("127.0.0.2", port)
+
+
+def test_an_address_that_the_host_does_not_have_stops_no_controller() -> None:
+    with program("address=192.0.2.1") as (process, port):
+        assert refused("127.0.0.1", port)
+        process.send_signal(signal.SIGTERM)
+        out, logged = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, out) == (0, "cleaned up\n")
+        assert "metrics_address is no address of this host" in logged
+
+
 def test_a_problem_is_named() -> None:
     with program("sick") as (_, port):
         assert get(port, "/healthz") == (503, "broker: is away\n")
@@ -118,7 +147,7 @@ def test_it_has_so_long_to_stop(word: str, ended: tuple[int, str]) -> None:
         process.send_signal(signal.SIGTERM)
         out, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == ended
-        assert ("did not stop in time" in said) is (ended[0] == 1)
+        assert ("did not stop within the grace period" in said) is (ended[0] == 1)
 
 
 @pytest.mark.parametrize(

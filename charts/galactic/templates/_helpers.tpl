@@ -190,10 +190,17 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* Address of /metrics and /healthz of a pod on the host's network: as given, or that of the Node; empty for all. */}}
+{{- define "galactic.hostMetrics" -}}
+- {name: HOST_IP, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: status.hostIP}}}
+- {name: GALACTIC_METRICS_ADDRESS, value: {{ if eq . "all" }}""{{ else }}{{ . | default "$(HOST_IP)" | quote }}{{ end }}}
+{{- end -}}
+
 {{/* Probe of a container with /healthz: readiness only, because a restart repairs none of its problems. */}}
 {{- define "galactic.readiness" -}}
+{{- $address := "" }}{{ if kindIs "string" . }}{{ if not (has . (list "all" "0.0.0.0" "::")) }}{{ $address = . }}{{ end }}{{ end -}}
 readinessProbe:
-  httpGet: {path: /healthz, port: metrics}
+  httpGet: {path: /healthz, port: metrics{{ with $address }}, host: {{ . | quote }}{{ end }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 3

@@ -26,9 +26,12 @@ from galactic.kube.resources import (
     VPCS,
     Resource,
 )
+from galactic.refusals import refusal
 
 WORKLOADS: Final = (Resource("apps", "v1", "replicasets", "ReplicaSet"), STATEFUL_SETS, DAEMON_SETS)
 """Workloads that recreate their pods."""
+SANDBOX: Final = "FailedCreatePodSandBox"
+"""The reason of the kubelet's Event about a pod that was not attached."""
 LEADERS: Final = ("galactic-operator", "galactic-router")
 """Leases of the replicas' leaders."""
 
@@ -65,6 +68,8 @@ class Snapshot:
     segments: dict[str, NodeSegment] = field(default_factory=dict)
     nodes: dict[str, Object] = field(default_factory=dict)
     pods: dict[str, Object] = field(default_factory=dict)
+    refused: dict[str, Object] = field(default_factory=dict)
+    """Pods without Galactic's annotations that ask for a VPC interface: their node refused them, in an Event."""
     events: Objects = field(default_factory=list)
     leases: dict[str, Object] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
@@ -146,6 +151,17 @@ async def read(kube: Kube) -> Snapshot:
     # By annotation, not by the webhook's label: a pod created without the webhook must be in the snapshot.
     snapshot.pods = {
         name_of(pod): pod for pod in lists["pods"] if requested_attachment(pod) or requested_vpc(pod)
+    }
+    refused = {
+        (event["involvedObject"].get("namespace"), event["involvedObject"].get("name"))
+        for event in lists["events"]
+        if event.get("reason") == SANDBOX and refusal(event.get("message", ""))
+    }
+    snapshot.refused = {
+        name_of(pod): pod
+        for pod in lists["pods"]
+        if (pod["metadata"]["namespace"], pod["metadata"]["name"]) in refused
+        and name_of(pod) not in snapshot.pods
     }
     snapshot.events = await _unresolved(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):

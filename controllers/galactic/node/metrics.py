@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from galactic import refusals
 from galactic.node.cni import protocol
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
@@ -119,6 +120,8 @@ class Metrics:
             for code in (0, *protocol.CODES):
                 self.requests.labels(verb, code)
             self.request_seconds.labels(verb)
+        for reason in refusals.REASONS:
+            self.refused.labels(reason)
         for kind in ("delta", "full", "look"):
             self.sync_seconds.labels(kind)
         for result in ("confirmed", "failed"):

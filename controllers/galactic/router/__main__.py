@@ -120,6 +120,7 @@ def wire(
     workers: list[Part] = [leadership, liveness, *([history] if history else [])]
     metrics.at_scrape(
         tables=lambda: store.counts,
+        uncarried=lambda: sum(rejection.reason == "NotCarried" for rejection in store.tables.rejections()),
         leadership=lambda: (leadership.leads, leadership.state.highest_term),
         oldest_change=fanout.oldest,
         waiting=lambda: len(queue),

@@ -68,6 +68,11 @@ class RouterMetrics:
             "Networks announced by an attachment while another one owns them.",
             registry=registry,
         )
+        self._uncarried = Gauge(
+            name("uncarried_paths"),
+            "Attachments that a node announces although no pod on it carries them; they get no route there.",
+            registry=registry,
+        )
         self._nodes = Gauge(name("nodes"), "Nodes with a registration or a prefix.", registry=registry)
         self._endpoints = Gauge(name("endpoints"), "Attachments with an endpoint.", registry=registry)
         self._routes = Gauge(name("routes"), "Routes in all VPCs.", registry=registry)
@@ -153,6 +158,7 @@ class RouterMetrics:
         self,
         *,
         tables: Callable[[], tuple[int, int, int, int]],
+        uncarried: Callable[[], int],
         leadership: Callable[[], tuple[bool, int]],
         oldest_change: Callable[[], float],
         waiting: Callable[[], int],
@@ -160,13 +166,15 @@ class RouterMetrics:
     ) -> None:
         """Gauges that are read at every scrape.
 
-        ``tables``: nodes, endpoints, routes and contested networks. ``leadership``: whether this router leads, and the
-        highest term. ``oldest_change``: seconds. ``waiting``: messages of nodes. ``suppressed``: nodes' topics.
+        ``tables``: nodes, endpoints, routes and contested networks. ``uncarried``: paths that are rejected as
+        NotCarried. ``leadership``: whether this router leads, and the highest term. ``oldest_change``: seconds.
+        ``waiting``: messages of nodes. ``suppressed``: nodes' topics.
         """
         for position, gauge in enumerate((self._nodes, self._endpoints, self._routes, self._conflicts)):
             gauge.set_function(partial(_one_of, tables, position))
         for position, gauge in enumerate((self._leader, self._term)):
             gauge.set_function(partial(_one_of, leadership, position))
+        self._uncarried.set_function(uncarried)
         self._oldest.set_function(oldest_change)
         self._inbox.set_function(waiting)
         self._suppressed.set_function(suppressed)

@@ -1,6 +1,6 @@
 """Settings that every program has."""
 
-from ipaddress import IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     )
     metrics_port: int = Field(
         default=9090, ge=0, le=65535, description="TCP port of /metrics and /healthz; 0: no server"
+    )
+    metrics_address: IPv4Address | IPv6Address | None = Field(
+        default=None,
+        description="address of this host at which /metrics and /healthz are served, without TLS; none: all of its "
+        "addresses. The chart gives programs on the host's network the Node's address",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe level that is logged"

@@ -20,6 +20,7 @@ from states import (
     snapshot,
 )
 
+from galactic import refusals
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
 
 Break = Callable[[Things], dict[str, Any] | None]
@@ -525,3 +526,88 @@ def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]],
 def test_a_controller_that_is_away_elsewhere_hides_no_pod() -> None:
     elsewhere = (program("node", node="node-1"), program("node", 0, node="node-2"))
     assert unattached(detached(), components=elsewhere) == ["Pod blue/web"]
+
+
+THIEF = "red/thief"
+
+
+def refusal_of(message: str, last: str = STAMP, uid: str = "") -> dict[str, Any]:
+    """The kubelet's Event, which names the sandbox of the attempt."""
+    refused = event("Pod", THIEF, "FailedCreatePodSandBox", f'sandbox "{last}": attachment: {message}', last)
+    refused["involvedObject"] |= {"uid": uid} if uid else {}
+    return refused
+
+
+def thief(phase: str = "Pending") -> dict[str, Any]:
+    """A pod without Galactic's annotations."""
+    made = pod("thief", 2)
+    made["metadata"] |= {"namespace": "red", "uid": "uid-1", "annotations": {}}
+    made["status"]["phase"] = phase
+    return made
+
+
+def refused(*events: dict[str, Any], phase: str = "Pending") -> list[Any]:
+    seen = snapshot(fine(), *events)
+    seen.refused = {THIEF: thief(phase)}
+    return findings(seen)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "text", "remedy"),
+    [
+        pytest.param(
+            refusals.other_namespace("blue/web", THIEF),
+            "OtherNamespace",
+            "node-2 does not attach it: its definition names VPCAttachment blue/web, which belongs to namespace blue",
+            "name an attachment of namespace red",
+            id="other-namespace",
+        ),
+        pytest.param(
+            refusals.no_attachment(),
+            "NoAttachment",
+            "operator did not write",
+            "delete that definition",
+            id="none",
+        ),
+        pytest.param(
+            refusals.not_carried("red/own", THIEF, "uid-1", "node-2"),
+            "NotCarried",
+            "leads to VPCAttachment red/own, which it does not carry",
+            "create the pod again with that annotation",
+            id="not-carried",
+        ),
+    ],
+)
+def test_a_pod_that_a_node_refuses_is_one_finding(message: str, reason: str, text: str, remedy: str) -> None:
+    earlier = refusal_of("VPCAttachment x/y is not carried by pod", last="2027-01-15T07:58:00Z")
+    (found,) = refused(refusal_of(message), earlier)
+    assert (found.severity, found.about, found.reason) == (PROBLEM, f"Pod {THIEF}", reason)
+    assert text in found.message
+    assert remedy in found.remedy
+
+
+def test_a_pod_of_galactic_that_no_carrier_names_waits_for_the_operator() -> None:
+    things = fine()
+    pending(things)
+    message = refusals.not_carried("blue/web", "blue/web", "uid-1", "node-1")
+    (found,) = findings(
+        snapshot(things, event("Pod", "blue/web", "FailedCreatePodSandBox", f"attachment: {message}"))
+    )
+    assert (found.about, found.reason) == ("Pod blue/web", "NotCarried")
+    assert "component=operator" in found.remedy
+
+
+def test_a_refusal_that_is_over_is_no_finding() -> None:
+    message = refusals.other_namespace("blue/web", THIEF)
+    assert refused(refusal_of(message), phase="Running") == []
+    assert refused(refusal_of(message, uid="of a namesake that is gone")) == []
+    assert refused(refusal_of(message, last="2027-01-15T07:00:00Z")) == []
+
+
+def test_a_pod_that_runs_and_lost_its_attachment_leaves_its_vpc() -> None:
+    things = fine()
+    del things["VPCAttachment web"]
+    (found,) = findings(snapshot(things))
+    assert (found.reason, found.about) == ("AttachmentNotFound", "Pod blue/web")
+    assert "taken out of its VPC" in found.message
+    assert "recreate the pod" in found.remedy

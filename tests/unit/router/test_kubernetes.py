@@ -14,7 +14,7 @@ from galactic.kube import reflector
 from galactic.kube.api import Conflict, Event, NotFound, Object
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.messages import Changes, Head, decode
-from galactic.router.kubernetes import status_writer
+from galactic.router.kubernetes import attachment_events, status_writer
 from galactic.router.kubernetes.reflectors import Reflectors
 from galactic.router.rib.path import EPOCH_MAX
 from galactic.settings import RouterSettings
@@ -250,6 +250,32 @@ async def test_lies_become_events_and_not_too_many(world, cluster, broker, until
         }
         assert "n1" in one["message"]
         assert told(broker) == []
+
+
+def uncarried(controller) -> float | None:
+    return controller.registry.get_sample_value("galactic_router_uncarried_paths")
+
+
+async def test_a_node_without_a_carrier_becomes_an_event_if_that_lasts(
+    world, cluster, broker, until, monkeypatch
+) -> None:
+    monkeypatch.setattr(attachment_events, "LAG_SECONDS", 0.2)
+    carrier = lambda name, node: {"pod": name, "uid": name, "node": node}  # noqa: E731
+    for name in ("a1", "a2"):
+        there = [carrier(name, "n3")]
+        cluster.put(VPC_ATTACHMENTS, name, "ns", status={**cluster.status(name), "carriers": there})
+    async with router(broker, cluster) as controller:
+        both = (world.endpoint("n1", number, f"10.1.1.{number}/32", epoch=9) for number in (1, 2))
+        say(broker, world.endpoints("n1", 1, *both))
+        await until(lambda: uncarried(controller) == 2)
+        late = [carrier("a2", "n1")]
+        cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "carriers": late})
+        await until(lambda: uncarried(controller) == 1)
+        await until(lambda: cluster.events)
+        await asyncio.sleep(0.3)
+        (one,) = cluster.events
+        assert (one["reason"], one["involvedObject"]["name"]) == ("NotCarried", "a1")
+        assert one["message"].startswith("node n1: no pod on this node carries")
 
 
 async def test_a_conflict_is_a_condition_that_others_conditions_survive(

@@ -130,6 +130,13 @@ NODE: Final = Board(
             levels=bad_above(1),
         ),
         Panel(
+            "Pods refused in five minutes",
+            "How many attempts did the node refuse, because the pod does not carry the attachment? NotCarried alone "
+            "is a pod that starts before the operator has written it.",
+            (Query('increase(galactic_node_refused_total{node="$node"}[5m])', "{{reason}}"),),
+            levels=bad_above(1),
+        ),
+        Panel(
             "VPCs read from the API server",
             "For how many VPCs does the node read routes from the API server, because the broker sends none?",
             (Query('galactic_node_fallback_vpcs{node="$node"}', "VPCs"),),

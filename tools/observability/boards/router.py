@@ -128,6 +128,13 @@ ROUTER: Final = Board(
             unit="ops",
         ),
         Panel(
+            "Paths without a carrier",
+            "How many attachments does a node announce although no pod on it carries them? More than 0 for minutes is "
+            "a node that was taken over.",
+            (Query("max(galactic_router_uncarried_paths)", "paths"),),
+            levels=bad_above(1),
+        ),
+        Panel(
             "Queues",
             "How many node messages wait to be read, and how many VPCs to be published?",
             (

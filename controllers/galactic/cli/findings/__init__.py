@@ -2,7 +2,7 @@
 
 Findings repeat the controllers' conditions and Events, omit consequences of other findings where possible, and add
 problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, ``objects`` (VPCs and attachments),
-``pods``, ``events``; ``finding`` has what they share.
+``pods``, ``refusals``, ``events``; ``finding`` has what they share.
 """
 
 from galactic.cli.findings.events import event_findings
@@ -11,6 +11,7 @@ from galactic.cli.findings.nodes import nodes
 from galactic.cli.findings.objects import attachments, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
+from galactic.cli.findings.refusals import refusals
 from galactic.cli.snapshot import Snapshot
 from galactic.kube.pods import seconds
 
@@ -20,6 +21,6 @@ __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds
 def findings(snapshot: Snapshot) -> list[Finding]:
     """All findings, problems before notes."""
     collected: list[Finding] = []
-    for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, event_findings):
+    for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, refusals, event_findings):
         collected += part(snapshot)
     return sorted(dict.fromkeys(collected), key=lambda finding: finding.severity != PROBLEM)

@@ -5,6 +5,7 @@ from typing import Final
 
 from galactic.cli.findings.finding import PROBLEM, Finding, recent
 from galactic.cli.findings.pods import runs
+from galactic.cli.findings.refusals import refused
 from galactic.cli.snapshot import Snapshot
 from galactic.kube.api import Object
 
@@ -30,6 +31,7 @@ EVENTS: Final = frozenset(
         "EpochInFuture",
         "EpochInvalid",
         "TooManyNetworks",
+        "NotCarried",
     }
 )
 """Reasons of Events that no condition repeats."""
@@ -40,7 +42,7 @@ def event_findings(snapshot: Snapshot) -> Iterator[Finding]:
     for event in recent(snapshot):
         reason, of = event.get("reason", ""), event["involvedObject"]
         name = f"{of['namespace']}/{of['name']}" if of.get("namespace") else of.get("name", "")
-        if reason not in EVENTS or of.get("kind") == "Node":
+        if reason not in EVENTS or of.get("kind") == "Node" or refused(event):
             continue
         message = " ".join(event.get("message", "").split())
         if of.get("kind") == "Pod":

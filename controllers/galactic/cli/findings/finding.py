@@ -49,10 +49,11 @@ def has_remedy(message: str) -> bool:
 
 def recent(snapshot: Snapshot) -> list[Object]:
     """Warning Events of the last ``RECENT_SECONDS``."""
-    return [event for event in snapshot.events if snapshot.at - _last_time(event) < RECENT_SECONDS]
+    return [event for event in snapshot.events if snapshot.at - last_time(event) < RECENT_SECONDS]
 
 
-def _last_time(event: Object) -> float:
+def last_time(event: Object) -> float:
+    """When the Event was last repeated, in seconds since 1970; 0: unknown."""
     last = (
         event.get("lastTimestamp")
         or (event.get("series") or {}).get("lastObservedTime")

@@ -18,6 +18,7 @@ REMEDIES: Final = {
     "PacketFilter": "see docs/security.md; iptables on the node must work: iptables -S GALACTIC-FORWARD",
     "Underlay": "see docs/underlay.md",
     "MultusConfigured": "pods that start there get no VPC interface: check Multus on that node",
+    "Entitled": "make the VPCAttachment again and then the pod, or delete the pod: it loses its VPC interface",
     "Neighbours": "galactic trace from another pod of the VPC shows where packets are dropped",
     "Accepted": "change spec.prefix of one of the NodeSegments, or the annotation of its Node",
 }

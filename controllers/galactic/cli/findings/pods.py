@@ -29,15 +29,23 @@ def pods(snapshot: Snapshot) -> Iterator[Finding]:
             message = f"it requests attachment {attachment}, but was created without the entry in Multus' annotation"
             yield Finding(PROBLEM, about, "NotMutated", message, RECREATE)
         elif asked not in snapshot.attachments and "VPCAttachment" not in snapshot.unread:
-            message = f"VPCAttachment {asked} does not exist"
-            yield Finding(PROBLEM, about, "AttachmentNotFound", message, "apply it; the pod then starts")
+            message, remedy = f"VPCAttachment {asked} does not exist", "apply it; the pod then starts"
+            if runs(pod):
+                message += ": the pod runs, and is taken out of its VPC after a minute"
+                remedy = f"apply it, and then recreate the pod: {_delete(pod)}"
+            yield Finding(PROBLEM, about, "AttachmentNotFound", message, remedy)
         elif node := _unattached(snapshot, pod, asked):
             message = (
-                f"it runs on {node} without its VPC interface: Multus did not call Galactic when it started"
+                f"it runs on {node} without its VPC interface: Multus did not call Galactic when it started, or its "
+                "VPCAttachment was taken away meanwhile"
             )
-            again = "its owner replaces it" if meta.get("ownerReferences") else "then create it again"
-            remedy = f"kubectl delete pod -n {meta['namespace']} {meta['name']}; {again}"
-            yield Finding(PROBLEM, about, "PodNotAttached", message, remedy)
+            yield Finding(PROBLEM, about, "PodNotAttached", message, _delete(pod))
+
+
+def _delete(pod: Object) -> str:
+    meta = pod["metadata"]
+    again = "its owner replaces it" if meta.get("ownerReferences") else "then create it again"
+    return f"kubectl delete pod -n {meta['namespace']} {meta['name']}; {again}"
 
 
 def runs(pod: Object) -> bool:

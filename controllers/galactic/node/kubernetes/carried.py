@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from galactic import refusals
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import Key as Name
@@ -23,7 +24,7 @@ from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPC_ATTACHMENTS
-from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, carrier_label
+from galactic.names import carrier_label
 from galactic.node.kubernetes.entitlement import Entitlement, entitlement, kept
 from galactic.node.state.attachment import Attachment, Key, PluginConfig, PodRef, attachment_of
 from galactic.node.state.condition import ConditionState
@@ -121,17 +122,11 @@ class CarriedAttachments:
         """
         namespace, _, own = name.partition("/")
         if not own:
-            self._refused("NoAttachment")
-            raise Rejected(
-                "the network configuration names no VPCAttachment; use one that the operator wrote",
-                field="attachment",
-            )
+            self._refused(refusals.NO_ATTACHMENT)
+            raise Rejected(refusals.no_attachment(), field="attachment")
         if namespace != pod.namespace:
-            self._refused("OtherNamespace")
-            raise Rejected(
-                f"VPCAttachment {name} is not in the namespace of pod {pod}; name one of the pod's own namespace",
-                field="attachment",
-            )
+            self._refused(refusals.OTHER_NAMESPACE)
+            raise Rejected(refusals.other_namespace(name, str(pod)), field="attachment")
         key, loop = (namespace, own), asyncio.get_running_loop()
         deadline, asked = loop.time() + WAIT_SECONDS, -ASK_SECONDS
         while True:
@@ -142,7 +137,7 @@ class CarriedAttachments:
             if known and known.config and self._serves(known, pod):
                 return known.config
             if loop.time() >= deadline:
-                self._refused("NotCarried")
+                self._refused(refusals.NOT_CARRIED)
                 raise NotYet(self._reason(known, pod, name))
             with suppress(TimeoutError):
                 async with asyncio.timeout(ASK_SECONDS):
@@ -159,11 +154,7 @@ class CarriedAttachments:
                 f"VPCAttachment {name} has no status.configuration: it is not ready, galactic-operator is away, or "
                 "the kinds are those of an earlier version (apply crds/)"
             )
-        return (
-            f"VPCAttachment {name} is not carried by pod {pod} ({pod.uid or 'no UID'}) on node {self._node}, as "
-            f"its status.carriers has it: the pod lacks the annotation {ATTACHMENT_ANNOTATION} or the label "
-            f"{ATTACHMENT_LABEL}, or galactic-operator is away"
-        )
+        return refusals.not_carried(name, str(pod), pod.uid, self._node)
 
     async def _ask(self, key: Name) -> Entitlement | None:
         """As the API server has it; None where it does not answer, or has none that is usable."""
@@ -281,7 +272,7 @@ class CarriedAttachments:
         except (Rejected, Unreachable) as error:
             log.warning("pod not detached yet", attachment=attachment.name, error=str(error))
             return
-        self._refused("Detached")
+        self._refused(refusals.DETACHED)
         self._since.pop(key, None)
         log.warning(
             "pod detached, it has lost its attachment",

@@ -1,7 +1,8 @@
 """Events on VPCAttachments: paths of theirs that the router rejects.
 
 A node may register anything any number of times, so Events are limited: one in ten minutes for an attachment and
-reason, and five a second for all. The metrics and the log have the others.
+reason, and five a second for all. The metrics and the log have the others. A path may overtake the status that names
+its carrier, so ``NotCarried`` makes an Event only if it still holds after LAG_SECONDS.
 """
 
 import asyncio
@@ -23,6 +24,8 @@ from galactic.router.rib.path import Rejection
 log = structlog.get_logger(__name__)
 PAUSE_SECONDS: Final = 0.2
 WAITING: Final = 100
+LAG_SECONDS: Final = 5.0
+"""For ``status.carriers`` to arrive."""
 COMPONENT: Final = "galactic-router"
 
 
@@ -47,10 +50,21 @@ class AttachmentEvents:
                 continue
             if self._clock() - self._made.get(key, -SAME_SECONDS) >= SAME_SECONDS:
                 self._made[key] = self._clock()
-                self._waiting.put_nowait(rejection)
+                if rejection.reason == "NotCarried":
+                    asyncio.get_running_loop().call_later(LAG_SECONDS, self._confirm, rejection)
+                else:
+                    self._waiting.put_nowait(rejection)
         if len(self._made) > 100 * WAITING:
             recent = self._clock() - SAME_SECONDS
             self._made = {key: at for key, at in self._made.items() if at > recent}
+
+    def _confirm(self, rejection: Rejection) -> None:
+        """Notes a path without a carrier, if it has none by now."""
+        known = self._attachments.attachment(rejection.attachment)
+        if known is None or _carried(known, rejection.origin.node) or self._waiting.full():
+            self._made.pop((rejection.attachment, rejection.reason), None)
+        else:
+            self._waiting.put_nowait(rejection)
 
     async def run(self) -> None:
         """Makes Events until cancelled. One that the API server refuses is given up: the rejection comes again."""
@@ -65,6 +79,10 @@ class AttachmentEvents:
                 log.warning("Event not made", attachment=rejection.attachment, error=str(error))
                 self._made.pop((rejection.attachment, rejection.reason), None)
             await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _carried(attachment: VpcAttachment, node: str) -> bool:
+    return any(carrier.node == node for carrier in attachment.status.carriers or ())
 
 
 def event(attachment: VpcAttachment, rejection: Rejection) -> dict[str, Any]:
