@@ -5,6 +5,7 @@ compromised node takes no traffic, and a pod that lost its attachment leaves the
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def test_a_node_that_was_taken_over_takes_no_traffic(blue: Tenant, lab: Lab) -> 
     vpc = lab.get("vpc", "-n", blue.namespace, "vpc")["status"]["identifier"]
     function = blue.attachment("web")["status"]["identifier"]
     sid = f"2001:db8:ff03:100:{':'.join(vpc[at : at + 4] for at in (0, 4, 8))}:{function}"
-    epoch = int(str(before["epoch"])) + 10**9
+    epoch = max(int(str(before["epoch"])), time.time_ns()) + 10**9  # newer than the node's own list as well
     forged = Endpoint(vpc, function, f"{blue.namespace}/web", sid, (f"{WEB[0]}/32", f"{WEB[1]}/128"), epoch)
     topic = Topics("galactic/v1").endpoints("default", "node-3")
     publish(lab, broker.node(lab.state, "node-3"), topic, encode(NodeEndpoints(epoch, (forged,))).decode())
