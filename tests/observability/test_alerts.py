@@ -54,7 +54,12 @@ def pool(**prefixes: int) -> dict[str, str]:
 
 
 N1 = {"node": "n1"}
-REVISIONS = router("revision", "100x20 200x40", ', vpc="0000000004d2"')
+INFO = {
+    'galactic_operator_vpc_info{instance="a", vpc="0000000004d2", vpc_name="blue/blue"}': "1x5 _x60",
+    'galactic_operator_vpc_info{instance="b", vpc="0000000004d2", vpc_name="blue/blue"}': "_x4 1x20 _x60",
+}
+"""The lead changes, and no operator leads later."""
+REVISIONS = router("revision", "100x20 200x40", ', vpc="0000000004d2"') | INFO
 WAITS = ', le="{}", verb="add"'
 OF_BLUE = 'vpc_name="blue/blue", family="4"'
 CASES = [
@@ -124,14 +129,20 @@ CASES = [
     Case("GalacticNeighboursFailed", node("neighbours_failed", "0x46 2x20")),  # for less than five minutes
     Case(
         "GalacticNodeBehind",
-        REVISIONS | node("vpc_revision", "100x60", ', vpc="0000000004d2"'),
-        N1 | {"vpc": "0000000004d2"},
+        REVISIONS | node("vpc_revision", "100x60", ', vpc_name="blue/blue"'),
+        N1 | {"vpc_name": "blue/blue"},
     ),
-    Case("GalacticNodeBehind", REVISIONS | node("vpc_revision", "100x21 200x40", ', vpc="0000000004d2"')),
+    Case(
+        "GalacticNodeBehind",  # a node of an earlier version
+        REVISIONS | node("vpc_revision", "100x60", ', vpc="0000000004d2"'),
+        N1 | {"vpc_name": "0000000004d2"},
+    ),
+    Case("GalacticNodeBehind", REVISIONS | node("vpc_revision", "100x21 200x40", ', vpc_name="blue/blue"')),
     Case(
         "GalacticNodeBehind",  # changes every minute, and the node is scraped before the router
         router("revision", "100+10x60", ', vpc="0000000004d2"')
-        | node("vpc_revision", "90+10x60", ', vpc="0000000004d2"'),
+        | INFO
+        | node("vpc_revision", "90+10x60", ', vpc_name="blue/blue"'),
     ),
     Case("GalacticCNIErrors", node("cni_requests_total", "0+1x60", ', verb="add", code="11"'), N1),
     Case(

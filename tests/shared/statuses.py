@@ -17,6 +17,7 @@ def vpcattachment(
     namespace, _, name = config["attachment"].partition("/")
     status: dict[str, Any] = {
         "identifier": function_hex(from_base62(config["vpcattachment"])),
+        "vpc": f"{namespace}/blue",
         "addresses": list(config["addresses"]),
         "configuration": {
             "vpc": vpc_hex(from_base62(config["vpc"])),

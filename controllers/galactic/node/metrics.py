@@ -106,12 +106,15 @@ class Metrics:
             registry=registry,
         )
         self._vpc_endpoints = Gauge(
-            "galactic_node_vpc_endpoints", "Attachments of a VPC on this node.", ["vpc"], registry=registry
+            "galactic_node_vpc_endpoints",
+            "Attachments of a VPC (namespace/name) on this node.",
+            ["vpc_name"],
+            registry=registry,
         )
         self._vpc_revision = Gauge(
             "galactic_node_vpc_revision",
             "Revision of a VPC's route table on this node, as the router published it; 0: none yet.",
-            ["vpc"],
+            ["vpc_name"],
             registry=registry,
         )
         self._values: dict[Gauge, Mapping[str, int]] = {}
@@ -132,7 +135,7 @@ class Metrics:
         self._set(self._conditions, states)
 
     def set_vpcs(self, endpoints: Mapping[str, int], revisions: Mapping[str, int]) -> None:
-        """All VPCs with an attachment here: the number of attachments, and the revision of the table."""
+        """All VPCs here, by namespace/name: the number of attachments, and the revision of the table."""
         self._set(self._vpc_endpoints, endpoints)
         self._set(self._vpc_revision, revisions)
 

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from galactic import __version__, names
+from galactic import __version__
 from galactic.launch import Health
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.setup import HostSetup
@@ -107,10 +107,13 @@ class StatusReport:
             metrics.backend.labels(backend).set(backend == self._host.setup.backend)
         metrics.neighbours_failed.set(len(self._host.neighbours.failed))
         metrics.set_conditions({state.type: state.status for state in self.facts().conditions})
+        # By name: the port is one of the host's, and an identifier is for those who may read the VPC.
+        vpcs = self._kubernetes.vpc_names
         endpoints = Counter(attachment.vpc for attachment in self._store.attachments.values())
+        revisions = self._session.revisions
         metrics.set_vpcs(
-            {names.vpc_hex(vpc): count for vpc, count in endpoints.items()},
-            {names.vpc_hex(vpc): revision for vpc, revision in self._session.revisions.items()},
+            {vpcs[vpc]: count for vpc, count in endpoints.items() if vpc in vpcs},
+            {vpcs[vpc]: revision for vpc, revision in revisions.items() if vpc in vpcs},
         )
 
 

@@ -324,6 +324,14 @@ async def test_other_pods_are_refused(node, config, *, pod, name, error, reason,
         assert watched.refused == [reason]
 
 
+async def test_vpcs_have_the_names_that_the_statuses_give(node, config):
+    kube = MemoryKube()
+    kube.set(config())
+    async with watching(node, kube) as watched:
+        await until(lambda: watched.vpc_names)
+        assert watched.vpc_names == {KEY[0]: "default/blue"}
+
+
 @pytest.mark.usefixtures("hurried")
 async def test_a_pod_of_another_node_is_refused(node, config):
     kube = MemoryKube()

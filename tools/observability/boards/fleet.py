@@ -2,12 +2,11 @@
 
 from typing import Final
 
-from observability.boards.queries import RATE, full, quantile
+from observability.boards.queries import RATE, full, published, quantile
 from observability.panel import Board, Level, Panel, Query, bad_above
 
 BEHIND_FOR_A_MINUTE: Final = (
-    "galactic_node_vpc_revision < bool on (vpc) group_left () "
-    "max by (vpc) (galactic_router_revision offset 1m)"
+    f"galactic_node_vpc_revision < bool on (vpc_name) group_left () {published(' offset 1m')}"
 )
 
 FLEET: Final = Board(

@@ -70,7 +70,7 @@ NODE: Final = Board(
         Panel(
             "Seconds behind the router, by VPC",
             "How far is the node's table behind the published one? A spike is a change between two scrapes.",
-            (Query(behind(node='{node="$node"}'), "{{vpc}}"),),
+            (Query(behind('{node="$node"}'), "{{vpc_name}}"),),
             unit="s",
             width=12,
             levels=bad_above(60),

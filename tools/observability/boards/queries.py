@@ -12,11 +12,19 @@ def quantile(share: float, metric: str, by: str = "", selector: str = "") -> str
     return f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket{selector}{RATE})))"
 
 
-def behind(node: str = "", vpc: str = "") -> str:
-    """Seconds from the table revision that a node has to the newest published revision, by VPC."""
+def published(offset: str = "") -> str:
+    """The newest published revision, by the VPC's name, which the operator knows for the router's identifier."""
     return (
-        f"clamp_min(max by (vpc) (galactic_router_revision{vpc}) - on (vpc) group_right () "
-        f"(galactic_node_vpc_revision{node or vpc} > 0), 0) / 1000"
+        f"max by (vpc_name) (max by (vpc) (galactic_router_revision{offset}) * on (vpc) group_right () "
+        "max by (vpc, vpc_name) (last_over_time(galactic_operator_vpc_info[1h])))"
+    )
+
+
+def behind(node: str) -> str:
+    """Seconds from the table revision of nodes to the newest published one, by VPC. ``node``: a selector."""
+    return (
+        f"clamp_min({published()} - on (vpc_name) group_right () "
+        f"(galactic_node_vpc_revision{node} > 0), 0) / 1000"
     )
 
 

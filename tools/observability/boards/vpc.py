@@ -40,7 +40,7 @@ VPC: Final = Board(
         Panel(
             "Attached",
             "How many are attached to a pod on a node?",
-            (Query('sum(galactic_node_vpc_endpoints{vpc="$vpc"})', "attached"),),
+            (Query('sum(galactic_node_vpc_endpoints{vpc_name="$vpc_name"})', "attached"),),
             kind="stat",
             width=6,
         ),
@@ -61,7 +61,7 @@ VPC: Final = Board(
         Panel(
             "Attachments by node",
             "How many attachments of the VPC does each node have?",
-            (Query('sum by (node) (galactic_node_vpc_endpoints{vpc="$vpc"})', "{{node}}"),),
+            (Query('sum by (node) (galactic_node_vpc_endpoints{vpc_name="$vpc_name"})', "{{node}}"),),
             width=12,
             leads_to="galactic-node",
             stacked=True,
@@ -80,7 +80,7 @@ VPC: Final = Board(
         Panel(
             "Seconds behind the router, by node",
             "How far is each node's table behind the published one? A spike is a change between two scrapes.",
-            (Query(behind(vpc='{vpc="$vpc"}'), "{{node}}"),),
+            (Query(behind(CHOSEN), "{{node}}"),),
             unit="s",
             width=12,
             levels=bad_above(60),

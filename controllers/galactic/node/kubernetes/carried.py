@@ -24,7 +24,7 @@ from galactic.kube.client import Kube
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPC_ATTACHMENTS
-from galactic.names import carrier_label
+from galactic.names import carrier_label, from_base62
 from galactic.node.kubernetes.entitlement import Entitlement, entitlement, kept
 from galactic.node.state.attachment import Attachment, Key, PluginConfig, PodRef, attachment_of
 from galactic.node.state.condition import ConditionState
@@ -93,6 +93,12 @@ class CarriedAttachments:
         """The statuses that are not in force, in words."""
         texts = [f"VPCAttachment {name}: {reason}" for name, reason in sorted(self._unusable.items())]
         return _listed(texts)
+
+    @property
+    def vpc_names(self) -> dict[int, str]:
+        """The VPCs of this node's attachments: identifier → namespace/name."""
+        known = self._known.values()
+        return {from_base62(one.config.vpc): one.vpc for one in known if one.config and one.vpc}
 
     def condition(self) -> ConditionState:
         """The condition ``Entitled``: whether every attached pod carries its attachment."""

@@ -22,6 +22,7 @@ class Entitlement:
     name: str  # namespace/name
     config: PluginConfig | None
     carriers: tuple[Carrier, ...] | None  # None: the operator has not written any yet
+    vpc: str = ""  # namespace/name of its VPC; empty before it is ready
 
     def carried_by(self, pod: PodRef, node: str) -> bool:
         """Whether that pod carries the attachment on that node. A runtime that passes no UID names pods by name."""
@@ -42,13 +43,13 @@ def entitlement(thing: Object) -> Entitlement:
     meta = thing["metadata"]
     status = parse(AttachmentStatus, thing.get("status") or {})
     name = f"{meta['namespace']}/{meta['name']}"
-    return Entitlement(name, _config(name, status), status.carriers)
+    return Entitlement(name, _config(name, status), status.carriers, status.vpc or "")
 
 
 def kept(thing: Object) -> Object:
     """The part of a VPCAttachment that is remembered."""
     meta, status = thing["metadata"], thing.get("status") or {}
-    fields = ("identifier", "addresses", "configuration", "carriers")
+    fields = ("identifier", "vpc", "addresses", "configuration", "carriers")
     return {
         "metadata": {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta},
         "status": {name: status[name] for name in fields if name in status},

@@ -75,6 +75,11 @@ class KubernetesTasks:
         return (self._tasks.carried.condition(),) if self._tasks else ()
 
     @property
+    def vpc_names(self) -> dict[int, str]:
+        """The VPCs of this node's attachments, as far as kube-apiserver named them: identifier → namespace/name."""
+        return self._tasks.carried.vpc_names if self._tasks else {}
+
+    @property
     def fallback_vpcs(self) -> int:
         """VPCs whose routes are read from kube-apiserver."""
         return len(self._tasks.fallback.followed) if self._tasks else 0
