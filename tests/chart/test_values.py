@@ -313,6 +313,38 @@ def test_a_variable_by_its_old_name_replaces_the_charts(
     assert sorted(one for one in variables if one[0] in names) == sorted(expected.items())
 
 
+@pytest.mark.parametrize(
+    ("given", "address", "host"),
+    [
+        pytest.param("", "$(HOST_IP)", None, id="the-nodes-own"),
+        pytest.param("all", "", None, id="all"),
+        pytest.param("127.0.0.1", "127.0.0.1", "127.0.0.1", id="loopback"),
+    ],
+)
+def test_a_node_serves_its_metrics_at_one_address(
+    helm: Helm, given: str, address: str, host: str | None
+) -> None:
+    (daemonset,) = (
+        it for it in helm.objects(nested("node.metricsAddress", given)) if it["kind"] == "DaemonSet"
+    )
+    (container,) = daemonset["spec"]["template"]["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert variables["GALACTIC_METRICS_ADDRESS"] == address
+    assert container["readinessProbe"]["httpGet"].get("host") == host
+
+
+def test_webhooks_on_the_network_of_their_host_serve_metrics_at_its_address(helm: Helm) -> None:
+    for on_host in (False, True):
+        rendered = helm.objects(nested("webhook.hostNetwork", on_host))
+        (webhook,) = (
+            it
+            for it in rendered
+            if (it["kind"], it["metadata"]["name"]) == ("Deployment", "galactic-webhook")
+        )
+        (container,) = webhook["spec"]["template"]["spec"]["containers"]
+        assert ("GALACTIC_METRICS_ADDRESS" in {one["name"] for one in container["env"]}) is on_host
+
+
 def test_where_nobody_looks_for_multus_nothing_is_mounted(helm: Helm) -> None:
     rendered = helm.render(nested("node.cniConfDir", ""))
     assert "CNI_CONF_DIR" not in rendered

@@ -36,6 +36,12 @@ def test_the_file_can_be_named_by_the_environment(config: Path, monkeypatch: pyt
     assert load(NodeSettings, []).cluster == "default"
 
 
+@pytest.mark.parametrize("text", ["", "192.0.2.1", "2001:db8::1"])
+def test_an_address_may_be_empty(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GALACTIC_METRICS_ADDRESS", text)
+    assert str(load(NodeSettings, []).metrics_address or "") == text
+
+
 def test_a_secret_does_not_show() -> None:
     assert "hunter2" not in repr(load(RouterSettings, ["--mqtt-username", "u", "--mqtt-password", "hunter2"]))
 
@@ -48,6 +54,7 @@ def test_a_secret_does_not_show() -> None:
         ),
         pytest.param(["--mqtt-base", "a/+"], "", ["mqtt_base", "a/+"], id="wildcard-in-base"),
         pytest.param(["--metrics-port", "70000"], "", ["metrics_port", "70000", "65535"], id="port"),
+        pytest.param(["--metrics-address", "n1"], "", ["metrics_address", "n1", "address of"], id="address"),
         pytest.param(["--log-level", "loud"], "", ["log_level", "loud", "warning"], id="level"),
         pytest.param(["--cluster", "a/b"], "", ["cluster", "a/b"], id="cluster-with-slash"),
         pytest.param(["--srv6-block", "10.0.0.0/8"], "", ["srv6_block", "10.0.0.0/8"], id="ipv4-space"),

@@ -125,6 +125,7 @@ def _type(annotation: Any) -> str:
     if inner := [one for one in get_args(annotation) if one is not type(None)]:
         return _type(inner[0])
     names = {"bool": "`true`, `false`", "int": "integer", "float": "number", "str": "text", "Path": "path"}
+    names |= {"IPv4Address": "IP address"}  # of either family
     if annotation is SecretStr:
         return "text, kept out of logs"
     return names.get(

@@ -1,12 +1,17 @@
 """Settings that every program has."""
 
-from ipaddress import IPv4Address, IPv6Address, IPv6Network
-from typing import Annotated, Final, Literal
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "GALACTIC_"
+
+
+def _address(value: Any) -> Any:
+    """Empty is none, as a chart's value has it."""
+    return (ip_address(value) if value else None) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -32,7 +37,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         default=9090, ge=0, le=65535, description="TCP port of /metrics and /healthz; 0: no server"
     )
-    metrics_address: IPv4Address | IPv6Address | None = Field(
+    metrics_address: Annotated[IPv4Address | IPv6Address | None, BeforeValidator(_address)] = Field(
         default=None,
         description="address of this host at which /metrics and /healthz are served, without TLS; none: all of its "
         "addresses. The chart gives programs on the host's network the Node's address",
