@@ -110,10 +110,8 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     server = await _server(health, registry)
-    listening = asyncio.create_task(_listen(server, settings), name="metrics and health")
-    await asyncio.wait({listening}, timeout=ADDRESS_SECONDS / 2)
-    if listening.done():
-        listening.result()
+    serves = await _listen(server, settings)
+    listening = None if serves else asyncio.create_task(_retry(server, settings), name="metrics and health")
     work = asyncio.create_task(main(health), name=program)
     stop = asyncio.create_task(stopped.wait(), name="stop")
     try:
@@ -124,7 +122,8 @@ async def _run(
             await _grace(work)
     finally:
         stop.cancel()
-        listening.cancel()
+        if listening:
+            listening.cancel()
         await server.cleanup()
     return _code(work, program)
 
@@ -170,25 +169,31 @@ async def _server(health: Health, registry: CollectorRegistry) -> web.AppRunner:
     return runner
 
 
-async def _listen(server: web.AppRunner, settings: Settings) -> None:
-    """Serves. An address that the host does not have (yet: duplicate address detection takes seconds) is tried again,
-    because a controller works without its metrics.
-    """
+async def _listen(server: web.AppRunner, settings: Settings) -> bool:
+    """Serves, if this host has the address. Raises OSError for a port that is in use."""
     address, port = settings.metrics_address, settings.metrics_port
     if not port:
-        return
+        return True
     if address is None:
         await web.TCPSite(server, None, port).start()
-        return
+        return True
+    try:
+        await web.SockSite(server, _bound(address, port)).start()
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        log.warning("metrics_address is no address of this host, trying again", address=str(address))
+        return False
+    return True
+
+
+async def _retry(server: web.AppRunner, settings: Settings) -> None:
+    """Serves once the host has the address: duplicate address detection takes seconds, and a controller works without
+    its metrics.
+    """
     while True:
-        try:
-            await web.SockSite(server, _bound(address, port)).start()
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:
-                raise
-            log.warning("metrics_address is no address of this host, trying again", address=str(address))
-            await asyncio.sleep(ADDRESS_SECONDS)
-        else:
+        await asyncio.sleep(ADDRESS_SECONDS)
+        if await _listen(server, settings):
             return
 
 
