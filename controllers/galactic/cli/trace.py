@@ -281,6 +281,10 @@ def _place(snapshot: "Snapshot", where: "Mapping[str, Place]", pod: str, namespa
         else f"{namespace}/{pod.removeprefix('pod/')}"
     )
     pod_object = snapshot.pods.get(name)
+    if name in snapshot.refused:
+        raise Absent(
+            f"pod {name} is not attached, because its node refuses it; for the reason: galactic status"
+        )
     if pod_object is None:
         known = ", ".join(sorted(snapshot.pods)[:10]) or "none"
         raise Absent(f"no pod {name} requests an attachment; pods that do: {known}")

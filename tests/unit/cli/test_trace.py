@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from states import VPC_ID, fine, snapshot
+from states import VPC_ID, fine, pod, snapshot
 from test_walk import SID, VPC, kernel
 
 from galactic.cli import trace
+from galactic.cli.cluster_options import Absent
 from galactic.errors import Unreachable
 from galactic.names import host_end
 
@@ -106,3 +107,10 @@ def test_a_node_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) 
     there, back = traced(Nodes(lost="node-2"), monkeypatch)
     assert [hop.state for hop in there["hops"]].count("unknown") == 1
     assert [(hop.where, hop.state) for hop in back["hops"]] == [("node node-2", "unknown")]
+
+
+def test_a_pod_that_its_node_refuses_is_no_unknown_pod() -> None:
+    seen = snapshot(fine())
+    seen.refused = {"red/thief": pod("thief", 2)}
+    with pytest.raises(Absent, match="its node refuses it; for the reason: galactic status"):
+        trace._place(seen, {}, "red/thief", "default")
