@@ -118,6 +118,11 @@ CASES = [
         "webhook certificate issuer name",
         id="issuer-not-used",
     ),
+    pytest.param(
+        nested("webhook.clientCertificate.names", ["n"]),
+        "webhook clientCertificate names",
+        id="names-without-ca",
+    ),
     pytest.param(nested("webhook.certificate.mode", "mine"), "webhook certificate mode", id="mode"),
     pytest.param(nested("webhook.patience", 14), "webhook patience", id="patience-beyond-the-time-out"),
     pytest.param(nested("webhook.port", 9090), "webhook.port metrics.port 9090", id="one-port-twice"),

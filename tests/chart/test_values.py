@@ -142,6 +142,16 @@ CASES: dict[str, Case] = {
         nested("webhook.certificate", {"mode": "secret", "secretName": "cert-42"}),
         'secretName: "cert-42"',
     ),
+    "webhook.clientCertificate.caConfigMap": (
+        nested("webhook.clientCertificate.caConfigMap", "ca-42"),
+        'configMap: {name: "ca-42"}',
+    ),
+    "webhook.clientCertificate.names": (
+        nested("webhook.clientCertificate", {"caConfigMap": "ca-42", "names": ["api-1", "api-2"]}),
+        "value: api-1,api-2",
+    ),
+    "webhook.maxInFlight": (nested("webhook.maxInFlight", 42), 'value: "42"'),
+    "operator.namespaceNetworks": (nested("operator.namespaceNetworks", 42), "namespace_networks: 42"),
     "operator.unattachedAfter": (nested("operator.unattachedAfter", 42), "unattached_after: 42"),
     "operator.evictUnattached": (nested("operator.evictUnattached", True), "evict_unattached: true"),
     "operator.nodeTaint.remove": (nested("operator.nodeTaint.remove", False), "remove_node_taint: false"),
