@@ -147,6 +147,10 @@ class Tenant:
         status = eventually(f"VPC {name} is ready", lambda: self._ready("vpc", name))
         return str(status["identifier"])
 
+    def manifest(self, name: str, *addresses: str) -> dict[str, Any]:
+        """A VPCAttachment in the namespace's VPC."""
+        return self._attachment(name, addresses, "vpc", ())
+
     def attach(
         self, name: str, *addresses: str, vpc: str = "vpc", routes: tuple[dict[str, str], ...] = ()
     ) -> str:

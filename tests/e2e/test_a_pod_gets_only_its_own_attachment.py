@@ -164,8 +164,15 @@ def test_a_node_that_was_taken_over_takes_no_traffic(blue: Tenant, lab: Lab) -> 
     untouched(blue, before)
 
 
+def entitled(lab: Lab, node: str) -> str:
+    conditions = lab.get("nseg", node)["status"]["conditions"]
+    return str(next(one["status"] for one in conditions if one["type"] == "Entitled"))
+
+
 def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -> None:
-    """Somebody took the finalizer off: the pod goes on running, and is told before it is detached."""
+    """Somebody took the finalizer off: the pod goes on running, and is told before it is detached. Until then its
+    address is not another's.
+    """
     lab.kubectl("delete", "vpca", "-n", blue.namespace, "leaves", "--wait=false")
     lab.kubectl(
         "patch",
@@ -177,12 +184,8 @@ def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -
         "-p",
         '{"metadata":{"finalizers":null}}',
     )
-
-    def entitled() -> str:
-        conditions = lab.get("nseg", "node-3")["status"]["conditions"]
-        return str(next(one["status"] for one in conditions if one["type"] == "Entitled"))
-
-    eventually("the node reports it", lambda: entitled() == "False")
+    blue.apply(blue.manifest("heir", "10.1.1.3/24"))
+    eventually("the node reports it", lambda: entitled(lab, "node-3") == "False")
     (found,) = findings(lab, "NodeSegment node-3")
     assert found["reason"] == "Entitled: NotEntitled"
     assert f"{blue.namespace}/leaves" in found["message"]
@@ -190,7 +193,32 @@ def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -
     (found,) = findings(lab, f"Pod {blue.namespace}/leaves")
     assert found["reason"] == "AttachmentNotFound"
     assert "taken out of its VPC" in found["message"]
-    eventually("it is detached", lambda: not blue.ping("peer", "10.1.1.3"), seconds=4 * GRACE_SECONDS)
-    eventually("the node has nothing left to report", lambda: entitled() == "True")
+    eventually("the address is refused", lambda: event(blue, "StillAttached", "on node node-3"))
+    assert blue.attachment("heir")["status"]["ready"] is False
+    eventually("it is detached", lambda: entitled(lab, "node-3") == "True", seconds=4 * GRACE_SECONDS)
     assert not findings(lab, "NodeSegment node-3")
+    assert not blue.ping("peer", "10.1.1.3")
+    eventually("the address is free", lambda: blue.attachment("heir")["status"]["ready"])
+    untouched(blue, blue.endpoint("web"))
+
+
+def test_a_pod_whose_grant_was_revoked_leaves_the_vpc(blue: Tenant, red: Tenant, lab: Lab) -> None:
+    """Where the VPC's owner asks for it. The guest deletes its attachment first, and the pod keeps it in use."""
+
+    def admit(**allowed: str) -> None:
+        patch = json.dumps({"spec": {"allowedNamespaces": allowed | {"whenRevoked": "Detach"}}})
+        lab.kubectl("patch", "vpc", "-n", blue.namespace, "vpc", "--type=merge", "-p", patch)
+
+    admit(**{"from": "All"})
+    guest = red.manifest("guest", "10.1.1.9/24")
+    guest["spec"]["vpc"]["namespace"] = blue.namespace
+    red.apply(guest)
+    red.pod("guest", "node-2")
+    blue.reaches("web", "10.1.1.9")
+    lab.kubectl("delete", "vpca", "-n", red.namespace, "guest", "--wait=false")
+    admit(**{"from": "Same"})
+    eventually("the pod's user reads of it", lambda: event(red, "Detached", "node-2 detaches the pod"))
+    eventually("it is detached", lambda: not blue.ping("web", "10.1.1.9"), seconds=4 * GRACE_SECONDS)
+    eventually("the node has nothing left to report", lambda: entitled(lab, "node-2") == "True")
+    assert not red.ping("guest", WEB[0])
     untouched(blue, blue.endpoint("web"))

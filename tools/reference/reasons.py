@@ -89,7 +89,10 @@ CONDITIONS: Final = {
     "VPC, VPCAttachment": {
         "Ready": "the object can be used: a VPC by attachments, an attachment by a pod",
         "Accepted": "the specification is valid",
-        "Granted": "False: the VPC's `allowedNamespaces` no longer admits this namespace; attached pods stay attached",
+        "Granted": (
+            "False: the VPC's `allowedNamespaces` no longer admits this namespace; attached pods stay attached, or are "
+            "detached where its `whenRevoked` is `Detach`"
+        ),
         "Attached": "the pod has the VPC interface; absent without a pod, and while it starts",
         "Routed": "False: a pod is attached, but its routes are not published; the message has the reason",
         "Conflict": "True: another object has the address or the prefix; the message names it",

@@ -33,7 +33,7 @@ SELECTOR: Final = Rule(
 
 
 class AllowedNamespaces(Model):
-    """Which namespaces may attach to the VPC."""
+    """A choice of namespaces."""
 
     model_config = ConfigDict(json_schema_extra=rules(SELECTOR))
 
@@ -46,6 +46,16 @@ class AllowedNamespaces(Model):
         default=None,
         description="A label selector over namespaces, for from: Selector.",
         json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+
+
+class AttachingNamespaces(AllowedNamespaces):
+    """Which namespaces may attach to the VPC, and the pods of those that may no longer."""
+
+    when_revoked: Literal["Keep", "Detach"] = Field(
+        default="Keep",
+        description="What happens to running pods of a namespace that is no longer admitted. Keep: they stay attached. "
+        "Detach: their nodes detach them after 60 s.",
     )
 
 
@@ -62,7 +72,7 @@ class VpcSpec(Model):
         description="The VPC's identifier (12 hex digits), given so that another cluster can join the same VPC. Left "
         "out: chosen by the operator. Immutable.",
     )
-    allowed_namespaces: AllowedNamespaces | None = Field(
+    allowed_namespaces: AttachingNamespaces | None = Field(
         default=None, description="Which namespaces may attach to the VPC. Left out: only its own."
     )
     allowed_terminations: AllowedNamespaces | None = Field(

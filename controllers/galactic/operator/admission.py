@@ -18,7 +18,7 @@ from galactic.operator.state import Invalid
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
-from galactic.validation.holders import NESTED, unnested
+from galactic.validation.holders import NESTED, named, unnested
 from galactic.validation.networks import Interface, Network, host
 
 
@@ -66,7 +66,9 @@ class Admission:
                 self._may_terminate(key, spec, addresses, vpc)
                 enclosing = partial(allocations.addresses.enclosing, namespace=key[0])
                 unnested(spec, addresses, networks, enclosing, key[0])
-            if allocations.addresses.claim(key, spec.holds(addresses)):
+            holds = frozenset(spec.holds(addresses))
+            self._check_detached(key, spec.vpc, holds)
+            if allocations.addresses.claim(key, holds | self._still_reported(key, spec.vpc, holds)):
                 self._wake(allocations.blocked - {key})
             allocator.remember(key, addresses)
             function = self._function(key, spec.vpc, attachment)
@@ -82,8 +84,10 @@ class Admission:
         return Admitted(spec, number, function, addresses, networks, warning, revoked)
 
     def release(self, key: Key) -> None:
-        """The attachment was deleted: all that it held is free."""
+        """The attachment was deleted: all that it held is free, once no NodeSegment lists it."""
         vpc = self._context.allocator.vpc_of(key)
+        if vpc and self._context.caches.reporters(key):
+            return  # a pod still has it; a change of the NodeSegment leads here again
         self._wake(self._context.allocator.release(key))
         if vpc:
             self._context.dirty(("vpc", vpc), COUNT_SECONDS)
@@ -119,6 +123,12 @@ class Admission:
         previous = allocator.vpc_of(key)
         if previous == vpc:
             return
+        if previous is not None and (nodes := self._context.caches.reporters(key)):
+            raise NotYet(
+                f"an earlier VPCAttachment {'/'.join(key)}, of VPC {'/'.join(previous)}, is still attached on node "
+                f"{', '.join(nodes)}; it waits until that pod is detached",
+                reason="StillAttached",
+            )
         self._wake(allocator.assign(key, vpc))
         for changed in (previous, vpc):
             if changed is not None:
@@ -189,6 +199,28 @@ class Admission:
             with contextlib.suppress(Rejected):  # a status that another client overwrote may be malformed
                 allocations.functions.claim(key, parse_function(attachment.status.identifier))
         return allocations.functions.allocate(key, attachment.metadata.uid)
+
+    def _check_detached(self, key: Key, vpc: Key, networks: Iterable[Network]) -> None:
+        """Raises Held for a network of a deleted attachment that a node has not detached yet."""
+        caches, addresses = self._context.caches, self._context.allocator.of(vpc).addresses
+        for network in networks:
+            holder = addresses.holder(network)
+            if holder not in (None, key) and caches.attachments.get(holder) is None:
+                nodes = ", ".join(caches.reporters(holder)) or "its node"
+                raise Held(
+                    f"{network} is held by {named('VPCAttachment', holder, key[0], vpc[0])}, which was deleted and is "
+                    f"still attached on node {nodes}; it waits until that pod is detached; delete the Node if it never "
+                    "returns",
+                    reason="StillAttached",
+                )
+
+    def _still_reported(self, key: Key, vpc: Key, networks: frozenset[Network]) -> frozenset[Network]:
+        """Networks that the attachment has given up, and that a node still lists."""
+        surplus = self._context.allocator.of(vpc).addresses.held_by(key) - networks
+        if not surplus:
+            return surplus
+        listed = {text for endpoint in self._context.caches.reported(key) for text in endpoint.networks}
+        return frozenset(network for network in surplus if str(network) in listed)
 
     def _wake(self, blocked: Iterable[Key]) -> None:
         for attachment in tuple(blocked):

@@ -6,11 +6,12 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import structlog
 
+from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
@@ -121,7 +122,10 @@ class Allocator:
 
 
 def restore(allocator: Allocator, caches: Caches) -> None:
-    """Claims what live objects hold, oldest first: from their status, or from their NAD where that is missing yet."""
+    """Claims what live objects hold, oldest first: from their status, or from their NAD where that is missing yet.
+
+    Last come networks that NodeSegments list beyond that: a pod has them, but its attachment was deleted or changed.
+    """
     for key, vpc in _oldest_first(caches.vpcs.items()):
         if isinstance(vpc, Vpc) and vpc.status.identifier:
             try:
@@ -144,6 +148,32 @@ def restore(allocator: Allocator, caches: Caches) -> None:
     for key, attachment in attachments:
         if (vpc := allocator.vpc_of(key)) and attachment.status.ready:
             _enter_terminations(allocator, vpc, key, attachment)
+    for name in caches.segments:
+        segment = caches.segments.get(name)
+        for endpoint in segment.status.endpoints if isinstance(segment, NodeSegment) else ():
+            _enter_reported(allocator, endpoint)
+
+
+def _enter_reported(allocator: Allocator, endpoint: SegmentEndpoint) -> None:
+    """Claims an endpoint's networks and identifier, unless another attachment holds them."""
+    namespace, _, name = endpoint.attachment.partition("/")
+    key = namespace, name
+    try:
+        vpc = allocator.vpcs.holder(parse_vpc(endpoint.vpc))
+        if not name or vpc is None or allocator.vpc_of(key) not in {None, vpc}:
+            return
+        allocations = allocator.of(vpc)
+        held = allocations.addresses.held_by(key)
+        for network in set(map(ip_network, endpoint.networks)) - held:
+            if allocations.addresses.holder(network) is None:
+                held |= {network}
+        allocations.addresses.claim(key, held)
+        if allocations.functions.of(key) is None:
+            allocations.functions.claim(key, parse_function(endpoint.function))
+    except (Rejected, ValueError) as error:
+        log.warning("malformed endpoint of a NodeSegment", attachment=endpoint.attachment, error=str(error))
+        return
+    allocator.assign(key, vpc)
 
 
 def _enter(allocator: Allocator, caches: Caches, key: Key, attachment: VpcAttachment) -> None:
@@ -153,6 +183,8 @@ def _enter(allocator: Allocator, caches: Caches, key: Key, attachment: VpcAttach
         if status.identifier:
             function = parse_function(status.identifier)
             addresses = tuple(map(ip_interface, status.addresses))
+            if status.configuration and allocator.vpcs.of(vpc) is None:  # the VPC was deleted by force
+                allocator.vpcs.claim(vpc, parse_vpc(status.configuration.vpc))
         else:
             nad = caches.nads.get(key)
             plugin = _plugin(nad.config) if nad and nad.owner == attachment.metadata.uid else None

@@ -82,13 +82,17 @@ def not_attached(pods: tuple[Pod, ...]) -> State:
 
 
 def changed(old: NodeSegment | None, new: NodeSegment | None) -> set[Key]:
-    """The attachments that a node has begun or ceased to report."""
-    names = _names(old) ^ _names(new)
+    """The attachments that a node has begun or ceased to report, or reports with other networks."""
+    names = {name for name, _ in _reported(old) ^ _reported(new)}
     return {(namespace, name) for namespace, _, name in (text.partition("/") for text in names)}
 
 
-def _names(segment: NodeSegment | None) -> set[str]:
-    return {endpoint.attachment for endpoint in segment.status.endpoints} if segment else set()
+def _reported(segment: NodeSegment | None) -> set[tuple[str, tuple[str, ...]]]:
+    return (
+        {(endpoint.attachment, endpoint.networks) for endpoint in segment.status.endpoints}
+        if segment
+        else set()
+    )
 
 
 def _pods(caches: Caches, key: Key) -> Iterator[Pod]:

@@ -26,14 +26,20 @@ from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, vpc_hex
 from galactic.operator.addresses import Held
 from galactic.operator.admission import Admission, Admitted
 from galactic.operator.attached import InterfaceCheck, Interfaces, not_attached
-from galactic.operator.carriers import carriers, marks, owners
+from galactic.operator.carriers import carriers, detached, marks, owners
 from galactic.operator.carriers import configuration as granted_configuration
-from galactic.operator.context import ReconcileContext
+from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
 from galactic.operator.state import Invalid
 from galactic.operator.vpcs import Vpcs
 
+LEAVING: Final = State(
+    "False",
+    "Detached",
+    "the VPC no longer admits this namespace, and its spec.allowedNamespaces.whenRevoked is Detach: no pod carries the "
+    "attachment, and nodes detach running pods after 60 s",
+)
 CHECK_SECONDS: Final = 0.05
 """The shortest time between two checks of a pod within its grace."""
 
@@ -73,8 +79,14 @@ class Attachments:
                     await self._keep_finalizer(key)
                     return
             unrouted = self._unrouted(key, attachment)
-            check = self._interfaces.check(context.caches, key)
+            leaving = detached(context.caches, attachment)
+            # Of pods that leave, a missing interface is no fault.
+            check = InterfaceCheck() if leaving else self._interfaces.check(context.caches, key)
             pod_states = {ROUTED: unrouted} | ({ATTACHED: check.state} if check.decided else {})
+            if leaving:
+                self._interfaces.forget(key)
+                self._record_leaving(attachment)
+                pod_states[GRANTED] = LEAVING
             await self._write(meta, attachment.status, admitted, problem, pod_states)
             self._record_sharing(key, meta)
             self._record_unattached(key, check)
@@ -157,7 +169,7 @@ class Attachments:
                 if admitted.warning
                 else State("True", "Valid", "the specification is valid")
             )
-            if admitted.revoked:
+            if admitted.revoked and states[GRANTED] is None:
                 states[GRANTED] = State(
                     "False",
                     "Revoked",
@@ -165,7 +177,8 @@ class Attachments:
                 )
         if admitted or before.carriers:
             closed = problem is not None or admitted is None or admitted.revoked
-            bound = carriers(self._context.caches, meta, before, closed=closed)
+            leaving = states[GRANTED] is LEAVING
+            bound = () if leaving else carriers(self._context.caches, meta, before, closed=closed)
             after["carriers"] = [carrier.model_dump(by_alias=True) for carrier in bound]
         if problem is None and admitted:
             after["vpc"] = "/".join(admitted.spec.vpc)
@@ -198,6 +211,18 @@ class Attachments:
         for key in caches.carriers((meta.namespace, meta.name)):
             if (pod := caches.pods.get(key)) is not None:
                 self._context.events.record(PODS, pod.metadata, "Warning", reason_of(problem), str(problem))
+
+    def _record_leaving(self, attachment: VpcAttachment) -> None:
+        """An Event on each pod that is taken out of the VPC."""
+        caches, meta = self._context.caches, attachment.metadata
+        for carrier in attachment.status.carriers or ():
+            pod = caches.pods.get((meta.namespace, carrier.pod))
+            if pod is not None and pod.metadata.uid == carrier.uid:
+                message = (
+                    f"VPCAttachment {meta.name}: the VPC no longer admits namespace {meta.namespace}; node "
+                    f"{carrier.node} detaches the pod after 60 s"
+                )
+                self._context.events.record(PODS, pod.metadata, "Warning", LEAVING.reason, message)
 
     def _record_sharing(self, key: Key, meta: Meta) -> None:
         """Two pods may name one attachment by mistake. While one replaces another, the old one is being deleted."""
@@ -242,8 +267,15 @@ class Attachments:
             if endpoint is not None:
                 user += f" on node {endpoint.node}"
             state = State("True", "InUse", f"waits for {user} to end; delete the pod")
-            after = conditions(attachment.status.conditions, {DELETING: state}, meta.generation, now())
-            await context.status(VPC_ATTACHMENTS, meta, attachment.status, {"conditions": after})
+            states = {DELETING: state}
+            leaving: dict[str, Any] = {}
+            if detached(context.caches, attachment):  # its deletion does not keep a pod in the VPC
+                self._record_leaving(attachment)
+                states[GRANTED], leaving = LEAVING, {"carriers": []}
+            after = conditions(attachment.status.conditions, states, meta.generation, now())
+            await context.status(VPC_ATTACHMENTS, meta, attachment.status, leaving | {"conditions": after})
+            if leaving:
+                await self._unmark(key)
             return
         vpc = context.allocator.vpcs.of(vpc) if (vpc := context.allocator.vpc_of(key)) else None
         written = context.caches.attachments.get(key)  # with the carriers of this round
@@ -252,6 +284,15 @@ class Attachments:
         if in_use and vpc is not None:
             selected = {VPC_LABEL: vpc_hex(vpc), **selected}
         await context.finalizer(VPC_ATTACHMENTS, meta, in_use, selected)
+
+    async def _unmark(self, key: Key) -> None:
+        """Takes the labels away by which nodes select the attachment, and keeps the finalizer."""
+        written = self._context.caches.attachments.get(key)
+        if written is not None:
+            meta = written.metadata
+            await self._context.finalizer(
+                VPC_ATTACHMENTS, meta, FINALIZER in meta.finalizers, marks(meta, ())
+            )
 
     def _users(self, key: Key, meta: Meta) -> list[Key]:
         """The Pods that use the attachment. Of a generated one its owner alone: a namesake waits for its deletion."""

@@ -4,17 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from galactic.crds.model import Meta
+from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import (
     MAX_CARRIERS,
     AttachmentStatus,
     Carrier,
     Configuration,
     ConfiguredTermination,
+    VpcAttachment,
 )
 from galactic.kube.resources import PODS
 from galactic.names import CARRIER_PREFIX, carrier_label, vpc_hex
+from galactic.operator.allocator import reference, settled_vpc
 from galactic.operator.state import Caches, Pod
 from galactic.validation.attachment import ParsedAttachment
+from galactic.validation.grants import detaches
 from galactic.validation.networks import Interface, Network
 
 
@@ -31,6 +35,18 @@ def carriers(
     pods.sort(key=lambda pod: (pod.metadata.uid not in before, pod.metadata.name))
     kept = sorted(pods[:MAX_CARRIERS], key=lambda pod: pod.metadata.name)
     return tuple(Carrier(pod=pod.metadata.name, uid=pod.metadata.uid, node=pod.node) for pod in kept)
+
+
+def detached(caches: Caches, attachment: VpcAttachment) -> bool:
+    """Whether the VPC does not admit the attachment's namespace any more, and wants its running pods detached."""
+    own = attachment.metadata.namespace
+    name = settled_vpc(attachment) or reference(attachment)
+    vpc, namespace = caches.vpcs.get(name), caches.namespaces.get(("", own))
+    return (
+        name[0] != own
+        and isinstance(vpc, Vpc)
+        and detaches(vpc.spec.allowed_namespaces, namespace.labels if namespace else None)
+    )
 
 
 def owners(meta: Meta) -> frozenset[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from galactic.crds.model import Meta, parse
-from galactic.crds.nodesegment import NodeSegment
+from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
@@ -213,6 +213,7 @@ class Caches:
         self.pods: Cache[Pod] = Cache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod)
         self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
+        self._reporters: dict[str, tuple[str, ...]] = {}  # attachment → nodes whose NodeSegment lists it
         self.listen(Listener())
 
     def listen(self, listener: Listener) -> None:
@@ -221,7 +222,7 @@ class Caches:
         self.vpcs.changed = listener.vpc_changed
         self.attachments.changed = listener.attachment_changed
         self.nads.changed = listener.nad_changed
-        self.segments.changed = listener.segment_changed
+        self.segments.changed = self._segment_changed
         self.nodes.changed = listener.node_changed
         self.namespaces.changed = listener.namespace_changed
         self.pods.changed = self._pod_changed
@@ -261,6 +262,28 @@ class Caches:
             if (pod := self.pods.get(key)) is not None and pod.live
         ]
 
+    def reporters(self, attachment: Key) -> tuple[str, ...]:
+        """The nodes whose NodeSegment lists the attachment."""
+        return self._reporters.get("/".join(attachment), ())
+
+    def reported(self, attachment: Key) -> Iterator[SegmentEndpoint]:
+        """The attachment's endpoints, as NodeSegments list them."""
+        name = "/".join(attachment)
+        for node in self.reporters(attachment):
+            segment = self.segments.get(("", node))
+            if isinstance(segment, NodeSegment):
+                yield from (endpoint for endpoint in segment.status.endpoints if endpoint.attachment == name)
+
+    def _segment_changed(
+        self, key: Key, old: "NodeSegment | Invalid | None", new: "NodeSegment | Invalid | None"
+    ) -> None:
+        before, after = _listed(old), _listed(new)
+        for name in before ^ after:
+            others = tuple(node for node in self._reporters.pop(name, ()) if node != key[1])
+            if nodes := (*others, key[1]) if name in after else others:
+                self._reporters[name] = nodes
+        self._listener.segment_changed(key, old, new)
+
     def _pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         for pod in (old, new):
             if pod is not None:
@@ -279,6 +302,13 @@ class Caches:
 
 _KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
 _KEPT_LABELS: Final = (*LABELS, VPC_LABEL)
+
+
+def _listed(segment: NodeSegment | Invalid | None) -> set[str]:
+    """The names of the attachments on a node."""
+    if not isinstance(segment, NodeSegment):
+        return set()
+    return {endpoint.attachment for endpoint in segment.status.endpoints}
 
 
 def _vpc(item: Object) -> Vpc | Invalid:

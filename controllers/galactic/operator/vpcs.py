@@ -130,15 +130,20 @@ class Vpcs:
             reason = reason_of(problem)
             states[ACCEPTED] = State("False", reason, str(problem))
             states[READY] = State("False", reason, str(problem))
-        if deleting and members:
-            names = ", ".join("/".join(member) for member in members[:NAMED])
-            rest = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
+        live = [member for member in members if context.caches.attachments.get(member) is not None]
+        if deleting and live:
             states[DELETING] = State(
-                "True", "HasAttachments", f"waits for VPCAttachments to be deleted: {names}{rest}"
+                "True", "HasAttachments", f"waits for VPCAttachments to be deleted: {_names(live)}"
+            )
+        elif deleting and members:
+            states[DELETING] = State(
+                "True",
+                "StillAttached",
+                f"waits for nodes to detach pods of deleted VPCAttachments: {_names(members)}",
             )
         return {
             "ready": problem is None,
-            "attachments": len(members),
+            "attachments": len(live),
             "endpoints": sum(map(self._attached, members)),
             "conditions": states,
         } | ({"identifier": vpc_hex(number)} if number is not None else {})
@@ -151,7 +156,15 @@ class Vpcs:
         allocator = self._context.allocator
         self._networks.pop(key, None)
         allocator.blocked.discard(key)
+        allocations = allocator.allocated(key)
+        if allocations and allocations.members:
+            return  # its attachments keep the identifier; the last one to be released leads here again
         if allocator.vpcs.release(key) is not None:
             for blocked in tuple(allocator.blocked):
                 self._context.dirty(("vpc", blocked))
         allocator.forget(key)
+
+
+def _names(attachments: list[Key]) -> str:
+    rest = f" and {len(attachments) - NAMED} more" if len(attachments) > NAMED else ""
+    return ", ".join("/".join(attachment) for attachment in attachments[:NAMED]) + rest

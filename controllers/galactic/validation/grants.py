@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from galactic.crds.vpc import AllowedNamespaces
+from galactic.crds.vpc import AllowedNamespaces, AttachingNamespaces
 from galactic.errors import Rejected
 
 
@@ -37,6 +37,18 @@ def termination_refusal(vpc: tuple[str, str], namespace: str) -> Rejected:
         reason="TerminationNotGranted",
         field="spec.routes",
     )
+
+
+def detaches(allowed: AttachingNamespaces | None, labels: Mapping[str, str] | None) -> bool:
+    """Whether running pods of another namespace with those labels are to be detached. Not while anything is unknown:
+    the namespace, or the meaning of a malformed selector.
+    """
+    if allowed is None or allowed.when_revoked != "Detach" or labels is None:
+        return False
+    try:
+        return not granted(allowed, False, labels)
+    except Rejected:
+        return False
 
 
 def selects(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 from typing import Final
 
-from galactic.crds.vpc import AllowedNamespaces, Vpc
+from galactic.crds.vpc import AllowedNamespaces, AttachingNamespaces, Vpc
 from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.names import parse_vpc
@@ -49,6 +49,7 @@ def updated(
     old: Vpc, new: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], used: Iterable[Used]
 ) -> Answer:
     """The answer to a change; unchanged fields are not checked. Raises Rejected."""
+    warnings: tuple[str, ...] = ()
     present = old.status.identifier or old.spec.identifier
     if new.spec.identifier != old.spec.identifier:
         if present and new.spec.identifier != present:
@@ -61,15 +62,17 @@ def updated(
         _identifier(new)
     if new.spec.allowed_namespaces != old.spec.allowed_namespaces:
         _grants(new.spec.allowed_namespaces, "spec.allowedNamespaces.selector")
+        warnings += _detaching(new.spec.allowed_namespaces)
     if new.spec.allowed_terminations != old.spec.allowed_terminations:
         _grants(new.spec.allowed_terminations, "spec.allowedTerminations.selector")
     if new.spec.networks == old.spec.networks:
-        return Answer()
+        return Answer(warnings=warnings)
     networks = parse_networks(new.spec.networks, srv6_block)
     stored = _readable(old.spec.networks)
     if problem := removed(stored, networks, used):
         raise problem
-    return Answer(warnings=shadowed([network for network in networks if network not in stored], ranges))
+    warnings += shadowed([network for network in networks if network not in stored], ranges)
+    return Answer(warnings=warnings)
 
 
 def removed(before: Sequence[Network], after: Sequence[Network], used: Iterable[Used]) -> Rejected | None:
@@ -144,6 +147,16 @@ def _grants(allowed: AllowedNamespaces | None, field: str) -> None:
             reason="InvalidSelector",
             field=field,
         )
+
+
+def _detaching(allowed: AttachingNamespaces | None) -> tuple[str, ...]:
+    if allowed is None or allowed.when_revoked != "Detach" or allowed.from_ == "All":
+        return ()
+    text = (
+        "spec.allowedNamespaces.whenRevoked: Detach: running pods of namespaces that are not admitted any more are "
+        "detached after 60 s"
+    )
+    return (text,)
 
 
 def _readable(texts: Sequence[str]) -> tuple[Network, ...]:

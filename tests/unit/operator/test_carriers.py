@@ -3,8 +3,9 @@
 import pytest
 
 from galactic.crds.vpcattachment import MAX_CARRIERS
-from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
+from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS
+from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, carrier_label
+from galactic.operator.context import FINALIZER
 
 
 def carry(cluster, name, node="", *, attachment="a", namespace="default", generated=False, **spec):
@@ -134,3 +135,83 @@ async def test_what_is_written_over_it_is_put_right(ready):
     await ready.settled()
     assert ready.status("a")["carriers"] == [{"pod": "p", "uid": uid, "node": "node-1"}]
     assert ready.status("a")["configuration"] == before["configuration"]
+
+
+# Grants that are revoked, and the running pods are detached.
+
+
+@pytest.fixture
+async def guest(cluster):
+    """Namespace ``other`` has an attachment with a pod in VPC default/v, whose owner detaches."""
+    cluster.vpc("v", allowedNamespaces={"from": "All", "whenRevoked": "Detach"})
+    cluster.attachment("a", "default/v", namespace="other")
+    carry(cluster, "p", "node-1", namespace="other")
+    await cluster.settled()
+    assert carriers(cluster, namespace="other") == [("p", "node-1")]
+    return cluster
+
+
+def revoke(cluster, **other):
+    cluster.api.change(VPCS, "v", {"spec": {"allowedNamespaces": {"from": "Same", **other}}}, "default")
+
+
+def labels(cluster):
+    return cluster.api.stored(VPC_ATTACHMENTS, "a", "other")["metadata"]["labels"]
+
+
+async def test_a_revoked_grant_detaches_where_the_vpc_says_so(guest):
+    addresses = guest.status("a", "other")["addresses"]
+    revoke(guest)
+    await guest.settled()
+    assert carriers(guest, namespace="other") == []
+    assert carrier_label("node-1") not in labels(guest)
+    granted = guest.condition("Granted", "a", "other")
+    assert (granted["status"], granted["reason"]) == ("False", "Detached")
+    events = {(each["involvedObject"]["kind"], each["reason"]) for each in guest.api.all(EVENTS)}
+    assert {("Pod", "Detached"), ("VPCAttachment", "Detached")} <= events
+    guest.api.change(VPCS, "v", {"spec": {"allowedNamespaces": {"from": "All"}}}, "default")
+    await guest.settled()
+    assert carriers(guest, namespace="other") == [("p", "node-1")]
+    assert guest.condition("Granted", "a", "other") is None
+    assert guest.status("a", "other")["addresses"] == addresses
+
+
+async def test_by_default_a_pod_stays(guest):
+    revoke(guest, whenRevoked="Keep")
+    await guest.settled()
+    assert carriers(guest, namespace="other") == [("p", "node-1")]
+    assert guest.condition("Granted", "a", "other")["reason"] == "Revoked"
+
+
+async def test_a_label_that_a_namespace_lost_revokes_as_well(guest):
+    revoke(guest, **{"from": "Selector", "selector": {"matchLabels": {"name": "other"}}})
+    await guest.settled()
+    assert carriers(guest, namespace="other") == [("p", "node-1")]
+    guest.api.change(NAMESPACES, "other", {"metadata": {"labels": {"name": None}}})
+    await guest.settled()
+    assert carriers(guest, namespace="other") == []
+
+
+async def test_a_selector_that_cannot_be_read_detaches_no_pod(guest):
+    revoke(guest, **{"from": "Selector", "selector": {"matchName": "other"}})
+    await guest.settled()
+    assert carriers(guest, namespace="other") == [("p", "node-1")]
+
+
+async def test_an_attachment_that_is_being_deleted_keeps_no_pod_in_the_vpc(guest):
+    guest.api.remove(VPC_ATTACHMENTS, "a", "other")
+    await guest.settled()
+    revoke(guest)
+    await guest.settled()
+    assert carriers(guest, namespace="other") == []
+    assert carrier_label("node-1") not in labels(guest)
+    stored = guest.api.stored(VPC_ATTACHMENTS, "a", "other")
+    assert FINALIZER in stored["metadata"]["finalizers"]
+    assert guest.condition("Granted", "a", "other")["reason"] == "Detached"
+
+
+async def test_nor_does_a_change_of_its_vpc(guest):
+    guest.api.change(VPC_ATTACHMENTS, "a", {"spec": {"vpc": {"name": "mine", "namespace": "other"}}}, "other")
+    revoke(guest)
+    await guest.settled()
+    assert carriers(guest, namespace="other") == []

@@ -135,6 +135,15 @@ def test_networks_change(old: list[str], new: list[str], held: str, reason: str 
         assert f"{held} (net/web)" in str(refusal.value)
 
 
+def test_a_change_that_may_detach_pods_is_warned_of() -> None:
+    allowed = {"from": "Same", "whenRevoked": "Detach"}
+    before, after = network("10.1.1.0/24"), network("10.1.1.0/24", allowedNamespaces=allowed)
+    assert "detached after 60 s" in vpc.updated(before, after, SPACE, (), ()).warnings[0]
+    assert not vpc.updated(after, after, SPACE, (), ()).warnings
+    keeps = network("10.1.1.0/24", allowedNamespaces={"from": "Same"})
+    assert not vpc.updated(after, keeps, SPACE, (), ()).warnings
+
+
 @pytest.mark.parametrize(
     ("old", "status", "new", "refused"),
     [
