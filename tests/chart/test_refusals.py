@@ -83,6 +83,21 @@ CASES = [
         id="node-certificate-without-tls",
     ),
     pytest.param(
+        merged(MQTT, nested("mqtt.node.issueCertificates", True)),
+        "mqtt.node.issueCertificates mqtts:// mqtt.url",
+        id="issued-certificates-without-tls",
+    ),
+    pytest.param(
+        merged(MQTTS, nested("mqtt.node", {"issueCertificates": True, "url": "mqtt://b"})),
+        "mqtt.node.issueCertificates mqtts:// mqtt.node.url",
+        id="issued-certificates-without-tls-for-nodes",
+    ),
+    pytest.param(
+        merged(MQTTS, nested("mqtt.node", {"issueCertificates": True, "username": "u"})),
+        "mqtt.node.issueCertificates username",
+        id="issued-certificates-and-a-user",
+    ),
+    pytest.param(
         merged(MQTTS, nested("mqtt.node.passwordSecret.name", "p")),
         "mqtt node username",
         id="password-without-user",
@@ -101,6 +116,8 @@ CASES = [
             ("node.username", "u"),
             ("node.passwordSecret.name", "p"),
             ("node.certificateHostPath", "/c"),
+            ("node.issueCertificates", True),
+            ("node.url", "mqtts://b"),
             ("router.passwordSecret.name", "p"),
             ("router.certificateSecret", "c"),
         )

@@ -9,6 +9,10 @@ MORE = [
         merged(nested("mqtt.url", "mqtts://b"), nested("router.kind", "StatefulSet")), id="own-broker"
     ),
     pytest.param(nested("webhook.certificate.mode", "cert-manager"), id="cert-manager"),
+    pytest.param(
+        merged(nested("mqtt.url", "mqtts://b"), nested("mqtt.node.issueCertificates", True)),
+        id="issued-certificates",
+    ),
 ]
 ESCALATION = {"escalate", "bind", "impersonate", "*"}
 

@@ -92,6 +92,11 @@ CASES: dict[str, Case] = {
         merged(MQTTS, nested("mqtt.node.certificateHostPath", "/etc/pki-42")),
         'path: "/etc/pki-42"',
     ),
+    "mqtt.node.url": (merged(MQTTS, nested("mqtt.node.url", "mqtts://b-42")), "value: mqtts://b-42"),
+    "mqtt.node.issueCertificates": (
+        merged(MQTTS, nested("mqtt.node.issueCertificates", True)),
+        "issue_broker_certificates: true",
+    ),
     "mqtt.router.username": (merged(MQTTS, nested("mqtt.router.username", "{pod}")), "value: $(POD_NAME)"),
     "mqtt.router.passwordSecret.name": (
         merged(MQTTS, nested("mqtt.router", {"username": "u", "passwordSecret": {"name": "p-42"}})),

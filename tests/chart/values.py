@@ -161,6 +161,16 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
     if not url:
         it["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
         it.get("broker", {})["enabled"] = True
+    if not {*(url.partition(":")[:1]), *(mqtt.get("node", {}).get("url", "").partition(":")[:1])} <= {
+        "mqtts",
+        "wss",
+        "",
+    }:
+        mqtt.get("node", {}).pop("url", None)
+    if not url.startswith(("mqtts://", "wss://")):
+        mqtt.get("node", {}).pop("issueCertificates", None)
+    if mqtt.get("node", {}).get("issueCertificates"):
+        mqtt["node"] = {key: mqtt["node"][key] for key in ("url", "issueCertificates") if key in mqtt["node"]}
     for who in ("node", "router"):
         client = mqtt.get(who, {})
         if not url.startswith(("mqtts://", "wss://")):

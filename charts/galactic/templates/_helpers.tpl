@@ -125,7 +125,7 @@ tolerations:
 {{- define "galactic.client" -}}
 {{- $root := .root -}}
 {{- $client := get $root.Values.mqtt .component -}}
-{{- $url := $root.Values.mqtt.url -}}
+{{- $url := $client.url | default $root.Values.mqtt.url -}}
 {{- $ca := $root.Values.mqtt.caSecret -}}
 {{- if include "galactic.ownBroker" $root -}}
 {{- $url = printf "mqtts://galactic-broker.%s.svc:8884" $root.Release.Namespace -}}
@@ -154,6 +154,9 @@ tolerations:
 {{- end }}
 {{- if $it.ca.name }}
 - {name: GALACTIC_MQTT_CA_FILE, value: {{ printf "/etc/galactic/ca/%s" $it.ca.key | quote }}}
+{{- end }}
+{{- if $client.issueCertificates }}
+- {name: GALACTIC_REQUEST_BROKER_CERTIFICATE, value: "true"}
 {{- end }}
 {{- if or $client.certificateHostPath $client.certificateSecret }}
 - {name: GALACTIC_MQTT_CERT_FILE, value: /etc/galactic/certificate/tls.crt}

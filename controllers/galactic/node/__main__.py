@@ -21,6 +21,7 @@ from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
+from galactic.node.kubernetes.broker_certificate import FILE, BrokerCertificate
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.multus import MultusConfiguration
@@ -56,6 +57,9 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
 
     topics = Topics(settings.mqtt_base)
     own = NodeTopics(topics, cluster, node)
+    own_certificate = settings.socket.parent / FILE if settings.request_broker_certificate else None
+    if own_certificate:
+        settings = settings.model_copy(update={"mqtt_cert_file": own_certificate})
     bus = PahoBus(settings, f"galactic-node-{cluster}-{node}", own.will, BusMetrics(collectors))
     async with LinuxKernel() as kernel, bus:
 
@@ -77,6 +81,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
                 UnaccountedAttachments(kube, store, lambda: segment.endpoints),
                 CarriedAttachments(kube, node, store, lambda reason: metrics.refused.labels(reason).inc()),
                 Fallback(kube, store, session.trusted),
+                BrokerCertificate(kube, own_certificate, cluster, node) if own_certificate else None,
             )
 
         kubernetes = KubernetesTasks(connect, with_client)

@@ -18,6 +18,7 @@ from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
+from galactic.operator.issuer import Issuer, Place
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
 from galactic.operator.reconcile import Reconciler, Reconcilers, Report
@@ -53,7 +54,9 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             namespace=namespace,
         )
         observe(metrics, kube, lease, reconciler)
+        issuer = Issuer(Fenced(kube, lease), Place(settings.cluster, namespace), lambda: lease.leads)
         await run_all(
+            *([issuer.run()] if settings.issue_broker_certificates else []),
             *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
             watch(Memo(reconciler.caches), reconciler.resync),
             lease.run(reconciler.lead),

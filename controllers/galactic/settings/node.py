@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from galactic.settings.mqtt import MqttSettings
 
@@ -34,3 +35,20 @@ class NodeSettings(MqttSettings):
         default=True,
         description="drop packets to this node's SIDs from sources outside the SRv6 block (RFC 8754 §5.1)",
     )
+    request_broker_certificate: bool = Field(
+        default=False,
+        description="ask the operator for this node's client certificate at the broker (issue_broker_certificates of "
+        "the operator), instead of mqtt_cert_file; it is kept beside the socket",
+    )
+
+    @model_validator(mode="after")
+    def _requested(self) -> Self:
+        if not self.request_broker_certificate:
+            return self
+        if self.mqtt_cert_file is not None:
+            raise ValueError("give mqtt_cert_file or request_broker_certificate, not both")
+        if urlsplit(self.mqtt_url).scheme not in ("mqtts", "wss"):
+            raise ValueError(
+                f"request_broker_certificate is for mqtts:// and wss://, and mqtt_url is {self.mqtt_url}"
+            )
+        return self

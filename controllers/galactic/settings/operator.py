@@ -62,6 +62,12 @@ class OperatorSettings(Settings):
         description="add that taint (NoSchedule) to a Node on which pods can no longer be attached",
     )
 
+    issue_broker_certificates: bool = Field(
+        default=False,
+        description="issue the nodes' client certificates at the broker (request_broker_certificate of the node); the "
+        "CA is in the Secret galactic-broker-clients",
+    )
+
     @model_validator(mode="after")
     def _taint(self) -> Self:
         if self.set_node_taint and not self.remove_node_taint:

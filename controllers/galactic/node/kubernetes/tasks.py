@@ -10,6 +10,7 @@ import structlog
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError, NotYet
 from galactic.kube.client import Kube
+from galactic.node.kubernetes.broker_certificate import BrokerCertificate
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.segment import Segment
@@ -29,6 +30,7 @@ class Tasks:
     unaccounted: UnaccountedAttachments
     carried: CarriedAttachments
     fallback: Fallback
+    certificate: BrokerCertificate | None = None
 
 
 class KubernetesTasks:
@@ -46,6 +48,8 @@ class KubernetesTasks:
             group.create_task(tasks.unaccounted.run(), name="unaccounted attachments")
             group.create_task(tasks.carried.run(), name="carried attachments")
             group.create_task(tasks.fallback.run(), name="fallback")
+            if tasks.certificate:
+                group.create_task(tasks.certificate.run(), name="broker certificate")
 
     @property
     def reachable(self) -> bool:
