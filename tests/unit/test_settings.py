@@ -1,6 +1,7 @@
 """Flags override variables, variables the file, the file defaults; a bad value ends the process with its name."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,24 @@ def test_a_taint_that_nobody_takes_off_is_not_set(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("kind", [OperatorSettings, RouterSettings, NodeSettings, WebhookSettings])
 def test_every_setting_has_a_description(kind: type) -> None:
     assert [name for name, field in kind.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        pytest.param({"mqtt_url": "mqtt://broker"}, "is for mqtts:// and wss://", id="without-tls"),
+        pytest.param({"mqtt_url": "mqtts://broker", "mqtt_cert_file": "…"}, "not both", id="two"),
+    ],
+)
+def test_a_certificate_is_requested_or_given(more: dict[str, str], problem: str, tmp_path: Path) -> None:
+    from galactic.kube.client_certificates import authority as made
+    from galactic.kube.client_certificates import generated, issued
+
+    if more.get("mqtt_cert_file"):
+        key, request = generated("default/n1")
+        path = tmp_path / "pair.pem"
+        path.write_bytes(key + issued(made(datetime.now(UTC)), request, "default/n1", datetime.now(UTC)))
+        more = {**more, "mqtt_cert_file": str(path)}
+    assert NodeSettings(mqtt_url="mqtts://broker", request_broker_certificate=True)
+    with pytest.raises(ValueError, match=problem):
+        NodeSettings(request_broker_certificate=True, **more)

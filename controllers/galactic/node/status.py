@@ -79,6 +79,9 @@ class StatusReport:
         fallback = f"the routes of {vpcs} VPCs are read from kube-apiserver instead" if vpcs else ""
         if broker and fallback:
             broker = f"{broker}; {fallback}"
+        if certificate := self._kubernetes.certificate_problem:
+            broker = f"{broker}; {certificate}" if broker else None
+            fallback = "; ".join(filter(None, (fallback, certificate)))
         return (
             _finding("Ready", self.problem(), "Ready", "NotReady", "pods can be attached"),
             _finding("Synced", self._host.sync.problem, "Applied", "Failing", "the kernel is as planned"),

@@ -42,6 +42,8 @@ class BrokerCertificate:
     ) -> None:
         self._api, self._path, self._now = api, path, now
         self._cluster, self._node = cluster, node
+        self.problem: str | None = None
+        """Why there is no new one, for people."""
         self._request: tuple[str, bytes] | None = None  # name and private key of the one that is not answered
 
     async def run(self) -> None:
@@ -54,11 +56,12 @@ class BrokerCertificate:
             try:
                 await self.renew()
             except GalacticError as error:
-                pause = backoff.pause()
+                pause, self.problem = backoff.pause(), f"no new certificate for the broker: {error}"
                 log.warning("no new broker certificate, trying again", error=str(error), seconds=pause)
                 await asyncio.sleep(pause)
             else:
                 backoff.succeeded()
+                self.problem = None
                 log.info("broker certificate renewed", path=str(self._path))
                 if self.seconds_left() <= 0:  # this machine's clock is ahead: no request a second
                     await asyncio.sleep(LONGEST_PAUSE)
@@ -95,6 +98,9 @@ class BrokerCertificate:
                 if condition["type"] in ("Denied", "Failed"):
                     self._request = None
                     raise Rejected(condition.get("message", ""), reason=condition.get("reason", "Denied"))
+            self.problem = (
+                f"no new certificate for the broker: the operator has not answered the request {name}"
+            )
             await asyncio.sleep(pauses.pause())
         self._request = None
         raise NotYet(f"the request {name} was deleted before it was answered")

@@ -68,6 +68,12 @@ class KubernetesTasks:
         return await self._tasks.carried.entitled(pod, name)
 
     @property
+    def certificate_problem(self) -> str | None:
+        """Why the node has no new certificate for the broker; None also where it asks for none."""
+        certificate = self._tasks.certificate if self._tasks else None
+        return certificate.problem if certificate else None
+
+    @property
     def statuses_problem(self) -> str | None:
         """Attachments that are not as the statuses of their VPCAttachments."""
         if self._tasks is None:
