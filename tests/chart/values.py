@@ -150,6 +150,17 @@ def networks(random: Random, it: dict[str, Any]) -> None:
         it["pool"]["prefix"] = said(pool)
 
 
+def nodes_at_the_broker(mqtt: dict[str, Any], url: str) -> None:
+    """A listener of their own with TLS where the routers' has it, and one credential."""
+    node, encrypted = mqtt.get("node", {}), ("mqtts://", "wss://")
+    if not node.get("url", "").startswith(encrypted):
+        node.pop("url", None)
+    if not url.startswith(encrypted):
+        node.pop("issueCertificates", None)
+    if node.get("issueCertificates"):
+        mqtt["node"] = {key: node[key] for key in ("url", "issueCertificates") if key in node}
+
+
 def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a condition of the schema
     """What the schema allows: drawn without regard to conditions, and then made to keep them."""
     it: dict[str, Any] = drawn(random, SCHEMA)
@@ -161,16 +172,7 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
     if not url:
         it["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
         it.get("broker", {})["enabled"] = True
-    if not {*(url.partition(":")[:1]), *(mqtt.get("node", {}).get("url", "").partition(":")[:1])} <= {
-        "mqtts",
-        "wss",
-        "",
-    }:
-        mqtt.get("node", {}).pop("url", None)
-    if not url.startswith(("mqtts://", "wss://")):
-        mqtt.get("node", {}).pop("issueCertificates", None)
-    if mqtt.get("node", {}).get("issueCertificates"):
-        mqtt["node"] = {key: mqtt["node"][key] for key in ("url", "issueCertificates") if key in mqtt["node"]}
+    nodes_at_the_broker(mqtt, url)
     for who in ("node", "router"):
         client = mqtt.get(who, {})
         if not url.startswith(("mqtts://", "wss://")):
