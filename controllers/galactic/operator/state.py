@@ -5,6 +5,7 @@ Nothing here is awaited, so the caches do not change between two reads without a
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -30,12 +31,14 @@ from galactic.names import (
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
     GENERATED,
+    NETWORKS_ANNOTATION,
     NOT_READY_TAINT,
     PREFIX_ANNOTATION,
     VPC_ANNOTATION,
     VPC_LABEL,
 )
 from galactic.operator.nad import LABELS
+from galactic.validation import multus
 
 T = TypeVar("T")
 REMOVED: Final = 10_000
@@ -71,6 +74,14 @@ class Pod:
     live: bool  # has not run to its end
     place: Placement
     owned: bool  # a controller replaces it after its deletion
+    further: tuple[
+        str, ...
+    ] = ()  # names in Multus' annotation, of its own namespace: it may have several attachments
+
+    @property
+    def attachments(self) -> tuple[str, ...]:
+        """The names of the attachments that it carries."""
+        return tuple(dict.fromkeys((self.attachment, *self.further)))
 
     @property
     def node(self) -> str:
@@ -287,11 +298,11 @@ class Caches:
     def _pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         for pod in (old, new):
             if pod is not None:
-                attachment = (key[0], pod.attachment)
-                carriers = self._carriers.setdefault(attachment, set())
-                (carriers.add if pod is new else carriers.discard)(key)
-                if not carriers:
-                    del self._carriers[attachment]
+                for attachment in ((key[0], name) for name in pod.attachments):
+                    carriers = self._carriers.setdefault(attachment, set())
+                    (carriers.add if pod is new else carriers.discard)(key)
+                    if not carriers:
+                        del self._carriers[attachment]
         self._listener.pod_changed(key, old, new)
 
     def terminating(self, namespace: str) -> bool:
@@ -360,7 +371,15 @@ def _pod(item: Object) -> Pod:
         (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
         placement(item),
         owned(item),
+        _further(annotations.get(NETWORKS_ANNOTATION, ""), meta["namespace"]),
     )
+
+
+def _further(annotation: str, namespace: str) -> tuple[str, ...]:
+    """The networks of a Pod's own namespace in Multus' annotation; none where Multus could not parse it."""
+    with suppress(Rejected):
+        return tuple(one.name for one in multus.networks(annotation) if one.namespace in {"", namespace})
+    return ()
 
 
 def _agent(item: Object) -> Agent:

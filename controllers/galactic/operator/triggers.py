@@ -90,9 +90,9 @@ class Triggers(Listener):
             self._queue.add(("pod", key))
         for pod in (old, new):
             if pod is not None and (old is None or new is None or _pod_view(old) != _pod_view(new)):
-                attachment = (key[0], pod.attachment)
-                if self._caches.attachments.get(attachment) is not None:
-                    self._queue.add(("attachment", attachment))
+                for attachment in ((key[0], name) for name in pod.attachments):
+                    if self._caches.attachments.get(attachment) is not None:
+                        self._queue.add(("attachment", attachment))
 
 
 def _vpc_view(vpc: Vpc | Invalid | None) -> object:

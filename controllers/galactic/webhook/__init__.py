@@ -1,7 +1,7 @@
 """The webhook: the admission server that allows, refuses or warns of users' writes.
 
 It has no state but caches: any number of replicas answer alike. ``review`` is the API server's request and answer.
-``pod``, ``vpc``, ``vpcattachment`` and ``nodesegment`` decide without I/O, ``multus`` edits Multus' annotation.
+``pod``, ``vpc``, ``vpcattachment`` and ``nodesegment`` decide without I/O.
 ``cluster`` caches the objects that they need, ``joins`` asks whether a user may join a VPC by its identifier,
 ``dispatch`` calls the one for a request, ``server`` listens, ``inflight`` bounds what it answers at a time, ``metrics``
 counts. ``configuration`` and ``registration`` register the webhook with the API server.

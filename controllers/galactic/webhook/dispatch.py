@@ -19,11 +19,12 @@ from galactic.kube.api import Key
 from galactic.kube.conditions import ACCEPTED, READY
 from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import NETWORKS_ANNOTATION
+from galactic.validation import multus
 from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
-from galactic.webhook import multus, nodesegment, pod, vpc, vpcattachment
+from galactic.webhook import nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.cluster import Cluster
 from galactic.webhook.joins import Joins
 from galactic.webhook.nodesegment import Identities

@@ -22,7 +22,7 @@ from galactic.names import (
     NETWORKS_ANNOTATION,
     VPC_ANNOTATION,
 )
-from galactic.webhook import multus
+from galactic.validation import multus
 from galactic.webhook.review import Answer
 
 SUFFIX: Final = 5

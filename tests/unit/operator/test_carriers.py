@@ -4,12 +4,22 @@ import pytest
 
 from galactic.crds.vpcattachment import MAX_CARRIERS
 from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION, carrier_label
+from galactic.names import (
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    GENERATED,
+    NETWORKS_ANNOTATION,
+    VPC_ANNOTATION,
+    carrier_label,
+)
 from galactic.operator.context import FINALIZER
 
 
-def carry(cluster, name, node="", *, attachment="a", namespace="default", generated=False, **spec):
+def carry(
+    cluster, name, node="", *, attachment="a", namespace="default", generated=False, networks="", **spec
+):
     annotations = {ATTACHMENT_ANNOTATION: attachment} | ({VPC_ANNOTATION: "v"} if generated else {})
+    annotations |= {NETWORKS_ANNOTATION: networks} if networks else {}
     labels = {ATTACHMENT_LABEL: GENERATED if generated else attachment}
     metadata = {"name": name, "annotations": annotations, "labels": labels}
     spec |= {"nodeName": node} if node else {}
@@ -70,6 +80,20 @@ async def test_other_pods_do_not_carry_it(ready, pod):
     carry(ready, "p", "node-1", **pod)
     await ready.settled()
     assert carriers(ready) == []
+
+
+async def test_a_pod_carries_further_attachments_that_it_lists_for_multus(ready):
+    """Of its own namespace: another one's of that name is not meant."""
+    ready.attachment("b")
+    ready.attachment("c", "default/v", namespace="other")
+    await ready.settled()
+    carry(ready, "p", "node-1", networks="a@galactic0,default/b@galactic1,other/c@galactic2")
+    await ready.settled()
+    assert carriers(ready, "b") == [("p", "node-1")]
+    assert not ready.status("c", "other").get("carriers")
+    ready.api.remove(PODS, "p", "default")
+    await ready.settled()
+    assert carriers(ready, "b") == []
 
 
 async def test_a_generated_attachment_is_carried_by_its_own_pod_alone(ready):

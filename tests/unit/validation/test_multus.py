@@ -5,7 +5,7 @@ import json
 import pytest
 
 from galactic.errors import Rejected
-from galactic.webhook.multus import Network, appended, interfaces, networks
+from galactic.validation.multus import Network, appended, interfaces, networks
 
 
 @pytest.mark.parametrize(
