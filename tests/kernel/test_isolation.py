@@ -117,7 +117,7 @@ class Net:
 
     def protect(self, without=lambda rule: False, backend="legacy"):
         for number, node in self.nodes.items():
-            rules = firewall(SPACE, srv6.locator(prefix(number)), srv6.loopback(prefix(number)))
+            rules = firewall(SPACE, srv6.locator(prefix(number)), srv6.loopback(prefix(number)), ("eth0",))
             told = install(node, [rule for rule in rules if not without(rule)], backend)
             assert not told["lacking"]
 

@@ -1,8 +1,9 @@
 """Each kind of rule that the packet filter has, alone in the kernel, proven by packets: what it lets through or drops,
 what it leaves alone, and that without it the same packets fare otherwise. Both backends, both families.
 
-One node forwards between three others: ``peer`` (its underlay), ``other`` (a second uplink) and ``pod``, behind a host
-end. Neighbours are permanent entries, so that only the test of INPUT depends on neighbour discovery.
+One node forwards between four others: ``peer`` (its underlay), ``other`` (a second uplink), ``pod``, behind a host
+end, and ``guest``, a pod of the default network.
+Neighbours are permanent entries, so that only the test of INPUT depends on neighbour discovery.
 """
 
 import json
@@ -21,7 +22,7 @@ import pytest
 
 from galactic import srv6
 from galactic.linux import firewall_fingerprint, readback
-from galactic.linux.firewall import ICMPV6_ERRORS, PLACES, FirewallRule, firewall
+from galactic.linux.firewall import ICMPV6_ERRORS, OURS, PLACES, FirewallRule, firewall
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import HOST_ENDS
 
@@ -33,15 +34,19 @@ LOOPBACK = str(srv6.loopback(PREFIX))
 SID = "2001:db8:ff01:100::1:5"
 NEIGHBOUR = "2001:db8:ff02:100::9"
 """An address of ``peer`` inside the SRv6 space, as another node has."""
+IN_SPACE_OF_POD = "2001:db8:ff02:100::77"
 FOREIGN = {
     "pod": {4: "192.0.2.1", 6: "2001:db8:9::1"},
     "peer": {4: "192.0.2.2", 6: "2001:db8:9::2"},
+    "other": {6: "2001:db8:ff03:100::9"},
+    "guest": {6: "2001:db8:ff02:100::66"},
 }
 """Addresses that they also send from, and that the node has no route to."""
-RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
+UPLINKS = ("eth0", "eth1")
+RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), UPLINKS)
 HOST_END = "G000000001001H"
-DEVICES = {"peer": "eth0", "other": "eth1", "pod": HOST_END}
-NUMBERS = {"peer": 1, "other": 2, "pod": 3}
+DEVICES = {"peer": "eth0", "other": "eth1", "pod": HOST_END, "guest": "veth9"}
+NUMBERS = {"peer": 1, "other": 2, "pod": 3, "guest": 4}
 PORT = 4242
 PATIENCE_SECONDS = 120
 
@@ -49,7 +54,7 @@ pytest_backends = pytest.mark.parametrize("backend", ["legacy", "nft"])
 
 
 def address(place: str, family: int) -> str:
-    """Of ``peer``, ``other`` and ``pod``; ``node@peer`` is the node's address on that side."""
+    """Of ``peer``, ``other``, ``pod`` and ``guest``; ``node@peer`` is the node's address on that side."""
     name, _, side = place.partition("@")
     number, last = NUMBERS[side or name], 1 if side else 2
     return f"10.0.{number}.{last}" if family == 4 else f"fd00:{number}::{last}"
@@ -118,7 +123,7 @@ FORGED = Kind(
     ),
 )
 POD_TO_SID = Kind(
-    lambda rule: rule.chain == "PREROUTING" and bool(rule.in_interface),
+    lambda rule: rule.in_interface == OURS and rule.destination != "" and rule.chain == "PREROUTING",
     (
         Packet("pod", "node@pod", False, True, destination=SID, families=(6,)),
         Packet("pod", "peer", False, True, destination=NEIGHBOUR, families=(6,)),
@@ -135,6 +140,50 @@ OUTSIDE_TO_SID = Kind(
         Packet("other", "peer", True, True, destination=NEIGHBOUR, families=(6,)),
     ),
 )
+ELSEWHERE_TO_SID = Kind(
+    lambda rule: believed(rule) and (rule.target == "RETURN" or bool(rule.destination)),
+    (
+        Packet("guest", "node@guest", False, True, destination=SID, families=(6,)),
+        Packet("guest", "node@guest", False, True, destination=LOOPBACK, families=(6,)),
+        Packet("guest", "peer", False, True, destination=NEIGHBOUR, families=(6,)),
+        Packet("guest", "node@guest", True, True),
+        Packet("guest", "peer", True, True),
+        Packet("peer", "node@peer", True, True, destination=SID, families=(6,)),
+        Packet("other", "peer", True, True, destination=NEIGHBOUR, families=(6,)),
+        Packet(
+            "node", "node", True, True, source=address("node@peer", 6), destination=LOOPBACK, families=(6,)
+        ),
+    ),
+)
+FROM_ELSEWHERE_AS_A_NODE = Kind(
+    lambda rule: believed(rule) and (rule.target == "RETURN" or bool(rule.source)),
+    (
+        Packet("guest", "node@guest", False, True, source=FOREIGN["guest"][6], families=(6,)),
+        Packet("guest", "peer", False, True, source=FOREIGN["guest"][6], families=(6,)),
+        Packet("guest", "node@guest", True, True),
+        Packet("peer", "other", True, True, source=NEIGHBOUR, families=(6,)),
+        Packet("other", "peer", True, True, source=FOREIGN["other"][6], families=(6,)),
+        Packet("pod", "peer", True, True, source=IN_SPACE_OF_POD, families=(6,)),
+        Packet(
+            "node", "node", True, True, source=LOOPBACK, destination=address("node@peer", 6), families=(6,)
+        ),
+    ),
+)
+
+
+def believed(rule: FirewallRule) -> bool:
+    """Whether it is of those that believe sources and SIDs of the SRv6 space of the underlay's interfaces alone."""
+    last = rule.target == "RETURN" or bool(rule.source) != bool(rule.destination)
+    return (
+        rule.chain == "PREROUTING"
+        and rule.icmpv6 is None
+        and last
+        and not rule.outside
+        and not (rule.in_interface and rule.destination)
+        and not rule.forged
+    )
+
+
 KINDS = {
     "FORWARD-from-pods": FROM_PODS,
     "FORWARD-to-pods": TO_PODS,
@@ -144,6 +193,8 @@ KINDS = {
     "PREROUTING-forged": FORGED,
     "PREROUTING-pod-to-SID": POD_TO_SID,
     "PREROUTING-outside-to-SID": OUTSIDE_TO_SID,
+    "PREROUTING-elsewhere-to-SID": ELSEWHERE_TO_SID,
+    "PREROUTING-elsewhere-as-a-node": FROM_ELSEWHERE_AS_A_NODE,
 }
 
 
@@ -163,9 +214,7 @@ class Fabric:
 
     def __init__(self, sh: Callable[..., str], stack: ExitStack) -> None:
         self.sh = sh
-        self.spaces = {
-            name: stack.enter_context(Namespace.fresh()) for name in ("node", "peer", "other", "pod")
-        }
+        self.spaces = {name: stack.enter_context(Namespace.fresh()) for name in ("node", *NUMBERS)}
         node = self.spaces["node"]
         sh(
             node,
@@ -191,7 +240,8 @@ class Fabric:
                 f"ip route add default via {address(f'node@{name}', 4)};"
                 f"ip -6 route add default via {address(f'node@{name}', 6)}",
             )
-            for foreign in FOREIGN.get(name, {}).values():
+            foreigners = [*FOREIGN.get(name, {}).values(), *([IN_SPACE_OF_POD] if name == "pod" else [])]
+            for foreign in foreigners:
                 sh(there, f"ip addr add {foreign} dev lo {'nodad' if ':' in foreign else ''}")
             self.permanent(name)
         sh(node, f"ip link set {HOST_END} group {HOST_ENDS}")
@@ -337,9 +387,32 @@ def test_a_kind_of_rule_alone(fabric: Fabric, backend: str, kind: Kind) -> None:
 def test_every_rule_is_of_a_kind() -> None:
     """What is not proven here is proven nowhere."""
     strange = [
-        rule for rule in RULES if rule.icmpv6 is None and sum(kind.of(rule) for kind in KINDS.values()) != 1
+        rule
+        for rule in RULES
+        if rule.icmpv6 is None
+        and sum(kind.of(rule) for kind in KINDS.values())
+        != (2 if believed(rule) and rule.target == "RETURN" else 1)
     ]
     assert strange == []
+
+
+@pytest_backends
+@pytest.mark.parametrize("device", [OURS, "lo", *UPLINKS])
+def test_what_an_interface_is_not_believed_without(fabric: Fabric, backend: str, device: str) -> None:
+    """Without the rule for it, what it brings with a source in the SRv6 space is dropped; the others bring theirs."""
+    sources = {
+        OURS: Packet("pod", "peer", True, True, source=IN_SPACE_OF_POD, families=(6,)),
+        "lo": Packet(
+            "node", "node", True, True, source=LOOPBACK, destination=address("node@peer", 6), families=(6,)
+        ),
+        "eth0": Packet("peer", "other", True, True, source=NEIGHBOUR, families=(6,)),
+        "eth1": Packet("other", "peer", True, True, source=FOREIGN["other"][6], families=(6,)),
+    }
+    rules = [rule for rule in RULES if believed(rule)]
+    with clean(fabric, backend):
+        fabric.put(backend, [rule for rule in rules if rule.in_interface != device])
+        arrived = fabric.arrivals([(packet, 6) for packet in sources.values()])
+        assert dict(zip(sources, arrived, strict=True)) == {name: name != device for name in sources}
 
 
 @pytest_backends
@@ -374,17 +447,17 @@ def test_icmpv6_errors_alone_reach_the_loopback(fabric: Fabric, backend: str) ->
         made.setblocking(False)
         return made
 
-    def message(kind: int) -> None:
+    def message(kind: int, sender: str) -> None:
         in_order()
         with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as made:
-            made.bind((address("peer", 6), 0))
+            made.bind((address(sender, 6), 0))
             made.sendto(struct.pack("!BBHI", kind, 0, 0, 0) + bytes(48), (LOOPBACK, 0))
 
-    def arrived() -> set[int]:
+    def arrived(sender: str = "peer") -> set[int]:
         found = set()
         with node.run(raw) as listening:
             for kind in (*ICMPV6_ERRORS, unassigned, echo_reply):
-                fabric.spaces["peer"].run(lambda kind=kind: message(kind))
+                fabric.spaces[sender].run(lambda kind=kind: message(kind, sender))
             fabric.settle()
             try:
                 while True:
@@ -399,7 +472,9 @@ def test_icmpv6_errors_alone_reach_the_loopback(fabric: Fabric, backend: str) ->
         fabric.put(backend, guard)
         assert not arrived() & {*ICMPV6_ERRORS, unassigned, echo_reply}
         fabric.put(backend, [*errors, *guard])
-        assert arrived() & {*ICMPV6_ERRORS, unassigned, echo_reply} == set(ICMPV6_ERRORS)
+        for sender in ("peer", "other"):
+            assert arrived(sender) & {*ICMPV6_ERRORS, unassigned, echo_reply} == set(ICMPV6_ERRORS)
+        assert not arrived("guest") & {*ICMPV6_ERRORS, unassigned, echo_reply}
 
 
 @pytest_backends

@@ -59,7 +59,7 @@ async def inside():
 
 
 async def filtered(backend):
-    rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
+    rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), ("eth0",))
     made = await install(rules, backend=backend)
     assert not made.lacking and firewall_fingerprint.fingerprint(backend) == made.fingerprint
 

@@ -15,7 +15,7 @@ from galactic.linux.firewall import firewall
 DEVICE = "G000000001001H"
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
-RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX))
+RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), ("eth0",))
 NODE = {4: "10.0.0.1", 6: "fd00::1"}
 """Addresses of the node, to which pods may send echo requests."""
 GATEWAY = {4: "169.254.1.1", 6: "fe80::1"}

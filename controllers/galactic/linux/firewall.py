@@ -2,8 +2,8 @@
 
 Galactic has three chains in each family, and one jump into each, first in a built-in chain. It changes nothing else.
 ``GALACTIC-FORWARD`` accepts packets of VPCs, whatever policy the chain has. ``GALACTIC-INPUT`` keeps tenants away from
-services of the node. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps tenants
-and the outside away from SIDs: before connection tracking, and before any look-up.
+services of the node. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps tenants,
+the default network's pods and the outside away from SIDs: before connection tracking, and before any look-up.
 
 The wildcard ``G+`` is every host end, and every VRF as well: a packet from a pod passes PREROUTING twice, first with
 the veth and then with the VRF as its incoming device, and FORWARD and INPUT with the VRF. Host ends alone are the
@@ -25,6 +25,8 @@ from galactic.errors import Unreachable
 from galactic.linux.objects import HOST_ENDS
 
 OURS: Final = "G+"
+LOOPBACK: Final = "lo"
+"""The device of the node's own packets to itself, the kernel's ICMP errors included."""
 Family = Literal[4, 6]
 Backend = Literal["legacy", "nft"]
 BuiltIn = Literal["FORWARD", "INPUT", "PREROUTING"]
@@ -78,16 +80,29 @@ def own(chain: BuiltIn) -> str:
 
 
 def firewall(
-    space: IPv6Network, locator: IPv6Network, loopback: IPv6Address, *, guard: bool = True
+    space: IPv6Network,
+    locator: IPv6Network,
+    loopback: IPv6Address,
+    uplinks: Sequence[str],
+    *,
+    guard: bool = True,
 ) -> tuple[FirewallRule, ...]:
     """The rules of a node, in order.
+
+    Sources and destinations in the SRv6 space are believed only of packets that came in by ``uplinks``, the underlay's
+    interfaces, and of the node itself. A pod of the default network could otherwise send into any VPC. Packets that
+    End.DT46 unwrapped come in by their VRF; the node's ICMPv6 errors among them have its loopback as their source.
 
     ``guard`` drops what comes from outside the SRv6 space for this node's SIDs (RFC 8754 §5.1), except for ICMPv6
     errors to the loopback, which a router anywhere on the path may send: path MTU discovery depends on them.
     """
     inside, here = str(space), str(locator)
+    trusted = (LOOPBACK, *uplinks)
     errors = (
-        FirewallRule(6, "PREROUTING", "RETURN", destination=f"{loopback}/128", icmpv6=number)
+        FirewallRule(
+            6, "PREROUTING", "RETURN", in_interface=device, destination=f"{loopback}/128", icmpv6=number
+        )
+        for device in trusted
         for number in ICMPV6_ERRORS
     )
     outside = FirewallRule(6, "PREROUTING", "DROP", source=inside, outside=True, destination=here)
@@ -96,7 +111,11 @@ def firewall(
         FirewallRule(6, "FORWARD", "ACCEPT", source=inside),
         FirewallRule(6, "FORWARD", "ACCEPT", destination=inside),
         FirewallRule(6, "PREROUTING", "DROP", in_interface=OURS, destination=inside),
+        FirewallRule(6, "PREROUTING", "RETURN", in_interface=OURS),
         *((*errors, outside) if guard else ()),
+        *(FirewallRule(6, "PREROUTING", "RETURN", in_interface=device) for device in trusted),
+        FirewallRule(6, "PREROUTING", "DROP", source=inside),
+        FirewallRule(6, "PREROUTING", "DROP", destination=inside),
     )
 
 

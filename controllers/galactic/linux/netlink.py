@@ -7,6 +7,7 @@ Devices are indexes here, as in the messages; the caller maps them to names.
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Network
 from typing import Final, NamedTuple
 
 from galactic.linux.objects import (
@@ -70,6 +71,7 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 _NUMBER: Final = struct.Struct("=HHI")
 _U32: Final = struct.Struct("=I")
 _ERROR: Final = struct.Struct("=i")
+_NEXT_HOP: Final = struct.Struct("=HxxI")  # rtnexthop: length, flags, hops, ifindex
 _HEAD: Final = HEADER.size + _ROUTE.size
 _KEY_SIZES: Final = {_KEY.size + 4: socket.AF_INET, _KEY.size + 16: socket.AF_INET6}
 
@@ -271,11 +273,59 @@ class Decoder:
         return Via(device, gateway) if gateway else Direct(device)
 
 
-def dump_request(family: int, sequence: int, *, table: int = 0, device: int = 0) -> bytes:
-    """A request for Galactic's routes of a family, or of one table and device. For sockets with strict checking."""
+class DevicesTowards:
+    """Collects the devices of dumped IPv6 routes that other programs made and that overlap a network.
+
+    ``devices``: their indexes. Routes of several next hops have several.
+    """
+
+    def __init__(self, network: IPv6Network) -> None:
+        self._network, self._length = int(network.network_address), network.prefixlen
+        self.devices: set[int] = set()
+
+    def feed(self, datagram: bytes) -> Reply | None:
+        """Decodes the bytes of one recv(2). Returns the dump's end or refusal; None: more follows."""
+        position, size = 0, len(datagram)
+        while position + HEADER.size <= size:
+            length, kind, _, sequence, _ = HEADER.unpack_from(datagram, position)
+            if kind == RTM_NEWROUTE:
+                self._route(datagram[position + HEADER.size : position + length])
+            elif kind in (NLMSG_DONE, NLMSG_ERROR):
+                has_code = length >= HEADER.size + 4
+                return Reply(
+                    sequence, -_ERROR.unpack_from(datagram, position + HEADER.size)[0] if has_code else 0
+                )
+            position += length + 3 & ~3
+        return None
+
+    def _route(self, route: bytes) -> None:
+        _, length, _, _, _, protocol, _, route_type, _ = _ROUTE.unpack_from(route)
+        if route_type != _RTN_UNICAST or protocol == PROTOCOL:
+            return
+        parts = dict(attributes(route[_ROUTE.size :]))
+        apart = 128 - min(length, self._length)
+        destination = int.from_bytes(parts.get(_RTA_DST, b"").ljust(16, b"\0"), "big")
+        if destination >> apart != self._network >> apart:
+            return
+        if _RTA_OIF in parts:
+            self.devices.add(_U32.unpack_from(parts[_RTA_OIF])[0])
+        hops, position = parts.get(_RTA_MULTIPATH, b""), 0
+        while position + _NEXT_HOP.size <= len(hops):
+            size, index = _NEXT_HOP.unpack_from(hops, position)
+            self.devices.add(index)
+            position += max(size + 3 & ~3, _NEXT_HOP.size)
+
+
+def dump_request(
+    family: int, sequence: int, *, table: int = 0, device: int = 0, protocol: int = PROTOCOL
+) -> bytes:
+    """A request for the routes of a family, or of one table and device. For sockets with strict checking.
+
+    ``protocol`` 0: of all programs; by default Galactic's.
+    """
     attributes = _NUMBER.pack(8, _RTA_TABLE, table) if table else b""
     attributes += _NUMBER.pack(8, _RTA_OIF, device) if device else b""
-    route = _ROUTE.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0)
+    route = _ROUTE.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0)
     flags = NLM_F_REQUEST | NLM_F_DUMP
     return HEADER.pack(_HEAD + len(attributes), RTM_GETROUTE, flags, sequence, 0) + route + attributes
 

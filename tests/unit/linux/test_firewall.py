@@ -9,10 +9,11 @@ from galactic.linux.firewall import PLACES, TABLES, FirewallRule, arguments, fir
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
+UPLINKS = ("eth0", "bond1")
 
 
 def lines(**how):
-    rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), **how)
+    rules = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), UPLINKS, **how)
     return [f"{rule.family} {rule.chain} {arguments(rule)}" for rule in rules]
 
 
@@ -28,6 +29,14 @@ BASE = [
     "6 FORWARD -s 2001:db8:ff00::/40 -j ACCEPT",
     "6 FORWARD -d 2001:db8:ff00::/40 -j ACCEPT",
     "6 PREROUTING -d 2001:db8:ff00::/40 -i G+ -j DROP",
+    "6 PREROUTING -i G+ -j RETURN",
+]
+LAST = [
+    "6 PREROUTING -i lo -j RETURN",
+    "6 PREROUTING -i eth0 -j RETURN",
+    "6 PREROUTING -i bond1 -j RETURN",
+    "6 PREROUTING -s 2001:db8:ff00::/40 -j DROP",
+    "6 PREROUTING -d 2001:db8:ff00::/40 -j DROP",
 ]
 LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
 
@@ -39,7 +48,8 @@ LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
         pytest.param(
             True,
             [
-                f"6 PREROUTING -d {LOOPBACK} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"
+                f"6 PREROUTING -d {LOOPBACK} -i {device} -p ipv6-icmp -m icmp6 --icmpv6-type {kind} -j RETURN"
+                for device in ("lo", *UPLINKS)
                 for kind in (1, 2, 3, 4)
             ]
             + ["6 PREROUTING ! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64 -j DROP"],
@@ -48,7 +58,7 @@ LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
     ],
 )
 def test_the_rules_in_order(guard, more):
-    assert lines(guard=guard) == BASE + more
+    assert lines(guard=guard) == BASE + more + LAST
 
 
 def test_errors_pass_before_the_guard_drops():
@@ -59,7 +69,7 @@ def test_errors_pass_before_the_guard_drops():
 
 
 def test_every_rule_has_a_place_that_is_looked_at():
-    for rule in firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX)):
+    for rule in firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), UPLINKS):
         assert (rule.family, rule.chain) in PLACES
         assert rule.chain in TABLES
 

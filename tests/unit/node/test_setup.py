@@ -46,7 +46,8 @@ class HostAdapter:
             raise NotYet("no IPv6 route to anywhere", reason="NoUnderlay")
         return self.network
 
-    async def filter(self, prefix, known=None):
+    async def filter(self, prefix, uplinks, known=None):
+        self.uplinks = uplinks
         self.done.append("mend" if known else "filter")
         if self.refuses:
             raise Unreachable("iptables", self.refuses)
@@ -98,7 +99,28 @@ async def test_nothing_is_done_again_while_nothing_changes(preparation, machine,
     for _ in range(5):
         clock[0] += 3
         assert setup.CHECK_SECONDS[0] <= await preparation.check() <= setup.CHECK_SECONDS[1]
-    assert set(machine.done) == {"intact"}
+    assert set(machine.done) == {"intact", "underlay"}
+
+
+async def test_the_packet_filter_follows_the_uplinks(preparation, machine, clock, drifted):
+    """It is written at once, and nobody's drift. It waits for the underlay: it would drop what comes by there."""
+    machine.network = None
+    await preparation.check()
+    assert "filter" not in machine.done
+    for others in ((), ("eth1",), ("eth1", "eth2")):
+        machine.network, machine.broken = Underlay("eth0", 1500, (), others), ("IPv6 PREROUTING",)
+        clock[0] += setup.UNDERLAY_SECONDS + 1
+        machine.done.clear()
+        await preparation.check()
+        assert machine.done[-1] == "filter"
+        assert machine.uplinks == ("eth0", *others)
+    assert drifted == []
+    (underlay,) = (each for each in preparation.conditions() if each.type == "Underlay")
+    assert underlay.message == "eth0, MTU 1500; SRv6 packets also come by eth1, eth2"
+    machine.network = None
+    clock[0] += setup.UNDERLAY_SECONDS + 1
+    await preparation.check()
+    assert machine.done[-1] == "intact"
 
 
 async def test_what_somebody_changed_is_put_back_and_counted(preparation, machine, clock, drifted):

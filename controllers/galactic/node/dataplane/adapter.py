@@ -1,5 +1,6 @@
 """The host that the controller runs on, as ``setup.HostSetup`` uses it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -19,12 +20,15 @@ class LinuxHost:
 
     def __init__(self, block: IPv6Network, device: str, *, drop_external_sids: bool) -> None:
         self._block, self._device, self._drop_external_sids = block, device, drop_external_sids
+        self._uplinks: tuple[str, ...] = ()
 
     async def preflight(self) -> Preflight:
         return await preflight()
 
     async def underlay(self) -> Underlay:
-        return await underlay(self._block, device=self._device)
+        found = await underlay(self._block, device=self._device, known=self._uplinks)
+        self._uplinks = found.uplinks
+        return found
 
     def modules(self) -> str:
         try:
@@ -32,9 +36,15 @@ class LinuxHost:
         except OSError:  # a kernel without modules
             return ""
 
-    async def filter(self, prefix: IPv6Network, known: Installed | None = None) -> Installed:
+    async def filter(
+        self, prefix: IPv6Network, uplinks: Sequence[str], known: Installed | None = None
+    ) -> Installed:
         rules = firewall(
-            self._block, srv6.locator(prefix), srv6.loopback(prefix), guard=self._drop_external_sids
+            self._block,
+            srv6.locator(prefix),
+            srv6.loopback(prefix),
+            uplinks,
+            guard=self._drop_external_sids,
         )
         if known is None:
             return await install(rules)

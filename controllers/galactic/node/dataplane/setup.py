@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network
 from typing import Final, Protocol
@@ -26,7 +26,8 @@ CHECK_SHARE: Final = 300
 """Checks take a 300th of the time at most, or what checks every 5 s need."""
 FULL_CHECK_SECONDS: Final = 300.0
 """Between full checks, which cost a process: they notice that other programs use another backend now."""
-UNDERLAY_SECONDS: Final = 20.0
+UNDERLAY_SECONDS: Final = 5.0
+"""Between checks of the underlay: packets that come by a new interface are dropped until it is found."""
 MISSING_SECONDS: Final = 60.0
 """Until the next preflight after one that found a feature missing, if no kernel module comes before."""
 BACKOFF_SECONDS: Final = (0.5, 5.0)
@@ -43,8 +44,12 @@ class HostAdapter(Protocol):
     async def underlay(self) -> Underlay:
         """Raises NotYet while there is none."""
 
-    async def filter(self, prefix: IPv6Network, known: Installed | None = None) -> Installed:
+    async def filter(
+        self, prefix: IPv6Network, uplinks: Sequence[str], known: Installed | None = None
+    ) -> Installed:
         """Makes the packet filter as the plan has it for a node with that prefix. Raises Unreachable.
+
+        ``uplinks``: the interfaces by which SRv6 packets of the underlay come in.
 
         ``known``: the backend to use; without it the right one is found first, which takes longer.
         """
@@ -80,7 +85,7 @@ class HostSetup:
         self._modules = ""
         self._underlay: Underlay | None = None
         self._installed: Installed | None = None
-        self._installed_for: IPv6Network | None = None
+        self._installed_for: tuple[IPv6Network, tuple[str, ...]] | None = None
         self._changed = store.watch()
         self._next = _Next()
         self._backoff, self._pause = Backoff(*BACKOFF_SECONDS, spread=0.0), 0.0
@@ -167,7 +172,8 @@ class HostSetup:
                 "pods cannot reach that address; choose a block of its own"
             )
             return ConditionState("Underlay", False, "AddressInSRv6Space", message)
-        return ConditionState("Underlay", True, "Found", f"{underlay.device}, MTU {underlay.mtu}")
+        also = f"; SRv6 packets also come by {', '.join(underlay.others)}" if underlay.others else ""
+        return ConditionState("Underlay", True, "Found", f"{underlay.device}, MTU {underlay.mtu}{also}")
 
     def _filter_conditions(self) -> tuple[ConditionState, ...]:
         installed = self._installed
@@ -216,29 +222,33 @@ class HostSetup:
             return
         self._underlay_problem = None
         if underlay != self._underlay:
-            log.info("underlay found", device=underlay.device, mtu=underlay.mtu)
+            log.info("underlay found", device=underlay.device, mtu=underlay.mtu, others=underlay.others)
             self._underlay = underlay
             self._store.dirty.mark_host()
 
     async def _check_filter(self) -> float:
-        """The seconds of processor time that the check took; 0 where the filter was written."""
-        prefix = self._store.node.prefix
-        if prefix is None:
+        """The seconds of processor time that the check took; 0 where the filter was written.
+
+        Without an underlay there is no route to write either, and a filter that is there stays.
+        """
+        prefix, underlay = self._store.node.prefix, self._underlay
+        if prefix is None or underlay is None:
             return 0.0
-        known = self._installed if self._filter_problem is None and prefix == self._installed_for else None
+        wanted = prefix, underlay.uplinks
+        known = self._installed if self._filter_problem is None and wanted == self._installed_for else None
         started, full = time.process_time(), time.monotonic() >= self._next.filter
         if known is not None and not full and self._adapter.intact(known):
             self._backoff.succeeded()
             self._pause = 0.0
             return time.process_time() - started
         try:
-            self._installed = await self._adapter.filter(prefix, None if full else known)
+            self._installed = await self._adapter.filter(*wanted, None if full else known)
         except GalacticError as error:
             if str(error) != self._filter_problem:
                 log.warning("packet filter not in place", error=str(error))
             self._filter_problem = str(error)
             return 0.0
-        self._filter_problem, self._installed_for = None, prefix
+        self._filter_problem, self._installed_for = None, wanted
         if full or known is None:
             self._next.filter = time.monotonic() + (
                 MISSING_SECONDS if self._installed.lacking else FULL_CHECK_SECONDS
