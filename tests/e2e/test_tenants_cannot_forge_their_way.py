@@ -1,6 +1,7 @@
 """What a pod makes up by hand gets nowhere: packets to SIDs, to the nodes, with somebody else's source, with a routing
-header. All of it is sent for real, beside permitted packets that do arrive, and once more with the protections of the
-node away: then it arrives, so that the silence before means something. Two VPCs with the same addresses stay apart.
+header; nor does a pod of the default network with a node's source get into a VPC. All of it is sent for real,
+beside permitted packets that do arrive, and once more with the protections of the node away: then it arrives, so
+that the silence before means something. Two VPCs with the same addresses stay apart.
 """
 
 import sys
@@ -26,6 +27,7 @@ OWN_4, OWN_6 = "10.1.1.1", "2001:10:1:1::1"
 TWO_4, TWO_6 = "10.1.1.2", "2001:10:1:1::2"
 MATE_4, MATE_6 = "10.1.1.3", "2001:10:1:1::3"
 NEAR, FAR = "near", "far"
+GUEST = "fd00:99::2"
 TERMINATED = (
     {"destination": "192.168.3.0/24", "via": MATE_4},
     {"destination": "2001:10:3:3::/64", "via": MATE_6},
@@ -35,14 +37,15 @@ GREEN = {NEAR: (OWN_4, OWN_6), FAR: (TWO_4, TWO_6)}
 
 @dataclass(frozen=True)
 class Attempt:
-    """A packet, from blue's pod ``one``, green's ``near`` or from ``outside`` (the fabric). ``hears``: who hears it
+    """A packet, from blue's pod ``one``, green's ``near``, from ``outside`` (the fabric) or from ``guest``, a pod of
+    node-1 that has only the default network. ``hears``: who hears it
     where nothing of ours protects; None: the kernel drops it then, too. ``made`` gets green's SIDs by pod, and the
     packet's mark.
     """
 
     made: Callable[[Mapping[str, str], str], Packet]
     hears: str | None
-    sender: Literal["one", "near", "outside"] = "one"
+    sender: Literal["one", "near", "outside", "guest"] = "one"
 
 
 def inner(version: int, pod: str, mark: str) -> Packet:
@@ -113,12 +116,26 @@ ATTEMPTS = {
     "a-stranger-to-the-loopback": Attempt(
         plain(IPv6(src="fd00:1::1", dst=LOOPBACK_1)), "services-1", "outside"
     ),
+    **{
+        f"guest-{kind}-to-a-sid-{where}-as-a-node": Attempt(to_sid(pod, source, kind), pod, "guest")
+        for kind in ("6", "4", "srh")
+        for where, pod, source in (("here", NEAR, LOOPBACK_2), ("elsewhere", FAR, LOOPBACK_1))
+    },
+    "guest-to-a-sid-here": Attempt(to_sid(NEAR, GUEST, "6"), NEAR, "guest"),
+    "guest-to-a-sid-elsewhere": Attempt(to_sid(FAR, GUEST, "6"), "node-2", "guest"),
+    "guest-to-the-loopback-here": Attempt(plain(IPv6(src=LOOPBACK_2, dst=LOOPBACK_1)), "services-1", "guest"),
+    "guest-to-the-loopback-elsewhere": Attempt(
+        plain(IPv6(src=LOOPBACK_1, dst=LOOPBACK_2)), "services-2", "guest"
+    ),
+    "guest-to-a-node-as-a-node": Attempt(plain(IPv6(src=LOOPBACK_1, dst=NODE_2)), "services-2", "guest"),
 }
 PERMITTED = {
     "permitted": Attempt(plain(IP(src=OWN_4, dst=TWO_4)), "two"),
     "permitted-6": Attempt(plain(IPv6(src=OWN_6, dst=TWO_6)), "two"),
     "permitted-here": Attempt(plain(IP(src=OWN_4, dst=MATE_4)), "mate"),
     "a-member-to-a-sid": Attempt(to_sid(NEAR, LOOPBACK_2, "6"), NEAR, "outside"),
+    "guest-to-a-service": Attempt(plain(IPv6(src=GUEST, dst=NODE_1)), "services-1", "guest"),
+    "guest-to-a-service-elsewhere": Attempt(plain(IPv6(src=GUEST, dst=NODE_2)), "services-2", "guest"),
     "outside-to-a-service": Attempt(plain(IPv6(src="fd00:1::1", dst=NODE_1)), "services-1", "outside"),
 }
 OF_GREEN = {
@@ -161,7 +178,23 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(lodgers: Callable[..., Tenant], lab: Lab) -> Scene:
+def guest(lab: Lab) -> Iterator[Port]:
+    """The eth0 of a pod of node-1, as a plugin for the default network makes it."""
+    wire, netns = Wire(lab), "a-guest"
+    lab.run("kernel", ["ip", "netns", "add", netns])
+    try:
+        inside, device = f"/run/netns/{netns}", "veth1a2b3c4d"
+        pair = ["link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", netns]
+        lab.exec("node-1", ["ip", *pair])
+        lab.exec("node-1", ["ip", "link", "set", device, "up"])
+        lab.run("kernel", ["ip", "-n", netns, "link", "set", "eth0", "up"])
+        yield wire.end((inside, "eth0"), (wire.node("node-1"), device))
+    finally:
+        lab.run("kernel", ["ip", "netns", "del", netns])
+
+
+@pytest.fixture(scope="module")
+def scene(lodgers: Callable[..., Tenant], lab: Lab, guest: Port) -> Scene:
     blue, green = lodgers("blue"), lodgers("green")
     blue.settle(
         {
@@ -186,6 +219,7 @@ def scene(lodgers: Callable[..., Tenant], lab: Lab) -> Scene:
         "one": wire.port(blue, "one", "node-1"),
         NEAR: wire.port(green, NEAR, "node-1"),
         "outside": wire.underlay("node-1"),
+        "guest": guest,
     }
     return Scene(lab, wire, blue, green, ports, names.vrf(int(vpc, 16)), sids)
 

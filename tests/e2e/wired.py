@@ -63,13 +63,15 @@ class Wire:
         attachment = tenant.attachment(name)["status"]
         vpc = tenant.lab.get("vpc", "-n", tenant.namespace, "vpc")["status"]["identifier"]
         host_end = names.host_end(int(vpc, 16), int(attachment["identifier"], 16))
-        ends = [[self.pod(tenant, name), "galactic0"], [self.node(node), host_end]]
-        return Port(*ends[0], *self._run({"addresses": ends}))
+        return self.end((self.pod(tenant, name), "galactic0"), (self.node(node), host_end))
 
     def underlay(self, node: str) -> Port:
         """The fabric's end of the link to a node."""
-        ends = [[self.node("fabric"), node], [self.node(node), "eth0"]]
-        return Port(*ends[0], *self._run({"addresses": ends}))
+        return self.end((self.node("fabric"), node), (self.node(node), "eth0"))
+
+    def end(self, near: tuple[str, str], far: tuple[str, str]) -> Port:
+        """The near one of two ends, namespace and device, of a link."""
+        return Port(*near, *self._run({"addresses": [near, far]}))
 
     def exchange(
         self,
