@@ -20,6 +20,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.objects import MAIN_TABLE, Direct, Link, Objects, Rule, Via, change, route_key
 from galactic.linux.preflight import preflight
 from galactic.linux.underlay import Underlay, underlay
+from galactic.node.dataplane.plan import POD_METRIC
 
 HOST, OTHER = "G000000001001H", "G000000001002H"
 SPACE = IPv6Network("2001:db8:ff00::/40")
@@ -153,6 +154,90 @@ async def test_a_pod_is_written_and_read(kernel, pod):
     less = Objects(addresses=dict(list(wanted.addresses.items())[:1]))
     await kernel.write_pod(path, change(less, wanted))
     assert await kernel.read_pod(path, "galactic0") == less
+
+
+OTHERS = (
+    "default via 10.0.9.1 dev eth0",
+    "10.96.0.0/12 via 10.0.9.1 dev eth0",
+    "10.98.0.0/16 via 10.0.9.1 dev eth0 metric 2154",
+    "-6 default via fd00:9::1 dev eth0 metric 1024",
+    "-6 fd00:96::/48 via fd00:9::1 dev eth0 metric 1024",
+    "-6 fd00:98::/48 via fd00:9::1 dev eth0 metric 2154",
+)
+"""Routes of a pod's default network: of any metric, the one of Galactic's routes too."""
+SAME = ("10.96.0.0/12", "10.97.0.0/16", "fd00:96::/48", "fd00:97::/48")
+TAKEN = ("10.98.0.0/16", "fd00:98::/48")
+
+
+@pytest.mark.parametrize("first", ["theirs", "ours"])
+async def test_routes_of_others_in_a_pod_stay(kernel, pod, sh, first):
+    """Whichever was first, and whatever is added, changed and withdrawn; also where another has a route's key."""
+    inside, path = pod
+
+    def added():
+        sh(
+            inside,
+            "; ".join(f"ip {'-6 ' * (r[:2] == '-6')}route add {r.removeprefix('-6 ')}" for r in OTHERS),
+        )
+
+    def others():
+        listed = (sh(inside, f"ip {family} -o route show table main dev eth0") for family in ("-4", "-6"))
+        return sorted(
+            line.strip() for text in listed for line in text.splitlines() if "proto 154" not in line
+        )
+
+    def wanted(*networks):
+        return attached([ip_network(network) for network in networks])
+
+    await apply(kernel, plan(path))
+    sh(
+        inside,
+        "ip link set lo up; ip link add eth0 type veth peer name eth9; ip link set eth9 up; ip link set eth0 up;"
+        "ip addr add 10.0.9.2/24 dev eth0; ip -6 addr add fd00:9::2/64 dev eth0 nodad",
+    )
+    steps = [wanted(*SAME), wanted(*SAME, "10.99.0.0/16"), wanted("10.96.0.0/12"), wanted(*SAME), wanted()]
+    if first == "ours":
+        await kernel.write_pod(path, change(steps[-2], Objects()))
+        added()
+    else:
+        added()
+    before = others()
+    assert len(before) >= len(OTHERS)
+    for step in steps:
+        await kernel.write_pod(path, change(step, await kernel.read_pod(path, "galactic0")))
+        assert await kernel.read_pod(path, "galactic0") == step
+        assert others() == before
+    for network in TAKEN:
+        with pytest.raises(Unreachable, match="a route of another program has its destination and metric"):
+            await kernel.write_pod(path, change(wanted(network), await kernel.read_pod(path, "galactic0")))
+        assert others() == before
+        left = await kernel.read_pod(path, "galactic0")
+        await kernel.write_pod(path, change(wanted(), left))
+        assert others() == before
+
+
+async def test_a_route_of_ours_in_a_pod_is_replaced(kernel, pod):
+    """By one of another gateway, whose key is the same; and one of no metric, as earlier versions made, by one with."""
+    _, path = pod
+    await apply(kernel, plan(path))
+    first, second = ("169.254.1.1", "fe80::1"), ("169.254.1.7", "fe80::7")
+    for gateways, metric in ((first, 0), (first, POD_METRIC), (second, POD_METRIC), (second, 0)):
+        step = attached([ip_network("10.97.0.0/16"), ip_network("fd00:97::/48")], gateways, metric)
+        actual = await kernel.read_pod(path, "galactic0")
+        await kernel.write_pod(path, change(step, actual))
+        assert await kernel.read_pod(path, "galactic0") == step
+
+
+def attached(networks, gateways=("169.254.1.1", "fe80::1"), metric=POD_METRIC):
+    """A pod's objects as the node's plan has them."""
+    objects = Objects()
+    objects.addresses["galactic0", ip_interface("10.1.1.2/24")] = True
+    objects.addresses["galactic0", ip_interface("2001:10:1:1::2/64")] = True
+    four, six = (ip_interface(gateway).ip.packed for gateway in gateways)
+    for network in networks:
+        via = Via("galactic0", four if network.version == 4 else six)
+        objects.routes[route_key(MAIN_TABLE, network, metric)] = via
+    return objects
 
 
 async def test_a_pod_that_is_gone(kernel, tmp_path):

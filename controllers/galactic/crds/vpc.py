@@ -32,6 +32,14 @@ SELECTOR: Final = Rule(
 )
 
 
+NETWORKS: Final = Rule(
+    "!self.networks.exists(n, n.endsWith('/0'))",
+    "networks cannot have a default route; give the VPC's own networks",
+    "self.networks.filter(n, n.endsWith('/0'))[0] + ' is every address; give networks of the VPC itself'",
+    ".networks",
+)
+
+
 class AllowedNamespaces(Model):
     """A choice of namespaces."""
 
@@ -61,6 +69,8 @@ class AttachingNamespaces(AllowedNamespaces):
 
 class VpcSpec(Model):
     """The desired state of a VPC."""
+
+    model_config = ConfigDict(json_schema_extra=rules(NETWORKS))
 
     networks: tuple[Cidr, ...] = Field(
         min_length=1,

@@ -168,7 +168,11 @@ class LinuxKernel:
                 pod.close()
 
     async def write_pod(self, netns: str, wanted: Change) -> None:
-        """As ``write``, in a pod's namespace. Devices that get an address or route are set up first."""
+        """Writes addresses and routes in a pod's namespace. Devices that get one are set up first.
+
+        Routes of other programs stay: none is replaced or deleted. Galactic's are set before old ones are deleted, so
+        that no packet goes elsewhere between. Raises as ``write``.
+        """
         with translated():
             namespace = Namespace.at(netns)
         with namespace:
@@ -180,9 +184,26 @@ class LinuxKernel:
                 for device in sorted(given):
                     await failures.of(f"device {device} in {netns}", pod._devices.set_up(device))
                 failures.raise_any()
-                await pod.write(wanted)
+                await pod._write_shared(wanted, failures)
+                failures.raise_any()
             finally:
                 pod.close()
+
+    async def _write_shared(self, wanted: Change, failures: "_Failures") -> None:
+        for (device, address), bare in wanted.addresses.set.items():
+            await failures.of(
+                f"address {address} of {device}", self._devices.set_address(device, address, bare)
+            )
+        routes: dict[str, dict[RouteKey, RouteTarget]] = {}
+        for key, target in wanted.routes.set.items():
+            routes.setdefault(_device(target), {})[key] = target
+        for device, targets in routes.items():
+            for key, why in (await self._routes.create(device, targets)).items():
+                failures.add(route_name(key), why)
+        for key, why in (await self._routes.write(deletions(wanted.routes.delete))).items():
+            failures.add(route_name(key), why)
+        for device, address in wanted.addresses.delete:
+            await failures.of(f"address {address} of {device}", self._devices.delete_address(device, address))
 
     def close(self) -> None:
         self._devices.close()

@@ -35,6 +35,7 @@ NLM_F_REQUEST: Final = 0x1
 NLM_F_ACK: Final = 0x4
 NLM_F_DUMP_INTR: Final = 0x10
 NLM_F_REPLACE: Final = 0x100
+NLM_F_EXCL: Final = 0x200
 NLM_F_DUMP: Final = 0x300
 NLM_F_CREATE: Final = 0x400
 
@@ -99,8 +100,13 @@ class Encoder:
         flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
         return self._message(RTM_NEWROUTE, flags, key, target, sequence)
 
+    def create(self, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
+        """The message that creates a route, unless there is one of its key, whoever made it."""
+        flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+        return self._message(RTM_NEWROUTE, flags, key, target, sequence)
+
     def delete(self, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
-        """The message that deletes a route. It has type and device, so that it matches no other route."""
+        """The message that deletes a route. It has protocol, type and device, so that it matches no other route."""
         return self._message(RTM_DELROUTE, NLM_F_REQUEST, key, target, sequence)
 
     def encaps(self, device: str, mode: EncapMode) -> Callable[[RouteKey, bytes, bool, int], bytes]:

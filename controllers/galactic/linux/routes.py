@@ -17,6 +17,7 @@ from galactic.linux.namespace import Namespace, device_index, device_name
 from galactic.linux.netlink import Decoder, Encoder, acknowledged, dump_request, replies
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
+    Direct,
     EncapJob,
     EncapMode,
     EncapSink,
@@ -36,6 +37,9 @@ _PART: Final = 1 << 16  # more than the largest part of a dump (32 KiB)
 _SEQUENCE_MASK: Final = 0xFFFFFFFF
 _TRANSIENT: Final = frozenset({errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR, errno.EBUSY})
 _ALREADY_GONE: Final = frozenset({errno.ESRCH, errno.ENOENT, errno.ENODEV})
+
+_EXISTS: Final = os.strerror(errno.EEXIST)
+_TAKEN: Final = "a route of another program has its destination and metric; remove that one"
 
 Failures = dict[RouteKey, str]
 """What could not be written, and why."""
@@ -114,6 +118,21 @@ class RouteSocket:
 
         encoder = Encoder(self._present)
         return await self._write(jobs, message)
+
+    async def create(self, device: str, routes: Mapping[RouteKey, RouteTarget]) -> Failures:
+        """Sets routes on ``device`` in a namespace that others share: replaces Galactic's, and no route of another."""
+
+        def message(key: RouteKey, target: RouteTarget, _gone: bool, sequence: int) -> bytes:
+            return encoder.create(key, target, sequence)
+
+        encoder = Encoder(self._present)
+        failures = await self._write(settings(routes), message)
+        present = {key for key, why in failures.items() if why == _EXISTS}
+        if present:
+            await self.write(deletions(dict.fromkeys(present, Direct(device))))
+            again = await self._write(settings({key: routes[key] for key in present}), message)
+            failures = {key: why for key, why in failures.items() if key not in present} | again
+        return {key: _TAKEN if why == _EXISTS else why for key, why in failures.items()}
 
     async def write_encaps(self, mode: EncapMode, jobs: Iterable[EncapJob]) -> Failures:
         """As ``write``, of routes through ``LOOPBACK_DEVICE`` only, and faster."""

@@ -52,6 +52,13 @@ def parse_networks(texts: Sequence[str], srv6_block: IPv6Network | None) -> tupl
     for index, text in enumerate(texts):
         field = f"spec.networks[{index}]"
         network = parse_network(text, field)
+        if not network.prefixlen:
+            raise Rejected(
+                f"{text} is every address; give the VPC's own networks. For a pod that sends all else into the VPC, "
+                "give its VPCAttachment a route",
+                reason="DefaultRoute",
+                field=field,
+            )
         refuse_reserved(network, srv6_block, field)
         for position, earlier in enumerate(networks):
             if network == earlier:

@@ -13,6 +13,7 @@ from galactic.errors import NotYet, Rejected, Unreachable
 from galactic.kube.api import Event
 from galactic.linux.objects import MAIN_TABLE, route_key
 from galactic.names import carrier_label
+from galactic.node.dataplane.plan import POD_METRIC
 from galactic.node.kubernetes import carried
 from galactic.node.kubernetes.carried import GRACE_SECONDS, CarriedAttachments
 from galactic.node.kubernetes.tasks import KubernetesTasks
@@ -128,7 +129,7 @@ async def test_a_change_reaches_the_running_pod_and_goes_again(node, config, cha
     async with watching(node, kube):
         kube.set(config(**change))
         if routed:
-            await until(lambda: route_key(MAIN_TABLE, ip_network(routed)) in inside(node).routes)
+            await until(lambda: route_key(MAIN_TABLE, ip_network(routed), POD_METRIC) in inside(node).routes)
         if announced:
             await until(lambda: ip_network(announced) in node.store.attachments[KEY].announces)
         now = node.store.attachments[KEY]

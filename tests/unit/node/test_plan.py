@@ -143,4 +143,17 @@ def test_tables(hosted, known, expected):
 def test_the_second_interface_of_a_pod_has_routes_of_its_own():
     first, second = plan.pod(POD), plan.pod(replace(POD, ifname="galactic1"), 1)
     assert not first.routes.keys() & second.routes.keys()
-    assert {metric for _, _, metric in map(route_of, second.routes)} == {1025}
+    assert {metric for _, _, metric in map(route_of, first.routes)} == {2154}
+    assert {metric for _, _, metric in map(route_of, second.routes)} == {2155}
+
+
+def test_a_vpc_has_no_default_route_to_give():
+    everything = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+    assert plan.pod(replace(POD, networks=(*POD.networks, *everything))) == plan.pod(POD)
+
+
+def test_a_default_route_of_the_attachment_is_two_halves():
+    """Ahead of the default network's, which stays: a route of ours replaces none."""
+    routes = readable(plan.pod(replace(POD, routes=(ip_network("0.0.0.0/0"), ip_network("::/0")))).routes)
+    assert routes.keys() >= {f"{half} table 254" for half in ("0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1")}
+    assert not {"0.0.0.0/0 table 254", "::/0 table 254"} & routes.keys()

@@ -11,6 +11,7 @@ from galactic import names
 from galactic.linux.events import Changed
 from galactic.linux.objects import Direct, Encap, EndDT46, change, route_key
 from galactic.messages import Rival, Route
+from galactic.node.dataplane.plan import POD_METRIC
 from galactic.node.dataplane.sync import Sync
 from galactic.node.state.remote import Source, entry
 
@@ -205,7 +206,7 @@ async def test_a_pods_inside_is_part_of_it(node, config):
 async def test_new_networks_reach_running_pods(node, config):
     await node.cni("ADD", config())
     await node.cni("ADD", config(networks=["10.1.1.0/24", "10.2.0.0/16"]))
-    key = route_key(254, ip_network("10.2.0.0/16"))
+    key = route_key(254, ip_network("10.2.0.0/16"), POD_METRIC)
     assert key in node.kernel.namespaces["/ns/1"]["galactic0"].routes
 
 
@@ -388,4 +389,4 @@ async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, co
     assert node.kernel.reads == reads, "the kernel is not read again for it"
     node.kernel.namespaces["/ns/1"] = inside
     await until(lambda: not node.sync.problem)
-    assert route_key(254, ip_network("10.7.0.0/16")) in inside["galactic0"].routes
+    assert route_key(254, ip_network("10.7.0.0/16"), POD_METRIC) in inside["galactic0"].routes

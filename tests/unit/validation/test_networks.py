@@ -15,7 +15,6 @@ SPACE = IPv6Network("2001:db8:ff00::/40")
         pytest.param(["10.1.1.0/24", "10.1.2.0/24", "2001:10:1:1::/64"], id="neighbours-and-both-families"),
         pytest.param(["10.0.0.0/8"], id="short"),
         pytest.param(["10.1.1.1/32", "2001:db8::1/128"], id="single-addresses"),
-        pytest.param(["0.0.0.0/0", "::/0"], id="default-routes"),
         pytest.param(["fd00::/8"], id="unique-local"),
     ],
 )
@@ -38,6 +37,10 @@ def test_accepted(texts):
             "spec.networks[1]",
             "10.1.0.0/16",
             id="overlap",
+        ),
+        pytest.param(["0.0.0.0/0"], "DefaultRoute", "spec.networks[0]", "every address", id="default-route"),
+        pytest.param(
+            ["10.1.0.0/16", "::/0"], "DefaultRoute", "spec.networks[1]", "every address", id="default-route-6"
         ),
         pytest.param(["224.0.0.0/8"], "ReservedNetwork", "spec.networks[0]", "multicast", id="multicast"),
         pytest.param(

@@ -15,7 +15,6 @@ from typing import Final
 
 from galactic import names, srv6
 from galactic.linux.objects import (
-    IPV6_METRIC,
     LOOPBACK_DEVICE,
     MAIN_TABLE,
     UNREACHABLE_METRIC,
@@ -40,6 +39,10 @@ TABLES: Final = 1_000_000_000
 GATEWAY4: Final = IPv4Address("169.254.1.1")
 GATEWAY6: Final = IPv6Address("fe80::1")
 DEFAULTS: Final[tuple[Network, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+POD_METRIC: Final = 2154
+"""Of routes inside pods, for the first interface; each further one has the next. Less preferred than the metrics of the
+default network's routes (0 for IPv4, 1024 for IPv6), which routes to the same destinations leave in place.
+"""
 OVERHEAD: Final = {"encap.red": 40, "encap": 64}
 """Bytes: an IPv6 header, and with ``encap`` a segment routing header of one segment (RFC 8754 §2)."""
 
@@ -136,6 +139,7 @@ def pod(attachment: Attachment, rank: int = 0) -> Objects:
     """The objects inside the pod's namespace: its addresses, and the networks that it reaches through the VPC.
 
     Several interfaces of a pod have routes to the same networks with different metrics; the first's come first.
+    A VPC has no default route to give; that of an attachment itself is two halves, ahead of the default network's.
     """
     plan = Objects()
     device = attachment.ifname
@@ -143,11 +147,15 @@ def pod(attachment: Attachment, rank: int = 0) -> Objects:
     for address in attachment.addresses:
         plan.addresses[device, address] = True
     families = {address.version for address in attachment.addresses}
-    metric = IPV6_METRIC + rank if rank else 0
+    metric = POD_METRIC + rank
     if 4 in families:
         plan.routes[route_key(MAIN_TABLE, ip_network(GATEWAY4), metric)] = Direct(device)
     gateways = {4: Via(device, GATEWAY4.packed), 6: Via(device, GATEWAY6.packed)}
-    for network in (*attachment.networks, *attachment.routes):
+    given = (network for network in attachment.networks if network.prefixlen)
+    halves = (
+        half for route in attachment.routes for half in ((route,) if route.prefixlen else route.subnets())
+    )
+    for network in (*given, *halves):
         if network.version in families and network not in own:
             plan.routes[route_key(MAIN_TABLE, network, metric)] = gateways[network.version]
     return plan
