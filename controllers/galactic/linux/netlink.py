@@ -101,7 +101,7 @@ class Encoder:
         return self._message(RTM_NEWROUTE, flags, key, target, sequence)
 
     def create(self, key: RouteKey, target: RouteTarget, sequence: int) -> bytes:
-        """The message that creates a route, unless there is one of its key, whoever made it."""
+        """The message that creates a route, unless there is one of its key, of any program."""
         flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
         return self._message(RTM_NEWROUTE, flags, key, target, sequence)
 
