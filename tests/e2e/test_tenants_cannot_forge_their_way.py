@@ -180,13 +180,13 @@ class Scene:
 @pytest.fixture(scope="module")
 def guest(lab: Lab) -> Iterator[Port]:
     """The eth0 of a pod of node-1, as a plugin for the default network makes it."""
-    wire, netns = Wire(lab), "a-guest"
+    wire, netns, node = Wire(lab), "a-guest", lab.state.node("node-1").namespace
     lab.run("kernel", ["ip", "netns", "add", netns])
     try:
         inside, device = f"/run/netns/{netns}", "veth1a2b3c4d"
         pair = ["link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", netns]
-        lab.exec("node-1", ["ip", *pair])
-        lab.exec("node-1", ["ip", "link", "set", device, "up"])
+        lab.run("kernel", ["ip", "-n", node, *pair])
+        lab.run("kernel", ["ip", "-n", node, "link", "set", device, "up"])
         lab.run("kernel", ["ip", "-n", netns, "link", "set", "eth0", "up"])
         yield wire.end((inside, "eth0"), (wire.node("node-1"), device))
     finally:
