@@ -378,9 +378,9 @@ async def test_the_underlay_is_where_the_space_is_routed(host, sh):
     )
     assert await underlay(SPACE, namespace=host) == Underlay("d0", 1442)
     sh(host, f"ip -6 route add {SPACE} via fd01::2")
-    assert await underlay(SPACE, namespace=host) == Underlay("d1", 1500)
+    assert await underlay(SPACE, namespace=host) == Underlay("d1", 1500, others=("d0",))
     assert await underlay(None, namespace=host) == Underlay("d0", 1442)
-    assert await underlay(SPACE, device="d0", namespace=host) == Underlay("d0", 1442)
+    assert await underlay(SPACE, device="d0", namespace=host) == Underlay("d0", 1442, others=("d1",))
 
 
 async def test_no_underlay(host):
