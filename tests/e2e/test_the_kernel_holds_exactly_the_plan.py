@@ -69,8 +69,8 @@ def test_plan(tenants: Callable[..., Tenant], lab: Lab) -> None:
     pod = f"pod/{blue.namespace}/one"
     inside = {" ".join(line.split()) for line in lab.run(pod, ["ip", "route"]).stdout.splitlines()}
     assert inside == {
-        "10.1.1.0/24 via 169.254.1.1 dev galactic0 proto 154 onlink",
-        "169.254.1.1 dev galactic0 proto 154 scope link",
+        "10.1.1.0/24 via 169.254.1.1 dev galactic0 proto 154 metric 2154 onlink",
+        "169.254.1.1 dev galactic0 proto 154 scope link metric 2154",
     }
     assert "10.1.1.1/24" in lab.run(pod, ["ip", "-br", "addr", "show", "galactic0"]).stdout
 

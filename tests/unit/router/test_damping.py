@@ -117,6 +117,7 @@ class Site:
             oldest_change=lambda: 0.0,
             waiting=lambda: 0,
             suppressed=lambda: len(self.damping.suppressed),
+            uncarried=lambda: 0,
         )
 
     def say(self, node: str, sequence: int) -> None:
