@@ -17,8 +17,6 @@ MAX_PAYLOAD: Final = 256 * 1024
 """Bytes. A larger payload is dropped unread."""
 SHARD_ROUTES: Final = 256
 """Routes in one shard of a retained table, at the most."""
-RIVALS_MAX: Final = 8
-"""Rivals that one route names, so that a shard fits into a payload."""
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
@@ -54,15 +52,7 @@ class Leader(msgspec.Struct, frozen=True):
     term: int
 
 
-class Rival(msgspec.Struct, frozen=True, gc=False):
-    """An attachment that announces a network as well, and does not own it: its path, in the form of routes."""
-
-    cluster: str
-    function: str
-    epoch: int
-
-
-class Route(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+class Route(msgspec.Struct, frozen=True, gc=False):
     """One network of a VPC and the SID that leads to it."""
 
     network: str
@@ -71,9 +61,6 @@ class Route(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     node: str
     function: str
     epoch: int
-    rivals: tuple[
-        Rival, ...
-    ] = ()  # RIVALS_MAX at the most; no part of ``weight``, as earlier versions do not know it
 
 
 class Changes(msgspec.Struct, frozen=True):

@@ -5,22 +5,10 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 
 from galactic import messages
 from galactic.errors import Rejected
-from galactic.messages import (
-    Changes,
-    Head,
-    Leader,
-    Message,
-    NodeEndpoints,
-    NodeStatus,
-    Rival,
-    Route,
-    Shard,
-    Topics,
-)
+from galactic.messages import Changes, Head, Leader, Message, NodeEndpoints, NodeStatus, Route, Shard, Topics
 
 SID = "2001:db8:ff01:100:0:4d2:0:2a"
 ROUTE = Route("10.1.1.1/32", (SID,), "default", "node-1", "002a", 7)
@@ -98,14 +86,6 @@ def test_no_payload_raises_anything_else(payload: bytes) -> None:
             messages.decode(kind, payload)
         except Rejected:
             continue
-
-
-def test_rivals_are_nothing_to_nodes_that_do_not_know_them() -> None:
-    """Neither a route without them is another message than before, nor has one with them another digest."""
-    contested = structs.replace(ROUTE, rivals=(Rival("default", "002b", 8),))
-    assert b"rivals" not in messages.encode(Shard(1, 1, (ROUTE,)))
-    assert messages.decode(Shard, messages.encode(Shard(1, 1, (contested,)))).routes == (contested,)
-    assert messages.digest((contested,)) == messages.digest((ROUTE,))
 
 
 @given(st.lists(routes, max_size=6), st.randoms())

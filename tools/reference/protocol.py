@@ -45,7 +45,6 @@ FIELDS: Final = {
     "segments": "SIDs that lead to the network",
     "cluster": "cluster of the attachment's node",
     "node": "node of the attachment",
-    "rivals": "paths that announce the network too and do not own it, 8 at the most; absent without one",
 }
 CODES: Final = {
     "INCOMPATIBLE": "a `cniVersion` that is not supported, or that lacks the command",
@@ -86,12 +85,7 @@ def _topics() -> str:
                 f"[{message.__name__}](#{message.__name__.lower()})",
             )
         )
-    structs: list[type[msgspec.Struct]] = [
-        *(topic[0] for topic in TOPICS),
-        messages.Endpoint,
-        messages.Route,
-        messages.Rival,
-    ]
+    structs: list[type[msgspec.Struct]] = [*(topic[0] for topic in TOPICS), messages.Endpoint, messages.Route]
     for kind in structs:
         hints = get_type_hints(kind)
         fields = (

@@ -2,42 +2,26 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
 from ipaddress import ip_network
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from galactic.errors import Rejected
 from galactic.linux.objects import encap_key, encap_metric, packed, place, unpacked
-from galactic.messages import Rival, Route, weight
+from galactic.messages import Route, weight
 from galactic.node.dataplane.resync import RouteResync, route_jobs
-from galactic.node.state.attachment import PATH_ID
-from galactic.node.state.remote import (
-    RemoteRoutes,
-    Source,
-    entry,
-    epoch_of,
-    holder_of,
-    pack,
-    rivals_of,
-    weight_of,
-)
+from galactic.node.state.remote import RemoteRoutes, Source, entry, epoch_of, holder_of, pack, weight_of
 
 VPC, TABLE = 1, 101
 HERE = bytes.fromhex("20010db8ff010100")
 
 
-PATHS = [PATH_ID.pack(function, 1) for function in (11, 12)]  # of two attachments here
-
-
-def route(network: int, node: int = 2, epoch: int = 1, rivals: Iterable[int] = ()) -> Route:
+def route(network: int, node: int = 2, epoch: int = 1) -> Route:
     text = f"10.0.0.{network}/32" if network % 2 else f"2001:db8:1::{network:x}/128"
     sid = f"2001:db8:ff0{node}:100::1:{network:x}"
-    named = tuple(Rival("default", f"{11 + each:04x}", 1) for each in sorted(rivals))
-    return Route(text, (sid,), "default", f"node-{node}", f"{network:04x}", epoch, named)
+    return Route(text, (sid,), "default", f"node-{node}", f"{network:04x}", epoch)
 
 
 def table(*routes: Route):
@@ -49,14 +33,6 @@ def test_an_entry_holds_what_is_needed_of_a_route():
     assert unpacked(network) == ip_network("10.0.0.3/32")
     assert (epoch_of(known), holder_of(known), weight_of(known)) == (7, (3, True), weight(route(3, epoch=7)))
     assert holder_of(entry(VPC, "elsewhere", route(3))[1]) == (3, False)
-    rivals = (Rival("default", "000b", 1), Rival("elsewhere", "000c", 1), Rival("default", "000c", 9))
-    _, contested = entry(VPC, "default", replace(route(3, epoch=7), rivals=rivals))
-    assert rivals_of(contested) == {PATHS[0], PATH_ID.pack(12, 9)}
-    assert (holder_of(contested), weight_of(contested), rivals_of(known)) == (
-        (3, True),
-        weight_of(known),
-        set(),
-    )
 
 
 @pytest.mark.parametrize(
@@ -90,8 +66,7 @@ class World:
     """One VPC on one node, kept the slow way."""
 
     def __init__(self):
-        self.remotes, self.views, self.own, self.kernel = RemoteRoutes(HERE), {}, {}, {}
-        self.lost = {}  # as told by ``judge``
+        self.remotes, self.views, self.own, self.kernel = RemoteRoutes(HERE), {}, [], {}
         self.told = {}  # MQTT's mapping, changed in place
         self.jobs = iter(())  # of a delta that is being written while other things happen
         self.revision = 0
@@ -105,20 +80,8 @@ class World:
         return {
             network: known[:16]
             for network, known in routes.items()
-            if not known.startswith(HERE) and self.own.get(network, set()) <= rivals_of(known)
+            if network not in self.own and not known.startswith(HERE)
         }
-
-    def losing(self):
-        """By network announced here, the paths that have lost it."""
-        newest = max(self.views, key=lambda source: (self.views[source][0], source), default=None)
-        routes = self.views[newest][1] if newest is not None else {}
-        lost = {}
-        for network, own in self.own.items():
-            known = routes.get(network, b"")
-            named = own & rivals_of(known)
-            if named and not (named == own and known.startswith(HERE)):
-                lost[network] = named
-        return lost
 
     def tell(self, source, routes, before=None):
         self.revision += 1
@@ -146,27 +109,20 @@ class World:
         self.views.pop(Source.KUBERNETES, None)
         self.remotes.drop_source(Source.KUBERNETES)
 
-    def announce(self, given_):
-        network, path = pack(route(given_[0]).network), PATHS[given_[1]]
-        self.remotes.announce([network], path)
-        self.own.setdefault(network, set()).add(path)
+    def announce(self, number):
+        network = pack(route(number).network)
+        self.remotes.announce([network])
+        self.own.append(network)
 
-    def withdraw(self, given_):
-        network, path = pack(route(given_[0]).network), PATHS[given_[1]]
-        if path in self.own.get(network, ()):
-            self.remotes.withdraw([network], path)
-            self.own[network].remove(path)
-            if not self.own[network]:
-                del self.own[network]
+    def withdraw(self, number):
+        network = pack(route(number).network)
+        if network in self.own:
+            self.remotes.withdraw([network])
+            self.own.remove(network)
 
     def begin(self, _=None):
         """A delta, once the one before is written: nothing of it yet."""
         self.write(None)
-        for network in self.remotes.judge():
-            self.lost.pop(network, None)
-            if lost := self.remotes.lost(network):
-                self.lost[network] = lost
-        assert self.lost == self.losing()
         self.jobs = route_jobs(TABLE, self.remotes, self.counts)
 
     def write(self, count):
@@ -190,8 +146,7 @@ class World:
 
 
 NETWORKS = st.integers(1, 6)
-ROUTES = st.builds(route, NETWORKS, st.integers(1, 3), st.just(1), st.sets(st.integers(0, 1)))
-ANNOUNCED = st.tuples(NETWORKS, st.integers(0, 1))
+ROUTES = st.builds(route, NETWORKS, st.integers(1, 3))
 SOME = st.lists(ROUTES, max_size=6)
 GIVEN = {
     World.snapshot: SOME,
@@ -199,8 +154,8 @@ GIVEN = {
     World.delete: NETWORKS,
     World.kubernetes: SOME,
     World.forget: st.none(),
-    World.announce: ANNOUNCED,
-    World.withdraw: ANNOUNCED,
+    World.announce: NETWORKS,
+    World.withdraw: NETWORKS,
     World.begin: st.none(),
     World.write: st.integers(1, 3),
     World.check: st.none(),
@@ -235,17 +190,6 @@ def test_a_move_is_made_before_the_old_way_is_broken():
         (encap_key(TABLE, network4, old4[:16]), old4[:16], True),
         (encap_key(TABLE, network6, new6[:16]), new6[:16], False),  # IPv6 is replaced in its place
     ]
-
-
-def test_a_table_that_names_no_path_of_this_node_costs_no_judgement():
-    world = World()
-    world.snapshot([route(number) for number in (1, 2, 3)])
-    world.announce((1, 0))
-    world.check()
-    world.set(route(2, node=3))
-    world.set(route(3, rivals={0}))
-    assert world.remotes.judge() == []
-    assert not world.remotes._contested
 
 
 def dump(kernel, resync):

@@ -4,13 +4,11 @@ import asyncio
 from dataclasses import replace
 from ipaddress import ip_network
 
-from msgspec import structs
 from waits import until
 
-from galactic import names
 from galactic.linux.events import Changed
-from galactic.linux.objects import Direct, Encap, EndDT46, change, route_key
-from galactic.messages import Rival, Route
+from galactic.linux.objects import Encap, EndDT46, change, route_key
+from galactic.messages import Route
 from galactic.node.dataplane.plan import POD_METRIC
 from galactic.node.dataplane.sync import Sync
 from galactic.node.state.remote import Source, entry
@@ -64,54 +62,6 @@ async def test_remote_routes_follow_the_table(node, config):
     tell(node.store, 2, [route(3), route(4)])
     await until(lambda: remote(node) == {"3", "4"})
     assert node.kernel.reads == reads, "a change is written without reading everything"
-
-
-def local(node) -> set[str]:
-    """The last octets of the IPv4 addresses that pods here have, as the kernel's routes say."""
-    routes = node.kernel.host.routes.items()
-    return {str(key[-1]) for key, to in routes if isinstance(to, Direct) and len(key) == 13}
-
-
-async def test_the_holder_of_a_network_wins_on_the_rivals_node_too(node, config):
-    await node.cni("ADD", config())
-    (attachment,) = node.store.attachments.values()
-    function = f"{attachment.function:04x}"
-    tell(node.store, 1, [route(1), route(2)])
-    await until(lambda: remote(node) == {"2"})
-    assert local(node) == {"1"}, "the router does not know the pod yet"
-    lost = (Rival("default", function, attachment.epoch),)
-    tell(node.store, 2, [structs.replace(route(1), rivals=lost), route(2)])
-    await until(lambda: remote(node) == {"1", "2"})
-    assert local(node) == set()
-    assert not await node.sync.missing(attachment)
-    assert node.store.registration().endpoints[0].networks[0] == "10.1.1.1/32", "it still wants it"
-    older = (Rival("default", function, attachment.epoch - 1),)
-    tell(node.store, 3, [structs.replace(route(1), rivals=older), route(2)])
-    await until(lambda: local(node) == {"1"})
-    tell(node.store, 4, [structs.replace(route(1), rivals=lost), route(2)])
-    await until(lambda: local(node) == set())
-    tell(node.store, 5, [route(2)])
-    await until(lambda: local(node) == {"1"} and remote(node) == {"2"})
-
-
-async def test_of_two_rivals_here_the_one_that_the_router_chose_has_the_network(node, config):
-    await node.cni("ADD", config())
-    node.kernel.add_namespace("/ns/2")
-    await node.cni("ADD", config("H"), container="c2", netns="/ns/2")
-    older, newer = sorted(node.store.attachments.values(), key=lambda attachment: attachment.epoch)
-
-    def device():
-        return {
-            to.device for key, to in node.kernel.host.routes.items() if key[-1:] == b"\1" and len(key) == 13
-        }
-
-    owner = structs.replace(
-        route(1, node=1, epoch=newer.epoch, function=newer.function),
-        rivals=(Rival("default", f"{older.function:04x}", older.epoch),),
-    )
-    assert device() == {names.host_end(*older.key)}
-    tell(node.store, 1, [owner])
-    await until(lambda: device() == {names.host_end(*newer.key)})
 
 
 async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch):

@@ -13,7 +13,6 @@ import os
 import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,13 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
 from galactic.node.mqtt.replica import FORGOTTEN, TableReplica
-from galactic.node.state.attachment import PATH_ID
 from galactic.node.state.remote import RemoteRoutes, Source, pack
 from galactic.router.egress import adj_rib_out as module
 from galactic.router.egress.adj_rib_out import AdjRibOut
 from galactic.router.egress.retained import RetainedTable
 from galactic.router.rib.import_policy import OPEN, Policy, Unlisted
-from galactic.router.rib.path import Attachment, Identity, NodeRef
+from galactic.router.rib.path import Attachment, NodeRef
 from galactic.router.rib.store import ALL, Store
 from galactic.srv6 import sid
 
@@ -70,10 +68,6 @@ class Pod:
     epoch: int
     settled: bool  # its epoch was taken with knowledge of the table
     trusted: bool = True  # its attachment was ready at some time since
-
-    @property
-    def path_id(self) -> bytes:
-        return PATH_ID.pack(self.who.function, self.epoch)
 
 
 @dataclass(frozen=True)
@@ -188,12 +182,8 @@ class Plane(RuleBasedStateMachine):
                     known = node.remotes[vpc].epochs(pod.who.function)
                     pod.settled = True
                     if any(epoch >= pod.epoch for epoch in known):
-                        networks = [pack(network) for network in pod.networks]
-                        node.remotes[vpc].withdraw(networks, pod.path_id)
                         pod.epoch = max(self.now + node.skew, *(epoch + 1 for epoch in known))
-                        node.remotes[vpc].announce(networks, pod.path_id)
                         self._say(node)
-            node.remotes[vpc].judge()
 
     # -- what happens in the world -----------------------------------------------------------------------------------
 
@@ -230,7 +220,7 @@ class Plane(RuleBasedStateMachine):
         # Without a whole table of its own a node cannot know yet; it corrects itself when it has one.
         there.pods[who] = Pod(who, networks, epoch, settled=not blind and there.tables[who.vpc].complete)
         there.pods[who].trusted = found is None or found.ready
-        remotes.announce([pack(network) for network in networks], there.pods[who].path_id)
+        remotes.announce([pack(network) for network in networks])
         self._say(there)
         if before is not None and before.alive:  # a silent one goes on saying what it said
             self._remove(before, who)
@@ -265,8 +255,8 @@ class Plane(RuleBasedStateMachine):
         pod, remotes = node.pods[who], node.remotes[who.vpc]
         left = {(who.vpc, network) for network in set(pod.networks) - set(networks)}
         self.holders = {key: has for key, has in self.holders.items() if has != who or key not in left}
-        remotes.withdraw([pack(network) for network in pod.networks], pod.path_id)
-        remotes.announce([pack(network) for network in networks], pod.path_id)
+        remotes.withdraw([pack(network) for network in pod.networks])
+        remotes.announce([pack(network) for network in networks])
         pod.networks = networks
         self._say(node)
 
@@ -343,7 +333,7 @@ class Plane(RuleBasedStateMachine):
     def _remove(self, node: Node, who: Who) -> None:
         pod = node.pods.pop(who)
         self.holders = {key: has for key, has in self.holders.items() if has != who}
-        node.remotes[who.vpc].withdraw([pack(network) for network in pod.networks], pod.path_id)
+        node.remotes[who.vpc].withdraw([pack(network) for network in pod.networks])
 
     def _say(self, node: Node) -> None:
         """All of its endpoints, as one message that is yet to arrive."""
@@ -631,9 +621,8 @@ class Plane(RuleBasedStateMachine):
             for vpc, remotes in node.remotes.items():
                 for pod in node.pods.values():
                     if pod.who.vpc == vpc:
-                        for network in map(pack, pod.networks):
-                            lost = pod.path_id in remotes.lost(network)
-                            assert lost or remotes.segment(network) is None, "a route to its own address"
+                        own = [remotes.segment(pack(network)) for network in pod.networks]
+                        assert own == [None] * len(own), "a route to its own address"
                 assert not any(remotes.segment(network).startswith(here) for network in remotes)
 
     def teardown(self) -> None:
@@ -704,24 +693,11 @@ class Plane(RuleBasedStateMachine):
                 function = int(route.function, 16)
                 segment = sid(self.world.prefix(route.node), vpc, function).address.packed
                 assert remotes.segment(pack(network)) == segment
-            remotes.judge()
-            for network in mine & table.keys():
-                route = table[network]
-                here = [pod for pod in node.pods.values() if pod.who.vpc == vpc and network in pod.networks]
-                lost = route.node != node.name and all(self._rival(node, pod, route) for pod in here)
-                found = remotes.segment(pack(network))
-                assert found == (IPv6Address(route.segments[0]).packed if lost else None), "not the holder's"
             everywhere = {
                 at.name for at in self.nodes.values() if at.exists for who in at.pods if who.vpc == vpc
             }
             if everywhere <= {node.name}:
                 assert not any(remotes.segment(pack(network)) for network in NETWORKS), "alone, with routes"
-
-    def _rival(self, node: Node, pod: Pod, route) -> bool:
-        """The router knows the very pod, and has given its network to another attachment."""
-        best = self.store.tables.best_path(Identity(node.cluster, pod.who.vpc, pod.who.function))
-        known = best is not None and (best.origin, best.epoch) == (node.origin, pod.epoch)
-        return known and (route.cluster, int(route.function, 16)) != (node.cluster, pod.who.function)
 
 
 class Checked(Plane):

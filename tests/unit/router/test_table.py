@@ -6,8 +6,8 @@ from ipaddress import ip_network
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from galactic.messages import MAX_PAYLOAD, RIVALS_MAX, SHARD_ROUTES, Endpoint, Rival, Route, Shard, encode
-from galactic.router.rib.path import EPOCH_MAX, Attachment, Holder, NodeRef, Segment
+from galactic.messages import Endpoint, Route
+from galactic.router.rib.path import Attachment, Holder, NodeRef, Segment
 from galactic.router.rib.table import table
 
 VPC, OTHER = 0x4D2, 0x4D3
@@ -86,8 +86,6 @@ def test_the_holder_keeps_a_network_whatever_the_clocks_say_and_wherever_it_move
     assert routes(second) == {"10.1.1.9/32": "n1", "10.1.1.2/32": "n2"}
     (conflict,) = second.vpcs[VPC].conflicts
     assert (conflict.network, conflict.path.function, conflict.owner.function) == ("10.1.1.9/32", 2, 1)
-    named = {network: route.rivals for network, route in second.vpcs[VPC].routes.items()}
-    assert named == {"10.1.1.9/32": (Rival("default", "0002", 10),), "10.1.1.2/32": ()}
 
     moved = segments(world, n2=(rival,), n3=(world.endpoint("n3", 1, "10.1.1.9/32", epoch=60),))
     third = table(moved, None, held(second), HORIZON)
@@ -96,24 +94,6 @@ def test_the_holder_keeps_a_network_whatever_the_clocks_say_and_wherever_it_move
     left = table(segments(world, n2=(rival,)), None, held(third), HORIZON)
     assert routes(left) == {"10.1.1.9/32": "n2", "10.1.1.2/32": "n2"}
     assert not left.vpcs[VPC].conflicts
-    assert not left.vpcs[VPC].routes["10.1.1.9/32"].rivals
-
-
-def test_a_full_shard_of_routes_with_all_their_rivals_fits_into_a_payload(world) -> None:
-    nodes = {f"n{number}": (world.endpoint(f"n{number}", number, "10.1.1.9/32"),) for number in range(1, 30)}
-    (route,) = table(segments(world, **nodes), None, {}, HORIZON).vpcs[VPC].routes.values()
-    assert [rival.function for rival in route.rivals] == [f"{number:04x}" for number in range(2, 10)]
-    rivals = tuple(Rival("c" * 30, "0002", EPOCH_MAX) for _ in range(RIVALS_MAX))
-    longest = Route(
-        "2001:db8:1:2:3:4:5:6/128",
-        ("2001:db8:ff01:100:1111:2222:3333:4444",),
-        "c" * 30,
-        "n" * 60,
-        "0001",
-        EPOCH_MAX,
-        rivals,
-    )
-    assert len(encode(Shard(1, 1, (longest,) * SHARD_ROUTES))) < MAX_PAYLOAD
 
 
 def test_two_live_nodes_with_one_epoch_do_not_fight(world) -> None:

@@ -15,19 +15,14 @@ from galactic import names
 from galactic.errors import Rejected
 from galactic.linux.objects import LENGTHS, PackedNetwork
 from galactic.messages import Route, weight
-from galactic.node.state.attachment import PATH_ID
 from galactic.node.state.tracker import DeltaTracker
 
 Entry = bytes
-"""Packed: SID (16 bytes), epoch (8), weight of the route (8), function (2), whether it is of our own cluster (1).
-
-After it the rivals of our own cluster, if any, each as ``Attachment.path_id`` is packed.
-"""
+"""Packed: SID (16 bytes), epoch (8), weight of the route (8), function (2), whether it is of our own cluster (1)."""
 
 _ENTRY: Final = struct.Struct(">16sQQHB")
 _TAG: Final = struct.Struct(">HB")
-_SIZE: Final = _ENTRY.size  # without rivals
-_TAG_AT: Final = _SIZE - _TAG.size
+_TAG_AT: Final = _ENTRY.size - _TAG.size
 _EPOCH_AT, _WEIGHT_AT = 16, 24
 _NUMBER: Final = struct.Struct(">Q")
 _UNKNOWN: Final = bytes(_ENTRY.size - 16)
@@ -49,15 +44,7 @@ def entry(vpc: int, cluster: str, route: Route) -> tuple[PackedNetwork, Entry]:
     if not 0 <= route.epoch <= _HIGHEST:
         raise Rejected(f"{route.epoch} is no epoch", field=route.network)
     packed = _ENTRY.pack(segment, route.epoch, weight(route), function, route.cluster == cluster)
-    for rival in route.rivals:
-        if rival.cluster == cluster and 0 <= rival.epoch <= _HIGHEST:
-            packed += PATH_ID.pack(names.parse_function(rival.function), rival.epoch)
     return pack(route.network), packed
-
-
-def rivals_of(packed: Entry) -> frozenset[bytes]:
-    """The paths of our own cluster that announce the network and do not own it."""
-    return frozenset(packed[at : at + PATH_ID.size] for at in range(_SIZE, len(packed), PATH_ID.size))
 
 
 def pack(text: str) -> PackedNetwork:
@@ -108,16 +95,14 @@ class View(NamedTuple):
 class RemoteRoutes:
     """One VPC's remote routes. ``tracker`` has the segments of those that are not in the kernel yet.
 
-    ``own`` are the networks announced here, with the paths that announce them; ``here`` is how SIDs of this node begin.
-    Neither is routed elsewhere, but for a network whose paths here have all lost it (docs/design/holder.md).
+    ``own`` are the networks announced here, with the number of attachments that announce them; ``here`` is how SIDs of
+    this node begin. Neither is ever routed elsewhere.
     """
 
     def __init__(self, here: bytes = b"") -> None:
         self._views: dict[Source, View] = {}
         self._routes: Mapping[PackedNetwork, Entry] = {}
-        self._own: dict[PackedNetwork, frozenset[bytes]] = {}
-        self._lost: dict[PackedNetwork, frozenset[bytes]] = {}  # own paths that do not own the network
-        self._contested: set[PackedNetwork] = set()  # own networks to be judged
+        self._own: dict[PackedNetwork, int] = {}
         self._here = here
         self.tracker: DeltaTracker[PackedNetwork, bytes] = DeltaTracker(self.segment)
 
@@ -153,7 +138,6 @@ class RemoteRoutes:
         if before is not None and self._newest() is routes is self._routes:
             for network, entry in before.items():
                 self._changing(network, entry)
-            self._contested |= before.keys() & self._own.keys()
         else:
             self._choose()
 
@@ -180,51 +164,19 @@ class RemoteRoutes:
             self._choose()
         self.tracker.resync(segments, self)
 
-    def announce(self, networks: Collection[PackedNetwork], path: bytes) -> None:
-        """A path here (``Attachment.path_id``) announces these from now on."""
+    def announce(self, networks: Collection[PackedNetwork]) -> None:
+        """An attachment here announces these from now on."""
         for network in networks:
             self._changing(network, self._routes.get(network))
-            self._own[network] = self._own.get(network, frozenset()) | {path}
-        self._contested.update(networks)
+            self._own[network] = self._own.get(network, 0) + 1
 
-    def withdraw(self, networks: Collection[PackedNetwork], path: bytes) -> None:
-        """A path that announced these is gone."""
+    def withdraw(self, networks: Collection[PackedNetwork]) -> None:
+        """An attachment that announced these is gone."""
         for network in networks:
             self._changing(network, self._routes.get(network))
-            if left := self._own.pop(network, frozenset()) - {path}:
-                self._own[network] = left
-        self._contested.update(networks)
-
-    def lost(self, network: PackedNetwork) -> frozenset[bytes]:
-        """The paths here that announce the network and do not own it, as of the last ``judge``."""
-        return self._lost.get(network, frozenset())
-
-    def judge(self) -> list[PackedNetwork]:
-        """Takes over which paths here have lost their networks. The networks for which that has changed.
-
-        Not done as tables arrive: during a round the plan of local routes stays the one that it began with.
-        """
-        contested, self._contested = self._contested, set()
-        changed = []
-        for network in contested:
-            entry = self._routes.get(network)
-            lost = self._losing(network, entry)
-            if lost != self.lost(network):
-                self._changing(network, entry)
-                self._lost.pop(network, None)
-                if lost:
-                    self._lost[network] = lost
-                changed.append(network)
-        return changed
-
-    def _losing(self, network: PackedNetwork, entry: Entry | None) -> frozenset[bytes]:
-        """A path has lost when the route names it as a rival: the router knows this very path, and decided."""
-        if entry is None or len(entry) == _SIZE:
-            return frozenset()
-        own = self._own.get(network, frozenset())
-        lost = own & rivals_of(entry)
-        # The owner was here and is gone, and the table is behind.
-        return frozenset() if lost == own and self._is_here(entry) else lost
+            self._own[network] = self._own.get(network, 0) - 1
+            if self._own[network] <= 0:
+                del self._own[network]
 
     def locate(self, here: bytes) -> None:
         """How the SIDs of this node begin from now on."""
@@ -241,17 +193,16 @@ class RemoteRoutes:
             epoch_of(entry)
             for view in self._views.values()
             for entry in view.routes.values()
-            if entry[_TAG_AT:_SIZE] == tag and not self._is_here(entry)
+            if entry[_TAG_AT:] == tag and not self._is_here(entry)
         ]
 
     def _is_here(self, entry: Entry) -> bool:
         return bool(self._here) and entry.startswith(self._here)
 
     def _segment(self, network: PackedNetwork, entry: Entry | None) -> bytes | None:
-        if entry is None or self._is_here(entry):
+        if entry is None or network in self._own or self._is_here(entry):
             return None
-        own = self._own.get(network)
-        return entry[:16] if not own or own <= self.lost(network) else None
+        return entry[:16]
 
     def _changing(self, network: PackedNetwork, before: Entry | None) -> None:
         """To be called while own networks and the like are still what they were."""
@@ -273,7 +224,6 @@ class RemoteRoutes:
         before, self._routes = self._routes, routes
         if routes is before:
             return
-        self._contested |= self._own.keys()
         for network, entry in before.items():
             after = routes.get(network)
             if after is None or after[:16] != entry[:16]:

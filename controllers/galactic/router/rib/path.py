@@ -5,7 +5,7 @@ node's locator and encode the VPC and function it stands for; in Kubernetes, VPC
 VPCAttachment named, and the networks some that its spec entitles it to. Pure, and nothing raised.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Network
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from galactic.errors import Rejected
-from galactic.messages import RIVALS_MAX, Endpoint, Rival, Route
+from galactic.messages import Endpoint, Route
 from galactic.names import function_hex, parse_function, parse_vpc, vpc_hex
 from galactic.router.rib.networks import Network, network
 from galactic.srv6 import Sid, owns, parse_sid
@@ -103,11 +103,10 @@ class EndpointPath(msgspec.Struct, frozen=True, gc=False):
     def identity(self) -> Identity:
         return Identity(self.origin.cluster, self.vpc, self.function)
 
-    def route(self, to: Network, others: Sequence["EndpointPath"] = ()) -> Route:
-        """The route to one of its networks, as messages carry it. ``others`` announce it as well."""
+    def route(self, to: Network) -> Route:
+        """The route to one of its networks, as messages carry it."""
         cluster, node = self.origin
-        rivals = tuple(Rival(other.origin.cluster, other.code, other.epoch) for other in others[:RIVALS_MAX])
-        return Route(to, self.segments, cluster, node, self.code, self.epoch, rivals)
+        return Route(to, self.segments, cluster, node, self.code, self.epoch)
 
     def is_installed(self, installed: Mapping[Network, Route]) -> bool:
         """Whether this very path has a route in that table."""

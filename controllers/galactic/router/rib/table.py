@@ -142,7 +142,7 @@ def vpc_table(  # noqa: PLR0917
     conflicts: list[Conflict] = []
     for network in sorted(announcers):
         owner, others = network_owner(announcers[network], installed.get(network))
-        routes[network] = owner.route(network, others)
+        routes[network] = owner.route(network)
         conflicts += (Conflict(network, path, owner) for path in others)
     return VpcTable(routes, best_paths, tuple(rejections), tuple(conflicts))
 

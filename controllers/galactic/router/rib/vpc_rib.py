@@ -188,7 +188,7 @@ class VpcRib:
         if others:
             self.conflicts[network] = tuple(Conflict(network, path, owner) for path in others)
             self._announcers[network] = announcers
-        route = owner.route(network, others)
+        route = owner.route(network)
         if route != before:
             changed.set[network] = self.routes[network] = route
 
