@@ -85,6 +85,11 @@ def healthy(lab: Lab, node: str) -> bool:
     return lab.run(node, [sys.executable, "-ISEc", ask], check=False).returncode == 0
 
 
+def taints(lab: Lab, node: str) -> list[str]:
+    """The keys of a node's taints."""
+    return [taint["key"] for taint in lab.get("node", node)["spec"].get("taints", ())]
+
+
 def kernel(lab: Lab, node: str) -> list[str]:
     """Links, addresses, rules and routes of all tables of a node, as ip tells them."""
     script = "ip -br link; ip -br addr; ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all"

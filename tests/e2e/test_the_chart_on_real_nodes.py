@@ -19,7 +19,7 @@ from released import (
     status,
     traffic,
 )
-from story import POD_SECONDS, eventually
+from story import POD_SECONDS, eventually, taints
 
 from galactic.names import NOT_READY_TAINT, VPC_ANNOTATION
 from galactic_lab.cluster import Lab
@@ -156,10 +156,6 @@ def attached(lab: Lab, names: set[str]) -> bool:
         for attachment in lab.get("vpca", "-n", "blue")["items"]
         for owner in attachment["metadata"].get("ownerReferences") or ()
     )
-
-
-def taints(lab: Lab, node: str) -> list[str]:
-    return [taint["key"] for taint in lab.get("node", node)["spec"].get("taints", ())]
 
 
 def test_the_connectivity_test_of_the_image(charted: Lab) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from story import ANSWER_SECONDS, Tenant, eventually, tenancy
+from story import ANSWER_SECONDS, Tenant, eventually, taints, tenancy
 
 from galactic.names import NOT_READY_TAINT
 from galactic_lab.cluster import Lab
@@ -103,7 +103,3 @@ def configured(lab: Lab, node: str) -> str:
     """The status of the condition MultusConfigured."""
     conditions = lab.get("nodesegment", node)["status"]["conditions"]
     return next((str(each["status"]) for each in conditions if each["type"] == "MultusConfigured"), "")
-
-
-def taints(lab: Lab, node: str) -> list[str]:
-    return [taint["key"] for taint in lab.get("node", node)["spec"].get("taints", ())]

@@ -121,9 +121,9 @@ def _authority(lifetime: Lifetime, now: datetime) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{AUTHORITY}-{int(now.timestamp())}")])
     certificate = (
-        _builder(name, name, key.public_key(), now - lifetime.skew, now + lifetime.total)
+        builder(name, name, key.public_key(), now - lifetime.skew, now + lifetime.total)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
     return Pair(_pem(certificate), _private(key))
@@ -136,9 +136,9 @@ def _serving(ca: Pair, names: Sequence[str], lifetime: Lifetime, now: datetime) 
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "galactic-webhook")])
     until = issuer.not_valid_after_utc
     certificate = (
-        _builder(subject, issuer.subject, key.public_key(), now - lifetime.skew, until)
+        builder(subject, issuer.subject, key.public_key(), now - lifetime.skew, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
         .add_extension(
@@ -149,9 +149,10 @@ def _serving(ca: Pair, names: Sequence[str], lifetime: Lifetime, now: datetime) 
     return Pair(_pem(certificate), _private(key))
 
 
-def _builder(
+def builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, since: datetime, until: datetime
 ) -> x509.CertificateBuilder:
+    """A certificate for that key between two times, with the fields that all of ours have (RFC 5280, 4.1)."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -164,7 +165,8 @@ def _builder(
     )
 
 
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Of a CA's key, or of one that proves who its holder is (RFC 5280, 4.2.1.3)."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         key_cert_sign=signs_certificates,

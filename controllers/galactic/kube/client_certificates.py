@@ -22,7 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from galactic.errors import Rejected
 from galactic.kube.api import Object
-from galactic.kube.certificates import CERT, KEY, SKEW
+from galactic.kube.certificates import CERT, KEY, SKEW, builder, usage
 from galactic.names import GROUP
 
 SIGNER: Final = f"{GROUP}/broker-node"
@@ -76,9 +76,9 @@ def authority(now: datetime) -> dict[str, bytes]:
     """A new CA, as the data of its Secret."""
     key, subject = ec.generate_private_key(ec.SECP256R1()), _subject(AUTHORITY)
     certificate = (
-        _builder(subject, subject, key.public_key(), now, now + AUTHORITY_LIFETIME)
+        builder(subject, subject, key.public_key(), now - SKEW, now + AUTHORITY_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
     )
     return {
@@ -112,9 +112,9 @@ def issued(data: dict[str, bytes], request: bytes, name: str, now: datetime) -> 
     if until <= now:
         raise Rejected(f"the CA expired at {issuer.not_valid_after_utc}", reason="InvalidAuthority")
     certificate = (
-        _builder(_subject(name), issuer.subject, key, now, until)
+        builder(_subject(name), issuer.subject, key, now - SKEW, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
@@ -147,32 +147,3 @@ def _subject(name: str) -> x509.Name:
 def _public(key: Any) -> bytes:
     encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return encoded
-
-
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, until: datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - SKEW)
-        .not_valid_after(until)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
