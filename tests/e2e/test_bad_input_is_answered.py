@@ -21,6 +21,7 @@ from galactic_lab.state import SERVICES, WEBHOOK_PORT
 ATTACHMENT = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 VPC = "k8s.v1alpha.galactic.datumapis.com/vpc"
 TRIES = 20
+MIRROR = "kubernetes.io/config.mirror"
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
 
@@ -143,6 +144,9 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
         pytest.param(vpc("x", "169.254.7.0/24"), ["spec.networks[0]", "link-local"], id="link-local"),
         pytest.param(vpc("x", "127.1.0.0/16"), ["spec.networks[0]", "loopback"], id="loopback"),
         pytest.param(vpc("x", "fe80::/64"), ["spec.networks[0]", "link-local"], id="link-local-6"),
+        pytest.param(vpc("x", "::ffff:10.1.1.0/120"), ["spec.networks[0]", "IPv4-mapped"], id="mapped"),
+        pytest.param(vpc("x", "64:ff9b::/96"), ["spec.networks[0]", "translator"], id="translated"),
+        pytest.param(vpc("x", "10.1.1.0/0.0.0.255"), ["spec.networks[0]", "write 10.1.1.0/24"], id="mask"),
         pytest.param(vpc("x", "2001:db8:ff01::/48"), ["spec.networks[0]", "SRv6 block"], id="srv6-block"),
         pytest.param(
             vpc("x", *(f"10.{n}.0.0/16" for n in range(65))), ["spec.networks", "64"], id="65-networks"
@@ -192,6 +196,9 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
         pytest.param(attachment("x", ifname="a/b"), ["spec.interface.name"], id="ifname-slash"),
         pytest.param(attachment("x", ifname="a:b"), ["spec.interface.name"], id="ifname-colon"),
         pytest.param(attachment("x", ifname="."), ["spec.interface.name", "'.'"], id="ifname-dot"),
+        pytest.param(attachment("x", ifname="g%d"), ["spec.interface.name", "'g%d'"], id="ifname-percent"),
+        pytest.param(attachment("x", ifname="a@b"), ["spec.interface.name", "'a@b'"], id="ifname-at"),
+        pytest.param(attachment("x", ifname="a,b"), ["spec.interface.name", "'a,b'"], id="ifname-comma"),
         pytest.param(attachment("x", ifname="a b"), ["spec.interface.name"], id="ifname-space"),
         pytest.param(attachment("x", ifname="lo"), ["spec.interface.name", "'lo' is in use"], id="ifname-lo"),
         pytest.param(
@@ -212,6 +219,14 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
         ),
         pytest.param(
             pod("x", {ATTACHMENT: "web"}, hostNetwork=True), ["spec.hostNetwork: true"], id="host-network"
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "web", MIRROR: "0"}), ["a static pod is not attached"], id="static-pod"
+        ),
+        pytest.param(
+            pod("x", {ATTACHMENT: "web", NETWORKS: '[{"name": "web", "ips": ["10.1.1.7"]}]'}),
+            ["'ips' of 'web' has no effect", "spec.interface.addresses"],
+            id="address-in-the-networks",
         ),
         pytest.param(
             pod("x", {ATTACHMENT: "web", NETWORKS: "[{"}), [NETWORKS, "'[{'"], id="malformed-networks"

@@ -76,12 +76,12 @@ def test_shapes(tenants: Callable[..., Tenant]) -> None:
 
 
 def attachments(name: str) -> list[dict[str, Any]]:
-    """One for each interface of a pod, NAME-0, NAME-1, …"""
+    """One for each interface of a pod: NAME.0, which a comma list of Multus' cannot have, NAME-1, NAME-2, …"""
     return [
         {
             "apiVersion": API,
             "kind": "VPCAttachment",
-            "metadata": {"name": f"{name}-{number}"},
+            "metadata": {"name": f"{name}-{number}" if number else f"{name}.0"},
             "spec": {
                 "vpc": {"apiVersion": API, "kind": "VPC", "name": vpc},
                 "interface": {"name": f"galactic{number}", "addresses": addresses},
@@ -103,7 +103,7 @@ def ready(tenant: Tenant) -> set[str]:
 def pod(name: str) -> dict[str, Any]:
     """The first attachment as Galactic's annotation has it; what is beyond one, Multus' own list says."""
     further = ",".join(f"{name}-{number}@galactic{number}" for number in range(1, len(PODS[name]) - 1))
-    annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": f"{name}-0"}
+    annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": f"{name}.0"}
     if further:
         annotations["k8s.v1.cni.cncf.io/networks"] = further
     return {

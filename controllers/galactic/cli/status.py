@@ -104,7 +104,6 @@ def summary(snapshot: "Snapshot", findings: "list[Finding]") -> dict[str, Any]:
                 "ready": _ready(snapshot, name),
                 "vpcs": segment.status.counts.vpcs if segment and segment.status.counts else 0,
                 "endpoints": segment.status.counts.endpoints if segment and segment.status.counts else 0,
-                "routes": segment.status.counts.routes if segment and segment.status.counts else 0,
                 "kernel": segment.status.node.kernel if segment and segment.status.node else "",
                 "version": segment.status.node.version if segment and segment.status.node else "",
             }
@@ -197,10 +196,10 @@ def _nodes(report: dict[str, Any]) -> list[str]:
     }
     for node in report["nodes"]:
         state = f"{node['ready']}, no controller" if node["name"] in away else node["ready"]
-        row = [node["name"], node["prefix"] or "-", state, node["vpcs"], node["endpoints"], node["routes"]]
+        row = [node["name"], node["prefix"] or "-", state, node["vpcs"], node["endpoints"]]
         rows.append([*map(str, row), node["kernel"] or "-"])
         marks.append(() if state == "ready" else (RED,))
-    return table(("NODE", "PREFIX", "STATE", "VPCS", "ENDPOINTS", "ROUTES", "KERNEL"), rows, marks)
+    return table(("NODE", "PREFIX", "STATE", "VPCS", "ENDPOINTS", "KERNEL"), rows, marks)
 
 
 def _finding(finding: "Finding", width: int) -> Iterator[str]:

@@ -50,8 +50,10 @@ class SegmentCounts(Model):
     endpoints: int = Field(
         default=0, description="Attached endpoints.", json_schema_extra={"format": "int32"}
     )
-    routes: int = Field(
-        default=0, description="Routes to other nodes' endpoints.", json_schema_extra={"format": "int32"}
+    routes: int | None = Field(
+        default=None,
+        description="Written by earlier versions only. The metric galactic_node_remote_routes has the number.",
+        json_schema_extra={"format": "int32"},
     )
 
 
@@ -79,7 +81,7 @@ class SegmentStatus(Model):
         default=(), max_length=MAX_ENDPOINTS, description="The attachments on the node."
     )
     counts: SegmentCounts | None = Field(
-        default=None, description="Numbers of VPCs, endpoints and routes on the node."
+        default=None, description="Numbers of VPCs and endpoints on the node."
     )
     node: SegmentNode | None = Field(
         default=None, description="The node's kernel, version and encapsulation."
@@ -98,7 +100,6 @@ class NodeSegment(Model):
         ("Prefix", ".spec.prefix", "string"),
         ("VPCs", ".status.counts.vpcs", "integer"),
         ("Endpoints", ".status.counts.endpoints", "integer"),
-        ("Routes", ".status.counts.routes", "integer"),
         ("Ready", '.status.conditions[?(@.type=="Ready")].status', "string"),
         ("Age", ".metadata.creationTimestamp", "date"),
     )

@@ -20,6 +20,10 @@ Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
 
 RESERVED_NAMES: Final = frozenset({"lo", "eth0", "all", "default"})
 """Interface names that a pod has already, or whose sysctls mean something else (/proc/sys/net/…/conf/all)."""
+INTERFACE_CHARACTERS: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+"""Names that the kernel (dev_valid_name; it numbers a name with %), CNI (CNI_IFNAME) and Multus' annotation (a comma
+list has @ and commas of its own) all take, and that no tool reads as an option.
+"""
 
 VPC_KEPT: Final = Rule(
     # A namespace that is left out is the attachment's own, which CEL does not see.
@@ -32,6 +36,14 @@ VPC_KEPT: Final = Rule(
     " + ' cannot replace ' + oldSelf.status.vpc"
     " + ': immutable once the attachment is ready; set it back, or make another VPCAttachment'",
     ".spec.vpc",
+)
+INTERFACE_FORM: Final = Rule(
+    f"self.name.matches('^{INTERFACE_CHARACTERS}$')",
+    "the interface name has other characters than letters, digits, '_', '-' and '.', or begins with one of the last "
+    "two; give a name such as galactic0",
+    "'\\'' + self.name + '\\' has other characters than letters, digits, _, - and ., or begins with one of the last"
+    " two; give a name such as galactic0'",
+    ".name",
 )
 INTERFACE_NAME: Final = Rule(
     f"!(self.name in {sorted(RESERVED_NAMES)})",
@@ -64,9 +76,11 @@ class VpcReference(Model):
 class Interface(Model):
     """The interface in the pod."""
 
-    model_config = ConfigDict(json_schema_extra=rules(INTERFACE_NAME))
+    model_config = ConfigDict(json_schema_extra=rules(INTERFACE_FORM, INTERFACE_NAME))
     name: Annotated[str, StringConstraints(pattern=r"^[^/:\s]+$", max_length=15)] = Field(
-        default="galactic0", description="The interface's name in the pod, at most 15 characters."
+        default="galactic0",
+        description="The interface's name in the pod: at most 15 letters, digits, '_', '-' and '.', the first one a "
+        "letter, a digit or '_'.",
     )
     addresses: tuple[Cidr, ...] = Field(
         default=(),

@@ -69,9 +69,7 @@ class StatusReport:
             self._host.neighbours.condition(),
             *setup.conditions(),
         )
-        return Facts(
-            {name: value for name, value in node.items() if value}, self._host.sync.routes, conditions
-        )
+        return Facts({name: value for name, value in node.items() if value}, conditions)
 
     def _conditions(self) -> tuple[ConditionState, ...]:
         """Those that follow from more than one task. No message is empty: old API servers make that null."""

@@ -3,9 +3,15 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Network, ip_address, ip_interface
+from ipaddress import IPv6Network
+from typing import Final
 
-from galactic.crds.vpcattachment import RESERVED_NAMES, AttachmentRoute, VpcAttachment
+from galactic.crds.vpcattachment import (
+    INTERFACE_CHARACTERS,
+    RESERVED_NAMES,
+    AttachmentRoute,
+    VpcAttachment,
+)
 from galactic.errors import Rejected
 from galactic.names import GROUP
 from galactic.validation.networks import (
@@ -13,10 +19,16 @@ from galactic.validation.networks import (
     Interface,
     Network,
     host,
+    parse_address,
+    parse_interface,
     parse_network,
     refuse_reserved,
+    refuse_translated,
     within,
 )
+
+INTERFACE_LENGTH: Final = 15
+"""The kernel's IFNAMSIZ, without the zero byte at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +106,14 @@ def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) 
 
 
 def interface_name(name: str, field: str = "spec.interface.name") -> None:
-    """Raises Rejected unless the kernel accepts the name (dev_valid_name) and no pod has such an interface already."""
+    """Raises Rejected unless kernel, CNI and Multus all take the name, and no pod has such an interface already."""
     problem = ""
-    if not name or len(name.encode()) > 15:
-        problem = "has to have 1 to 15 characters"
-    elif name in {".", ".."} or re.search(r"[/:\s]", name):
-        problem = "must not contain '/', ':' or white space, nor be '.' or '..'"
-    elif not name.isascii() or not name.isprintable():
-        problem = "has to be of printable ASCII characters"
+    if not 1 <= len(name) <= INTERFACE_LENGTH:
+        problem = f"has to have 1 to {INTERFACE_LENGTH} characters"
+    elif not re.fullmatch(INTERFACE_CHARACTERS, name):
+        problem = (
+            "has other characters than letters, digits, '_', '-' and '.', or begins with one of the last two"
+        )
     elif name in RESERVED_NAMES:
         problem = "is in use in every pod"
     if problem:
@@ -125,15 +137,9 @@ def outside(spec: ParsedAttachment, addresses: Sequence[Interface], networks: Se
 
 
 def _interface(text: str, field: str, srv6_block: IPv6Network | None) -> Interface:
-    try:
-        address = ip_interface(text)
-    except ValueError as error:
-        raise Rejected(
-            f"{text!r}: {error}; write an address, a slash and the network's length, such as 10.1.1.1/24",
-            reason="InvalidAddress",
-            field=field,
-        ) from error
+    address = parse_interface(text, field)
     refuse_reserved(host(address.ip), srv6_block, field)
+    refuse_translated(host(address.ip), field)
     last = address.network.num_addresses - 1
     offset = int(address.ip) - int(address.network.network_address)
     if address.max_prefixlen - address.network.prefixlen > 1 and (
@@ -154,7 +160,7 @@ def _route(route: AttachmentRoute, field: str, srv6_block: IPv6Network | None) -
     if not route.via:
         return Route(destination, None)
     try:
-        via = ip_address(route.via)
+        via = parse_address(route.via)
     except ValueError as error:
         raise Rejected(
             f"{route.via!r}: {error}; give an address without length, such as 10.1.1.1",

@@ -1,5 +1,6 @@
 """Parses and checks a VPC's networks."""
 
+import re
 from collections.abc import Iterable, Sequence
 from ipaddress import (
     IPv4Address,
@@ -8,6 +9,8 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
+    ip_interface,
     ip_network,
 )
 from typing import Final
@@ -21,26 +24,34 @@ Interface = IPv4Interface | IPv6Interface
 RESERVED: Final[tuple[tuple[Network, str], ...]] = tuple(
     (ip_network(text), reason)
     for text, reason in (
-        ("0.0.0.0/8", "this host"),
-        ("127.0.0.0/8", "loopback"),
-        ("169.254.0.0/16", "link-local"),
-        ("224.0.0.0/4", "multicast"),
-        ("240.0.0.0/4", "reserved"),
-        ("::/127", "unspecified and loopback"),
-        ("fe80::/10", "link-local"),
-        ("ff00::/8", "multicast"),
+        ("0.0.0.0/8", "this network, RFC 791 §3.2"),
+        ("127.0.0.0/8", "loopback, RFC 1122 §3.2.1.3"),
+        ("169.254.0.0/16", "link-local, RFC 3927"),
+        ("224.0.0.0/4", "multicast, RFC 5771"),
+        ("240.0.0.0/4", "reserved, RFC 1112 §4"),
+        ("::/96", "unspecified, loopback and IPv4-compatible, RFC 4291 §2.5"),
+        ("::ffff:0:0/96", "IPv4-mapped, never in a packet, RFC 4291 §2.5.5.2"),
+        ("100::/64", "discard-only, RFC 6666"),
+        ("fe80::/10", "link-local, RFC 4291 §2.5.6"),
+        ("fec0::/10", "site-local, deprecated, RFC 3879"),
+        ("ff00::/8", "multicast, RFC 4291 §2.7"),
     )
 )
-"""Networks that no VPC can carry: addresses that stay on a host or belong to none (RFC 6890, RFC 4291)."""
+"""Networks that no VPC can carry: addresses that stay on a host or belong to none, each with its source."""
+TRANSLATED: Final = ip_network("64:ff9b::/96")
+"""IPv4 hosts behind a translator (RFC 6052 §2.1). A pod that translates can terminate them; none has such addresses."""
+_MASK: Final = re.compile(r"/.*[.:]|%")
+"""A mask in place of a length, or a zone: forms that ipaddress takes, and the kernel's interfaces do not."""
 
 
 def parse_network(text: str, field: str) -> Network:
     """The network. Raises Rejected when it is malformed or has host bits set."""
     try:
+        _refuse_forms(text)
         return ip_network(text)
     except ValueError as error:
         try:
-            remedy = f"; write {ip_network(text, strict=False)}"
+            remedy = f"; write {ip_network(text.partition('%')[0] if '%' in text else text, strict=False)}"
         except ValueError:
             remedy = "; write an address, a slash and a length, such as 10.1.1.0/24 or 2001:db8:1::/64"
         raise Rejected(f"{text!r}: {error}{remedy}", reason="InvalidNetwork", field=field) from error
@@ -60,6 +71,7 @@ def parse_networks(texts: Sequence[str], srv6_block: IPv6Network | None) -> tupl
                 field=field,
             )
         refuse_reserved(network, srv6_block, field)
+        refuse_translated(network, field)
         for position, earlier in enumerate(networks):
             if network == earlier:
                 raise Rejected(f"{text} is there twice; remove it", reason="DuplicateNetwork", field=field)
@@ -89,6 +101,41 @@ def refuse_reserved(network: Network, srv6_block: IPv6Network | None, field: str
             reason="ReservedNetwork",
             field=field,
         )
+
+
+def refuse_translated(network: Network, field: str) -> None:
+    """Raises Rejected when pods would have addresses that stand for IPv4 hosts behind a translator."""
+    if overlaps(network, TRANSLATED):
+        raise Rejected(
+            f"{network} overlaps {TRANSLATED} (IPv4 hosts behind a translator, RFC 6052 §2.1); give a network of the "
+            "VPC's own, and terminate this one behind the pod that translates (spec.routes of its VPCAttachment)",
+            reason="ReservedNetwork",
+            field=field,
+        )
+
+
+def parse_interface(text: str, field: str) -> Interface:
+    """An address with the length of its network. Raises Rejected when it is malformed."""
+    try:
+        _refuse_forms(text)
+        return ip_interface(text)
+    except ValueError as error:
+        raise Rejected(
+            f"{text!r}: {error}; write an address, a slash and the network's length, such as 10.1.1.1/24",
+            reason="InvalidAddress",
+            field=field,
+        ) from error
+
+
+def parse_address(text: str) -> Address:
+    """The address. Raises ValueError when it is malformed or has a zone (RFC 4007 §11)."""
+    _refuse_forms(text)
+    return ip_address(text)
+
+
+def _refuse_forms(text: str) -> None:
+    if _MASK.search(text):
+        raise ValueError("a mask or a zone has no meaning here")
 
 
 def overlaps(first: Network, second: Network) -> bool:

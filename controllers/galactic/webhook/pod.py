@@ -29,6 +29,8 @@ SUFFIX: Final = 5
 """Random letters at the end of a generated name, as in the names of Pods."""
 LONGEST: Final = 63
 POD_INTERFACE: Final = "eth0"
+MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
+"""On a Pod that stands for a static pod of a node (k8s.io/api/core/v1, MirrorPodAnnotationKey)."""
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 ATTACHMENT_FIELD: Final = f"metadata.annotations[{ATTACHMENT_ANNOTATION}]"
@@ -131,6 +133,13 @@ def checked(pod: Pod) -> None:
             reason="HostNetwork",
             field="spec.hostNetwork",
         )
+    if MIRROR_ANNOTATION in pod.annotations:
+        raise Rejected(
+            f"a static pod is not attached: kubelet starts it without the API server; remove "
+            f"{ATTACHMENT_ANNOTATION if pod.attachment else VPC_ANNOTATION} from its file, or run it as a DaemonSet",
+            reason="StaticPod",
+            field=f"metadata.annotations[{MIRROR_ANNOTATION}]",
+        )
     if ATTACHMENT_ANNOTATION in pod.annotations and not _is_name(pod.attachment):
         raise Rejected(
             f"{pod.attachment!r} is not the name of a VPCAttachment; give the name of one in namespace {pod.namespace}",
@@ -151,6 +160,8 @@ def checked(pod: Pod) -> None:
             field=ATTACHMENT_FIELD,
         )
     listed = multus.networks(pod.annotations.get(NETWORKS_ANNOTATION, ""))
+    if pod.attachment and (index := multus.position(listed, pod.attachment, pod.namespace)) is not None:
+        multus.configured_elsewhere(listed[index])
     names = Counter((POD_INTERFACE, *multus.interfaces(listed)))
     if repeated := [name for name, times in names.items() if times > 1]:
         raise _duplicate_interface(repeated[0])

@@ -108,6 +108,23 @@ async def test_bad_variables_are_refused_with_their_names(node, config, wrong, n
     assert not node.store.attachments
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ifname": "eth%d"},
+        {"ifname": "a/b"},
+        {"ifname": "x" * 40},
+        {"container": "../../etc"},
+        {"netns": "relative"},
+    ],
+    ids=lambda wrong: next(iter(wrong.values()))[:9],
+)
+async def test_delete_succeeds_whatever_the_variables_are(node, config, wrong):
+    assert (await node.cni("ADD", config())).code == 0
+    assert (await node.cni("DEL", config(), **wrong)).code == 0
+    assert bool(node.store.attachments) == ("netns" not in wrong), "only the pod itself is detached"
+
+
 @pytest.mark.parametrize("value", ["x\r\nCNI_CONTAINERID: evil", "x\r\n\r\nGET / HTTP/1.1", "ä%0d%0a\x01"])
 async def test_no_variable_can_become_another_header(node, config, value):
     answer = await node.cni("ADD", config(), CNI_ARGS=f"K8S_POD_NAME={value}")

@@ -12,9 +12,11 @@ from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.errors import Unreachable
 from galactic.kube.api import Conflict, Event, NotFound
+from galactic.messages import Route
 from galactic.node.kubernetes import segment as module
 from galactic.node.kubernetes.segment import Facts, Segment, conditions, difference
 from galactic.node.state.condition import ConditionState
+from galactic.node.state.remote import Source, entry
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +91,7 @@ async def looked(segment):
 
 READY = ConditionState("Ready", status=True, reason="Ready")
 OVERLAP = {"type": "Accepted", "status": "False", "reason": "PrefixOverlap", "message": "of another"}
-FACTS = Facts({"kernel": "6.1", "version": "1", "encap": "encap.red"}, 0, (READY,))
+FACTS = Facts({"kernel": "6.1", "version": "1", "encap": "encap.red"}, (READY,))
 
 
 @asynccontextmanager
@@ -136,6 +138,37 @@ async def test_status_says_what_is_attached(node, config):
         await node.cni("DEL", config())
         await until(lambda: kube.object["status"]["endpoints"] == [])
         assert kube.patches[-1].keys() == {"endpoints", "sequence", "counts"}, "only what changed is sent"
+
+
+async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
+    """One change of a pod would otherwise make every node of its VPC write."""
+    kube = MemoryKube()
+    kube.set("2001:db8:ff01:100::/56")
+    kube.object["status"] = {"counts": {"vpcs": 0, "endpoints": 0, "routes": 7}}
+    async with following(node, kube) as segment:
+        await node.cni("ADD", config())
+        await until(lambda: kube.object.get("status", {}).get("endpoints"))
+        assert kube.patches[-1]["counts"] == {"vpcs": 1, "endpoints": 1, "routes": None}, (
+            "that of an earlier version"
+        )
+        kube.object["status"]["counts"].pop("routes")
+        kube.judge()
+        await looked(segment)
+        before = len(kube.patches)
+        for revision in range(1, 20):
+            route = Route(
+                "10.1.1.9/32",
+                (f"2001:db8:ff0{revision % 8 + 2}:100::4d2:9",),
+                "default",
+                "x",
+                "0009",
+                revision,
+            )
+            node.store.set_table(1234, Source.MQTT, revision, dict([entry(1234, "default", route)]))
+            await until(lambda: node.sync.routes == 1)
+            segment._changed.set()
+            await looked(segment)
+        assert len(kube.patches) == before
 
 
 async def test_status_is_written_when_the_api_server_is_back(node, config):

@@ -88,7 +88,7 @@ class MemoryKube:
 @asynccontextmanager
 async def told(node, kube, broker=None):
     """The node with API server and broker."""
-    segment = Segment(kube, "node-1", node.store, lambda: Facts({}, 0, ()))
+    segment = Segment(kube, "node-1", node.store, lambda: Facts({}, ()))
     found = UnaccountedAttachments(kube, node.store, lambda: segment.endpoints)
     parts = [segment.run(), found.run()]
     if broker:

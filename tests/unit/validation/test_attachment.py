@@ -96,6 +96,44 @@ def test_what_lies_outside_is_named():
         pytest.param(
             interface(name="ünderlay"), "InvalidInterfaceName", "spec.interface.name", id="not-ascii"
         ),
+        *(
+            pytest.param(
+                interface(name=name), "InvalidInterfaceName", "spec.interface.name", id=f"name-{name}"
+            )
+            for name in (
+                "g%d",
+                "@x",
+                "a@b",
+                "a,b",
+                "-a",
+                ".a",
+                "a[0",
+                'a"',
+                "a{}",
+                "a\\",
+                "a\x00",
+                "a+b",
+                "*",
+            )
+        ),
+        pytest.param(
+            interface("2001:db8::1%eth0/64"), "InvalidAddress", "spec.interface.addresses[0]", id="zone"
+        ),
+        pytest.param(
+            interface("10.1.1.1/255.255.255.0"), "InvalidAddress", "spec.interface.addresses[0]", id="mask"
+        ),
+        pytest.param(
+            interface("::ffff:10.1.1.1/120"), "ReservedNetwork", "spec.interface.addresses[0]", id="mapped"
+        ),
+        pytest.param(
+            interface("64:ff9b::1/96"), "ReservedNetwork", "spec.interface.addresses[0]", id="translated"
+        ),
+        pytest.param(
+            {"routes": [{"destination": "2001:db8:9::/64", "via": "fe80::1%eth0"}]},
+            "InvalidAddress",
+            "spec.routes[0].via",
+            id="via-with-a-zone",
+        ),
         pytest.param(
             interface("10.1.1.0/24"), "InvalidAddress", "spec.interface.addresses[0]", id="network-address"
         ),
@@ -147,6 +185,12 @@ def test_refused(spec, reason, field):
     with pytest.raises(Rejected) as refusal:
         parse_attachment(attachment(**spec), None)
     assert (refusal.value.reason, refusal.value.field) == (reason, field)
+
+
+def test_a_translator_terminates_what_it_translates():
+    spec = {"routes": [{"destination": "64:ff9b::/96", "via": "2001:db8:1::1"}]}
+    parsed = parse_attachment(attachment(**interface("2001:db8:1::1/64"), **spec), None)
+    assert [str(one.network) for one in parsed.terminations(parsed.addresses)] == ["64:ff9b::/96"]
 
 
 @pytest.mark.parametrize("name", ["galactic0/", "a:b", "a b", "a\tb", "", "sixteen-letters0"], ids=repr)

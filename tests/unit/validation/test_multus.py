@@ -5,7 +5,15 @@ import json
 import pytest
 
 from galactic.errors import Rejected
-from galactic.validation.multus import Network, appended, interfaces, networks
+from galactic.validation.multus import (
+    ELSEWHERE,
+    Network,
+    appended,
+    configured_elsewhere,
+    interfaces,
+    networks,
+)
+from galactic_lab.node.selections import selections
 
 
 @pytest.mark.parametrize(
@@ -24,6 +32,44 @@ from galactic.validation.multus import Network, appended, interfaces, networks
 def test_comma_form(text: str, expected: str) -> None:
     assert appended(text, "web", "galactic0", "blue") == expected
     assert appended(expected, "web", "galactic0", "blue") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "interface", "expected"),
+    [
+        pytest.param("", "web.v2", "galactic0", [("web.v2", "galactic0")], id="a-dot-in-the-name"),
+        pytest.param("", "web", "Net_1.0", [("web", "Net_1.0")], id="an-interface-that-is-no-label"),
+        pytest.param(
+            "a, green/b@net7",
+            "web.v2",
+            "galactic0",
+            [("a", ""), ("green/b", "net7"), ("web.v2", "galactic0")],
+            id="after-a-comma-list",
+        ),
+        pytest.param("[]", "web.v2", "galactic0", [("web.v2", "galactic0")], id="after-an-empty-list"),
+    ],
+)
+def test_what_a_comma_list_cannot_have_makes_it_json(
+    text: str, name: str, interface: str, expected: list[tuple[str, str]]
+) -> None:
+    after = appended(text, name, interface, "blue")
+    listed = selections(after, "blue")
+    assert [(entry.name, entry.interface) for entry in listed][-1] == (name, interface)
+    found = [(f"{entry.namespace}/{entry.name}".lstrip("/"), entry.interface) for entry in networks(after)]
+    assert found == expected
+    assert appended(after, name, interface, "blue") == after
+
+
+@pytest.mark.parametrize("request_", ELSEWHERE)
+def test_what_the_attachment_decides_is_refused_in_its_entry_and_in_no_other(request_: str) -> None:
+    web, other = networks(
+        json.dumps([{"name": name, "interface": name, request_: "x"} for name in ("web", "other")])
+    )
+    with pytest.raises(Rejected, match=f"'{request_}' of 'web' has no effect; "):
+        configured_elsewhere(web)
+    assert other.requests == (request_,)
+    (plain,) = networks(json.dumps([{"name": "web", request_: None}]))
+    configured_elsewhere(plain)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +104,7 @@ def test_json_form(there: list[dict[str, object]], added: bool) -> None:
         pytest.param("x/y/z", id="two-slashes"),
         pytest.param("/a", id="no-namespace"),
         pytest.param("Upper", id="not-a-name"),
+        pytest.param("web.v2", id="a-dot"),
         pytest.param("a@averyveryverylongname", id="interface-too-long"),
         pytest.param("[", id="half-a-list"),
         pytest.param('{"name":"a"}', id="an-object"),

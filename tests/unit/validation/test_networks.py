@@ -50,6 +50,20 @@ def test_accepted(texts):
         pytest.param(["fe80::/64"], "ReservedNetwork", "spec.networks[0]", "link-local", id="link-local-6"),
         pytest.param(["ff02::/64"], "ReservedNetwork", "spec.networks[0]", "multicast", id="multicast-6"),
         pytest.param(["::1/128"], "ReservedNetwork", "spec.networks[0]", "loopback", id="loopback-6"),
+        pytest.param(["::ffff:10.1.1.0/120"], "ReservedNetwork", "spec.networks[0]", "mapped", id="mapped"),
+        pytest.param(
+            ["::10.1.1.0/120"], "ReservedNetwork", "spec.networks[0]", "compatible", id="compatible"
+        ),
+        pytest.param(["100::/64"], "ReservedNetwork", "spec.networks[0]", "discard-only", id="discard-only"),
+        pytest.param(["fec0::/10"], "ReservedNetwork", "spec.networks[0]", "site-local", id="site-local"),
+        pytest.param(["64:ff9b::/96"], "ReservedNetwork", "spec.networks[0]", "terminate", id="translated"),
+        pytest.param(
+            ["10.1.1.0/255.255.255.0"], "InvalidNetwork", "spec.networks[0]", "write 10.1.1.0/24", id="mask"
+        ),
+        pytest.param(
+            ["10.1.1.0/0.0.0.255"], "InvalidNetwork", "spec.networks[0]", "write 10.1.1.0/24", id="wildcard"
+        ),
+        pytest.param(["2001:db8:1::%eth0/64"], "InvalidNetwork", "spec.networks[0]", "a zone", id="zone"),
         pytest.param(["2001:db8::/32"], "ReservedNetwork", "spec.networks[0]", "SRv6 block", id="srv6-space"),
     ],
 )

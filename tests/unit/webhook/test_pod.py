@@ -53,6 +53,26 @@ def patched(before: dict[str, Any], patch: tuple[dict[str, Any], ...]) -> dict[s
             "spec.hostNetwork: true",
             id="host-network",
         ),
+        pytest.param(
+            of(
+                "a=web", metadata={"annotations": {ATTACHMENT_ANNOTATION: "web", pod.MIRROR_ANNOTATION: "a1"}}
+            ),
+            "StaticPod",
+            "run it as a DaemonSet",
+            id="static-pod",
+        ),
+        pytest.param(
+            of("a=web", 'n=[{"name":"web","ips":["10.1.1.1"]}]'),
+            "ConfiguredElsewhere",
+            "give spec.interface.addresses",
+            id="address-in-the-networks",
+        ),
+        pytest.param(
+            of("a=web", 'n=[{"name":"web","default-route":["10.1.1.1"]}]'),
+            "ConfiguredElsewhere",
+            "spec.routes",
+            id="default-route-in-the-networks",
+        ),
         pytest.param(of("a="), "InvalidName", "'' is not the name", id="empty-name"),
         pytest.param(of("a=a,b"), "InvalidName", "'a,b'", id="two-names"),
         pytest.param(of("a=green/web"), "InvalidName", "one in namespace blue", id="of-another-namespace"),
@@ -83,6 +103,7 @@ def test_refused(asking: pod.Pod, reason: str, said: str) -> None:
         pytest.param(of("v=blue"), id="vpc"),
         pytest.param(of("v=net/blue"), id="vpc-of-another-namespace"),
         pytest.param(of("a=web", "n=x,y@b"), id="beside-others"),
+        pytest.param(of("a=web", 'n=[{"name":"x","mac":"c2:b0:57:49:47:f1"}]'), id="beside-one-with-a-mac"),
         pytest.param(
             of("v=blue", "a=web-1-abcde", metadata={"labels": {ATTACHMENT_LABEL: GENERATED}}),
             id="seen-before",

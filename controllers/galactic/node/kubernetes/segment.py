@@ -4,7 +4,8 @@ The status is durable truth: the route table is a function of all of them. So th
 sends only changed fields, as a merge patch; lists are replaced whole. The list of conditions has two writers, so the
 patch names the version that it was made from: the operator's change in between is neither lost nor taken back.
 Endpoints are written once all attachments are known: until then those of the node's last life stay, because they may be
-all that is left of it (``unaccounted``).
+all that is left of it (``unaccounted``). Nothing in the status depends on other nodes' pods: one change would make each
+node of the VPC write.
 """
 
 import asyncio
@@ -41,7 +42,6 @@ class Facts:
     """The parts of the status that are not in the store."""
 
     node: Mapping[str, str]  # kernel, version, encap
-    routes: int  # remote routes in the kernel
     conditions: tuple[ConditionState, ...]
 
 
@@ -197,8 +197,9 @@ class Segment:
             wanted["counts"] = {
                 "vpcs": len(store.attachments.hosted),
                 "endpoints": len(store.attachments),
-                "routes": facts.routes,
             }
+            if (known.get("counts") or {}).get("routes") is not None:
+                wanted["counts"]["routes"] = None  # of an earlier version; in a merge patch, null removes it
             wanted["loopback"] = str(srv6.loopback(store.node.prefix))
             wanted["endpoints"] = [
                 {

@@ -88,7 +88,7 @@ def host_route(address: str) -> Network:
 def entitled(addresses: Iterable[str], routes: Iterable[tuple[str, str | None]]) -> frozenset[Network]:
     """Networks that an attachment may announce: its addresses as host routes, and destinations via one of them.
 
-    ``routes`` are (destination, via). Invalid addresses and networks are left out.
+    ``routes`` are (destination, via); a destination without a length is a host. What is invalid is left out.
     """
     own: dict[str, Network] = {}
     for address in addresses:
@@ -100,7 +100,7 @@ def entitled(addresses: Iterable[str], routes: Iterable[tuple[str, str | None]])
     for destination, via in routes:
         try:
             if via is not None and str(ip_interface(via).ip) in own:
-                networks.add(network(destination))
+                networks.add(network(destination) if "/" in destination else host_route(destination))
         except (Rejected, ValueError):
             continue
     return frozenset(networks)
