@@ -65,6 +65,17 @@ class Api(Protocol):
     ) -> tuple[Objects, str]:
         """All objects, and the resource version to watch from. Raises NotFound where the kind is not served."""
 
+    def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
+        least: str = "",
+    ) -> AsyncIterator[tuple[Objects, str]]:
+        """As ``list``, in parts: each with the resource version, which is the same in all."""
+
     def watch(
         self,
         resource: Resource,

@@ -81,13 +81,30 @@ class Kube:
         labels: str = "",
         least: str = "",
     ) -> tuple[Objects, str]:
-        """All objects, read in pages, and the resource version to watch from.
+        """All objects, read in pages, and the resource version to watch from. ``least``: see ``pages``."""
+        items: Objects = []
+        version = ""
+        pages = self.pages(resource, namespace, fields=fields, labels=labels, least=least)
+        async for page, of_page in pages:
+            items += page
+            version = of_page
+        return items, version
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
+        least: str = "",
+    ) -> AsyncIterator[tuple[Objects, str]]:
+        """All objects in parts, each with the resource version to watch from.
 
         With ``least`` the API server answers from its own memory, in one piece, with a state that is not older than
         that version (``0``: any). Without, etcd reads all objects for each request.
         """
         query = ({"resourceVersion": least} if least else {"limit": str(PAGE)}) | _selectors(fields, labels)
-        items: Objects = []
         while True:
             page = await self._json(
                 "GET",
@@ -95,12 +112,13 @@ class Kube:
                 query,
                 accept=_accepted(resource, "PartialObjectMetadataList"),
             )
-            for item in page.get("items") or ():
+            items: Objects = page.get("items") or []
+            for item in items:
                 item.setdefault("apiVersion", resource.api_version)
                 item.setdefault("kind", resource.kind)
-                items.append(item)
+            yield items, page["metadata"].get("resourceVersion", "")
             if not page["metadata"].get("continue"):
-                return items, page["metadata"].get("resourceVersion", "")
+                return
             query["continue"] = page["metadata"]["continue"]
 
     async def create(

@@ -28,6 +28,17 @@ class Fenced:
     ) -> tuple[Objects, str]:
         return await self._api.list(resource, namespace, fields=fields, labels=labels, least=least)
 
+    def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
+        least: str = "",
+    ) -> AsyncIterator[tuple[Objects, str]]:
+        return self._api.pages(resource, namespace, fields=fields, labels=labels, least=least)
+
     def watch(
         self,
         resource: Resource,

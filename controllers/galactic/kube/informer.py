@@ -1,6 +1,6 @@
-"""A copy of the selected objects, and calls for each difference (client-go's SharedInformer).
+"""Calls for each difference of the selected objects, with a copy of them (``Informer``) or without (``Follower``).
 
-Subscribers get the current object, never the kind of event.
+Subscribers get the current object, never the kind of event (client-go's SharedInformer).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,6 +8,58 @@ from typing import Protocol
 
 from galactic.kube.api import Api, Event, Key, Object, key_of
 from galactic.kube.reflector import Reflector, Selection
+
+
+class Follower:
+    """Remembers of each object the resource version only. ``changed(key, new)``: None for an object that was deleted.
+
+    ``run``, ``synced`` and ``connected`` are a Reflector's.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        selection: Selection,
+        changed: Callable[[Key, Object | None], None],
+        connection: Callable[[bool], None] | None = None,
+    ) -> None:
+        self._changed = changed
+        self._versions: dict[Key, str] = {}
+        self._gone: set[Key] = set()  # as far as the list says that is under way
+        self._reflector = Reflector(api, selection, self, connection)
+        self.synced = self._reflector.synced
+
+    @property
+    def connected(self) -> bool:
+        return self._reflector.connected
+
+    async def run(self) -> None:
+        await self._reflector.run()
+
+    def begin(self) -> None:
+        self._gone = set(self._versions)
+
+    def add(self, objects: Sequence[Object]) -> None:
+        for item in objects:
+            key = key_of(item)
+            self._gone.discard(key)
+            self._set(key, item)
+
+    def end(self) -> None:
+        for key in self._gone:
+            self._set(key, None)
+        self._gone = set()
+
+    def event(self, event: Event) -> None:
+        self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
+
+    def _set(self, key: Key, new: Object | None) -> None:
+        old = self._versions.pop(key, None)
+        version = None
+        if new is not None:
+            version = self._versions[key] = str(new["metadata"].get("resourceVersion") or "")
+        if old is None or version is None or old != version:
+            self._changed(key, new)
 
 
 class Changed(Protocol):
@@ -34,38 +86,19 @@ class Informer:
     ) -> None:
         self._changed, self._keep = changed, keep
         self.objects: dict[Key, Object] = {}
-        self._reflector = Reflector(api, selection, self, connection)
-        self.synced = self._reflector.synced
+        self._follower = Follower(api, selection, self._set, connection)
+        self.synced = self._follower.synced
 
     @property
     def connected(self) -> bool:
-        return self._reflector.connected
+        return self._follower.connected
 
     async def run(self) -> None:
-        await self._reflector.run()
-
-    def begin(self) -> None:
-        """Nothing to prepare: a list replaces all that is known."""
-
-    def replace(self, objects: Sequence[Object]) -> None:
-        listed = {key_of(item): item for item in objects}
-        for key in [key for key in self.objects if key not in listed]:
-            self._set(key, None)
-        for key, item in listed.items():
-            self._set(key, item)
-
-    def event(self, event: Event) -> None:
-        self._set(key_of(event.object), None if event.type == "DELETED" else event.object)
+        await self._follower.run()
 
     def _set(self, key: Key, new: Object | None) -> None:
         old = self.objects.pop(key, None)
         if new is not None:
-            new = self._keep(new) if self._keep else new
-            self.objects[key] = new
-        if self._changed and (old is None or new is None or _version(old) != _version(new)):
+            new = self.objects[key] = self._keep(new) if self._keep else new
+        if self._changed:
             self._changed(key, old, new)
-
-
-def _version(item: Object) -> str | None:
-    version = item["metadata"].get("resourceVersion")
-    return str(version) if version else None

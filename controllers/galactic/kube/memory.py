@@ -9,11 +9,13 @@ import copy
 import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from galactic.errors import GalacticError
 from galactic.kube.api import Conflict, Event, NotFound, Object, Objects, Patch
 from galactic.kube.resources import ACCESS_REVIEWS, PODS, Resource
+
+PAGE: Final = 2
 
 Failure = Callable[[str, Resource, str], GalacticError | None]
 Observer = Callable[[Resource, Event], None]
@@ -124,6 +126,20 @@ class MemoryApi:
         objects = [copy.deepcopy(self.objects[key]) for key in keys]
         version = str(self._history[-1][0]) if self._history else "0"
         return [thing for thing in objects if selected(thing, labels, namespace, fields)], version
+
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        *,
+        fields: str = "",
+        labels: str = "",
+        least: str = "",
+    ) -> AsyncIterator[tuple[Objects, str]]:
+        """In parts of PAGE objects; of none, in one that is empty."""
+        objects, version = await self.list(resource, namespace, fields=fields, labels=labels, least=least)
+        for start in range(0, max(len(objects), 1), PAGE):
+            yield objects[start : start + PAGE], version
 
     async def watch(
         self,

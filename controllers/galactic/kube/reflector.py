@@ -1,7 +1,8 @@
 """List, then watch, for ever: a sink that follows the objects of one resource, level-triggered (client-go's Reflector).
 
 The reflector lists in pages with selectors and watches from there. It lists again when the resource version expired
-(410), when the stream is silent for too long, and after every failure, with jittered back-off.
+(410), when the stream is silent for too long, and after every failure, with jittered back-off. Objects reach the sink
+a few at a time, so that a long list stops neither leases nor messages, and is never in memory as a whole.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ from galactic.kube.resources import Resource
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 """The shortest and the longest pause after a failure."""
+TURN: Final = 100
+"""Objects that the sink gets before other tasks have their turn."""
 ANY_VERSION: Final = "0"
 """As the least resource version of a list: any that the API server has in memory."""
 AHEAD: Final = "Too large resource version"
@@ -44,10 +47,13 @@ class Sink(Protocol):
     """Receives lists and events."""
 
     def begin(self) -> None:
-        """A list is about to be requested."""
+        """A list is about to be requested. One that failed before its end counts for nothing but its objects."""
 
-    def replace(self, objects: Sequence[Object]) -> None:
-        """These are all objects."""
+    def add(self, objects: Sequence[Object]) -> None:
+        """These are some of the list's objects."""
+
+    def end(self) -> None:
+        """The list is complete: objects that were not in it are gone."""
 
     def event(self, event: Event) -> None:
         """An object was added, modified or deleted."""
@@ -74,10 +80,13 @@ class Reflector:
         while True:
             try:
                 version = await self._list()
-                backoff.succeeded()
-                await self._watch(version)
-            except Expired:
-                continue
+                await self._watch(version, backoff)
+            except Expired as error:
+                # An API server that forgets at once would be asked for everything, by all clients, without end.
+                log.info(
+                    "watch expired, listing again", resource=self._selection.resource.plural, error=str(error)
+                )
+                await asyncio.sleep(backoff.pause())
             except GalacticError as error:
                 self._report(False)
                 if AHEAD in str(error):
@@ -91,20 +100,26 @@ class Reflector:
     async def _list(self) -> str:
         self._sink.begin()
         selection = self._selection
-        objects, version = await self._api.list(
+        version = ""
+        async for objects, of_page in self._api.pages(
             selection.resource,
             selection.namespace,
             fields=selection.fields,
             labels=selection.labels,
             least=self._newest if selection.cached else "",
-        )
+        ):
+            version = of_page
+            self._report(True)
+            for start in range(0, len(objects), TURN):
+                self._sink.add(objects[start : start + TURN])
+                await asyncio.sleep(0)
         self._newest = version or ANY_VERSION
-        self._report(True)
-        self._sink.replace(objects)
+        self._sink.end()
         self.synced.set()
         return version
 
-    async def _watch(self, version: str) -> None:
+    async def _watch(self, version: str, backoff: Backoff) -> None:
+        """Never returns. The back-off starts over once the watch has brought something."""
         selection = self._selection
         while True:
             try:
@@ -118,6 +133,7 @@ class Reflector:
                         labels=selection.labels,
                     ):
                         self._newest = version = event.object["metadata"]["resourceVersion"]
+                        backoff.succeeded()
                         if event.type != "BOOKMARK":
                             self._sink.event(event)
             except TimeoutError:

@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 
 from galactic.errors import GalacticError, Unreachable
-from galactic.kube.api import Conflict, Key, NotFound
+from galactic.kube.api import Conflict, Key, NotFound, key_of
 from galactic.kube.lease import Deposed
+from galactic.kube.reflector import TURN
 from galactic.operator.allocator import restore
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import Kind, ReconcileContext
@@ -174,12 +175,16 @@ class Reconciler:
 
     async def _list(self, cache: "Cache[object]") -> int:
         """Replaces the cache's objects by a list. How many deletions the watch had missed."""
-        since, selection = cache.clock, cache.selection
+        since, selection, listed = cache.clock, cache.selection, set[Key]()
         try:
-            objects, _ = await self._context.api.list(
+            async for objects, _ in self._context.api.pages(
                 selection.resource, selection.namespace, labels=selection.labels
-            )
+            ):
+                for start in range(0, len(objects), TURN):
+                    for item in objects[start : start + TURN]:
+                        listed.add(key_of(item))
+                        cache.set(item)
+                    await asyncio.sleep(0)
         except NotFound:
             log.warning("kind not installed", kind=selection.resource.kind)
-            objects = []
-        return cache.replace(objects, since)
+        return cache.retain(listed, since)

@@ -7,7 +7,7 @@ kopf has no label selectors, keeps a task and a queue for each object, and spend
 from collections.abc import Sequence
 from typing import Any
 
-from galactic.kube.api import Api, Event, Object, key_of
+from galactic.kube.api import Api, Event, Key, Object, key_of
 from galactic.kube.reflector import Reflector
 from galactic.operator.state import Cache, Caches
 
@@ -17,16 +17,23 @@ class CacheReflector:
 
     def __init__(self, api: Api, cache: Cache[Any]) -> None:
         self._cache, self._since = cache, 0
+        self._listed: set[Key] = set()
         self._reflector = Reflector(api, cache.selection, self)
 
     async def run(self) -> None:
         await self._reflector.run()
 
     def begin(self) -> None:
-        self._since = self._cache.clock
+        self._since, self._listed = self._cache.clock, set()
 
-    def replace(self, objects: Sequence[Object]) -> None:
-        self._cache.replace(objects, self._since)
+    def add(self, objects: Sequence[Object]) -> None:
+        for item in objects:
+            self._listed.add(key_of(item))
+            self._cache.set(item)
+
+    def end(self) -> None:
+        self._cache.retain(self._listed, self._since)
+        self._listed = set()
 
     def event(self, event: Event) -> None:
         if event.type == "DELETED":

@@ -4,7 +4,8 @@ Nothing here is awaited, so the caches do not change between two reads without a
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
@@ -167,12 +168,10 @@ class Cache(Generic[T]):
         if entry and uid in ("", entry[0]):
             self._put(key, None)
 
-    def replace(self, objects: Iterable[Object], since: int) -> int:
-        """A list requested at ``since`` has these objects. The number of deletions that the watch had missed."""
-        listed = set()
-        for item in objects:
-            listed.add(key_of(item))
-            self.set(item)
+    def retain(self, listed: AbstractSet[Key], since: int) -> int:
+        """A list requested at ``since`` had these objects, which were set. The number of deletions that the watch had
+        missed.
+        """
         deleted = [key for key in self._objects if key not in listed and self._touched[key] <= since]
         for key in deleted:
             self._put(key, None)

@@ -26,12 +26,16 @@ class Script:
         self.least: list[str] = []
         self.done = asyncio.Event()
 
-    async def list(self, *_: object, least: str, **__: object) -> tuple[list[Object], str]:
+    async def pages(self, *_: object, least: str, **__: object) -> AsyncIterator[tuple[list[Object], str]]:
+        """One object in each page, and an empty last one."""
         self.least.append(least)
         step = await self._next()
         if isinstance(step, GalacticError):
             raise step
-        return step, str(max((int(item["metadata"]["resourceVersion"]) for item in step), default=0))
+        version = str(max((int(item["metadata"]["resourceVersion"]) for item in step), default=0))
+        for item in step:
+            yield [item], version
+        yield [], version
 
     async def watch(self, _resource: object, version: str, *_: object, **__: object) -> AsyncIterator[Event]:
         self.watched_from.append(version)
@@ -71,7 +75,7 @@ async def outcome(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[set[
         pytest.param(
             [[pod("a", 1), pod("b", 1)], Expired(""), [pod("b", 5)]],
             {"b"},
-            [("a", True), ("b", True), ("a", False), ("b", True)],
+            [("a", True), ("b", True), ("b", True), ("a", False)],
             id="expired-lists-again-and-notices-what-went",
         ),
         pytest.param(
@@ -148,3 +152,36 @@ async def test_how_fresh_a_list_must_be(
         await script.done.wait()
     task.cancel()
     assert script.least == least
+
+
+async def test_a_long_list_leaves_other_tasks_their_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Lease is renewed, and messages are read, while tens of thousands of objects arrive."""
+    monkeypatch.setattr(module, "TURN", 3)
+    script = Script([pod(f"p{number}", number + 1) for number in range(50)])
+
+    async def pages(*_: object, **__: object) -> AsyncIterator[tuple[list[Object], str]]:
+        yield await script._next(), "50"  # one page, as from an API server's memory
+
+    monkeypatch.setattr(script, "pages", pages)
+    since, longest = 0, 0
+
+    def changed(*_: object) -> None:
+        nonlocal since, longest
+        since += 1
+        longest = max(longest, since)
+
+    async def other() -> None:
+        nonlocal since
+        while True:
+            since = 0
+            await asyncio.sleep(0)
+
+    tasks = [
+        asyncio.create_task(Informer(script, Selection(PODS), changed).run()),
+        asyncio.create_task(other()),
+    ]
+    async with asyncio.timeout(60):
+        await script.done.wait()
+    for task in tasks:
+        task.cancel()
+    assert longest == 3

@@ -58,11 +58,11 @@ class MemoryKube:
             raise Unreachable("kube-apiserver", "away")
         return self.hidden.get(name) or self.objects.get(name)
 
-    async def list(self, resource, _namespace=None, *, fields="", labels="", least=""):
+    async def pages(self, resource, _namespace=None, *, fields="", labels="", least=""):
         self.asked.add(("list", resource.plural, fields, labels, least))
         while not self.events.empty():
             self.events.get_nowait()
-        return list(self.objects.values()), str(self.version)
+        yield list(self.objects.values()), str(self.version)
 
     async def watch(self, resource, _version, _namespace=None, *, fields="", labels=""):
         self.asked.add(("watch", resource.plural, fields, labels))

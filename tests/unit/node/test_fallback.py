@@ -72,13 +72,13 @@ class MemoryKube:
         self.objects[thing["metadata"]["name"]] = thing
         self._events.append(Event(kind, thing))
 
-    async def list(self, resource, _namespace=None, *, fields="", labels="", least=""):
+    async def pages(self, resource, _namespace=None, *, fields="", labels="", least=""):
         assert (resource.plural, fields, least) == ("vpcattachments", "", "0")
         if self.away:
             self.refused += 1
             raise Unreachable("kube-apiserver", "away")
         self.requests.append(labels)
-        return list(self.objects.values()), str(len(self._events))
+        yield list(self.objects.values()), str(len(self._events))
 
     async def watch(self, _resource, version, _namespace=None, *, fields="", labels=""):
         told = int(version)

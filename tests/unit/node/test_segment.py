@@ -55,11 +55,11 @@ class MemoryKube:
         self.object = self.object | {"metadata": {"name": "node-1", "resourceVersion": str(self.version)}}
         self.events.put_nowait(Event(kind, self.object))
 
-    async def list(self, _resource, _namespace=None, *, fields="", labels="", least=""):
+    async def pages(self, _resource, _namespace=None, *, fields="", labels="", least=""):
         self.selectors.add(fields)
         while not self.events.empty():
             self.events.get_nowait()
-        return ([self.object] if self.object else []), str(self.version)
+        yield ([self.object] if self.object else []), str(self.version)
 
     async def watch(self, _resource, _version, _namespace=None, *, fields="", labels=""):
         self.selectors.add(fields)

@@ -56,9 +56,9 @@ class MemoryKube:
             self.segment | parts | {"metadata": {"name": "node-1", "resourceVersion": str(version)}}
         )
 
-    async def list(self, *_, **__):
+    async def pages(self, *_, **__):
         self._answer()
-        return [self.segment], "1"
+        yield [self.segment], "1"
 
     async def watch(self, *_, **__):
         seen = self.segment

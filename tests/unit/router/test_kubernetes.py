@@ -59,9 +59,15 @@ class Api:
     def status(self, name: str) -> Object:
         return self.objects["vpcattachments"]["ns", name].get("status", {})
 
-    async def list(self, resource: Resource, *_: object, **__: object) -> tuple[list[Object], str]:
+    async def pages(
+        self, resource: Resource, *_: object, **__: object
+    ) -> AsyncIterator[tuple[list[Object], str]]:
         self._reachable()
-        return copy.deepcopy(list(self.objects.get(resource.plural, {}).values())), str(self._version)
+        yield copy.deepcopy(list(self.objects.get(resource.plural, {}).values())), str(self._version)
+
+    async def find(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
+        self._reachable()
+        return copy.deepcopy(self.objects.get(resource.plural, {}).get((namespace, name)))
 
     async def watch(self, resource: Resource, *_: object, **__: object) -> AsyncIterator[Event]:
         self._reachable()
@@ -564,3 +570,35 @@ async def test_somebody_else_writing_the_status_is_put_right(world, cluster, bro
 def test_the_recorder_knows_what_is_the_same() -> None:
     assert status_writer.Record(None, "").same(status_writer.Record(None, ""))
     assert not status_writer.Record(None, "").same(status_writer.Record(None, "x"))
+
+
+async def test_an_event_of_a_vpc_costs_nothing_for_its_attachments(world, cluster, broker, until) -> None:
+    """VPC.status counts endpoints, so that each pod that starts is an event of its VPC."""
+    async with router(broker, cluster) as controller:
+        await until(lambda: controller.idle)
+        given: list[str] = []
+        registrations = controller.store.nodes
+        before = registrations.set_attachment
+        registrations.set_attachment = lambda name, attachment: (given.append(name), before(name, attachment))
+        vpc = cluster.objects["vpcs"]["ns", "blue"]
+        for endpoints in range(5):
+            cluster.put(VPCS, "blue", "ns", status={**vpc["status"], "endpoints": endpoints})
+        cluster.attach(2, "10.1.1.4/24")
+        await until(lambda: given)
+        await asyncio.sleep(0.05)
+        assert given == ["ns/a2"]
+        cluster.put(VPCS, "blue", "ns", status={"identifier": "0000000004d3"})
+        await until(lambda: sorted(given[1:]) == ["ns/a1", "ns/a2"])
+
+
+async def test_an_attachment_whose_vpc_comes_later_is_known_then(world, cluster, broker, until) -> None:
+    cluster.remove(VPCS, "blue", "ns")
+    async with router(broker, cluster) as controller:
+        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=5)))
+        await until(lambda: controller.idle)
+        assert told(broker) == []
+        cluster.put(
+            VPCS, "blue", "ns", spec={"networks": ["10.1.0.0/16"]}, status={"identifier": "0000000004d2"}
+        )
+        await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
+        await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n1")

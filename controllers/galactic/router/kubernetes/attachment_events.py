@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import structlog
 
-from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.model import Meta
 from galactic.errors import GalacticError
 from galactic.kube.api import Api
 from galactic.kube.events import event_body, involved
 from galactic.kube.resources import EVENTS, VPC_ATTACHMENTS
 from galactic.router.ingress.rejections import SAME_SECONDS, SILENT, RejectionLog
+from galactic.router.kubernetes.record import AttachmentRecord
 from galactic.router.kubernetes.status_writer import Attachments
 from galactic.router.rib.path import Rejection
 
@@ -45,7 +46,7 @@ class AttachmentEvents:
         for rejection in rejections:
             self._log.note((rejection,))
             key = rejection.attachment, rejection.reason
-            known = self._attachments.attachment(rejection.attachment)
+            known = self._attachments.record(rejection.attachment)
             if known is None or rejection.reason in SILENT or self._waiting.full():
                 continue
             if self._clock() - self._made.get(key, -SAME_SECONDS) >= SAME_SECONDS:
@@ -60,7 +61,7 @@ class AttachmentEvents:
 
     def _confirm(self, rejection: Rejection) -> None:
         """Notes a path without a carrier, if it has none by now."""
-        known = self._attachments.attachment(rejection.attachment)
+        known = self._attachments.record(rejection.attachment)
         if known is None or _carried(known, rejection.origin.node) or self._waiting.full():
             self._made.pop((rejection.attachment, rejection.reason), None)
         else:
@@ -70,23 +71,25 @@ class AttachmentEvents:
         """Makes Events until cancelled. One that the API server refuses is given up: the rejection comes again."""
         while True:
             rejection = await self._waiting.get()
-            known = self._attachments.attachment(rejection.attachment)
+            known = self._attachments.record(rejection.attachment)
             if known is None:
                 continue
+            body = event(known.uid, rejection)
             try:
-                await self._api.create(EVENTS, event(known, rejection), known.metadata.namespace)
+                await self._api.create(EVENTS, body, body["metadata"]["namespace"])
             except GalacticError as error:
                 log.warning("Event not made", attachment=rejection.attachment, error=str(error))
                 self._made.pop((rejection.attachment, rejection.reason), None)
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _carried(attachment: VpcAttachment, node: str) -> bool:
-    return any(carrier.node == node for carrier in attachment.status.carriers or ())
+def _carried(attachment: AttachmentRecord, node: str) -> bool:
+    return node in (attachment.nodes or ())
 
 
-def event(attachment: VpcAttachment, rejection: Rejection) -> dict[str, Any]:
-    """A core/v1 Event of type Warning on that attachment."""
-    about = involved(VPC_ATTACHMENTS, attachment.metadata)
+def event(uid: str, rejection: Rejection) -> dict[str, Any]:
+    """A core/v1 Event of type Warning on the attachment, whose UID that is."""
+    namespace, _, name = rejection.attachment.partition("/")
+    about = involved(VPC_ATTACHMENTS, Meta(name=name, namespace=namespace, uid=uid))
     message = f"node {rejection.origin.node}: {rejection.message}"
     return event_body(about, "Warning", rejection.reason, message, component=COMPONENT)

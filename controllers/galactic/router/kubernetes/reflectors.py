@@ -8,12 +8,11 @@ objects that were deleted meanwhile, so that the routes of a removed node would 
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 from galactic.kube.api import Key, Object
 from galactic.kube.client import Kube
-from galactic.kube.informer import Changed, Informer
+from galactic.kube.informer import Follower
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import NODE_SEGMENTS, NODES_METADATA, VPC_ATTACHMENTS, VPCS
 from galactic.launch import Health
@@ -40,8 +39,8 @@ class Reflectors:
     ) -> None:
         self._attachments, self._segments, self._observer = attachments, segments, observer
         self._health = health
-        self._informers = tuple(
-            Informer(kube, Selection(resource), _newest(handler), connection=self._connected)
+        self._followers = tuple(
+            Follower(kube, Selection(resource), handler, self._connected)
             for resource, handler in (
                 (VPCS, attachments.set_vpc),
                 (VPC_ATTACHMENTS, self._attachment),
@@ -52,17 +51,20 @@ class Reflectors:
 
     async def run(self) -> None:
         """Watches for ever."""
+        vpcs, *others = self._followers
         async with asyncio.TaskGroup() as tasks:
-            for informer in self._informers:
-                tasks.create_task(informer.run())
+            tasks.create_task(vpcs.run())
+            await vpcs.synced.wait()  # else each VPC would touch all of its attachments again
+            for follower in others:
+                tasks.create_task(follower.run())
             # Starting does not wait for the Nodes: what is in force may stay a moment longer.
-            await self._informers[-1].synced.wait()
+            await self._followers[-1].synced.wait()
             self._segments.nodes_listed()
 
     async def synced(self) -> None:
         """Returns when all objects were read once, Nodes aside."""
-        for informer in self._informers[:-1]:
-            await informer.synced.wait()
+        for follower in self._followers[:-1]:
+            await follower.synced.wait()
 
     def _attachment(self, key: Key, new: Object | None) -> None:
         self._attachments.set_attachment(key, new)
@@ -70,10 +72,3 @@ class Reflectors:
 
     def _connected(self, connected: bool) -> None:
         self._health.set("kube-apiserver", None if connected else "the API server does not answer")
-
-
-def _newest(handler: Callable[[Key, Object | None], None]) -> Changed:
-    def changed(key: Key, old: Object | None, new: Object | None) -> None:  # noqa: ARG001
-        handler(key, new)
-
-    return changed

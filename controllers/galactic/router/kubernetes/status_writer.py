@@ -17,11 +17,13 @@ from typing import Any, Final, Protocol
 import structlog
 
 from galactic.backoff import Backoff
-from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
+from galactic.crds.model import parse
+from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Api, NotFound
 from galactic.kube.conditions import CONFLICT, State, conditions, now
 from galactic.kube.resources import VPC_ATTACHMENTS
+from galactic.router.kubernetes.record import AttachmentRecord, RecordedEndpoint
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import EndpointPath, Identity
 from galactic.router.rib.table import Conflict
@@ -34,7 +36,7 @@ BACKOFF_SECONDS: Final = (0.2, 10.0)
 class Attachments(Protocol):
     """Actual; ``attachments.AttachmentIndex``."""
 
-    def attachment(self, name: str) -> VpcAttachment | None: ...
+    def record(self, name: str) -> AttachmentRecord | None: ...
 
     def identity(self, name: str) -> Identity | None: ...
 
@@ -57,11 +59,11 @@ class Revisions(Protocol):
 class Record:
     """The router's part of one attachment's status. ``conflict`` is empty where there is none."""
 
-    endpoint: AttachedEndpoint | None
+    endpoint: RecordedEndpoint | None
     conflict: str
 
     def same(self, other: "Record") -> bool:
-        """Equal in all that the table decides; time and revision of the record do not count."""
+        """Equal in all that the table decides."""
         return self.conflict == other.conflict and _identity(self.endpoint) == _identity(other.endpoint)
 
 
@@ -156,36 +158,38 @@ class StatusWriter:
         asyncio.get_running_loop().call_later(seconds, self.enqueue, (name,))
 
     async def _write(self, name: str) -> None:
-        attachment = self._attachments.attachment(name)
-        if attachment is None:
+        known = self._attachments.record(name)
+        if known is None:
             self._written.pop(name, None)
             self._refused.pop(name, None)
             return
-        actual = self._written.get(name) or _recorded(attachment)
+        actual = self._written.get(name) or Record(known.endpoint, known.conflict)
         desired = self._desired(name, actual)
         if desired.same(actual):
             return
         body: dict[str, Any] = {"status": {}}
         if _identity(desired.endpoint) != _identity(actual.endpoint):
-            endpoint = desired.endpoint
-            body["status"]["endpoint"] = endpoint and endpoint.model_dump(mode="json", by_alias=True)
+            body["status"]["endpoint"] = desired.endpoint and desired.endpoint.document()
+        namespace, _, own_name = name.partition("/")
         if desired.conflict != actual.conflict:
+            attachment = await self._stored(own_name, namespace)
             body["status"]["conditions"] = _conditions(attachment, desired.conflict)
             # A merge patch replaces the whole list: only if no other writer changed it since.
             body["metadata"] = {"resourceVersion": attachment.metadata.resource_version}
         self._written[name] = desired
         try:
-            await self._api.patch(
-                VPC_ATTACHMENTS,
-                attachment.metadata.name,
-                body,
-                attachment.metadata.namespace,
-                subresource="status",
-            )
+            await self._api.patch(VPC_ATTACHMENTS, own_name, body, namespace, subresource="status")
         except BaseException:
             self._written.pop(name, None)
             raise
         log.info("status written", attachment=name, node=desired.endpoint.node if desired.endpoint else None)
+
+    async def _stored(self, name: str, namespace: str) -> VpcAttachment:
+        """The whole object. Conflicts are rare, and the list of conditions is long. Raises NotFound."""
+        document = await self._api.find(VPC_ATTACHMENTS, name, namespace)
+        if document is None:
+            raise NotFound(name)
+        return parse(VpcAttachment, document)
 
     def _desired(self, name: str, actual: Record) -> Record:
         identity = self._attachments.identity(name)
@@ -196,7 +200,7 @@ class StatusWriter:
             )  # then the operator writes the condition
         conflicts = self._table.conflicts(path)
         lost = {conflict.network for conflict in conflicts}
-        endpoint = AttachedEndpoint(
+        endpoint = RecordedEndpoint(
             cluster=path.origin.cluster,
             node=path.origin.node,
             sid=path.sid,
@@ -208,24 +212,13 @@ class StatusWriter:
         return Record(endpoint, "; ".join(conflict.sentence for conflict in conflicts))
 
 
-def _since(path: EndpointPath, before: AttachedEndpoint | None) -> str:
+def _since(path: EndpointPath, before: RecordedEndpoint | None) -> str:
     same = before and (before.cluster, before.node, before.epoch) == (*path.origin, path.epoch)
     return before.since if before and same and before.since else now()
 
 
-def _recorded(attachment: VpcAttachment) -> Record:
-    messages = [
-        condition.message
-        for condition in attachment.status.conditions
-        if condition.type == CONFLICT and condition.status == "True"
-    ]
-    return Record(attachment.status.endpoint, messages[0] if messages else "")
-
-
-def _identity(endpoint: AttachedEndpoint | None) -> tuple[object, ...] | None:
-    if endpoint is None:
-        return None
-    return endpoint.cluster, endpoint.node, endpoint.sid, endpoint.networks, endpoint.epoch
+def _identity(endpoint: RecordedEndpoint | None) -> tuple[object, ...] | None:
+    return None if endpoint is None else endpoint.identity
 
 
 def _conditions(attachment: VpcAttachment, conflict: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Network
 from sys import intern
 
@@ -82,6 +82,10 @@ class Registrations:
         self._mark((node,))
         return True
 
+    def endpoints(self, node: NodeRef) -> tuple[Endpoint, ...]:
+        """All endpoints of a node, as last accepted."""
+        return known.endpoints if (known := self._nodes.get(node)) is not None else ()
+
     def set_prefix(self, node: NodeRef, prefix: IPv6Network | None) -> None:
         """The SRv6 prefix of a node; None: it has no valid one."""
         known = self._nodes.setdefault(node, _Node())
@@ -123,6 +127,12 @@ class Registrations:
         else:
             self._attachments[name] = attachment
         self._mark(self._by_attachment.get(name, ()))
+
+    def set_identifiers(self, name: str, vpc: int | None) -> None:
+        """The identifier of the VPC of that VPCAttachment, if there is one of that name, is another one now."""
+        assert self._attachments is not None
+        if (known := self._attachments.get(name)) is not None:
+            self.set_attachment(name, replace(known, vpc=vpc))
 
     def install_prefixes(self, routes: Iterable[Route]) -> None:
         """These routes are in force, from before this process: their nodes have the locators of the SIDs."""
