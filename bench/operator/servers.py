@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ from galactic.kube.resources import Resource
 from galactic_lab import assets
 from galactic_lab.controlplane import servers
 
-CHECKOUT: Final = Path(__file__).resolve().parents[2]
+NEWEST: Final = (1, 99)
+"""Of Kubernetes: kinds with everything that they have."""
 CRDS: Final = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
@@ -138,15 +139,11 @@ def _wait(folder: Path, port: int) -> None:
 async def install(kube: Kube) -> None:
     """The kinds are served."""
     names = []
-    for path in servers.definitions(CHECKOUT):
-        for thing in yaml.safe_load_all(path.read_text()):
-            if thing["kind"] != "CustomResourceDefinition":
-                continue  # roles: who runs the bench may do everything
+    for text in (servers.MULTUS.read_text(), servers.kinds(NEWEST)):
+        for thing in filter(None, yaml.safe_load_all(text)):
             names.append(thing["metadata"]["name"])
-            try:
+            with suppress(Conflict):
                 await kube.create(CRDS, thing)
-            except Conflict:
-                continue
     for name in names:
         while not _established(await kube.get(CRDS, name)):
             time.sleep(0.1)  # noqa: ASYNC251 - nothing else is going on yet
