@@ -34,7 +34,7 @@ class AttachmentIndex:
         self._names: dict[Identity, str] = {}
 
     def record(self, name: str) -> AttachmentRecord | None:
-        """What is known of the VPCAttachment ``namespace/name``."""
+        """The record of the VPCAttachment ``namespace/name``."""
         return self._records.get(name)
 
     def identity(self, name: str) -> Identity | None:

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """What is kept of a NodeSegment. ``owned``: by a Node, with which it goes."""
+    """The part of a NodeSegment that is kept. ``owned``: by a Node, with which it goes."""
 
     prefix: str
     sequence: int
