@@ -25,7 +25,7 @@ class Follower:
     ) -> None:
         self._changed = changed
         self._versions: dict[Key, str] = {}
-        self._gone: set[Key] = set()  # as far as the list says that is under way
+        self._gone: set[Key] = set()  # not in the list under way, so far
         self._reflector = Reflector(api, selection, self, connection)
         self.synced = self._reflector.synced
 

@@ -1,4 +1,4 @@
-"""The part of a VPCAttachment that the router keeps. There are very many: a model of the whole object has ten times the size."""
+"""The part of a VPCAttachment that the router keeps. There are many: a model of the whole has ten times the size."""
 
 from dataclasses import dataclass
 from functools import lru_cache
