@@ -1,5 +1,6 @@
 """An API server and its etcd for one measurement, on free ports of this machine, gone afterwards."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,14 +16,12 @@ from typing import Any, Final
 
 import yaml
 
-from galactic.kube.api import Conflict
+from galactic.kube.api import Conflict, NotFound
 from galactic.kube.client import Kube
-from galactic.kube.resources import Resource
+from galactic.kube.resources import NADS, NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS, Resource
 from galactic_lab import assets
 from galactic_lab.controlplane import servers
 
-NEWEST: Final = (1, 99)
-"""Of Kubernetes: kinds with everything that they have."""
 CRDS: Final = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
@@ -139,19 +138,32 @@ def _wait(folder: Path, port: int) -> None:
 async def install(kube: Kube) -> None:
     """The kinds are served."""
     names = []
-    for text in (servers.MULTUS.read_text(), servers.kinds(NEWEST)):
-        for thing in filter(None, yaml.safe_load_all(text)):
-            names.append(thing["metadata"]["name"])
+    for text in (servers.MULTUS.read_text(), servers.kinds(assets.find().version)):
+        for manifest in filter(None, yaml.safe_load_all(text)):
+            names.append(manifest["metadata"]["name"])
             with suppress(Conflict):
-                await kube.create(CRDS, thing)
+                await kube.create(CRDS, manifest)
     for name in names:
         while not _established(await kube.get(CRDS, name)):
-            time.sleep(0.1)  # noqa: ASYNC251 - nothing else is going on yet
+            await asyncio.sleep(0.1)
+    for resource in (VPCS, VPC_ATTACHMENTS, NODE_SEGMENTS, NADS):
+        await _served(kube, resource)
 
 
-def _established(thing: dict[str, Any]) -> bool:
-    conditions = (thing.get("status") or {}).get("conditions") or ()
+def _established(definition: dict[str, Any]) -> bool:
+    conditions = (definition.get("status") or {}).get("conditions") or ()
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+
+async def _served(kube: Kube, resource: Resource) -> None:
+    """Waits for the path of the kind: the API server adds it some time after ``Established``."""
+    while True:
+        try:
+            await kube.list(resource)
+        except NotFound:
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 def scraped(port: int) -> dict[str, float]:
