@@ -157,7 +157,7 @@ def row(name: str, unit: str, sides: tuple[list[float], list[float]], *, more_is
     before, after = map(statistics.median, sides)
     ratio = after / before if before else 1.0
     worse = (1 / ratio if more_is_better and ratio else ratio) > 1.05
-    spread = " | ".join(f"{min(side):,.4g} – {max(side):,.4g}" for side in sides)
+    spread = " | ".join(f"{min(side):,.4g} to {max(side):,.4g}" for side in sides)
     values = f"{before:,.4g} {unit} | {after:,.4g} {unit}"
     return f"| {name} | {values} | {f'**{ratio:.2f}**' if worse else f'{ratio:.2f}'} | {spread} |"
 

@@ -144,7 +144,7 @@ async def install(kube: Kube) -> None:
             with suppress(Conflict):
                 await kube.create(CRDS, manifest)
     for name in names:
-        while not _established(await kube.get(CRDS, name)):
+        while not _established(await kube.get(CRDS, name)):  # noqa: ASYNC110 - no watch for a bench
             await asyncio.sleep(0.1)
     for resource in (VPCS, VPC_ATTACHMENTS, NODE_SEGMENTS, NADS):
         await _served(kube, resource)
