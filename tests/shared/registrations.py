@@ -7,7 +7,7 @@ from galactic.names import function_hex, vpc_hex
 from galactic.srv6 import sid
 
 
-class World:
+class Topology:
     """Nodes n1, n2, … with prefixes of their own, and endpoints on them."""
 
     topics = Topics("galactic/v1")

@@ -33,7 +33,7 @@ def endpoint(node: int, function: int, *networks: str, epoch: int = 1, vpc: int 
 
 
 @dataclass
-class World:
+class RecordedPlane:
     """A standalone router's store with nodes 1, 2, …, and history writers that follow it."""
 
     store: Store = field(default_factory=lambda: Store(checked=False))
@@ -46,9 +46,9 @@ class World:
         """Registers all endpoints of a node, and commits."""
         self.sequence += 1
         self.registrations[node] = list(endpoints)
-        origin = NodeRef("default", f"n{node}")
-        self.store.nodes.set_prefix(origin, prefix(node))
-        self.store.nodes.set_endpoints(origin, self.sequence, endpoints)
+        node_ref = NodeRef("default", f"n{node}")
+        self.store.nodes.set_prefix(node_ref, prefix(node))
+        self.store.nodes.set_endpoints(node_ref, self.sequence, endpoints)
         commit = self.store.commit(HORIZON)
         for follower in self.followers:
             follower.committed(commit)
@@ -59,9 +59,9 @@ class World:
         self.epoch += 1
         vpc = chance.choice((0x4D2, 0x4D3))
         kept = [
-            it
-            for it in self.registrations.get(node, [])
-            if int(it.function, 16) != function or it.vpc != vpc_hex(vpc)
+            endpoint
+            for endpoint in self.registrations.get(node, [])
+            if int(endpoint.function, 16) != function or endpoint.vpc != vpc_hex(vpc)
         ]
         if chance.random() < 0.7:
             networks = chance.sample(
@@ -80,9 +80,9 @@ class World:
 
     def endpoints(self) -> set[tuple]:
         return {
-            (vpc, who.function, claim.origin.node, claim.attachment, claim.networks, claim.epoch)
+            (vpc, who.function, path.origin.node, path.attachment, path.networks, path.epoch)
             for vpc, table in self.store.tables.snapshot().items()
-            for who, claim in table.endpoints.items()
+            for who, path in table.endpoints.items()
         }
 
 
@@ -92,16 +92,16 @@ async def upgrade(url: str, to: str = VERSION) -> None:
         await migrate(connected, to)
 
 
-def history_writer(url: str, world: World, replica: str = "r", **more: object) -> HistoryWriter:
+def history_writer(url: str, plane: RecordedPlane, replica: str = "r", **more: object) -> HistoryWriter:
     """One whose metrics are ``registry`` and whose problems are ``problems``."""
     registry = CollectorRegistry()
     problems: list[str | None] = []
     settings = HistorySettings(url, replica, **{"backoff": (0.02, 0.2), "linger": 0.0, **more})
     made = HistoryWriter(
-        settings, world.store.tables, DatabaseMetrics(registry), lambda _: 7, problems.append
+        settings, plane.store.tables, DatabaseMetrics(registry), lambda _: 7, problems.append
     )
     made.registry, made.problems = registry, problems
-    world.followers.append(made)
+    plane.followers.append(made)
     return made
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from blocks import DOCS, Command, blocks, commands
 from database_world import (
-    World,
+    RecordedPlane,
     endpoint,
     history_writer,
     recorded,
@@ -53,22 +53,22 @@ def run(command: Command, url: str, folder: Path) -> None:
 
 async def test_under_a_router_that_runs(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
     dump, restore = written
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"))
-        await until(lambda: it.idle)
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"))
+        await until(lambda: writer.idle)
         run(dump, url, tmp_path)
-        world.register(1, endpoint(1, 2, "10.1.1.2/32"))
-        world.register(2, endpoint(2, 3, "10.1.1.3/32"))
-        await until(lambda: it.idle)
+        plane.register(1, endpoint(1, 2, "10.1.1.2/32"))
+        plane.register(2, endpoint(2, 3, "10.1.1.3/32"))
+        await until(lambda: writer.idle)
         run(restore, url, tmp_path)
         assert rows(url, PERIODS) == [("10.1.1.1/32", True, True), ("10.1.1.2/32", True, True)], "as it was"
-        before = sample(it, "comparisons_total")
-        world.register(3, endpoint(3, 4, "10.1.1.4/32"))
-        await until(lambda: sample(it, "comparisons_total") > before and it.idle)
-        assert it.problems[-1] is None
-    assert recorded(url) == world.table()
-    assert recorded_endpoints(url) == world.endpoints()
+        before = sample(writer, "comparisons_total")
+        plane.register(3, endpoint(3, 4, "10.1.1.4/32"))
+        await until(lambda: sample(writer, "comparisons_total") > before and writer.idle)
+        assert writer.problems[-1] is None
+    assert recorded(url) == plane.table()
+    assert recorded_endpoints(url) == plane.endpoints()
     ends = {network: (runs, exactly) for network, runs, exactly in rows(url, PERIODS)}
     assert ends["10.1.1.1/32"] == (False, False), "when it ended is not known"
     assert ends["10.1.1.2/32"] == ends["10.1.1.4/32"] == (True, True)
@@ -77,18 +77,18 @@ async def test_under_a_router_that_runs(url, until, written: tuple[Command, Comm
 async def test_into_an_empty_database(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
     """The server was lost, and the router has not been started at the new one yet."""
     dump, restore = written
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
-    told = rows(url, PERIODS)
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
+    periods = rows(url, PERIODS)
     run(dump, url, tmp_path)
     other = f"{url}_again"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {other.rpartition('/')[2]}".encode())
     run(restore, other, tmp_path)
-    assert rows(other, PERIODS) == told
-    async with running(history_writer(other, world)) as it:
-        await until(lambda: it.idle)
-        assert it.problems[-1:] in ([], [None])
-    assert recorded(other) == world.table()
+    assert rows(other, PERIODS) == periods
+    async with running(history_writer(other, plane)) as writer:
+        await until(lambda: writer.idle)
+        assert writer.problems[-1:] in ([], [None])
+    assert recorded(other) == plane.table()

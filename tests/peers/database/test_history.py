@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import psycopg
 import pytest
 import yaml
-from database_world import World, endpoint, history_writer, rows, running, sample, upgrade
+from database_world import RecordedPlane, endpoint, history_writer, rows, running, sample, upgrade
 from typer.testing import CliRunner
 
 from galactic.cli.history import moment
@@ -54,7 +54,7 @@ class Fact:
 
 
 def facts(chance: random.Random) -> list[Fact]:
-    found = []
+    answers = []
     for vpc in (1, 2):
         for network in NETWORKS:
             at = BEGIN
@@ -62,11 +62,11 @@ def facts(chance: random.Random) -> list[Fact]:
                 since = at + timedelta(minutes=chance.randint(0, 5))
                 until = since + timedelta(minutes=chance.randint(1, 30))
                 last = chance.random() < 0.2
-                found.append(Fact(vpc, network, since, None if last else until, f"n{number}"))
+                answers.append(Fact(vpc, network, since, None if last else until, f"n{number}"))
                 if last:
                     break
                 at = until
-    return found
+    return answers
 
 
 def insert(url: str, some: list[Fact]) -> None:
@@ -74,7 +74,7 @@ def insert(url: str, some: list[Fact]) -> None:
         connection.cursor().executemany(
             "INSERT INTO galactic.period (vpc, network, during, cluster, function, node, attachment, sid, epoch, "
             "revision) VALUES (%s, %s, tstzrange(%s, %s), 'default', 1, %s, 'ns/a', '2001:db8::1', 1, 1)",
-            [(it.vpc, it.network, it.since, it.until, it.node) for it in some],
+            [(period.vpc, period.network, period.since, period.until, period.node) for period in some],
         )
 
 
@@ -85,21 +85,23 @@ async def test_answers_are_the_oracles(url, seed: int) -> None:
     known = facts(chance)
     insert(url, known)
     moments = [None, *(BEGIN + timedelta(minutes=chance.randint(-5, 150)) for _ in range(8))]
-    moments += [it.until for it in known[:3]] + [it.since for it in known[:3]]  # the very edges
-    async with session(url) as it:
+    moments += [edge for period in known[:3] for edge in (period.until, period.since)]  # of periods
+    async with session(url) as database:
         for _ in range(150):
             address, vpc = chance.choice(ADDRESSES), chance.choice((None, 1, 2, 3))
             since = chance.choice(moments)
             until = chance.choice((since, None))
-            found = await it.do(history(it.connection, address, vpc=vpc, since=since, until=until))
-            told = {(one.vpc, one.network, one.since, one.until, one.node) for one in found}
+            answer = await database.do(
+                history(database.connection, address, vpc=vpc, since=since, until=until)
+            )
+            answered = {(one.vpc, one.network, one.since, one.until, one.node) for one in answer}
             wanted = {
                 (one.vpc, one.network, one.since, one.until, one.node)
                 for one in known
                 if one.answers(address, vpc, since, until)
             }
-            assert told == wanted, (address, vpc, since, until)
-            assert len(found) == len(told)
+            assert answered == wanted, (address, vpc, since, until)
+            assert len(answer) == len(answered)
 
 
 async def test_one_index_answers_whatever_there_is(url) -> None:
@@ -137,10 +139,10 @@ async def test_one_index_answers_whatever_there_is(url) -> None:
 
 
 async def test_retention_takes_what_ended_long_ago_and_nothing_else(url, until) -> None:
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
     now = datetime.now(UTC)
     old = [
         Fact(7, f"10.0.0.{n}/32", BEGIN - timedelta(days=900), now - timedelta(days=n), "n")
@@ -151,8 +153,10 @@ async def test_retention_takes_what_ended_long_ago_and_nothing_else(url, until) 
         assert await asked.do(delete_old(asked.connection, 10.5, at_most=4)) == 4, "a few at a time"
     kept = sorted(n for (n,) in rows(url, "SELECT host(network) FROM galactic.period WHERE vpc = 7"))
     assert kept == sorted([*(f"10.0.0.{n}" for n in range(1, 17)), "10.9.9.9"]), "the oldest first"
-    async with running(history_writer(url, World(), "s", retention_days=10.5, idle=0.01), term=2) as it:
-        await until(lambda: sample(it, "retired_total") == 6)
+    async with running(
+        history_writer(url, RecordedPlane(), "s", retention_days=10.5, idle=0.01), term=2
+    ) as writer:
+        await until(lambda: sample(writer, "retired_total") == 6)
     kept = sorted(n for (n,) in rows(url, "SELECT host(network) FROM galactic.period WHERE vpc = 7"))
     assert kept == sorted([*(f"10.0.0.{n}" for n in range(1, 11)), "10.9.9.9"]), "what lasts is never old"
 
@@ -188,31 +192,31 @@ def command(*words: str, url: str | None = None) -> object:
 
 
 async def test_the_command(url, until) -> None:
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        await until(lambda: it.idle)
-        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
-        await until(lambda: it.idle)
-        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
-        await until(lambda: it.idle)
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        await until(lambda: writer.idle)
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
+        await until(lambda: writer.idle)
+        plane.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        await until(lambda: writer.idle)
     result = await asyncio.to_thread(command, "10.1.1.1", url=url)
     lines = result.output.splitlines()
     assert (result.exit_code, len(lines)) == (0, 3)
     assert lines[0].split() == ["VPC", "NETWORK", "ATTACHMENT", "NODE", "SINCE", "UNTIL"]
     assert lines[1].split()[:4] == ["0000000004d2", "10.1.1.1/32", "ns/a1", "n2"]
     assert lines[1].split()[-1] == "now"
-    found = json.loads(
+    printed = json.loads(
         (await asyncio.to_thread(command, "10.1.1.1", "--vpc", "4d2", "-o", "json", url=url)).output
     )
-    assert [one["node"] for one in found] == ["n2", "n1"]
-    assert found[1]["until"] == found[0]["since"]
+    assert [one["node"] for one in printed] == ["n2", "n1"]
+    assert printed[1]["until"] == printed[0]["since"]
     assert (
         yaml.safe_load((await asyncio.to_thread(command, "10.1.1.1", "-o", "yaml", url=url)).output)[0][
             "epoch"
         ]
         == 2
     )
-    then = await asyncio.to_thread(command, "10.1.1.1", "--at", found[1]["since"], "-o", "json", url=url)
+    then = await asyncio.to_thread(command, "10.1.1.1", "--at", printed[1]["since"], "-o", "json", url=url)
     assert [one["node"] for one in json.loads(then.output)] == ["n1"]
     wide = await asyncio.to_thread(command, "10.1.1.1", "-o", "wide", url=url)
     assert endpoint(2, 1).sid in wide.output

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from database_world import (
     HORIZON,
-    World,
+    RecordedPlane,
     endpoint,
     history_writer,
     recorded,
@@ -30,17 +30,17 @@ PERIODS = (
 
 
 async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        await until(lambda: it.idle)
-        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
-        await until(lambda: it.idle)
-        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
-        world.register(1)
-        world.register(2)
-        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
-        await until(lambda: it.idle)
-        assert it.problems[-1] is None
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        await until(lambda: writer.idle)
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=1))
+        await until(lambda: writer.idle)
+        plane.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
+        plane.register(1)
+        plane.register(2)
+        plane.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
+        await until(lambda: writer.idle)
+        assert writer.problems[-1] is None
     assert rows(url, PERIODS) == [
         ("10.1.1.1/32", "n1", True, False, True, True),
         ("10.1.1.1/32", "n2", True, False, True, True),
@@ -52,47 +52,47 @@ async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
         "WHERE a.node = 'n1' AND b.id = a.id + 1",
     )
     assert (ended, began) == (True, "ns/a1")
-    assert recorded_endpoints(url) == world.endpoints()
-    assert sample(it, "lag_items") == sample(it, "lag_seconds") == 0
+    assert recorded_endpoints(url) == plane.endpoints()
+    assert sample(writer, "lag_items") == sample(writer, "lag_seconds") == 0
 
 
 async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_server, until) -> None:
-    url, world = own_server.url(), World()
-    async with running(history_writer(url, world)) as it:
-        await until(lambda: it.idle)
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
+    url, plane = own_server.url(), RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        await until(lambda: writer.idle)
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
         own_server.kill()
         for epoch in range(2, 50):
-            world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
-        await until(lambda: sample(it, "failures_total", reason="Unreachable") >= 2)
-        assert it.problems[-1]
-        assert sample(it, "lag_items") >= 48
-        assert sample(it, "lag_seconds") > 0
+            plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+        await until(lambda: sample(writer, "failures_total", reason="Unreachable") >= 2)
+        assert writer.problems[-1]
+        assert sample(writer, "lag_items") >= 48
+        assert sample(writer, "lag_seconds") > 0
         own_server.start()
-        await until(lambda: it.idle)
-        assert it.problems[-1] is None
+        await until(lambda: writer.idle)
+        assert writer.problems[-1] is None
     epochs = [epoch for (epoch,) in rows(url, "SELECT epoch FROM galactic.period ORDER BY lower(during)")]
     assert epochs == list(range(1, 50)), "nothing lost, nothing doubled, in order"
     assert rows(url, "SELECT count(*) FROM galactic.period WHERE NOT (began_exactly AND ended_exactly)") == [
         (0,)
     ]
-    assert sample(it, "lost_items_total") == 0
+    assert sample(writer, "lost_items_total") == 0
 
 
 async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_server, until) -> None:
-    url, world = own_server.url(), World()
-    async with running(history_writer(url, world, backlog=10)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
+    url, plane = own_server.url(), RecordedPlane()
+    async with running(history_writer(url, plane, backlog=10)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
         own_server.kill()
         for epoch in range(2, 50):
-            world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
-        assert it._backlog.items <= 10
+            plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+        assert writer._backlog.items <= 10
         own_server.start()
-        await until(lambda: it.idle)
-    assert recorded(url) == world.table()
-    assert sample(it, "lost_items_total") > 0
+        await until(lambda: writer.idle)
+    assert recorded(url) == plane.table()
+    assert sample(writer, "lost_items_total") > 0
     *_, (began_exactly, began_after, after) = rows(
         url, "SELECT began_exactly, began_after, lower(during) FROM galactic.period ORDER BY lower(during)"
     )
@@ -103,21 +103,21 @@ async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_se
 async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_was_not_there(
     url, until
 ) -> None:
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(
             1, endpoint(1, 1, "10.1.1.1/32"), endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32")
         )
-        await until(lambda: it.idle)
-    world.followers.clear()
-    world.register(1, endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32", epoch=2))
-    async with running(history_writer(url, world, "s"), term=2) as it:
-        await until(lambda: it.idle)
-        assert sample(it, "corrections_total") == 2
-    assert recorded(url) == world.table()
-    assert recorded_endpoints(url) == world.endpoints()
-    found = [(network, *row[2:]) for network, *row in rows(url, PERIODS)]
-    assert found == [
+        await until(lambda: writer.idle)
+    plane.followers.clear()
+    plane.register(1, endpoint(1, 2, "10.1.1.2/32"), endpoint(1, 3, "10.1.1.3/32", epoch=2))
+    async with running(history_writer(url, plane, "s"), term=2) as writer:
+        await until(lambda: writer.idle)
+        assert sample(writer, "corrections_total") == 2
+    assert recorded(url) == plane.table()
+    assert recorded_endpoints(url) == plane.endpoints()
+    rows_found = [(network, *row[2:]) for network, *row in rows(url, PERIODS)]
+    assert rows_found == [
         ("10.1.1.1/32", False, False, False),
         ("10.1.1.2/32", True, False, True),
         ("10.1.1.3/32", False, False, False),
@@ -126,25 +126,25 @@ async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_w
 
 
 async def test_a_router_that_starts_changes_nothing_that_was_right(url, until) -> None:
-    world = World()
+    plane = RecordedPlane()
     chance = random.Random(1)
-    async with running(history_writer(url, world)) as it:
+    async with running(history_writer(url, plane)) as writer:
         for _ in range(50):
-            world.step(chance)
-        await until(lambda: it.idle)
+            plane.step(chance)
+        await until(lambda: writer.idle)
     before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
     endpoints = rows(url, "SELECT * FROM galactic.endpoint ORDER BY 1, 2, 3")
-    async with running(history_writer(url, world, "s"), term=2) as it:
-        await until(lambda: it.idle)
+    async with running(history_writer(url, plane, "s"), term=2) as writer:
+        await until(lambda: writer.idle)
     assert rows(url, "SELECT * FROM galactic.period ORDER BY id") == before
     assert rows(url, "SELECT * FROM galactic.endpoint ORDER BY 1, 2, 3") == endpoints
 
 
 @pytest.mark.parametrize("term", [pytest.param(1, id="lower-term"), pytest.param(2, id="same-term")])
 async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
-    world, other = World(), World()
-    async with running(history_writer(url, world, "old"), term=term) as old:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
+    plane, other = RecordedPlane(), RecordedPlane()
+    async with running(history_writer(url, plane, "old"), term=term) as old:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: old.idle)
         other.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=2))
         if term == 2:
@@ -153,46 +153,46 @@ async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
             async with running(history_writer(url, other, "new"), term=2) as new:
                 await until(lambda: new.idle)
         before = rows(url, "SELECT * FROM galactic.period ORDER BY id")
-        world.register(1, endpoint(1, 1, "10.1.1.7/32"))
+        plane.register(1, endpoint(1, 1, "10.1.1.7/32"))
         await until(lambda: sample(old, "failures_total", reason="Deposed") >= 2)
         assert "new" in old.problems[-1]
         assert rows(url, "SELECT * FROM galactic.period ORDER BY id") == before
         old.lead(3)
         await until(lambda: old.idle)
-    assert recorded(url) == world.table()
+    assert recorded(url) == plane.table()
 
 
 async def test_a_database_restored_from_before_is_made_right_again(url, until) -> None:
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
         rows(
             url,
             "WITH gone AS (DELETE FROM galactic.period), noted AS (DELETE FROM galactic.endpoint) "
             "UPDATE galactic.writer SET sequence = 0 RETURNING 1",
         )
-        world.register(2, endpoint(2, 2, "10.1.1.2/32"))
-        await until(lambda: it.idle)
-        await until(lambda: sample(it, "comparisons_total") > 1 and it.idle)
-    assert recorded(url) == world.table()
-    assert recorded_endpoints(url) == world.endpoints()
+        plane.register(2, endpoint(2, 2, "10.1.1.2/32"))
+        await until(lambda: writer.idle)
+        await until(lambda: sample(writer, "comparisons_total") > 1 and writer.idle)
+    assert recorded(url) == plane.table()
+    assert recorded_endpoints(url) == plane.endpoints()
 
 
 async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until) -> None:
-    url, world = own_server.url(), World()
-    async with running(history_writer(url, world, transaction=2.0)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
+    url, plane = own_server.url(), RecordedPlane()
+    async with running(history_writer(url, plane, transaction=2.0)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
         own_server.pause()
         try:
             for epoch in range(2, 30):
-                world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
+                plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=epoch))
                 await asyncio.sleep(0)
-            await until(lambda: sample(it, "failures_total", reason="Unreachable") >= 1)
+            await until(lambda: sample(writer, "failures_total", reason="Unreachable") >= 1)
         finally:
             own_server.resume()
-        await until(lambda: it.idle)
+        await until(lambda: writer.idle)
     epochs = [epoch for (epoch,) in rows(url, "SELECT epoch FROM galactic.period ORDER BY lower(during)")]
     assert epochs == list(range(1, 30)), (
         "what the stopped server had under way is neither lost nor written twice"
@@ -200,38 +200,38 @@ async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until)
 
 
 async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
     rows(
         url,
         "WITH moved AS (UPDATE galactic.period SET during = tstzrange(now() + interval '1 hour', NULL)) "
         "UPDATE galactic.writer SET moment = now() + interval '1 hour' RETURNING 1",
     )
-    async with running(history_writer(url, world, "s"), term=2) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=2))
-        world.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=3))
-        await until(lambda: it.idle)
-        world.register(1)
-        await until(lambda: it.idle)
-        assert it.problems[-1] is None
+    async with running(history_writer(url, plane, "s"), term=2) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=2))
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32", epoch=3))
+        await until(lambda: writer.idle)
+        plane.register(1)
+        await until(lambda: writer.idle)
+        assert writer.problems[-1] is None
     assert recorded(url) == set()
     epochs = rows(url, "SELECT epoch FROM galactic.period ORDER BY lower(during)")
     assert (epochs[0], epochs[-1]) == ((1,), (3,))
 
 
 async def test_names_that_postgres_cannot_hold_stop_nothing(url, until) -> None:
-    world = World()
+    plane = RecordedPlane()
     odd = endpoint(1, 1, "10.1.1.1/32")
     odd = type(odd)(odd.vpc, odd.function, "a\0b\N{SNOWMAN}", odd.sid, odd.networks, odd.epoch)
-    async with running(history_writer(url, world)) as it:
-        await until(lambda: it.idle)
-        world.register(1, odd)
-        await until(lambda: it.idle)
-    async with running(history_writer(url, world, "s"), term=2) as it:
-        await until(lambda: it.idle)
-        assert sample(it, "corrections_total") == 0
+    async with running(history_writer(url, plane)) as writer:
+        await until(lambda: writer.idle)
+        plane.register(1, odd)
+        await until(lambda: writer.idle)
+    async with running(history_writer(url, plane, "s"), term=2) as writer:
+        await until(lambda: writer.idle)
+        assert sample(writer, "corrections_total") == 0
     assert rows(url, "SELECT attachment FROM galactic.endpoint") == [
         ("a\N{REPLACEMENT CHARACTER}b\N{SNOWMAN}",)
     ]
@@ -240,35 +240,35 @@ async def test_names_that_postgres_cannot_hold_stop_nothing(url, until) -> None:
 @pytest.mark.parametrize("seed", [int(s) for s in os.environ.get("GALACTIC_SEEDS", "1 2 3").split()])
 async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
     """Router and PostgreSQL are killed, and PostgreSQL stopped, at random; the database ends equal to the table."""
-    chance, url, world, term = random.Random(seed), own_server.url(), World(), 0
+    chance, url, plane, term = random.Random(seed), own_server.url(), RecordedPlane(), 0
     for _ in range(4):
         term += 1
-        world.followers.clear()
-        async with running(history_writer(url, world, f"r{term}", transaction=2.0), term=term) as it:
+        plane.followers.clear()
+        async with running(history_writer(url, plane, f"r{term}", transaction=2.0), term=term) as writer:
             for _ in range(chance.randint(1, 25)):
-                world.step(chance)
+                plane.step(chance)
                 await asyncio.sleep(chance.choice((0, 0, 0.001, 0.01, 0.05)))
                 what = chance.random()
                 if what < 0.08:
                     own_server.kill()
-                    world.step(chance)
+                    plane.step(chance)
                     own_server.start()
                 elif what < 0.12:
                     own_server.pause()
-                    world.step(chance)
+                    plane.step(chance)
                     await asyncio.sleep(chance.choice((0.01, 2.5)))
                     own_server.resume()
             if chance.random() < 0.5:
-                await until(lambda: it.idle)
-                assert recorded(url) == world.table()
+                await until(lambda: writer.idle)
+                assert recorded(url) == plane.table()
         if chance.random() < 0.5:
-            world.step(chance)
-    world.followers.clear()
-    async with running(history_writer(url, world, "last"), term=term + 1) as it:
-        await until(lambda: it.idle)
-        assert world.store.commit(HORIZON).routes == {}
-    assert recorded(url) == world.table()
-    assert recorded_endpoints(url) == world.endpoints()
+            plane.step(chance)
+    plane.followers.clear()
+    async with running(history_writer(url, plane, "last"), term=term + 1) as writer:
+        await until(lambda: writer.idle)
+        assert plane.store.commit(HORIZON).routes == {}
+    assert recorded(url) == plane.table()
+    assert recorded_endpoints(url) == plane.endpoints()
     overlapping = (
         "SELECT count(*) FROM galactic.period a, galactic.period b "
         "WHERE a.id < b.id AND a.vpc = b.vpc AND a.network = b.network AND a.during && b.during"
@@ -282,14 +282,14 @@ async def test_a_batch_whose_commit_got_through_is_not_written_again(url) -> Non
     at = datetime.now(UTC)
     own = Leader(1, "r")
     first, second, fourth = (BatchId(own, sequence) for sequence in (1, 2, 4))
-    held = NetworkOwner("default", 1, "n1", "ns/a1", "2001:db8::1", 1)
-    entries = [HistoryEntry(at, {VpcNetwork(1, "10.1.1.1/32"): held}, {})]
-    async with session(url) as it:
-        await it.do(compare(it.connection, first, TableState({}, {}, at), lambda _: 1))
+    owner = NetworkOwner("default", 1, "n1", "ns/a1", "2001:db8::1", 1)
+    entries = [HistoryEntry(at, {VpcNetwork(1, "10.1.1.1/32"): owner}, {})]
+    async with session(url) as database:
+        await database.do(compare(database.connection, first, TableState({}, {}, at), lambda _: 1))
         for _ in range(3):
-            await it.do(write(it.connection, second, entries, lambda _: 1))
+            await database.do(write(database.connection, second, entries, lambda _: 1))
         with pytest.raises(Outdated):
-            await it.do(write(it.connection, fourth, entries, lambda _: 1))
+            await database.do(write(database.connection, fourth, entries, lambda _: 1))
     assert rows(url, "SELECT count(*), count(*) FILTER (WHERE upper_inf(during)) FROM galactic.period") == [
         (1, 1)
     ]

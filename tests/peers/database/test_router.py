@@ -28,12 +28,12 @@ CHANGES = TOPICS.changes("0000000004d2")
 @asynccontextmanager
 async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIterator[Router]:
     settings = RouterSettings(kubernetes=False, database_url=url)
-    it = assembled(settings, broker.session(), replica=replica)
-    it.history = it.part(HistoryWriter)
-    it.history._backoff = Backoff(0.02, 0.2)
-    task = asyncio.create_task(it.run())
+    controller = assembled(settings, broker.session(), replica=replica)
+    controller.history = controller.part(HistoryWriter)
+    controller.history._backoff = Backoff(0.02, 0.2)
+    task = asyncio.create_task(controller.run())
     try:
-        yield it
+        yield controller
     finally:
         task.cancel()
         (outcome,) = await asyncio.gather(task, return_exceptions=True)
@@ -48,24 +48,40 @@ def register(broker: MemoryBroker, node: int, sequence: int, *endpoints: object)
 
 def changes(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
     messages = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
-    return [(sorted(f"{it.network}@{it.node}" for it in one.set), list(one.delete)) for one in messages]
+    return [
+        (sorted(f"{route.network}@{route.node}" for route in one.set), list(one.delete)) for one in messages
+    ]
 
 
 async def test_an_empty_broker_and_a_full_database(url, until) -> None:
     broker = MemoryBroker()
-    async with router(broker, url) as it:
+    async with router(broker, url) as controller:
         register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         register(broker, 2, 1, endpoint(2, 2, "10.1.1.2/32", epoch=5))
-        await until(lambda: len(it.store.tables.routes(0x4D2)) == 2 and it.idle and it.history.idle)
+        await until(
+            lambda: (
+                len(controller.store.tables.routes(0x4D2)) == 2
+                and controller.idle
+                and controller.history.idle
+            )
+        )
     empty = MemoryBroker()
-    async with router(empty, url, "second") as it:
-        await until(lambda: it.idle and it.history.idle)
+    async with router(empty, url, "second") as controller:
+        await until(lambda: controller.idle and controller.history.idle)
         assert changes(empty) == [(["10.1.1.1/32@n1", "10.1.1.2/32@n2"], [])]
         rival = endpoint(3, 3, "10.1.1.1/32", epoch=1)  # older than the holder's word, and yet later here
         register(empty, 3, 1, rival)
         register(empty, 2, 2, endpoint(2, 2, "10.1.1.9/32", epoch=6))
-        await until(lambda: it.idle and "10.1.1.9/32" in it.store.tables.routes(0x4D2) and it.history.idle)
-        assert it.store.tables.routes(0x4D2)["10.1.1.1/32"].node == "n1", "who holds a network keeps it"
+        await until(
+            lambda: (
+                controller.idle
+                and "10.1.1.9/32" in controller.store.tables.routes(0x4D2)
+                and controller.history.idle
+            )
+        )
+        assert controller.store.tables.routes(0x4D2)["10.1.1.1/32"].node == "n1", (
+            "who holds a network keeps it"
+        )
         assert changes(empty)[1:] == [(["10.1.1.9/32@n2"], ["10.1.1.2/32"])]
     assert rows(url, "SELECT network::text FROM galactic.period WHERE NOT upper_inf(during)") == [
         ("10.1.1.2/32",)
@@ -74,13 +90,15 @@ async def test_an_empty_broker_and_a_full_database(url, until) -> None:
 
 async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(url, until) -> None:
     broker = MemoryBroker()
-    async with router(broker, url) as it:
+    async with router(broker, url) as controller:
         register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle and it.history.idle and it.store.tables.routes(0x4D2))
+        await until(
+            lambda: controller.idle and controller.history.idle and controller.store.tables.routes(0x4D2)
+        )
     broker.publish(TOPICS.endpoints("default", "n1"), encode(NodeEndpoints(2, ())), True)
-    async with router(broker, url, "second") as it:
-        await until(lambda: it.idle and it.history.idle)
-        assert not it.store.tables.routes(0x4D2), (
+    async with router(broker, url, "second") as controller:
+        await until(lambda: controller.idle and controller.history.idle)
+        assert not controller.store.tables.routes(0x4D2), (
             "what a node withdrew meanwhile does not come back from the database"
         )
 
@@ -88,37 +106,39 @@ async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(
 async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -> None:
     """As after a broker was set back, or lost everything, while the clock is behind what it was."""
     broker = MemoryBroker()
-    async with router(broker, url) as it:
-        await until(lambda: it.idle and it.history.idle)
-        ahead = it.term + 3_600_000
+    async with router(broker, url) as controller:
+        await until(lambda: controller.idle and controller.history.idle)
+        ahead = controller.term + 3_600_000
         with psycopg.connect(url) as connection:
             connection.execute("UPDATE galactic.writer SET term = %s, leader = 'z'", (ahead,))
         register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle and it.history.idle and it.store.tables.routes(0x4D2))
-        assert it.term > ahead
-        assert rows(url, "SELECT term, leader FROM galactic.writer") == [(it.term, "r")]
+        await until(
+            lambda: controller.idle and controller.history.idle and controller.store.tables.routes(0x4D2)
+        )
+        assert controller.term > ahead
+        assert rows(url, "SELECT term, leader FROM galactic.writer") == [(controller.term, "r")]
         assert rows(url, "SELECT network::text FROM galactic.period") == [("10.1.1.1/32",)]
-        last = it.term
-    async with router(MemoryBroker(), url, "second") as it:
-        await until(lambda: it.idle and it.history.idle)
-        assert it.term == last + 1, "it starts above what is recorded"
+        last = controller.term
+    async with router(MemoryBroker(), url, "second") as controller:
+        await until(lambda: controller.idle and controller.history.idle)
+        assert controller.term == last + 1, "it starts above what is recorded"
 
 
 async def test_postgres_away_routing_goes_on(own_server, until) -> None:
     broker, url = MemoryBroker(), own_server.url()
-    async with router(broker, url) as it:
-        await until(lambda: it.idle and it.history.idle)
+    async with router(broker, url) as controller:
+        await until(lambda: controller.idle and controller.history.idle)
         own_server.pause()
         register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: changes(broker))
         own_server.resume()
-        await until(lambda: it.history.idle)
+        await until(lambda: controller.history.idle)
         own_server.kill()
         register(broker, 1, 2, endpoint(1, 1, "10.1.1.2/32", epoch=2))
         await until(lambda: len(changes(broker)) == 2)
-        await until(lambda: "postgres" in it.health.problems)
+        await until(lambda: "postgres" in controller.health.problems)
         own_server.start()
-        await until(lambda: it.history.idle and not it.health.problems)
+        await until(lambda: controller.history.idle and not controller.health.problems)
     query = "SELECT network::text, upper_inf(during), began_exactly FROM galactic.period ORDER BY id"
     assert rows(url, query) == [("10.1.1.1/32", False, True), ("10.1.1.2/32", True, True)]
 
@@ -126,10 +146,10 @@ async def test_postgres_away_routing_goes_on(own_server, until) -> None:
 async def test_an_empty_broker_and_no_database(monkeypatch: pytest.MonkeyPatch, until) -> None:
     monkeypatch.setattr(startup, "RESTORE_SECONDS", 0.3)
     broker = MemoryBroker()
-    async with router(broker, "postgresql://galactic@127.0.0.1:1/x") as it:
+    async with router(broker, "postgresql://galactic@127.0.0.1:1/x") as controller:
         register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
         await until(lambda: changes(broker))
-        assert "postgres" in it.health.problems
+        assert "postgres" in controller.health.problems
 
 
 class Candidate:
@@ -181,17 +201,17 @@ async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytes
         return True
 
     frozen._owned = mine
-    held, next_one = asyncio.Event(), asyncio.Event()
+    locked, next_one = asyncio.Event(), asyncio.Event()
     # Whoever is held up for longer than the server waits begins again.
-    holder = asyncio.create_task(LockElection(frozen, retry=0.1).run(lambda _: held.set()))
-    await held.wait()
+    election = asyncio.create_task(LockElection(frozen, retry=0.1).run(lambda _: locked.set()))
+    await locked.wait()
     other = AdvisoryLock(server.url(), key=99)
     waiting = asyncio.create_task(LockElection(other, retry=0.1).run(lambda _: next_one.set()))
     try:
         await until(next_one.is_set)
-        assert not holder.done()
+        assert not election.done()
     finally:
         alive.set()
-        for task in (holder, waiting):
+        for task in (election, waiting):
             task.cancel()
-        await asyncio.gather(holder, waiting, return_exceptions=True)
+        await asyncio.gather(election, waiting, return_exceptions=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from database_world import World, endpoint, history_writer, recorded, rows, running, sample, upgrade
+from database_world import RecordedPlane, endpoint, history_writer, recorded, rows, running, sample, upgrade
 
 from galactic.errors import Rejected, Unreachable
 from galactic.router.database import migration
@@ -62,13 +62,13 @@ async def test_a_database_made_by_alembic_is_taken_over_without_loss(url, until,
     assert await migrated(url) == VERSION
     assert [rows(url, query) for query in TABLES] == before
     assert rows(url, "SELECT version_num FROM galactic.schema_version") == [(VERSION,)]
-    world = World()
-    async with running(history_writer(url, world), term=2) as it:
-        world.register(1, endpoint(1, 2, "10.1.1.2/32", "fd00::2/128", epoch=2))
-        world.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
-        await until(lambda: it.idle)
-        assert sample(it, "corrections_total") == 0, "the router goes on where the one with Alembic ended"
-    assert recorded(url) == world.table()
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane), term=2) as writer:
+        plane.register(1, endpoint(1, 2, "10.1.1.2/32", "fd00::2/128", epoch=2))
+        plane.register(2, endpoint(2, 1, "10.1.1.1/32", epoch=3))
+        await until(lambda: writer.idle)
+        assert sample(writer, "corrections_total") == 0, "the router goes on where the one with Alembic ended"
+    assert recorded(url) == plane.table()
     after = [rows(url, query) for query in TABLES]
     assert after[:2] == before[:2]
 
@@ -90,11 +90,11 @@ async def test_from_the_first_version_nothing_is_lost(url, until) -> None:
         "VALUES (1234, '10.1.1.1/32', '[2026-01-01, 2026-02-01)', 'default', 1, 'n1', 'ns/a1', '2001:db8::1', 1, 1) "
         "RETURNING 1",
     )
-    world = World()
-    async with running(history_writer(url, world)) as it:
-        world.register(1, endpoint(1, 1, "10.1.1.1/32"))
-        await until(lambda: it.idle)
-    assert recorded(url) == world.table()
+    plane = RecordedPlane()
+    async with running(history_writer(url, plane)) as writer:
+        plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
+        await until(lambda: writer.idle)
+    assert recorded(url) == plane.table()
     assert rows(url, "SELECT count(*) FROM galactic.period") == [(2,)]
     assert await migrated(url) == VERSION
 
@@ -132,9 +132,9 @@ async def test_a_database_that_is_newer_than_the_program(url, until) -> None:
     with pytest.raises(Rejected, match="version 9999, this program knows versions up to 0002") as caught:
         await migrated(url)
     assert caught.value.reason == "SchemaNewer"
-    async with running(history_writer(url, World())) as it:
-        await until(lambda: it.problems)
-    assert "newer galactic-router" in it.problems[-1]
+    async with running(history_writer(url, RecordedPlane())) as writer:
+        await until(lambda: writer.problems)
+    assert "newer galactic-router" in writer.problems[-1]
 
 
 async def test_a_role_that_may_not_create_is_told_what_to_grant(server, url) -> None:

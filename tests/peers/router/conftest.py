@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from registrations import World
+from registrations import Topology
 from waits import until
 
 from galactic.bus import client, inflight, paho
@@ -20,8 +20,8 @@ LAST = "$SYS/broker/version"
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def topology() -> Topology:
+    return Topology()
 
 
 class Mosquitto(mosquitto.Mosquitto):
@@ -35,7 +35,7 @@ class Mosquitto(mosquitto.Mosquitto):
         program = shutil.which("mosquitto_sub")
         assert program, "mosquitto_sub is needed: apt-get install mosquitto-clients"
         asked = ("-t", filters, "-t", LAST, "--retained-only", "-k", "600")
-        found: dict[str, str] = {}
+        messages: dict[str, str] = {}
         with subprocess.Popen(
             [program, "-p", str(self.port), *asked, "-F", "%t %p"], stdout=subprocess.PIPE, text=True
         ) as listening:
@@ -47,12 +47,12 @@ class Mosquitto(mosquitto.Mosquitto):
                 topic, _, payload = line.rstrip("\n").partition(" ")
                 if topic == LAST:
                     break
-                found[topic] = payload
+                messages[topic] = payload
             else:
                 pytest.fail("the broker did not say what it retains")
             impatient.cancel()
             listening.kill()
-        return found
+        return messages
 
 
 @pytest.fixture(name="mosquitto")

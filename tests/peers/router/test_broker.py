@@ -41,7 +41,7 @@ class Listener:
 
     def __init__(self, bus: PahoBus, pattern: str) -> None:
         self.bus, self.pattern = bus, pattern
-        self.heard: list[Delivery] = []
+        self.received: list[Delivery] = []
         self.marks: set[bytes] = set()
         self.sessions = 0
 
@@ -51,7 +51,7 @@ class Listener:
             if isinstance(item, Delivery) and item.topic == self.MARK:
                 self.marks.add(item.payload)
             elif isinstance(item, Delivery):
-                self.heard.append(item)
+                self.received.append(item)
             self.sessions += isinstance(item, Connected)
 
     async def caught_up(self) -> None:
@@ -62,7 +62,7 @@ class Listener:
             await asyncio.sleep(0.01)
 
     def changes(self) -> list[Changes]:
-        return [decode(Changes, item.payload) for item in self.heard if item.topic.endswith("/changes")]
+        return [decode(Changes, item.payload) for item in self.received if item.topic.endswith("/changes")]
 
 
 @asynccontextmanager
@@ -70,10 +70,10 @@ async def listener(
     url: str, pattern: str = "galactic/v1/#", name: str = "listener"
 ) -> AsyncIterator[Listener]:
     async with PahoBus(RouterSettings(mqtt_url=url), name) as bus:
-        found = Listener(bus, pattern)
-        task = asyncio.create_task(found.run())
+        listener = Listener(bus, pattern)
+        task = asyncio.create_task(listener.run())
         try:
-            yield found
+            yield listener
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -94,8 +94,8 @@ def networks(retained: dict[str, str]) -> list[str] | None:
     except KeyError:
         return None
     routes = [route for shard in shards for route in shard["routes"]]
-    told = [Told(**{**route, "segments": tuple(route["segments"])}) for route in routes]
-    adds_up = (head["count"], head["digest"]) == (len(routes), digest(told))
+    decoded = [Told(**{**route, "segments": tuple(route["segments"])}) for route in routes]
+    adds_up = (head["count"], head["digest"]) == (len(routes), digest(decoded))
     return (
         sorted(route["network"] for route in routes) if adds_up and len(retained) == 1 + len(shards) else None
     )
@@ -104,38 +104,38 @@ def networks(retained: dict[str, str]) -> list[str] | None:
 async def retains(mosquitto, controller: Router, expected: list[str]) -> None:
     """Until it is what the broker retains. A session of the router's may begin later than ours, and set it right."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        found: list[str] | None = None
-        while found != expected or not controller.idle:
-            found = networks(await asyncio.to_thread(mosquitto.retained))
+        retained: list[str] | None = None
+        while retained != expected or not controller.idle:
+            retained = networks(await asyncio.to_thread(mosquitto.retained))
 
 
-async def test_a_table_larger_than_the_brokers_queue(world, mosquitto, until) -> None:
+async def test_a_table_larger_than_the_brokers_queue(topology, mosquitto, until) -> None:
     """A default Mosquitto drops what does not fit into its queue of 1,000; here it is 8, for 20 shards and 2 nodes."""
     mosquitto.start(extra="max_queued_messages 8\nmax_inflight_messages 4")
-    async with listener(mosquitto.url, f"{VPC}/changes") as it:
+    async with listener(mosquitto.url, f"{VPC}/changes") as client:
         async with router(mosquitto.url) as controller:
-            await until(lambda: it.sessions and controller.idle)
-            many = [world.endpoint("n1", 1, *(f"10.1.{n >> 8}.{n & 255}/32" for n in range(1, 1001)))]
+            await until(lambda: client.sessions and controller.idle)
+            many = [topology.endpoint("n1", 1, *(f"10.1.{n >> 8}.{n & 255}/32" for n in range(1, 1001)))]
             many += [
-                world.endpoint(
+                topology.endpoint(
                     "n1", 1 + part, *(f"10.{1 + part}.{n >> 8}.{n & 255}/32" for n in range(1, 1001))
                 )
                 for part in range(1, 5)
             ]
-            for topic, payload in (world.status("n1"), world.endpoints("n1", 1, *many)):
-                await it.bus.publish(topic, payload, retain=True)
+            for topic, payload in (topology.status("n1"), topology.endpoints("n1", 1, *many)):
+                await client.bus.publish(topic, payload, retain=True)
             await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 5000)
-        await it.caught_up()
-        before = len(it.heard)
+        await client.caught_up()
+        before = len(client.received)
         async with router(mosquitto.url, "second") as controller:
             await until(lambda: controller.idle)
             assert len(controller.store.tables.routes(0x4D2)) == 5000
             await asyncio.sleep(1)  # for what it might do then
-        await it.caught_up()
-        assert len(it.heard) == before, "what the broker dropped in the replay was taken for absent"
+        await client.caught_up()
+        assert len(client.received) == before, "what the broker dropped in the replay was taken for absent"
 
 
-async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, until, monkeypatch) -> None:
+async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(topology, mosquitto, until, monkeypatch) -> None:
     """Its queue of 1,000 may overflow, and what others say meanwhile be dropped; all of it is heard in the end.
 
     However long it takes to say so much, to the router it was all in the same second.
@@ -145,7 +145,7 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
     monkeypatch.setattr(subscriptions, "FloodDamping", lambda: FloodDamping(lambda: now[0]))
     mosquitto.start()
     async with (
-        listener(mosquitto.url) as it,
+        listener(mosquitto.url) as client,
         listener(mosquitto.url, "none", "flood") as flood,
         router(mosquitto.url) as controller,
     ):
@@ -158,26 +158,28 @@ async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(world, mosquitto, u
                 f"galactic/v1/nodes/+/+/{kind}" for kind in subscriptions.KINDS
             }
 
-        await until(lambda: it.sessions and flood.sessions and controller.idle)
+        await until(lambda: client.sessions and flood.sessions and controller.idle)
         for number in range(1, 6):
-            await say(it.bus, world.status(f"n{number}"), world.endpoints(f"n{number}", 1))
+            await say(client.bus, topology.status(f"n{number}"), topology.endpoints(f"n{number}", 1))
         last = 2000
         shouting = asyncio.gather(
             *(
                 say(
                     flood.bus,
-                    world.endpoints("n1", number, world.endpoint("n1", 1, f"10.9.{number % 9}.1/32")),
+                    topology.endpoints("n1", number, topology.endpoint("n1", 1, f"10.9.{number % 9}.1/32")),
                 )
                 for number in range(1, last + 1)
             )
         )
         for number in range(2, 6):
             await say(
-                it.bus,
-                world.endpoints(f"n{number}", 2, world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")),
+                client.bus,
+                topology.endpoints(
+                    f"n{number}", 2, topology.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
+                ),
             )
         await shouting
-        final = world.endpoints("n1", last + 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        final = topology.endpoints("n1", last + 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await say(flood.bus, final)
         expected = {f"10.1.1.{number}/32" for number in range(1, 6)}
         await until(lambda: {*controller.store.tables.routes(0x4D2)} == expected and controller.idle)

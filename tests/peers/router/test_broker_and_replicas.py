@@ -59,51 +59,55 @@ class Replica:
 class Nodes:
     """All nodes on one connection. As real ones do they say everything again in a new session."""
 
-    def __init__(self, world, url: str) -> None:
-        self.world = world
+    def __init__(self, topology, url: str) -> None:
+        self.topology = topology
         self.bus = PahoBus(RouterSettings(mqtt_url=url), "nodes")
-        self.said = {f"n{number}": () for number in range(1, NODES + 1)}
-        self.sequence, self.due = 0, asyncio.Event()
+        self.registered = {f"n{number}": () for number in range(1, NODES + 1)}
+        self.sequence, self.changed = 0, asyncio.Event()
 
     async def run(self) -> None:
         async with self.bus, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._speak())
             async for item in self.bus.deliveries():
                 if isinstance(item, Connected):
-                    self.due.set()
+                    self.changed.set()
 
     def move(self, dice: random.Random) -> None:
         """Some attachment comes, goes, moves, or is in two places at once for a while."""
         self.sequence += 1
-        node = dice.choice(list(self.said))
+        node = dice.choice(list(self.registered))
         functions = dice.sample(range(1, 7), dice.randint(0, 3))
-        self.said[node] = tuple(
-            self.world.endpoint(
-                node, it, f"10.1.1.{it}/32", f"10.9.{dice.randint(1, 3)}.0/24", epoch=self.sequence
+        self.registered[node] = tuple(
+            self.topology.endpoint(
+                node,
+                function,
+                f"10.1.1.{function}/32",
+                f"10.9.{dice.randint(1, 3)}.0/24",
+                epoch=self.sequence,
             )
-            for it in functions
+            for function in functions
         )
-        self.due.set()
+        self.changed.set()
 
     async def _speak(self) -> None:
         while True:
-            await self.due.wait()
-            self.due.clear()
+            await self.changed.wait()
+            self.changed.clear()
             try:
-                for node, endpoints in self.said.items():
+                for node, endpoints in self.registered.items():
                     for topic, payload in (
-                        self.world.status(node),
-                        self.world.endpoints(node, self.sequence, *endpoints),
+                        self.topology.status(node),
+                        self.topology.endpoints(node, self.sequence, *endpoints),
                     ):
                         await self.bus.publish(topic, payload, retain=True)
             except Unreachable:
-                self.due.set()
+                self.changed.set()
                 await asyncio.sleep(0.05)
 
     def segments(self) -> dict[NodeRef, Segment]:
         return {
-            NodeRef("default", node): Segment(self.world.prefix(node), endpoints)
-            for node, endpoints in self.said.items()
+            NodeRef("default", node): Segment(self.topology.prefix(node), endpoints)
+            for node, endpoints in self.registered.items()
         }
 
 
@@ -116,30 +120,36 @@ def believed(retained: dict[str, str]) -> dict[str, Route] | None:
         parts = [json.loads(retained[f"{HERE}/table/{number}"]) for number in range(head["shards"])]
     except KeyError:
         return None
-    routes = [Route(**{**it, "segments": tuple(it["segments"])}) for part in parts for it in part["routes"]]
+    routes = [
+        Route(**{**route, "segments": tuple(route["segments"])}) for part in parts for route in part["routes"]
+    ]
     adds_up = (head["count"], head["digest"]) == (len(routes), digest(routes))
-    return {it.network: it for it in routes} if adds_up and len(retained) == head["shards"] + 1 else None
+    return (
+        {route.network: route for route in routes}
+        if adds_up and len(retained) == head["shards"] + 1
+        else None
+    )
 
 
 class Stage:
     """Everybody, and what happens to them."""
 
-    def __init__(self, world, mosquitto, seed: int, extra: str) -> None:
+    def __init__(self, topology, mosquitto, seed: int, extra: str) -> None:
         self.mosquitto, self.extra, self.dice, self.vote = mosquitto, extra, random.Random(seed), Vote()
         mosquitto.start(extra=extra)
-        self.nodes = Nodes(world, mosquitto.url)
+        self.nodes = Nodes(topology, mosquitto.url)
         self.replicas = {name: Replica(mosquitto.url, self.vote, name) for name in ("a", "b")}
 
     async def __aenter__(self) -> Self:
         self.speaking = asyncio.create_task(self.nodes.run())
-        for each in self.replicas.values():
-            each.start()
+        for replica in self.replicas.values():
+            replica.start()
         self.vote.elect("a")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for each in self.replicas.values():
-            await each.kill()
+        for replica in self.replicas.values():
+            await replica.kill()
         self.speaking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self.speaking
@@ -169,21 +179,21 @@ class Stage:
     @property
     def leader(self) -> Router | None:
         """Whoever leads and has nothing left to do."""
-        found = self.replicas[self.vote.chosen].controller
-        return found if found is not None and found.idle else None
+        controller = self.replicas[self.vote.chosen].controller
+        return controller if controller is not None and controller.idle else None
 
     def settled(self) -> bool:
         """The leader has heard the last word, and its table is one that follows from what was said."""
         controller = self.leader
-        if controller is None or not self.nodes.bus.connected or self.nodes.due.is_set():
+        if controller is None or not self.nodes.bus.connected or self.nodes.changed.is_set():
             return False
-        if {it.endpoints for it in controller.store.nodes.segments().values()} != set(
-            self.nodes.said.values()
+        if {segment.endpoints for segment in controller.store.nodes.segments().values()} != set(
+            self.nodes.registered.values()
         ):
             return False
-        held = dict(controller.store.tables.routes(VPC))
-        oracle = table(self.nodes.segments(), None, {VPC: held}, 1 << 61).vpcs.get(VPC)
-        return held == (oracle.routes if oracle else {})
+        routes = dict(controller.store.tables.routes(VPC))
+        oracle = table(self.nodes.segments(), None, {VPC: routes}, 1 << 61).vpcs.get(VPC)
+        return routes == (oracle.routes if oracle else {})
 
     def retains(self, retained: dict[str, str]) -> bool:
         """Whether that is the leader's table, and nobody has anything left to do."""
@@ -194,11 +204,11 @@ class Stage:
 @pytest.mark.parametrize("extra", BROKERS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_whatever_dies_what_is_retained_is_the_table(
-    world, mosquitto, until, monkeypatch, *, extra: str, seed: int
+    topology, mosquitto, until, monkeypatch, *, extra: str, seed: int
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything
     monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 1.0)  # what is dropped is lost until then
-    async with Stage(world, mosquitto, seed, extra) as stage:
+    async with Stage(topology, mosquitto, seed, extra) as stage:
         for _ in range(STEPS):
             await stage.step()
         for last in ("nothing", "broker", "leader"):  # and nobody says anything new after it
@@ -210,5 +220,5 @@ async def test_whatever_dies_what_is_retained_is_the_table(
                     while not stage.retains(retained):  # a session may begin only now
                         retained = await asyncio.to_thread(mosquitto.retained, f"{HERE}/#")
             assert stage.retains(retained), f"after {last} what is retained is not the table: {retained}"
-        said = await asyncio.to_thread(mosquitto.retained, "galactic/v1/router/leader")
-        assert json.loads(said["galactic/v1/router/leader"])["id"] == stage.vote.chosen
+        leader = await asyncio.to_thread(mosquitto.retained, "galactic/v1/router/leader")
+        assert json.loads(leader["galactic/v1/router/leader"])["id"] == stage.vote.chosen

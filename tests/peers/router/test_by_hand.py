@@ -62,109 +62,121 @@ class Place:
 N1, N2, N3 = "10.1.1.1/32", "10.1.1.2/32", "fd00::3/128"
 SCENARIOS: dict[str, tuple[Callable[[Place], list[Decoder]], Callable[[Place], list[dict]]]] = {
     "one-endpoint": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1])])],
-        lambda it: [it.route(N1, A, 1)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1])])],
+        lambda place: [place.route(N1, A, 1)],
     ),
     "two-on-two-nodes": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1])]), (B, 1, [it.endpoint(B, 2, [N2])])],
-        lambda it: [it.route(N1, A, 1), it.route(N2, B, 2)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1])]), (B, 1, [place.endpoint(B, 2, [N2])])],
+        lambda place: [place.route(N1, A, 1), place.route(N2, B, 2)],
     ),
     "two-on-one-node": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1]), it.endpoint(A, 2, [N2])])],
-        lambda it: [it.route(N1, A, 1), it.route(N2, A, 2)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1]), place.endpoint(A, 2, [N2])])],
+        lambda place: [place.route(N1, A, 1), place.route(N2, A, 2)],
     ),
     "several-networks": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1, N3, "10.9.0.0/16", N1])])],
-        lambda it: [it.route(network, A, 1) for network in (N1, "10.9.0.0/16", N3)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1, N3, "10.9.0.0/16", N1])])],
+        lambda place: [place.route(network, A, 1) for network in (N1, "10.9.0.0/16", N3)],
     ),
     "a-network-more-and-one-less": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1, N2])]), (A, 2, [it.endpoint(A, 1, [N2, N3])])],
-        lambda it: [it.route(N2, A, 1), it.route(N3, A, 1)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1, N2])]), (A, 2, [place.endpoint(A, 1, [N2, N3])])],
+        lambda place: [place.route(N2, A, 1), place.route(N3, A, 1)],
     ),
     "a-move": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], 5)]), (B, 1, [it.endpoint(B, 1, [N1], 6)])],
-        lambda it: [it.route(N1, B, 1, 6)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1], 5)]), (B, 1, [place.endpoint(B, 1, [N1], 6)])],
+        lambda place: [place.route(N1, B, 1, 6)],
     ),
     "a-move-told-late": (
-        lambda it: [(B, 1, [it.endpoint(B, 1, [N1], 6)]), (A, 1, [it.endpoint(A, 1, [N1], 5)])],
-        lambda it: [it.route(N1, B, 1, 6)],
+        lambda place: [(B, 1, [place.endpoint(B, 1, [N1], 6)]), (A, 1, [place.endpoint(A, 1, [N1], 5)])],
+        lambda place: [place.route(N1, B, 1, 6)],
     ),
     "a-move-and-back": (
-        lambda it: [
-            (A, 1, [it.endpoint(A, 1, [N1], 5)]),
-            (B, 1, [it.endpoint(B, 1, [N1], 6)]),
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1], 5)]),
+            (B, 1, [place.endpoint(B, 1, [N1], 6)]),
             (B, 2, []),
-            (A, 2, [it.endpoint(A, 1, [N1], 7)]),
+            (A, 2, [place.endpoint(A, 1, [N1], 7)]),
         ],
-        lambda it: [it.route(N1, A, 1, 7)],
+        lambda place: [place.route(N1, A, 1, 7)],
     ),
     "one-of-two-leaves": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1])]), (B, 1, [it.endpoint(B, 2, [N2])]), (A, 2, [])],
-        lambda it: [it.route(N2, B, 2)],
-    ),
-    "the-last-leaves": (lambda it: [(A, 1, [it.endpoint(A, 1, [N1])]), (A, 2, [])], lambda _: []),
-    "it-joins-again": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], 5)]), (A, 2, []), (A, 3, [it.endpoint(A, 1, [N1], 9)])],
-        lambda it: [it.route(N1, A, 1, 9)],
-    ),
-    "a-replay": (
-        lambda it: [(A, 4, [it.endpoint(A, 1, [N1])]), (A, 3, [it.endpoint(A, 1, [N2])]), (A, 4, [])],
-        lambda it: [it.route(N1, A, 1)],
-    ),
-    "a-conflict-the-holder-keeps-it": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], 1)]), (B, 1, [it.endpoint(B, 2, [N1, N2], 9)])],
-        lambda it: [it.route(N1, A, 1), it.route(N2, B, 2, 9)],
-    ),
-    "a-conflict-the-holder-leaves": (
-        lambda it: [
-            (A, 1, [it.endpoint(A, 1, [N1], 1)]),
-            (B, 1, [it.endpoint(B, 2, [N1], 9)]),
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1])]),
+            (B, 1, [place.endpoint(B, 2, [N2])]),
             (A, 2, []),
         ],
-        lambda it: [it.route(N1, B, 2, 9)],
+        lambda place: [place.route(N2, B, 2)],
+    ),
+    "the-last-leaves": (lambda place: [(A, 1, [place.endpoint(A, 1, [N1])]), (A, 2, [])], lambda _: []),
+    "it-joins-again": (
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1], 5)]),
+            (A, 2, []),
+            (A, 3, [place.endpoint(A, 1, [N1], 9)]),
+        ],
+        lambda place: [place.route(N1, A, 1, 9)],
+    ),
+    "a-replay": (
+        lambda place: [
+            (A, 4, [place.endpoint(A, 1, [N1])]),
+            (A, 3, [place.endpoint(A, 1, [N2])]),
+            (A, 4, []),
+        ],
+        lambda place: [place.route(N1, A, 1)],
+    ),
+    "a-conflict-the-holder-keeps-it": (
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1], 1)]), (B, 1, [place.endpoint(B, 2, [N1, N2], 9)])],
+        lambda place: [place.route(N1, A, 1), place.route(N2, B, 2, 9)],
+    ),
+    "a-conflict-the-holder-leaves": (
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1], 1)]),
+            (B, 1, [place.endpoint(B, 2, [N1], 9)]),
+            (A, 2, []),
+        ],
+        lambda place: [place.route(N1, B, 2, 9)],
     ),
     "another-node's-sid": (
-        lambda it: [
-            (B, 1, [it.endpoint(B, 1, [N1], sid=it.sid(A, 1)), it.endpoint(B, 2, [N2])]),
+        lambda place: [
+            (B, 1, [place.endpoint(B, 1, [N1], sid=place.sid(A, 1)), place.endpoint(B, 2, [N2])]),
         ],
-        lambda it: [it.route(N2, B, 2)],
+        lambda place: [place.route(N2, B, 2)],
     ),
     "a-sid-of-another-vpc": (
-        lambda it: [
-            (A, 1, [it.endpoint(A, 1, [N1], vpc=f"{it.number + 100:012x}"), it.endpoint(A, 2, [N2])])
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1], vpc=f"{place.number + 100:012x}"), place.endpoint(A, 2, [N2])])
         ],
-        lambda it: [it.route(N2, A, 2)],
+        lambda place: [place.route(N2, A, 2)],
     ),
     "one-bad-network-among-good-ones": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1, "0.0.0.0/0", "10.1.1.9/24", "10.1.1.8", N2])])],
-        lambda it: [it.route(N1, A, 1), it.route(N2, A, 1)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1, "0.0.0.0/0", "10.1.1.9/24", "10.1.1.8", N2])])],
+        lambda place: [place.route(N1, A, 1), place.route(N2, A, 1)],
     ),
     "unknown-fields": (
-        lambda it: [(A, 1, [it.endpoint(A, 1, [N1], colour="blue", deep={"er": [1]})])],
-        lambda it: [it.route(N1, A, 1)],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1], colour="blue", deep={"er": [1]})])],
+        lambda place: [place.route(N1, A, 1)],
     ),
     "an-epoch-far-in-the-future": (
-        lambda it: [
-            (A, 1, [it.endpoint(A, 1, [N1], (1 << 62) - 1)]),
-            (B, 1, [it.endpoint(B, 1, [N1], 5), it.endpoint(B, 2, [N2])]),
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1], (1 << 62) - 1)]),
+            (B, 1, [place.endpoint(B, 1, [N1], 5), place.endpoint(B, 2, [N2])]),
         ],
-        lambda it: [it.route(N1, B, 1, 5), it.route(N2, B, 2)],
+        lambda place: [place.route(N1, B, 1, 5), place.route(N2, B, 2)],
     ),
     "a-sequence-far-in-the-future-silences-nobody": (
-        lambda it: [
-            (A, 1, [it.endpoint(A, 1, [N1])]),
-            (B, 1, [it.endpoint(B, 2, [N2])]),
+        lambda place: [
+            (A, 1, [place.endpoint(A, 1, [N1])]),
+            (B, 1, [place.endpoint(B, 2, [N2])]),
             (A, (1 << 62) - 1, []),
             (B, (1 << 62) - 1, []),
-            (A, 2, [it.endpoint(A, 1, [N1]), it.endpoint(A, 3, [N3])]),
+            (A, 2, [place.endpoint(A, 1, [N1]), place.endpoint(A, 3, [N3])]),
         ],
-        lambda it: [it.route(N1, A, 1), it.route(N2, B, 2), it.route(N3, A, 3)],
+        lambda place: [place.route(N1, A, 1), place.route(N2, B, 2), place.route(N3, A, 3)],
     ),
     "a-chain-of-three": (
-        lambda it: [
-            (which, 1, [it.endpoint(which, 1, [N1], epoch)]) for epoch, which in enumerate((A, B, C), 1)
+        lambda place: [
+            (which, 1, [place.endpoint(which, 1, [N1], epoch)]) for epoch, which in enumerate((A, B, C), 1)
         ],
-        lambda it: [it.route(N1, C, 1, 3)],
+        lambda place: [place.route(N1, C, 1, 3)],
     ),
 }
 
@@ -198,9 +210,9 @@ class Outsider:
         for line in self._sub.stdout:
             topic, _, payload = line.rstrip("\n").partition(" ")
             if topic.endswith("/changes"):
-                told, change = self.changes.setdefault(topic.split("/")[3], []), json.loads(payload)
-                if told[-1:] != [change]:  # at least once: again where the broker was slow to confirm it
-                    told.append(change)
+                changes, change = self.changes.setdefault(topic.split("/")[3], []), json.loads(payload)
+                if changes[-1:] != [change]:  # at least once: again where the broker was slow to confirm it
+                    changes.append(change)
             elif payload:
                 self.retained[topic] = json.loads(payload) if payload[0] == "{" else {}
             else:
@@ -213,13 +225,13 @@ class Outsider:
 
     def table(self, vpc: str) -> list[dict] | None:
         """All routes as they are retained, once head and shards agree; no topics: none."""
-        there = {topic: it for topic, it in self.retained.copy().items() if f"/vpcs/{vpc}/" in topic}
-        head = there.pop(f"{BASE}/vpcs/{vpc}/head", None)
+        messages = {topic: place for topic, place in self.retained.copy().items() if f"/vpcs/{vpc}/" in topic}
+        head = messages.pop(f"{BASE}/vpcs/{vpc}/head", None)
         if head is None:
-            return None if there else []
+            return None if messages else []
         assert head.keys() == {"revision", "count", "digest", "shards"}
-        shards = [there.pop(f"{BASE}/vpcs/{vpc}/table/{number}", None) for number in range(head["shards"])]
-        if there or None in shards:
+        shards = [messages.pop(f"{BASE}/vpcs/{vpc}/table/{number}", None) for number in range(head["shards"])]
+        if messages or None in shards:
             return None
         assert all(shard.keys() == {"revision", "of", "routes"} for shard in shards)
         routes = [route for shard in shards for route in shard["routes"]]
@@ -238,29 +250,37 @@ class Outsider:
 def outsider(mosquitto) -> Iterator[Outsider]:
     """With a router of its own process beside it."""
     mosquitto.start()
-    found = Outsider(mosquitto.port)
+    outsider = Outsider(mosquitto.port)
     options = ("--kubernetes", "false", "--mqtt-url", mosquitto.url, "--metrics-port", "0")
     router = subprocess.Popen([sys.executable, "-m", "galactic.router", *options], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS
         # Or the router would see the last word of each topic only.
-        while f"{BASE}/router/leader" not in found.retained:
+        while f"{BASE}/router/leader" not in outsider.retained:
             assert router.poll() is None, "the router ended"
             assert time.monotonic() < deadline, "the router does not lead"
             time.sleep(0.1)
-        yield found
+        yield outsider
     finally:
         router.terminate()
         router.wait()
-        found.close()
+        outsider.close()
 
 
 def digest(routes: list[dict]) -> str:
     """As docs/architecture.md describes it: the sum, modulo 2^64, of an 8-byte BLAKE2b of each route."""
     texts = (
-        "|".join([it["network"], ",".join(it["segments"]), it["cluster"], it["node"], it["function"]])
-        + f"|{it['epoch']}"
-        for it in routes
+        "|".join(
+            [
+                place["network"],
+                ",".join(place["segments"]),
+                place["cluster"],
+                place["node"],
+                place["function"],
+            ]
+        )
+        + f"|{place['epoch']}"
+        for place in routes
     )
     total = sum(int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) for text in texts)
     return f"{total % (1 << 64):016x}"
@@ -287,24 +307,26 @@ def followed(changes: Iterable[dict], name: str) -> list[dict]:
 def test_scenarios(outsider) -> None:
     """All at one router, which takes a second for each to be packed: said one after the other, looked at together."""
     places = {name: Place(number) for number, name in enumerate(SCENARIOS, 1)}
-    for name, (said, _) in SCENARIOS.items():
-        it = places[name]
+    for name, (register, _) in SCENARIOS.items():
+        place = places[name]
         for which in (A, B, C):
-            status = {"state": "online", "prefix": it.prefix(which), "version": "by hand"}
-            outsider.say(f"nodes/default/{it.node(which)}/status", status)
-        for which, sequence, endpoints in said(it):
-            topic = f"nodes/default/{it.node(which)}/endpoints"
+            status = {"state": "online", "prefix": place.prefix(which), "version": "by hand"}
+            outsider.say(f"nodes/default/{place.node(which)}/status", status)
+        for which, sequence, endpoints in register(place):
+            topic = f"nodes/default/{place.node(which)}/endpoints"
             outsider.say(topic, {"sequence": sequence, "endpoints": endpoints})
     wanted = {name: by_network(expected(places[name])) for name, (_, expected) in SCENARIOS.items()}
     deadline = time.monotonic() + PATIENCE_SECONDS
-    found: dict[str, object] = {}
-    told: dict[str, object] = {}
-    while (found != wanted or told != wanted) and time.monotonic() < deadline:
+    retained: dict[str, object] = {}
+    followed: dict[str, object] = {}
+    while (retained != wanted or followed != wanted) and time.monotonic() < deadline:
         time.sleep(0.2)
         tables = {name: outsider.table(places[name].vpc) for name in SCENARIOS}
-        found = {name: None if it is None else by_network(it) for name, it in tables.items()}
-        told = {name: followed(outsider.changes.get(it.vpc, ()), name) for name, it in places.items()}
-    assert found == wanted
-    assert told == wanted
-    assert not {f"{it.number + 100:012x}" for it in places.values()} & outsider.changes.keys()
+        retained = {name: None if place is None else by_network(place) for name, place in tables.items()}
+        followed = {
+            name: followed(outsider.changes.get(place.vpc, ()), name) for name, place in places.items()
+        }
+    assert retained == wanted
+    assert followed == wanted
+    assert not {f"{place.number + 100:012x}" for place in places.values()} & outsider.changes.keys()
     assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term"}

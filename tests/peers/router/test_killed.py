@@ -57,17 +57,17 @@ def postgres() -> Iterator[Postgres]:
 def rows_of(routes: Mapping[Network, Route]) -> set[Any]:
     """As ``recorded`` has them."""
     return {
-        (VPC, network, it.node, int(it.function, 16), it.segments[0], it.epoch)
-        for network, it in routes.items()
+        (VPC, network, route.node, int(route.function, 16), route.segments[0], route.epoch)
+        for network, route in routes.items()
     }
 
 
 class Plane:
     """Everybody, and who is killed."""
 
-    def __init__(self, world, mosquitto, postgres: Postgres, routers: list[Router], seed: int) -> None:
+    def __init__(self, topology, mosquitto, postgres: Postgres, routers: list[Router], seed: int) -> None:
         self.mosquitto, self.postgres, self.routers = mosquitto, postgres, routers
-        self.dice, self.nodes = random.Random(seed), Nodes(world, mosquitto.url)
+        self.dice, self.nodes = random.Random(seed), Nodes(topology, mosquitto.url)
 
     async def step(self) -> None:
         victim = self.dice.choice(["router", "router", "router", "broker", "database"])
@@ -92,12 +92,12 @@ class Plane:
 
     async def unwritten(self) -> None:
         """The routers tell what the database does not hear of, and die: only comparing can put that right."""
-        while (wrong := await asyncio.to_thread(self.settled)) or not (held := self._told()):
+        while (wrong := await asyncio.to_thread(self.settled)) or not (published := self.recorded()):
             if not wrong:
                 self.nodes.move(self.dice)
             await asyncio.sleep(0.5)
         self.postgres.kill()
-        while not (told := await asyncio.to_thread(self._told)) or not held - told:
+        while not (published := await asyncio.to_thread(self.recorded)) or not published - published:
             self.nodes.move(self.dice)
             await asyncio.sleep(0.5)
         for router in self.routers:
@@ -106,7 +106,7 @@ class Plane:
         for router in self.routers:
             router.start()
 
-    def _told(self) -> set[Any]:
+    def recorded(self) -> set[Any]:
         """As the broker retains it; nothing where that is not a table just now."""
         return rows_of(believed(self.mosquitto.retained(f"{HERE}/#")) or {})
 
@@ -121,22 +121,22 @@ class Plane:
         oracle = table(self.nodes.segments(), None, {VPC: routes}, 1 << 61).vpcs.get(VPC)
         if routes != (oracle.routes if oracle else {}):
             return f"retained {sorted(routes)}, {self.nodes.said}"
-        told = rows_of(routes)
+        expected = rows_of(routes)
         try:
-            found = recorded(self.postgres.url())
+            rows_recorded = recorded(self.postgres.url())
         except psycopg.Error as error:
             return f"the database: {error}"
-        return "" if found == told else f"recorded {found}, told {told}"
+        return "" if rows_recorded == expected else f"recorded {rows_recorded}, told {expected}"
 
 
 @pytest.mark.timeout(3 * SECONDS)
 @pytest.mark.parametrize(("seed", "replicas"), [(1, 1), (2, 2)], ids=["one-router", "two-routers"])
 async def test_whatever_is_killed_broker_and_database_end_in_the_table(
-    world, mosquitto, postgres, tmp_path, *, seed: int, replicas: int
+    topology, mosquitto, postgres, tmp_path, *, seed: int, replicas: int
 ) -> None:
     logs = [tmp_path / f"router-{number}.log" for number in range(replicas)]
     routers = [Router(mosquitto.url, postgres.url(), log) for log in logs]
-    plane = Plane(world, mosquitto, postgres, routers, seed)
+    plane = Plane(topology, mosquitto, postgres, routers, seed)
     mosquitto.start(persistence=True)
     speaking = asyncio.create_task(plane.nodes.run())
     try:

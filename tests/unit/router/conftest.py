@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from clockwork import Clockwork
-from registrations import World
+from registrations import Topology
 from waits import until
 
 from galactic.router.ingress import subscriptions
@@ -21,8 +21,8 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def topology() -> Topology:
+    return Topology()
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ def route(number: int, epoch: int = 1) -> Route:
 
 
 def table(numbers: dict[int, int]) -> dict[str, Route]:
-    return {it.network: it for it in (route(number, epoch) for number, epoch in numbers.items())}
+    return {route.network: route for route in (route(number, epoch) for number, epoch in numbers.items())}
 
 
 class Broker:
@@ -34,22 +34,22 @@ class Broker:
 
     def __init__(self) -> None:
         self.retained: dict[tuple[str, ...], bytes] = {}
-        self.told: dict[str, Route] = {}
+        self.advertised: dict[str, Route] = {}
         self.revision = self.latest = 0
 
-    def tell(self, messages: list[Changes]) -> None:
+    def receive(self, messages: list[Changes]) -> None:
         for message in messages:
             assert len(encode(message)) <= MAX_PAYLOAD
             assert message.previous == self.revision
             assert message.revision > message.previous
             assert message.revision > self.latest, "a revision that was another table's, or somebody else's"
             self.revision = self.latest = message.revision
-            assert not any(self.told.get(it.network) == it for it in message.set), (
+            assert not any(self.advertised.get(route.network) == route for route in message.set), (
                 "told again though unchanged"
             )
-            self.told |= {it.network: it for it in message.set}
+            self.advertised |= {route.network: route for route in message.set}
             for network in message.delete:
-                del self.told[network]
+                del self.advertised[network]
 
     def publish(self, adj_rib_out: AdjRibOut) -> int:
         """Packs; after every single message whoever joins either sees a whole table or knows better than to believe."""
@@ -65,7 +65,7 @@ class Broker:
             if not payload:
                 del self.retained[("vpcs", adj_rib_out.vpc, *topic)]
             after = self.joined()
-            assert after in (None, before, self.told), "a joining node believes a table that never was"
+            assert after in (None, before, self.advertised), "a joining node believes a table that never was"
         adj_rib_out.confirmed(pack)
         if pack.head is None:
             self.revision = 0
@@ -79,12 +79,12 @@ class Broker:
 
     def joined(self) -> dict[str, Route] | None:
         """The table that a joining node believes; None: it waits."""
-        found = self.read().tables.get(VPC)
-        if found is None or found.head is None:
+        retained = self.read().tables.get(VPC)
+        if retained is None or retained.head is None:
             return None
-        shards = [found.shards.get(number) for number in range(found.head.shards)]
-        routes = {it.network: it for shard in shards if shard for it in shard.routes}
-        whole = None not in shards and (found.head.count, found.head.digest) == (
+        shards = [retained.shards.get(number) for number in range(retained.head.shards)]
+        routes = {route.network: route for shard in shards if shard for route in shard.routes}
+        whole = None not in shards and (retained.head.count, retained.head.digest) == (
             len(routes),
             digest(routes.values()),
         )
@@ -124,9 +124,9 @@ def _history(steps: list) -> None:
         adj_rib_out.put(diff(now, wanted))
         wanted = now
         if then == "restart":  # between a change and its pack, with what is retained as the only memory
-            found = broker.read().tables.get(VPC)
-            adj_rib_out = AdjRibOut(VPC, found)
-            broker.told, broker.revision = adj_rib_out.routes(), adj_rib_out.revision
+            retained = broker.read().tables.get(VPC)
+            adj_rib_out = AdjRibOut(VPC, retained)
+            broker.advertised, broker.revision = adj_rib_out.routes(), adj_rib_out.revision
             adj_rib_out.put(diff(wanted, adj_rib_out.routes()))
         elif then == "empty":
             broker.retained.clear()
@@ -134,8 +134,8 @@ def _history(steps: list) -> None:
         elif then == "forget":
             broker.retained = dict(list(broker.retained.items())[::2])
             adj_rib_out.compare(broker.read().tables.get(VPC))
-        broker.tell(adj_rib_out.changes(clock))
-        assert broker.told == wanted == adj_rib_out.routes()
+        broker.receive(adj_rib_out.changes(clock))
+        assert broker.advertised == wanted == adj_rib_out.routes()
         if then != "tell":
             broker.publish(adj_rib_out)
             assert adj_rib_out.idle
@@ -154,12 +154,12 @@ def test_one_change_rewrites_one_shard() -> None:
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     everything = table(dict.fromkeys(range(10_000), 1))
     adj_rib_out.put(Diff(everything, {}))
-    broker.tell(adj_rib_out.changes(1))
+    broker.receive(adj_rib_out.changes(1))
     broker.publish(adj_rib_out)
     shards = len(broker.retained) - 1
     assert 40 <= shards <= 50, "256 routes a shard, and a quarter to spare at the most"
     adj_rib_out.put(Diff({route(77).network: route(77, 2)}, {}))
-    broker.tell(adj_rib_out.changes(2))
+    broker.receive(adj_rib_out.changes(2))
     pack = adj_rib_out.pack()
     assert len(pack.shards) == 1
 
@@ -177,27 +177,27 @@ def test_a_large_change_is_cut_into_a_chain_and_sets_come_first() -> None:
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     old = table(dict.fromkeys(range(100), 1))
     adj_rib_out.put(Diff(old, {}))
-    broker.tell(adj_rib_out.changes(5))
+    broker.receive(adj_rib_out.changes(5))
     new = table(dict.fromkeys(range(100, 5100), 1))
     adj_rib_out.put(Diff(new, old))
     messages = adj_rib_out.changes(5)
     assert len(messages) > 2
     assert [message.revision for message in messages] == list(range(6, 6 + len(messages)))
     assert not any(message.delete for message in messages[:-1])
-    broker.tell(messages)
-    assert broker.told == new
+    broker.receive(messages)
+    assert broker.advertised == new
 
 
 def test_a_table_that_was_wiped_begins_above_though_the_clock_was_set_back() -> None:
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     for clock, wanted in ((9000, table({1: 1, 2: 1})), (9001, {}), (5, table({1: 1}))):
-        adj_rib_out.put(diff(wanted, broker.told), clock)
-        due = adj_rib_out.pending_revision
-        broker.tell(adj_rib_out.changes(clock))
-        assert adj_rib_out.revision == due
+        adj_rib_out.put(diff(wanted, broker.advertised), clock)
+        pending = adj_rib_out.pending_revision
+        broker.receive(adj_rib_out.changes(clock))
+        assert adj_rib_out.revision == pending
         broker.publish(adj_rib_out)
         assert adj_rib_out.idle
-    assert (broker.told, broker.revision) == (table({1: 1}), 9002)
+    assert (broker.advertised, broker.revision) == (table({1: 1}), 9002)
 
 
 @pytest.mark.parametrize("first", [pytest.param(True, id="before"), pytest.param(False, id="after")])
@@ -205,16 +205,16 @@ def test_what_is_due_is_told_above_a_stranger_as_it_is_recorded(*, first: bool) 
     """Somebody else tells of a later revision before our change is due, or while it is."""
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     adj_rib_out.put(Diff(table({1: 1}), {}), 1000)
-    broker.tell(adj_rib_out.changes(1000))
+    broker.receive(adj_rib_out.changes(1000))
     stray = Changes(5000, adj_rib_out.revision, (route(9),))
     if first:
         adj_rib_out.foreign_change(stray)
     adj_rib_out.put(Diff(table({2: 1}), {}), 1001)
     if not first:
         adj_rib_out.foreign_change(stray)
-    due = adj_rib_out.pending_revision
+    pending = adj_rib_out.pending_revision
     ours, joining = adj_rib_out.changes(1002)
-    assert due == ours.revision == joining.revision == 5001
+    assert pending == ours.revision == joining.revision == 5001
     assert (ours.previous, joining.previous) == (1000, 5000)
     assert joining.delete == (route(9).network,)
 
@@ -223,13 +223,13 @@ def test_a_chain_leaves_out_the_revisions_of_a_stranger() -> None:
     """Who is at one of them would take the next of ours for a continuation of what it has."""
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     adj_rib_out.put(Diff(table({1: 1}), {}))
-    broker.tell(adj_rib_out.changes(1000))
+    broker.receive(adj_rib_out.changes(1000))
     adj_rib_out.foreign_change(Changes(1002, 1000, (route(9),)))
     adj_rib_out.put(Diff(table(dict.fromkeys(range(2, 5000), 1)), {}))
-    messages = [it for it in adj_rib_out.changes(1000) if it.previous != 1002]
+    messages = [message for message in adj_rib_out.changes(1000) if message.previous != 1002]
     assert len(messages) > 2
-    assert min(it.revision for it in messages) > 1002
-    broker.tell(messages)
+    assert min(message.revision for message in messages) > 1002
+    broker.receive(messages)
 
 
 def test_revisions_follow_the_clock_but_never_fall() -> None:
@@ -252,7 +252,7 @@ def test_shards_are_given_up_when_half_are_enough() -> None:
         shards.remove(route(number).network)
     shards.tidy()
     assert len(shards) < many / 4
-    assert {it.network for number in range(len(shards)) for it in shards.shard(number)} == set(shards)
+    assert {route.network for number in range(len(shards)) for route in shards.shard(number)} == set(shards)
     assert shards.dirty == set(range(len(shards)))
 
 
@@ -284,22 +284,24 @@ def test_a_shard_beyond_the_head_is_left_over_and_not_part_of_the_table() -> Non
 @pytest.mark.parametrize(
     ("wiped", "meanwhile", "shards"),
     [
-        pytest.param(False, lambda it: it.overwritten(None, 0, cleared=True), {}, id="head-cleared"),
-        pytest.param(False, lambda it: it.overwritten(None, 3, cleared=False), {}, id="head-old"),
-        pytest.param(False, lambda it: it.overwritten(0, 0, cleared=True), {0}, id="shard-cleared"),
-        pytest.param(False, lambda it: it.compare(None), {0}, id="another-broker"),
-        pytest.param(True, lambda it: it.overwritten(None, 3, cleared=False), {}, id="head-of-no-table"),
-        pytest.param(True, lambda it: it.overwritten(0, 3, cleared=False), {}, id="shard-of-no-table"),
+        pytest.param(False, lambda shards: shards.overwritten(None, 0, cleared=True), {}, id="head-cleared"),
+        pytest.param(False, lambda route: route.overwritten(None, 3, cleared=False), {}, id="head-old"),
+        pytest.param(False, lambda route: route.overwritten(0, 0, cleared=True), {0}, id="shard-cleared"),
+        pytest.param(False, lambda route: route.compare(None), {0}, id="another-broker"),
+        pytest.param(
+            True, lambda route: route.overwritten(None, 3, cleared=False), {}, id="head-of-no-table"
+        ),
+        pytest.param(True, lambda route: route.overwritten(0, 3, cleared=False), {}, id="shard-of-no-table"),
     ],
 )
 def test_what_others_write_while_it_is_packed_is_put_right(*, wiped: bool, meanwhile, shards) -> None:
     broker, adj_rib_out = Broker(), AdjRibOut(VPC)
     adj_rib_out.put(Diff(table({1: 1}), {}), 1000)
-    broker.tell(adj_rib_out.changes(1000))
+    broker.receive(adj_rib_out.changes(1000))
     if wiped:
         broker.publish(adj_rib_out)
         adj_rib_out.put(Diff({}, table({1: 1})), 1001)
-        broker.tell(adj_rib_out.changes(1001))
+        broker.receive(adj_rib_out.changes(1001))
     pack = adj_rib_out.pack()
     meanwhile(adj_rib_out)  # after it was published, before it is known to have been
     adj_rib_out.confirmed(pack)
@@ -329,5 +331,7 @@ async def test_a_router_remembers_the_revisions_of_tables_that_are_no_more(until
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    told = [decode(Changes, payload) for topic, payload, _ in broker.published if topic.endswith("changes")]
-    assert [(it.previous, it.revision) for it in told] == [(0, 9000), (9000, 9001), (0, 9002)]
+    changes = [
+        decode(Changes, payload) for topic, payload, _ in broker.published if topic.endswith("changes")
+    ]
+    assert [(route.previous, route.revision) for route in changes] == [(0, 9000), (9000, 9001), (0, 9002)]

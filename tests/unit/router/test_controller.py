@@ -45,7 +45,10 @@ def published(broker: MemoryBroker, topic: str) -> list[bytes]:
 
 def changes(broker: MemoryBroker, topic: str = CHANGES) -> list[tuple[list[str], list[str]]]:
     messages = [decode(Changes, payload) for payload in published(broker, topic)]
-    return [([f"{it.network}@{it.node}" for it in message.set], list(message.delete)) for message in messages]
+    return [
+        ([f"{route.network}@{route.node}" for route in message.set], list(message.delete))
+        for message in messages
+    ]
 
 
 def rejected(controller: Router) -> Counter:
@@ -66,7 +69,7 @@ def whole(broker: MemoryBroker, *networks: str) -> bool:
     head, shard = decode(Head, broker.retained[HEAD]), decode(Shard, broker.retained[SHARD])
     return (
         (head.count, head.digest, head.shards) == (len(networks), digest(shard.routes), 1)
-        and {it.network for it in shard.routes} == set(networks)
+        and {route.network for route in shard.routes} == set(networks)
         and head.revision >= shard.revision
     )
 
@@ -76,59 +79,63 @@ def broker() -> MemoryBroker:
     return MemoryBroker()
 
 
-async def test_registrations_become_changes_and_then_the_retained_table(world, broker, until) -> None:
+async def test_registrations_become_changes_and_then_the_retained_table(topology, broker, until) -> None:
     async with router(broker):
         await until(lambda: f"{BASE}/router/leader" in broker.retained)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
-        say(broker, world.status("n2"))
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32", "10.7.0.0/16")))
+        say(broker, topology.status("n2"))
+        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32", "10.7.0.0/16")))
         await until(lambda: len(changes(broker)) == 2)
         assert changes(broker)[1] == (["10.1.1.2/32@n2", "10.7.0.0/16@n2"], [])
         await until(lambda: whole(broker, "10.1.1.1/32", "10.1.1.2/32", "10.7.0.0/16"))
 
-        say(broker, world.endpoints("n2", 2))
+        say(broker, topology.endpoints("n2", 2))
         await until(lambda: len(changes(broker)) == 3)
         assert sorted(changes(broker)[2][1]) == ["10.1.1.2/32", "10.7.0.0/16"]
-        say(broker, world.endpoints("n1", 2))
+        say(broker, topology.endpoints("n1", 2))
         await until(lambda: whole(broker))
-        chain = [decode(Changes, payload) for payload in published(broker, CHANGES)]
-        assert [it.previous for it in chain] == [0, *(it.revision for it in chain[:-1])]
+        sent = [decode(Changes, payload) for payload in published(broker, CHANGES)]
+        assert [change.previous for change in sent] == [0, *(change.revision for change in sent[:-1])]
 
 
 async def test_a_move_is_one_set_and_what_the_old_node_says_then_changes_nothing(
-    world, broker, until
+    topology, broker, until
 ) -> None:
     async with router(broker) as controller:
-        say(broker, world.status("n1"), world.status("n2"))
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        say(broker, topology.status("n1"), topology.status("n2"))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
         await until(lambda: len(changes(broker)) == 1)
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
+        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
         await until(lambda: len(changes(broker)) == 2)
-        say(broker, world.endpoints("n1", 2))
+        say(broker, topology.endpoints("n1", 2))
         await until(lambda: controller.idle)
         assert changes(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
 
 
-async def test_everything_due_at_once_shares_one_message(world, broker, until) -> None:
+async def test_everything_due_at_once_shares_one_message(topology, broker, until) -> None:
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         for number in range(1, 21):
-            say(broker, world.status(f"n{number}"))
-            endpoint = world.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
-            say(broker, world.endpoints(f"n{number}", 1, endpoint))
-        await until(lambda: sum(len(it[0]) for it in changes(broker)) == 20)
+            say(broker, topology.status(f"n{number}"))
+            endpoint = topology.endpoint(f"n{number}", number, f"10.1.1.{number}/32")
+            say(broker, topology.endpoints(f"n{number}", 1, endpoint))
+        await until(lambda: sum(len(change[0]) for change in changes(broker)) == 20)
         assert len(changes(broker)) == 1
 
 
-async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(world, broker, until) -> None:
-    say(broker, world.status("n1"), world.status("n2"))
-    say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
+async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(topology, broker, until) -> None:
+    say(broker, topology.status("n1"), topology.status("n2"))
+    say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.9/32"))
         # A rival with an older epoch: who holds the network is history, and must survive the restart.
-        rival = world.endpoint("n2", 2, "10.1.1.9/32", "10.1.1.2/32", epoch=1)
-        say(broker, world.endpoints("n2", 1, rival))
+        rival = topology.endpoint("n2", 2, "10.1.1.9/32", "10.1.1.2/32", epoch=1)
+        say(broker, topology.endpoints("n2", 1, rival))
         await until(lambda: controller.idle and whole(broker, "10.1.1.9/32", "10.1.1.2/32"))
     before, count = dict(broker.retained), len(broker.published)
     async with router(broker, "r2") as controller:
@@ -144,24 +151,26 @@ async def test_a_router_that_restarts_publishes_nothing_when_nothing_changed(wor
     assert terms == sorted(set(terms))
 
 
-async def test_a_router_that_restarts_publishes_the_difference_alone(world, broker, until) -> None:
-    say(broker, world.status("n1"), world.status("n2"))
-    say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
-    say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+async def test_a_router_that_restarts_publishes_the_difference_alone(topology, broker, until) -> None:
+    say(broker, topology.status("n1"), topology.status("n2"))
+    say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
+    say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32", "10.1.1.2/32"))
     revision = decode(Head, broker.retained[HEAD]).revision
-    say(broker, world.endpoints("n2", 2, world.endpoint("n2", 2, "10.1.1.3/32")))  # while there is no router
+    say(
+        broker, topology.endpoints("n2", 2, topology.endpoint("n2", 2, "10.1.1.3/32"))
+    )  # while there is no router
     count = len(published(broker, CHANGES))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32", "10.1.1.3/32"))
     (message,) = [decode(Changes, payload) for payload in published(broker, CHANGES)[count:]]
-    assert ([it.network for it in message.set], message.delete) == (["10.1.1.3/32"], ("10.1.1.2/32",))
+    assert ([route.network for route in message.set], message.delete) == (["10.1.1.3/32"], ("10.1.1.2/32",))
     assert message.previous == revision
 
 
-async def test_nothing_is_published_before_the_view_is_complete(world, broker, until) -> None:
-    say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+async def test_nothing_is_published_before_the_view_is_complete(topology, broker, until) -> None:
+    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
     before = dict(broker.retained)
@@ -172,8 +181,8 @@ async def test_nothing_is_published_before_the_view_is_complete(world, broker, u
         assert dict(broker.retained) == before
 
 
-async def test_what_a_full_queue_dropped_is_asked_for_by_name(world, broker, until) -> None:
-    say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+async def test_what_a_full_queue_dropped_is_asked_for_by_name(topology, broker, until) -> None:
+    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
     count, lost = len(broker.published), set()
@@ -191,11 +200,11 @@ async def test_what_a_full_queue_dropped_is_asked_for_by_name(world, broker, unt
     assert not {topic for topic, _, _ in broker.published[count:] if "/vpcs/" in topic}
 
 
-async def test_an_offline_node_keeps_its_routes_across_a_restart(world, broker, until) -> None:
-    say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+async def test_an_offline_node_keeps_its_routes_across_a_restart(topology, broker, until) -> None:
+    say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
     async with router(broker) as controller:
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
-        say(broker, (world.topics.status("default", "n1"), b'{"state":"offline","version":"1"}'))
+        say(broker, (topology.topics.status("default", "n1"), b'{"state":"offline","version":"1"}'))
         await asyncio.sleep(0.2)
         assert whole(broker, "10.1.1.1/32")
     count = len(broker.published)
@@ -205,20 +214,28 @@ async def test_an_offline_node_keeps_its_routes_across_a_restart(world, broker, 
     assert not {topic for topic, _, _ in broker.published[count:] if "/vpcs/" in topic}
 
 
-async def test_a_node_whose_status_is_cleared_is_gone(world, broker, until) -> None:
+async def test_a_node_whose_status_is_cleared_is_gone(topology, broker, until) -> None:
     async with router(broker):
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: whole(broker, "10.1.1.1/32"))
-        say(broker, (world.topics.status("default", "n1"), b""))
+        say(broker, (topology.topics.status("default", "n1"), b""))
         await until(lambda: whole(broker))
 
 
 @pytest.mark.parametrize(
     "empty", [pytest.param(True, id="empty"), pytest.param(False, id="with-its-database")]
 )
-async def test_a_broker_comes_back(world, broker, until, *, empty: bool) -> None:
+async def test_a_broker_comes_back(topology, broker, until, *, empty: bool) -> None:
     async with router(broker) as controller:
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
         await asyncio.sleep(0.05)
@@ -231,21 +248,25 @@ async def test_a_broker_comes_back(world, broker, until, *, empty: bool) -> None
         assert again == ([SHARD, HEAD] if empty else [])
 
 
-async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(world, broker, until) -> None:
+async def test_changes_while_the_broker_is_away_are_told_when_it_is_back(topology, broker, until) -> None:
     async with router(broker) as controller:
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: controller.idle and whole(broker, "10.1.1.1/32"))
         broker.stop()
         await until(lambda: not controller.bus.connected)
         controller.store.nodes.set_endpoints(
-            NodeRef("default", "n1"), 2, (world.endpoint("n1", 1, "10.1.1.2/32"),)
+            NodeRef("default", "n1"), 2, (topology.endpoint("n1", 1, "10.1.1.2/32"),)
         )
         await asyncio.sleep(0.3)
         broker.start(empty=True)
         await until(lambda: controller.idle and whole(broker, "10.1.1.2/32"))
 
 
-async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, until) -> None:
+async def test_shards_that_are_no_more_and_strays_are_cleared(topology, broker, until) -> None:
     say(broker, (f"{BASE}/vpcs/0000000004d2/table/7", b'{"revision":1,"of":8,"routes":[]}'))
     say(broker, (f"{BASE}/vpcs/0000000004d2/table/x", b"{}"), (f"{BASE}/vpcs/nonsense/head", b"{}"))
     async with router(broker) as controller:
@@ -291,23 +312,27 @@ async def test_shards_that_are_no_more_and_strays_are_cleared(world, broker, unt
     ],
 )
 async def test_bad_input_is_dropped_and_counted(
-    world, broker, until, message: tuple[str, bytes], reason: str
+    topology, broker, until, message: tuple[str, bytes], reason: str
 ) -> None:
     topic, payload = message
     async with router(broker) as controller:
-        say(broker, world.status("n1"), world.endpoints("n1", 5, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 5, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: whole(broker, "10.1.1.1/32"))
         say(broker, (f"{BASE}/{topic}", payload))
         await until(lambda: rejected(controller)[reason] == 1)
         assert whole(broker, "10.1.1.1/32")
-        say(broker, world.endpoints("n1", 6))
+        say(broker, topology.endpoints("n1", 6))
         await until(lambda: whole(broker))
 
 
-async def test_unknown_fields_are_ignored(world, broker, until) -> None:
-    topic, payload = world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+async def test_unknown_fields_are_ignored(topology, broker, until) -> None:
+    topic, payload = topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
     async with router(broker):
-        say(broker, world.status("n1"), (topic, payload.replace(b'{"sequence"', b'{"new":[1],"sequence"')))
+        say(broker, topology.status("n1"), (topic, payload.replace(b'{"sequence"', b'{"new":[1],"sequence"')))
         await until(lambda: whole(broker, "10.1.1.1/32"))
 
 
@@ -336,27 +361,27 @@ async def test_unknown_fields_are_ignored(world, broker, until) -> None:
                     )
                 ),
                 max_leaves=12,
-            ).map(lambda thing: __import__("json").dumps(thing).encode()),
+            ).map(lambda payload: __import__("json").dumps(payload).encode()),
         ),
         max_size=20,
     )
 )
-async def test_no_noise_stops_the_router(world, until, noise: list) -> None:
+async def test_no_noise_stops_the_router(topology, until, noise: list) -> None:
     broker = MemoryBroker()
     say(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
     async with router(broker):
         say(broker, *((f"{BASE}/{topic}", payload) for topic, payload in noise))
-        last = world.endpoints("n1", 1 << 61, world.endpoint("n1", 1, "10.1.1.1/32"))
-        say(broker, world.status("n1"), last)
+        last = topology.endpoints("n1", 1 << 61, topology.endpoint("n1", 1, "10.1.1.1/32"))
+        say(broker, topology.status("n1"), last)
         await until(lambda: changes(broker)[-1:] == [(["10.1.1.1/32@n1"], [])])
 
 
-async def test_a_head_comes_after_its_shards_and_goes_before_them(world, broker, until) -> None:
+async def test_a_head_comes_after_its_shards_and_goes_before_them(topology, broker, until) -> None:
     async with router(broker) as controller:
         many = [f"10.1.{number >> 8}.{number & 255}/32" for number in range(1, 601)]
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, *many)))
+        say(broker, topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, *many)))
         await until(lambda: controller.idle and HEAD in broker.retained)
-        say(broker, world.endpoints("n1", 2))
+        say(broker, topology.endpoints("n1", 2))
         await until(lambda: controller.idle and HEAD not in broker.retained)
     order = [
         (topic.rpartition("/")[2], bool(payload))

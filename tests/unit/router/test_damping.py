@@ -94,11 +94,11 @@ def test_who_behaves_for_long_enough_is_as_good_as_new(floods, clock) -> None:
 # -- in an inbox -------------------------------------------------------------------------------------------------------
 
 
-class Site:
+class InboxAtBroker:
     """An inbox at a broker in memory, and what came of it."""
 
     def __init__(self, broker: MemoryBroker, clock: Clock, *, prefixes: bool) -> None:
-        self.broker, self.figures = broker, CollectorRegistry()
+        self.broker, self.collectors = broker, CollectorRegistry()
         self.bus = broker.session()
         self.store = Store(checked=not prefixes)
         self.damping = FloodDamping(clock, limit=LIMIT)
@@ -106,7 +106,7 @@ class Site:
             self.bus,
             TOPICS,
             self.store,
-            self.figures,
+            self.collectors,
             standalone=prefixes,
             queue=FairQueue(share=Share(1e9, 1e9, 1e12, 1e12)),
             damping=self.damping,
@@ -131,21 +131,21 @@ class Site:
         self.broker.publish(TOPICS.status("default", node), status, retain=True)
 
     def sequence(self, node: str) -> int:
-        found = self.store.nodes._nodes.get(NodeRef("default", node))
-        return found.sequence if found else -1
+        node_state = self.store.nodes._nodes.get(NodeRef("default", node))
+        return node_state.sequence if node_state else -1
 
     def figure(self, name: str, **labels: str) -> float:
-        return self.figures.get_sample_value(f"galactic_router_{name}", labels) or 0.0
+        return self.collectors.get_sample_value(f"galactic_router_{name}", labels) or 0.0
 
 
 @asynccontextmanager
-async def site(clock: Clock, *, prefixes: bool = True) -> AsyncIterator[Site]:
-    found = Site(MemoryBroker(), clock, prefixes=prefixes)
-    task = asyncio.create_task(found.inbox.run())
+async def inbox_at_broker(clock: Clock, *, prefixes: bool = True) -> AsyncIterator[InboxAtBroker]:
+    inbox = InboxAtBroker(MemoryBroker(), clock, prefixes=prefixes)
+    task = asyncio.create_task(inbox.inbox.run())
     try:
-        while not found.bus.filters:
+        while not inbox.bus.filters:
             await asyncio.sleep(0)
-        yield found
+        yield inbox
         assert not task.done(), task
     finally:
         task.cancel()
@@ -161,44 +161,44 @@ def quick(monkeypatch) -> None:
 
 
 async def test_a_flood_is_not_listened_to_and_the_others_are(clock, until) -> None:
-    async with site(clock) as it:
+    async with inbox_at_broker(clock) as inbox:
         for node in ("n1", "n2", "n3"):
-            it.online(node)
-            it.say(node, 1)
-        await until(lambda: it.sequence("n3") == 1)
+            inbox.online(node)
+            inbox.say(node, 1)
+        await until(lambda: inbox.sequence("n3") == 1)
         with capture_logs() as logs:
             for number in range(2, 200):
-                it.say("n1", number)
-            await until(lambda: TOPICS.endpoints("default", "n2") in it.bus.filters)
-            assert TOPICS.endpoints("+", "+") not in it.bus.filters
-            assert TOPICS.endpoints("default", "n1") not in it.bus.filters
-            heard = []
-            deliver = it.bus.arrive
-            it.bus.arrive = lambda item: (heard.append(item), deliver(item))
+                inbox.say("n1", number)
+            await until(lambda: TOPICS.endpoints("default", "n2") in inbox.bus.filters)
+            assert TOPICS.endpoints("+", "+") not in inbox.bus.filters
+            assert TOPICS.endpoints("default", "n1") not in inbox.bus.filters
+            delivered = []
+            deliver = inbox.bus.arrive
+            inbox.bus.arrive = lambda item: (delivered.append(item), deliver(item))
             for number in range(200, 300):
-                it.say("n1", number)
+                inbox.say("n1", number)
             for number in range(295, 300):
-                it.say("n2", number)
-            live = [item for item in heard if isinstance(item, Delivery) and not item.retained]
+                inbox.say("n2", number)
+            live = [item for item in delivered if isinstance(item, Delivery) and not item.retained]
             assert {item.topic for item in live} == {TOPICS.endpoints("default", "n2")}
-            await until(lambda: it.sequence("n2") == 299)
-            await until(lambda: it.sequence("n1") == 299)  # nothing but asking brings that
-            assert it.figure("topics_aside") == 1
-            assert it.figure("floods_total", cluster="default", node="n1") == 1
+            await until(lambda: inbox.sequence("n2") == 299)
+            await until(lambda: inbox.sequence("n1") == 299)  # nothing but asking brings that
+            assert inbox.figure("topics_aside") == 1
+            assert inbox.figure("floods_total", cluster="default", node="n1") == 1
         (line,) = [line for line in logs if "floods its topic" in line["event"]]
         assert (line["node"], line["log_level"]) == ("n1", "warning")
 
 
 async def test_nodes_that_come_into_being_during_a_flood_are_heard(clock, until) -> None:
-    async with site(clock) as it:
+    async with inbox_at_broker(clock) as inbox:
         for number in range(200):
-            it.say("n1", number)
-        await until(lambda: TOPICS.endpoints("+", "+") not in it.bus.filters)
-        it.say("n7", 5)
-        it.online("n7")
-        await until(lambda: it.sequence("n7") == 5)
-        it.say("n7", 6)
-        await until(lambda: it.sequence("n7") == 6)
+            inbox.say("n1", number)
+        await until(lambda: TOPICS.endpoints("+", "+") not in inbox.bus.filters)
+        inbox.say("n7", 5)
+        inbox.online("n7")
+        await until(lambda: inbox.sequence("n7") == 5)
+        inbox.say("n7", 6)
+        await until(lambda: inbox.sequence("n7") == 6)
 
 
 async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all_are_asked(
@@ -206,76 +206,78 @@ async def test_a_node_that_comes_while_both_topics_are_flooded_is_heard_when_all
 ) -> None:
     monkeypatch.setattr(subscriptions, "SWEEP_SECONDS", 0.05)
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.01)
-    async with site(clock) as it:
+    async with inbox_at_broker(clock) as inbox:
         with capture_logs() as logs:
             for number in range(200):
-                it.say("n1", number)
-                it.online("n1")
-            await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
+                inbox.say("n1", number)
+                inbox.online("n1")
+            await until(
+                lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*inbox.bus.filters}
+            )
         assert [line["node"] for line in logs if "floods its topic" in line["event"]] == ["n1"], (
             "once, not by topic"
         )
-        it.online("n7")
-        it.say("n7", 5)
-        await until(lambda: it.sequence("n7") == 5)
-        assert it.store.nodes._nodes[NodeRef("default", "n7")].prefix
-        assert it.figure("topics_aside") == 2
-        assert TOPICS.status("+", "+") not in it.bus.filters, "the flood is listened to"
+        inbox.online("n7")
+        inbox.say("n7", 5)
+        await until(lambda: inbox.sequence("n7") == 5)
+        assert inbox.store.nodes._nodes[NodeRef("default", "n7")].prefix
+        assert inbox.figure("topics_aside") == 2
+        assert TOPICS.status("+", "+") not in inbox.bus.filters, "the flood is listened to"
 
 
 async def test_in_kubernetes_a_node_is_known_by_its_segment(clock, until) -> None:
-    async with site(clock, prefixes=False) as it:
+    async with inbox_at_broker(clock, prefixes=False) as inbox:
         for kind in ("endpoints", "status"):
             for _ in range(20):
-                it.broker.publish(f"galactic/v1/nodes/default/n1/{kind}", b"", retain=False)
-        await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*it.bus.filters})
-        it.say("n7", 5)
-        it.store.nodes.set_endpoints(NodeRef("default", "n7"), 1, ())
-        await until(lambda: it.sequence("n7") == 5)
+                inbox.broker.publish(f"galactic/v1/nodes/default/n1/{kind}", b"", retain=False)
+        await until(lambda: not {TOPICS.endpoints("+", "+"), TOPICS.status("+", "+")} & {*inbox.bus.filters})
+        inbox.say("n7", 5)
+        inbox.store.nodes.set_endpoints(NodeRef("default", "n7"), 1, ())
+        await until(lambda: inbox.sequence("n7") == 5)
 
 
 async def test_after_a_flood_all_are_listened_to_by_wildcard_again(clock, until) -> None:
-    async with site(clock) as it:
+    async with inbox_at_broker(clock) as inbox:
         for node in ("n1", "n2"):
-            it.online(node)
+            inbox.online(node)
         for number in range(200):
-            it.say("n1", number)
-        await until(lambda: it.sequence("n1") == 199)
+            inbox.say("n1", number)
+        await until(lambda: inbox.sequence("n1") == 199)
         clock.now += SUPPRESS_SECONDS[0]
-        await until(lambda: TOPICS.endpoints("default", "n1") in it.bus.filters)
-        it.say("n1", 200)
-        await until(lambda: it.sequence("n1") == 200)
+        await until(lambda: TOPICS.endpoints("default", "n1") in inbox.bus.filters)
+        inbox.say("n1", 200)
+        await until(lambda: inbox.sequence("n1") == 200)
         clock.now += 3 * SUPPRESS_SECONDS[0]
-        await until(lambda: TOPICS.endpoints("+", "+") in it.bus.filters)
-        await until(lambda: not any("n1" in it or "n2" in it for it in it.bus.filters))
-        it.say("n9", 3)
-        await until(lambda: it.sequence("n9") == 3)
+        await until(lambda: TOPICS.endpoints("+", "+") in inbox.bus.filters)
+        await until(lambda: not any("n1" in topic or "n2" in topic for topic in inbox.bus.filters))
+        inbox.say("n9", 3)
+        await until(lambda: inbox.sequence("n9") == 3)
 
 
 async def test_names_that_are_none_are_not_listened_to_for_a_while(clock, until) -> None:
-    async with site(clock) as it:
-        it.online("n1")
+    async with inbox_at_broker(clock) as inbox:
+        inbox.online("n1")
         for number in range(20):
-            it.broker.publish(f"galactic/v1/nodes/default/+{number}/endpoints", b"{}", retain=False)
-        await until(lambda: TOPICS.endpoints("default", "n1") in it.bus.filters)
-        assert not any("+" in pattern for pattern in it.bus.filters if "endpoints" in pattern)
+            inbox.broker.publish(f"galactic/v1/nodes/default/+{number}/endpoints", b"{}", retain=False)
+        await until(lambda: TOPICS.endpoints("default", "n1") in inbox.bus.filters)
+        assert not any("+" in pattern for pattern in inbox.bus.filters if "endpoints" in pattern)
         clock.now += 4 * SUPPRESS_SECONDS[0]
-        await until(lambda: TOPICS.endpoints("+", "+") in it.bus.filters)
+        await until(lambda: TOPICS.endpoints("+", "+") in inbox.bus.filters)
 
 
 async def test_what_a_broker_dropped_during_a_flood_is_asked_for_when_it_is_over(
     clock, until, monkeypatch
 ) -> None:
     monkeypatch.setattr(subscriptions, "QUIET_SECONDS", 0.01)
-    async with site(clock) as it:
+    async with inbox_at_broker(clock) as inbox:
         for node in ("n1", "n2"):
-            it.online(node)
-            it.say(node, 1)
-        await until(lambda: it.sequence("n2") == 1)
-        it.broker.lose = lambda topic, _: "n2" in topic
-        it.say("n2", 2)
-        it.broker.lose = lambda *_: False
-        assert it.sequence("n2") == 1
+            inbox.online(node)
+            inbox.say(node, 1)
+        await until(lambda: inbox.sequence("n2") == 1)
+        inbox.broker.lose = lambda topic, _: "n2" in topic
+        inbox.say("n2", 2)
+        inbox.broker.lose = lambda *_: False
+        assert inbox.sequence("n2") == 1
         for number in range(2, 30):
-            it.say("n1", number)
-        await until(lambda: it.sequence("n2") == 2)
+            inbox.say("n1", number)
+        await until(lambda: inbox.sequence("n2") == 2)

@@ -108,10 +108,10 @@ def time(monkeypatch) -> Time:
 @asynccontextmanager
 async def candidate(election):
     """``told`` is all that it was told, ``task`` ends it."""
-    told: list[bool] = []
-    task = asyncio.create_task(election.run(told.append))
+    leading: list[bool] = []
+    task = asyncio.create_task(election.run(leading.append))
     try:
-        yield told, task
+        yield leading, task
     finally:
         task.cancel()
         await asyncio.wait({task})
@@ -137,12 +137,12 @@ async def test_one_is_chosen_and_the_next_when_it_dies(time) -> None:
             assert len(b) > 3
             assert not any(b)
             server.cut.add("a")  # dead, as far as the API server can see
-            told = len(a)
+            leading = len(a)
             await time.passes(TERMS.duration - LOOK)
             assert not any(b), "too early: it may have renewed just before"
             await time.passes(3 * LOOK)
             assert b[-1]
-            assert len(a) == told, "one that cannot ask is not told that it lost"
+            assert len(a) == leading, "one that cannot ask is not told that it lost"
             server.cut.clear()
             await time.passes(LOOK)
             assert not a[-1]
@@ -158,9 +158,9 @@ async def test_an_api_server_that_was_away_changes_nobody(time) -> None:
             await time.passes(1.5 * TERMS.duration)
             server.cut.add("a")
             server.down = False
-            told, writes = len(b), server.writes
+            leading, writes = len(b), server.writes
             await time.passes(LOOK)
-            assert len(b) > told, "the other is the first to look"
+            assert len(b) > leading, "the other is the first to look"
             server.cut.clear()
             await time.passes(8 * LOOK)
             assert server.writes > writes + 5
@@ -244,10 +244,10 @@ async def test_a_lock_chooses_one_and_losing_it_is_not_told(until) -> None:
 async def test_a_lock_is_given_back_when_the_broker_says_that_another_leads(until) -> None:
     lock = Lock(asyncio.Lock())
     election = LockElection(lock, retry=0.01)
-    async with candidate(election) as (told, _):
-        await until(lambda: told == [True])
+    async with candidate(election) as (leading, _):
+        await until(lambda: leading == [True])
         election.deposed()
-        await until(lambda: told == [True, True])
+        await until(lambda: leading == [True, True])
 
 
 async def test_what_is_no_fault_of_the_database_ends_the_router(until) -> None:
@@ -260,8 +260,8 @@ async def test_what_is_no_fault_of_the_database_ends_the_router(until) -> None:
 
 
 async def test_alone_is_chosen_at_once(until) -> None:
-    async with candidate(Alone()) as (told, _):
-        await until(lambda: told == [True])
+    async with candidate(Alone()) as (leading, _):
+        await until(lambda: leading == [True])
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ class Contested:
     open = close = begin = end = lambda *_: None
 
     def __init__(self, turn) -> None:
-        self.turn, self.claims = turn, []
+        self.turn, self.published = turn, []
 
     async def run(self, chosen) -> None:
         while True:
@@ -306,18 +306,18 @@ class Contested:
     def deposed(self) -> None:
         """The next answer is again that it is chosen."""
 
-    async def publish(self, claim: Leader) -> None:
-        self.claims.append(claim)
+    async def publish(self, leader: Leader) -> None:
+        self.published.append(leader)
 
     def read(self, then) -> None:
-        then(Retained(leader=self.claims[-1]))
+        then(Retained(leader=self.published[-1]))
 
     @asynccontextmanager
     async def adopted(self, _):
         yield
 
     async def lead(self) -> None:
-        self.leadership._leader_arrived(encode(Leader("another", self.claims[-1].term + 1)))
+        self.leadership._leader_arrived(encode(Leader("another", self.published[-1].term + 1)))
         await asyncio.Event().wait()
 
 
@@ -340,8 +340,8 @@ async def test_who_is_outdone_each_time_claims_ever_more_seldom(monkeypatch) -> 
     await asyncio.wait({running})
     shortest, longest = CONTESTED_SECONDS
     for number, pause in enumerate(pauses[:11]):
-        due = min(shortest * 2**number, longest)
-        assert 0.5 * due <= pause <= 1.5 * due
-        assert pause != due
-    terms = [claim.term for claim in contested.claims]
+        expected = min(shortest * 2**number, longest)
+        assert 0.5 * expected <= pause <= 1.5 * expected
+        assert pause != expected
+    terms = [leader.term for leader in contested.published]
     assert terms == sorted({*terms}), "each above all that were heard"

@@ -37,13 +37,13 @@ def drain(turns: FairQueue) -> list[Turn]:
 
 def test_a_flood_gets_its_share_and_the_newest_is_not_lost(turns, clock) -> None:
     """1,000 messages a second for 10 s: what was saved up, and then 10 a second; afterwards the last one."""
-    taken = []
+    drained = []
     for number in range(10_000):
         turns.put(FLOOD, "endpoints", str(number).encode())
-        taken += drain(turns)
+        drained += drain(turns)
         assert len(turns) <= 1
         clock.now += 0.001
-    assert 110 <= len(taken) <= 130
+    assert 110 <= len(drained) <= 130
     clock.now += turns.seconds_to_next()
     (last,) = drain(turns)
     assert last == Turn(FLOOD, "endpoints", b"9999")
@@ -74,9 +74,9 @@ def test_bytes_count_as_well(turns, clock) -> None:
 
 def test_turns_go_round(turns) -> None:
     """Who has two things to say does not say both before the others have said one."""
-    for origin in (FLOOD, OTHER):
-        turns.put(origin, "status", b"")
-        turns.put(origin, "endpoints", b"")
+    for node in (FLOOD, OTHER):
+        turns.put(node, "status", b"")
+        turns.put(node, "endpoints", b"")
     assert [(turn.node, turn.kind) for turn in drain(turns)] == [
         (FLOOD, "status"),
         (OTHER, "status"),
@@ -146,26 +146,27 @@ def test_a_node_that_was_silent_is_forgotten(turns, clock) -> None:
         max_size=200,
     )
 )
-def test_whatever_comes_the_newest_of_each_topic_is_what_remains(said) -> None:
+def test_whatever_comes_the_newest_of_each_topic_is_what_remains(arrivals) -> None:
     """Also: nothing is taken out of order within a topic, and the room is given back."""
     clock = Clock()
     turns = FairQueue(clock, share=SHARE, waiting_bytes=1 << 20)
-    taken: dict[tuple[NodeRef, str], list[bytes]] = {}
+    drained: dict[tuple[NodeRef, str], list[bytes]] = {}
     newest: dict[tuple[NodeRef, str], bytes] = {}
-    for number, (node, kind, size) in enumerate(said):
-        origin = NodeRef("default", f"n{node}")
-        newest[origin, kind] = str(number).encode() + b"x" * size
-        turns.put(origin, kind, newest[origin, kind])
+    for number, (node, kind, size) in enumerate(arrivals):
+        peer = NodeRef("default", f"n{node}")
+        newest[peer, kind] = str(number).encode() + b"x" * size
+        turns.put(peer, kind, newest[peer, kind])
         clock.now += 0.01
         if size % 3 == 0 and (turn := turns.next_turn()):
-            taken.setdefault(turn[:2], []).append(turn.payload)
+            drained.setdefault(turn[:2], []).append(turn.payload)
     while (pause := turns.seconds_to_next()) is not None:
         clock.now += pause
         for turn in drain(turns):
-            taken.setdefault(turn[:2], []).append(turn.payload)
-    assert {key: payloads[-1] for key, payloads in taken.items()} == newest
+            drained.setdefault(turn[:2], []).append(turn.payload)
+    assert {key: payloads[-1] for key, payloads in drained.items()} == newest
     assert all(
-        [int(it.rstrip(b"x")) for it in payloads] == sorted(int(it.rstrip(b"x")) for it in payloads)
-        for payloads in taken.values()
+        [int(payload.rstrip(b"x")) for payload in payloads]
+        == sorted(int(payload.rstrip(b"x")) for payload in payloads)
+        for payloads in drained.values()
     )
     assert turns._room == 1 << 20

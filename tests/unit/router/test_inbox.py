@@ -37,12 +37,12 @@ BOUNDLESS = Share(1e9, 1e9, 1e12, 1e12)
 
 
 @dataclass
-class Site:
+class InboxAtBroker:
     """An inbox at a broker in memory, its store, and what it counted."""
 
     broker: MemoryBroker
     store: Store
-    figures: CollectorRegistry
+    collectors: CollectorRegistry
     task: asyncio.Task
     inbox: Inbox
     sentinels: int = 0
@@ -55,11 +55,11 @@ class Site:
         self.sentinels += 1
         topic = TOPICS.endpoints("default", "sentinel")
         self.broker.publish(topic, encode(NodeEndpoints(self.sentinels, ())), retain=False)
-        origin = NodeRef("default", "sentinel")
+        sentinel = NodeRef("default", "sentinel")
         async with asyncio.timeout(120):
             while (
-                self.store.nodes._nodes.get(origin) is None
-                or self.store.nodes._nodes[origin].sequence < self.sentinels
+                self.store.nodes._nodes.get(sentinel) is None
+                or self.store.nodes._nodes[sentinel].sequence < self.sentinels
             ):
                 assert not self.task.done(), self.task
                 await asyncio.sleep(0)
@@ -67,7 +67,7 @@ class Site:
     def counted(self) -> dict[str, int]:
         return {
             sample.labels["reason"]: int(sample.value)
-            for metric in self.figures.collect()
+            for metric in self.collectors.collect()
             if metric.name == "galactic_router_rejections"
             for sample in metric.samples
             if sample.name.endswith("_total") and sample.value
@@ -75,26 +75,26 @@ class Site:
 
 
 @asynccontextmanager
-async def site(turns: FairQueue | None = None) -> AsyncIterator[Site]:
-    broker, figures = MemoryBroker(), CollectorRegistry()
+async def inbox_at_broker(fair_queue: FairQueue | None = None) -> AsyncIterator[InboxAtBroker]:
+    broker, collectors = MemoryBroker(), CollectorRegistry()
     store, session = Store(checked=False), broker.session()
-    queue = FairQueue(share=BOUNDLESS) if turns is None else turns
-    inbox = inbox_of(session, TOPICS, store, figures, block=SPACE, queue=queue)
+    queue = FairQueue(share=BOUNDLESS) if fair_queue is None else fair_queue
+    inbox = inbox_of(session, TOPICS, store, collectors, block=SPACE, queue=queue)
     task = asyncio.create_task(inbox.run())
-    found = Site(broker, store, figures, task, inbox)
+    inbox_at = InboxAtBroker(broker, store, collectors, task, inbox)
     try:
         while not session.filters:
             await asyncio.sleep(0)
-        await found.say(TOPICS.status("default", "n1"), encode(NodeStatus("online", PREFIX)))
-        await found.handled()
-        yield found
+        await inbox_at.say(TOPICS.status("default", "n1"), encode(NodeStatus("online", PREFIX)))
+        await inbox_at.handled()
+        yield inbox_at
         assert not task.done(), task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _said(**changed: object) -> bytes:
+def registration(**changed: object) -> bytes:
     return json.dumps({"sequence": 5, "endpoints": [{**VALID, **changed}]}).encode()
 
 
@@ -119,52 +119,54 @@ BAD = [
     pytest.param(b'{"sequence":-1,"endpoints":[]}', "SequenceInvalid", id="sequence-below-0"),
     pytest.param(b'{"sequence":4611686018427387904,"endpoints":[]}', "SequenceInvalid", id="sequence-2^62"),
     pytest.param(b'{"sequence":1' + b"0" * 5000 + b',"endpoints":[]}', "Undecodable", id="sequence-10^5000"),
-    pytest.param(_said(epoch=1e3), "Undecodable", id="epoch-as-a-whole-fraction"),
-    pytest.param(_said(epoch="1"), "Undecodable", id="epoch-as-text"),
-    pytest.param(_said(epoch=-1), "EpochInvalid", id="epoch-below-0"),
-    pytest.param(_said(epoch=1 << 62), "EpochInvalid", id="epoch-2^62"),
-    pytest.param(_said(epoch=1 << 80), "EpochInvalid", id="epoch-2^80"),
-    pytest.param(_said(epoch=HORIZON + 1), "EpochInFuture", id="epoch-in-future"),
-    pytest.param(_said(networks="10.1.1.1/32"), "Undecodable", id="networks-as-text"),
-    pytest.param(_said(networks=[1]), "Undecodable", id="network-as-number"),
-    pytest.param(_said(networks=["10.1.1.1"]), "InvalidNetwork", id="an-address"),
-    pytest.param(_said(networks=["10.1.1.1/33"]), "InvalidNetwork", id="length-33"),
-    pytest.param(_said(networks=["10.1.1.1/255.255.255.255"]), "InvalidNetwork", id="netmask"),
-    pytest.param(_said(networks=["a.example/32"]), "InvalidNetwork", id="a-name"),
-    pytest.param(_said(networks=["fe80::1%eth0/128"]), "InvalidNetwork", id="zone"),
-    pytest.param(_said(networks=["10.1.1.1/32\n"]), "InvalidNetwork", id="newline"),
-    pytest.param(_said(networks=["0.0.0.0/0"]), "DefaultRoute", id="default-route"),
-    pytest.param(_said(networks=["::/0"]), "DefaultRoute", id="default-route-v6"),
-    pytest.param(_said(networks=["10.1.1.1/24"]), "HostBits", id="host-bits"),
-    pytest.param(_said(networks=["224.0.0.0/4"]), "InvalidNetwork", id="multicast"),
-    pytest.param(_said(networks=["127.0.0.0/8"]), "InvalidNetwork", id="loopback"),
-    pytest.param(_said(sid="2001:db8:ff01:200::4d2:1"), "SidOutsidePrefix", id="another-node's-sid"),
-    pytest.param(_said(sid="2001:db8:ffff:100::4d2:1"), "SidOutsidePrefix", id="sid-in-nobody's-prefix"),
-    pytest.param(_said(sid="2001:db8:ff01:100::4d3:1"), "SidMismatch", id="sid-of-another-vpc"),
-    pytest.param(_said(function="0002"), "SidMismatch", id="sid-of-another-function"),
-    pytest.param(_said(sid="10.0.0.1"), "InvalidIdentifier", id="sid-is-ipv4"),
-    pytest.param(_said(vpc="+"), "InvalidIdentifier", id="vpc-plus"),
-    pytest.param(_said(vpc="0000000004D2"), "InvalidIdentifier", id="vpc-upper-case"),
-    pytest.param(_said(vpc="ffffffffffff"), "InvalidIdentifier", id="vpc-all-ones"),
-    pytest.param(_said(function="0000"), "InvalidIdentifier", id="function-0"),
-    pytest.param(_said(networks=["10.1.1.1/32"] * 1025), "TooManyNetworks", id="1025-networks"),
+    pytest.param(registration(epoch=1e3), "Undecodable", id="epoch-as-a-whole-fraction"),
+    pytest.param(registration(epoch="1"), "Undecodable", id="epoch-as-text"),
+    pytest.param(registration(epoch=-1), "EpochInvalid", id="epoch-below-0"),
+    pytest.param(registration(epoch=1 << 62), "EpochInvalid", id="epoch-2^62"),
+    pytest.param(registration(epoch=1 << 80), "EpochInvalid", id="epoch-2^80"),
+    pytest.param(registration(epoch=HORIZON + 1), "EpochInFuture", id="epoch-in-future"),
+    pytest.param(registration(networks="10.1.1.1/32"), "Undecodable", id="networks-as-text"),
+    pytest.param(registration(networks=[1]), "Undecodable", id="network-as-number"),
+    pytest.param(registration(networks=["10.1.1.1"]), "InvalidNetwork", id="an-address"),
+    pytest.param(registration(networks=["10.1.1.1/33"]), "InvalidNetwork", id="length-33"),
+    pytest.param(registration(networks=["10.1.1.1/255.255.255.255"]), "InvalidNetwork", id="netmask"),
+    pytest.param(registration(networks=["a.example/32"]), "InvalidNetwork", id="a-name"),
+    pytest.param(registration(networks=["fe80::1%eth0/128"]), "InvalidNetwork", id="zone"),
+    pytest.param(registration(networks=["10.1.1.1/32\n"]), "InvalidNetwork", id="newline"),
+    pytest.param(registration(networks=["0.0.0.0/0"]), "DefaultRoute", id="default-route"),
+    pytest.param(registration(networks=["::/0"]), "DefaultRoute", id="default-route-v6"),
+    pytest.param(registration(networks=["10.1.1.1/24"]), "HostBits", id="host-bits"),
+    pytest.param(registration(networks=["224.0.0.0/4"]), "InvalidNetwork", id="multicast"),
+    pytest.param(registration(networks=["127.0.0.0/8"]), "InvalidNetwork", id="loopback"),
+    pytest.param(registration(sid="2001:db8:ff01:200::4d2:1"), "SidOutsidePrefix", id="another-node's-sid"),
+    pytest.param(
+        registration(sid="2001:db8:ffff:100::4d2:1"), "SidOutsidePrefix", id="sid-in-nobody's-prefix"
+    ),
+    pytest.param(registration(sid="2001:db8:ff01:100::4d3:1"), "SidMismatch", id="sid-of-another-vpc"),
+    pytest.param(registration(function="0002"), "SidMismatch", id="sid-of-another-function"),
+    pytest.param(registration(sid="10.0.0.1"), "InvalidIdentifier", id="sid-is-ipv4"),
+    pytest.param(registration(vpc="+"), "InvalidIdentifier", id="vpc-plus"),
+    pytest.param(registration(vpc="0000000004D2"), "InvalidIdentifier", id="vpc-upper-case"),
+    pytest.param(registration(vpc="ffffffffffff"), "InvalidIdentifier", id="vpc-all-ones"),
+    pytest.param(registration(function="0000"), "InvalidIdentifier", id="function-0"),
+    pytest.param(registration(networks=["10.1.1.1/32"] * 1025), "TooManyNetworks", id="1025-networks"),
 ]
 
 
 @pytest.mark.parametrize(("payload", "reason"), BAD)
 async def test_what_is_wrong_is_dropped_and_counted(payload: bytes, reason: str | None) -> None:
-    async with site() as it:
-        await it.say(TOPICS.endpoints("default", "n1"), payload)
-        await it.handled()
-        commit = it.store.commit(HORIZON)
-        counted = it.counted() | {rejection.reason: 1 for rejection in commit.rejections}
+    async with inbox_at_broker() as inbox:
+        await inbox.say(TOPICS.endpoints("default", "n1"), payload)
+        await inbox.handled()
+        commit = inbox.store.commit(HORIZON)
+        counted = inbox.counted() | {rejection.reason: 1 for rejection in commit.rejections}
         assert set(counted) == ({reason} if reason else set())
         if reason:
-            assert not it.store.tables.routes(0x4D2)
+            assert not inbox.store.tables.routes(0x4D2)
 
 
 async def test_what_is_in_order_is_taken_and_unknown_fields_are_ignored() -> None:
-    async with site() as it:
+    async with inbox_at_broker() as it:
         payload = {"sequence": 1, "endpoints": [{**VALID, "colour": "blue"}], "later": {"deep": [1]}}
         await it.say(TOPICS.endpoints("default", "n1"), json.dumps(payload).encode())
         await it.handled()
@@ -174,11 +176,11 @@ async def test_what_is_in_order_is_taken_and_unknown_fields_are_ignored() -> Non
 
 
 async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
-    async with site() as it:
+    async with inbox_at_broker() as it:
         topic = TOPICS.endpoints("default", "n1")
         for sequence, networks in ((5, ["10.1.1.1/32"]), (4, []), (5, []), (5, ["10.1.1.1/32"])):
-            said = {"sequence": sequence, "endpoints": [{**VALID, "networks": networks}]}
-            await it.say(topic, json.dumps(said).encode())
+            payload = {"sequence": sequence, "endpoints": [{**VALID, "networks": networks}]}
+            await it.say(topic, json.dumps(payload).encode())
             await it.handled()
         it.store.commit(HORIZON)
         assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
@@ -203,7 +205,7 @@ async def test_what_is_stale_or_replayed_is_dropped_and_counted() -> None:
 )
 async def test_names(cluster: str, node: str, *, taken: bool) -> None:
     """Also those that no broker would let pass: they come from somewhere else then."""
-    async with site() as it:
+    async with inbox_at_broker() as it:
         await it.say(TOPICS.endpoints(cluster, node), encode(NodeEndpoints(1, ())))
         await it.handled()
         assert it.store.nodes.is_registered(NodeRef(cluster, node)) is taken
@@ -222,8 +224,8 @@ async def test_names(cluster: str, node: str, *, taken: bool) -> None:
     ],
 )
 async def test_topics_that_there_are_not(topic: str) -> None:
-    async with site() as it:
-        await it.say(f"galactic/v1/{topic}", _said())
+    async with inbox_at_broker() as it:
+        await it.say(f"galactic/v1/{topic}", registration())
         await it.handled()
         it.store.commit(HORIZON)
         assert not it.store.tables.routes(0x4D2)
@@ -240,7 +242,7 @@ async def test_topics_that_there_are_not(topic: str) -> None:
     ],
 )
 async def test_prefixes(prefix: str, reason: str) -> None:
-    async with site() as it:
+    async with inbox_at_broker() as it:
         await it.say(TOPICS.status("default", "n2"), encode(NodeStatus("online", prefix)))
         await it.handled()
         assert it.counted() == {reason: 1}
@@ -250,35 +252,35 @@ async def test_a_node_over_its_share_is_counted_and_its_last_word_holds() -> Non
     class Clock:
         now = 0.0
 
-    async with site(FairQueue(lambda: Clock.now, share=Share(1, 50, 1e9, 1e9))) as it:
+    async with inbox_at_broker(FairQueue(lambda: Clock.now, share=Share(1, 50, 1e9, 1e9))) as inbox:
         with capture_logs() as logs:
             for sequence in range(1, 201):
                 endpoint = Endpoint(**{**VALID, "networks": (f"10.1.1.{sequence}/32",)})
-                said = encode(NodeEndpoints(sequence, (endpoint,)))
-                await it.say(TOPICS.endpoints("default", "n1"), said)
+                payload = encode(NodeEndpoints(sequence, (endpoint,)))
+                await inbox.say(TOPICS.endpoints("default", "n1"), payload)
                 for _ in range(30):  # so that each has its turn, as far as there are any
                     await asyncio.sleep(0)
-            await it.handled()
+            await inbox.handled()
         assert [line["node"] for line in logs if "superseded" in line["event"]] == ["n1"]
-        assert len(it.inbox.queue) == 1
-        assert it.counted()["RateLimited"] > 100
+        assert len(inbox.inbox.queue) == 1
+        assert inbox.counted()["RateLimited"] > 100
         Clock.now += 2
-        await it.handled()
-        it.store.commit(HORIZON)
-        assert list(it.store.tables.routes(0x4D2)) == ["10.1.1.200/32"]
+        await inbox.handled()
+        inbox.store.commit(HORIZON)
+        assert list(inbox.store.tables.routes(0x4D2)) == ["10.1.1.200/32"]
 
 
 async def test_a_mistake_of_ours_costs_one_message(monkeypatch) -> None:
-    async with site() as it:
+    async with inbox_at_broker() as it:
         known = it.store.nodes.set_endpoints
 
-        def registered(origin: NodeRef, *said: object) -> bool:
-            if origin.node == "n1":
+        def registered(node: NodeRef, *payload: object) -> bool:
+            if node.node == "n1":
                 raise ZeroDivisionError
-            return known(origin, *said)
+            return known(node, *payload)
 
         monkeypatch.setattr(it.store.nodes, "set_endpoints", registered)
-        await it.say(TOPICS.endpoints("default", "n1"), _said())
+        await it.say(TOPICS.endpoints("default", "n1"), registration())
         await it.handled()
         assert it.counted() == {"Internal": 1}
 
@@ -335,30 +337,30 @@ near = st.fixed_dictionaries(
     },
 )
 wild = st.dictionaries(st.sampled_from([*VALID, "more"]), anything, max_size=2)
-endpoints = st.tuples(near, st.just({}) | wild).map(lambda it: VALID | it[0] | it[1])
+endpoints = st.tuples(near, st.just({}) | wild).map(lambda pair: VALID | pair[0] | pair[1])
 registrations = st.tuples(
     st.sampled_from(["n1", "n1", "n2"]), st.integers(0, 99), st.lists(endpoints, min_size=1, max_size=3)
 ).map(
-    lambda it: (
-        TOPICS.endpoints("default", it[0]),
-        json.dumps({"sequence": it[1], "endpoints": it[2]}).encode(),
+    lambda cut: (
+        TOPICS.endpoints("default", cut[0]),
+        json.dumps({"sequence": cut[1], "endpoints": cut[2]}).encode(),
     )
 )
 prefixes = st.sampled_from([PREFIX, "2001:db8:ff01:200::/56"])
 messages = st.one_of(
     st.binary(max_size=200),
-    anything.map(lambda it: json.dumps(it).encode()),
+    anything.map(lambda value: json.dumps(value).encode()),
     st.fixed_dictionaries(
         {
             "sequence": st.one_of(st.integers(0, 9), anything),
             "endpoints": st.lists(endpoints, max_size=4) | anything,
         }
-    ).map(lambda it: json.dumps(it).encode()),
+    ).map(lambda value: json.dumps(value).encode()),
     st.fixed_dictionaries(
         {"state": st.sampled_from(["online", "offline"]) | anything, "prefix": prefixes | anything}
     ).map(lambda it: json.dumps(it).encode()),
-    st.tuples(st.just(_said()), st.integers(0, 300), st.binary(min_size=1, max_size=3)).map(
-        lambda it: it[0][: it[1]] + it[2] + it[0][it[1] + len(it[2]) :]
+    st.tuples(st.just(registration()), st.integers(0, 300), st.binary(min_size=1, max_size=3)).map(
+        lambda cut: cut[0][: cut[1]] + cut[2] + cut[0][cut[1] + len(cut[2]) :]
     ),
 )
 names = st.sampled_from(["n1", "n2", "", "+", "a b"]) | st.text(max_size=5)
@@ -377,20 +379,22 @@ topics = st.one_of(
 @pytest.mark.timeout(900)
 @settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(st.lists(registrations | st.tuples(topics, messages), min_size=1, max_size=12))
-def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(said: list[tuple[str, bytes]]) -> None:
+def test_whatever_arrives_the_router_lives_and_its_table_is_in_order(
+    messages: list[tuple[str, bytes]],
+) -> None:
     async def fuzz() -> None:
-        async with site() as it:
-            for topic, payload in said:
+        async with inbox_at_broker() as it:
+            for topic, payload in messages:
                 await it.say(topic, payload)
             await it.handled()
             it.store.commit(HORIZON)
             assert "Internal" not in it.counted(), it.counted()
-            known = {origin: segment.prefix for origin, segment in it.store.nodes.segments().items()}
+            known = {node: segment.prefix for node, segment in it.store.nodes.segments().items()}
             for table in it.store.tables.snapshot().values():
                 for network, route in table.routes.items():
                     assert str(ip_network(network)) == network
                     assert ip_network(network).prefixlen
-                    origin = NodeRef(route.cluster, route.node)
-                    assert IPv6Network(f"{route.segments[0]}/128").subnet_of(known[origin])
+                    node = NodeRef(route.cluster, route.node)
+                    assert IPv6Network(f"{route.segments[0]}/128").subnet_of(known[node])
 
     asyncio.run(fuzz())

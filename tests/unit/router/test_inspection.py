@@ -33,9 +33,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_the_tables_of_a_running_router(capsys: pytest.CaptureFixture[str]) -> None:
     async with serving() as (replica, listed):
         await asyncio.to_thread(inspection.main, ["0000000004d2"], lambda: listed)
-    (found,) = json.loads(capsys.readouterr().out)
-    assert (found["replica"], found["term"]) == (replica, 3)
-    assert found["vpcs"] == {
+    (printed,) = json.loads(capsys.readouterr().out)
+    assert (printed["replica"], printed["term"]) == (replica, 3)
+    assert printed["vpcs"] == {
         "0000000004d2": {
             "revision": 12,
             "routes": [

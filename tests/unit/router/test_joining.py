@@ -28,87 +28,87 @@ BOTH = frozenset({"east", "west"})
 class Plane:
     """A store and three clusters of one node each."""
 
-    def __init__(self, world, policy: Policy = Policy()) -> None:  # noqa: B008
-        self.world, self.sequence = world, 0
+    def __init__(self, topology, policy: Policy = Policy()) -> None:  # noqa: B008
+        self.topology, self.sequence = topology, 0
         self.store = Store(checked=False, policy=policy)
-        for origin in CLUSTERS:
-            self.store.nodes.set_prefix(origin, world.prefix(origin.node))
+        for node in CLUSTERS:
+            self.store.nodes.set_prefix(node, topology.prefix(node.node))
 
-    def say(self, origin: NodeRef, *endpoints: Endpoint) -> None:
+    def say(self, node: NodeRef, *endpoints: Endpoint) -> None:
         self.sequence += 1
-        assert self.store.nodes.set_endpoints(origin, self.sequence, endpoints)
+        assert self.store.nodes.set_endpoints(node, self.sequence, endpoints)
 
     def attach(
-        self, origin: NodeRef, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
+        self, node: NodeRef, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
     ) -> None:
-        self.say(origin, self.world.endpoint(origin.node, function, network, epoch=epoch, vpc=vpc))
+        self.say(node, self.topology.endpoint(node.node, function, network, epoch=epoch, vpc=vpc))
 
-    def settle(self) -> tuple[dict[str, str], list[str]]:
+    def commit(self) -> tuple[dict[str, str], list[str]]:
         """(network → cluster, reasons of what is rejected now)."""
         news = self.store.commit(HORIZON).rejections
-        found = {network: route.cluster for network, route in self.store.tables.routes(VPC).items()}
-        return found, [rejection.reason for rejection in news]
+        holders = {network: route.cluster for network, route in self.store.tables.routes(VPC).items()}
+        return holders, [rejection.reason for rejection in news]
 
 
 @pytest.fixture
-def plane(world) -> Plane:
-    return Plane(world)
+def plane(topology) -> Plane:
+    return Plane(topology)
 
 
 def test_a_vpc_that_is_not_listed_belongs_to_the_cluster_that_has_it(plane) -> None:
     plane.attach(EAST, "10.1.1.1/32", epoch=500)
-    assert plane.settle() == ({"10.1.1.1/32": "east"}, [])
+    assert plane.commit() == ({"10.1.1.1/32": "east"}, [])
     plane.attach(WEST, "10.1.1.2/32", epoch=1)  # that its clock is slower does not make it the owner
-    assert plane.settle() == ({"10.1.1.1/32": "east"}, ["NotAdmitted"])
+    assert plane.commit() == ({"10.1.1.1/32": "east"}, ["NotAdmitted"])
     plane.attach(EAST, "10.1.1.9/32", epoch=501)  # the only route of the owner changes
-    assert plane.settle() == ({"10.1.1.9/32": "east"}, [])
+    assert plane.commit() == ({"10.1.1.9/32": "east"}, [])
     plane.say(EAST)
-    assert plane.settle()[0] == {"10.1.1.2/32": "west"}
+    assert plane.commit()[0] == {"10.1.1.2/32": "west"}
 
 
 def test_of_clusters_that_come_at_once_the_one_that_was_attached_first(plane) -> None:
     plane.attach(WEST, "10.1.1.2/32", epoch=7)
     plane.attach(EAST, "10.1.1.1/32", epoch=8)
     plane.attach(NORTH, "10.1.1.3/32", epoch=FAR)
-    found, reasons = plane.settle()
-    assert found == {"10.1.1.2/32": "west"}
+    holders, reasons = plane.commit()
+    assert holders == {"10.1.1.2/32": "west"}
     assert sorted(reasons) == ["NotAdmitted", "NotAdmitted"]
 
 
-def test_listed_clusters_reach_each_other_and_others_do_not_get_in(world) -> None:
-    plane = Plane(world, Policy(vpcs={VPC: BOTH}))
-    for number, origin in enumerate(CLUSTERS, 1):
-        plane.attach(origin, f"10.1.1.{number}/32")  # equal functions: three attachments
-    assert plane.settle() == ({"10.1.1.1/32": "east", "10.1.1.2/32": "west"}, ["NotAdmitted"])
+def test_listed_clusters_reach_each_other_and_others_do_not_get_in(topology) -> None:
+    plane = Plane(topology, Policy(vpcs={VPC: BOTH}))
+    for number, node in enumerate(CLUSTERS, 1):
+        plane.attach(node, f"10.1.1.{number}/32")  # equal functions: three attachments
+    assert plane.commit() == ({"10.1.1.1/32": "east", "10.1.1.2/32": "west"}, ["NotAdmitted"])
 
 
-def test_an_address_of_both_clusters_stays_with_the_one_that_has_it(world) -> None:
-    plane = Plane(world, Policy(vpcs={VPC: BOTH}))
+def test_an_address_of_both_clusters_stays_with_the_one_that_has_it(topology) -> None:
+    plane = Plane(topology, Policy(vpcs={VPC: BOTH}))
     plane.attach(WEST, "10.1.1.1/32", epoch=9)
-    plane.settle()
+    plane.commit()
     plane.attach(EAST, "10.1.1.1/32", epoch=2)
-    assert plane.settle() == ({"10.1.1.1/32": "west"}, [])
+    assert plane.commit() == ({"10.1.1.1/32": "west"}, [])
     (conflict,) = plane.store.tables.snapshot()[VPC].conflicts
     assert (conflict.path.origin, conflict.owner.origin) == (EAST, WEST)
 
 
-def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(world) -> None:
-    plane = Plane(world, Policy(vpcs={VPC: BOTH}))
+def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(topology) -> None:
+    plane = Plane(topology, Policy(vpcs={VPC: BOTH}))
     plane.attach(EAST, "10.1.1.1/32", epoch=2)
     plane.attach(WEST, "10.1.1.2/32", epoch=1)
     plane.attach(NORTH, "10.9.9.9/32", vpc=OTHER)
-    plane.settle()
+    plane.commit()
     plane.store.tables.set_policy(Policy(vpcs={VPC: frozenset({"east"})}))
     done = plane.store.commit(HORIZON)
-    assert {vpc: (set(it.set), set(it.delete)) for vpc, it in done.routes.items()} == {
+    assert {vpc: (set(change.set), set(change.delete)) for vpc, change in done.routes.items()} == {
         VPC: (set(), {"10.1.1.2/32"})
     }
-    assert [(it.origin, it.reason) for it in done.rejections] == [(WEST, "NotAdmitted")]
+    assert [(rejection.origin, rejection.reason) for rejection in done.rejections] == [(WEST, "NotAdmitted")]
     plane.store.tables.set_policy(Policy(vpcs={VPC: BOTH}))
-    assert plane.settle()[0] == {"10.1.1.1/32": "east", "10.1.1.2/32": "west"}
+    assert plane.commit()[0] == {"10.1.1.1/32": "east", "10.1.1.2/32": "west"}
     # Taken off the list altogether it is the VPC of the one of the two that was attached first.
     plane.store.tables.set_policy(Policy())
-    assert plane.settle()[0] == {"10.1.1.2/32": "west"}
+    assert plane.commit()[0] == {"10.1.1.2/32": "west"}
 
 
 @pytest.mark.parametrize(
@@ -119,21 +119,21 @@ def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(
         pytest.param(Unlisted.NOBODY, [], id="nobody"),
     ],
 )
-def test_what_goes_for_a_vpc_that_is_not_listed(world, unlisted: Unlisted, clusters: list[str]) -> None:
-    plane = Plane(world, Policy(unlisted))
-    for number, origin in enumerate(CLUSTERS, 1):
-        plane.attach(origin, f"10.1.1.{number}/32", epoch=number)
-    assert sorted(plane.settle()[0].values()) == clusters
+def test_what_goes_for_a_vpc_that_is_not_listed(topology, unlisted: Unlisted, clusters: list[str]) -> None:
+    plane = Plane(topology, Policy(unlisted))
+    for number, node in enumerate(CLUSTERS, 1):
+        plane.attach(node, f"10.1.1.{number}/32", epoch=number)
+    assert sorted(plane.commit()[0].values()) == clusters
 
 
-def test_a_restart_does_not_give_a_vpc_to_somebody_else(world) -> None:
-    before, after = Plane(world), Plane(world)
+def test_a_restart_does_not_give_a_vpc_to_somebody_else(topology) -> None:
+    before, after = Plane(topology), Plane(topology)
     before.attach(EAST, "10.1.1.1/32", epoch=500)
-    before.settle()
+    before.commit()
     deque(after.store.install({VPC: before.store.tables.routes(VPC)}), 0)
     after.attach(WEST, "10.1.1.2/32", epoch=1)
     after.attach(EAST, "10.1.1.1/32", epoch=500)
-    assert after.settle()[0] == {"10.1.1.1/32": "east"}
+    assert after.commit()[0] == {"10.1.1.1/32": "east"}
 
 
 # -- the store arrives at the pure function ----------------------------------------------------------------------------
@@ -142,19 +142,19 @@ def test_a_restart_does_not_give_a_vpc_to_somebody_else(world) -> None:
 class Machine(RuleBasedStateMachine):
     """Registrations, policies and time in any order; the oracle is ``table`` with the tables before as ``held``."""
 
-    world = None
+    topology = None
     policies = st.builds(
         Policy,
         st.sampled_from(Unlisted),
         st.dictionaries(
             st.sampled_from((VPC, OTHER)),
-            st.frozensets(st.sampled_from([origin.cluster for origin in CLUSTERS])),
+            st.frozensets(st.sampled_from([node.cluster for node in CLUSTERS])),
         ),
     )
 
     def __init__(self) -> None:
         super().__init__()
-        self.plane = Plane(self.world)
+        self.plane = Plane(self.topology)
         self.policy, self.horizon = Policy(), HORIZON
         self.expected = table({}, None, {}, 0)
 
@@ -168,8 +168,8 @@ class Machine(RuleBasedStateMachine):
         self.plane.store.tables.set_policy(policy)
 
     @rule(
-        origin=st.sampled_from(CLUSTERS),
-        said=st.lists(
+        node=st.sampled_from(CLUSTERS),
+        endpoints=st.lists(
             st.tuples(
                 st.sampled_from((VPC, VPC, OTHER)),
                 st.integers(1, 3),
@@ -179,13 +179,13 @@ class Machine(RuleBasedStateMachine):
             max_size=3,
         ),
     )
-    def register(self, origin: NodeRef, said: list) -> None:
-        world = self.world
+    def register(self, node: NodeRef, endpoints: list) -> None:
+        topology = self.topology
         self.plane.say(
-            origin,
+            node,
             *(
-                world.endpoint(origin.node, function, *nets, epoch=epoch, vpc=vpc)
-                for vpc, function, nets, epoch in said
+                topology.endpoint(node.node, function, *nets, epoch=epoch, vpc=vpc)
+                for vpc, function, nets, epoch in endpoints
             ),
         )
 
@@ -195,19 +195,19 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def commit(self) -> None:
-        before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
+        before = {vpc: table.routes for vpc, table in self.expected.vpcs.items()}
         store = self.plane.store
         expected = table(store.nodes.segments(), None, before, self.horizon, self.policy)
         store.commit(self.horizon)
         assert store.tables.snapshot() == expected.vpcs
-        routes = {vpc: found.routes for vpc, found in expected.vpcs.items()}
+        routes = {vpc: table.routes for vpc, table in expected.vpcs.items()}
         again = table(store.nodes.segments(), None, routes, self.horizon, self.policy)
-        assert {vpc: found.routes for vpc, found in again.vpcs.items()} == routes, "a restart changes nothing"
+        assert {vpc: table.routes for vpc, table in again.vpcs.items()} == routes, "a restart changes nothing"
         self.expected = expected
 
 
-def test_any_order_of_registrations_and_policies(world) -> None:
-    Machine.world = world
+def test_any_order_of_registrations_and_policies(topology) -> None:
+    Machine.topology = topology
     run_state_machine_as_test(
         Machine,
         settings=settings(max_examples=100, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
@@ -217,38 +217,38 @@ def test_any_order_of_registrations_and_policies(world) -> None:
 # -- prefixes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, world) -> None:
+def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, topology) -> None:
     plane.attach(EAST, "10.1.1.1/32")
-    plane.settle()
+    plane.commit()
     thief = NodeRef("west", "n1")  # its prefix in this world is that of east's n1
-    plane.store.nodes.set_prefix(thief, world.prefix("n1"))
+    plane.store.nodes.set_prefix(thief, topology.prefix("n1"))
     plane.attach(thief, "10.1.1.2/32", vpc=OTHER)
-    assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
+    assert plane.commit() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
     assert not plane.store.tables.routes(OTHER)
     plane.store.nodes.remove(EAST)
-    assert plane.settle()[0] == {}
+    assert plane.commit()[0] == {}
     assert list(plane.store.tables.routes(OTHER)) == ["10.1.1.2/32"]
 
 
 @pytest.mark.parametrize("length", [48, 52, 64])
-def test_prefixes_that_only_overlap(plane, world, length: int) -> None:
+def test_prefixes_that_only_overlap(plane, topology, length: int) -> None:
     plane.attach(EAST, "10.1.1.1/32")
-    plane.settle()
+    plane.commit()
     larger = NodeRef("a", "n1")
-    inside = world.prefix("n1").network_address
+    inside = topology.prefix("n1").network_address
     plane.store.nodes.set_prefix(larger, IPv6Network((inside, length), strict=False))
     plane.say(larger)
-    assert plane.settle() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
+    assert plane.commit() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])
 
 
-def test_a_restart_does_not_give_a_prefix_to_somebody_else(world) -> None:
-    before, after = Plane(world), Store(checked=False)
+def test_a_restart_does_not_give_a_prefix_to_somebody_else(topology) -> None:
+    before, after = Plane(topology), Store(checked=False)
     before.attach(EAST, "10.1.1.1/32")
-    before.settle()
+    before.commit()
     thief = NodeRef("a", "n1")  # by name it would be first
-    after.nodes.set_prefix(thief, world.prefix("n1"))
-    after.nodes.set_prefix(EAST, world.prefix("n1"))
-    after.nodes.set_endpoints(EAST, 1, (world.endpoint("n1", 1, "10.1.1.1/32"),))
+    after.nodes.set_prefix(thief, topology.prefix("n1"))
+    after.nodes.set_prefix(EAST, topology.prefix("n1"))
+    after.nodes.set_endpoints(EAST, 1, (topology.endpoint("n1", 1, "10.1.1.1/32"),))
     deque(after.install({VPC: before.store.tables.routes(VPC)}), 0)
     after.commit(HORIZON)
     assert after.nodes.prefix_conflicts() == {thief: EAST}
@@ -265,7 +265,7 @@ def test_a_file_of_admissions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         pytest.param("[", "not YAML", id="no-yaml"),
         pytest.param("- a", "list: give the keys", id="a-list"),
@@ -278,10 +278,10 @@ def test_a_file_of_admissions() -> None:
         pytest.param(b"\xff\xfe\x00", "not YAML", id="bytes"),
     ],
 )
-def test_a_file_that_says_nothing_usable(text: str, said: str) -> None:
+def test_a_file_that_says_nothing_usable(text: str, reason: str) -> None:
     with pytest.raises(Rejected, match=r".*") as caught:
         parse(text)
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
 
 
 @asynccontextmanager

@@ -38,18 +38,18 @@ class Api:
     def put(self, resource: Resource, name: str, namespace: str = "", **content: object) -> None:
         known = self.objects.setdefault(resource.plural, {})
         before = known.get((namespace, name))
-        thing = {
+        stored = {
             "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
             **(before or {}),
             **content,
         }
-        self._store(resource, thing, "MODIFIED" if before else "ADDED")
+        self._store(resource, stored, "MODIFIED" if before else "ADDED")
 
     def remove(self, resource: Resource, name: str, namespace: str = "") -> None:
-        thing = self.objects[resource.plural].pop((namespace, name))
+        stored = self.objects[resource.plural].pop((namespace, name))
         self._version += 1
-        thing["metadata"]["resourceVersion"] = str(self._version)
-        self._tell(resource, Event("DELETED", thing))
+        stored["metadata"]["resourceVersion"] = str(self._version)
+        self._tell(resource, Event("DELETED", stored))
 
     def stop(self) -> None:
         self.up = False
@@ -85,20 +85,20 @@ class Api:
         if name in self.refused:
             self.refused.remove(name)
             raise Rejected(f"{name} is forbidden: RBAC: clusterrole not found", reason="Forbidden")
-        thing = copy.deepcopy(self.objects[resource.plural].get((namespace, name)))
-        if thing is None:
+        stored = copy.deepcopy(self.objects[resource.plural].get((namespace, name)))
+        if stored is None:
             raise NotFound(name)
         version = patch.get("metadata", {}).get("resourceVersion")
-        if version not in (None, thing["metadata"]["resourceVersion"]):
+        if version not in (None, stored["metadata"]["resourceVersion"]):
             raise Conflict("changed in between", reason="Conflict")
         self.patches.append((name, patch["status"]))
-        status = thing.setdefault("status", {})
+        status = stored.setdefault("status", {})
         for key, value in patch["status"].items():
             status[key] = value
             if value is None:
                 del status[key]
-        self._store(resource, thing, "MODIFIED")
-        return thing
+        self._store(resource, stored, "MODIFIED")
+        return stored
 
     async def create(self, resource: Resource, body: Object, namespace: str = "") -> Object:
         self._reachable()
@@ -107,12 +107,12 @@ class Api:
         self.events.append(body)
         return body
 
-    def _store(self, resource: Resource, thing: Object, kind: str) -> None:
+    def _store(self, resource: Resource, stored: Object, kind: str) -> None:
         self._version += 1
-        thing["metadata"] = {**thing["metadata"], "resourceVersion": str(self._version)}
-        meta = thing["metadata"]
-        self.objects.setdefault(resource.plural, {})[meta["namespace"], meta["name"]] = thing
-        self._tell(resource, Event(kind, copy.deepcopy(thing)))
+        stored["metadata"] = {**stored["metadata"], "resourceVersion": str(self._version)}
+        meta = stored["metadata"]
+        self.objects.setdefault(resource.plural, {})[meta["namespace"], meta["name"]] = stored
+        self._tell(resource, Event(kind, copy.deepcopy(stored)))
 
     def _tell(self, resource: Resource, event: Event) -> None:
         for plural, queue in self._watches:
@@ -127,9 +127,9 @@ class Api:
 class Cluster(Api):
     """Two attachments of one VPC, and nodes."""
 
-    def __init__(self, world) -> None:
+    def __init__(self, topology) -> None:
         super().__init__()
-        self.world = world
+        self.topology = topology
         self.put(
             VPCS, "blue", "ns", spec={"networks": ["10.1.0.0/16"]}, status={"identifier": "0000000004d2"}
         )
@@ -147,26 +147,26 @@ class Cluster(Api):
         self.put(VPC_ATTACHMENTS, name, "ns", spec=spec, status=status)
 
     def segment(self, node: str, sequence: int = 0, *endpoints) -> None:
-        said = [
+        registered = [
             {
-                "vpc": it.vpc,
-                "function": it.function,
-                "attachment": it.attachment,
-                "sid": it.sid,
-                "networks": list(it.networks),
-                "epoch": it.epoch,
+                "vpc": endpoint.vpc,
+                "function": endpoint.function,
+                "attachment": endpoint.attachment,
+                "sid": endpoint.sid,
+                "networks": list(endpoint.networks),
+                "epoch": endpoint.epoch,
                 "containerID": "c",
             }
-            for it in endpoints
+            for endpoint in endpoints
         ]
-        status = {"sequence": sequence, "endpoints": said}
-        self.put(NODE_SEGMENTS, node, spec={"prefix": str(self.world.prefix(node))}, status=status)
+        status = {"sequence": sequence, "endpoints": registered}
+        self.put(NODE_SEGMENTS, node, spec={"prefix": str(self.topology.prefix(node))}, status=status)
 
 
 @pytest.fixture
-def cluster(world, monkeypatch) -> Cluster:
+def cluster(topology, monkeypatch) -> Cluster:
     monkeypatch.setattr(reflector, "BACKOFF_SECONDS", (0.01, 0.02))
-    return Cluster(world)
+    return Cluster(topology)
 
 
 @pytest.fixture
@@ -186,21 +186,24 @@ async def router(broker: MemoryBroker, api: Api, replica: str = "r"):
         assert isinstance(outcome, asyncio.CancelledError), outcome
 
 
-def told(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
+def changes(broker: MemoryBroker) -> list[tuple[list[str], list[str]]]:
     messages = [decode(Changes, payload) for topic, payload, _ in broker.published if topic == CHANGES]
-    return [([f"{it.network}@{it.node}" for it in message.set], list(message.delete)) for message in messages]
+    return [
+        ([f"{route.network}@{route.node}" for route in message.set], list(message.delete))
+        for message in messages
+    ]
 
 
 def say(broker: MemoryBroker, message: tuple[str, bytes]) -> None:
     broker.publish(*message, True)
 
 
-async def test_a_registration_over_mqtt_is_announced_and_recorded(world, cluster, broker, until) -> None:
+async def test_a_registration_over_mqtt_is_announced_and_recorded(topology, cluster, broker, until) -> None:
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle)
-        one = world.endpoint("n1", 1, "10.1.1.1/32", "192.168.1.0/24", epoch=5)
-        say(broker, world.endpoints("n1", 1, one))
-        await until(lambda: told(broker) == [(["10.1.1.1/32@n1", "192.168.1.0/24@n1"], [])])
+        one = topology.endpoint("n1", 1, "10.1.1.1/32", "192.168.1.0/24", epoch=5)
+        say(broker, topology.endpoints("n1", 1, one))
+        await until(lambda: changes(broker) == [(["10.1.1.1/32@n1", "192.168.1.0/24@n1"], [])])
         await until(lambda: "endpoint" in cluster.status("a1") and HEAD in broker.retained)
         recorded = cluster.status("a1")["endpoint"]
         assert recorded["revision"] == decode(Head, broker.retained[HEAD]).revision
@@ -215,31 +218,31 @@ async def test_a_registration_over_mqtt_is_announced_and_recorded(world, cluster
         }
         cluster.segment("n1", 1, one)  # the same, durably, and later
         await asyncio.sleep(0.1)
-        assert len(told(broker)) == 1
+        assert len(changes(broker)) == 1
         assert len(cluster.patches) == 1, "recorded again although nothing changed"
 
         cluster.segment("n1", 2)  # only Kubernetes says that it left
-        await until(lambda: told(broker)[1:] == [([], ["10.1.1.1/32", "192.168.1.0/24"])])
+        await until(lambda: changes(broker)[1:] == [([], ["10.1.1.1/32", "192.168.1.0/24"])])
         await until(lambda: "endpoint" not in cluster.status("a1"))
 
 
-async def test_a_move_is_recorded_with_its_node_and_a_new_since(world, cluster, broker, until) -> None:
+async def test_a_move_is_recorded_with_its_node_and_a_new_since(topology, cluster, broker, until) -> None:
     async with router(broker, cluster):
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=5))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=5))
         await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n1")
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=6)))
+        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=6)))
         await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n2")
         cluster.segment("n1", 2)
         await asyncio.sleep(0.1)
         assert cluster.status("a1")["endpoint"]["node"] == "n2"
-        assert told(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
+        assert changes(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
 
 
-async def test_lies_become_events_and_not_too_many(world, cluster, broker, until) -> None:
+async def test_lies_become_events_and_not_too_many(topology, cluster, broker, until) -> None:
     async with router(broker, cluster):
         for sequence in range(1, 30):
-            stolen = world.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/0", epoch=sequence)
-            say(broker, world.endpoints("n1", sequence, stolen))
+            stolen = topology.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/0", epoch=sequence)
+            say(broker, topology.endpoints("n1", sequence, stolen))
             await asyncio.sleep(0.005)
         await until(lambda: len(cluster.events) == 2)
         await asyncio.sleep(0.3)
@@ -255,7 +258,7 @@ async def test_lies_become_events_and_not_too_many(world, cluster, broker, until
             "resourceVersion": "",
         }
         assert "n1" in one["message"]
-        assert told(broker) == []
+        assert changes(broker) == []
 
 
 def uncarried(controller) -> float | None:
@@ -263,16 +266,16 @@ def uncarried(controller) -> float | None:
 
 
 async def test_a_node_without_a_carrier_becomes_an_event_if_that_lasts(
-    world, cluster, broker, until, monkeypatch
+    topology, cluster, broker, until, monkeypatch
 ) -> None:
     monkeypatch.setattr(attachment_events, "LAG_SECONDS", 0.2)
     carrier = lambda name, node: {"pod": name, "uid": name, "node": node}  # noqa: E731
     for name in ("a1", "a2"):
-        there = [carrier(name, "n3")]
-        cluster.put(VPC_ATTACHMENTS, name, "ns", status={**cluster.status(name), "carriers": there})
+        carriers = [carrier(name, "n3")]
+        cluster.put(VPC_ATTACHMENTS, name, "ns", status={**cluster.status(name), "carriers": carriers})
     async with router(broker, cluster) as controller:
-        both = (world.endpoint("n1", number, f"10.1.1.{number}/32", epoch=9) for number in (1, 2))
-        say(broker, world.endpoints("n1", 1, *both))
+        both = (topology.endpoint("n1", number, f"10.1.1.{number}/32", epoch=9) for number in (1, 2))
+        say(broker, topology.endpoints("n1", 1, *both))
         await until(lambda: uncarried(controller) == 2)
         late = [carrier("a2", "n1")]
         cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "carriers": late})
@@ -285,7 +288,7 @@ async def test_a_node_without_a_carrier_becomes_an_event_if_that_lasts(
 
 
 async def test_a_conflict_is_a_condition_that_others_conditions_survive(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     cluster.attach(2, "10.1.1.2/24", "10.1.1.1/24")
     ready = {
@@ -297,9 +300,12 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
     }
     cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [ready]})
     async with router(broker, cluster):
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
-        await until(lambda: len(told(broker)) == 1)
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.1/32", "10.1.1.2/32", epoch=3)))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
+        await until(lambda: len(changes(broker)) == 1)
+        say(
+            broker,
+            topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.1/32", "10.1.1.2/32", epoch=3)),
+        )
         await until(lambda: cluster.status("a2").get("conditions", [])[1:])
         others, conflict = cluster.status("a2")["conditions"]
         assert others == ready
@@ -312,14 +318,14 @@ async def test_a_conflict_is_a_condition_that_others_conditions_survive(
         assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.2/32"]
         await until(lambda: [event["reason"] for event in cluster.events] == ["Conflict"])
 
-        say(broker, world.endpoints("n1", 2))  # the holder leaves
+        say(broker, topology.endpoints("n1", 2))  # the holder leaves
         await until(lambda: cluster.status("a2")["conditions"][1]["status"] == "False")
         assert cluster.status("a2")["endpoint"]["networks"] == ["10.1.1.1/32", "10.1.1.2/32"]
-        assert told(broker)[-1] == (["10.1.1.1/32@n2"], [])
+        assert changes(broker)[-1] == (["10.1.1.1/32@n2"], [])
 
 
 async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     """Two that write one condition would undo each other for ever."""
     given = {
@@ -331,16 +337,16 @@ async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
     }
     cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(
             lambda: "endpoint" in cluster.status("a1") and not controller.part(Reflectors)._observer._queue
         )
         assert [name for name, _ in cluster.patches] == ["a1"]
         cluster.segment(
-            "n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")
+            "n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")
         )  # and from then on it is the router's
         await until(lambda: "endpoint" in cluster.status("a2"))
-        assert [it["reason"] for it in cluster.status("a2")["conditions"]] == ["NoConflict"]
+        assert [condition["reason"] for condition in cluster.status("a2")["conditions"]] == ["NoConflict"]
         cluster.segment("n2", 2)
         await until(lambda: "endpoint" not in cluster.status("a2"))
         cluster.put(VPC_ATTACHMENTS, "a2", "ns", status={**cluster.status("a2"), "conditions": [given]})
@@ -353,9 +359,9 @@ async def test_a_conflict_of_an_attachment_without_an_endpoint_is_the_operators(
         assert cluster.status("a2")["conditions"] == [given]
 
 
-async def test_nothing_is_withdrawn_before_the_lists_are_in(world, cluster, broker, until) -> None:
+async def test_nothing_is_withdrawn_before_the_lists_are_in(topology, cluster, broker, until) -> None:
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: controller.idle and HEAD in broker.retained)
     before, count = dict(broker.retained), len(broker.published)
     cluster.stop()
@@ -370,52 +376,52 @@ async def test_nothing_is_withdrawn_before_the_lists_are_in(world, cluster, brok
 
 
 async def test_an_api_server_that_goes_away_withdraws_nothing_and_recording_catches_up(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: "endpoint" in cluster.status("a1") and controller.idle)
         cluster.stop()
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
-        await until(lambda: told(broker)[-1] == (["10.1.1.2/32@n2"], []))  # the fast path does not need it
+        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
+        await until(lambda: changes(broker)[-1] == (["10.1.1.2/32@n2"], []))  # the fast path does not need it
         await asyncio.sleep(0.3)
-        assert len(told(broker)) == 2
+        assert len(changes(broker)) == 2
         cluster.up = True
         await until(lambda: cluster.status("a2").get("endpoint", {}).get("node") == "n2")
 
 
 async def test_what_an_api_server_refuses_is_tried_again_and_keeps_no_other_waiting(
-    world, cluster, broker, until, monkeypatch
+    topology, cluster, broker, until, monkeypatch
 ) -> None:
     monkeypatch.setattr(status_writer, "AT_ONCE", 1)
     cluster.refused = ["a1"] * 3
     async with router(broker, cluster):
-        both = (world.endpoint("n1", 1, "10.1.1.1/32"), world.endpoint("n1", 2, "10.1.1.2/32"))
+        both = (topology.endpoint("n1", 1, "10.1.1.1/32"), topology.endpoint("n1", 2, "10.1.1.2/32"))
         cluster.segment("n1", 1, *both)
         await until(lambda: all("endpoint" in cluster.status(name) for name in ("a1", "a2")))
     assert [name for name, _ in cluster.patches] == ["a2", "a1"]
 
 
 async def test_a_node_whose_segment_is_deleted_while_the_watch_is_down_is_gone(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: "endpoint" in cluster.status("a1") and controller.idle)
         cluster.stop()
         await asyncio.sleep(0.1)
         del cluster.objects["nodesegments"]["", "n1"]
         cluster.up = True
-        await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
+        await until(lambda: changes(broker)[-1] == ([], ["10.1.1.1/32"]))
         await until(lambda: "endpoint" not in cluster.status("a1"))
 
 
 async def test_a_segment_from_after_the_horizon_is_rejected_and_counted(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
-        await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
         cluster.segment("n1", EPOCH_MAX)
 
         def rejected() -> float | None:
@@ -425,50 +431,50 @@ async def test_a_segment_from_after_the_horizon_is_rejected_and_counted(
         await until(lambda: rejected() == 1)
         assert list(controller.store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
         cluster.segment("n1", 2)
-        await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
+        await until(lambda: changes(broker)[-1] == ([], ["10.1.1.1/32"]))
 
 
 async def test_a_deleted_node_loses_its_routes_at_once_and_has_them_again_when_it_is_back(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     cluster.put(NODES, "n1")
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
-        cluster.segment("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32"))  # a host that never had a Node
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32"))  # a host that never had a Node
         await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 2)
         cluster.remove(NODES, "n1")
-        await until(lambda: told(broker)[-1] == ([], ["10.1.1.1/32"]))
+        await until(lambda: changes(broker)[-1] == ([], ["10.1.1.1/32"]))
         # Whatever it still says: somebody has to want the node.
-        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
-        cluster.segment("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
+        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
+        cluster.segment("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2))
         await until(
             lambda: controller.idle and list(controller.store.tables.routes(0x4D2)) == ["10.1.1.2/32"]
         )
         cluster.put(NODES, "n1")
-        await until(lambda: told(broker)[-1] == (["10.1.1.1/32@n1"], []))
+        await until(lambda: changes(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
 
 async def test_a_segment_that_is_made_anew_after_its_node_and_itself_were_deleted_needs_no_node(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     """A machine leaves the cluster and goes on as a host outside of it."""
-    said = world.endpoint("n1", 1, "10.1.1.1/32")
+    endpoint = topology.endpoint("n1", 1, "10.1.1.1/32")
     cluster.put(NODES, "n1")
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, said)
+        cluster.segment("n1", 1, endpoint)
         await until(lambda: controller.idle and controller.store.tables.routes(0x4D2))
         cluster.remove(NODES, "n1")
         await until(lambda: controller.idle and not controller.store.tables.routes(0x4D2))
-        cluster.segment("n1", 2, said)  # whatever it still says
+        cluster.segment("n1", 2, endpoint)  # whatever it still says
         cluster.remove(NODE_SEGMENTS, "n1")
-        cluster.segment("n1", 3, said)
-        await until(lambda: told(broker)[-1] == (["10.1.1.1/32@n1"], []))
+        cluster.segment("n1", 3, endpoint)
+        await until(lambda: changes(broker)[-1] == (["10.1.1.1/32@n1"], []))
 
 
 async def test_a_node_deleted_while_no_router_ran_is_told_by_the_owner_of_its_segment(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
-    cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+    cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
     owned = {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-n1"}]}
     cluster.objects["nodesegments"]["", "n1"]["metadata"] |= owned
     cluster.put(NODES, "n1")
@@ -479,10 +485,10 @@ async def test_a_node_deleted_while_no_router_ran_is_told_by_the_owner_of_its_se
         await until(lambda: controller.idle and HEAD not in broker.retained)
 
 
-async def test_the_recorded_revision_is_that_of_the_change(world, cluster, broker, until) -> None:
+async def test_the_recorded_revision_is_that_of_the_change(topology, cluster, broker, until) -> None:
     """Also when changes wait for one that is under way, and share a message."""
     async with router(broker, cluster) as controller:
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
         await until(lambda: controller.idle and "endpoint" in cluster.status("a1"))
         free, publish = asyncio.Event(), controller.bus.publish
 
@@ -492,9 +498,9 @@ async def test_the_recorded_revision_is_that_of_the_change(world, cluster, broke
             await publish(topic, payload, retain=retain)
 
         controller.bus.publish = slow
-        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
+        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=2)))
         await until(lambda: cluster.status("a1")["endpoint"]["epoch"] == 2)
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")))
         await until(lambda: "endpoint" in cluster.status("a2"))
         free.set()
         await until(lambda: controller.idle)
@@ -504,63 +510,65 @@ async def test_the_recorded_revision_is_that_of_the_change(world, cluster, broke
 
 
 async def test_who_holds_a_network_survives_an_emptied_broker_in_the_status(
-    world, cluster, broker, until
+    topology, cluster, broker, until
 ) -> None:
     cluster.attach(2, "10.1.1.2/24", "10.1.1.1/24")
     async with router(broker, cluster) as controller:
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9)))
         await until(lambda: "endpoint" in cluster.status("a1"))
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
-        cluster.segment("n2", 1, world.endpoint("n2", 2, "10.1.1.1/32", epoch=3))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=9))
+        cluster.segment("n2", 1, topology.endpoint("n2", 2, "10.1.1.1/32", epoch=3))
         await until(lambda: controller.idle and cluster.status("a2").get("conditions"))
     fresh = MemoryBroker()
     async with router(fresh, cluster) as controller:
         await until(lambda: controller.idle and HEAD in fresh.retained)
-    assert told(fresh) == [(["10.1.1.1/32@n1"], [])]
+    assert changes(fresh) == [(["10.1.1.1/32@n1"], [])]
 
 
-async def test_an_attachment_that_loses_its_readiness_keeps_its_routes(world, cluster, broker, until) -> None:
+async def test_an_attachment_that_loses_its_readiness_keeps_its_routes(
+    topology, cluster, broker, until
+) -> None:
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
-        await until(lambda: len(told(broker)) == 1)
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: len(changes(broker)) == 1)
         cluster.attach(1, "10.1.1.1/24", ready=False)
         await asyncio.sleep(0.2)
         assert controller.idle
-        assert len(told(broker)) == 1
+        assert len(changes(broker)) == 1
         cluster.remove(VPC_ATTACHMENTS, "a1", "ns")
-        await until(lambda: told(broker)[1:] == [([], ["10.1.1.1/32"])])
+        await until(lambda: changes(broker)[1:] == [([], ["10.1.1.1/32"])])
 
 
-async def test_an_attachment_that_becomes_ready_later_comes_then(world, cluster, broker, until) -> None:
+async def test_an_attachment_that_becomes_ready_later_comes_then(topology, cluster, broker, until) -> None:
     cluster.attach(1, "10.1.1.1/24", ready=False)
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle)
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")))
         await asyncio.sleep(0.2)
-        assert told(broker) == []
+        assert changes(broker) == []
         cluster.attach(1, "10.1.1.1/24", ready=True)
-        await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
+        await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
         assert cluster.events == []
 
 
-async def test_a_vpc_named_against_the_rules_changes_nothing(world, cluster, broker, until) -> None:
+async def test_a_vpc_named_against_the_rules_changes_nothing(topology, cluster, broker, until) -> None:
     async with router(broker, cluster) as controller:
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
-        await until(lambda: len(told(broker)) == 1)
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+        await until(lambda: len(changes(broker)) == 1)
         green = {"spec": {"networks": ["10.1.0.0/16"]}, "status": {"identifier": "0000000004d3"}}
         cluster.put(VPCS, "green", "ns", **green)
         cluster.attach(1, "10.1.1.1/24", vpc="green")
         await asyncio.sleep(0.2)
-        cluster.segment("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await asyncio.sleep(0.2)
         assert controller.idle
-        assert len(told(broker)) == 1
+        assert len(changes(broker)) == 1
         assert controller.store.tables.routes(0x4D2)
 
 
-async def test_somebody_else_writing_the_status_is_put_right(world, cluster, broker, until) -> None:
+async def test_somebody_else_writing_the_status_is_put_right(topology, cluster, broker, until) -> None:
     async with router(broker, cluster):
-        cluster.segment("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
+        cluster.segment("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
         await until(lambda: "endpoint" in cluster.status("a1"))
         wrong = {**cluster.status("a1"), "endpoint": {"node": "elsewhere", "sid": "2001:db8::1"}}
         cluster.put(VPC_ATTACHMENTS, "a1", "ns", status=wrong)

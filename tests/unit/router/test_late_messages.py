@@ -21,11 +21,12 @@ DEAD, LIVING = NodeRef("default", "n1"), NodeRef("default", "n2")
 ONLINE, OFFLINE, BOTH = frozenset(), {DEAD}, {DEAD, LIVING}
 
 
-def said(world, *nodes: str) -> dict[NodeRef, Segment]:
+def registered(topology, *nodes: str) -> dict[NodeRef, Segment]:
     """An attachment on each of these; n1 has the clock that is ahead."""
     return {
         NodeRef("default", node): Segment(
-            world.prefix(node), (world.endpoint(node, 1, NETWORK, epoch=AHEAD if node == "n1" else NOW),)
+            topology.prefix(node),
+            (topology.endpoint(node, 1, NETWORK, epoch=AHEAD if node == "n1" else NOW),),
         )
         for node in nodes
     }
@@ -51,26 +52,26 @@ def node_of(tables) -> str:
     ],
 )
 def test_who_has_the_attachment(
-    world, nodes: list[str], in_force: str | None, absent: AbstractSet[NodeRef], has: str
+    topology, nodes: list[str], in_force: str | None, absent: AbstractSet[NodeRef], has: str
 ) -> None:
-    held = {}
+    installed = {}
     if in_force is not None:
-        before = table(said(world, in_force), None, {}, HORIZON)
-        held = {VPC: before.vpcs[VPC].routes}
-    found = table(said(world, *nodes), None, held, HORIZON, offline=absent)
-    assert node_of(found) == has
-    again = table(said(world, *nodes), None, {VPC: found.vpcs[VPC].routes}, HORIZON, offline=absent)
-    assert again == found, "what is right is changed"
+        before = table(registered(topology, in_force), None, {}, HORIZON)
+        installed = {VPC: before.vpcs[VPC].routes}
+    tables = table(registered(topology, *nodes), None, installed, HORIZON, offline=absent)
+    assert node_of(tables) == has
+    again = table(registered(topology, *nodes), None, {VPC: tables.vpcs[VPC].routes}, HORIZON, offline=absent)
+    assert again == tables, "what is right is changed"
 
 
-def test_a_late_word_counts_when_its_node_is_back(world) -> None:
+def test_a_late_word_counts_when_its_node_is_back(topology) -> None:
     store = Store(checked=False)
     liveness = NodeLiveness(store.nodes, 0)
-    two = said(world, "n1", "n2")
+    two = registered(topology, "n1", "n2")
     liveness.set_status(DEAD, online=False)
-    for origin in (LIVING, DEAD):
-        store.nodes.set_prefix(origin, two[origin].prefix)
-        store.nodes.set_endpoints(origin, 1, two[origin].endpoints)
+    for node in (LIVING, DEAD):
+        store.nodes.set_prefix(node, two[node].prefix)
+        store.nodes.set_endpoints(node, 1, two[node].endpoints)
     store.commit(HORIZON)
     assert store.tables.routes(VPC)[NETWORK].node == "n2"
     for online, has in ((False, "n2"), (True, "n1"), (False, "n1")):
@@ -79,27 +80,27 @@ def test_a_late_word_counts_when_its_node_is_back(world) -> None:
         assert store.tables.routes(VPC)[NETWORK].node == has
 
 
-async def test_a_word_that_the_broker_kept_until_its_node_was_dead(world, until) -> None:
+async def test_a_word_that_the_broker_kept_until_its_node_was_dead(topology, until) -> None:
     """No router heard it while its node lived; the pod was started elsewhere, where nobody could know of it."""
     broker, vote = MemoryBroker(), Vote()
     for topic, payload in (
-        world.status("n2"),
-        world.endpoints("n2", 1, world.endpoint("n2", 1, NETWORK, epoch=NOW)),
+        topology.status("n2"),
+        topology.endpoints("n2", 1, topology.endpoint("n2", 1, NETWORK, epoch=NOW)),
     ):
         broker.publish(topic, payload, True)
     vote.elect("a")
     async with replica(broker, vote, "a") as router:
         await until(lambda: router.idle and NETWORK in router.store.tables.routes(VPC))
-        topic, online = world.status("n1")
+        topic, online = topology.status("n1")
         broker.publish(topic, online, True)  # its prefix is known
-        broker.publish(topic, encode(NodeStatus("offline", str(world.prefix("n1")), "1")), True)
-        broker.publish(*world.endpoints("n1", 1, world.endpoint("n1", 1, NETWORK, epoch=AHEAD)), True)
+        broker.publish(topic, encode(NodeStatus("offline", str(topology.prefix("n1")), "1")), True)
+        broker.publish(*topology.endpoints("n1", 1, topology.endpoint("n1", 1, NETWORK, epoch=AHEAD)), True)
         await until(lambda: router.store.nodes.is_registered(DEAD) and router.idle)
         assert router.store.tables.routes(VPC)[NETWORK].node == "n2"
-        assert [it.reason for it in router.store.rejections()] == ["StaleEpoch"]
+        assert [rejection.reason for rejection in router.store.rejections()] == ["StaleEpoch"]
         assert "n1 is offline, and n2 is not" in router.store.rejections()[0].message
     async with replica(broker, vote, "a") as router:  # and one that starts anew
         await until(lambda: router.idle and router.store.nodes.is_registered(DEAD))
         assert router.store.tables.routes(VPC)[NETWORK].node == "n2"
-        broker.publish(*world.endpoints("n2", 2), True)  # it ends there
+        broker.publish(*topology.endpoints("n2", 2), True)  # it ends there
         await until(lambda: router.idle and router.store.tables.routes(VPC)[NETWORK].node == "n1")

@@ -32,20 +32,22 @@ def figure(controller, name: str, **labels: str) -> float | None:
     return controller.registry.get_sample_value(f"galactic_router_{name}", labels)
 
 
-def attach(world, broker, *networks: str, sequence: int = 1) -> None:
-    endpoints = [world.endpoint("n1", number, network) for number, network in enumerate(networks, 1)]
-    say(broker, world.status("n1"), world.endpoints("n1", sequence, *endpoints))
+def attach(topology, broker, *networks: str, sequence: int = 1) -> None:
+    endpoints = [topology.endpoint("n1", number, network) for number, network in enumerate(networks, 1)]
+    say(broker, topology.status("n1"), topology.endpoints("n1", sequence, *endpoints))
 
 
 # -- numbers that nobody can be at -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", HOSTILE)
-async def test_a_hostile_retained_table_does_not_move_the_revision(world, broker, until, number: int) -> None:
+async def test_a_hostile_retained_table_does_not_move_the_revision(
+    topology, broker, until, number: int
+) -> None:
     say(broker, (HEAD, encode(Head(number, 0, digest([]), 1))), (SHARD, encode(Shard(number, 1, ()))))
     say(broker, ("galactic/v1/vpcs/0000000004d3/head", encode(Head(number, 0, digest([]), 0))))
     async with router(broker) as controller:
-        attach(world, broker, "10.1.1.1/32")
+        attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
         revision = decode(Head, broker.retained[HEAD]).revision
         assert 0 < revision <= milliseconds()
@@ -57,39 +59,39 @@ async def test_a_hostile_retained_table_does_not_move_the_revision(world, broker
 
 
 @pytest.mark.parametrize("number", HOSTILE)
-async def test_nor_does_one_that_is_written_over_it(world, broker, until, number: int) -> None:
+async def test_nor_does_one_that_is_written_over_it(topology, broker, until, number: int) -> None:
     async with router(broker) as controller:
-        attach(world, broker, "10.1.1.1/32")
+        attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and HEAD in broker.retained)
-        told = decode(Head, broker.retained[HEAD])
+        head = decode(Head, broker.retained[HEAD])
         say(broker, (HEAD, encode(Head(number, 9, digest([]), 1))))
-        broker.publish(CHANGES, encode(Changes(number, told.revision)), retain=False)
+        broker.publish(CHANGES, encode(Changes(number, head.revision)), retain=False)
         await until(lambda: controller.idle and decode(Head, broker.retained[HEAD]).count == 1)
-        attach(world, broker, "10.1.1.2/32", sequence=2)
+        attach(topology, broker, "10.1.1.2/32", sequence=2)
         await until(lambda: controller.idle and "10.1.1.2/32" in controller.store.tables.routes(0x4D2))
         await until(lambda: controller.idle)
-        assert told.revision < decode(Head, broker.retained[HEAD]).revision <= milliseconds()
+        assert head.revision < decode(Head, broker.retained[HEAD]).revision <= milliseconds()
         assert figure(controller, "rejections_total", reason="RevisionInvalid") == 2
 
 
-async def test_a_clock_that_is_ahead_by_less_is_followed(world, broker, until) -> None:
+async def test_a_clock_that_is_ahead_by_less_is_followed(topology, broker, until) -> None:
     ahead = milliseconds() + AHEAD // 2
     say(broker, (HEAD, encode(Head(ahead, 0, digest([]), 1))), (SHARD, encode(Shard(ahead, 1, ()))))
     async with router(broker) as controller:
-        attach(world, broker, "10.1.1.1/32")
+        attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
         assert decode(Head, broker.retained[HEAD]).revision > ahead
 
 
 @pytest.mark.parametrize("term", HOSTILE)
-async def test_a_term_that_nobody_can_be_in_deposes_nobody(world, broker, until, term: int) -> None:
+async def test_a_term_that_nobody_can_be_in_deposes_nobody(topology, broker, until, term: int) -> None:
     say(broker, (LEADER, encode(Leader("somebody", term))))
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         assert decode(Leader, broker.retained[LEADER]).id == "r"
         say(broker, (LEADER, encode(Leader("somebody", term))))
         await until(lambda: decode(Leader, broker.retained[LEADER]).id == "r")
-        attach(world, broker, "10.1.1.1/32")
+        attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and HEAD in broker.retained)
         assert decode(Leader, broker.retained[LEADER]).term <= milliseconds()
 
@@ -97,9 +99,9 @@ async def test_a_term_that_nobody_can_be_in_deposes_nobody(world, broker, until,
 # -- figures -----------------------------------------------------------------------------------------------------------
 
 
-async def test_revisions_are_there_after_a_restart(world, broker, until) -> None:
+async def test_revisions_are_there_after_a_restart(topology, broker, until) -> None:
     async with router(broker) as controller:
-        attach(world, broker, "10.1.1.1/32")
+        attach(topology, broker, "10.1.1.1/32")
         await until(lambda: controller.idle and HEAD in broker.retained)
     revision = decode(Head, broker.retained[HEAD]).revision
     async with router(broker, "second") as controller:
@@ -107,7 +109,7 @@ async def test_revisions_are_there_after_a_restart(world, broker, until) -> None
         assert figure(controller, "revision", vpc=VPC) == revision
 
 
-async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
+async def test_how_long_a_change_has_been_waiting(topology, broker, until) -> None:
     async with router(broker) as controller:
         await until(lambda: controller.idle)
         assert figure(controller, "oldest_change_seconds") == 0
@@ -120,7 +122,7 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
             await publish(topic, payload, retain=retain)
 
         controller.bus.publish = slow
-        attach(world, broker, "10.1.1.1/32")
+        attach(topology, broker, "10.1.1.1/32")
         await until(lambda: (figure(controller, "oldest_change_seconds") or 0) > 0)
         free.set()
         await until(lambda: controller.idle)
@@ -130,17 +132,17 @@ async def test_how_long_a_change_has_been_waiting(world, broker, until) -> None:
 # -- log lines ---------------------------------------------------------------------------------------------------------
 
 
-async def test_every_change_is_there_for_who_looks_for_it(world, broker, until, caplog) -> None:
+async def test_every_change_is_there_for_who_looks_for_it(topology, broker, until, caplog) -> None:
     caplog.set_level("DEBUG", "galactic.router.egress.fanout")
     with capture_logs() as logs:
         async with router(broker) as controller:
-            attach(world, broker, "10.1.1.1/32", "10.1.1.2/32")
+            attach(topology, broker, "10.1.1.1/32", "10.1.1.2/32")
             await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 2)
-            attach(world, broker, "10.1.1.1/32", sequence=2)
+            attach(topology, broker, "10.1.1.1/32", sequence=2)
             await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 1)
-            attach(world, broker, *(f"10.1.2.{number}/32" for number in range(150)), sequence=3)
+            attach(topology, broker, *(f"10.1.2.{number}/32" for number in range(150)), sequence=3)
             await until(lambda: controller.idle and len(controller.store.tables.routes(0x4D2)) == 150)
-            say(broker, world.endpoints("n1", 4))
+            say(broker, topology.endpoints("n1", 4))
             await until(lambda: controller.idle and not controller.store.tables.routes(0x4D2))
     lines = [line for line in logs if line["event"] == "change"]
     assert [(line["vpc"], line["set"], line["delete"], line["log_level"]) for line in lines] == [
@@ -153,7 +155,7 @@ async def test_every_change_is_there_for_who_looks_for_it(world, broker, until, 
     assert (line["delete"], line["left"], line["log_level"]) == (150, 0, "info")
 
 
-async def test_what_is_dropped_is_said_once(world, broker, until) -> None:
+async def test_what_is_dropped_is_said_once(topology, broker, until) -> None:
     with capture_logs() as logs:
         async with router(broker) as controller:
             await until(lambda: controller.idle)
@@ -165,10 +167,10 @@ async def test_what_is_dropped_is_said_once(world, broker, until) -> None:
     assert all((line["reason"], line["log_level"]) == ("Undecodable", "warning") for line in lines)
 
 
-async def test_who_writes_on_a_routers_topic_is_told_of_once(world, broker, until) -> None:
+async def test_who_writes_on_a_routers_topic_is_told_of_once(topology, broker, until) -> None:
     with capture_logs() as logs:
         async with router(broker) as controller:
-            attach(world, broker, "10.1.1.1/32")
+            attach(topology, broker, "10.1.1.1/32")
             await until(lambda: controller.idle and HEAD in broker.retained)
             for _ in range(3):
                 broker.publish(HEAD, b"nonsense", True)
@@ -179,7 +181,7 @@ async def test_who_writes_on_a_routers_topic_is_told_of_once(world, broker, unti
 def test_a_rejection_is_said_once_with_its_cluster() -> None:
     log = RejectionLog()
     one, other = NodeRef("c1", "n1"), NodeRef("c2", "n1")
-    said = [
+    payloads = [
         Rejection(one, "ns/a", "NotEntitled", "first"),
         Rejection(one, "ns/a", "NotEntitled", "second"),
         Rejection(one, "ns/a", "SidMismatch", "third"),
@@ -187,8 +189,8 @@ def test_a_rejection_is_said_once_with_its_cluster() -> None:
         Rejection(one, "ns/a", "StaleEpoch", "fifth"),
     ]
     with capture_logs() as logs:
-        log.note(said)
-        log.note(said)
+        log.note(payloads)
+        log.note(payloads)
     assert [(line["cluster"], line["error"], line["log_level"]) for line in logs] == [
         ("c1", "first", "warning"),
         ("c1", "third", "warning"),

@@ -12,9 +12,9 @@ N1 = NodeRef("default", "n1")
 KNOWN = {"ns/a1": Attachment(0x4D2, 1, frozenset({"10.1.1.1/32", "10.9.0.0/16"}), ready=True)}
 
 
-def test_an_honest_endpoint(world) -> None:
-    endpoint = world.endpoint("n1", 1, "10.9.0.0/16", "10.1.1.1/32", epoch=7)
-    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, KNOWN)
+def test_an_honest_endpoint(topology) -> None:
+    endpoint = topology.endpoint("n1", 1, "10.9.0.0/16", "10.1.1.1/32", epoch=7)
+    path, rejections = endpoint_path(N1, topology.prefix("n1"), endpoint, KNOWN)
     assert not rejections
     assert path is not None
     assert path.networks == ("10.1.1.1/32", "10.9.0.0/16")
@@ -47,22 +47,22 @@ def test_an_honest_endpoint(world) -> None:
         pytest.param({"networks": ("10.1.1.1/32",) * 2000}, "TooManyNetworks", id="too-many-networks"),
     ],
 )
-def test_lies(world, change: dict, reason: str) -> None:
-    endpoint = msgspec.structs.replace(world.endpoint("n1", 1, "10.1.1.1/32"), **change)
-    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, KNOWN)
+def test_lies(topology, change: dict, reason: str) -> None:
+    endpoint = msgspec.structs.replace(topology.endpoint("n1", 1, "10.1.1.1/32"), **change)
+    path, rejections = endpoint_path(N1, topology.prefix("n1"), endpoint, KNOWN)
     assert path is None
     assert [rejection.reason for rejection in rejections] == [reason]
 
 
-def test_a_node_without_a_prefix_claims_nothing(world) -> None:
-    path, (rejection,) = endpoint_path(N1, None, world.endpoint("n1", 1, "10.1.1.1/32"), KNOWN)
+def test_a_node_without_a_prefix_claims_nothing(topology) -> None:
+    path, (rejection,) = endpoint_path(N1, None, topology.endpoint("n1", 1, "10.1.1.1/32"), KNOWN)
     assert path is None
     assert rejection.reason == "NodeUnknown"
 
 
-def test_networks_are_judged_one_by_one(world) -> None:
-    endpoint = world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.2/32", "0.0.0.0/0", "10.9.0.1/16", "x")
-    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, KNOWN)
+def test_networks_are_judged_one_by_one(topology) -> None:
+    endpoint = topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.2/32", "0.0.0.0/0", "10.9.0.1/16", "x")
+    path, rejections = endpoint_path(N1, topology.prefix("n1"), endpoint, KNOWN)
     assert path is not None
     assert path.networks == ("10.1.1.1/32",)
     assert [rejection.reason for rejection in rejections] == [
@@ -81,9 +81,9 @@ def test_networks_are_judged_one_by_one(world) -> None:
         pytest.param({"function": None}, id="attachment-without-identifier"),
     ],
 )
-def test_what_is_not_assigned_yet_is_pending(world, change: dict) -> None:
+def test_what_is_not_assigned_yet_is_pending(topology, change: dict) -> None:
     known = {"ns/a1": replace(KNOWN["ns/a1"], **change)}
-    path, _ = endpoint_path(N1, world.prefix("n1"), world.endpoint("n1", 1, "10.1.1.1/32"), known)
+    path, _ = endpoint_path(N1, topology.prefix("n1"), topology.endpoint("n1", 1, "10.1.1.1/32"), known)
     assert path is not None
     assert path.pending == "NotReady"
 
@@ -97,18 +97,18 @@ def test_what_is_not_assigned_yet_is_pending(world, change: dict) -> None:
         pytest.param(set(), "NotCarried", id="not-carried"),
     ],
 )
-def test_a_node_without_a_carrier_installs_nothing_new(world, nodes, pending) -> None:
+def test_a_node_without_a_carrier_installs_nothing_new(topology, nodes, pending) -> None:
     known = {"ns/a1": replace(KNOWN["ns/a1"], nodes=None if nodes is None else frozenset(nodes))}
-    path, _ = endpoint_path(N1, world.prefix("n1"), world.endpoint("n1", 1, "10.1.1.1/32"), known)
+    path, _ = endpoint_path(N1, topology.prefix("n1"), topology.endpoint("n1", 1, "10.1.1.1/32"), known)
     assert path is not None
     assert path.pending == pending
 
 
-def test_a_node_that_registers_an_attachment_twice_is_taken_at_its_newest_word(world) -> None:
-    old = world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)
-    new = world.endpoint("n1", 1, "10.9.0.0/16", epoch=2)
+def test_a_node_that_registers_an_attachment_twice_is_taken_at_its_newest_word(topology) -> None:
+    old = topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1)
+    new = topology.endpoint("n1", 1, "10.9.0.0/16", epoch=2)
     one, other = (
-        node_paths(N1, Segment(world.prefix("n1"), order), KNOWN) for order in ((old, new), (new, old))
+        node_paths(N1, Segment(topology.prefix("n1"), order), KNOWN) for order in ((old, new), (new, old))
     )
     assert one == other
     (kept,) = one.paths.values()
@@ -116,8 +116,8 @@ def test_a_node_that_registers_an_attachment_twice_is_taken_at_its_newest_word(w
     assert [rejection.reason for rejection in one.rejections] == ["Duplicate"]
 
 
-def test_no_attachments_means_no_check(world) -> None:
-    endpoint: Endpoint = world.endpoint("n1", 9, "172.16.0.0/12")
-    path, rejections = endpoint_path(N1, world.prefix("n1"), endpoint, None)
+def test_no_attachments_means_no_check(topology) -> None:
+    endpoint: Endpoint = topology.endpoint("n1", 9, "172.16.0.0/12")
+    path, rejections = endpoint_path(N1, topology.prefix("n1"), endpoint, None)
     assert path is not None
     assert not rejections

@@ -79,12 +79,12 @@ class EndpointPath:
     epoch: int
     sound: bool
 
-    def in_force(self, who: Who, held: dict[str, Route]) -> bool:
+    def in_force(self, who: Who, table: dict[str, Route]) -> bool:
         mine = self.node.cluster, self.node.name, f"{who.function:04x}", self.epoch
         return any(
-            network in held
+            network in table
             and mine
-            == (held[network].cluster, held[network].node, held[network].function, held[network].epoch)
+            == (table[network].cluster, table[network].node, table[network].function, table[network].epoch)
             for network in self.networks
         )
 
@@ -98,18 +98,18 @@ class Node:
     skew: int = 0
     sequence: int = 0
     pods: dict[Who, Pod] = field(default_factory=dict)
-    says: list[tuple[int, tuple[Endpoint, ...]]] = field(default_factory=list)  # all of it, oldest first
-    heard: int = 0  # the latest sequence that was delivered
-    word: tuple[Endpoint, ...] = ()  # and what it said
+    sent: list[tuple[int, tuple[Endpoint, ...]]] = field(default_factory=list)  # all of it, oldest first
+    received: int = 0  # the latest sequence that was delivered
+    registered: tuple[Endpoint, ...] = ()  # and what it said
     exists: bool = True
     silent: bool = False
     given_up: bool = False  # silent for longer than --withdraw-after
     missed: bool = False  # it did not hear something, and reads again what does not add up
     tables: dict[int, TableReplica] = field(default_factory=dict)
-    remotes: dict[int, RemoteRoutes] = field(default_factory=dict)
+    remote_routes: dict[int, RemoteRoutes] = field(default_factory=dict)
 
     @property
-    def origin(self) -> NodeRef:
+    def ref(self) -> NodeRef:
         return NodeRef(self.cluster, self.name)
 
     @property
@@ -120,7 +120,7 @@ class Node:
 class Plane(RuleBasedStateMachine):
     """Standalone, with the admissions that ``policy`` begins with."""
 
-    world = None
+    topology = None
     checked = False
     clusters = ("east", "west")
     committing = False
@@ -135,7 +135,7 @@ class Plane(RuleBasedStateMachine):
         self.store = Store(checked=self.checked, policy=self.policy)
         self.adj_ribs_out: dict[int, AdjRibOut] = {}
         self.retained: dict[int, RetainedTable] = defaultdict(RetainedTable)
-        self.told: dict[int, dict[str, Route]] = {vpc: {} for vpc in VPCS}
+        self.advertised: dict[int, dict[str, Route]] = {vpc: {} for vpc in VPCS}
         self.committed: dict[int, dict[str, Route]] = {vpc: {} for vpc in VPCS}
         self.admissions_changed = False  # since the last commit
         self.published = 0
@@ -151,47 +151,47 @@ class Plane(RuleBasedStateMachine):
             node.skew = skew
 
     def _boot(self, node: Node) -> None:
-        prefix = self.world.prefix(node.name)
+        prefix = self.topology.prefix(node.name)
         here = sid(prefix, 1, 1).address.packed[:8]
         node.tables = {vpc: TableReplica(vpc, node.cluster, 0.0) for vpc in VPCS}
-        node.remotes = {vpc: RemoteRoutes(here) for vpc in VPCS}
-        self.store.nodes.set_prefix(node.origin, prefix)
+        node.remote_routes = {vpc: RemoteRoutes(here) for vpc in VPCS}
+        self.store.nodes.set_prefix(node.ref, prefix)
         for vpc in VPCS:
-            self._join(node, vpc)
+            self.reread(node, vpc)
 
-    def _join(self, node: Node, vpc: int) -> None:
+    def reread(self, node: Node, vpc: int) -> None:
         """It reads what is retained."""
         for number, shard in self.retained[vpc].shards.items():
             node.tables[vpc].receive_shard(number, shard, 0.0)
         node.tables[vpc].receive_head(self.retained[vpc].head, 0.0)
-        self._tell(node, vpc)
+        self.follow(node, vpc)
 
     def _reads_again(self, node: Node) -> None:
         for vpc in VPCS if node.alive and node.missed else ():
             for _ in range(FORGOTTEN + 1):
                 if not node.tables[vpc].settled:
                     node.tables[vpc].reread(0.0)
-                    self._join(node, vpc)
+                    self.reread(node, vpc)
 
-    def _tell(self, node: Node, vpc: int) -> None:
+    def follow(self, node: Node, vpc: int) -> None:
         table = node.tables[vpc]
         if table.complete:
-            node.remotes[vpc].set_table(Source.MQTT, table.revision, table.routes, table.drain_before())
+            node.remote_routes[vpc].set_table(Source.MQTT, table.revision, table.routes, table.drain_before())
             for pod in node.pods.values():
                 if pod.who.vpc == vpc and not pod.settled:  # an epoch taken without the table, once
-                    known = node.remotes[vpc].epochs(pod.who.function)
+                    known = node.remote_routes[vpc].epochs(pod.who.function)
                     pod.settled = True
                     if any(epoch >= pod.epoch for epoch in known):
                         pod.epoch = max(self.now + node.skew, *(epoch + 1 for epoch in known))
-                        self._say(node)
+                        self.register(node)
 
     # -- what happens in the world -----------------------------------------------------------------------------------
 
     def _whereabouts(self) -> dict[Who, Node]:
         """Where everybody is; those on a silent node are there until they are somewhere else."""
         standing = (node for node in self.nodes.values() if node.exists and not node.given_up)
-        there = sorted(standing, key=lambda node: node.alive)
-        return {who: node for node in there for who in node.pods}
+        nodes = sorted(standing, key=lambda node: node.alive)
+        return {who: node for node in nodes for who in node.pods}
 
     @rule(
         function=some_function,
@@ -202,44 +202,46 @@ class Plane(RuleBasedStateMachine):
     )
     def starts(self, function: int, vpc: int, node: str, networks: tuple[str, ...], blind: bool) -> None:
         """A pod starts, or moves: its node knows the epochs in the table, unless it has no table yet."""
-        there = self.nodes.get(node)
-        if there is None or not there.alive:
+        target = self.nodes.get(node)
+        if target is None or not target.alive:
             return
-        who = Who(there.cluster, vpc, function)
-        found = self.attachments.get(who.name)
+        who = Who(target.cluster, vpc, function)
+        attachment = self.attachments.get(who.name)
         if self.checked:
-            if found is None:
+            if attachment is None:
                 return
-            who, networks = Who(there.cluster, found.vpc, function), tuple(sorted(found.networks))
-        if who in there.pods:
+            who, networks = Who(target.cluster, attachment.vpc, function), tuple(sorted(attachment.networks))
+        if who in target.pods:
             return
         before = self._whereabouts().get(who)
-        remotes = there.remotes[who.vpc]
-        known = [] if blind else remotes.epochs(function)
-        epoch = max([self.now + there.skew, *(each + 1 for each in known)])
+        remote_routes = target.remote_routes[who.vpc]
+        known = [] if blind else remote_routes.epochs(function)
+        epoch = max([self.now + target.skew, *(epoch + 1 for epoch in known)])
         # Without a whole table of its own a node cannot know yet; it corrects itself when it has one.
-        there.pods[who] = Pod(who, networks, epoch, settled=not blind and there.tables[who.vpc].complete)
-        there.pods[who].trusted = found is None or found.ready
-        remotes.announce([pack(network) for network in networks])
-        self._say(there)
+        target.pods[who] = Pod(who, networks, epoch, settled=not blind and target.tables[who.vpc].complete)
+        target.pods[who].trusted = attachment is None or attachment.ready
+        remote_routes.announce([pack(network) for network in networks])
+        self.register(target)
         if before is not None and before.alive:  # a silent one goes on saying what it said
             self._remove(before, who)
-            self._say(before)
-        if blind and there.tables[who.vpc].complete:
-            self._tell(there, who.vpc)
+            self.register(before)
+        if blind and target.tables[who.vpc].complete:
+            self.follow(target, who.vpc)
 
     @rule(data=st.data(), blind=st.booleans())
     def moves(self, data: st.DataObject, blind: bool) -> None:
         """With what it has, to a node of its cluster that is there."""
-        found = self._whereabouts()
-        if found:
-            who = data.draw(st.sampled_from(sorted(found, key=str)))
+        places = self._whereabouts()
+        if places:
+            who = data.draw(st.sampled_from(sorted(places, key=str)))
             others = [
-                it.name for it in self.nodes.values() if it.cluster == who.cluster and it is not found[who]
+                node.name
+                for node in self.nodes.values()
+                if node.cluster == who.cluster and node is not places[who]
             ]
             if others:
                 node = data.draw(st.sampled_from(others))
-                self.starts(who.function, who.vpc, node, found[who].pods[who].networks, blind)
+                self.starts(who.function, who.vpc, node, places[who].pods[who].networks, blind)
 
     @rule(data=st.data(), networks=some_networks)
     def changes(self, data: st.DataObject, networks: tuple[str, ...]) -> None:
@@ -250,15 +252,15 @@ class Plane(RuleBasedStateMachine):
         who = data.draw(st.sampled_from(running))
         node = self._whereabouts()[who]
         if self.checked:
-            found = self.attachments.get(who.name)
-            networks = tuple(sorted(found.networks)) if found else ()
-        pod, remotes = node.pods[who], node.remotes[who.vpc]
+            attachment = self.attachments.get(who.name)
+            networks = tuple(sorted(attachment.networks)) if attachment else ()
+        pod, remote_routes = node.pods[who], node.remote_routes[who.vpc]
         left = {(who.vpc, network) for network in set(pod.networks) - set(networks)}
         self.holders = {key: has for key, has in self.holders.items() if has != who or key not in left}
-        remotes.withdraw([pack(network) for network in pod.networks])
-        remotes.announce([pack(network) for network in networks])
+        remote_routes.withdraw([pack(network) for network in pod.networks])
+        remote_routes.announce([pack(network) for network in networks])
         pod.networks = networks
-        self._say(node)
+        self.register(node)
 
     @rule(data=st.data())
     def ends(self, data: st.DataObject) -> None:
@@ -267,7 +269,7 @@ class Plane(RuleBasedStateMachine):
             who = data.draw(st.sampled_from(running))
             node = self._whereabouts()[who]
             self._remove(node, who)
-            self._say(node)
+            self.register(node)
 
     @rule(node=some_node, skew=st.sampled_from(SKEWS), hours=st.sampled_from([1, 1, 2000]))
     def time_goes_by(self, node: str, skew: int, hours: int) -> None:
@@ -281,65 +283,65 @@ class Plane(RuleBasedStateMachine):
         """Dead, and nobody has said so: its last word stands until it is outdone, or for so long that its routes are
         to go. Or it was, and is heard again.
         """
-        there = [it.name for it in self.nodes.values() if it.exists and (it.silent or it.pods)]
-        if not there:
+        names = [node.name for node in self.nodes.values() if node.exists and (node.silent or node.pods)]
+        if not names:
             return
-        found = self.nodes[data.draw(st.sampled_from(there))]
+        node = self.nodes[data.draw(st.sampled_from(names))]
         if stage == "back":
-            if found.silent:
-                self._heard_again(found)
+            if node.silent:
+                self.return_online(node)
             return
-        if not found.silent:
-            found.silent = found.missed = True
-            self.store.nodes.set_offline(found.origin, True)  # what it said before may still be under way
-        if stage == "given up" and not found.given_up:
-            found.given_up = True
-            self.holders = {key: has for key, has in self.holders.items() if has not in found.pods}
-            self.store.nodes.withdraw(found.origin, True)
+        if not node.silent:
+            node.silent = node.missed = True
+            self.store.nodes.set_offline(node.ref, True)  # what it said before may still be under way
+        if stage == "given up" and not node.given_up:
+            node.given_up = True
+            self.holders = {key: has for key, has in self.holders.items() if has not in node.pods}
+            self.store.nodes.withdraw(node.ref, True)
 
     def _back(self, node: Node) -> None:
         node.silent = node.given_up = False
-        self.store.nodes.set_offline(node.origin, False)
-        self.store.nodes.withdraw(node.origin, False)
+        self.store.nodes.set_offline(node.ref, False)
+        self.store.nodes.withdraw(node.ref, False)
 
-    def _heard_again(self, node: Node) -> None:
+    def return_online(self, node: Node) -> None:
         """What was started elsewhere meanwhile is ended here."""
         self.packs()
         self._back(node)
         for vpc in VPCS:
             node.tables[vpc].restart(0.0)
-            self._join(node, vpc)
+            self.reread(node, vpc)
         self._reads_again(node)
-        others = [each for each in self.nodes.values() if each is not node and each.alive]
-        for who in node.pods.keys() & {who for each in others for who in each.pods}:
+        others = [other for other in self.nodes.values() if other is not node and other.alive]
+        for who in node.pods.keys() & {who for other in others for who in other.pods}:
             self._remove(node, who)
-        self._say(node)
+        self.register(node)
 
     @rule(node=some_node)
     def is_deleted(self, node: str) -> None:
         """With all that was there. Or it was, and is made again."""
-        found = self.nodes.get(node)
-        if found is not None and found.exists:
-            self._back(found)
-            found.exists, found.word = False, ()
-            for who in list(found.pods):
-                self._remove(found, who)
-            self.store.nodes.remove(found.origin)
-        elif found is not None:
-            found.exists = found.missed = True  # what was told while it was not there
-            found.says, found.heard, found.sequence = [], 0, 0
-            self._boot(found)
+        existing = self.nodes.get(node)
+        if existing is not None and existing.exists:
+            self._back(existing)
+            existing.exists, existing.registered = False, ()
+            for who in list(existing.pods):
+                self._remove(existing, who)
+            self.store.nodes.remove(existing.ref)
+        elif existing is not None:
+            existing.exists = existing.missed = True  # what was told while it was not there
+            existing.sent, existing.received, existing.sequence = [], 0, 0
+            self._boot(existing)
 
     def _remove(self, node: Node, who: Who) -> None:
         pod = node.pods.pop(who)
         self.holders = {key: has for key, has in self.holders.items() if has != who}
-        node.remotes[who.vpc].withdraw([pack(network) for network in pod.networks])
+        node.remote_routes[who.vpc].withdraw([pack(network) for network in pod.networks])
 
-    def _say(self, node: Node) -> None:
+    def register(self, node: Node) -> None:
         """All of its endpoints, as one message that is yet to arrive."""
         node.sequence += 1
-        prefix = self.world.prefix(node.name)
-        said = tuple(
+        prefix = self.topology.prefix(node.name)
+        endpoints = tuple(
             Endpoint(
                 f"{pod.who.vpc:012x}",
                 f"{pod.who.function:04x}",
@@ -350,9 +352,9 @@ class Plane(RuleBasedStateMachine):
             )
             for pod in node.pods.values()
         )
-        node.says.append((node.sequence, said))
+        node.sent.append((node.sequence, endpoints))
         if self.dice.random() < 0.5:
-            self._deliver(node, node.sequence, said)
+            self._deliver(node, node.sequence, endpoints)
             if self.dice.random() < 0.5:
                 self.dice.choice((self.commits, self.tells))()
 
@@ -361,35 +363,42 @@ class Plane(RuleBasedStateMachine):
     @rule(data=st.data(), commit=st.booleans())
     def arrives(self, data: st.DataObject, commit: bool) -> None:
         """Anything that some node ever said arrives, maybe again, maybe after what it said later."""
-        speakers = [node for node in self.nodes.values() if node.says and node.exists]
+        speakers = [node for node in self.nodes.values() if node.sent and node.exists]
         if speakers:
             node = data.draw(st.sampled_from(speakers))
-            sequence, said = data.draw(st.sampled_from(node.says))
-            self._deliver(node, sequence, said)
+            sequence, endpoints = data.draw(st.sampled_from(node.sent))
+            self._deliver(node, sequence, endpoints)
         if commit:
             self.commits()
 
-    def _deliver(self, node: Node, sequence: int, said: tuple[Endpoint, ...]) -> None:
-        took = self.store.nodes.set_endpoints(node.origin, sequence, said)
-        assert took == (sequence >= node.heard), "the newest counts, whatever comes after it"
-        if sequence >= node.heard:
-            node.heard, node.word = sequence, said
+    def _deliver(self, node: Node, sequence: int, endpoints: tuple[Endpoint, ...]) -> None:
+        accepted = self.store.nodes.set_endpoints(node.ref, sequence, endpoints)
+        assert accepted == (sequence >= node.received), "the newest counts, whatever comes after it"
+        if sequence >= node.received:
+            node.received, node.registered = sequence, endpoints
 
-    def somebody_lies(self, node: str, networks: tuple[str, ...]) -> None:
+    def forges(self, node: str, networks: tuple[str, ...]) -> None:
         """That it has that node's prefix, and pods there."""
         victim = self.nodes.get(node)
         if self.checked or victim is None or not victim.exists:
             return  # in Kubernetes nobody says a prefix over MQTT
         self.tells()
-        prefix = self.world.prefix(node)
+        prefix = self.topology.prefix(node)
         said = tuple(
-            Endpoint(f"{VPCS[0]:012x}", f"{it:04x}", "", str(sid(prefix, VPCS[0], it)), networks, self.now)
-            for it in range(1, 4)
+            Endpoint(
+                f"{VPCS[0]:012x}",
+                f"{function:04x}",
+                "",
+                str(sid(prefix, VPCS[0], function)),
+                networks,
+                self.now,
+            )
+            for function in range(1, 4)
         )
         self.store.nodes.set_prefix(STRANGER, prefix)
         self.store.nodes.set_endpoints(STRANGER, 1, said)
         assert not self.store.commit(self.now + HORIZON).routes, "a prefix is somebody's"
-        assert self.store.nodes.prefix_conflicts() == {STRANGER: victim.origin}
+        assert self.store.nodes.prefix_conflicts() == {STRANGER: victim.ref}
         self.store.nodes.remove(STRANGER)
         assert not self.store.commit(self.now + HORIZON).routes
 
@@ -405,14 +414,14 @@ class Plane(RuleBasedStateMachine):
         retained = self.retained[vpc]
         for number, shard in pack.shards.items():
             retained.shards[number] = shard
-            self._hear(vpc, shard, number)
+            self.receive(vpc, shard, number)
         retained.head = pack.head
-        self._hear(vpc, pack.head, None)
+        self.receive(vpc, pack.head, None)
         for number in pack.clear:
             del retained.shards[number]
         adj_rib_out.confirmed(pack)
 
-    def _hear(self, vpc: int, message: Changes | Shard | Head | None, number: int | None) -> None:
+    def receive(self, vpc: int, message: Changes | Shard | Head | None, number: int | None) -> None:
         for node in self.nodes.values():
             if not node.alive:
                 continue
@@ -423,7 +432,7 @@ class Plane(RuleBasedStateMachine):
                     node.tables[vpc].receive_shard(number, message, 0.0)
                 case _:
                     node.tables[vpc].receive_head(message, 0.0)
-            self._tell(node, vpc)
+            self.follow(node, vpc)
 
     # -- the router --------------------------------------------------------------------------------------------------
 
@@ -463,49 +472,54 @@ class Plane(RuleBasedStateMachine):
             self._right(vpc, before[vpc], self.committed[vpc])
         self.admissions_changed = False
 
-    def _claims(self, vpc: int) -> dict[Who, list[EndpointPath]]:
+    def paths_of(self, vpc: int) -> dict[Who, list[EndpointPath]]:
         """What the router has heard of the attachments of a VPC, as far as it is theirs to say."""
-        found: dict[Who, list[EndpointPath]] = defaultdict(list)
+        paths: dict[Who, list[EndpointPath]] = defaultdict(list)
         for node in self.nodes.values():
             if not node.exists or node.given_up:
                 continue
-            for said in node.word:
-                who = Who(node.cluster, int(said.vpc, 16), int(said.function, 16))
+            for endpoint in node.registered:
+                who = Who(node.cluster, int(endpoint.vpc, 16), int(endpoint.function, 16))
                 attachment = self.attachments.get(who.name)
-                networks, ready = frozenset(said.networks), True
+                networks, ready = frozenset(endpoint.networks), True
                 if self.checked and attachment is not None and attachment.vpc == who.vpc:
                     networks, ready = networks & attachment.networks, attachment.ready
                 elif self.checked:
                     continue
                 if who.vpc == vpc:
-                    sound = ready and said.epoch <= self.now + HORIZON
-                    found[who].append(EndpointPath(node, networks, said.epoch, sound))
-        return found
+                    sound = ready and endpoint.epoch <= self.now + HORIZON
+                    paths[who].append(EndpointPath(node, networks, endpoint.epoch, sound))
+        return paths
 
     def _right(self, vpc: int, before: dict[str, Route], now: dict[str, Route]) -> None:
-        claims = self._claims(vpc)
+        paths = self.paths_of(vpc)
         places: dict[Who, set[tuple[str, int]]] = defaultdict(set)
         for network, route in now.items():
             who = Who(route.cluster, vpc, int(route.function, 16))
             places[who].add((route.node, route.epoch))
             assert len(places[who]) == 1, "an attachment is in two places"
             assert self._admits(who, certainly=False), "a cluster that may not be there"
-            its = [it for it in claims[who] if (it.node.name, it.epoch) == (route.node, route.epoch)]
-            assert any(network in it.networks for it in its), "nobody has said so"
-            assert any(it.sound or it.in_force(who, before) for it in its), "believed too early"
-        for who, its in claims.items():
-            standing = [it for it in its if it.sound or it.in_force(who, before)]
+            its = [path for path in paths[who] if (path.node.name, path.epoch) == (route.node, route.epoch)]
+            assert any(network in path.networks for path in its), "nobody has said so"
+            assert any(path.sound or path.in_force(who, before) for path in its), "believed too early"
+        for who, its in paths.items():
+            standing = [path for path in its if path.sound or path.in_force(who, before)]
             if not standing or not self._admits(who, certainly=True):
                 continue
-            for network in frozenset.intersection(*(it.networks for it in its)):
+            for network in frozenset.intersection(*(path.networks for path in its)):
                 assert network in now, "a gap"
-                held = before.get(network)
-                if held is not None and (held.cluster, int(held.function, 16)) == (who.cluster, who.function):
+                previous = before.get(network)
+                if previous is not None and (previous.cluster, int(previous.function, 16)) == (
+                    who.cluster,
+                    who.function,
+                ):
                     has = now[network].cluster, int(now[network].function, 16)
                     assert has == (who.cluster, who.function), "taken from who holds it"
-            there = [it for it in standing if not it.node.silent or it.in_force(who, before)] or standing
+            candidates = [
+                path for path in standing if not path.node.silent or path.in_force(who, before)
+            ] or standing
             if who in places:
-                assert {epoch for _, epoch in places[who]} == {max(it.epoch for it in there)}, (
+                assert {epoch for _, epoch in places[who]} == {max(path.epoch for path in candidates)}, (
                     "not the newest"
                 )
 
@@ -522,7 +536,7 @@ class Plane(RuleBasedStateMachine):
     def _publish(self, vpc: int, adj_rib_out: AdjRibOut) -> None:
         """Message by message, route by route: what a follower sees at each moment."""
         self.now += 1  # revisions are at least the time, and nobody waits for the next second here
-        seen, after = self.told[vpc], self.store.tables.routes(vpc)
+        seen, after = self.advertised[vpc], self.store.tables.routes(vpc)
         stays = seen.keys() & after.keys()
         withdrawing = False
         for message in adj_rib_out.changes(self.now):
@@ -537,65 +551,65 @@ class Plane(RuleBasedStateMachine):
                 withdrawing = True
                 assert seen.pop(network, None) is not None, "withdrawn twice"
                 assert stays <= seen.keys(), "a gap"
-            self._hear(vpc, message, None)
+            self.receive(vpc, message, None)
         assert seen == dict(after)
 
     def _settle(self) -> None:
         """Everybody's last word arrives, also what nodes say on hearing the others."""
         while True:
-            said = {name: node.sequence for name, node in self.nodes.items()}
+            sequences = {name: node.sequence for name, node in self.nodes.items()}
             for node in self.nodes.values():
-                if node.exists and node.says:
-                    self._deliver(node, *node.says[-1])
+                if node.exists and node.sent:
+                    self._deliver(node, *node.sent[-1])
             self.packs()
             for node in self.nodes.values():
                 self._reads_again(node)
-            if said == {name: node.sequence for name, node in self.nodes.items()}:
+            if sequences == {name: node.sequence for name, node in self.nodes.items()}:
                 return
 
     def restarts(self) -> None:
         """Another router goes on from what is retained and what the nodes said last, in whatever order."""
         self.packs()
-        while self.store.pending or not all(it.idle for it in self.adj_ribs_out.values()):
+        while self.store.pending or not all(adj.idle for adj in self.adj_ribs_out.values()):
             self.packs()  # what nodes said on hearing that
-        held = {vpc: found.routes() for vpc, found in self.retained.items()}
-        rejected = {(it.attachment, it.reason) for it in self.store.rejections()}
+        retained = {vpc: table.routes() for vpc, table in self.retained.items()}
+        rejected = {(rejection.attachment, rejection.reason) for rejection in self.store.rejections()}
         self.store = Store(checked=self.checked, policy=self.policy)
         for node in self.dice.sample(list(self.nodes.values()), len(self.nodes)):
             if node.exists:
-                self.store.nodes.set_prefix(node.origin, self.world.prefix(node.name))
-                if node.heard:
-                    self.store.nodes.set_endpoints(node.origin, node.heard, node.word)
-                self.store.nodes.withdraw(node.origin, node.given_up)
-                self.store.nodes.set_offline(node.origin, node.silent)
+                self.store.nodes.set_prefix(node.ref, self.topology.prefix(node.name))
+                if node.received:
+                    self.store.nodes.set_endpoints(node.ref, node.received, node.registered)
+                self.store.nodes.withdraw(node.ref, node.given_up)
+                self.store.nodes.set_offline(node.ref, node.silent)
         for name, attachment in self.attachments.items():
             self.store.nodes.set_attachment(name, attachment)
-        deque(self.store.install(held), 0)
-        self.adj_ribs_out = {vpc: AdjRibOut(vpc, found) for vpc, found in self.retained.items()}
+        deque(self.store.install(retained), 0)
+        self.adj_ribs_out = {vpc: AdjRibOut(vpc, table) for vpc, table in self.retained.items()}
         assert not self.store.commit(self.now + HORIZON).routes, "what was right is told again"
         assert all(adj_rib_out.pack() is None for adj_rib_out in self.adj_ribs_out.values()), "packed again"
-        assert {(it.attachment, it.reason) for it in self.store.rejections()} == rejected
+        assert {(path.attachment, path.reason) for path in self.store.rejections()} == rejected
 
     def comes_again(self) -> None:
         """All nodes say what they said before: a new session with the broker, an agent that restarts."""
         self._settle()
         published = self.published
         for node in self.nodes.values():
-            if node.alive and node.says:
-                self._say(node)
+            if node.alive and node.sent:
+                self.register(node)
         self._settle()
         assert self.published == published, "what was right is told again"
 
     def everybody_leaves(self) -> None:
         for node in self.nodes.values():
             if node.exists:
-                self._heard_again(node)
+                self.return_online(node)
             for who in list(node.pods):
                 self._remove(node, who)
-                self._say(node)
+                self.register(node)
         self._settle()
         assert not any(self.store.tables.routes(vpc) for vpc in VPCS)
-        assert not any(found.head or found.shards for found in self.retained.values()), "retained"
+        assert not any(table.head or table.shards for table in self.retained.values()), "retained"
 
     @rule(what=st.sampled_from(["commits", "tells", "packs", "the_table_is_where_the_pods_are"]))
     def goes_on(self, what: str) -> None:
@@ -608,7 +622,7 @@ class Plane(RuleBasedStateMachine):
     )
     def seldom(self, what: str, node: str, networks: tuple[str, ...]) -> None:
         if what == "somebody_lies":
-            self.somebody_lies(node, networks)
+            self.forges(node, networks)
         else:
             getattr(self, what)()
 
@@ -617,13 +631,13 @@ class Plane(RuleBasedStateMachine):
     @invariant()
     def nothing_routes_to_itself(self) -> None:
         for node in self.nodes.values():
-            here = sid(self.world.prefix(node.name), 1, 1).address.packed[:8]
-            for vpc, remotes in node.remotes.items():
+            here = sid(self.topology.prefix(node.name), 1, 1).address.packed[:8]
+            for vpc, remote_routes in node.remote_routes.items():
                 for pod in node.pods.values():
                     if pod.who.vpc == vpc:
-                        own = [remotes.segment(pack(network)) for network in pod.networks]
+                        own = [remote_routes.segment(pack(network)) for network in pod.networks]
                         assert own == [None] * len(own), "a route to its own address"
-                assert not any(remotes.segment(network).startswith(here) for network in remotes)
+                assert not any(remote_routes.segment(network).startswith(here) for network in remote_routes)
 
     def teardown(self) -> None:
         self.the_table_is_where_the_pods_are()
@@ -631,11 +645,11 @@ class Plane(RuleBasedStateMachine):
     def the_table_is_where_the_pods_are(self) -> None:
         """The oracle: in the end, whatever happened on the way."""
         self._settle()
-        there = self._whereabouts()
+        nodes = self._whereabouts()
         for vpc in VPCS:
             must: dict[str, set[Who]] = defaultdict(set)
             may: dict[str, set[Who]] = defaultdict(set)
-            for who, node in there.items():
+            for who, node in nodes.items():
                 if who.vpc == vpc:
                     entitled, certain = self._entitled(node.pods[who])
                     rivals = self._in_force_elsewhere(who, node)
@@ -655,30 +669,30 @@ class Plane(RuleBasedStateMachine):
                 assert before in (None, has) or before not in must[network], "taken from who holds it"
                 self.holders[vpc, network] = has
                 assert route.node in {
-                    there[has].name,
-                    *(it.name for it in self._in_force_elsewhere(has, there[has])),
+                    nodes[has].name,
+                    *(path.name for path in self._in_force_elsewhere(has, nodes[has])),
                 }
-                assert route.segments == (str(sid(self.world.prefix(route.node), vpc, has.function)),)
-            self._seen_by_nodes(vpc, table, there)
+                assert route.segments == (str(sid(self.topology.prefix(route.node), vpc, has.function)),)
+            self._seen_by_nodes(vpc, table, nodes)
 
-    def _in_force_elsewhere(self, who: Who, there: Node) -> list[Node]:
+    def _in_force_elsewhere(self, who: Who, target: Node) -> list[Node]:
         """Nodes of whose death nobody knew when their word came in force: it stands where that of the living is not to
         be believed, or is older, by a clock that nobody there could know.
         """
-        entitled, certain = self._entitled(there.pods[who])
-        doubtful = not there.alive or not (entitled and certain)
+        entitled, certain = self._entitled(target.pods[who])
+        doubtful = not target.alive or not (entitled and certain)
         return [
             node
             for node in self.nodes.values()
-            if node.exists and node.silent and not node.given_up and node is not there
-            if who in node.pods and (doubtful or node.pods[who].epoch > there.pods[who].epoch)
+            if node.exists and node.silent and not node.given_up and node is not target
+            if who in node.pods and (doubtful or node.pods[who].epoch > target.pods[who].epoch)
         ]
 
     def _entitled(self, pod: Pod) -> tuple[set[str], bool]:
         """The networks that the plane routes to it, and whether it does for certain."""
         return set(pod.networks), pod.epoch <= self.now + HORIZON
 
-    def _seen_by_nodes(self, vpc: int, table, there: dict[Who, Node]) -> None:
+    def _seen_by_nodes(self, vpc: int, table, nodes: dict[Who, Node]) -> None:
         for node in self.nodes.values():
             if not node.alive or (node.missed and not table):
                 continue  # one that was away when the table became empty cannot tell that from a stray hand's doing
@@ -686,18 +700,22 @@ class Plane(RuleBasedStateMachine):
             assert follower.settled or not table, "no table was ever told"
             assert follower.routes.keys() == {pack(network) for network in table}
             mine = {net for pod in node.pods.values() if pod.who.vpc == vpc for net in pod.networks}
-            elsewhere = {net: it for net, it in table.items() if it.node != node.name and net not in mine}
-            remotes = node.remotes[vpc]
-            assert set(remotes) >= {pack(network) for network in elsewhere}
+            elsewhere = {
+                net: path for net, path in table.items() if path.node != node.name and net not in mine
+            }
+            remote_routes = node.remote_routes[vpc]
+            assert set(remote_routes) >= {pack(network) for network in elsewhere}
             for network, route in elsewhere.items():
                 function = int(route.function, 16)
-                segment = sid(self.world.prefix(route.node), vpc, function).address.packed
-                assert remotes.segment(pack(network)) == segment
+                segment = sid(self.topology.prefix(route.node), vpc, function).address.packed
+                assert remote_routes.segment(pack(network)) == segment
             everywhere = {
                 at.name for at in self.nodes.values() if at.exists for who in at.pods if who.vpc == vpc
             }
             if everywhere <= {node.name}:
-                assert not any(remotes.segment(pack(network)) for network in NETWORKS), "alone, with routes"
+                assert not any(remote_routes.segment(pack(network)) for network in NETWORKS), (
+                    "alone, with routes"
+                )
 
 
 class Checked(Plane):
@@ -717,12 +735,12 @@ class Checked(Plane):
         ready=st.booleans(),
     )
     def attached(self, function: int, vpc: int, networks: list[str], ready: bool) -> None:
-        found = Attachment(vpc, function, frozenset(networks), ready)
-        self.attachments[f"ns/a{function}"] = found
+        table = Attachment(vpc, function, frozenset(networks), ready)
+        self.attachments[f"ns/a{function}"] = table
         for node in self.nodes.values():
             if ready and (pod := node.pods.get(Who(node.cluster, vpc, function))):
                 pod.trusted = True
-        self.store.nodes.set_attachment(f"ns/a{function}", found)
+        self.store.nodes.set_attachment(f"ns/a{function}", table)
 
     @rule(function=some_function)
     def deleted(self, function: int) -> None:
@@ -730,10 +748,10 @@ class Checked(Plane):
             self.store.nodes.set_attachment(f"ns/a{function}", None)
 
     def _entitled(self, pod: Pod) -> tuple[set[str], bool]:
-        found = self.attachments.get(pod.who.name)
-        if found is None or found.vpc != pod.who.vpc or not pod.trusted:
+        table = self.attachments.get(pod.who.name)
+        if table is None or table.vpc != pod.who.vpc or not pod.trusted:
             return set(), True
-        return set(pod.networks) & found.networks, found.ready and super()._entitled(pod)[1]
+        return set(pod.networks) & table.networks, table.ready and super()._entitled(pod)[1]
 
 
 class Joining(Plane):
@@ -768,9 +786,9 @@ class Joining(Plane):
         if self.policy.unlisted is Unlisted.NOBODY:
             return set(), True
         if self.policy.unlisted is Unlisted.FIRST:
-            told = {route.cluster for route in self.store.tables.routes(vpc).values()}
-            assert len(told) <= 1, "a VPC of two clusters that nobody admitted"
-            owners = {has.cluster for (of, _), has in self.holders.items() if of == vpc} or told
+            clusters = {route.cluster for route in self.store.tables.routes(vpc).values()}
+            assert len(clusters) <= 1, "a VPC of two clusters that nobody admitted"
+            owners = {has.cluster for (of, _), has in self.holders.items() if of == vpc} or clusters
             if owners and cluster not in owners:
                 return set(), True
         return entitled, certain
@@ -778,9 +796,9 @@ class Joining(Plane):
 
 @pytest.mark.timeout(900)  # what fails is made small before it is shown
 @pytest.mark.parametrize("machine", [Plane, Checked, Joining])
-def test_what_users_rely_on(world, monkeypatch, machine: type[Plane]) -> None:
+def test_what_users_rely_on(topology, monkeypatch, machine: type[Plane]) -> None:
     monkeypatch.setattr(module, "MAX_PAYLOAD", module._ENVELOPE + 400)  # two or three routes a message
-    monkeypatch.setattr(machine, "world", world)
+    monkeypatch.setattr(machine, "topology", topology)
     run_state_machine_as_test(
         machine,
         settings=settings(

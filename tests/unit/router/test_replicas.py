@@ -33,7 +33,7 @@ def say(broker: MemoryBroker, *messages: tuple[str, bytes]) -> None:
         broker.publish(topic, payload, True)
 
 
-def told(broker: MemoryBroker, since: int = 0) -> list[Changes]:
+def changes(broker: MemoryBroker, since: int = 0) -> list[Changes]:
     return [decode(Changes, payload) for topic, payload, _ in broker.published[since:] if topic == CHANGES]
 
 
@@ -61,7 +61,7 @@ def _adds_up(broker: MemoryBroker, *networks: str) -> bool:
         for route in decode(Shard, broker.retained[f"{HERE}/table/{number}"]).routes
     ]
     return (head.count, head.digest) == (len(networks), digest(routes)) and {
-        it.network for it in routes
+        route.network for route in routes
     } == set(networks)
 
 
@@ -69,73 +69,89 @@ def stray_route(network: str) -> Route:
     return Route(network, ("2001:db8:ff01:900::4d2:9",), "default", "n9", "0009", 1)
 
 
-async def test_a_standby_publishes_nothing_and_knows_everything(world, broker, vote, until) -> None:
+async def test_a_standby_publishes_nothing_and_knows_everything(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         await until(lambda: "10.1.1.1/32" in b.store.tables.routes(VPC))
         assert (leader(broker).id, b.term) == ("a", 0)
         assert a.term == leader(broker).term
-        assert len(told(broker)) == 1
+        assert len(changes(broker)) == 1
 
 
-async def test_a_change_while_nobody_leads_is_told_by_the_next_one(world, broker, vote, until) -> None:
+async def test_a_change_while_nobody_leads_is_told_by_the_next_one(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         node = Node(broker)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
         since = len(broker.published)
         await a.kill()
-        say(broker, world.status("n2"), world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.2/32")))
+        say(
+            broker,
+            topology.status("n2"),
+            topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.2/32")),
+        )
         await until(lambda: "10.1.1.2/32" in b.store.tables.routes(VPC))
-        assert told(broker, since) == []
+        assert changes(broker, since) == []
         first = leader(broker).term
         vote.elect("b")
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32", "10.1.1.2/32"))
         assert leader(broker).id == "b"
         assert leader(broker).term > first
-        (message,) = told(broker, since)
-        assert ([it.network for it in message.set], message.delete) == (["10.1.1.2/32"], ())
+        (message,) = changes(broker, since)
+        assert ([route.network for route in message.set], message.delete) == (["10.1.1.2/32"], ())
         await until(lambda: node.count == 2 and node.table.settled)
         node.task.cancel()
 
 
-async def test_what_was_told_and_not_packed_is_continued(world, broker, vote, until) -> None:
+async def test_what_was_told_and_not_packed_is_continued(topology, broker, vote, until) -> None:
     """The leader dies between a change and its pack: subscribers are ahead of what is retained."""
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         node = Node(broker)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.7/32")))
-        await until(lambda: len(told(broker)) == 2)
+        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.7/32")))
+        await until(lambda: len(changes(broker)) == 2)
         await a.kill()
         assert whole(broker, "10.1.1.1/32"), "it was packed already, and the test shows nothing"
-        say(broker, world.endpoints("n1", 3, world.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.8/32")))
+        say(broker, topology.endpoints("n1", 3, topology.endpoint("n1", 1, "10.1.1.1/32", "10.1.1.8/32")))
         vote.elect("b")
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32", "10.1.1.8/32"))
-        _, before, after = told(broker)
+        _, before, after = changes(broker)
         assert after.previous == before.revision
-        assert ([it.network for it in after.set], after.delete) == (["10.1.1.8/32"], ("10.1.1.7/32",))
+        assert ([route.network for route in after.set], after.delete) == (["10.1.1.8/32"], ("10.1.1.7/32",))
         await until(lambda: node.count == 2 and node.table.settled)
         node.task.cancel()
 
 
 async def test_who_holds_a_network_is_what_was_told_and_not_what_a_standby_saw(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     """The standby joins when both claim the network already, and its own order would give it to the other."""
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
-        say(broker, world.status("n1"), world.status("n2"))
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
+        say(broker, topology.status("n1"), topology.status("n2"))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.9/32", epoch=9)))
         await until(lambda: a.idle and whole(broker, "10.1.1.9/32"))
         async with replica(broker, vote, "b") as b:
             await until(lambda: b.store.tables.routes(VPC))
             # The holder lets go and takes it again while the rival waits: only the leader publishes what comes of it.
-            say(broker, world.endpoints("n2", 1, world.endpoint("n2", 2, "10.1.1.9/32", epoch=3)))
+            say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 2, "10.1.1.9/32", epoch=3)))
             await until(lambda: a.idle and b.store.counts[3] == 1)
             deque(b.store.install({}), 0)  # as if it had never seen who came first
             b.store.commit(1 << 60)
@@ -144,35 +160,43 @@ async def test_who_holds_a_network_is_what_was_told_and_not_what_a_standby_saw(
             await a.kill()
             vote.elect("b")
             await until(lambda: b.idle)
-            assert told(broker, since) == []
+            assert changes(broker, since) == []
             assert b.store.tables.routes(VPC)["10.1.1.9/32"].node == "n1"
 
 
-async def test_a_leader_goes_on_while_the_election_is_out_of_sight(world, broker, vote, until) -> None:
+async def test_a_leader_goes_on_while_the_election_is_out_of_sight(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         await until(lambda: a.idle)
         a.election.blind = b.election.blind = True  # as an API server that is away
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         b.election.blind = False  # but the other one is chosen: the broker tells
         vote.elect("b")
         await until(lambda: b.idle and not a.term)
-        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
+        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
         await until(lambda: b.idle and whole(broker, "10.1.1.2/32"))
-        assert len(told(broker)) == 2, "both told it"
+        assert len(changes(broker)) == 2, "both told it"
 
 
-async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vote, until) -> None:
+async def test_a_leader_that_comes_back_looks_first_who_leads(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         a.election.blind = True
         a.line.cut()
         await until(lambda: not a.leadership._gate._publisher._open.is_set())
         # What is due in its hands while it is away was never said to anybody else.
-        a.store.nodes.set_endpoints(NodeRef("default", "n1"), 9, (world.endpoint("n1", 1, "10.6.6.6/32"),))
+        a.store.nodes.set_endpoints(NodeRef("default", "n1"), 9, (topology.endpoint("n1", 1, "10.6.6.6/32"),))
         await until(lambda: "10.6.6.6/32" in a.store.tables.routes(VPC))
         vote.elect("b")
         await until(lambda: b.idle)
@@ -185,11 +209,15 @@ async def test_a_leader_that_comes_back_looks_first_who_leads(world, broker, vot
 
 
 @contextlib.asynccontextmanager
-async def reign(world, broker, vote, until):
+async def reign(topology, broker, vote, until):
     """One that leads and has told of 10.1.1.1/32, a node that has heard it, and the revision of that table."""
     async with replica(broker, vote, "b") as b:
         node = Node(broker)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         vote.elect("b")
         await until(lambda: b.idle and whole(broker, "10.1.1.1/32") and node.table.settled)
         yield b, node, decode(Head, broker.retained[HEAD]).revision
@@ -198,9 +226,9 @@ async def reign(world, broker, vote, until):
 
 @pytest.mark.parametrize("ahead", [pytest.param(True, id="ahead"), pytest.param(False, id="between")])
 async def test_what_a_deposed_leader_still_had_under_way_is_undone(
-    world, broker, vote, until, *, ahead: bool
+    topology, broker, vote, until, *, ahead: bool
 ) -> None:
-    async with reign(world, broker, vote, until) as (b, node, previous):
+    async with reign(topology, broker, vote, until) as (b, node, previous):
         late = previous + (10**9 if ahead else 1)
         wrong = stray_route("10.6.6.6/32")
         broker.publish(CHANGES, encode(Changes(late, previous, (wrong,), ("10.1.1.1/32",))), False)
@@ -214,16 +242,16 @@ async def test_what_a_deposed_leader_still_had_under_way_is_undone(
 
 
 async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterwards(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     """The last word of a deposed leader arrives between two turns of its successor, who has read the tables already."""
-    async with reign(world, broker, vote, until) as (b, node, previous):
+    async with reign(topology, broker, vote, until) as (b, node, previous):
         install, waiting = b.store.install, []
 
-        def slowly(held):
+        def slowly(table):
             wrong = stray_route("10.6.6.6/32")
             broker.publish(CHANGES, encode(Changes(previous + 1, previous, (wrong,), ())), False)
-            yield from install(held)
+            yield from install(table)
             for _ in range(50):
                 waiting.append(len(b.leadership._deferred))
                 yield
@@ -238,10 +266,10 @@ async def test_what_is_said_while_the_tables_are_taken_over_is_dealt_with_afterw
 
 
 async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_is_put_right(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     """A deposed leader's pack comes between that and the next turn of its successor."""
-    async with reign(world, broker, vote, until) as (b, node, previous):
+    async with reign(topology, broker, vote, until) as (b, node, previous):
         viewed = b.leadership._broker_read
 
         def and_then(retained) -> None:
@@ -272,7 +300,7 @@ async def test_what_is_packed_at_the_very_moment_at_which_the_tables_were_read_i
     ],
 )
 async def test_what_is_written_right_after_us_is_put_right(
-    world, broker, vote, until, stray: tuple[str, bytes]
+    topology, broker, vote, until, stray: tuple[str, bytes]
 ) -> None:
     """It arrives before we know that the broker has confirmed ours. Twice: so it does when that was put right."""
     topic, payload = stray
@@ -287,11 +315,17 @@ async def test_what_is_written_right_after_us_is_put_right(
 
         broker.publish = and_then
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and not times[0] and whole(broker, "10.1.1.1/32"))
 
 
-async def test_a_stray_that_comes_again_while_it_is_wiped_is_wiped_again(world, broker, vote, until) -> None:
+async def test_a_stray_that_comes_again_while_it_is_wiped_is_wiped_again(
+    topology, broker, vote, until
+) -> None:
     stray = f"{HERE}/table/x"
     async with replica(broker, vote, "a") as a:
         publish, times = broker.publish, [2]
@@ -304,28 +338,32 @@ async def test_a_stray_that_comes_again_while_it_is_wiped_is_wiped_again(world, 
 
         broker.publish = and_then
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         broker.publish(stray, b"x", True)
         await until(lambda: a.idle and not times[0] and stray not in broker.retained)
 
 
 async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     """At the broker: the old leader's change, then the new one's; both continue the same table."""
     async with replica(broker, vote, "b") as b:
         node, late = Node(broker), Node(broker)
         many = [f"10.2.{number >> 8}.{number & 255}/32" for number in range(600)]  # more than one shard
-        others = world.endpoint("n1", 2, *many)
-        say(broker, world.status("n1"))
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"), others))
+        others = topology.endpoint("n1", 2, *many)
+        say(broker, topology.status("n1"))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"), others))
         vote.elect("b")
         await until(lambda: b.idle and node.table.settled and late.table.settled)
         previous = decode(Head, broker.retained[HEAD]).revision
         stray = Changes(previous + 1, previous, (stray_route("10.6.6.6/32"),))
         late.table.receive_changes(stray, 0.0)  # it had it before
-        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32"), others))
+        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32"), others))
         await until(lambda: b.idle and whole(broker, "10.1.1.2/32", *many) and node.table.settled)
         assert not late.table.settled
         broker.publish(CHANGES, encode(stray), False)
@@ -356,17 +394,23 @@ async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
         pytest.param((LEADER, encode(Leader("x", 1 << 63))), id="leader-absurd"),
     ],
 )
-async def test_stray_writes_are_put_right(world, broker, vote, until, stray: tuple[str, bytes]) -> None:
+async def test_stray_writes_are_put_right(topology, broker, vote, until, stray: tuple[str, bytes]) -> None:
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
-        before = {it: broker.retained[it] for it in broker.retained if "/nodes/" not in it}
+        before = {topic: broker.retained[topic] for topic in broker.retained if "/nodes/" not in topic}
         broker.publish(*stray, True)
         await until(
             lambda: (
                 a.idle
-                and {it: broker.retained[it] for it in broker.retained if "/nodes/" not in it}.keys()
+                and {
+                    topic: broker.retained[topic] for topic in broker.retained if "/nodes/" not in topic
+                }.keys()
                 == before.keys()
                 and whole(broker, "10.1.1.1/32")
                 and leader(broker) == Leader("a", a.term)
@@ -377,23 +421,31 @@ async def test_stray_writes_are_put_right(world, broker, vote, until, stray: tup
         assert len(broker.published) == count
 
 
-async def test_a_claim_of_a_stranger_does_not_end_routing(world, broker, vote, until) -> None:
+async def test_a_claim_of_a_stranger_does_not_end_routing(topology, broker, vote, until) -> None:
     """Whoever is chosen claims again, above it."""
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
         await until(lambda: a.idle)
         broker.publish(LEADER, encode(Leader("stranger", a.term + 1000)), True)
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         assert leader(broker).id == "a"
 
 
 async def test_a_broker_that_was_replaced_by_an_empty_one_between_two_leaders(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         await until(lambda: b.store.tables.routes(VPC))
         await a.kill()
@@ -405,15 +457,15 @@ async def test_a_broker_that_was_replaced_by_an_empty_one_between_two_leaders(
 
 
 async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
-    said = world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32"))
-    offline = world.topics.status("default", "n1"), b'{"state":"offline"}'
+    messages = topology.status("n1"), topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32"))
+    offline = topology.topics.status("default", "n1"), b'{"state":"offline"}'
     async with replica(broker, vote, "a", withdraw_after=60) as a:
         vote.elect("a")
         now = 0.0
         a.part(NodeLiveness)._clock = lambda: now
-        say(broker, *said)
+        say(broker, *messages)
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         say(broker, offline)
         await until(lambda: a.part(NodeLiveness)._offline_since)
@@ -424,33 +476,35 @@ async def test_a_silent_node_keeps_its_routes_unless_it_is_said_to_lose_them(
         now = 60.0
         a.part(NodeLiveness).withdraw()
         await until(lambda: a.idle and whole(broker))
-        say(broker, said[0])
+        say(broker, messages[0])
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
 
 
 async def test_a_move_is_seen_without_a_gap_and_a_node_that_joins_again_changes_nothing(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
         node = Node(broker)
-        say(broker, world.status("n1"), world.status("n2"))
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+        say(broker, topology.status("n1"), topology.status("n2"))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
         await until(lambda: a.idle and node.count == 1)
         seen, since = len(node.seen), len(broker.published)
         for sequence in (2, 3):  # its node started anew, and says the same
-            say(broker, world.endpoints("n1", sequence, world.endpoint("n1", 1, "10.1.1.1/32", epoch=1)))
+            say(
+                broker, topology.endpoints("n1", sequence, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=1))
+            )
         await until(lambda: a.idle and not a.store.changed.is_set())
         await asyncio.sleep(0.05)
-        assert told(broker, since) == []
+        assert changes(broker, since) == []
         # The new one speaks before the old one lets go, and then the other way round.
-        say(broker, world.endpoints("n2", 1, world.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
-        say(broker, world.endpoints("n1", 4))
+        say(broker, topology.endpoints("n2", 1, topology.endpoint("n2", 1, "10.1.1.1/32", epoch=2)))
+        say(broker, topology.endpoints("n1", 4))
         await until(lambda: a.idle and "10.1.1.1/32" in a.store.tables.routes(VPC))
         await until(lambda: a.store.tables.routes(VPC)["10.1.1.1/32"].node == "n2" and a.idle)
         await until(lambda: node.table.settled and node.table.revision == a.table(VPC)[0])
         assert {len(table) for table in node.seen[seen:]} == {1}
-        say(broker, world.endpoints("n2", 2))
+        say(broker, topology.endpoints("n2", 2))
         await until(lambda: a.idle and whole(broker) and node.count == 0)
         assert node.table.settled, "an empty table is one as well"
         node.task.cancel()
@@ -467,45 +521,53 @@ class Loners:
 
 
 async def test_of_two_that_nobody_chooses_the_later_leads_and_the_other_is_fenced(
-    world, broker, until
+    topology, broker, until
 ) -> None:
     loners = Loners()
     async with replica(broker, loners, "b") as first:
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: first.idle and whole(broker, "10.1.1.1/32"))
         with capture_logs() as logs:
             async with replica(broker, loners, "a") as second:
                 await until(lambda: second.idle and not first.term)
                 since = len(broker.published)
-                say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
+                say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
                 await until(lambda: second.idle and whole(broker, "10.1.1.2/32"))
                 await until(lambda: "10.1.1.2/32" in first.store.tables.routes(VPC))
-                assert len(told(broker, since)) == 1, "both told it"
+                assert len(changes(broker, since)) == 1, "both told it"
                 assert (leader(broker).id, first.term) == ("a", 0)
-        (said,) = [it["event"] for it in logs if it["log_level"] == "error"]
-        assert "--database-url" in said
+        (errors,) = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+        assert "--database-url" in errors
 
 
 async def test_a_claim_is_raised_above_a_term_that_only_the_database_knows(
-    world, broker, vote, until
+    topology, broker, vote, until
 ) -> None:
     async with replica(broker, vote, "a") as a:
         vote.elect("a")
-        say(broker, world.status("n1"), world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32")))
+        say(
+            broker,
+            topology.status("n1"),
+            topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32")),
+        )
         await until(lambda: a.idle and whole(broker, "10.1.1.1/32"))
         since, known = len(broker.published), a.term + 10**6
         a.leadership.database_ahead(known)
         await until(lambda: a.idle and a.term > known)
         assert leader(broker).term == a.term
-        assert not told(broker, since), "nothing else changes"
+        assert not changes(broker, since), "nothing else changes"
         term = a.term
         a.leadership.database_ahead(term + 10**6)  # as another plane's would, on the same database
-        say(broker, world.endpoints("n1", 2, world.endpoint("n1", 1, "10.1.1.2/32")))
+        say(broker, topology.endpoints("n1", 2, topology.endpoint("n1", 1, "10.1.1.2/32")))
         await until(lambda: a.idle and whole(broker, "10.1.1.2/32"))
         assert a.term == term, "they outdo each other for ever"
 
 
-async def test_who_is_outdone_at_the_broker_does_not_raise_its_claim(world, broker, vote, until) -> None:
+async def test_who_is_outdone_at_the_broker_does_not_raise_its_claim(topology, broker, vote, until) -> None:
     async with replica(broker, vote, "a") as a, replica(broker, vote, "b") as b:
         vote.elect("a")
         await until(lambda: a.idle)

@@ -75,7 +75,7 @@ async def test_what_comes_back_is_told_anew() -> None:
         await router.after(PATIENCE_SECONDS)
         router.problems = {}
         await router.after(1)
-    assert [each["reason"] for each in api.events] == ["DatabaseUnreachable"] * 2
+    assert [event["reason"] for event in api.events] == ["DatabaseUnreachable"] * 2
 
 
 async def test_it_is_about_the_pod_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -354,7 +354,7 @@ ASCENT = (
 def test_whatever_happens_the_gate_is_open_only_for_one_that_leads_and_has_read_the_broker(
     ascent, events
 ) -> None:
-    state, gate, claims, read_since = State("b"), False, [], True
+    state, gate, claiming, read_since = State("b"), False, [], True
     for event in (*ascent, *events):
         name = next(iter(event.__dataclass_fields__), "")
         if getattr(event, name, None) == "the claim":  # of whoever has one
@@ -367,10 +367,10 @@ def test_whatever_happens_the_gate_is_open_only_for_one_that_leads_and_has_read_
             match action:
                 case OpenGate() | CloseGate():
                     gate = isinstance(action, OpenGate)
-                case PublishClaim(claim) if claim not in claims:
+                case PublishClaim(claim) if claim not in claiming:
                     assert claim.term > known, "a claim is above every term that was seen"
-                    assert not claims or claim.term > 0
-                    claims.append(claim)
+                    assert not claiming or claim.term > 0
+                    claiming.append(claim)
                     read_since = False
                 case ReadBroker():
                     read_since = True

@@ -26,7 +26,7 @@ networks = st.lists(st.sampled_from([*NETWORKS, "0.0.0.0/0"]), max_size=3).map(t
 class Numbering:
     """The numbering of the fixture ``world``, which a state machine cannot ask for."""
 
-    world = None
+    topology = None
 
 
 class Machine(RuleBasedStateMachine):
@@ -46,23 +46,24 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         for node in NODES:
-            self.store.nodes.set_prefix(NodeRef("default", node), Numbering.world.prefix(node))
+            self.store.nodes.set_prefix(NodeRef("default", node), Numbering.topology.prefix(node))
 
     @rule(
         at_once=st.booleans(),
         node=st.sampled_from(NODES),
-        said=st.lists(
+        registered=st.lists(
             st.tuples(
                 st.sampled_from(VPCS), st.integers(1, 4), networks, st.one_of(st.integers(0, 6), st.just(FAR))
             ),
             max_size=4,
         ),
     )
-    def register(self, at_once: bool, node: str, said: list) -> None:
+    def register(self, at_once: bool, node: str, registered: list) -> None:
         self.sequence += 1
-        world = Numbering.world
+        topology = Numbering.topology
         endpoints = tuple(
-            world.endpoint(node, function, *nets, epoch=epoch, vpc=vpc) for vpc, function, nets, epoch in said
+            topology.endpoint(node, function, *nets, epoch=epoch, vpc=vpc)
+            for vpc, function, nets, epoch in registered
         )
         assert self.store.nodes.set_endpoints(NodeRef("default", node), self.sequence, endpoints)
         if at_once:
@@ -78,7 +79,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES), known=st.booleans())
     def place(self, node: str, known: bool) -> None:
-        self.store.nodes.set_prefix(NodeRef("default", node), Numbering.world.prefix(node) if known else None)
+        self.store.nodes.set_prefix(
+            NodeRef("default", node), Numbering.topology.prefix(node) if known else None
+        )
 
     @rule(node=st.sampled_from(NODES))
     def leave(self, node: str) -> None:
@@ -90,14 +93,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES), absent=st.booleans())
     def comes_or_goes(self, node: str, absent: bool) -> None:
-        origin = NodeRef("default", node)
-        self.store.nodes.set_offline(origin, absent)
-        self.absent = self.absent | {origin} if absent else self.absent - {origin}
+        node_ref = NodeRef("default", node)
+        self.store.nodes.set_offline(node_ref, absent)
+        self.absent = self.absent | {node_ref} if absent else self.absent - {node_ref}
 
     @rule(at_most=st.sampled_from([1, 2, 3, ALL]), meanwhile=st.booleans())
     def commit(self, at_most: int = ALL, meanwhile: bool = False) -> None:
         """In parts. What is said between two of them is for the next commit."""
-        before = {vpc: found.routes for vpc, found in self.expected.vpcs.items()}
+        before = {vpc: table.routes for vpc, table in self.expected.vpcs.items()}
         expected = table(
             self.store.nodes.segments(), self.attachments, before, self.horizon, OPEN, self.absent
         )
@@ -106,15 +109,15 @@ class Machine(RuleBasedStateMachine):
         while more:
             done = self.store.commit(self.horizon, at_most)
             touched |= done.touched
-            for vpc, it in done.routes.items():
-                for network, route in it.set.items():
+            for vpc, change in done.routes.items():
+                for network, route in change.set.items():
                     assert now.setdefault(vpc, {}).get(network) != route, "set though it was there"
                     now[vpc][network] = route
-                for network, route in it.delete.items():
+                for network, route in change.delete.items():
                     assert now[vpc].pop(network) == route, "deleted though it was not there"
-                twice = changed & {(vpc, network) for network in (*it.set, *it.delete)}
+                twice = changed & {(vpc, network) for network in (*change.set, *change.delete)}
                 assert not twice, "decided twice in one commit"
-                changed |= {(vpc, network) for network in (*it.set, *it.delete)}
+                changed |= {(vpc, network) for network in (*change.set, *change.delete)}
             for vpc in VPCS:
                 assert self.store.tables.routes(vpc) == now.get(vpc, {}), (
                     "another table than the one that was told"
@@ -152,9 +155,9 @@ class Checked(Machine):
         ready=st.booleans(),
     )
     def attach(self, function: int, vpc: int | None, entitled: tuple, ready: bool) -> None:
-        found = Attachment(vpc, function, frozenset(entitled) & frozenset(NETWORKS), ready)
-        self.attachments[f"ns/a{function}"] = found
-        self.store.nodes.set_attachment(f"ns/a{function}", found)
+        attachment = Attachment(vpc, function, frozenset(entitled) & frozenset(NETWORKS), ready)
+        self.attachments[f"ns/a{function}"] = attachment
+        self.store.nodes.set_attachment(f"ns/a{function}", attachment)
 
     @rule(function=st.integers(1, 4))
     def detach(self, function: int) -> None:
@@ -166,36 +169,36 @@ def endpoints(tables, vpc: int) -> dict:
     return tables.vpcs[vpc].endpoints if vpc in tables.vpcs else {}
 
 
-def _run(world, machine: type[Machine]) -> None:
-    Numbering.world = world
+def _run(topology, machine: type[Machine]) -> None:
+    Numbering.topology = topology
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=100, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
 
 
-def test_standalone(world) -> None:
-    _run(world, Machine)
+def test_standalone(topology) -> None:
+    _run(topology, Machine)
 
 
-def test_with_attachments(world) -> None:
-    _run(world, Checked)
+def test_with_attachments(topology) -> None:
+    _run(topology, Checked)
 
 
-def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
+def test_the_newest_sequence_wins_whoever_brings_it(topology) -> None:
     store = Store(checked=False)
-    origin, endpoint = NodeRef("default", "n1"), world.endpoint("n1", 1, "10.1.1.1/32")
-    store.nodes.set_prefix(origin, world.prefix("n1"))
-    assert store.nodes.set_endpoints(origin, 5, (endpoint,))
-    assert not store.nodes.set_endpoints(origin, 4, ())
-    assert not store.nodes.set_endpoints(origin, 5, ()), (
+    node_ref, endpoint = NodeRef("default", "n1"), topology.endpoint("n1", 1, "10.1.1.1/32")
+    store.nodes.set_prefix(node_ref, topology.prefix("n1"))
+    assert store.nodes.set_endpoints(node_ref, 5, (endpoint,))
+    assert not store.nodes.set_endpoints(node_ref, 4, ())
+    assert not store.nodes.set_endpoints(node_ref, 5, ()), (
         "the same number and something else is not to be believed"
     )
-    assert store.nodes.set_endpoints(origin, 5, (endpoint,)), "the same again does no harm"
+    assert store.nodes.set_endpoints(node_ref, 5, (endpoint,)), "the same again does no harm"
     store.commit(10)
     assert list(store.tables.routes(0x4D2)) == ["10.1.1.1/32"]
-    store.nodes.remove(origin)
-    assert store.nodes.set_endpoints(origin, 1, ()), "a node that comes back starts anew"
+    store.nodes.remove(node_ref)
+    assert store.nodes.set_endpoints(node_ref, 1, ()), "a node that comes back starts anew"
 
 
 @pytest.mark.parametrize(
@@ -209,30 +212,30 @@ def test_the_newest_sequence_wins_whoever_brings_it(world) -> None:
     ],
 )
 def test_a_sequence_from_after_the_horizon_replaces_none_from_before_it(
-    world, known: int, sequence: int, installed: bool
+    topology, known: int, sequence: int, installed: bool
 ) -> None:
-    nodes, origin = _at(NOW), NodeRef("default", "n1")
-    endpoint = world.endpoint("n1", 1, "10.1.1.1/32")
-    assert nodes.set_endpoints(origin, known, (endpoint,))
+    nodes, node_ref = _at(NOW), NodeRef("default", "n1")
+    endpoint = topology.endpoint("n1", 1, "10.1.1.1/32")
+    assert nodes.set_endpoints(node_ref, known, (endpoint,))
     if installed:
         with pytest.raises(Rejected) as refused:
-            nodes.set_endpoints(origin, sequence, ())
+            nodes.set_endpoints(node_ref, sequence, ())
         assert refused.value.reason == "SequenceInFuture"
     else:
-        assert nodes.set_endpoints(origin, sequence, ())
-    assert nodes.segments()[origin].endpoints == ((endpoint,) if installed else ())
+        assert nodes.set_endpoints(node_ref, sequence, ())
+    assert nodes.segments()[node_ref].endpoints == ((endpoint,) if installed else ())
 
 
-def test_a_sequence_from_after_the_horizon_yields_to_the_nodes_own(world) -> None:
-    nodes, origin = _at(NOW), NodeRef("default", "n1")
-    endpoint = world.endpoint("n1", 1, "10.1.1.1/32")
-    assert nodes.set_endpoints(origin, EPOCH_MAX - 1, ()), "all there is: a node whose clock is wrong"
-    assert nodes.set_endpoints(origin, EPOCH_MAX, (endpoint,)), "and it goes on"
-    assert not nodes.set_endpoints(origin, EPOCH_MAX - 1, ())
-    assert nodes.set_endpoints(origin, 5, (endpoint,))
+def test_a_sequence_from_after_the_horizon_yields_to_the_nodes_own(topology) -> None:
+    nodes, node_ref = _at(NOW), NodeRef("default", "n1")
+    endpoint = topology.endpoint("n1", 1, "10.1.1.1/32")
+    assert nodes.set_endpoints(node_ref, EPOCH_MAX - 1, ()), "all there is: a node whose clock is wrong"
+    assert nodes.set_endpoints(node_ref, EPOCH_MAX, (endpoint,)), "and it goes on"
+    assert not nodes.set_endpoints(node_ref, EPOCH_MAX - 1, ())
+    assert nodes.set_endpoints(node_ref, 5, (endpoint,))
     with pytest.raises(Rejected):
-        nodes.set_endpoints(origin, EPOCH_MAX, ())
-    assert nodes.set_endpoints(origin, 6, ())
+        nodes.set_endpoints(node_ref, EPOCH_MAX, ())
+    assert nodes.set_endpoints(node_ref, 6, ())
 
 
 def _at(now: int) -> Registrations:
@@ -240,19 +243,21 @@ def _at(now: int) -> Registrations:
     return Registrations(VpcTables(changed), changed, checked=False, clock=lambda: now)
 
 
-def test_a_commit_looks_only_at_what_was_touched(world, monkeypatch) -> None:
+def test_a_commit_looks_only_at_what_was_touched(topology, monkeypatch) -> None:
     from galactic.router.rib import vpc_rib as module
 
     store = Store(checked=False)
     for number in range(1, 201):
-        origin = NodeRef("default", f"n{number}")
-        store.nodes.set_prefix(origin, world.prefix(f"n{number}"))
-        store.nodes.set_endpoints(origin, 1, (world.endpoint(f"n{number}", number, f"10.1.{number}.1/32"),))
+        node_ref = NodeRef("default", f"n{number}")
+        store.nodes.set_prefix(node_ref, topology.prefix(f"n{number}"))
+        store.nodes.set_endpoints(
+            node_ref, 1, (topology.endpoint(f"n{number}", number, f"10.1.{number}.1/32"),)
+        )
     store.commit(10)
     asked = []
     monkeypatch.setattr(module, "best_path", _counting(module.best_path, asked))
     monkeypatch.setattr(module, "network_owner", _counting(module.network_owner, asked))
-    store.nodes.set_endpoints(NodeRef("default", "n7"), 2, (world.endpoint("n7", 7, "10.1.7.2/32"),))
+    store.nodes.set_endpoints(NodeRef("default", "n7"), 2, (topology.endpoint("n7", 7, "10.1.7.2/32"),))
     assert set(store.commit(10).routes[0x4D2].set) == {"10.1.7.2/32"}
     assert len(asked) == 2
 
@@ -265,19 +270,19 @@ def _counting(function, calls: list):
     return counted
 
 
-def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(world) -> None:
+def test_an_api_server_that_was_set_back_takes_nothing_away_that_mqtt_said_since(topology) -> None:
     store = Store(checked=True)
-    origin = NodeRef("default", "n1")
-    store.nodes.set_prefix(origin, world.prefix("n1"))
+    node_ref = NodeRef("default", "n1")
+    store.nodes.set_prefix(node_ref, topology.prefix("n1"))
     for number in (1, 2):
         store.nodes.set_attachment(
             f"ns/a{number}", Attachment(0x4D2, number, frozenset({f"10.1.1.{number}/32"}), True)
         )
-    before = (world.endpoint("n1", 1, "10.1.1.1/32"),)
-    since = (*before, world.endpoint("n1", 2, "10.1.1.2/32"))
-    store.nodes.set_endpoints(origin, 7, since)
+    before = (topology.endpoint("n1", 1, "10.1.1.1/32"),)
+    since = (*before, topology.endpoint("n1", 2, "10.1.1.2/32"))
+    store.nodes.set_endpoints(node_ref, 7, since)
     store.commit(10)
-    assert not store.nodes.set_endpoints(origin, 5, before), "the NodeSegment as it was in the backup"
+    assert not store.nodes.set_endpoints(node_ref, 5, before), "the NodeSegment as it was in the backup"
     assert not store.commit(10).routes
     store.nodes.set_attachment(
         "ns/a2", None
