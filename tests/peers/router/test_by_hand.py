@@ -318,15 +318,15 @@ def test_scenarios(outsider) -> None:
     wanted = {name: by_network(expected(places[name])) for name, (_, expected) in SCENARIOS.items()}
     deadline = time.monotonic() + PATIENCE_SECONDS
     retained: dict[str, object] = {}
-    followed: dict[str, object] = {}
-    while (retained != wanted or followed != wanted) and time.monotonic() < deadline:
+    changed: dict[str, object] = {}
+    while (retained != wanted or changed != wanted) and time.monotonic() < deadline:
         time.sleep(0.2)
         tables = {name: outsider.table(places[name].vpc) for name in SCENARIOS}
         retained = {name: None if place is None else by_network(place) for name, place in tables.items()}
-        followed = {
+        changed = {
             name: followed(outsider.changes.get(place.vpc, ()), name) for name, place in places.items()
         }
     assert retained == wanted
-    assert followed == wanted
+    assert changed == wanted
     assert not {f"{place.number + 100:012x}" for place in places.values()} & outsider.changes.keys()
     assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term"}

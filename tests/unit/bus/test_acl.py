@@ -29,7 +29,7 @@ PEOPLE = (A, B, ROUTER, OTHER, OBSERVER, STRANGER)
 
 
 @dataclass
-class Site:
+class ShippedBroker:
     """The shipped broker, on free ports and with files in a folder of the test's."""
 
     ports: dict[str, int]
@@ -47,7 +47,7 @@ class Site:
 
 
 @pytest.fixture
-def site(mosquitto, authority, tmp_path) -> Site:
+def broker(mosquitto, authority, tmp_path) -> ShippedBroker:
     servers, clients = authority("servers"), authority("clients-ca")
     pair = servers.issue("broker", hosts=("localhost",))
     (tmp_path / "server.crt").write_bytes(pair.cert.read_bytes())
@@ -62,7 +62,7 @@ def site(mosquitto, authority, tmp_path) -> Site:
         assert config.count(f"listener {name}\n") == 1
         config = config.replace(f"listener {name}\n", f"listener {port} 127.0.0.1\n")
     mosquitto.start(config=config)
-    return Site(ports, {user: clients.issue(user) for user in PEOPLE}, servers.cert)
+    return ShippedBroker(ports, {user: clients.issue(user) for user in PEOPLE}, servers.cert)
 
 
 class Client:
@@ -70,14 +70,14 @@ class Client:
 
     def __init__(self, bus: PahoBus) -> None:
         self.bus = bus
-        self.heard: list[Delivery] = []
+        self.received: list[Delivery] = []
         self.sessions = self.losses = 0
 
     async def run(self) -> None:
         async for item in self.bus.deliveries():
             match item:
                 case Delivery():
-                    self.heard.append(item)
+                    self.received.append(item)
                 case Connected():
                     self.sessions += 1
                 case Disconnected():
@@ -86,16 +86,16 @@ class Client:
 
 @asynccontextmanager
 async def client(
-    site: Site, user: str, *, by: str = "8884", name: str = "", will=None
+    broker: ShippedBroker, user: str, *, by: str = "8884", name: str = "", will=None
 ) -> AsyncIterator[Client]:
-    async with PahoBus(site.settings(user, by=by), name or f"c-{user}", will) as bus:
-        found = Client(bus)
-        task = asyncio.create_task(found.run())
+    async with PahoBus(broker.settings(user, by=by), name or f"c-{user}", will) as bus:
+        client = Client(bus)
+        task = asyncio.create_task(client.run())
         try:
             async with asyncio.timeout(200):
-                while not found.sessions:
+                while not client.sessions:
                     await asyncio.sleep(0.01)
-            yield found
+            yield client
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -104,7 +104,7 @@ async def client(
 _marks = count()
 
 
-async def settle(client: Client, router: Client) -> None:
+async def synchronize(client: Client, router: Client) -> None:
     """Whatever the broker had for the client by now has arrived: what a router says then comes after it."""
     mark = f"mark {next(_marks)}".encode()
     client.bus.subscribe(TOPICS.leader)
@@ -112,11 +112,11 @@ async def settle(client: Client, router: Client) -> None:
         await client.bus.publish("settled", b"")
     await router.bus.publish(TOPICS.leader, mark)
     async with asyncio.timeout(200):
-        while not any(it.payload == mark for it in client.heard):
+        while not any(message.payload == mark for message in client.received):
             await asyncio.sleep(0.01)
 
 
-HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{it}" for it in ("head", "changes", "table/0"))
+HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{topic}" for topic in ("head", "changes", "table/0"))
 
 
 @pytest.mark.parametrize("by", ["8883", "8884", "8885"])
@@ -151,23 +151,25 @@ HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{it}" for it in ("head", "cha
         pytest.param(STRANGER, [], [TOPICS.leader, HEAD, TOPICS.endpoints(*A.split("/"))], id="stranger"),
     ],
 )
-async def test_who_may_write(by: str, user: str, may: list[str], may_not: list[str], *, site: Site) -> None:
+async def test_who_may_write(
+    by: str, user: str, may: list[str], may_not: list[str], *, broker: ShippedBroker
+) -> None:
     """A publish that is refused fails, says so once, and reaches nobody."""
-    async with client(site, OBSERVER) as observer, client(site, ROUTER, name="seed") as seed:
+    async with client(broker, OBSERVER) as observer, client(broker, ROUTER, name="seed") as seed:
         await seed.bus.publish(TOPICS.leader, b"0", retain=True)
         observer.bus.subscribe(f"{BASE}/#", "#")
-        await settle(observer, seed)
-        observer.heard.clear()
+        await synchronize(observer, seed)
+        observer.received.clear()
         if user == OBSERVER:
-            await _says(observer, may, may_not)
+            await publish(observer, may, may_not)
         else:
-            async with client(site, user, by=by) as talker:
-                await _says(talker, may, may_not)
-        await settle(observer, seed)
-        assert {it.topic for it in observer.heard if it.payload == b"1"} == set(may)
+            async with client(broker, user, by=by) as talker:
+                await publish(talker, may, may_not)
+        await synchronize(observer, seed)
+        assert {message.topic for message in observer.received if message.payload == b"1"} == set(may)
 
 
-async def _says(talker: Client, may: list[str], may_not: list[str]) -> None:
+async def publish(talker: Client, may: list[str], may_not: list[str]) -> None:
     for topic in may:
         await talker.bus.publish(topic, b"1", retain=True)
     for topic in may_not:
@@ -179,7 +181,7 @@ async def _says(talker: Client, may: list[str], may_not: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("user", "hears"),
+    ("user", "receives"),
     [
         pytest.param(A, {TOPICS.leader, HEAD, CHANGES, TABLE}, id="node"),
         pytest.param(
@@ -192,57 +194,63 @@ async def _says(talker: Client, may: list[str], may_not: list[str]) -> None:
         ),
     ],
 )
-async def test_who_may_hear(user: str, hears: set[str], site: Site) -> None:
+async def test_who_may_hear(user: str, receives: set[str], broker: ShippedBroker) -> None:
     """Neither what is retained nor what passes, however it subscribes; a node nothing of other nodes."""
     topics = [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE, f"{BASE}/vpcs/0000000004d2/other/1"]
     theirs = [TOPICS.status(*B.split("/")), TOPICS.endpoints(*B.split("/"))]
-    async with client(site, ROUTER) as router, client(site, B) as other:
+    async with client(broker, ROUTER) as router, client(broker, B) as other:
         for topic in topics:
             await router.bus.publish(topic, b"kept", retain=True)
         for topic in theirs:
             await other.bus.publish(topic, b"kept", retain=True)
-        async with client(site, user) as listener:
+        async with client(broker, user) as listener:
             listener.bus.subscribe("#", "+/#", f"{BASE}/#", f"{BASE}/nodes/+/+/endpoints", *topics, *theirs)
-            await settle(listener, router)
+            await synchronize(listener, router)
             more = {f"{BASE}/vpcs/0000000004d2/other/1"} if user == OTHER else set()
-            assert {it.topic for it in listener.heard if it.payload == b"kept"} == hears | more
+            assert {
+                message.topic for message in listener.received if message.payload == b"kept"
+            } == receives | more
             for topic in topics:
                 await router.bus.publish(topic, b"passing")
             for topic in theirs:
                 await other.bus.publish(topic, b"passing")
-            await settle(listener, router)
-            assert {it.topic for it in listener.heard if it.payload == b"passing"} == hears | more
+            await synchronize(listener, router)
+            assert {
+                message.topic for message in listener.received if message.payload == b"passing"
+            } == receives | more
 
 
-async def test_a_node_cannot_throw_another_off(site: Site, until) -> None:
+async def test_a_node_cannot_throw_another_off(broker: ShippedBroker, until) -> None:
     """A second client of the same identifier ends the first one's session; here the identifier is the user."""
-    async with client(site, B, name="galactic-node-default-n2") as victim:
-        async with client(site, A, name="galactic-node-default-n2") as attacker:
+    async with client(broker, B, name="galactic-node-default-n2") as victim:
+        async with client(broker, A, name="galactic-node-default-n2") as attacker:
             await attacker.bus.publish(TOPICS.status(*A.split("/")), b"1")
             await victim.bus.publish(TOPICS.status(*B.split("/")), b"1")
         assert (victim.sessions, victim.losses) == (1, 0)
-        async with client(site, B, name="something else"):
+        async with client(broker, B, name="something else"):
             await until(lambda: victim.losses)
 
 
-async def test_a_last_will_is_pinned_like_everything(site: Site, until) -> None:
-    async with client(site, OBSERVER) as observer, client(site, ROUTER) as router:
+async def test_a_last_will_is_pinned_like_everything(broker: ShippedBroker, until) -> None:
+    async with client(broker, OBSERVER) as observer, client(broker, ROUTER) as router:
         observer.bus.subscribe(f"{BASE}/nodes/#")
-        await settle(observer, router)
-        async with client(site, A, will=(TOPICS.status(*A.split("/")), b"own")) as dying:
+        await synchronize(observer, router)
+        async with client(broker, A, will=(TOPICS.status(*A.split("/")), b"own")) as dying:
             dying.bus._client.socket().shutdown(2)
-            await until(lambda: any(it.payload == b"own" for it in observer.heard))
-        async with client(site, A, will=(TOPICS.status(*B.split("/")), b"forged")) as dying:
+            await until(lambda: any(message.payload == b"own" for message in observer.received))
+        async with client(broker, A, will=(TOPICS.status(*B.split("/")), b"forged")) as dying:
             dying.bus._client.socket().shutdown(2)
             await until(lambda: dying.sessions > 1)  # the broker has noticed the end of the first
-            await settle(observer, router)
-    assert not any(it.payload == b"forged" for it in observer.heard)
+            await synchronize(observer, router)
+    assert not any(message.payload == b"forged" for message in observer.received)
 
 
-async def test_a_payload_above_the_limit_ends_no_session_of_ours(site: Site, until, monkeypatch) -> None:
+async def test_a_payload_above_the_limit_ends_no_session_of_ours(
+    broker: ShippedBroker, until, monkeypatch
+) -> None:
     """Mosquitto ends the session of a client that sends one; ours does not send it."""
     topic = TOPICS.endpoints(*A.split("/"))
-    async with client(site, A) as node:
+    async with client(broker, A) as node:
         await node.bus.publish(topic, b"x" * MAX_PAYLOAD)
         with pytest.raises(Unreachable, match="262145 bytes"):
             await node.bus.publish(topic, b"x" * (MAX_PAYLOAD + 1))
@@ -254,14 +262,14 @@ async def test_a_payload_above_the_limit_ends_no_session_of_ours(site: Site, unt
         await until(lambda: node.losses)
 
 
-async def test_what_a_node_says_of_others_is_refused_by_the_router(site: Site, until) -> None:
+async def test_what_a_node_says_of_others_is_refused_by_the_router(broker: ShippedBroker, until) -> None:
     """The broker lets it say anything under its own topic; a SID of another node, or of another VPC, gets nowhere."""
-    settings = site.settings(ROUTER)
+    settings = broker.settings(ROUTER)
     async with PahoBus(settings, "router") as bus:
         controller = assembled(settings, bus)
         task = asyncio.create_task(controller.run())
         try:
-            async with client(site, A) as one, client(site, B) as other:
+            async with client(broker, A) as one, client(broker, B) as other:
                 for node, number in ((one, 1), (other, 2)):
                     status = encode(NodeStatus("online", f"2001:db8:ff01:{number}00::/56"))
                     await node.bus.publish(TOPICS.status("default", f"n{number}"), status, retain=True)

@@ -90,11 +90,11 @@ TLS = "--mqtt-url mqtts://h"
 def test_what_cannot_work_ends_the_process_at_start(arguments: str, words: str, files, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         load(RouterSettings, _given(arguments, files), program="galactic-router")
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert caught.value.code == 2
-    assert all(word in said for word in words.split()), said
-    assert "hunter2" not in said
-    assert len(said.splitlines()) == 1
+    assert all(word in printed for word in words.split()), printed
+    assert "hunter2" not in printed
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,6 @@ def test_a_secret_of_the_wrong_type_is_not_shown(tmp_path, capsys) -> None:
     path.write_text("mqtt_username: u\nmqtt_password: 12345678\n")
     with pytest.raises(SystemExit):
         load(RouterSettings, ["--config", str(path)])
-    said = capsys.readouterr().err
-    assert "mqtt_password" in said
-    assert "12345678" not in said
+    printed = capsys.readouterr().err
+    assert "mqtt_password" in printed
+    assert "12345678" not in printed

@@ -17,13 +17,13 @@ class Socket:
     """Takes so many bytes, and then none until it is drained."""
 
     def __init__(self, room: int) -> None:
-        self.room, self.taken = room, bytearray()
+        self.room, self.sent = room, bytearray()
 
     def send(self, some: bytes) -> int:
         if not self.room:
             raise BlockingIOError
         sent = min(self.room, len(some))
-        self.taken += some[:sent]
+        self.sent += some[:sent]
         self.room -= sent
         return sent
 
@@ -58,7 +58,7 @@ def test_a_websocket_that_is_full_loses_and_spoils_no_packet(room: int) -> None:
                 socket.room += 4
     while frames.send_rest():
         socket.room += 1
-    assert bytes(socket.taken) == b"<one><two><three>"
+    assert bytes(socket.sent) == b"<one><two><three>"
     assert refused or room >= len(b"<one><two>")
 
 
@@ -78,8 +78,8 @@ async def test_what_one_publishes_oneself_comes_back_where_it_is_asked_for(mosqu
         bus.subscribe("t", own=own)
         await bus.publish("t", b"own")
         await other.publish("t", b"another's")
-        told = await anext(arrived)
-        assert told == Delivery("t", b"own" if own else b"another's", retained=False)
+        message = await anext(arrived)
+        assert message == Delivery("t", b"own" if own else b"another's", retained=False)
         assert not bus.echoes
 
 

@@ -24,36 +24,36 @@ def test_pauses_double_and_no_two_clients_agree() -> None:
     clients = [
         [backoff.pause() for _ in range(12)] for backoff in (Backoff(*BACKOFF_SECONDS) for _ in range(200))
     ]
-    for number, each in enumerate(zip(*clients, strict=True)):
+    for number, pair in enumerate(zip(*clients, strict=True)):
         base = min(shortest * 2**number, longest)
-        assert 0.5 * base <= min(each) < 0.6 * base
-        assert 1.4 * base < max(each) <= 1.5 * base
-        assert len({*each}) == len(each)
+        assert 0.5 * base <= min(pair) < 0.6 * base
+        assert 1.4 * base < max(pair) <= 1.5 * base
+        assert len({*pair}) == len(pair)
 
 
 async def test_it_begins_anew_with_short_pauses_after_a_session(mosquitto, monkeypatch) -> None:
-    taken: list[int] = []
+    received: list[int] = []
 
     class Counted(Backoff):
         def pause(self) -> float:
             super().pause()
-            taken.append(self._failures - 1)
+            received.append(self._failures - 1)
             return 0.01
 
     monkeypatch.setattr(module, "Backoff", Counted)
     async with PahoBus(MqttSettings(mqtt_url=mosquitto.url), "a") as bus, asyncio.timeout(200):
         arrived = bus.deliveries()
-        while max(taken, default=0) < 3:
+        while max(received, default=0) < 3:
             await asyncio.sleep(0.01)
         mosquitto.start()
         while await anext(arrived) != Connected():
             pass
-        del taken[:]
+        del received[:]
         mosquitto.kill()
         assert isinstance(await anext(arrived), Disconnected)
-        while not taken:
+        while not received:
             await asyncio.sleep(0.01)
-        assert taken[0] == 0
+        assert received[0] == 0
 
 
 # -- MQTT 3.1.1 --------------------------------------------------------------------------------------------------------

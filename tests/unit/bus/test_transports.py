@@ -59,7 +59,7 @@ LISTENERS = ("plain", "tls", "mutual", "expired", "other", "ws", "wss")
 
 
 @dataclass
-class Site:
+class Broker:
     """A broker with every kind of listener, and the files to connect with."""
 
     ports: dict[str, int]
@@ -72,7 +72,7 @@ class Site:
 
 
 @pytest.fixture
-def site(mosquitto, authority, tmp_path) -> Site:
+def broker(mosquitto, authority, tmp_path) -> Broker:
     servers, clients, strangers = authority("servers"), authority("clients"), authority("strangers")
     good = servers.issue("broker", hosts=("localhost", "127.0.0.1"))
     bad = servers.issue("broker", hosts=("localhost", "127.0.0.1"), expired=True)
@@ -102,7 +102,7 @@ def site(mosquitto, authority, tmp_path) -> Site:
     files = {"servers": servers.cert, "strangers": strangers.cert}
     for name, pair in (("node", node), ("stale", stale), ("stranger", stranger)):
         files |= {f"{name}.crt": pair.cert, f"{name}.key": pair.key}
-    return Site(ports, files)
+    return Broker(ports, files)
 
 
 @asynccontextmanager
@@ -130,21 +130,21 @@ WAYS = [
 
 
 @pytest.mark.parametrize(("url", "given"), WAYS)
-async def test_every_transport_carries_much_at_once(url: str, given: dict, site: Site) -> None:
+async def test_every_transport_carries_much_at_once(url: str, given: dict, broker: Broker) -> None:
     """Many small messages share a TLS record, and a large one needs many: neither may be left lying."""
-    async with session(site.settings(url, **given), "a") as (bus, arrived):
+    async with session(broker.settings(url, **given), "a") as (bus, arrived):
         bus.subscribe("t/#")
         payloads = [b"x" * (250_000 if number % 100 == 0 else 10) for number in range(500)]
         sent = asyncio.gather(
             *(bus.publish(f"t/{number}", payload) for number, payload in enumerate(payloads))
         )
-        heard = {}
-        while len(heard) < len(payloads):
+        received = {}
+        while len(received) < len(payloads):
             item = await anext(arrived)
             assert isinstance(item, Delivery)
-            heard[item.topic] = item.payload
+            received[item.topic] = item.payload
         await sent
-        assert heard == {f"t/{number}": payload for number, payload in enumerate(payloads)}
+        assert received == {f"t/{number}": payload for number, payload in enumerate(payloads)}
 
 
 REFUSALS = [
@@ -208,7 +208,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("url", "given", "reasons", "word"), REFUSALS)
 async def test_a_connection_that_is_refused_says_why(
-    url: str, given: dict, reasons: tuple[str, ...], word: str, *, site: Site, until, monkeypatch
+    url: str, given: dict, reasons: tuple[str, ...], word: str, *, broker: Broker, until, monkeypatch
 ) -> None:
     """In the log at each attempt, in the metric, and once in the stream that conditions are made of.
 
@@ -217,23 +217,23 @@ async def test_a_connection_that_is_refused_says_why(
     """
     monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.05, 0.2))
     monkeypatch.setattr(socket, "getaddrinfo", _resolved)
-    figures = CollectorRegistry()
+    collectors = CollectorRegistry()
     with capture_logs() as logs:
         async with (
-            PahoBus(site.settings(url, **given), "a", metrics=BusMetrics(figures)) as bus,
+            PahoBus(broker.settings(url, **given), "a", metrics=BusMetrics(collectors)) as bus,
             asyncio.timeout(200),
         ):
             arrived = bus.deliveries()
             await until(lambda: sum(line.get("reason") in reasons for line in logs) >= 2)
             assert not bus.connected
-            told = [await anext(arrived) for _ in range(len(bus._received))]
-    assert all(isinstance(item, Disconnected) for item in told)
-    assert any(word in item.reason for item in told), told
-    assert all(one != other for one, other in pairwise(told)), "the same problem is told once"
+            messages = [await anext(arrived) for _ in range(len(bus._received))]
+    assert all(isinstance(item, Disconnected) for item in messages)
+    assert any(word in item.reason for item in messages), messages
+    assert all(one != other for one, other in pairwise(messages)), "the same problem is told once"
     assert "right" not in repr(logs)
     assert "wrong" not in repr([line for line in logs if "password" in given])
     name = "galactic_mqtt_connection_failures_total"
-    assert sum(figures.get_sample_value(name, {"reason": reason}) or 0 for reason in reasons) >= 2
+    assert sum(collectors.get_sample_value(name, {"reason": reason}) or 0 for reason in reasons) >= 2
 
 
 _resolve = socket.getaddrinfo

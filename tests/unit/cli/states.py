@@ -132,12 +132,12 @@ def event(kind: str, name: str, reason: str, message: str, last: str = STAMP) ->
     }
 
 
-Things = dict[str, dict[str, Any]]
+Objects = dict[str, dict[str, Any]]
 
 
-def fine() -> Things:
+def fine() -> Objects:
     """Web on node-1 and api on node-2, in VPC blue."""
-    things = [
+    objects = [
         vpc(),
         attachment("web", 1, 1, 1),
         attachment("api", 2, 2, 2),
@@ -150,7 +150,7 @@ def fine() -> Things:
         lease("galactic-operator"),
         lease("galactic-router"),
     ]
-    return {f"{thing['kind']} {thing['metadata']['name']}": deepcopy(thing) for thing in things}
+    return {f"{manifest['kind']} {manifest['metadata']['name']}": deepcopy(manifest) for manifest in objects}
 
 
 def program(name: str, ready: int = 1, *, problem: str = "", node: str = "") -> Component:
@@ -160,20 +160,20 @@ def program(name: str, ready: int = 1, *, problem: str = "", node: str = "") -> 
 
 
 def snapshot(
-    things: Things, *events: dict[str, Any], components: tuple[Component, ...] | None = None
+    objects: Objects, *events: dict[str, Any], components: tuple[Component, ...] | None = None
 ) -> Snapshot:
     """The state as a snapshot."""
-    of = lambda kind: [thing for thing in things.values() if thing["kind"] == kind]  # noqa: E731
+    of = lambda kind: [manifest for manifest in objects.values() if manifest["kind"] == kind]  # noqa: E731
     standing = tuple(program(name) for name in ("operator", "router", "webhook"))
-    nodes = tuple(program("node", node=name_of(thing)) for thing in of("Node"))
+    nodes = tuple(program("node", node=name_of(manifest)) for manifest in of("Node"))
     return Snapshot(
-        vpcs={name_of(thing): parse(Vpc, thing) for thing in of("VPC")},
-        attachments={name_of(thing): parse(VpcAttachment, thing) for thing in of("VPCAttachment")},
-        segments={name_of(thing): parse(NodeSegment, thing) for thing in of("NodeSegment")},
-        nodes={name_of(thing): thing for thing in of("Node")},
-        pods={name_of(thing): thing for thing in of("Pod")},
+        vpcs={name_of(manifest): parse(Vpc, manifest) for manifest in of("VPC")},
+        attachments={name_of(manifest): parse(VpcAttachment, manifest) for manifest in of("VPCAttachment")},
+        segments={name_of(manifest): parse(NodeSegment, manifest) for manifest in of("NodeSegment")},
+        nodes={name_of(manifest): manifest for manifest in of("Node")},
+        pods={name_of(manifest): manifest for manifest in of("Pod")},
         events=list(events),
-        leases={thing["metadata"]["name"]: thing for thing in of("Lease")},
+        leases={manifest["metadata"]["name"]: manifest for manifest in of("Lease")},
         components=components if components is not None else (*standing, *nodes),
         at=NOW,
     )

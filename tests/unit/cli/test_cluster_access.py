@@ -73,22 +73,22 @@ async def test_what_runs() -> None:
             pod("node", "node-2", {"phase": "Pending"}),
         ],
     )
-    found = {component.title: component for component in await access.components()}
-    assert (found["operator"].ready, found["operator"].wanted, found["operator"].version) == (
+    components = {component.title: component for component in await access.components()}
+    assert (components["operator"].ready, components["operator"].wanted, components["operator"].version) == (
         2,
         2,
         "operator",
     )
-    assert found["router"].ready == 0
-    assert "Bad user name or password" in found["router"].problem
+    assert components["router"].ready == 0
+    assert "Bad user name or password" in components["router"].problem
     assert kube.paths[0] == "/api/v1/namespaces/galactic-system/pods/galactic-router-a:9191/proxy/healthz"
-    assert found["node on node-1"].ready == 1
-    assert found["node on node-2"].ready == 0
+    assert components["node on node-1"].ready == 1
+    assert components["node on node-2"].ready == 0
 
 
 async def test_a_cluster_without_a_router_is_served_from_outside() -> None:
-    there, _ = cluster(Deployment=[workload("operator"), workload("router")])
-    assert not there.router_outside(await there.components())
+    deployments, _ = cluster(Deployment=[workload("operator"), workload("router")])
+    assert not deployments.router_outside(await deployments.components())
     none = workload("router")
     none["spec"]["replicas"] = 0
     for workloads in ([workload("operator")], [workload("operator"), none]):

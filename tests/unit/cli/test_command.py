@@ -64,18 +64,18 @@ def nowhere(tmp_path: Path) -> Path:
 )
 def test_a_time_out_names_what_was_waited_for(commands: list[str], culprit: str) -> None:
     """The error names the commands that ran at the timeout, and none afterwards."""
-    way = cluster_options.ClusterOptions(seconds=0.2)
+    options = cluster_options.ClusterOptions(seconds=0.2)
 
     async def work() -> None:
         kube = SimpleNamespace(commands=commands)
-        way.clients.append(kube)  # type: ignore[arg-type]
+        options.clients.append(kube)  # type: ignore[arg-type]
         try:
             await asyncio.Event().wait()
         finally:
             kube.commands = []
 
     with pytest.raises(Unreachable) as raised:
-        way.run(work())
+        options.run(work())
     message = cluster_options.sentence(raised.value)
     assert message.startswith(f"{culprit}; give a longer --request-timeout")
     assert ("is the cluster up?" in message) == (not commands)

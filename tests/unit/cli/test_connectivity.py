@@ -44,8 +44,8 @@ async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> Non
             probe.target(text)
             for text in ("127.0.0.1=blue-1", "::1=blue-1", "127.0.0.2=green-1", "127.0.0.3=")
         ]
-        found = await probe.results(targets, 0.0, port)
-    assert {str(result.target): (result.found, result.right) for result in found} == {
+        results = await probe.results(targets, 0.0, port)
+    assert {str(result.target): (result.found, result.right) for result in results} == {
         "127.0.0.1=blue-1": ("blue-1", True),
         "::1=blue-1": ("blue-1", True),
         "127.0.0.2=green-1": ("blue-1", False),
@@ -54,11 +54,11 @@ async def test_who_answers_is_who_should(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_nobody_answers() -> None:
-    with socket.socket() as taken:  # no process listens on it
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        found = await probe.results([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
-    assert [(result.found, result.right) for result in found] == [("", False), ("", True)]
+    with socket.socket() as closed:  # no process listens on it
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        results = await probe.results([probe.target("127.0.0.1=x"), probe.target("127.0.0.1=")], 0.0, port)
+    assert [(result.found, result.right) for result in results] == [("", False), ("", True)]
 
 
 @pytest.mark.parametrize("given", ["10.1.1.1", "nonsense=x", "=x", f"10.1.1.1={'x' * 65}"])
@@ -76,10 +76,10 @@ def pods(code: int = 0, message: str = "") -> dict[str, Any]:
 
 
 def test_all_is_well() -> None:
-    found = PLAN.results(pods(), [])
+    results = PLAN.results(pods(), [])
     assert PLAN.finished(pods())
-    assert all(result["right"] for result in found)
-    assert [result for result in found if result["from"] == "green-1" and result["expected"] == ""], (
+    assert all(result["right"] for result in results)
+    assert [result for result in results if result["from"] == "green-1" and result["expected"] == ""], (
         "isolation is asked for"
     )
 
@@ -88,12 +88,12 @@ def test_the_wrong_one_answers() -> None:
     states = pods()
     wrong = "10.254.0.2=green-2 found=blue-2\n10.254.0.3= found=blue-3\n"
     states["green-1"] = pods(3, wrong)["green-1"]
-    found = {(result["from"], result["to"]): result for result in PLAN.results(states, [])}
-    assert [key for key, result in found.items() if not result["right"]] == [
+    results = {(result["from"], result["to"]): result for result in PLAN.results(states, [])}
+    assert [key for key, result in results.items() if not result["right"]] == [
         ("green-1", "10.254.0.2"),
         ("green-1", "10.254.0.3"),
     ]
-    assert found["green-1", "10.254.0.3"]["found"] == "blue-3"
+    assert results["green-1", "10.254.0.3"]["found"] == "blue-3"
 
 
 @pytest.mark.parametrize(
@@ -123,10 +123,10 @@ def test_the_wrong_one_answers() -> None:
 def test_a_pod_that_could_not_ask(pod: Any, event: str, why: str) -> None:
     states = pods() | {"blue-1": pod}
     events = [{"involvedObject": {"name": "blue-1"}, "message": event}] if event else []
-    found = [result for result in PLAN.results(states, events) if result["from"] == "blue-1"]
-    assert found
-    assert not any(result["right"] for result in found)
-    assert all(why in result["why"] for result in found)
+    results = [result for result in PLAN.results(states, events) if result["from"] == "blue-1"]
+    assert results
+    assert not any(result["right"] for result in results)
+    assert all(why in result["why"] for result in results)
 
 
 def test_pods_ask_for_no_privileges() -> None:

@@ -7,7 +7,7 @@ import pytest
 from states import (
     NOW,
     STAMP,
-    Things,
+    Objects,
     condition,
     endpoint,
     event,
@@ -23,7 +23,7 @@ from states import (
 from galactic import refusals
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
 
-Break = Callable[[Things], dict[str, Any] | None]
+Break = Callable[[Objects], dict[str, Any] | None]
 
 
 def test_nothing_is_wrong_where_nothing_is_wrong() -> None:
@@ -31,8 +31,8 @@ def test_nothing_is_wrong_where_nothing_is_wrong() -> None:
 
 
 def status(name: str, *conditions: dict[str, Any], **fields: Any) -> Break:
-    def broken(things: Things) -> None:
-        given = things[name]["status"]
+    def broken(objects: Objects) -> None:
+        given = objects[name]["status"]
         given.update(fields)
         types = {condition["type"] for condition in conditions}
         given["conditions"] = [
@@ -44,31 +44,31 @@ def status(name: str, *conditions: dict[str, Any], **fields: Any) -> Break:
 
 
 def without(*names: str) -> Break:
-    def broken(things: Things) -> None:
+    def broken(objects: Objects) -> None:
         for name in names:
-            del things[name]
+            del objects[name]
 
     return broken
 
 
 def changed(**given: dict[str, Any]) -> Break:
-    def broken(things: Things) -> None:
-        things.update(given)
+    def broken(objects: Objects) -> None:
+        objects.update(given)
 
     return broken
 
 
 def warned(*events: dict[str, Any], also: Break | None = None) -> Break:
-    def broken(things: Things) -> dict[str, Any]:
+    def broken(objects: Objects) -> dict[str, Any]:
         if also:
-            also(things)
+            also(objects)
         return {"events": events}
 
     return broken
 
 
 def down(name: str, problem: str = "", node: str = "") -> Break:
-    def broken(_: Things) -> dict[str, Any]:
+    def broken(_: Objects) -> dict[str, Any]:
         names = ("operator", "router", "webhook")
         standing = [program(other) for other in names if other != name]
         return {"components": (*standing, program(name, 0, problem=problem, node=node))}
@@ -76,16 +76,16 @@ def down(name: str, problem: str = "", node: str = "") -> Break:
     return broken
 
 
-def pending(things: Things) -> None:
-    things["Pod web"]["status"]["phase"] = "Pending"
+def pending(objects: Objects) -> None:
+    objects["Pod web"]["status"]["phase"] = "Pending"
 
 
-def unrouted(things: Things) -> None:
-    del things["VPCAttachment web"]["status"]["endpoint"]
+def unrouted(objects: Objects) -> None:
+    del objects["VPCAttachment web"]["status"]["endpoint"]
 
 
-def past_the_webhook(things: Things) -> None:
-    del things["Pod web"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
+def past_the_webhook(objects: Objects) -> None:
+    del objects["Pod web"]["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
 
 
 @pytest.mark.parametrize(
@@ -302,143 +302,145 @@ def past_the_webhook(things: Things) -> None:
     ],
 )
 def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message: str, remedy: str) -> None:
-    things = fine()
-    more = broken(things) or {}
-    found = list(findings(snapshot(things, *more.get("events", ()), components=more.get("components"))))
-    (match,) = [finding for finding in found if finding.about == about]
+    objects = fine()
+    more = broken(objects) or {}
+    reported = list(findings(snapshot(objects, *more.get("events", ()), components=more.get("components"))))
+    (match,) = [finding for finding in reported if finding.about == about]
     assert match.severity == PROBLEM
     assert match.reason.startswith(reason)
     assert message in match.message
     assert remedy in match.remedy
-    others = [finding.about for finding in found if finding.severity == PROBLEM and finding.about != about]
+    others = [finding.about for finding in reported if finding.severity == PROBLEM and finding.about != about]
     assert not others, "one cause, one finding"
 
 
 def test_what_is_the_matter_on_many_nodes_is_one_finding() -> None:
-    things = fine()
+    objects = fine()
     for number in range(1, 10):
-        things[f"NodeSegment node-{number}"] = segment(number)
-        things[f"Node node-{number}"] = node(number)
-        gone = condition("BrokerConnected", "False", "Disconnected", "nobody listens there; see elsewhere")
-        status(f"NodeSegment node-{number}", gone)(things)
-    found = [
-        finding for finding in findings(snapshot(things)) if finding.reason.startswith("BrokerConnected")
+        objects[f"NodeSegment node-{number}"] = segment(number)
+        objects[f"Node node-{number}"] = node(number)
+        disconnected = condition(
+            "BrokerConnected", "False", "Disconnected", "nobody listens there; see elsewhere"
+        )
+        status(f"NodeSegment node-{number}", disconnected)(objects)
+    matching = [
+        finding for finding in findings(snapshot(objects)) if finding.reason.startswith("BrokerConnected")
     ]
-    assert [finding.about for finding in found] == ["9 NodeSegments (node-1, node-2, node-3, …)"]
-    assert "check the broker" in found[0].remedy
+    assert [finding.about for finding in matching] == ["9 NodeSegments (node-1, node-2, node-3, …)"]
+    assert "check the broker" in matching[0].remedy
 
 
 def test_two_pods_on_one_attachment() -> None:
-    things = fine()
-    things["Pod twin"] = pod("web", 2)
-    things["Pod twin"]["metadata"]["name"] = "twin"
-    things["NodeSegment node-2"]["status"]["endpoints"].append(endpoint("web", 2, 1, 1))
-    (found,) = findings(snapshot(things))
-    assert (found.severity, found.about, found.reason) == (NOTE, "VPCAttachment blue/web", "Shared")
-    assert "blue/twin, blue/web" in found.message
-    things["Pod twin"]["status"]["phase"] = "Succeeded"
-    assert findings(snapshot(things)) == []
+    objects = fine()
+    objects["Pod twin"] = pod("web", 2)
+    objects["Pod twin"]["metadata"]["name"] = "twin"
+    objects["NodeSegment node-2"]["status"]["endpoints"].append(endpoint("web", 2, 1, 1))
+    (finding,) = findings(snapshot(objects))
+    assert (finding.severity, finding.about, finding.reason) == (NOTE, "VPCAttachment blue/web", "Shared")
+    assert "blue/twin, blue/web" in finding.message
+    objects["Pod twin"]["status"]["phase"] = "Succeeded"
+    assert findings(snapshot(objects)) == []
 
 
 def test_an_optional_feature_is_no_problem() -> None:
-    things = fine()
+    objects = fine()
     status("NodeSegment node-1", condition("ReducedEncapsulation", "False", "Missing", "needs Linux 6.0"))(
-        things
+        objects
     )
-    (found,) = findings(snapshot(things))
+    (found,) = findings(snapshot(objects))
     assert found.severity == NOTE
 
 
 def test_old_events_and_those_of_what_is_gone_are_history() -> None:
-    things = fine()
-    pending(things)
+    objects = fine()
+    pending(objects)
     old = event("Pod", "blue/web", "FailedCreatePodSandBox", "then", last="2027-01-15T07:00:00Z")
-    gone = event("Pod", "blue/gone", "FailedCreatePodSandBox", "of a pod that is no more")
-    assert findings(snapshot(things, old, gone)) == []
+    deleted = event("Pod", "blue/gone", "FailedCreatePodSandBox", "of a pod that is no more")
+    assert findings(snapshot(objects, old, deleted)) == []
 
 
 def test_what_has_only_just_begun_is_no_finding() -> None:
-    things = fine()
-    unrouted(things)
-    (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
+    objects = fine()
+    unrouted(objects)
+    (place,) = objects["NodeSegment node-1"]["status"]["endpoints"]
     place["epoch"] = int((NOW - 2) * 1e9)
-    assert findings(snapshot(things)) == []
+    assert findings(snapshot(objects)) == []
 
 
 def test_an_epoch_of_a_clock_that_is_ahead_is_no_time_of_day() -> None:
-    things = fine()
-    unrouted(things)
-    (place,) = things["NodeSegment node-1"]["status"]["endpoints"]
+    objects = fine()
+    unrouted(objects)
+    (place,) = objects["NodeSegment node-1"]["status"]["endpoints"]
     place["epoch"] = int((NOW + 3600) * 1e9)
-    assert [finding.reason for finding in findings(snapshot(things))] == ["NotRouted"]
+    assert [finding.reason for finding in findings(snapshot(objects))] == ["NotRouted"]
 
 
 def test_a_condition_of_the_operator_about_a_silent_router_is_one_finding() -> None:
-    things = fine()
-    unrouted(things)
+    objects = fine()
+    unrouted(objects)
     not_routed = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
-    things["VPCAttachment web"]["status"]["conditions"].append(not_routed)
-    (found,) = findings(snapshot(things))
+    objects["VPCAttachment web"]["status"]["conditions"].append(not_routed)
+    (found,) = findings(snapshot(objects))
     assert (found.reason, found.message) == ("NotRouted", "no router has told")
     assert "kubectl describe vpca -n blue web" in found.remedy
 
 
-def pod_gone(things: Things) -> None:
-    del things["Pod web"]
+def pod_gone(objects: Objects) -> None:
+    del objects["Pod web"]
 
 
-def pod_elsewhere(things: Things) -> None:
-    things["Pod web"]["spec"]["nodeName"] = "node-2"
+def pod_elsewhere(objects: Objects) -> None:
+    objects["Pod web"]["spec"]["nodeName"] = "node-2"
 
 
-def pod_going(things: Things) -> None:
-    things["Pod web"]["metadata"]["deletionTimestamp"] = STAMP
+def pod_going(objects: Objects) -> None:
+    objects["Pod web"]["metadata"]["deletionTimestamp"] = STAMP
 
 
-@pytest.mark.parametrize("gone", [pod_gone, pod_elsewhere, pod_going])
-def test_a_status_that_nothing_updates_any_more_accuses_no_router(gone: Callable[[Things], None]) -> None:
+@pytest.mark.parametrize("leave", [pod_gone, pod_elsewhere, pod_going])
+def test_a_status_that_nothing_updates_any_more_accuses_no_router(leave: Callable[[Objects], None]) -> None:
     """The NodeSegment of a lost node still lists its endpoints."""
-    things = fine()
-    unrouted(things)
-    gone(things)
-    assert "NotRouted" not in [finding.reason for finding in findings(snapshot(things))]
+    objects = fine()
+    unrouted(objects)
+    leave(objects)
+    assert "NotRouted" not in [finding.reason for finding in findings(snapshot(objects))]
 
 
-@pytest.mark.parametrize("gone", [pod_gone, pod_going])
-def test_a_condition_of_pods_that_are_gone_is_no_finding(gone: Callable[[Things], None]) -> None:
-    things = fine()
-    unrouted(things)
+@pytest.mark.parametrize("leave", [pod_gone, pod_going])
+def test_a_condition_of_pods_that_are_gone_is_no_finding(leave: Callable[[Objects], None]) -> None:
+    objects = fine()
+    unrouted(objects)
     not_routed = {"type": "Routed", "status": "False", "reason": "NotRouted", "message": "no router has told"}
-    things["VPCAttachment web"]["status"]["conditions"].append(not_routed)
-    gone(things)
-    assert findings(snapshot(things)) == []
+    objects["VPCAttachment web"]["status"]["conditions"].append(not_routed)
+    leave(objects)
+    assert findings(snapshot(objects)) == []
 
 
 def test_whoever_may_not_list_pods_still_learns_of_a_silent_router() -> None:
-    things = fine()
-    unrouted(things)
-    del things["Pod web"]
-    seen = snapshot(things)
+    objects = fine()
+    unrouted(objects)
+    del objects["Pod web"]
+    seen = snapshot(objects)
     seen.unread["Pod"] = "forbidden"
     assert "NotRouted" in [finding.reason for finding in findings(seen)]
 
 
 def test_a_router_outside_is_a_note_and_no_attachment_waits_for_it() -> None:
-    things = fine()
-    unrouted(things)
-    del things["Lease galactic-router"]
-    seen = snapshot(things)
+    objects = fine()
+    unrouted(objects)
+    del objects["Lease galactic-router"]
+    seen = snapshot(objects)
     seen.router_outside = True
-    (found,) = findings(seen)
-    assert (found.severity, found.about, found.reason) == (NOTE, "router", "Outside")
+    (finding,) = findings(seen)
+    assert (finding.severity, finding.about, finding.reason) == (NOTE, "router", "Outside")
 
 
 def test_kinds_that_are_not_installed() -> None:
     empty = snapshot({}, components=())
     empty.unread = dict.fromkeys(("VPC", "VPCAttachment", "NodeSegment"), "the kind is not installed")
-    found = findings(empty)
-    assert {finding.reason for finding in found} == {"NotInstalled"}
-    assert all("helm install" in finding.remedy for finding in found)
+    reported = findings(empty)
+    assert {finding.reason for finding in reported} == {"NotInstalled"}
+    assert all("helm install" in finding.remedy for finding in reported)
 
 
 def test_times_without_a_zone_are_utc_and_nonsense_is_long_ago() -> None:
@@ -447,17 +449,19 @@ def test_times_without_a_zone_are_utc_and_nonsense_is_long_ago() -> None:
     assert seconds("") == 0.0
 
 
-def detached(**fields: Any) -> Things:
+def detached(**fields: Any) -> Objects:
     """Pod web runs, but its node has no endpoint for it."""
-    things = fine()
-    things["NodeSegment node-1"]["status"]["endpoints"] = []
-    things["Pod web"]["status"].update(fields)
-    return things
+    objects = fine()
+    objects["NodeSegment node-1"]["status"]["endpoints"] = []
+    objects["Pod web"]["status"].update(fields)
+    return objects
 
 
-def unattached(things: Things, **given: Any) -> list[str]:
+def unattached(objects: Objects, **given: Any) -> list[str]:
     return [
-        finding.about for finding in findings(snapshot(things, **given)) if finding.reason == "PodNotAttached"
+        finding.about
+        for finding in findings(snapshot(objects, **given))
+        if finding.reason == "PodNotAttached"
     ]
 
 
@@ -486,24 +490,24 @@ def test_a_pod_that_runs_without_its_interface_is_found(fields: dict[str, Any], 
 
 
 def test_a_pod_that_is_attached_elsewhere_only_is_found() -> None:
-    things = fine()
-    things["Pod web"]["spec"]["nodeName"] = "node-2"
-    assert unattached(things) == ["Pod blue/web"]
+    objects = fine()
+    objects["Pod web"]["spec"]["nodeName"] = "node-2"
+    assert unattached(objects) == ["Pod blue/web"]
 
 
 def test_a_pod_on_the_network_of_its_node_has_no_interface() -> None:
-    things = detached()
-    things["Pod web"]["spec"]["hostNetwork"] = True
-    assert unattached(things) == []
+    objects = detached()
+    objects["Pod web"]["spec"]["hostNetwork"] = True
+    assert unattached(objects) == []
 
 
 def test_a_node_that_does_not_update_its_segment_accuses_no_pod() -> None:
     silent = detached()
     silent["NodeSegment node-1"]["status"]["conditions"] = []
-    gone = detached()
-    del gone["NodeSegment node-1"]
+    pod = detached()
+    del pod["NodeSegment node-1"]
     away = (program("node", 0, node="node-1"), program("node", node="node-2"))
-    assert unattached(silent) == unattached(gone) == unattached(detached(), components=away) == []
+    assert unattached(silent) == unattached(pod) == unattached(detached(), components=away) == []
 
 
 @pytest.mark.parametrize(
@@ -517,10 +521,10 @@ def test_a_node_that_does_not_update_its_segment_accuses_no_pod() -> None:
     ],
 )
 def test_a_pod_without_its_interface_is_made_again(owners: list[dict[str, Any]], remedy: str) -> None:
-    things = detached()
-    things["Pod web"]["metadata"]["ownerReferences"] = owners
-    (found,) = (finding for finding in findings(snapshot(things)) if finding.reason == "PodNotAttached")
-    assert (found.severity, found.remedy) == (PROBLEM, remedy)
+    objects = detached()
+    objects["Pod web"]["metadata"]["ownerReferences"] = owners
+    (finding,) = (finding for finding in findings(snapshot(objects)) if finding.reason == "PodNotAttached")
+    assert (finding.severity, finding.remedy) == (PROBLEM, remedy)
 
 
 def test_a_controller_that_is_away_elsewhere_hides_no_pod() -> None:
@@ -580,21 +584,21 @@ def refused(*events: dict[str, Any], phase: str = "Pending") -> list[Any]:
 )
 def test_a_pod_that_a_node_refuses_is_one_finding(message: str, reason: str, text: str, remedy: str) -> None:
     earlier = refusal_of("VPCAttachment x/y is not carried by pod", last="2027-01-15T07:58:00Z")
-    (found,) = refused(refusal_of(message), earlier)
-    assert (found.severity, found.about, found.reason) == (PROBLEM, f"Pod {THIEF}", reason)
-    assert text in found.message
-    assert remedy in found.remedy
+    (finding,) = refused(refusal_of(message), earlier)
+    assert (finding.severity, finding.about, finding.reason) == (PROBLEM, f"Pod {THIEF}", reason)
+    assert text in finding.message
+    assert remedy in finding.remedy
 
 
 def test_a_pod_of_galactic_that_no_carrier_names_waits_for_the_operator() -> None:
-    things = fine()
-    pending(things)
+    objects = fine()
+    pending(objects)
     message = refusals.not_carried("blue/web", "blue/web", "uid-1", "node-1")
-    (found,) = findings(
-        snapshot(things, event("Pod", "blue/web", "FailedCreatePodSandBox", f"attachment: {message}"))
+    (finding,) = findings(
+        snapshot(objects, event("Pod", "blue/web", "FailedCreatePodSandBox", f"attachment: {message}"))
     )
-    assert (found.about, found.reason) == ("Pod blue/web", "NotCarried")
-    assert "component=operator" in found.remedy
+    assert (finding.about, finding.reason) == ("Pod blue/web", "NotCarried")
+    assert "component=operator" in finding.remedy
 
 
 def test_a_refusal_that_is_over_is_no_finding() -> None:
@@ -605,9 +609,9 @@ def test_a_refusal_that_is_over_is_no_finding() -> None:
 
 
 def test_a_pod_that_runs_and_lost_its_attachment_leaves_its_vpc() -> None:
-    things = fine()
-    del things["VPCAttachment web"]
-    (found,) = findings(snapshot(things))
+    objects = fine()
+    del objects["VPCAttachment web"]
+    (found,) = findings(snapshot(objects))
     assert (found.reason, found.about) == ("AttachmentNotFound", "Pod blue/web")
     assert "taken out of its VPC" in found.message
     assert "recreate the pod" in found.remedy

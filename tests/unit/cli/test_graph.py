@@ -21,31 +21,31 @@ def test_who_is_where() -> None:
 
 
 def test_what_is_attached_nowhere_or_not_ready_is_seen() -> None:
-    things = fine()
-    status = things["VPCAttachment web"]["status"]
+    objects = fine()
+    status = objects["VPCAttachment web"]["status"]
     del status["endpoint"]
     status["ready"] = False
-    seen = picture(snapshot(things))
+    seen = picture(snapshot(objects))
     (dot,) = seen.cells["blue/blue", ELSEWHERE]
     assert not dot.fine
     assert "#c0392b" in svg(seen)
 
 
 def test_names_are_text() -> None:
-    things = fine()
-    things["NodeSegment node-1"]["spec"]["prefix"] = '"/><script>alert(1)</script>'
-    drawn = svg(picture(snapshot(things)))
+    objects = fine()
+    objects["NodeSegment node-1"]["spec"]["prefix"] = '"/><script>alert(1)</script>'
+    drawn = svg(picture(snapshot(objects)))
     assert "<script>" not in drawn
     ET.fromstring(drawn)  # noqa: S314 - our own
 
 
 def test_no_text_leaves_its_column() -> None:
     """For names of any length: the widest digit takes 8 pixels at this font size."""
-    things = fine()
+    objects = fine()
     for letter, length in (("a", 20), ("b", 40), ("c", 200)):
-        things[f"VPCAttachment {letter}"] = attachment(letter * length, 1, 7, 7)
-    things["VPC blue"]["spec"]["networks"] = [f"10.{number}.0.0/16" for number in range(30)]
-    drawn = ET.fromstring(svg(picture(snapshot(things))))  # noqa: S314 - our own
+        objects[f"VPCAttachment {letter}"] = attachment(letter * length, 1, 7, 7)
+    objects["VPC blue"]["spec"]["networks"] = [f"10.{number}.0.0/16" for number in range(30)]
+    drawn = ET.fromstring(svg(picture(snapshot(objects))))  # noqa: S314 - our own
     edges = [
         float(element.get("x", 0)) for element in drawn.iter(f"{SVG}rect") if element.get("class") == "g"
     ]

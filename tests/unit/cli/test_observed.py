@@ -54,16 +54,16 @@ def walked(echo: Echo | None, change: Any = None) -> list[Hop]:
     if change:
         change(kernels)
     seen = snapshot(fine())
-    found = walk(places(seen)["blue/web"], "10.1.1.2", kernels, seen, desired(seen, VPC, {}), echo=echo)
-    return [*found]
+    hops = walk(places(seen)["blue/web"], "10.1.1.2", kernels, seen, desired(seen, VPC, {}), echo=echo)
+    return [*hops]
 
 
-def neighbour(node: int, way: str, address: str, state: str, *, asked: bool = True) -> Any:
+def neighbour(node: int, device: str, address: str, state: str, *, asked: bool = True) -> Any:
     """Sets the state of the path's next hop in that node's kernel."""
 
     def change(kernels: dict[str, Any]) -> None:
-        found = {"address": address, "state": state, "asked": asked}
-        kernels[f"node-{node}"]["ways"][way]["neighbour"] = found
+        entry = {"address": address, "state": state, "asked": asked}
+        kernels[f"node-{node}"]["ways"][device]["neighbour"] = entry
 
     return change
 
@@ -223,11 +223,11 @@ def test_where_packets_end(  # noqa: PLR0917
     echo: Echo | None, change: Any, state: str, where: str, what: str, remedy: str
 ) -> None:
     hops = walked(echo, change)
-    found = [hop for hop in hops if (hop.state, hop.where) == (state, where)]
-    assert found, hops
-    assert what in found[-1].what
-    assert remedy in found[-1].remedy
-    assert state != "stops" or found[-1] is hops[-1]
+    matching = [hop for hop in hops if (hop.state, hop.where) == (state, where)]
+    assert matching, hops
+    assert what in matching[-1].what
+    assert remedy in matching[-1].remedy
+    assert state != "stops" or matching[-1] is hops[-1]
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,9 @@ def test_the_other_node_counts_before_and_afterwards() -> None:
         ("node-1", {"echoes": {pair.name: plain}}),
         ("node-2", counted(far=(10, 13))),
     )
-    found = asyncio.run(trace._recounted(seen, [pair], kernels, nodes))
-    assert found[pair.name].remote == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
-    assert found[pair.name].local["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
+    hops = asyncio.run(trace._recounted(seen, [pair], kernels, nodes))
+    assert hops[pair.name].remote == {"drops": [], "links": {FAR: {"rx_packets": 0, "tx_packets": 3}}}
+    assert hops[pair.name].local["links"] == {NEAR: {"rx_packets": 3, "tx_packets": 0}}
     failing = _Failing()
     assert asyncio.run(trace._recounted(seen, [pair], kernels, failing)) == {}
     assert failing.asked == 1

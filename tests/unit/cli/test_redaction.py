@@ -32,11 +32,11 @@ KEY = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIPlantedKey\n-----END EC PRIVATE 
     ],
 )
 def test_text(given: str, stays: str) -> None:
-    found = redacted_text(given)
-    assert stays in found
-    assert REDACTED in found
+    redacted = redacted_text(given)
+    assert stays in redacted
+    assert REDACTED in redacted
     for secret in (PLANTED, JWT, "PlantedKey"):
-        assert secret not in found
+        assert secret not in redacted
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_what_helps_stays(given: str) -> None:
     ],
 )
 def test_objects(given: dict[str, Any], stays: list[str]) -> None:
-    found = json.dumps(redacted_object(given))
-    assert PLANTED not in found
+    redacted = json.dumps(redacted_object(given))
+    assert PLANTED not in redacted
     for word in stays:
-        assert word in found
+        assert word in redacted
 
 
 def test_references_to_secrets_are_no_secrets() -> None:

@@ -21,14 +21,14 @@ class Kube:
 
     async def list(self, resource: Resource) -> tuple[list[dict[str, Any]], str]:
         self.asked.append(resource.kind)
-        found = self.kinds.get(resource.kind, [])
-        if found is None:
+        items = self.kinds.get(resource.kind, [])
+        if items is None:
             raise Rejected("you may not", reason="Forbidden")
-        return found, "1"
+        return items, "1"
 
 
-def workload(uid: str = "1", wished: int = 2, there: int = 0) -> dict[str, Any]:
-    return {"metadata": {"uid": uid}, "spec": {"replicas": wished}, "status": {"replicas": there}}
+def workload(uid: str = "1", wished: int = 2, running: int = 0) -> dict[str, Any]:
+    return {"metadata": {"uid": uid}, "spec": {"replicas": wished}, "status": {"replicas": running}}
 
 
 def refusal(uid: str = "1", kind: str = "ReplicaSet") -> dict[str, Any]:
@@ -38,25 +38,25 @@ def refusal(uid: str = "1", kind: str = "ReplicaSet") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("there", "stands"),
+    ("running", "stands"),
     [
         pytest.param([workload()], True, id="it-still-lacks-pods"),
-        pytest.param([workload(there=1)], True, id="it-lacks-one"),
-        pytest.param([workload(there=2)], False, id="it-has-them-all"),
+        pytest.param([workload(running=1)], True, id="it-lacks-one"),
+        pytest.param([workload(running=2)], False, id="it-has-them-all"),
         pytest.param([workload(wished=0)], False, id="it-wants-none"),
         pytest.param([workload(uid="2")], False, id="another-of-that-name"),
         pytest.param([], False, id="gone"),
         pytest.param(None, True, id="not-to-be-read"),
     ],
 )
-async def test_a_refused_workload(there: list[dict[str, Any]] | None, stands: bool) -> None:
+async def test_a_refused_workload(running: list[dict[str, Any]] | None, stands: bool) -> None:
     refused = refusal()
     expected = [refused] if stands else []
-    assert await _unresolved(Kube(ReplicaSet=there), [refused]) == expected  # type: ignore[arg-type]
+    assert await _unresolved(Kube(ReplicaSet=running), [refused]) == expected  # type: ignore[arg-type]
 
 
 async def test_a_hundred_refusals_are_one_question_a_kind() -> None:
-    kube = Kube(ReplicaSet=[workload(str(at), there=at % 2 * 2) for at in range(100)], StatefulSet=None)
+    kube = Kube(ReplicaSet=[workload(str(at), running=at % 2 * 2) for at in range(100)], StatefulSet=None)
     refused = [refusal(str(at)) for at in range(100)]
     others = [refusal(kind="StatefulSet"), event("Pod", "blue/web", "BackOff", "…")]
     stand = await _unresolved(kube, [*refused, *others])  # type: ignore[arg-type]

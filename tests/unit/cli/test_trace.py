@@ -62,17 +62,20 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 def traced(nodes: Nodes, monkeypatch: pytest.MonkeyPatch, *, probe: bool = True) -> list[dict[str, Any]]:
     monkeypatch.setattr("galactic.cli.cluster_access.cluster_access", lambda _options, _kube: nodes)
     work = trace.traced(Options(), "blue/web", "blue/api", probe=probe)  # type: ignore[arg-type]
-    ways: list[dict[str, Any]] = asyncio.run(work)["ways"]
-    return ways
+    paths: list[dict[str, Any]] = asyncio.run(work)["ways"]
+    return paths
 
 
 @pytest.mark.usefixtures("recorded")
 def test_both_directions_are_walked_with_one_inspection_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Nodes()
-    ways = traced(nodes, monkeypatch)
-    assert [(way["from"], way["to"]) for way in ways] == [("blue/web", "10.1.1.2"), ("blue/api", "10.1.1.1")]
-    assert [{hop.state for hop in way["hops"]} for way in ways] == [{"passes"}, {"passes"}]
-    assert [way["hops"][-1].what for way in ways] == ["answers: 3 of 3 echo requests, 1 ms"] * 2
+    paths = traced(nodes, monkeypatch)
+    assert [(path["from"], path["to"]) for path in paths] == [
+        ("blue/web", "10.1.1.2"),
+        ("blue/api", "10.1.1.1"),
+    ]
+    assert [{hop.state for hop in path["hops"]} for path in paths] == [{"passes"}, {"passes"}]
+    assert [path["hops"][-1].what for path in paths] == ["answers: 3 of 3 echo requests, 1 ms"] * 2
     both = ["--way", f"{VPC_ID}@10.1.1.2", "--way", SID[2]], ["--way", f"{VPC_ID}@10.1.1.1", "--way", SID[1]]
     pods = {node: ["--vpc", VPC_ID, "--resolve", "--pod", INSIDE[node]] for node in INSIDE}
     first, second = (f"{INSIDE['node-1']}@10.1.1.2@431", f"{INSIDE['node-2']}@10.1.1.1@432")
@@ -85,7 +88,9 @@ def test_both_directions_are_walked_with_one_inspection_a_node(monkeypatch: pyte
 @pytest.mark.usefixtures("recorded")
 def test_without_probes_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = Nodes()
-    assert {hop.state for way in traced(nodes, monkeypatch, probe=False) for hop in way["hops"]} == {"passes"}
+    assert {hop.state for path in traced(nodes, monkeypatch, probe=False) for hop in path["hops"]} == {
+        "passes"
+    }
     words = {word for _, arguments in nodes.asked for word in arguments}
     assert not words & {"--echo", "--resolve"}
 
@@ -95,8 +100,8 @@ def test_unanswered_requests_are_sent_again_with_the_counters_of_the_other_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nodes = Nodes(answered=0)
-    ways = traced(nodes, monkeypatch)
-    assert [way["hops"][-1].state for way in ways] == ["unknown", "unknown"]
+    paths = traced(nodes, monkeypatch)
+    assert [path["hops"][-1].state for path in paths] == ["unknown", "unknown"]
     again = [(node, "--echo" in arguments) for node, arguments in nodes.asked[2:]]
     expected = [("node-2", False), ("node-1", True), ("node-2", False)]
     assert again == [*expected, ("node-1", False), ("node-2", True), ("node-1", False)]
@@ -104,8 +109,8 @@ def test_unanswered_requests_are_sent_again_with_the_counters_of_the_other_node(
 
 @pytest.mark.usefixtures("recorded")
 def test_a_node_that_cannot_be_read_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    there, back = traced(Nodes(lost="node-2"), monkeypatch)
-    assert [hop.state for hop in there["hops"]].count("unknown") == 1
+    forward, back = traced(Nodes(lost="node-2"), monkeypatch)
+    assert [hop.state for hop in forward["hops"]].count("unknown") == 1
     assert [(hop.where, hop.state) for hop in back["hops"]] == [("node node-2", "unknown")]
 
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from states import VPC_ID, Things, condition, fine, snapshot
+from states import VPC_ID, Objects, condition, fine, snapshot
 
 from galactic.cli.desired import advertised_routes, desired, rows
 from galactic.cli.walk import Hop, covering, places, sid_of, walk
@@ -23,7 +23,7 @@ def kernel(number: int) -> dict[str, Any]:
     """The kernel of node NUMBER, which has 10.1.1.NUMBER."""
     other = 3 - number
     device = host_end(VPC, number)
-    way = {"type": "unicast", "gateway": ""}
+    route = {"type": "unicast", "gateway": ""}
     return {
         "links": {
             device: {"kind": "veth", "up": True, "master": vrf(VPC), "mtu": 1460, "table": 0},
@@ -43,8 +43,8 @@ def kernel(number: int) -> dict[str, Any]:
             }
         },
         "ways": {
-            f"{VPC_ID}@10.1.1.{number}": way | {"device": device, "sid": ""},
-            f"{VPC_ID}@10.1.1.{other}": way | {"device": "lo-galactic", "sid": SID[other]},
+            f"{VPC_ID}@10.1.1.{number}": route | {"device": device, "sid": ""},
+            f"{VPC_ID}@10.1.1.{other}": route | {"device": "lo-galactic", "sid": SID[other]},
             SID[other]: {"type": "unicast", "device": "eth0", "gateway": "fd00::1", "sid": ""},
         },
         "pods": {
@@ -56,8 +56,8 @@ def kernel(number: int) -> dict[str, Any]:
     }
 
 
-def walked(kernels: Kernels, things: Things, address: str = "10.1.1.2") -> list[Hop]:
-    seen = snapshot(things)
+def walked(kernels: Kernels, objects: Objects, address: str = "10.1.1.2") -> list[Hop]:
+    seen = snapshot(objects)
     return [*walk(places(seen)["blue/web"], address, kernels, seen, desired(seen, VPC, {}))]
 
 
@@ -186,24 +186,24 @@ def test_a_kernel_that_cannot_be_read_is_unknown() -> None:
     assert "no pod of galactic-node" in last.what
 
 
-def unattached(things: Things) -> None:
-    del things["VPCAttachment api"]["status"]["endpoint"]
-    things["NodeSegment node-2"]["status"]["endpoints"] = []
+def unattached(objects: Objects) -> None:
+    del objects["VPCAttachment api"]["status"]["endpoint"]
+    objects["NodeSegment node-2"]["status"]["endpoints"] = []
 
 
-def unready(things: Things) -> None:
-    unattached(things)
-    things["VPCAttachment api"]["status"]["ready"] = False
+def unready(objects: Objects) -> None:
+    unattached(objects)
+    objects["VPCAttachment api"]["status"]["ready"] = False
 
 
-def podless(things: Things) -> None:
-    unattached(things)
-    del things["Pod api"]
+def podless(objects: Objects) -> None:
+    unattached(objects)
+    del objects["Pod api"]
 
 
-def unrouted(things: Things) -> None:
-    del things["VPCAttachment api"]["status"]["endpoint"]
-    things["VPCAttachment api"]["status"]["conditions"] = [condition("Routed", "False", "NotRouted", "…")]
+def unrouted(objects: Objects) -> None:
+    del objects["VPCAttachment api"]["status"]["endpoint"]
+    objects["VPCAttachment api"]["status"]["conditions"] = [condition("Routed", "False", "NotRouted", "…")]
 
 
 @pytest.mark.parametrize(
@@ -218,11 +218,11 @@ def unrouted(things: Things) -> None:
         pytest.param(lambda _: None, "10.1.1.99", "no attachment of this VPC has it", id="no-holder"),
     ],
 )
-def test_why_there_is_no_route(change: Callable[[Things], None], address: str, why: str) -> None:
-    things, here = fine(), kernel(1)
-    change(things)
+def test_why_there_is_no_route(change: Callable[[Objects], None], address: str, why: str) -> None:
+    objects, here = fine(), kernel(1)
+    change(objects)
     here["ways"][f"{VPC_ID}@{address}"] = NOWHERE
-    *_, last = walked({"node-1": here}, things, address)
+    *_, last = walked({"node-1": here}, objects, address)
     assert last.state == "stops"
     assert why in last.remedy
 
@@ -230,14 +230,14 @@ def test_why_there_is_no_route(change: Callable[[Things], None], address: str, w
 def test_the_longest_prefix_wins() -> None:
     from ipaddress import ip_address
 
-    found = [
+    matching = [
         {"network": "10.0.0.0/8", "metric": 0},
         {"network": "10.1.0.0/16", "metric": 5},
         {"network": "10.1.0.0/16", "metric": 1},
         {"network": "::/0", "metric": 0},
     ]
-    assert covering(found, ip_address("10.1.2.3")) == found[2]
-    assert covering(found[:0], ip_address("10.1.2.3")) is None
+    assert covering(matching, ip_address("10.1.2.3")) == matching[2]
+    assert covering(matching[:0], ip_address("10.1.2.3")) is None
 
 
 ROUTE = {
@@ -252,13 +252,13 @@ def compared(
 ) -> dict[str, tuple[str, ...]]:
     kernels = {"node-1": kernel(1), "node-2": kernel(2)}
     change(kernels)
-    found = rows(
+    matching = rows(
         WANTED,
         advertised,
         {node: kernel["vpcs"][VPC_ID] for node, kernel in kernels.items()},
         {("default", "0001"): "blue/web"},
     )
-    return {row.network: row.differences for row in found if row.differences}
+    return {row.network: row.differences for row in matching if row.differences}
 
 
 def test_differences_are_where_they_are() -> None:
@@ -267,8 +267,8 @@ def test_differences_are_where_they_are() -> None:
     assert compared({}) == {"10.1.1.1/32": ("advertised",), "10.1.1.2/32": ("advertised",)}
     stale = {**WANTED, Network("10.1.1.9/32"): ROUTE[1]}
     assert compared(stale) == {"10.1.1.9/32": ("advertised",)}, "no kernel has it, and none ought to"
-    gone = compared(WANTED, lambda kernels: kernels["node-1"]["vpcs"][VPC_ID]["routes"].pop())
-    assert gone == {"10.1.1.2/32": ("node-1",)}
+    missing = compared(WANTED, lambda kernels: kernels["node-1"]["vpcs"][VPC_ID]["routes"].pop())
+    assert missing == {"10.1.1.2/32": ("node-1",)}
     strange = {"network": "10.9.9.9/32", "metric": 0, "kind": "sid", "sid": SID[2]}
     more = compared(WANTED, lambda kernels: kernels["node-2"]["vpcs"][VPC_ID]["routes"].append(strange))
     assert more == {"10.9.9.9/32": ("node-2",)}

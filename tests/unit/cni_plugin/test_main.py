@@ -67,8 +67,8 @@ class Server:
             connection.sendall(self.reply)
 
     def whole(self):
-        head, found, body = self.got.partition(b"\r\n\r\n")
-        return found and len(body) == int(head.rpartition(b"Content-Length: ")[2])
+        head, separator, body = self.got.partition(b"\r\n\r\n")
+        return separator and len(body) == int(head.rpartition(b"Content-Length: ")[2])
 
     def close(self):
         self.thread.join()

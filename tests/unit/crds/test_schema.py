@@ -69,15 +69,15 @@ class TestEvery:
     ],
 )
 def test_a_server_gets_the_rules_that_it_knows(minor, fields, about_values):
-    found = [
+    schemas = [
         rule
         for kind in KINDS
         for _, schema in walk(for_server(schema_of(kind), (1, minor)))
         for rule in schema.get(EXTENSION, ())
     ]
-    assert {name for rule in found for name in rule} == fields
-    assert any("oldSelf" in rule["rule"] for rule in found)
-    assert any("oldSelf" not in rule["rule"] for rule in found) == about_values
+    assert {name for rule in schemas for name in rule} == fields
+    assert any("oldSelf" in rule["rule"] for rule in schemas)
+    assert any("oldSelf" not in rule["rule"] for rule in schemas) == about_values
 
 
 def test_check_tells_of_drift_and_writes_nothing(tmp_path, capsys):
@@ -91,7 +91,7 @@ def test_check_tells_of_drift_and_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("kind", "spec", "said"),
+    ("kind", "spec", "reason"),
     [
         pytest.param(Vpc, {"networks": []}, "spec.networks", id="no-network"),
         pytest.param(Vpc, {"networks": ["10.0.0.0/8"] * 65}, "spec.networks", id="65-networks"),
@@ -108,20 +108,20 @@ def test_check_tells_of_drift_and_writes_nothing(tmp_path, capsys):
         pytest.param(NodeSegment, {}, "spec.prefix", id="prefix-missing"),
     ],
 )
-def test_models_refuse_by_field_and_value(kind, spec, said):
+def test_models_refuse_by_field_and_value(kind, spec, reason):
     with pytest.raises(Rejected) as refusal:
         parse(kind, {"metadata": {"name": "a"}, "spec": spec})
-    assert said in str(refusal.value)
+    assert reason in str(refusal.value)
 
 
 def test_examples_fit_the_models():
     kinds = {kind.KIND: kind for kind in KINDS}
     seen = set()
     for path in sorted((ROOT / "examples").glob("*.yaml")):
-        for thing in yaml.safe_load_all(path.read_text()):
-            if thing["kind"] in kinds:
-                parse(kinds[thing["kind"]], thing)
-                seen.add(thing["kind"])
+        for document in yaml.safe_load_all(path.read_text()):
+            if document["kind"] in kinds:
+                parse(kinds[document["kind"]], document)
+                seen.add(document["kind"])
     assert {"VPC", "VPCAttachment"} <= seen
 
 

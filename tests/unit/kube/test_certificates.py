@@ -88,8 +88,8 @@ def test_another_name_and_a_long_absence_mean_a_new_certificate() -> None:
     bundle = renewed(None, NAMES, DAYS_90, NOW)
     moved = renewed(bundle, ("fd00::2",), DAYS_90, NOW)
     assert moved.ca == bundle.ca
-    found = serving(moved).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [str(one.value) for one in found] == ["fd00::2"]
+    names = serving(moved).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(one.value) for one in names] == ["fd00::2"]
     late = NOW + timedelta(days=100)
     assert trusts(fresh := renewed(bundle, NAMES, DAYS_90, late), fresh, late)
     # The same name written differently is no other name.

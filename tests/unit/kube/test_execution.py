@@ -39,10 +39,10 @@ async def serving(
     app.router.add_get("/api/v1/namespaces/{namespace}/pods/{pod}/exec", answer)
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    assert site._server is not None
-    port = site._server.sockets[0].getsockname()[1]
+    listener = web.TCPSite(runner, "127.0.0.1", 0)
+    await listener.start()
+    assert listener._server is not None
+    port = listener._server.sockets[0].getsockname()[1]
     configuration = official.Configuration(host=f"http://127.0.0.1:{port}")
     configuration.api_key = {"BearerToken": "Bearer of-the-user"}
     async with Kube(official.ApiClient(configuration)) as kube:
@@ -65,7 +65,7 @@ async def test_an_exit_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames", "status", "kind", "said"),
+    ("frames", "status", "kind", "reason"),
     [
         pytest.param((), 403, Rejected, "pods/exec", id="forbidden"),
         pytest.param((), 500, Unreachable, "500", id="no-kubelet"),
@@ -74,10 +74,10 @@ async def test_an_exit_code() -> None:
     ],
 )
 async def test_what_goes_wrong(
-    frames: tuple[bytes, ...], status: int, kind: type[Exception], said: str
+    frames: tuple[bytes, ...], status: int, kind: type[Exception], reason: str
 ) -> None:
     async with serving(*frames, status=status) as (kube, _):
-        with pytest.raises(kind, match=said):
+        with pytest.raises(kind, match=reason):
             await execute(kube, "ns", "pod", "main", ["x"])
 
 

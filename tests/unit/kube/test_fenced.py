@@ -13,8 +13,8 @@ VPC = {"metadata": {"name": "v"}, "spec": {"networks": ["10.1.1.0/24"]}}
 async def test_only_the_leader_writes():
     memory = MemoryApi()
     memory.put(NAMESPACES, {"metadata": {"name": "default"}})
-    moment = [0.0]
-    lease = Lease(memory, "default", "operator", "a", terms=Terms(), clock=lambda: moment[0])
+    clock = [0.0]
+    lease = Lease(memory, "default", "operator", "a", terms=Terms(), clock=lambda: clock[0])
     api = Fenced(memory, lease)
     with pytest.raises(Deposed):
         await api.create(VPCS, VPC, "default")
@@ -25,7 +25,7 @@ async def test_only_the_leader_writes():
     assert len((await api.list(NAMESPACES))[0]) == 1
     assert await lease._attempt(1.0)
     await api.create(VPCS, VPC, "default")
-    moment[0] = 10.0  # without a renewal
+    clock[0] = 10.0  # without a renewal
     with pytest.raises(Deposed):
         await api.patch(VPCS, "v", {"status": {"ready": True}}, "default", subresource="status")
     assert (await memory.find(VPCS, "v", "default")).get("status", {}).get("ready") is not True

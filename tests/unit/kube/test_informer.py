@@ -54,17 +54,19 @@ class Script:
 
 async def outcome(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[set[str], list[tuple]]:
     monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.001, 0.002))
-    told: list[tuple] = []
-    watched = Informer(script, Selection(PODS), lambda key, _old, new: told.append((key[1], new is not None)))
+    changes: list[tuple] = []
+    watched = Informer(
+        script, Selection(PODS), lambda key, _old, new: changes.append((key[1], new is not None))
+    )
     task = asyncio.create_task(watched.run())
     async with asyncio.timeout(60):
         await script.done.wait()
     task.cancel()
-    return {name for _, name in watched.objects}, told
+    return {name for _, name in watched.objects}, changes
 
 
 @pytest.mark.parametrize(
-    ("steps", "names", "told"),
+    ("steps", "names", "changes"),
     [
         pytest.param(
             [[pod("a", 1)], [("ADDED", pod("b", 2)), ("DELETED", pod("a", 3))]],
@@ -99,9 +101,9 @@ async def outcome(script: Script, monkeypatch: pytest.MonkeyPatch) -> tuple[set[
     ],
 )
 async def test_cache(
-    steps: list, names: set[str], told: list[tuple], monkeypatch: pytest.MonkeyPatch
+    steps: list, names: set[str], changes: list[tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await outcome(Script(*steps), monkeypatch) == (names, told)
+    assert await outcome(Script(*steps), monkeypatch) == (names, changes)
 
 
 async def test_a_bookmark_moves_the_watch_on(monkeypatch: pytest.MonkeyPatch) -> None:

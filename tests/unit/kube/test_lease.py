@@ -61,7 +61,7 @@ class Candidate:
     """Runs in ``task``; ``active`` while it leads."""
 
     def __init__(self, server, own):
-        self.told = []
+        self.reports = []
         self.lease = Lease(
             server.seen_by(own),
             "ns",
@@ -69,7 +69,7 @@ class Candidate:
             own,
             terms=TERMS,
             clock=asyncio.get_running_loop().time,
-            report=self.told.append,
+            report=self.reports.append,
         )
         self.active, self.task_begun = False, 0
         self.task = asyncio.create_task(self.lease.run(self.lead))
@@ -160,7 +160,7 @@ async def test_one_request_that_is_lost_does_not_cost_the_lease(candidates):
     a = candidates("a")
     await until(lambda: a.active)
     candidates.server.lost = 1
-    await until(lambda: a.told[-1])
+    await until(lambda: a.reports[-1])
     renewal = candidates.server.lease["spec"]["renewTime"]
     await until(lambda: candidates.server.lease["spec"]["renewTime"] != renewal)
     assert a.active
@@ -173,9 +173,13 @@ async def test_a_time_out_is_told_as_what_it_is(candidates):
     await until(lambda: a.active)
     candidates.server.mute.add("a")
     await until(lambda: not a.active)
-    await until(lambda: sum(map(bool, a.told)) > 2)
+    await until(lambda: sum(map(bool, a.reports)) > 2)
     own, terms = "no answer within 5 s", "no answer before the 10 s since the last renewal were over"
-    assert [each.partition("kube-apiserver: ")[2] for each in a.told if each][:3] == [own, terms, own]
+    assert [report.partition("kube-apiserver: ")[2] for report in a.reports if report][:3] == [
+        own,
+        terms,
+        own,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -286,9 +290,9 @@ async def test_everybody_tells_what_hinders_them_and_when_it_is_over(candidates)
     await until(lambda: a.active)
     b = candidates("b")
     for one, network in ((a, "cut"), (b, "mute")):
-        await until(lambda: one.told[-1:] == [None])  # noqa: B023
+        await until(lambda: one.reports[-1:] == [None])  # noqa: B023
         getattr(candidates.server, network).add(one.lease.own)
-        await until(lambda: one.told[-1])  # noqa: B023
-        assert "lease operator not renewed: kube-apiserver" in one.told[-1]
+        await until(lambda: one.reports[-1])  # noqa: B023
+        assert "lease operator not renewed: kube-apiserver" in one.reports[-1]
         getattr(candidates.server, network).clear()
-        await until(lambda: one.told[-1] is None)  # noqa: B023
+        await until(lambda: one.reports[-1] is None)  # noqa: B023

@@ -35,7 +35,7 @@ def segment(*attachments: str, reported: bool = True) -> NodeSegment:
 
 
 @pytest.mark.parametrize(
-    ("running", "there", "lacks"),
+    ("running", "segment", "lacks"),
     [
         pytest.param(pod(), segment(), True, id="it-runs-and-is-not-reported"),
         pytest.param(pod(), segment("blue/db", "green/web"), True, id="others-are-reported"),
@@ -52,9 +52,9 @@ def segment(*attachments: str, reported: bool = True) -> NodeSegment:
     ],
 )
 def test_who_runs_without_an_interface(
-    running: dict[str, Any], there: NodeSegment | None, lacks: bool
+    running: dict[str, Any], segment: NodeSegment | None, lacks: bool
 ) -> None:
-    assert lacks_interface(placement(running), NAME, there) is lacks
+    assert lacks_interface(placement(running), NAME, segment) is lacks
 
 
 def test_a_sandbox_is_as_old_as_its_network() -> None:

@@ -118,8 +118,8 @@ def test_needed(
     machine: Machine, in_path: Mapping[str, str], brought: Mapping[str, str], asked: str, builds: set[str]
 ) -> None:
     machine.has(in_path, brought)
-    found = {one.name for one in needed(asked)}
-    assert found == {build_modules.etcd().name if name == "etcd" else name for name in builds}
+    names = {one.name for one in needed(asked)}
+    assert names == {build_modules.etcd().name if name == "etcd" else name for name in builds}
 
 
 @pytest.mark.parametrize("version", ["1", "v1.34", "1.34.x", "latest", "2.0", "1.34.4.1"])
@@ -137,13 +137,17 @@ def test_what_is_found(machine: Machine) -> None:
         one.home.mkdir(parents=True)
         for file in one.files:
             write(one.home / file, "")
-    found = assets.find()
-    assert found.version == (1, MINOR)
-    assert [found.helm, found.mosquitto] == [machine.folder / name for name in ("helm", "mosquitto")]
-    assert [path.name for path in (found.apiserver, found.etcd, found.kubectl) if assets.ours(path)] == [
-        *("kube-apiserver", "etcd", "kubectl")
+    assets_found = assets.find()
+    assert assets_found.version == (1, MINOR)
+    assert [assets_found.helm, assets_found.mosquitto] == [
+        machine.folder / name for name in ("helm", "mosquitto")
     ]
-    assert not assets.ours(found.helm)
+    assert [
+        path.name
+        for path in (assets_found.apiserver, assets_found.etcd, assets_found.kubectl)
+        if assets.ours(path)
+    ] == [*("kube-apiserver", "etcd", "kubectl")]
+    assert not assets.ours(assets_found.helm)
 
 
 def test_what_was_brought_is_found(machine: Machine) -> None:

@@ -41,14 +41,14 @@ def test_it_is_built_once_however_many_ask() -> None:
         if title == "another process is building it":
             others.release()
 
-    thing = build(made, held=lambda: [others.acquire() for _ in range(2)])
-    threads = [threading.Thread(target=thing.ensure, args=(advance,)) for _ in range(3)]
+    made_build = build(made, held=lambda: [others.acquire() for _ in range(2)])
+    threads = [threading.Thread(target=made_build.ensure, args=(advance,)) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert made == ["made"]
-    assert (thing.home / "file").read_text() == "content"
+    assert (made_build.home / "file").read_text() == "content"
 
 
 def test_other_inputs_are_another_build() -> None:
@@ -57,11 +57,11 @@ def test_other_inputs_are_another_build() -> None:
 
 
 def test_a_failure_shows_the_end_of_the_log_and_leaves_nothing() -> None:
-    thing = build([], script="echo something went wrong; exit 3")
+    made_build = build([], script="echo something went wrong; exit 3")
     with pytest.raises(BuildFailed, match="something went wrong") as failure:
-        thing.ensure(ignore)
+        made_build.ensure(ignore)
     assert str(cache.root() / "thing.log") in str(failure.value)
-    assert not thing.home.exists()
+    assert not made_build.home.exists()
     assert not list(cache.root().glob("thing.building-*"))
 
 

@@ -146,9 +146,9 @@ def test_sources_of_a_suite(tmp_path: Path) -> None:
         "Types: deb\nURIs: http://c.example/debian\nSuites: trixie\n"
     )
     (parts / "d.list").write_text("deb http://d.example/debian bookworms main\n")
-    found = {path.name: text for path, text in mirrors.sources("bookworm", tmp_path)}
-    assert set(found) == {"sources.list", "b.sources"}
-    assert "trixie" not in "".join(found.values())
+    sources = {path.name: text for path, text in mirrors.sources("bookworm", tmp_path)}
+    assert set(sources) == {"sources.list", "b.sources"}
+    assert "trixie" not in "".join(sources.values())
     assert mirrors.mirror("bookworm", tmp_path) == "http://a.example/debian"
     (tmp_path / "sources.list").unlink()
     assert mirrors.mirror("bookworm", tmp_path) == "http://b.example/debian"
@@ -165,7 +165,7 @@ def waiting(name: str, reason: str, message: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("thing", "why"),
+    ("pod", "why"),
     [
         (
             pod(containerStatuses=[waiting("node", "ErrImagePull", "no\n such")]),
@@ -185,9 +185,9 @@ def waiting(name: str, reason: str, message: str = "") -> dict[str, Any]:
         (pod(), "unknown"),
     ],
 )
-def test_why_a_pod_is_not_ready(thing: dict[str, Any], why: str) -> None:
-    assert helm_release.trouble(thing) == why
-    assert not helm_release.is_ready(thing)
+def test_why_a_pod_is_not_ready(pod: dict[str, Any], why: str) -> None:
+    assert helm_release.trouble(pod) == why
+    assert not helm_release.is_ready(pod)
 
 
 class Fake:

@@ -207,8 +207,8 @@ def test_each_version_is_a_build_of_its_own(apt: Apt) -> None:
 def test_what_lies_in_usr_src_is_taken_only_in_the_wanted_version(
     apt: Apt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str | None, downloads: bool
 ) -> None:
-    there = tmp_path / f"{PACKAGE}.tar.xz"
-    there.touch()
+    archive = tmp_path / f"{PACKAGE}.tar.xz"
+    archive.touch()
     monkeypatch.setattr(build_linux, "TARBALLS", tmp_path)
     monkeypatch.setattr(packages, "refresh", lambda: None)
     apt.installed = {PACKAGE: installed} if installed else {}
@@ -223,5 +223,5 @@ def test_what_lies_in_usr_src_is_taken_only_in_the_wanted_version(
 
     ignore: Callable[[float, str], None] = lambda _done, _title: None  # noqa: E731
     path = build_linux.tarball(Recorded(work, work, BytesIO(), ignore), Source(PACKAGE, "6.1.176-1"))
-    assert (path == there) is not downloads
+    assert (path == archive) is not downloads
     assert any(argv[-2:] == ["download", "linux-source-6.1=6.1.176-1"] for argv in ran) is downloads

@@ -34,9 +34,9 @@ def test_without_a_folder_it_is_the_stand_in(folder: Path) -> None:
     assert real_multus.given("") == ""
     assert not real_multus.thick("")
     multus.configure(PODS, Path("/k"), [Path("/bin")])
-    found = plugin(folder)
-    assert (found["type"], found["plugins"]) == (multus.NAME, ["/bin"])
-    assert found["delegate"] == kubelet.network(PODS)
+    path = plugin(folder)
+    assert (path["type"], path["plugins"]) == (multus.NAME, ["/bin"])
+    assert path["delegate"] == kubelet.network(PODS)
     assert (folder / real_multus.definition("")).exists()
 
 
@@ -45,9 +45,9 @@ def test_a_thin_one_comes_first_as_well(folder: Path, tmp_path: Path) -> None:
     given = real_multus.given(str(tmp_path))
     assert not real_multus.thick(given)
     real_multus.configure(given, PODS, Path("/k"))
-    found = plugin(folder)
-    assert (found["type"], found["kubeconfig"]) == ("multus", "/k")
-    assert found["delegates"] == [kubelet.network(PODS)]
+    path = plugin(folder)
+    assert (path["type"], path["kubeconfig"]) == ("multus", "/k")
+    assert path["delegates"] == [kubelet.network(PODS)]
     assert (folder / real_multus.definition(given)).exists()
 
 

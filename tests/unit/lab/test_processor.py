@@ -54,8 +54,8 @@ def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.Monk
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # it is free again
         assert all(len(os.sched_getaffinity(process.pid)) == 1 for process in running)
-        (found,) = processor.guests()
-        assert found <= set(MINE)
+        (guest,) = processor.guests()
+        assert guest <= set(MINE)
     finally:
         for process in running:
             process.kill()

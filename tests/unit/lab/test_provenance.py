@@ -45,8 +45,8 @@ def made(home: Path, file: str, at: float = NOW, script: str = "") -> Path:
 
 
 def fact(name: str, since: float | None = None) -> Fact:
-    (found,) = (one for one in facts(since) if one.name == name)
-    return found
+    (fact_found,) = (one for one in facts(since) if one.name == name)
+    return fact_found
 
 
 @pytest.mark.usefixtures("quick")
@@ -77,10 +77,10 @@ def test_a_kernel_that_is_taken_for_the_pinned_one_is_named(monkeypatch: pytest.
     monkeypatch.setattr(packages, "update", lambda: None)
     monkeypatch.setattr(packages, "served", lambda _package: ["9.3-1", "9.2-1"])
     guest_kernels.resolve("pinned")
-    found = fact("guest kernel pinned")
-    assert found.version == "9.2-1"
+    kernel = fact("guest kernel pinned")
+    assert kernel.version == "9.2-1"
     assert (
-        "apt does not offer linux-source-9=9.1-1: linux-source-9=9.2-1 is taken, the oldest" in found.origin
+        "apt does not offer linux-source-9=9.1-1: linux-source-9=9.2-1 is taken, the oldest" in kernel.origin
     )
 
 

@@ -22,8 +22,8 @@ from galactic_lab.node.selections import Selection, selections, status
     ],
 )
 def test_both_forms(annotation: str, expected: list[tuple[str, str, str]]) -> None:
-    found = [(one.namespace, one.name, one.interface) for one in selections(annotation, "pods")]
-    assert found == expected
+    selected = [(one.namespace, one.name, one.interface) for one in selections(annotation, "pods")]
+    assert selected == expected
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
 
 
 @pytest.mark.parametrize(
-    ("guard", "more"),
+    ("outside", "more"),
     [
         pytest.param(False, [], id="without-guard"),
         pytest.param(
@@ -57,8 +57,8 @@ LOOPBACK = "2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"
         ),
     ],
 )
-def test_the_rules_in_order(guard, more):
-    assert lines(guard=guard) == BASE + more + LAST
+def test_the_rules_in_order(outside, more):
+    assert lines(guard=outside) == BASE + more + LAST
 
 
 def test_errors_pass_before_the_guard_drops():

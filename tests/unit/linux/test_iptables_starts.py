@@ -10,8 +10,8 @@ SLOW = ("asyncio", "importlib.metadata", "pydantic", "pyroute2", "setuptools")
 
 
 def test_it_imports_nothing_slow() -> None:
-    told = f"print(*(set({SLOW!r}) & set(sys.modules)))"
-    program = f"import sys, galactic.linux.iptables as one; one.legacy._iptc(); {told}"
+    script = f"print(*(set({SLOW!r}) & set(sys.modules)))"
+    program = f"import sys, galactic.linux.iptables as one; one.legacy._iptc(); {script}"
     variables = os.environ | {"SETUPTOOLS_USE_DISTUTILS": "stdlib"}
     done = subprocess.run(
         [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=False

@@ -109,10 +109,10 @@ class Node:
         return self.directory / "agent.sock"
 
     async def start(self) -> None:
-        records = Checkpoint(self.directory)
-        records.prepare()
+        checkpoint = Checkpoint(self.directory)
+        checkpoint.prepare()
         self.metrics = Metrics(CollectorRegistry())
-        self.store = Store("default", records, Clock())
+        self.store = Store("default", checkpoint, Clock())
         self.store.restore()
         if self.prefix:
             self.store.set_prefix(self.prefix)

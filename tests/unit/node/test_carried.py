@@ -41,12 +41,12 @@ class MemoryKube:
 
     def set(self, config, carriers=(CARRIER,)):
         self.version += 1
-        thing = config if "metadata" in config else vpcattachment(config, carriers=carriers)
-        name = thing["metadata"]["name"]
-        thing["metadata"]["resourceVersion"] = str(self.version)
+        manifest = config if "metadata" in config else vpcattachment(config, carriers=carriers)
+        name = manifest["metadata"]["name"]
+        manifest["metadata"]["resourceVersion"] = str(self.version)
         kind = "MODIFIED" if name in self.objects else "ADDED"
-        self.objects[name] = thing
-        self.events.put_nowait(Event(kind, thing))
+        self.objects[name] = manifest
+        self.events.put_nowait(Event(kind, manifest))
 
     def delete(self, name="blue-G"):
         self.events.put_nowait(Event("DELETED", self.objects.pop(name)))
@@ -180,9 +180,9 @@ async def test_an_attachment_that_came_with_an_older_definition_is_made_good(nod
 
 
 def broken(config, part, **fields):
-    thing = vpcattachment(config, carriers=[CARRIER])
-    (thing["status"]["configuration"] if part == "configuration" else thing["status"]).update(fields)
-    return thing
+    manifest = vpcattachment(config, carriers=[CARRIER])
+    (manifest["status"]["configuration"] if part == "configuration" else manifest["status"]).update(fields)
+    return manifest
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ async def test_a_status_without_a_configuration_changes_nothing(node, config):
     kube = MemoryKube()
     await node.cni("ADD", config())
     before = node.store.attachments[KEY]
-    thing = vpcattachment(config(routes=MORE), carriers=None)
-    del thing["status"]["configuration"]
+    manifest = vpcattachment(config(routes=MORE), carriers=None)
+    del manifest["status"]["configuration"]
     async with watching(node, kube) as watched:
-        kube.set(thing)
+        kube.set(manifest)
         await until(lambda: kube.events.empty() and watched._known)
         await until(lambda: not watched._dirty)
         assert node.store.attachments[KEY] == before
@@ -358,15 +358,15 @@ async def test_what_a_definition_says_counts_for_nothing(node, config):
         answer = await node.cni("ADD", forged, **args)
         assert answer.code == 0, answer.text
         assert [ip["address"] for ip in answer.body["ips"]] == config()["addresses"]
-        (held,) = node.store.attachments.values()
-        assert (held.key, held.pod) == (KEY, "uid-1")
-        assert [str(network) for network in held.networks] == config()["networks"]
+        (attachment,) = node.store.attachments.values()
+        assert (attachment.key, attachment.pod) == (KEY, "uid-1")
+        assert [str(network) for network in attachment.networks] == config()["networks"]
         stranger = await node.cni(
             "ADD", config(), container="c2", CNI_ARGS="K8S_POD_NAMESPACE=red;K8S_POD_NAME=web"
         )
         assert (stranger.code, stranger.body["code"]) == (1, 7)
         assert "namespace" in stranger.body["msg"]
-        assert node.store.attachments == {KEY: held}
+        assert node.store.attachments == {KEY: attachment}
 
 
 # Who is attached no longer.

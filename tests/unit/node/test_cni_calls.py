@@ -233,7 +233,7 @@ async def test_only_root_can_use_the_socket(node, config):
 
 async def test_a_restart_needs_neither_broker_nor_api_and_touches_nothing(node, config):
     await node.cni("ADD", config())
-    before, told = await node.kernel.read(), node.store.registration()
+    before, registration = await node.kernel.read(), node.store.registration()
     await node.stop()
     node.kernel.writes.clear()
     node.prefix = None
@@ -242,10 +242,10 @@ async def test_a_restart_needs_neither_broker_nor_api_and_touches_nothing(node, 
     assert await node.kernel.read() == before
     assert not any(change.links or change.routes for change in node.kernel.writes)
     again = node.store.registration()
-    assert told
+    assert registration
     assert again
-    assert told.endpoints == again.endpoints
-    assert again.sequence > told.sequence
+    assert registration.endpoints == again.endpoints
+    assert again.sequence > registration.sequence
 
 
 async def test_a_del_while_away_is_carried_out_at_start(node, config):
@@ -264,9 +264,9 @@ async def test_a_del_while_away_is_carried_out_at_start(node, config):
 async def test_a_new_prefix_moves_every_sid(node, config):
     added = config() | {"prevResult": (await node.cni("ADD", config())).body}
     node.store.set_prefix(IPv6Network("2001:db8:ff02:100::/56"))
-    told = node.store.registration()
-    assert told
-    assert told.endpoints[0].sid == "2001:db8:ff02:100::4d2:2a"
+    registration = node.store.registration()
+    assert registration
+    assert registration.endpoints[0].sid == "2001:db8:ff02:100::4d2:2a"
     async with asyncio.timeout(120):
         while (await node.cni("CHECK", added)).code:
             await asyncio.sleep(0.05)
@@ -335,7 +335,7 @@ async def test_after_other_plugins_theirs_is_in_the_result_too(node, config, ver
 
 
 def _without(result, kind, number):
-    return result | {kind: [each for index, each in enumerate(result[kind]) if index != number]}
+    return result | {kind: [entry for index, entry in enumerate(result[kind]) if index != number]}
 
 
 @pytest.mark.parametrize(
@@ -425,11 +425,11 @@ async def test_what_was_asked_for_while_nobody_listened_is_done_later(node, conf
 
 
 @pytest.mark.parametrize(
-    ("speaks", "told"), [("0.4.0", {"mac"}), ("1.0.0", {"mac"}), ("1.1.0", {"mac", "mtu"})]
+    ("speaks", "reported"), [("0.4.0", {"mac"}), ("1.0.0", {"mac"}), ("1.1.0", {"mac", "mtu"})]
 )
-def test_what_devices_are_like_is_told_as_the_version_has_it(config, speaks, told):
+def test_what_devices_are_like_is_told_as_the_version_has_it(config, speaks, reported):
     given = attachment_of(plugin_config(json.dumps(config()).encode()), "c1", "/ns/1", "galactic0")
     host, inside = Device("02:00:00:00:00:01", 1460), Device("02:00:00:00:00:02", 1460)
     ends = result(given, speaks, (host, inside), {})["interfaces"]
     assert [end["mac"] for end in ends] == [host.mac, inside.mac]
-    assert all(end.keys() - {"name", "sandbox"} == told for end in ends)
+    assert all(end.keys() - {"name", "sandbox"} == reported for end in ends)

@@ -188,11 +188,11 @@ async def test_a_del_during_an_add_wins(gated, config, steps):
 
 async def test_a_failed_repetition_keeps_what_was_there(node, config):
     before = (await node.cni("ADD", config())).body
-    held = node.store.attachments[1234, 42]
+    attachment = node.store.attachments[1234, 42]
     node.kernel.fail = HOST_END
     changed = config(mtu=1400)
     assert (await node.cni("ADD", changed)).body["code"] == 11
-    assert node.store.attachments[1234, 42] == held
+    assert node.store.attachments[1234, 42] == attachment
     node.kernel.fail = ""
     assert (await node.cni("ADD", config())).body == before
 
@@ -203,8 +203,8 @@ async def test_two_pods_ask_for_the_same_at_once(node, config):
         ask(node, "add", config()), ask(node, "add", config(), container="c2", netns="/ns/2")
     )
     assert sorted(code for code, _ in answers) == [0, 1]
-    (held,) = node.store.attachments.values()
-    assert node.kernel.peers[HOST_END] == (held.netns, "galactic0")
+    (attachment,) = node.store.attachments.values()
+    assert node.kernel.peers[HOST_END] == (attachment.netns, "galactic0")
 
 
 async def test_two_hundred_pods_at_once(node, config):
@@ -254,15 +254,15 @@ class Days:
 
     async def add(self):
         number = self.dice.randrange(12)
-        held = self.attached.get(number)
-        if held and self.dice.random() < 0.5:
-            container = held[0]
+        attachment = self.attached.get(number)
+        if attachment and self.dice.random() < 0.5:
+            container = attachment[0]
         else:
             self.made += 1
             container = f"c{self.made}"
             self.pods[container] = self.node.kernel.add_namespace(f"/ns/{container}")
         code, body = await self._call("add", number, container)
-        if held and held[0] != container and held[0] in self.pods:
+        if attachment and attachment[0] != container and attachment[0] in self.pods:
             assert (code, body["code"]) == (1, 11)
         elif container not in self.pods:
             assert (code, body["code"]) == (1, 4)
@@ -288,7 +288,7 @@ class Days:
         valid = [{"containerID": container, "ifname": "galactic0"} for container, _ in self.attached.values()]
         if number in self.attached and self.dice.random() < 0.5:
             container, _ = self.attached.pop(number)
-            valid = [each for each in valid if each["containerID"] != container]
+            valid = [entry for entry in valid if entry["containerID"] != container]
         assert (await self._call("gc", number, "c0", **{"cni.dev/valid-attachments": valid}))[0] == 0
 
     async def vanish(self):
@@ -326,14 +326,18 @@ async def test_a_thousand_calls_then_rebuilt_from_nothing(node, config, seed, mo
     days = Days(node, config, seed)
     for _ in range(250):
         await days.step()
-    held = {(each.container, each.ifname) for each in node.store.attachments.values()}
+    attachments = {
+        (attachment.container, attachment.ifname) for attachment in node.store.attachments.values()
+    }
     live = {(container, "galactic0") for container, _ in days.attached.values() if container in days.pods}
-    assert live <= held
-    assert all(container in {c for c, _ in days.attached.values()} for container, _ in held)
+    assert live <= attachments
+    assert all(container in {c for c, _ in days.attached.values()} for container, _ in attachments)
     for number, (container, _) in list(days.attached.items()):
         if container not in days.pods:
             await days._call("del", number, container)
-    assert {(each.container, each.ifname) for each in node.store.attachments.values()} == live
+    assert {
+        (attachment.container, attachment.ifname) for attachment in node.store.attachments.values()
+    } == live
     await node.stop()
     worn = node.kernel
     node.kernel = MemoryKernel()

@@ -24,60 +24,60 @@ def route(last, node, function, epoch, cluster=OWN):
 
 
 def base(*routes, revision=R):
-    return View(revision, dict(entry(VPC, OWN, each) for each in routes))
+    return View(revision, dict(entry(VPC, OWN, one) for one in routes))
 
 
-def told(last, node, function, epoch, revision):
-    networks = tuple(f"10.1.1.{each}/32" for each in (last if isinstance(last, tuple) else (last,)))
+def recorded(last, node, function, epoch, revision):
+    networks = tuple(f"10.1.1.{one}/32" for one in (last if isinstance(last, tuple) else (last,)))
     return Endpoint(f"node-{node}", sid(node, function), OWN, networks, epoch, revision)
 
 
-def leads(view):
+def leads(table):
     """Network → (node, function), in words."""
     return {
         ".".join(map(str, network[-4:])): (int(known[5]), int.from_bytes(known[14:16], "big"))
-        for network, known in view.routes.items()
+        for network, known in table.routes.items()
     }
 
 
 A, B = route(1, 1, 1, 50), route(2, 2, 2, 50)
 FAR = route(9, 7, 1, 50, OTHER)
-HERE_A, HERE_B = told(1, 1, 1, 50, R), told(2, 2, 2, 50, R)
+HERE_A, HERE_B = recorded(1, 1, 1, 50, R), recorded(2, 2, 2, 50, R)
 
 
 @pytest.mark.parametrize(
-    ("known", "endpoints", "gone", "wanted"),
+    ("known", "endpoints", "deleted", "wanted"),
     [
         pytest.param((A, B), (HERE_A, HERE_B), {}, None, id="both-say-the-same"),
         pytest.param((A, B), (), {}, None, id="what-the-api-server-does-not-know-yet-stays"),
         pytest.param((A, FAR), (HERE_A,), {}, None, id="other-clusters-stay"),
         pytest.param(
             (A,),
-            (HERE_A, told(2, 2, 2, 50, R + 5)),
+            (HERE_A, recorded(2, 2, 2, 50, R + 5)),
             {},
             {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)},
             id="one-more",
         ),
         pytest.param(
             (A,),
-            (told(2, 2, 2, 50, R),),
+            (recorded(2, 2, 2, 50, R),),
             {},
             {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)},
             id="one-more-one-too-low",
         ),
         pytest.param(
-            (A,), (told(2, 2, 2, 50, R - 1),), {}, None, id="the-table-has-decided-about-what-is-older"
+            (A,), (recorded(2, 2, 2, 50, R - 1),), {}, None, id="the-table-has-decided-about-what-is-older"
         ),
         pytest.param(
-            (A,), (told(1, 3, 1, 60, R - 5),), {}, {"10.1.1.1": (3, 1)}, id="moved-newest-epoch-wins"
+            (A,), (recorded(1, 3, 1, 60, R - 5),), {}, {"10.1.1.1": (3, 1)}, id="moved-newest-epoch-wins"
         ),
-        pytest.param((A,), (told(1, 3, 1, 40, R + 5),), {}, None, id="an-older-epoch-never-wins"),
+        pytest.param((A,), (recorded(1, 3, 1, 40, R + 5),), {}, None, id="an-older-epoch-never-wins"),
         pytest.param(
-            (A,), (told((1, 3), 1, 1, 50, R - 1),), {}, None, id="other-networks-but-recorded-before"
+            (A,), (recorded((1, 3), 1, 1, 50, R - 1),), {}, None, id="other-networks-but-recorded-before"
         ),
         pytest.param(
             (A,),
-            (told((3, 4), 1, 1, 50, R + 1),),
+            (recorded((3, 4), 1, 1, 50, R + 1),),
             {},
             {"10.1.1.3": (1, 1), "10.1.1.4": (1, 1)},
             id="other-networks-of-the-same-endpoint",
@@ -86,42 +86,46 @@ HERE_A, HERE_B = told(1, 1, 1, 50, R), told(2, 2, 2, 50, R)
         pytest.param((A, FAR), (), {1: 70}, {"10.1.1.9": (7, 1)}, id="seen-to-go-from-where-it-had-moved-to"),
         pytest.param((A, B), (HERE_B,), {1: 49}, None, id="an-earlier-one-went"),
         pytest.param(
-            (A, B), (told(1, 2, 2, 60, R + 1),), {}, {"10.1.1.1": (2, 2)}, id="a-network-changes-its-holder"
+            (A, B),
+            (recorded(1, 2, 2, 60, R + 1),),
+            {},
+            {"10.1.1.1": (2, 2)},
+            id="a-network-changes-its-holder",
         ),
         pytest.param(
             (),
-            (told(1, 1, 1, 50, R), told(1, 2, 2, 50, R + 1)),
+            (recorded(1, 1, 1, 50, R), recorded(1, 2, 2, 50, R + 1)),
             {},
             {"10.1.1.1": (2, 2)},
             id="later-recorded-has-it",
         ),
         pytest.param(
             (FAR,),
-            (told(1, 1, 1, 50, R),),
+            (recorded(1, 1, 1, 50, R),),
             {},
             {"10.1.1.9": (7, 1), "10.1.1.1": (1, 1)},
             id="same-function-in-another-cluster",
         ),
     ],
 )
-def test_composed(known, endpoints, gone, wanted):
-    whole = compose(VPC, OWN, base(*known), endpoints, gone)
+def test_composed(known, endpoints, deleted, wanted):
+    whole = compose(VPC, OWN, base(*known), endpoints, deleted)
     if wanted is None:
         assert whole is None
     else:
         assert leads(whole) == wanted
-        assert whole.revision == max([R, *(each.revision for each in endpoints)]) + 1
+        assert whole.revision == max([R, *(one.revision for one in endpoints)]) + 1
 
 
 def test_without_a_table_all_that_the_api_server_knows_is_one():
-    whole = compose(VPC, OWN, None, (told(1, 1, 1, 50, 7), told(2, 2, 2, 50, 3)), {})
+    whole = compose(VPC, OWN, None, (recorded(1, 1, 1, 50, 7), recorded(2, 2, 2, 50, 3)), {})
     assert leads(whole) == {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)}
     assert whole.revision == 8
     assert compose(VPC, OWN, None, (), {}) == View(1, {})
 
 
 def test_a_network_that_is_none_is_left_out():
-    whole = compose(VPC, OWN, base(A), (told((2, "0/24"), 2, 2, 50, R),), {})
+    whole = compose(VPC, OWN, base(A), (recorded((2, "0/24"), 2, 2, 50, R),), {})
     assert leads(whole) == {"10.1.1.1": (1, 1), "10.1.1.2": (2, 2)}
 
 
@@ -135,13 +139,13 @@ NODES, FUNCTIONS, EPOCHS = st.integers(1, 3), st.integers(1, 4), st.integers(1, 
 )
 def test_once_mqtt_says_it_all_there_is_nothing_to_add(known, newer, revision):
     """And until then no attachment is sent back to an older endpoint."""
-    table = base(*(route(each, node, each, epoch) for each, (node, epoch) in known.items()))
-    endpoints = [told(each, node, each, epoch, revision) for each, (node, epoch) in newer.items()]
+    table = base(*(route(one, node, one, epoch) for one, (node, epoch) in known.items()))
+    endpoints = [recorded(one, node, one, epoch, revision) for one, (node, epoch) in newer.items()]
     whole = compose(VPC, OWN, table, endpoints, {})
     result = whole or table
-    for each, (_, epoch) in known.items():
-        there = result.routes[pack(f"10.1.1.{each}/32")]
-        assert int.from_bytes(there[16:24], "big") >= epoch
+    for one, (_, epoch) in known.items():
+        composed = result.routes[pack(f"10.1.1.{one}/32")]
+        assert int.from_bytes(composed[16:24], "big") >= epoch
     if whole:
         assert compose(VPC, OWN, whole, endpoints, {}) is None
 
@@ -164,5 +168,5 @@ def test_an_endpoint_that_nobody_understands(given):
 
 def test_an_endpoint():
     assert endpoint(VPC, {}) is None
-    found = endpoint(VPC, {"endpoint": {"node": "n", "sid": sid(1, 2), "since": "2026-01-01T00:00:00Z"}})
-    assert (found.node, found.function) == ("n", 2)
+    path = endpoint(VPC, {"endpoint": {"node": "n", "sid": sid(1, 2), "since": "2026-01-01T00:00:00Z"}})
+    assert (path.node, path.function) == ("n", 2)

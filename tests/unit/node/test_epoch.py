@@ -25,8 +25,8 @@ def test_take(now, last, seen, expected):
 def test_numbers_only_grow_whatever_the_clock_does(clock, seen):
     readings = iter(clock)
     made = Clock(lambda: next(readings))
-    taken = [made.take(*seen[:position]) for position in range(len(clock))]
-    assert all(earlier < later for earlier, later in pairwise(taken))
+    epochs = [made.take(*seen[:position]) for position in range(len(clock))]
+    assert all(earlier < later for earlier, later in pairwise(epochs))
     assert all(
-        number > max(seen[:position], default=-1) for number, position in zip(taken, count(), strict=False)
+        number > max(seen[:position], default=-1) for number, position in zip(epochs, count(), strict=False)
     )

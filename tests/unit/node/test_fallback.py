@@ -57,20 +57,20 @@ class MemoryKube:
             "labels": {VPC_LABEL: VPC},
         }
         status = {"endpoint": endpoint} if node else {}
-        self._tell("MODIFIED" if name in self.objects else "ADDED", {"metadata": meta, "status": status})
+        self._notify("MODIFIED" if name in self.objects else "ADDED", {"metadata": meta, "status": status})
 
     def leave(self, name):
         self.set(name, 0, 0, 0, 0, 0)
 
     def delete(self, name):
-        thing = self.objects[name]
-        meta = thing["metadata"] | {"resourceVersion": str(len(self._events) + 1)}
-        self._tell("DELETED", thing | {"metadata": meta})
+        stored = self.objects[name]
+        meta = stored["metadata"] | {"resourceVersion": str(len(self._events) + 1)}
+        self._notify("DELETED", stored | {"metadata": meta})
         del self.objects[name]
 
-    def _tell(self, kind, thing):
-        self.objects[thing["metadata"]["name"]] = thing
-        self._events.append(Event(kind, thing))
+    def _notify(self, kind, stored):
+        self.objects[stored["metadata"]["name"]] = stored
+        self._events.append(Event(kind, stored))
 
     async def pages(self, resource, _namespace=None, *, fields="", labels="", least=""):
         assert (resource.plural, fields, least) == ("vpcattachments", "", "0")
@@ -81,12 +81,12 @@ class MemoryKube:
         yield list(self.objects.values()), str(len(self._events))
 
     async def watch(self, _resource, version, _namespace=None, *, fields="", labels=""):
-        told = int(version)
+        sent = int(version)
         while True:
-            while len(self._events) == told:
+            while len(self._events) == sent:
                 await asyncio.sleep(0.005)
-            yield self._events[told]
-            told += 1
+            yield self._events[sent]
+            sent += 1
 
 
 class Cluster:
@@ -94,21 +94,21 @@ class Cluster:
 
     def __init__(self, node):
         self.node, self.broker, self.kube = node, MemoryBroker(), MemoryKube()
-        self.moment = 0.0
+        self.clock = 0.0
 
     def now(self):
-        return self.moment
+        return self.clock
 
     async def wait(self, falling):
         """For as long as a table that is not to be relied on is put up with."""
         await until(lambda: not falling._trusted(1234) and falling._deadlines)
-        self.moment += sum(fallback.PATIENCE)
+        self.clock += sum(fallback.PATIENCE)
 
     @property
     def routes(self):
         """Network → the node that it is routed to, as wanted of the kernel."""
-        remotes = self.node.store.tables[1234]
-        return {str(ipaddress.ip_address(network[-4:])): remotes.segment(network)[5] for network in remotes}
+        routes = self.node.store.tables[1234]
+        return {str(ipaddress.ip_address(network[-4:])): routes.segment(network)[5] for network in routes}
 
     def table(self, revision, *routes):
         """The router's whole table, retained."""
@@ -124,8 +124,8 @@ def route(last, node, function, epoch):
 @asynccontextmanager
 async def running(cluster):
     node, bus = cluster.node, cluster.broker.session(OWN.will)
-    following = Subscriptions(bus, TOPICS, node.store, node.metrics, cluster.now)
-    registration = Session(bus, OWN, node.store, following, node.metrics)
+    subscriptions = Subscriptions(bus, TOPICS, node.store, node.metrics, cluster.now)
+    registration = Session(bus, OWN, node.store, subscriptions, node.metrics)
     falling = Fallback(cluster.kube, node.store, registration.trusted, now=cluster.now)
     tasks = [asyncio.create_task(registration.run()), asyncio.create_task(falling.run())]
     try:
@@ -148,7 +148,7 @@ async def test_while_the_broker_is_well_nothing_is_asked(cluster):
     cluster.kube.set("a", 9, 3, 9, 90, 200)
     async with running(cluster) as falling:
         await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
-        cluster.moment += 1000
+        cluster.clock += 1000
         await asyncio.sleep(0.3)
         assert (cluster.kube.requests, falling.followed) == ([], set())
 
@@ -263,16 +263,16 @@ async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(clus
         await until(lambda: cluster.routes == {"10.1.1.2": 2} and not falling._deadlines)
         delays = []
         for _ in range(20):
-            start = cluster.moment
+            start = cluster.clock
             cluster.broker.stop()
             await until(lambda: falling._deadlines)
-            cluster.moment = start + 2.9
+            cluster.clock = start + 2.9
             await asyncio.sleep(0.03)
             assert not falling.followed
             delays.append(falling._deadlines[1234] - start)
             cluster.broker.start()
             await until(lambda: not falling._deadlines)
-            cluster.moment += 1
+            cluster.clock += 1
     assert not cluster.kube.requests
     assert all(3.0 <= delay <= 10.0 for delay in delays)
     assert len(set(delays)) == len(delays)

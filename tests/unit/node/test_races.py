@@ -23,19 +23,19 @@ def table(*last: int, node: int = 2, epoch: int = 1):
             1234,
             "default",
             Route(
-                f"10.1.1.{each}/32",
-                (f"2001:db8:ff0{node}:100::4d2:{each:x}",),
+                f"10.1.1.{item}/32",
+                (f"2001:db8:ff0{node}:100::4d2:{item:x}",),
                 "default",
                 "n",
-                f"{each:04x}",
+                f"{item:04x}",
                 epoch,
             ),
         )
-        for each in last
+        for item in last
     )
 
 
-def tell(store, revision, routes):
+def set_table(store, revision, routes):
     store.set_table(1234, Source.MQTT, revision, routes)
 
 
@@ -60,20 +60,20 @@ def out_of_space(*_):
 async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config, monkeypatch):
     """The round sees the VPC left, and deletes its routes; whoever came meanwhile needs them again."""
     await node.cni("ADD", config())
-    tell(node.store, 1, table(2, 3))
+    set_table(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)
-    pod, look, routes = node.store.attachments[KEY], node.kernel.objects, node.kernel.routes
+    pod, read, routes = node.store.attachments[KEY], node.kernel.objects, node.kernel.routes
 
     async def leaving():
-        monkeypatch.setattr(node.kernel, "objects", look)
+        monkeypatch.setattr(node.kernel, "objects", read)
         node.store.detach(KEY)
-        return await look()
+        return await read()
 
     async def coming(*arguments):
         monkeypatch.setattr(node.kernel, "routes", routes)
         node.store.attach(pod)
         if node.store.tables.view(1234, Source.MQTT) is None:  # as Following asks
-            tell(node.store, 1, table(2, 3))
+            set_table(node.store, 1, table(2, 3))
         return await routes(*arguments)
 
     monkeypatch.setattr(node.kernel, "objects", leaving)
@@ -85,14 +85,14 @@ async def test_a_pod_gives_way_to_another_while_the_kernel_is_read(node, config,
 async def test_a_table_changes_while_a_pod_gives_way_to_another(node, config):
     """It is changed in place: whoever holds it has to be told, or does not know what the kernel has."""
     await node.cni("ADD", config())
-    told = table(2, 3)
-    tell(node.store, 1, told)
+    routes = table(2, 3)
+    set_table(node.store, 1, routes)
     await until(lambda: remote(node) == {"2": "2", "3": "2"})
     pod = node.store.attachments[KEY]
     node.store.detach(KEY)
-    before = {network: told.get(network) for network in table(3, 4)}
-    told |= table(3, 4, node=3)
-    node.store.set_table(1234, Source.MQTT, 2, told, before)
+    before = {network: routes.get(network) for network in table(3, 4)}
+    routes |= table(3, 4, node=3)
+    node.store.set_table(1234, Source.MQTT, 2, routes, before)
     node.store.attach(pod)
     await until(lambda: remote(node) == {"2": "2", "3": "3", "4": "3"})
 
@@ -115,10 +115,10 @@ async def test_a_record_that_cannot_be_written_keeps_no_route_waiting(node, conf
     first = node.store.attachments[KEY]
     with monkeypatch.context() as full_disk:
         full_disk.setattr(node.store._checkpoint, "put", out_of_space)
-        tell(node.store, 1, table(2, 42, epoch=10**18))
+        set_table(node.store, 1, table(2, 42, epoch=10**18))
         await until(lambda: "2" in remote(node))
         assert node.store.attachments[KEY] == first
-    tell(node.store, 2, table(2, 42, epoch=10**18))
+    set_table(node.store, 2, table(2, 42, epoch=10**18))
     assert node.store.attachments[KEY].settled, "the next view is another chance"
 
 
@@ -178,27 +178,27 @@ async def test_a_dead_pods_record_that_cannot_be_removed_keeps_nobody_waiting(no
 
 async def test_the_vpc_goes_while_somebody_asks_what_is_missing(node, config, monkeypatch):
     await node.cni("ADD", config())
-    held, look = node.store.attachments[KEY], node.kernel.objects
+    attachment, read = node.store.attachments[KEY], node.kernel.objects
 
     async def slowly():
-        monkeypatch.setattr(node.kernel, "objects", look)
+        monkeypatch.setattr(node.kernel, "objects", read)
         node.store.detach(KEY)
         await until(lambda: not node.store.tables)
-        return await look()
+        return await read()
 
     monkeypatch.setattr(node.kernel, "objects", slowly)
-    assert f"link {HOST_END}" in await node.sync.missing(held)
+    assert f"link {HOST_END}" in await node.sync.missing(attachment)
 
 
 async def test_routes_of_a_vpc_that_is_left_are_nobodys_doing(node, config):
     await node.cni("ADD", config())
-    tell(node.store, 1, table(2, 3))
+    set_table(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)
     node.store.detach(KEY)
     with capture_logs() as logs:
         await full(node)
     assert not remote(node)
-    assert PUT_BACK not in {each["event"] for each in logs}
+    assert PUT_BACK not in {entry["event"] for entry in logs}
     assert node.metrics.drift._value.get() == 0
 
 
@@ -226,27 +226,27 @@ async def test_what_was_lost_with_a_failure_is_nobodys_doing(node, config, monke
         raise Unreachable("kernel", "no memory")
 
     monkeypatch.setattr(node.kernel, "write_encaps", halfway)
-    tell(node.store, 1, table(2, 3, 4))
+    set_table(node.store, 1, table(2, 3, 4))
     await until(lambda: len(remote(node)) == 3)
     assert node.metrics.drift._value.get() == 0
 
 
 async def test_what_somebody_changed_is_named(node, config):
     await node.cni("ADD", config())
-    tell(node.store, 1, table(2, 3))
+    set_table(node.store, 1, table(2, 3))
     await until(lambda: len(remote(node)) == 2)
     host = node.kernel.host
-    (gone,) = (key for key, to in host.routes.items() if isinstance(to, Encap) and key[-1] == 3)
-    del host.routes[gone]
+    (key,) = (key for key, to in host.routes.items() if isinstance(to, Encap) and key[-1] == 3)
+    del host.routes[key]
     number = host.links["G0000000jU000V"].table
     host.routes[route_key(77, ip_network("9.9.9.9/32"))] = Encap("lo-galactic", bytes(16), "encap.red")
     node.kernel.lose_link(HOST_END)
     with capture_logs() as logs:
         await full(node)
-    (told,) = (each for each in logs if each["event"] == PUT_BACK)
-    assert told["first"][:3] == [
+    (event,) = (entry for entry in logs if entry["event"] == PUT_BACK)
+    assert event["first"][:3] == [
         f"route 10.1.1.3/32 in table {number} gone or changed",
         "route 9.9.9.9/32 in table 77 added",
         f"link {HOST_END} gone or changed",
     ]
-    assert told["objects"] > len(told["first"]) == 5
+    assert event["objects"] > len(event["first"]) == 5

@@ -25,7 +25,7 @@ def route(network: int, node: int = 2, epoch: int = 1) -> Route:
 
 
 def table(*routes: Route):
-    return dict(entry(VPC, "default", each) for each in routes)
+    return dict(entry(VPC, "default", side) for side in routes)
 
 
 def test_an_entry_holds_what_is_needed_of_a_route():
@@ -36,7 +36,7 @@ def test_an_entry_holds_what_is_needed_of_a_route():
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("given", "reason"),
     [
         pytest.param({"segments": ("2001:db8::2:3",)}, "no SID of VPC", id="leads-out-of-the-vpc"),
         pytest.param({"segments": ("2001:db8::1:ffff",)}, "no SID of VPC", id="reserved-function"),
@@ -51,9 +51,9 @@ def test_an_entry_holds_what_is_needed_of_a_route():
         pytest.param({"epoch": -1}, "no epoch", id="negative-epoch"),
     ],
 )
-def test_what_is_not_usable_is_refused(given, says):
+def test_what_is_not_usable_is_refused(given, reason):
     fields = {name: getattr(route(3), name) for name in Route.__struct_fields__}
-    with pytest.raises(Rejected, match=says):
+    with pytest.raises(Rejected, match=reason):
         entry(VPC, "default", Route(**(fields | given)))
 
 
@@ -62,73 +62,73 @@ def test_networks_are_packed_as_keys_have_them(text):
     assert pack(text) == packed(ip_network(text))
 
 
-class World:
+class SlowTable:
     """One VPC on one node, kept the slow way."""
 
     def __init__(self):
-        self.remotes, self.views, self.own, self.kernel = RemoteRoutes(HERE), {}, [], {}
-        self.told = {}  # MQTT's mapping, changed in place
+        self.routes, self.tables, self.own, self.kernel = RemoteRoutes(HERE), {}, [], {}
+        self.mqtt = {}  # MQTT's mapping, changed in place
         self.jobs = iter(())  # of a delta that is being written while other things happen
         self.revision = 0
         self.counts = Counter()
 
     def wanted(self):
-        if not self.views:
+        if not self.tables:
             return {}
-        newest = max(self.views, key=lambda source: (self.views[source][0], source))
-        routes = self.views[newest][1]
+        newest = max(self.tables, key=lambda source: (self.tables[source][0], source))
+        routes = self.tables[newest][1]
         return {
             network: known[:16]
             for network, known in routes.items()
             if network not in self.own and not known.startswith(HERE)
         }
 
-    def tell(self, source, routes, before=None):
+    def set_table(self, source, routes, before=None):
         self.revision += 1
-        self.views[source] = (self.revision, routes)
-        self.remotes.set_table(source, self.revision, routes, before)
+        self.tables[source] = (self.revision, routes)
+        self.routes.set_table(source, self.revision, routes, before)
 
     def snapshot(self, routes):
-        self.told = table(*routes)
-        self.tell(Source.MQTT, self.told)
+        self.mqtt = table(*routes)
+        self.set_table(Source.MQTT, self.mqtt)
 
     def set(self, one):
         network, known = entry(VPC, "default", one)
-        before = {network: self.told.get(network)}
-        self.told[network] = known
-        self.tell(Source.MQTT, self.told, before)
+        before = {network: self.mqtt.get(network)}
+        self.mqtt[network] = known
+        self.set_table(Source.MQTT, self.mqtt, before)
 
     def delete(self, number):
         network = pack(route(number).network)
-        self.tell(Source.MQTT, self.told, {network: self.told.pop(network, None)})
+        self.set_table(Source.MQTT, self.mqtt, {network: self.mqtt.pop(network, None)})
 
     def kubernetes(self, routes):
-        self.tell(Source.KUBERNETES, table(*routes))
+        self.set_table(Source.KUBERNETES, table(*routes))
 
     def forget(self, _):
-        self.views.pop(Source.KUBERNETES, None)
-        self.remotes.drop_source(Source.KUBERNETES)
+        self.tables.pop(Source.KUBERNETES, None)
+        self.routes.drop_source(Source.KUBERNETES)
 
     def announce(self, number):
         network = pack(route(number).network)
-        self.remotes.announce([network])
+        self.routes.announce([network])
         self.own.append(network)
 
     def withdraw(self, number):
         network = pack(route(number).network)
         if network in self.own:
-            self.remotes.withdraw([network])
+            self.routes.withdraw([network])
             self.own.remove(network)
 
     def begin(self, _=None):
         """A delta, once the one before is written: nothing of it yet."""
         self.write(None)
-        self.jobs = route_jobs(TABLE, self.remotes, self.counts)
+        self.jobs = route_jobs(TABLE, self.routes, self.counts)
 
     def write(self, count):
         """That many jobs of the delta, all with None, onto a kernel that may hold one route a key."""
-        for key, segment, gone in itertools.islice(self.jobs, count):
-            if gone:
+        for key, segment, deleted in itertools.islice(self.jobs, count):
+            if deleted:
                 self.kernel.pop(key, None)
             else:
                 self.kernel[key] = segment
@@ -142,23 +142,23 @@ class World:
         wanted = {encap_key(TABLE, network, to): to for network, to in self.wanted().items()}
         assert self.kernel == wanted
         assert self.counts[TABLE] == len(wanted)
-        assert set(self.remotes) == set(self.wanted())
+        assert set(self.routes) == set(self.wanted())
 
 
 NETWORKS = st.integers(1, 6)
 ROUTES = st.builds(route, NETWORKS, st.integers(1, 3))
 SOME = st.lists(ROUTES, max_size=6)
 GIVEN = {
-    World.snapshot: SOME,
-    World.set: ROUTES,
-    World.delete: NETWORKS,
-    World.kubernetes: SOME,
-    World.forget: st.none(),
-    World.announce: NETWORKS,
-    World.withdraw: NETWORKS,
-    World.begin: st.none(),
-    World.write: st.integers(1, 3),
-    World.check: st.none(),
+    SlowTable.snapshot: SOME,
+    SlowTable.set: ROUTES,
+    SlowTable.delete: NETWORKS,
+    SlowTable.kubernetes: SOME,
+    SlowTable.forget: st.none(),
+    SlowTable.announce: NETWORKS,
+    SlowTable.withdraw: NETWORKS,
+    SlowTable.begin: st.none(),
+    SlowTable.write: st.integers(1, 3),
+    SlowTable.check: st.none(),
 }
 STEPS = st.lists(
     st.one_of(*(st.tuples(st.just(step), given_) for step, given_ in GIVEN.items())), max_size=30
@@ -169,22 +169,22 @@ STEPS = st.lists(
 @given(STEPS)
 def test_the_kernel_follows_whatever_is_told_in_whatever_order(steps):
     """Also while it is written: each delta takes its time."""
-    world = World()
-    world.snapshot([])
+    model = SlowTable()
+    model.snapshot([])
     for step, given_ in steps:
-        step(world, given_)
-    world.check()
+        step(model, given_)
+    model.check()
 
 
 def test_a_move_is_made_before_the_old_way_is_broken():
-    world = World()
-    world.remotes.set_table(Source.MQTT, 1, table(route(1), route(2)))
-    world.apply()
-    world.remotes.set_table(Source.MQTT, 2, table(route(1, node=3), route(2, node=3)))
-    jobs = list(route_jobs(TABLE, world.remotes, Counter()))
+    model = SlowTable()
+    model.routes.set_table(Source.MQTT, 1, table(route(1), route(2)))
+    model.apply()
+    model.routes.set_table(Source.MQTT, 2, table(route(1, node=3), route(2, node=3)))
+    jobs = list(route_jobs(TABLE, model.routes, Counter()))
     four, six = (table(route(number, node=3)) for number in (1, 2))
     old = table(route(1))
-    (network4, new4), (network6, new6), (_, old4) = (next(iter(each.items())) for each in (four, six, old))
+    (network4, new4), (network6, new6), (_, old4) = (next(iter(side.items())) for side in (four, six, old))
     assert jobs == [
         (encap_key(TABLE, network4, new4[:16]), new4[:16], False),
         (encap_key(TABLE, network4, old4[:16]), old4[:16], True),
@@ -200,8 +200,8 @@ def dump(kernel, resync):
 
 
 def repaired(kernel, resync):
-    for key, segment, gone in resync.jobs():
-        if gone:
+    for key, segment, deleted in resync.jobs():
+        if deleted:
             kernel.pop(key, None)
         else:
             kernel[key] = segment
@@ -213,56 +213,56 @@ def in_kernel(*routes):
 
 
 def test_a_dump_that_is_as_wanted_leaves_nothing_to_do():
-    remotes = RemoteRoutes()
-    remotes.set_table(Source.MQTT, 1, table(route(1), route(2)))
-    remotes.tracker.drain()
-    resync = RouteResync({TABLE: remotes})
+    routes = RemoteRoutes()
+    routes.set_table(Source.MQTT, 1, table(route(1), route(2)))
+    routes.tracker.drain()
+    resync = RouteResync({TABLE: routes})
     assert not dump(in_kernel(route(1), route(2)), resync).objects
     assert not list(resync.jobs())
 
 
 def test_what_somebody_changed_is_counted_and_put_right():
-    remotes = RemoteRoutes()
-    remotes.set_table(Source.MQTT, 1, table(route(1), route(2), route(3)))
-    remotes.tracker.drain()
+    routes = RemoteRoutes()
+    routes.set_table(Source.MQTT, 1, table(route(1), route(2), route(3)))
+    routes.tracker.drain()
     network = pack("10.9.9.9/32")
     kernel = in_kernel(route(1), route(2, node=3))  # 3 is missing, 2 leads elsewhere, and two are too many
     kernel |= {encap_key(TABLE, network, bytes(16)): bytes(16), encap_key(77, network, bytes(16)): bytes(16)}
-    resync = RouteResync({TABLE: remotes})
+    resync = RouteResync({TABLE: routes})
     assert dump(kernel, resync).objects == 2 + 3
     assert repaired(kernel, resync) == in_kernel(route(1), route(2), route(3))
 
 
 def test_what_was_still_to_be_written_is_no_drift():
-    remotes = RemoteRoutes()
-    remotes.set_table(Source.MQTT, 1, table(route(1)))
-    resync = RouteResync({TABLE: remotes})
+    routes = RemoteRoutes()
+    routes.set_table(Source.MQTT, 1, table(route(1)))
+    resync = RouteResync({TABLE: routes})
     assert not dump({}, resync).objects
     assert repaired({}, resync) == in_kernel(route(1))
 
 
 def test_what_is_there_at_start_is_adopted_and_goes_when_a_table_says_otherwise():
-    remotes = RemoteRoutes()
+    routes = RemoteRoutes()
     kernel = in_kernel(route(1), route(2))
-    resync = RouteResync({TABLE: remotes})
+    resync = RouteResync({TABLE: routes})
     assert not dump(kernel, resync).objects
     assert not list(resync.jobs())
-    assert not remotes.complete
-    remotes.set_table(Source.KUBERNETES, 5, table(route(3)))
-    world = World()
-    world.remotes, world.kernel = remotes, dict(kernel)
-    world.apply()
-    assert world.kernel == in_kernel(route(1), route(2), route(3)), "the API server may lag"
-    remotes.set_table(Source.MQTT, 6, table(route(2), route(3)))
-    world.apply()
-    assert world.kernel == in_kernel(route(2), route(3))
+    assert not routes.complete
+    routes.set_table(Source.KUBERNETES, 5, table(route(3)))
+    model = SlowTable()
+    model.routes, model.kernel = routes, dict(kernel)
+    model.apply()
+    assert model.kernel == in_kernel(route(1), route(2), route(3)), "the API server may lag"
+    routes.set_table(Source.MQTT, 6, table(route(2), route(3)))
+    model.apply()
+    assert model.kernel == in_kernel(route(2), route(3))
 
 
 def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap():
-    remotes = RemoteRoutes()
+    routes = RemoteRoutes()
     (network, known), *_ = table(route(1)).items()
     kernel = {place(TABLE, 0) + network: known[:16]}
-    resync = RouteResync({TABLE: remotes})
+    resync = RouteResync({TABLE: routes})
     dump(kernel, resync)
     first, *_ = jobs = list(resync.jobs())
     assert first == (encap_key(TABLE, network, known[:16]), known[:16], False)
@@ -270,14 +270,14 @@ def test_an_adopted_route_with_another_metric_gets_the_right_one_without_a_gap()
 
 
 def test_a_table_that_was_told_before_the_first_dump_is_not_mistaken_for_written():
-    remotes = RemoteRoutes()
-    remotes.set_table(Source.KUBERNETES, 1, table(route(1), route(3)))
+    routes = RemoteRoutes()
+    routes.set_table(Source.KUBERNETES, 1, table(route(1), route(3)))
     kernel = in_kernel(route(1), route(2))
-    dump(kernel, RouteResync({TABLE: remotes}))
-    world = World()
-    world.remotes, world.kernel = remotes, kernel
-    world.apply()
-    assert world.kernel == in_kernel(route(1), route(2), route(3))
+    dump(kernel, RouteResync({TABLE: routes}))
+    model = SlowTable()
+    model.routes, model.kernel = routes, kernel
+    model.apply()
+    assert model.kernel == in_kernel(route(1), route(2), route(3))
 
 
 def test_ipv4_metrics_tell_segments_apart_and_rank_before_the_end_of_a_vrf():

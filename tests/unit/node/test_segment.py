@@ -37,20 +37,22 @@ class MemoryKube:
     def set(self, prefix):
         kind = "MODIFIED" if self.object else "ADDED"
         self.object = (self.object or {"metadata": {"name": "node-1"}}) | {"spec": {"prefix": prefix}}
-        self._tell(kind)
+        self._notify(kind)
 
-    def judge(self, *told):
+    def judge(self, *statuses):
         """What the operator does."""
         conditions = self.object.get("status", {}).get("conditions", [])
-        kept = [each for each in conditions if each["type"] != "Accepted"]
-        self.object = self.object | {"status": self.object.get("status", {}) | {"conditions": [*kept, *told]}}
-        self._tell("MODIFIED")
+        kept = [condition for condition in conditions if condition["type"] != "Accepted"]
+        self.object = self.object | {
+            "status": self.object.get("status", {}) | {"conditions": [*kept, *statuses]}
+        }
+        self._notify("MODIFIED")
 
     def delete(self):
-        self._tell("DELETED")
+        self._notify("DELETED")
         self.object = None
 
-    def _tell(self, kind):
+    def _notify(self, kind):
         self.version += 1
         self.object = self.object | {"metadata": {"name": "node-1", "resourceVersion": str(self.version)}}
         self.events.put_nowait(Event(kind, self.object))
@@ -78,7 +80,7 @@ class MemoryKube:
             raise Conflict("changed", reason="Conflict")
         self.patches.append(patch["status"])
         self.object = self.object | {"status": self.object.get("status", {}) | patch["status"]}
-        self._tell("MODIFIED")
+        self._notify("MODIFIED")
         return self.object
 
 
@@ -95,7 +97,7 @@ FACTS = Facts({"kernel": "6.1", "version": "1", "encap": "encap.red"}, (READY,))
 
 
 @asynccontextmanager
-async def following(node, kube):
+async def reporting(node, kube):
     segment = Segment(kube, "node-1", node.store, lambda: FACTS)
     task = asyncio.create_task(segment.run())
     try:
@@ -108,7 +110,7 @@ async def following(node, kube):
 async def test_the_prefix_comes_from_its_own_segment_only(node):
     node.store.node.prefix = None
     kube = MemoryKube()
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await until(lambda: segment.problem and "there is no NodeSegment node-1" in segment.problem)
         kube.set("2001:db8:ff07:100::/56")
         await until(lambda: node.store.node.prefix == IPv6Network("2001:db8:ff07:100::/56"))
@@ -119,7 +121,7 @@ async def test_the_prefix_comes_from_its_own_segment_only(node):
 async def test_status_says_what_is_attached(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
         status = parse(NodeSegment, kube.object).status
@@ -129,7 +131,7 @@ async def test_status_says_what_is_attached(node, config):
         assert endpoint.networks == ("10.1.1.1/32", "2001:10:1:1::1/128")
         assert status.sequence == node.store.registration().sequence
         assert (status.loopback, status.counts.vpcs) == ("2001:db8:ff01:100:ffff:ffff:ffff:ffff", 1)
-        assert [(each.type, each.status) for each in status.conditions] == [("Ready", "True")]
+        assert [(condition.type, condition.status) for condition in status.conditions] == [("Ready", "True")]
         await looked(segment)
         before = len(kube.patches)
         await node.cni("ADD", config())
@@ -175,7 +177,7 @@ async def test_status_is_written_when_the_api_server_is_back(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
     kube.away = True
-    async with following(node, kube):
+    async with reporting(node, kube):
         assert (await node.cni("ADD", config())).code == 0
         await until(lambda: kube.refused)
         kube.away = False
@@ -185,7 +187,7 @@ async def test_status_is_written_when_the_api_server_is_back(node, config):
 async def test_a_segment_that_is_deleted_takes_nothing_down(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
         kube.delete()
         await until(lambda: segment.problem)
@@ -196,7 +198,7 @@ async def test_a_segment_that_is_deleted_takes_nothing_down(node, config):
 async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
         before = kube.object["status"]
@@ -212,7 +214,7 @@ async def test_a_segment_that_is_made_again_gets_its_whole_status(node, config):
 async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/120")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await until(lambda: segment.problem and "/120" in segment.problem)
         segment._connection(connected=False)
         assert segment.problem == "kube-apiserver does not answer"
@@ -223,8 +225,12 @@ async def test_what_is_wrong_is_told_again_after_the_api_server_was_away(node):
 async def test_what_the_operator_says_of_it_is_neither_taken_back_nor_kept_for_it(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    types = lambda: sorted(each["type"] for each in kube.object.get("status", {}).get("conditions", ()))  # noqa: E731
-    async with following(node, kube):
+
+    def types() -> list[str]:
+        conditions = kube.object.get("status", {}).get("conditions", ())
+        return sorted(condition["type"] for condition in conditions)
+
+    async with reporting(node, kube):
         await until(lambda: types() == ["Ready"])
         kube.judge(OVERLAP)
         await node.cni("ADD", config())
@@ -239,18 +245,18 @@ async def test_what_the_operator_says_of_it_is_neither_taken_back_nor_kept_for_i
 async def test_conditions_that_were_overtaken_wait_and_endpoints_do_not(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube):
+    async with reporting(node, kube):
         await until(lambda: kube.object.get("status", {}).get("conditions"))
         await until(kube.events.empty)
-        held, kube.events = kube.events, asyncio.Queue()  # a watch that is behind
+        events, kube.events = kube.events, asyncio.Queue()  # a watch that is behind
         kube.judge(OVERLAP)
         kube.object["status"]["conditions"][0] |= {"reason": "Mangled"}
         await node.cni("ADD", config())
         await until(lambda: kube.object["status"].get("endpoints"))
         assert kube.object["status"]["conditions"][1] == OVERLAP
         for _ in range(kube.events.qsize()):
-            held.put_nowait(kube.events.get_nowait())
-        kube.events = held
+            events.put_nowait(kube.events.get_nowait())
+        kube.events = events
         await until(lambda: kube.object["status"]["conditions"][0]["type"] == "Accepted")
 
 
@@ -258,7 +264,7 @@ async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, c
     """The watch was quicker: it has told already of what the operator said after our patch."""
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await until(lambda: kube.object.get("status", {}).get("conditions"))
         await until(kube.events.empty)
         patch = kube.patch
@@ -281,13 +287,17 @@ async def test_an_answer_that_comes_late_is_not_taken_for_what_is_so_now(node, c
 
 
 def _reasons(kube):
-    return [word for each in kube.object["status"]["conditions"] for word in (each["type"], each["reason"])]
+    return [
+        word
+        for condition in kube.object["status"]["conditions"]
+        for word in (condition["type"], condition["reason"])
+    ]
 
 
 async def test_an_answer_that_comes_after_the_end_makes_no_segment(node, config, monkeypatch):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await until(lambda: kube.object.get("status", {}).get("conditions"))
         patch, answered = kube.patch, []
 
@@ -307,7 +317,7 @@ async def test_an_answer_that_comes_after_the_end_makes_no_segment(node, config,
 async def test_an_unusable_prefix_is_named_and_the_old_one_kept(node):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/120")
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await until(lambda: segment.problem and "/120" in segment.problem)
     assert node.store.node.prefix == IPv6Network("2001:db8:ff01:100::/56")
 

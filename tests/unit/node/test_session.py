@@ -34,8 +34,8 @@ STATUS, ENDPOINTS = TOPICS.status("default", "node-1"), TOPICS.endpoints("defaul
 async def registered(node, broker, now=lambda: 0.0):
     """``now``: by which a table that does not add up is read again; it stands still."""
     bus = broker.session(OWN.will)
-    following = Subscriptions(bus, TOPICS, node.store, node.metrics, now)
-    made = Session(bus, OWN, node.store, following, node.metrics)
+    subscriptions = Subscriptions(bus, TOPICS, node.store, node.metrics, now)
+    made = Session(bus, OWN, node.store, subscriptions, node.metrics)
     task = asyncio.create_task(made.run())
     try:
         yield bus
@@ -44,8 +44,8 @@ async def registered(node, broker, now=lambda: 0.0):
         await asyncio.gather(task, return_exceptions=True)
 
 
-def told(broker) -> list[str]:
-    return [each.attachment for each in decode(NodeEndpoints, broker.retained[ENDPOINTS]).endpoints]
+def listed(broker) -> list[str]:
+    return [endpoint.attachment for endpoint in decode(NodeEndpoints, broker.retained[ENDPOINTS]).endpoints]
 
 
 def publish_table(broker, revision, *routes):
@@ -74,12 +74,12 @@ async def test_endpoints_are_told_whole_and_retained(node, config):
     broker = MemoryBroker()
     async with registered(node, broker):
         await until(lambda: ENDPOINTS in broker.retained)
-        assert told(broker) == []
+        assert listed(broker) == []
         assert decode(NodeStatus, broker.retained[STATUS]).prefix == "2001:db8:ff01:100::/56"
         await node.cni("ADD", config())
-        await until(lambda: told(broker) == ["default/blue-G"])
+        await until(lambda: listed(broker) == ["default/blue-G"])
         await node.cni("DEL", config())
-        await until(lambda: told(broker) == [])
+        await until(lambda: listed(broker) == [])
     assert decode(NodeStatus, broker.retained[STATUS]).state == "offline"
     assert ENDPOINTS in broker.retained, "a controller that stops withdraws nothing"
 
@@ -106,7 +106,7 @@ async def test_everything_is_told_again_to_a_broker_that_forgot(node, config):
         broker.stop()
         broker.start(empty=True)
         await until(lambda: ENDPOINTS in broker.retained and STATUS in broker.retained)
-        assert told(broker) == ["default/blue-G"]
+        assert listed(broker) == ["default/blue-G"]
 
 
 async def test_everything_is_told_again_to_a_new_leader_and_only_to_a_new_one(node):
@@ -135,8 +135,8 @@ async def test_only_tables_of_hosted_vpcs_are_followed(node, config):
         assert bus.filters == [TOPICS.leader]
         await node.cni("ADD", config())
         await until(lambda: node.store.tables.complete(1234))
-        remotes = node.store.tables[1234]
-        assert [remotes.segment(network) for network in remotes] == [
+        routes = node.store.tables[1234]
+        assert [routes.segment(network) for network in routes] == [
             bytes.fromhex("20010db8ff02010000000000 04d20002")
         ]
         await node.cni("DEL", config())

@@ -30,7 +30,7 @@ class HostAdapter:
         self.network = Underlay("eth0", 1500)
         self.broken = ("IPv6 PREROUTING",)
         self.refuses = ""
-        self.backend, self.lacking = "nft", ""
+        self.backend, self.missing = "nft", ""
         self.done = []
 
     async def preflight(self):
@@ -52,7 +52,7 @@ class HostAdapter:
         if self.refuses:
             raise Unreachable("iptables", self.refuses)
         changed, self.broken = self.broken, ()
-        return Installed(self.backend, "others have rules there", changed, self.lacking, "as it was")
+        return Installed(self.backend, "others have rules there", changed, self.missing, "as it was")
 
     def intact(self, installed):
         self.done.append("intact")
@@ -85,74 +85,74 @@ def drifted():
 
 
 @pytest.fixture
-def preparation(machine, store, drifted):
+def host_setup(machine, store, drifted):
     return HostSetup(machine, store, SPACE, drifted.append)
 
 
-def conditions(preparation):
-    return {each.type: (each.status, each.reason) for each in preparation.conditions()}
+def conditions(host_setup):
+    return {condition.type: (condition.status, condition.reason) for condition in host_setup.conditions()}
 
 
-async def test_nothing_is_done_again_while_nothing_changes(preparation, machine, clock):
-    await preparation.check()
+async def test_nothing_is_done_again_while_nothing_changes(host_setup, machine, clock):
+    await host_setup.check()
     machine.done.clear()
     for _ in range(5):
         clock[0] += 3
-        assert setup.CHECK_SECONDS[0] <= await preparation.check() <= setup.CHECK_SECONDS[1]
+        assert setup.CHECK_SECONDS[0] <= await host_setup.check() <= setup.CHECK_SECONDS[1]
     assert set(machine.done) == {"intact", "underlay"}
 
 
-async def test_the_packet_filter_follows_the_uplinks(preparation, machine, clock, drifted):
+async def test_the_packet_filter_follows_the_uplinks(host_setup, machine, clock, drifted):
     """It is written at once, and nobody's drift. It waits for the underlay: it would drop what comes by there."""
     machine.network = None
-    await preparation.check()
+    await host_setup.check()
     assert "filter" not in machine.done
     for others in ((), ("eth1",), ("eth1", "eth2")):
         machine.network, machine.broken = Underlay("eth0", 1500, (), others), ("IPv6 PREROUTING",)
         clock[0] += setup.UNDERLAY_SECONDS + 1
         machine.done.clear()
-        await preparation.check()
+        await host_setup.check()
         assert machine.done[-1] == "filter"
         assert machine.uplinks == ("eth0", *others)
     assert drifted == []
-    (underlay,) = (each for each in preparation.conditions() if each.type == "Underlay")
+    (underlay,) = (condition for condition in host_setup.conditions() if condition.type == "Underlay")
     assert underlay.message == "eth0, MTU 1500; SRv6 packets also come by eth1, eth2"
     machine.network = None
     clock[0] += setup.UNDERLAY_SECONDS + 1
-    await preparation.check()
+    await host_setup.check()
     assert machine.done[-1] == "intact"
 
 
-async def test_what_somebody_changed_is_put_back_and_counted(preparation, machine, clock, drifted):
-    await preparation.check()
+async def test_what_somebody_changed_is_put_back_and_counted(host_setup, machine, clock, drifted):
+    await host_setup.check()
     assert drifted == []  # at the start it is not drift
     machine.broken = ("IPv4 INPUT", "IPv6 PREROUTING")
     clock[0] += 3
-    await preparation.check()
+    await host_setup.check()
     assert (drifted, machine.broken) == ([2], ())
     assert machine.done[-1] == "mend"
 
 
 async def test_looks_come_within_ten_seconds_whatever_they_cost(
-    preparation, machine, clock, drifted, monkeypatch
+    host_setup, machine, clock, drifted, monkeypatch
 ):
     monkeypatch.setattr(setup.time, "process_time", iter(range(1000)).__next__)
     for _ in range(6):
         machine.broken = ("IPv4 INPUT",)
         clock[0] += 10
-        assert await preparation.check() <= setup.CHECK_SECONDS[1]
-    await preparation.check()
-    assert await preparation.check() == setup.CHECK_SECONDS[1]
+        assert await host_setup.check() <= setup.CHECK_SECONDS[1]
+    await host_setup.check()
+    assert await host_setup.check() == setup.CHECK_SECONDS[1]
     assert len(drifted) == 5
 
 
-async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparation, machine, clock, drifted):
-    await preparation.check()
+async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(host_setup, machine, clock, drifted):
+    await host_setup.check()
     machine.backend, machine.broken = "legacy", ()
     clock[0] += setup.FULL_CHECK_SECONDS + 1
-    await preparation.check()
-    assert (preparation.backend, drifted) == ("legacy", [])
-    assert conditions(preparation)["PacketFilter"] == (True, "LegacyTables")
+    await host_setup.check()
+    assert (host_setup.backend, drifted) == ("legacy", [])
+    assert conditions(host_setup)["PacketFilter"] == (True, "LegacyTables")
 
 
 @pytest.mark.parametrize(
@@ -163,27 +163,27 @@ async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(preparat
         pytest.param(("", setup.MISSING_SECONDS + 1), True, id="now-and-then"),
     ],
 )
-async def test_what_the_kernel_lacked_is_tried_again(preparation, machine, clock, event, expected):
+async def test_what_the_kernel_lacked_is_tried_again(host_setup, machine, clock, event, expected):
     machine.kernel = NO_VRF
-    await preparation.check()
-    assert preparation.problem == "no VRF devices: modprobe vrf"
-    assert conditions(preparation)["VRF"] == (False, "Missing")
+    await host_setup.check()
+    assert host_setup.problem == "no VRF devices: modprobe vrf"
+    assert conditions(host_setup)["VRF"] == (False, "Missing")
     machine.kernel, (machine.loaded, seconds) = GOOD, event
     clock[0] += seconds
-    await preparation.check()
-    assert (preparation.problem is None) is expected
-    assert preparation.encap == ("encap.red" if expected else "encap")
+    await host_setup.check()
+    assert (host_setup.problem is None) is expected
+    assert host_setup.encap == ("encap.red" if expected else "encap")
 
 
-async def test_a_forged_source_that_cannot_be_told_is_a_condition(preparation, machine, clock):
-    machine.lacking = "the kernel lacks xt_devgroup"
-    await preparation.check()
-    assert conditions(preparation)["SourceValidation"] == (False, "Missing")
-    assert preparation.problem is None
-    machine.lacking = ""
+async def test_a_forged_source_that_cannot_be_told_is_a_condition(host_setup, machine, clock):
+    machine.missing = "the kernel lacks xt_devgroup"
+    await host_setup.check()
+    assert conditions(host_setup)["SourceValidation"] == (False, "Missing")
+    assert host_setup.problem is None
+    machine.missing = ""
     clock[0] += setup.MISSING_SECONDS + 1
-    await preparation.check()
-    assert conditions(preparation)["SourceValidation"] == (True, "Checked")
+    await host_setup.check()
+    assert conditions(host_setup)["SourceValidation"] == (True, "Checked")
 
 
 @pytest.mark.parametrize(
@@ -200,30 +200,30 @@ async def test_a_forged_source_that_cannot_be_told_is_a_condition(preparation, m
         pytest.param(None, (False, "NoUnderlay"), id="no-route"),
     ],
 )
-async def test_the_underlay_is_judged(preparation, machine, clock, underlay, expected):
+async def test_the_underlay_is_judged(host_setup, machine, clock, underlay, expected):
     machine.network = underlay
-    await preparation.check()
-    assert conditions(preparation)["Underlay"] == expected
-    assert all(each.message for each in preparation.conditions())
+    await host_setup.check()
+    assert conditions(host_setup)["Underlay"] == expected
+    assert all(condition.message for condition in host_setup.conditions())
 
 
-async def test_a_refused_filter_is_told_and_tried_again(preparation, machine, clock, drifted):
+async def test_a_refused_filter_is_told_and_tried_again(host_setup, machine, clock, drifted):
     machine.refuses = "Permission denied"
-    assert await preparation.check() < 2
-    assert preparation.problem == "iptables: Permission denied"
-    assert conditions(preparation)["PacketFilter"] == (False, "NotInPlace")
+    assert await host_setup.check() < 2
+    assert host_setup.problem == "iptables: Permission denied"
+    assert conditions(host_setup)["PacketFilter"] == (False, "NotInPlace")
     machine.refuses = ""
     clock[0] += 1
-    await preparation.check()
-    assert preparation.problem is None
+    await host_setup.check()
+    assert host_setup.problem is None
     assert drifted == []
 
 
 async def test_a_new_prefix_is_acted_upon_at_once(machine, drifted, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "BACKOFF_SECONDS", (10.0**6, 10.0**6))  # no look but for the prefix
     store = Store("c", Checkpoint(tmp_path), Clock())
-    preparation = HostSetup(machine, store, SPACE, drifted.append)
-    running = asyncio.create_task(preparation.run())
+    host_setup = HostSetup(machine, store, SPACE, drifted.append)
+    running = asyncio.create_task(host_setup.run())
     async with asyncio.timeout(120):
         while not machine.done:
             await asyncio.sleep(0)

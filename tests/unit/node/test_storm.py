@@ -35,18 +35,20 @@ class Storm:
         self.calm = calm
         self.random = random.Random(seed)
         self.kernel = MemoryKernel()
-        records = Checkpoint(directory)
-        records.prepare()
-        self.store = Store("default", records, Clock(lambda: round(asyncio.get_running_loop().time() * 1e9)))
+        checkpoint = Checkpoint(directory)
+        checkpoint.prepare()
+        self.store = Store(
+            "default", checkpoint, Clock(lambda: round(asyncio.get_running_loop().time() * 1e9))
+        )
         self.store.set_prefix(PREFIX)
         self.host = Host(PREFIX, SPACE, "eth0")
-        self.applied = Dataplane(self.kernel, self.store, self.kernel.namespaces.__contains__)
+        self.dataplane = Dataplane(self.kernel, self.store, self.kernel.namespaces.__contains__)
         self.sync = Sync(
-            self.kernel, self.store, lambda: self.host, Metrics(CollectorRegistry()), self.applied
+            self.kernel, self.store, lambda: self.host, Metrics(CollectorRegistry()), self.dataplane
         )
         self.containers = 0
         self.revision = 0
-        self.told = {1: {}, 2: {}}  # MQTT's tables, changed in place
+        self.published = {1: {}, 2: {}}  # MQTT's tables, changed in place
 
     async def pod(self, vpc, function):
         """One attachment's life, over and over: ADD and DEL as the calls make them, now and then without a DEL."""
@@ -100,26 +102,30 @@ class Storm:
             vpc = self.random.randint(1, 2)
             self.revision += 1
             if self.random.random() < 0.3:
-                self.told[vpc] = self.routes(vpc, 4)
-                self.tell(vpc)
+                self.published[vpc] = self.routes(vpc, 4)
+                self.set_table(vpc)
             else:
-                told, changed, gone = self.told[vpc], self.routes(vpc, 2), self.random.random() < 0.4
-                before = {network: told.get(network) for network in changed}
-                told |= changed
-                for network in changed if gone else ():
-                    del told[network]
-                self.tell(vpc, before)
+                published, changed, deleted = (
+                    self.published[vpc],
+                    self.routes(vpc, 2),
+                    self.random.random() < 0.4,
+                )
+                before = {network: published.get(network) for network in changed}
+                published |= changed
+                for network in changed if deleted else ():
+                    del published[network]
+                self.set_table(vpc, before)
             await asyncio.sleep(self.random.random() / 40 if self.random.random() < 0.7 else 0)
             self.choose()
 
-    def tell(self, vpc, before=None):
-        self.store.set_table(vpc, Source.MQTT, self.revision, self.told[vpc], before)
+    def set_table(self, vpc, before=None):
+        self.store.set_table(vpc, Source.MQTT, self.revision, self.published[vpc], before)
 
     def choose(self):
         """As Following does, when it comes to it."""
         for vpc in self.store.attachments.hosted:
             if self.store.tables.view(vpc, Source.MQTT) is None:
-                self.tell(vpc)
+                self.set_table(vpc)
 
     async def meddler(self):
         for _ in range(15):
@@ -138,12 +144,16 @@ class Storm:
         for vpc in self.store.attachments.hosted:
             parts.append(plan.vpc(vpc, tables[vpc]))
             local = self.store.attachments
-            for each in local.of_vpc(vpc):
-                held = {network for network in each.announces if local.holder(vpc, network) == each.key}
-                parts.append(plan.attached(self.host, tables[vpc], each, held.__contains__))
-            remotes, elsewhere = self.store.tables[vpc], Objects()
-            for network in remotes:
-                segment = remotes.segment(network)
+            for attachment in local.of_vpc(vpc):
+                owned = {
+                    network
+                    for network in attachment.announces
+                    if local.holder(vpc, network) == attachment.key
+                }
+                parts.append(plan.attached(self.host, tables[vpc], attachment, owned.__contains__))
+            routes, elsewhere = self.store.tables[vpc], Objects()
+            for network in routes:
+                segment = routes.segment(network)
                 key = encap_key(tables[vpc], network, segment)
                 elsewhere.routes[key] = Encap("lo-galactic", segment, "encap.red")
             parts.append(elsewhere)

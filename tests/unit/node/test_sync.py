@@ -21,9 +21,9 @@ def route(last: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
     return Route(f"10.1.1.{last}/32", (sid,), "default", f"node-{node}", f"{function or last:04x}", epoch)
 
 
-def tell(store, revision, routes):
+def set_table(store, revision, routes):
     """As MQTT tells a whole table."""
-    store.set_table(1234, Source.MQTT, revision, dict(entry(1234, "default", each) for each in routes))
+    store.set_table(1234, Source.MQTT, revision, dict(entry(1234, "default", item) for item in routes))
 
 
 def remote(node) -> set[str]:
@@ -56,10 +56,10 @@ async def test_a_node_without_a_prefix_waits_and_starts_once_it_has_one(node):
 
 async def test_remote_routes_follow_the_table(node, config):
     await node.cni("ADD", config())
-    tell(node.store, 1, [route(2), route(3)])
+    set_table(node.store, 1, [route(2), route(3)])
     await until(lambda: remote(node) == {"2", "3"})
     reads = node.kernel.reads
-    tell(node.store, 2, [route(3), route(4)])
+    set_table(node.store, 2, [route(3), route(4)])
     await until(lambda: remote(node) == {"3", "4"})
     assert node.kernel.reads == reads, "a change is written without reading everything"
 
@@ -67,13 +67,13 @@ async def test_remote_routes_follow_the_table(node, config):
 async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch):
     """The last pod has gone, and the broker has not heard yet that nobody listens any more."""
     await node.cni("ADD", config())
-    tell(node.store, 1, [route(2), route(3)])
+    set_table(node.store, 1, [route(2), route(3)])
     await until(lambda: remote(node) == {"2", "3"})
     reads, write = node.kernel.reads, node.kernel.write
 
     async def meanwhile(wanted):
         await write(wanted)
-        tell(node.store, 2, [route(2)])
+        set_table(node.store, 2, [route(2)])
 
     monkeypatch.setattr(node.kernel, "write", meanwhile)
     await node.cni("DEL", config())
@@ -85,14 +85,14 @@ async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch)
 
 async def test_a_pod_that_gives_way_takes_no_route_with_it(node, config):
     await node.cni("ADD", config())
-    tell(node.store, 1, [route(2), route(3)])
+    set_table(node.store, 1, [route(2), route(3)])
     await until(lambda: remote(node) == {"2", "3"})
     deleted = []
     write = node.kernel.write_encaps
 
     async def watched(mode, jobs):
         jobs = list(jobs)
-        deleted.extend(key for key, _, gone in jobs if gone)
+        deleted.extend(key for key, _, deleted in jobs if deleted)
         await write(mode, jobs)
 
     node.kernel.write_encaps = watched
@@ -105,7 +105,7 @@ async def test_a_pod_that_gives_way_takes_no_route_with_it(node, config):
 
 async def test_the_last_pod_goes_while_routes_are_being_written(node, config, monkeypatch):
     await node.cni("ADD", config())
-    tell(node.store, 1, [route(2), route(3)])
+    set_table(node.store, 1, [route(2), route(3)])
     await until(lambda: remote(node) == {"2", "3"})
     write, writing, go_on = node.kernel.write_encaps, asyncio.Event(), asyncio.Event()
 
@@ -116,7 +116,7 @@ async def test_the_last_pod_goes_while_routes_are_being_written(node, config, mo
 
     monkeypatch.setattr(node.kernel, "write_encaps", slowly)
     reads = node.kernel.reads
-    tell(node.store, 2, [route(2), route(4)])
+    set_table(node.store, 2, [route(2), route(4)])
     await writing.wait()
     node.store.detach(next(iter(node.store.attachments)))
     go_on.set()
@@ -127,7 +127,7 @@ async def test_the_last_pod_goes_while_routes_are_being_written(node, config, mo
 
 
 async def test_tables_of_vpcs_not_hosted_are_ignored(node):
-    tell(node.store, 1, [route(2)])
+    set_table(node.store, 1, [route(2)])
     await asyncio.sleep(0.1)
     assert not remote(node)
 
@@ -174,13 +174,13 @@ async def test_a_pod_that_died_without_del_is_forgotten(node, config, monkeypatc
 
 async def test_routes_survive_a_restart_until_a_whole_table_is_known(node, config):
     await node.cni("ADD", config())
-    tell(node.store, 1, [route(2), route(3)])
+    set_table(node.store, 1, [route(2), route(3)])
     await until(lambda: remote(node) == {"2", "3"})
     await node.stop()
     await node.start()
     await asyncio.sleep(0.1)
     assert remote(node) == {"2", "3"}
-    tell(node.store, 2, [route(3)])
+    set_table(node.store, 2, [route(3)])
     await until(lambda: remote(node) == {"3"})
 
 
@@ -210,10 +210,10 @@ async def test_an_epoch_taken_without_knowledge_is_corrected_once(node, config):
     await node.cni("ADD", config())
     first = node.store.attachments[1234, 42]
     ahead = first.epoch + 10**18
-    tell(node.store, 1, [route(1, epoch=ahead, function=42)])
+    set_table(node.store, 1, [route(1, epoch=ahead, function=42)])
     corrected = node.store.attachments[1234, 42]
     assert corrected.epoch > ahead
-    tell(node.store, 2, [route(1, epoch=corrected.epoch + 10**18, function=42)])
+    set_table(node.store, 2, [route(1, epoch=corrected.epoch + 10**18, function=42)])
     assert node.store.attachments[1234, 42].epoch == corrected.epoch, (
         "two live holders must not outbid each other"
     )
@@ -223,7 +223,7 @@ async def test_an_epoch_beats_what_the_table_says_at_add(node, config):
     node.kernel.add_namespace("/ns/2")
     await node.cni("ADD", config("H", last=7), container="c2", netns="/ns/2")
     ahead = node.store.attachments[1234, 43].epoch + 10**18
-    tell(node.store, 1, [route(1, epoch=ahead, function=42)])
+    set_table(node.store, 1, [route(1, epoch=ahead, function=42)])
     await node.cni("ADD", config())
     assert node.store.attachments[1234, 42].epoch == ahead + 1
 
@@ -239,7 +239,7 @@ async def test_attachments_that_no_record_knows_stay_until_somebody_accounts_for
     node.kernel.add_namespace("/ns/2")
     await node.cni("ADD", config())
     await node.cni("ADD", config("H", last=2), container="c2", netns="/ns/2")
-    tell(node.store, 1, [route(9)])
+    set_table(node.store, 1, [route(9)])
     await until(lambda: remote(node) == {"9"})
     known = dict(node.store.attachments)
     before = await node.kernel.read()
@@ -308,8 +308,8 @@ async def test_what_comes_of_our_own_writing_is_not_looked_into_at_once(node, co
     monkeypatch.setattr("galactic.node.dataplane.sync.EVENT_SECONDS", 0.01)
     monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 10.0**6)
     looks = []
-    look = node.sync._dataplane.verify
-    monkeypatch.setattr(node.sync._dataplane, "verify", lambda: looks.append(1) or look())
+    verify = node.sync._dataplane.verify
+    monkeypatch.setattr(node.sync._dataplane, "verify", lambda: looks.append(1) or verify())
     await node.cni("ADD", config())
     node.sync.on_external_change(Changed.LINKS)
     await asyncio.sleep(0.2)
@@ -329,9 +329,9 @@ async def test_looking_does_not_read_routes(node, config):
 async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, config, monkeypatch):
     monkeypatch.setattr("galactic.node.dataplane.sync.BACKOFF_SECONDS", (0.01, 0.3))
     await node.cni("ADD", config())
-    held = node.store.attachments[1234, 42]
+    attachment = node.store.attachments[1234, 42]
     inside = node.kernel.namespaces.pop("/ns/1")  # for a moment it cannot be entered
-    node.store.amend(replace(held, networks=(*held.networks, ip_network("10.7.0.0/16"))))
+    node.store.amend(replace(attachment, networks=(*attachment.networks, ip_network("10.7.0.0/16"))))
     await until(lambda: node.sync.problem)
     node.kernel.add_namespace("/ns/2")
     reads = node.kernel.reads

@@ -54,7 +54,7 @@ class Router:
             return [("head", None)]
         for number in range(self.shards):
             members = tuple(
-                each for each in self.routes.values() if int(each.function, 16) % self.shards == number
+                item for item in self.routes.values() if int(item.function, 16) % self.shards == number
             )
             old = self.retained.get(number)
             if not isinstance(old, Shard) or old.routes != members:
@@ -67,10 +67,10 @@ class Router:
 
 
 def packed(routes: dict[str, Route]):
-    return dict(entry(1, "default", each) for each in routes.values())
+    return dict(entry(1, "default", item) for item in routes.values())
 
 
-def take(table: TableReplica, kind: object, message: object, now: float) -> bool:
+def receive(table: TableReplica, kind: object, message: object, now: float) -> bool:
     match message:
         case Head() | None:
             return table.receive_head(message, now)
@@ -82,21 +82,21 @@ def take(table: TableReplica, kind: object, message: object, now: float) -> bool
     raise AssertionError(message)
 
 
-def follow(told, table: TableReplica):
+def follow(published, table: TableReplica):
     """What somebody knows who is told only what changed."""
     before = table.drain_before()
     if before is None:
         return dict(table.routes)
     for network, known in before.items():
-        assert told.pop(network, None) == known
+        assert published.pop(network, None) == known
         if network in table.routes:
-            told[network] = table.routes[network]
-    return told
+            published[network] = table.routes[network]
+    return published
 
 
 def read(table: TableReplica, router: Router, now: float = 0.0) -> None:
     for kind, message in router.retained.items():
-        take(table, kind, message, now)
+        receive(table, kind, message, now)
 
 
 def test_a_snapshot_then_changes():
@@ -110,7 +110,7 @@ def test_a_snapshot_then_changes():
     assert table.receive_changes(router.change(1, None), 1.0)
     assert table.routes == packed(router.routes)
     for kind, message in router.snapshot():
-        assert not take(table, kind, message, 1.5)
+        assert not receive(table, kind, message, 1.5)
     assert not table.overdue(1000.0)
 
 
@@ -122,7 +122,7 @@ def test_shards_that_come_before_their_head_are_kept():
     router.change(1, 1)
     router.change(2, 1)
     for kind, message in router.snapshot():
-        take(table, kind, message, 1.0)
+        receive(table, kind, message, 1.0)
     assert table.routes == packed(router.routes)
     assert not table.overdue(1000.0)
 
@@ -157,7 +157,7 @@ def test_a_head_that_does_not_add_up_is_doubted(wrong):
     messages = dict(router.snapshot())
     head = messages.pop("head")
     for kind, message in messages.items():
-        take(table, kind, message, 0.0)
+        receive(table, kind, message, 0.0)
     assert not table.receive_head(wrong(head), 0.0)
     assert not table.complete
     assert table.overdue(PATIENCE)
@@ -201,15 +201,15 @@ def test_a_broker_that_forgot_everything_is_followed_in_the_end():
 
 def waits(table: TableReplica, now: float, times: int, between=lambda: None) -> list[float]:
     """The pauses between so many readings; ``between`` is what each of them brings."""
-    found = []
+    steps = []
     for _ in range(times):
         start = now
         while not table.overdue(now):
             now += 1.0
-        found.append(now - start)
+        steps.append(now - start)
         table.reread(now)
         between()
-    return found
+    return steps
 
 
 def test_rereading_waits_longer_each_time():
@@ -217,9 +217,9 @@ def test_rereading_waits_longer_each_time():
 
     def news() -> None:
         router.change(1, router.revision)
-        shards = [it for it in router.snapshot() if it[0] != "head"]  # never the head
+        shards = [shard for shard in router.snapshot() if shard[0] != "head"]  # never the head
         for kind, message in shards:
-            take(table, kind, message, 0.0)
+            receive(table, kind, message, 0.0)
 
     assert waits(table, 0.0, 8, news) == [3.0, 6.0, 12.0, 24.0, 48.0, 60.0, 60.0, 60.0]
 
@@ -230,13 +230,13 @@ def test_what_is_the_same_each_time_is_hardly_read_any_more_until_somebody_publi
     router.change(1, 1)
     router.snapshot()
     router.retained["head"] = Head(router.revision, 7, "0" * 16, 2)
-    found = waits(table, 0.0, 14, lambda: read(table, router))
-    assert found[5:8] == [96.0, 192.0, 384.0]
-    assert found[-1] == 3600.0
+    steps = waits(table, 0.0, 14, lambda: read(table, router))
+    assert steps[5:8] == [96.0, 192.0, 384.0]
+    assert steps[-1] == 3600.0
     router.change(2, 1)
     head = dict(router.snapshot())["head"]
-    now = sum(found)
-    take(table, "head", head, now)  # its other shard was published before we were there
+    now = sum(steps)
+    receive(table, "head", head, now)  # its other shard was published before we were there
     assert not table.overdue(now)
     assert table.overdue(now + PATIENCE)
 
@@ -263,8 +263,8 @@ def test_a_table_that_was_wiped_and_begins_again():
     assert table.routes == packed(again.routes)
     assert not behind.receive_changes(first, 2.0)
     for kind, message in again.snapshot():
-        take(behind, kind, message, 2.1)
-        take(table, kind, message, 2.1)
+        receive(behind, kind, message, 2.1)
+        receive(table, kind, message, 2.1)
     assert behind.routes == table.routes == packed(again.routes)
     assert behind.settled
     assert table.settled
@@ -281,7 +281,7 @@ def test_a_table_that_was_wiped_while_we_have_routes_is_doubted(after):
     assert table.settled
     last = router.change(1, None)
     ((kind, head),) = router.snapshot()
-    assert not take(table, kind, head, 1.0)
+    assert not receive(table, kind, head, 1.0)
     assert table.routes, "whoever cleared it, what runs goes on"
     assert not table.settled
     assert table.overdue(1.0 + PATIENCE)
@@ -307,7 +307,7 @@ STEPS = st.lists(
 def come_to_rest(table: TableReplica, router: Router, now: float) -> None:
     """Nothing more happens: in the end it is right, or at least in doubt where the last change was lost."""
     if router.wiped:
-        take(table, "head", None, now)
+        receive(table, "head", None, now)
         assert not table.routes or not table.settled, "it must know that it missed something"
         return
     while table.overdue(now) or table.revision != router.revision:
@@ -317,7 +317,7 @@ def come_to_rest(table: TableReplica, router: Router, now: float) -> None:
             table.reread(now)
             read(table, router, now)
         elif router.retained:  # the router repeats its head now and then
-            take(table, "head", router.retained["head"], now)
+            receive(table, "head", router.retained["head"], now)
     assert table.routes == packed(router.routes)
 
 
@@ -326,7 +326,7 @@ def come_to_rest(table: TableReplica, router: Router, now: float) -> None:
 def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, random, shards, wipes):
     router, table = Router(shards=shards, wipes=wipes), TableReplica(1, "default", 0.0)
     under_way: list[tuple[object, object]] = list(router.snapshot())
-    now, told = 0.0, {}
+    now, published = 0.0, {}
     for action, network, epoch in [*steps, ("snapshot", 0, None)]:
         if action == "change":
             under_way.append(("changes", router.change(network, epoch)))
@@ -339,9 +339,9 @@ def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, ra
             if random.random() < 0.8:
                 del under_way[position]  # else it will be repeated
             if random.random() < 0.7:
-                take(table, kind, message, now)
+                receive(table, kind, message, now)
             if table.revision is not None:
                 assert table.routes == packed(router.history[table.revision])
-            told = follow(told, table)
-            assert told == table.routes, "whoever follows what changed has the same table"
+            published = follow(published, table)
+            assert published == table.routes, "whoever follows what changed has the same table"
     come_to_rest(table, router, now)

@@ -86,11 +86,11 @@ class MemoryKube:
 
 
 @asynccontextmanager
-async def told(node, kube, broker=None):
+async def accounting(node, kube, broker=None):
     """The node with API server and broker."""
     segment = Segment(kube, "node-1", node.store, lambda: Facts({}, ()))
-    found = UnaccountedAttachments(kube, node.store, lambda: segment.endpoints)
-    parts = [segment.run(), found.run()]
+    unaccounted = UnaccountedAttachments(kube, node.store, lambda: segment.endpoints)
+    parts = [segment.run(), unaccounted.run()]
     if broker:
         bus = broker.session(OWN.will)
         now = asyncio.get_running_loop().time
@@ -99,7 +99,7 @@ async def told(node, kube, broker=None):
         parts.append(session.run())
     tasks = [asyncio.create_task(part) for part in parts]
     try:
-        yield found
+        yield unaccounted
     finally:
         for task in tasks:
             task.cancel()
@@ -118,7 +118,7 @@ async def attached(node, config):
     kube = MemoryKube()
     kube.attachments["default/blue-G"] = vpcattachment(config())
     broker = MemoryBroker()
-    async with told(node, kube, broker):
+    async with accounting(node, kube, broker):
         assert (await node.cni("ADD", config())).code == 0
         await until(lambda: kube.status.get("endpoints") and announced(broker))
     return node, kube, broker
@@ -126,7 +126,7 @@ async def attached(node, config):
 
 def announced(broker):
     payload = broker.retained.get(TOPICS.endpoints("default", "node-1"))
-    return payload and [each.attachment for each in decode(NodeEndpoints, payload).endpoints]
+    return payload and [endpoint.attachment for endpoint in decode(NodeEndpoints, payload).endpoints]
 
 
 def state(kernel):
@@ -136,29 +136,31 @@ def state(kernel):
 
 async def test_lost_records_are_rebuilt_and_until_then_nothing_is_deleted(attached):
     node, kube, broker = attached
-    before, held = state(node.kernel), node.store.attachments[KEY]
+    before, attachment = state(node.kernel), node.store.attachments[KEY]
     await lose_records(node)
     kube.away = True
     node.kernel.writes.clear()
     await node.start()
-    async with told(node, kube, broker) as found:
-        await until(lambda: found.problem)
-        assert "not read yet" in found.problem
+    async with accounting(node, kube, broker) as unaccounted:
+        await until(lambda: unaccounted.problem)
+        assert "not read yet" in unaccounted.problem
         await node.sync.ready.wait()
         assert state(node.kernel) == before
         assert announced(broker) == ["default/blue-G"], "what is not known is not withdrawn"
         kube.away, kube.without_attachments = False, True
-        await until(lambda: "no attachments" in found.problem)
+        await until(lambda: "no attachments" in unaccounted.problem)
         asked = kube.asked
         await until(lambda: kube.asked > asked + 2)
-        assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
+        assert [endpoint["attachment"] for endpoint in kube.status["endpoints"]] == ["default/blue-G"]
         assert state(node.kernel) == before
         kube.without_attachments = False
         await until(lambda: node.store.attachments.complete)
-        assert replace(node.store.attachments[KEY], settled=held.settled) == held, "with its epoch"
-        assert [each["attachment"] for each in kube.status["endpoints"]] == ["default/blue-G"]
+        assert replace(node.store.attachments[KEY], settled=attachment.settled) == attachment, (
+            "with its epoch"
+        )
+        assert [endpoint["attachment"] for endpoint in kube.status["endpoints"]] == ["default/blue-G"]
         assert announced(broker) == ["default/blue-G"]
-        assert found.problem is None
+        assert unaccounted.problem is None
         await node.sync.wait_applied(KEY)
     assert state(node.kernel) == before
     assert not any(node.kernel.writes), "an address that is set anew is away for a moment"
@@ -179,7 +181,7 @@ async def test_what_nobody_knows_goes(attached, lost):
             kube.change(status=kube.status | {"endpoints": [endpoint | {"netns": "/proc/self/ns/net"}]})
     await lose_records(node)
     await node.start()
-    async with told(node, kube, broker):
+    async with accounting(node, kube, broker):
         await until(lambda: node.store.attachments.complete and not node.kernel.peers)
         await until(lambda: kube.status["endpoints"] == [] and announced(broker) == [])
     assert not [name for name in node.kernel.host.links if name.startswith("G")]
@@ -195,7 +197,7 @@ async def test_after_a_reboot_the_status_forgets_and_epochs_go_on(attached, conf
     node.kernel = type(node.kernel)()
     node.kernel.add_namespace("/ns/1")
     await node.start()
-    async with told(node, kube, broker):
+    async with accounting(node, kube, broker):
         await until(lambda: kube.status["endpoints"] == [])
         assert kube.status["sequence"] > ahead + 7
         assert (await node.cni("ADD", config())).code == 0
@@ -210,7 +212,7 @@ async def test_after_a_reboot_the_status_forgets_and_epochs_go_on(attached, conf
 async def test_a_prefix_that_changes_moves_what_runs(attached):
     node, kube, broker = attached
     before = node.store.attachments[KEY]
-    async with told(node, kube, broker):
+    async with accounting(node, kube, broker):
         kube.change(spec={"prefix": "2001:db8:ff01:200::/56"})
         await until(lambda: kube.status["endpoints"][0]["sid"] == "2001:db8:ff01:200::4d2:2a")
         assert kube.status["loopback"] == "2001:db8:ff01:200:ffff:ffff:ffff:ffff"

@@ -84,8 +84,8 @@ class Cluster:
     def attachment(
         self, name: str, vpc: str = "v", *addresses: str, namespace: str = "default", **spec: Any
     ) -> None:
-        there, _, vpc = vpc.rpartition("/")
-        reference = {"name": vpc} | ({"namespace": there} if there else {})
+        vpc_namespace, _, vpc = vpc.rpartition("/")
+        reference = {"name": vpc} | ({"namespace": vpc_namespace} if vpc_namespace else {})
         interface = {"interface": {"addresses": list(addresses)}} if addresses else {}
         body = {"metadata": {"name": name}, "spec": {"vpc": reference, **interface, **spec}}
         self.api.put(VPC_ATTACHMENTS, body, namespace)
@@ -93,9 +93,9 @@ class Cluster:
     def status(
         self, name: str, namespace: str = "default", resource: Any = VPC_ATTACHMENTS
     ) -> dict[str, Any]:
-        thing = self.api.stored(resource, name, namespace)
-        assert thing is not None
-        return dict(thing.get("status") or {})
+        stored = self.api.stored(resource, name, namespace)
+        assert stored is not None
+        return dict(stored.get("status") or {})
 
     def condition(
         self, type_: str, name: str, namespace: str = "default", resource: Any = VPC_ATTACHMENTS
@@ -104,19 +104,19 @@ class Cluster:
         return next((one for one in conditions if one["type"] == type_), None)
 
     def nad(self, name: str, namespace: str = "default") -> str:
-        thing = self.api.stored(NADS, name, namespace)
-        return str(thing["spec"]["config"]) if thing else ""
+        stored = self.api.stored(NADS, name, namespace)
+        return str(stored["spec"]["config"]) if stored else ""
 
     def _observe(self, resource: Resource, event: Event) -> None:
-        thing = event.object
+        stored = event.object
         for cache in self.reconciler.caches.by_kind:
             selection = cache.selection
-            if selection.resource != resource or not selected(thing, selection.labels, selection.namespace):
+            if selection.resource != resource or not selected(stored, selection.labels, selection.namespace):
                 continue
             if event.type == "DELETED":
-                cache.remove(key_of(thing), thing["metadata"]["uid"], thing["metadata"]["resourceVersion"])
+                cache.remove(key_of(stored), stored["metadata"]["uid"], stored["metadata"]["resourceVersion"])
             else:
-                cache.set(thing)
+                cache.set(stored)
 
 
 @pytest.fixture(autouse=True)

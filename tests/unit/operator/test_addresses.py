@@ -18,7 +18,7 @@ def networks(*texts):
     return tuple(map(ip_network, texts))
 
 
-def take(allocations, holder, of):
+def claim_of(allocations, holder, of):
     addresses = allocations.allocate(of)
     allocations.claim(holder, [host(address.ip) for address in addresses])
     return [str(address) for address in addresses]
@@ -41,7 +41,7 @@ def take(allocations, holder, of):
 def test_all_that_a_network_has_and_no_more(network, expected):
     allocations = Addresses()
     of = networks(network)
-    assert [take(allocations, key(number), of)[0] for number in range(len(expected))] == expected
+    assert [claim_of(allocations, key(number), of)[0] for number in range(len(expected))] == expected
     with pytest.raises(NotYet, match="no free IPv"):
         allocations.allocate(of)
 
@@ -55,7 +55,7 @@ def test_all_that_a_network_has_and_no_more(network, expected):
     ],
 )
 def test_the_low_addresses_are_left_to_people(network, first):
-    assert take(Addresses(), key(1), networks(network)) == [first]
+    assert claim_of(Addresses(), key(1), networks(network)) == [first]
 
 
 def test_a_named_address_is_not_allocated_until_nobody_names_it():
@@ -70,18 +70,18 @@ def test_a_named_address_is_not_allocated_until_nobody_names_it():
     with pytest.raises(NotYet):
         allocations.allocate(of)
     allocations.unname(wanted)
-    assert take(allocations, key(1), of) == ["10.1.1.2/30"]
+    assert claim_of(allocations, key(1), of) == ["10.1.1.2/30"]
     allocations.name(wanted)
     allocations.release(key(1))
     allocations.unname(wanted)
-    assert take(allocations, key(2), of) == ["10.1.1.2/30"]
+    assert claim_of(allocations, key(2), of) == ["10.1.1.2/30"]
 
 
 def test_one_a_family_and_on_to_the_next_network():
     allocations = Addresses()
     of = networks("10.1.1.0/30", "10.1.2.0/30", "2001:db8::/64")
-    assert take(allocations, key(1), of) == ["10.1.1.2/30", "2001:db8::1:2/64"]
-    assert take(allocations, key(2), of) == ["10.1.2.2/30", "2001:db8::1:3/64"]
+    assert claim_of(allocations, key(1), of) == ["10.1.1.2/30", "2001:db8::1:2/64"]
+    assert claim_of(allocations, key(2), of) == ["10.1.2.2/30", "2001:db8::1:3/64"]
     with pytest.raises(NotYet, match="IPv4"):
         allocations.allocate(of)
 
@@ -89,12 +89,12 @@ def test_one_a_family_and_on_to_the_next_network():
 def test_a_family_without_room_costs_the_other_nothing():
     allocations = Addresses()
     of = networks("10.1.1.4/30", "2001:db8::2/128")
-    take(allocations, key(1), of)
+    claim_of(allocations, key(1), of)
     for _ in range(5):
         with pytest.raises(NotYet):
             allocations.allocate(of)
     allocations.release(key(1))
-    assert take(allocations, key(2), of) == ["10.1.1.6/30", "2001:db8::2/128"]
+    assert claim_of(allocations, key(2), of) == ["10.1.1.6/30", "2001:db8::2/128"]
 
 
 def test_a_network_is_held_once_and_by_name():
@@ -113,24 +113,24 @@ def test_a_network_is_held_once_and_by_name():
 def test_whatever_the_order_no_address_is_held_twice(steps):
     allocations = Addresses()
     of = networks("10.1.1.0/28")
-    held = {}
+    addresses = {}
     for what, number in steps:
         holder = key(number)
         try:
-            if what == "take" and holder not in held:
-                held[holder] = take(allocations, holder, of)[0]
+            if what == "take" and holder not in addresses:
+                addresses[holder] = claim_of(allocations, holder, of)[0]
             elif what == "give":
                 address = f"10.1.1.{number % 16}"
                 allocations.claim(holder, networks(address))
-                held[holder] = f"{address}/28"
+                addresses[holder] = f"{address}/28"
             elif what == "release":
                 allocations.release(holder)
-                held.pop(holder, None)
+                addresses.pop(holder, None)
         except Held:
-            assert f"10.1.1.{number % 16}/28" in [one for other, one in held.items() if other != holder]
+            assert f"10.1.1.{number % 16}/28" in [one for other, one in addresses.items() if other != holder]
         except NotYet:
-            assert len({*held.values(), *(f"10.1.1.{edge}/28" for edge in (0, 1, 15))}) == 16
-        assert len(set(held.values())) == len(held) == len(allocations)
+            assert len({*addresses.values(), *(f"10.1.1.{edge}/28" for edge in (0, 1, 15))}) == 16
+        assert len(set(addresses.values())) == len(addresses) == len(allocations)
 
 
 def test_a_large_network_is_handed_out_in_constant_time_to_the_last_address():
@@ -141,12 +141,12 @@ def test_a_large_network_is_handed_out_in_constant_time_to_the_last_address():
     def steps(first, last):
         with counted_calls() as calls:
             for number in range(first, last):
-                take(allocations, key(number), of)
+                claim_of(allocations, key(number), of)
         return calls.total()
 
     early = steps(0, 1000)
     for number in range(1000, count - 1000):
-        take(allocations, key(number), of)
+        claim_of(allocations, key(number), of)
     assert steps(count - 1000, count) < 2 * early
     for number in range(1000, 2000):
         allocations.release(key(number))

@@ -46,10 +46,10 @@ def caches(
 ) -> Caches:
     """What is there; ``agents``: whether the node controller's Pod of a node is ready."""
     made = Caches()
-    for each in pods:
-        made.pods.set(each)
-    for node, each in segments.items():
-        made.segments.set(each | {"metadata": {"name": node}})
+    for segment in pods:
+        made.pods.set(segment)
+    for node, segment in segments.items():
+        made.segments.set(segment | {"metadata": {"name": node}})
     for node, ready in (agents or {}).items():
         conditions = [{"type": "Ready", "status": str(ready)}]
         made.agents.set(
@@ -102,8 +102,8 @@ def test_what_the_condition_says(seen: Caches, status: str | None) -> None:
     assert before.state is None or before.state.status == "True", "a grace at first"
     clock.at += GRACE
     check = interfaces.check(seen, KEY)
-    says = "keep" if not check.decided else check.state.status if check.state else None
-    assert says == status
+    wanted = "keep" if not check.decided else check.state.status if check.state else None
+    assert wanted == status
     assert bool(check.lacking) is (status == "False")
     if status == "False":
         assert not before.decided
@@ -130,7 +130,7 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
 
 
 @pytest.mark.parametrize(
-    ("pods", "says"),
+    ("pods", "status"),
     [
         (
             [pod()],
@@ -152,7 +152,7 @@ def test_the_grace_begins_again_with_another_pod_and_after_an_attachment() -> No
         ),
     ],
 )
-def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], says: str) -> None:
+def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], status: str) -> None:
     clock = Clock()
     interfaces = Interfaces(GRACE, clock)
     interfaces.check(caches(pods, HERE), KEY)
@@ -160,7 +160,7 @@ def test_the_message_has_the_pod_and_the_remedy(pods: list[dict[str, Any]], says
     state = interfaces.check(caches(pods, HERE), KEY).state
     assert state
     assert (state.status, state.reason) == ("False", "PodNotAttached")
-    assert state.message.startswith(says)
+    assert state.message.startswith(status)
 
 
 def test_what_a_node_begins_and_ceases_to_report() -> None:
@@ -182,8 +182,8 @@ def test_what_a_node_begins_and_ceases_to_report() -> None:
 )
 def test_an_agent_is_at_work(conditions: list[dict[str, str]], leaving: bool, ready: bool) -> None:
     meta = {"name": "galactic-node-x"} | (LEAVING if leaving else {})
-    thing = {"metadata": meta, "spec": {"nodeName": "node-1"}, "status": {"conditions": conditions}}
-    assert _agent(thing).ready is ready
+    pod_object = {"metadata": meta, "spec": {"nodeName": "node-1"}, "status": {"conditions": conditions}}
+    assert _agent(pod_object).ready is ready
 
 
 @pytest.fixture(autouse=True)
@@ -216,14 +216,14 @@ def report(cluster: Any, *names: str) -> None:
     cluster.api.change(NODE_SEGMENTS, "node-1", patch, subresource="status")
 
 
-def told(cluster: Any, kind: str) -> list[str]:
+def messages(cluster: Any, kind: str) -> list[str]:
     """The objects of a kind that an Event calls not attached."""
-    events = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+    events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
     return [
-        thing["involvedObject"]["name"]
-        for thing in events
-        if thing["involvedObject"]["kind"] == kind
-        and (thing["type"], thing["reason"]) == ("Warning", "PodNotAttached")
+        event["involvedObject"]["name"]
+        for event in events
+        if event["involvedObject"]["kind"] == kind
+        and (event["type"], event["reason"]) == ("Warning", "PodNotAttached")
     ]
 
 
@@ -235,8 +235,8 @@ async def test_the_story_of_a_pod(clusters: Any) -> None:
     condition = cluster.condition("Attached", "web-own")
     assert (condition["status"], condition["reason"]) == ("False", "PodNotAttached")
     assert "kubectl delete pod -n default web" in condition["message"]
-    assert told(cluster, "Pod") == ["web"]
-    assert told(cluster, "VPCAttachment") == ["web-own"]
+    assert messages(cluster, "Pod") == ["web"]
+    assert messages(cluster, "VPCAttachment") == ["web-own"]
     assert unattached(cluster.reconciler.caches) == 1
 
     report(cluster, "web-own")

@@ -129,10 +129,10 @@ async def test_conflicts_of_what_is_attached_are_the_routers_to_tell(cluster):
     cluster.vpc("v")
     cluster.attachment("a", "v", "10.1.1.7/24")
     await cluster.settled()
-    told = {"type": "Conflict", "status": "True", "reason": "NetworkInUse", "message": "of b"}
+    conflict = {"type": "Conflict", "status": "True", "reason": "NetworkInUse", "message": "of b"}
     status = {
         "endpoint": {"node": "node-1", "sid": "2001:db8::1", "networks": []},
-        "conditions": [*cluster.status("a")["conditions"], told],
+        "conditions": [*cluster.status("a")["conditions"], conflict],
     }
     cluster.api.change(VPC_ATTACHMENTS, "a", {"status": status}, "default", subresource="status")
     await cluster.settled()
@@ -141,7 +141,7 @@ async def test_conflicts_of_what_is_attached_are_the_routers_to_tell(cluster):
     )
     await cluster.settled()
     assert "10.1.1.8/24" in cluster.status("a")["addresses"]
-    assert cluster.condition("Conflict", "a") == told
+    assert cluster.condition("Conflict", "a") == conflict
     cluster.api.change(VPC_ATTACHMENTS, "a", {"status": {"endpoint": None}}, "default", subresource="status")
     await cluster.settled()
     assert cluster.condition("Conflict", "a") is None
@@ -346,9 +346,9 @@ async def test_without_a_grant_the_refusal_does_not_tell_whether_the_vpc_exists(
     cluster.attachment("a", "default/v", namespace="other")
     cluster.attachment("b", "default/w", namespace="other")
     await cluster.settled()
-    there, absent = (cluster.condition("Ready", name, "other") for name in "ab")
-    assert there["reason"] == absent["reason"] == "NotGranted"
-    assert there["message"].replace("default/v", "default/w") == absent["message"]
+    present, absent = (cluster.condition("Ready", name, "other") for name in "ab")
+    assert present["reason"] == absent["reason"] == "NotGranted"
+    assert present["message"].replace("default/v", "default/w") == absent["message"]
     assert cluster.status("v", resource=VPCS)["attachments"] == 0
 
 
@@ -489,13 +489,13 @@ async def test_events_tell_of_turns(cluster):
     cluster.vpc("v")
     cluster.attachment("a", "v", "10.1.1.7/24")
     await cluster.settled()
-    told = [
-        (thing["involvedObject"]["kind"], thing["reason"])
-        for (plural, _, _), thing in cluster.api.objects.items()
+    messages = [
+        (event["involvedObject"]["kind"], event["reason"])
+        for (plural, _, _), event in cluster.api.objects.items()
         if plural == EVENTS.plural
     ]
-    assert ("VPC", "Ready") in told
-    assert ("VPCAttachment", "Ready") in told
+    assert ("VPC", "Ready") in messages
+    assert ("VPCAttachment", "Ready") in messages
 
 
 async def test_what_a_definition_promised_before_the_status_was_written_is_kept(clusters):
@@ -739,12 +739,12 @@ async def test_a_patch_of_the_status_has_only_what_changed(cluster):
     }
 
 
-def told(cluster, kind, name):
-    things = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+def events_of(cluster, kind, name):
+    events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
     return [
-        (thing["type"], thing["reason"])
-        for thing in things
-        if (thing["involvedObject"]["kind"], thing["involvedObject"]["name"]) == (kind, name)
+        (event["type"], event["reason"])
+        for event in events
+        if (event["involvedObject"]["kind"], event["involvedObject"]["name"]) == (kind, name)
     ]
 
 
@@ -756,7 +756,7 @@ async def test_each_transition_is_told_once_and_a_flapping_object_not_for_ever(c
     await cluster.settled()
     await cluster.reconciler.resync()
     await cluster.settled()
-    assert told(cluster, "VPCAttachment", "a") == [
+    assert events_of(cluster, "VPCAttachment", "a") == [
         ("Warning", "VPCNotFound"),
         ("Normal", "Ready"),
         ("Warning", "AddressOutsideNetworks"),
@@ -766,6 +766,6 @@ async def test_each_transition_is_told_once_and_a_flapping_object_not_for_ever(c
             routes = [{"destination": destination, "via": "172.16.0.1"}]
             cluster.api.change(VPC_ATTACHMENTS, "a", {"spec": {"routes": routes}}, "default")
             await cluster.settled()
-    assert len(told(cluster, "VPCAttachment", "a")) == 10
+    assert len(events_of(cluster, "VPCAttachment", "a")) == 10
     assert cluster.reconciler.events.dropped > 0
     assert cluster.status("a")["ready"] is True

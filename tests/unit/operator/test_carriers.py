@@ -28,7 +28,7 @@ def carry(
 
 
 def carriers(cluster, name="a", namespace="default"):
-    return [(each["pod"], each["node"]) for each in cluster.status(name, namespace)["carriers"]]
+    return [(carrier["pod"], carrier["node"]) for carrier in cluster.status(name, namespace)["carriers"]]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def test_a_namesake_is_another_carrier(ready):
     ready.api.remove(PODS, "p", "default")
     uid = carry(ready, "p", "node-1")
     await ready.settled()
-    assert [each["uid"] for each in ready.status("a")["carriers"]] == [uid]
+    assert [carrier["uid"] for carrier in ready.status("a")["carriers"]] == [uid]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ async def test_a_revoked_grant_detaches_where_the_vpc_says_so(guest):
     assert carrier_label("node-1") not in labels(guest)
     granted = guest.condition("Granted", "a", "other")
     assert (granted["status"], granted["reason"]) == ("False", "Detached")
-    events = {(each["involvedObject"]["kind"], each["reason"]) for each in guest.api.all(EVENTS)}
+    events = {(event["involvedObject"]["kind"], event["reason"]) for event in guest.api.all(EVENTS)}
     assert {("Pod", "Detached"), ("VPCAttachment", "Detached")} <= events
     guest.api.change(VPCS, "v", {"spec": {"allowedNamespaces": {"from": "All"}}}, "default")
     await guest.settled()

@@ -9,15 +9,15 @@ META = Meta(name="v", namespace="ns", uid="u")
 
 
 async def test_an_object_has_a_budget_that_refills_and_repetitions_are_not_told():
-    moment = [0.0]
-    events = Events(MemoryApi(), lambda: moment[0])
+    clock = [0.0]
+    events = Events(MemoryApi(), lambda: clock[0])
     assert events.record(VPCS, META, "Normal", "Ready", "one")
     assert not events.record(VPCS, META, "Normal", "Ready", "one")
-    told = [events.record(VPCS, META, "Normal", "Ready", str(number)) for number in range(2 * BURST)]
-    assert sum(told) == BURST - 1
+    recorded = [events.record(VPCS, META, "Normal", "Ready", str(number)) for number in range(2 * BURST)]
+    assert sum(recorded) == BURST - 1
     assert events.dropped == BURST + 1
     assert events.record(VPCS, META.model_copy(update={"uid": "w"}), "Normal", "Ready", "another object's")
-    moment[0] += 120
+    clock[0] += 120
     assert events.record(VPCS, META, "Normal", "Ready", "later")
 
 

@@ -47,7 +47,7 @@ def asked(cluster: Any) -> list[str]:
 
 
 def reasons(cluster: Any, name: str) -> set[str]:
-    events = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+    events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
     return {event["reason"] for event in events if event["involvedObject"]["name"] == name}
 
 

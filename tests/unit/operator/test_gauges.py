@@ -10,38 +10,38 @@ from galactic.operator.state import Caches
 READY = {"type": "Ready", "status": "True", "reason": "Ready"}
 
 
-def thing(name, spec, **status):
+def cached(name, spec, **status):
     meta = {"name": name, "namespace": "ns", "uid": name, "resourceVersion": "1"}
     return {"metadata": meta, "spec": spec, "status": status}
 
 
 def attachment(name, ready):
     reason = {"type": "Ready", "status": str(ready), "reason": "Ready" if ready else "AddressesExhausted"}
-    return thing(name, {"vpc": {"name": "blue"}, "interface": {}}, ready=ready, conditions=[reason])
+    return cached(name, {"vpc": {"name": "blue"}, "interface": {}}, ready=ready, conditions=[reason])
 
 
 def caches():
     made = Caches()
     networks = ["10.1.1.0/24", "10.9.0.0/31", "fd00::/126"]
-    made.vpcs.set(thing("blue", {"networks": networks}, identifier="0000000004d2", conditions=[READY]))
-    made.vpcs.set(thing("odd", {"networks": []}))
+    made.vpcs.set(cached("blue", {"networks": networks}, identifier="0000000004d2", conditions=[READY]))
+    made.vpcs.set(cached("odd", {"networks": []}))
     for name, ready in (("a", True), ("b", False), ("c", False)):
         made.attachments.set(attachment(name, ready))
     return made
 
 
 def test_what_is_not_ready_is_counted_by_kind_and_reason():
-    found = unready(caches())
-    assert found["VPCAttachment", "AddressesExhausted"] == 2
-    assert found["VPC", "Invalid"] == 1
-    assert found["NodeSegment", "NoStatus"] == 0
-    assert sum(found.values()) == 3
+    counts = unready(caches())
+    assert counts["VPCAttachment", "AddressesExhausted"] == 2
+    assert counts["VPC", "Invalid"] == 1
+    assert counts["NodeSegment", "NoStatus"] == 0
+    assert sum(counts.values()) == 3
 
 
 def test_a_vpc_tells_who_is_in_it_and_how_full_it_is():
     allocator = Allocator()
-    held = [ip_network(text) for text in ("10.1.1.5/32", "10.1.1.6/32", "172.16.0.0/16", "fd00::2/128")]
-    allocator.of(("ns", "blue")).addresses.claim(("ns", "a"), held)
+    networks = [ip_network(text) for text in ("10.1.1.5/32", "10.1.1.6/32", "172.16.0.0/16", "fd00::2/128")]
+    allocator.of(("ns", "blue")).addresses.claim(("ns", "a"), networks)
     (blue,) = vpcs(caches(), allocator)
     assert (blue.name, blue.vpc, blue.ready, blue.unready) == ("ns/blue", "0000000004d2", 1, 2)
     # 253 of the /24, both of the /31; of the /126 there is one beside network, gateway and the last.

@@ -46,8 +46,8 @@ class Answers(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None: ...
 
-    def _answer(self, status: int, thing: dict[str, Any]) -> None:
-        text = json.dumps(thing).encode()
+    def _answer(self, status: int, body: dict[str, Any]) -> None:
+        text = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -113,22 +113,22 @@ def test_an_api_server_that_is_away_is_said_and_waited_for(
         stderr=subprocess.STDOUT,
     )
 
-    def says(status: int, *words: str) -> None:
+    def answers(status: int, *words: str) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while not ((said := health(port))[0] == status and all(word in said[1] for word in words)):
+        while not ((answer := health(port))[0] == status and all(word in answer[1] for word in words)):
             assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, (said, (tmp_path / "log").read_text()[-3000:])
+            assert time.monotonic() < deadline, (answer, (tmp_path / "log").read_text()[-3000:])
             time.sleep(0.1)
 
     try:
-        says(503, "lease galactic-operator not renewed", "kube-apiserver")
+        answers(503, "lease galactic-operator not renewed", "kube-apiserver")
         one = server(api)
-        says(200, "ok")
+        answers(200, "ok")
         one.shutdown()
         one.server_close()
-        says(503, "lease galactic-operator not renewed", "kube-apiserver")
+        answers(503, "lease galactic-operator not renewed", "kube-apiserver")
         server(api)
-        says(200, "ok")
+        answers(200, "ok")
     finally:
         process.terminate()
         process.wait(PATIENCE_SECONDS)

@@ -15,8 +15,8 @@ def key(number):
 def test_no_two_holders_have_one_number_whatever_the_order(steps):
     pool = functions()
     live = {}
-    for claim, number in steps:
-        if claim:
+    for requested, number in steps:
+        if requested:
             live[key(number)] = pool.allocate(key(number), f"uid-{number}")
         else:
             assert pool.release(key(number)) == live.pop(key(number), None)

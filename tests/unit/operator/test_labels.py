@@ -96,9 +96,9 @@ async def test_a_generated_attachment_has_the_label_from_its_creation(ready):
     ready.api.requests.clear()
     carry(ready, "p", attachment="own", generated=True)
     await ready.settled()
-    there = ready.api.stored(VPC_ATTACHMENTS, "own", "default")["metadata"]
-    assert there["labels"][VPC_LABEL] == identifier(ready)
-    assert FINALIZER in there["finalizers"]
+    metadata = ready.api.stored(VPC_ATTACHMENTS, "own", "default")["metadata"]
+    assert metadata["labels"][VPC_LABEL] == identifier(ready)
+    assert FINALIZER in metadata["finalizers"]
     assert not [
         patch
         for patch in ready.api.patches

@@ -24,13 +24,13 @@ def attachment(cluster, name, namespace="default"):
     return cluster.api.stored(VPC_ATTACHMENTS, name, namespace)
 
 
-def told(cluster, name):
+def events_of(cluster, name):
     """The reasons of the Events on a Pod."""
-    things = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+    events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
     return {
-        thing["reason"]
-        for thing in things
-        if (thing["involvedObject"]["kind"], thing["involvedObject"]["name"]) == ("Pod", name)
+        event["reason"]
+        for event in events
+        if (event["involvedObject"]["kind"], event["involvedObject"]["name"]) == ("Pod", name)
     }
 
 
@@ -95,7 +95,7 @@ async def test_of_another_namespace_by_its_grant(cluster):
     assert cluster.status("web-own", "other")["ready"] is True
     assert cluster.condition("Ready", "not-own", "other")["reason"] == "NotGranted"
     await cluster.settled()
-    assert "NotGranted" in told(cluster, "not")
+    assert "NotGranted" in events_of(cluster, "not")
 
 
 @pytest.mark.parametrize("vpc", ["", "a/b/c", "/v", "v/"])
@@ -107,7 +107,7 @@ async def test_an_annotation_that_names_no_vpc_is_told_to_the_pod(cluster, vpc):
     await cluster.start()
     await cluster.settled()
     assert attachment(cluster, "web-own") is None
-    assert "InvalidAnnotation" in told(cluster, "web")
+    assert "InvalidAnnotation" in events_of(cluster, "web")
 
 
 async def test_an_attachment_that_is_not_the_pods_is_left_alone(cluster):
@@ -116,7 +116,7 @@ async def test_an_attachment_that_is_not_the_pods_is_left_alone(cluster):
     pod(cluster, "web")
     await cluster.settled()
     assert "ownerReferences" not in attachment(cluster, "web-own")["metadata"]
-    assert "NameTaken" in told(cluster, "web")
+    assert "NameTaken" in events_of(cluster, "web")
 
 
 async def test_a_namesake_gets_its_own_once_the_old_one_is_gone(cluster):
@@ -217,7 +217,7 @@ async def test_one_pods_refusal_blocks_no_other(cluster):
         pod(cluster, name)
     await cluster.until(lambda: (attachment(cluster, "c-own") or {}).get("status", {}).get("ready"))
     assert attachment(cluster, "a-own") is None
-    assert "Forbidden" in told(cluster, "a")
+    assert "Forbidden" in events_of(cluster, "a")
     cluster.api.fail = lambda *_: None
     await cluster.settled()
     assert cluster.status("a-own")["ready"] is True
@@ -241,7 +241,7 @@ async def test_an_attachment_that_another_made_just_now_is_waited_for(cluster):
     seen(VPC_ATTACHMENTS, Event("ADDED", made))
     await cluster.settled()
     assert cluster.status("web-own")["ready"] is True
-    assert not told(cluster, "web") & {"NameTaken", "Conflict", "AlreadyExists"}
+    assert not events_of(cluster, "web") & {"NameTaken", "Conflict", "AlreadyExists"}
 
 
 async def test_two_pods_on_one_attachment_are_told_where_one_looks_at_it(cluster):
@@ -263,5 +263,5 @@ async def test_two_pods_on_one_attachment_are_told_where_one_looks_at_it(cluster
 
 def shared(cluster):
     """What Events of reason Shared say."""
-    things = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
-    return [thing["message"] for thing in things if thing["reason"] == "Shared"]
+    events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
+    return [event["message"] for event in events if event["reason"] == "Shared"]

@@ -108,7 +108,7 @@ async def test_nothing_is_asked_for_in_a_namespace_that_is_going(cluster):
         await cluster.settled()
     assert made(cluster, NADS) == before
     assert len(cluster.api.patches) == patches
-    assert not [each for each in logs if each["log_level"] != "debug"]
+    assert not [entry for entry in logs if entry["log_level"] != "debug"]
 
 
 async def test_a_refusal_in_a_namespace_that_is_going_is_no_news(cluster):
@@ -131,5 +131,5 @@ async def test_a_refusal_in_a_namespace_that_is_going_is_no_news(cluster):
     assert made(cluster, NADS) == before + 1
     assert made(cluster, VPC_ATTACHMENTS) == 1
     assert made(cluster, EVENTS) > 0, "of the one that has no VPC"
-    assert not [each for each in logs if each["log_level"] != "debug"]
+    assert not [entry for entry in logs if entry["log_level"] != "debug"]
     assert not cluster.reconciler.events.dropped

@@ -37,8 +37,8 @@ class Server(MemoryApi):
         meta = {"name": "blue", "finalizers": [FINALIZER, "other/one"]}
         self.put(VPCS, {"metadata": meta, "spec": {"networks": ["10.1.1.0/24"]}}, "default")
         reference = {"apiVersion": API_VERSION, "kind": "VPC", "name": "blue"}
-        held = {"metadata": {"name": "web", "finalizers": [FINALIZER]}, "spec": {"vpc": reference}}
-        self.put(VPC_ATTACHMENTS, held, "default")
+        finalized = {"metadata": {"name": "web", "finalizers": [FINALIZER]}, "spec": {"vpc": reference}}
+        self.put(VPC_ATTACHMENTS, finalized, "default")
 
     def run(self, pods: int) -> None:
         labels = {"app.kubernetes.io/instance": "galactic", "app.kubernetes.io/component": "operator"}
@@ -61,11 +61,11 @@ class Server(MemoryApi):
         return [one for kind in CONFIGURATIONS if (one := self.stored(kind, "galactic-webhook"))]
 
     def finalizers(self) -> Objects:
-        held = (
+        finalized = (
             self.stored(VPCS, "blue", "default"),
             self.stored(VPC_ATTACHMENTS, "web", "default"),
         )
-        return [one["metadata"].get("finalizers") for one in held]
+        return [one["metadata"].get("finalizers") for one in finalized]
 
 
 async def test_what_ran_out_of_time_refuses_no_pods_and_is_finished_by_the_next_run() -> None:

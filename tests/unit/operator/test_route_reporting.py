@@ -42,12 +42,12 @@ def attachment(node: str = "", epoch: int = 0) -> VpcAttachment:
     )
 
 
-def caches(found: NodeSegment | None, *, node: str = "node-1", live: bool = True) -> Any:
+def caches(segment: NodeSegment | None, *, node: str = "node-1", live: bool = True) -> Any:
     pod = SimpleNamespace(live=live, node=node)
     return SimpleNamespace(
         carriers=lambda _: [("blue", "web")],
         pods=SimpleNamespace(get=lambda _: pod),
-        segments=SimpleNamespace(get=lambda key: found if key == ("", "node-1") else None),
+        segments=SimpleNamespace(get=lambda key: segment if key == ("", "node-1") else None),
     )
 
 
@@ -59,7 +59,7 @@ class Clock:
 
 
 @pytest.mark.parametrize(
-    ("seen", "known", "says"),
+    ("seen", "known", "expected"),
     [
         pytest.param(caches(segment(LONG_AGO)), attachment(), True, id="the-router-is-away"),
         pytest.param(caches(segment(AHEAD)), attachment(), True, id="of-a-node-whose-clock-is-ahead"),
@@ -76,13 +76,13 @@ class Clock:
         pytest.param(caches(segment(LONG_AGO), live=False), attachment(), False, id="run-to-its-end"),
     ],
 )
-def test_what_is_said(seen: Any, known: VpcAttachment, says: bool) -> None:
+def test_what_is_said(seen: Any, known: VpcAttachment, expected: bool) -> None:
     clock = Clock()
     unpublished = Unpublished(clock)
-    assert unpublished.state(seen, KEY, known) == (None, says), "patience at first, whatever the epoch"
+    assert unpublished.state(seen, KEY, known) == (None, expected), "patience at first, whatever the epoch"
     clock.at += PATIENCE_SECONDS
     state, later = unpublished.state(seen, KEY, known)
-    assert (state is not None, later) == (says, says)
+    assert (state is not None, later) == (expected, expected)
     if state:
         assert (state.status, state.reason) == ("False", "NotRouted")
         assert "node-1" in state.message
@@ -102,9 +102,9 @@ def test_patience_begins_anew() -> None:
         (segment(2), None, False),
         (segment(2), attachment(), False),  # a namesake
     ]
-    for number, (place, known, says) in enumerate(steps):
+    for number, (place, known, expected) in enumerate(steps):
         state, _ = unpublished.state(caches(place), KEY, known)
-        assert (state is not None) is says, number
+        assert (state is not None) is expected, number
         clock.at += PATIENCE_SECONDS
 
 
@@ -123,14 +123,14 @@ async def test_a_router_outside_of_the_cluster_is_not_missed(
     meta = {"name": "web", "labels": labels, "annotations": {ATTACHMENT_ANNOTATION: "web"}}
     cluster.api.put(PODS, {"metadata": meta, "spec": {"nodeName": "node-1"}, "status": {}}, "default")
     place = {"vpc": "0" * 11 + "1", "function": "0001", "attachment": "default/web", "sid": "::1", "epoch": 1}
-    there = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
-    cluster.api.put(NODE_SEGMENTS, there | {"status": {"endpoints": [place]}})
+    segment = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
+    cluster.api.put(NODE_SEGMENTS, segment | {"status": {"endpoints": [place]}})
     if outside:
         await cluster.settled()
     else:
         await cluster.until(lambda: cluster.condition("Routed", "web"))
-    found = cluster.condition("Routed", "web")
-    assert (found and found["reason"]) == (None if outside else "NotRouted")
+    routed = cluster.condition("Routed", "web")
+    assert (routed and routed["reason"]) == (None if outside else "NotRouted")
     await cluster.stop()
 
 

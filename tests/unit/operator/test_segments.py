@@ -14,15 +14,15 @@ def node(cluster, name, prefix):
 
 
 def prefix_of(cluster, name):
-    thing = cluster.api.stored(NODE_SEGMENTS, name)
-    return thing["spec"]["prefix"] if thing else None
+    segment = cluster.api.stored(NODE_SEGMENTS, name)
+    return segment["spec"]["prefix"] if segment else None
 
 
 def reasons(cluster, kind):
     return [
-        thing["reason"]
-        for (plural, _, _), thing in cluster.api.objects.items()
-        if plural == EVENTS.plural and thing["involvedObject"]["kind"] == kind
+        stored["reason"]
+        for (plural, _, _), stored in cluster.api.objects.items()
+        if plural == EVENTS.plural and stored["involvedObject"]["kind"] == kind
     ]
 
 

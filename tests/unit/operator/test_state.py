@@ -5,7 +5,7 @@ from galactic.kube.resources import VPCS
 from galactic.operator.state import Cache, Caches, Invalid
 
 
-def thing(name="a", version="1", uid="u", **more):
+def cached(name="a", version="1", uid="u", **more):
     return {"metadata": {"name": name, "namespace": "ns", "uid": uid, "resourceVersion": version}, **more}
 
 
@@ -19,13 +19,13 @@ def cache():
 
 def test_older_and_repeated_news_are_ignored(cache):
     for version in ("5", "4", "5", "10", "9"):
-        cache.set(thing(version=version))
+        cache.set(cached(version=version))
     assert [new for _, _, new in cache.differences] == ["5", "10"]
 
 
 def test_a_namesake_is_another_object(cache):
-    cache.set(thing(uid="old", version="9"))
-    cache.set(thing(uid="new", version="3"))
+    cache.set(cached(uid="old", version="9"))
+    cache.set(cached(uid="new", version="3"))
     cache.remove(("ns", "a"), "old")
     assert cache.get(("ns", "a")) == "3"
     cache.remove(("ns", "a"), "new")
@@ -33,12 +33,12 @@ def test_a_namesake_is_another_object(cache):
 
 
 def test_a_list_removes_what_it_lacks_but_not_what_came_after_it_was_asked_for(cache):
-    cache.set(thing("a"))
-    cache.set(thing("b"))
+    cache.set(cached("a"))
+    cache.set(cached("b"))
     since = cache.clock
-    cache.set(thing("c", version="7"))
-    cache.set(thing("b", version="8"))
-    cache.set(thing("b", version="2"))
+    cache.set(cached("c", version="7"))
+    cache.set(cached("b", version="8"))
+    cache.set(cached("b", version="2"))
     assert cache.retain({("ns", "b")}, since) == 1
     assert sorted(key[1] for key in cache) == ["b", "c"]
     assert cache.get(("ns", "b")) == "8"
@@ -46,7 +46,7 @@ def test_a_list_removes_what_it_lacks_but_not_what_came_after_it_was_asked_for(c
 
 def test_what_does_not_fit_its_model_is_kept_as_broken():
     caches = Caches()
-    caches.vpcs.set(thing(spec={"networks": []}))
+    caches.vpcs.set(cached(spec={"networks": []}))
     invalid = caches.vpcs.get(("ns", "a"))
     assert isinstance(invalid, Invalid)
     assert "spec.networks" in str(invalid.problem)

@@ -93,8 +93,8 @@ def taints(cluster: Any) -> list[dict[str, str]]:
     return list(cluster.api.stored(NODES, "n1")["spec"]["taints"])
 
 
-def told(cluster: Any) -> list[str]:
-    events = [thing for (plural, _, _), thing in cluster.api.objects.items() if plural == EVENTS.plural]
+def messages(cluster: Any) -> list[str]:
+    events = [event for (plural, _, _), event in cluster.api.objects.items() if plural == EVENTS.plural]
     return [event["reason"] for event in events if event["involvedObject"]["kind"] == "Node"]
 
 
@@ -116,7 +116,7 @@ async def test_it_comes_back_where_that_is_asked_for(clusters: Any) -> None:
     assert taints(cluster) == [OTHER, OURS]
     await report(cluster, READY)
     assert taints(cluster) == [OTHER]
-    assert {"AgentNotReady", "NodeReady"} <= set(told(cluster))
+    assert {"AgentNotReady", "NodeReady"} <= set(messages(cluster))
     cluster.api.requests.clear()
     await report(cluster, READY, condition("Synced", "True"))
     assert ("patch", "Node", "n1") not in cluster.api.requests

@@ -21,15 +21,15 @@ def arguments(words, option="--build-arg"):
 
 
 @pytest.mark.parametrize(
-    ("works", "taken"),
+    ("works", "chosen"),
     [
         pytest.param({"docker", "podman", "buildah"}, "docker", id="docker-first"),
         pytest.param({"podman", "buildah"}, "podman", id="docker-without-its-service"),
         pytest.param({"buildah"}, "buildah", id="buildah-alone"),
     ],
 )
-def test_the_first_engine_that_works_is_taken(works, taken):
-    assert engine("", lambda name: None if name in works else "does not work: no service") == taken
+def test_the_first_engine_that_works_is_taken(works, chosen):
+    assert engine("", lambda name: None if name in works else "does not work: no service") == chosen
 
 
 def test_where_nothing_builds_images_it_says_what_was_tried_and_what_to_do():
@@ -213,12 +213,12 @@ global.timeout='9'
 
 
 def test_pips_settings_are_those_that_pip_goes_by():
-    found = pip_settings.listed(LISTED)
-    assert found["index-url"] == "https://user:word@packages.example/simple", (
+    parsed = pip_settings.listed(LISTED)
+    assert parsed["index-url"] == "https://user:word@packages.example/simple", (
         "the environment goes before files"
     )
-    assert found["timeout"] == "7", "the command goes before what is for all"
-    text, left_out = lending.configuration(found)
+    assert parsed["timeout"] == "7", "the command goes before what is for all"
+    text, left_out = lending.configuration(parsed)
     assert text.splitlines() == [
         "[global]",
         "index-url = https://user:word@packages.example/simple",
@@ -233,16 +233,16 @@ def test_the_listing_is_pips_own(tmp_path, monkeypatch):
     path.write_text("[global]\ntimeout = 41\nretries = 3\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(path))
     monkeypatch.setenv("PIP_TIMEOUT", "42")
-    found = pip_settings.read()
-    assert (found["timeout"], found["retries"]) == ("42", "3")
+    parsed = pip_settings.read()
+    assert (parsed["timeout"], parsed["retries"]) == ("42", "3")
 
 
 def secrets(words):
-    found = [word.removeprefix("--secret=") for word in words if word.startswith("--secret=")]
+    secrets = [word.removeprefix("--secret=") for word in words if word.startswith("--secret=")]
     return {
         parts["id"]: parts["src"]
-        for each in found
-        for parts in [dict(p.split("=", 1) for p in each.split(","))]
+        for secret in secrets
+        for parts in [dict(p.split("=", 1) for p in secret.split(","))]
     }
 
 

@@ -34,9 +34,9 @@ class Wheel:
 
     @property
     def points(self) -> ConfigParser:
-        found = ConfigParser()
-        found.read_string(self.text("entry_points.txt"))
-        return found
+        entry_points = ConfigParser()
+        entry_points.read_string(self.text("entry_points.txt"))
+        return entry_points
 
 
 @pytest.fixture(scope="module")

@@ -35,10 +35,10 @@ def test_via_of_ones_own_is_a_termination_and_any_other_a_route():
         {"destination": "192.168.4.0/24", "via": "10.1.1.9"},
         {"destination": "192.168.5.0/24"},
     ]
-    thing = attachment(**interface("10.1.1.1/24", "2001:10:1:1::1/64"), routes=routes)
-    wanted = parse_attachment(thing, None)
+    parsed = attachment(**interface("10.1.1.1/24", "2001:10:1:1::1/64"), routes=routes)
+    wanted = parse_attachment(parsed, None)
     config = configuration(
-        thing.metadata,
+        parsed.metadata,
         wanted,
         vpc=1234,
         function=42,
@@ -76,8 +76,8 @@ def test_via_of_ones_own_is_a_termination_and_any_other_a_route():
 
 def test_what_lies_outside_is_named():
     wanted = parse_attachment(attachment(**interface("172.16.0.1/24", "10.1.1.1/24")), None)
-    said = outside(wanted, wanted.addresses, (ip_network("10.1.1.0/24"),))
-    assert said == "172.16.0.1 lies outside the VPC's networks (10.1.1.0/24)"
+    refusal = outside(wanted, wanted.addresses, (ip_network("10.1.1.0/24"),))
+    assert refusal == "172.16.0.1 lies outside the VPC's networks (10.1.1.0/24)"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_what_the_attachment_decides_is_refused_in_its_entry_and_in_no_other(req
 
 
 @pytest.mark.parametrize(
-    ("there", "added"),
+    ("entries", "added"),
     [
         pytest.param([], True, id="empty-list"),
         pytest.param(
@@ -85,14 +85,14 @@ def test_what_the_attachment_decides_is_refused_in_its_entry_and_in_no_other(req
         pytest.param([{"name": "web", "namespace": "green"}], True, id="a-namesake-elsewhere"),
     ],
 )
-def test_json_form(there: list[dict[str, object]], added: bool) -> None:
-    text = json.dumps(there)
+def test_json_form(entries: list[dict[str, object]], added: bool) -> None:
+    text = json.dumps(entries)
     once = appended(text, "web", "galactic0", "blue")
     assert appended(once, "web", "galactic0", "blue") == once
-    if not there:
+    if not entries:
         assert once == "web@galactic0"
     else:
-        assert json.loads(once) == [*there, *([{"name": "web", "interface": "galactic0"}] if added else [])]
+        assert json.loads(once) == [*entries, *([{"name": "web", "interface": "galactic0"}] if added else [])]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,6 @@ def test_malformed_is_refused_with_its_text(text: str) -> None:
 
 
 def test_interfaces_have_multus_names_where_none_is_given() -> None:
-    there = networks("a,b@x,c")
-    assert there == (Network("", "a", ""), Network("", "b", "x"), Network("", "c", ""))
-    assert interfaces(there) == ("net1", "x", "net3")
+    entries = networks("a,b@x,c")
+    assert entries == (Network("", "a", ""), Network("", "b", "x"), Network("", "c", ""))
+    assert interfaces(entries) == ("net1", "x", "net3")

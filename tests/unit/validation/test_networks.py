@@ -23,7 +23,7 @@ def test_accepted(texts):
 
 
 @pytest.mark.parametrize(
-    ("texts", "reason", "field", "said"),
+    ("texts", "reason", "field", "reason_text"),
     [
         pytest.param(["10.1.1.0/33"], "InvalidNetwork", "spec.networks[0]", "10.1.1.0/33", id="bad-length"),
         pytest.param(["ten"], "InvalidNetwork", "spec.networks[0]", "such as", id="no-network"),
@@ -67,9 +67,9 @@ def test_accepted(texts):
         pytest.param(["2001:db8::/32"], "ReservedNetwork", "spec.networks[0]", "SRv6 block", id="srv6-space"),
     ],
 )
-def test_refused(texts, reason, field, said):
+def test_refused(texts, reason, field, reason_text):
     with pytest.raises(Rejected) as refusal:
         parse_networks(texts, SPACE)
     assert (refusal.value.reason, refusal.value.field) == (reason, field)
     assert field in str(refusal.value)
-    assert said in str(refusal.value)
+    assert reason_text in str(refusal.value)

@@ -126,10 +126,10 @@ def stored(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def test_what_is_there_already_is_not_written_again() -> None:
     for _, manifest in configurations("galactic", DOOR, (1, 30)):
-        there = stored(manifest)
-        assert merged(there, manifest) is None
-        there["webhooks"][0]["failurePolicy"] = "Ignore"
-        mended = merged(there, manifest)
+        current = stored(manifest)
+        assert merged(current, manifest) is None
+        current["webhooks"][0]["failurePolicy"] = "Ignore"
+        mended = merged(current, manifest)
         assert mended is not None
         assert mended["webhooks"][0]["failurePolicy"] == "Fail"
         assert mended["metadata"]["resourceVersion"] == "7", "or it would overwrite what it has not seen"
@@ -139,12 +139,13 @@ def test_a_ca_that_others_entered_stays() -> None:
     client_config = ClientConfig("galactic-system", "galactic-webhook", inject="galactic-system/webhook")
     _, manifest = configurations("galactic", client_config, (1, 30))[0]
     assert manifest["metadata"]["annotations"] == {INJECT: "galactic-system/webhook"}
-    there = stored(manifest)
-    there["webhooks"] = [
-        {**one, "clientConfig": {**one["clientConfig"], "caBundle": "VEhFSVJT"}} for one in there["webhooks"]
+    current = stored(manifest)
+    current["webhooks"] = [
+        {**one, "clientConfig": {**one["clientConfig"], "caBundle": "VEhFSVJT"}}
+        for one in current["webhooks"]
     ]
-    assert merged(there, manifest) is None
-    there["webhooks"][0]["timeoutSeconds"] = 30
-    mended = merged(there, manifest)
+    assert merged(current, manifest) is None
+    current["webhooks"][0]["timeoutSeconds"] = 30
+    mended = merged(current, manifest)
     assert mended is not None
     assert mended["webhooks"][0]["clientConfig"]["caBundle"] == "VEhFSVJT"

@@ -99,16 +99,16 @@ def pod(name: str = "web-1", **annotations: str) -> dict[str, Any]:
     }
 
 
-def completed(thing: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def completed(manifest: dict[str, Any], answer: Answer) -> dict[str, Any]:
     assert answer.refusal is None, str(answer.refusal)
-    meta = thing["metadata"]
+    meta = manifest["metadata"]
     for step in answer.patch:
         _, _, place, *key = step["path"].split("/")
         if key:
             meta.setdefault(place, {})[key[0].replace("~1", "/")] = step["value"]
         else:
             meta[place] = step["value"]
-    return thing
+    return manifest
 
 
 async def test_what_the_cache_does_not_know_yet_is_looked_up(dispatcher: Dispatcher, api: MemoryApi) -> None:
@@ -124,9 +124,9 @@ async def test_what_the_cache_does_not_know_yet_is_looked_up(dispatcher: Dispatc
 
 
 def _abroad(vpc_name: str = "blue") -> dict[str, Any]:
-    thing = attachment("x", "apps")
-    thing["spec"]["vpc"] |= {"namespace": "net", "name": vpc_name}
-    return thing
+    manifest = attachment("x", "apps")
+    manifest["spec"]["vpc"] |= {"namespace": "net", "name": vpc_name}
+    return manifest
 
 
 async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
@@ -142,12 +142,12 @@ async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
 async def test_a_refusal_does_not_tell_whether_the_vpc_exists(dispatcher: Dispatcher, api: MemoryApi) -> None:
     api.store(VPCS, vpc())
     api.store(NAMESPACES, {"metadata": {"name": "apps"}})
-    said = []
+    warnings = []
     for name in ("blue", "ghost"):
         api.requests.clear()
         answer = await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad(name)))
-        said.append((str(answer.refusal).replace(name, "NAME"), len(api.requests)))
-    assert said[0] == said[1]
+        warnings.append((str(answer.refusal).replace(name, "NAME"), len(api.requests)))
+    assert warnings[0] == warnings[1]
 
 
 async def test_a_pod_waits_a_little_for_its_attachment(
@@ -176,10 +176,10 @@ async def test_a_pod_waits_a_little_for_its_attachment(
 def _refused(generation: int = 1) -> dict[str, Any]:
     """An attachment whose first specification the operator has refused."""
     condition = {"type": "Accepted", "status": "False", "reason": "Invalid", "message": "no such network"}
-    thing = attachment(ready=False)
-    thing["metadata"]["generation"] = generation
-    thing["status"] |= {"observedGeneration": 1, "conditions": [condition]}
-    return thing
+    manifest = attachment(ready=False)
+    manifest["metadata"]["generation"] = generation
+    manifest["status"] |= {"observedGeneration": 1, "conditions": [condition]}
+    return manifest
 
 
 @pytest.mark.parametrize("kind", ["attachment", "vpc"])
@@ -188,10 +188,10 @@ async def test_a_pod_waits_no_longer_for_what_the_operator_has_refused(
 ) -> None:
     """Neither for an attachment nor for a VPC: kube-controller-manager makes few pods at a time."""
     dispatcher = Dispatcher(cluster, Rules(identities(""), patience=3600.0, grace=0.01), joins(cluster, api))
-    thing = _refused()
+    refused = _refused()
     if kind == "vpc":
-        thing = vpc() | {"status": thing["status"]}
-    api.store(VPCS if kind == "vpc" else VPC_ATTACHMENTS, thing)
+        refused = vpc() | {"status": refused["status"]}
+    api.store(VPCS if kind == "vpc" else VPC_ATTACHMENTS, refused)
     asking = pod(**{kind: "blue" if kind == "vpc" else "web"})
     asked = request(PODS, completed(asking, await dispatcher.mutate(request(PODS, asking))))
     answer = await dispatcher.validate(asked)  # ends by itself
@@ -219,13 +219,13 @@ async def test_a_refusal_that_is_out_of_date_is_waited_for(api: MemoryApi, clust
 
 async def test_a_pod_with_an_attachment_of_its_own(dispatcher: Dispatcher, api: MemoryApi) -> None:
     api.store(VPCS, vpc())
-    thing = completed(pod(vpc="blue"), await dispatcher.mutate(request(PODS, pod(vpc="blue"))))
-    name = thing["metadata"]["annotations"][ATTACHMENT_ANNOTATION]
+    patched = completed(pod(vpc="blue"), await dispatcher.mutate(request(PODS, pod(vpc="blue"))))
+    name = patched["metadata"]["annotations"][ATTACHMENT_ANNOTATION]
     assert name.startswith("web-1-")
-    assert thing["metadata"]["annotations"][NETWORKS_ANNOTATION] == f"{name}@galactic0"
-    assert (await dispatcher.validate(request(PODS, thing))).refusal is None
+    assert patched["metadata"]["annotations"][NETWORKS_ANNOTATION] == f"{name}@galactic0"
+    assert (await dispatcher.validate(request(PODS, patched))).refusal is None
     api.store(VPC_ATTACHMENTS, attachment(name))
-    assert "made for another pod" in str((await dispatcher.validate(request(PODS, thing))).refusal)
+    assert "made for another pod" in str((await dispatcher.validate(request(PODS, patched))).refusal)
 
 
 async def test_only_living_pods_share(dispatcher: Dispatcher, api: MemoryApi) -> None:
@@ -239,8 +239,8 @@ async def test_only_living_pods_share(dispatcher: Dispatcher, api: MemoryApi) ->
         other["metadata"]["labels"] = {ATTACHMENT_LABEL: "web"}
         other["metadata"] |= {key: value for key, value in more.items() if key != "status"}
         api.store(PODS, other | {key: value for key, value in more.items() if key == "status"})
-    thing = completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
-    (warning,) = (await dispatcher.validate(request(PODS, thing))).warnings
+    patched = completed(pod(attachment="web"), await dispatcher.mutate(request(PODS, pod(attachment="web"))))
+    (warning,) = (await dispatcher.validate(request(PODS, patched))).warnings
     assert warning.startswith("pod alive has VPCAttachment web as well")
 
 
@@ -307,14 +307,14 @@ async def test_a_node_writes_its_own_segment(
         meta = {"name": f"agent-{number}", "namespace": "galactic-system"}
         api.store(PODS, {"metadata": meta, "spec": {"nodeName": f"node-{number}"}})
     api.store(PODS, {"metadata": {"name": "agent-3", "namespace": "galactic-system"}, "spec": {}})
-    thing = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
+    segment = {"metadata": {"name": "node-1"}, "spec": {"prefix": "2001:db8:ff01:100::/56"}}
     for subresource in ("", "status"):
-        asked = request(NODE_SEGMENTS, thing, thing, user=user, subresource=subresource)
+        asked = request(NODE_SEGMENTS, segment, segment, user=user, subresource=subresource)
         assert ((await dispatcher.validate(asked)).refusal is not None) == refused
 
 
 @pytest.mark.parametrize(
-    ("resource", "thing"),
+    ("resource", "manifest"),
     [
         pytest.param(VPCS, vpc("x", "net", "10.1.1.1/24"), id="vpc"),
         pytest.param(VPC_ATTACHMENTS, attachment("x", "net", "nonsense"), id="attachment"),
@@ -323,14 +323,16 @@ async def test_a_node_writes_its_own_segment(
     ],
 )
 async def test_what_was_bad_before_can_be_updated_and_deleted(
-    dispatcher: Dispatcher, resource: Any, thing: dict[str, Any]
+    dispatcher: Dispatcher, resource: Any, manifest: dict[str, Any]
 ) -> None:
-    assert (await dispatcher.validate(request(resource, thing))).refusal is not None
-    touched = {**thing, "metadata": {**thing["metadata"], "finalizers": []}}
-    assert (await dispatcher.validate(request(resource, touched, thing))).refusal is None
-    going = {**thing, "metadata": {**thing["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+    assert (await dispatcher.validate(request(resource, manifest))).refusal is not None
+    touched = {**manifest, "metadata": {**manifest["metadata"], "finalizers": []}}
+    assert (await dispatcher.validate(request(resource, touched, manifest))).refusal is None
+    going = {**manifest, "metadata": {**manifest["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}}
     assert (await dispatcher.validate(request(resource, going, {"metadata": {}}))).refusal is None
-    assert (await dispatcher.validate(request(resource, thing, thing, operation="DELETE"))).refusal is None
+    assert (
+        await dispatcher.validate(request(resource, manifest, manifest, operation="DELETE"))
+    ).refusal is None
 
 
 SHARED = "0000000004d2"

@@ -30,7 +30,7 @@ def network(*networks: str, ready: bool = False, status: dict[str, Any] | None =
 
 
 @pytest.mark.parametrize(
-    ("networks", "said"),
+    ("networks", "message"),
     [
         pytest.param(["10.1.1.0/33"], "spec.networks[0]: '10.1.1.0/33'", id="bad-length"),
         pytest.param(["nonsense"], "spec.networks[0]: 'nonsense'", id="no-network"),
@@ -48,10 +48,10 @@ def network(*networks: str, ready: bool = False, status: dict[str, Any] | None =
         pytest.param(["2001:db8:ff01::/48"], "SRv6 block 2001:db8:ff00::/40", id="srv6-space"),
     ],
 )
-def test_networks_that_could_not_work(networks: list[str], said: str) -> None:
+def test_networks_that_could_not_work(networks: list[str], message: str) -> None:
     with pytest.raises(Rejected) as refusal:
         vpc.created(network(*networks), SPACE, ())
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_shadowed_ranges_and_taken_identifiers_are_warned_of() -> None:
         network("10.244.3.0/24", identifier="0000000004d2"), SPACE, (PODS,), ("other", "vpc")
     )
     assert answer.refusal is None
-    shadowed, taken = answer.warnings
+    shadowed, in_use = answer.warnings
     assert shadowed.startswith(
         "spec.networks: 10.244.3.0/24 overlaps 10.244.0.0/16, the cluster's pods: pods in the"
     )
     assert (
-        taken
+        in_use
         == "spec.identifier: 0000000004d2 belongs to a VPC of another namespace; this VPC is not ready while that "
         "one exists"
     )
@@ -101,7 +101,7 @@ def used(address: str) -> Used:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "held", "reason"),
+    ("old", "new", "occupied", "reason"),
     [
         pytest.param(["10.1.0.0/16"], ["10.2.0.0/16"], "10.1.1.1", "NetworkInUse", id="removed"),
         pytest.param(["10.1.0.0/16"], ["10.1.2.0/24"], "10.1.1.1", "NetworkInUse", id="shrunk"),
@@ -121,9 +121,9 @@ def used(address: str) -> Used:
         ),
     ],
 )
-def test_networks_change(old: list[str], new: list[str], held: str, reason: str | None) -> None:
+def test_networks_change(old: list[str], new: list[str], occupied: str, reason: str | None) -> None:
     def change() -> None:
-        vpc.updated(network(*old), network(*new), SPACE, (), [used(held)])
+        vpc.updated(network(*old), network(*new), SPACE, (), [used(occupied)])
 
     if reason is None:
         change()
@@ -132,7 +132,7 @@ def test_networks_change(old: list[str], new: list[str], held: str, reason: str 
         change()
     assert refusal.value.reason == reason
     if reason == "NetworkInUse":
-        assert f"{held} (net/web)" in str(refusal.value)
+        assert f"{occupied} (net/web)" in str(refusal.value)
 
 
 def test_a_change_that_may_detach_pods_is_warned_of() -> None:
@@ -279,7 +279,7 @@ def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "said"),
+    ("prefix", "message"),
     [
         pytest.param("2001:db8:ff01:100::/56", "", id="free"),
         pytest.param("2001:db8:ff02:100::/56", "NodeSegment node-2", id="the-same"),
@@ -292,18 +292,18 @@ def test_outside_the_networks_is_warned_of_and_refused_when_strict() -> None:
         pytest.param("2001:db8:aa01:100::/56", "outside the SRv6 block", id="outside-the-space"),
     ],
 )
-def test_prefixes(prefix: str, said: str) -> None:
+def test_prefixes(prefix: str, message: str) -> None:
     others = [
         ("node-1", "2001:db8:ff01:100::/56"),
         ("node-2", "2001:db8:ff02:100::/56"),
         ("node-3", "broken"),
     ]
-    if not said:
+    if not message:
         nodesegment.prefixed("node-1", prefix, SPACE, others)
         return
     with pytest.raises(Rejected) as refusal:
         nodesegment.prefixed("node-1", prefix, SPACE, others)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
     assert refusal.value.field == "spec.prefix"
 
 

@@ -17,7 +17,7 @@ from galactic.webhook import pod
 from galactic.webhook.pod import Attachment
 
 
-def thing(name: str = "web-1", annotations: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
+def manifest(name: str = "web-1", annotations: dict[str, str] | None = None, **more: Any) -> dict[str, Any]:
     meta: dict[str, Any] = {"name": name, "namespace": "blue"}
     if annotations is not None:
         meta["annotations"] = annotations
@@ -28,7 +28,7 @@ def of(*annotations: str, **more: Any) -> pod.Pod:
     """A Pod with annotations written KEY=VALUE, where a, v and n stand for ours and Multus's."""
     keys = {"a": ATTACHMENT_ANNOTATION, "v": VPC_ANNOTATION, "n": NETWORKS_ANNOTATION}
     pairs = (annotation.partition("=") for annotation in annotations)
-    return pod.parse(thing(annotations={keys[key]: value for key, _, value in pairs}, **more), "blue")
+    return pod.parse(manifest(annotations={keys[key]: value for key, _, value in pairs}, **more), "blue")
 
 
 def patched(before: dict[str, Any], patch: tuple[dict[str, Any], ...]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def patched(before: dict[str, Any], patch: tuple[dict[str, Any], ...]) -> dict[s
 
 
 @pytest.mark.parametrize(
-    ("asking", "reason", "said"),
+    ("asking", "reason", "message"),
     [
         pytest.param(
             of("a=web", spec={"hostNetwork": True}),
@@ -87,11 +87,11 @@ def patched(before: dict[str, Any], patch: tuple[dict[str, Any], ...]) -> dict[s
         pytest.param(of("a=web", "n=x,y@net1"), "DuplicateInterface", "'net1'", id="interface-multus-names"),
     ],
 )
-def test_refused(asking: pod.Pod, reason: str, said: str) -> None:
+def test_refused(asking: pod.Pod, reason: str, message: str) -> None:
     with pytest.raises(Rejected) as refusal:
         pod.checked(asking)
     assert refusal.value.reason == reason
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
     assert refusal.value.field
 
 
@@ -126,7 +126,7 @@ def test_accepted(asking: pod.Pod) -> None:
     ],
 )
 def test_what_is_added(annotations: dict[str, str], labels: dict[str, str] | None, networks: str) -> None:
-    before = thing(annotations={ATTACHMENT_ANNOTATION: "web", **annotations})
+    before = manifest(annotations={ATTACHMENT_ANNOTATION: "web", **annotations})
     if labels is not None:
         before["metadata"]["labels"] = labels
     after = patched(before, pod.mutated(pod.parse(before, "blue"), "web", "galactic0").patch)
@@ -140,7 +140,9 @@ def test_what_is_added(annotations: dict[str, str], labels: dict[str, str] | Non
 
 
 def test_an_attachment_of_its_own_is_named_after_the_pod() -> None:
-    before = thing(name="", annotations={VPC_ANNOTATION: "net/blue"}, metadata={"generateName": "web-5d4f-"})
+    before = manifest(
+        name="", annotations={VPC_ANNOTATION: "net/blue"}, metadata={"generateName": "web-5d4f-"}
+    )
     asking = pod.parse(before, "blue")
     assert asking.vpc == ("net", "blue")
     name = pod.attachment_name(asking, "abcde")

@@ -80,8 +80,8 @@ class Clock:
     async def wake(self) -> None:
         """Returns when whoever was woken sleeps again."""
         sleeping = len(self._sleepers)
-        due, _, future = heapq.heappop(self._sleepers)
-        self.at = max(self.at, due)
+        wake_at, _, future = heapq.heappop(self._sleepers)
+        self.at = max(self.at, wake_at)
         future.set_result(None)
         while len(self._sleepers) < sleeping:
             await asyncio.sleep(0)
@@ -183,7 +183,7 @@ async def test_no_request_fails_while_certificates_change(api: MemoryApi) -> Non
         assert json.loads(text)["response"] == {"uid": str(number), "allowed": True}
 
     async with serving_on(one, metrics) as port, serving_on(other, metrics) as another:
-        running = [asyncio.create_task(each.run()) for each in (first, second)]
+        running = [asyncio.create_task(registration.run()) for registration in (first, second)]
         await first.ready.wait()
         await second.ready.wait()
         clock.at = begin + lifetime.renewal - timedelta(minutes=5)
@@ -224,12 +224,12 @@ async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
     await maker.load()
     data = {name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()}
     files = Files(tmp_path / "tls.crt", tmp_path / "tls.key")
-    told: asyncio.Queue[str | None] = asyncio.Queue()
+    paths: asyncio.Queue[str | None] = asyncio.Queue()
     given, certificate, metrics = registration(
-        api, Lifetime(timedelta(days=90)), files, report=told.put_nowait
+        api, Lifetime(timedelta(days=90)), files, report=paths.put_nowait
     )
     waiting = asyncio.create_task(given.load())
-    assert "tls.crt: No such file" in str(await told.get())
+    assert "tls.crt: No such file" in str(await paths.get())
     assert not waiting.done()
     (tmp_path / "tls.crt").write_bytes(data["tls.crt"])
     (tmp_path / "tls.key").write_bytes(data["tls.key"])
@@ -324,13 +324,16 @@ async def test_too_late_and_broken_are_said_clearly(api: MemoryApi, monkeypatch:
     await one.load()
     await one.keep()
     async with serving_on(certificate, metrics, mutate=sleepy, validate=broken) as port:
-        for path, said in (("/mutate", "no answer within"), ("/validate", "ZeroDivisionError; see its log")):
+        for path, message in (
+            ("/mutate", "no answer within"),
+            ("/validate", "ZeroDivisionError; see its log"),
+        ):
             status, text = await ask(trusting(api), port, json.dumps(review()).encode(), path)
             answer = json.loads(text)["response"]
             assert status == 200
             assert not answer["allowed"]
             assert answer["status"]["code"] == 503
-            assert said in answer["status"]["message"]
+            assert message in answer["status"]["message"]
 
 
 def client(authority: Bundle, name: str, folder: Path) -> Callable[[ssl.SSLContext], ssl.SSLContext]:
