@@ -117,11 +117,6 @@ def host_end(vpc: int, function: int) -> str:
     return _interface(vpc, function, "H")
 
 
-def guest_end(vpc: int, function: int) -> str:
-    """The guest end's name before it is moved into the pod's namespace."""
-    return _interface(vpc, function, "G")
-
-
 def vrf(vpc: int) -> str:
     """The VRF of a VPC on a node. It is per VPC, so its attachment digits are ``000``."""
     return _interface(vpc, 0, "V")
@@ -132,8 +127,8 @@ def _interface(vpc: int, function: int, end: str) -> str:
 
 
 def parse_interface(name: str) -> tuple[int, int, str] | None:
-    """(vpc, function, end) of one of our interface names, ``end`` one of H, G, V; None for other names."""
-    if len(name) != 2 + _VPC_WIDTH + _FUNCTION_WIDTH or name[0] != "G" or name[-1] not in "HGV":
+    """(vpc, function, end) of one of our interface names, ``end`` one of H, V; None for other names."""
+    if len(name) != 2 + _VPC_WIDTH + _FUNCTION_WIDTH or name[0] != "G" or name[-1] not in "HV":
         return None
     try:
         vpc = from_base62(name[1 : 1 + _VPC_WIDTH])

@@ -84,14 +84,12 @@ def test_not_hex(parse, text):
 def test_interface_names():
     assert names.vrf(1234) == "G0000000jU000V"
     assert names.host_end(1234, 42) == "G0000000jU00GH"
-    assert names.guest_end(1234, 42) == "G0000000jU00GG"
     assert len(names.host_end(names.VPC_MAX, names.FUNCTION_MAX)) <= 15
 
 
 @given(st.integers(0, names.VPC_MAX), st.integers(0, names.FUNCTION_MAX))
 def test_interface_names_there_and_back(vpc, function):
     assert names.parse_interface(names.host_end(vpc, function)) == (vpc, function, "H")
-    assert names.parse_interface(names.guest_end(vpc, function)) == (vpc, function, "G")
     assert names.parse_interface(names.vrf(vpc)) == (vpc, 0, "V")
 
 

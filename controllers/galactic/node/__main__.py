@@ -1,7 +1,9 @@
 """galactic-node: the wiring, read from top to bottom."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -21,7 +23,6 @@ from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
-from galactic.node.kubernetes.broker_certificate import FILE, BrokerCertificate
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.multus import MultusConfiguration
@@ -36,6 +37,9 @@ from galactic.node.state.epoch import Clock
 from galactic.node.state.store import Store
 from galactic.node.status import HostTasks, StatusReport
 from galactic.settings import NodeSettings, load
+
+if TYPE_CHECKING:
+    from galactic.node.kubernetes.broker_certificate import BrokerCertificate
 
 PROGRAM = "galactic-node"
 
@@ -57,9 +61,9 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
 
     topics = Topics(settings.mqtt_base)
     own = NodeTopics(topics, cluster, node)
-    own_certificate = settings.socket.parent / FILE if settings.request_broker_certificate else None
-    if own_certificate:
-        settings = settings.model_copy(update={"mqtt_cert_file": own_certificate})
+    certificate: Callable[[Kube], BrokerCertificate] | None = None
+    if settings.request_broker_certificate:
+        settings, certificate = with_certificate(settings)
     bus = PahoBus(settings, f"galactic-node-{cluster}-{node}", own.will, BusMetrics(collectors))
     async with LinuxKernel() as kernel, bus:
 
@@ -81,7 +85,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
                 UnaccountedAttachments(kube, store, lambda: segment.endpoints),
                 CarriedAttachments(kube, node, store, lambda reason: metrics.refused.labels(reason).inc()),
                 Fallback(kube, store, session.trusted),
-                BrokerCertificate(kube, own_certificate, cluster, node) if own_certificate else None,
+                certificate(kube) if certificate else None,
             )
 
         kubernetes = KubernetesTasks(connect, with_client)
@@ -97,6 +101,15 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             tasks.create_task(session.run(), name="session")
             tasks.create_task(kubernetes.run(), name="kubernetes")
             tasks.create_task(report.run(health), name="status report")
+
+
+def with_certificate(settings: NodeSettings) -> "tuple[NodeSettings, Callable[[Kube], BrokerCertificate]]":
+    """The settings with the file of the node's own certificate, and the task that renews it."""
+    from galactic.node.kubernetes import broker_certificate as module  # noqa: PLC0415 - cryptography is 9 MiB
+
+    path = settings.socket.parent / module.FILE
+    made = partial(module.BrokerCertificate, path=path, cluster=settings.cluster, node=settings.node_name)
+    return settings.model_copy(update={"mqtt_cert_file": path}), made
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.gauges import pool, unattached, unready, vpcs
 from galactic.operator.handlers import watch
-from galactic.operator.issuer import Issuer, Place
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
 from galactic.operator.reconcile import Reconciler, Reconcilers, Report
@@ -54,9 +53,14 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
             namespace=namespace,
         )
         observe(metrics, kube, lease, reconciler)
-        issuer = Issuer(Fenced(kube, lease), Place(settings.cluster, namespace), lambda: lease.leads)
+        issuing: list[Coroutine[Any, Any, None]] = []
+        if settings.issue_broker_certificates:
+            from galactic.operator.issuer import Issuer, Place  # noqa: PLC0415 - 8 MiB of cryptography
+
+            place = Place(settings.cluster, namespace)
+            issuing.append(Issuer(Fenced(kube, lease), place, lambda: lease.leads).run())
         await run_all(
-            *([issuer.run()] if settings.issue_broker_certificates else []),
+            *issuing,
             *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
             watch(Memo(reconciler.caches), reconciler.resync),
             lease.run(reconciler.lead),

@@ -3,20 +3,22 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError, NotYet
 from galactic.kube.client import Kube
-from galactic.node.kubernetes.broker_certificate import BrokerCertificate
 from galactic.node.kubernetes.carried import CarriedAttachments
 from galactic.node.kubernetes.fallback import Fallback
 from galactic.node.kubernetes.segment import Segment
 from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
 from galactic.node.state.attachment import PluginConfig, PodRef
 from galactic.node.state.condition import ConditionState
+
+if TYPE_CHECKING:
+    from galactic.node.kubernetes.broker_certificate import BrokerCertificate
 
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.5, 30.0)
@@ -30,7 +32,7 @@ class Tasks:
     unaccounted: UnaccountedAttachments
     carried: CarriedAttachments
     fallback: Fallback
-    certificate: BrokerCertificate | None = None
+    certificate: "BrokerCertificate | None" = None
 
 
 class KubernetesTasks:
