@@ -147,7 +147,7 @@ async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
     kube = MemoryKube()
     kube.set("2001:db8:ff01:100::/56")
     kube.object["status"] = {"counts": {"vpcs": 0, "endpoints": 0, "routes": 7}}
-    async with following(node, kube) as segment:
+    async with reporting(node, kube) as segment:
         await node.cni("ADD", config())
         await until(lambda: kube.object.get("status", {}).get("endpoints"))
         assert kube.patches[-1]["counts"] == {"vpcs": 1, "endpoints": 1, "routes": None}, (

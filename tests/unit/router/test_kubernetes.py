@@ -580,7 +580,7 @@ def test_the_recorder_knows_what_is_the_same() -> None:
     assert not status_writer.Record(None, "").same(status_writer.Record(None, "x"))
 
 
-async def test_an_event_of_a_vpc_costs_nothing_for_its_attachments(world, cluster, broker, until) -> None:
+async def test_an_event_of_a_vpc_costs_nothing_for_its_attachments(topology, cluster, broker, until) -> None:
     """VPC.status counts endpoints, so that each pod that starts is an event of its VPC."""
     async with router(broker, cluster) as controller:
         await until(lambda: controller.idle)
@@ -599,14 +599,14 @@ async def test_an_event_of_a_vpc_costs_nothing_for_its_attachments(world, cluste
         await until(lambda: sorted(given[1:]) == ["ns/a1", "ns/a2"])
 
 
-async def test_an_attachment_whose_vpc_comes_later_is_known_then(world, cluster, broker, until) -> None:
+async def test_an_attachment_whose_vpc_comes_later_is_known_then(topology, cluster, broker, until) -> None:
     cluster.remove(VPCS, "blue", "ns")
     async with router(broker, cluster) as controller:
-        say(broker, world.endpoints("n1", 1, world.endpoint("n1", 1, "10.1.1.1/32", epoch=5)))
+        say(broker, topology.endpoints("n1", 1, topology.endpoint("n1", 1, "10.1.1.1/32", epoch=5)))
         await until(lambda: controller.idle)
-        assert told(broker) == []
+        assert changes(broker) == []
         cluster.put(
             VPCS, "blue", "ns", spec={"networks": ["10.1.0.0/16"]}, status={"identifier": "0000000004d2"}
         )
-        await until(lambda: told(broker) == [(["10.1.1.1/32@n1"], [])])
+        await until(lambda: changes(broker) == [(["10.1.1.1/32@n1"], [])])
         await until(lambda: cluster.status("a1").get("endpoint", {}).get("node") == "n1")

@@ -24,7 +24,7 @@ networks = st.lists(st.sampled_from([*NETWORKS, "0.0.0.0/0"]), max_size=3).map(t
 
 
 class Numbering:
-    """The numbering of the fixture ``world``, which a state machine cannot ask for."""
+    """The numbering of the fixture ``topology``, which a state machine cannot ask for."""
 
     topology = None
 
