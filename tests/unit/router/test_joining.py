@@ -220,7 +220,7 @@ def test_any_order_of_registrations_and_policies(topology) -> None:
 def test_a_prefix_belongs_to_the_node_that_has_it_until_it_is_given_back(plane, topology) -> None:
     plane.attach(EAST, "10.1.1.1/32")
     plane.commit()
-    thief = NodeRef("west", "n1")  # its prefix in this topology is that of east's n1
+    thief = NodeRef("west", "n1")  # its prefix is here that of east's n1
     plane.store.nodes.set_prefix(thief, topology.prefix("n1"))
     plane.attach(thief, "10.1.1.2/32", vpc=OTHER)
     assert plane.commit() == ({"10.1.1.1/32": "east"}, ["PrefixTaken"])

@@ -1,11 +1,11 @@
 """What users rely on, over random histories of a whole plane: pods, nodes with clocks of their own, messages, a router.
 
-The oracle is the topology itself: where the pods really are, and who was there first. It knows nothing of epochs,
+The oracle is the simulation itself: where the pods really are, and who was there first. It knows nothing of epochs,
 sequences or tables. Nodes take epochs as the node controller does; what they say is delivered late, twice, out of order
 or, if something newer follows, never. The router is its store and its Adj-RIBs-Out, whose messages go one by one to
 followers: each node with the very state machine and the very rules of what it routes.
 
-What must be true of every commit, however little of the topology the router has heard by then, is asked of every commit
+What must be true of every commit, however little of it the router has heard by then, is asked of every commit
 (``_right``): of what was heard, who was there before, and nothing else.
 """
 
@@ -185,7 +185,7 @@ class Plane(RuleBasedStateMachine):
                         pod.epoch = max(self.now + node.skew, *(epoch + 1 for epoch in known))
                         self.register(node)
 
-    # -- what happens in the topology -----------------------------------------------------------------------------------
+    # -- pods, clocks and nodes ----------------------------------------------------------------------------------------
 
     def _whereabouts(self) -> dict[Who, Node]:
         """Where everybody is; those on a silent node are there until they are somewhere else."""
