@@ -45,8 +45,7 @@ def test_mtu(tenants: Callable[..., Tenant], lab: Lab, underlay: Callable[[int],
     blue.all_reach(("one", address) for address in ADDRESSES.values())
     fits(blue, 1500 - OUTER)
 
-    # A link on the way that is smaller than the nodes' own: its router tells the node, and Linux does nothing with that
-    # for what it has encapsulated. What fits goes on passing.
+    # A link on the way that is smaller than the nodes' own, in one direction: what fits goes on passing.
     lab.exec("fabric", ["ip", "link", "set", "node-2", "mtu", "1400"])
     assert not passes(blue, 4, 1500 - OUTER)
     assert passes(blue, 4, 1400 - OUTER)

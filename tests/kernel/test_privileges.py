@@ -150,7 +150,8 @@ def test_preparing_twice_changes_nothing_and_says_so(tmp_path):
         command = (
             "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up; "
             f"prepare='{sys.executable} -m galactic.node.prepare --underlay-interface eth0'; "
-            f"cd {tmp_path}; $prepare > once; $prepare > twice; cmp once twice; cat twice;"
+            f"cd {tmp_path}; $prepare > once; grep -q '^Changes ' once; $prepare > twice; $prepare > thrice;"
+            "cmp twice thrice; cat twice;"
             "sysctl -n net.vrf.strict_mode net.ipv6.conf.eth0.forwarding net.ipv4.conf.default.rp_filter"
         )
         done = node.run(

@@ -46,6 +46,19 @@ SPACE = IPv6Network("2001:db8:ff00::/40")
             id="a-group-of-next-hops",
         ),
         pytest.param(
+            "ip link set d0 mtu 9000; ip link set d1 mtu 1600;"
+            "ip -6 route add 2001:db8:ff00::/40 nexthop via fd00::2 dev d0 nexthop via fe80::2 dev d1",
+            "d0",
+            Underlay("d0", 1600, others=("d1",)),
+            id="the-smallest-mtu-of-several-next-hops",
+        ),
+        pytest.param(
+            "ip link set d0 mtu 9000; ip -6 route add 2001:db8:ff00::/40 dev d0; ip -6 route add default dev d1",
+            "",
+            Underlay("d0", 9000, others=("d1",)),
+            id="another-route-counts-for-no-mtu",
+        ),
+        pytest.param(
             "ip -6 route add 2001:db8:ff00::/40 dev d0; ip -6 route add 2001:db8:fe00::/40 dev d1;"
             "ip -6 route add unreachable 2001:db8:ff01::/48; ip -6 route add 2001:db8:ff01:100::1 dev d1 proto 154",
             "",
@@ -57,6 +70,17 @@ SPACE = IPv6Network("2001:db8:ff00::/40")
 async def test_the_underlay(host, sh, setup, device, expected):
     sh(host, setup)
     assert await underlay(SPACE, device=device, namespace=host) == expected
+
+
+@pytest.mark.vrf
+async def test_a_bond_is_one_interface(host, sh):
+    sh(
+        host,
+        "ip link add b0 type bond mode active-backup; ip link set b0 mtu 1400;"
+        "ip link set d0 down; ip link set d0 master b0; ip link set b0 up; ip -6 addr add fd03::1/64 dev b0 nodad;"
+        "ip -6 route add default via fd03::2 dev b0",
+    )
+    assert await underlay(SPACE, namespace=host) == Underlay("b0", 1400)
 
 
 async def test_no_route_is_waited_for(host):

@@ -108,6 +108,7 @@ CONDITIONS: Final = {
         "Underlay": "the interface towards the other nodes, and its MTU",
         "MultusConfigured": "Multus' CNI configuration is the runtime's first; absent without `cni_conf_dir`",
         "Neighbours": "every pod that is attached answers ARP and neighbour discovery for its addresses",
+        "PathMTU": "no router has reported a link to another node that is smaller than the underlay's interface",
         "PacketFilter": "Galactic's chains are installed; the message names the backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",
         "Sysctls": "forwarding and the plan's other sysctls are set, or can be",

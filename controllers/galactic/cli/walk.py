@@ -12,6 +12,7 @@ from typing import Any, Final
 from galactic.cli.desired import node_of_sid
 from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller_remedy
 from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
+from galactic.cli.smaller_links import smaller_links
 from galactic.cli.snapshot import Snapshot
 from galactic.names import host_end, parse_function, parse_vpc, vrf
 from galactic.router.rib.table import VpcTable
@@ -135,6 +136,12 @@ def _hops(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable)
         yield from answered(address, echo)
         return
     yield from _underlay_hops(way["sid"], source.node, node, local)
+    for link in smaller_links(snapshot, source.node):
+        if IPv6Address(way["sid"]) in link.locator:
+            what = (
+                f"packets to {node} may have {link.mtu} bytes, as {link.router} has reported; pods learn it"
+            )
+            yield Hop(f"underlay of {source.node}", what)
     remote = kernels.get(node, "it was not inspected")
     if isinstance(remote, str):
         yield Hop(f"node {node}", f"its kernel cannot be read: {remote}", UNKNOWN, controller_remedy(node))

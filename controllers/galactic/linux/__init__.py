@@ -6,6 +6,7 @@ devices                links, addresses and rules, through pyroute2
 routes, netlink        routes, as packed netlink messages
 events                 notifications of changes by other programs
 neighbours, echo       ARP and neighbour discovery; echo requests from inside a namespace
+too_big                packet-too-big messages about SRv6 packets, and their answers
 namespace              network namespaces, and sockets inside them
 sysctl, underlay       sysctls; the interface of the SRv6 packets
 route_lookup           the route that the kernel chooses for a packet

@@ -42,6 +42,7 @@ NLM_F_CREATE: Final = 0x400
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 5, 6, 9
 _RTA_TABLE, _RTA_VIA, _RTA_ENCAP_TYPE, _RTA_ENCAP, _RTA_NH_ID = 15, 18, 21, 22, 30
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_RTPROT_RA = 9
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _RTNH_F_ONLINK = 4
 _ENCAP_SEG6, _ENCAP_SEG6_LOCAL = 5, 7
@@ -282,12 +283,15 @@ class Decoder:
 class DevicesTowards:
     """Collects the devices of dumped IPv6 routes that other programs made and that overlap a network.
 
-    ``devices``: their indexes. Routes of several next hops have several.
+    ``devices``: their indexes. Routes of several next hops have several: ``shared`` has these as sets.
+    ``advertised``: those of routes to anywhere that router advertisements have brought (RTPROT_RA).
     """
 
     def __init__(self, network: IPv6Network) -> None:
         self._network, self._length = int(network.network_address), network.prefixlen
         self.devices: set[int] = set()
+        self.shared: list[set[int]] = []
+        self.advertised: set[int] = set()
 
     def feed(self, datagram: bytes) -> Reply | None:
         """Decodes the bytes of one recv(2). Returns the dump's end or refusal; None: more follows."""
@@ -309,17 +313,19 @@ class DevicesTowards:
         if route_type != _RTN_UNICAST or protocol == PROTOCOL:
             return
         parts = dict(attributes(route[_ROUTE.size :]))
-        apart = 128 - min(length, self._length)
-        destination = int.from_bytes(parts.get(_RTA_DST, b"").ljust(16, b"\0"), "big")
-        if destination >> apart != self._network >> apart:
-            return
-        if _RTA_OIF in parts:
-            self.devices.add(_U32.unpack_from(parts[_RTA_OIF])[0])
+        indexes = {_U32.unpack_from(parts[_RTA_OIF])[0]} if _RTA_OIF in parts else set()
         hops, position = parts.get(_RTA_MULTIPATH, b""), 0
         while position + _NEXT_HOP.size <= len(hops):
             size, index = _NEXT_HOP.unpack_from(hops, position)
-            self.devices.add(index)
+            indexes.add(index)
             position += max(size + 3 & ~3, _NEXT_HOP.size)
+        if protocol == _RTPROT_RA:
+            self.advertised |= indexes
+        apart = 128 - min(length, self._length)
+        destination = int.from_bytes(parts.get(_RTA_DST, b"").ljust(16, b"\0"), "big")
+        if destination >> apart == self._network >> apart:
+            self.devices |= indexes
+            self.shared += [indexes] if len(indexes) > 1 else []
 
 
 def dump_request(

@@ -14,6 +14,7 @@ from galactic.kube.client import Kube, connect
 from galactic.launch import Health, launch
 from galactic.linux.events import Changed, Events
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.too_big import TooBigSocket
 from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.node.cni.calls import Calls
@@ -21,6 +22,7 @@ from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
 from galactic.node.dataplane.events import follow
 from galactic.node.dataplane.neighbours import Neighbours
+from galactic.node.dataplane.path_mtu import PathMTU
 from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
 from galactic.node.kubernetes.carried import CarriedAttachments
@@ -75,7 +77,11 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
         linux = LinuxHost(block, settings.underlay_interface, drop_external_sids=settings.drop_external_sids)
         setup = HostSetup(linux, store, block, metrics.filter_drift.inc)
         sync = Sync(kernel, store, setup.host, metrics)
-        host = HostTasks(setup, sync, Neighbours(kernel, store), MultusConfiguration(settings.cni_conf_dir))
+        path_mtu = PathMTU(
+            TooBigSocket, store, setup.host, lambda result: metrics.too_big.labels(result).inc()
+        )
+        multus = MultusConfiguration(settings.cni_conf_dir)
+        host = HostTasks(setup, sync, Neighbours(kernel, store), path_mtu, multus)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
 
         def with_client(kube: Kube) -> Tasks:
@@ -96,6 +102,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             tasks.create_task(sync.run(), name="sync")
             tasks.create_task(follow(events, sync.on_external_change), name="kernel events")
             tasks.create_task(host.neighbours.run(), name="neighbours")
+            tasks.create_task(host.path_mtu.run(), name="path MTU")
             tasks.create_task(host.multus.run(kubernetes.write_status), name="multus")
             tasks.create_task(server.run(), name="socket")
             tasks.create_task(session.run(), name="session")

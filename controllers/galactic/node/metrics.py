@@ -84,6 +84,17 @@ class Metrics:
             "Addresses of pods on this node that answer neither ARP nor neighbour discovery.",
             registry=registry,
         )
+        self.too_big = Counter(
+            "galactic_node_too_big_reports",
+            "Packet-too-big messages of routers about this node's SRv6 packets, by result.",
+            ["result"],
+            registry=registry,
+        )
+        self.smaller_paths = Gauge(
+            "galactic_node_smaller_paths",
+            "Nodes that a router reported a smaller link to than this node's underlay interface.",
+            registry=registry,
+        )
         self.rereads = Counter(
             "galactic_node_table_rereads", "Route tables read again after a gap.", registry=registry
         )

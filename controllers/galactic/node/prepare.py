@@ -9,7 +9,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from ipaddress import IPv6Network
 from typing import Final, NamedTuple, TextIO
 
@@ -19,6 +19,7 @@ from galactic.linux.namespace import Namespace
 from galactic.linux.objects import LOOPBACK_DEVICE
 from galactic.linux.preflight import preflight
 from galactic.linux.underlay import Underlay
+from galactic.linux.underlay import advertised as find_advertised
 from galactic.linux.underlay import underlay as find_underlay
 from galactic.node.dataplane import plan
 from galactic.settings import NodeSettings, load
@@ -33,6 +34,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "ip6t_rpfilter": (),
 }
 """The kernel modules that are loaded, with their parameters."""
+_WIDTH: Final = len("ReducedEncapsulation")
 _ANY_BLOCK: Final = IPv6Network("2001:db8::/32")
 
 
@@ -44,28 +46,46 @@ class Row(NamedTuple):
     message: str
 
 
-def sysctls(underlay: Underlay | None) -> dict[str, str]:
-    """Those of the plan that exist before any device of ours; devices made later inherit ``default``."""
-    facts = plan.Host(_ANY_BLOCK, _ANY_BLOCK, underlay.device if underlay else "default")
+def sysctls(underlay: str, advertised: Sequence[str] = ()) -> dict[str, str]:
+    """Those of the plan that exist before any device of ours; devices made later inherit ``default``.
+
+    ``underlay``: its interface, "" while there is none; ``advertised``: see ``Underlay``.
+    """
+    facts = plan.Host(_ANY_BLOCK, _ANY_BLOCK, underlay or "default", advertised=tuple(advertised))
     return {path: value for path, value in plan.host(facts).sysctls.items() if LOOPBACK_DEVICE not in path}
 
 
-async def prepare(block: IPv6Network | None, device: str) -> list[Row]:
-    """Loads modules, sets sysctls, and checks the kernel."""
-    rows = [_modules()]
+async def prepare(block: IPv6Network | None, device: str) -> AsyncIterator[Row]:
+    """Loads modules, sets sysctls, and checks the kernel. What it will change comes before it is changed."""
+    yield _modules()
     underlay: Underlay | None = None
     try:
         underlay = await find_underlay(block, device=device)
-        rows.append(Row("Underlay", "ok", f"{underlay.device}, MTU {underlay.mtu}"))
+        yield Row("Underlay", "ok", f"{underlay.device}, MTU {underlay.mtu}")
     except NotYet as error:
-        rows.append(Row("Underlay", "later", f"{error}; the node controller waits for one"))
+        yield Row("Underlay", "later", f"{error}; the node controller waits for one")
     except GalacticError as error:
-        rows.append(Row("Underlay", "MISSING", str(error)))
-    rows.append(_written(sysctls(underlay)))
-    checked = await preflight()
-    return rows + [
-        Row(finding.name, "ok" if finding.ok else "MISSING" if finding.required else "later", finding.message)
-        for finding in checked.findings
+        yield Row("Underlay", "MISSING", str(error))
+    advertised = underlay.advertised if underlay else await find_advertised()
+    if advertised:
+        message = f"{', '.join(advertised)}: routes or addresses come from router advertisements, which stay accepted"
+        yield Row("Advertisements", "ok", message)
+    wanted = sysctls(underlay.device if underlay else "", advertised)
+    if changes := _changes(wanted):
+        yield Row("Changes", "ok", ", ".join(changes))
+    yield _written(wanted)
+    for finding in (await preflight()).findings:
+        state = "ok" if finding.ok else "MISSING" if finding.required else "later"
+        yield Row(finding.name, state, finding.message)
+
+
+def _changes(wanted: Mapping[str, str]) -> list[str]:
+    """The sysctls that will change, as ``NAME OLD → NEW``."""
+    present = sysctl.values(Namespace.own(), wanted)
+    return [
+        f"{path.replace('/', '.')} {present[path]} → {value}"
+        for path, value in wanted.items()
+        if present.get(path, value) != value
     ]
 
 
@@ -101,11 +121,13 @@ def _written(wanted: Mapping[str, str]) -> Row:
     )
 
 
-def show(rows: list[Row], to: TextIO) -> bool:
-    """Prints the table and a summary; whether pods can be attached."""
-    width = max(len(row.name) for row in rows)
-    to.writelines(f"{row.name:{width}}  {row.state:7}  {row.message}\n" for row in rows)
-    missing = [row.name for row in rows if row.state == "MISSING"]
+async def show(rows: AsyncIterator[Row], to: TextIO) -> bool:
+    """Prints each row as it comes, and a summary; whether pods can be attached."""
+    missing = []
+    async for row in rows:
+        to.write(f"{row.name:{_WIDTH}}  {row.state:7}  {row.message}\n")
+        to.flush()
+        missing += [row.name] if row.state == "MISSING" else []
     to.write(f"this host is not ready: {', '.join(missing)}\n" if missing else "this host is ready\n")
     return not missing
 
@@ -113,8 +135,8 @@ def show(rows: list[Row], to: TextIO) -> bool:
 def main() -> None:
     """The console script."""
     settings = load(NodeSettings, program=PROGRAM)
-    rows = asyncio.run(prepare(settings.srv6_block, settings.underlay_interface))
-    sys.exit(0 if show(rows, sys.stdout) else 1)
+    rows = prepare(settings.srv6_block, settings.underlay_interface)
+    sys.exit(0 if asyncio.run(show(rows, sys.stdout)) else 1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The node's state as others see it: conditions and facts of the NodeSegment, health, and metrics."""
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Final
@@ -8,6 +9,7 @@ from typing import Final
 from galactic import __version__
 from galactic.launch import Health
 from galactic.node.dataplane.neighbours import Neighbours
+from galactic.node.dataplane.path_mtu import PathMTU
 from galactic.node.dataplane.setup import HostSetup
 from galactic.node.dataplane.sync import Sync
 from galactic.node.kubernetes.multus import MultusConfiguration
@@ -28,6 +30,7 @@ class HostTasks:
     setup: HostSetup
     sync: Sync
     neighbours: Neighbours
+    path_mtu: PathMTU
     multus: MultusConfiguration
 
 
@@ -67,6 +70,7 @@ class StatusReport:
             *self._kubernetes.conditions(),
             *self._host.multus.conditions(),
             self._host.neighbours.condition(),
+            self._host.path_mtu.condition(time.monotonic()),
             *setup.conditions(),
         )
         return Facts({name: value for name, value in node.items() if value}, conditions)
@@ -107,6 +111,7 @@ class StatusReport:
         for backend in ("legacy", "nft"):
             metrics.backend.labels(backend).set(backend == self._host.setup.backend)
         metrics.neighbours_failed.set(len(self._host.neighbours.failed))
+        metrics.smaller_paths.set(len(self._host.path_mtu.paths(time.monotonic())))
         metrics.set_conditions({state.type: state.status for state in self.facts().conditions})
         # By name: the port is one of the host's, and an identifier is for those who may read the VPC.
         vpcs = self._kubernetes.vpc_names

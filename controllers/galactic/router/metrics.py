@@ -14,7 +14,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 FLOODERS: Final = 1000
 """Nodes that are counted by name."""
 REASONS: Final = (
-    *("AttachmentUnknown", "Conflict", "DefaultRoute", "Duplicate", "EpochInFuture", "EpochInvalid"),
+    *("AttachmentUnknown", "Conflict", "Duplicate", "EpochInFuture", "EpochInvalid"),
     *("FunctionMismatch", "HostBits", "Internal", "InvalidAddress", "InvalidIdentifier", "InvalidName"),
     *(
         "InvalidNetwork",

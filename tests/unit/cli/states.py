@@ -23,6 +23,7 @@ KINDS = [
     "Underlay",
     "PacketFilter",
     "Neighbours",
+    "PathMTU",
 ]
 
 

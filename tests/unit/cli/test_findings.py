@@ -314,6 +314,18 @@ def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message:
     assert not others, "one cause, one finding"
 
 
+def test_a_smaller_link_is_a_note_that_names_the_node() -> None:
+    things = fine()
+    message = (
+        "smaller links on the way: 1400 bytes to 2001:db8:ff02:100::/64 (reported by fd09::1); eth0 has 1500"
+    )
+    status("NodeSegment node-1", condition("PathMTU", "False", "SmallerLink", message))(things)
+    (found,) = findings(snapshot(things))
+    assert (found.severity, found.about, found.reason) == (NOTE, "NodeSegment node-1", "PathMTU: SmallerLink")
+    assert "1400 bytes to node-2, 2001:db8:ff02:100::/64 (reported by fd09::1)" in found.message
+    assert "docs/mtu.md" in found.remedy
+
+
 def test_what_is_the_matter_on_many_nodes_is_one_finding() -> None:
     objects = fine()
     for number in range(1, 10):

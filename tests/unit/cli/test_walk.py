@@ -68,6 +68,21 @@ def test_the_whole_way() -> None:
     assert hops[-1].where == "pod blue/api"
 
 
+def test_a_smaller_link_on_the_way() -> None:
+    things = fine()
+    message = (
+        "smaller links on the way: 1400 bytes to 2001:db8:ff02:100::/64 (reported by fd09::1); eth0 has 1500"
+    )
+    things["NodeSegment node-1"]["status"]["conditions"].append(
+        condition("PathMTU", "False", "SmallerLink", message)
+    )
+    hops = walked({"node-1": kernel(1), "node-2": kernel(2)}, things)
+    assert [hop.state for hop in hops] == ["passes"] * 9
+    assert [hop.what for hop in hops if hop.where == "underlay of node-1"][1:] == [
+        "packets to node-2 may have 1400 bytes, as fd09::1 has reported; pods learn it"
+    ]
+
+
 def lost(node: int, *path: str) -> Callable[[Kernels], None]:
     def change(kernels: Kernels) -> None:
         place = kernels[f"node-{node}"]

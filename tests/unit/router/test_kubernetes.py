@@ -241,12 +241,12 @@ async def test_a_move_is_recorded_with_its_node_and_a_new_since(topology, cluste
 async def test_lies_become_events_and_not_too_many(topology, cluster, broker, until) -> None:
     async with router(broker, cluster):
         for sequence in range(1, 30):
-            stolen = topology.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/0", epoch=sequence)
+            stolen = topology.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/33", epoch=sequence)
             say(broker, topology.endpoints("n1", sequence, stolen))
             await asyncio.sleep(0.005)
         await until(lambda: len(cluster.events) == 2)
         await asyncio.sleep(0.3)
-        assert {event["reason"] for event in cluster.events} == {"NotEntitled", "DefaultRoute"}
+        assert {event["reason"] for event in cluster.events} == {"NotEntitled", "InvalidNetwork"}
         assert len(cluster.events) == 2
         (one, _) = cluster.events
         assert one["involvedObject"] | {"uid": "", "resourceVersion": ""} == {

@@ -40,9 +40,7 @@ def test_network(text: str, canonical: str) -> None:
         pytest.param("fe80::1/128", "InvalidNetwork", id="link-local"),
         pytest.param("224.0.0.0/4", "InvalidNetwork", id="multicast"),
         pytest.param("0.0.0.0/32", "InvalidNetwork", id="unspecified"),
-        pytest.param("0.0.0.0/0", "DefaultRoute", id="default"),
-        pytest.param("::/0", "DefaultRoute", id="default-ipv6"),
-        pytest.param("10.1.1.2/0", "DefaultRoute", id="default-with-host-bits"),
+        pytest.param("10.1.1.2/0", "HostBits", id="default-with-host-bits"),
         pytest.param("10.1.1.2/24", "HostBits", id="host-bits"),
         pytest.param("fd00::1/64", "HostBits", id="host-bits-ipv6"),
     ],
@@ -67,6 +65,7 @@ def test_an_attachment_is_entitled_to_its_addresses_and_terminations() -> None:
         "fd00::1/128",
         "192.168.7.0/24",
         "2001:db8:7::/48",
+        "0.0.0.0/0",
     }
 
 

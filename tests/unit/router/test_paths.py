@@ -67,7 +67,7 @@ def test_networks_are_judged_one_by_one(topology) -> None:
     assert path.networks == ("10.1.1.1/32",)
     assert [rejection.reason for rejection in rejections] == [
         "NotEntitled",
-        "DefaultRoute",
+        "NotEntitled",
         "HostBits",
         "InvalidNetwork",
     ]

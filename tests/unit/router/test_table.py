@@ -212,7 +212,7 @@ def oracle(
             good = set()
             for text in endpoint.networks:
                 net = ip_network(text, strict=False)
-                if net.prefixlen and text == str(net):
+                if text == str(net):
                     good.add(text)
             present = any(
                 (result.cluster, result.node, int(result.function, 16), result.epoch)

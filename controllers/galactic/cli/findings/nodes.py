@@ -5,12 +5,13 @@ from typing import Final
 
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, has_remedy, recent
 from galactic.cli.findings.programs import log
+from galactic.cli.smaller_links import with_names
 from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment
 from galactic.names import PREFIX_ANNOTATION
 
-OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation")
-"""Conditions that need not be True for pods to be attached."""
+OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU")
+"""Conditions that need not be True for pods to be attached and to reach others."""
 ALIKE: Final = 3
 """Up to this number, nodes with the same problem get a finding each."""
 REMEDIES: Final = {
@@ -20,6 +21,7 @@ REMEDIES: Final = {
     "MultusConfigured": "pods that start there get no VPC interface: check Multus on that node",
     "Entitled": "make the VPCAttachment again and then the pod, or delete the pod: it loses its VPC interface",
     "Neighbours": "galactic trace from another pod of the VPC shows where packets are dropped",
+    "PathMTU": "see docs/mtu.md",
     "Accepted": "change spec.prefix of one of the NodeSegments, or the annotation of its Node",
 }
 
@@ -87,7 +89,8 @@ def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Fi
         severity = NOTE if cause.type in OPTIONAL else PROBLEM
         own = has_remedy(cause.message) and cause.type not in REMEDIES
         remedy = describe if own else _remedy(snapshot, name, cause.type)
-        yield Finding(severity, about, f"{cause.type}: {cause.reason}", cause.message, remedy)
+        message = with_names(snapshot, cause.message) if cause.type == "PathMTU" else cause.message
+        yield Finding(severity, about, f"{cause.type}: {cause.reason}", message, remedy)
     ready = conditions.get("Ready")
     if ready and ready.status != "True" and not any(cause.message in ready.message for cause in causes):
         yield Finding(PROBLEM, about, ready.reason, ready.message, describe)

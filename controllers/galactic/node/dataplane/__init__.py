@@ -5,6 +5,7 @@ was written last, with resync, apply and verify; ``parts``, ``pods`` and ``resyn
 pods and routes to other nodes. ``events``: the kernel's reports of
 changes. ``drift``: what other programs changed. ``setup``: kernel, underlay and packet filter as
 the plan needs them, by way of ``adapter``, the host. ``neighbours``: whether attached pods answer ARP and neighbour
-discovery. ``probes``: next hops and echo requests, on demand. ``sandbox``: a pod's network namespace. ``memory``: a
-kernel in memory, for tests.
+discovery. ``path_mtu``: links on the way to other nodes that are smaller than the underlay's interface.
+``probes``: next hops and echo requests, on demand. ``sandbox``: a pod's network namespace. ``memory``: a kernel in
+memory, for tests.
 """

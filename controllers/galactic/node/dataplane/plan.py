@@ -56,6 +56,7 @@ class Host:
     underlay: str
     encap: EncapMode = "encap.red"
     mtu: int = 1500  # of the underlay
+    advertised: tuple[str, ...] = ()  # interfaces on which the kernel heeds router advertisements
 
 
 def tables(hosted: Iterable[int], known: Mapping[int, int]) -> dict[int, int]:
@@ -93,17 +94,26 @@ def host(facts: Host) -> Objects:
     plan.routes[route_key(MAIN_TABLE, srv6.locator(facts.prefix))] = Unreachable()
     plan.rules[Rule(RULE_PRIORITY, facts.block, MAIN_TABLE)] = None
     plan.sysctls["net/vrf/strict_mode"] = "1"
+    # First: where forwarding is switched on, the kernel drops routes of advertisements on interfaces that have not 2.
+    for device in facts.advertised:
+        plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "2"
     for device in ("all", "default", facts.underlay, LOOPBACK_DEVICE):
         plan.sysctls[f"net/ipv4/conf/{device}/forwarding"] = "1"
         plan.sysctls[f"net/ipv4/conf/{device}/rp_filter"] = "0"
         plan.sysctls[f"net/ipv6/conf/{device}/forwarding"] = "1"
-        plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "0"
-        plan.sysctls[f"net/ipv6/conf/{device}/autoconf"] = "0"
+        if device == LOOPBACK_DEVICE or device not in _of_advertisements(facts):
+            plan.sysctls[f"net/ipv6/conf/{device}/accept_ra"] = "0"
+            plan.sysctls[f"net/ipv6/conf/{device}/autoconf"] = "0"
         # Devices made later inherit `default`, and must refuse: a packet of a pod to its gateway, with a routing header
         # of the pod's own, would be forwarded to any SID, past PREROUTING. So would one to the node from outside.
         # Actions on SIDs work without; the kernel accepts such packets only where both `all` and the device are 1.
         plan.sysctls[f"net/ipv6/conf/{device}/seg6_enabled"] = "1" if device == "all" else "0"
     return plan
+
+
+def _of_advertisements(facts: Host) -> set[str]:
+    """The places below net/ipv6/conf that stay as they are where an interface depends on router advertisements."""
+    return {*facts.advertised, "all", "default"} if facts.advertised else set()
 
 
 def vpc(number: int, table: int) -> Objects:

@@ -116,7 +116,8 @@ class HostSetup:
         prefix, underlay, preflight = self._store.node.prefix, self._underlay, self._preflight
         if prefix is None or underlay is None or preflight is None or not prefix.subnet_of(self._block):
             return None
-        return Host(prefix, self._block, underlay.device, preflight.encap, underlay.mtu)
+        facts = prefix, self._block, underlay.device, preflight.encap, underlay.mtu
+        return Host(*facts, underlay.advertised)
 
     @property
     def problem(self) -> str | None:
@@ -173,6 +174,8 @@ class HostSetup:
             )
             return ConditionState("Underlay", False, "AddressInSRv6Space", message)
         also = f"; SRv6 packets also come by {', '.join(underlay.others)}" if underlay.others else ""
+        if underlay.advertised:
+            also += f"; router advertisements are accepted on {', '.join(underlay.advertised)}"
         return ConditionState("Underlay", True, "Found", f"{underlay.device}, MTU {underlay.mtu}{also}")
 
     def _filter_conditions(self) -> tuple[ConditionState, ...]:

@@ -20,10 +20,10 @@ _LONGEST: Final = 43  # 39 characters of an IPv6 address, and "/128"
 
 
 def network(text: str) -> Network:
-    """The network that ``text`` is. Raises Rejected: InvalidNetwork, HostBits or DefaultRoute.
+    """The network that ``text`` is. Raises Rejected: InvalidNetwork or HostBits.
 
     Addresses without a prefix length, netmasks, zones, and what is never routed (loopback, link-local, multicast,
-    unspecified) are not networks of a VPC.
+    unspecified) are not networks of a VPC. A default route is one: what an attachment terminates for all else.
     """
     quick = _quick(text)
     return _checked(text) if quick is None else quick
@@ -62,10 +62,6 @@ def _checked(text: str) -> Network:
         parsed = ip_network(text, strict=False)
     except ValueError as error:
         raise Rejected(f"{text!r} is not a network: {error}", reason="InvalidNetwork") from error
-    if not parsed.prefixlen:
-        raise Rejected(
-            f"{text!r} is a default route, which no attachment can announce", reason="DefaultRoute"
-        )
     if parsed.is_loopback or parsed.is_link_local or parsed.is_multicast or parsed.is_unspecified:
         raise Rejected(
             f"{text!r} is never routed: loopback, link-local, multicast or unspecified",

@@ -1,0 +1,107 @@
+"""Measures every world, in turn, round after round: ``inside.py ROUNDS SECONDS``. Prints one line of JSON.
+
+It runs in a kernel of its own (``__main__``), with iperf3 and ping.
+"""
+
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from worlds import PODS, WORLDS, make
+
+PAYLOAD = {4: 36, 6: 16}
+"""Bytes of a datagram that makes an IP packet of 64 bytes."""
+PINGS = 200
+PORT = 9
+FLOOD = f"""
+import socket, sys, time
+address, size, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+sending = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+sending.setsockopt(socket.IPPROTO_UDP, 103, size)
+sending.connect((address, {PORT}))
+block, began = bytes(size * 60), time.monotonic()
+while time.monotonic() < began + seconds:
+    sending.send(block)
+print(time.monotonic() - began)
+"""
+"""60 datagrams a system call (UDP_SEGMENT), taken apart by the pod's interface: system calls are slow in a guest."""
+SINK = f"""
+import socket, time
+sinks = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+sinks[1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+for sink in sinks:
+    sink.bind(("", {PORT}))
+time.sleep(9999)
+"""
+"""Without a socket the pod would answer each datagram."""
+
+
+def run(name: str, *argv: str) -> str:
+    argv = ("ip", "netns", "exec", f"{name}-p1", *argv)
+    return subprocess.run(argv, text=True, capture_output=True, check=True, timeout=300).stdout
+
+
+def iperf(name: str, family: int, seconds: int, *options: str) -> dict[str, Any]:
+    words = run(name, "iperf3", "-J", "-c", PODS[family][2], "-t", str(seconds), *options)
+    return dict(json.loads(words)["end"])
+
+
+def tcp(name: str, family: int, seconds: int, streams: int) -> float:
+    """Gbit/s received."""
+    return float(iperf(name, family, seconds, "-P", str(streams))["sum_received"]["bits_per_second"]) / 1e9
+
+
+def packets(name: str, family: int, seconds: int) -> float:
+    """Thousands of packets of 64 bytes that reach the other pod's interface in a second, of one sender's flood."""
+    before = arrived(name)
+    taken = float(
+        run(name, sys.executable, "-ISc", FLOOD, PODS[family][2], str(PAYLOAD[family]), str(seconds))
+    )
+    return (arrived(name) - before) / taken / 1e3
+
+
+def arrived(name: str) -> int:
+    argv = ["ip", "-n", f"{name}-p2", "-s", "-j", "link", "show", "galactic0"]
+    (link,) = json.loads(subprocess.run(argv, text=True, capture_output=True, check=True).stdout)
+    return int(link["stats64"]["rx"]["packets"])
+
+
+def round_trip(name: str, family: int) -> float:
+    """Microseconds, the median."""
+    words = run(name, "ping", "-n", "-c", str(PINGS), "-i", "0.005", PODS[family][2])
+    return statistics.median(float(found) * 1e3 for found in re.findall(r"time=([\d.]+) ms", words))
+
+
+def main() -> None:
+    rounds, seconds = int(sys.argv[1]), int(sys.argv[2])
+    for name in WORLDS:
+        make(name)
+        server = ["ip", "netns", "exec", f"{name}-p2", "iperf3", "-s", "-D"]
+        subprocess.run(server, check=True, stdout=subprocess.DEVNULL)
+        subprocess.Popen([*server[:4], sys.executable, "-ISc", SINK])
+        run(name, "ethtool", "-K", "galactic0", "tx-udp-segmentation", "off")
+    time.sleep(1)
+    for name in WORLDS:
+        for family in (4, 6):
+            run(name, "ping", "-n", "-c2", "-W5", PODS[family][2])
+    results: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for family in (4, 6):
+            for name in WORLDS:
+                measured = {
+                    "tcp-1": tcp(name, family, seconds, 1),
+                    "tcp-8": tcp(name, family, seconds, 8),
+                    "packets": packets(name, family, seconds),
+                    "round-trip": round_trip(name, family),
+                }
+                for what, value in measured.items():
+                    results.setdefault(f"{what} {family} {name}", []).append(value)
+                print(f"# IPv{family} {name} {measured}", flush=True)
+    print("results: " + json.dumps(results), flush=True)
+
+
+main()
