@@ -6,6 +6,7 @@ or SIGINT, so that a controller is one coroutine that cleans up on cancellation.
 
 import asyncio
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -58,6 +59,7 @@ def launch(
     """
     configure_logs(settings.log_level, settings.log_format)
     log.info("starting", program=program, version=__version__, cluster=settings.cluster)
+    gc.freeze()  # modules stay for ever: a full collection, which stops everything, need not look at them each time
     sys.exit(asyncio.run(_run(settings, program, main, registry)))
 
 

@@ -33,7 +33,8 @@ from galactic.kube.resources import PODS, Resource
 
 CONNECT_SECONDS: Final = 5.0
 READ_SECONDS: Final = 60.0
-PAGE: Final = 500
+PAGE: Final = 200
+"""Objects of a list in one answer: some 10 ms to read."""
 
 ACCEPTED: Final = "application/json, text/plain;q=0.1"
 METADATA: Final = "application/json;as={kind};g=meta.k8s.io;v=v1, application/json"

@@ -20,7 +20,7 @@ from galactic.kube.resources import Resource
 log = structlog.get_logger(__name__)
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 """The shortest and the longest pause after a failure."""
-TURN: Final = 100
+TURN: Final = 50
 """Objects that the sink gets before other tasks have their turn."""
 ANY_VERSION: Final = "0"
 """As the least resource version of a list: any that the API server has in memory."""

@@ -1,6 +1,6 @@
 """Nothing is believed: every lie of a node, and what it is called."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 import msgspec
 import pytest

@@ -1,9 +1,10 @@
 """The part of a VPCAttachment that the router keeps. There are many: a model of the whole has ten times the size."""
 
-from dataclasses import dataclass
 from functools import lru_cache
 from sys import intern
 from typing import Any, TypeVar
+
+import msgspec
 
 from galactic.crds.vpcattachment import AttachedEndpoint, VpcAttachment
 from galactic.errors import Rejected
@@ -14,8 +15,7 @@ from galactic.names import parse_function
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedEndpoint:
+class RecordedEndpoint(msgspec.Struct, frozen=True, gc=False):
     """``VPCAttachment.status.endpoint``: where the attachment is."""
 
     cluster: str
@@ -44,8 +44,7 @@ class RecordedEndpoint:
         ).model_dump(mode="json", by_alias=True)
 
 
-@dataclass(frozen=True, slots=True)
-class AttachmentRecord:
+class AttachmentRecord(msgspec.Struct, frozen=True, gc=False):
     """``vpc``: the key of its VPC. ``function``: None while the operator has assigned none.
 
     ``nodes``: those of its carriers; None: the operator writes no carriers yet. ``conflict``: the message of the

@@ -50,8 +50,7 @@ class Identity(NamedTuple):
     function: int
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(msgspec.Struct, frozen=True, gc=False):
     """A VPCAttachment as Kubernetes has it. ``None``: not assigned yet."""
 
     vpc: int | None

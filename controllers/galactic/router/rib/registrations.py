@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from sys import intern
 
@@ -132,7 +132,7 @@ class Registrations:
         """The identifier of the VPC of that VPCAttachment, if there is one of that name, is another one now."""
         assert self._attachments is not None
         if (known := self._attachments.get(name)) is not None:
-            self.set_attachment(name, replace(known, vpc=vpc))
+            self.set_attachment(name, msgspec.structs.replace(known, vpc=vpc))
 
     def install_prefixes(self, routes: Iterable[Route]) -> None:
         """These routes are in force, from before this process: their nodes have the locators of the SIDs."""
