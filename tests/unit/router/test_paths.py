@@ -1,9 +1,8 @@
 """Nothing is believed: every lie of a node, and what it is called."""
 
-from msgspec.structs import replace
-
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from galactic.messages import Endpoint
 from galactic.router.rib.path import Attachment, NodeRef, Segment, endpoint_path, node_paths
