@@ -12,16 +12,20 @@ from galactic.errors import Rejected
 from galactic.linux.objects import encap_key, encap_metric, packed, place, unpacked
 from galactic.messages import Route, weight
 from galactic.node.dataplane.resync import RouteResync, route_jobs
+from galactic.node.state.attachment import PATH_ID
 from galactic.node.state.remote import RemoteRoutes, Source, entry, epoch_of, holder_of, pack, weight_of
 
 VPC, TABLE = 1, 101
 HERE = bytes.fromhex("20010db8ff010100")
 
 
-def route(network: int, node: int = 2, epoch: int = 1) -> Route:
+PATHS = ((11, 5), (12, 5))  # function and epoch of two attachments here
+
+
+def route(network: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
     text = f"10.0.0.{network}/32" if network % 2 else f"2001:db8:1::{network:x}/128"
-    sid = f"2001:db8:ff0{node}:100::1:{network:x}"
-    return Route(text, (sid,), "default", f"node-{node}", f"{network:04x}", epoch)
+    sid = f"2001:db8:ff0{node}:100::1:{function or network:x}"
+    return Route(text, (sid,), "default", f"node-{node}", f"{function or network:04x}", epoch)
 
 
 def table(*routes: Route):
@@ -66,7 +70,8 @@ class SlowTable:
     """One VPC on one node, kept the slow way."""
 
     def __init__(self):
-        self.routes, self.tables, self.own, self.kernel = RemoteRoutes(HERE), {}, [], {}
+        self.routes, self.tables, self.own, self.kernel = RemoteRoutes(HERE), {}, {}, {}
+        self.lost = {}  # as the last ``judge`` has it
         self.mqtt = {}  # MQTT's mapping, changed in place
         self.jobs = iter(())  # of a delta that is being written while other things happen
         self.revision = 0
@@ -80,8 +85,16 @@ class SlowTable:
         return {
             network: known[:16]
             for network, known in routes.items()
-            if network not in self.own and not known.startswith(HERE)
+            if not known.startswith(HERE) and self.own.get(network, set()) <= self.beaten(network, known)
         }
+
+    def beaten(self, network, known):
+        """The paths here that do not hold the network, where the table has that route to it."""
+        own, function, epoch = self.own.get(network, set()), holder_of(known)[0], epoch_of(known)
+        same = {path for path in own if path[0] == function}
+        if known.startswith(HERE):
+            return own - same if same else set()
+        return own - {path for path in same if path[1] >= epoch}
 
     def set_table(self, source, routes, before=None):
         self.revision += 1
@@ -109,20 +122,39 @@ class SlowTable:
         self.tables.pop(Source.KUBERNETES, None)
         self.routes.drop_source(Source.KUBERNETES)
 
-    def announce(self, number):
-        network = pack(route(number).network)
-        self.routes.announce([network])
-        self.own.append(network)
+    def announce(self, given):
+        network, path = pack(route(given[0]).network), PATHS[given[1]]
+        self.routes.announce([network], PATH_ID.pack(*path))
+        self.own.setdefault(network, set()).add(path)
 
-    def withdraw(self, number):
-        network = pack(route(number).network)
-        if network in self.own:
-            self.routes.withdraw([network])
-            self.own.remove(network)
+    def withdraw(self, given):
+        network, path = pack(route(given[0]).network), PATHS[given[1]]
+        if path in self.own.get(network, ()):
+            self.routes.withdraw([network], PATH_ID.pack(*path))
+            self.own[network].remove(path)
+
+    def judge(self):
+        """Every change is reported, and nothing else."""
+        newest = max(self.tables, key=lambda source: (self.tables[source][0], source), default=None)
+        routes = self.tables[newest][1] if newest is not None else {}
+        now = {
+            network: lost
+            for network in self.own
+            if network in routes and (lost := self.beaten(network, routes[network]))
+        }
+        reported = self.routes.judge()
+        changed = {
+            network for network in now.keys() | self.lost if now.get(network) != self.lost.get(network)
+        }
+        assert sorted(reported) == sorted(changed)
+        for network, lost in now.items():
+            assert self.routes.lost(network) == {PATH_ID.pack(*path) for path in lost}
+        self.lost = now
 
     def begin(self, _=None):
         """A delta, once the one before is written: nothing of it yet."""
         self.write(None)
+        self.judge()
         self.jobs = route_jobs(TABLE, self.routes, self.counts)
 
     def write(self, count):
@@ -146,7 +178,8 @@ class SlowTable:
 
 
 NETWORKS = st.integers(1, 6)
-ROUTES = st.builds(route, NETWORKS, st.integers(1, 3))
+ROUTES = st.builds(route, NETWORKS, st.integers(1, 3), st.integers(4, 6), st.sampled_from((0, 11, 12)))
+ANNOUNCED = st.tuples(NETWORKS, st.integers(0, 1))
 SOME = st.lists(ROUTES, max_size=6)
 GIVEN = {
     SlowTable.snapshot: SOME,
@@ -154,8 +187,8 @@ GIVEN = {
     SlowTable.delete: NETWORKS,
     SlowTable.kubernetes: SOME,
     SlowTable.forget: st.none(),
-    SlowTable.announce: NETWORKS,
-    SlowTable.withdraw: NETWORKS,
+    SlowTable.announce: ANNOUNCED,
+    SlowTable.withdraw: ANNOUNCED,
     SlowTable.begin: st.none(),
     SlowTable.write: st.integers(1, 3),
     SlowTable.check: st.none(),
@@ -190,6 +223,51 @@ def test_a_move_is_made_before_the_old_way_is_broken():
         (encap_key(TABLE, network4, old4[:16]), old4[:16], True),
         (encap_key(TABLE, network6, new6[:16]), new6[:16], False),  # IPv6 is replaced in its place
     ]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "given_", "lost"),
+    [
+        pytest.param("default", route(1), True, id="another-attachment-holds-it"),
+        pytest.param("default", route(1, epoch=9), True, id="another-attachment-that-moved"),
+        pytest.param(
+            "default", route(1, epoch=4, function=11), False, id="it-moved-here-and-the-table-is-behind"
+        ),
+        pytest.param("default", route(1, epoch=5, function=11), False, id="it-moved-here-at-the-same-time"),
+        pytest.param("default", route(1, epoch=6, function=11), True, id="it-moved-away"),
+        pytest.param("elsewhere", route(1, epoch=4, function=11), True, id="of-another-cluster"),
+        pytest.param("default", route(1, node=1, function=11), False, id="the-router-chose-it"),
+        pytest.param("default", route(1, node=1), False, id="of-a-pod-here-that-is-gone"),
+        pytest.param("default", None, False, id="nobody-holds-it-yet"),
+    ],
+)
+def test_a_path_here_gives_way_to_the_holder_and_to_no_table_that_is_behind(cluster, given_, lost):
+    remotes, network, path = RemoteRoutes(HERE), pack(route(1).network), PATH_ID.pack(*PATHS[0])
+    remotes.announce([network], path)
+    routes = dict([entry(VPC, cluster, given_)]) if given_ else {}
+    remotes.set_table(Source.MQTT, 1, routes)
+    assert remotes.segment(network) is None, "not before the round begins"
+    assert remotes.judge() == ([network] if lost else [])
+    assert remotes.lost(network) == ({path} if lost else set())
+    assert remotes.segment(network) == (routes[network][:16] if lost else None)
+
+
+def test_routes_that_the_kernel_has_are_no_reason_to_give_way():
+    """After a restart: what a route of the kernel was for is not known until a table is."""
+    remotes, network = RemoteRoutes(HERE), pack(route(1).network)
+    remotes.announce([network], PATH_ID.pack(*PATHS[0]))
+    remotes.adopt({network: table(route(1))[network][:16]})
+    assert not remotes.judge()
+    assert remotes.segment(network) is None
+
+
+def test_a_table_without_networks_of_this_node_costs_no_judgement():
+    world = SlowTable()
+    world.snapshot([route(number) for number in (1, 2, 3)])
+    world.announce((1, 0))
+    world.check()
+    world.set(route(2, node=3))
+    assert not world.remotes._contested
 
 
 def dump(kernel, resync):

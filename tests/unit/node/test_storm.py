@@ -143,13 +143,8 @@ class Storm:
         parts = [plan.host(self.host)]
         for vpc in self.store.attachments.hosted:
             parts.append(plan.vpc(vpc, tables[vpc]))
-            local = self.store.attachments
-            for attachment in local.of_vpc(vpc):
-                owned = {
-                    network
-                    for network in attachment.announces
-                    if local.holder(vpc, network) == attachment.key
-                }
+            for attachment in self.store.attachments.of_vpc(vpc):
+                owned = {n for n in attachment.announces if self.store.tables.holds(attachment, n)}
                 parts.append(plan.attached(self.host, tables[vpc], attachment, owned.__contains__))
             routes, elsewhere = self.store.tables[vpc], Objects()
             for network in routes:

@@ -6,8 +6,9 @@ from ipaddress import ip_network
 
 from waits import until
 
+from galactic import names
 from galactic.linux.events import Changed
-from galactic.linux.objects import Encap, EndDT46, change, route_key
+from galactic.linux.objects import Direct, Encap, EndDT46, change, route_key
 from galactic.messages import Route
 from galactic.node.dataplane.plan import POD_METRIC
 from galactic.node.dataplane.sync import Sync
@@ -62,6 +63,58 @@ async def test_remote_routes_follow_the_table(node, config):
     set_table(node.store, 2, [route(3), route(4)])
     await until(lambda: remote(node) == {"3", "4"})
     assert node.kernel.reads == reads, "a change is written without reading everything"
+
+
+def local(node) -> set[str]:
+    """The last octets of the IPv4 addresses that pods here have, as the kernel's routes say."""
+    routes = node.kernel.host.routes.items()
+    return {str(key[-1]) for key, to in routes if isinstance(to, Direct) and len(key) == 13}
+
+
+async def test_the_holder_of_a_network_wins_on_the_rivals_node_too(node, config):
+    await node.cni("ADD", config())
+    (attachment,) = node.store.attachments.values()
+    tell(node.store, 1, [route(2)])
+    await until(lambda: remote(node) == {"2"})
+    assert local(node) == {"1"}, "nobody else has it"
+    tell(node.store, 2, [route(1, function=9), route(2)])
+    await until(lambda: remote(node) == {"1", "2"})
+    assert local(node) == set()
+    assert not await node.sync.missing(attachment)
+    assert node.store.registration().endpoints[0].networks[0] == "10.1.1.1/32", "it still wants it"
+    tell(node.store, 3, [route(1, node=3, function=9, epoch=1 << 62), route(2)])
+    ways = node.kernel.host.routes
+    await until(lambda: any(isinstance(to, Encap) and to.segment[5] == 3 for to in ways.values()))
+    assert local(node) == set(), "the holder has moved, and still holds it"
+    tell(node.store, 4, [route(2)])
+    await until(lambda: local(node) == {"1"} and remote(node) == {"2"})
+
+
+async def test_a_pod_that_moved_here_is_reached_here_while_the_table_is_behind(node, config):
+    await node.cni("ADD", config())
+    (attachment,) = node.store.attachments.values()
+    moved = route(1, function=attachment.function, epoch=attachment.epoch - 1)
+    tell(node.store, 1, [moved, route(2)])
+    await until(lambda: remote(node) == {"2"})
+    assert local(node) == {"1"}
+    tell(node.store, 2, [route(1, function=attachment.function, epoch=attachment.epoch + 1), route(2)])
+    await until(lambda: remote(node) == {"1", "2"} and local(node) == set())
+
+
+async def test_of_two_rivals_here_the_one_that_the_router_chose_has_the_network(node, config):
+    await node.cni("ADD", config())
+    node.kernel.add_namespace("/ns/2")
+    await node.cni("ADD", config("H"), container="c2", netns="/ns/2")
+    older, newer = sorted(node.store.attachments.values(), key=lambda attachment: attachment.epoch)
+
+    def device():
+        return {
+            to.device for key, to in node.kernel.host.routes.items() if key[-1:] == b"\1" and len(key) == 13
+        }
+
+    assert device() == {names.host_end(*older.key)}
+    tell(node.store, 1, [route(1, node=1, epoch=newer.epoch, function=newer.function)])
+    await until(lambda: device() == {names.host_end(*newer.key)})
 
 
 async def test_a_table_that_comes_late_is_not_written(node, config, monkeypatch):

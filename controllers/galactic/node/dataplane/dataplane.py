@@ -209,8 +209,8 @@ class Dataplane:
         return parts
 
     def _attached(self, host: Host, table: int, attachment: Attachment) -> Objects:
-        vpc, key, holder = attachment.vpc, attachment.key, self._store.attachments.holder
-        return plan.attached(host, table, attachment, lambda network: holder(vpc, network) == key)
+        holds = self._store.tables.holds
+        return plan.attached(host, table, attachment, lambda network: holds(attachment, network))
 
     def _unaccounted(self, wanted: Change) -> Objects | None:
         """Of the objects to be deleted, those of VPCs that have attachments which are not accounted for: they stay."""

@@ -1,6 +1,7 @@
 """One attachment on this node as a value, and the plugin configuration that it is parsed from."""
 
 import re
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
@@ -18,6 +19,7 @@ Key = tuple[int, int]
 
 SMALLEST_MTU: Final = 1280  # RFC 8200 §5
 LARGEST_MTU: Final = 65535
+PATH_ID: Final = struct.Struct(">HQ")
 _NAME: Final = "[a-zA-Z0-9][-a-zA-Z0-9_.]{0,252}"
 _ATTACHMENT: Final = re.compile(f"{_NAME}/{_NAME}")
 T = TypeVar("T")
@@ -69,6 +71,11 @@ class Attachment:
         """The networks that the VPC reaches through it: its addresses as host routes, then its terminations."""
         hosts = (ip_network(address.ip) for address in self.addresses)
         return tuple(dict.fromkeys((*hosts, *(termination.network for termination in self.terminations))))
+
+    @property
+    def path_id(self) -> bytes:
+        """Its function and epoch, packed: no other path of the VPC and cluster has both."""
+        return PATH_ID.pack(self.function, self.epoch)
 
     def same_pod(self, container: str, ifname: str) -> bool:
         return (self.container, self.ifname) == (container, ifname)

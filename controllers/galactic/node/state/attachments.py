@@ -1,6 +1,7 @@
 """The attachments on this node, indexed by VPC, pod and network."""
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from galactic.linux.objects import Network
 from galactic.node.state.attachment import Attachment, Key
@@ -43,12 +44,19 @@ class LocalAttachments(Mapping[Key, Attachment]):
     def of_vpc(self, vpc: int) -> list[Attachment]:
         return list(self._by_vpc.get(vpc, {}).values())
 
-    def holder(self, vpc: int, network: Network) -> Key | None:
-        """Of the attachments here that announce the network, the one that holds it: the oldest."""
-        announcers = self._announcers.get((vpc, network))
-        if not announcers:
-            return None
-        return min(announcers, key=lambda key: (self._all[key].epoch, key))
+    def holder(self, vpc: int, network: Network, lost: frozenset[bytes] = frozenset()) -> Key | None:
+        """Of the attachments here that announce the network, the one that holds it: the oldest.
+
+        ``lost``: the paths of those that do not own it, as the table has it.
+        """
+        announcers = self.announcers(vpc, network)
+        if lost:
+            announcers = {key for key in announcers if self._all[key].path_id not in lost}
+        return min(announcers, key=lambda key: (self._all[key].epoch, key), default=None)
+
+    def announcers(self, vpc: int, network: Network) -> AbstractSet[Key]:
+        """The attachments here that announce the network."""
+        return self._announcers.get((vpc, network), frozenset())
 
     def rank(self, key: Key) -> int:
         """How many of the pod's other attachments are older: 0 for the only one. Their routes come first."""

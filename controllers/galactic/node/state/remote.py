@@ -15,6 +15,7 @@ from galactic import names
 from galactic.errors import Rejected
 from galactic.linux.objects import LENGTHS, PackedNetwork
 from galactic.messages import Route, weight
+from galactic.node.state.attachment import PATH_ID
 from galactic.node.state.tracker import DeltaTracker
 
 Entry = bytes
@@ -95,14 +96,16 @@ class View(NamedTuple):
 class RemoteRoutes:
     """One VPC's remote routes. ``tracker`` has the segments of those that are not in the kernel yet.
 
-    ``own`` are the networks announced here, with the number of attachments that announce them; ``here`` is how SIDs of
-    this node begin. Neither is ever routed elsewhere.
+    ``own`` are the networks announced here, with the paths that announce them; ``here`` is how SIDs of this node begin.
+    Neither is routed elsewhere, but for a network whose paths here have all lost it (docs/design/holder.md).
     """
 
     def __init__(self, here: bytes = b"") -> None:
         self._views: dict[Source, View] = {}
         self._routes: Mapping[PackedNetwork, Entry] = {}
-        self._own: dict[PackedNetwork, int] = {}
+        self._own: dict[PackedNetwork, frozenset[bytes]] = {}
+        self._lost: dict[PackedNetwork, frozenset[bytes]] = {}  # own paths that do not hold the network
+        self._contested: set[PackedNetwork] = set()  # own networks to be judged
         self._here = here
         self.tracker: DeltaTracker[PackedNetwork, bytes] = DeltaTracker(self.segment)
 
@@ -138,6 +141,7 @@ class RemoteRoutes:
         if before is not None and self._newest() is routes is self._routes:
             for network, entry in before.items():
                 self._changing(network, entry)
+            self._contested |= before.keys() & self._own.keys()
         else:
             self._choose()
 
@@ -164,19 +168,59 @@ class RemoteRoutes:
             self._choose()
         self.tracker.resync(segments, self)
 
-    def announce(self, networks: Collection[PackedNetwork]) -> None:
-        """An attachment here announces these from now on."""
+    def announce(self, networks: Collection[PackedNetwork], path: bytes) -> None:
+        """A path here (``Attachment.path_id``) announces these from now on."""
         for network in networks:
             self._changing(network, self._routes.get(network))
-            self._own[network] = self._own.get(network, 0) + 1
+            self._own[network] = self._own.get(network, frozenset()) | {path}
+        self._contested.update(networks)
 
-    def withdraw(self, networks: Collection[PackedNetwork]) -> None:
-        """An attachment that announced these is gone."""
+    def withdraw(self, networks: Collection[PackedNetwork], path: bytes) -> None:
+        """A path that announced these is gone."""
         for network in networks:
             self._changing(network, self._routes.get(network))
-            self._own[network] = self._own.get(network, 0) - 1
-            if self._own[network] <= 0:
-                del self._own[network]
+            if left := self._own.pop(network, frozenset()) - {path}:
+                self._own[network] = left
+        self._contested.update(networks)
+
+    def lost(self, network: PackedNetwork) -> frozenset[bytes]:
+        """The paths here that announce the network and do not hold it, as of the last ``judge``."""
+        return self._lost.get(network, frozenset())
+
+    def judge(self) -> list[PackedNetwork]:
+        """Takes over which paths here have lost their networks. The networks for which that has changed.
+
+        Not done as tables arrive: during a round the plan of local routes stays the one that it began with.
+        """
+        contested, self._contested = self._contested, set()
+        changed = []
+        for network in contested:
+            entry = self._routes.get(network)
+            lost = self._losing(network, entry)
+            if lost != self.lost(network):
+                self._changing(network, entry)
+                self._lost.pop(network, None)
+                if lost:
+                    self._lost[network] = lost
+                changed.append(network)
+        return changed
+
+    def _losing(self, network: PackedNetwork, entry: Entry | None) -> frozenset[bytes]:
+        """The paths here that the holder in the table has beaten; none where the table is behind."""
+        own = self._own.get(network, frozenset())
+        if entry is None or not own or entry[16:] == _UNKNOWN:
+            return frozenset()
+        function, of_cluster = holder_of(entry)
+        paths = {path: PATH_ID.unpack(path) for path in own}
+        if self._is_here(entry):
+            holders = {path for path, (own_function, _) in paths.items() if own_function == function}
+            return own - holders if holders else frozenset()  # without: it was here and is gone
+        moved_here = {
+            path
+            for path, (own_function, epoch) in paths.items()
+            if of_cluster and own_function == function and epoch >= epoch_of(entry)
+        }
+        return own - moved_here
 
     def locate(self, here: bytes) -> None:
         """How the SIDs of this node begin from now on."""
@@ -185,6 +229,7 @@ class RemoteRoutes:
                 if entry.startswith((here, self._here or here)):
                     self._changing(network, entry)
             self._here = here
+            self._contested |= self._own.keys()
 
     def epochs(self, function: int) -> list[int]:
         """The epochs with which other nodes of our cluster have that function, by all views."""
@@ -200,9 +245,10 @@ class RemoteRoutes:
         return bool(self._here) and entry.startswith(self._here)
 
     def _segment(self, network: PackedNetwork, entry: Entry | None) -> bytes | None:
-        if entry is None or network in self._own or self._is_here(entry):
+        if entry is None or self._is_here(entry):
             return None
-        return entry[:16]
+        own = self._own.get(network)
+        return entry[:16] if not own or own <= self.lost(network) else None
 
     def _changing(self, network: PackedNetwork, before: Entry | None) -> None:
         """To be called while own networks and the like are still what they were."""
@@ -224,6 +270,7 @@ class RemoteRoutes:
         before, self._routes = self._routes, routes
         if routes is before:
             return
+        self._contested |= self._own.keys()
         for network, entry in before.items():
             after = routes.get(network)
             if after is None or after[:16] != entry[:16]:

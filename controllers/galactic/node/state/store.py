@@ -150,6 +150,8 @@ class Store:
         more: not sooner, so that no route is lost where one pod makes way for another at once.
         """
         self.tables.clear_unhosted(self.dirty.now.vpcs)
+        for vpc in self.dirty.now.vpcs:
+            self.dirty.now.attachments |= self.tables.judge(vpc)
         return self.dirty.drain()
 
     def tidy(self, vpcs: Iterable[int]) -> None:

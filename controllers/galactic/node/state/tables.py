@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from galactic.linux.objects import PackedNetwork, packed
-from galactic.node.state.attachment import Attachment
+from galactic.linux.objects import Network, PackedNetwork, packed, unpacked
+from galactic.node.state.attachment import Attachment, Key
 from galactic.node.state.attachments import LocalAttachments
 from galactic.node.state.remote import Entry, RemoteRoutes, Source, View
 
@@ -39,11 +39,25 @@ class RemoteTables(Mapping[int, RemoteRoutes]):
 
     def announce(self, attachment: Attachment) -> None:
         """The attachment's networks are here: no route leads elsewhere."""
-        self.ensure(attachment.vpc).announce([packed(network) for network in attachment.announces])
+        networks = [packed(network) for network in attachment.announces]
+        self.ensure(attachment.vpc).announce(networks, attachment.path_id)
 
     def withdraw(self, attachment: Attachment) -> None:
         """The attachment's networks are not here any more."""
-        self._tables[attachment.vpc].withdraw([packed(network) for network in attachment.announces])
+        networks = [packed(network) for network in attachment.announces]
+        self._tables[attachment.vpc].withdraw(networks, attachment.path_id)
+
+    def holds(self, attachment: Attachment, network: Network) -> bool:
+        """Whether a network that the attachment announces is its own here."""
+        remotes = self._tables.get(attachment.vpc)
+        lost = remotes.lost(packed(network)) if remotes else frozenset()
+        return self._attachments.holder(attachment.vpc, network, lost) == attachment.key
+
+    def judge(self, vpc: int) -> set[Key]:
+        """The attachments here that have lost or won a network since the last call, see ``RemoteRoutes.judge``."""
+        remotes = self._tables.get(vpc)
+        networks = map(unpacked, remotes.judge() if remotes else ())
+        return {key for network in networks for key in self._attachments.announcers(vpc, network)}
 
     def set_table(
         self,
