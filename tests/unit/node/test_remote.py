@@ -193,9 +193,7 @@ GIVEN = {
     SlowTable.write: st.integers(1, 3),
     SlowTable.check: st.none(),
 }
-STEPS = st.lists(
-    st.one_of(*(st.tuples(st.just(step), given_) for step, given_ in GIVEN.items())), max_size=30
-)
+STEPS = st.lists(st.one_of(*(st.tuples(st.just(step), given) for step, given in GIVEN.items())), max_size=30)
 
 
 @settings(max_examples=600, deadline=None)
@@ -204,8 +202,8 @@ def test_the_kernel_follows_whatever_is_told_in_whatever_order(steps):
     """Also while it is written: each delta takes its time."""
     model = SlowTable()
     model.snapshot([])
-    for step, given_ in steps:
-        step(model, given_)
+    for step, argument in steps:
+        step(model, argument)
     model.check()
 
 
@@ -226,7 +224,7 @@ def test_a_move_is_made_before_the_old_way_is_broken():
 
 
 @pytest.mark.parametrize(
-    ("cluster", "given_", "lost"),
+    ("cluster", "given", "lost"),
     [
         pytest.param("default", route(1), True, id="another-attachment-holds-it"),
         pytest.param("default", route(1, epoch=9), True, id="another-attachment-that-moved"),
@@ -238,36 +236,36 @@ def test_a_move_is_made_before_the_old_way_is_broken():
         pytest.param("elsewhere", route(1, epoch=4, function=11), True, id="of-another-cluster"),
         pytest.param("default", route(1, node=1, function=11), False, id="the-router-chose-it"),
         pytest.param("default", route(1, node=1), False, id="of-a-pod-here-that-is-gone"),
-        pytest.param("default", None, False, id="nobody-holds-it-yet"),
+        pytest.param("default", None, False, id="not-held-yet"),
     ],
 )
-def test_a_path_here_gives_way_to_the_holder_and_to_no_table_that_is_behind(cluster, given_, lost):
-    remotes, network, path = RemoteRoutes(HERE), pack(route(1).network), PATH_ID.pack(*PATHS[0])
-    remotes.announce([network], path)
-    routes = dict([entry(VPC, cluster, given_)]) if given_ else {}
-    remotes.set_table(Source.MQTT, 1, routes)
-    assert remotes.segment(network) is None, "not before the round begins"
-    assert remotes.judge() == ([network] if lost else [])
-    assert remotes.lost(network) == ({path} if lost else set())
-    assert remotes.segment(network) == (routes[network][:16] if lost else None)
+def test_a_path_here_gives_way_to_the_holder_and_to_no_table_that_is_behind(cluster, given, lost):
+    owned, network, path = RemoteRoutes(HERE), pack(route(1).network), PATH_ID.pack(*PATHS[0])
+    owned.announce([network], path)
+    routes = dict([entry(VPC, cluster, given)]) if given else {}
+    owned.set_table(Source.MQTT, 1, routes)
+    assert owned.segment(network) is None, "not before the round begins"
+    assert owned.judge() == ([network] if lost else [])
+    assert owned.lost(network) == ({path} if lost else set())
+    assert owned.segment(network) == (routes[network][:16] if lost else None)
 
 
 def test_routes_that_the_kernel_has_are_no_reason_to_give_way():
     """After a restart: what a route of the kernel was for is not known until a table is."""
-    remotes, network = RemoteRoutes(HERE), pack(route(1).network)
-    remotes.announce([network], PATH_ID.pack(*PATHS[0]))
-    remotes.adopt({network: table(route(1))[network][:16]})
-    assert not remotes.judge()
-    assert remotes.segment(network) is None
+    owned, network = RemoteRoutes(HERE), pack(route(1).network)
+    owned.announce([network], PATH_ID.pack(*PATHS[0]))
+    owned.adopt({network: table(route(1))[network][:16]})
+    assert not owned.judge()
+    assert owned.segment(network) is None
 
 
 def test_a_table_without_networks_of_this_node_costs_no_judgement():
-    world = SlowTable()
-    world.snapshot([route(number) for number in (1, 2, 3)])
-    world.announce((1, 0))
-    world.check()
-    world.set(route(2, node=3))
-    assert not world.remotes._contested
+    one = SlowTable()
+    one.snapshot([route(number) for number in (1, 2, 3)])
+    one.announce((1, 0))
+    one.check()
+    one.set(route(2, node=3))
+    assert not one.routes._contested
 
 
 def dump(kernel, resync):

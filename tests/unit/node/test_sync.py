@@ -74,19 +74,19 @@ def local(node) -> set[str]:
 async def test_the_holder_of_a_network_wins_on_the_rivals_node_too(node, config):
     await node.cni("ADD", config())
     (attachment,) = node.store.attachments.values()
-    tell(node.store, 1, [route(2)])
+    set_table(node.store, 1, [route(2)])
     await until(lambda: remote(node) == {"2"})
-    assert local(node) == {"1"}, "nobody else has it"
-    tell(node.store, 2, [route(1, function=9), route(2)])
+    assert local(node) == {"1"}, "no other attachment has it"
+    set_table(node.store, 2, [route(1, function=9), route(2)])
     await until(lambda: remote(node) == {"1", "2"})
     assert local(node) == set()
     assert not await node.sync.missing(attachment)
     assert node.store.registration().endpoints[0].networks[0] == "10.1.1.1/32", "it still wants it"
-    tell(node.store, 3, [route(1, node=3, function=9, epoch=1 << 62), route(2)])
+    set_table(node.store, 3, [route(1, node=3, function=9, epoch=1 << 62), route(2)])
     ways = node.kernel.host.routes
     await until(lambda: any(isinstance(to, Encap) and to.segment[5] == 3 for to in ways.values()))
     assert local(node) == set(), "the holder has moved, and still holds it"
-    tell(node.store, 4, [route(2)])
+    set_table(node.store, 4, [route(2)])
     await until(lambda: local(node) == {"1"} and remote(node) == {"2"})
 
 
@@ -94,10 +94,10 @@ async def test_a_pod_that_moved_here_is_reached_here_while_the_table_is_behind(n
     await node.cni("ADD", config())
     (attachment,) = node.store.attachments.values()
     moved = route(1, function=attachment.function, epoch=attachment.epoch - 1)
-    tell(node.store, 1, [moved, route(2)])
+    set_table(node.store, 1, [moved, route(2)])
     await until(lambda: remote(node) == {"2"})
     assert local(node) == {"1"}
-    tell(node.store, 2, [route(1, function=attachment.function, epoch=attachment.epoch + 1), route(2)])
+    set_table(node.store, 2, [route(1, function=attachment.function, epoch=attachment.epoch + 1), route(2)])
     await until(lambda: remote(node) == {"1", "2"} and local(node) == set())
 
 
@@ -113,7 +113,7 @@ async def test_of_two_rivals_here_the_one_that_the_router_chose_has_the_network(
         }
 
     assert device() == {names.host_end(*older.key)}
-    tell(node.store, 1, [route(1, node=1, epoch=newer.epoch, function=newer.function)])
+    set_table(node.store, 1, [route(1, node=1, epoch=newer.epoch, function=newer.function)])
     await until(lambda: device() == {names.host_end(*newer.key)})
 
 
