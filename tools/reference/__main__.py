@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from reference import kinds, metrics, pictures, protocol, reasons, settings, values
+from reference import imports, kinds, metrics, pictures, protocol, reasons, settings, values
 
 SOURCES = (kinds, settings, metrics, reasons, protocol, values)
 
@@ -12,7 +12,8 @@ def main(arguments: list[str]) -> int:
     check = "--check" in arguments
     (docs,) = [Path(argument) for argument in arguments if argument != "--check"] or [Path("docs")]
     made = {docs / "reference" / name: text for source in SOURCES for name, text in source.pages().items()}
-    made |= {docs / "pictures" / name: text for name, text in pictures.pictures().items()}
+    drawings = pictures.pictures() | imports.pictures()
+    made |= {docs / "pictures" / name: text for name, text in drawings.items()}
     stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
     gone = [path for path in (docs / "reference").glob("*.md") if path not in made]
     if check and (stale or gone):

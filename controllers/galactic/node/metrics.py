@@ -1,11 +1,10 @@
 """The node controller's metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galactic import refusals
-from galactic.node.cni import protocol
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 15.0)
 OBJECTS = (1, 10, 100, 1_000, 10_000, 100_000)
@@ -130,16 +129,19 @@ class Metrics:
         )
         self._values: dict[Gauge, Mapping[str, int]] = {}
         # A label that exists from the start shows its first increase.
-        for verb in ("add", "del"):
-            for code in (0, *protocol.CODES):
-                self.requests.labels(verb, code)
-            self.request_seconds.labels(verb)
         for reason in refusals.REASONS:
             self.refused.labels(reason)
         for kind in ("delta", "full", "look"):
             self.sync_seconds.labels(kind)
         for result in ("confirmed", "failed"):
             self.publications.labels(result)
+
+    def expect_requests(self, codes: Iterable[int]) -> None:
+        """The series of ADD and DEL, with these codes, exist before the first of them."""
+        for verb in ("add", "del"):
+            for code in codes:
+                self.requests.labels(verb, code)
+            self.request_seconds.labels(verb)
 
     def set_conditions(self, states: Mapping[str, bool]) -> None:
         """All conditions, by type."""

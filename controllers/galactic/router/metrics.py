@@ -7,7 +7,6 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from galactic.messages import Changes
-from galactic.router.egress.adj_rib_out import Pack
 from galactic.router.rib.path import NodeRef, Rejection
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -195,9 +194,10 @@ class RouterMetrics:
         self._changes.inc()
         self._revision.labels(vpc).set(message.revision)
 
-    def packed(self, vpc: str, count: int, pack: Pack) -> None:
-        self._shards.inc(len(pack.shards))
-        if not count:
+    def packed(self, vpc: str, routes: int, shards: int) -> None:
+        """The retained table of a VPC with that many routes was published: so many shards of it."""
+        self._shards.inc(shards)
+        if not routes:
             self._revision.remove(vpc)
 
     def revisions(self, advertised: Mapping[str, int]) -> None:

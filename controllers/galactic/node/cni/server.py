@@ -40,6 +40,7 @@ class Server:
         self._path, self._calls, self._metrics = path, calls, metrics
         self._pending = path.parent / "pending"
         self._draining = asyncio.Lock()
+        metrics.expect_requests((0, *protocol.CODES))
 
     async def run(self) -> None:
         """Carries out pending requests, then serves until cancelled. Raises Unreachable without a socket."""

@@ -225,7 +225,7 @@ class Fanout:
             if (pack := adj_rib_out.pack()) is not None:
                 await self._publisher.pack(self._topics, vpc_hex(vpc), pack, bulk=self._bulk)
                 adj_rib_out.confirmed(pack)
-                self._metrics.packed(adj_rib_out.vpc, adj_rib_out.count, pack)
+                self._metrics.packed(adj_rib_out.vpc, adj_rib_out.count, len(pack.shards))
 
     async def _clear_strays(self) -> None:
         while self._strays:
