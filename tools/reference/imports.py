@@ -26,7 +26,7 @@ class Rooms:
     packages: frozenset[str]
 
     def floor(self, name: str) -> int:
-        """0 for what imports no other child, else one above the highest that it imports."""
+        """0 for a child that imports no other one, else one above the highest that it imports."""
         return max((self.floor(other) + 1 for other in self.imports[name]), default=0)
 
     @property
