@@ -1,6 +1,6 @@
-"""What each process costs before it does anything: ``python bench/startup.py [REPEATS]``.
+"""What each process costs before it does anything: ``python bench/startup.py [REPEATS [PROGRAM…]]``.
 
-For each program of ``pyproject.toml`` a fresh interpreter imports the module that the program begins with, with
+For each program of ``pyproject.toml``, or those that are named, a fresh interpreter imports the module that the program begins with, with
 bytecode that is already compiled: milliseconds of wall and of processor, and the peak of RSS in MiB. The programs
 alternate; the figures are medians.
 """
@@ -37,8 +37,8 @@ def imported(module: str) -> tuple[float, float, float]:
     return wall * 1e3, (usage.ru_utime + usage.ru_stime) * 1e3, usage.ru_maxrss / 1024
 
 
-def main(repeats: int) -> None:
-    modules = programs()
+def main(repeats: int, names: list[str]) -> None:
+    modules = {name: module for name, module in programs().items() if not names or name in names}
     for module in modules.values():
         imported(module)  # compiles
     measured: dict[str, list[tuple[float, float, float]]] = {name: [] for name in modules}
@@ -52,4 +52,4 @@ def main(repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 5)
+    main(int(sys.argv[1]) if sys.argv[1:] else 5, sys.argv[2:])
