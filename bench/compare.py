@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+PROGRAMS = ("galactic-operator", "galactic-webhook", "galactic-node", "galactic-router", "galactic")
 NUMBER = r"([\d.,]+)"
 
 
@@ -103,16 +104,10 @@ BENCHES = (
         ),
     ),
     Bench(
-        "startup.py 1",
+        "startup.py 1 " + " ".join(PROGRAMS),
         tuple(
             Figure(f"start of {name}, {what}", unit, columns(name, *words, "#"))
-            for name in (
-                "galactic-operator",
-                "galactic-webhook",
-                "galactic-node",
-                "galactic-router",
-                "galactic",
-            )
+            for name in PROGRAMS
             for what, unit, words in (
                 ("wall", "ms", ()),
                 ("processor", "ms", ("_", "ms")),

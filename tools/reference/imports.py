@@ -38,7 +38,7 @@ class Rooms:
         return sum(map(len, self.imports.values()))
 
     def direct(self, name: str) -> frozenset[str]:
-        """What it imports, without what follows from another import of its own: the transitive reduction."""
+        """Its imports, without those that follow from another one: the transitive reduction."""
         return self.imports[name] - {far for near in self.imports[name] for far in self._reachable(near)}
 
     def _reachable(self, name: str) -> frozenset[str]:
