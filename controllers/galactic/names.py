@@ -23,6 +23,8 @@ ATTACHMENT_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc-attachment"
 VPC_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/vpc"
 """On a Pod: the VPC, ``NAME`` or ``namespace/NAME``, in which it gets an attachment of its own. The webhook adds
 ATTACHMENT_ANNOTATION with a generated name; the operator makes the attachment, and the Pod owns it."""
+ACCEPTED_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/accepted-networks"
+"""On a Pod with VPC_ANNOTATION: ``spec.acceptedNetworks`` of its attachment, with commas in between."""
 ATTACHMENT_LABEL: Final = f"{GROUP}/attachment"
 """On a Pod, set by the webhook: GENERATED where the operator makes the attachment (VPC_ANNOTATION), else a value
 derived from the attachment's name. One selector matches the Pods with generated attachments, another those that share

@@ -13,6 +13,8 @@ MAX_ADDRESSES: Final = 16
 MAX_ROUTES: Final = 256
 MAX_NETWORKS: Final = MAX_ADDRESSES + MAX_ROUTES
 """Networks that lead to one attachment."""
+MAX_ACCEPTED: Final = 64
+"""Networks that an attachment accepts routes within."""
 MAX_CARRIERS: Final = 64
 """Pods that can carry one attachment at a time. The newest gets the traffic; the others are about to go."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
@@ -110,6 +112,12 @@ class AttachmentSpec(Model):
     routes: tuple[AttachmentRoute, ...] = Field(
         default=(), max_length=MAX_ROUTES, description="Destinations beyond the VPC's own networks."
     )
+    accepted_networks: tuple[Cidr, ...] | None = Field(
+        default=None,
+        max_length=MAX_ACCEPTED,
+        description="Of the VPC's networks the pod gets routes to those inside these only; 0.0.0.0/0 and ::/0 accept "
+        "all. Left out: all, if the VPC is in the attachment's namespace; else status.acceptedNetworks.",
+    )
 
 
 class AttachedEndpoint(Model):
@@ -155,7 +163,11 @@ class Configuration(Model):
     """The configuration of a carrier's interface, beside the addresses."""
 
     vpc: VpcIdentifier = Field(description="The VPC's identifier, 12 hex digits.")
-    networks: tuple[Cidr, ...] = Field(default=(), max_length=64, description="The VPC's networks.")
+    networks: tuple[Cidr, ...] = Field(
+        default=(),
+        max_length=64 + MAX_ACCEPTED,
+        description="The VPC's networks, as far as the attachment accepts them.",
+    )
     terminations: tuple[ConfiguredTermination, ...] = Field(
         default=(), max_length=MAX_ROUTES, description="Networks that the VPC reaches through the pod."
     )
@@ -184,6 +196,12 @@ class AttachmentStatus(Model):
     )
     addresses: tuple[str, ...] = Field(
         default=(), max_length=MAX_ADDRESSES, description="The addresses in force, given or allocated."
+    )
+    accepted_networks: tuple[Cidr, ...] | None = Field(
+        default=None,
+        max_length=64,
+        description="The VPC's networks when the attachment was first ready, if the VPC is in another namespace. They "
+        "count where spec.acceptedNetworks is left out.",
     )
     configuration: Configuration | None = Field(
         default=None,

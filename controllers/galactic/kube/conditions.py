@@ -15,6 +15,8 @@ GRANTED: Final = "Granted"
 DELETING: Final = "Deleting"
 ROUTED: Final = "Routed"
 ATTACHED: Final = "Attached"
+NETWORKS_ACCEPTED: Final = "NetworksAccepted"
+"""Of an attachment: absent unless it declines networks of its VPC."""
 MULTUS: Final = "MultusConfigured"
 """Of a NodeSegment, written by its node: absent where the node does not check Multus."""
 

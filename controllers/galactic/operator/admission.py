@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
@@ -16,6 +16,7 @@ from galactic.operator.allocator import settled_vpc
 from galactic.operator.context import ReconcileContext
 from galactic.operator.state import Invalid
 from galactic.operator.vpcs import COUNT_SECONDS, Vpcs
+from galactic.validation.accepting import accepted, declined
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import NESTED, named, unnested
@@ -23,8 +24,22 @@ from galactic.validation.networks import Interface, Network, host
 
 
 @dataclass(frozen=True, slots=True)
+class Acceptance:
+    """``recorded``: the VPC's networks when the attachment was first ready; None where the VPC is of its namespace.
+
+    ``declined``: networks of the VPC that came later, and that ``spec.acceptedNetworks`` does not mention.
+    """
+
+    recorded: tuple[Network, ...] | None = None
+    declined: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
-    """An attachment with everything allocated to it. ``warning``: a sentence or empty. ``revoked``: its grant was."""
+    """An attachment with everything allocated to it. ``warning``: a sentence or empty. ``revoked``: its grant was.
+
+    ``networks``: those of the VPC, as far as the attachment accepts them.
+    """
 
     spec: ParsedAttachment
     vpc: int
@@ -33,6 +48,7 @@ class Admitted:
     networks: tuple[Network, ...]
     warning: str
     revoked: bool
+    acceptance: Acceptance
 
 
 class Admission:
@@ -60,7 +76,8 @@ class Admission:
         try:
             if not _settled(attachment):
                 self._within_quota(key, spec)
-            addresses = self._addresses(key, attachment, spec, networks)
+            accepted_networks, acceptance = _acceptance(key, attachment, spec, networks)
+            addresses = self._addresses(key, attachment, spec, accepted_networks)
             warning = self._outside(spec, addresses, networks)
             if not _settled(attachment):
                 self._may_terminate(key, spec, addresses, vpc)
@@ -81,7 +98,7 @@ class Admission:
             raise
         allocations.blocked.discard(key)
         number = parse_vpc(vpc.status.identifier)
-        return Admitted(spec, number, function, addresses, networks, warning, revoked)
+        return Admitted(spec, number, function, addresses, accepted_networks, warning, revoked, acceptance)
 
     def release(self, key: Key) -> None:
         """The attachment was deleted: all that it held is free, once no NodeSegment lists it."""
@@ -160,6 +177,12 @@ class Admission:
         allocated = allocator.addresses(key) or _parsed(attachment.status.addresses)
         if allocated:
             return allocated  # also outside the VPC's present networks: a pod may be using them
+        if not networks:
+            raise NotYet(
+                f"no network of VPC {'/'.join(spec.vpc)} lies inside the accepted ones, so there is no address; give "
+                "addresses, or add one of its networks to spec.acceptedNetworks",
+                reason="NoNetworkAccepted",
+            )
         addresses = allocations.addresses.allocate(networks)
         # They are free, so this cannot fail. They are kept even if a termination turns out to be held.
         allocations.addresses.claim(
@@ -231,6 +254,35 @@ def _settled(attachment: VpcAttachment) -> bool:
     """Whether the specification, as it is, was admitted before; an earlier version admits what this one refuses."""
     status = attachment.status
     return status.ready and status.observed_generation >= attachment.metadata.generation
+
+
+def _acceptance(
+    key: Key, attachment: VpcAttachment, spec: ParsedAttachment, networks: tuple[Network, ...]
+) -> tuple[tuple[Network, ...], Acceptance]:
+    """The networks that the pod gets routes to, and why it gets no others."""
+    status = attachment.status
+    if key[0] == spec.vpc[0]:
+        limits = networks if spec.accepted is None else spec.accepted
+        return accepted(networks, limits), Acceptance()
+    recorded = networks
+    if status.accepted_networks is not None:
+        recorded = _stored(status.accepted_networks)
+    elif (
+        status.configuration is not None
+    ):  # made ready by a version without this record: its pod keeps its routes
+        recorded = _stored(status.configuration.networks)
+    if spec.accepted is not None:
+        return accepted(networks, spec.accepted), Acceptance(recorded)
+    return accepted(networks, recorded), Acceptance(recorded, declined(networks, recorded))
+
+
+def _stored(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Networks of a status. A part that another client spoilt is none."""
+    networks = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            networks.append(ip_network(text))
+    return tuple(networks)
 
 
 def _parsed(texts: tuple[str, ...]) -> tuple[Interface, ...]:

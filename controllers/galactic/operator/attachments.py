@@ -14,6 +14,7 @@ from galactic.kube.conditions import (
     CONFLICT,
     DELETING,
     GRANTED,
+    NETWORKS_ACCEPTED,
     READY,
     ROUTED,
     State,
@@ -164,6 +165,7 @@ class Attachments:
         if admitted:
             addresses = [str(address) for address in admitted.addresses]
             after |= {"identifier": function_hex(admitted.function), "addresses": addresses}
+            states[NETWORKS_ACCEPTED] = _declined(admitted)
             states[ACCEPTED] = (
                 State("True", "AddressOutsideNetworks", admitted.warning)
                 if admitted.warning
@@ -181,7 +183,7 @@ class Attachments:
             bound = () if leaving else carriers(self._context.caches, meta, before, closed=closed)
             after["carriers"] = [carrier.model_dump(by_alias=True) for carrier in bound]
         if problem is None and admitted:
-            after["vpc"] = "/".join(admitted.spec.vpc)
+            after |= {"vpc": "/".join(admitted.spec.vpc), **_recorded(admitted)}
             after["configuration"] = granted_configuration(
                 admitted.spec,
                 vpc=admitted.vpc,
@@ -302,6 +304,24 @@ class Attachments:
             return users
         own = owners(meta)
         return [pod for pod in users if (cached := caches.pods.get(pod)) and cached.metadata.uid in own]
+
+
+def _recorded(admitted: Admitted) -> dict[str, list[str]]:
+    recorded = admitted.acceptance.recorded
+    return {} if recorded is None else {"acceptedNetworks": [str(network) for network in recorded]}
+
+
+def _declined(admitted: Admitted) -> State | None:
+    """The condition NetworksAccepted: networks that the VPC's owner added later, and that the pod does not route."""
+    if not admitted.acceptance.declined:
+        return None
+    networks, vpc = ", ".join(map(str, admitted.acceptance.declined)), "/".join(admitted.spec.vpc)
+    return State(
+        "False",
+        "NetworksDeclined",
+        f"VPC {vpc} got {networks} after the attachment was ready: the pod has no route to what is outside "
+        "status.acceptedNetworks; to accept it, give spec.acceptedNetworks",
+    )
 
 
 def _generated(meta: Meta) -> bool:

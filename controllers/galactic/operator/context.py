@@ -117,7 +117,7 @@ class ReconcileContext:
 
 WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
 """Reasons of good conditions that make a Warning nevertheless."""
-GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed", "Attached"})
+GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed", "Attached", "NetworksAccepted"})
 """Condition types that are True when all is well."""
 
 

@@ -87,7 +87,8 @@ def attachment(pod: Pod, vpc: Key, identifier: int | None) -> dict[str, Any]:
                 "name": vpc[1],
                 "namespace": vpc[0] or meta.namespace,
             }
-        },
+        }
+        | ({} if pod.accepted is None else {"acceptedNetworks": list(pod.accepted)}),
     }
 
 

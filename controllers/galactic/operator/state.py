@@ -29,6 +29,7 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import (
+    ACCEPTED_ANNOTATION,
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
     GENERATED,
@@ -78,6 +79,7 @@ class Pod:
     further: tuple[
         str, ...
     ] = ()  # names in Multus' annotation, of its own namespace: it may have several attachments
+    accepted: tuple[str, ...] | None = None  # ACCEPTED_ANNOTATION
 
     @property
     def attachments(self) -> tuple[str, ...]:
@@ -371,7 +373,15 @@ def _pod(item: Object) -> Pod:
         placement(item),
         owned(item),
         _further(annotations.get(NETWORKS_ANNOTATION, ""), meta["namespace"]),
+        _accepted(annotations.get(ACCEPTED_ANNOTATION)),
     )
+
+
+def _accepted(annotation: str | None) -> tuple[str, ...] | None:
+    """The networks in the annotation, as they are written there."""
+    if annotation is None:
+        return None
+    return tuple(text for part in annotation.split(",") if (text := part.strip()))
 
 
 def _further(annotation: str, namespace: str) -> tuple[str, ...]:

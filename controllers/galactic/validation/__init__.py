@@ -3,5 +3,5 @@
 ``networks``: the networks of a VPC. ``attachment``: addresses, interface name, terminations and routes of an
 attachment. ``grants``: whether a namespace may attach to a VPC. Each raises ``galactic.errors.Rejected`` with field and
 remedy. ``holders``: how a refusal names the holder of an address. ``joining``: the permission to request an identifier.
-``multus``: the networks in Multus' annotation of a Pod.
+``accepting``: which of a VPC's networks an attachment accepts. ``multus``: the networks in Multus' annotation of a Pod.
 """

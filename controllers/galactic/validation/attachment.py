@@ -55,6 +55,7 @@ class ParsedAttachment:
     interface: str
     addresses: tuple[Interface, ...]
     routes: tuple[Route, ...]
+    accepted: tuple[Network, ...] | None = None  # spec.acceptedNetworks
 
     def terminations(self, addresses: Sequence[Interface]) -> tuple[Termination, ...]:
         """The routes whose ``via`` is one of the attachment's own addresses."""
@@ -97,7 +98,14 @@ def parse_attachment(attachment: VpcAttachment, srv6_block: IPv6Network | None) 
         _route(route, f"spec.routes[{index}]", srv6_block) for index, route in enumerate(spec.routes)
     )
     _refuse_repeated((route.destination for route in routes), "spec.routes")
+    accepted = spec.accepted_networks
+    if accepted is not None:
+        limits = tuple(
+            parse_network(text, f"spec.acceptedNetworks[{index}]") for index, text in enumerate(accepted)
+        )
+        _refuse_repeated(limits, "spec.acceptedNetworks")
     return ParsedAttachment(
+        accepted=limits if accepted is not None else None,
         vpc=(spec.vpc.namespace or attachment.metadata.namespace, spec.vpc.name),
         interface=spec.interface.name,
         addresses=addresses,

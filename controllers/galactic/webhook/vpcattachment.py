@@ -51,6 +51,9 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Netwo
             addresses=after.interface.addresses if addresses else (),
         ),
         routes=after.routes if routes else (),
+        accepted_networks=(
+            after.accepted_networks if after.accepted_networks != before.accepted_networks else None
+        ),
     )
     if moved:
         parse_attachment(new.model_copy(update={"spec": spec}), srv6_block)

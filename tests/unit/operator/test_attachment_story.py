@@ -311,6 +311,80 @@ async def test_the_owner_says_who_may_terminate(cluster):
     assert cluster.status("a", namespace="other")["ready"]
 
 
+SERVICES = "10.96.0.0/12"
+
+
+def routed(cluster, name, namespace="other"):
+    """The networks that a pod of the attachment gets routes to, as the node and as Multus read them."""
+    networks = cluster.status(name, namespace)["configuration"]["networks"]
+    assert json.loads(cluster.nad(name, namespace))["plugins"][0]["networks"] == networks
+    return networks
+
+
+async def owner_adds(cluster, *networks):
+    cluster.api.change(VPCS, "v", {"spec": {"networks": list(networks)}}, "default")
+    await cluster.settled()
+
+
+async def test_a_network_that_the_owner_adds_later_needs_consent(cluster):
+    cluster.vpc("v", "10.1.1.0/24", allowedNamespaces={"from": "All"})
+    cluster.attachment("theirs", "default/v", namespace="other")
+    cluster.attachment("own", "default/v")
+    await cluster.settled()
+    assert cluster.condition("NetworksAccepted", "theirs", "other") is None
+    await owner_adds(cluster, "10.1.1.0/24", SERVICES)
+    assert routed(cluster, "own", "default") == ["10.1.1.0/24", SERVICES]
+    assert routed(cluster, "theirs") == ["10.1.1.0/24"]
+    declined = cluster.condition("NetworksAccepted", "theirs", "other")
+    assert (declined["status"], declined["reason"]) == ("False", "NetworksDeclined")
+    assert SERVICES in declined["message"]
+    assert cluster.status("theirs", "other")["ready"]
+    # taken away and added once more; by another operator as well
+    await owner_adds(cluster, "10.1.1.0/25")
+    assert routed(cluster, "theirs") == ["10.1.1.0/25"]
+    await cluster.stop()
+    await cluster.start()
+    await owner_adds(cluster, "10.0.0.0/8")
+    assert routed(cluster, "theirs") == ["10.1.1.0/24"]
+    accepting = {"spec": {"acceptedNetworks": ["10.0.0.0/8"]}}
+    cluster.api.change(VPC_ATTACHMENTS, "theirs", accepting, "other")
+    await cluster.settled()
+    assert routed(cluster, "theirs") == ["10.0.0.0/8"]
+    assert cluster.condition("NetworksAccepted", "theirs", "other") is None
+    cluster.api.change(VPC_ATTACHMENTS, "theirs", {"spec": {"acceptedNetworks": None}}, "other")
+    await cluster.settled()
+    assert routed(cluster, "theirs") == ["10.1.1.0/24"]
+
+
+async def test_an_attachment_of_an_earlier_version_keeps_its_routes(cluster):
+    """It has no record: what its pod routes is what it accepted."""
+    cluster.vpc("v", "10.1.1.0/24", "10.2.0.0/16", allowedNamespaces={"from": "All"})
+    cluster.attachment("theirs", "default/v", namespace="other")
+    await cluster.settled()
+    await cluster.stop()
+    forgotten = {"status": {"acceptedNetworks": None}}
+    cluster.api.change(VPC_ATTACHMENTS, "theirs", forgotten, "other", subresource="status")
+    cluster.api.change(VPCS, "v", {"spec": {"networks": ["10.1.1.0/24", "10.2.0.0/16", SERVICES]}}, "default")
+    await cluster.start()
+    await cluster.settled()
+    assert routed(cluster, "theirs") == ["10.1.1.0/24", "10.2.0.0/16"]
+    assert cluster.status("theirs", "other")["acceptedNetworks"] == ["10.1.1.0/24", "10.2.0.0/16"]
+
+
+async def test_accepted_networks_of_its_own_choice(cluster):
+    cluster.vpc("v", "10.1.1.0/24", "10.2.0.0/16", allowedNamespaces={"from": "All"})
+    cluster.attachment("part", "default/v", namespace="other", acceptedNetworks=["10.2.3.0/24"])
+    cluster.attachment("none", "default/v", namespace="other", acceptedNetworks=["10.7.0.0/16"])
+    cluster.attachment("wrong", "default/v", namespace="other", acceptedNetworks=["10.7.0.1/16"])
+    await cluster.settled()
+    assert routed(cluster, "part") == ["10.2.3.0/24"]
+    assert cluster.status("part", "other")["addresses"][0].startswith("10.2.3.")
+    assert cluster.condition("Ready", "none", "other")["reason"] == "NoNetworkAccepted"
+    refused = cluster.condition("Ready", "wrong", "other")
+    assert refused["reason"] == "InvalidNetwork"
+    assert "spec.acceptedNetworks[0]" in refused["message"]
+
+
 async def test_networks_that_were_nested_before_stay(cluster):
     """The inner one was there first, and both are admitted again by another operator, in any order."""
     cluster.vpc("v", allowedNamespaces={"from": "All"})

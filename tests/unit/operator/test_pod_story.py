@@ -5,7 +5,13 @@ import pytest
 from galactic.errors import Rejected, Unreachable
 from galactic.kube.api import Event
 from galactic.kube.resources import EVENTS, NAMESPACES, PODS, VPC_ATTACHMENTS
-from galactic.names import ATTACHMENT_ANNOTATION, ATTACHMENT_LABEL, GENERATED, VPC_ANNOTATION
+from galactic.names import (
+    ACCEPTED_ANNOTATION,
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    GENERATED,
+    VPC_ANNOTATION,
+)
 from galactic.operator.context import FINALIZER
 
 TERMINATING = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": ["kubernetes"]}}
@@ -18,6 +24,23 @@ def pod(cluster, name, *, vpc="v", attachment=None, namespace="default", label=G
     )
     metadata = {"name": name, "annotations": annotations, "labels": {ATTACHMENT_LABEL: label}}
     cluster.api.put(PODS, {"metadata": metadata, "spec": {}, "status": {"phase": "Pending"}}, namespace)
+
+
+async def test_a_pod_says_which_networks_its_attachment_accepts(cluster):
+    cluster.vpc("v", "10.1.1.0/24", "10.96.0.0/12")
+    metadata = {
+        "name": "web",
+        "labels": {ATTACHMENT_LABEL: GENERATED},
+        "annotations": {
+            ATTACHMENT_ANNOTATION: "web-own",
+            VPC_ANNOTATION: "v",
+            ACCEPTED_ANNOTATION: "10.1.0.0/16, 10.2.0.0/16",
+        },
+    }
+    cluster.api.put(PODS, {"metadata": metadata, "spec": {}, "status": {"phase": "Pending"}}, "default")
+    await cluster.settled()
+    assert attachment(cluster, "web-own")["spec"]["acceptedNetworks"] == ["10.1.0.0/16", "10.2.0.0/16"]
+    assert cluster.status("web-own")["configuration"]["networks"] == ["10.1.1.0/24"]
 
 
 def attachment(cluster, name, namespace="default"):

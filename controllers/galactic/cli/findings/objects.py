@@ -36,6 +36,9 @@ def attachments(snapshot: Snapshot) -> Iterator[Finding]:
         if accepted and accepted.status == "True" and accepted.reason == "AddressOutsideNetworks":
             remedy = "add the network to the VPC's spec.networks: without it, its pods have no route to the address"
             yield Finding(NOTE, about, accepted.reason, accepted.message, remedy)
+        if (declined := conditions.get("NetworksAccepted")) and declined.status == "False":
+            remedy = "if its pod is to reach them there: kubectl edit vpca -n " + name.replace("/", " ")
+            yield Finding(NOTE, about, declined.reason, declined.message, remedy)
         if len(pods := sorted(snapshot.carriers(name))) > 1:
             message = f"pods {', '.join(pods)} use it: only the newest gets traffic"
             remedy = "delete all but one; for an attachment per pod, use the annotation …/vpc (docs/api.md)"
