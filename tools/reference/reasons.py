@@ -97,8 +97,8 @@ CONDITIONS: Final = {
         "Routed": "False: a pod is attached, but its routes are not published; the message has the reason",
         "Conflict": "True: another object has the address or the prefix; the message names it",
         "NetworksAccepted": (
-            "False: the VPC got networks after the attachment of another namespace was ready, and the pod has no routes "
-            "to them; absent otherwise"
+            "False: the VPC got networks after the attachment of another namespace was ready, and the pod has no "
+            "routes to them; absent otherwise"
         ),
         "Deleting": "True: the deletion waits for the objects that use it",
     },
