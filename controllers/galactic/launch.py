@@ -1,7 +1,12 @@
 """Start, health and end of a controller.
 
-``launch`` sets up logs, serves ``/metrics`` and ``/healthz``, runs the controller's coroutine and cancels it on SIGTERM
-or SIGINT, so that a controller is one coroutine that cleans up on cancellation.
+``launch`` sets up logs, serves metrics and health, runs the controller's coroutine and cancels it on SIGTERM or SIGINT,
+so that a controller is one coroutine that cleans up on cancellation.
+
+- ``/healthz``: every problem, in words; 503 if there is one.
+- ``/readyz``: 503 while the process can neither do its job nor take it over. A peer that is away is no such problem: a
+  drain or a rolling update would stop for it.
+- ``/livez``: 200 while the loop turns.
 """
 
 import asyncio
@@ -11,7 +16,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
@@ -31,13 +36,19 @@ ADDRESS_SECONDS: Final = 5.0
 
 
 class Health:
-    """The process' problems by name. Without one it is healthy."""
+    """The process' problems by name. Without one it is healthy.
+
+    ``stopping`` is set when the process was told to end, before its work is cancelled.
+    """
 
     def __init__(self) -> None:
         self._problems: dict[str, str] = {}
+        self._tolerable: set[str] = set()
+        self.stopping = asyncio.Event()
 
-    def set(self, name: str, problem: str | None) -> None:
-        """Reports a problem; None: it is over."""
+    def set(self, name: str, problem: str | None, *, ready: bool = False) -> None:
+        """Reports a problem; None: it is over. ``ready``: the process can work, or take over, in spite of it."""
+        (self._tolerable.add if ready else self._tolerable.discard)(name)
         if problem is None:
             self._problems.pop(name, None)
         else:
@@ -47,20 +58,27 @@ class Health:
     def problems(self) -> dict[str, str]:
         return dict(self._problems)
 
+    @property
+    def obstacles(self) -> dict[str, str]:
+        """The problems in spite of which the process is not ready."""
+        return {name: problem for name, problem in self._problems.items() if name not in self._tolerable}
+
 
 def launch(
     settings: Settings,
     program: str,
     main: Callable[[Health], Coroutine[Any, Any, None]],
     registry: CollectorRegistry,
+    *,
+    drain: float = 0.0,
 ) -> None:
     """Runs ``main`` until it returns, fails or is stopped by a signal. Exit code 0 after a clean stop, 1 after a
-    failure.
+    failure. ``drain``: seconds between the signal, from which on it is not ready, and the end of its work.
     """
     configure_logs(settings.log_level, settings.log_format)
     log.info("starting", program=program, version=__version__, cluster=settings.cluster)
     gc.freeze()  # modules stay for ever: a full collection, which stops everything, need not look at them each time
-    sys.exit(asyncio.run(_run(settings, program, main, registry)))
+    sys.exit(asyncio.run(_run(settings, program, main, registry, drain=drain)))
 
 
 def configure_logs(level: str, style: str) -> None:
@@ -105,6 +123,8 @@ async def _run(
     program: str,
     main: Callable[[Health], Coroutine[Any, Any, None]],
     registry: CollectorRegistry,
+    *,
+    drain: float,
 ) -> int:
     health = Health()
     stopped = asyncio.Event()
@@ -119,7 +139,10 @@ async def _run(
     try:
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            log.info("stopping", program=program)
+            log.info("stopping", program=program, drain_seconds=drain)
+            health.set("stopping", "told to end")
+            health.stopping.set()
+            await asyncio.wait({work}, timeout=drain)
             work.cancel()
             await _grace(work)
     finally:
@@ -159,13 +182,28 @@ async def _server(health: Health, registry: CollectorRegistry) -> web.AppRunner:
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def healthz(_request: web.Request) -> web.Response:
-        problems = health.problems
+    def answer(problems: Mapping[str, str]) -> web.Response:
         text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
         return web.Response(text=text, status=503 if problems else 200)
 
+    async def healthz(_request: web.Request) -> web.Response:
+        return answer(health.problems)
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return answer(health.obstacles)
+
+    async def livez(_request: web.Request) -> web.Response:
+        return answer({})
+
     app = web.Application()
-    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    app.add_routes(
+        [
+            web.get("/metrics", metrics),
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/livez", livez),
+        ]
+    )
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     return runner

@@ -171,7 +171,7 @@ CASES: dict[str, Case] = {
     "node.metricsPort": (nested("node.metricsPort", 4242), "hostPort: 4242"),
     "node.metricsAddress": (
         nested("node.metricsAddress", "192.0.2.42"),
-        'path: /healthz, port: metrics, host: "192.0.2.42"',
+        'path: /readyz, port: metrics, host: "192.0.2.42"',
     ),
     "node.cniBinDir": (nested("node.cniBinDir", "/opt/42"), 'hostPath: {path: "/opt/42",'),
     "node.cniConfDir": (nested("node.cniConfDir", "/etc/42"), 'hostPath: {path: "/etc/42",'),

@@ -21,7 +21,7 @@ from galactic.metrics import registry
 from galactic.settings import OperatorSettings, load
 
 async def main(health):
-    health.set("broker", "is away" if "sick" in sys.argv else None)
+    health.set("broker", "is away" if {"sick", "tolerable"} & {*sys.argv} else None, ready="tolerable" in sys.argv)
     if "fail" in sys.argv:
         raise Unreachable("kube-apiserver", "nobody home")
     if "crash" in sys.argv:
@@ -43,7 +43,8 @@ async def main(health):
 address = [word.partition("=")[2] for word in sys.argv if word.startswith("address=")]
 words = ["--metrics-port", sys.argv[1], *(f"--metrics-address={word}" for word in address)]
 module.ADDRESS_SECONDS = 0.2
-launch(load(OperatorSettings, words), "test", main, registry("test"))
+drain = 1.5 if "drain" in sys.argv else 0.0
+launch(load(OperatorSettings, words), "test", main, registry("test"), drain=drain)
 """
 
 
@@ -123,6 +124,32 @@ def test_an_address_that_the_host_does_not_have_stops_no_controller() -> None:
 def test_a_problem_is_named() -> None:
     with program("sick") as (_, port):
         assert get(port, "/healthz") == (503, "broker: is away\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "ready"),
+    [
+        pytest.param([], (200, "ok\n"), id="healthy"),
+        pytest.param(["sick"], (503, "broker: is away\n"), id="it-cannot-work"),
+        pytest.param(["tolerable"], (200, "ok\n"), id="it-can-work-in-spite-of-it"),
+    ],
+)
+def test_readiness_and_liveness(words: list[str], ready: tuple[int, str]) -> None:
+    with program(*words) as (_, port):
+        assert get(port, "/readyz") == ready
+        assert get(port, "/livez") == (200, "ok\n")
+
+
+def test_while_it_drains_it_works_and_is_not_ready() -> None:
+    with program("drain") as (process, port):
+        assert get(port, "/readyz") == (200, "ok\n")
+        process.send_signal(signal.SIGTERM)
+        while get(port, "/readyz")[0] == 200:
+            pass
+        assert process.poll() is None
+        assert get(port, "/readyz") == (503, "stopping: told to end\n")
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+        assert (process.returncode, out) == (0, "cleaned up\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

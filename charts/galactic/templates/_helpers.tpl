@@ -199,14 +199,20 @@ tolerations:
 - {name: GALACTIC_METRICS_ADDRESS, value: {{ if eq . "all" }}""{{ else }}{{ . | default "$(HOST_IP)" | quote }}{{ end }}}
 {{- end -}}
 
-{{/* Probe of a container with /healthz: readiness only, because a restart repairs none of its problems. */}}
-{{- define "galactic.readiness" -}}
+{{/* Probes of a container. A restart repairs none of the problems that /readyz names, but a loop that hangs. */}}
+{{- define "galactic.probes" -}}
 {{- $address := "" }}{{ if kindIs "string" . }}{{ if not (has . (list "all" "0.0.0.0" "::")) }}{{ $address = . }}{{ end }}{{ end -}}
 readinessProbe:
-  httpGet: {path: /healthz, port: metrics{{ with $address }}, host: {{ . | quote }}{{ end }}}
+  httpGet: {path: /readyz, port: metrics{{ with $address }}, host: {{ . | quote }}{{ end }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 3
+livenessProbe:
+  httpGet: {path: /livez, port: metrics{{ with $address }}, host: {{ . | quote }}{{ end }}}
+  initialDelaySeconds: 30
+  periodSeconds: 20
+  timeoutSeconds: 10
+  failureThreshold: 6
 {{- end -}}
 
 {{- define "galactic.budgets" -}}

@@ -23,6 +23,10 @@ LABELS: Final = "app.kubernetes.io/name=galactic"
 COMPONENT: Final = "app.kubernetes.io/component"
 METRICS_PORT: Final = 9090
 LOG_LINES: Final = 5000
+SERVING: Final = frozenset({"operator", "webhook", "router"})
+"""Programs of Deployments that serve /healthz."""
+HEALTHY: Final = ""
+NOT_READY: Final = "not ready"
 Inspection = dict[str, Any]
 """The output of ``galactic-node-inspect``."""
 
@@ -88,13 +92,14 @@ class Cluster:
             status = workload.get("status") or {}
             name = _component(workload)
             mine = [pod for pod in pods if _component(pod) == name]
+            problem, unwell = await self._unwell(mine)
             components.append(
                 Component(
                     name,
-                    status.get("readyReplicas", 0),
+                    max(status.get("readyReplicas", 0) - unwell, 0),
                     workload["spec"].get("replicas", 1),
                     _tag(workload["spec"]["template"]),
-                    await self._reason(mine),
+                    await self._reason(mine) or problem,
                     log=_log(workload, f"{kind}/{workload['metadata']['name']}"),
                 )
             )
@@ -117,8 +122,18 @@ class Cluster:
         """The reason why one of these pods is not ready; empty if all are."""
         for pod in pods:
             if not _ready(pod):
-                return problem(pod) or await self._health(pod)
+                return problem(pod) or await self._health(pod) or NOT_READY
         return ""
+
+    async def _unwell(self, pods: Objects) -> tuple[str, int]:
+        """A problem of the ready ones of these pods, if any has one, and how many have.
+
+        They can work, or take over: a router is ready without its broker, so that no drain waits for that.
+        """
+        ready = [pod for pod in pods if _ready(pod) and _serves(pod)]
+        answers = await asyncio.gather(*map(self._health, ready))
+        problems = [answer for answer in answers if answer not in (HEALTHY, NOT_READY)]
+        return next(iter(problems), ""), len(problems)
 
     async def _health(self, pod: Object) -> str:
         meta = pod["metadata"]
@@ -127,9 +142,9 @@ class Cluster:
             await self._kube.text(path)
         except GalacticError as error:
             message = str(error)
-            problems = message.split("503", 1)[1].splitlines() if "503" in message else ["not ready"]
+            problems = message.split("503", 1)[1].splitlines() if "503" in message else [NOT_READY]
             return "; ".join(filter(None, map(str.strip, problems)))
-        return "not ready"
+        return HEALTHY
 
     async def inspect(self, node: str, arguments: Sequence[str]) -> Inspection:
         for pod in await self.pods():
@@ -234,6 +249,10 @@ def _port(pod: Object) -> int:
     """The port of a pod's /metrics and /healthz."""
     ports = (port for container in pod["spec"]["containers"] for port in container.get("ports") or ())
     return next((port["containerPort"] for port in ports if port.get("name") == "metrics"), METRICS_PORT)
+
+
+def _serves(pod: Object) -> bool:
+    return _component(pod) in SERVING
 
 
 def _running(pod: Object) -> bool:

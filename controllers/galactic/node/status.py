@@ -47,7 +47,9 @@ class StatusReport:
         """For ever. The node is healthy without broker and API server: those are conditions, not health."""
         while True:
             sync = self._host.sync
-            health.set("attach", self.problem())
+            # A Node that is to have no prefix would never be ready, and no rollout would end.
+            no_prefix = self._host.setup.problem is None and self._store.node.prefix is None
+            health.set("attach", self.problem(), ready=no_prefix)
             health.set("kernel", sync.problem if sync.ready.is_set() else None)
             self._measure()
             await asyncio.sleep(HEALTH_SECONDS)

@@ -160,7 +160,7 @@ def _history(
         store.tables,
         DatabaseMetrics(process.registry),
         fanout.revision,
-        lambda problem: process.health.set("postgres", problem),
+        lambda problem: process.health.set("postgres", problem, ready=True),
     )
 
 

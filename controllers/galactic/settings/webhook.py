@@ -33,6 +33,12 @@ class WebhookSettings(Settings):
         le=11,
         description="seconds to wait for a pod's attachment to be ready before the pod is refused",
     )
+    drain_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=20,
+        description="seconds for which requests are still answered after SIGTERM, until no API server sends any",
+    )
     node_identities: str = Field(
         default="system:node:{node},galactic-node-{node},system:serviceaccount:galactic-system:galactic-node",
         description="user names of node controllers, separated by commas; {node} stands for the Node's "

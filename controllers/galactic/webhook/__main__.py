@@ -42,11 +42,16 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
             tasks.create_task(informer.run())
         certificate = Certificate(metrics)
         config = registration_config(settings, await version(kube, health))
-        registration = Registration(kube, config, certificate, partial(health.set, "certificate"))
+        registration = Registration(kube, config, certificate, partial(health.set, "certificate", ready=True))
         joins = Joins(kube, settings.namespace, cluster.identifiers)
         dispatcher = Dispatcher(cluster, rules(settings), joins)
         server = Server(
-            access(settings), certificate, metrics, mutate=dispatcher.mutate, validate=dispatcher.validate
+            access(settings),
+            certificate,
+            metrics,
+            health.stopping,
+            mutate=dispatcher.mutate,
+            validate=dispatcher.validate,
         )
         for informer in informers:
             await informer.synced.wait()
@@ -124,7 +129,13 @@ def main() -> None:
     settings = load(WebhookSettings, program="galactic-webhook")
     own = registry("webhook")
     metrics = Metrics(own)
-    launch(settings, "galactic-webhook", lambda health: admit(settings, metrics, health), own)
+    launch(
+        settings,
+        "galactic-webhook",
+        lambda health: admit(settings, metrics, health),
+        own,
+        drain=settings.drain_seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -101,18 +101,23 @@ class Access:
 
 
 class Server:
-    """``async with server:`` listens. ``mutate`` and ``validate`` decide."""
+    """``async with server:`` listens. ``mutate`` and ``validate`` decide.
+
+    Once ``stopping`` is set each answer closes its connection, so that the API server makes the next one elsewhere.
+    """
 
     def __init__(
         self,
         access: Access,
         certificate: Certificate,
         metrics: Metrics,
+        stopping: asyncio.Event,
         *,
         mutate: Decision,
         validate: Decision,
     ) -> None:
         self._access, self._certificate, self._metrics = access, certificate, metrics
+        self._stopping = stopping
         self._inflight = Inflight(access.in_flight)
         metrics.read(lambda: len(self._inflight))
         app = web.Application(client_max_size=LONGEST_BODY)
@@ -132,6 +137,12 @@ class Server:
 
     def _handler(self, decide: Decision) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handler(request: web.Request) -> web.Response:
+            response = await answered(request)
+            if self._stopping.is_set():
+                response.force_close()
+            return response
+
+        async def answered(request: web.Request) -> web.Response:
             if self._access.names and not _names(request) & self._access.names:
                 return self._turned_away("UnknownClient", 403)
             if (request.content_length or 0) > LONGEST_BODY:

@@ -83,6 +83,7 @@ def webhook(state: State) -> Program:
     variables = settings(state, "galactic-webhook") | {
         "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
         "GALACTIC_PORT": str(WEBHOOK_PORT),
+        "GALACTIC_DRAIN_SECONDS": "0",  # no other replica answers meanwhile
         "GALACTIC_WEBHOOK_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
         "GALACTIC_CLIENT_CA_FILE": str(state.root / "pki" / "ca.crt"),

@@ -51,6 +51,8 @@ class FakeKube:
 
     async def text(self, path: str) -> str:
         self.paths.append(path)
+        if "-operator-" in path:
+            return "ok"
         raise Unreachable(
             "kube-apiserver", "503 mqtt: the broker refused the connection: Bad user name or password"
         )
@@ -81,9 +83,19 @@ async def test_what_runs() -> None:
     )
     assert components["router"].ready == 0
     assert "Bad user name or password" in components["router"].problem
-    assert kube.paths[0] == "/api/v1/namespaces/galactic-system/pods/galactic-router-a:9191/proxy/healthz"
+    assert "/api/v1/namespaces/galactic-system/pods/galactic-router-a:9191/proxy/healthz" in kube.paths
     assert components["node on node-1"].ready == 1
     assert components["node on node-2"].ready == 0
+
+
+async def test_a_router_that_is_ready_without_its_broker_is_shown_with_that() -> None:
+    access, _ = cluster(
+        Deployment=[workload("router", readyReplicas=2), workload("operator", readyReplicas=1)],
+        Pod=[pod("router", "a", RUNNING), pod("operator", "b", RUNNING)],
+    )
+    operator, router = await access.components()
+    assert (router.ready, router.problem.startswith("mqtt: the broker refused")) == (1, True)
+    assert (operator.ready, operator.problem) == (1, "")
 
 
 async def test_a_cluster_without_a_router_is_served_from_outside() -> None:

@@ -79,7 +79,10 @@ class MemoryKube:
         if version not in (None, self.object["metadata"]["resourceVersion"]):
             raise Conflict("changed", reason="Conflict")
         self.patches.append(patch["status"])
-        self.object = self.object | {"status": self.object.get("status", {}) | patch["status"]}
+        status = self.object.get("status", {}) | patch["status"]
+        if "counts" in status:  # null removes, as in every merge patch
+            status["counts"] = {key: value for key, value in status["counts"].items() if value is not None}
+        self.object = self.object | {"status": status}
         self._notify("MODIFIED")
         return self.object
 
@@ -153,8 +156,7 @@ async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
         assert kube.patches[-1]["counts"] == {"vpcs": 1, "endpoints": 1, "routes": None}, (
             "that of an earlier version"
         )
-        kube.object["status"]["counts"].pop("routes")
-        kube.judge()
+        assert kube.object["status"]["counts"] == {"vpcs": 1, "endpoints": 1}
         await looked(segment)
         before = len(kube.patches)
         for revision in range(1, 20):

@@ -118,11 +118,19 @@ async def serving_on(
     mutate: Decision = yes,
     validate: Decision = yes,
     access: Access = Access(0),  # noqa: B008  (frozen)
+    stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[int]:
     """A server's port. One that was free a moment ago may be somebody else's by now: then another one."""
     while True:
         port = free_port()
-        server = Server(replace(access, port=port), certificate, metrics, mutate=mutate, validate=validate)
+        server = Server(
+            replace(access, port=port),
+            certificate,
+            metrics,
+            stopping or asyncio.Event(),
+            mutate=mutate,
+            validate=validate,
+        )
         try:
             await server.__aenter__()
         except OSError as error:
@@ -474,3 +482,24 @@ async def test_bodies_have_a_bound_together() -> None:
     with inflight.entered("one more", LONGEST_BODY):
         assert len(inflight) == 1
     assert not len(inflight)
+
+
+async def test_a_webhook_that_ends_answers_and_closes_connections(api: MemoryApi) -> None:
+    """The API server keeps connections: the next request on one of a server that has ended would be refused."""
+    one, certificate, metrics = registration(api, Lifetime(timedelta(days=90)))
+    await one.load()
+    await one.keep()
+    stopping, context = asyncio.Event(), trusting(api)
+    async with (
+        serving_on(certificate, metrics, stopping=stopping) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        connections = []
+        for number in range(3):
+            if number == 1:
+                stopping.set()
+            body = json.dumps(review(str(number))).encode()
+            async with session.post(f"https://localhost:{port}/validate", data=body, ssl=context) as reply:
+                assert reply.status == 200
+                connections.append(reply.headers.get("Connection"))
+    assert connections == [None, "close", "close"]

@@ -71,4 +71,5 @@ class Reflectors:
         self._observer.observed("/".join(key))
 
     def _connected(self, connected: bool) -> None:
-        self._health.set("kube-apiserver", None if connected else "the API server does not answer")
+        problem = None if connected else "the API server does not answer"
+        self._health.set("kube-apiserver", problem, ready=True)

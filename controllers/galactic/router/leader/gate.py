@@ -14,12 +14,12 @@ class Gate:
     def session_began(self) -> None:
         """The broker accepted a connection."""
         self._publisher.connected(True)
-        self._health.set("mqtt", None)
+        self._health.set("mqtt", None, ready=True)
 
     def session_ended(self, reason: str) -> None:
         """There is no connection. Closes the gate."""
         self._publisher.connected(False)
-        self._health.set("mqtt", reason)
+        self._health.set("mqtt", reason, ready=True)
 
     def open(self) -> None:
         """Everything may be published."""
