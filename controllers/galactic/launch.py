@@ -38,7 +38,7 @@ ADDRESS_SECONDS: Final = 5.0
 class Health:
     """The process' problems by name. Without one it is healthy.
 
-    ``stopping`` is set when the process was told to end, before its work is cancelled.
+    ``stopping`` is set at the signal to end, before the work is cancelled.
     """
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ async def _run(
         await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             log.info("stopping", program=program, drain_seconds=drain)
-            health.set("stopping", "told to end")
+            health.set("stopping", "it ends")
             health.stopping.set()
             await asyncio.wait({work}, timeout=drain)
             work.cancel()

@@ -147,7 +147,7 @@ def test_while_it_drains_it_works_and_is_not_ready() -> None:
         while get(port, "/readyz")[0] == 200:
             pass
         assert process.poll() is None
-        assert get(port, "/readyz") == (503, "stopping: told to end\n")
+        assert get(port, "/readyz") == (503, "stopping: it ends\n")
         out, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == (0, "cleaned up\n")
 
