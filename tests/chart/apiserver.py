@@ -19,9 +19,11 @@ asked that may not be asked twice.
 
 
 class Server:
-    """Requests to an API server as its administrator, over one connection."""
+    """Requests to an API server as its administrator, over one connection. ``patience``: how long it is asked again,
+    in seconds.
+    """
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, patience: float = PATIENCE_SECONDS) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
         url = urlsplit(config["clusters"][0]["cluster"]["server"])
         context = ssl.create_default_context(cafile=config["clusters"][0]["cluster"]["certificate-authority"])
@@ -33,6 +35,7 @@ class Server:
         }
         self._plurals: dict[tuple[str, str], tuple[str, bool]] = {}
         self._seen: dict[str, str] = {}
+        self._patience = patience
 
     def get(self, path: str) -> Any:
         return self._request("GET", path)[1]
@@ -54,10 +57,14 @@ class Server:
         """What the server says against creating the object, in a dry run; asked once for equal ones."""
         text = json.dumps(thing, sort_keys=True)
         if text not in self._seen:
-            status, answer = self._request("POST", self._path(thing), text)
-            there = status == 409 and answer.get("reason") == "AlreadyExists"
-            self._seen[text] = "" if status < 300 or there else answer["message"]
+            self._seen[text] = self.dry_run(thing)
         return self._seen[text]
+
+    def dry_run(self, thing: dict[str, Any]) -> str:
+        """The server's reason not to create the object, in a dry run; empty where it would."""
+        status, answer = self._request("POST", self._path(thing), json.dumps(thing))
+        there = status == 409 and answer.get("reason") == "AlreadyExists"
+        return "" if status < 300 or there else str(answer["message"])
 
     def _path(self, thing: dict[str, Any]) -> str:
         version, kind = thing["apiVersion"], thing["kind"]
@@ -71,16 +78,16 @@ class Server:
         return f"{base}{place}/{plural}?dryRun=All"
 
     def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, Any]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 self._connection.request(method, path, body, self._headers)
                 response = self._connection.getresponse()
                 answer = response.read()
-                if response.status not in LATER or time.monotonic() > deadline:
+                if response.status not in LATER or time.monotonic() >= deadline:
                     return response.status, json.loads(answer)
             except (http.client.HTTPException, OSError):  # it closes a connection that was idle for long
                 self._connection.close()
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     raise
             time.sleep(0.5)

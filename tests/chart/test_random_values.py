@@ -15,7 +15,7 @@ from values import CHART, values
 
 from galactic_lab.cluster import Lab
 
-FIRST, LAST = map(int, os.environ.get("GALACTIC_CHART_SEEDS", "0:200").split(":"))
+FIRST, LAST = map(int, os.environ.get("GALACTIC_CHART_SEEDS", "0:100").split(":"))
 BATCH = 20
 RELEASES = ("galactic", "g", "r" * 53, "with.dots-1", "12")
 NAMESPACES = (NAMESPACE, "n", "default", "n" * 63, "12")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from random import Random
@@ -26,6 +27,7 @@ TEXTS = (
     "|",
     "$(NODE_NAME)",
 )
+TRIES = 200
 PRINTABLE = [chr(code) for code in range(33, 127)]
 
 
@@ -78,11 +80,23 @@ def text(random: Random, schema: dict[str, Any]) -> str:
     """A string of the pattern, not longer than it may be."""
     if "pattern" not in schema:
         return random.choice(TEXTS)
-    tree = parser.parse(schema["pattern"])
+    tree = _parsed(schema["pattern"])
     while True:
         found = _matching(random, tree)
         if len(found) <= schema.get("maxLength", 1000) and re.search(schema["pattern"], found):
             return found
+
+
+@cache
+def _parsed(pattern: str) -> Any:
+    return parser.parse(pattern)
+
+
+@cache
+def _accepted(members: str) -> list[str]:
+    """The characters of a class."""
+    accepted = re.compile(members)
+    return [one for one in PRINTABLE if accepted.fullmatch(one)]
 
 
 def _matching(random: Random, tree: Any) -> str:
@@ -94,8 +108,7 @@ def _matching(random: Random, tree: Any) -> str:
             case kinds.NOT_LITERAL | kinds.ANY:
                 result += random.choice([one for one in PRINTABLE if kind is kinds.ANY or one != chr(value)])
             case kinds.IN:
-                accepted = re.compile(_source(value))
-                result += random.choice([one for one in PRINTABLE if accepted.fullmatch(one)])
+                result += random.choice(_accepted(_source(value)))
             case kinds.BRANCH:
                 result += _matching(random, random.choice(value[1]))
             case kinds.SUBPATTERN:
@@ -139,12 +152,14 @@ def networks(random: Random, it: dict[str, Any]) -> None:
         space = IPv6Network((random.getrandbits(length) << (128 - length), length))
         it["srv6Space"] = said(space)
     taken: list[IPv6Network] = []
-    for node in it.get("segments", {}):
-        prefix = inside(random, space, 64)
-        while any(prefix.overlaps(other) for other in taken):
-            prefix = inside(random, space, 64)
-        taken.append(prefix)
-        it["segments"][node] = said(prefix)
+    for node in list(it.get("segments", {})):
+        drawn_ones = (inside(random, space, 64) for _ in range(TRIES))
+        free = (one for one in drawn_ones if not any(one.overlaps(other) for other in taken))
+        if prefix := next(free, None):
+            taken.append(prefix)
+            it["segments"][node] = said(prefix)
+        else:  # those before it have the whole space
+            del it["segments"][node]
     if it.get("pool", {}).get("prefix"):
         pool = inside(random, space, it["pool"].get("length", max(56, space.prefixlen)))
         it["pool"]["prefix"] = said(pool)

@@ -22,7 +22,10 @@ POD_SECONDS = 400
 TRIES = 60
 """A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
 PAUSES = (0.1, 1.0)
-"""Seconds between two tries, at first and at most: a try costs a process, often one on the nodes' kernel."""
+"""Seconds between two tries, at first and at most: a try costs a process, often one on the nodes' kernel. After a try
+that took longer the pause is as long as the try, up to DEAR.
+"""
+DEAR = 3.0
 MOST = 4
 ANSWER_SECONDS = 400
 """For a command on the nodes' kernel."""
@@ -46,13 +49,15 @@ def eventually(what: str | Callable[[], str], true: Callable[[], object], second
     MOST times that time. What has not come true for long is asked for less often.
     """
     began, tries = time.monotonic(), 0
-    while not (answer := true()):
-        tries, now = tries + 1, time.monotonic() - began
+    while True:
+        asked_at = time.monotonic()
+        if answer := true():
+            return answer
+        tries, now, took = tries + 1, time.monotonic() - began, time.monotonic() - asked_at
         if now > MOST * seconds or (now > seconds and tries >= TRIES):
             asked = what if isinstance(what, str) else what()
             pytest.fail(f"not within {now:.0f} s: {asked} (last answer: {answer!r})")
-        time.sleep(min(max(PAUSES[0], now / 4), PAUSES[1]))
-    return answer
+        time.sleep(max(min(max(PAUSES[0], now / 4), PAUSES[1]), min(took, DEAR)))
 
 
 def steady(lab: Lab, node: str, read: Callable[[], Any]) -> Any:

@@ -169,10 +169,27 @@ def entitled(lab: Lab, node: str) -> str:
     return str(next(one["status"] for one in conditions if one["type"] == "Entitled"))
 
 
-def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -> None:
-    """Somebody took the finalizer off: the pod goes on running, and is told before it is detached. Until then its
-    address is not another's.
+@pytest.fixture(scope="module")
+def detaching(blue: Tenant, red: Tenant, lab: Lab) -> dict[str, object]:
+    """Two pods that are detached, whose GRACE_SECONDS pass at the same time: red's ``guest`` on node-2 by a revoked
+    grant, as blue asks for it, and blue's ``leaves`` on node-3, of whose attachment the finalizer was removed. The
+    endpoint of ``web`` before.
     """
+
+    def admit(**allowed: str) -> None:
+        patch = json.dumps({"spec": {"allowedNamespaces": allowed | {"whenRevoked": "Detach"}}})
+        lab.kubectl("patch", "vpc", "-n", blue.namespace, "vpc", "--type=merge", "-p", patch)
+
+    before = blue.endpoint("web")
+    admit(**{"from": "All"})
+    guest = red.manifest("guest", "10.1.1.9/24")
+    guest["spec"]["vpc"]["namespace"] = blue.namespace
+    red.apply(guest)
+    red.pod("guest", "node-2")
+    blue.reaches("web", "10.1.1.9")
+    # The guest deletes its attachment first, and the pod keeps it in use.
+    lab.kubectl("delete", "vpca", "-n", red.namespace, "guest", "--wait=false")
+    admit(**{"from": "Same"})
     lab.kubectl("delete", "vpca", "-n", blue.namespace, "leaves", "--wait=false")
     lab.kubectl(
         "patch",
@@ -185,6 +202,15 @@ def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -
         '{"metadata":{"finalizers":null}}',
     )
     blue.apply(blue.manifest("heir", "10.1.1.3/24"))
+    return before or {}
+
+
+def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(
+    blue: Tenant, lab: Lab, detaching: dict[str, object]
+) -> None:
+    """The pod goes on running, and the node reports it before it detaches the pod. Until then its address is not
+    another's.
+    """
     eventually("the node reports it", lambda: entitled(lab, "node-3") == "False")
     (found,) = findings(lab, "NodeSegment node-3")
     assert found["reason"] == "Entitled: NotEntitled"
@@ -199,26 +225,15 @@ def test_a_pod_whose_attachment_is_gone_leaves_the_vpc(blue: Tenant, lab: Lab) -
     assert not findings(lab, "NodeSegment node-3")
     assert not blue.ping("peer", "10.1.1.3")
     eventually("the address is free", lambda: blue.attachment("heir")["status"]["ready"])
-    untouched(blue, blue.endpoint("web"))
+    untouched(blue, detaching)
 
 
-def test_a_pod_whose_grant_was_revoked_leaves_the_vpc(blue: Tenant, red: Tenant, lab: Lab) -> None:
-    """Where the VPC's owner asks for it. The guest deletes its attachment first, and the pod keeps it in use."""
-
-    def admit(**allowed: str) -> None:
-        patch = json.dumps({"spec": {"allowedNamespaces": allowed | {"whenRevoked": "Detach"}}})
-        lab.kubectl("patch", "vpc", "-n", blue.namespace, "vpc", "--type=merge", "-p", patch)
-
-    admit(**{"from": "All"})
-    guest = red.manifest("guest", "10.1.1.9/24")
-    guest["spec"]["vpc"]["namespace"] = blue.namespace
-    red.apply(guest)
-    red.pod("guest", "node-2")
-    blue.reaches("web", "10.1.1.9")
-    lab.kubectl("delete", "vpca", "-n", red.namespace, "guest", "--wait=false")
-    admit(**{"from": "Same"})
+def test_a_pod_whose_grant_was_revoked_leaves_the_vpc(
+    blue: Tenant, red: Tenant, lab: Lab, detaching: dict[str, object]
+) -> None:
+    """Where the VPC's owner asks for it."""
     eventually("the pod's user reads of it", lambda: event(red, "Detached", "node-2 detaches the pod"))
     eventually("it is detached", lambda: not blue.ping("web", "10.1.1.9"), seconds=4 * GRACE_SECONDS)
     eventually("the node has nothing left to report", lambda: entitled(lab, "node-2") == "True")
     assert not red.ping("guest", WEB[0])
-    untouched(blue, blue.endpoint("web"))
+    untouched(blue, detaching)

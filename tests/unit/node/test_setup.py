@@ -160,7 +160,8 @@ async def test_another_backend_is_noticed_now_and_then_and_is_not_drift(host_set
     [
         pytest.param(("vrf 1", 3), True, id="module-loaded"),
         pytest.param(("", 3), False, id="nothing-happened"),
-        pytest.param(("", setup.MISSING_SECONDS + 1), True, id="now-and-then"),
+        pytest.param(("", setup.PREFLIGHT_SECONDS[0] + 1), True, id="soon"),
+        pytest.param(("", setup.PREFLIGHT_SECONDS[1] + 1), True, id="now-and-then"),
     ],
 )
 async def test_what_the_kernel_lacked_is_tried_again(host_setup, machine, clock, event, expected):
@@ -173,6 +174,21 @@ async def test_what_the_kernel_lacked_is_tried_again(host_setup, machine, clock,
     await host_setup.check()
     assert (host_setup.problem is None) is expected
     assert host_setup.encap == ("encap.red" if expected else "encap")
+
+
+async def test_what_the_kernel_lacks_for_long_is_tried_once_a_minute(host_setup, machine, clock):
+    machine.kernel = NO_VRF
+    for _ in range(5):
+        await host_setup.check()
+        clock[0] += setup.PREFLIGHT_SECONDS[1] + 1
+    await host_setup.check()
+    machine.kernel = GOOD
+    clock[0] += setup.PREFLIGHT_SECONDS[1] - 1
+    await host_setup.check()
+    assert host_setup.problem is not None
+    clock[0] += 2
+    await host_setup.check()
+    assert host_setup.problem is None
 
 
 async def test_a_forged_source_that_cannot_be_told_is_a_condition(host_setup, machine, clock):

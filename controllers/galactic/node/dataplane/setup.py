@@ -29,7 +29,11 @@ FULL_CHECK_SECONDS: Final = 300.0
 UNDERLAY_SECONDS: Final = 5.0
 """Between checks of the underlay: packets that come by a new interface are dropped until it is found."""
 MISSING_SECONDS: Final = 60.0
-"""Until the next preflight after one that found a feature missing, if no kernel module comes before."""
+"""Until source validation is tried again where the kernel lacks it."""
+PREFLIGHT_SECONDS: Final = (5.0, 60.0)
+"""Until the next preflight after one that found a feature missing, if no kernel module comes before: at first, and at
+most.
+"""
 BACKOFF_SECONDS: Final = (0.5, 5.0)
 
 
@@ -89,6 +93,7 @@ class HostSetup:
         self._changed = store.watch()
         self._next = _Next()
         self._backoff, self._pause = Backoff(*BACKOFF_SECONDS, spread=0.0), 0.0
+        self._missing = Backoff(*PREFLIGHT_SECONDS, spread=0.0)
         self._filter_problem: str | None = "the packet filter is not in place yet"
         self._underlay_problem: str | None = "the underlay is not known yet"
 
@@ -192,13 +197,13 @@ class HostSetup:
         return ConditionState("PacketFilter", True, backend, installed.reason), validation
 
     async def _check_kernel(self) -> None:
-        """Once; while it lacks a feature, again after a module has come, and every MISSING_SECONDS."""
+        """Once; while it lacks a feature, again after a module has come, and after PREFLIGHT_SECONDS."""
         known, now = self._preflight, time.monotonic()
         if known is not None and (known.complete or (now < self._next.preflight and not self._new_modules())):
             return
         self._preflight = await self._adapter.preflight()
         self._modules = self._adapter.modules()
-        self._next.preflight = now + MISSING_SECONDS
+        self._next.preflight = now + self._missing.pause()
         before = known.findings if known else ()
         for finding in self._preflight.findings:
             if finding not in before:
