@@ -7,6 +7,7 @@ it was made by tests that were killed; otherwise it is made and taken down.
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,27 @@ def helm3(kubernetes: tuple[int, int]) -> Helm:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
-    """A control plane without anything of Galactic's in it."""
+def lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """A control plane without anything of Galactic's in it. It ends with the last test of this folder."""
+    with ExitStack() as stack:
+        pytestconfig.pluginmanager.register(Ending(stack))
+        yield stack.enter_context(standing())
+
+
+class Ending:
+    """Ends the lab before the first test of another folder."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if not item.path.is_relative_to(HERE):
+            self._stack.close()
+
+
+@contextmanager
+def standing() -> Iterator[Lab]:
+    """As it is if it is up; otherwise made, and gone afterwards."""
     one = named()
     if one.running and owned(one, OWNER) is not False:
         empty(one)

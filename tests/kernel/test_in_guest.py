@@ -1,7 +1,7 @@
 """What is marked ``vrf`` or ``every_kernel`` runs in the oldest and the newest guest kernel, whatever this machine's
 kernel can do. What packet filter rules do to packets is tried in those between as well: kernels of one release differ.
 
-A boot has one file: a guest has one processor, the machine may have more.
+A kernel is booted twice, for the rules' packets and for all other files: the imports of Python take seconds in a guest.
 """
 
 import re
@@ -28,31 +28,34 @@ halt -f
 """
 WITHOUT = f"-p no:cacheprovider -p no:hypothesispytest -p no:xdist --confcutdir={HERE}"
 """What no test here needs and takes seconds to import in a guest."""
-FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
 RULES = "test_packets.py"
+FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
+BOOTS = {"rules": (RULES,), "others": tuple(name for name in FILES if name != RULES)}
 
 
 def cases() -> list[object]:
-    """(kernel, file). Two names of one kernel are one kernel."""
+    """(kernel, files). Two names of one kernel are one kernel."""
     sources = {name: guest_kernels.known(name) for name in guest_kernels.KERNELS}
     names = {source or name: name for name, source in sources.items()}
     return [
-        pytest.param(name, file, id=f"{source.version if source else name}-{file}")
+        pytest.param(name, files, id=f"{source.version if source else name}-{boot}")
         for name, source in sources.items()
         if name in names.values()
-        for file in (FILES if name in {guest_kernels.PINNED, LINUX} else [RULES])
+        for boot, files in BOOTS.items()
+        if boot == "rules" or name in {guest_kernels.PINNED, LINUX}
     ]
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("kernel", "file"), cases())
-def test_in_a_guest(tmp_path: Path, kernel: str, file: str) -> None:
+@pytest.mark.parametrize(("kernel", "files"), cases())
+def test_in_a_guest(tmp_path: Path, kernel: str, files: tuple[str, ...]) -> None:
     source = guest_kernels.known(kernel)
     linux = build(source).find("linux") if source else None
     assert linux, f"the {kernel} guest kernel ({source or 'not chosen yet'}) is not built: galactic lab build"
     init = tmp_path / "init"
     path = f"{CHECKOUT / 'controllers'}:{CHECKOUT / 'src'}"
-    words = {"python": sys.executable, "without": WITHOUT, "tests": HERE / file}
+    tests = " ".join(str(HERE / name) for name in files)
+    words = {"python": sys.executable, "without": WITHOUT, "tests": tests}
     init.write_text(INIT.format(checkout=CHECKOUT, path=path, **words))
     init.chmod(0o755)
     root = "root=/dev/root rootfstype=hostfs rootflags=/ ro"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pieces import LONG, SLOW, rank
+from pieces import APART, LONG, SLOW, rank
 
 TESTS = Path(__file__).parents[1]
 FILES = sorted(str(path.relative_to(TESTS.parent)) for path in TESTS.rglob("test_*.py"))
@@ -22,3 +22,9 @@ def test_what_has_no_lab_comes_after_all_stories(file: str) -> None:
 @pytest.mark.parametrize("name", LONG)
 def test_each_name_in_the_order_is_of_some_file(name: str) -> None:
     assert any(name in file for file in FILES if file.startswith(SLOW))
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_needs_no_stories_lab_comes_before_all_stories(name: str) -> None:
+    stories = [file for file in FILES if "/e2e/" in file and rank(file) >= len(APART)]
+    assert max(rank(file) for file in FILES if name in file) < min(map(rank, stories))

@@ -1,7 +1,10 @@
 """A lab as a ``ClusterAccess``: its programs are supervised processes, its nodes namespaces, and it has no images."""
 
 import asyncio
+import http.client
 import json
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +13,7 @@ from galactic import __version__
 from galactic.cli.cluster_access import Inspection
 from galactic.cli.snapshot import Component
 from galactic.errors import Unreachable
+from galactic.linux.namespace import Namespace
 from galactic_lab.cluster import Lab
 from galactic_lab.state import HOME, METRICS_PORT, State, interpreter
 
@@ -17,6 +21,7 @@ PROGRAMS: Final = ("operator", "router", "webhook", "mosquitto")
 """Names, or their beginnings, of a lab's programs that are Galactic's or that Galactic needs."""
 LOG_BYTES: Final = 1 << 20
 SECONDS: Final = 60.0
+FETCH_SECONDS: Final = 5.0
 FETCH: Final = """
 import sys, urllib.error, urllib.request
 try:
@@ -107,7 +112,7 @@ class LabAccess:
                 yield f"{entry['name']}.prom", await self._or_why(self._fetch(url))
         for member in self._lab.state.members:
             url = f"http://[::1]:{METRICS_PORT}/metrics"
-            yield f"node.{member.name}.prom", await self._or_why(self._fetch(url, member.name))
+            yield f"node.{member.name}.prom", await self._or_why(self._fetch_on(member.name, url))
 
     async def image(self) -> str:
         return ""
@@ -118,8 +123,24 @@ class LabAccess:
         except Unreachable as error:
             return f"not to be had: {error}\n"
 
-    async def _fetch(self, url: str, target: str = "control") -> str:
-        return await self._run(target, [*interpreter(), "-c", FETCH, url])
+    async def _fetch(self, url: str) -> str:
+        """The text at ``url`` in the control plane's namespace. Raises Unreachable.
+
+        A thread of this process enters the namespace: a process for each program takes longer than all the rest.
+        """
+
+        def inside() -> str:
+            try:
+                with Namespace.at(f"/run/netns/{self._lab.state.namespace}") as namespace:
+                    return namespace.run(lambda: _text(url))
+            except (OSError, http.client.HTTPException) as error:
+                raise Unreachable("control", str(error)) from error
+
+        return await asyncio.to_thread(inside)
+
+    async def _fetch_on(self, node: str, url: str) -> str:
+        """The same on a node."""
+        return await self._run(node, [*interpreter(), "-c", FETCH, url])
 
     async def _run(self, target: str, argv: Sequence[str]) -> str:
         """The output of ``argv`` at ``target``. Raises Unreachable."""
@@ -143,6 +164,15 @@ class LabAccess:
             ]
             raise Unreachable(target, lines[-1])
         return output.decode()
+
+
+def _text(url: str) -> str:
+    """Also of an answer that is an error, such as that of ``/healthz``. Raises OSError."""
+    try:
+        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:  # noqa: S310  (a program of the lab)
+            return str(answer.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
 
 
 def _port(pid: int) -> int:
