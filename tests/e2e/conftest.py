@@ -150,8 +150,8 @@ def examples(charted: Lab) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def oldest(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
-    """A lab in a guest of the oldest kernel."""
-    with standing(pytestconfig, f"{lab_name}-oldest", linux=PINNED) as one:
+    """A lab in a guest of the oldest kernel, which is slow: it has as many nodes as its stories need."""
+    with standing(pytestconfig, f"{lab_name}-oldest", linux=PINNED, nodes=2) as one:
         yield one
 
 
