@@ -14,8 +14,6 @@ from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
-from kubernetes.aio import client as official
-from kubernetes.aio import config as official_config
 
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import (
@@ -29,6 +27,8 @@ from galactic.kube.api import (
     Patch,
     Terminating,
 )
+from galactic.kube.official import client as official
+from galactic.kube.official import config as official_config
 from galactic.kube.resources import PODS, Resource
 
 CONNECT_SECONDS: Final = 5.0
