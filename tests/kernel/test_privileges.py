@@ -149,7 +149,8 @@ def test_preparing_twice_changes_nothing_and_says_so(tmp_path):
     with Namespace.fresh() as node:
         command = (
             "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up; "
-            f"prepare='{sys.executable} -m galactic.node.prepare --underlay-interface eth0'; "
+            f"prepare='{sys.executable} -m galactic.node.prepare --socket {tmp_path}/agent.sock';"
+            'prepare="$prepare --underlay-interface eth0";'
             f"cd {tmp_path}; $prepare > once; grep -q '^Changes ' once; $prepare > twice; $prepare > thrice;"
             "cmp twice thrice; cat twice;"
             "sysctl -n net.vrf.strict_mode net.ipv6.conf.eth0.forwarding net.ipv4.conf.default.rp_filter"
@@ -158,6 +159,29 @@ def test_preparing_twice_changes_nothing_and_says_so(tmp_path):
             lambda: subprocess.run(["sh", "-ec", command], text=True, capture_output=True, check=True)
         )
     assert done.stdout.endswith("this host is ready\n1\n1\n0\n")
+
+
+def test_what_it_changed_can_be_set_back(tmp_path):
+    """Before, after a second run (which must not take its own values for the host's), and set back."""
+    show = "sysctl net.ipv4.conf net.ipv6.conf | grep -E '(forwarding|rp_filter|accept_ra|autoconf|seg6_enabled) ='"
+    with Namespace.fresh() as node:
+        command = (
+            "ip link set lo up; ip link add eth0 type dummy; ip link add eth0.7 type dummy;"
+            "ip link set eth0.7 up; sysctl -qw net.ipv4.conf.all.rp_filter=2 net.ipv6.conf.eth0/7.autoconf=1;"
+            f"{show} > {tmp_path}/before;"
+            f"prepare='{sys.executable} -m galactic.node.prepare --socket {tmp_path}/agent.sock';"
+            f"$prepare --underlay-interface eth0.7; {show} > {tmp_path}/after;"
+            "sysctl -qw net.ipv4.conf.all.rp_filter=1; $prepare --underlay-interface eth0.7 >&2;"
+            f"sysctl -p {tmp_path}/sysctls.before >&2; {show} > {tmp_path}/back"
+        )
+        done = node.run(
+            lambda: subprocess.run(["sh", "-ec", command], text=True, capture_output=True, check=False)
+        )
+    assert done.returncode == 0, done.stderr
+    before, after, back = ((tmp_path / name).read_text() for name in ("before", "after", "back"))
+    assert "net.ipv4.conf.all.rp_filter 2 → 0" in done.stdout
+    assert before != after
+    assert back == before
 
 
 def test_a_host_that_is_not_ready_is_told_and_fails():

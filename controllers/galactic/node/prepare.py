@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from ipaddress import IPv6Network
+from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
 from galactic.errors import GalacticError, NotYet
@@ -34,6 +35,8 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "ip6t_rpfilter": (),
 }
 """The kernel modules that are loaded, with their parameters."""
+BEFORE: Final = "sysctls.before"
+"""The file with the values of sysctls from before the installation, in the form of sysctl.conf(5)."""
 _WIDTH: Final = len("ReducedEncapsulation")
 _ANY_BLOCK: Final = IPv6Network("2001:db8::/32")
 
@@ -55,8 +58,11 @@ def sysctls(underlay: str, advertised: Sequence[str] = ()) -> dict[str, str]:
     return {path: value for path, value in plan.host(facts).sysctls.items() if LOOPBACK_DEVICE not in path}
 
 
-async def prepare(block: IPv6Network | None, device: str) -> AsyncIterator[Row]:
-    """Loads modules, sets sysctls, and checks the kernel. What it will change comes before it is changed."""
+async def prepare(block: IPv6Network | None, device: str, state: Path) -> AsyncIterator[Row]:
+    """Loads modules, sets sysctls, and checks the kernel. What it will change comes before it is changed.
+
+    ``state``: the folder for ``BEFORE``.
+    """
     yield _modules()
     underlay: Underlay | None = None
     try:
@@ -71,22 +77,38 @@ async def prepare(block: IPv6Network | None, device: str) -> AsyncIterator[Row]:
         message = f"{', '.join(advertised)}: routes or addresses come from router advertisements, which stay accepted"
         yield Row("Advertisements", "ok", message)
     wanted = sysctls(underlay.device if underlay else "", advertised)
-    if changes := _changes(wanted):
+    if present := _differing(wanted):
+        changes = (f"{_name(path)} {value} → {wanted[path]}" for path, value in present.items())
         yield Row("Changes", "ok", ", ".join(changes))
+        yield _recorded(present, state / BEFORE)
     yield _written(wanted)
     for finding in (await preflight()).findings:
-        state = "ok" if finding.ok else "MISSING" if finding.required else "later"
-        yield Row(finding.name, state, finding.message)
+        result = "ok" if finding.ok else "MISSING" if finding.required else "later"
+        yield Row(finding.name, result, finding.message)
 
 
-def _changes(wanted: Mapping[str, str]) -> list[str]:
-    """The sysctls that will change, as ``NAME OLD → NEW``."""
+def _name(path: str) -> str:
+    """The sysctl as sysctl(8) takes it: with dots, and with slashes where an interface's name has a dot."""
+    return path if "." in path else path.replace("/", ".")
+
+
+def _differing(wanted: Mapping[str, str]) -> dict[str, str]:
+    """The present values of the sysctls that will change."""
     present = sysctl.values(Namespace.own(), wanted)
-    return [
-        f"{path.replace('/', '.')} {present[path]} → {value}"
-        for path, value in wanted.items()
-        if present.get(path, value) != value
-    ]
+    return {path: present[path] for path, value in wanted.items() if present.get(path, value) != value}
+
+
+def _recorded(present: Mapping[str, str], file: Path) -> Row:
+    """Adds the values to the file, for `sysctl -p`. One that it has is from before an earlier change, and stays."""
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+        known = {line.partition(" = ")[0] for line in lines}
+        lines += [f"{_name(path)} = {value}" for path, value in present.items() if _name(path) not in known]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines) + "\n")
+    except OSError as error:
+        return Row("Record", "later", f"{file} cannot be written ({error.strerror}): note the row above")
+    return Row("Record", "ok", f"{file} has the values from before: sysctl -p sets them back")
 
 
 def _modules() -> Row:
@@ -135,7 +157,7 @@ async def show(rows: AsyncIterator[Row], to: TextIO) -> bool:
 def main() -> None:
     """The console script."""
     settings = load(NodeSettings, program=PROGRAM)
-    rows = prepare(settings.srv6_block, settings.underlay_interface)
+    rows = prepare(settings.srv6_block, settings.underlay_interface, settings.socket.parent)
     sys.exit(0 if asyncio.run(show(rows, sys.stdout)) else 1)
 
 
