@@ -5,8 +5,8 @@ kernel and in turn: TCP with one stream and eight, packets of 64 bytes a second,
 median of the ratios to the routed veths within each round. The goal: 0.9 or more, and ahead of the tunnels.
 
 Installs Debian's iperf3. The guest has one processor, which sender, nodes and receiver share: a ratio is one of
-processor time. User Mode Linux has no hardware counters: ``perf record -e cpu-clock -p`` on the guest's process, with the
-guest's /proc/kallsyms, names the functions that take it.
+processor time. User Mode Linux has no hardware counters: ``perf record -e cpu-clock -p`` on the guest's process, with
+the guest's /proc/kallsyms, names the functions that take it.
 """
 
 import argparse
