@@ -60,6 +60,15 @@ def sh() -> Sh:
     return inside
 
 
+@pytest.fixture(scope="module")
+def net(sh, vrfs):
+    """Two nodes with pods of two VPCs: ``two_nodes.Net``."""
+    from two_nodes import two_nodes
+
+    with two_nodes(sh) as net:
+        yield net
+
+
 @pytest.fixture
 def until() -> Until:
     """Returns once something is true."""

@@ -15,11 +15,14 @@ from galactic import srv6
 from galactic.linux.firewall import firewall
 from galactic.linux.firewall_fingerprint import fingerprint
 from galactic.linux.namespace import Namespace
+from galactic.linux.precedence import harmless
 
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
 RULES = firewall(SPACE, srv6.locator(PREFIX), srv6.loopback(PREFIX), ("eth0",))
-EVERYWHERE = [f"IPv{family} {chain}" for family in (4, 6) for chain in ("FORWARD", "INPUT", "PREROUTING")]
+EVERYWHERE = [
+    f"IPv{family} {chain}" for family in (4, 6) for chain in ("FORWARD", "INPUT", "PREROUTING", "OUTPUT")
+]
 RAW = "IPv6 PREROUTING"
 
 
@@ -53,15 +56,17 @@ def test_once_and_only_once(host, sh, backend):
     assert put(host, RULES, backend)["changed"] == []
     raw = listed(sh, host, backend, "raw").splitlines()
     assert "-A PREROUTING -j GALACTIC-PREROUTING" in raw
-    assert [line.split()[-1] for line in raw if line.startswith("-A GALACTIC")] == [
-        *["DROP", "DROP", "RETURN"],
+    assert "-A OUTPUT -j GALACTIC-OUTPUT" in raw
+    chain = [line for line in raw if line.startswith("-A GALACTIC-PREROUTING")]
+    assert [line.split()[-1] for line in chain] == [
+        *["DROP", "--notrack", "DROP", "RETURN", "--notrack"],
         *["RETURN"] * 8,  # four kinds of errors, by lo and by eth0
         "DROP",
         *["RETURN", "RETURN", "DROP", "DROP"],
     ]
-    assert "! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64" in raw[-5]
-    assert listed(sh, host, backend).count("-j ACCEPT") == 4
-    assert listed(sh, host, backend, six=False).count("-j ACCEPT") == 2
+    assert "! -s 2001:db8:ff00::/40 -d 2001:db8:ff01:100::/64" in chain[-5]
+    assert listed(sh, host, backend).count("-j ACCEPT") == 5
+    assert listed(sh, host, backend, six=False).count("-j ACCEPT") == 3
 
 
 def test_a_changed_setting_changes_that_table_only(host, sh, backend):
@@ -79,7 +84,7 @@ def test_a_changed_setting_changes_that_table_only(host, sh, backend):
         pytest.param("-t raw -D GALACTIC-PREROUTING 3", id="rule-gone"),
         pytest.param("-t raw -A PREROUTING -j GALACTIC-PREROUTING", id="jumped-into-twice"),
         pytest.param(
-            "-t raw -R GALACTIC-PREROUTING 2 -i G+ -d 2001:db8:ff00::/40 -j ACCEPT", id="other-target"
+            "-t raw -R GALACTIC-PREROUTING 3 -i G+ -d 2001:db8:ff00::/40 -j ACCEPT", id="other-target"
         ),
         pytest.param("-t raw -I GALACTIC-PREROUTING -j ACCEPT", id="rule-too-much"),
     ],
@@ -99,6 +104,79 @@ def test_nobody_elses_rule_comes_first(host, sh, backend):
     assert put(host, RULES, backend)["changed"] == [RAW]
     order = [line for line in listed(sh, host, backend, "raw").splitlines() if "-A PREROUTING" in line]
     assert order == ["-A PREROUTING -j GALACTIC-PREROUTING", "-A PREROUTING -p tcp -j ACCEPT"]
+
+
+CALICO = """*raw
+:cali-PREROUTING - [0:0]
+-I PREROUTING -m comment --comment "cali:6gwbT8clXdHdC1b1" -j cali-PREROUTING
+-A cali-PREROUTING -j MARK --set-xmark 0x0/0xf0000
+-A cali-PREROUTING -i cali+ -j MARK --set-xmark 0x40000/0x40000
+-A cali-PREROUTING -m mark --mark 0x10000/0x10000 -j ACCEPT
+COMMIT
+*filter
+:cali-FORWARD - [0:0]
+-I FORWARD -m comment --comment "cali:wUHhoiAYhphO9Mso" -j cali-FORWARD
+-A cali-FORWARD -i cali+ -m conntrack --ctstate INVALID -j DROP
+-A cali-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A cali-FORWARD -i cali+ -j ACCEPT
+-I INPUT -m comment --comment "cali:Cz_u1IQiXIMmKD4c" -j RETURN -i cali+
+COMMIT
+"""
+HARMLESS = {
+    "calico": CALICO,
+    "returns": "*raw\n:X - [0:0]\n-A X -j RETURN\n-A X -j ACCEPT\n-I PREROUTING -i cali+ -j X\nCOMMIT\n",
+    "drops-more": "*raw\n-I PREROUTING -p tcp -j DROP\nCOMMIT\n",
+    "accepts-as-ours": "*filter\n-I FORWARD -p tcp -j ACCEPT\nCOMMIT\n",
+    "established": "*filter\n-I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n",
+    "another-device": "*filter\n-I FORWARD -i docker0 -o docker0 -j DROP\n-I INPUT -i eth0 -j ACCEPT\nCOMMIT\n",
+}
+HARMFUL = {
+    "raw-accepts": ("PREROUTING", "*raw\n-I PREROUTING -p tcp -j ACCEPT\nCOMMIT\n"),
+    "a-chain-accepts": (
+        "PREROUTING",
+        "*raw\n:X - [0:0]\n-A X -m mark --mark 0x0/0xff -j ACCEPT\n-I PREROUTING -j X\nCOMMIT\n",
+    ),
+    "a-mark-that-was-set": (
+        "PREROUTING",
+        "*raw\n-I PREROUTING -m mark --mark 1 -j ACCEPT\n-I PREROUTING -p tcp -j MARK --set-mark 1\nCOMMIT\n",
+    ),
+    "returns-to-the-policy": ("PREROUTING", "*raw\n-I PREROUTING -p tcp -j RETURN\nCOMMIT\n"),
+    "FORWARD-drops": (
+        "FORWARD",
+        "*filter\n-I FORWARD -m conntrack ! --ctstate RELATED,ESTABLISHED -j DROP\nCOMMIT\n",
+    ),
+    "FORWARD-rejects-by-goto": (
+        "FORWARD",
+        "*filter\n:X - [0:0]\n-A X -j REJECT\n-I FORWARD -p udp -g X\nCOMMIT\n",
+    ),
+    "INPUT-accepts": ("INPUT", "*filter\n-I INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n"),
+}
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("theirs", HARMLESS.values(), ids=HARMLESS)
+def test_behind_rules_without_effect_is_no_drift(host, sh, backend, theirs, six):
+    """A program that insists on the first place, as Calico does, is left there: nothing is written, nothing differs."""
+    command = f"{'ip6tables' if six else 'iptables'}-{backend}"
+    good = put(host, RULES, backend)["fingerprint"]
+    sh(host, f"{command}-restore -w --noflush <<'END'\n{theirs}END")
+    before = [listed(sh, host, backend, table, six) for table in ("raw", "filter")]
+    assert host.run(lambda: fingerprint(backend, harmless=harmless)) == good
+    assert put(host, RULES, backend)["changed"] == []
+    assert [listed(sh, host, backend, table, six) for table in ("raw", "filter")] == before
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("case", HARMFUL.values(), ids=HARMFUL)
+def test_ahead_of_rules_with_effect(host, sh, backend, case, six):
+    """An accepted packet is not checked by ours, and a dropped one not accepted."""
+    chain, theirs = case
+    command = f"{'ip6tables' if six else 'iptables'}-{backend}"
+    good = put(host, RULES, backend)["fingerprint"]
+    sh(host, f"{command}-restore -w --noflush <<'END'\n{theirs}END")
+    assert host.run(lambda: fingerprint(backend, harmless=harmless)) != good
+    assert put(host, RULES, backend)["changed"] == [f"IPv{6 if six else 4} {chain}"]
+    assert host.run(lambda: fingerprint(backend, harmless=harmless)) == good
 
 
 def test_others_rules_stay_as_they_are(host, sh, backend):
@@ -226,7 +304,7 @@ def test_a_host_that_changes_its_backend_is_cleaned_up(host, sh):
     assert put(host, RULES)["backend"] == "legacy"
     sh(host, "iptables-legacy -P FORWARD ACCEPT; iptables-nft -P INPUT DROP; iptables-nft -P FORWARD DROP")
     told = put(host, RULES)
-    assert (told["backend"], len(told["changed"])) == ("nft", 12)
+    assert (told["backend"], len(told["changed"])) == ("nft", 16)
     for six in (False, True):
         for table in ("filter", "raw"):
             assert "GALACTIC" not in listed(sh, host, "legacy", table, six)
@@ -304,8 +382,8 @@ def test_what_the_rules_do_to_packets(sh, until, backend):
             listing = sh(node, f"ip6tables-{backend} -w -t raw -nvxL GALACTIC-PREROUTING").splitlines()[2:]
             return [int(line.split()[0]) for line in listing]
 
-        until(lambda: counted()[8])  # what eth0 brings: the second of four kinds of errors, after lo's
-        forged, to_sid, _, *errors, from_outside, by_lo, by_eth0, _, _ = counted()
+        until(lambda: counted()[10])  # what eth0 brings: the second of four kinds of errors, after lo's
+        forged, _, to_sid, _, _, *errors, from_outside, by_lo, by_eth0, _, _ = counted()
         assert (forged, to_sid, errors, from_outside) == (0, 1, [0] * 5 + [1, 0, 0], 1)
         assert by_eth0
         assert not by_lo

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from ipaddress import IPv6Network
 
@@ -75,11 +75,14 @@ class Packet:
 
 @dataclass(frozen=True)
 class Kind:
-    """Rules that do one thing, and packets that show it. ``policy``: of FORWARD, by others."""
+    """Rules that do one thing, and packets that show it. ``policy``: of FORWARD, by others; ``others``: their rules in
+    both families, in the table filter.
+    """
 
     of: Callable[[FirewallRule], bool]
     packets: tuple[Packet, ...]
     policy: str = "ACCEPT"
+    others: tuple[str, ...] = ()
 
 
 FROM_PODS = Kind(
@@ -169,11 +172,51 @@ FROM_ELSEWHERE_AS_A_NODE = Kind(
         ),
     ),
 )
+TRACKED = tuple(f"{chain} -m conntrack ! --ctstate UNTRACKED -j DROP" for chain in ("FORWARD", "OUTPUT"))
+"""What drops every packet that connection tracking has seen."""
+UNTRACKED_FROM_PODS = Kind(
+    lambda rule: rule.target == "NOTRACK" and bool(rule.in_interface),
+    (Packet("pod", "peer", True, False), Packet("peer", "pod", False, False)),
+    others=TRACKED,
+)
+UNTRACKED_TO_SPACE = Kind(
+    lambda rule: rule.target == "NOTRACK" and rule.chain == "PREROUTING" and bool(rule.destination),
+    (
+        Packet("other", "peer", True, False, destination=NEIGHBOUR, families=(6,)),
+        Packet("other", "peer", False, False),
+    ),
+    others=TRACKED,
+)
+UNTRACKED_BY_NODE_TO_PODS = Kind(
+    lambda rule: rule.target == "NOTRACK" and bool(rule.out_interface),
+    tuple(
+        Packet("node", name, name == "pod", False, source=address(f"node@{name}", family), families=(family,))
+        for name in ("pod", "peer")
+        for family in (4, 6)
+    ),
+    others=TRACKED,
+)
+BY_NODE_OUTSIDE = Packet("node", "peer", False, False, source=address("node@peer", 6), families=(6,))
+UNTRACKED_BY_NODE_TO_SPACE = Kind(
+    lambda rule: rule.target == "NOTRACK" and rule.chain == "OUTPUT" and bool(rule.destination),
+    (
+        Packet(
+            "node", "peer", True, False, source=address("node@peer", 6), destination=NEIGHBOUR, families=(6,)
+        ),
+        BY_NODE_OUTSIDE,
+    ),
+    others=TRACKED,
+)
+UNTRACKED_BY_NODE_FROM_SPACE = Kind(
+    lambda rule: rule.target == "NOTRACK" and rule.chain == "OUTPUT" and bool(rule.source),
+    (Packet("node", "peer", True, False, source=LOOPBACK, families=(6,)), BY_NODE_OUTSIDE),
+    others=TRACKED,
+)
 
 
 def believed(rule: FirewallRule) -> bool:
     """Whether it is of those that believe sources and SIDs of the SRv6 space of the underlay's interfaces alone."""
-    last = rule.target == "RETURN" or bool(rule.source) != bool(rule.destination)
+    last = rule.target == "RETURN" or (rule.target == "DROP" and bool(rule.source) != bool(rule.destination))
     return (
         rule.chain == "PREROUTING"
         and rule.icmpv6 is None
@@ -195,6 +238,11 @@ KINDS = {
     "PREROUTING-outside-to-SID": OUTSIDE_TO_SID,
     "PREROUTING-elsewhere-to-SID": ELSEWHERE_TO_SID,
     "PREROUTING-elsewhere-as-a-node": FROM_ELSEWHERE_AS_A_NODE,
+    "PREROUTING-untracked-from-pods": UNTRACKED_FROM_PODS,
+    "PREROUTING-untracked-to-SRv6-space": UNTRACKED_TO_SPACE,
+    "OUTPUT-untracked-to-pods": UNTRACKED_BY_NODE_TO_PODS,
+    "OUTPUT-untracked-to-SRv6-space": UNTRACKED_BY_NODE_TO_SPACE,
+    "OUTPUT-untracked-from-SRv6-space": UNTRACKED_BY_NODE_FROM_SPACE,
 }
 
 
@@ -274,9 +322,11 @@ class Fabric:
         made.setblocking(False)
         return made
 
-    def empty(self, backend: str, policy: str) -> None:
-        """Nothing is left in the tables, and FORWARD has that policy."""
-        tables = f"*raw\\nCOMMIT\\n*filter\\n:FORWARD {policy} [0:0]\\nCOMMIT\\n"
+    def empty(self, backend: str, forward: str, others: tuple[str, ...] = (), inward: str = "ACCEPT") -> None:
+        """Nothing is left in the tables but ``others``, rules in filter; FORWARD and INPUT have those policies."""
+        rules = "".join(f"-A {rule}\\n" for rule in others)
+        policies = f":INPUT {inward} [0:0]\\n:FORWARD {forward} [0:0]\\n"
+        tables = f"*raw\\nCOMMIT\\n*filter\\n{policies}{rules}COMMIT\\n"
         commands = (f"printf '{tables}' | {name}-{backend}-restore -w" for name in ("iptables", "ip6tables"))
         self.sh(self.spaces["node"], "\n".join(commands))
 
@@ -314,7 +364,8 @@ class Fabric:
             family = socket.AF_INET6 if ":" in destination else socket.AF_INET
             with socket.socket(family, socket.SOCK_DGRAM) as made:
                 made.bind((source, 0))
-                made.sendto(mark.encode(), (destination, PORT))
+                with suppress(PermissionError):  # dropped in OUTPUT
+                    made.sendto(mark.encode(), (destination, PORT))
 
         self.spaces[sender].run(datagram)
 
@@ -364,8 +415,10 @@ def fabric() -> Iterator[Fabric]:
 
 
 @contextmanager
-def clean(fabric: Fabric, backend: str, policy: str = "ACCEPT") -> Iterator[None]:
-    fabric.empty(backend, policy)
+def clean(
+    fabric: Fabric, backend: str, policy: str = "ACCEPT", others: tuple[str, ...] = (), inward: str = "ACCEPT"
+) -> Iterator[None]:
+    fabric.empty(backend, policy, others, inward)
     try:
         yield
     finally:
@@ -378,7 +431,7 @@ def test_a_kind_of_rule_alone(fabric: Fabric, backend: str, kind: Kind) -> None:
     packets = [(packet, family) for packet in kind.packets for family in packet.families]
     rules = [rule for rule in RULES if kind.of(rule)]
     assert {rule.family for rule in rules} <= {family for _, family in packets}
-    with clean(fabric, backend, kind.policy):
+    with clean(fabric, backend, kind.policy, kind.others):
         assert fabric.arrivals(packets) == [packet.otherwise for packet, _ in packets]
         fabric.put(backend, rules)
         assert fabric.arrivals(packets) == [packet.passes for packet, _ in packets]
@@ -417,10 +470,13 @@ def test_what_an_interface_is_not_believed_without(fabric: Fabric, backend: str,
 
 @pytest_backends
 @pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
-def test_a_pod_and_its_node_find_each_other(fabric: Fabric, backend: str, family: int) -> None:
-    """Neighbour discovery passes INPUT in both directions, and so do pings, while UDP does not."""
+@pytest.mark.parametrize("policy", ["ACCEPT", "DROP"])
+def test_a_pod_and_its_node_find_each_other(fabric: Fabric, backend: str, policy: str, family: int) -> None:
+    """Neighbour discovery passes INPUT in both directions, and so do pings, while UDP does not: whatever policy a
+    firewall of the host gives INPUT.
+    """
     node, pod = fabric.spaces["node"], fabric.spaces["pod"]
-    with clean(fabric, backend):
+    with clean(fabric, backend, inward=policy):
         fabric.put(backend, [rule for rule in RULES if rule.chain == "INPUT"])
         try:
             for asking, device in ((pod, "up0"), (node, HOST_END)):

@@ -115,6 +115,7 @@ CONDITIONS: Final = {
         "PathMTU": "no router has reported a link to another node that is smaller than the underlay's interface",
         "PacketFilter": "Galactic's chains are installed; the message names the backend",
         "SourceValidation": "pods cannot use addresses that are not theirs",
+        "Untracked": "packets of VPCs are excluded from connection tracking: no NAT applies to them",
         "Sysctls": "forwarding and the plan's other sysctls are set, or can be",
         "IPv6": "IPv6 is enabled",
         "NetworkNamespaces": "False: no temporary network namespace can be created; absent otherwise",

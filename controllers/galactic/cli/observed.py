@@ -131,6 +131,20 @@ def dropped(node: str, echo: Echo | None, counted: Counted | None) -> Iterator[H
             return
 
 
+def blocked(
+    node: str, family: int, echo: Echo | None, inspection: Mapping[str, Any], *, tunnelled: bool
+) -> Iterator[Hop]:
+    """Chains of other programs on that node that drop such packets. ``tunnelled``: they leave as SRv6 packets there."""
+    if echo is not None and echo.complete:
+        return
+    concerned = (f"IPv{family}", *(("SRv6",) if tunnelled else ()))
+    for chain in inspection.get("foreign", ()):
+        if any(word in chain["packets"] for word in concerned):
+            counted = f" ({chain['counted']} packets so far)" if chain["counted"] else ""
+            state = UNKNOWN if echo is None else STOPS
+            yield Hop(f"packet filter of {node}", f"{chain['text']}{counted}", state, chain["remedy"])
+
+
 def explained(rule: Mapping[str, Any], packets: int, size: int) -> bool:
     """Whether a rule's counters fit ``packets`` packets of ``size`` bytes plus others of possible sizes."""
     more: int = rule["packets"] - packets

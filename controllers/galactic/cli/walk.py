@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from galactic.cli.desired import node_of_sid
 from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller_remedy
-from galactic.cli.observed import Echo, answered, arrived, dropped, silent_gateway, silent_neighbour
+from galactic.cli.observed import Echo, answered, arrived, blocked, dropped, silent_gateway, silent_neighbour
 from galactic.cli.smaller_links import smaller_links
 from galactic.cli.snapshot import Snapshot
 from galactic.names import host_end, parse_function, parse_vpc, vrf
@@ -179,6 +179,9 @@ def _source_hops(flow: _Flow, local: Inspection) -> Iterator[Hop]:
     gateway = route.get("gateway", "")
     yield Hop(where, f"{mine[0]} on {source.ifname}; {route['network']} via {gateway or 'its gateway'}")
     yield from _host_end_hops(source, local)
+    way = local["ways"].get(f"{source.vpc}@{flow.address}", {})
+    tunnelled = bool(way.get("sid"))
+    yield from blocked(source.node, destination.version, flow.echo, local, tunnelled=tunnelled)
     if gateway:
         yield from silent_gateway(where, source.node, source.ifname, gateway, flow.echo)
     yield from dropped(source.node, flow.echo, flow.echo.local if flow.echo else None)
@@ -250,6 +253,7 @@ def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) ->
         what = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
         yield Hop(where, what, STOPS, controller_remedy(node))
     yield from dropped(node, flow.echo, flow.echo.remote if flow.echo else None)
+    yield from blocked(node, ip_address(address).version, flow.echo, remote, tunnelled=True)
     way = remote["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {node}"
     if way["type"] != "unicast" or way["sid"]:

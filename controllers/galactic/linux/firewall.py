@@ -1,9 +1,15 @@
 """The packet filter's part of the plan: its rules, and a separate process that installs them.
 
-Galactic has three chains in each family, and one jump into each, first in a built-in chain. It changes nothing else.
+Galactic has four chains in each family, and one jump into each, first in a built-in chain. It changes nothing else.
 ``GALACTIC-FORWARD`` accepts packets of VPCs, whatever policy the chain has. ``GALACTIC-INPUT`` keeps tenants away from
-services of the node. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps tenants,
-the default network's pods and the outside away from SIDs: before connection tracking, and before any look-up.
+services of the node, and accepts their ICMP. ``GALACTIC-PREROUTING`` (table raw) drops forged sources and keeps
+tenants, the default network's pods and the outside away from SIDs: before connection tracking, and before any look-up.
+
+There, and in ``GALACTIC-OUTPUT`` (table raw) for what the node sends itself, packets of VPCs and of the SRv6 space are
+excluded from connection tracking: VPCs may use the same addresses and ports, so one table of connections cannot
+distinguish them, and NAT of other programs applies to tracked packets only. The kernel forgets both a connection and
+its exclusion when it encapsulates and when End.DT46 decapsulates (nf_reset_ct): the inner packet is excluded again
+when it passes PREROUTING with the VRF.
 
 The wildcard ``G+`` is every host end, and every VRF as well: a packet from a pod passes PREROUTING twice, first with
 the veth and then with the VRF as its incoming device, and FORWARD and INPUT with the VRF. Host ends alone are the
@@ -29,10 +35,15 @@ LOOPBACK: Final = "lo"
 """The device of the node's own packets to itself, the kernel's ICMP errors included."""
 Family = Literal[4, 6]
 Backend = Literal["legacy", "nft"]
-BuiltIn = Literal["FORWARD", "INPUT", "PREROUTING"]
+BuiltIn = Literal["FORWARD", "INPUT", "PREROUTING", "OUTPUT"]
 Place = tuple[Family, BuiltIn]
 """A family and a built-in chain that jumps into one of Galactic's."""
-TABLES: Final[dict[BuiltIn, str]] = {"FORWARD": "filter", "INPUT": "filter", "PREROUTING": "raw"}
+TABLES: Final[dict[BuiltIn, str]] = {
+    "FORWARD": "filter",
+    "INPUT": "filter",
+    "PREROUTING": "raw",
+    "OUTPUT": "raw",
+}
 PLACES: Final[tuple[Place, ...]] = tuple((family, chain) for family in (4, 6) for chain in TABLES)
 ICMPV6_ERRORS: Final = (1, 2, 3, 4)
 """Destination unreachable, packet too big, time exceeded, parameter problem (RFC 4443 §2.1)."""
@@ -48,7 +59,7 @@ class FirewallRule:
 
     family: Family
     chain: BuiltIn
-    target: Literal["ACCEPT", "DROP", "RETURN"]
+    target: Literal["ACCEPT", "DROP", "RETURN", "NOTRACK"]
     in_interface: str = ""
     out_interface: str = ""
     source: str = ""
@@ -63,8 +74,9 @@ class FirewallRule:
 class Installed:
     """The result: the backend and why it was chosen, and the chains that were changed, e.g. ``("IPv6 PREROUTING",)``.
 
-    ``lacking``: what the kernel lacks to drop forged sources; else "". ``fingerprint``: of the chains when they were
-    correct (``galactic.linux.firewall_fingerprint``).
+    ``lacking``: what the kernel lacks to drop forged sources; else "". ``tracked``: what it lacks to exclude packets of
+    VPCs from connection tracking; else "". ``fingerprint``: of the chains when they were correct
+    (``galactic.linux.firewall_fingerprint``).
     """
 
     backend: Backend
@@ -72,6 +84,7 @@ class Installed:
     changed: tuple[str, ...]
     lacking: str
     fingerprint: str
+    tracked: str = ""
 
 
 def own(chain: BuiltIn) -> str:
@@ -112,10 +125,13 @@ def firewall(
         FirewallRule(6, "FORWARD", "ACCEPT", destination=inside),
         FirewallRule(6, "PREROUTING", "DROP", in_interface=OURS, destination=inside),
         FirewallRule(6, "PREROUTING", "RETURN", in_interface=OURS),
+        FirewallRule(6, "PREROUTING", "NOTRACK", destination=inside),
         *((*errors, outside) if guard else ()),
         *(FirewallRule(6, "PREROUTING", "RETURN", in_interface=device) for device in trusted),
         FirewallRule(6, "PREROUTING", "DROP", source=inside),
         FirewallRule(6, "PREROUTING", "DROP", destination=inside),
+        FirewallRule(6, "OUTPUT", "NOTRACK", source=inside),
+        FirewallRule(6, "OUTPUT", "NOTRACK", destination=inside),
     )
 
 
@@ -125,7 +141,10 @@ def _either(family: Family) -> tuple[FirewallRule, ...]:
         FirewallRule(family, "FORWARD", "ACCEPT", in_interface=OURS),
         FirewallRule(family, "FORWARD", "ACCEPT", out_interface=OURS),
         FirewallRule(family, "INPUT", "DROP", in_interface=OURS, not_icmp=True),
+        FirewallRule(family, "INPUT", "ACCEPT", in_interface=OURS),
         FirewallRule(family, "PREROUTING", "DROP", forged=True),
+        FirewallRule(family, "PREROUTING", "NOTRACK", in_interface=OURS),
+        FirewallRule(family, "OUTPUT", "NOTRACK", out_interface=OURS),
     )
 
 
@@ -146,7 +165,8 @@ def arguments(rule: FirewallRule) -> str:
         parts.append(f"-p ipv6-icmp -m icmp6 --icmpv6-type {rule.icmpv6}")
     if rule.forged:
         parts.append(f"-m devgroup --src-group {HOST_ENDS:#x} -m rpfilter --invert")
-    return " ".join([*parts, f"-j {rule.target}"])
+    target = "CT --notrack" if rule.target == "NOTRACK" else rule.target
+    return " ".join([*parts, f"-j {target}"])
 
 
 async def install(rules: Sequence[FirewallRule], *, backend: Backend | Literal[""] = "") -> Installed:

@@ -20,17 +20,25 @@ from typing import Final
 from galactic.linux.firewall import PLACES, TABLES, Backend, Place, own
 from galactic.linux.netlink import HEADER, attributes
 
-_HOOKS: Final = {"PREROUTING": 0, "INPUT": 1, "FORWARD": 2}  # NF_INET_PRE_ROUTING and so on
+HOOKS: Final = {
+    "PREROUTING": 0,
+    "INPUT": 1,
+    "FORWARD": 2,
+    "OUTPUT": 3,
+    "POSTROUTING": 4,
+}  # NF_INET_PRE_ROUTING and so on
 _GET_INFO, _GET_ENTRIES = 64, 65  # IPT_SO_GET_INFO, IPT_SO_GET_ENTRIES; the same numbers for IPv6
 _INFO: Final = struct.Struct("=32sI5I5III")  # struct ipt_getinfo
 _ENTRIES_AT: Final = 40  # in struct ipt_get_entries
 TARGET: Final = struct.Struct("=H29sB")  # struct xt_entry_target, before its data
 VERDICT: Final = struct.Struct("=i")
 OFFSETS: Final = struct.Struct("=HH")  # target_offset, next_offset
-_COUNTERS: Final = struct.Struct("=QQ")  # struct xt_counters: packets, bytes
+COUNTERS: Final = struct.Struct("=QQ")  # struct xt_counters: packets, bytes
 
-_NETFILTER: Final = 12  # NETLINK_NETFILTER
 _GET_RULE, _NEW_RULE = 10 << 8 | 7, 10 << 8 | 6  # of the subsystem NFNL_SUBSYS_NFTABLES
+_GET_CHAIN, _NEW_CHAIN = 10 << 8 | 4, 10 << 8 | 3
+_GENERIC: Final = 4  # struct nfgenmsg
+NETFILTER: Final = 12  # NETLINK_NETFILTER
 _REQUEST, _DUMP, _INTERRUPTED = 0x1, 0x300, 0x10
 _ERROR, _DONE = 2, 3
 _NFPROTO: Final = {4: 2, 6: 10}
@@ -77,19 +85,25 @@ def reader(backend: Backend) -> Callable[[Place], Chain | None]:
 
     It returns None if the chain is absent, or empty in nft, and raises OSError if the kernel does not answer.
     """
-    tables = cache(_legacy)
+    tables = cache(legacy_table)
 
     def legacy(place: Place) -> Chain | None:
         family, parent = place
         entries, hooks = tables(family, TABLES[parent])
-        return _legacy_chain(LAYOUTS[family], entries, own(parent).encode(), hooks[_HOOKS[parent]])
+        return _legacy_chain(LAYOUTS[family], entries, own(parent).encode(), hooks[HOOKS[parent]])
 
     return legacy if backend == "legacy" else _nft_chain
 
 
-def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = None) -> str | None:
+def fingerprint(
+    backend: Backend,
+    *,
+    only: Collection[tuple[int, str]] | None = None,
+    harmless: Callable[[Backend, Place], bool] | None = None,
+) -> str | None:
     """The fingerprint of Galactic's chains in a backend, in this process' network namespace; None without chains, or
-    if they are unreadable. ``only``: the (family, table)s to read, as reading a legacy table creates it.
+    if they are unreadable. ``only``: the (family, table)s to read, as reading a legacy table creates it. ``harmless``:
+    whether the rules ahead of a jump that is not the first count as none.
     """
     digest = hashlib.blake2b(digest_size=16)
     anything = False
@@ -102,12 +116,13 @@ def fingerprint(backend: Backend, *, only: Collection[tuple[int, str]] | None = 
         except OSError:
             return None
         anything |= chain is not None
-        digest.update(repr((place, chain and (chain.rules, chain.first))).encode())
+        in_place = chain is not None and (chain.first or (harmless is not None and harmless(backend, place)))
+        digest.update(repr((place, chain and (chain.rules, in_place))).encode())
     return digest.hexdigest() if anything else None
 
 
-def _legacy(family: int, table: str) -> tuple[bytes, Sequence[int]]:
-    """A table's entries, and the offsets at which the rules of each hook begin."""
+def legacy_table(family: int, table: str) -> tuple[bytes, Sequence[int]]:
+    """A table's entries, and the offsets at which each of the five hooks' rules begin, and then their policies."""
     layout = LAYOUTS[family]
     with socket.socket(layout.family, socket.SOCK_RAW, socket.IPPROTO_RAW) as netlink:
         for _ in range(_ATTEMPTS):
@@ -123,34 +138,34 @@ def _legacy(family: int, table: str) -> tuple[bytes, Sequence[int]]:
 
 
 def _legacy_chain(layout: Layout, entries: bytes, name: bytes, first: int) -> Chain | None:
-    head = _head(layout, entries, name)
-    if head is None:
+    start_of_chain = head(layout, entries, name)
+    if start_of_chain is None:
         return None
     rules: list[bytes] = []
     counters: list[tuple[int, int]] = []
-    position = start = _next(layout, entries, head)
-    while not _user_chain(layout, entries, position):
-        rules.append(_bare(layout, entries, position))
-        packets, size = _COUNTERS.unpack_from(entries, position + layout.counters)
+    position = start = next_entry(layout, entries, start_of_chain)
+    while not user_chain(layout, entries, position):
+        rules.append(bare(layout, entries, position))
+        packets, size = COUNTERS.unpack_from(entries, position + layout.counters)
         counters.append((packets, size))
-        position = _next(layout, entries, position)
+        position = next_entry(layout, entries, position)
     (verdict,) = VERDICT.unpack_from(entries, first + layout.size + TARGET.size)
     (target_at, _) = OFFSETS.unpack_from(entries, first + layout.offsets)
     unconditional = target_at == layout.size and not entries[first : first + layout.offsets - 4].strip(b"\0")
     return Chain(tuple(rules[:-1]), bool(verdict == start and unconditional), tuple(counters[:-1]))
 
 
-def _head(layout: Layout, entries: bytes, name: bytes) -> int | None:
+def head(layout: Layout, entries: bytes, name: bytes) -> int | None:
     """The offset of the entry that begins the chain of that name."""
     at = -1
     while (at := entries.find(name + b"\0", at + 1)) >= 0:
-        head = at - TARGET.size - layout.size
-        if head >= 0 and _user_chain(layout, entries, head):
-            return head
+        start = at - TARGET.size - layout.size
+        if start >= 0 and user_chain(layout, entries, start):
+            return start
     return None
 
 
-def _user_chain(layout: Layout, entries: bytes, position: int) -> bool:
+def user_chain(layout: Layout, entries: bytes, position: int) -> bool:
     """Whether an entry is the beginning of a chain, or the end of the table."""
     if OFFSETS.unpack_from(entries, position + layout.offsets)[0] != layout.size:
         return False
@@ -158,13 +173,13 @@ def _user_chain(layout: Layout, entries: bytes, position: int) -> bool:
     return bool(name.split(b"\0", 1)[0] == b"ERROR")
 
 
-def _next(layout: Layout, entries: bytes, position: int) -> int:
+def next_entry(layout: Layout, entries: bytes, position: int) -> int:
     return position + int(OFFSETS.unpack_from(entries, position + layout.offsets)[1])
 
 
-def _bare(layout: Layout, entries: bytes, position: int) -> bytes:
+def bare(layout: Layout, entries: bytes, position: int) -> bytes:
     """An entry without its counters and the kernel's own field."""
-    end = _next(layout, entries, position)
+    end = next_entry(layout, entries, position)
     return entries[position : position + layout.comes_from] + entries[position + layout.size : end]
 
 
@@ -190,7 +205,7 @@ def _nft_dump(place: Place) -> Chain | None:
     family, parent = place
     table, name = TABLES[parent], own(parent)
     jump = name.encode() + b"\0"
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETFILTER) as netlink:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETFILTER) as netlink:
         netlink.settimeout(1.0)  # a dump is answered at once
         rules = tuple(_rules(netlink, family, table, name))
         if not rules:
@@ -205,8 +220,26 @@ def _rules(
     netlink: socket.socket, family: int, table: str, chain: str
 ) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """The rules of a chain without handles, and their counters. Raises OSError, also if the chain changes meanwhile."""
-    body = struct.pack("=BBH", _NFPROTO[family], 0, 0) + _text(_TABLE, table) + _text(_CHAIN, chain)
-    netlink.send(HEADER.pack(HEADER.size + len(body), _GET_RULE, _REQUEST | _DUMP, 1, 0) + body)
+    for message in nft_rules(netlink, _NFPROTO[family], table, chain):
+        yield rule_of(message)
+
+
+def nft_rules(netlink: socket.socket, protocol: int, table: str, chain: str) -> Iterator[bytes]:
+    """The attributes of each rule of a chain in a table of that family, an NFPROTO number. Raises OSError."""
+    body = struct.pack("=BBH", protocol, 0, 0) + _text(_TABLE, table) + _text(_CHAIN, chain)
+    return (message[_GENERIC:] for message in dumped(netlink, (_GET_RULE, _NEW_RULE), body))
+
+
+def nft_chains(netlink: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Each chain of nft: its family, an NFPROTO number, and its attributes. Raises OSError."""
+    body = struct.pack("=BBH", 0, 0, 0)
+    return ((message[0], message[_GENERIC:]) for message in dumped(netlink, (_GET_CHAIN, _NEW_CHAIN), body))
+
+
+def dumped(netlink: socket.socket, kinds: tuple[int, int], body: bytes) -> Iterator[bytes]:
+    """The messages of a dump. ``kinds``: of the request and of what is returned. Raises OSError."""
+    request, wanted = kinds
+    netlink.send(HEADER.pack(HEADER.size + len(body), request, _REQUEST | _DUMP, 1, 0) + body)
     while True:
         datagram = netlink.recv(_PART)
         position = 0
@@ -221,11 +254,11 @@ def _rules(
                 if number < 0:
                     raise OSError(-number, os.strerror(-number))
                 return
-            if kind == _NEW_RULE:
-                yield _expressions(message[4:])
+            if kind == wanted:
+                yield message
 
 
-def _expressions(rule: bytes) -> tuple[bytes, tuple[int, int]]:
+def rule_of(rule: bytes) -> tuple[bytes, tuple[int, int]]:
     """The rule's expressions, each as (name, data) again, and apart from them its counter: packets and bytes."""
     encoded, counted = b"", (0, 0)
     for _, expression in attributes(dict(attributes(rule)).get(_EXPRESSIONS, b"")):

@@ -14,9 +14,11 @@ from typing import Final
 from galactic.linux import firewall_fingerprint, legacy, nft, readback
 from galactic.linux.firewall import PLACES, Backend, FirewallRule, Installed, Place
 from galactic.linux.nft import COMMANDS, run
+from galactic.linux.precedence import harmless
 
 _ATTEMPTS: Final = 5
-MODULES: Final = "xt_devgroup, ipt_rpfilter and ip6t_rpfilter"
+MODULES: Final = {"forged": "xt_devgroup, ipt_rpfilter and ip6t_rpfilter", "tracked": "xt_CT"}
+"""Rules that are left out where the kernel lacks the modules for them, by ``_optional``."""
 
 Work = Callable[[Place, Sequence[FirewallRule]], bool]
 WORKS: Final[dict[Backend, Work]] = {"legacy": legacy.install, "nft": nft.install}
@@ -41,31 +43,67 @@ def installed(backend: Backend, reason: str, rules: Sequence[FirewallRule]) -> I
     """Installs the rules. The fingerprint is of the chains when they were correct, not of later changes by other
     programs.
     """
-    lacking = ""
+    lacking: dict[str, str] = {}
     changed: list[str] = []
     for _ in range(_ATTEMPTS):
-        before = firewall_fingerprint.fingerprint(backend)
+        before = _fingerprint(backend)
         try:
             made = _all(WORKS[backend], rules)
         except RuntimeError as error:
-            without = [rule for rule in rules if not rule.forged]
-            if lacking or len(without) == len(rules):
+            if lacking:
                 raise
-            made = _all(WORKS[backend], without)  # raises if that was not it
-            rules = without
-            lacking = f"the kernel, or its iptables, lacks {MODULES} ({error})"
+            made, rules, lacking = _without_optional(WORKS[backend], rules, error)
         changed += made
-        if not made and (before or not rules) and firewall_fingerprint.fingerprint(backend) == before:
+        if not made and (before or not rules) and _fingerprint(backend) == before:
             try:
-                wrong = readback.differences(backend, rules)
+                wrong = readback.differences(backend, rules, harmless=harmless)
             except InterruptedError:  # others change the same tables
                 continue
             if wrong:
                 raise RuntimeError(f"{backend} tables do not have what was written: {'; '.join(wrong)}")
-            return Installed(backend, reason, tuple(dict.fromkeys(changed)), lacking, before or "")
+            return Installed(
+                backend,
+                reason,
+                tuple(dict.fromkeys(changed)),
+                lacking.get("forged", ""),
+                before or "",
+                lacking.get("tracked", ""),
+            )
     raise RuntimeError(
         f"another program changes the GALACTIC chains in {backend} tables as fast as they are corrected"
     )
+
+
+def _fingerprint(backend: Backend) -> str | None:
+    return firewall_fingerprint.fingerprint(backend, harmless=harmless)
+
+
+def _without_optional(
+    work: Work, rules: Sequence[FirewallRule], error: RuntimeError
+) -> tuple[list[str], Sequence[FirewallRule], dict[str, str]]:
+    """Installs the rules without those that the kernel lacks modules for: as few as possible. The chains changed, the
+    rules installed, and what is lacking by the keys of ``MODULES``. Raises ``error`` if that was not it.
+    """
+    for left_out in (("forged",), ("tracked",), ("forged", "tracked")):
+        remaining = [rule for rule in rules if _optional(rule) not in left_out]
+        if len(remaining) == len(rules):
+            continue
+        try:
+            made = _all(work, remaining)
+        except RuntimeError:
+            continue
+        lacking = {
+            key: f"the kernel, or its iptables, lacks {MODULES[key]} ({error})"
+            for key in left_out
+            if any(_optional(rule) == key for rule in rules)
+        }
+        return made, remaining, lacking
+    raise error
+
+
+def _optional(rule: FirewallRule) -> str:
+    """The key in ``MODULES`` of what the rule needs; else ""."""
+    return "forged" if rule.forged else "tracked" if rule.target == "NOTRACK" else ""
 
 
 def _all(work: Work, rules: Sequence[FirewallRule]) -> list[str]:

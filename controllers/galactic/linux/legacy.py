@@ -22,6 +22,7 @@ from typing import Any, Final
 from galactic.linux import firewall_fingerprint, readback
 from galactic.linux.firewall import PLACES, TABLES, FirewallRule, Place, own
 from galactic.linux.objects import HOST_ENDS
+from galactic.linux.precedence import harmless
 
 LOCK: Final = "/run/xtables.lock"
 """The lock file of all iptables programs; ``XTABLES_LOCKFILE`` names another one for all of them."""
@@ -158,7 +159,8 @@ def _folders() -> dict[Path, list[str]]:
 def _wrong(place: Place, rules: Sequence[FirewallRule]) -> list[str]:
     """Differences of the kernel's chain from the rules. python-iptables reads neither flags nor masks."""
     try:
-        return readback.compared("legacy", place, firewall_fingerprint.reader("legacy")(place), rules)
+        chain = firewall_fingerprint.reader("legacy")(place)
+        return readback.compared("legacy", place, chain, rules, harmless=harmless)
     except OSError as error:
         raise RuntimeError(f"IPv{place[0]} {place[1]} cannot be read back: {error.strerror}") from error
 
@@ -220,5 +222,12 @@ def _rule(rule: FirewallRule) -> Any:
     if rule.forged:
         made.create_match("devgroup").set_parameter("src_group", f"{HOST_ENDS:#x}")
         made.create_match("rpfilter").set_parameter("invert", "")
-    made.create_target(rule.target)
+    _give_target(made, rule)
     return made
+
+
+def _give_target(made: Any, rule: FirewallRule) -> None:
+    if rule.target == "NOTRACK":
+        made.create_target("CT").set_parameter("notrack", "")
+    else:
+        made.create_target(rule.target)

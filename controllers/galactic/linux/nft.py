@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from galactic.linux.firewall import TABLES, FirewallRule, Place, arguments, own
+from galactic.linux.precedence import harmless
 
 COMMANDS: Final = {4: "iptables-nft", 6: "ip6tables-nft"}
 WAIT_SECONDS: Final = "10"  # for the lock that all iptables programs share
@@ -24,6 +25,7 @@ def install(place: Place, rules: Sequence[FirewallRule]) -> bool:
     others = run(*_command(place), "-S", parent).splitlines()
     jumps = [line for line in others if line == jump]
     first = next((line for line in others if line.startswith("-A ")), "") == jump
+    first = first or (bool(jumps) and harmless("nft", place))
     if rules and present == wanted and first and len(jumps) == 1:
         return False
     script = [f"*{table}", f":{name} - [0:0]"]  # declaring a chain empties it

@@ -4,11 +4,13 @@ A rule's text does not prove what the kernel does. python-iptables writes an IPv
 IP6T_F_PROTO; ``ip6tables -S`` prints ``! -p ipv6-icmp``, and the kernel matches every protocol. So the decoders follow
 the kernel's own matching: ip_packet_match(), ip6_packet_match(), the evaluation of nf_tables expressions.
 
-Sources: struct ipt_ip and ip6t_ip6, xt_devgroup_info, xt_rpfilter_info, ip6t_icmp; linux/netfilter/nf_tables.h.
+Sources: struct ipt_ip and ip6t_ip6, xt_devgroup_info, xt_rpfilter_info, ip6t_icmp, xt_ct_target_info;
+linux/netfilter/nf_tables.h.
 """
 
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from ipaddress import ip_network
@@ -29,6 +31,7 @@ _MATCH: Final = struct.Struct("=H29sB")  # struct xt_entry_match, before its dat
 _DEVGROUP: Final = struct.pack("=5I", 1, HOST_ENDS, 0xFFFFFFFF, 0, 0)  # XT_DEVGROUP_MATCH_SRC
 _RPFILTER: Final = b"\x08"  # XT_RPFILTER_INVERT
 _ANY_CODE: Final = b"\x00\xff\x00"  # of struct ip6t_icmp after the type: all codes, not inverted
+_NOTRACK: Final = 0x01  # XT_CT_NOTRACK, in the first field; with it the kernel ignores the others
 _NO_TARGET: Final = "none"
 
 
@@ -44,8 +47,14 @@ class Unreadable(Exception):
     """The rule has an encoding, of a newer iptables, that this decoder does not know."""
 
 
-def differences(backend: Backend, rules: Sequence[FirewallRule]) -> list[str]:
-    """Differences of Galactic's chains in the kernel from ``rules``: chain, rule and field of each.
+def differences(
+    backend: Backend,
+    rules: Sequence[FirewallRule],
+    *,
+    harmless: Callable[[Backend, Place], bool] | None = None,
+) -> list[str]:
+    """Differences of Galactic's chains in the kernel from ``rules``: chain, rule and field of each. ``harmless``:
+    whether the rules ahead of a jump that is not the first count as none.
 
     Reads the tables of this process' network namespace. Raises OSError if the kernel does not answer.
     """
@@ -54,19 +63,31 @@ def differences(backend: Backend, rules: Sequence[FirewallRule]) -> list[str]:
         text
         for place in PLACES
         for text in compared(
-            backend, place, read(place), [rule for rule in rules if (rule.family, rule.chain) == place]
+            backend,
+            place,
+            read(place),
+            [rule for rule in rules if (rule.family, rule.chain) == place],
+            harmless=harmless,
         )
     ]
 
 
-def compared(backend: Backend, place: Place, chain: Chain | None, rules: Sequence[FirewallRule]) -> list[str]:
+def compared(
+    backend: Backend,
+    place: Place,
+    chain: Chain | None,
+    rules: Sequence[FirewallRule],
+    *,
+    harmless: Callable[[Backend, Place], bool] | None = None,
+) -> list[str]:
     """The same for one chain. An nft rule in a newer encoding is compared by its text."""
     name = f"IPv{place[0]} {own(place[1])}"
     if chain is None:
         return [f"{name} is missing"] if rules else []
     if not rules:
         return [f"{name} is left over"]
-    differences = [] if chain.first else [f"{name} is not the first jump"]
+    in_place = chain.first or (harmless is not None and harmless(backend, place))
+    differences = [] if in_place else [f"{name} is not the first jump"]
     if len(chain.rules) != len(rules):
         return [*differences, f"{name} has {len(chain.rules)} rules instead of {len(rules)}"]
     for number, (encoded, meant) in enumerate(zip(chain.rules, rules, strict=True), 1):
@@ -130,8 +151,10 @@ def _legacy(place: Place, entry: bytes) -> Applied:
         at += size
     _, name, _ = TARGET.unpack_from(entry, target_at)
     (verdict,) = VERDICT.unpack_from(entry, target_at + TARGET.size)
-    extension = name.split(b"\0", 1)[0].decode()
-    made.target(extension or _VERDICTS.get(verdict, f"a jump to {verdict}"))
+    if extension := name.split(b"\0", 1)[0].decode():
+        made.extension(extension, entry[target_at + TARGET.size : end])
+    else:
+        made.target(_VERDICTS.get(verdict, f"a jump to {verdict}"))
     return made.applied()
 
 
@@ -207,6 +230,11 @@ class _Made:
     def target(self, name: str) -> None:
         self.values["target"] = name
 
+    def extension(self, name: str, data: bytes) -> None:
+        """A target of xtables: ``CT`` in any revision (xt_ct_target_info, _v1), or any other by its name."""
+        notrack = name == "CT" and int.from_bytes(data[:2], sys.byteorder) & _NOTRACK
+        self.target("NOTRACK" if notrack else name)
+
     def applied(self) -> Applied:
         if self._matched == {"devgroup", "rpfilter"}:
             self.values["forged"] = True
@@ -256,6 +284,7 @@ class _Registers:
             "cmp": self.compare,
             "match": self.match,
             "immediate": self.immediate,
+            "target": self.target,
         }
         self._held: dict[int, tuple[str, bytes | None]] = {}
 
@@ -303,6 +332,10 @@ class _Registers:
     def match(self, data: dict[int, bytes]) -> None:
         """NFTA_MATCH_NAME 1, REV 2, INFO 3."""
         self.made.match(data[1].rstrip(b"\0").decode(), data[3])
+
+    def target(self, data: dict[int, bytes]) -> None:
+        """NFTA_TARGET_NAME 1, REV 2, INFO 3."""
+        self.made.extension(data[1].rstrip(b"\0").decode(), data[3])
 
     def immediate(self, data: dict[int, bytes]) -> None:
         """NFTA_IMMEDIATE_DREG 1, DATA 2 → NFTA_DATA_VERDICT 2 → NFTA_VERDICT_CODE 1."""

@@ -18,10 +18,12 @@ from galactic import __version__, names
 from galactic.errors import GalacticError, Rejected
 from galactic.linux import sysctl
 from galactic.linux.counters import drops, rise
+from galactic.linux.foreign import dropping, packets
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.legacy import in_use
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
+    LOOPBACK_DEVICE,
     MAIN_TABLE,
     Direct,
     Encap,
@@ -36,7 +38,8 @@ from galactic.linux.objects import (
     route_of,
 )
 from galactic.linux.route_lookup import chosen_route
-from galactic.node.dataplane.plan import tables_of
+from galactic.linux.underlay import underlay
+from galactic.node.dataplane.plan import RULE_PRIORITY, tables_of
 from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
 
 PROGRAM: Final = "galactic-node-inspect"
@@ -133,7 +136,30 @@ async def inspection(
                 requests.text: await send(requests, pod_objects.get(requests.pod)) for requests in sending
             },
             "drops": plain(drops(in_use())),
+            "foreign": await _foreign(objects),
         }
+
+
+async def _foreign(objects: Objects) -> list[dict[str, Any]]:
+    """Chains of other programs that drop packets of VPCs; none where the node has no plan yet."""
+    block = next((rule.destination for rule in objects.rules if rule.priority == RULE_PRIORITY), None)
+    own = [address.ip for device, address in objects.addresses if device == LOOPBACK_DEVICE]
+    loopback = next((address for address in own if isinstance(address, IPv6Address)), None)
+    if block is None or loopback is None:
+        return []
+    try:
+        uplinks = (await underlay(block)).uplinks
+    except GalacticError:
+        uplinks = ()
+    return [
+        {
+            "text": str(chain),
+            "packets": chain.packets,
+            "remedy": chain.remedy,
+            "counted": chain.counted,
+        }
+        for chain in dropping(tuple(packets(block, loopback, uplinks)), block)
+    ]
 
 
 def _by_device(states: Mapping[Neighbour, NeighbourState]) -> dict[str, dict[str, str]]:

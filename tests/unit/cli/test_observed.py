@@ -46,6 +46,12 @@ def rule(packets: int, size: int, *, chain: str = "GALACTIC-INPUT", **more: Any)
 
 ANSWERED = Echo(3, 3, SIZE, 0.4)
 SILENCE = Echo(3, 0, SIZE, gateways={"169.254.1.1": "REACHABLE"}, local=counted(near=(3, 0)))
+BLOCKED = {
+    "text": "chain FORWARD of the legacy table ip filter (policy drop) drops IPv4 packets between pods",
+    "packets": "IPv4 packets between pods",
+    "remedy": "iptables-legacy -t filter -I FORWARD -i G+ -j ACCEPT",
+    "counted": 7,
+}
 INTO = counted(far=(3, 3))
 
 
@@ -204,6 +210,35 @@ TO_API = neighbour(2, f"{VPC_ID}@10.1.1.2", "10.1.1.2", "FAILED")
             None,
             *("unknown", "10.1.1.2", "answers 2 of 3 echo requests", "trace again"),
             id="some-are-lost",
+        ),
+        pytest.param(
+            SILENCE,
+            lambda kernels: kernels["node-2"].update(foreign=[BLOCKED]),
+            *(
+                "stops",
+                "packet filter of node-2",
+                "(policy drop) drops IPv4 packets between pods (7 packets so far)",
+            ),
+            "iptables-legacy",
+            id="dropped-by-others-there",
+        ),
+        pytest.param(
+            SILENCE,
+            lambda kernels: kernels["node-1"].update(foreign=[BLOCKED | {"packets": "SRv6 packets"}]),
+            *("stops", "packet filter of node-1", "drops IPv4 packets between pods", "iptables-legacy"),
+            id="dropped-by-others-here-with-the-outer-header",
+        ),
+        pytest.param(
+            None,
+            lambda kernels: kernels["node-2"].update(foreign=[BLOCKED]),
+            *("unknown", "packet filter of node-2", "(policy drop)", "iptables-legacy"),
+            id="not-probed",
+        ),
+        pytest.param(
+            ANSWERED,
+            lambda kernels: kernels["node-2"].update(foreign=[BLOCKED]),
+            *("passes", "10.1.1.2", "answers: 3 of 3", ""),
+            id="answered-although-others-may-drop",
         ),
         pytest.param(
             ANSWERED,

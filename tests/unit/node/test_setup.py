@@ -8,6 +8,7 @@ import pytest
 
 from galactic.errors import NotYet, Unreachable
 from galactic.linux.firewall import Installed
+from galactic.linux.foreign import Dropping
 from galactic.linux.preflight import Finding, Preflight
 from galactic.linux.underlay import Underlay
 from galactic.node.dataplane import setup
@@ -30,7 +31,8 @@ class HostAdapter:
         self.network = Underlay("eth0", 1500)
         self.broken = ("IPv6 PREROUTING",)
         self.refuses = ""
-        self.backend, self.missing = "nft", ""
+        self.backend, self.missing, self.tracked = "nft", "", ""
+        self.foreign = ()
         self.done = []
 
     async def preflight(self):
@@ -52,11 +54,16 @@ class HostAdapter:
         if self.refuses:
             raise Unreachable("iptables", self.refuses)
         changed, self.broken = self.broken, ()
-        return Installed(self.backend, "others have rules there", changed, self.missing, "as it was")
+        return Installed(
+            self.backend, "others have rules there", changed, self.missing, "as it was", self.tracked
+        )
 
     def intact(self, installed):
         self.done.append("intact")
         return not self.broken
+
+    def dropping(self, prefix, uplinks):
+        return self.foreign
 
 
 @pytest.fixture
@@ -191,15 +198,69 @@ async def test_what_the_kernel_lacks_for_long_is_tried_once_a_minute(host_setup,
     assert host_setup.problem is None
 
 
-async def test_a_forged_source_that_cannot_be_told_is_a_condition(host_setup, machine, clock):
-    machine.missing = "the kernel lacks xt_devgroup"
+@pytest.mark.parametrize(
+    ("field", "condition"),
+    [
+        pytest.param("missing", ("SourceValidation", "Checked"), id="forged-sources"),
+        pytest.param("tracked", ("Untracked", "NotTracked"), id="connection-tracking"),
+    ],
+)
+async def test_a_missing_module_of_the_filter_is_a_condition(host_setup, machine, clock, field, condition):
+    kind, fine = condition
+    setattr(machine, field, "the kernel lacks xt_devgroup")
     await host_setup.check()
-    assert conditions(host_setup)["SourceValidation"] == (False, "Missing")
+    assert conditions(host_setup)[kind] == (False, "Missing")
     assert host_setup.problem is None
-    machine.missing = ""
+    setattr(machine, field, "")
     clock[0] += setup.MISSING_SECONDS + 1
     await host_setup.check()
-    assert conditions(host_setup)["SourceValidation"] == (True, "Checked")
+    assert conditions(host_setup)[kind] == (True, fine)
+
+
+DOCKER = Dropping(
+    "legacy", "ip filter", "FORWARD", "policy drop", "IPv4 packets between pods", (("from", "G"), ("to", "G"))
+)
+
+
+async def test_a_chain_of_others_that_drops_is_a_condition_with_the_remedy(host_setup, machine, clock):
+    await host_setup.check()
+    assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
+    machine.foreign = (DOCKER,)
+    clock[0] += setup.FOREIGN_SECONDS + 1
+    await host_setup.check()
+    (condition,) = (state for state in host_setup.conditions() if state.type == "PacketFilter")
+    assert (condition.status, condition.reason) == (False, "ForeignDrop")
+    assert condition.message == (
+        "chain FORWARD of the legacy table ip filter (policy drop) drops IPv4 packets between pods: "
+        "iptables-legacy -t filter -I FORWARD -i G+ -j ACCEPT; iptables-legacy -t filter -I FORWARD -o G+ -j ACCEPT"
+    )
+    assert host_setup.problem is None  # pods are attached: the other families' packets pass
+    machine.foreign = ()
+    clock[0] += setup.FOREIGN_SECONDS + 1
+    await host_setup.check()
+    assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
+
+
+async def test_a_contested_filter_is_put_back_once_a_minute_and_told(host_setup, machine, clock):
+    await host_setup.check()
+    for _ in range(setup.CONTESTED):
+        assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
+        machine.broken = ("IPv6 PREROUTING",)
+        clock[0] += 5
+        await host_setup.check()
+    assert conditions(host_setup)["PacketFilter"] == (False, "Contested")
+    machine.broken, machine.done[:] = ("IPv6 PREROUTING",), []
+    for _ in range(11):
+        clock[0] += 5
+        await host_setup.check()
+    assert "mend" not in machine.done
+    clock[0] += 6
+    await host_setup.check()
+    assert machine.done.count("mend") == 1
+    assert conditions(host_setup)["PacketFilter"] == (False, "Contested")
+    clock[0] += setup.CONTESTED_SECONDS + 1
+    await host_setup.check()
+    assert conditions(host_setup)["PacketFilter"] == (True, "NftTables")
 
 
 @pytest.mark.parametrize(

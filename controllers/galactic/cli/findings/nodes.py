@@ -10,8 +10,18 @@ from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment
 from galactic.names import PREFIX_ANNOTATION
 
-OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU")
+OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU", "Untracked")
 """Conditions that need not be True for pods to be attached and to reach others."""
+REMEDIES_BY_REASON: Final = {
+    "ForeignDrop": (
+        "accept them there, with the commands in the message and in the configuration of the firewall that made the "
+        "chain; see docs/security.md"
+    ),
+    "Contested": (
+        "that program's rules ahead of Galactic's take effect on packets of VPCs: Calico's FelixConfiguration has "
+        "chainInsertMode: Append; see docs/security.md"
+    ),
+}
 ALIKE: Final = 3
 """Up to this number, nodes with the same problem get a finding each."""
 REMEDIES: Final = {
@@ -89,6 +99,7 @@ def _segment(snapshot: Snapshot, name: str, segment: NodeSegment) -> Iterator[Fi
         severity = NOTE if cause.type in OPTIONAL else PROBLEM
         own = has_remedy(cause.message) and cause.type not in REMEDIES
         remedy = describe if own else _remedy(snapshot, name, cause.type)
+        remedy = REMEDIES_BY_REASON.get(cause.reason, remedy)
         message = with_names(snapshot, cause.message) if cause.type == "PathMTU" else cause.message
         yield Finding(severity, about, f"{cause.type}: {cause.reason}", message, remedy)
     ready = conditions.get("Ready")

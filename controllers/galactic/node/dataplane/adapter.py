@@ -8,6 +8,8 @@ from pathlib import Path
 from galactic import srv6
 from galactic.linux.firewall import Installed, firewall, install
 from galactic.linux.firewall_fingerprint import fingerprint
+from galactic.linux.foreign import Dropping, dropping, packets
+from galactic.linux.precedence import harmless
 from galactic.linux.preflight import Preflight, preflight
 from galactic.linux.underlay import Underlay, underlay
 
@@ -51,4 +53,8 @@ class LinuxHost:
         return replace(await install(rules, backend=known.backend), reason=known.reason)
 
     def intact(self, installed: Installed) -> bool:
-        return fingerprint(installed.backend) == installed.fingerprint
+        return fingerprint(installed.backend, harmless=harmless) == installed.fingerprint
+
+    def dropping(self, prefix: IPv6Network, uplinks: Sequence[str]) -> Sequence[Dropping]:
+        wanted = tuple(packets(self._block, srv6.loopback(prefix), uplinks))
+        return dropping(wanted, self._block)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network
@@ -12,6 +13,7 @@ import structlog
 from galactic.backoff import Backoff
 from galactic.errors import GalacticError
 from galactic.linux.firewall import Installed
+from galactic.linux.foreign import Dropping
 from galactic.linux.preflight import Preflight
 from galactic.linux.underlay import Underlay
 from galactic.node.dataplane.plan import OVERHEAD, Host
@@ -28,6 +30,12 @@ FULL_CHECK_SECONDS: Final = 300.0
 """Between full checks, which cost a process: they notice that other programs use another backend now."""
 UNDERLAY_SECONDS: Final = 5.0
 """Between checks of the underlay: packets that come by a new interface are dropped until it is found."""
+FOREIGN_SECONDS: Final = 5.0
+"""Between checks for chains of other programs that drop packets of VPCs."""
+CONTESTED: Final = 5
+"""Repairs of the packet filter within CONTESTED_SECONDS, from which on another program contests it."""
+CONTESTED_SECONDS: Final = 60.0
+"""Between repairs of a contested packet filter: they cost a process each, and undo each other."""
 MISSING_SECONDS: Final = 60.0
 """Until source validation is tried again where the kernel lacks it."""
 PREFLIGHT_SECONDS: Final = (5.0, 60.0)
@@ -61,6 +69,11 @@ class HostAdapter(Protocol):
     def intact(self, installed: Installed) -> bool:
         """Whether the packet filter is unchanged since. Cheap, however many rules other programs have."""
 
+    def dropping(self, prefix: IPv6Network, uplinks: Sequence[str]) -> Sequence[Dropping]:
+        """The chains of other programs that drop packets of VPCs. Cheap: it reads policies, and the rules of those
+        chains alone that packets of VPCs reach.
+        """
+
 
 @dataclass(slots=True)
 class _Next:
@@ -69,6 +82,8 @@ class _Next:
     preflight: float = 0.0
     underlay: float = 0.0
     filter: float = 0.0
+    foreign: float = 0.0
+    contested: float = 0.0
 
 
 class HostSetup:
@@ -90,6 +105,9 @@ class HostSetup:
         self._underlay: Underlay | None = None
         self._installed: Installed | None = None
         self._installed_for: tuple[IPv6Network, tuple[str, ...]] | None = None
+        self._dropping: Sequence[Dropping] = ()
+        self._repairs: deque[float] = deque(maxlen=CONTESTED)
+        self._contested = ""
         self._changed = store.watch()
         self._next = _Next()
         self._backoff, self._pause = Backoff(*BACKOFF_SECONDS, spread=0.0), 0.0
@@ -112,6 +130,7 @@ class HostSetup:
         await self._check_kernel()
         await self._check_underlay()
         cost = await self._check_filter()
+        self._check_foreign()
         if self._underlay is None or self._filter_problem is not None:
             return self._backoff.pause()
         return min(max(self._pause, cost * CHECK_SHARE, CHECK_SECONDS[0]), CHECK_SECONDS[1])
@@ -194,7 +213,22 @@ class HostSetup:
             if installed.lacking
             else ConditionState("SourceValidation", True, "Checked", "sources of pods' packets are checked")
         )
-        return ConditionState("PacketFilter", True, backend, installed.reason), validation
+        untracked = (
+            ConditionState(
+                "Untracked", False, "Missing", f"NAT may apply to packets of VPCs: {installed.tracked}"
+            )
+            if installed.tracked
+            else ConditionState("Untracked", True, "NotTracked", "packets of VPCs are in no connection table")
+        )
+        if self._contested:
+            message = (
+                f"another program changes {self._contested} again and again: give up the first place there"
+            )
+            return ConditionState("PacketFilter", False, "Contested", message), validation, untracked
+        if self._dropping:
+            chains = "; ".join(f"{chain}: {chain.remedy}" for chain in self._dropping)
+            return ConditionState("PacketFilter", False, "ForeignDrop", chains), validation, untracked
+        return ConditionState("PacketFilter", True, backend, installed.reason), validation, untracked
 
     async def _check_kernel(self) -> None:
         """Once; while it lacks a feature, again after a module has come, and after PREFLIGHT_SECONDS."""
@@ -245,9 +279,11 @@ class HostSetup:
         wanted = prefix, underlay.uplinks
         known = self._installed if self._filter_problem is None and wanted == self._installed_for else None
         started, full = time.process_time(), time.monotonic() >= self._next.filter
+        if self._contested and time.monotonic() < self._next.contested:
+            return 0.0
         if known is not None and not full and self._adapter.intact(known):
             self._backoff.succeeded()
-            self._pause = 0.0
+            self._pause, self._contested = 0.0, ""
             return time.process_time() - started
         try:
             self._installed = await self._adapter.filter(*wanted, None if full else known)
@@ -259,12 +295,27 @@ class HostSetup:
         self._filter_problem, self._installed_for = None, wanted
         if full or known is None:
             self._next.filter = time.monotonic() + (
-                MISSING_SECONDS if self._installed.lacking else FULL_CHECK_SECONDS
+                MISSING_SECONDS if self._installed.lacking or self._installed.tracked else FULL_CHECK_SECONDS
             )
         self._store.node.set_filtered(prefix)
         if self._installed.changed:
             self._report(self._installed, known)
         return 0.0
+
+    def _check_foreign(self) -> None:
+        """Chains of other programs that drop packets of VPCs: reported, not changed."""
+        prefix, underlay, now = self._store.node.prefix, self._underlay, time.monotonic()
+        if prefix is None or underlay is None or self._filter_problem or now < self._next.foreign:
+            return
+        started = time.process_time()
+        before, self._dropping = self._dropping, self._adapter.dropping(prefix, underlay.uplinks)
+        cost = time.process_time() - started
+        self._next.foreign = now + max(FOREIGN_SECONDS, cost * CHECK_SHARE)
+        for chain in self._dropping:
+            if chain not in before:
+                log.warning(
+                    "another program's chain drops packets of VPCs", chain=str(chain), remedy=chain.remedy
+                )
 
     def _report(self, installed: Installed, known: Installed | None) -> None:
         if known is None or known.backend != installed.backend:
@@ -280,6 +331,13 @@ class HostSetup:
             self._backoff.pause()
         )  # a program that changes it again and again does not take all our time
         log.warning("packet filter changed by another program was put back", changed=installed.changed)
+        now = time.monotonic()
+        self._repairs.append(now)
+        if self._contested or (
+            len(self._repairs) == CONTESTED and now - self._repairs[0] < CONTESTED_SECONDS
+        ):
+            self._contested = ", ".join(installed.changed)
+            self._next.contested = now + CONTESTED_SECONDS
 
     async def _prefix_changed(self) -> None:
         before = self._store.node.prefix
