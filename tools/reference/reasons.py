@@ -96,6 +96,10 @@ CONDITIONS: Final = {
         "Attached": "the pod has the VPC interface; absent without a pod, and while it starts",
         "Routed": "False: a pod is attached, but its routes are not published; the message has the reason",
         "Conflict": "True: another object has the address or the prefix; the message names it",
+        "KindsCurrent": (
+            "False: the API server drops fields of the status, because the kind is of an earlier version; absent "
+            "otherwise"
+        ),
         "NetworksAccepted": (
             "False: the VPC got networks after the attachment of another namespace was ready, and the pod has no "
             "routes to them; absent otherwise"

@@ -14,6 +14,7 @@ from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
 from galactic.operator.events import Events
+from galactic.operator.kinds import Kinds
 from galactic.operator.state import Caches
 
 FINALIZER: Final = f"{GROUP}/in-use"
@@ -55,6 +56,7 @@ class ReconcileContext:
     events: Events
     rules: Rules
     allocator: Allocator = field(default_factory=Allocator)
+    kinds: Kinds = field(default_factory=Kinds)
     queue: WorkQueue[Item] = field(default_factory=lambda: WorkQueue(first=_first))
 
     def dirty(self, item: Item, delay: float = 0.0) -> None:
@@ -62,15 +64,24 @@ class ReconcileContext:
         self.queue.add(item, delay)
 
     async def status(self, resource: Resource, meta: Meta, before: Model, after: Mapping[str, Any]) -> None:
-        """Writes the changed fields of a status, and Events for changed conditions."""
+        """Writes the changed fields of a status, and Events for changed conditions.
+
+        Writes once more where the answer shows that the API server dropped a field, or keeps it now.
+        """
         written = before.model_dump(by_alias=True, exclude_unset=True, mode="json")
-        patch = status_patch(written, after, meta.resource_version)
-        if patch is None:
-            return
-        answer = await self.api.patch(
-            resource, meta.name, patch, meta.namespace or None, subresource="status"
-        )
-        self.caches.of(resource).set(answer)
+        present = [Condition.model_validate(one) for one in written.get("conditions") or ()]
+        version, again = meta.resource_version, True
+        while again:
+            after = self.kinds.stated(resource, meta, present, after)
+            patch = status_patch(written, after, version)
+            if patch is None:
+                return
+            answer = await self.api.patch(
+                resource, meta.name, patch, meta.namespace or None, subresource="status"
+            )
+            self.caches.of(resource).set(answer)
+            version = answer["metadata"]["resourceVersion"]
+            again = self.kinds.observe(resource, patch["status"], answer)
         self._record_changes(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
     async def finalizer(
@@ -117,7 +128,9 @@ class ReconcileContext:
 
 WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
 """Reasons of good conditions that make a Warning nevertheless."""
-GOOD: Final = frozenset({READY, "Accepted", "Granted", "Routed", "Attached", "NetworksAccepted"})
+GOOD: Final = frozenset(
+    {READY, "Accepted", "Granted", "Routed", "Attached", "NetworksAccepted", "KindsCurrent"}
+)
 """Condition types that are True when all is well."""
 
 

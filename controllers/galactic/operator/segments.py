@@ -1,7 +1,8 @@
 """NodeSegments: made for Nodes, and checked against each other.
 
-A Node's prefix is in its annotation, else in the setting ``segments``. A Node without either gets the next prefix of
-the pool, if there is one, and keeps it for as long as the Node exists.
+A Node's prefix is in the setting ``segments``. Else, where there is a pool, the Node gets its next prefix, and keeps it
+for as long as the Node exists. Without a pool its annotation has the prefix: a node may write its own annotations, so
+they do not outdo what the operator's settings say.
 
 A NodeSegment made here is owned by its Node: when the Node is removed, Kubernetes removes the segment, and the router
 then withdraws the node's routes. When only the annotation is removed the segment stays, and so do the node's pods.
@@ -86,9 +87,7 @@ class Segments:
         """Makes or updates the Node's NodeSegment."""
         context = self._context
         segment = context.caches.segments.get(key)
-        source, text = PREFIX_ANNOTATION, node.annotations.get(PREFIX_ANNOTATION)
-        if text is None:
-            source, text = "segments", context.rules.segments.get(node.name)
+        source, text = self._chosen(key, node)
         try:
             if text is None and context.rules.pool is not None and segment is None:
                 source, text = "pool", str(self._free(key, context.rules.pool))
@@ -125,6 +124,24 @@ class Segments:
             patch = {"spec": {"prefix": str(prefix)}}
             context.caches.segments.set(await context.api.patch(NODE_SEGMENTS, key[1], patch))
 
+    def _chosen(self, key: Key, node: Meta) -> tuple[str, str | None]:
+        """The source of the Node's prefix, and the prefix; None: that of its NodeSegment, or the pool's next one."""
+        rules, segment = self._context.rules, self._context.caches.segments.get(key)
+        annotated, given = node.annotations.get(PREFIX_ANNOTATION), rules.segments.get(node.name)
+        if annotated is None or (given is None and rules.pool is None):
+            return (PREFIX_ANNOTATION, annotated) if given is None else ("segments", given)
+        present = segment.spec.prefix if isinstance(segment, NodeSegment) else None
+        if annotated == present:  # an earlier version went by the annotation: the node's pods keep their SIDs
+            return PREFIX_ANNOTATION, annotated
+        if annotated != given:
+            message = (
+                f"{PREFIX_ANNOTATION}: {annotated} has no effect, because the operator's "
+                f"{'pool_prefix' if given is None else 'segments'} decides; remove the annotation, or give the prefix "
+                "in segments"
+            )
+            self._context.events.record(NODES, node, "Warning", "PrefixIgnored", message)
+        return "segments", given
+
     def _free(self, key: Key, pool: IPv6Network) -> IPv6Network:
         """A free prefix of the pool. Raises Rejected."""
         if (claimed := self._prefixes.get(key)) is not None:
@@ -138,8 +155,8 @@ class Segments:
             if not any(self._prefixes[near].overlaps(prefix) for near in self._near.get(_block(prefix), ())):
                 return prefix
         raise Rejected(
-            f"all {total} prefixes /{length} of {pool} are taken; give the Node the annotation {PREFIX_ANNOTATION}, or "
-            "make pool_prefix larger",
+            f"all {total} prefixes /{length} of {pool} are taken; give the Node a prefix in segments, or make "
+            "pool_prefix larger",
             reason="PoolExhausted",
         )
 

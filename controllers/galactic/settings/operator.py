@@ -22,7 +22,8 @@ class OperatorSettings(Settings):
         description="MTU of attachments; 0: each node's underlay MTU less the encapsulation",
     )
     segments: dict[str, str] = Field(
-        default_factory=dict, description="SRv6 prefixes by Node name, for Nodes without the annotation"
+        default_factory=dict,
+        description="SRv6 prefixes by Node name, before the pool and the Nodes' annotations",
     )
     pool_prefix: IPv6Network | None = Field(
         default=None,

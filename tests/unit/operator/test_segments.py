@@ -8,6 +8,8 @@ from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES
 from galactic.names import NOT_READY_TAINT, PREFIX_ANNOTATION
 from galactic.operator.context import Rules
 
+POOL = Rules(pool=IPv6Network("2001:db8:ffff::/48"))
+
 
 def node(cluster, name, prefix):
     cluster.api.put(NODES, {"metadata": {"name": name, "annotations": {PREFIX_ANNOTATION: prefix}}})
@@ -111,7 +113,7 @@ async def started(clusters, **rules):
     return cluster
 
 
-async def test_a_prefix_comes_from_the_annotation_else_the_settings_else_the_pool(clusters):
+async def test_a_prefix_comes_from_the_settings_else_the_pool(clusters):
     cluster = await started(
         clusters,
         segments={"n1": "2001:db8:ff01:100::/56", "n2": "2001:db8:ff01:200::/56"},
@@ -121,7 +123,7 @@ async def test_a_prefix_comes_from_the_annotation_else_the_settings_else_the_poo
     for name in ("n2", "n3", "n4", "n5"):
         cluster.api.put(NODES, {"metadata": {"name": name}})
     await cluster.settled()
-    assert prefix_of(cluster, "n1") == "2001:db8:ff07:100::/56"
+    assert prefix_of(cluster, "n1") == "2001:db8:ff01:100::/56"
     assert prefix_of(cluster, "n2") == "2001:db8:ff01:200::/56"
     pooled = {prefix_of(cluster, name) for name in ("n3", "n4", "n5")}
     assert len(pooled) == 3
@@ -183,4 +185,36 @@ async def test_a_namesakes_segment_does_not_open_a_new_node(clusters):
     cluster.api.put(NODES, {"metadata": {"name": "n1"}, "spec": {"taints": [taint]}})
     await cluster.settled()
     assert cluster.api.stored(NODES, "n1")["spec"]["taints"] == [taint]
+    await cluster.stop()
+
+
+GIVEN, OWN, OTHER = (f"2001:db8:ff01:{part}00::/56" for part in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("rules", "present", "annotation", "prefix"),
+    [
+        pytest.param(Rules(segments={"n1": GIVEN}), None, OWN, GIVEN, id="values"),
+        pytest.param(Rules(segments={"n1": GIVEN}), GIVEN, OWN, GIVEN, id="values-later"),
+        pytest.param(Rules(segments={"n1": GIVEN}), OWN, OWN, OWN, id="values-of-before"),
+        pytest.param(Rules(segments={"n1": GIVEN}), OWN, None, GIVEN, id="values-without-it"),
+        pytest.param(POOL, None, OWN, "2001:db8:ffff::/56", id="pool"),
+        pytest.param(POOL, OTHER, OWN, OTHER, id="pool-later"),
+        pytest.param(POOL, OWN, OWN, OWN, id="pool-of-before"),
+        pytest.param(Rules(), OTHER, OWN, OWN, id="annotation-alone"),
+    ],
+)
+async def test_a_nodes_annotation_does_not_outdo_the_settings(clusters, rules, present, annotation, prefix):
+    """A kubelet may annotate its own Node."""
+    cluster = clusters(rules)
+    annotations = {"annotations": {PREFIX_ANNOTATION: annotation}} if annotation else {}
+    cluster.api.put(NODES, {"metadata": {"name": "n1", **annotations}})
+    if present:
+        managed = {"name": "n1", "labels": {"app.kubernetes.io/managed-by": "galactic-operator"}}
+        cluster.api.put(NODE_SEGMENTS, {"metadata": managed, "spec": {"prefix": present}})
+    await cluster.start()
+    await cluster.settled()
+    assert prefix_of(cluster, "n1") == prefix
+    ignored = annotation is not None and annotation != prefix
+    assert ("PrefixIgnored" in reasons(cluster, "Node")) == ignored
     await cluster.stop()

@@ -8,7 +8,7 @@ problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, `
 from galactic.cli.findings.events import event_findings
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain
 from galactic.cli.findings.nodes import nodes
-from galactic.cli.findings.objects import attachments, vpcs
+from galactic.cli.findings.objects import attachments, kinds, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
 from galactic.cli.findings.refusals import refusals
@@ -21,6 +21,6 @@ __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds
 def findings(snapshot: Snapshot) -> list[Finding]:
     """All findings, problems before notes."""
     collected: list[Finding] = []
-    for part in (unread, programs, leaders, nodes, vpcs, attachments, pods, refusals, event_findings):
+    for part in (unread, programs, leaders, nodes, kinds, vpcs, attachments, pods, refusals, event_findings):
         collected += part(snapshot)
     return sorted(dict.fromkeys(collected), key=lambda finding: finding.severity != PROBLEM)

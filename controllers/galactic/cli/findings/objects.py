@@ -20,6 +20,18 @@ def vpcs(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(NOTE, f"VPC {name}", deleting.reason, deleting.message, remedy)
 
 
+def kinds(snapshot: Snapshot) -> Iterator[Finding]:
+    """Kinds of an earlier version, whose objects lose what the operator writes: once for each kind."""
+    for kind, things in (("VPC", snapshot.vpcs), ("VPCAttachment", snapshot.attachments)):
+        for thing in things.values():
+            current = by_type(thing.status.conditions).get("KindsCurrent")
+            if current and current.status == "False":
+                remedy = "kubectl apply --server-side -f crds/ of the operator's version"
+                message = current.message.partition("; kubectl")[0]
+                yield Finding(PROBLEM, f"kind {kind}", current.reason, message, remedy)
+                break
+
+
 def attachments(snapshot: Snapshot) -> Iterator[Finding]:
     """Attachments that are not Ready, or that other pods of their VPC do not reach."""
     for name, attachment in snapshot.attachments.items():
