@@ -14,6 +14,7 @@ from cryptography.x509.oid import NameOID
 from waits import until
 
 from galactic.bus import client, inflight, paho
+from galactic.kube.certificates import usage
 from galactic_lab.controlplane.mosquitto import Mosquitto
 
 NOW = dt.datetime.now(dt.UTC)
@@ -43,8 +44,10 @@ class Authority:
         self.folder, self.name = folder, name
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._builder(self._subject, self._key, NOW - 2 * DAY, NOW + DAY).add_extension(
-            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        certificate = (
+            self._builder(self._subject, self._key, NOW - 2 * DAY, NOW + DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(usage(signs_certificates=True), critical=True)
         )
         self.cert = folder / f"{name}.pem"
         self.cert.write_bytes(
@@ -68,6 +71,8 @@ class Authority:
         return pair
 
     def _builder(self, subject, key, start, end) -> x509.CertificateBuilder:
+        """With the identifiers of keys (RFC 5280 §4.2.1) that Python requires from 3.13 on."""
+        issuer = self._key.public_key()
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -76,6 +81,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(start)
             .not_valid_after(end)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
         )
 
 
