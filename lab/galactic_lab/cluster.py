@@ -165,7 +165,7 @@ class Lab(Disturbances):
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
             roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
-            kinds = servers.kinds(found.version)
+            kinds = servers.kinds()
             files = [word for path in servers.definitions(checkout()) for word in ("-f", str(path))]
             self.kubectl(
                 "apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles + kinds

@@ -62,15 +62,6 @@ def test_a_field_that_does_not_exist_would_be_seen(helm: Helm, server: Server, k
     assert "Sometimes" in server.problem(thing)
 
 
-def test_newer_servers_get_newer_kinds(helm: Helm) -> None:
-    def budgets(version: str) -> set[str]:
-        objects = helm.objects(version=version)
-        return {it["apiVersion"] for it in objects if it["kind"] == "PodDisruptionBudget"}
-
-    assert budgets("1.20.0") == {"policy/v1beta1"}
-    assert budgets("1.34.0") == {"policy/v1"}
-
-
 @pytest.mark.parametrize("namespace", [NAMESPACE, "elsewhere"])
 def test_helm_3_renders_the_same(helm: Helm, helm3: Helm, namespace: str) -> None:
     more = ("--include-crds", f"--namespace={namespace}")

@@ -1,9 +1,13 @@
 """What cannot work is refused before anything is sent to a cluster, and the answer names the value."""
 
+import re
 from typing import Any
 
 import pytest
 from charting import Helm, Refused, merged, nested
+from values import CHART
+
+from release.proven import OLDEST
 
 MQTT, MQTTS = nested("mqtt.url", "mqtt://broker"), nested("mqtt.url", "mqtts://broker")
 
@@ -234,6 +238,11 @@ def test_helm_3_refuses_too(helm3: Helm, values: dict[str, Any]) -> None:
         helm3.render(values)
 
 
-def test_an_older_kubernetes_is_refused(helm: Helm) -> None:
-    with pytest.raises(Refused, match=r"1\.20\.0"):
-        helm.render(version="1.19.0")
+def test_the_oldest_kubernetes_that_it_takes_is_the_oldest_that_is_tested(helm: Helm) -> None:
+    """The same as in docs/install.md, which names the tested minors."""
+    page = (CHART.parents[1] / "docs/install.md").read_text()
+    (oldest,) = re.findall(r"(?m)^- Kubernetes 1\.(\d+) to 1\.\d+:", page)
+    assert f"1.{oldest}" == OLDEST
+    assert helm.render(version=f"1.{oldest}.0")
+    with pytest.raises(Refused, match=rf"1\.{oldest}\.0"):
+        helm.render(version=f"1.{int(oldest) - 1}.9")

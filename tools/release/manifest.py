@@ -13,10 +13,10 @@ import yaml
 from galactic_lab.builds.build_helm import HELM
 from galactic_lab.state import NAMESPACE
 from release.distributions import ROOT
+from release.proven import OLDEST
 
 PATH: Final = Path("dist/install.yaml")
-KUBERNETES: Final = "1.25.0"
-"""The oldest API server of the manifest; the chart supports older ones."""
+KUBERNETES: Final = f"{OLDEST}.0"
 HEAD: Final = f"""\
 # Galactic with the defaults of charts/galactic, for Kubernetes {KUBERNETES.removesuffix(".0")} and later:
 #

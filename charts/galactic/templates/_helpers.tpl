@@ -215,10 +215,6 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
-{{- define "galactic.budgets" -}}
-{{- if semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version }}policy/v1{{ else }}policy/v1beta1{{ end -}}
-{{- end -}}
-
 {{/* Metadata of the Job before `helm uninstall` and of its rights. */}}
 {{- define "galactic.hook" -}}
 labels:

@@ -3,9 +3,7 @@
 ``python -m galactic.crds.schema [--check] [DIRECTORY …]`` writes one YAML file a kind into each directory (default
 ``crds``), or with ``--check`` lists those that differ and exits 1.
 
-They are for Kubernetes 1.30 and later. ``rules.for_server`` leaves out what older servers do not know, as the chart
-does: ``kubectl apply`` against such a server, client and server side, refuses the whole file for an unknown field
-(tried with kubectl 1.32 and a 1.20 server).
+They are for Kubernetes 1.30 and later: an older API server does not know ``fieldPath``, or has no ratcheting of rules.
 """
 
 import sys

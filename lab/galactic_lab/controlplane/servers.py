@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Final
 
-from galactic.crds.rules import for_server
 from galactic.crds.schema import KINDS, definition
 from galactic_lab.assets import Assets
 from galactic_lab.controlplane import broker, dns, postgres, prometheus
@@ -161,6 +160,6 @@ def definitions(checkout: Path) -> list[Path]:
     return [MULTUS, checkout / "charts/galactic/templates/clusterroles-users.yaml"]
 
 
-def kinds(version: tuple[int, int]) -> str:
-    """Galactic's own CRDs for an API server of that version. YAML."""
-    return "".join(f"---\n{json.dumps(for_server(definition(kind), version))}\n" for kind in KINDS)
+def kinds() -> str:
+    """Galactic's own CRDs. YAML."""
+    return "".join(f"---\n{json.dumps(definition(kind))}\n" for kind in KINDS)

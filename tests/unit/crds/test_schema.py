@@ -1,4 +1,4 @@
-"""The definitions: up to date, structural, and such that old API servers take them."""
+"""The definitions: up to date, structural, and such that API servers take them."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import yaml
 
 from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
-from galactic.crds.rules import EXTENSION, for_server
 from galactic.crds.schema import KINDS, definition, main, rendered
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
@@ -43,9 +42,8 @@ class TestEvery:
             if path and not path.endswith("[]") and path not in plain:
                 assert schema.get("description"), path
 
-    def test_nothing_that_an_old_server_or_kubectl_refuses(self, kind):
+    def test_nothing_that_a_server_or_kubectl_refuses(self, kind):
         text = rendered(kind)
-        assert EXTENSION not in str(for_server(definition(kind), (1, 24)))
         assert "anyOf" not in text
         assert "$ref" not in text
         status = schema_of(kind)["properties"]["status"]
@@ -57,27 +55,6 @@ class TestEvery:
             path for path, schema in walk(status) if schema["type"] == "array" and "maxItems" not in schema
         ]
         assert unbounded == []
-
-
-@pytest.mark.parametrize(
-    ("minor", "fields", "about_values"),
-    [
-        pytest.param(25, {"rule", "message"}, False, id="1.25"),
-        pytest.param(27, {"rule", "message", "messageExpression"}, False, id="1.27"),
-        pytest.param(28, {"rule", "message", "messageExpression", "fieldPath"}, False, id="1.28"),
-        pytest.param(30, {"rule", "message", "messageExpression", "fieldPath"}, True, id="1.30"),
-    ],
-)
-def test_a_server_gets_the_rules_that_it_knows(minor, fields, about_values):
-    schemas = [
-        rule
-        for kind in KINDS
-        for _, schema in walk(for_server(schema_of(kind), (1, minor)))
-        for rule in schema.get(EXTENSION, ())
-    ]
-    assert {name for rule in schemas for name in rule} == fields
-    assert any("oldSelf" in rule["rule"] for rule in schemas)
-    assert any("oldSelf" not in rule["rule"] for rule in schemas) == about_values
 
 
 def test_check_tells_of_drift_and_writes_nothing(tmp_path, capsys):
