@@ -1,5 +1,6 @@
 """Settings of apt and pip of this machine, mounted while an image is built. The image has nothing of them."""
 
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,8 +15,24 @@ MACHINE: Final = "/run/machine"
 """The mount point of pip's settings during a build."""
 
 
-def sources(suite: str, apt: Path = APT) -> Iterator[tuple[Path, str]]:
-    """The machine's apt sources of the suite: file and content."""
+def sources(suite: str, apt: Path = APT, release: str = "") -> list[tuple[Path, str]]:
+    """The machine's apt sources of the suite: file and content.
+
+    Where it has none, those of its own ``release`` of Debian with the suite in its place: a mirror serves both.
+    """
+    if found := list(_of(suite, apt)):
+        return found
+    release = release or _debian()
+    return [(path, re.sub(rf"\b{release}\b", suite, text)) for path, text in _of(release, apt) if release]
+
+
+def _debian() -> str:
+    """The name of this machine's release of Debian; empty on other systems."""
+    system = platform.freedesktop_os_release()
+    return system.get("VERSION_CODENAME", "") if system.get("ID") == "debian" else ""
+
+
+def _of(suite: str, apt: Path) -> Iterator[tuple[Path, str]]:
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
         if not path.is_file():
             continue
@@ -32,9 +49,9 @@ def sources(suite: str, apt: Path = APT) -> Iterator[tuple[Path, str]]:
             yield path, "\n\n".join(stanzas) + "\n"
 
 
-def mirror(suite: str, apt: Path = APT) -> str:
+def mirror(suite: str, apt: Path = APT, release: str = "") -> str:
     """The URL that this machine fetches the suite from. Raises BuildFailed where no source has it."""
-    for path, text in sources(suite, apt):
+    for path, text in sources(suite, apt, release):
         pattern = r"^URIs:\s*(\S+)" if path.suffix == ".sources" else r"(\w+://\S+)"
         if found := re.search(pattern, text, re.MULTILINE):
             return found[1]

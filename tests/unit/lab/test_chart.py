@@ -153,7 +153,23 @@ def test_sources_of_a_suite(tmp_path: Path) -> None:
     (tmp_path / "sources.list").unlink()
     assert mirrors.mirror("bookworm", tmp_path) == "http://b.example/debian"
     with pytest.raises(BuildFailed, match="serves sid"):
-        mirrors.mirror("sid", tmp_path)
+        mirrors.mirror("sid", tmp_path, "noble")
+
+
+def test_sources_of_a_suite_on_another_release(tmp_path: Path) -> None:
+    parts = tmp_path / "sources.list.d"
+    parts.mkdir()
+    (tmp_path / "sources.list").write_text("deb http://a.example/debian trixie main\n")
+    (parts / "b.sources").write_text(
+        "Types: deb\nURIs: http://b.example/debian-security\nSuites: trixie-security\n\n"
+        "Types: deb\nURIs: http://c.example/debian\nSuites: sid\n"
+    )
+    found = {path.name: text for path, text in mirrors.sources("bookworm", tmp_path, "trixie")}
+    assert found == {
+        "sources.list": "deb http://a.example/debian bookworm main\n",
+        "b.sources": "Types: deb\nURIs: http://b.example/debian-security\nSuites: bookworm-security\n",
+    }
+    assert mirrors.mirror("bookworm", tmp_path, "trixie") == "http://a.example/debian"
 
 
 def pod(name: str = "galactic-node-x", **status: Any) -> dict[str, Any]:
