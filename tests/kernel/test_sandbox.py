@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from galactic.node.dataplane.sandbox import alive, device
+from galactic.node.dataplane.sandbox import absence, alive, device
 
 
 @pytest.fixture
@@ -23,6 +23,22 @@ def test_a_namespace_is_alive_while_it_is_mounted(mounted):
     subprocess.run(["umount", mounted], check=True)
     assert mounted.exists()
     assert not alive(str(mounted)), "the file alone is nobody's namespace"
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        pytest.param("/proc/4194304/ns/net", "node.netnsDir", id="of-a-process-elsewhere"),
+        pytest.param(
+            "/run/elsewhere/netns/cni-1", "does not see /run/elsewhere/netns: set node.netnsDir", id="folder"
+        ),
+        pytest.param("/etc/passwd", "/etc/passwd is not a pod's network namespace", id="a-file"),
+        pytest.param("/tmp/none", "/tmp/none is not a pod's network namespace", id="gone"),
+    ],
+)
+def test_the_absence_of_a_namespace_has_its_remedy(path, expected):
+    assert not alive(path)
+    assert expected in absence(path)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.node.cni import protocol
 from galactic.node.cni.protocol import Failure, Request
 from galactic.node.cni.results import differences, result
-from galactic.node.dataplane.sandbox import alive, device
+from galactic.node.dataplane.sandbox import absence, alive, device
 from galactic.node.dataplane.sync import Sync
 from galactic.node.state.attachment import (
     Attachment,
@@ -86,7 +86,7 @@ class Calls:
         if not self._alive(attachment.netns):
             raise Failure(
                 protocol.INVALID_ENVIRONMENT,
-                f"CNI_NETNS: {attachment.netns} is not a pod's network namespace",
+                f"CNI_NETNS: {absence(attachment.netns)}",
             )
         try:
             async with (

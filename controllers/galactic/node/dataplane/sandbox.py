@@ -40,6 +40,25 @@ def alive(path: str) -> bool:
         os.close(descriptor)
 
 
+def absence(path: str) -> str:
+    """Why no pod's network namespace is at a path that is not ``alive``, with the remedy.
+
+    A node controller in a container sees the folders that are mounted there, and processes of its own PID namespace.
+    """
+    if path.startswith("/proc/"):
+        return (
+            f"{path} names a process that the node controller does not see: make the container runtime keep network "
+            "namespaces as files, as containerd and CRI-O do, in the folder node.netnsDir of the chart"
+        )
+    folder = Path(path).parent
+    if not folder.is_dir():
+        return (
+            f"the node controller does not see {folder}: set node.netnsDir of the chart to the folder in which the "
+            "container runtime keeps network namespaces"
+        )
+    return f"{path} is not a pod's network namespace"
+
+
 def device(name: str, netns: str = "") -> Device | None:
     """The device of that name in the namespace at ``netns``, by default our own; None where there is none."""
 
