@@ -17,8 +17,18 @@ from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from galactic.errors import Rejected, Unreachable
+from galactic.linux.lookups import read_orders, write_order
 from galactic.linux.namespace import Namespace, device_index, device_name
-from galactic.linux.objects import HOST_ENDS, LOOPBACK_DEVICE, PROTOCOL, Interface, Link, Rule
+from galactic.linux.objects import (
+    HOST_ENDS,
+    LOOPBACK_DEVICE,
+    PROTOCOL,
+    Family,
+    Interface,
+    Link,
+    LookupOrder,
+    Rule,
+)
 from galactic.names import parse_interface
 
 _KINDS: Final = frozenset({"vrf", "dummy", "veth"})
@@ -94,6 +104,7 @@ class Devices:
             # a host end outside the group is not checked for forged sources: as good as down, so that it is corrected
             up=bool(message["flags"] & _IFF_UP) and message.get("group") == _group(kind),
             ifindex=message["index"],
+            mac=message.get("address") or "",
         )
 
     async def set_link(self, name: str, link: Link) -> None:
@@ -120,6 +131,8 @@ class Devices:
                 await self._route.link("set", index=index, mtu=link.mtu)
                 if link.peer:
                     _set_mtu(*link.peer, link.mtu)
+            if link.mac and present.mac != link.mac:
+                await self._route.link("set", index=index, address=link.mac)
             if not present.up:
                 await self._route.link("set", index=index, state="up", group=_group(link.kind))
 
@@ -142,6 +155,10 @@ class Devices:
             given["vrf_table"] = link.table
         if link.mtu:
             given["mtu"] = link.mtu
+        if (
+            link.mac
+        ):  # one that is given at creation is not replaced by udev (MACAddressPolicy= of systemd.link(5))
+            given["address"] = link.mac
         if link.peer is None:
             await self._route.link("add", **given)
             return
@@ -176,7 +193,12 @@ class Devices:
             await self._route.link("set", index=index, state="up")
 
     async def addresses(self, device: str = "") -> dict[tuple[str, Interface], bool]:
-        """(device, address) → noprefixroute, of one device or all of Galactic's; without the kernel's own addresses."""
+        """(device, address) → noprefixroute.
+
+        Without ``device``: of all of Galactic's, except the kernel's own addresses. With it: of that device, which
+        others share, only those that Galactic gave it. Those have its number as their origin; before Linux 5.18, and of
+        earlier versions, they are those without a prefix route.
+        """
         found: dict[tuple[str, Interface], bool] = {}
         names: dict[int, str] = {}
         with translated():
@@ -188,9 +210,11 @@ class Devices:
                 if name != device if device else not is_galactic(name):
                     continue
                 address = ip_interface((message.get("local") or message.get("address"), message["prefixlen"]))
-                flags = message.get("flags") or 0
-                if self._given(address, flags, message.get("proto") or 0):
-                    found[name, address] = bool(flags & _IFA_F_NOPREFIXROUTE)
+                flags, origin = message.get("flags") or 0, message.get("proto") or 0
+                bare = bool(flags & _IFA_F_NOPREFIXROUTE)
+                ours = origin == PROTOCOL or (bare and not origin) if device else True
+                if ours and self._given(address, flags, origin):
+                    found[name, address] = bare
         return found
 
     def _given(self, address: Interface, flags: int, protocol: int) -> bool:
@@ -208,12 +232,12 @@ class Devices:
             if address.version == 6:
                 flags |= _IFA_F_NODAD
             try:
-                await self._route.addr("add", **given, flags=flags)
+                await self._route.addr("add", **given, flags=flags, proto=PROTOCOL)
             except NetlinkError as error:
                 if error.code != errno.EEXIST:
                     raise
                 await self._route.addr("del", **given)
-                await self._route.addr("add", **given, flags=flags)
+                await self._route.addr("add", **given, flags=flags, proto=PROTOCOL)
 
     async def delete_address(self, device: str, address: Interface) -> None:
         """Deletes an address; a missing one is no error."""
@@ -226,7 +250,7 @@ class Devices:
         return {"index": index, "address": str(address.ip), "prefixlen": address.network.prefixlen}
 
     async def rules(self) -> dict[Rule, None]:
-        """Galactic's IPv6 rules."""
+        """Galactic's IPv6 rules, by their protocol."""
         found: dict[Rule, None] = {}
         with translated():
             async for message in await self._route.rule("dump", family=socket.AF_INET6):
@@ -235,6 +259,16 @@ class Devices:
                 destination = IPv6Network((message.get("dst") or "::", message["dst_len"]))
                 found[Rule(message.get("priority") or 0, destination, message.get("table") or 0)] = None
         return found
+
+    async def lookups(self) -> dict[Family, LookupOrder]:
+        """The order of the policy rules, of families that have rules of ours."""
+        with translated():
+            return await read_orders(self._route)
+
+    async def set_lookup(self, family: Family, wanted: LookupOrder | None) -> None:
+        """Puts the policy rules of a family in order; None: as they were before Galactic."""
+        with translated(errno.ENOENT):
+            await write_order(self._route, family, wanted)
 
     async def set_rule(self, rule: Rule) -> None:
         """Adds a rule; an existing one is no error."""

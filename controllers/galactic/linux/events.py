@@ -18,7 +18,7 @@ from galactic.errors import Unreachable
 from galactic.linux.devices import is_galactic
 from galactic.linux.namespace import Namespace, device_name
 from galactic.linux.netlink import HEADER, RTM_DELROUTE, RTM_NEWROUTE, attributes
-from galactic.linux.objects import LOOPBACK_DEVICE, PROTOCOL
+from galactic.linux.objects import LOOPBACK_DEVICE, MAIN_TABLE, PROTOCOL
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWRULE, _RTM_DELRULE = 16, 17, 20, 21, 32, 33
 _RTM_NEWNETCONF: Final = 80
@@ -26,6 +26,7 @@ _GROUPS: Final = (
     1,  # RTNLGRP_LINK
     5,  # IPV4_IFADDR
     7,  # IPV4_ROUTE
+    8,  # IPV4_RULE
     9,  # IPV6_IFADDR
     11,  # IPV6_ROUTE
     19,  # IPV6_RULE
@@ -33,7 +34,8 @@ _GROUPS: Final = (
     25,  # IPV6_NETCONF
 )
 _IFLA_IFNAME: Final = 3
-_FRA_PROTOCOL: Final = 21
+_FRA_TABLE, _FRA_L3MDEV, _FRA_PROTOCOL = 15, 19, 21
+_LOCAL_TABLE: Final = 255
 _NETCONFA_IFINDEX: Final = 1
 _ALL, _DEFAULT = -1, -2  # NETCONFA_IFINDEX_ALL and _DEFAULT
 _IFINFOMSG_SIZE, _IFADDRMSG_SIZE, _FIB_RULE_SIZE, _NETCONFMSG_SIZE = 16, 8, 12, 4
@@ -128,8 +130,7 @@ class Events:
             (index,) = _INDEX.unpack_from(body, 4)
             return Changed.ADDRESSES if is_galactic(device_name(self._socket, index)) else Changed(0)
         if kind in (_RTM_NEWRULE, _RTM_DELRULE):
-            protocol = dict(attributes(body[_FIB_RULE_SIZE:])).get(_FRA_PROTOCOL, b"")
-            return Changed.RULES if protocol == bytes([PROTOCOL]) else Changed(0)
+            return Changed.RULES if _decides(body) else Changed(0)
         if kind == _RTM_NEWNETCONF:
             raw = dict(attributes(body[_NETCONFMSG_SIZE:])).get(_NETCONFA_IFINDEX, bytes(4))
             (index,) = _SIGNED.unpack(raw)
@@ -145,6 +146,19 @@ class Events:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _decides(rule: bytes) -> bool:
+    """Whether a rule (fib_rule_hdr and attributes) is Galactic's, or one to the table local, main or a VRF's own.
+
+    Rules to main with a source or destination do not count: other networks have one for each of their pods.
+    """
+    parts = dict(attributes(rule[_FIB_RULE_SIZE:]))
+    if parts.get(_FRA_PROTOCOL) == bytes([PROTOCOL]) or any(parts.get(_FRA_L3MDEV, b"")):
+        return True
+    number = parts.get(_FRA_TABLE, b"")
+    table = _INDEX.unpack(number)[0] if len(number) == _INDEX.size else 0
+    return table in (_LOCAL_TABLE, MAIN_TABLE) and not any(rule[1:3])  # dst_len, src_len
 
 
 def _missed(error: OSError) -> Changed:

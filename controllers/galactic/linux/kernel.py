@@ -5,12 +5,12 @@ at every use, so that changes by other programs are never missed.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
 from galactic.errors import Rejected, Unreachable
-from galactic.linux import neighbours, sysctl
+from galactic.linux import devconf, neighbours, sysctl
 from galactic.linux.devices import Devices, is_galactic, translated
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
@@ -56,12 +56,19 @@ class LinuxKernel:
             links=await self._devices.links(),
             addresses=await self._devices.addresses(),
             rules=await self._devices.rules(),
+            lookups=await self._devices.lookups(),
             sysctls=await self.sysctls(),
         )
 
     async def sysctls(self) -> dict[str, str]:
-        """The values of the sysctls that this object has written before."""
-        return sysctl.values(self._namespace, self._sysctls)
+        """The values of the sysctls that this object has written before; not those of devices that are gone."""
+        ours = {setting for path in self._sysctls if (setting := _of_device(path))}
+        others = self._sysctls - {str(setting) for setting in ours}
+        present = sysctl.values(self._namespace, others)
+        if ours:
+            present |= await devconf.read(self._namespace, ours)
+        self._sysctls &= present.keys() | others
+        return present
 
     async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
         """Galactic's routes; those through ``LOOPBACK_DEVICE`` with that mode go to ``sink`` instead."""
@@ -108,6 +115,8 @@ class LinuxKernel:
             failures.add(route_name(key), why)
         for rule in wanted.rules.delete:
             await failures.of(f"rule {rule.priority} to {rule.destination}", devices.delete_rule(rule))
+        for family in wanted.lookups.delete:
+            await failures.of(f"IPv{family} policy rules", devices.set_lookup(family, None))
         for device, address in wanted.addresses.delete:
             if device not in wanted.links.delete:
                 await failures.of(f"address {address} of {device}", devices.delete_address(device, address))
@@ -117,29 +126,37 @@ class LinuxKernel:
     async def _set(self, wanted: Change, failures: "_Failures") -> None:
         devices = self._devices
         self._sysctls |= wanted.sysctls.set.keys()
-        late = sysctl.write(self._namespace, wanted.sysctls.set)
-        missing: set[str] = (
-            set()
-        )  # objects that depend on these are skipped, and are no failures of their own
+        ours = {setting: value for path, value in wanted.sysctls.set.items() if (setting := _of_device(path))}
+        others = wanted.sysctls.set.keys() - {str(setting) for setting in ours}
+        late = sysctl.write(self._namespace, {path: wanted.sysctls.set[path] for path in sorted(others)})
+        # objects that depend on these are skipped, and are no failures of their own
+        missing: set[str] = set()
         for name, link in sorted(wanted.links.set.items(), key=lambda item: _ORDER[item[1].kind]):
             if not await failures.of(f"device {name}", devices.set_link(name, link)):
                 missing.add(name)
         # a device's sysctls come with the device, net.vrf.strict_mode with the first VRF
         late = sysctl.write(self._namespace, {path: wanted.sysctls.set[path] for path in late})
+        late |= await self._set_ours({key: value for key, value in ours.items() if key.device not in missing})
         for path, error in late.items():
-            if missing.isdisjoint(path.split("/")):
-                failures.add(f"sysctl {path}", error.strerror or str(error))
+            failures.add(f"sysctl {path}", error.strerror or str(error))
         for (device, address), bare in wanted.addresses.set.items():
             if device in missing:
                 continue
             await failures.of(f"address {address} of {device}", devices.set_address(device, address, bare))
         for rule in wanted.rules.set:
             await failures.of(f"rule {rule.priority} to {rule.destination}", devices.set_rule(rule))
+        for family, order in wanted.lookups.set.items():
+            await failures.of(f"IPv{family} policy rules", devices.set_lookup(family, order))
         routes = wanted.routes.set
         if missing:
             routes = {key: target for key, target in routes.items() if _device(target) not in missing}
         for key, why in (await self._routes.write(settings(routes))).items():
             failures.add(route_name(key), why)
+
+    async def _set_ours(self, wanted: Mapping[devconf.Setting, str]) -> dict[str, OSError]:
+        """The failures by path."""
+        with translated():
+            return await devconf.write(self._namespace, wanted) if wanted else {}
 
     async def neighbours(self) -> dict[Neighbour, NeighbourState]:
         """The neighbours on Galactic's devices."""
@@ -183,11 +200,28 @@ class LinuxKernel:
                 failures = _Failures()
                 for device in sorted(given):
                     await failures.of(f"device {device} in {netns}", pod._devices.set_up(device))
+                for device in sorted(
+                    {device for device, address in wanted.addresses.set if address.version == 6}
+                ):
+                    await failures.of(f"device {device} in {netns}", pod._enable_ipv6(device))
                 failures.raise_any()
                 await pod._write_shared(wanted, failures)
                 failures.raise_any()
             finally:
                 pod.close()
+
+    async def _enable_ipv6(self, device: str) -> None:
+        """Raises Rejected where IPv6 is disabled on a device of a pod and cannot be enabled."""
+        path = f"net/ipv6/conf/{device}/disable_ipv6"
+        for name, error in sysctl.write(self._namespace, {path: "0"}).items():
+            if isinstance(error, FileNotFoundError):
+                raise Rejected(f"no IPv6 in the pod: the kernel was booted with ipv6.disable=1 ({name})")
+            raise Rejected(
+                f"IPv6 is disabled in the pod: its {name.replace('/', '.')} is 1 and cannot be written here "
+                f"({error.strerror}): take net.ipv6.conf.default.disable_ipv6 and net.ipv6.conf.all.disable_ipv6 "
+                "out of the pod's securityContext.sysctls and of the container runtime's configuration",
+                reason="IPv6Disabled",
+            )
 
     async def _write_shared(self, wanted: Change, failures: "_Failures") -> None:
         for (device, address), bare in wanted.addresses.set.items():
@@ -202,6 +236,10 @@ class LinuxKernel:
                 failures.add(route_name(key), why)
         for key, why in (await self._routes.write(deletions(wanted.routes.delete))).items():
             failures.add(route_name(key), why)
+        # With the first address of a subnet the kernel deletes the others, and with the last one all routes of IPv4.
+        for device in sorted({device for device, address in wanted.addresses.delete if address.version == 4}):
+            promoting = devconf.set_ipv4(self._namespace, device, {"promote_secondaries": 1})
+            await failures.of(f"device {device}", promoting)
         for device, address in wanted.addresses.delete:
             await failures.of(f"address {address} of {device}", self._devices.delete_address(device, address))
 
@@ -250,6 +288,12 @@ class _Failures:
         if len(self._rejected) == len(self._texts):
             raise Rejected(text, reason=self._rejected[0].reason)
         raise Unreachable("kernel", text)
+
+
+def _of_device(path: str) -> devconf.Setting | None:
+    """The sysctl as one of a device of ours; None for all others."""
+    setting = devconf.Setting.parse(path)
+    return setting if setting and is_galactic(setting.device) else None
 
 
 def _device(target: RouteTarget) -> str:

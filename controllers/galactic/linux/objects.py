@@ -51,6 +51,7 @@ class Link(NamedTuple):
     peer: tuple[str, str] | None = None  # not compared: where it is cannot be read
     up: bool = True  # a plan never asks for anything else; reading may find otherwise
     ifindex: int = 0  # not compared: only read; another one means that the device was created again
+    mac: str = ""  # empty: whatever it is
 
 
 class Rule(NamedTuple):
@@ -59,6 +60,22 @@ class Rule(NamedTuple):
     priority: int
     destination: IPv6Network
     table: int
+
+
+class LookupOrder(NamedTuple):
+    """The order of the policy rules of one family, as far as VPCs depend on it.
+
+    ``vrf_first``: packets of a VRF are looked up in its table before the table ``local``, and a rule leads to ``local``
+    (the kernel's Documentation/networking/vrf.rst). ``block``: packets of a VRF to it are looked up in the table main
+    instead. ``main``: a rule leads all packets to the table main.
+    """
+
+    vrf_first: bool = True
+    block: IPv6Network | None = None
+    main: bool = True
+
+
+Family = Literal[4, 6]
 
 
 class Unreachable(NamedTuple):
@@ -177,6 +194,8 @@ class Objects:
     rules: dict[Rule, None] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     """Path below /proc/sys, with slashes → value."""
+    lookups: dict[Family, LookupOrder] = field(default_factory=dict)
+    """Reading has a family only where it has rules of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +207,14 @@ class Change:
     routes: Diff[RouteKey, RouteTarget]
     rules: Diff[Rule, None]
     sysctls: Diff[str, str]
+    lookups: Diff[Family, LookupOrder]
 
     def __bool__(self) -> bool:
         return len(self) > 0
 
     def __len__(self) -> int:
         changes = len(self.links) + len(self.addresses) + len(self.routes)
-        return changes + len(self.rules) + len(self.sysctls.set)
+        return changes + len(self.rules) + len(self.sysctls.set) + len(self.lookups)
 
 
 def change(desired: Objects, actual: Objects) -> Change:
@@ -208,16 +228,18 @@ def change(desired: Objects, actual: Objects) -> Change:
         routes=diff(desired.routes, actual.routes),
         rules=diff(desired.rules, actual.rules),
         sysctls=diff(desired.sysctls, actual.sysctls),
+        lookups=diff(desired.lookups, actual.lookups),
     )
 
 
 def _comparable(links: Mapping[str, Link], actual: Mapping[str, Link]) -> dict[str, Link]:
-    """A link without fields that cannot be read or are not planned: the peer of an existing veth, MTU 0."""
+    """A link without fields that cannot be read or are not planned: the peer of an existing veth, MTU 0, no MAC."""
     result = {}
     for name, link in links.items():
         present = actual.get(name)
         if present is not None and present.kind == link.kind:
-            result[name] = link._replace(peer=None, ifindex=0, mtu=link.mtu or present.mtu)
+            mtu, mac = link.mtu or present.mtu, link.mac or present.mac
+            result[name] = link._replace(peer=None, ifindex=0, mtu=mtu, mac=mac)
         else:
             result[name] = link._replace(ifindex=0)
     return result

@@ -22,6 +22,7 @@ from galactic.linux.objects import (
 )
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.drift import Drift, words
+from galactic.node.dataplane.macs import Macs
 from galactic.node.dataplane.parts import HOST, UNACCOUNTED, Part, PlannedParts, union
 from galactic.node.dataplane.plan import Host
 from galactic.node.dataplane.pods import Pods
@@ -43,6 +44,7 @@ class Dataplane:
         self._tables: dict[int, int] = {}  # by VPC
         self._routes: Counter[int] = Counter()  # routes to other nodes in the kernel, by table
         self._indexes: dict[str, int] = {}  # of devices when they were last read
+        self._macs = Macs()
         self._written = 0
         self.pods = Pods(kernel, store, exists)
         self.drift = Drift()
@@ -78,6 +80,7 @@ class Dataplane:
         """
         store = self._store
         actual = await self._kernel.objects()
+        self._macs.observe(actual.links)
         known, self._parts.known = self._parts.known, False
         tables_before, self._tables = self._tables, plan.tables_of(actual)
         if store.attachments.unaccounted is None:
@@ -106,6 +109,8 @@ class Dataplane:
             parts[UNACCOUNTED] = unaccounted
             wanted = change(union(parts.values()), actual)
         failure = await self._write(wanted)
+        self._macs.made(wanted.links.set, wanted.links.set.keys() - actual.links.keys())
+        await self._introduce(wanted, actual)
         self.pods.forget_others(present)
         problems = await self.pods.write(present, inside)
         failure = await self._write_routes(host, routes.jobs()) or failure
@@ -138,7 +143,8 @@ class Dataplane:
         failure = await self._write(wanted)
         for name in (*wanted.links.set, *wanted.links.delete):
             self._indexes.pop(name, None)
-        made = wanted.links.set.keys() - actual.links
+        made = wanted.links.set.keys() - actual.links.keys()
+        self._macs.made(wanted.links.set, made)
         new: dict[Key, Objects | None] = {key: None for key in present if names.host_end(*key) in made}
         problems = await self.pods.write(present, new)
         failure = await self._write_routes(host, self._route_jobs(dirty.vpcs)) or failure
@@ -174,7 +180,7 @@ class Dataplane:
     async def verify_sysctls(self) -> bool:
         """Whether they are as they were last written: the kernel does not report changes of most of them."""
         assert self.known
-        desired = self._parts[HOST].sysctls
+        desired = self._parts.sysctls()
         actual = await self._kernel.sysctls()
         return all(actual.get(name, value) == value for name, value in desired.items())
 
@@ -195,6 +201,23 @@ class Dataplane:
         )
         return [*missing, *words(change(plan.pod(attachment, rank), inside))]
 
+    async def _introduce(self, wanted: Change, actual: Objects) -> None:
+        """Makes host ends whose MAC was put back ask for their pods, which so learn the MAC at once."""
+        restored = {
+            name
+            for name, link in wanted.links.set.items()
+            if name in actual.links and actual.links[name].mac != link.mac
+        }
+        attachments = self._store.attachments.items()
+        asked = [
+            (device, address.ip)
+            for key, attachment in attachments
+            if (device := names.host_end(*key)) in restored
+            for address in attachment.addresses
+        ]
+        if asked:
+            await self._kernel.solicit(asked)
+
     def _assign(self, vpcs: Iterable[int]) -> None:
         self._tables |= plan.tables(vpcs, self._tables)
 
@@ -203,14 +226,16 @@ class Dataplane:
         parts: dict[Part, Objects] = {}
         for part in wanted:
             if isinstance(part, int):
-                parts[part] = plan.host(host) if part == HOST else plan.vpc(part, self._tables[part])
+                planned = plan.host(host) if part == HOST else plan.vpc(part, self._tables[part])
+                parts[part] = self._macs.kept(planned)
         for key, attachment in present.items():
             parts[key] = self._attached(host, self._tables[key[0]], attachment)
         return parts
 
     def _attached(self, host: Host, table: int, attachment: Attachment) -> Objects:
         holds = self._store.tables.holds
-        return plan.attached(host, table, attachment, lambda network: holds(attachment, network))
+        planned = plan.attached(host, table, attachment, lambda network: holds(attachment, network))
+        return self._macs.kept(planned)
 
     def _unaccounted(self, wanted: Change) -> Objects | None:
         """Of the objects to be deleted, those of VPCs that have attachments which are not accounted for: they stay."""

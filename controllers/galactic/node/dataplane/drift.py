@@ -45,6 +45,8 @@ def words(difference: Change) -> Iterator[str]:
         yield "route {1} in table {0}".format(*route_of(key))
     for rule in difference.rules.set:
         yield f"rule {rule.priority}"
+    for family in difference.lookups.set:
+        yield f"order of the IPv{family} policy rules"
     for name in difference.sysctls.set:
         yield f"sysctl {name}"
 
@@ -57,4 +59,5 @@ def _turned(difference: Change) -> Change:
         routes=Diff(difference.routes.delete, {}),
         rules=Diff(difference.rules.delete, {}),
         sysctls=Diff({}, {}),
+        lookups=Diff({}, {}),
     )

@@ -57,6 +57,9 @@ class MemoryKernel:
         netns, ifname = self.peers.pop(device, ("", ""))
         self.namespaces.get(netns, {}).pop(ifname, None)
         self.host.addresses = {key: flag for key, flag in self.host.addresses.items() if key[0] != device}
+        self.host.sysctls = {
+            path: value for path, value in self.host.sysctls.items() if device not in path.split("/")
+        }
         self.host.routes = {
             key: to
             for key, to in self.host.routes.items()
@@ -67,7 +70,11 @@ class MemoryKernel:
         await asyncio.sleep(0)
         host = self.host
         return Objects(
-            dict(host.links), dict(host.addresses), rules=dict(host.rules), sysctls=dict(host.sysctls)
+            dict(host.links),
+            dict(host.addresses),
+            rules=dict(host.rules),
+            sysctls=dict(host.sysctls),
+            lookups=dict(host.lookups),
         )
 
     async def sysctls(self) -> dict[str, str]:
@@ -128,7 +135,12 @@ class MemoryKernel:
         """Everything at once, for tests."""
         host = self.host
         return Objects(
-            dict(host.links), dict(host.addresses), dict(host.routes), dict(host.rules), dict(host.sysctls)
+            dict(host.links),
+            dict(host.addresses),
+            dict(host.routes),
+            dict(host.rules),
+            dict(host.sysctls),
+            dict(host.lookups),
         )
 
     async def write(self, wanted: Change) -> None:
@@ -144,6 +156,7 @@ class MemoryKernel:
             if device in self.host.links:
                 self.host.addresses[device, address] = flag
         self.host.rules |= wanted.rules.set
+        self.host.lookups |= wanted.lookups.set
         for key, to in wanted.routes.set.items():
             if not isinstance(to, Direct | Via | Encap | EndDT46) or to.device in self.host.links:
                 self.host.routes[key] = to
@@ -154,6 +167,8 @@ class MemoryKernel:
         host = self.host
         host.routes = {key: to for key, to in host.routes.items() if key not in wanted.routes.delete}
         host.rules = {rule: None for rule in host.rules if rule not in wanted.rules.delete}
+        for family in wanted.lookups.delete:
+            del host.lookups[family]
         host.addresses = {key: to for key, to in host.addresses.items() if key not in wanted.addresses.delete}
         for device in wanted.links.delete:
             self.lose_link(device)

@@ -63,6 +63,10 @@ class PlannedParts:
             union(actual for _, actual, _ in deltas if actual is not None),
         )
 
+    def sysctls(self) -> dict[str, str]:
+        """Those of all parts."""
+        return {path: value for part in self._planned.values() for path, value in part.sysctls.items()}
+
     def all(self) -> Objects:
         """All parts as one."""
         return union(self._planned.values())
@@ -77,4 +81,5 @@ def union(parts: Iterable[Objects]) -> Objects:
         whole.routes |= part.routes
         whole.rules |= part.rules
         whole.sysctls |= part.sysctls
+        whole.lookups |= part.lookups
     return whole

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -14,6 +15,7 @@ from ipaddress import (
 from typing import Final
 
 from galactic import names, srv6
+from galactic.linux.lookups import UNDERLAY_PRIORITY
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
     MAIN_TABLE,
@@ -23,6 +25,7 @@ from galactic.linux.objects import (
     EndDT46,
     Interface,
     Link,
+    LookupOrder,
     Network,
     Objects,
     Rule,
@@ -32,12 +35,31 @@ from galactic.linux.objects import (
 )
 from galactic.node.state.attachment import SMALLEST_MTU, Attachment
 
-RULE_PRIORITY: Final = 999
-"""Ahead of the VRFs' own rule (l3mdev, 1000): the outer packet of an encapsulation belongs to the underlay."""
 FIRST_TABLE: Final = 1_000_000_000
 TABLES: Final = 1_000_000_000
 GATEWAY4: Final = IPv4Address("169.254.1.1")
 GATEWAY6: Final = IPv6Address("fe80::1")
+DEVICE_SYSCTLS: Final = {
+    "ipv4": {
+        "forwarding": "1",
+        "rp_filter": "0",
+        "proxy_arp": "0",
+        "arp_filter": "0",  # it would look for the way back to the pod in the main table
+        "arp_ignore": "0",
+        "route_localnet": "0",
+    },
+    "ipv6": {
+        "disable_ipv6": "0",
+        "forwarding": "1",
+        "accept_ra": "0",
+        "autoconf": "0",
+        "seg6_enabled": "0",
+        "rpl_seg_enabled": "0",
+    },
+}
+"""Of VRFs and host ends. New devices inherit them from ``default``, but systemd-sysctl and other programs set those of
+`net.ipv4.conf.*` when a device appears. Routing headers of pods (seg6, RPL) would pass the packet filter.
+"""
 DEFAULTS: Final[tuple[Network, ...]] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 POD_METRIC: Final = 2154
 """Of routes inside pods, for the first interface; each further one has the next. Less preferred than the metrics of the
@@ -89,10 +111,11 @@ def tables_of(actual: Objects) -> dict[int, int]:
 def host(facts: Host) -> Objects:
     """The node's own objects, without any attachment."""
     plan = Objects()
-    plan.links[LOOPBACK_DEVICE] = Link("dummy")
+    plan.links[LOOPBACK_DEVICE] = Link("dummy", mac=mac(LOOPBACK_DEVICE))
     plan.addresses[LOOPBACK_DEVICE, IPv6Interface((srv6.loopback(facts.prefix), 128))] = False
     plan.routes[route_key(MAIN_TABLE, srv6.locator(facts.prefix))] = Unreachable()
-    plan.rules[Rule(RULE_PRIORITY, facts.block, MAIN_TABLE)] = None
+    plan.rules[Rule(UNDERLAY_PRIORITY, facts.block, MAIN_TABLE)] = None
+    plan.lookups = {4: LookupOrder(), 6: LookupOrder(block=facts.block)}
     plan.sysctls["net/vrf/strict_mode"] = "1"
     # First: where forwarding is switched on, the kernel drops routes of advertisements on interfaces that have not 2.
     for device in facts.advertised:
@@ -119,7 +142,8 @@ def _of_advertisements(facts: Host) -> set[str]:
 def vpc(number: int, table: int) -> Objects:
     """A VPC's own objects on a node: its VRF, and the end of every look-up in it."""
     plan = Objects()
-    plan.links[names.vrf(number)] = Link("vrf", table=table)
+    plan.links[names.vrf(number)] = Link("vrf", table=table, mac=mac(names.vrf(number)))
+    plan.sysctls = _device_sysctls(names.vrf(number))
     for default in DEFAULTS:
         plan.routes[route_key(table, default, UNREACHABLE_METRIC)] = Unreachable()
     return plan
@@ -131,7 +155,8 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     device = names.host_end(attachment.vpc, attachment.function)
     vrf = names.vrf(attachment.vpc)
     peer = (attachment.netns, attachment.ifname)
-    plan.links[device] = Link("veth", master=vrf, mtu=mtu(facts, attachment), peer=peer)
+    plan.links[device] = Link("veth", 0, vrf, mtu(facts, attachment), peer, mac=mac(device))
+    plan.sysctls = _device_sysctls(device)
     plan.addresses[device, ip_interface((GATEWAY4, 32))] = False
     plan.addresses[device, ip_interface((GATEWAY6, 64))] = False
     for address in attachment.addresses:
@@ -143,6 +168,14 @@ def attached(facts: Host, table: int, attachment: Attachment, holds: Callable[[N
     sid = srv6.sid(facts.prefix, attachment.vpc, attachment.function).address
     plan.routes[route_key(MAIN_TABLE, IPv6Network((sid, 128)))] = EndDT46(vrf, table)
     return plan
+
+
+def _device_sysctls(device: str) -> dict[str, str]:
+    return {
+        f"net/{family}/conf/{device}/{name}": value
+        for family, values in DEVICE_SYSCTLS.items()
+        for name, value in values.items()
+    }
 
 
 def pod(attachment: Attachment, rank: int = 0) -> Objects:
@@ -169,6 +202,11 @@ def pod(attachment: Attachment, rank: int = 0) -> Objects:
         if network.version in families and network not in own:
             plan.routes[route_key(MAIN_TABLE, network, metric)] = gateways[network.version]
     return plan
+
+
+def mac(device: str) -> str:
+    """A locally administered MAC for a device, of its name. One that is given at creation is never replaced by udev."""
+    return (b"\x02" + blake2b(device.encode(), digest_size=5).digest()).hex(":")
 
 
 def mtu(facts: Host, attachment: Attachment) -> int:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from galactic import names
 from galactic.errors import GalacticError
-from galactic.linux.objects import Kernel, Objects, change
+from galactic.linux.objects import Change, Kernel, Objects, change
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.drift import Drift
 from galactic.node.dataplane.sandbox import alive
@@ -121,11 +121,19 @@ class Pods:
                 actual = await self._kernel.read_pod(attachment.netns, attachment.ifname) or Objects()
             try:
                 if difference := change(desired, actual):
-                    self.objects += len(difference)
-                    await self._kernel.write_pod(attachment.netns, difference)
+                    await self._write(attachment, difference)
+                    if difference.addresses and actual != Objects():
+                        # The kernel may have deleted routes with an address.
+                        left = await self._kernel.read_pod(attachment.netns, attachment.ifname)
+                        if difference := change(desired, left or Objects()):
+                            await self._write(attachment, difference)
             except GalacticError as error:
                 self._written.pop(key, None)
                 problems[key] = str(error)
             else:
                 self._written[key] = Pod(attachment.netns, attachment.ifname, desired)
         return problems
+
+    async def _write(self, attachment: Attachment, difference: Change) -> None:
+        self.objects += len(difference)
+        await self._kernel.write_pod(attachment.netns, difference)
