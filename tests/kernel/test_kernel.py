@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import os
+import re
 import socket
+import subprocess
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -23,6 +25,7 @@ from galactic.linux.underlay import Underlay, underlay
 from galactic.node.dataplane.plan import POD_METRIC
 
 HOST, OTHER = "G000000001001H", "G000000001002H"
+MAC = "02:9a:00:00:00:01"
 SPACE = IPv6Network("2001:db8:ff00::/40")
 
 
@@ -41,14 +44,18 @@ def pod():
 
 def plan(path, peer="galactic0"):
     objects = Objects()
-    objects.links[HOST] = Link("veth", mtu=1400, peer=(path, peer))
+    objects.links[HOST] = Link("veth", mtu=1400, peer=(path, peer), mac=MAC)
     objects.addresses[HOST, ip_interface("169.254.1.1/32")] = False
     objects.addresses[HOST, ip_interface("fe80::1/64")] = False
     objects.routes[route_key(101, IPv4Network("10.1.1.2/32"))] = Direct(HOST)
     objects.routes[route_key(101, IPv6Network("2001:10:1:1::2/128"))] = Direct(HOST)
     objects.rules[Rule(999, SPACE, MAIN_TABLE)] = None
     objects.sysctls["net/ipv6/conf/all/forwarding"] = "1"
-    objects.sysctls[f"net/ipv4/conf/{HOST}/rp_filter"] = "0"  # exists once the device does
+    objects.sysctls |= {  # exist once the device does
+        f"net/ipv4/conf/{HOST}/rp_filter": "0",
+        f"net/ipv6/conf/{HOST}/disable_ipv6": "0",
+        f"net/ipv6/conf/{HOST}/accept_ra": "0",
+    }
     return objects
 
 
@@ -71,6 +78,11 @@ def nothing_stays():
     assert not left, left
 
 
+@pytest.fixture
+def tools(sh, until):
+    return sh, until
+
+
 async def apply(kernel, wanted):
     await kernel.write(change(wanted, await kernel.read()))
 
@@ -81,7 +93,7 @@ async def test_read_is_what_was_written(kernel, pod):
     actual = await kernel.read()
     assert not change(wanted, actual)
     assert {name: link._replace(ifindex=0) for name, link in actual.links.items()} == {
-        HOST: Link("veth", mtu=1400)
+        HOST: Link("veth", mtu=1400, mac=MAC)
     }
     for part in ("addresses", "routes", "rules", "sysctls"):
         assert getattr(actual, part) == getattr(wanted, part)
@@ -115,6 +127,10 @@ async def test_both_ends_of_a_veth_get_a_new_mtu(kernel, pod, host, sh):
         pytest.param("ip route flush table 101; ip -6 route flush table 101", id="routes-gone"),
         pytest.param("ip route replace 10.1.1.2/32 dev d0 table 101 proto 154", id="route-elsewhere"),
         pytest.param("sysctl -qw net.ipv6.conf.all.forwarding=0", id="sysctl"),
+        pytest.param(f"sysctl -qw net.ipv4.conf.{HOST}.rp_filter=1", id="sysctl-of-a-device"),
+        pytest.param(f"sysctl -qw net.ipv6.conf.{HOST}.disable_ipv6=1", id="ipv6-off"),
+        pytest.param(f"sysctl -qw net.ipv6.conf.{HOST}.accept_ra=2", id="accept-ra"),
+        pytest.param(f"ip link set {HOST} address 02:00:00:00:00:99", id="mac"),
         pytest.param(
             f"ip link add {OTHER} type veth peer name x; ip link set {OTHER} up", id="device-too-much"
         ),
@@ -129,6 +145,19 @@ async def test_damage_is_seen_and_mended(kernel, pod, host, sh, damage):
         await apply(kernel, wanted)
     left = change(wanted, await kernel.read())
     assert not left, left
+
+
+async def test_udev_leaves_the_mac_of_a_host_end_alone(kernel, pod, host, sh):
+    """MACAddressPolicy= of systemd.link(5) replaces those that the kernel drew (NET_ADDR_RANDOM, 1)."""
+
+    def origin(device):
+        return sh(
+            host, f"unshare -m sh -c 'mount -t sysfs s /sys && cat /sys/class/net/{device}/addr_assign_type'"
+        )
+
+    await apply(kernel, plan(pod[1]))
+    assert origin("d0").strip() == "1"
+    assert origin(HOST).strip() == "3"  # NET_ADDR_SET
 
 
 async def test_names_that_are_not_ours_are_left_alone(kernel, host, sh):
@@ -154,6 +183,123 @@ async def test_a_pod_is_written_and_read(kernel, pod):
     less = Objects(addresses=dict(list(wanted.addresses.items())[:1]))
     await kernel.write_pod(path, change(less, wanted))
     assert await kernel.read_pod(path, "galactic0") == less
+
+
+def of_pod(*addresses):
+    """A pod's objects with these addresses."""
+    wanted = Objects()
+    for address in addresses:
+        wanted.addresses["galactic0", ip_interface(address)] = True
+    gateway4, gateway6 = ip_interface("169.254.1.1").ip.packed, ip_interface("fe80::1").ip.packed
+    wanted.routes[route_key(MAIN_TABLE, ip_network("169.254.1.1/32"), POD_METRIC)] = Direct("galactic0")
+    wanted.routes[route_key(MAIN_TABLE, ip_network("10.1.0.0/16"), POD_METRIC)] = Via("galactic0", gateway4)
+    wanted.routes[route_key(MAIN_TABLE, ip_network("2001:10:1::/48"), POD_METRIC)] = Via(
+        "galactic0", gateway6
+    )
+    return wanted
+
+
+BOTH = ("10.1.1.2/24", "2001:10:1:1::2/64")
+FAR = ("10.1.77.1", "2001:10:1:77::1")
+
+
+@pytest.mark.every_kernel
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(("10.1.1.3/24", "2001:10:1:1::3/64"), id="same-subnet"),
+        pytest.param(("10.1.9.3/24", "2001:10:1:9::3/64"), id="other-subnet"),
+        pytest.param(("10.1.1.2/25", "2001:10:1:1::2/64"), id="other-length"),
+        pytest.param((*BOTH, "10.1.1.3/24"), id="one-more"),
+    ],
+)
+@pytest.mark.parametrize("promoting", [0, 1])
+async def test_routes_stay_when_a_pods_addresses_change(kernel, pod, tools, changed, promoting):
+    """The kernel deletes a subnet's other addresses with the first, and all routes with the last one of IPv4. A packet
+    every 10 ms: of each change one may be lost, the answer to an address that is gone.
+    """
+    (inside, path), host, (sh, until) = pod, kernel._namespace, tools
+    sh(
+        inside,
+        f"sysctl -qw net.ipv4.conf.all.promote_secondaries=0 net.ipv4.conf.default.promote_secondaries={promoting}",
+    )
+    await apply(kernel, plan(path))
+    for far in FAR:
+        sh(host, f"ip address add {far} dev lo")
+    sh(
+        host,
+        "ip link set lo up; ip route add 10.1.0.0/16 dev "
+        + HOST
+        + "; ip -6 route add 2001:10:1::/48 dev "
+        + HOST,
+    )
+    before = of_pod(*BOTH)
+    await kernel.write_pod(path, change(before, Objects()))
+    for far in FAR:
+        until(lambda far=far: " 0% packet loss" in sh(inside, f"ping -c 1 -W 1 {far}", check=False))
+    pings = [
+        inside.run(
+            lambda far=far: subprocess.Popen(
+                ["ping", "-q", "-i", "0.01", "-c", "200", far], stdout=subprocess.PIPE, text=True
+            )
+        )
+        for far in FAR
+    ]
+    await asyncio.sleep(0.5)
+    present = before
+    steps = (of_pod(*changed), before, of_pod(*changed))
+    for step in steps:
+        await kernel.write_pod(path, change(step, present))
+        assert await kernel.read_pod(path, "galactic0") == step
+        present = step
+    for ping in pings:
+        printed = ping.communicate(timeout=120)[0]
+        sent, received = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", printed).groups())
+        assert sent - received <= len(steps), printed
+
+
+@pytest.mark.every_kernel
+async def test_what_a_pod_gives_itself_is_its_own(kernel, pod, sh):
+    """A VIP, as keepalived adds them, of both families: not read, so neither drift nor removed."""
+    inside, path = pod
+    await apply(kernel, plan(path))
+    wanted = of_pod(*BOTH)
+    await kernel.write_pod(path, change(wanted, Objects()))
+    vips = "10.1.1.77/32", "2001:10:1:1::77/128"
+    for vip in vips:
+        sh(inside, f"ip address add {vip} dev galactic0")
+    assert await kernel.read_pod(path, "galactic0") == wanted
+    less = of_pod("10.1.1.3/24")
+    await kernel.write_pod(path, change(less, wanted))
+    assert await kernel.read_pod(path, "galactic0") == less
+    listed = sh(inside, "ip -br address show dev galactic0").split()
+    assert {*vips, "10.1.1.3/24"} <= {*listed}
+    assert not {*BOTH} & {*listed}
+
+
+async def test_addresses_of_an_earlier_version_are_ours(kernel, pod, sh):
+    """They have no origin, but no prefix route either."""
+    inside, path = pod
+    await apply(kernel, plan(path))
+    sh(inside, "ip link set galactic0 up; ip address add 10.1.1.2/24 dev galactic0 noprefixroute")
+    assert (await kernel.read_pod(path, "galactic0")).addresses == {
+        ("galactic0", ip_interface("10.1.1.2/24")): True
+    }
+
+
+async def test_ipv6_is_enabled_on_our_interface_of_a_pod(kernel, pod, sh, until):
+    """As a container runtime or securityContext.sysctls leave it; other interfaces stay as they are."""
+    inside, path = pod
+    sh(inside, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1")
+    await apply(kernel, plan(path))
+    sh(inside, "ip link add eth0 type veth peer name eth9")
+    wanted = of_pod(*BOTH)
+    await kernel.write_pod(path, change(wanted, Objects()))
+    assert await kernel.read_pod(path, "galactic0") == wanted
+    assert sh(
+        inside, "sysctl -n net.ipv6.conf.eth0.disable_ipv6 net.ipv6.conf.galactic0.disable_ipv6"
+    ).split() == ["1", "0"]
+    until(lambda: " 0% packet loss" in sh(inside, "ping -c 1 -W 1 fe80::1%galactic0", check=False))
 
 
 OTHERS = (
@@ -336,6 +482,10 @@ async def told(events, sh, host):
             "ip -6 rule add pref 7 to 2001:db8::/32 lookup main protocol 154", Changed.RULES, id="our-rule"
         ),
         pytest.param("ip -6 rule add pref 7 to 2001:db8::/32 lookup main", Changed(0), id="foreign-rule"),
+        pytest.param("ip rule add pref 7 from 10.8.0.0/24 lookup main", Changed(0), id="foreign-rule-v4"),
+        pytest.param("ip rule del pref 0", Changed.RULES, id="local-rule-v4"),
+        pytest.param("ip -6 rule flush", Changed.RULES, id="main-rule-v6"),
+        pytest.param("ip rule add pref 9 l3mdev", Changed.RULES, id="rule-of-vrfs"),
     ],
 )
 async def test_events_tell_what_others_did_to_ours(kernel, host, sh, command, expected):

@@ -93,7 +93,9 @@ FLUSH = "ip rule flush; ip -6 rule flush"
     "others",
     [
         pytest.param(FLUSH, id="flush"),
-        pytest.param(f"{FLUSH}; ip rule del pref 0 lookup local; ip -6 rule del pref 0 lookup local", id="all"),
+        pytest.param(
+            f"{FLUSH}; ip rule del pref 0 lookup local; ip -6 rule del pref 0 lookup local", id="all"
+        ),
         pytest.param("ip rule del pref 0; ip -6 rule del pref 0; ip -6 rule del pref 0", id="vrf-rule"),
         pytest.param("ip -6 rule del pref 999", id="way-of-outer-packets"),
         pytest.param(
@@ -108,7 +110,9 @@ FLUSH = "ip rule flush; ip -6 rule flush"
             "for f in -4 -6; do ip $f rule add pref 0 lookup local; ip $f rule del pref 0 lookup local; done",
             id="local-behind",
         ),
-        pytest.param("ip rule add to 10.1.1.1 lookup main; ip -6 rule add to 2001:10:1:1::1 lookup main", id="more"),
+        pytest.param(
+            "ip rule add to 10.1.1.1 lookup main; ip -6 rule add to 2001:10:1:1::1 lookup main", id="more"
+        ),
     ],
 )
 async def test_what_others_do_to_the_rules(kernel, host, sh, others):

@@ -18,10 +18,11 @@ PROGRAM = """
 import asyncio, json, sys
 from ipaddress import IPv6Network, ip_interface
 from galactic import srv6
-from galactic.linux import firewall as filtering, firewall_fingerprint
+from galactic.linux import devconf, firewall as filtering, firewall_fingerprint
 from galactic.linux.events import Events
 from galactic.linux.firewall import firewall, install
 from galactic.linux.kernel import LinuxKernel
+from galactic.linux.namespace import Namespace
 from galactic.linux.objects import Objects, change
 from galactic.linux.preflight import preflight
 from galactic.node.dataplane import plan
@@ -29,12 +30,13 @@ from galactic.node.state.attachment import Attachment
 
 filtering._TIMEOUT = 900.0  # a guest on a machine that has much else to do is slow
 SPACE, PREFIX = IPv6Network("2001:db8:ff00::/40"), IPv6Network("2001:db8:ff01:100::/56")
-pod = Attachment(1, 1, "t/1", "c", sys.argv[1], "galactic0", (ip_interface("10.1.1.1/24"),))
+addresses = ip_interface("10.1.1.1/24"), ip_interface("2001:10:1:1::1/64")
+pod = Attachment(1, 1, "t/1", "c", sys.argv[1], "galactic0", addresses)
 facts = plan.Host(PREFIX, SPACE, "eth0")
 parts = plan.host(facts), plan.vpc(1, 100001), plan.attached(facts, 100001, pod, lambda _: True)
 wanted = Objects()
 for part in parts:
-    for kind in ("links", "addresses", "routes", "rules", "sysctls"):
+    for kind in ("links", "addresses", "routes", "rules", "sysctls", "lookups"):
         getattr(wanted, kind).update(getattr(part, kind))
 
 
@@ -50,6 +52,13 @@ async def kernel():
             left = change(wanted, await kernel.read())
             assert not left, left
             await anext(events)
+            for device in ("G000000001000V", "G000000001001H"):
+                await devconf.set_ipv4(Namespace.own(), device, {"rp_filter": 1, "forwarding": 0, "arp_filter": 1})
+            wrong = change(wanted, await kernel.read())
+            assert len(wrong) == len(wrong.sysctls) == 6, wrong
+            await kernel.write(wrong)
+            left = change(wanted, await kernel.read())
+            assert not left, left
 
 
 async def inside():
@@ -143,6 +152,22 @@ def test_with_sysctls_that_cannot_be_written(pod):
     without = told(pod, NEEDED, first="mount -o bind,ro /proc/sys /proc/sys")
     assert {"preflight", "kernel"} <= failing(without)
     assert "galactic-node-prepare" in without["preflight"]
+
+
+def test_a_pod_without_ipv6_where_sysctls_cannot_be_written(pod):
+    """The failure names the sysctl and where it comes from; where they can be written it is enabled."""
+    disabled = f"nsenter --net={pod} sysctl -qw net.ipv6.conf.default.disable_ipv6=1"
+    prepare = (
+        f"{sys.executable} -m galactic.node.prepare --srv6-block 2001:db8:ff00::/40 --underlay-interface eth0"
+    )
+    results = told(
+        pod, NEEDED, first=f"{prepare} >&2 || exit 9; {disabled}; mount -o bind,ro /proc/sys /proc/sys"
+    )
+    assert failing(results) == {"pod"}, results
+    assert "net.ipv6.conf.galactic0.disable_ipv6 is 1" in results["pod"]
+    assert "securityContext.sysctls" in results["pod"]
+    results = told(pod, NEEDED, first=f"{disabled}; ip -n {pod.rpartition('/')[2]} link del galactic0")
+    assert not failing(results), results
 
 
 def test_preparing_twice_changes_nothing_and_says_so(tmp_path):

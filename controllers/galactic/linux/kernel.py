@@ -224,6 +224,12 @@ class LinuxKernel:
             )
 
     async def _write_shared(self, wanted: Change, failures: "_Failures") -> None:
+        # IPv6 has an address once: one with another prefix length takes the place of the old one.
+        coming = {(device, address.ip) for device, address in wanted.addresses.set if address.version == 6}
+        going = list(wanted.addresses.delete)
+        for device, address in [key for key in going if (key[0], key[1].ip) in coming]:
+            going.remove((device, address))
+            await failures.of(f"address {address} of {device}", self._devices.delete_address(device, address))
         for (device, address), bare in wanted.addresses.set.items():
             await failures.of(
                 f"address {address} of {device}", self._devices.set_address(device, address, bare)
@@ -237,10 +243,10 @@ class LinuxKernel:
         for key, why in (await self._routes.write(deletions(wanted.routes.delete))).items():
             failures.add(route_name(key), why)
         # With the first address of a subnet the kernel deletes the others, and with the last one all routes of IPv4.
-        for device in sorted({device for device, address in wanted.addresses.delete if address.version == 4}):
+        for device in sorted({device for device, address in going if address.version == 4}):
             promoting = devconf.set_ipv4(self._namespace, device, {"promote_secondaries": 1})
             await failures.of(f"device {device}", promoting)
-        for device, address in wanted.addresses.delete:
+        for device, address in going:
             await failures.of(f"address {address} of {device}", self._devices.delete_address(device, address))
 
     def close(self) -> None:

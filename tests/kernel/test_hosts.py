@@ -1,0 +1,165 @@
+"""VPCs on a host that other programs change: what udev, systemd, netplan, docker and IPVS do, and what is left of it
+after the node's next rounds. Each with pings between pods of one node and of two, in both families.
+"""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import test_isolation
+from test_isolation import ADDRESSES, PODS, path_of, planned
+
+from galactic import names
+from galactic.linux.kernel import LinuxKernel
+from galactic.linux.objects import change
+
+pytestmark = pytest.mark.vrf
+net = test_isolation.net
+
+TO = ("3", "2")
+"""A pod on the node of pod 1, and one on the other."""
+
+
+def rounds(net, count=2, *, without=()):
+    """The node's rounds on both nodes: what a device takes with it is seen once the device is back."""
+    paths = {pod: path_of(namespace) for pod, namespace in net.pods.items()}
+
+    async def write():
+        for number, host in net.nodes.items():
+            async with LinuxKernel(host) as kernel:
+                wanted = planned(number, paths)
+                for part in without:
+                    getattr(wanted, part).clear()
+                kernel._sysctls |= wanted.sysctls.keys()
+                for _ in range(count):
+                    await kernel.write(change(wanted, await kernel.read()))
+                left = change(wanted, await kernel.read())
+                assert not left, left
+
+    asyncio.run(write())
+
+
+def on_nodes(net, command):
+    for host in net.nodes.values():
+        net.sh(host, command)
+
+
+def forget_neighbours(net):
+    for pod in ("1", *TO):
+        net.sh(net.pods[pod], "ip -4 neigh flush dev galactic0; ip -6 neigh flush dev galactic0")
+
+
+def answered(net, family, pods=TO):
+    """The pods that answer pod 1 at once."""
+    return {
+        pod
+        for pod in pods
+        if " 0% packet loss" in net.sh(net.pods["1"], f"ping -c1 -W1 {ADDRESSES[pod][family]}", check=False)
+    }
+
+
+def all_answer(net):
+    for pod in TO:
+        for address in ADDRESSES[pod]:
+            assert net.answers("1", address), address
+
+
+def echoes(namespace):
+    """The echo requests that a namespace has received, of both families."""
+    files = (Path("/proc/thread-self/net/snmp"), Path("/proc/thread-self/net/snmp6"))
+    text = namespace.run(lambda: "".join(file.read_text() for file in files))
+    rows = [line.split() for line in text.splitlines()]
+    header, values = [row for row in rows if row[0] == "Icmp:"]
+    six = next(row[1] for row in rows if row[0] == "Icmp6InEchos")
+    return int(dict(zip(header, values, strict=True))["InEchos"]), int(six)
+
+
+def test_an_address_that_the_node_has_too(net):
+    """docker0's, nodelocaldns', a ClusterIP of IPVS: pods of the VPC are asked, not the node."""
+    on_nodes(net, "ip link add docker0 type dummy; ip link set docker0 up")
+    taken = [address for pod in TO for address in ADDRESSES[pod]]
+    for address in taken:
+        on_nodes(net, f"ip address add {address} dev docker0")
+    try:
+        rounds(net, without=("lookups",))
+        before = {pod: echoes(net.pods[pod]) for pod in TO}
+        all_answer(net)
+        assert {pod: echoes(net.pods[pod]) for pod in TO} == before, "without the order the node answers"
+        rounds(net)
+        for pod in TO:
+            for family, address in enumerate(ADDRESSES[pod]):
+                count = echoes(net.pods[pod])[family]
+                assert net.answers("1", address)
+                assert echoes(net.pods[pod])[family] > count, address
+                assert net.answers(pod, ADDRESSES["1"][family]), "its own address as a source"
+        for host in net.nodes.values():
+            for address in taken:
+                assert " 0% packet loss" in net.sh(host, f"ping -c1 -W5 {address}")
+    finally:
+        on_nodes(net, "ip link del docker0")
+        rounds(net)
+
+
+@pytest.mark.parametrize(
+    "flush",
+    [
+        pytest.param("ip rule flush; ip -6 rule flush", id="flush"),
+        pytest.param(
+            "ip rule flush; ip -6 rule flush; ip rule del pref 0; ip rule del pref 0;"
+            "ip -6 rule del pref 0; ip -6 rule del pref 0; ip -6 rule del pref 0",
+            id="every-rule",
+        ),
+        pytest.param(
+            "ip route flush proto 154 table all; ip -6 route flush proto 154 table all", id="routes"
+        ),
+        pytest.param(
+            "for d in $(ls /proc/sys/net/ipv4/conf | grep '^G'); do ip address flush dev $d; done",
+            id="addresses",
+        ),
+    ],
+)
+def test_what_a_flush_takes_is_put_back(net, flush):
+    rounds(net)
+    all_answer(net)
+    on_nodes(net, flush)
+    rounds(net)
+    forget_neighbours(net)
+    all_answer(net)
+
+
+IPV4, IPV6 = 0, 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "family", "left"),
+    [
+        pytest.param("ipv4/conf/{}/rp_filter=1", IPV4, {"3"}, id="rp_filter"),
+        pytest.param("ipv4/conf/{}/forwarding=0", IPV4, set(), id="forwarding"),
+        pytest.param("ipv4/conf/{}/arp_filter=1", IPV4, set(), id="arp_filter"),
+        pytest.param("ipv4/conf/{}/arp_ignore=8", IPV4, set(), id="arp_ignore"),
+        pytest.param("ipv6/conf/{}/disable_ipv6=1", IPV6, set(), id="disable_ipv6"),
+    ],
+)
+def test_sysctls_of_every_new_device(net, setting, family, left):
+    """systemd-sysctl writes those of `net.ipv4.conf.*` to a device when it appears."""
+    rounds(net)
+    all_answer(net)
+    name, _, value = setting.partition("=")
+    for host in net.nodes.values():
+        devices = net.sh(host, "ls /proc/sys/net/ipv4/conf").split()
+        for device in devices:
+            if device.startswith("G"):
+                net.sh(host, f"echo {value} > /proc/sys/net/{name.format(device)}")
+    forget_neighbours(net)
+    assert answered(net, family) == left
+    rounds(net)
+    forget_neighbours(net)
+    all_answer(net)
+
+
+def test_a_mac_that_udev_changes(net):
+    rounds(net)
+    device = names.host_end(*PODS["1"][1:])
+    net.sh(net.nodes[1], f"ip link set {device} address 02:00:00:00:00:99")
+    rounds(net)
+    all_answer(net)
