@@ -3,6 +3,8 @@
 objects                kernel objects as values, and the interface ``Kernel``
 kernel                 ``LinuxKernel``, the real one: devices, routes, sysctls and neighbours
 devices                links, addresses and rules, through pyroute2
+lookups                the order of policy rules: VRFs' tables before ``local``
+devconf                sysctls of devices, by netlink
 routes, netlink        routes, as packed netlink messages
 events                 notifications of changes by other programs
 neighbours, echo       ARP and neighbour discovery; echo requests from inside a namespace

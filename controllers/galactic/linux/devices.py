@@ -17,7 +17,7 @@ from pyroute2.iproute.linux import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from galactic.errors import Rejected, Unreachable
-from galactic.linux.lookups import read_orders, write_order
+from galactic.linux.lookups import pending, read_orders, write_order
 from galactic.linux.namespace import Namespace, device_index, device_name
 from galactic.linux.objects import (
     HOST_ENDS,
@@ -264,6 +264,11 @@ class Devices:
         """The order of the policy rules, of families that have rules of ours."""
         with translated():
             return await read_orders(self._route)
+
+    async def pending_lookup(self, family: Family, wanted: LookupOrder) -> list[str]:
+        """The commands of ``set_lookup``; empty where nothing is to do."""
+        with translated():
+            return await pending(self._route, family, wanted)
 
     async def set_lookup(self, family: Family, wanted: LookupOrder | None) -> None:
         """Puts the policy rules of a family in order; None: as they were before Galactic."""

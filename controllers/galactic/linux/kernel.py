@@ -19,6 +19,8 @@ from galactic.linux.objects import (
     EncapJob,
     EncapMode,
     EncapSink,
+    Family,
+    LookupOrder,
     Neighbour,
     NeighbourState,
     Objects,
@@ -69,6 +71,11 @@ class LinuxKernel:
             present |= await devconf.read(self._namespace, ours)
         self._sysctls &= present.keys() | others
         return present
+
+    async def pending_lookups(self, wanted: Mapping[Family, LookupOrder]) -> list[str]:
+        """The changes of policy rules that ``write`` would make, as commands."""
+        commands = [await self._devices.pending_lookup(family, order) for family, order in wanted.items()]
+        return [command for listed in commands for command in listed]
 
     async def routes(self, mode: EncapMode, sink: EncapSink) -> dict[RouteKey, RouteTarget]:
         """Galactic's routes; those through ``LOOPBACK_DEVICE`` with that mode go to ``sink`` instead."""
@@ -127,8 +134,9 @@ class LinuxKernel:
         devices = self._devices
         self._sysctls |= wanted.sysctls.set.keys()
         ours = {setting: value for path, value in wanted.sysctls.set.items() if (setting := _of_device(path))}
-        others = wanted.sysctls.set.keys() - {str(setting) for setting in ours}
-        late = sysctl.write(self._namespace, {path: wanted.sysctls.set[path] for path in sorted(others)})
+        of_devices = {str(setting) for setting in ours}
+        others = {path: value for path, value in wanted.sysctls.set.items() if path not in of_devices}
+        late = sysctl.write(self._namespace, others)
         # objects that depend on these are skipped, and are no failures of their own
         missing: set[str] = set()
         for name, link in sorted(wanted.links.set.items(), key=lambda item: _ORDER[item[1].kind]):

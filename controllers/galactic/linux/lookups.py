@@ -76,7 +76,17 @@ class PolicyRule(NamedTuple):
             fields["goto"] = self.goto
         return fields
 
+    def __str__(self) -> str:
+        """The rule as `ip rule` takes it."""
+        words = [f"pref {self.priority}"]
+        words += ["l3mdev"] if self.l3mdev else []
+        words += [f"to {self.destination}"] if self.destination else []
+        words += [f"lookup {_NAMES.get(self.table, self.table)}"] if self.table else []
+        words += [f"goto {self.goto}"] if self.goto else []
+        return " ".join(words)
 
+
+_NAMES: Final = {MAIN_TABLE: "main", LOCAL_TABLE: "local"}
 VRF: Final = PolicyRule(_FIRST, l3mdev=True)
 LOCAL: Final = PolicyRule(_FIRST, LOCAL_TABLE)
 MAIN: Final = PolicyRule(MAIN_PRIORITY, MAIN_TABLE)
@@ -106,7 +116,7 @@ def parsed(message: Any) -> PolicyRule | None:
 
 
 def order(rules: Sequence[PolicyRule]) -> LookupOrder | None:
-    """What the rules of a family, in the kernel's order, do; None where none of ours is among them."""
+    """The effect of a family's rules, in the kernel's order; None where none of ours is among them."""
     if not any(_ours(rule) for rule in rules):
         return None
     first = next((number for number, rule in enumerate(rules) if _all_vrfs(rule)), len(rules))
@@ -122,7 +132,7 @@ def order(rules: Sequence[PolicyRule]) -> LookupOrder | None:
 def steps(rules: Sequence[PolicyRule], wanted: LookupOrder | None) -> Iterator[Step]:
     """The steps from these rules of a family to the order that is wanted; None: to none of ours.
 
-    At no moment is there no rule to ``local``, nor l3mdev without what leads the SRv6 block past it. A rule to
+    At no moment is there no rule to ``local``, nor l3mdev without the rule that leads the SRv6 block past it. A rule to
     ``local`` of another program, at another priority, stays where it is.
     """
     ours = [rule for rule in rules if _ours(rule)]
@@ -177,3 +187,12 @@ async def write_order(route: AsyncIPRoute, family: Family, wanted: LookupOrder |
 async def _rules(route: AsyncIPRoute, family: Family) -> list[PolicyRule]:
     dump = await route.rule("dump", family=socket.AF_INET if family == 4 else socket.AF_INET6)
     return [rule async for message in dump if (rule := parsed(message))]
+
+
+async def pending(route: AsyncIPRoute, family: Family, wanted: LookupOrder) -> list[str]:
+    """The commands that do what ``write_order`` would; empty where the order is as wanted."""
+    rules = await _rules(route, family)
+    if order(rules) == wanted:
+        return []
+    flag = "-6 " if family == 6 else ""
+    return [f"ip {flag}rule {'add' if step.add else 'del'} {step.rule}" for step in steps(rules, wanted)]

@@ -18,6 +18,7 @@ from galactic.linux.objects import (
     Encap,
     EndDT46,
     Link,
+    LookupOrder,
     Objects,
     Rule,
     change,
@@ -125,9 +126,11 @@ def _trials() -> Iterator[_Trial]:
     yield _Trial("VRF", Objects(links={_VRF: Link("vrf", table=_TABLE)}), "VRF devices", _module("vrf"))
     yield _Trial(
         "PolicyRules",
-        Objects(rules={Rule(999, sid, MAIN_TABLE): None}),
-        "IPv6 rules",
-        "needs a kernel with CONFIG_IPV6_MULTIPLE_TABLES",
+        Objects(
+            rules={Rule(999, sid, MAIN_TABLE): None}, lookups={4: LookupOrder(), 6: LookupOrder(block=sid)}
+        ),
+        "policy rules",
+        "needs a kernel with CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES and CONFIG_NET_L3_MASTER_DEV",
     )
     yield _Trial(
         "StrictMode", Objects(sysctls={STRICT: "1"}), "net.vrf.strict_mode", f"needs VRF, and {_READ_ONLY}"

@@ -21,6 +21,7 @@ from galactic.node.cni.calls import Calls
 from galactic.node.cni.server import Server
 from galactic.node.dataplane.adapter import LinuxHost
 from galactic.node.dataplane.events import follow
+from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.path_mtu import PathMTU
 from galactic.node.dataplane.setup import HostSetup
@@ -81,7 +82,8 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
             TooBigSocket, store, setup.host, lambda result: metrics.too_big.labels(result).inc()
         )
         multus = MultusConfiguration(settings.cni_conf_dir)
-        host = HostTasks(setup, sync, Neighbours(kernel, store), path_mtu, multus)
+        neighbours, host_settings = Neighbours(kernel, store), HostSettings(setup.host)
+        host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
 
         def with_client(kube: Kube) -> Tasks:

@@ -117,6 +117,10 @@ async def inspection(
                 {"priority": rule.priority, "to": str(rule.destination), "table": rule.table}
                 for rule in objects.rules
             ],
+            "lookups": {
+                f"IPv{family}": {"vrf_first": order.vrf_first, "block": str(order.block), "main": order.main}
+                for family, order in objects.lookups.items()
+            },
             "sysctls": sysctl.values(Namespace.own(), SYSCTLS),
             "sids": routes(await kernel.routes_in(MAIN_TABLE)),
             "vpcs": {

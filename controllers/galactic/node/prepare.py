@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TextIO
 
 from galactic.errors import GalacticError, NotYet
 from galactic.linux import sysctl
+from galactic.linux.kernel import LinuxKernel
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import LOOPBACK_DEVICE
 from galactic.linux.preflight import preflight
@@ -76,6 +77,7 @@ async def prepare(block: IPv6Network | None, device: str, state: Path) -> AsyncI
     if advertised:
         message = f"{', '.join(advertised)}: routes or addresses come from router advertisements, which stay accepted"
         yield Row("Advertisements", "ok", message)
+    yield await _rules(block or _ANY_BLOCK)
     wanted = sysctls(underlay.device if underlay else "", advertised)
     if present := _differing(wanted):
         changes = (f"{_name(path)} {value} → {wanted[path]}" for path, value in present.items())
@@ -124,6 +126,18 @@ def _modules() -> Row:
 def _loaded(name: str, parameters: Sequence[str]) -> bool:
     argv = ["modprobe", "--quiet", name, *parameters]
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+async def _rules(block: IPv6Network) -> Row:
+    """The changes of policy rules that the node controller will make. None is made here."""
+    try:
+        async with LinuxKernel() as kernel:
+            commands = await kernel.pending_lookups(plan.lookups(block))
+    except GalacticError as error:
+        return Row("Rules", "later", f"not read: {error}")
+    if not commands:
+        return Row("Rules", "ok", "packets of VRFs are looked up in their tables before the table local")
+    return Row("Rules", "later", f"the node controller will do: {'; '.join(commands)}")
 
 
 def _written(wanted: Mapping[str, str]) -> Row:

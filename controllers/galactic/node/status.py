@@ -8,6 +8,7 @@ from typing import Final
 
 from galactic import __version__
 from galactic.launch import Health
+from galactic.node.dataplane.host_settings import HostSettings
 from galactic.node.dataplane.neighbours import Neighbours
 from galactic.node.dataplane.path_mtu import PathMTU
 from galactic.node.dataplane.setup import HostSetup
@@ -32,6 +33,7 @@ class HostTasks:
     neighbours: Neighbours
     path_mtu: PathMTU
     multus: MultusConfiguration
+    settings: HostSettings
 
 
 class StatusReport:
@@ -73,6 +75,7 @@ class StatusReport:
             *self._host.multus.conditions(),
             self._host.neighbours.condition(),
             self._host.path_mtu.condition(time.monotonic()),
+            self._host.settings.condition(),
             *setup.conditions(),
         )
         return Facts({name: value for name, value in node.items() if value}, conditions)

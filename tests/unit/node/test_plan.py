@@ -5,7 +5,7 @@ from ipaddress import IPv6Network, ip_address, ip_interface, ip_network
 
 import pytest
 
-from galactic.linux.objects import MAIN_TABLE, Direct, EndDT46, Link, Unreachable, Via, route_of
+from galactic.linux.objects import MAIN_TABLE, Direct, EndDT46, Link, LookupOrder, Unreachable, Via, route_of
 from galactic.node.dataplane import plan
 from galactic.node.dataplane.plan import Host
 from galactic.node.state.attachment import Attachment, Termination
@@ -35,12 +35,13 @@ def readable(routes):
 
 def test_host():
     objects = plan.host(HOST)
-    assert objects.links == {"lo-galactic": Link("dummy")}
+    assert objects.links == {"lo-galactic": Link("dummy", mac=plan.mac("lo-galactic"))}
     assert list(objects.addresses) == [
         ("lo-galactic", ip_interface("2001:db8:ff01:100:ffff:ffff:ffff:ffff/128"))
     ]
     assert readable(objects.routes) == {"2001:db8:ff01:100::/64 table 254": Unreachable()}
     assert [tuple(rule) for rule in objects.rules] == [(999, HOST.block, MAIN_TABLE)]
+    assert objects.lookups == {4: LookupOrder(), 6: LookupOrder(block=HOST.block)}
     assert objects.sysctls["net/vrf/strict_mode"] == "1"
     for device in ("all", "default", "eth0", "lo-galactic"):
         # VRFs and host ends inherit `default`: none of them obeys a pod's routing header, nor the underlay one's from
@@ -53,9 +54,30 @@ def test_host():
 VRF, END = "G0000000jU000V", "G0000000jU00GH"
 
 
+def sysctls(device):
+    """Those of a VRF or a host end, whatever `default` or another program gave it."""
+    ipv4 = {"forwarding": "1"} | dict.fromkeys(
+        ("rp_filter", "proxy_arp", "arp_filter", "arp_ignore", "route_localnet"), "0"
+    )
+    ipv6 = {"forwarding": "1"} | dict.fromkeys(
+        ("disable_ipv6", "accept_ra", "seg6_enabled", "rpl_seg_enabled"), "0"
+    )
+    return {f"net/ipv4/conf/{device}/{name}": value for name, value in ipv4.items()} | {
+        f"net/ipv6/conf/{device}/{name}": value for name, value in ipv6.items()
+    }
+
+
+def test_macs_are_local_and_differ():
+    """Locally administered, of one station (IEEE 802)."""
+    drawn = {plan.mac(device) for device in (VRF, END, "lo-galactic")}
+    assert len(drawn) == 3
+    assert all(int(mac[:2], 16) & 3 == 2 for mac in drawn)
+
+
 def test_vpc():
     objects = plan.vpc(1234, 100_007)
-    assert objects.links == {VRF: Link("vrf", table=100_007)}
+    assert objects.links == {VRF: Link("vrf", table=100_007, mac=plan.mac(VRF))}
+    assert objects.sysctls == sysctls(VRF)
     assert readable(objects.routes) == {
         "0.0.0.0/0 table 100007": Unreachable(),
         "::/0 table 100007": Unreachable(),
@@ -64,7 +86,9 @@ def test_vpc():
 
 def test_attached():
     objects = plan.attached(HOST, 100_007, POD, lambda _: True)
-    assert objects.links == {END: Link("veth", master=VRF, mtu=1460, peer=("/ns/1", "galactic0"))}
+    peer = "/ns/1", "galactic0"
+    assert objects.links == {END: Link("veth", master=VRF, mtu=1460, peer=peer, mac=plan.mac(END))}
+    assert objects.sysctls == sysctls(END)
     assert readable(objects.routes) == {
         "10.1.1.1/32 table 100007": Direct(END),
         "2001:10:1:1::1/128 table 100007": Direct(END),

@@ -3,9 +3,10 @@
 ``plan``: the kernel plan as a pure function. ``sync``: the task that keeps the kernel equal to it. ``dataplane``: what
 was written last, with resync, apply and verify; ``parts``, ``pods`` and ``resync`` are its host's objects, insides of
 pods and routes to other nodes. ``events``: the kernel's reports of
-changes. ``drift``: what other programs changed. ``setup``: kernel, underlay and packet filter as
-the plan needs them, by way of ``adapter``, the host. ``neighbours``: whether attached pods answer ARP and neighbour
-discovery. ``path_mtu``: links on the way to other nodes that are smaller than the underlay's interface.
+changes. ``drift``: what other programs changed. ``macs``: the MACs of
+Galactic's devices. ``host_settings``: sysctls of the host that stop packets. ``setup``: kernel, underlay and packet
+filter as the plan needs them, by way of ``adapter``, the host. ``neighbours``: whether attached pods answer ARP and
+neighbour discovery. ``path_mtu``: links on the way to other nodes that are smaller than the underlay's interface.
 ``probes``: next hops and echo requests, on demand. ``sandbox``: a pod's network namespace. ``memory``: a kernel in
 memory, for tests.
 """

@@ -23,6 +23,7 @@ from galactic.linux.objects import (
     Direct,
     EncapMode,
     EndDT46,
+    Family,
     Interface,
     Link,
     LookupOrder,
@@ -52,7 +53,6 @@ DEVICE_SYSCTLS: Final = {
         "disable_ipv6": "0",
         "forwarding": "1",
         "accept_ra": "0",
-        "autoconf": "0",
         "seg6_enabled": "0",
         "rpl_seg_enabled": "0",
     },
@@ -115,7 +115,7 @@ def host(facts: Host) -> Objects:
     plan.addresses[LOOPBACK_DEVICE, IPv6Interface((srv6.loopback(facts.prefix), 128))] = False
     plan.routes[route_key(MAIN_TABLE, srv6.locator(facts.prefix))] = Unreachable()
     plan.rules[Rule(UNDERLAY_PRIORITY, facts.block, MAIN_TABLE)] = None
-    plan.lookups = {4: LookupOrder(), 6: LookupOrder(block=facts.block)}
+    plan.lookups = lookups(facts.block)
     plan.sysctls["net/vrf/strict_mode"] = "1"
     # First: where forwarding is switched on, the kernel drops routes of advertisements on interfaces that have not 2.
     for device in facts.advertised:
@@ -137,6 +137,11 @@ def host(facts: Host) -> Objects:
 def _of_advertisements(facts: Host) -> set[str]:
     """The places below net/ipv6/conf that stay as they are where an interface depends on router advertisements."""
     return {*facts.advertised, "all", "default"} if facts.advertised else set()
+
+
+def lookups(block: IPv6Network) -> dict[Family, LookupOrder]:
+    """The order of the policy rules of each family."""
+    return {4: LookupOrder(), 6: LookupOrder(block=block)}
 
 
 def vpc(number: int, table: int) -> Objects:
