@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 
 from waits import until
 
@@ -15,6 +15,8 @@ from galactic.node.dataplane.sync import Sync
 from galactic.node.state.remote import Source, entry
 
 HOST_END = "G0000000jU00GH"
+IPV4_KEY = 13
+"""Bytes of the key of an IPv4 route."""
 
 
 def route(last: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
@@ -393,3 +395,73 @@ async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, co
     node.kernel.namespaces["/ns/1"] = inside
     await until(lambda: not node.sync.problem)
     assert route_key(254, ip_network("10.7.0.0/16"), POD_METRIC) in inside["galactic0"].routes
+
+
+async def test_a_sysctl_of_a_host_end_is_put_back(node, config, monkeypatch):
+    """No event reports it, and it is no sysctl of the host's own part."""
+    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SECONDS", 0.05)
+    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SHARE", 10**9)  # sysctls alone are compared
+    await node.cni("ADD", config())
+    await node.stop()
+    await node.start()
+    for path in (f"net/ipv4/conf/{HOST_END}/rp_filter", "net/ipv6/conf/G0000000jU000V/seg6_enabled"):
+        assert node.kernel.host.sysctls[path] == "0"
+        node.kernel.host.sysctls[path] = "1"
+        await until(lambda path=path: node.kernel.host.sysctls[path] == "0")
+
+
+async def test_the_order_of_policy_rules_is_put_back(node, config, monkeypatch):
+    monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 0.0)
+    await node.cni("ADD", config())
+    before = dict(node.kernel.host.lookups)
+    assert before.keys() == {4, 6}
+    node.kernel.host.lookups[4] = before[4]._replace(vrf_first=False)
+    del node.kernel.host.lookups[6]
+    node.sync.on_external_change(Changed.RULES)
+    await until(lambda: node.kernel.host.lookups == before)
+
+
+async def test_a_changed_mac_is_put_back_and_the_pod_learns_it(node, config, monkeypatch):
+    monkeypatch.setattr("galactic.node.dataplane.sync.OWN_SECONDS", 0.0)
+    await node.cni("ADD", config())
+    link = node.kernel.host.links[HOST_END]
+    assert link.mac
+    node.kernel.solicited.clear()
+    node.kernel.host.links[HOST_END] = link._replace(mac="02:00:00:00:00:99")
+    node.sync.on_external_change(Changed.LINKS)
+    await until(lambda: node.kernel.host.links[HOST_END].mac == link.mac)
+    await until(lambda: (HOST_END, ip_address("10.1.1.1")) in node.kernel.solicited)
+
+
+async def test_a_mac_of_an_earlier_version_stays(node, config):
+    """The pod knows it: a new one would cut the pod off."""
+    await node.cni("ADD", config())
+    await node.stop()
+    earlier = node.kernel.host.links[HOST_END]._replace(mac="aa:00:00:00:00:01")
+    node.kernel.host.links[HOST_END] = earlier
+    await node.start()
+    await node.cni("ADD", config(networks=["10.1.1.0/24", "10.2.0.0/16"]))
+    node.sync.on_external_change()
+    await until(lambda: node.sync._dataplane.known)
+    assert node.kernel.host.links[HOST_END].mac == earlier.mac
+
+
+async def test_routes_that_go_with_an_address_are_back_in_the_same_round(node, config, monkeypatch):
+    """As the kernel does it: with the last address of IPv4 all of its routes go."""
+    write = node.kernel.write_pod
+
+    async def flushing(netns, wanted):
+        await write(netns, wanted)
+        if wanted.addresses.delete:
+            for objects in node.kernel.namespaces[netns].values():
+                objects.routes = {key: to for key, to in objects.routes.items() if len(key) != IPV4_KEY}
+
+    monkeypatch.setattr(node.kernel, "write_pod", flushing)
+    await node.cni("ADD", config())
+    inside = node.kernel.namespaces["/ns/1"]["galactic0"]
+    before = dict(inside.routes)
+    assert any(len(key) == IPV4_KEY for key in before)
+    inside.addresses["galactic0", ip_interface("10.1.1.9/24")] = True
+    await node.sync._dataplane.resync(node.sync._host())
+    assert ("galactic0", ip_interface("10.1.1.9/24")) not in inside.addresses
+    assert inside.routes == before
