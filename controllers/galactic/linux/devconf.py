@@ -56,6 +56,8 @@ _FEW: Final = 4
 """Up to so many devices are asked for one by one."""
 _PART: Final = 1 << 16
 _ANSWER_SECONDS: Final = 30.0
+_ADVERTISED: Final = frozenset({"accept_ra", "autoconf"})
+_ALWAYS: Final = 2
 _REFUSED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -82,7 +84,8 @@ class Setting(NamedTuple):
 async def read(namespace: Namespace, settings: Collection[Setting]) -> dict[str, str]:
     """The values by path, of devices that exist. Raises Unreachable.
 
-    ``accept_ra`` 1 is returned as 0 where forwarding is on: the kernel accepts router advertisements there at 2 only.
+    ``accept_ra`` and ``autoconf`` 1 are returned as 0 where forwarding is on: the kernel accepts router advertisements
+    there only where ``accept_ra`` is 2.
     """
     wanted: dict[str, list[Setting]] = {}
     for setting in settings:
@@ -131,7 +134,7 @@ def _value(setting: Setting, conf: bytes) -> str | None:
         return int(_U32.unpack_from(conf, at)[0]) if len(conf) >= at + _U32.size else None
 
     value = number(setting.name)
-    if setting.name == "accept_ra" and value == 1 and number("forwarding"):
+    if setting.name in _ADVERTISED and value == 1 and number("forwarding") and number("accept_ra") != _ALWAYS:
         value = 0
     return None if value is None else str(value)
 
