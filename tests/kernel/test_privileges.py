@@ -53,7 +53,7 @@ async def kernel():
             assert not left, left
             await anext(events)
             for device in ("G000000001000V", "G000000001001H"):
-                await devconf.set_ipv4(Namespace.own(), device, {"rp_filter": 1, "forwarding": 0, "arp_filter": 1})
+                await devconf.set_ipv4(Namespace.own(), device, {"rp_filter": 1, "forwarding": 0, "proxy_arp": 1})
             wrong = change(wanted, await kernel.read())
             assert len(wrong) == len(wrong.sysctls) == 6, wrong
             await kernel.write(wrong)

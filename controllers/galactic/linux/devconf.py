@@ -29,7 +29,6 @@ IPV4: Final = {
     "forwarding": 1,
     "proxy_arp": 3,
     "rp_filter": 8,
-    "arp_filter": 13,
     "arp_ignore": 19,
     "promote_secondaries": 20,
     "route_localnet": 26,

@@ -57,7 +57,7 @@ VRF, END = "G0000000jU000V", "G0000000jU00GH"
 def sysctls(device):
     """Those of a VRF or a host end, whatever `default` or another program gave it."""
     ipv4 = {"forwarding": "1"} | dict.fromkeys(
-        ("rp_filter", "proxy_arp", "arp_filter", "arp_ignore", "route_localnet"), "0"
+        ("rp_filter", "proxy_arp", "arp_ignore", "route_localnet"), "0"
     )
     ipv6 = {"forwarding": "1"} | dict.fromkeys(
         ("disable_ipv6", "accept_ra", "seg6_enabled", "rpl_seg_enabled"), "0"

@@ -11,20 +11,19 @@ from galactic.node.dataplane.plan import Host
 from galactic.node.state.condition import ConditionState
 
 _ARP_IGNORE = "net/ipv4/conf/all/arp_ignore"
-_ARP_FILTER = "net/ipv4/conf/all/arp_filter"
-_UNANSWERED = "the node does not answer pods' ARP requests for their gateway"
 
 
 def problems(values: Mapping[str, str]) -> Iterator[str]:
     """The sysctls that stop packets of VPCs, each with its remedy. ``values`` by path below /proc/sys.
 
-    The kernel uses the larger value of ``all`` and the device for arp_ignore, and either for arp_filter.
+    The kernel uses the larger value of ``all`` and the device for arp_ignore.
     """
     if values.get(_ARP_IGNORE, "0") not in ("0", "1"):
         value = values[_ARP_IGNORE]
-        yield f"net.ipv4.conf.all.arp_ignore is {value}: {_UNANSWERED}; set it to 0 or 1"
-    if values.get(_ARP_FILTER, "0") != "0":
-        yield f"net.ipv4.conf.all.arp_filter is on: {_UNANSWERED}; set it to 0, and to 1 on the devices that need it"
+        yield (
+            f"net.ipv4.conf.all.arp_ignore is {value}: the node does not answer pods' ARP requests for their "
+            "gateway; set it to 0 or 1"
+        )
     for path, value in values.items():
         if path.endswith("/disable_ipv6") and value != "0":
             yield f"IPv6 is disabled on the underlay: set {path.replace('/', '.')} to 0"
@@ -46,7 +45,7 @@ class HostSettings:
         self._host, self._read = host, read
 
     def condition(self) -> ConditionState:
-        paths = [_ARP_IGNORE, _ARP_FILTER]
+        paths = [_ARP_IGNORE]
         if facts := self._host():
             paths.append(f"net/ipv6/conf/{facts.underlay}/disable_ipv6")
         if problem := "; ".join(problems(self._read(paths))):

@@ -45,7 +45,6 @@ DEVICE_SYSCTLS: Final = {
         "forwarding": "1",
         "rp_filter": "0",
         "proxy_arp": "0",
-        "arp_filter": "0",  # it would look for the way back to the pod in the main table
         "arp_ignore": "0",
         "route_localnet": "0",
     },
