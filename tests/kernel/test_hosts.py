@@ -6,15 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-import test_isolation
-from test_isolation import ADDRESSES, PODS, path_of, planned
+from two_nodes import ADDRESSES, PODS, path_of, planned
 
 from galactic import names
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import change
 
 pytestmark = pytest.mark.vrf
-net = test_isolation.net
 
 IPV4, IPV6 = 0, 1
 TO = ("3", "2")

@@ -81,7 +81,7 @@ def planned(node: int, paths: dict[str, str]) -> Objects:
             parts.append(Objects(routes={route_key(tables[vpc], network): way for network in announced}))
     whole = Objects()
     for part in parts:
-        for kind in ("links", "addresses", "routes", "rules", "sysctls"):
+        for kind in ("links", "addresses", "routes", "rules", "sysctls", "lookups"):
             getattr(whole, kind).update(getattr(part, kind))
     return whole
 

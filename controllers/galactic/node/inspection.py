@@ -21,6 +21,7 @@ from galactic.linux.counters import drops, rise
 from galactic.linux.foreign import dropping, packets
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.legacy import in_use
+from galactic.linux.lookups import UNDERLAY_PRIORITY
 from galactic.linux.namespace import Namespace
 from galactic.linux.objects import (
     LOOPBACK_DEVICE,
@@ -39,7 +40,7 @@ from galactic.linux.objects import (
 )
 from galactic.linux.route_lookup import chosen_route
 from galactic.linux.underlay import underlay
-from galactic.node.dataplane.plan import RULE_PRIORITY, tables_of
+from galactic.node.dataplane.plan import tables_of
 from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
 
 PROGRAM: Final = "galactic-node-inspect"
@@ -146,7 +147,7 @@ async def inspection(
 
 async def _foreign(objects: Objects) -> list[dict[str, Any]]:
     """Chains of other programs that drop packets of VPCs; none where the node has no plan yet."""
-    block = next((rule.destination for rule in objects.rules if rule.priority == RULE_PRIORITY), None)
+    block = next((rule.destination for rule in objects.rules if rule.priority == UNDERLAY_PRIORITY), None)
     own = [address.ip for device, address in objects.addresses if device == LOOPBACK_DEVICE]
     loopback = next((address for address in own if isinstance(address, IPv6Address)), None)
     if block is None or loopback is None:
