@@ -222,7 +222,7 @@ async def _listen(server: web.AppRunner, settings: Settings) -> bool:
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
-        log.warning("metrics_address is no address of this host, trying again", address=str(address))
+        log.warning("metrics_address is not an address of this host, trying again", address=str(address))
         return False
     return True
 

@@ -118,7 +118,7 @@ def test_an_address_that_the_host_does_not_have_stops_no_controller() -> None:
         process.send_signal(signal.SIGTERM)
         out, logged = process.communicate(timeout=PATIENCE_SECONDS)
         assert (process.returncode, out) == (0, "cleaned up\n")
-        assert "metrics_address is no address of this host" in logged
+        assert "metrics_address is not an address of this host" in logged
 
 
 def test_a_problem_is_named() -> None:

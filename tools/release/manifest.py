@@ -39,20 +39,22 @@ def rendered(helm: Path, chart: Path) -> str:
     given = ["--set=uninstall.enabled=false", "--skip-tests"]
     done = subprocess.run([str(helm), *arguments, *given], capture_output=True, text=True, check=True)
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    things = [namespace, *filter(None, yaml.safe_load_all(done.stdout))]
-    for thing in things:
-        labels = thing["metadata"].get("labels", {})
+    manifests = [namespace, *filter(None, yaml.safe_load_all(done.stdout))]
+    for manifest in manifests:
+        labels = manifest["metadata"].get("labels", {})
         labels.pop("helm.sh/chart", None)
         if "app.kubernetes.io/managed-by" in labels:
             labels["app.kubernetes.io/managed-by"] = "kubectl"
-        if not thing["metadata"].get("annotations", {}).pop("helm.sh/resource-policy", None):
+        if not manifest["metadata"].get("annotations", {}).pop("helm.sh/resource-policy", None):
             continue
-        if not thing["metadata"]["annotations"]:
-            del thing["metadata"]["annotations"]
-    first = [thing for thing in things if thing["kind"] in ("Namespace", "CustomResourceDefinition")]
-    rest = [thing for thing in things if thing not in first]
+        if not manifest["metadata"]["annotations"]:
+            del manifest["metadata"]["annotations"]
+    first = [
+        manifest for manifest in manifests if manifest["kind"] in ("Namespace", "CustomResourceDefinition")
+    ]
+    rest = [manifest for manifest in manifests if manifest not in first]
     return HEAD + "".join(
-        "---\n" + yaml.safe_dump(thing, sort_keys=False, width=110) for thing in (*first, *rest)
+        "---\n" + yaml.safe_dump(manifest, sort_keys=False, width=110) for manifest in (*first, *rest)
     )
 
 

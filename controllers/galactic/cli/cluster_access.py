@@ -237,12 +237,12 @@ def problem(pod: Object) -> str:
     return ""
 
 
-def _component(thing: Object) -> str:
-    return str((thing["metadata"].get("labels") or {}).get(COMPONENT, "galactic"))
+def _component(workload: Object) -> str:
+    return str((workload["metadata"].get("labels") or {}).get(COMPONENT, "galactic"))
 
 
-def _log(thing: Object, name: str) -> str:
-    return f"kubectl logs -n {thing['metadata']['namespace']} {name}"
+def _log(workload: Object, name: str) -> str:
+    return f"kubectl logs -n {workload['metadata']['namespace']} {name}"
 
 
 def _port(pod: Object) -> int:

@@ -92,7 +92,7 @@ def moment(text: str, now: datetime) -> datetime:
         return datetime.fromisoformat(given).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise Rejected(
-            f"{text!r} is no time; write 2026-11-17, '2026-11-17 14:00', 2026-11-17T14:00:00Z, or 3d for 3 days ago "
+            f"{text!r} is not a time; write 2026-11-17, '2026-11-17 14:00', 2026-11-17T14:00:00Z, or 3d for 3 days ago "
             "(s, m, h, d, w)"
         ) from error
 
@@ -145,7 +145,7 @@ def _network(text: str) -> IPv4Network | IPv6Network:
         return ip_network(text)
     except ValueError as error:
         raise Rejected(
-            f"{text!r} is no address: {error}; write 10.1.1.2 or 10.1.1.0/24", field="ADDRESS"
+            f"{text!r} is not an address: {error}; write 10.1.1.2 or 10.1.1.0/24", field="ADDRESS"
         ) from error
 
 

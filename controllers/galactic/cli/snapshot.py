@@ -120,9 +120,9 @@ def has_ended(pod: Object) -> bool:
     return bool(pod["metadata"].get("deletionTimestamp")) or phase in ("Succeeded", "Failed")
 
 
-def name_of(thing: Mapping[str, Any]) -> str:
+def name_of(manifest: Mapping[str, Any]) -> str:
     """``namespace/name``, or the name where there is no namespace."""
-    meta = thing["metadata"]
+    meta = manifest["metadata"]
     return f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else str(meta["name"])
 
 
@@ -221,11 +221,11 @@ async def _list(kube: Kube, snapshot: Snapshot, resource: Resource, *, fields: s
     return []
 
 
-def _parsed(snapshot: Snapshot, kind: type[T], things: Iterable[Object]) -> dict[str, T]:
+def _parsed(snapshot: Snapshot, kind: type[T], manifests: Iterable[Object]) -> dict[str, T]:
     parsed = {}
-    for thing in things:
+    for manifest in manifests:
         try:
-            parsed[name_of(thing)] = parse(kind, thing)
+            parsed[name_of(manifest)] = parse(kind, manifest)
         except Rejected as error:
-            snapshot.broken[f"{thing['kind']} {name_of(thing)}"] = str(error)
+            snapshot.broken[f"{manifest['kind']} {name_of(manifest)}"] = str(error)
     return parsed

@@ -131,7 +131,7 @@ def half_life(pem: bytes, name: str) -> datetime:
     try:
         certificate, key = x509.load_pem_x509_certificate(pem), load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:
-        raise Rejected(f"no certificate with its key: {error}", reason="InvalidCertificate") from error
+        raise Rejected(f"not a certificate with its key: {error}", reason="InvalidCertificate") from error
     if certificate.subject != _subject(name) or _public(certificate.public_key()) != _public(
         key.public_key()
     ):

@@ -111,8 +111,17 @@ def own_namespace(otherwise: str = "kube-system") -> str:
     return otherwise
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """``own``: the identity of a replica that asks for the Lease ``namespace``/``name``."""
+
+    namespace: str
+    name: str
+    own: str
+
+
 class Lease:
-    """One candidate for the lease ``namespace``/``name``.
+    """The Lease as one candidate sees it.
 
     ``run`` calls ``lead`` whenever this candidate holds the lease, and cancels it on its loss. ``holder``: the holder
     at the last request, empty for none. ``report`` gets the problem of every request, also while waiting, or None.
@@ -121,15 +130,14 @@ class Lease:
     def __init__(
         self,
         api: Api,
-        namespace: str,
-        name: str,
-        own: str,
+        candidate: Candidate,
         *,
         terms: Terms | None = None,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str | None], None] | None = None,
     ) -> None:
-        self._api, self._namespace, self._name, self.own = api, namespace, name, own
+        self._api, self._namespace, self._name = api, candidate.namespace, candidate.name
+        self.own = candidate.own
         self._report = report or (lambda _problem: None)
         self._terms, self._clock = terms or Terms(), clock
         self._until = float("-inf")

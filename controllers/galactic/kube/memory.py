@@ -48,33 +48,33 @@ class MemoryApi:
 
     def all(self, resource: Resource) -> Iterator[Object]:
         """The objects of a kind, in the order in which they were made."""
-        return (thing for (plural, _, _), thing in self.objects.items() if plural == resource.plural)
+        return (stored for (plural, _, _), stored in self.objects.items() if plural == resource.plural)
 
     def put(self, resource: Resource, body: Mapping[str, Any], namespace: str = "") -> Object:
         """As ``kubectl create``: the object as made, with UID, generation and creation time. Raises Conflict."""
-        thing: Object = copy.deepcopy(dict(body))
-        meta = thing["metadata"]
+        stored: Object = copy.deepcopy(dict(body))
+        meta = stored["metadata"]
         namespace = namespace if resource.namespaced else ""
         key = (resource.plural, namespace, meta["name"])
         if key in self.objects:
             raise Conflict(f"{resource.plural} {meta['name']!r} already exists", reason="AlreadyExists")
         number = next(self._numbers)
         clock = f"{number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}"
-        thing |= {"apiVersion": resource.api_version, "kind": resource.kind}
+        stored |= {"apiVersion": resource.api_version, "kind": resource.kind}
         meta |= {"uid": f"uid-{number}", "generation": 1, "creationTimestamp": f"2026-01-01T{clock}Z"}
         if namespace:
             meta["namespace"] = namespace
-        self.objects[key] = thing
-        return self._publish(resource, "ADDED", thing)
+        self.objects[key] = stored
+        return self._publish(resource, "ADDED", stored)
 
-    def store(self, resource: Resource, thing: Object) -> Object:
+    def store(self, resource: Resource, stored: Object) -> Object:
         """The object exactly as given but for its resource version, in place of its predecessor."""
-        thing = copy.deepcopy(thing)
-        meta = thing["metadata"]
+        stored = copy.deepcopy(stored)
+        meta = stored["metadata"]
         key = (resource.plural, meta.get("namespace", ""), meta["name"])
         type_ = "MODIFIED" if key in self.objects else "ADDED"
-        self.objects[key] = thing
-        return self._publish(resource, type_, thing)
+        self.objects[key] = stored
+        return self._publish(resource, type_, stored)
 
     def change(
         self,
@@ -86,25 +86,25 @@ class MemoryApi:
         subresource: str | None = None,
     ) -> Object:
         """As ``kubectl patch --type=merge``. Raises NotFound, and Conflict for another resource version."""
-        thing = self._required(resource, name, namespace)
+        stored = self._required(resource, name, namespace)
         version = (patch.get("metadata") or {}).get("resourceVersion")
-        if version and version != thing["metadata"]["resourceVersion"]:
+        if version and version != stored["metadata"]["resourceVersion"]:
             raise Conflict(f"{resource.plural} {name!r} was changed", reason="Conflict")
         parts = {
             part: value for part, value in patch.items() if (part == "status") == (subresource == "status")
         }
-        spec = copy.deepcopy(thing.get("spec"))
-        _merge(thing, parts)
-        return self._modified(resource, thing, spec)
+        spec = copy.deepcopy(stored.get("spec"))
+        _merge(stored, parts)
+        return self._modified(resource, stored, spec)
 
     def remove(self, resource: Resource, name: str, namespace: str = "") -> None:
         """As ``kubectl delete --wait=false``, and garbage collection after it. Raises NotFound."""
-        thing = self._required(resource, name, namespace)
-        if thing["metadata"].get("finalizers"):
-            thing["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
-            self._publish(resource, "MODIFIED", thing)
+        stored = self._required(resource, name, namespace)
+        if stored["metadata"].get("finalizers"):
+            stored["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
+            self._publish(resource, "MODIFIED", stored)
         else:
-            self._vanish(resource, thing)
+            self._vanish(resource, stored)
 
     # Requests
 
@@ -125,7 +125,7 @@ class MemoryApi:
         keys = sorted(key for key in self.objects if key[0] == resource.plural)  # as etcd has them
         objects = [copy.deepcopy(self.objects[key]) for key in keys]
         version = str(self._history[-1][0]) if self._history else "0"
-        return [thing for thing in objects if selected(thing, labels, namespace, fields)], version
+        return [stored for stored in objects if selected(stored, labels, namespace, fields)], version
 
     async def pages(
         self,
@@ -175,15 +175,15 @@ class MemoryApi:
     async def replace(self, resource: Resource, body: Object, *, subresource: str | None = None) -> Object:
         meta = body["metadata"]
         self._request("replace", resource, meta["name"])
-        thing = self._required(resource, meta["name"], meta.get("namespace", ""))
-        if meta.get("resourceVersion") != thing["metadata"]["resourceVersion"]:
+        stored = self._required(resource, meta["name"], meta.get("namespace", ""))
+        if meta.get("resourceVersion") != stored["metadata"]["resourceVersion"]:
             raise Conflict(f"{resource.plural} {meta['name']!r} was changed", reason="Conflict")
-        spec = copy.deepcopy(thing.get("spec"))
-        kept = {"status"} if subresource is None else thing.keys() - {"status"}
-        whole = copy.deepcopy(body) | {part: thing[part] for part in kept if part in thing}
-        thing.clear()
-        thing |= whole
-        return self._modified(resource, thing, spec)
+        spec = copy.deepcopy(stored.get("spec"))
+        kept = {"status"} if subresource is None else stored.keys() - {"status"}
+        whole = copy.deepcopy(body) | {part: stored[part] for part in kept if part in stored}
+        stored.clear()
+        stored |= whole
+        return self._modified(resource, stored, spec)
 
     async def patch(
         self,
@@ -218,40 +218,40 @@ class MemoryApi:
         self.remove(PODS, name, namespace)
 
     def _required(self, resource: Resource, name: str, namespace: str) -> Object:
-        thing = self.stored(resource, name, namespace)
-        if thing is None:
+        stored = self.stored(resource, name, namespace)
+        if stored is None:
             raise NotFound(f"{resource.plural} {name!r} not found", reason="NotFound")
-        return thing
+        return stored
 
-    def _modified(self, resource: Resource, thing: Object, spec: object) -> Object:
+    def _modified(self, resource: Resource, stored: Object, spec: object) -> Object:
         """After a write. ``spec``: the one before."""
-        meta = thing["metadata"]
-        if thing.get("spec") != spec:
+        meta = stored["metadata"]
+        if stored.get("spec") != spec:
             meta["generation"] = meta.get("generation", 0) + 1
         if "deletionTimestamp" in meta and not meta.get("finalizers"):
-            return self._vanish(resource, thing)
-        return self._publish(resource, "MODIFIED", thing)
+            return self._vanish(resource, stored)
+        return self._publish(resource, "MODIFIED", stored)
 
-    def _vanish(self, resource: Resource, thing: Object) -> Object:
-        meta = thing["metadata"]
+    def _vanish(self, resource: Resource, stored: Object) -> Object:
+        meta = stored["metadata"]
         del self.objects[resource.plural, meta.get("namespace", ""), meta["name"]]
-        answer = self._publish(resource, "DELETED", thing)
+        answer = self._publish(resource, "DELETED", stored)
         for (plural, namespace, name), owned in list(self.objects.items()):
             owners = [owner["uid"] for owner in owned["metadata"].get("ownerReferences") or ()]
             if meta.get("uid") in owners:
                 self.remove(self._kinds[plural], name, namespace)
         return answer
 
-    def _publish(self, resource: Resource, type_: str, thing: Object) -> Object:
+    def _publish(self, resource: Resource, type_: str, stored: Object) -> Object:
         number = next(self._numbers)
-        thing["metadata"]["resourceVersion"] = str(number)
-        event = Event(type_, copy.deepcopy(thing))
+        stored["metadata"]["resourceVersion"] = str(number)
+        event = Event(type_, copy.deepcopy(stored))
         self._kinds.setdefault(resource.plural, resource)
         self._history.append((number, resource.plural, event))
         self._changed.set()
         self._changed = asyncio.Event()
         self.observer(resource, event)
-        return copy.deepcopy(thing)
+        return copy.deepcopy(stored)
 
     def _request(self, verb: str, resource: Resource, name: str) -> None:
         self.requests.append((verb, resource.kind, name))
@@ -259,14 +259,14 @@ class MemoryApi:
             raise error
 
 
-def selected(thing: Object, labels: str, namespace: str | None, fields: str = "") -> bool:
+def selected(stored: Object, labels: str, namespace: str | None, fields: str = "") -> bool:
     """Whether selectors have the object. Labels: ``name``, ``name=value``, ``name in (…)``. Fields: ``path=value``."""
-    meta = thing["metadata"]
+    meta = stored["metadata"]
     present = meta.get("labels") or {}
     by_field = [term.partition("=") for term in fields.split(",") if term]
     return (
         all(_labelled(present, term) for term in re.split(r",(?![^(]*\))", labels) if term)
-        and all(str(_field(thing, path)) == value for path, _, value in by_field)
+        and all(str(_field(stored, path)) == value for path, _, value in by_field)
         and namespace in (None, meta.get("namespace"))
     )
 
@@ -279,8 +279,8 @@ def _labelled(present: Mapping[str, str], term: str) -> bool:
     return name in present and (not equal or present[name] == value)
 
 
-def _field(thing: Object, path: str) -> object:
-    value: Any = thing
+def _field(stored: Object, path: str) -> object:
+    value: Any = stored
     for part in path.split("."):
         value = value.get(part, "") if isinstance(value, Mapping) else ""
     return value

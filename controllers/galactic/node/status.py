@@ -37,7 +37,7 @@ class HostTasks:
 
 
 class StatusReport:
-    """Reads the state off the tasks."""
+    """The node's status, read from its tasks."""
 
     def __init__(
         self, store: Store, host: HostTasks, session: Session, kubernetes: KubernetesTasks, metrics: Metrics

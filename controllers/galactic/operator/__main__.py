@@ -9,7 +9,7 @@ from typing import Any
 from galactic.kube.api import Api
 from galactic.kube.client import Kube, connect
 from galactic.kube.fenced import Fenced
-from galactic.kube.lease import Lease, identity, own_namespace
+from galactic.kube.lease import Candidate, Lease, identity, own_namespace
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.operator.attachments import Attachments
@@ -44,7 +44,8 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
     health.set("lease", "kube-apiserver was not asked yet")
     async with await connect() as kube:
         namespace = own_namespace()
-        lease = Lease(kube, namespace, "galactic-operator", identity(), report=partial(health.set, "lease"))
+        candidate = Candidate(namespace, "galactic-operator", identity())
+        lease = Lease(kube, candidate, report=partial(health.set, "lease"))
         reconciler = assemble(
             Fenced(kube, lease),
             rules(settings),

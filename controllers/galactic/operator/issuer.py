@@ -216,7 +216,7 @@ def _account(namespace: str) -> str:
 
 
 def _extra(spec: Mapping[str, Any], name: str) -> str:
-    """The one value of that name; empty where there is none, or there are several."""
+    """The value of an extra attribute of the request's user that has exactly one; else empty."""
     values: list[str] = (spec.get("extra") or {}).get(name) or []
     return str(values[0]) if len(values) == 1 else ""
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 import structlog
 from pydantic import Field
 
+from galactic.backoff import Backoff
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.client import connect
@@ -54,7 +55,7 @@ MADE: Final = (
     (LEASES, "galactic-operator"),
     (LEASES, "galactic-router"),
 )
-POLL_SECONDS: Final = 0.5
+POLL_SECONDS: Final = (0.5, 4.0)
 
 
 class RetireSettings(Settings):
@@ -105,7 +106,7 @@ async def _unhook(api: Api) -> None:
 async def _ended(api: Api, settings: RetireSettings) -> None:
     components = "app.kubernetes.io/component in (operator,webhook,router)"
     selector = f"app.kubernetes.io/instance={settings.instance},{components}"
-    until = time.monotonic() + settings.patience
+    until, backoff = time.monotonic() + settings.patience, Backoff(*POLL_SECONDS)
     while True:
         pods, _ = await api.list(PODS, settings.namespace, labels=selector)
         if not pods:
@@ -116,7 +117,7 @@ async def _ended(api: Api, settings: RetireSettings) -> None:
                 "pods", f"{names} did not end within {settings.patience:g} s; delete them and try again"
             )
         log.info("waiting for pods to end", pods=names)
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(backoff.pause())
 
 
 async def _release(api: Api, resource: Resource) -> int:

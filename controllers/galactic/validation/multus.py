@@ -122,7 +122,7 @@ def _list(text: str) -> list[object]:
 
 def _selected(index: int, value: object) -> Network:
     if not isinstance(value, dict):
-        raise _malformed(str(value), f"(entry {index}) is no object with a name")
+        raise _malformed(str(value), f"(entry {index}) is not an object with a name")
     texts = {key: value.get(key) or "" for key in ("namespace", "name", "interface")}
     for key, text in texts.items():
         if not isinstance(text, str):

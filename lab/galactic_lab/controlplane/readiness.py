@@ -9,8 +9,8 @@ from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION
 from galactic_lab.state import State
 
 PROBES: Final = tuple(
-    json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **thing})
-    for thing in (
+    json.dumps({"metadata": {"name": "probe", "namespace": "default"}, **manifest})
+    for manifest in (
         {"apiVersion": API_VERSION, "kind": "VPC", "spec": {"networks": ["10.0.0.1/8"]}},
         {
             "apiVersion": "v1",

@@ -181,7 +181,7 @@ def test_times(text: str, wanted: datetime) -> None:
 
 @pytest.mark.parametrize("text", ["", "tuesday", "3 fortnights", "2026-13-01", "99999999999d", "-3d", "3"])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(Rejected, match="is no time; write"):
+    with pytest.raises(Rejected, match="is not a time; write"):
         moment(text, BEGIN)
 
 
@@ -228,9 +228,9 @@ async def test_the_command(url, until) -> None:
         pytest.param(["10.1.1.99"], 1, "no holder of 10.1.1.99", id="nobody"),
         pytest.param(["10.1.1.1", "--at", "9w"], 1, "no holder of 10.1.1.1 at", id="not-then"),
         pytest.param(["10.1.1.1", "--vpc", "99"], 1, "in VPC 99", id="not-there"),
-        pytest.param(["10.1.1.256"], 2, "is no address", id="no-address"),
+        pytest.param(["10.1.1.256"], 2, "is not an address", id="no-address"),
         pytest.param(["10.1.1.1", "--vpc", "blue"], 2, "blue", id="no-vpc"),
-        pytest.param(["10.1.1.1", "--at", "soon"], 2, "is no time; write", id="no-time"),
+        pytest.param(["10.1.1.1", "--at", "soon"], 2, "is not a time; write", id="no-time"),
         pytest.param(["10.1.1.1", "--at", "1d", "--since", "2d"], 2, "give one of them", id="both"),
         pytest.param(["10.1.1.1", "--database-url", ""], 2, "GALACTIC_DATABASE_URL", id="no-database"),
         pytest.param(["10.1.1.1", "--database-url", "nonsense"], 2, "write postgresql://", id="no-url"),

@@ -3,7 +3,7 @@
 import pytest
 
 from galactic.kube.fenced import Fenced
-from galactic.kube.lease import Deposed, Lease, Terms
+from galactic.kube.lease import Candidate, Deposed, Lease, Terms
 from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import NAMESPACES, VPCS
 
@@ -14,7 +14,7 @@ async def test_only_the_leader_writes():
     memory = MemoryApi()
     memory.put(NAMESPACES, {"metadata": {"name": "default"}})
     clock = [0.0]
-    lease = Lease(memory, "default", "operator", "a", terms=Terms(), clock=lambda: clock[0])
+    lease = Lease(memory, Candidate("default", "operator", "a"), terms=Terms(), clock=lambda: clock[0])
     api = Fenced(memory, lease)
     with pytest.raises(Deposed):
         await api.create(VPCS, VPC, "default")

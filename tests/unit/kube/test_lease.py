@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from galactic.errors import Unreachable
-from galactic.kube.lease import RENEWALS, Deposed, Lease, Pace, Terms
+from galactic.kube.lease import RENEWALS, Candidate, Deposed, Lease, Pace, Terms
 from galactic.kube.memory import MemoryApi
 from galactic.kube.resources import LEASES
 
@@ -57,16 +57,14 @@ class _Network:
         return await self.server.replace(*arguments)
 
 
-class Candidate:
+class Contender:
     """Runs in ``task``; ``active`` while it leads."""
 
     def __init__(self, server, own):
         self.reports = []
         self.lease = Lease(
             server.seen_by(own),
-            "ns",
-            "operator",
-            own,
+            Candidate("ns", "operator", own),
             terms=TERMS,
             clock=asyncio.get_running_loop().time,
             report=self.reports.append,
@@ -98,7 +96,7 @@ async def candidates():
     server, made = Server(), []
 
     def make(own):
-        made.append(Candidate(server, own))
+        made.append(Contender(server, own))
         return made[-1]
 
     make.server = server
@@ -279,7 +277,7 @@ async def test_what_the_work_raises_ends_the_candidate_and_frees_the_lease():
     async def lead():
         raise ValueError("broken")
 
-    lease = Lease(server.seen_by("a"), "ns", "operator", "a", terms=TERMS)
+    lease = Lease(server.seen_by("a"), Candidate("ns", "operator", "a"), terms=TERMS)
     with pytest.raises(ValueError, match="broken"):
         await lease.run(lead)
     assert server.lease["spec"]["holderIdentity"] == ""

@@ -266,7 +266,7 @@ async def test_alone_is_chosen_at_once(until) -> None:
 
 @pytest.mark.parametrize(
     ("shortest", "longest"),
-    [pytest.param(TERMS.retry, LOOK, id="lease"), pytest.param(0.01, 0.03, id="lock")],
+    [pytest.param(TERMS.retry, LOOK, id="lease"), pytest.param(0.01, 0.12, id="lock")],
 )
 async def test_no_two_pauses_are_alike(monkeypatch, shortest: float, longest: float) -> None:
     """Candidates that began together would else ask together for ever."""

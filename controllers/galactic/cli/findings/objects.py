@@ -93,17 +93,17 @@ def _router_log(name: str) -> str:
     return f"check its Events: kubectl describe vpca -n {name.replace('/', ' ')}; else the log of galactic-router"
 
 
-def _object(snapshot: Snapshot, kind: str, name: str, thing: Vpc | VpcAttachment) -> Iterator[Finding]:
+def _object(snapshot: Snapshot, kind: str, name: str, parsed: Vpc | VpcAttachment) -> Iterator[Finding]:
     """An object whose condition Ready is not True, or that the operator has not reconciled."""
-    ready = by_type(thing.status.conditions).get("Ready")
+    ready = by_type(parsed.status.conditions).get("Ready")
     short = {"VPC": "vpc", "VPCAttachment": "vpca"}[kind]
     if ready is None:
-        if snapshot.at - seconds(thing.metadata.creation_timestamp) > PATIENCE_SECONDS:
+        if snapshot.at - seconds(parsed.metadata.creation_timestamp) > PATIENCE_SECONDS:
             message = "the operator has not reconciled it yet"
             yield Finding(PROBLEM, f"{kind} {name}", "Unseen", message, log(snapshot, "operator"))
     elif ready.status != "True":
         remedy = "" if has_remedy(ready.message) else f"kubectl describe {short} -n {name.replace('/', ' ')}"
         yield Finding(PROBLEM, f"{kind} {name}", ready.reason, ready.message, remedy)
-    elif thing.status.observed_generation < thing.metadata.generation:
+    elif parsed.status.observed_generation < parsed.metadata.generation:
         message = "the operator has not reconciled its last change yet"
         yield Finding(NOTE, f"{kind} {name}", "Unseen", message, log(snapshot, "operator"))

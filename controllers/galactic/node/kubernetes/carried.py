@@ -165,8 +165,8 @@ class CarriedAttachments:
     async def _ask(self, key: Name) -> Entitlement | None:
         """As the API server has it; None where it does not answer, or has none that is usable."""
         try:
-            thing = await self._kube.find(VPC_ATTACHMENTS, key[1], key[0])
-            return entitlement(thing) if thing else None
+            vpcattachment = await self._kube.find(VPC_ATTACHMENTS, key[1], key[0])
+            return entitlement(vpcattachment) if vpcattachment else None
         except GalacticError as error:
             log.warning("attachment not read", attachment="/".join(key), error=str(error))
             return None
@@ -269,8 +269,8 @@ class CarriedAttachments:
             return
         namespace, own = _name(attachment)
         try:
-            thing = await self._kube.find(VPC_ATTACHMENTS, own, namespace)
-            reason = self._lost(attachment, entitlement(thing) if thing else None)
+            vpcattachment = await self._kube.find(VPC_ATTACHMENTS, own, namespace)
+            reason = self._lost(attachment, entitlement(vpcattachment) if vpcattachment else None)
             if reason is None or self._store.attachments.get(key) != attachment:
                 self._since.pop(key, None)
                 return

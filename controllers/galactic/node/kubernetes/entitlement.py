@@ -38,17 +38,17 @@ class Entitlement:
         return self.carriers is not None and uid not in {carrier.uid for carrier in self.carriers}
 
 
-def entitlement(thing: Object) -> Entitlement:
+def entitlement(vpcattachment: Object) -> Entitlement:
     """Raises Rejected, naming the field, where the status is not usable."""
-    meta = thing["metadata"]
-    status = parse(AttachmentStatus, thing.get("status") or {})
+    meta = vpcattachment["metadata"]
+    status = parse(AttachmentStatus, vpcattachment.get("status") or {})
     name = f"{meta['namespace']}/{meta['name']}"
     return Entitlement(name, _config(name, status), status.carriers, status.vpc or "")
 
 
-def kept(thing: Object) -> Object:
+def kept(vpcattachment: Object) -> Object:
     """The part of a VPCAttachment that is remembered."""
-    meta, status = thing["metadata"], thing.get("status") or {}
+    meta, status = vpcattachment["metadata"], vpcattachment.get("status") or {}
     fields = ("identifier", "vpc", "addresses", "configuration", "carriers")
     return {
         "metadata": {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta},

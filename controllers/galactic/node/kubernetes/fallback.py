@@ -196,13 +196,13 @@ def _vpc(attachment: Object) -> int:
     return int(attachment["vpc"])
 
 
-def _compact(thing: Object) -> Object:
+def _compact(vpcattachment: Object) -> Object:
     """The part of a VPCAttachment that the informer keeps."""
-    meta = thing["metadata"]
+    meta = vpcattachment["metadata"]
     metadata = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}
     try:
         vpc = names.parse_vpc((meta.get("labels") or {}).get(VPC_LABEL, ""))
-        parsed = endpoint(vpc, thing.get("status") or {})
+        parsed = endpoint(vpc, vpcattachment.get("status") or {})
     except Rejected as error:
         log.warning("endpoint ignored", attachment="/".join(metadata.values()), error=str(error))
         vpc, parsed = 0, None

@@ -132,15 +132,15 @@ class Segment:
         else:
             self._invalid = None
 
-    def _remember(self, thing: Object) -> None:
-        self._status = thing.get("status") or {}
-        self._version = thing["metadata"].get("resourceVersion", "")
+    def _remember(self, segment: Object) -> None:
+        self._status = segment.get("status") or {}
+        self._version = segment["metadata"].get("resourceVersion", "")
 
-    def _on_answer(self, thing: Object) -> None:
+    def _on_answer(self, segment: Object) -> None:
         """The answer to a patch. The watch may have brought a later version before, or the object's end."""
-        version = thing["metadata"].get("resourceVersion", "")
+        version = segment["metadata"].get("resourceVersion", "")
         if self._status is not None and not _older(version, self._version):
-            self._remember(thing)
+            self._remember(segment)
 
     def _observe(self, status: SegmentStatus) -> None:
         """The numbers of an earlier life. Those of this life come back as well, and are not newer."""

@@ -88,14 +88,14 @@ class UnaccountedAttachments:
     async def _attachment(self, key: Key, endpoint: SegmentEndpoint) -> Attachment | None:
         """The attachment of an endpoint; None where its VPCAttachment is gone."""
         namespace, _, name = endpoint.attachment.partition("/")
-        thing = await self._api.find(VPC_ATTACHMENTS, name, namespace)
-        if thing is None:
+        attachment = await self._api.find(VPC_ATTACHMENTS, name, namespace)
+        if attachment is None:
             return None  # nor does the router have it
         if not endpoint.netns or _is_own(endpoint.netns):
             raise Rejected(
                 f"{endpoint.netns!r} is not a pod's network namespace", field="status.endpoints.netns"
             )
-        config = entitlement(thing).config
+        config = entitlement(attachment).config
         if config is None:
             raise NotYet(
                 f"VPCAttachment {endpoint.attachment} has no status.configuration: galactic-operator is away"

@@ -43,7 +43,7 @@ def entry(vpc: int, cluster: str, route: Route) -> tuple[PackedNetwork, Entry]:
     if segment[8:14] != vpc.to_bytes(6, "big") or segment[14:] in _RESERVED:
         raise Rejected(f"{route.segments[0]} is no SID of VPC {names.vpc_hex(vpc)}", field=route.network)
     if not 0 <= route.epoch <= _HIGHEST:
-        raise Rejected(f"{route.epoch} is no epoch", field=route.network)
+        raise Rejected(f"{route.epoch} is not an epoch", field=route.network)
     packed = _ENTRY.pack(segment, route.epoch, weight(route), function, route.cluster == cluster)
     return pack(route.network), packed
 
@@ -56,10 +56,10 @@ def pack(text: str) -> PackedNetwork:
         bits = int(length)
         network = LENGTHS[bits] + raw
     except (OSError, ValueError, IndexError) as error:
-        raise Rejected(f"{text!r} is no network in CIDR form") from error
+        raise Rejected(f"{text!r} is not a network in CIDR form") from error
     host = 8 * len(raw) - bits
     if host < 0 or bits < 0 or (host and int.from_bytes(raw, "big") & ((1 << host) - 1)):
-        raise Rejected(f"{text!r} is no network in CIDR form")
+        raise Rejected(f"{text!r} is not a network in CIDR form")
     return network
 
 

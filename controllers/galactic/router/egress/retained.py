@@ -120,7 +120,7 @@ class Retained:
         number = shard_number(level)
         if number is None:
             self.stray.add(parts)
-            raise Rejected(f"{level!r} is no shard", reason="UnknownTopic")
+            raise Rejected(f"{level!r} is not a shard", reason="UnknownTopic")
         if not payload:
             table.shards.pop(number, None)
             return
@@ -129,6 +129,6 @@ class Retained:
 
 
 def shard_number(level: str) -> int | None:
-    """The number of the shard that a topic ends with; None: it is no shard's."""
+    """The number of the shard that a topic ends with; None: it is not a shard's."""
     good = len(level) <= 5 and level.isascii() and level.isdigit() and level == str(int(level))
     return int(level) if good and int(level) < SHARDS_MAX else None

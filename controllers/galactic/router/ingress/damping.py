@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
 
 class Penalty(NamedTuple):
-    """How long a source was suppressed last, and until when that doubles its next suppression."""
+    """How long a source was last suppressed, and until when its next suppression lasts twice as long."""
 
     seconds: float
     until: float

@@ -24,7 +24,7 @@ def node_ref(cluster: str, node: str) -> NodeRef:
     """The sender of a message, by the levels of its topic. Raises Rejected."""
     ref = NodeRef(cluster, node)
     if not is_valid(ref):
-        raise Rejected(f"{cluster!r}, {node!r}: no names of a cluster and a node", reason="InvalidName")
+        raise Rejected(f"{cluster!r}, {node!r}: not the names of a cluster and a node", reason="InvalidName")
     return ref
 
 

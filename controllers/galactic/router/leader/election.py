@@ -6,16 +6,16 @@ PostgreSQL is unreachable: the claim of any other router would arrive from the b
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import structlog
 
+from galactic.backoff import Backoff
 from galactic.errors import GalacticError
 from galactic.kube.api import Api
-from galactic.kube.lease import DURATION_SECONDS, Lease, Terms, own_namespace
+from galactic.kube.lease import DURATION_SECONDS, Candidate, Lease, Terms, own_namespace
 
 log = structlog.get_logger(__name__)
 NAME: Final = "galactic-router"
@@ -24,6 +24,8 @@ TERMS: Final = Terms(duration=3.0, deadline=2.0, retry=0.5, longest=DURATION_SEC
 Kubernetes' own duration. Costs the API server two requests a second for each replica and two more for the leader's
 renewals, as much as the Leases of twenty kubelets."""
 RETRY_SECONDS: Final = 0.5
+LONGEST_RETRIES: Final = 4
+"""The longest pause, of these: PostgreSQL is back, and within 3 s some router asks it for the lock."""
 
 Chosen = Callable[[bool], None]
 """Called with True when this replica may claim to lead, whenever that is confirmed; with False when another may."""
@@ -66,7 +68,8 @@ class LeaseElection:
         terms: Terms = TERMS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._lease = Lease(api, namespace or own_namespace(), NAME, own, terms=terms, clock=clock)
+        candidate = Candidate(namespace or own_namespace(), NAME, own)
+        self._lease = Lease(api, candidate, terms=terms, clock=clock)
 
     async def run(self, chosen: Chosen) -> None:
         await self._lease.follow(chosen)
@@ -90,7 +93,10 @@ class LockElection:
         self._holding: asyncio.Task[None] | None = None
 
     async def run(self, chosen: Chosen) -> None:
+        backoff = Backoff(self._retry, LONGEST_RETRIES * self._retry)
+
         async def lead() -> None:
+            backoff.succeeded()
             chosen(True)
             await asyncio.Event().wait()
 
@@ -105,7 +111,7 @@ class LockElection:
                 if not isinstance(error, GalacticError):
                     raise error
                 log.warning("waiting for the database's lock failed, trying again", error=str(error))
-            await asyncio.sleep(self._retry * random.uniform(0.5, 1.5))
+            await asyncio.sleep(backoff.pause())
 
     def deposed(self) -> None:
         """Gives the lock back and waits for it: the other router may be next."""

@@ -72,7 +72,7 @@ class Reign:
             yield
 
     def begin(self, term: int) -> None:
-        """From now on commits are published and written down."""
+        """Commits are published and recorded from now on."""
         for follower in self._followers:
             follower.lead(term)
 

@@ -66,7 +66,7 @@ class VpcTables:
         self._changed.set()
 
     def install(self, tables: Mapping[int, Mapping[Network, Route]]) -> Iterator[dict[Network, Route | None]]:
-        """These tables are in force, whatever was computed, as another router published them.
+        """Puts the tables that another router published in force, in place of the computed ones.
 
         The next commit holds what has to change in them. A step installs and yields some routes; nothing may be
         committed before the last.
