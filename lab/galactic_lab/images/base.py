@@ -117,9 +117,19 @@ def _busybox(job: Job) -> tuple[bytes, list[str]]:
     )
     package = next(job.work.glob(f"{PACKAGE}_*.deb"))
     job.run(["dpkg-deb", "--extract", package.name, "package"], seconds=1, title="extracting")
-    program = job.work / "package/bin/busybox"
+    program = extracted(job.work / "package")
     applets = subprocess.run([str(program), "--list"], capture_output=True, text=True, check=True).stdout
     return program.read_bytes(), [name for name in applets.split() if name != "busybox"]
+
+
+def extracted(package: Path) -> Path:
+    """The program in the extracted package: in /bin, from Debian 13 on in /usr/bin. Raises BuildFailed."""
+    found = next(
+        (path for place in ("usr/bin", "bin") if (path := package / place / "busybox").is_file()), None
+    )
+    if found is None:
+        raise BuildFailed(f"{PACKAGE} has no busybox in /usr/bin or /bin")
+    return found
 
 
 def make(job: Job, programs: Path, architecture: str = "amd64") -> None:
