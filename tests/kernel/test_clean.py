@@ -25,8 +25,6 @@ from galactic.linux.objects import (
     route_key,
 )
 
-pytestmark = pytest.mark.every_kernel
-
 SPACE = IPv6Network("2001:db8:ff00::/40")
 PREFIX = IPv6Network("2001:db8:ff01:100::/56")
 HOST_END = "G000000001001H"
