@@ -3,7 +3,10 @@
 GUEST = "test_in_guest.py"
 WHOLE = ("tests/image/", "tests/chart/")
 """One image store, and one cluster that a chart is installed in. Of others, those of one file."""
-CHARTED = ("the_chart_on_real_nodes", "the_cli_tests_connectivity", "upgrades_of_the_chart")
+CHARTED = (
+    *("network_policies", "the_chart_on_real_nodes", "the_cli_tests_connectivity"),
+    "upgrades_of_the_chart",
+)
 """Stories that share a lab with the chart."""
 SLOW = ("tests/e2e/", "tests/chart/", "tests/image/", "tests/kernel/")
 """Folders whose tests are begun before those of all others."""

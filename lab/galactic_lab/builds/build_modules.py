@@ -80,6 +80,15 @@ COREDNS_RECIPE: Final = Recipe(
 
 KIND_RECIPE: Final = Recipe("kind", "sigs.k8s.io/kind", ("kind",), seconds=20, packages=200, stamps=())
 """For a test alone, in which kind parses kind-config.yaml."""
+POLICIES_RECIPE: Final = Recipe(
+    "networkpolicies",
+    "sigs.k8s.io/kube-network-policies",
+    ("kube-network-policies",),
+    seconds=60,
+    packages=900,
+    stamps=(),
+)
+"""For a story alone, in which it enforces NetworkPolicies of the default network."""
 
 
 def required(gomod: str, module: str) -> str:
@@ -163,6 +172,10 @@ def coredns() -> Build:
 
 def kind() -> Build:
     return build(KIND_RECIPE)
+
+
+def policies() -> Build:
+    return build(POLICIES_RECIPE)
 
 
 def _environment(job: Job, toolchain: Toolchain) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import Rejected
-from galactic_lab.node import containerd, kubelet, networks
+from galactic_lab.node import containerd, kubelet, multus
 
 SETTING: Final = "GALACTIC_LAB_MULTUS"
 """The variable that names the folder."""
@@ -51,13 +51,13 @@ def thick(folder: str) -> bool:
 
 def definition(folder: str) -> str:
     """The file name of Multus' configuration in /etc/cni/net.d, with that folder or with none."""
-    return DEFINITION if thick(folder) else networks.DEFINITION
+    return DEFINITION if thick(folder) else multus.DEFINITION
 
 
 def configure(folder: str, pods: IPv6Network, kubeconfig: Path) -> None:
     """Writes the default network's configuration, and the thin plugin's before it."""
     if thick(folder):
-        networks.define(pods, None)
+        multus.define(pods, None)
         return
     plugin: dict[str, Any] = {
         "type": THIN,
@@ -65,7 +65,7 @@ def configure(folder: str, pods: IPv6Network, kubeconfig: Path) -> None:
         "kubeconfig": str(kubeconfig),
         "cniDir": "/run/cni/multus",
     }
-    networks.define(pods, {"cniVersion": VERSION, "name": "multus", "plugins": [plugin]})
+    multus.define(pods, {"cniVersion": VERSION, "name": "multus", "plugins": [plugin]})
 
 
 def start(folder: str, node: str, kubeconfig: Path, plugins: Sequence[Path]) -> None:

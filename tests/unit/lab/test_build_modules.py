@@ -15,10 +15,14 @@ from galactic_lab.builds.build_modules import (
     KIND_RECIPE,
     KUBERNETES_RECIPE,
     MODULES,
+    POLICIES_RECIPE,
     Recipe,
 )
 
-RECIPES = [KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE, KIND_RECIPE]
+RECIPES = [
+    *(KUBERNETES_RECIPE, ETCD_RECIPE, CONTAINERD_RECIPE, COREDNS_RECIPE, KIND_RECIPE),
+    POLICIES_RECIPE,
+]
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.folder)
 OWN = """\
 module k8s.io/kubernetes
@@ -52,10 +56,13 @@ def test_nothing_else_in_go_than_what_names_modules() -> None:
 
 @each_recipe
 def test_its_programs_are_the_tools_of_its_module(recipe: Recipe) -> None:
-    """Etcd's package has a version for a name, so it is named by its recipe."""
+    """Etcd's package has a version for a name, and that of the policies the usual one of a single program: they are
+    named by their recipes.
+    """
     tools = re.findall(r"(?m)^(?:tool|\t)\s*(\S+/\S+)$", recipe.file("go.mod"))
     names = {path.rpartition("/")[2] for path in tools}
-    assert names == ({"v3"} if recipe is ETCD_RECIPE else set(recipe.programs))
+    unnamed = {ETCD_RECIPE.folder: {"v3"}, POLICIES_RECIPE.folder: {"cmd"}}
+    assert names == unnamed.get(recipe.folder, set(recipe.programs))
 
 
 @each_recipe
