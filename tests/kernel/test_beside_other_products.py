@@ -25,12 +25,9 @@ WHOLE = {4: 32, 6: 128}
 
 @dataclass(frozen=True)
 class Product:
-    """``rules``: text for iptables-restore, with {service}, {endpoint}, {pool}, {other} and {whole}. ``nft``: text for
-    nft, with {ip} as well.
-    """
+    """``rules``: text for iptables-restore, with {service}, {endpoint}, {pool}, {other} and {whole}."""
 
-    rules: str = ""
-    nft: str = ""
+    rules: str
 
 
 PRODUCTS = {
@@ -70,40 +67,6 @@ COMMIT
 -A KUBE-SERVICES -d {service}/{whole} -p tcp -m tcp --dport 4242 -j REJECT
 COMMIT
 """),
-    "kube-proxy-nftables": Product(
-        nft="""table {ip} kube-proxy {{
-  chain firewall-check {{
-    {ip} daddr {service} tcp dport 4242 drop
-  }}
-  chain endpoint {{
-    meta mark set meta mark or 0x4000
-    meta l4proto tcp dnat to {endpoint}
-  }}
-  chain services {{
-    {ip} daddr {service} tcp dport 4242 jump endpoint
-  }}
-  chain masquerading {{
-    meta mark and 0x4000 != 0 masquerade fully-random
-  }}
-  chain filter-forward {{
-    type filter hook forward priority -110;
-    ct state new jump firewall-check
-  }}
-  chain nat-prerouting {{
-    type nat hook prerouting priority -100;
-    jump services
-  }}
-  chain nat-output {{
-    type nat hook output priority -100;
-    jump services
-  }}
-  chain nat-postrouting {{
-    type nat hook postrouting priority 100;
-    jump masquerading
-  }}
-}}
-"""
-    ),
     "calico": Product("""*raw
 :cali-PREROUTING - [0:0]
 -I PREROUTING -m comment --comment "cali:6gwbT8clXdHdC1b1" -j cali-PREROUTING
@@ -157,24 +120,6 @@ COMMIT
 -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
 COMMIT
 """),
-    "firewalld-trusted": Product(
-        nft="""table {ip} firewalld {{
-  chain filter_FORWARD {{
-    type filter hook forward priority filter + 10; policy accept;
-    ct state established,related accept
-    ct status dnat accept
-    iifname "lo" accept
-    iifname "G*" accept
-    ct state invalid drop
-    reject with icmp{v6} type admin-prohibited
-  }}
-  chain nat_POSTROUTING {{
-    type nat hook postrouting priority srcnat + 10; policy accept;
-    oifname != "lo" masquerade
-  }}
-}}
-"""
-    ),
 }
 
 
@@ -187,14 +132,9 @@ def others(net: Net, product: Product, backend: str) -> None:
                 "pool": POOL[family],
                 "other": "10.244.0.0/16" if family == 4 else "fd00:244::/32",
                 "whole": WHOLE[family],
-                "ip": "ip" if family == 4 else "ip6",
-                "v6": "" if family == 4 else "v6",
             }
-            if product.rules:
-                given = product.rules.format(**words)
-                net.sh(node, f"{command}-{backend}-restore -w --noflush <<'E'\n{given}E")
-            if product.nft:
-                net.sh(node, f"nft -f - <<'E'\n{product.nft.format(**words)}E")
+            given = product.rules.format(**words)
+            net.sh(node, f"{command}-{backend}-restore -w --noflush <<'E'\n{given}E")
 
 
 @contextmanager
@@ -278,12 +218,11 @@ CASES = [
     *(
         pytest.param(product, backend, backend, id=f"{name}-{backend}")
         for name, product in PRODUCTS.items()
-        for backend in (("legacy", "nft") if product.rules else ("nft",))
+        for backend in ("legacy", "nft")
     ),
     # a chain of the other backend that drops is a finding: test_foreign_chains.py
     pytest.param(PRODUCTS["kindnet"], "nft", "legacy", id="kindnet-nft-ours-legacy"),
     pytest.param(PRODUCTS["calico"], "legacy", "nft", id="calico-legacy-ours-nft"),
-    pytest.param(PRODUCTS["kube-proxy-nftables"], "nft", "legacy", id="kube-proxy-nftables-ours-legacy"),
 ]
 
 
