@@ -138,7 +138,7 @@ def _wait(folder: Path, port: int) -> None:
 async def install(kube: Kube) -> None:
     """The kinds are served."""
     names = []
-    for text in (servers.MULTUS.read_text(), servers.kinds(assets.find().version)):
+    for text in (servers.MULTUS.read_text(), servers.kinds()):
         for manifest in filter(None, yaml.safe_load_all(text)):
             names.append(manifest["metadata"]["name"])
             with suppress(Conflict):
