@@ -6,7 +6,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry
 
@@ -20,9 +20,6 @@ from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.router.commits import Commits
 from galactic.router.controller import Controller, Part, Router
-from galactic.router.database.history_writer import HistorySettings, HistoryWriter
-from galactic.router.database.lock import AdvisoryLock
-from galactic.router.database.metrics import DatabaseMetrics
 from galactic.router.egress.fanout import Fanout
 from galactic.router.egress.publisher import Publisher
 from galactic.router.ingress.admissions import AdmissionsFile, AdmissionsReload
@@ -55,6 +52,9 @@ from galactic.router.rib.import_policy import OPEN, Policy
 from galactic.router.rib.store import Store
 from galactic.router.startup import Startup
 from galactic.settings import USAGE_ERROR, RouterSettings, load
+
+if TYPE_CHECKING:
+    from galactic.router.database.history_writer import HistoryWriter
 
 PROGRAM: Final = "galactic-router"
 
@@ -149,9 +149,15 @@ def _cluster(
 
 def _history(
     settings: RouterSettings, store: Store, fanout: Fanout, process: Process
-) -> HistoryWriter | None:
+) -> "HistoryWriter | None":
     if settings.database_url is None:
         return None
+    from galactic.router.database.history_writer import (  # noqa: PLC0415 - psycopg is 8 MiB
+        HistorySettings,
+        HistoryWriter,
+    )
+    from galactic.router.database.metrics import DatabaseMetrics  # noqa: PLC0415
+
     database = HistorySettings(
         settings.database_url.get_secret_value(), process.replica, settings.history_retention
     )
@@ -168,6 +174,8 @@ def _election(settings: RouterSettings, kube: Kube | None, replica: str) -> Elec
     if kube is not None:
         return LeaseElection(kube, replica)
     if settings.database_url is not None:
+        from galactic.router.database.lock import AdvisoryLock  # noqa: PLC0415 - psycopg again
+
         return LockElection(AdvisoryLock(settings.database_url.get_secret_value()))
     return Alone()
 

@@ -5,7 +5,7 @@ tables in force are installed. Then every change of the store is committed at on
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -13,12 +13,13 @@ from galactic.errors import GalacticError
 from galactic.launch import Health
 from galactic.messages import Route
 from galactic.router.commits import Commits
-from galactic.router.database.history_writer import HistoryWriter
-from galactic.router.database.restore import restore
 from galactic.router.kubernetes.reflectors import Reflectors
 from galactic.router.leader.installation import Installation
 from galactic.router.leader.leadership import Leadership
 from galactic.router.rib.networks import Network
+
+if TYPE_CHECKING:
+    from galactic.router.database.history_writer import HistoryWriter
 
 log = structlog.get_logger(__name__)
 RESTORE_SECONDS: Final = 30.0
@@ -34,7 +35,7 @@ class Startup:
         commits: Commits,
         installation: Installation,
         leadership: Leadership,
-        source: Reflectors | HistoryWriter | None,
+        source: "Reflectors | HistoryWriter | None",
         health: Health,
     ) -> None:
         self._commits, self._installation, self._leadership = commits, installation, leadership
@@ -43,19 +44,22 @@ class Startup:
 
     async def complete(self) -> None:
         """Returns when the first view is complete."""
+        history = None
         if isinstance(self._source, Reflectors):
             await self._source.synced()
+        else:
+            history = self._source
         retained = await self._leadership.first_read()
         tables: Tables = {vpc: table.routes() for vpc, table in retained.tables.items()}
-        if isinstance(self._source, HistoryWriter) and not tables and not retained.leader:
-            tables = await self._restored(self._source)
+        if history and not tables and not retained.leader:
+            tables = await self._restored(history)
         await self._installation.install(tables)
         await (
             self._commits.checked()
         )  # not before: a prefix belongs to the node that has it in the tables in force
         self._health.set("view", None)
 
-    async def _restored(self, history: HistoryWriter) -> Tables:
+    async def _restored(self, history: "HistoryWriter") -> Tables:
         """An empty broker has no tables: the database has, and registrations of nodes that have not sent theirs yet."""
         self._health.set("view", "the broker is empty; waiting for the database")
         try:
@@ -65,6 +69,8 @@ class Startup:
                 "starting without tables: the broker is empty, the database unreachable", error=str(error)
             )
             return {}
+        from galactic.router.database.restore import restore  # noqa: PLC0415 - psycopg again
+
         restore(self._commits.store.nodes, recorded)
         self._leadership.term_known(recorded.term)
         log.info("restored from the database", nodes=len(recorded.endpoints), vpcs=len(recorded.routes))
