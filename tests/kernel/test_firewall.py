@@ -127,6 +127,9 @@ HARMLESS = {
     "returns": "*raw\n:X - [0:0]\n-A X -j RETURN\n-A X -j ACCEPT\n-I PREROUTING -i cali+ -j X\nCOMMIT\n",
     "drops-more": "*raw\n-I PREROUTING -p tcp -j DROP\nCOMMIT\n",
     "accepts-as-ours": "*filter\n-I FORWARD -p tcp -j ACCEPT\nCOMMIT\n",
+    "a-mark-that-was-cleared": (
+        "*filter\n-I INPUT -m mark --mark 2/2 -j ACCEPT\n-I INPUT -j MARK --set-xmark 0/0xf\nCOMMIT\n"
+    ),
     "established": "*filter\n-I INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\nCOMMIT\n",
     "another-device": "*filter\n-I FORWARD -i docker0 -o docker0 -j DROP\n-I INPUT -i eth0 -j ACCEPT\nCOMMIT\n",
 }
@@ -148,6 +151,10 @@ HARMFUL = {
     "FORWARD-rejects-by-goto": (
         "FORWARD",
         "*filter\n:X - [0:0]\n-A X -j REJECT\n-I FORWARD -p udp -g X\nCOMMIT\n",
+    ),
+    "a-mark-of-another-table": (
+        "INPUT",
+        "*filter\n-I INPUT -m mark --mark 0x10000/0x10000 -j ACCEPT\nCOMMIT\n",
     ),
     "INPUT-accepts": ("INPUT", "*filter\n-I INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n"),
 }

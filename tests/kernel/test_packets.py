@@ -299,6 +299,7 @@ class Fabric:
             name: stack.enter_context(space.run(self._listener)) for name, space in self.spaces.items()
         }
         self._kept: dict[str, list[str]] = {name: [] for name in self.sockets}
+        self._tables: dict[str, str] = {}  # by backend, where no rule has been put since
 
     def permanent(self, name: str) -> None:
         """Neither side resolves the other's hardware address."""
@@ -323,14 +324,21 @@ class Fabric:
         return made
 
     def empty(self, backend: str, forward: str, others: tuple[str, ...] = (), inward: str = "ACCEPT") -> None:
-        """Nothing is left in the tables but ``others``, rules in filter; FORWARD and INPUT have those policies."""
+        """Nothing is left in the tables but ``others``, rules in filter; FORWARD and INPUT have those policies.
+
+        Does nothing where that is so already.
+        """
         rules = "".join(f"-A {rule}\\n" for rule in others)
         policies = f":INPUT {inward} [0:0]\\n:FORWARD {forward} [0:0]\\n"
         tables = f"*raw\\nCOMMIT\\n*filter\\n{policies}{rules}COMMIT\\n"
+        if self._tables.get(backend) == tables:
+            return
         commands = (f"printf '{tables}' | {name}-{backend}-restore -w" for name in ("iptables", "ip6tables"))
         self.sh(self.spaces["node"], "\n".join(commands))
+        self._tables[backend] = tables
 
     def put(self, backend: str, rules: list[FirewallRule]) -> None:
+        self._tables.pop(backend, None)
         order = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]})
         done = self.spaces["node"].run(
             lambda: subprocess.run(

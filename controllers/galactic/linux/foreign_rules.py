@@ -24,6 +24,7 @@ INVALID, UNTRACKED = 1, 64  # NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT
 _GOTO: Final = {4: (82, 0x02), 6: (131, 0x04)}  # offset of the flags, and IPT_F_GOTO or IP6T_F_GOTO
 ANY: Final = "*"
 """In place of an interface: any."""
+ANY_MARK: Final = 0xFFFFFFFF
 _MARK: Final = "match mark with the data "
 _CONNTRACK: Final = "match conntrack with the data "
 _CONNTRACK_FLAGS_AT: Final = 146  # behind eight addresses, two times, the protocol and four ports
@@ -74,13 +75,14 @@ class Packet:
 @dataclass(frozen=True, slots=True)
 class Rule:
     """``to``: the chain of a jump, by name for nft, by offset for legacy tables. ``marks``: the bits that it may set in
-    the packet's mark.
+    the packet's mark, and ``cleared``: those that it clears before.
     """
 
     match: Match
     verdict: Verdict
     to: str | int = ""
     marks: int = 0
+    cleared: int = 0
 
 
 def both(first: Match, second: Match) -> Match:
@@ -116,8 +118,8 @@ def legacy(place: Place, entries: bytes, position: int, packet: Packet) -> Rule:
     (target_at, _) = OFFSETS.unpack_from(entries, position + layout.offsets)
     _, name, _ = TARGET.unpack_from(entries, position + target_at)
     if extension := name.split(b"\0", 1)[0].decode():
-        marks = _set_marks(extension, entries[position + target_at + TARGET.size :])
-        return Rule(match, "DROP" if extension in _REJECTS else "CONTINUE", marks=marks)
+        marks, cleared = _set_marks(extension, entries[position + target_at + TARGET.size :])
+        return Rule(match, "DROP" if extension in _REJECTS else "CONTINUE", marks=marks, cleared=cleared)
     (number,) = VERDICT.unpack_from(entries, position + target_at + TARGET.size)
     if number in _LEGACY:
         return Rule(match, _LEGACY[number])
@@ -141,12 +143,12 @@ def _mark(data: bytes, packet: Packet) -> Match:
     return _sure(true=bool(inverted))
 
 
-def _set_marks(target: str, data: bytes) -> int:
-    """The bits that a target may set; of xt_mark_tginfo2: mark, mask."""
+def _set_marks(target: str, data: bytes) -> tuple[int, int]:
+    """The bits that a target may set, and those that it clears before; of xt_mark_tginfo2: mark, mask."""
     if target == "MARK":
-        (mark,) = struct.unpack_from("=I", data)
-        return int(mark)
-    return 0xFFFFFFFF if target in ("CONNMARK", "TPROXY", "SET") else 0
+        mark, mask = struct.unpack_from("=II", data)
+        return int(mark), int(mask)
+    return (ANY_MARK if target in ("CONNMARK", "TPROXY", "SET") else 0), 0
 
 
 def _interfaces(applied: readback.Applied, packet: Packet) -> Match:
@@ -195,6 +197,7 @@ class _Evaluation:
     verdict: Verdict = "CONTINUE"
     to: str = ""
     marks: int = 0
+    cleared: int = 0
 
     def step(self, name: str, data: dict[int, bytes]) -> None:
         known: dict[str, Callable[[dict[int, bytes]], None]] = {
@@ -210,7 +213,7 @@ class _Evaluation:
         elif name == "reject" or (name == "target" and data[1].rstrip(b"\0").decode() in _REJECTS):
             self.verdict = "DROP"
         elif name == "target":
-            self.marks |= _set_marks(data[1].rstrip(b"\0").decode(), data[3])
+            self.marks, self.cleared = _set_marks(data[1].rstrip(b"\0").decode(), data[3])
         elif name == "match" and (compared := _MATCHES.get(data[1].rstrip(b"\0"))):
             self.match = both(self.match, compared(data[3], self.packet))
         elif name in ("lookup", "match", "fib", "range", "limit", "connlimit", "quota", "numgen", "socket"):
@@ -218,7 +221,7 @@ class _Evaluation:
 
     def meta(self, data: dict[int, bytes]) -> None:
         if 1 not in data:  # NFTA_META_SREG: it sets the mark, or another field
-            self.marks = 0xFFFFFFFF
+            self.marks = ANY_MARK
             return
         name = _META.get(_number(data[2]), "")
         values = {
@@ -281,7 +284,7 @@ def nft(rule: bytes, packet: Packet) -> Rule:
     evaluation = _Evaluation(packet)
     for name, data in firewall_fingerprint.expressions(rule):
         evaluation.step(name, dict(attributes(data)))
-    return Rule(evaluation.match, evaluation.verdict, evaluation.to, evaluation.marks)
+    return Rule(evaluation.match, evaluation.verdict, evaluation.to, evaluation.marks, evaluation.cleared)
 
 
 def netlink_socket() -> socket.socket:

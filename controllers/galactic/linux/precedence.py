@@ -14,7 +14,17 @@ from typing import Final
 from galactic.linux import firewall_fingerprint, foreign_rules
 from galactic.linux.firewall import TABLES, Backend, Place, own
 from galactic.linux.firewall_fingerprint import HOOKS, LAYOUTS, legacy_table
-from galactic.linux.foreign_rules import ANY, INVALID, NFPROTO, UNTRACKED, Match, Packet, Rule, nft_rules_of
+from galactic.linux.foreign_rules import (
+    ANY,
+    ANY_MARK,
+    INVALID,
+    NFPROTO,
+    UNTRACKED,
+    Match,
+    Packet,
+    Rule,
+    nft_rules_of,
+)
 
 _DEPTH: Final = 16
 _RuleOf = Callable[[Packet], Rule]
@@ -54,7 +64,9 @@ def _packets(place: Place) -> Iterator[Packet]:
         # outer packets in FORWARD are INVALID, all others UNTRACKED: see ``firewall``
         states = (UNTRACKED, INVALID) if (family, hook) == (6, "FORWARD") else (UNTRACKED,)
         for state in states:
-            yield Packet("", family, hook, into=into, out=out, state=state, marks=0)
+            # a packet has no mark when it comes in; behind the table raw, other tables may have set one
+            marks = 0 if hook == "PREROUTING" and into != "G000000001000V" else ANY_MARK
+            yield Packet("", family, hook, into=into, out=out, state=state, marks=marks)
 
 
 def _passes(chain: _Chain, start: int | str, own_chain: int | str, packet: Packet, effect: str) -> bool:
@@ -73,7 +85,8 @@ def _effects(chain: _Chain, rule: Rule, packet: Packet, depth: int) -> tuple[set
     """The verdicts that a rule may end in, and the packet as it may be behind it."""
     if rule.match is Match.NO:
         return set(), packet
-    packet = replace(packet, marks=(packet.marks or 0) | rule.marks)
+    kept = ~rule.cleared if rule.match is Match.YES else ANY_MARK
+    packet = replace(packet, marks=((packet.marks or 0) & kept) | rule.marks)
     if rule.verdict not in ("JUMP", "GOTO"):
         ends: set[str] = set() if rule.verdict == "CONTINUE" else {rule.verdict}
         return ends, packet

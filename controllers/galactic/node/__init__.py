@@ -7,5 +7,5 @@ kubernetes   prefix, attachments of this node's pods, fallback tables  â”˜     â
 
 ``status``: the node's state as others see it. ``metrics`` counts, ``__main__`` wires. Programs of their own:
 ``prepare`` makes a host ready (galactic-node-prepare), ``inspection`` prints the kernel's state
-(galactic-node-inspect).
+(galactic-node-inspect), ``clean`` takes everything off a host again (galactic-node-clean).
 """

@@ -21,6 +21,7 @@ from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
 from galactic.operator.context import ReconcileContext
 from galactic.operator.nad import LABELS
+from galactic.operator.prefixes import PrefixIndex
 from galactic.operator.state import Caches, Invalid, Node
 from galactic.srv6 import SHORTEST_PREFIX, parse_prefix
 
@@ -32,12 +33,10 @@ class Segments:
 
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
-        self._prefixes: dict[Key, IPv6Network] = {}
-        # By a prefix's first 48 bits, as no prefix is shorter: the segments there, and the nodes that wait for a change
-        # there.
-        self._near: defaultdict[int, set[Key]] = defaultdict(set)
+        self._prefixes = PrefixIndex()
+        # By a prefix's first 48 bits, as no prefix is shorter: the nodes that wait for a change there.
         self._refused: defaultdict[int, set[Key]] = defaultdict(set)
-        self._next = 0  # the pool's next candidate
+        self._cursor = 0  # the address after the last prefix of the pool that was given
 
     def changed(self, key: Key, new: NodeSegment | Invalid | None) -> None:
         """Keeps the index of prefixes, and marks dirty the segments that share an address with the changed one."""
@@ -53,21 +52,19 @@ class Segments:
             self._context.dirty(("node", key))
 
     def _index(self, key: Key, prefix: IPv6Network | None) -> set[Key]:
-        """Enters the prefix, or with None removes it. The segments near the old and the new prefix, which that
-        concerns.
+        """Enters the prefix, or with None removes it. The others that this concerns: those that share an address with
+        the old or the new prefix.
         """
         before = self._prefixes.get(key)
         if prefix == before:
             return set()
         near: set[Key] = set()
+        self._prefixes.set(key, None)
         if before is not None:
-            del self._prefixes[key]
-            self._near[_block(before)].discard(key)
-            near |= self._near[_block(before)] | self._refused.pop(_block(before), set())
+            near |= {*self._prefixes.overlapping(before)} | self._refused.pop(_block(before), set())
         if prefix is not None:
-            self._prefixes[key] = prefix
-            self._near[_block(prefix)].add(key)
-            near |= self._near[_block(prefix)]
+            near |= {*self._prefixes.overlapping(prefix)}
+            self._prefixes.set(key, prefix)
         return near
 
     async def reconcile_node(self, key: Key) -> None:
@@ -147,16 +144,13 @@ class Segments:
         if (claimed := self._prefixes.get(key)) is not None:
             return claimed  # by an earlier try
         length = self._context.rules.pool_length
-        total = 1 << (length - pool.prefixlen)
-        for _ in range(total):
-            address = int(pool.network_address) + (self._next << (128 - length))
-            self._next = (self._next + 1) % total
-            prefix = IPv6Network((address, length))
-            if not any(self._prefixes[near].overlaps(prefix) for near in self._near.get(_block(prefix), ())):
-                return prefix
+        prefix = self._prefixes.free(pool, length, self._cursor)
+        if prefix is not None:
+            self._cursor = int(prefix.broadcast_address) + 1  # one that was given back rests for a while
+            return prefix
         raise Rejected(
-            f"all {total} prefixes /{length} of {pool} are taken; give the Node a prefix in segments, or make "
-            "pool_prefix larger",
+            f"all {1 << (length - pool.prefixlen)} prefixes /{length} of {pool} are taken; give the Node a prefix in "
+            "segments, or make pool_prefix larger",
             reason="PoolExhausted",
         )
 
@@ -216,8 +210,8 @@ class Segments:
                 reason="PrefixOutsideSpace",
             )
         new = self._context.caches.segments.get(key) is None
-        for neighbour in sorted(self._near.get(_block(prefix), set()) - {key}):
-            if self._prefixes[neighbour].overlaps(prefix) and (new or self._age(neighbour) < self._age(key)):
+        for neighbour in sorted({*self._prefixes.overlapping(prefix)} - {key}):
+            if new or self._age(neighbour) < self._age(key):
                 raise Rejected(
                     f"{prefix} overlaps {self._prefixes[neighbour]} of NodeSegment {neighbour[1]}; give every node "
                     "its own",

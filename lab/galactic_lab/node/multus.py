@@ -1,7 +1,8 @@
 """The lab's stand-in for Multus: a CNI plugin that containerd calls, which calls those of the pod's networks.
 
 Its configuration has ``delegate``, the default network's list; ``kubeconfig``; ``state``, a folder of what it attached;
-``plugins``, the folders of CNI plugins. Only the standard library is imported: each call starts an interpreter.
+``plugins``, the folders of CNI plugins; ``networks`` writes it. Little is imported, and of the lab what imports no
+more: each call starts an interpreter, inside a guest.
 """
 
 import http.client
@@ -10,46 +11,21 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from ipaddress import IPv6Network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import GalacticError, Unreachable
-from galactic_lab.node import kubelet
 from galactic_lab.node.libcni import Attachment, Config, PluginFailed, Runtime, conflist
 from galactic_lab.node.selections import NETWORKS, STATUS, Selection, addresses, selections, status
 
 NAME: Final = "galactic-lab-multus"
-DEFINITION: Final = "00-multus.conflist"
-"""The configuration in /etc/cni/net.d. It sorts before that of the default network, as Multus' own does."""
 VERSIONS: Final = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 TRIES: Final = 20
 PAUSE_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 30.0
-
-
-def configure(pods: IPv6Network, kubeconfig: Path, plugins: Sequence[Path]) -> None:
-    """Writes the configurations of the default network and of the stand-in, which sorts first."""
-    plugin = {
-        "type": NAME,
-        "delegate": kubelet.network(pods),
-        "kubeconfig": str(kubeconfig),
-        "state": "/run/cni/multus",
-        "plugins": [str(path) for path in plugins],
-    }
-    define(pods, {"cniVersion": "1.0.0", "name": "multus", "plugins": [plugin]})
-
-
-def define(pods: IPv6Network, first: dict[str, Any] | None) -> None:
-    """Writes the default network's configuration, and ``first``, if any, to sort before it."""
-    folder = kubelet.DEFINITIONS
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "10-pods.conflist").write_text(json.dumps(kubelet.network(pods)))
-    if first:
-        (folder / DEFINITION).write_text(json.dumps(first))
 
 
 class Api:

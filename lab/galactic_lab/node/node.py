@@ -14,7 +14,7 @@ from typing import Final
 from galactic_lab import node_programs
 from galactic_lab.controlplane import broker, controllers
 from galactic_lab.kernel import fabric
-from galactic_lab.node import containerd, kubelet, machine, multus, proxy, real_multus
+from galactic_lab.node import containerd, kubelet, machine, networks, proxy, real_multus
 from galactic_lab.node.supervision import Child, Supervisor, become, fork, redirect
 from galactic_lab.state import Node, State, environment
 
@@ -71,7 +71,7 @@ class LabNode:
         if self._state.multus:
             real_multus.configure(self._state.multus, self._member.pods, kubeconfig)
         else:
-            multus.configure(self._member.pods, kubeconfig, self._plugins)
+            networks.configure(self._member.pods, kubeconfig, self._plugins)
         return init
 
     def _containerd(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from galactic.errors import Rejected
-from galactic_lab.node import containerd, kubelet, multus
+from galactic_lab.node import containerd, kubelet, networks
 
 SETTING: Final = "GALACTIC_LAB_MULTUS"
 """The variable that names the folder."""
@@ -51,13 +51,13 @@ def thick(folder: str) -> bool:
 
 def definition(folder: str) -> str:
     """The file name of Multus' configuration in /etc/cni/net.d, with that folder or with none."""
-    return DEFINITION if thick(folder) else multus.DEFINITION
+    return DEFINITION if thick(folder) else networks.DEFINITION
 
 
 def configure(folder: str, pods: IPv6Network, kubeconfig: Path) -> None:
     """Writes the default network's configuration, and the thin plugin's before it."""
     if thick(folder):
-        multus.define(pods, None)
+        networks.define(pods, None)
         return
     plugin: dict[str, Any] = {
         "type": THIN,
@@ -65,7 +65,7 @@ def configure(folder: str, pods: IPv6Network, kubeconfig: Path) -> None:
         "kubeconfig": str(kubeconfig),
         "cniDir": "/run/cni/multus",
     }
-    multus.define(pods, {"cniVersion": VERSION, "name": "multus", "plugins": [plugin]})
+    networks.define(pods, {"cniVersion": VERSION, "name": "multus", "plugins": [plugin]})
 
 
 def start(folder: str, node: str, kubeconfig: Path, plugins: Sequence[Path]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from galactic.errors import Rejected
-from galactic_lab.node import kubelet, multus, real_multus
+from galactic_lab.node import kubelet, multus, networks, real_multus
 
 PODS = IPv6Network("fd01:1::/64")
 
@@ -33,7 +33,7 @@ def program(folder: Path, name: str, mode: int = 0o755) -> None:
 def test_without_a_folder_it_is_the_stand_in(folder: Path) -> None:
     assert real_multus.given("") == ""
     assert not real_multus.thick("")
-    multus.configure(PODS, Path("/k"), [Path("/bin")])
+    networks.configure(PODS, Path("/k"), [Path("/bin")])
     path = plugin(folder)
     assert (path["type"], path["plugins"]) == (multus.NAME, ["/bin"])
     assert path["delegate"] == kubelet.network(PODS)

@@ -268,6 +268,7 @@ class Dataplane:
             if objects is None and names.host_end(*key) in actual.links:
                 rest = await self._remove_device(names.host_end(*key), actual)
                 actual.links, actual.addresses, actual.routes = rest.links, rest.addresses, rest.routes
+                actual.sysctls = rest.sysctls
         return inside
 
     async def _remove_earlier(self, key: Key) -> None:
@@ -288,6 +289,7 @@ class Dataplane:
                 for key, to in actual.routes.items()
                 if not (isinstance(to, Direct | Via) and to.device == device)
             },
+            sysctls={path: value for path, value in actual.sysctls.items() if device not in path.split("/")},
         )
         await self._kernel.write(change(rest, actual))
         return rest
