@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import socket
+import struct
 import subprocess
 import threading
 from collections import Counter
@@ -158,6 +159,33 @@ async def test_udev_leaves_the_mac_of_a_host_end_alone(kernel, pod, host, sh):
     await apply(kernel, plan(pod[1]))
     assert origin("d0").strip() == "1"
     assert origin(HOST).strip() == "3"  # NET_ADDR_SET
+
+
+def advertise(pod):
+    """A router advertisement of a lifetime of 1,800 s (RFC 4861 §4.2), from the pod's link-local address."""
+    with pod.run(lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)) as made:
+        index = pod.run(lambda: socket.if_nametoindex("galactic0"))
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        made.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0), ("ff02::1", 0, 0, index))
+
+
+@pytest.mark.every_kernel
+async def test_a_pod_is_no_router_of_its_node(kernel, pod, tools):
+    """Where another program lets host ends accept router advertisements (`net.ipv6.conf.*.accept_ra=2`)."""
+    (inside, path), host, (sh, until) = pod, kernel._namespace, tools
+    await apply(kernel, plan(path))
+    await kernel.write_pod(path, change(of_pod(*BOTH), Objects()))
+    until(lambda: " scope link" in sh(inside, "ip -6 -o address show dev galactic0 -tentative"))
+
+    def accepted():
+        advertise(inside)
+        return "proto ra" in sh(host, "ip -6 route show default")
+
+    sh(host, f"sysctl -qw net.ipv6.conf.{HOST}.accept_ra=2")
+    until(accepted)
+    await apply(kernel, plan(path))
+    sh(host, "ip -6 route flush proto ra")
+    assert not any(accepted() for _ in range(20))
 
 
 async def test_names_that_are_not_ours_are_left_alone(kernel, host, sh):
