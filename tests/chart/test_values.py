@@ -210,6 +210,10 @@ CASES: dict[str, Case] = {
         nested("metrics.rules", {"enabled": True, "runbooks": "https://docs.example/42/"}),
         "runbook_url: https://docs.example/42/",
     ),
+    "admissionPolicies.enabled": (
+        nested("admissionPolicies.enabled", False),
+        "-kind: ValidatingAdmissionPolicy",
+    ),
     "uninstall.enabled": (nested("uninstall.enabled", False), "-helm.sh/hook: pre-delete"),
     "uninstall.timeoutSeconds": (nested("uninstall.timeoutSeconds", 42), "activeDeadlineSeconds: 42"),
     "test.timeoutSeconds": (nested("test.timeoutSeconds", 420), '"--timeout=100"'),

@@ -1,0 +1,177 @@
+"""What RBAC cannot say of Galactic's accounts, on a real API server: the policies allow what the programs write, and
+refuse what a stolen token would be used for.
+"""
+
+import json
+from collections.abc import Iterator
+from importlib.resources import files
+from ipaddress import ip_interface, ip_network
+from subprocess import CalledProcessError
+from typing import Any
+
+import pytest
+from charting import NAMESPACE, Helm
+from story import eventually
+
+import galactic_lab
+from galactic.crds.model import Meta
+from galactic.names import NOT_READY_TAINT
+from galactic.operator.nad import configuration, definition, labels
+from galactic.validation.attachment import ParsedAttachment, Route
+from galactic.webhook.configuration import ClientConfig, configurations
+from galactic_lab.cluster import Lab
+
+PLACE = "policies"
+NODE = "policies-node"
+POLICY = "ValidatingAdmissionPolicy"
+OURS = ClientConfig(NAMESPACE, "galactic-webhook", bundle="")
+FOREIGN_TAINT = {"key": "theirs", "effect": "NoSchedule"}
+
+
+class Account:
+    """A ServiceAccount of Galactic's, with all rights: what it may not do, a policy refuses."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        self._lab, self._user = lab, f"system:serviceaccount:{NAMESPACE}:{name}"
+
+    def problem(self, *arguments: str, given: dict[str, Any] | None = None) -> str:
+        """What kubectl says against the request; empty if it would be done."""
+        try:
+            self._lab.kubectl(
+                *arguments,
+                f"--as={self._user}",
+                "--as-group=system:masters",
+                "--dry-run=server",
+                stdin=json.dumps(given) if given else None,
+            )
+        except CalledProcessError as error:
+            return f"{error} {error.stderr}"
+        except Exception as error:  # noqa: BLE001 - what the lab makes of kubectl's text
+            return str(error)
+        return ""
+
+    def create(self, thing: dict[str, Any]) -> str:
+        return self.problem("create", "-f", "-", given=thing)
+
+    def patch(self, kind: str, name: str, patch: dict[str, Any], *more: str) -> str:
+        return self.problem("patch", kind, name, "--type=merge", "-p", json.dumps(patch), *more)
+
+
+def nad(name: str, **changes: Any) -> dict[str, Any]:
+    """The definition that the operator writes for an attachment with a termination and a route."""
+    spec = ParsedAttachment(
+        (PLACE, "v"),
+        "galactic0",
+        (ip_interface("10.1.1.1/24"),),
+        (
+            Route(ip_network("192.168.3.0/24"), ip_interface("10.1.1.1/24").ip),
+            Route(ip_network("192.168.4.0/24"), None),
+        ),
+    )
+    meta = Meta(name=name, namespace=PLACE, uid="6d5b1a3e-0000-4000-8000-000000000000")
+    config = configuration(
+        meta,
+        spec,
+        vpc=1234,
+        function=42,
+        addresses=spec.addresses,
+        networks=[ip_network("10.1.1.0/24")],
+        mtu=0,
+    )
+    return definition(meta, config, labels(1234)) | changes
+
+
+@pytest.fixture(scope="module")
+def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
+    """The chart's accounts, roles and policies, without its programs."""
+    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding")
+    things = [it for it in helm.objects() if it["kind"] in kinds]
+    assert sum(it["kind"] == POLICY for it in things) == 3
+    multus = files(galactic_lab).joinpath("controlplane/multus.yaml").read_text()
+    lab.kubectl("apply", "-f", "-", stdin=multus)
+    for namespace in (NAMESPACE, PLACE):
+        lab.kubectl("create", "namespace", namespace, check=False)
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": things})
+    lab.kubectl("apply", "-f", "-", stdin=text)
+    taints = {"spec": {"taints": [FOREIGN_TAINT, {"key": NOT_READY_TAINT, "effect": "NoSchedule"}]}}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": {"a": "b"}}} | taints
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(node))
+    foreign = nad("theirs", spec={"config": '{"type":"macvlan"}'})
+    del foreign["metadata"]["ownerReferences"]
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(foreign))
+    try:
+        webhook = Account(lab, "galactic-webhook")
+        eventually("the policies are in force", lambda: "denied" in webhook.create(hooks(name="another")[0]))
+        operator = Account(lab, "galactic-operator")
+        wrong = nad("web", spec={"config": "{}"})
+        eventually("those of definitions as well", lambda: "denied" in operator.create(wrong))
+        label = {"metadata": {"labels": {"a": "c"}}}
+        eventually("and of Nodes", lambda: "denied" in operator.patch("node", NODE, label))
+        yield lab
+    finally:
+        lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
+        lab.kubectl("delete", "node", NODE, "--ignore-not-found")
+        lab.kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--wait=false")
+
+
+def hooks(*, name: str = "galactic-webhook", client: ClientConfig = OURS) -> list[dict[str, Any]]:
+    """The webhook configurations as the webhook registers them."""
+    return [manifest for _, manifest in configurations(name, client, (1, 37))]
+
+
+def test_the_webhook_registers_itself_and_nothing_else(bounded: Lab) -> None:
+    webhook = Account(bounded, "galactic-webhook")
+    for thing in hooks():
+        assert not webhook.create(thing)
+    for thing in hooks(name="another"):
+        assert "its own name only" in webhook.create(thing)
+    for client in (
+        ClientConfig("elsewhere", "galactic-webhook"),
+        ClientConfig(NAMESPACE, "x", url="https://evil.example"),
+    ):
+        for thing in hooks(client=client):
+            assert "to itself only" in webhook.create(thing)
+    for thing in hooks():
+        thing["webhooks"][0]["rules"][0] |= {
+            "apiGroups": [""],
+            "resources": ["secrets"],
+            "apiVersions": ["v1"],
+        }
+        assert "Pods and Galactic's kinds only" in webhook.create(thing)
+
+
+def test_the_operator_writes_the_definitions_of_attachments_only(bounded: Lab) -> None:
+    operator = Account(bounded, "galactic-operator")
+    assert not operator.create(nad("web"))
+    one = nad("web")
+    config = one["spec"]["config"]
+    second = config.replace('"plugins":[', '"plugins":[{"type":"macvlan"},')
+    behind = config[: -len("]}")] + ',{"type":"host-device"}]}'
+    hidden = config[: -len("]}")] + ',{"\\u0074ype":"host-device"}]}'
+    for other in ('{"type":"macvlan"}', second, behind, hidden):
+        assert "the one plugin galactic only" in operator.create(nad("web", spec={"config": other}))
+    del one["metadata"]["ownerReferences"]
+    assert "of VPCAttachments only" in operator.create(one)
+    patch = {
+        "metadata": {"ownerReferences": nad("theirs")["metadata"]["ownerReferences"]},
+        "spec": nad("theirs")["spec"],
+    }
+    assert "may change the definitions" in operator.patch("net-attach-def", "theirs", patch, "-n", PLACE)
+
+
+def test_the_operator_changes_its_taint_only(bounded: Lab) -> None:
+    operator = Account(bounded, "galactic-operator")
+    present = json.loads(bounded.kubectl("get", "node", NODE, "-o", "json"))["spec"][
+        "taints"
+    ]  # and Kubernetes' own
+    others = [taint for taint in present if taint["key"] != NOT_READY_TAINT]
+    assert FOREIGN_TAINT in others
+    assert len(others) < len(present)
+    assert not operator.patch("node", NODE, {"spec": {"taints": others}})
+    for patch, text in (
+        ({"spec": {"taints": []}}, "taint"),
+        ({"spec": {"unschedulable": True}}, "taint"),
+        ({"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}}, "labels or annotations"),
+        ({"metadata": {"annotations": {"a": "b"}}}, "labels or annotations"),
+    ):
+        assert text in operator.patch("node", NODE, patch)
