@@ -400,10 +400,14 @@ async def test_a_pod_that_fails_is_tried_again_and_keeps_nobody_waiting(node, co
 async def test_a_sysctl_of_a_host_end_is_put_back(node, config, monkeypatch):
     """No event reports it, and it is no sysctl of the host's own part."""
     monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SECONDS", 0.05)
-    monkeypatch.setattr("galactic.node.dataplane.sync.VERIFY_SHARE", 10**9)  # sysctls alone are compared
     await node.cni("ADD", config())
     await node.stop()
     await node.start()
+
+    async def unchanged():
+        return True
+
+    monkeypatch.setattr(node.sync._dataplane, "verify", unchanged)
     for path in (f"net/ipv4/conf/{HOST_END}/rp_filter", "net/ipv6/conf/G0000000jU000V/seg6_enabled"):
         assert node.kernel.host.sysctls[path] == "0"
         node.kernel.host.sysctls[path] = "1"
