@@ -7,7 +7,6 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +160,12 @@ def host_end_of(tenant: Tenant, attachment: str) -> str:
     return host_end(parse_vpc(vpc), parse_function(tenant.attachment(attachment)["status"]["identifier"]))
 
 
-@pytest.fixture(scope="module")
-def sixes(lodgers: Callable[..., Tenant]) -> Callable[[], Tenant]:
-    """Pods six and seven, on node-1 and node-2, with IPv6 addresses: made at the first call."""
+@pytest.fixture
+def sixes(tenants: Callable[..., Tenant]) -> Callable[[], Tenant]:
+    """Makes pods six and seven, on node-1 and node-2, with IPv6 addresses."""
 
-    @cache
     def make() -> Tenant:
-        one = lodgers("v6")
+        one = tenants("v6")
         one.settle({"six": ("node-1", f"{SIX}/64"), "seven": ("node-2", f"{SEVEN}/64")})
         return one
 
