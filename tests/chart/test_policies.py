@@ -111,7 +111,7 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     finally:
         lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
         lab.kubectl("delete", "node", NODE, "--ignore-not-found")
-        lab.kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--wait=false")
+        lab.kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--timeout=240s")
 
 
 def hooks(*, name: str = "galactic-webhook", client: ClientConfig = OURS) -> list[dict[str, Any]]:

@@ -186,6 +186,24 @@ def past_the_webhook(objects: Objects) -> None:
         ),
         pytest.param(
             status(
+                "VPCAttachment web",
+                condition(
+                    "KindsCurrent",
+                    "False",
+                    "KindOutdated",
+                    "the API server drops status.carriers; kubectl apply …",
+                ),
+            ),
+            *(
+                "kind VPCAttachment",
+                "KindOutdated",
+                "drops status.carriers",
+                "kubectl apply --server-side -f crds/",
+            ),
+            id="kinds-of-an-earlier-version",
+        ),
+        pytest.param(
+            status(
                 "VPCAttachment web", condition("Conflict", "True", "Conflict", "10.1.1.1/32 is blue/api's")
             ),
             *("VPCAttachment blue/web", "Conflict", "10.1.1.1/32 is blue/api's", "other addresses"),
@@ -324,6 +342,15 @@ def test_a_smaller_link_is_a_note_that_names_the_node() -> None:
     assert (found.severity, found.about, found.reason) == (NOTE, "NodeSegment node-1", "PathMTU: SmallerLink")
     assert "1400 bytes to node-2, 2001:db8:ff02:100::/64 (reported by fd09::1)" in found.message
     assert "docs/mtu.md" in found.remedy
+
+
+def test_a_network_of_the_owner_that_was_not_accepted_is_a_note() -> None:
+    things = fine()
+    message = "VPC red/v got 10.96.0.0/12 after the attachment was ready"
+    status("VPCAttachment web", condition("NetworksAccepted", "False", "NetworksDeclined", message))(things)
+    (noted,) = findings(snapshot(things))
+    assert (noted.severity, noted.about, noted.reason) == (NOTE, "VPCAttachment blue/web", "NetworksDeclined")
+    assert noted.remedy.endswith("kubectl edit vpca -n blue web")
 
 
 def test_what_is_the_matter_on_many_nodes_is_one_finding() -> None:
