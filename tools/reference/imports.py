@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from itertools import groupby
 from typing import Final
 
@@ -51,7 +52,7 @@ def _graph() -> grimp.ImportGraph:
 
 
 def rooms(package: str) -> Rooms:
-    """Of ``galactic.PACKAGE``; ``__main__``, which is wiring only, is left out."""
+    """Of ``galactic.PACKAGE``; ``__main__``, which is wiring only, is left out. Exits if they import each other."""
     graph, root = _graph(), f"galactic.{package}"
     children = {name for name in graph.find_children(root) if not name.endswith("__main__")}
     below = {name: {name} | graph.find_descendants(name) for name in children}
@@ -64,7 +65,12 @@ def rooms(package: str) -> Rooms:
 
     short = {name: name.rpartition(".")[2] for name in sorted(children)}
     packages = frozenset(short[name] for name in children if len(below[name]) > 1)
-    return Rooms(package, {short[name]: imported(name) for name in short}, packages)
+    imports = {short[name]: imported(name) for name in short}
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        raise SystemExit(f"{root}: rooms import each other: {' ← '.join(error.args[1])}") from error
+    return Rooms(package, imports, packages)
 
 
 def drawn(graph: Rooms) -> str:
