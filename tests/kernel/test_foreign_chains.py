@@ -91,6 +91,10 @@ PASSES = {
         "iptables-{0} -A FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT; iptables-{0} -P FORWARD DROP"
     ),
     "untracked-is-not-INVALID": "iptables-{0} -A FORWARD -m conntrack --ctstate INVALID -j DROP",
+    "dropped-by-Galactic": (
+        "iptables-{0} -N GALACTIC-INPUT; iptables-{0} -A GALACTIC-INPUT -i G+ -j DROP; "
+        "iptables-{0} -A INPUT -j GALACTIC-INPUT"
+    ),
     "returned-before": (
         "iptables-{0} -N X; iptables-{0} -A X -j RETURN; iptables-{0} -A X -j DROP; iptables-{0} -A FORWARD -j X"
     ),

@@ -5,7 +5,7 @@ another. So each base chain, of both backends, is followed with the packets that
 dropping them if its verdict is certain: policies, and rules whose conditions are known (``foreign_rules``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -13,7 +13,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Final, NamedTuple
 
 from galactic.linux import firewall_fingerprint, foreign_rules
-from galactic.linux.firewall import Backend, Place
+from galactic.linux.firewall import TABLES, Backend, Place, own
 from galactic.linux.firewall_fingerprint import COUNTERS, HOOKS, LAYOUTS, legacy_table
 from galactic.linux.foreign_rules import INVALID, Match, Packet, Rule, netlink_socket, nft_rules_of
 from galactic.linux.legacy import in_use
@@ -28,6 +28,7 @@ _HOOK_NUMBER: Final = 1  # NFTA_HOOK_HOOKNUM
 _DROP: Final = 0
 _TABLES: Final = ("raw", "mangle", "filter")
 _DEPTH: Final = 16
+_OURS: Final = frozenset(own(parent) for parent in TABLES)
 _VRF, _HOST_END = "G000000001000V", "G000000001001H"  # any names of that form
 
 
@@ -137,6 +138,8 @@ def _legacy_table(
     entries, hooks = content
     place: Place = (6 if family == 6 else 4, "FORWARD")
     layout = LAYOUTS[place[0]]
+    heads = (firewall_fingerprint.head(layout, entries, name.encode()) for name in _OURS)
+    ours = {firewall_fingerprint.next_entry(layout, entries, at) for at in heads if at is not None}
     for packet in wanted:
         if packet.family != family or not _has_hook(table, packet.hook):
             continue
@@ -150,7 +153,7 @@ def _legacy_table(
                 at = firewall_fingerprint.next_entry(layout, entries, at)
 
         policy = foreign_rules.legacy(place, entries, end, packet).verdict == "DROP"
-        if how := _followed(chain, start, policy=POLICY if policy else ""):
+        if how := _followed(chain, start, ours, policy=POLICY if policy else ""):
             (counted, _) = COUNTERS.unpack_from(entries, end + layout.counters) if how == POLICY else (0, 0)
             yield _Drop(
                 "legacy", f"{'ip6' if family == 6 else 'ip'} {table}", packet.hook, packet, how, counted
@@ -183,7 +186,7 @@ def _nft(wanted: Sequence[Packet]) -> Iterator[_Drop]:
             if packet.hook != hook or packet.family not in _COVERS[family]:
                 continue
             chain = partial(_nft_chain, rules, packet)
-            if how := _followed(chain, name, policy=POLICY if drops else ""):
+            if how := _followed(chain, name, _OURS, policy=POLICY if drops else ""):
                 counters = dict(attributes(parts.get(_COUNTERS, b"")))
                 counted = int.from_bytes(counters.get(_PACKETS, b""), "big") if how == POLICY else 0
                 yield _Drop("nft", f"{family} {table}", name, packet, how, counted)
@@ -196,15 +199,18 @@ def _nft_chain(rules: Callable[[str], list[bytes]], packet: Packet, chain: int |
 _Chain = Callable[[int | str], Iterator[Rule]]
 
 
-def _followed(chain: _Chain, start: int | str, *, policy: str = "") -> str:
-    """How a packet is certainly dropped from there on; "" if it is not, or if that depends on the VPC's addresses."""
-    verdict, number = _verdict(chain, start, 0)
+def _followed(chain: _Chain, start: int | str, ours: Container[int | str], *, policy: str = "") -> str:
+    """How a packet is certainly dropped from there on; "" if it is not, or if that depends on the VPC's addresses.
+
+    ``ours``: where Galactic's chains begin. What one of them drops is no other program's doing (``readback``).
+    """
+    verdict, number = _verdict(chain, start, ours, 0)
     if verdict == "DROP":
         return f"rule {number}"
     return policy if verdict == "RETURN" else ""
 
 
-def _verdict(chain: _Chain, start: int | str, depth: int) -> tuple[str, int]:
+def _verdict(chain: _Chain, start: int | str, ours: Container[int | str], depth: int) -> tuple[str, int]:
     """ACCEPT, DROP, or RETURN at the end of the chain; and the number of the rule in that chain."""
     if depth > _DEPTH:
         return "ACCEPT", 0
@@ -213,7 +219,9 @@ def _verdict(chain: _Chain, start: int | str, depth: int) -> tuple[str, int]:
             continue
         verdict: str = rule.verdict
         if verdict in ("JUMP", "GOTO"):
-            verdict, _ = _verdict(chain, rule.to, depth + 1)
+            verdict, _ = _verdict(chain, rule.to, ours, depth + 1)
+            if verdict == "DROP" and rule.to in ours:
+                return "ACCEPT", number
             if verdict == "RETURN" and rule.verdict == "JUMP":
                 continue
         if verdict == "CONTINUE" or (rule.match is Match.ADDRESS and verdict != "ACCEPT"):
