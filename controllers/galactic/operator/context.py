@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from galactic.crds.model import Condition, Meta, Model
 from galactic.kube.api import Api, Key, NotFound
 from galactic.kube.conditions import READY, status_patch
-from galactic.kube.resources import Resource
+from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
 from galactic.operator.allocator import Allocator
@@ -22,6 +22,13 @@ FINALIZER: Final = f"{GROUP}/in-use"
 
 Kind = Literal["vpc", "attachment", "segment", "node", "pod"]
 Item = tuple[Kind, Key]
+_ITEMS: Final[Mapping[str, Kind]] = {
+    VPCS.plural: "vpc",
+    VPC_ATTACHMENTS.plural: "attachment",
+    NODE_SEGMENTS.plural: "segment",
+}
+OUTDATED_SECONDS: Final = 60.0
+"""Between two writes of a status that the API server keeps a part of."""
 
 
 def _first(item: Item) -> bool:
@@ -82,6 +89,8 @@ class ReconcileContext:
             self.caches.of(resource).set(answer)
             version = answer["metadata"]["resourceVersion"]
             again = self.kinds.observe(resource, patch["status"], answer)
+        if self.kinds.outdated(resource):  # nothing says when the kind is applied
+            self.dirty((_ITEMS[resource.plural], (meta.namespace, meta.name)), OUTDATED_SECONDS)
         self._record_changes(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
     async def finalizer(

@@ -38,6 +38,10 @@ class Kinds:
             log.info("kind is of this version", kind=resource.kind)
         return True
 
+    def outdated(self, resource: Resource) -> bool:
+        """Whether the API server dropped a field of the kind, and has not kept it since."""
+        return bool(self._dropped[resource.plural])
+
     def stated(
         self, resource: Resource, meta: Meta, before: Sequence[Condition], after: Mapping[str, Any]
     ) -> dict[str, Any]:
