@@ -89,7 +89,7 @@ class ReconcileContext:
             self.caches.of(resource).set(answer)
             version = answer["metadata"]["resourceVersion"]
             again = self.kinds.observe(resource, patch["status"], answer)
-        if self.kinds.outdated(resource):  # nothing says when the kind is applied
+        if self.kinds.outdated(resource):  # a kind that is applied has no event
             self.dirty((_ITEMS[resource.plural], (meta.namespace, meta.name)), OUTDATED_SECONDS)
         self._record_changes(resource, meta, written.get("conditions") or (), after.get("conditions") or ())
 
