@@ -477,6 +477,11 @@ class TestWithoutWebhooks:
                 id="another-namespace",
             ),
             pytest.param(
+                vpc("x", "10.1.1.0/24", "::/0"),
+                ["spec.networks", "::/0 is every address"],
+                id="default-route",
+            ),
+            pytest.param(
                 vpc("x", "10.1.1.0/24", allowedNamespaces={"from": "Selector"}),
                 ["spec.allowedNamespaces.selector", "needs a selector"],
                 id="no-selector",
