@@ -202,7 +202,12 @@ async def attachments(kube: Kube) -> None:
 
 async def main(repeats: int) -> None:
     with database() as url:
-        await measure("advisory lock", ["--kubernetes", "false", "--database-url", url], {}, repeats)
+        await measure(
+            "advisory lock",
+            ["--kubernetes=false", "--require-entitlements=false", "--database-url", url],
+            {},
+            repeats,
+        )
     async with cluster() as environment:
         await measure("Lease", [], environment, repeats)
 

@@ -67,7 +67,18 @@ async def measure(bus: PahoBus, arrived: asyncio.Queue[bytes], first: int) -> li
 
 async def main(repeats: int) -> None:
     with mosquitto(SHIPPED) as url:
-        options = ["--kubernetes", "false", "--mqtt-url", url, "--metrics-port", "0", "--log-level", "error"]
+        options = [
+            "--kubernetes",
+            "false",
+            "--require-entitlements",
+            "false",
+            "--mqtt-url",
+            url,
+            "--metrics-port",
+            "0",
+            "--log-level",
+            "error",
+        ]
         process = await asyncio.create_subprocess_exec(sys.executable, "-m", "galactic.router", *options)
         try:
             await compare(url, repeats)

@@ -87,7 +87,18 @@ async def router(url: str, *options: str) -> AsyncIterator[tuple[Router, float]]
     started = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "galactic.router", "--kubernetes", "false", "--mqtt-url", url, "--metrics-port", str(port)),
+        *(
+            "-m",
+            "galactic.router",
+            "--kubernetes",
+            "false",
+            "--require-entitlements",
+            "false",
+            "--mqtt-url",
+            url,
+            "--metrics-port",
+            str(port),
+        ),
         *options,
         stderr=asyncio.subprocess.PIPE,
     )

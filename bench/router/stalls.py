@@ -94,7 +94,9 @@ def _named(frame: FrameType | None) -> str:
 @asynccontextmanager
 async def router(url: str, database: str, name: str) -> AsyncIterator[Router]:
     registry = CollectorRegistry()
-    settings = RouterSettings(kubernetes=False, mqtt_url=url, database_url=database)
+    settings = RouterSettings(
+        kubernetes=False, require_entitlements=False, mqtt_url=url, database_url=database
+    )
     async with PahoBus(settings, f"galactic-router-{name}") as bus:
         process = Process(name, registry, Health())
         controller = wire(settings, bus, None, process, election=Alone())

@@ -45,6 +45,28 @@ class NodeEndpoints(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...]
 
 
+class Entitlement(msgspec.Struct, frozen=True, gc=False):
+    """A VPCAttachment, and what the nodes of its carriers may register for it."""
+
+    attachment: str  # namespace/name
+    vpc: str  # 12 hex digits; empty: not assigned yet
+    function: str  # 4 hex digits; empty: not assigned yet
+    networks: tuple[str, ...]  # its addresses as host routes, and its terminations
+    nodes: tuple[str, ...]  # those of its carriers
+    ready: bool
+
+
+class Entitlements(msgspec.Struct, frozen=True):
+    """``entitlements/<cluster>/<shard>``: one of the ``of`` parts of a cluster's VPCAttachments.
+
+    The parts of one ``generation`` are a whole list. A later one is complete when all of its parts are there.
+    """
+
+    generation: int
+    of: int
+    attachments: tuple[Entitlement, ...]
+
+
 class Leader(msgspec.Struct, frozen=True):
     """``router/leader``. When the term changes every node publishes its endpoints again."""
 
@@ -89,12 +111,13 @@ class Head(msgspec.Struct, frozen=True):
     shards: int
 
 
-Message = NodeStatus | NodeEndpoints | Leader | Changes | Shard | Head
-M = TypeVar("M", NodeStatus, NodeEndpoints, Leader, Changes, Shard, Head)
+Message = NodeStatus | NodeEndpoints | Entitlements | Leader | Changes | Shard | Head
+M = TypeVar("M", NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head)
 
 _encoder: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Message]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (NodeStatus, NodeEndpoints, Leader, Changes, Shard, Head)
+    kind: msgspec.json.Decoder(kind)
+    for kind in (NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head)
 }
 
 
@@ -154,6 +177,9 @@ class Topics:
 
     def endpoints(self, cluster: str, node: str) -> str:
         return f"{self.base}/nodes/{cluster}/{node}/endpoints"
+
+    def entitlements(self, cluster: str, shard: int | str) -> str:
+        return f"{self.base}/entitlements/{cluster}/{shard}"
 
     def changes(self, vpc: str) -> str:
         return f"{self.base}/vpcs/{vpc}/changes"

@@ -178,7 +178,8 @@ class Lab(Disturbances):
             credentials.make(state)
             self._write_tools(found)
             if state.join:
-                broker.admit(state, [broker.node(state, member.name) for member in state.members])
+                nodes = [broker.node(state, member.name) for member in state.members]
+                broker.admit(state, [state.cluster, *nodes])
                 Supervisor(state.host).kill("mosquitto", signal.SIGHUP)
 
     def _annotate_nodes(self) -> None:

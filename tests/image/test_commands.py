@@ -66,7 +66,15 @@ def test_a_router_alone_serves_a_broker(image, tmp_path):
     broker.start()
     try:
         router = image.container().start(
-            *("galactic-router", "--kubernetes", "false", "--mqtt-url", broker.url),
+            *(
+                "galactic-router",
+                "--kubernetes",
+                "false",
+                "--require-entitlements",
+                "false",
+                "--mqtt-url",
+                broker.url,
+            ),
             *("--srv6-block", SPACE, "--metrics-port", str(port), "--log-format", "console"),
         )
         try:
@@ -239,7 +247,15 @@ def test_signals_reach_process_1(image):
     """SIGTERM ends a controller at once, not after the runtime's patience."""
     port = free_port()
     process = image.container().start(
-        *("galactic-router", "--kubernetes", "false", "--mqtt-url", f"mqtt://127.0.0.1:{free_port()}"),
+        *(
+            "galactic-router",
+            "--kubernetes",
+            "false",
+            "--require-entitlements",
+            "false",
+            "--mqtt-url",
+            f"mqtt://127.0.0.1:{free_port()}",
+        ),
         *("--metrics-port", str(port)),
     )
     eventually(lambda: health(port)[0] == 503, unless=process.alive)

@@ -12,7 +12,7 @@ from waiting import eventually, free_port
 
 from release.distributions import ROOT
 
-ROUTER = ("galactic-router", "--kubernetes", "false", "--mqtt-url")
+ROUTER = ("galactic-router", "--kubernetes", "false", "--require-entitlements", "false", "--mqtt-url")
 
 
 def place(development) -> Path:

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 
 from galactic import messages
 from galactic.errors import Rejected
-from galactic.messages import Changes, Head, Leader, Message, NodeEndpoints, NodeStatus, Route, Shard, Topics
+from galactic.messages import (
+    Changes,
+    Entitlement,
+    Entitlements,
+    Head,
+    Leader,
+    Message,
+    NodeEndpoints,
+    NodeStatus,
+    Route,
+    Shard,
+    Topics,
+)
 
 SID = "2001:db8:ff01:100:0:4d2:0:2a"
 ROUTE = Route("10.1.1.1/32", (SID,), "default", "node-1", "002a", 7)
@@ -38,6 +50,14 @@ routes = st.builds(
             '{"sequence":3,"endpoints":[{"vpc":"0000000004d2","function":"002a","attachment":"team/web",'
             f'"sid":"{SID}","networks":["10.1.1.1/32","192.168.3.0/24"],"epoch":7}}]}}',
             id="endpoints",
+        ),
+        pytest.param(
+            Entitlements(
+                7, 1, (Entitlement("team/web", "0000000004d2", "002a", ("10.1.1.1/32",), ("n1",), True),)
+            ),
+            '{"generation":7,"of":1,"attachments":[{"attachment":"team/web","vpc":"0000000004d2","function":"002a",'
+            '"networks":["10.1.1.1/32"],"nodes":["n1"],"ready":true}]}',
+            id="entitlements",
         ),
         pytest.param(Leader("router-1", 4), '{"id":"router-1","term":4}', id="leader"),
         pytest.param(
@@ -81,7 +101,7 @@ def test_what_cannot_be_decoded_is_rejected_with_a_reason(payload: bytes, reason
 
 @given(st.binary(max_size=300))
 def test_no_payload_raises_anything_else(payload: bytes) -> None:
-    for kind in (NodeStatus, NodeEndpoints, Leader, Changes, Shard, Head):
+    for kind in (NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head):
         try:
             messages.decode(kind, payload)
         except Rejected:

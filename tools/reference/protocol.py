@@ -13,6 +13,7 @@ from reference.page import SOURCES, code, page, table, text
 TOPICS: Final = (
     (messages.NodeStatus, ("status", "<cluster>", "<node>"), "node, and its Last Will", True),
     (messages.NodeEndpoints, ("endpoints", "<cluster>", "<node>"), "node", True),
+    (messages.Entitlements, ("entitlements", "<cluster>", "<shard>"), "operator", True),
     (messages.Leader, ("leader",), "router", True),
     (messages.Changes, ("changes", "<vpc>"), "router", False),
     (messages.Shard, ("table", "<vpc>", "<shard>"), "router", True),
@@ -24,13 +25,17 @@ FIELDS: Final = {
     "version": "the node controller's version",
     "sequence": "orders the node's registrations: the highest is the newest, over MQTT and from the API server",
     "endpoints": "all endpoints of the node",
+    "generation": "orders the lists of a cluster: the highest is the newest",
+    "attachments": "the VPCAttachments of this part",
+    "nodes": "nodes of the attachment's carriers",
+    "ready": "whether a pod can be attached",
     "id": "the leading router",
     "term": "orders the leaders; at a new term every node publishes its endpoints again",
     "revision": "revision of the VPC's table",
     "previous": "the revision to which the change applies",
     "set": "new and changed routes",
     "delete": "networks without a route from now on",
-    "of": "number of shards of the table",
+    "of": "number of shards of the table or list",
     "routes": "at most 256",
     "count": "routes in the table",
     "digest": "the sum of the routes' weights, 16 hex digits",
@@ -39,7 +44,7 @@ FIELDS: Final = {
     "function": "attachment identifier, 4 hex digits",
     "attachment": "namespace/name",
     "sid": "the attachment's SID",
-    "networks": "announced networks: addresses as host routes, and terminations",
+    "networks": "networks: addresses as host routes, and terminations",
     "epoch": "time of the ADD, in ns, of a hybrid logical clock",
     "network": "the destination",
     "segments": "SIDs that lead to the network",
@@ -85,7 +90,12 @@ def _topics() -> str:
                 f"[{message.__name__}](#{message.__name__.lower()})",
             )
         )
-    structs: list[type[msgspec.Struct]] = [*(topic[0] for topic in TOPICS), messages.Endpoint, messages.Route]
+    structs: list[type[msgspec.Struct]] = [
+        *(topic[0] for topic in TOPICS),
+        messages.Endpoint,
+        messages.Entitlement,
+        messages.Route,
+    ]
     for kind in structs:
         hints = get_type_hints(kind)
         fields = (
@@ -113,7 +123,7 @@ def _type(hint: Any) -> str:
         )
     if get_args(hint):
         return ", ".join(code(f'"{value}"') for value in get_args(hint))
-    return {"str": "text", "int": "integer"}[hint.__name__]
+    return {"str": "text", "int": "integer", "bool": "true or false"}[hint.__name__]
 
 
 def _codes() -> str:

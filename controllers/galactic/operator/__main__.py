@@ -1,19 +1,24 @@
 """``galactic-operator``: the wiring."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from galactic.kube.api import Api
 from galactic.kube.client import Kube, connect
 from galactic.kube.fenced import Fenced
 from galactic.kube.lease import Candidate, Lease, identity, own_namespace
 from galactic.launch import Health, launch
+from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import ReconcileContext, Rules
+from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.events import Events
 from galactic.operator.evictions import Evictions
 from galactic.operator.gauges import pool, unattached, unready, vpcs
@@ -36,7 +41,9 @@ class Memo:
     caches: Caches
 
 
-async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) -> None:
+async def operate(
+    settings: OperatorSettings, metrics: Metrics, health: Health, own: CollectorRegistry
+) -> None:
     """Watches always, acts while it holds the lease.
 
     The operator is unhealthy while the API server does not answer, and the process goes on: a new one could do no more.
@@ -60,12 +67,35 @@ async def operate(settings: OperatorSettings, metrics: Metrics, health: Health) 
 
             place = Place(settings.cluster, namespace)
             issuing.append(Issuer(Fenced(kube, lease), place, lambda: lease.leads).run())
+        publisher = _publisher(settings, own, reconciler.caches) if settings.publish_entitlements else None
+
+        async def lead() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(reconciler.lead(), name="reconciler")
+                if publisher is not None:
+                    await reconciler.restored.wait()  # a list that is not complete would withdraw routes
+                    tasks.create_task(publisher.run(), name="entitlements")
+
         await run_all(
             *issuing,
             *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
             watch(Memo(reconciler.caches), reconciler.resync),
-            lease.run(reconciler.lead),
+            lease.run(lead),
         )
+
+
+def _publisher(settings: OperatorSettings, own: CollectorRegistry, caches: Caches) -> EntitlementPublisher:
+    from galactic.bus.metrics import BusMetrics  # noqa: PLC0415 - and the MQTT client, which most clusters do not need
+    from galactic.bus.paho import PahoBus  # noqa: PLC0415
+
+    broker = BusMetrics(own)
+
+    def connect() -> PahoBus:
+        return PahoBus(settings, f"galactic-operator-{settings.cluster}", metrics=broker)
+
+    return EntitlementPublisher(
+        connect, Topics(settings.mqtt_base), settings.cluster, caches, lambda: time.time_ns() // 1_000_000
+    )
 
 
 def assemble(
@@ -134,7 +164,7 @@ def main() -> None:
     settings = load(OperatorSettings, program="galactic-operator")
     own = registry("operator")
     metrics = Metrics(own)
-    launch(settings, "galactic-operator", lambda health: operate(settings, metrics, health), own)
+    launch(settings, "galactic-operator", lambda health: operate(settings, metrics, health, own), own)
 
 
 if __name__ == "__main__":

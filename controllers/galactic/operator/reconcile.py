@@ -71,6 +71,8 @@ class Reconciler:
         self.queue, self.caches = context.queue, context.caches
         self.allocator, self.events, self.rules = context.allocator, context.events, context.rules
         self.evictions = reconcilers.evictions
+        self.restored = asyncio.Event()
+        """Set while it leads and every kind was listed."""
 
     async def lead(self) -> None:
         """Restores the allocator from the API server's objects, and reconciles until it is cancelled."""
@@ -83,9 +85,11 @@ class Reconciler:
             else:
                 self._report(None)
                 break
+        self.restored.set()
         try:
             await self.run()
         finally:
+            self.restored.clear()
             self._report(None)  # a replica that does not act has no problem
 
     async def restore(self) -> None:

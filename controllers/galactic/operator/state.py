@@ -240,6 +240,18 @@ class Caches:
         self.pods.changed = self._pod_changed
         self.agents.changed = listener.agent_changed
 
+    def observe_attachments(self, observer: Callable[[Key, "VpcAttachment | Invalid | None"], None]) -> None:
+        """Each attachment that differs goes to the observer, after the listener."""
+        listener = self.attachments.changed
+
+        def changed(
+            key: Key, old: "VpcAttachment | Invalid | None", new: "VpcAttachment | Invalid | None"
+        ) -> None:
+            listener(key, old, new)
+            observer(key, new)
+
+        self.attachments.changed = changed
+
     @property
     def by_kind(self) -> tuple[Cache[Any], ...]:
         return (

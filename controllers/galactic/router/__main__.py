@@ -27,6 +27,7 @@ from galactic.router.ingress.barrier import ResyncBarrier
 from galactic.router.ingress.damping import FloodDamping
 from galactic.router.ingress.decoder import Decoder
 from galactic.router.ingress.dropped import DroppedMessages
+from galactic.router.ingress.entitlements import EntitlementLists
 from galactic.router.ingress.fair_queue import FairQueue
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.ingress.liveness import NodeLiveness
@@ -90,7 +91,8 @@ def wire(
     """One router. ``kube`` None: standalone. ``election`` None: by Lease, by the database's lock, or none."""
     topics, metrics = Topics(settings.mqtt_base), RouterMetrics(process.registry)
     policy = admissions.policy if admissions else OPEN if kube else Policy()
-    store = Store(checked=kube is not None, policy=policy)
+    listed = kube is None and settings.require_entitlements
+    store = Store(checked=kube is not None, policy=policy, listed=listed)
     commits, publisher = Commits(store, metrics), Publisher(bus, metrics)
     fanout = Fanout(publisher, topics, metrics)
     history = _history(settings, store, fanout, process)
@@ -100,7 +102,8 @@ def wire(
     liveness = NodeLiveness(store.nodes, settings.withdraw_after)
     decoder = Decoder(store.nodes, liveness, metrics, standalone=kube is None, block=settings.srv6_block)
     subscriptions = Subscriptions(bus, topics, barrier, damping, store.nodes)
-    nodes = NodeMessages(queue, decoder, subscriptions, DroppedMessages(metrics))
+    lists = None if kube else EntitlementLists(bus, topics, store.nodes)
+    nodes = NodeMessages(queue, decoder, subscriptions, DroppedMessages(metrics), lists)
     reader = SnapshotReader(bus, topics, barrier, None if kube else store.nodes)
 
     installation = Installation(store, decoder, cluster.attachments if cluster else None)
@@ -121,6 +124,7 @@ def wire(
     metrics.at_scrape(
         tables=lambda: store.counts,
         uncarried=lambda: sum(rejection.reason == "NotCarried" for rejection in store.tables.rejections()),
+        unlisted=lambda: len(store.nodes.unlisted),
         leadership=lambda: (leadership.leads, leadership.state.highest_term),
         oldest_change=fanout.oldest,
         waiting=lambda: len(queue),

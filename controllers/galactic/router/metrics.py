@@ -21,6 +21,7 @@ REASONS: Final = (
         "NotAdmitted",
         "NotCarried",
         "NotEntitled",
+        "NotListed",
         "NotReady",
         "ObjectInvalid",
     ),
@@ -70,6 +71,11 @@ class RouterMetrics:
         self._uncarried = Gauge(
             name("uncarried_paths"),
             "Attachments that a node announces although no pod on it carries them; they get no route there.",
+            registry=registry,
+        )
+        self._unlisted = Gauge(
+            name("unlisted_clusters"),
+            "Clusters whose nodes are not checked against a complete list of attachments; 0 in Kubernetes.",
             registry=registry,
         )
         self._nodes = Gauge(name("nodes"), "Nodes with a registration or a prefix.", registry=registry)
@@ -158,6 +164,7 @@ class RouterMetrics:
         *,
         tables: Callable[[], tuple[int, int, int, int]],
         uncarried: Callable[[], int],
+        unlisted: Callable[[], int],
         leadership: Callable[[], tuple[bool, int]],
         oldest_change: Callable[[], float],
         waiting: Callable[[], int],
@@ -166,7 +173,9 @@ class RouterMetrics:
         """Gauges that are read at every scrape.
 
         ``tables``: nodes, endpoints, routes and contested networks. ``uncarried``: paths that are rejected as
-        NotCarried. ``leadership``: whether this router leads, and the highest term. ``oldest_change``: seconds.
+        NotCarried.
+        ``unlisted``: clusters without a complete list of attachments.
+        ``leadership``: whether this router leads, and the highest term. ``oldest_change``: seconds.
         ``waiting``: messages of nodes. ``suppressed``: nodes' topics.
         """
         for position, gauge in enumerate((self._nodes, self._endpoints, self._routes, self._conflicts)):
@@ -174,6 +183,7 @@ class RouterMetrics:
         for position, gauge in enumerate((self._leader, self._term)):
             gauge.set_function(partial(_one_of, leadership, position))
         self._uncarried.set_function(uncarried)
+        self._unlisted.set_function(unlisted)
         self._oldest.set_function(oldest_change)
         self._inbox.set_function(waiting)
         self._suppressed.set_function(suppressed)

@@ -5,10 +5,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from galactic.settings.process import Settings
+from galactic.settings.mqtt import MqttSettings
 
 
-class OperatorSettings(Settings):
+class OperatorSettings(MqttSettings):
     """Settings of the operator."""
 
     strict: bool = Field(
@@ -63,6 +63,11 @@ class OperatorSettings(Settings):
         description="add that taint (NoSchedule) to a Node on which pods can no longer be attached",
     )
 
+    publish_entitlements: bool = Field(
+        default=False,
+        description="publish what the cluster's attachments entitle to at the broker (mqtt_url), for routers outside "
+        "of the cluster; the user is the cluster's name",
+    )
     issue_broker_certificates: bool = Field(
         default=False,
         description="issue the nodes' client certificates at the broker (request_broker_certificate of the node); the "

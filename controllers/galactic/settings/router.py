@@ -39,6 +39,12 @@ class RouterSettings(MqttSettings):
         description="YAML file with the clusters allowed in each VPC, read again when it changes (standalone only)",
     )
 
+    require_entitlements: bool = Field(
+        default=True,
+        description="install no new path of a cluster whose operator publishes no list of its attachments "
+        "(publish_entitlements); false: believe the nodes of such a cluster (standalone only)",
+    )
+
     @model_validator(mode="after")
     def _several(self) -> Self:
         if self.admissions is not None and self.kubernetes:

@@ -23,6 +23,8 @@ RECORDER: Final = "galactic-recorder"
 FORGET_SECONDS: Final = 60.0
 OWNERS: Final = ("mosquitto", "nobody")
 """The user that Mosquitto runs as when root starts it: the first of these that exists."""
+_OPERATOR: Final = ".operator"
+"""In a cluster's folder of secrets: the one of its operator, whose user is the cluster's name."""
 PLACES: Final = {"/etc/mosquitto/": "", "/var/lib/mosquitto/": "data/"}
 
 
@@ -39,7 +41,7 @@ def node(state: State, name: str) -> str:
 def users(state: State) -> list[str]:
     """All users of the lab."""
     nodes = [node(state, member.name) for member in state.members]
-    return [OBSERVER, RECORDER, *map(router, range(MAX_ROUTERS)), *nodes]
+    return [OBSERVER, RECORDER, state.cluster, *map(router, range(MAX_ROUTERS)), *nodes]
 
 
 def program(state: State, mosquitto: Path) -> Program:
@@ -52,15 +54,17 @@ def admit(state: State, names: Iterable[str]) -> None:
     """Gives these users passwords. A running broker reads them at SIGHUP."""
     folder = state.broker / "secrets"
     for name in names:
-        path = folder / name
+        path = _secret(state, name)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             path.touch(mode=0o600)
             path.write_text(secrets.token_hex(16))
-    known = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    known = [(path.parent if path.name == _OPERATOR else path, path) for path in paths]
+    known = [(user.relative_to(folder), path) for user, path in known]
     partial = state.broker / "passwords.partial"
     partial.touch(mode=0o600)
-    partial.write_text("".join(f"{path.relative_to(folder)}:{path.read_text()}\n" for path in known))
+    partial.write_text("".join(f"{user}:{path.read_text()}\n" for user, path in known))
     subprocess.run(["mosquitto_passwd", "-U", partial], check=True, capture_output=True)
     _give(partial)
     partial.rename(state.broker / "passwords")
@@ -70,7 +74,7 @@ def forget(state: State) -> None:
     """Removes the retained messages and the passwords of a lab's nodes, if the broker runs."""
     inside = ["nsenter", f"--net=/run/netns/{state.host.namespace}", "--"]
     for name in (node(state, member.name) for member in state.members):
-        secret = state.broker / "secrets" / name
+        secret = _secret(state, name)
         if not secret.exists():
             continue
         for last in ("status", "endpoints"):
@@ -89,7 +93,7 @@ def variables(state: State, user: str) -> dict[str, str]:
         "GALACTIC_MQTT_URL": state.mqtt_url,
         "GALACTIC_MQTT_CA_FILE": str(state.broker / "ca.crt"),
         "GALACTIC_MQTT_USERNAME": user,
-        "GALACTIC_MQTT_PASSWORD_FILE": str(state.broker / "secrets" / user),
+        "GALACTIC_MQTT_PASSWORD_FILE": str(_secret(state, user)),
     }
 
 
@@ -98,9 +102,15 @@ def client(state: State, name: str, user: str = OBSERVER) -> list[str]:
 
     A user is one client: a second one ends the session of the first.
     """
-    password = (state.broker / "secrets" / user).read_text()
+    password = _secret(state, user).read_text()
     address = [name, "-h", str(CONTROL), "-p", str(MQTT_PORT), "--cafile", str(state.broker / "ca.crt")]
     return [*address, "-u", user, "-P", password, "-q", "1"]
+
+
+def _secret(state: State, user: str) -> Path:
+    """The file with a user's password."""
+    folder = state.broker / "secrets"
+    return folder / user / _OPERATOR if user == state.cluster else folder / user
 
 
 def _prepare(state: State) -> None:

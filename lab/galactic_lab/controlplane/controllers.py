@@ -53,7 +53,8 @@ def controllers(state: State) -> list[Program]:
 def operator(state: State) -> Program:
     variables = settings(state, "galactic-operator") | {"GALACTIC_METRICS_PORT": str(PORTS[OPERATOR])}
     if state.standalone or state.join:
-        variables["GALACTIC_ROUTER_OUTSIDE"] = "true"
+        variables |= broker.variables(state, state.cluster)
+        variables |= {"GALACTIC_ROUTER_OUTSIDE": "true", "GALACTIC_PUBLISH_ENTITLEMENTS": "true"}
     return Program(OPERATOR, [*interpreter(), "-m", "galactic.operator"], variables, priority=600)
 
 

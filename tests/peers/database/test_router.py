@@ -27,7 +27,7 @@ CHANGES = TOPICS.changes("0000000004d2")
 
 @asynccontextmanager
 async def router(broker: MemoryBroker, url: str, replica: str = "r") -> AsyncIterator[Router]:
-    settings = RouterSettings(kubernetes=False, database_url=url)
+    settings = RouterSettings(kubernetes=False, require_entitlements=False, database_url=url)
     controller = assembled(settings, broker.session(), replica=replica)
     controller.history = controller.part(HistoryWriter)
     controller.history._backoff = Backoff(0.02, 0.2)

@@ -35,7 +35,7 @@ class Replica:
     """One router process, so to say: its connection dies with it."""
 
     def __init__(self, url: str, vote: Vote, name: str) -> None:
-        self.settings = RouterSettings(kubernetes=False, mqtt_url=url)
+        self.settings = RouterSettings(kubernetes=False, require_entitlements=False, mqtt_url=url)
         self.vote, self.name = vote, name
         self.controller: Router | None = None
 

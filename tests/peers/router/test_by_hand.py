@@ -251,7 +251,16 @@ def outsider(mosquitto) -> Iterator[Outsider]:
     """With a router of its own process beside it."""
     mosquitto.start()
     outsider = Outsider(mosquitto.port)
-    options = ("--kubernetes", "false", "--mqtt-url", mosquitto.url, "--metrics-port", "0")
+    options = (
+        "--kubernetes",
+        "false",
+        "--require-entitlements",
+        "false",
+        "--mqtt-url",
+        mosquitto.url,
+        "--metrics-port",
+        "0",
+    )
     router = subprocess.Popen([sys.executable, "-m", "galactic.router", *options], stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE_SECONDS

@@ -31,7 +31,15 @@ class Router:
     """``galactic-router --kubernetes=false``, with a log of its own."""
 
     def __init__(self, mqtt: str, database: str, log: Path) -> None:
-        self._command = [sys.executable, "-m", "galactic.router", "--kubernetes", "false"]
+        self._command = [
+            sys.executable,
+            "-m",
+            "galactic.router",
+            "--kubernetes",
+            "false",
+            "--require-entitlements",
+            "false",
+        ]
         self._command += ["--mqtt-url", mqtt, "--database-url", database, "--metrics-port", "0"]
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None

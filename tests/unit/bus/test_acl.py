@@ -16,7 +16,16 @@ from structlog.testing import capture_logs
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
-from galactic.messages import MAX_PAYLOAD, Endpoint, NodeEndpoints, NodeStatus, Topics, encode
+from galactic.messages import (
+    MAX_PAYLOAD,
+    Endpoint,
+    Entitlement,
+    Entitlements,
+    NodeEndpoints,
+    NodeStatus,
+    Topics,
+    encode,
+)
 from galactic.names import function_hex, vpc_hex
 from galactic.settings import RouterSettings
 
@@ -24,8 +33,10 @@ SHIPPED = Path(__file__).parents[3] / "deploy/mosquitto"
 BASE = "galactic/v1"
 TOPICS = Topics(BASE)
 A, B, ROUTER, OTHER = "default/n1", "default/n2", "galactic-router-0", "galactic-router-1"
-OBSERVER, STRANGER = "galactic-observer", "stranger"
-PEOPLE = (A, B, ROUTER, OTHER, OBSERVER, STRANGER)
+OBSERVER, STRANGER, OPERATOR = "galactic-observer", "stranger", "default"
+PEOPLE = (A, B, ROUTER, OTHER, OBSERVER, STRANGER, OPERATOR)
+HALF = "0.0.0.0/1"
+LIST = TOPICS.entitlements("default", 0)
 
 
 @dataclass
@@ -132,6 +143,8 @@ HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{topic}" for topic in ("head"
                 TOPICS.endpoints("other", "n1"),
                 f"{BASE}/nodes/default/n1/other",
                 f"{BASE}/nodes/default/n1/endpoints/more",
+                LIST,
+                f"{BASE}/entitlements/default/n1",
                 TOPICS.leader,
                 TOPICS.sync("r"),
                 HEAD,
@@ -142,9 +155,27 @@ HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{topic}" for topic in ("head"
             id="node",
         ),
         pytest.param(
+            OPERATOR,
+            [LIST, TOPICS.entitlements("default", 7)],
+            [
+                TOPICS.entitlements("other", 0),
+                f"{BASE}/entitlements/default/n1/0",
+                TOPICS.endpoints(*A.split("/")),
+                TOPICS.leader,
+                TABLE,
+            ],
+            id="operator",
+        ),
+        pytest.param(
             OTHER,
             [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE],
-            [TOPICS.endpoints(*A.split("/")), TOPICS.status(*A.split("/")), f"{BASE}/more", "elsewhere"],
+            [
+                TOPICS.endpoints(*A.split("/")),
+                TOPICS.status(*A.split("/")),
+                LIST,
+                f"{BASE}/more",
+                "elsewhere",
+            ],
             id="router",
         ),
         pytest.param(OBSERVER, [], [TOPICS.leader, HEAD, TOPICS.endpoints(*A.split("/"))], id="observer"),
@@ -184,11 +215,13 @@ async def publish(talker: Client, may: list[str], may_not: list[str]) -> None:
     ("user", "receives"),
     [
         pytest.param(A, {TOPICS.leader, HEAD, CHANGES, TABLE}, id="node"),
+        pytest.param(OPERATOR, {TOPICS.leader, HEAD, CHANGES, TABLE, LIST}, id="operator"),
         pytest.param(
             OTHER,
             {
                 *(TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE),
                 *(topic(*B.split("/")) for topic in (TOPICS.status, TOPICS.endpoints)),
+                LIST,
             },
             id="router",
         ),
@@ -203,6 +236,8 @@ async def test_who_may_hear(user: str, receives: set[str], broker: ShippedBroker
             await router.bus.publish(topic, b"kept", retain=True)
         for topic in theirs:
             await other.bus.publish(topic, b"kept", retain=True)
+        async with client(broker, OPERATOR) as operator:  # a user is one client
+            await operator.bus.publish(LIST, b"kept", retain=True)
         async with client(broker, user) as listener:
             listener.bus.subscribe("#", "+/#", f"{BASE}/#", f"{BASE}/nodes/+/+/endpoints", *topics, *theirs)
             await synchronize(listener, router)
@@ -214,10 +249,14 @@ async def test_who_may_hear(user: str, receives: set[str], broker: ShippedBroker
                 await router.bus.publish(topic, b"passing")
             for topic in theirs:
                 await other.bus.publish(topic, b"passing")
+            if user != OPERATOR:
+                async with client(broker, OPERATOR) as operator:
+                    await operator.bus.publish(LIST, b"passing")
             await synchronize(listener, router)
-            assert {
-                message.topic for message in listener.received if message.payload == b"passing"
-            } == receives | more
+            own = {LIST} if user == OPERATOR else set()
+            assert {message.topic for message in listener.received if message.payload == b"passing"} == (
+                receives | more
+            ) - own
 
 
 async def test_a_node_cannot_throw_another_off(broker: ShippedBroker, until) -> None:
@@ -263,7 +302,13 @@ async def test_a_payload_above_the_limit_ends_no_session_of_ours(
 
 
 async def test_what_a_node_says_of_others_is_refused_by_the_router(broker: ShippedBroker, until) -> None:
-    """The broker lets it say anything under its own topic; a SID of another node, or of another VPC, gets nowhere."""
+    """The broker lets it say anything under its own topic. A SID of another node, or of another VPC, gets nowhere; nor
+    does a network that its attachment is not entitled to, and the node cannot write the list that says so.
+    """
+    async with client(broker, OPERATOR) as operator:
+        await operator.bus.publish(
+            LIST, encode(Entitlements(1, 1, (_entry(1, "n1"), _entry(7, "n2")))), retain=True
+        )
     settings = broker.settings(ROUTER)
     async with PahoBus(settings, "router") as bus:
         controller = assembled(settings, bus)
@@ -273,12 +318,16 @@ async def test_what_a_node_says_of_others_is_refused_by_the_router(broker: Shipp
                 for node, number in ((one, 1), (other, 2)):
                     status = encode(NodeStatus("online", f"2001:db8:ff01:{number}00::/56"))
                     await node.bus.publish(TOPICS.status("default", f"n{number}"), status, retain=True)
+                forged = Entitlements(2, 1, (_entry(1, "n1", HALF), _entry(7, "n1")))
+                with pytest.raises(Unreachable, match="Not authorized"):
+                    await one.bus.publish(LIST, encode(forged), retain=True)
                 own = _endpoint(0x4D2, 7, "2001:db8:ff01:200::4d2:7", "10.1.1.7/32")
                 await _register(other, "n2", own)
                 await _register(
                     one,
                     "n1",
-                    _endpoint(0x4D2, 1, "2001:db8:ff01:100::4d2:1", "10.1.1.1/32"),
+                    _endpoint(0x4D2, 1, "2001:db8:ff01:100::4d2:1", "10.1.1.1/32", HALF),
+                    _endpoint(0x4D2, 7, "2001:db8:ff01:100::4d2:7", "10.1.1.7/32"),
                     msgspec.structs.replace(own, epoch=1 << 50),
                     _endpoint(0x4D2, 2, "2001:db8:ff01:100::4d3:2", "10.9.9.9/32"),
                 )
@@ -294,13 +343,18 @@ async def test_what_a_node_says_of_others_is_refused_by_the_router(broker: Shipp
             await asyncio.gather(task, return_exceptions=True)
     counted = {
         reason: controller.registry.get_sample_value("galactic_router_rejections_total", {"reason": reason})
-        for reason in ("SidOutsidePrefix", "SidMismatch")
+        for reason in ("SidOutsidePrefix", "SidMismatch", "NotEntitled", "NotCarried")
     }
-    assert counted == {"SidOutsidePrefix": 1, "SidMismatch": 1}
+    assert counted == {"SidOutsidePrefix": 1, "SidMismatch": 1, "NotEntitled": 1, "NotCarried": 1}
 
 
-def _endpoint(vpc: int, function: int, sid: str, network: str) -> Endpoint:
-    return Endpoint(vpc_hex(vpc), function_hex(function), f"ns/a{function}", sid, (network,), 1)
+def _endpoint(vpc: int, function: int, sid: str, *networks: str) -> Endpoint:
+    return Endpoint(vpc_hex(vpc), function_hex(function), f"ns/a{function}", sid, networks, 1)
+
+
+def _entry(function: int, node: str, *networks: str) -> Entitlement:
+    own = (f"10.1.1.{function}/32", *networks)
+    return Entitlement(f"ns/a{function}", vpc_hex(0x4D2), function_hex(function), own, (node,), True)
 
 
 async def _register(node: Client, name: str, *endpoints: Endpoint) -> None:

@@ -91,7 +91,10 @@ async def replica(broker: MemoryBroker, vote: Vote, name: str, **settings):
     """A standalone router with a line of its own (``line``), that can be killed (``kill``)."""
     line = Line(broker)
     controller = assembled(
-        RouterSettings(kubernetes=False, **settings), line, replica=name, election=vote.voter(name)
+        RouterSettings(kubernetes=False, require_entitlements=False, **settings),
+        line,
+        replica=name,
+        election=vote.voter(name),
     )
     controller.line, controller.election = line, vote.voter(name)
     task = asyncio.create_task(controller.run())

@@ -24,7 +24,9 @@ SHARD = f"{BASE}/vpcs/0000000004d2/table/0"
 @asynccontextmanager
 async def router(broker: MemoryBroker, replica: str = "r"):
     """A standalone router; ``rejected`` of it counts reasons."""
-    controller = assembled(RouterSettings(kubernetes=False), broker.session(), replica=replica)
+    controller = assembled(
+        RouterSettings(kubernetes=False, require_entitlements=False), broker.session(), replica=replica
+    )
     task = asyncio.create_task(controller.run())
     try:
         yield controller

@@ -69,5 +69,7 @@ class Inbox:
         match self._topics.parts(delivery.topic):
             case ("nodes", cluster, node, "endpoints" | "status" as kind):
                 self._nodes.arrived(cluster, node, kind, delivery.payload)
+            case ("entitlements", cluster, shard) if self._nodes.lists is not None:
+                self._nodes.lists.arrived(cluster, shard, delivery.payload)
             case parts:
                 self._router_topics.arrived(parts, delivery.payload, retained=delivery.retained)

@@ -8,6 +8,7 @@ from galactic.errors import Rejected
 from galactic.messages import MAX_PAYLOAD
 from galactic.router.ingress.decoder import Decoder, node_ref
 from galactic.router.ingress.dropped import DroppedMessages
+from galactic.router.ingress.entitlements import EntitlementLists
 from galactic.router.ingress.fair_queue import FairQueue
 from galactic.router.ingress.subscriptions import Subscriptions
 from galactic.router.rib.path import NodeRef
@@ -17,14 +18,22 @@ class NodeMessages:
     """From their arrival to the store."""
 
     def __init__(
-        self, queue: FairQueue, decoder: Decoder, subscriptions: Subscriptions, dropped: DroppedMessages
+        self,
+        queue: FairQueue,
+        decoder: Decoder,
+        subscriptions: Subscriptions,
+        dropped: DroppedMessages,
+        lists: EntitlementLists | None = None,
     ) -> None:
-        self.dropped = dropped
+        """``lists``, standalone: what the messages are checked against."""
+        self.dropped, self.lists = dropped, lists
         self._queue, self._decoder, self._subscriptions = queue, decoder, subscriptions
         self._waiting = asyncio.Event()
 
     def subscribe(self) -> None:
         """Before a snapshot is read: the registrations belong to it."""
+        if self.lists is not None:
+            self.lists.subscribe()
         self._subscriptions.subscribe()
 
     async def run(self) -> None:
@@ -32,6 +41,8 @@ class NodeMessages:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._subscriptions.run(), name="subscriptions")
             tasks.create_task(self._turns(), name="turns")
+            if self.lists is not None:
+                tasks.create_task(self.lists.run(), name="lists")
 
     def arrived(self, cluster: str, node: str, kind: str, payload: bytes) -> None:
         """A message on ``nodes/<cluster>/<node>/<kind>``. Raises Rejected."""

@@ -28,6 +28,10 @@ NETWORKS_MAX: Final = 1024
 """Networks of one endpoint. A VPCAttachment entitles to 272 at the most."""
 
 
+UNLISTED: Final = "NotListed"
+"""The reason why a path is pending whose cluster has published no complete list of attachments."""
+
+
 class NodeRef(NamedTuple):
     """A node of a cluster: the peer that registers endpoints."""
 
@@ -60,6 +64,10 @@ class Attachment(msgspec.Struct, frozen=True, gc=False):
     nodes: frozenset[str] | None = (
         None  # those of its carriers; None: the operator writes no carriers yet, any node
     )
+
+
+class SomeAttachments(dict[str, Attachment]):
+    """Attachments of a cluster whose list is not complete: there may be others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,13 @@ class EndpointPath(msgspec.Struct, frozen=True, gc=False):
     def is_installed(self, installed: Mapping[Network, Route]) -> bool:
         """Whether this very path has a route in that table."""
         return any(self.made(installed.get(network)) for network in self.networks)
+
+    def as_installed(self, installed: Mapping[Network, Route]) -> "EndpointPath":
+        """The path with only the networks that it has in that table, where no list has the others."""
+        if self.pending != UNLISTED:
+            return self
+        networks = tuple(network for network in self.networks if self.made(installed.get(network)))
+        return self if networks == self.networks else msgspec.structs.replace(self, networks=networks)
 
     def is_eligible(self, installed: Mapping[Network, Route], horizon: int) -> bool:
         """Whether it may have routes: it is installed, or neither pending nor from after the ``horizon``."""
@@ -240,6 +255,8 @@ def _attachment(
     if attachments is None:
         return "", None
     attachment = attachments.get(endpoint.attachment)
+    if attachment is None and isinstance(attachments, SomeAttachments):
+        return UNLISTED, None
     if attachment is None:
         raise Rejected(f"VPCAttachment {endpoint.attachment!r} does not exist", reason="AttachmentUnknown")
     if attachment.vpc not in (None, vpc):

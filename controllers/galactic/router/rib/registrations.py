@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Network
 from sys import intern
 
@@ -11,6 +11,7 @@ import msgspec
 
 from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
+from galactic.router.rib.attachments import KnownAttachments
 from galactic.router.rib.path import (
     HORIZON_NS,
     Attachment,
@@ -18,6 +19,7 @@ from galactic.router.rib.path import (
     NodeRef,
     Rejection,
     Segment,
+    SomeAttachments,
     node_paths,
 )
 from galactic.router.rib.prefix_owners import PrefixOwners, prefix_taken
@@ -44,14 +46,14 @@ class Registrations:
         changed: asyncio.Event,
         *,
         checked: bool,
+        listed: bool = False,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """``checked``: against attachments (Kubernetes); else there are none (standalone)."""
+        """``checked``, ``listed``: see ``KnownAttachments``."""
         self._tables, self._changed, self._clock = tables, changed, clock
         self._prefixes = None if checked else PrefixOwners()  # in Kubernetes the operator assigns them
-        self._attachments: dict[str, Attachment] | None = {} if checked else None
+        self._attachments = KnownAttachments(checked=checked, listed=listed)
         self._nodes: dict[NodeRef, _Node] = {}
-        self._by_attachment: dict[str, set[NodeRef]] = {}  # nodes that have an endpoint of that name
         self._unchecked: set[NodeRef] = set()
         self._rejections: list[Rejection] = []  # that came since they were taken last
         self.offline: set[NodeRef] = set()
@@ -77,7 +79,7 @@ class Registrations:
         if sequence <= known.sequence and not sequence <= horizon < known.sequence:
             return sequence == known.sequence and endpoints == known.endpoints
         endpoints = _shared(known.endpoints, endpoints)
-        self._index(node, known.endpoints, endpoints)
+        self._attachments.index(node, known.endpoints, endpoints)
         known.sequence, known.endpoints = sequence, endpoints
         self._mark((node,))
         return True
@@ -98,7 +100,7 @@ class Registrations:
     def remove(self, node: NodeRef) -> None:
         """The node is no more: its registration is forgotten, the sequence included."""
         if (known := self._nodes.get(node)) is not None:
-            self._index(node, known.endpoints, ())
+            self._attachments.index(node, known.endpoints, ())
             known.prefix, known.sequence, known.endpoints = None, -1, ()
             if self._prefixes is not None:
                 self._prefixes.name(node, None)
@@ -118,21 +120,33 @@ class Registrations:
             self._mark((node,))
 
     def set_attachment(self, name: str, attachment: Attachment | None) -> None:
-        """A VPCAttachment (``namespace/name``) as it is now; None: it is no more."""
-        assert self._attachments is not None
-        if self._attachments.get(name) == attachment:
-            return
-        if attachment is None:
-            del self._attachments[name]
-        else:
-            self._attachments[name] = attachment
-        self._mark(self._by_attachment.get(name, ()))
+        """A VPCAttachment (``namespace/name``) as it is now, in Kubernetes; None: it is no more."""
+        if nodes := self._attachments.put(name, attachment):
+            self._mark(nodes)
 
     def set_identifiers(self, name: str, vpc: int | None) -> None:
         """The identifier of the VPC of that VPCAttachment, if there is one of that name, is another one now."""
-        assert self._attachments is not None
         if (known := self._attachments.get(name)) is not None:
-            self.set_attachment(name, msgspec.structs.replace(known, vpc=vpc))
+            self.set_attachment(name, replace(known, vpc=vpc))
+
+    def amend_attachments(
+        self, cluster: str, changed: Mapping[str, Attachment | None], *, complete: bool
+    ) -> None:
+        """Standalone: changes of the list that a cluster publishes, see ``KnownAttachments.amend``."""
+        everything, nodes = self._attachments.amend(cluster, changed, complete=complete)
+        if everything:
+            nodes |= {node for node in self._nodes if node.cluster == cluster}
+        if nodes:
+            self._mark(nodes)
+
+    @property
+    def unlisted(self) -> frozenset[str]:
+        """Clusters whose endpoints cannot be checked, as their list is not complete or there is none."""
+        clusters = {node.cluster for node, known in self._nodes.items() if known.endpoints}
+        lists = ((cluster, self._attachments.of(cluster)) for cluster in clusters)
+        return frozenset(
+            cluster for cluster, known in lists if known is None or isinstance(known, SomeAttachments)
+        )
 
     def install_prefixes(self, routes: Iterable[Route]) -> None:
         """These routes are in force, from before this process: their nodes have the locators of the SIDs."""
@@ -199,7 +213,8 @@ class Registrations:
         elif (owner := self.prefix_conflicts().get(node)) is not None:
             now = NodePaths({}, (prefix_taken(node, known.prefix, owner),))
         else:
-            now = node_paths(node, Segment(known.prefix, known.endpoints), self._attachments)
+            attachments = self._attachments.of(node.cluster)
+            now = node_paths(node, Segment(known.prefix, known.endpoints), attachments)
         known.paths = now
         for sid in before.paths.keys() - now.paths.keys():  # before others come: the prefix may be another
             self._tables.set_path(before.paths[sid].identity, node, None)
@@ -213,16 +228,6 @@ class Registrations:
             del self._nodes[node]
         old = set(before.rejections)
         self._rejections += (rejection for rejection in now.rejections if rejection not in old)
-
-    def _index(self, node: NodeRef, before: tuple[Endpoint, ...], now: tuple[Endpoint, ...]) -> None:
-        if self._attachments is None:
-            return
-        for name in {endpoint.attachment for endpoint in before} - {endpoint.attachment for endpoint in now}:
-            self._by_attachment[name].discard(node)
-            if not self._by_attachment[name]:
-                del self._by_attachment[name]
-        for endpoint in now:
-            self._by_attachment.setdefault(endpoint.attachment, set()).add(node)
 
     def _mark(self, nodes: Iterable[NodeRef]) -> None:
         self._unchecked.update(nodes)

@@ -24,12 +24,14 @@ ALL: Final = 1 << 30
 class Store:
     """``nodes`` register, ``tables`` follow."""
 
-    def __init__(self, *, checked: bool, policy: Policy = OPEN) -> None:
-        """``checked``: endpoints are checked against attachments (Kubernetes); else there are none (standalone)."""
+    def __init__(self, *, checked: bool, policy: Policy = OPEN, listed: bool = False) -> None:
+        """``checked``: endpoints are checked against attachments (Kubernetes). Standalone they are checked against the
+        lists of their clusters; ``listed``: those of a cluster without one are not installed.
+        """
         self.changed = asyncio.Event()
         """Set whenever there is something to commit."""
         self.tables = VpcTables(self.changed, policy)
-        self.nodes = Registrations(self.tables, self.changed, checked=checked)
+        self.nodes = Registrations(self.tables, self.changed, checked=checked, listed=listed)
 
     def install(self, tables: Mapping[int, Mapping[Network, Route]]) -> Iterator[None]:
         """Installs the tables in force, a step at a time: see ``VpcTables.install``."""

@@ -33,6 +33,7 @@ from galactic.messages import Route
 from galactic.router.rib.import_policy import OPEN, Policy, allows, policy_rejections
 from galactic.router.rib.networks import Network
 from galactic.router.rib.path import (
+    UNLISTED,
     Attachment,
     EndpointPath,
     Holder,
@@ -49,6 +50,8 @@ Installed = Mapping[Network, Route]
 
 PENDING: Final = {
     "NotReady": "the VPCAttachment is not ready",
+    UNLISTED: "its cluster publishes no complete list of VPCAttachments; set publish_entitlements of its operator, or "
+    "require_entitlements=false of the router",
     "NotCarried": "no pod on this node carries the VPCAttachment, as its status.carriers has it",
 }
 """Why a path is pending."""
@@ -169,7 +172,7 @@ def best_path(
                 )
             )
         else:
-            eligible.append((path, is_installed))
+            eligible.append((path.as_installed(installed), is_installed))
     if not eligible:
         return None, rejections
     # Of equals the first: by node name.
@@ -177,7 +180,7 @@ def best_path(
         eligible, key=lambda pair: (pair[1] or pair[0].origin not in offline, pair[0].epoch, pair[1])
     )
     for path, _ in eligible:
-        if path is not best:
+        if path.origin != best.origin:
             message = f"epoch {path.epoch} on {path.origin.node}, {best.epoch} on {best.origin.node}"
             if path.epoch > best.epoch:
                 message += f"; {path.origin.node} is offline, and {best.origin.node} is not"

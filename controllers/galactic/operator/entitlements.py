@@ -1,0 +1,216 @@
+"""Publishes what the cluster's attachments entitle to, for routers outside of it (docs/design/entitlements.md).
+
+The list is in shards, each a retained message. All shards of one generation are one list: a replica that begins to lead
+begins a later one.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_interface
+from typing import Final
+
+import msgspec
+import structlog
+
+from galactic.backoff import Backoff
+from galactic.bus import Bus, Connected, Delivery
+from galactic.crds.vpcattachment import VpcAttachment
+from galactic.errors import Rejected, Unreachable
+from galactic.kube.api import Key
+from galactic.messages import Entitlement, Entitlements, Topics, decode, encode
+from galactic.operator.state import Caches, Invalid
+
+log = structlog.get_logger(__name__)
+SHARD_BYTES: Final = 96 * 1024
+"""Of the entries of one shard: less than half of what a message may have."""
+DEBOUNCE_SECONDS: Final = 0.05
+BACKOFF_SECONDS: Final = (0.5, 10.0)
+
+
+def entitlement(attachment: VpcAttachment) -> Entitlement:
+    """The entry of an attachment: a copy of its status, which the operator alone writes."""
+    meta, status = attachment.metadata, attachment.status
+    terminations = status.configuration.terminations if status.configuration else ()
+    return Entitlement(
+        f"{meta.namespace}/{meta.name}",
+        status.configuration.vpc if status.configuration else "",
+        status.identifier or "",
+        (*_hosts(status.addresses), *(termination.network for termination in terminations)),
+        tuple(sorted({carrier.node for carrier in status.carriers or ()})),
+        status.ready,
+    )
+
+
+def _hosts(addresses: Iterable[str]) -> Iterator[str]:
+    for address in addresses:
+        with suppress(ValueError):
+            host = ip_interface(address).ip
+            yield f"{host}/{host.max_prefixlen}"
+
+
+@dataclass(slots=True)
+class Layout:
+    """Which entry is in which shard. It stays there as long as there is room, and else moves to the last one."""
+
+    shards: list[dict[str, Entitlement]] = field(default_factory=lambda: [{}])
+    dirty: set[int] = field(default_factory=lambda: {0})
+    """Shards that differ from what is published. The last goes first: entries that move arrive before they leave."""
+    _sizes: list[int] = field(default_factory=lambda: [0])
+    _where: dict[str, tuple[int, int]] = field(default_factory=dict)  # name → shard, bytes
+
+    def put(self, entry: Entitlement) -> None:
+        """The entry as it is now."""
+        size, (shard, before) = len(msgspec.json.encode(entry)), self._where.get(entry.attachment, (-1, 0))
+        if shard >= 0 and self.shards[shard].get(entry.attachment) == entry:
+            return
+        if shard < 0 or self._sizes[shard] - before + size > SHARD_BYTES:
+            self._take(entry.attachment, shard, before)
+            if shard >= 0:
+                self.dirty.add(shard)
+            shard, before = self._room(size), 0
+        self.shards[shard][entry.attachment] = entry
+        self._sizes[shard] += size - before
+        self._where[entry.attachment] = shard, size
+        self.dirty.add(shard)
+
+    def remove(self, name: str) -> None:
+        """The attachment is no more."""
+        if (where := self._where.pop(name, None)) is not None:
+            self._take(name, *where)
+            self.dirty.add(where[0])
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most shards have been left: a list of its own would be much shorter."""
+        return len(self.shards) > 4 + 3 * sum(self._sizes) // SHARD_BYTES
+
+    def _take(self, name: str, shard: int, size: int) -> None:
+        if shard >= 0:
+            del self.shards[shard][name]
+            self._sizes[shard] -= size
+
+    def _room(self, size: int) -> int:
+        """The last shard, or a new one: former shards refill as their own entries change."""
+        last = len(self.shards) - 1
+        if self._sizes[last] and self._sizes[last] + size > SHARD_BYTES:
+            self.shards.append({})
+            self._sizes.append(0)
+            self.dirty.add(last + 1)
+        return len(self.shards) - 1
+
+
+class EntitlementPublisher:
+    """Of one cluster, by its own user at the broker. ``run`` while this replica leads, with complete caches."""
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[Bus]],
+        topics: Topics,
+        cluster: str,
+        caches: Caches,
+        clock: Callable[[], int],
+    ) -> None:
+        """``clock``: in ms."""
+        self._connect, self._topics, self._cluster = connect, topics, cluster
+        self._caches, self._clock = caches, clock
+        self._changed = asyncio.Event()
+        self._keys: set[Key] = set()
+        self._layout: Layout | None = None
+        self._generation = 0
+        self._retained: set[int] = set()  # shards that the broker has
+        caches.observe_attachments(self._observe)
+
+    async def run(self) -> None:
+        """Publishes the whole list, and every change of it, until cancelled."""
+        self._layout = None
+        async with self._connect() as bus, asyncio.TaskGroup() as tasks:
+            bus.subscribe(self._topics.entitlements(self._cluster, "+"))
+            tasks.create_task(self._receive(bus), name="entitlements published elsewhere")
+            tasks.create_task(self._publish(bus), name="entitlements")
+
+    def _observe(self, key: Key, _new: VpcAttachment | Invalid | None) -> None:
+        self._keys.add(key)
+        self._changed.set()
+
+    async def _receive(self, bus: Bus) -> None:
+        """The parts of the list that the broker has: of an earlier leader, or our own."""
+        async for event in bus.deliveries():
+            match event:
+                case Connected():
+                    self._layout = None  # the broker may have lost what it had
+                    self._retained.clear()
+                    self._changed.set()
+                case Delivery(topic, payload) if payload:
+                    with suppress(Rejected):
+                        self._published(self._topics.parts(topic)[-1], decode(Entitlements, payload))
+
+    def _published(self, level: str, part: Entitlements) -> None:
+        if level.isdecimal():
+            self._retained.add(int(level))
+        if part.generation > self._generation:
+            self._generation, self._layout = part.generation, None  # ours has to be a later one
+            self._changed.set()
+        elif (
+            part.generation < self._generation
+            and self._layout is not None
+            and level.isdecimal()
+            and int(level) < len(self._layout.shards)
+        ):
+            self._layout.dirty.add(int(level))
+            self._changed.set()
+
+    async def _publish(self, bus: Bus) -> None:
+        backoff = Backoff(*BACKOFF_SECONDS)
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            self._changed.clear()
+            if not bus.connected:
+                continue  # a session sets the event
+            try:
+                count = await self._send(bus)
+            except Unreachable as error:
+                pause = backoff.pause()
+                log.warning("entitlements not published, trying again", error=str(error), seconds=pause)
+                await asyncio.sleep(pause)
+                self._changed.set()
+            else:
+                backoff.succeeded()
+                log.debug("entitlements published", shards=count)
+
+    async def _send(self, bus: Bus) -> int:
+        """Publishes what differs. How many shards that took. Raises Unreachable."""
+        layout = self._layout
+        if layout is None:
+            layout = self._layout = Layout()
+            self._generation = max(self._generation + 1, self._clock())
+            self._keys = {*self._caches.attachments}
+        keys, self._keys = self._keys, set()
+        for key in sorted(keys):
+            attachment = self._caches.attachments.get(key)
+            if isinstance(attachment, VpcAttachment):
+                layout.put(entitlement(attachment))
+            elif attachment is None:
+                layout.remove("/".join(key))
+        count = 0
+        while layout.dirty and self._layout is layout:
+            number = max(layout.dirty)
+            entries = tuple(layout.shards[number].values())
+            layout.dirty.discard(number)
+            payload = encode(Entitlements(self._generation, len(layout.shards), entries))
+            try:
+                await bus.publish(self._topics.entitlements(self._cluster, number), payload, retain=True)
+            except Unreachable:
+                layout.dirty.add(number)
+                raise
+            count += 1
+        for number in sorted(self._retained):
+            if number >= len(layout.shards):  # of an earlier list that was longer
+                await bus.publish(self._topics.entitlements(self._cluster, number), b"", retain=True)
+                self._retained.discard(number)
+        if layout.sparse and self._layout is layout:
+            self._layout = None
+            self._changed.set()
+        return count
