@@ -13,6 +13,7 @@ import os
 import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from galactic.messages import Changes, Endpoint, Head, Route, Shard
 from galactic.node.mqtt.replica import FORGOTTEN, TableReplica
+from galactic.node.state.attachment import PATH_ID
 from galactic.node.state.remote import RemoteRoutes, Source, pack
 from galactic.router.egress import adj_rib_out as module
 from galactic.router.egress.adj_rib_out import AdjRibOut
@@ -68,6 +70,10 @@ class Pod:
     epoch: int
     settled: bool  # its epoch was taken with knowledge of the table
     trusted: bool = True  # its attachment was ready at some time since
+
+    @property
+    def path_id(self) -> bytes:
+        return PATH_ID.pack(self.who.function, self.epoch)
 
 
 @dataclass(frozen=True)
@@ -182,8 +188,12 @@ class Plane(RuleBasedStateMachine):
                     known = node.remote_routes[vpc].epochs(pod.who.function)
                     pod.settled = True
                     if any(epoch >= pod.epoch for epoch in known):
+                        networks = [pack(network) for network in pod.networks]
+                        node.remote_routes[vpc].withdraw(networks, pod.path_id)
                         pod.epoch = max(self.now + node.skew, *(epoch + 1 for epoch in known))
+                        node.remote_routes[vpc].announce(networks, pod.path_id)
                         self.register(node)
+            node.remote_routes[vpc].judge()
 
     # -- pods, clocks and nodes ----------------------------------------------------------------------------------------
 
@@ -220,7 +230,7 @@ class Plane(RuleBasedStateMachine):
         # Without a whole table of its own a node cannot know yet; it corrects itself when it has one.
         target.pods[who] = Pod(who, networks, epoch, settled=not blind and target.tables[who.vpc].complete)
         target.pods[who].trusted = attachment is None or attachment.ready
-        remote_routes.announce([pack(network) for network in networks])
+        remote_routes.announce([pack(network) for network in networks], target.pods[who].path_id)
         self.register(target)
         if before is not None and before.alive:  # a silent one goes on saying what it said
             self._remove(before, who)
@@ -257,8 +267,8 @@ class Plane(RuleBasedStateMachine):
         pod, remote_routes = node.pods[who], node.remote_routes[who.vpc]
         left = {(who.vpc, network) for network in set(pod.networks) - set(networks)}
         self.holders = {key: has for key, has in self.holders.items() if has != who or key not in left}
-        remote_routes.withdraw([pack(network) for network in pod.networks])
-        remote_routes.announce([pack(network) for network in networks])
+        remote_routes.withdraw([pack(network) for network in pod.networks], pod.path_id)
+        remote_routes.announce([pack(network) for network in networks], pod.path_id)
         pod.networks = networks
         self.register(node)
 
@@ -335,7 +345,7 @@ class Plane(RuleBasedStateMachine):
     def _remove(self, node: Node, who: Who) -> None:
         pod = node.pods.pop(who)
         self.holders = {key: has for key, has in self.holders.items() if has != who}
-        node.remote_routes[who.vpc].withdraw([pack(network) for network in pod.networks])
+        node.remote_routes[who.vpc].withdraw([pack(network) for network in pod.networks], pod.path_id)
 
     def register(self, node: Node) -> None:
         """All of its endpoints, as one message that is yet to arrive."""
@@ -635,8 +645,11 @@ class Plane(RuleBasedStateMachine):
             for vpc, remote_routes in node.remote_routes.items():
                 for pod in node.pods.values():
                     if pod.who.vpc == vpc:
-                        own = [remote_routes.segment(pack(network)) for network in pod.networks]
-                        assert own == [None] * len(own), "a route to its own address"
+                        for network in map(pack, pod.networks):
+                            lost = pod.path_id in remote_routes.lost(network)
+                            assert lost or remote_routes.segment(network) is None, (
+                                "a route to its own address"
+                            )
                 assert not any(remote_routes.segment(network).startswith(here) for network in remote_routes)
 
     def teardown(self) -> None:
@@ -709,6 +722,13 @@ class Plane(RuleBasedStateMachine):
                 function = int(route.function, 16)
                 segment = sid(self.topology.prefix(route.node), vpc, function).address.packed
                 assert remote_routes.segment(pack(network)) == segment
+            remote_routes.judge()
+            for network in mine & table.keys():
+                route = table[network]
+                here = [pod for pod in node.pods.values() if pod.who.vpc == vpc and network in pod.networks]
+                lost = route.node != node.name and all(self._beaten(pod, route) for pod in here)
+                expected = IPv6Address(route.segments[0]).packed if lost else None
+                assert remote_routes.segment(pack(network)) == expected, "not the holder's"
             everywhere = {
                 at.name for at in self.nodes.values() if at.exists for who in at.pods if who.vpc == vpc
             }
@@ -716,6 +736,12 @@ class Plane(RuleBasedStateMachine):
                 assert not any(remote_routes.segment(pack(network)) for network in NETWORKS), (
                     "alone, with routes"
                 )
+
+    @staticmethod
+    def _beaten(pod: Pod, route: Route) -> bool:
+        """Another attachment has the network, or the same one elsewhere since a later time."""
+        same = (route.cluster, int(route.function, 16)) == (pod.who.cluster, pod.who.function)
+        return not same or pod.epoch < route.epoch
 
 
 class Checked(Plane):

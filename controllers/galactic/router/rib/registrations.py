@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from sys import intern
 
@@ -127,7 +127,7 @@ class Registrations:
     def set_identifiers(self, name: str, vpc: int | None) -> None:
         """The identifier of the VPC of that VPCAttachment, if there is one of that name, is another one now."""
         if (known := self._attachments.get(name)) is not None:
-            self.set_attachment(name, replace(known, vpc=vpc))
+            self.set_attachment(name, msgspec.structs.replace(known, vpc=vpc))
 
     def amend_attachments(
         self, cluster: str, changed: Mapping[str, Attachment | None], *, complete: bool
