@@ -8,6 +8,7 @@ from charting import Helm, merged, nested
 from values import CHART, SCHEMA, leaves
 
 MQTTS = nested("mqtt.url", "mqtts://broker:8883")
+OUTSIDE = MQTTS | nested("router.replicas", 0)
 COMPONENTS = ("operator", "webhook", "router", "node")
 TOLERATION = {"key": "k", "operator": "Exists", "effect": "NoExecute"}
 AFFINITY = {
@@ -111,6 +112,27 @@ CASES: dict[str, Case] = {
     ),
     "mqtt.router.certificateSecret": (
         merged(MQTTS, nested("mqtt.router.certificateSecret", "c-42")),
+        'secretName: "c-42"',
+    ),
+    "mqtt.operator.username": (
+        merged(OUTSIDE, nested("mqtt.operator.username", "{cluster}")),
+        "publish_entitlements: true",
+    ),
+    "mqtt.operator.passwordSecret.name": (
+        merged(OUTSIDE, nested("mqtt.operator", {"username": "u", "passwordSecret": {"name": "p-42"}})),
+        'secretName: "p-42"',
+    ),
+    "mqtt.operator.passwordSecret.key": (
+        merged(
+            OUTSIDE,
+            nested(
+                "mqtt.operator", {"username": "u", "passwordSecret": {"name": "p-42", "key": "{cluster}"}}
+            ),
+        ),
+        "value: /etc/galactic/password/default",
+    ),
+    "mqtt.operator.certificateSecret": (
+        merged(OUTSIDE, nested("mqtt.operator.certificateSecret", "c-42")),
         'secretName: "c-42"',
     ),
     "broker.enabled": (merged(MQTTS, nested("broker.enabled", False)), "-name: galactic-broker"),
@@ -382,6 +404,7 @@ def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(hel
     rules = str(named["PrometheusRule", "galactic"]["spec"])
     assert 'absent(up{job="galactic-router"})' not in rules
     assert 'absent(up{job="galactic-node"})' in rules
+    assert "publish_entitlements" not in settings, "without a user of its own at the broker"
     assert "router_outside" not in helm.render(MQTTS)
 
 
