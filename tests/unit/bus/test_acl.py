@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from galactic.messages import (
     encode,
 )
 from galactic.names import function_hex, vpc_hex
+from galactic.operator.entitlements import EntitlementPublisher
+from galactic.operator.state import Caches
 from galactic.settings import RouterSettings
 
 SHIPPED = Path(__file__).parents[3] / "deploy/mosquitto"
@@ -346,6 +349,40 @@ async def test_what_a_node_says_of_others_is_refused_by_the_router(broker: Shipp
         for reason in ("SidOutsidePrefix", "SidMismatch", "NotEntitled", "NotCarried")
     }
     assert counted == {"SidOutsidePrefix": 1, "SidMismatch": 1, "NotEntitled": 1, "NotCarried": 1}
+
+
+async def test_the_operators_own_list_reaches_the_router(broker: ShippedBroker, until) -> None:
+    """As its program wires it: what an attachment's status has is installed, and nothing else."""
+    caches = Caches()
+
+    def connect() -> PahoBus:
+        return PahoBus(broker.settings(OPERATOR), "operator")
+
+    publisher = EntitlementPublisher(connect, TOPICS, "default", caches, lambda: 1)
+    meta = {"namespace": "ns", "name": "a1", "uid": "1", "resourceVersion": "1"}
+    status = {"ready": True, "identifier": "0001", "addresses": ["10.1.1.1/24"]}
+    status["configuration"] = {"vpc": vpc_hex(0x4D2), "networks": ["10.1.1.0/24"], "mtu": 1460}
+    status["carriers"] = [{"pod": "p", "uid": "2", "node": "n1"}]
+    attachment = {"metadata": meta, "spec": {"vpc": {"name": "v"}}, "status": status}
+    async with PahoBus(broker.settings(ROUTER), "router") as bus, client(broker, A) as node:
+        controller = assembled(broker.settings(ROUTER), bus)
+        tasks = [asyncio.create_task(part.run()) for part in (controller, publisher)]
+        try:
+            online = encode(NodeStatus("online", "2001:db8:ff01:100::/56"))
+            await node.bus.publish(TOPICS.status("default", "n1"), online, retain=True)
+            await _register(node, "n1", _endpoint(0x4D2, 1, "2001:db8:ff01:100::4d2:1", "10.1.1.1/32", HALF))
+            rejected = partial(controller.registry.get_sample_value, "galactic_router_rejections_total")
+            await until(
+                lambda: rejected({"reason": "AttachmentUnknown"}) or rejected({"reason": "NotListed"})
+            )
+            assert not controller.store.tables.routes(0x4D2)
+            caches.attachments.set(attachment)
+            await until(lambda: {*controller.store.tables.routes(0x4D2)} == {"10.1.1.1/32"})
+            assert rejected({"reason": "NotEntitled"}) == 1
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _endpoint(vpc: int, function: int, sid: str, *networks: str) -> Endpoint:
