@@ -1,7 +1,8 @@
 """What is marked ``vrf`` or ``every_kernel`` runs in the oldest and the newest guest kernel, whatever this machine's
 kernel can do. What packet filter rules do to packets is tried in those between as well: kernels of one release differ.
 
-A kernel is booted twice, for the rules' packets and for all other files: the imports of Python take seconds in a guest.
+A kernel is booted three times, for the rules' packets and for half of the other files each: the imports of Python take
+seconds in a guest, and a guest has one processor.
 """
 
 import re
@@ -30,7 +31,8 @@ WITHOUT = f"-p no:cacheprovider -p no:hypothesispytest -p no:xdist --confcutdir=
 """What no test here needs and takes seconds to import in a guest."""
 RULES = "test_packets.py"
 FILES = sorted(path.name for path in HERE.glob("test_*.py") if MARKED.search(path.read_text()))
-BOOTS = {"rules": (RULES,), "others": tuple(name for name in FILES if name != RULES)}
+OTHERS = [name for name in FILES if name != RULES]
+BOOTS = {"rules": (RULES,), "others-1": tuple(OTHERS[::2]), "others-2": tuple(OTHERS[1::2])}
 
 
 def cases() -> list[object]:
