@@ -26,7 +26,10 @@ from galactic.linux.precedence import harmless
 
 LOCK: Final = "/run/xtables.lock"
 """The lock file of all iptables programs; ``XTABLES_LOCKFILE`` names another one for all of them."""
-_IN_USE: Final = {4: Path("/proc/net/ip_tables_names"), 6: Path("/proc/net/ip6_tables_names")}
+_IN_USE: Final = {
+    4: Path("/proc/thread-self/net/ip_tables_names"),  # /proc/net is that of the process
+    6: Path("/proc/thread-self/net/ip6_tables_names"),
+}
 _ATTEMPTS: Final = 6
 _LOCK_SECONDS: Final = 10.0
 
