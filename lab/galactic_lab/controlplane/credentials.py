@@ -60,7 +60,9 @@ def _openssl(*arguments: str, stdin: str = "") -> None:
 def authority(stem: Path, name: str) -> None:
     """``stem``.crt, a CA's certificate, and ``stem``.key."""
     files = ("-keyout", f"{stem}.key", "-out", f"{stem}.crt")
-    _openssl("req", "-x509", *KEY, *files, "-days", DAYS, "-subj", f"/CN={name}")
+    # keyUsage: RFC 5280 §4.2.1.3, which Python checks from 3.13 on.
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    _openssl("req", "-x509", *KEY, *files, *usage, "-days", DAYS, "-subj", f"/CN={name}")
 
 
 def issue(folder: Path, stem: Path, name: str, hosts: Iterable[str], use: str = "serverAuth") -> None:
