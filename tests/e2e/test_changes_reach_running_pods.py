@@ -6,6 +6,7 @@ from collections.abc import Callable
 from story import Tenant, eventually
 
 from galactic_lab.cluster import Lab
+from galactic_lab.state import SERVICES
 
 
 def test_networks_routes_and_terminations(tenants: Callable[..., Tenant], lab: Lab) -> None:
@@ -55,7 +56,57 @@ def spec(**fields: object) -> str:
     return json.dumps({"spec": fields})
 
 
-def routes(lab: Lab, tenant: Tenant, pod: str) -> list[str]:
+def routes(lab: Lab, tenant: Tenant, pod: str, family: int = 4) -> list[str]:
     """The destinations in a pod's main table."""
-    told = lab.run(f"pod/{tenant.namespace}/{pod}", ["ip", "-json", "-4", "route"]).stdout
+    told = lab.run(f"pod/{tenant.namespace}/{pod}", ["ip", "-json", f"-{family}", "route"]).stdout
     return [route["dst"] for route in json.loads(told)]
+
+
+SERVICE = str(SERVICES[0xFF07])
+
+
+def test_a_network_of_the_owner_takes_no_traffic_of_another_namespace(
+    tenants: Callable[..., Tenant], lab: Lab
+) -> None:
+    """The owner of a shared VPC adds the cluster's service range: the packets of another namespace's pod to a service
+    go by eth0 as before, until that namespace accepts the network.
+    """
+    owner, guest = tenants("owner"), tenants("guest")
+    owner.make_vpc()
+    everyone = {"allowedNamespaces": {"from": "All"}}
+    lab.kubectl(
+        "patch", "vpc", "-n", owner.namespace, "vpc", "--type=merge", "-p", json.dumps({"spec": everyone})
+    )
+    for tenant, name, number in ((owner, "own", 1), (guest, "theirs", 2)):
+        attachment = tenant.manifest(name, f"10.1.1.{number}/24", f"2001:10:1:1::{number}/64")
+        attachment["spec"]["vpc"]["namespace"] = owner.namespace
+        tenant.apply(attachment)
+        tenant.pod(name, "node-1")
+    lab.run("node-1", ["ip", "address", "add", f"{SERVICE}/128", "dev", "lo"])
+    try:
+        guest.reaches("theirs", SERVICE)
+        networks = [*owner.networks, str(SERVICES)]
+        lab.kubectl(
+            "patch", "vpc", "-n", owner.namespace, "vpc", "--type=merge", "-p", spec(networks=networks)
+        )
+        eventually("the owner's pod routes it", lambda: str(SERVICES) in routes(lab, owner, "own", 6))
+        eventually("the other is asked", lambda: declined(guest, "theirs"))
+        assert guest.ping("theirs", SERVICE, count=3)
+        assert guest.ping("theirs", "10.1.1.1", count=3)
+        assert str(SERVICES) not in routes(lab, guest, "theirs", 6)
+        assert not owner.ping("own", SERVICE), "it was not by eth0 that it was reached"
+        accept = spec(acceptedNetworks=["10.1.1.0/24", str(SERVICES)])
+        lab.kubectl("patch", "vpca", "-n", guest.namespace, "theirs", "--type=merge", "-p", accept)
+        eventually("it accepts the network", lambda: str(SERVICES) in routes(lab, guest, "theirs", 6))
+        assert not guest.ping("theirs", SERVICE)
+    finally:
+        lab.run("node-1", ["ip", "address", "delete", f"{SERVICE}/128", "dev", "lo"])
+
+
+def declined(tenant: Tenant, name: str) -> bool:
+    """Whether the attachment's condition names networks that it did not accept."""
+    conditions = tenant.attachment(name)["status"]["conditions"]
+    return any(
+        (one["type"], one["status"]) == ("NetworksAccepted", "False") and str(SERVICES) in one["message"]
+        for one in conditions
+    )
