@@ -148,7 +148,7 @@ SCENARIOS: dict[str, tuple[Callable[[Place], list[Decoder]], Callable[[Place], l
         lambda place: [place.route(N2, A, 2)],
     ),
     "one-bad-network-among-good-ones": (
-        lambda place: [(A, 1, [place.endpoint(A, 1, [N1, "0.0.0.0/0", "10.1.1.9/24", "10.1.1.8", N2])])],
+        lambda place: [(A, 1, [place.endpoint(A, 1, [N1, "169.254.0.0/16", "10.1.1.9/24", "10.1.1.8", N2])])],
         lambda place: [place.route(N1, A, 1), place.route(N2, A, 1)],
     ),
     "unknown-fields": (

@@ -120,7 +120,7 @@ class Plane:
 
     def settled(self) -> str:
         """What is not right yet; empty: nothing."""
-        if not self.nodes.bus.connected or self.nodes.due.is_set():
+        if not self.nodes.bus.connected or self.nodes.changed.is_set():
             return "the nodes have not said all"
         retained = self.mosquitto.retained(f"{HERE}/#")
         routes = believed(retained)
@@ -128,7 +128,7 @@ class Plane:
             return f"retained, and not a table: {retained}"
         oracle = table(self.nodes.segments(), None, {VPC: routes}, 1 << 61).vpcs.get(VPC)
         if routes != (oracle.routes if oracle else {}):
-            return f"retained {sorted(routes)}, {self.nodes.said}"
+            return f"retained {sorted(routes)}, {self.nodes.registered}"
         expected = rows_of(routes)
         try:
             rows_recorded = recorded(self.postgres.url())
