@@ -106,6 +106,39 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
     assert seen == list(range(1, len(seen) + 1)), f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
 
 
+def echoes_of(tenant: Tenant, pod: str) -> int:
+    """The IPv4 echo requests that a pod received so far."""
+    counters = tenant.lab.exec(f"pod/{tenant.namespace}/{pod}", ["cat", "/proc/net/snmp"])
+    fields, values = (line.split() for line in counters.splitlines() if line.startswith("Icmp:"))
+    return int(values[fields.index("InEchos")])
+
+
+def test_the_holder_of_an_address_wins_on_the_rivals_node_too(
+    tenant: Tenant, stranger: Tenant, east: Lab, west: Lab
+) -> None:
+    """The twin in the west has the address of a pod in the east, which was attached first. The twin's neighbour, on the
+    twin's own node, reaches the one in the east.
+    """
+    admit(east, east.state.cluster, west.state.cluster)
+    stranger.all_reach((("far", "10.1.1.1"), ("far", "10.1.1.2")))
+    (member,) = west.state.members
+    stranger.attach("twin", "10.1.1.2/24")
+    stranger.pod("twin", member.name)
+    registered = f"{BASE}/nodes/{west.state.cluster}/{member.name}/endpoints"
+    eventually("its node registers the twin", lambda: "/twin" in str(retained(east)[registered]))
+    twin, holder = echoes_of(stranger, "twin"), echoes_of(tenant, "two")
+    for answered in (stranger.ping("far", "10.1.1.2"), tenant.ping("one", "10.1.1.2")):
+        assert answered
+    assert echoes_of(stranger, "twin") == twin
+    assert echoes_of(tenant, "two") >= holder + 2
+
+    # The holder leaves: the address is the twin's, on its own node and elsewhere.
+    tenant.delete_pod("two")
+    stranger.all_reach((("far", "10.1.1.2"),))
+    tenant.all_reach((("one", "10.1.1.2"),))
+    assert echoes_of(stranger, "twin") > twin
+
+
 def contexts(**labs: Lab) -> dict[str, Any]:
     """A kubeconfig in which each of these names leads to its lab."""
     files = {name: json.loads(lab.kubeconfig.read_text()) for name, lab in labs.items()}
