@@ -86,7 +86,9 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
         refused = re.compile(rf'"NotAdmitted".*"cluster": "{there}"|"cluster": "{there}".*"NotAdmitted"')
         eventually("it is said why", lambda: refused.search(log(east, leading(east))))
         eventually("nobody else has routes", lambda: clusters(east) == {here})
+        before = echoes_of(tenant, "one")
         assert not stranger.ping("far", "10.1.1.1")
+        assert echoes_of(tenant, "one") == before, "the west sends into a VPC that it was not admitted to"
         assert not tenant.ping("one", "10.1.1.3")
 
         admit(east, here, there)
@@ -98,6 +100,9 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
         eventually("it is alone again", lambda: clusters(east) == {here})
         eventually("nobody answers the west", lambda: not stranger.ping("far", "10.1.1.1"))
         eventually("nor is it reached", lambda: not tenant.ping("one", "10.1.1.3"))
+        before = echoes_of(tenant, "one")
+        assert not stranger.ping("far", "10.1.1.1")
+        assert echoes_of(tenant, "one") == before
     finally:
         ping.send_signal(signal.SIGINT)
         said, _ = ping.communicate(timeout=ANSWER_SECONDS)

@@ -22,10 +22,10 @@ HERE = bytes.fromhex("20010db8ff010100")
 PATHS = ((11, 5), (12, 5))  # function and epoch of two attachments here
 
 
-def route(network: int, node: int = 2, epoch: int = 1, function: int = 0) -> Route:
+def route(network: int, node: int = 2, epoch: int = 1, function: int = 0, cluster: str = "default") -> Route:
     text = f"10.0.0.{network}/32" if network % 2 else f"2001:db8:1::{network:x}/128"
     sid = f"2001:db8:ff0{node}:100::1:{function or network:x}"
-    return Route(text, (sid,), "default", f"node-{node}", f"{function or network:04x}", epoch)
+    return Route(text, (sid,), cluster, f"node-{node}", f"{function or network:04x}", epoch)
 
 
 def table(*routes: Route):
@@ -82,16 +82,24 @@ class SlowTable:
             return {}
         newest = max(self.tables, key=lambda source: (self.tables[source][0], source))
         routes = self.tables[newest][1]
+        if not self.admitted(routes):
+            return {}
         return {
             network: known[:16]
             for network, known in routes.items()
             if not known.startswith(HERE) and self.own.get(network, set()) <= self.beaten(network, known)
         }
 
+    def admitted(self, routes):
+        """Whether our cluster is: the table has a route of it."""
+        return any(holder_of(known)[1] for known in routes.values())
+
     def beaten(self, network, known):
         """The paths here that do not hold the network, where the table has that route to it."""
         own, function, epoch = self.own.get(network, set()), holder_of(known)[0], epoch_of(known)
-        same = {path for path in own if path[0] == function}
+        same = {
+            path for path in own if path[0] == function and (holder_of(known)[1] or known.startswith(HERE))
+        }
         if known.startswith(HERE):
             return own - same if same else set()
         return own - {path for path in same if path[1] >= epoch}
@@ -140,7 +148,7 @@ class SlowTable:
         now = {
             network: lost
             for network in self.own
-            if network in routes and (lost := self.beaten(network, routes[network]))
+            if network in routes and self.admitted(routes) and (lost := self.beaten(network, routes[network]))
         }
         reported = self.routes.judge()
         changed = {
@@ -178,7 +186,10 @@ class SlowTable:
 
 
 NETWORKS = st.integers(1, 6)
-ROUTES = st.builds(route, NETWORKS, st.integers(1, 3), st.integers(4, 6), st.sampled_from((0, 11, 12)))
+CLUSTERS = st.sampled_from(("default", "default", "elsewhere"))
+ROUTES = st.builds(
+    route, NETWORKS, st.integers(1, 3), st.integers(4, 6), st.sampled_from((0, 11, 12)), CLUSTERS
+)
 ANNOUNCED = st.tuples(NETWORKS, st.integers(0, 1))
 SOME = st.lists(ROUTES, max_size=6)
 GIVEN = {
@@ -233,7 +244,7 @@ def test_a_move_is_made_before_the_old_way_is_broken():
         ),
         pytest.param("default", route(1, epoch=5, function=11), False, id="it-moved-here-at-the-same-time"),
         pytest.param("default", route(1, epoch=6, function=11), True, id="it-moved-away"),
-        pytest.param("elsewhere", route(1, epoch=4, function=11), True, id="of-another-cluster"),
+        pytest.param("elsewhere", route(1, epoch=4, function=11), False, id="of-a-table-without-our-cluster"),
         pytest.param("default", route(1, node=1, function=11), False, id="the-router-chose-it"),
         pytest.param("default", route(1, node=1), False, id="of-a-pod-here-that-is-gone"),
         pytest.param("default", None, False, id="not-held-yet"),
@@ -363,3 +374,34 @@ def test_ipv4_metrics_tell_segments_apart_and_rank_before_the_end_of_a_vrf():
     assert min(metrics) > 0
     assert max(metrics) < 4278198272
     assert encap_metric(pack("2001:db8::1/128"), bytes(16)) == 0
+
+
+def test_a_table_without_our_cluster_is_not_followed():
+    """The router does not admit our cluster to the VPC: our pods send nothing into it."""
+    model = SlowTable()
+    elsewhere, ours = route(1, cluster="elsewhere"), route(2)
+    own, path = pack(route(3).network), PATHS[0]
+    model.announce((3, 0))
+    model.snapshot([elsewhere, route(3, cluster="elsewhere")])
+    model.check()
+    assert model.kernel == {}
+    assert model.routes.lost(own) == frozenset(), "a network of ours gives way to no holder there"
+    model.set(ours)
+    model.check()
+    assert len(model.kernel) == 3
+    assert model.routes.lost(own) == {PATH_ID.pack(*path)}
+    model.delete(2)
+    model.check()
+    assert model.kernel == {}
+
+
+def test_routes_of_before_a_restart_stay_until_there_is_a_table():
+    routes = RemoteRoutes(HERE)
+    known = table(route(1, cluster="elsewhere"))
+    routes.adopt({network: one[:16] for network, one in known.items()})
+    assert [*routes] == [*known]
+    routes.set_table(Source.MQTT, 1, known)
+    assert [*routes] == []
+    assert len(routes.tracker) == 1
+    routes.set_table(Source.MQTT, 2, known | table(route(2)))
+    assert len([*routes]) == 2

@@ -98,6 +98,9 @@ class RemoteRoutes:
 
     ``own`` are the networks announced here, with the paths that announce them; ``here`` is how SIDs of this node begin.
     Neither is routed elsewhere, but for a network whose paths here have all lost it (docs/design/holder.md).
+
+    Routes of other clusters count while the table has one of our own: a router that does not admit our cluster to the
+    VPC publishes none of ours (docs/design/joining.md).
     """
 
     def __init__(self, here: bytes = b"") -> None:
@@ -107,6 +110,8 @@ class RemoteRoutes:
         self._lost: dict[PackedNetwork, frozenset[bytes]] = {}  # own paths that do not hold the network
         self._contested: set[PackedNetwork] = set()  # own networks to be judged
         self._here = here
+        self._ours = 0  # routes of our own cluster in the table in force
+        self._foreign = False  # whether it has routes of other clusters only
         self.tracker: DeltaTracker[PackedNetwork, bytes] = DeltaTracker(self.segment)
 
     @property
@@ -139,9 +144,12 @@ class RemoteRoutes:
         if source is Source.MQTT:
             self._views.pop(Source.KERNEL, None)
         if before is not None and self._newest() is routes is self._routes:
+            ours = self._ours
             for network, entry in before.items():
                 self._changing(network, entry)
+                ours += _ours(routes.get(network)) - _ours(entry)
             self._contested |= before.keys() & self._own.keys()
+            self._admit(ours)
         else:
             self._choose()
 
@@ -208,7 +216,7 @@ class RemoteRoutes:
     def _losing(self, network: PackedNetwork, entry: Entry | None) -> frozenset[bytes]:
         """The paths here that the holder in the table has beaten; none where the table is behind."""
         own = self._own.get(network, frozenset())
-        if entry is None or not own or entry[16:] == _UNKNOWN:
+        if entry is None or not own or entry[16:] == _UNKNOWN or self._foreign:
             return frozenset()
         function, of_cluster = holder_of(entry)
         paths = {path: PATH_ID.unpack(path) for path in own}
@@ -245,7 +253,7 @@ class RemoteRoutes:
         return bool(self._here) and entry.startswith(self._here)
 
     def _segment(self, network: PackedNetwork, entry: Entry | None) -> bytes | None:
-        if entry is None or self._is_here(entry):
+        if entry is None or self._is_here(entry) or (self._foreign and entry[16:] != _UNKNOWN):
             return None
         own = self._own.get(network)
         return entry[:16] if not own or own <= self.lost(network) else None
@@ -271,10 +279,32 @@ class RemoteRoutes:
         if routes is before:
             return
         self._contested |= self._own.keys()
+        ours = sum(map(_ours, routes.values()))
+        all_ = self._foreign or (not ours and _is_foreign(routes))
         for network, entry in before.items():
             after = routes.get(network)
-            if after is None or after[:16] != entry[:16]:
+            if all_ or after is None or after[:16] != entry[:16]:
                 self._changing(network, entry)
         for network in routes:
             if network not in before:
                 self._changing(network, None)
+        self._ours, self._foreign = ours, not ours and _is_foreign(routes)
+
+    def _admit(self, ours: int) -> None:
+        """The table in force has so many routes of our own cluster by now."""
+        foreign = not ours and _is_foreign(self._routes)
+        if foreign != self._foreign:
+            self._contested |= self._own.keys()
+            for network, entry in self._routes.items():
+                self._changing(network, entry)
+        self._ours, self._foreign = ours, foreign
+
+
+def _ours(packed: Entry | None) -> int:
+    """1 for a route of our own cluster."""
+    return packed[-1] if packed else 0
+
+
+def _is_foreign(routes: Mapping[PackedNetwork, Entry]) -> bool:
+    """Whether one of these, of which none is of our own cluster, is of another: what the kernel had is of none."""
+    return any(entry[16:] != _UNKNOWN for entry in routes.values())
