@@ -226,8 +226,8 @@ def scene(lodgers: Callable[..., Tenant], lab: Lab, guest: Port) -> Scene:
 
 @contextmanager
 def unprotected(scene: Scene) -> Iterator[None]:
-    """node-1 without what protects it: our chains, the VRF's refusal of routing headers, and the kernel's own default
-    that sockets hear nothing of VRFs. Its controller is away, or it would put things back.
+    """node-1 without what protects it: our chains, the order of lookups, the VRF's refusal of routing headers, and the
+    kernel's own default that sockets hear nothing of VRFs. Its controller is away, or it would put things back.
     """
     lab = scene.lab
     lab.hold("node-1")
@@ -236,6 +236,12 @@ def unprotected(scene: Scene) -> Iterator[None]:
             for backend in ("legacy", "nft"):
                 for table, chain in (("raw", "GALACTIC-PREROUTING"), ("filter", "GALACTIC-INPUT")):
                     lab.run("node-1", [f"{family}-{backend}", "-t", table, "-F", chain], check=False)
+        for family in (
+            "-4",
+            "-6",
+        ):  # the node's own addresses before the VRFs' tables, as the kernel has it by itself
+            lab.run("node-1", ["ip", family, "rule", "add", "l3mdev", "pref", "1000"], check=False)
+            lab.run("node-1", ["ip", family, "rule", "del", "pref", "0", "l3mdev"], check=False)
         obey = f"net.ipv6.conf.{scene.vrf}.seg6_enabled"
         lab.exec("node-1", ["sysctl", "-qw", f"{obey}=1", "net.ipv4.udp_l3mdev_accept=1"])
         yield

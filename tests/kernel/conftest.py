@@ -132,7 +132,9 @@ def pair(host, pod, until):
     inside(
         pod,
         "ip link set lo up; ip link set galactic0 up;"
-        "ip addr add 10.1.1.1/24 dev galactic0; ip addr add 2001:10:1:1::1/64 dev galactic0 nodad;"
+        "ip addr add 10.1.1.1/24 dev galactic0 noprefixroute; ip route add 10.1.1.0/24 dev galactic0;"
+        "ip addr add 2001:10:1:1::1/64 dev galactic0 nodad noprefixroute;"
+        "ip -6 route add 2001:10:1:1::/64 dev galactic0;"
         "ip route add 169.254.1.1/32 dev galactic0",
     )
     for namespace, name in ((host, device), (pod, "galactic0")):

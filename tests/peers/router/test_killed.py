@@ -100,12 +100,12 @@ class Plane:
 
     async def unwritten(self) -> None:
         """The routers tell what the database does not hear of, and die: only comparing can put that right."""
-        while (wrong := await asyncio.to_thread(self.settled)) or not (published := self.recorded()):
+        while (wrong := await asyncio.to_thread(self.settled)) or not (before := self.recorded()):
             if not wrong:
                 self.nodes.move(self.dice)
             await asyncio.sleep(0.5)
         self.postgres.kill()
-        while not (published := await asyncio.to_thread(self.recorded)) or not published - published:
+        while not (after := await asyncio.to_thread(self.recorded)) or not before - after:
             self.nodes.move(self.dice)
             await asyncio.sleep(0.5)
         for router in self.routers:

@@ -65,9 +65,11 @@ class Api:
         self._reachable()
         yield copy.deepcopy(list(self.objects.get(resource.plural, {}).values())), str(self._version)
 
-    async def find(self, resource: Resource, name: str, namespace: str = "") -> Object | None:
+    async def list(self, resource: Resource, namespace: str, *, fields: str) -> tuple[list[Object], str]:
         self._reachable()
-        return copy.deepcopy(self.objects.get(resource.plural, {}).get((namespace, name)))
+        name = fields.removeprefix("metadata.name=")
+        thing = copy.deepcopy(self.objects.get(resource.plural, {}).get((namespace, name)))
+        return ([thing] if thing else []), str(self._version)
 
     async def watch(self, resource: Resource, *_: object, **__: object) -> AsyncIterator[Event]:
         self._reachable()

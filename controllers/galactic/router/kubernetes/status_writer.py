@@ -186,10 +186,10 @@ class StatusWriter:
 
     async def _stored(self, name: str, namespace: str) -> VpcAttachment:
         """The whole object. Conflicts are rare, and the list of conditions is long. Raises NotFound."""
-        document = await self._api.find(VPC_ATTACHMENTS, name, namespace)
-        if document is None:
+        found, _ = await self._api.list(VPC_ATTACHMENTS, namespace, fields=f"metadata.name={name}")
+        if not found:
             raise NotFound(name)
-        return parse(VpcAttachment, document)
+        return parse(VpcAttachment, found[0])
 
     def _desired(self, name: str, actual: Record) -> Record:
         identity = self._attachments.identity(name)
