@@ -6,7 +6,7 @@ a few at a time, so that a long list stops neither leases nor messages, and is n
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -41,6 +41,13 @@ class Selection:
     fields: str = ""
     labels: str = ""
     cached: bool = False
+
+
+async def in_turns(objects: Sequence[Object]) -> AsyncIterator[Sequence[Object]]:
+    """The objects, TURN at a time; other tasks have their turn after each part."""
+    for start in range(0, len(objects), TURN):
+        yield objects[start : start + TURN]
+        await asyncio.sleep(0)
 
 
 class Sink(Protocol):
@@ -110,9 +117,8 @@ class Reflector:
         ):
             version = of_page
             self._report(True)
-            for start in range(0, len(objects), TURN):
-                self._sink.add(objects[start : start + TURN])
-                await asyncio.sleep(0)
+            async for part in in_turns(objects):
+                self._sink.add(part)
         self._newest = version or ANY_VERSION
         self._sink.end()
         self.synced.set()

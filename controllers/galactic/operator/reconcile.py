@@ -15,7 +15,7 @@ import structlog
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Conflict, Key, NotFound, key_of
 from galactic.kube.lease import Deposed
-from galactic.kube.reflector import TURN
+from galactic.kube.reflector import in_turns
 from galactic.operator.allocator import restore
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import Kind, ReconcileContext
@@ -184,11 +184,10 @@ class Reconciler:
             async for objects, _ in self._context.api.pages(
                 selection.resource, selection.namespace, labels=selection.labels
             ):
-                for start in range(0, len(objects), TURN):
-                    for item in objects[start : start + TURN]:
+                async for part in in_turns(objects):
+                    for item in part:
                         listed.add(key_of(item))
                         cache.set(item)
-                    await asyncio.sleep(0)
         except NotFound:
             log.warning("kind not installed", kind=selection.resource.kind)
         return cache.retain(listed, since)

@@ -280,15 +280,15 @@ class RemoteRoutes:
             return
         self._contested |= self._own.keys()
         ours = sum(map(_ours, routes.values()))
-        all_ = self._foreign or (not ours and _is_foreign(routes))
+        foreign = not ours and _is_foreign(routes)
         for network, entry in before.items():
             after = routes.get(network)
-            if all_ or after is None or after[:16] != entry[:16]:
+            if foreign or self._foreign or after is None or after[:16] != entry[:16]:
                 self._changing(network, entry)
         for network in routes:
             if network not in before:
                 self._changing(network, None)
-        self._ours, self._foreign = ours, not ours and _is_foreign(routes)
+        self._ours, self._foreign = ours, foreign
 
     def _admit(self, ours: int) -> None:
         """The table in force has so many routes of our own cluster by now."""
