@@ -717,6 +717,10 @@ class Plane(RuleBasedStateMachine):
                 net: path for net, path in table.items() if path.node != node.name and net not in mine
             }
             remote_routes = node.remote_routes[vpc]
+            if table and not any(route.cluster == node.cluster for route in table.values()):
+                remote_routes.judge()
+                assert not any(remote_routes), "a table without a route of our cluster is not followed"
+                continue
             assert set(remote_routes) >= {pack(network) for network in elsewhere}
             for network, route in elsewhere.items():
                 function = int(route.function, 16)
