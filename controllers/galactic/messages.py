@@ -54,6 +54,9 @@ class Entitlement(msgspec.Struct, frozen=True, gc=False):
     networks: tuple[str, ...]  # its addresses as host routes, and its terminations
     nodes: tuple[str, ...]  # those of its carriers
     ready: bool
+    vpc_name: str = (
+        ""  # namespace/name of its VPC; empty: not assigned yet, or an operator of before there was this
+    )
 
 
 class Entitlements(msgspec.Struct, frozen=True):

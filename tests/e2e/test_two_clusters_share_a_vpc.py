@@ -64,7 +64,7 @@ def stranger(tenant: Tenant, west: Lab) -> Iterator[Tenant]:
         yield other
 
 
-def admit(lab: Lab, *clusters: str) -> None:
+def admit(lab: Lab, *clusters: str | dict[str, str]) -> None:
     """Who may be in the VPC, from now on."""
     lab.state.admissions.write_text(yaml.safe_dump({"vpcs": {IDENTIFIER: {"clusters": [*clusters]}}}))
 
@@ -95,6 +95,15 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
         stranger.all_reach((("far", "10.1.1.1"), ("far", "2001:10:1:1::1"), ("far", "10.1.1.2")))
         tenant.all_reach((("one", "10.1.1.3"), ("one", "2001:10:1:1::3"), ("two", "10.1.1.3")))
         eventually("both have routes", lambda: clusters(east) == {here, there})
+
+        # Of the west one VPC is named: it is another one that has the number there.
+        admit(east, here, {"name": there, "vpc": f"{tenant.namespace}/vpc"})
+        eventually("it is alone", lambda: clusters(east) == {here})
+        refused_vpc = f"VPC {stranger.namespace}/vpc of cluster {there} may not be in"
+        eventually("the log names the VPC", lambda: refused_vpc in log(east, leading(east)))
+        eventually("nobody answers it", lambda: not stranger.ping("far", "10.1.1.1"))
+        admit(east, here, {"name": there, "vpc": f"{stranger.namespace}/vpc"})
+        stranger.all_reach((("far", "10.1.1.1"), ("far", "10.1.1.2")))
 
         admit(east, here)
         eventually("it is alone again", lambda: clusters(east) == {here})

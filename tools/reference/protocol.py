@@ -29,6 +29,7 @@ FIELDS: Final = {
     "attachments": "the VPCAttachments of this part",
     "nodes": "nodes of the attachment's carriers",
     "ready": "whether a pod can be attached",
+    "vpc_name": "namespace/name of the attachment's VPC; empty: none yet, or an earlier operator",
     "id": "the leading router",
     "term": "orders the leaders; at a new term every node publishes its endpoints again",
     "revision": "revision of the VPC's table",

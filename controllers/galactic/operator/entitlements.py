@@ -40,6 +40,7 @@ def entitlement(attachment: VpcAttachment) -> Entitlement:
         (*_hosts(status.addresses), *(termination.network for termination in terminations)),
         tuple(sorted({carrier.node for carrier in status.carriers or ()})),
         status.ready,
+        status.vpc or "",
     )
 
 

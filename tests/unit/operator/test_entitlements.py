@@ -21,6 +21,7 @@ from galactic.operator.state import Caches
 TOPICS = Topics("galactic/v1")
 STATUS = {
     "ready": True,
+    "vpc": "ns/v",
     "identifier": "002a",
     "addresses": ["10.1.1.1/24", "2001:db8::1/64"],
     "configuration": {
@@ -42,7 +43,7 @@ def item(name: str, version: int = 1, **status: object) -> dict:
 
 def test_an_entry_is_the_attachments_status() -> None:
     networks = ("10.1.1.1/32", "2001:db8::1/128", "192.168.3.0/24")
-    expected = Entitlement("ns/web", "0000000004d2", "002a", networks, ("n1", "n2"), True)
+    expected = Entitlement("ns/web", "0000000004d2", "002a", networks, ("n1", "n2"), True, "ns/v")
     assert entitlement(parse(VpcAttachment, item("web", **STATUS))) == expected
     assert entitlement(parse(VpcAttachment, item("web"))) == Entitlement("ns/web", "", "", (), (), False)
 

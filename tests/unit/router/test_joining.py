@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from galactic.errors import Rejected
 from galactic.messages import Endpoint
 from galactic.router.ingress.admissions import AdmissionsFile, parse
-from galactic.router.rib.import_policy import Policy, Unlisted
-from galactic.router.rib.path import NodeRef
+from galactic.router.rib.import_policy import ClusterVpc, Policy, Unlisted
+from galactic.router.rib.path import Attachment, NodeRef
 from galactic.router.rib.store import Store
 from galactic.router.rib.table import table
 
@@ -42,6 +42,12 @@ class Plane:
         self, node: NodeRef, network: str, *, epoch: int = 1, function: int = 1, vpc: int = VPC
     ) -> None:
         self.say(node, self.topology.endpoint(node.node, function, network, epoch=epoch, vpc=vpc))
+
+    def publish(self, cluster: str, vpc_name: str, *networks: str) -> None:
+        """The cluster's list of attachments: the one of function 1, on all nodes."""
+        entry = Attachment(VPC, 1, frozenset(networks), True, None, vpc_name)
+        name = self.topology.endpoint("n1", 1).attachment
+        self.store.nodes.amend_attachments(cluster, {name: entry}, complete=True)
 
     def commit(self) -> tuple[dict[str, str], list[str]]:
         """(network → cluster, reasons of what is rejected now)."""
@@ -111,6 +117,56 @@ def test_an_admission_that_is_taken_back_withdraws_that_clusters_routes_at_once(
     assert plane.commit()[0] == {"10.1.1.2/32": "west"}
 
 
+NAMED = frozenset({"east", ClusterVpc("west", "blue/shared")})
+
+
+@pytest.mark.parametrize(
+    ("listed", "routed"),
+    [
+        pytest.param("blue/shared", True, id="the-one-that-is-named"),
+        pytest.param("red/shared", False, id="of-another-namespace"),
+        pytest.param("blue/other", False, id="of-another-name"),
+        pytest.param("", False, id="unknown"),
+        pytest.param(None, False, id="no-list"),
+    ],
+)
+def test_of_a_listed_cluster_only_the_vpc_that_is_named(topology, listed: str | None, routed: bool) -> None:
+    plane = Plane(topology, Policy(vpcs={VPC: NAMED}))
+    if listed is not None:
+        plane.publish("west", listed, "10.1.1.2/32")
+    plane.attach(EAST, "10.1.1.1/32")
+    plane.attach(WEST, "10.1.1.2/32")
+    both = {"10.1.1.1/32": "east", "10.1.1.2/32": "west"}
+    assert plane.commit() == ((both, []) if routed else ({"10.1.1.1/32": "east"}, ["NotAdmitted"]))
+
+
+def test_a_vpc_that_is_not_admitted_is_named_with_the_remedy(topology) -> None:
+    plane = Plane(topology, Policy(vpcs={VPC: NAMED}))
+    plane.publish("west", "red/shared", "10.1.1.2/32")
+    plane.attach(WEST, "10.1.1.2/32")
+    (rejection,) = plane.store.commit(HORIZON).rejections
+    assert rejection.message == (
+        "VPC red/shared of cluster west may not be in VPC 0000000004d2, which is for blue/shared of west, east; "
+        "list the VPC in the router's admissions"
+    )
+
+
+def test_paths_whose_vpc_is_unknown_stay_where_they_are_installed(topology) -> None:
+    """The operator in the west is of a version without names."""
+    plane = Plane(topology, Policy(vpcs={VPC: BOTH}))
+    plane.publish("west", "", "10.1.1.2/32", "10.1.1.3/32")
+    plane.attach(WEST, "10.1.1.2/32")
+    assert plane.commit()[0] == {"10.1.1.2/32": "west"}
+    plane.store.tables.set_policy(Policy(vpcs={VPC: NAMED}))
+    assert plane.commit() == ({"10.1.1.2/32": "west"}, [])
+    plane.attach(WEST, "10.1.1.2/32", epoch=2)  # its pod moves
+    assert plane.commit() == ({}, ["NotAdmitted"])
+    plane.publish("west", "blue/shared", "10.1.1.2/32")
+    assert plane.commit() == ({"10.1.1.2/32": "west"}, [])
+    plane.publish("west", "red/shared", "10.1.1.2/32")
+    assert plane.commit() == ({}, ["NotAdmitted"])
+
+
 @pytest.mark.parametrize(
     ("unlisted", "clusters"),
     [
@@ -148,7 +204,9 @@ class Machine(RuleBasedStateMachine):
         st.sampled_from(Unlisted),
         st.dictionaries(
             st.sampled_from((VPC, OTHER)),
-            st.frozensets(st.sampled_from([node.cluster for node in CLUSTERS])),
+            st.frozensets(
+                st.sampled_from([*(node.cluster for node in CLUSTERS), ClusterVpc("east", "blue/shared")])
+            ),
         ),
     )
 
@@ -262,6 +320,8 @@ def test_a_file_of_admissions() -> None:
     assert parse("") == Policy(Unlisted.FIRST, {})
     text = "unlisted: nobody\nvpcs:\n  '0000000004d2': {clusters: [east, west]}\n"
     assert parse(text) == Policy(Unlisted.NOBODY, {VPC: BOTH})
+    text = "vpcs:\n  '0000000004d2': {clusters: [east, {name: west, vpc: blue/shared}]}\n"
+    assert parse(text) == Policy(Unlisted.FIRST, {VPC: NAMED})
 
 
 @pytest.mark.parametrize(
@@ -275,6 +335,23 @@ def test_a_file_of_admissions() -> None:
         pytest.param("vpcs: {'4d2': {clusters: [a]}}", "vpcs: ", id="short"),
         pytest.param("vpcs: {'0000000004d2': [a]}", "vpcs.0000000004d2", id="no-clusters"),
         pytest.param("vpcs: {'0000000004d2': {clusters: east}}", "a list of names", id="a-name"),
+        *(
+            pytest.param(
+                f"vpcs: {{'0000000004d2': {{clusters: [east, {member}]}}}}",
+                "vpcs.0000000004d2.clusters[1]",
+                id=id_,
+            )
+            for id_, member in (
+                ("no-vpc", "{name: west}"),
+                ("no-name", "{vpc: blue/shared}"),
+                ("empty", "{name: '', vpc: blue/shared}"),
+                ("no-namespace", "{name: west, vpc: shared}"),
+                ("two-slashes", "{name: west, vpc: a/b/c}"),
+                ("a-key-too-many", "{name: west, vpc: blue/shared, vpcs: []}"),
+                ("a-number", "7"),
+                ("no-text", "''"),
+            )
+        ),
         pytest.param(b"\xff\xfe\x00", "not YAML", id="bytes"),
     ],
 )

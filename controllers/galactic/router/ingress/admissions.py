@@ -1,6 +1,7 @@
 """The admissions of a standalone router: a YAML file with the import policy, read again when it changes."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -11,11 +12,12 @@ import yaml
 from galactic.errors import Rejected
 from galactic.names import parse_vpc
 from galactic.router.metrics import RouterMetrics
-from galactic.router.rib.import_policy import Policy, Unlisted
+from galactic.router.rib.import_policy import ClusterVpc, Policy, Unlisted
 from galactic.router.rib.vpc_tables import VpcTables
 
 log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 2.0
+_VPC: Final = re.compile(r"[a-z0-9.-]+/[a-z0-9.-]+")
 
 
 def parse(text: str | bytes) -> Policy:
@@ -38,17 +40,29 @@ def parse(text: str | bytes) -> Policy:
     return Policy(unlisted, dict(_listed(key, entry) for key, entry in vpcs.items()))
 
 
-def _listed(key: object, entry: object) -> tuple[int, frozenset[str]]:
+def _listed(key: object, entry: object) -> tuple[int, frozenset[str | ClusterVpc]]:
     if not isinstance(key, str):  # YAML reads 000000001234 as a number, and as an octal one
         raise Rejected(f"vpcs: {key!r} is not text; write the 12 hex digits in quotes")
     try:
         vpc = parse_vpc(key)
     except Rejected as error:
         raise Rejected(f"vpcs: {error}") from error
-    names = entry.get("clusters") if isinstance(entry, dict) and entry.keys() == {"clusters"} else None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+    members = entry.get("clusters") if isinstance(entry, dict) and entry.keys() == {"clusters"} else None
+    if not isinstance(members, list):
         raise Rejected(f"vpcs.{key}: give `clusters`, a list of names")
-    return vpc, frozenset(names)
+    return vpc, frozenset(_member(f"vpcs.{key}.clusters[{i}]", member) for i, member in enumerate(members))
+
+
+def _member(place: str, member: object) -> str | ClusterVpc:
+    """A cluster by its name, or one VPC of it."""
+    if isinstance(member, str) and member:
+        return member
+    match member:
+        case {"name": str(cluster), "vpc": str(vpc), **rest} if cluster and _VPC.fullmatch(vpc) and not rest:
+            return ClusterVpc(cluster, vpc)
+    raise Rejected(
+        f"{place}: {member!r}; give the cluster's name, or its `name` and a `vpc` as namespace/name"
+    )
 
 
 class AdmissionsFile:

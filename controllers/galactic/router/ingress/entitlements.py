@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Final
 
 import structlog
@@ -127,6 +128,7 @@ def attachment(entry: Entitlement) -> Attachment:
         frozenset(_networks(entry.networks)),
         entry.ready,
         frozenset(entry.nodes),
+        intern(entry.vpc_name),
     )
 
 

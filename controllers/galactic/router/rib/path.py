@@ -64,6 +64,7 @@ class Attachment(msgspec.Struct, frozen=True, gc=False):
     nodes: frozenset[str] | None = (
         None  # those of its carriers; None: the operator writes no carriers yet, any node
     )
+    vpc_name: str = ""  # namespace/name of its VPC; empty: unknown
 
 
 class SomeAttachments(dict[str, Attachment]):
@@ -82,6 +83,7 @@ class EndpointPath(msgspec.Struct, frozen=True, gc=False):
     """An endpoint that passed the checks: this attachment is on that node, and announces these networks.
 
     ``pending`` is the reason why it may stay where it is installed but not be installed elsewhere; empty: it may be.
+    ``vpc_name`` is its VPC's namespace/name in its cluster, as far as the cluster's list has it; empty: unknown.
     There are very many, so what routes have of it (``segments``, ``code``) is kept in their form, and shared with them.
     """
 
@@ -93,6 +95,7 @@ class EndpointPath(msgspec.Struct, frozen=True, gc=False):
     networks: tuple[Network, ...]
     epoch: int
     pending: str = ""
+    vpc_name: str = ""
 
     @property
     def sid(self) -> str:
@@ -194,6 +197,7 @@ def endpoint_path(
         text = _sid_text(prefix, endpoint) or str(_sid(origin, prefix, endpoint))
         vpc, code = _vpc(endpoint.vpc), endpoint.function
         pending, allowed = _attachment(origin, vpc, endpoint, attachments)
+        vpc_name = known.vpc_name if (known := (attachments or {}).get(endpoint.attachment)) else ""
     except Rejected as error:
         return None, [_no(origin, endpoint, error.reason, str(error))]
     networks, rejections = _networks(origin, endpoint, allowed)
@@ -202,7 +206,7 @@ def endpoint_path(
     if networks == endpoint.networks:
         networks = endpoint.networks  # type: ignore[assignment] # they are networks
     return EndpointPath(
-        origin, vpc, code, endpoint.attachment, (text,), networks, endpoint.epoch, pending
+        origin, vpc, code, endpoint.attachment, (text,), networks, endpoint.epoch, pending, vpc_name
     ), rejections
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from galactic.messages import Route
-from galactic.router.rib.import_policy import OPEN, Policy, allows, policy_rejections
+from galactic.router.rib.import_policy import OPEN, Policy, admitted
 from galactic.router.rib.networks import Network
 from galactic.router.rib.path import (
     UNLISTED,
@@ -127,16 +127,14 @@ def vpc_table(  # noqa: PLR0917
     """One VPC's table from the paths of each attachment in it."""
     present = {holder.cluster for holder in candidates}
     all_paths = (path for paths in candidates.values() for path in paths)
-    clusters = policy.clusters(vpc, present, all_paths, installed, horizon)
+    members = policy.members(vpc, present, all_paths, installed, horizon)
     best_paths: dict[Holder, EndpointPath] = {}
     rejections: list[Rejection] = []
     announcers: dict[Network, list[EndpointPath]] = {}
     for holder in sorted(candidates):
-        if not allows(clusters, holder.cluster):
-            rejections += policy_rejections(candidates[holder], clusters)
-            continue
-        best, rejected = best_path(candidates[holder], installed, horizon, offline)
-        rejections += rejected
+        paths, refused = admitted(candidates[holder], members, installed)
+        best, rejected = best_path(paths, installed, horizon, offline)
+        rejections += (*refused, *rejected)
         if best is not None:
             best_paths[holder] = best
             for network in best.networks:

@@ -17,7 +17,7 @@ from itertools import islice
 
 from galactic.diff import Diff
 from galactic.messages import Route
-from galactic.router.rib.import_policy import Clusters, Policy, allows, policy_rejections
+from galactic.router.rib.import_policy import Members, Policy, admitted, allows
 from galactic.router.rib.networks import Network
 from galactic.router.rib.path import EndpointPath, Holder, NodeRef, Rejection
 from galactic.router.rib.table import Conflict, VpcTable, best_path, holder_of, network_owner
@@ -58,7 +58,7 @@ class VpcRib:
     _concerned: set[Holder] = field(default_factory=set)
     _begun: bool = False
     _present: Counter[str] = field(default_factory=Counter)  # attachments with paths, by cluster
-    _clusters: Clusters = None  # those that may be in it
+    _members: Members = None  # those that may be in it
 
     def __bool__(self) -> bool:
         """Whether there is anything here."""
@@ -137,23 +137,22 @@ class VpcRib:
     def _apply_policy(self, vpc: int, policy: Policy, horizon: int) -> set[Holder]:
         """Decides which clusters may be in it, ``vpc``; returns the attachments that this concerns."""
         all_paths = (path for holder in self._candidates for path in self._paths(holder))
-        before = self._clusters
-        self._clusters = policy.clusters(vpc, self._present, all_paths, self.routes, horizon)
-        if before == self._clusters:
+        before = self._members
+        self._members = policy.members(vpc, self._present, all_paths, self.routes, horizon)
+        if before == self._members:
             return set()
         return {
             holder
             for holder in self._candidates
-            if not (allows(before, holder.cluster) and allows(self._clusters, holder.cluster))
+            if not (allows(before, holder.cluster) and allows(self._members, holder.cluster))
         }
 
     def _decide_path(self, holder: Holder, horizon: int, offline: AbstractSet[NodeRef]) -> list[Rejection]:
         """Chooses the best path of an attachment; its networks are stale then. Returns new rejections."""
-        before, paths = self.best_paths.get(holder), self._paths(holder)
-        if allows(self._clusters, holder.cluster):
-            best, rejected = best_path(paths, self.routes, horizon, offline)
-        else:
-            best, rejected = None, policy_rejections(paths, self._clusters)
+        before = self.best_paths.get(holder)
+        paths, refused = admitted(self._paths(holder), self._members, self.routes)
+        best, rejected = best_path(paths, self.routes, horizon, offline)
+        rejected = [*refused, *rejected]
         known = self.rejections.pop(holder, ())
         if rejected:
             self.rejections[holder] = tuple(rejected)
