@@ -461,6 +461,9 @@ class Plane(RuleBasedStateMachine):
 
     def _commit(self) -> None:
         before = {vpc: dict(routes) for vpc, routes in self.committed.items()}
+        paths = {
+            vpc: self.paths_of(vpc) for vpc in VPCS
+        }  # what nodes register between two parts is the next commit's
         some, more = self.dice.choice((1, 2, 5, ALL)), True
         while more:
             commit = self.store.commit(self.now + HORIZON, some)
@@ -479,7 +482,7 @@ class Plane(RuleBasedStateMachine):
             assert self.store.tables.routes(vpc) == self.committed[vpc], (
                 "another table than the one that was told"
             )
-            self._right(vpc, before[vpc], self.committed[vpc])
+            self._right(vpc, paths[vpc], before[vpc])
         self.admissions_changed = False
 
     def paths_of(self, vpc: int) -> dict[Who, list[EndpointPath]]:
@@ -501,8 +504,8 @@ class Plane(RuleBasedStateMachine):
                     paths[who].append(EndpointPath(node, networks, endpoint.epoch, sound))
         return paths
 
-    def _right(self, vpc: int, before: dict[str, Route], now: dict[str, Route]) -> None:
-        paths = self.paths_of(vpc)
+    def _right(self, vpc: int, paths: dict[Who, list[EndpointPath]], before: dict[str, Route]) -> None:
+        now = self.committed[vpc]
         places: dict[Who, set[tuple[str, int]]] = defaultdict(set)
         for network, route in now.items():
             who = Who(route.cluster, vpc, int(route.function, 16))
