@@ -1,7 +1,8 @@
 """Topics and payloads on MQTT (docs/architecture.md, "Messages").
 
-Payloads are JSON and decoded strictly by type; unknown fields are ignored, so that a newer sender can add some.
-Encoding and decoding one route costs about a microsecond, which is why these are msgspec structs and not pydantic.
+Payloads are JSON and decoded strictly by type. Unknown fields are ignored, so that a newer sender can add some. A
+change that an older reader would misunderstand raises ``schema`` (docs/design/versions.md). Encoding and decoding one
+route costs about a microsecond, which is why these are msgspec structs and not pydantic.
 """
 
 from collections.abc import Iterable
@@ -19,6 +20,12 @@ SHARD_ROUTES: Final = 256
 """Routes in one shard of a retained table, at the most."""
 
 
+class Versioned(msgspec.Struct, frozen=True, kw_only=True):
+    """A payload. Where ``schema`` is missing it is 1, as it was before payloads had it."""
+
+    schema: int = 1
+
+
 class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """An attachment on a node."""
 
@@ -30,7 +37,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     epoch: int  # hybrid logical clock in ns, taken once at ADD
 
 
-class NodeStatus(msgspec.Struct, frozen=True):
+class NodeStatus(Versioned, frozen=True):
     """``nodes/<cluster>/<node>/status``; the Last Will has the state offline."""
 
     state: Literal["online", "offline"]
@@ -38,7 +45,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     version: str = ""
 
 
-class NodeEndpoints(msgspec.Struct, frozen=True):
+class NodeEndpoints(Versioned, frozen=True):
     """``nodes/<cluster>/<node>/endpoints``: all of a node's endpoints. The highest sequence is the newest."""
 
     sequence: int
@@ -59,7 +66,7 @@ class Entitlement(msgspec.Struct, frozen=True, gc=False):
     )
 
 
-class Entitlements(msgspec.Struct, frozen=True):
+class Entitlements(Versioned, frozen=True):
     """``entitlements/<cluster>/<shard>``: one of the ``of`` parts of a cluster's VPCAttachments.
 
     The parts of one ``generation`` are a whole list. A later one is complete when all of its parts are there.
@@ -70,7 +77,7 @@ class Entitlements(msgspec.Struct, frozen=True):
     attachments: tuple[Entitlement, ...]
 
 
-class Leader(msgspec.Struct, frozen=True):
+class Leader(Versioned, frozen=True):
     """``router/leader``. When the term changes every node publishes its endpoints again."""
 
     id: str
@@ -88,7 +95,7 @@ class Route(msgspec.Struct, frozen=True, gc=False):
     epoch: int
 
 
-class Changes(msgspec.Struct, frozen=True):
+class Changes(Versioned, frozen=True):
     """``vpcs/<vpc>/changes``: the difference between the tables of revisions ``previous`` and ``revision``."""
 
     revision: int
@@ -97,7 +104,7 @@ class Changes(msgspec.Struct, frozen=True):
     delete: tuple[str, ...] = ()
 
 
-class Shard(msgspec.Struct, frozen=True):
+class Shard(Versioned, frozen=True):
     """``vpcs/<vpc>/table/<shard>``: one of the ``of`` parts of the packed table of that revision."""
 
     revision: int
@@ -105,7 +112,7 @@ class Shard(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...]
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(Versioned, frozen=True):
     """``vpcs/<vpc>/head``: size and digest of the table of that revision."""
 
     revision: int
@@ -117,11 +124,16 @@ class Head(msgspec.Struct, frozen=True):
 Message = NodeStatus | NodeEndpoints | Entitlements | Leader | Changes | Shard | Head
 M = TypeVar("M", NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head)
 
+UNDERSTOOD: Final = 1
+"""The latest schema that this version reads, of every payload."""
+
 _encoder: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Message]]] = {
     kind: msgspec.json.Decoder(kind)
     for kind in (NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head)
 }
+
+_any: Final = msgspec.json.Decoder(Versioned)
 
 
 def encode(message: Message) -> bytes:
@@ -130,19 +142,41 @@ def encode(message: Message) -> bytes:
 
 
 def decode(kind: type[M], payload: bytes) -> M:
-    """The message in ``payload``. Raises Rejected (reason Oversized or Undecodable) and nothing else."""
+    """The message in ``payload``. Raises Rejected (reason Oversized, NewerSchema or Undecodable) and nothing else."""
     if len(payload) > MAX_PAYLOAD:
         raise Rejected(f"{len(payload)} bytes, {MAX_PAYLOAD} at the most", reason="Oversized")
     try:
         message = _decoders[kind].decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        _refuse_newer(_schema(payload))  # a newer one may have other types
         raise Rejected(str(error), reason="Undecodable") from error
     assert isinstance(message, kind)
+    _refuse_newer(message.schema)
     return message
 
 
+def _refuse_newer(schema: int) -> None:
+    if schema > UNDERSTOOD:
+        raise Rejected(
+            f"schema {schema}, and this version reads up to {UNDERSTOOD}: upgrade this program, or the sender one minor"
+            " version at a time",
+            reason="NewerSchema",
+        )
+
+
+def _schema(payload: bytes) -> int:
+    """The schema of what cannot be decoded as a message; 1 where it has none."""
+    try:
+        return _any.decode(payload).schema
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 1
+
+
 def weight(route: Route) -> int:
-    """A 64-bit hash of one route, the summand of ``digest``."""
+    """A 64-bit hash of one route, the summand of ``digest``.
+
+    Of these six fields for ever: a field that is added later is not part of it, or older readers would doubt the table.
+    """
     text = "|".join((route.network, ",".join(route.segments), route.cluster, route.node, route.function))
     return int.from_bytes(blake2b(f"{text}|{route.epoch}".encode(), digest_size=8).digest(), "big")
 

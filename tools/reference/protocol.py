@@ -20,6 +20,7 @@ TOPICS: Final = (
     (messages.Head, ("head", "<vpc>"), "router", True),
 )
 FIELDS: Final = {
+    "schema": "form of the payload; missing: 1",
     "state": "whether the node controller has a session with the broker",
     "prefix": "the node's SRv6 prefix",
     "version": "the node controller's version",

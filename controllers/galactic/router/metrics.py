@@ -18,6 +18,7 @@ REASONS: Final = (
     *(
         "InvalidNetwork",
         "NodeUnknown",
+        "NewerSchema",
         "NotAdmitted",
         "NotCarried",
         "NotEntitled",

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -26,7 +26,17 @@ NODE_FILE: Final = "node.json"
 PARTIAL: Final = ".partial"
 
 
-class AttachmentFile(msgspec.Struct, frozen=True):
+UNDERSTOOD: Final = 1
+"""The latest schema of records that this version reads (docs/design/versions.md)."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A file. Where ``schema`` is missing it is 1, as it was before files had it."""
+
+    schema: int = 1
+
+
+class AttachmentFile(Record, frozen=True):
     """An attachment as its file has it."""
 
     vpc: str
@@ -45,12 +55,15 @@ class AttachmentFile(msgspec.Struct, frozen=True):
     pod: str = ""
 
 
-class NodeFile(msgspec.Struct, frozen=True):
+class NodeFile(Record, frozen=True):
     """The node itself as its file has it."""
 
     prefix: str = ""
     clock: int = 0
     filtered: str = ""  # the prefix that the packet filter was last put in place for
+
+
+R = TypeVar("R", AttachmentFile, NodeFile)
 
 
 class Checkpoint:
@@ -85,10 +98,10 @@ class Checkpoint:
 
     def node(self) -> NodeFile:
         try:
-            return msgspec.json.decode((self._directory / NODE_FILE).read_bytes(), type=NodeFile)
+            return _read((self._directory / NODE_FILE).read_bytes(), NodeFile)
         except FileNotFoundError:
             return NodeFile()
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError) as error:
             log.warning("record not readable, ignored", file=NODE_FILE, error=str(error))
             return NodeFile()
 
@@ -131,7 +144,7 @@ def encode(attachment: Attachment) -> bytes:
 
 def decode(data: bytes) -> Attachment:
     """The attachment in ``data``. Raises ValueError."""
-    file = msgspec.json.decode(data, type=AttachmentFile)
+    file = _read(data, AttachmentFile)
     return Attachment(
         vpc=int(file.vpc, 16),
         function=int(file.function, 16),
@@ -148,6 +161,16 @@ def decode(data: bytes) -> Attachment:
         settled=file.settled,
         pod=file.pod,
     )
+
+
+def _read(data: bytes, kind: type[R]) -> R:
+    """The record in ``data``. Raises ValueError."""
+    schema = msgspec.json.decode(data, type=Record).schema  # first: a newer one may have other types
+    if schema > UNDERSTOOD:
+        raise ValueError(
+            f"schema {schema}, and this version reads up to {UNDERSTOOD}: upgrade the node controller"
+        )
+    return msgspec.json.decode(data, type=kind)
 
 
 @contextmanager
