@@ -49,7 +49,7 @@ def test_without_a_command_it_says_how_it_is_used(image):
     assert image.config["Cmd"] == ["galactic", "--help"]
 
 
-def test_the_root_file_system_really_cannot_be_written_to(image):
+def test_the_root_file_system_is_read_only(image):
     """The test's own test."""
     done = image.container(user=0).run(
         "/bin/sh", "-c", "touch /x /opt/galactic/x /tmp/x; id -u; grep Cap /proc/self/status"
@@ -145,7 +145,7 @@ def test_a_command_that_needs_an_api_server_waits_and_logs_it(image, tmp_path, c
     assert "Read-only" not in output
 
 
-def test_a_node_starts_with_three_capabilities_and_says_what_it_lacks(image, tmp_path):
+def test_a_node_starts_with_three_capabilities_and_reports_what_is_missing(image, tmp_path):
     """In a network namespace without anybody else: neither broker nor API server nor underlay are there."""
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
@@ -187,7 +187,7 @@ def test_a_node_without_a_name_is_refused(image):
     assert "node_name" in done.stdout + done.stderr
 
 
-def test_the_firewall_is_put_into_place_by_what_the_image_brings(image, tmp_path):
+def test_the_image_installs_the_packet_filter(image, tmp_path):
     """Libxtables and its extensions for python-iptables, iptables-nft, and the modules of Python that they want."""
     lock = tmp_path / "xtables.lock"
     lock.touch()
@@ -206,7 +206,7 @@ def test_the_firewall_is_put_into_place_by_what_the_image_brings(image, tmp_path
     assert worked
 
 
-def test_preparing_a_host_tries_the_kernel_and_prints_a_table(image):
+def test_node_prepare_probes_the_kernel_and_prints_a_table(image):
     done = image.container(user=0, capabilities=NODE, net=False).run(
         "galactic-node-prepare", "--srv6-block", SPACE
     )
@@ -215,7 +215,7 @@ def test_preparing_a_host_tries_the_kernel_and_prints_a_table(image):
     assert "this host is" in done.stdout.splitlines()[-1]
 
 
-def test_the_plugin_is_installed_onto_a_node_that_has_nothing(image, tmp_path):
+def test_the_plugin_is_installed_on_an_empty_node(image, tmp_path):
     """By the image's installer, as the chart's init container calls it; it runs where there is no libc."""
     host = tmp_path / "host"
     (host / "opt/cni/bin").mkdir(parents=True)

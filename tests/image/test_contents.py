@@ -26,7 +26,7 @@ def installed(image) -> dict[str, str]:
     return {normal(one.name): one.version for one in found}
 
 
-def test_libraries_are_those_that_are_needed_in_the_versions_that_are_pinned(image):
+def test_libraries_are_the_pinned_dependencies(image):
     there = installed(image)
     assert there.pop("galactic") == PROJECT["version"]
     assert there.keys() == closure(IMAGE).keys()
@@ -34,7 +34,7 @@ def test_libraries_are_those_that_are_needed_in_the_versions_that_are_pinned(ima
     assert there == {name: pinned[name] for name in there}
 
 
-def test_the_sbom_lists_what_is_in_it(image, tmp_path):
+def test_the_sbom_lists_the_contents(image, tmp_path):
     words = [sys.executable, "-m", "release.sbom", str(tmp_path / "sbom.json")]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tools")}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
@@ -62,14 +62,14 @@ def test_its_labels_are_those_of_the_commit(image, built_facts):
     assert "@" not in labels["source"]
 
 
-def test_it_runs_as_a_number_that_is_nobody(image):
+def test_it_runs_as_an_unnamed_user(image):
     assert image.config["User"] == "65532:65532"
     assert "Entrypoint" not in image.config
     shadow = (image.root / "etc/passwd").read_text()
     assert "\ngalactic:x:65532:65532:" in shadow
 
 
-def test_nothing_in_it_gives_privileges_or_may_be_written_to(image):
+def test_no_file_is_setuid_or_writable(image):
     for path in image.root.rglob("*"):
         status = path.lstat()
         if stat.S_ISREG(status.st_mode):
@@ -78,7 +78,7 @@ def test_nothing_in_it_gives_privileges_or_may_be_written_to(image):
             assert not status.st_mode & stat.S_IWOTH, path
 
 
-def test_nothing_of_the_builders_machine_and_no_tools_are_in_it(image):
+def test_no_build_tools_and_no_paths_of_the_builder(image):
     assert not list((image.root / "run/machine").glob("*"))
     assert not (image.root / "etc/pip.conf").exists()
     assert not list((image.root / "var/lib/apt/lists").iterdir())
@@ -98,7 +98,7 @@ def test_the_lab_is_not_in_it(image):
     assert not [name for name in names if name.startswith(("galactic_lab", "galactic-lab"))]
 
 
-def test_modules_are_compiled_and_not_compared_with_their_sources(image):
+def test_modules_are_compiled_with_unchecked_hashes(image):
     """PEP 552: the flags after the magic number; 1 is a hash that is not checked."""
     sources = list((site(image) / "galactic").rglob("*.py"))
     assert len(sources) > 100

@@ -25,7 +25,7 @@ def place(development) -> Path:
 @pytest.mark.parametrize(
     ("user", "capabilities"), [pytest.param(65532, (), id="router"), pytest.param(0, NODE, id="node")]
 )
-def test_sources_may_be_replaced_by_whoever_runs(development, user, capabilities):
+def test_sources_are_writable_for_any_user(development, user, capabilities):
     """User 0 without CAP_DAC_OVERRIDE has no special rights. Tilt unpacks a tar archive."""
     container = development.container(user=user, capabilities=capabilities, writable=True)
     target = place(development).relative_to(development.root)

@@ -266,7 +266,7 @@ def test_every_alert_has_a_case_that_fires_and_one_that_does_not(alerts: dict[st
     assert {case.alert for case in CASES if case.fires is None} == set(alerts)
 
 
-def test_they_fire_when_they_should(promtool: str, tmp_path: Path) -> None:
+def test_alerts_fire_as_their_cases_expect(promtool: str, tmp_path: Path) -> None:
     tests = [_test(number, case) for number, case in enumerate(CASES)]
     test_file = {
         "rule_files": [str(path) for path in prometheus.rules()],
@@ -300,7 +300,7 @@ def test_annotations_use_only_labels_of_the_alert(case: Case, alerts: dict[str, 
     assert set(re.findall(r"\$labels\.(\w+)", text)) <= set(case.fires or ())
 
 
-def test_each_says_how_bad_it_is_what_to_do_and_where_to_read_on(alerts: dict[str, Any]) -> None:
+def test_each_alert_has_severity_remedy_and_runbook(alerts: dict[str, Any]) -> None:
     for name, rule in alerts.items():
         assert rule["labels"]["severity"] in ("critical", "warning"), name
         assert rule["for"], name

@@ -40,5 +40,5 @@ def test_a_legend_ends_inside_its_panel(length: int) -> None:
         pytest.param(["a" * 90], ["…"], id="none-fits"),
     ],
 )
-def test_others_are_hinted_at(names: list[str], shown: list[str]) -> None:
+def test_hidden_series_are_counted_in_the_legend(names: list[str], shown: list[str]) -> None:
     assert [name for _, name in legend(*names)] == shown

@@ -42,7 +42,7 @@ def expressions(alerts: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((f"{board.uid}: {variable.title}", variable.selector) for variable in board.variables)
 
 
-def test_every_metric_and_label_that_is_asked_for_exists(alerts: dict[str, Any]) -> None:
+def test_every_queried_metric_and_label_exists(alerts: dict[str, Any]) -> None:
     known = registered()
     for where, expression in expressions(alerts):
         names = promql.metrics(expression)
@@ -69,7 +69,7 @@ def test_the_labels_of_variables_exist() -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_every_panel_says_what_it_is_for(board: Any) -> None:
+def test_every_panel_has_a_description(board: Any) -> None:
     assert board.description
     for panel in board.panels:
         assert panel.question.endswith((".", "?", ")")), panel.title
@@ -80,7 +80,7 @@ def test_every_panel_says_what_it_is_for(board: Any) -> None:
 
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
-def test_a_dashboard_is_of_no_instance_and_its_panels_fit(board: Any) -> None:
+def test_a_dashboard_names_no_instance_and_its_panels_fit(board: Any) -> None:
     made = model(board)
     assert "id" not in made
     assert made["templating"]["list"][0]["type"] == "datasource"

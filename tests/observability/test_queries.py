@@ -21,7 +21,7 @@ SERIES = {
 @pytest.mark.parametrize(
     "at", [pytest.param("19m", id="leaders-change"), pytest.param("50m", id="none-leads")]
 )
-def test_a_node_is_as_far_behind_as_its_table(promtool: str, tmp_path: Path, at: str) -> None:
+def test_the_lag_of_a_node_is_that_of_its_table(promtool: str, tmp_path: Path, at: str) -> None:
     late = {"labels": '{node="n1", vpc_name="blue/blue"}', "value": 5}
     checks = [
         {"expr": behind('{node="n1"}'), "eval_time": at, "exp_samples": [late]},

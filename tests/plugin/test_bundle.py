@@ -29,7 +29,7 @@ def stamps(node):
     return {path.name for path in (node.host.bin / ".galactic").iterdir() if path.is_dir()}
 
 
-def test_it_runs_on_a_node_without_python_and_libc(node):
+def test_the_plugin_runs_on_a_node_without_python_and_libc(node):
     done = node.install()
     assert (done.code, done.error) == (0, b"")
     there = {path.name for path in node.host.root.rglob("*") if not path.is_relative_to(node.host.bin)}
@@ -39,7 +39,7 @@ def test_it_runs_on_a_node_without_python_and_libc(node):
     assert version.body == {"cniVersion": "0.4.0", "supportedVersions": SUPPORTED}
 
 
-def test_errors_and_kept_requests_need_nothing_either(node):
+def test_errors_and_saved_requests_need_no_python_either(node):
     node.install()
     refused = node.host.hook("ADD")
     assert (refused.code, refused.body["code"], refused.body["cniVersion"]) == (1, 11, "1.0.0")
@@ -176,14 +176,14 @@ def test_an_installer_that_is_killed_leaves_a_hook_that_works(node, bundles):
     assert not [path for path in node.host.bin.rglob("*") if path.suffix == ".old" or "partial" in path.name]
 
 
-def test_the_socket_may_be_elsewhere(node):
+def test_the_socket_path_is_a_setting(node):
     node.install("--socket", "/run/elsewhere.sock")
     assert "/run/elsewhere.sock" in node.host.hook("ADD").body["msg"]
     node.install()
     assert "/var/run/galactic/agent.sock" in node.host.hook("ADD").body["msg"]
 
 
-def test_the_nodes_directory_may_be_called_otherwise(node):
+def test_the_state_directory_is_a_setting(node):
     """The same bundle, bound to a longer path; the first installation was to the usual place by mistake."""
     node.install()
     long = "/var/lib/rancher/k3s/data/current/bin"
@@ -196,7 +196,7 @@ def test_the_nodes_directory_may_be_called_otherwise(node):
     assert node.install("--as", "/" + "x" * 300).code == 1
 
 
-def test_removing_leaves_what_is_not_ours(node):
+def test_removal_leaves_foreign_files(node):
     node.install("--socket", "/run/elsewhere.sock")
     (node.host.bin / "bridge").write_text("another plugin")
     assert node.remove().code == 0
@@ -204,7 +204,7 @@ def test_removing_leaves_what_is_not_ours(node):
     assert node.remove().code == 0
 
 
-def test_a_foreign_plugin_of_our_name_is_not_removed(node):
+def test_removal_leaves_a_foreign_plugin_of_the_same_name(node):
     (node.host.bin / "galactic").write_text("#!/bin/sh\n")
     done = node.remove()
     assert (done.code, b"not installed by this program" in done.error) == (1, True)
@@ -225,7 +225,7 @@ def test_equal_sources_make_an_equal_bundle(tmp_path, bundles):
 
 
 @pytest.mark.skipif(not Path("/usr/bin/python3").exists(), reason="there is no second interpreter")
-def test_whatever_interpreter_builds_it(tmp_path):
+def test_any_interpreter_builds_the_bundle(tmp_path):
     """Debian's own, whose libraries and built-in modules are others than those of one built elsewhere."""
     newer = "import sys; sys.exit(sys.version_info < (3, 11))"
     if subprocess.run(["/usr/bin/python3", "-c", newer], check=False).returncode:

@@ -158,7 +158,7 @@ def test_versions(runtime):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_container_s_life(runtime, controller, version):
+def test_add_check_and_del_of_a_container(runtime, controller, version):
     web = network(version)
     result = runtime.add(web, "c1", "/ns/1", "galactic0", ARGS)
     assert result["interfaces"] == [{"name": HOST_END}, {"name": "galactic0", "sandbox": "/ns/1"}]
@@ -180,7 +180,7 @@ def test_a_container_s_life(runtime, controller, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_collecting_what_the_runtime_does_not_know_any_more(runtime, controller, version):
+def test_gc_removes_attachments_unknown_to_the_runtime(runtime, controller, version):
     web = network(version)
     runtime.add(web, "c1", "/ns/1", "galactic0", ARGS)
     if version == "1.1.0":
@@ -189,7 +189,7 @@ def test_collecting_what_the_runtime_does_not_know_any_more(runtime, controller,
     assert HOST_END not in controller.kernel.host.links
 
 
-def test_a_runtime_that_checks_too_late_is_told(runtime, controller):
+def test_check_without_the_namespace_is_an_error(runtime, controller):
     web = network("1.0.0")
     runtime.add(web, "c1", "/ns/1", "galactic0")
     controller.kernel.remove_namespace("/ns/1")
@@ -215,7 +215,7 @@ def test_errors_have_the_codes_of_the_specification(runtime, controller, change,
     assert not controller.kernel.namespaces["/ns/1"]
 
 
-def test_a_node_controller_that_is_away_is_not_missed_at_the_end(runtime, controller):
+def test_del_succeeds_without_the_node_controller(runtime, controller):
     """ADD and CHECK are to be tried again, DEL is done later, once."""
     web = network("1.1.0")
     runtime.add(web, "c1", "/ns/1", "galactic0")
@@ -259,7 +259,7 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_plugins_that_are_killed_at_any_moment(runtime, controller):
+def test_plugins_killed_at_any_moment(runtime, controller):
     """ADD is whole or leaves nothing; after DEL nothing is there, however often it was killed before."""
     web, dice = network("1.1.0"), random.Random(11)
     runtime.add(web, "c1", "/ns/1", "galactic0")
@@ -287,7 +287,7 @@ def test_plugins_that_are_killed_at_any_moment(runtime, controller):
         rounds += 1
 
 
-def test_dels_that_are_killed_while_nobody_listens(runtime, controller):
+def test_dels_killed_without_a_node_controller(runtime, controller):
     """Each is kept whole or not at all."""
     web, dice = network("1.1.0"), random.Random(12)
     runtime.add(web, "c1", "/ns/1", "galactic0")

@@ -56,7 +56,7 @@ def test_kind_takes_the_configuration():
         ("  ipFamily:", "  family:", "field family not found"),
     ],
 )
-def test_kind_refuses_what_is_none(right, wrong, answer):
+def test_kind_refuses_an_invalid_configuration(right, wrong, answer):
     text = CONFIG.read_text()
     assert right in text
     assert answer in parsed(text.replace(right, wrong))
@@ -105,6 +105,6 @@ def test_each_node_reaches_the_others_prefixes():
         pytest.param({"items": [node("a", "172.18.0.2")]}, {"items": []}, "kind-config.yaml", id="no-ipv6"),
     ],
 )
-def test_what_is_missing_is_named(nodes, segments, told):
+def test_missing_programs_are_named(nodes, segments, told):
     with pytest.raises(Incomplete, match=told):
         routes(nodes, segments)

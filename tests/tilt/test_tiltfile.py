@@ -55,13 +55,13 @@ def workloads(objects):
     }
 
 
-def test_an_argument_that_tilt_has_not_is_seen():
+def test_an_unknown_argument_is_found():
     """The test's own test."""
     with pytest.raises(starlark.StarlarkError, match="unexpected keyword argument 'targets'"):
         Tiltfile("docker_build('galactic', '.', targets='dev')")
 
 
-def test_it_works_on_the_cluster_of_kind_config_and_no_other(tiltfile):
+def test_it_allows_only_the_cluster_of_kind_config(tiltfile):
     cluster = yaml.safe_load((ROOT / "kind-config.yaml").read_text())
     assert tiltfile.only("allow_k8s_contexts")["contexts"] == f"kind-{cluster['name']}"
     for resource in tiltfile.calls["local_resource"]:
@@ -72,7 +72,7 @@ def test_it_works_on_the_cluster_of_kind_config_and_no_other(tiltfile):
             assert f"--name {cluster['name']}" in told
 
 
-def test_what_the_image_is_built_from_exists_and_is_watched(tiltfile):
+def test_image_sources_exist_and_are_watched(tiltfile):
     call = tiltfile.only("docker_build")
     assert (ROOT / call["context"]).samefile(ROOT)
     assert (ROOT / call["dockerfile"]).read_text() == DOCKERFILE
@@ -90,7 +90,7 @@ def test_what_the_image_is_built_from_exists_and_is_watched(tiltfile):
         assert any(Path(source).is_relative_to(path) for path in call["only"]), source
 
 
-def test_sources_reach_the_place_that_they_are_imported_from(tiltfile):
+def test_synced_sources_are_on_the_import_path(tiltfile):
     """That this is the folder in the image: tests/image."""
     fallback, sync, run = tiltfile.only("docker_build")["live_update"]
     assert sync["sync"]["local_path"] == "controllers/galactic"
@@ -114,7 +114,7 @@ def test_the_chart_takes_the_values_and_uses_the_image(tiltfile, rendered):
     assert set(hooks) == {"test"}, "Tilt leaves out tests and nothing else"
 
 
-def test_every_resource_is_there(tiltfile, rendered):
+def test_every_resource_exists(tiltfile, rendered):
     known = set(workloads(rendered))
     for text in (call["yaml"] for call in tiltfile.calls["k8s_yaml"] if isinstance(call["yaml"], str)):
         known |= {each["metadata"]["name"] for each in yaml.safe_load_all(text)}
@@ -128,7 +128,7 @@ def test_every_resource_is_there(tiltfile, rendered):
             assert (ROOT / path).exists(), path
 
 
-def test_nothing_that_is_fetched_can_change_under_us(tiltfile):
+def test_everything_fetched_is_pinned(tiltfile):
     """Addresses have a version in them, and so has Multus' image."""
     fetched = [" ".join(call["command"]) for call in tiltfile.calls["local"]]
     fetched += [" ".join(call["cmd"]) for call in tiltfile.calls["local_resource"]]
@@ -157,7 +157,7 @@ def test_the_page_without_tilt_installs_the_same_multus(tiltfile):
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_plugins_that_are_not_the_ones_meant_are_not_unpacked(tiltfile, tmp_path, right):
+def test_plugins_with_a_wrong_checksum_are_not_unpacked(tiltfile, tmp_path, right):
     """The script for a node, with something else in the place of what it fetches."""
     call = tiltfile.resources()["cni-plugins"]
     (script,) = re.findall(r"sh -c '(.+?)'\n", call["cmd"][2], re.DOTALL)
@@ -178,7 +178,7 @@ def test_plugins_that_are_not_the_ones_meant_are_not_unpacked(tiltfile, tmp_path
     assert {each.name for each in bin_.iterdir()} == ({"bridge", ".version"} if right else set())
 
 
-def test_commands_are_shell_and_name_what_is_there(tiltfile):
+def test_commands_are_valid_shell_and_name_existing_files(tiltfile):
     for call in tiltfile.calls["local_resource"]:
         program, *rest = call["cmd"]
         if program == "sh":
@@ -190,7 +190,7 @@ def test_commands_are_shell_and_name_what_is_there(tiltfile):
             assert (ROOT / rest[0]).exists()
 
 
-def test_the_button_is_pressed_by_hand_and_is_a_command_of_ours(tiltfile):
+def test_the_button_is_manual_and_runs_a_galactic_command(tiltfile):
     call = tiltfile.resources()["connectivity"]
     assert call["trigger_mode"] == "manual"
     assert call["auto_init"] is False

@@ -51,7 +51,9 @@ def run(command: Command, url: str, folder: Path) -> None:
     assert done.returncode == 0, f"{command.place}: $ {command.typed}\n{done.stdout}{done.stderr}"
 
 
-async def test_under_a_router_that_runs(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
+async def test_restore_under_a_running_router(
+    url, until, written: tuple[Command, Command], tmp_path: Path
+) -> None:
     dump, restore = written
     plane = RecordedPlane()
     async with running(history_writer(url, plane)) as writer:
@@ -74,7 +76,9 @@ async def test_under_a_router_that_runs(url, until, written: tuple[Command, Comm
     assert ends["10.1.1.2/32"] == ends["10.1.1.4/32"] == (True, True)
 
 
-async def test_into_an_empty_database(url, until, written: tuple[Command, Command], tmp_path: Path) -> None:
+async def test_restore_into_an_empty_database(
+    url, until, written: tuple[Command, Command], tmp_path: Path
+) -> None:
     """The server was lost, and the router has not been started at the new one yet."""
     dump, restore = written
     plane = RecordedPlane()

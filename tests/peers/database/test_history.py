@@ -79,7 +79,7 @@ def insert(url: str, some: list[Fact]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_answers_are_the_oracles(url, seed: int) -> None:
+async def test_answers_equal_the_oracle(url, seed: int) -> None:
     await upgrade(url)
     chance = random.Random(seed)
     known = facts(chance)
@@ -104,7 +104,7 @@ async def test_answers_are_the_oracles(url, seed: int) -> None:
             assert len(answer) == len(answered)
 
 
-async def test_one_index_answers_whatever_there_is(url) -> None:
+async def test_one_index_serves_every_query(url) -> None:
     await upgrade(url)
     many = [
         Fact(
@@ -138,7 +138,7 @@ async def test_one_index_answers_whatever_there_is(url) -> None:
     assert all(word in scan["Index Cond"] for word in ("vpc", "network", "during"))
 
 
-async def test_retention_takes_what_ended_long_ago_and_nothing_else(url, until) -> None:
+async def test_retention_deletes_only_periods_that_ended_before_it(url, until) -> None:
     plane = RecordedPlane()
     async with running(history_writer(url, plane)) as writer:
         plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
@@ -180,7 +180,7 @@ def test_times(text: str, wanted: datetime) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "tuesday", "3 fortnights", "2026-13-01", "99999999999d", "-3d", "3"])
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     with pytest.raises(Rejected, match="is not a time; write"):
         moment(text, BEGIN)
 
@@ -238,9 +238,7 @@ async def test_the_command(url, until) -> None:
         pytest.param(["10.1.1.1", "--nosuch"], 2, "nosuch", id="no-option"),
     ],
 )
-def test_what_the_command_says_when_there_is_no_answer(
-    url, words: list[str], code: int, sentence: str
-) -> None:
+def test_messages_of_the_command_without_an_answer(url, words: list[str], code: int, sentence: str) -> None:
     asyncio.run(upgrade(url))
     insert(url, [Fact(0x4D2, "10.1.1.1/32", BEGIN, None, "n1")])
     result = command(*words, url=url)
@@ -249,6 +247,6 @@ def test_what_the_command_says_when_there_is_no_answer(
     assert "Traceback" not in result.output
 
 
-def test_a_database_that_nobody_has_written_into(url) -> None:
+def test_an_empty_database(url) -> None:
     result = command("10.1.1.1", url=url)
     assert (result.exit_code, "no router has written" in result.output) == (2, True)

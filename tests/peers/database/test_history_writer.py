@@ -56,7 +56,7 @@ async def test_a_move_ends_one_period_and_begins_the_next(url, until) -> None:
     assert sample(writer, "lag_items") == sample(writer, "lag_seconds") == 0
 
 
-async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_server, until) -> None:
+async def test_after_an_outage_of_postgres_history_is_written_in_order_and_once(own_server, until) -> None:
     url, plane = own_server.url(), RecordedPlane()
     async with running(history_writer(url, plane)) as writer:
         await until(lambda: writer.idle)
@@ -80,7 +80,7 @@ async def test_postgres_away_everything_is_caught_up_in_order_and_once(own_serve
     assert sample(writer, "lost_items_total") == 0
 
 
-async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_server, until) -> None:
+async def test_the_backlog_is_bounded_and_the_state_is_right(own_server, until) -> None:
     url, plane = own_server.url(), RecordedPlane()
     async with running(history_writer(url, plane, backlog=10)) as writer:
         plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
@@ -100,9 +100,7 @@ async def test_what_is_due_is_bounded_and_the_state_is_right_nevertheless(own_se
     assert began_after < after
 
 
-async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_was_not_there(
-    url, until
-) -> None:
+async def test_a_killed_router_writes_the_difference_and_marks_the_gap(url, until) -> None:
     plane = RecordedPlane()
     async with running(history_writer(url, plane)) as writer:
         plane.register(
@@ -125,7 +123,7 @@ async def test_a_router_that_was_killed_writes_the_difference_and_says_that_it_w
     ]
 
 
-async def test_a_router_that_starts_changes_nothing_that_was_right(url, until) -> None:
+async def test_a_starting_router_changes_no_correct_entry(url, until) -> None:
     plane = RecordedPlane()
     chance = random.Random(1)
     async with running(history_writer(url, plane)) as writer:
@@ -162,7 +160,7 @@ async def test_a_deposed_leader_does_not_write(url, until, term: int) -> None:
     assert recorded(url) == plane.table()
 
 
-async def test_a_database_restored_from_before_is_made_right_again(url, until) -> None:
+async def test_a_restored_older_database_is_corrected(url, until) -> None:
     plane = RecordedPlane()
     async with running(history_writer(url, plane)) as writer:
         plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
@@ -179,7 +177,7 @@ async def test_a_database_restored_from_before_is_made_right_again(url, until) -
     assert recorded_endpoints(url) == plane.endpoints()
 
 
-async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until) -> None:
+async def test_a_server_without_answers_delays_no_route(own_server, until) -> None:
     url, plane = own_server.url(), RecordedPlane()
     async with running(history_writer(url, plane, transaction=2.0)) as writer:
         plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
@@ -199,7 +197,7 @@ async def test_a_server_that_answers_nothing_holds_up_nothing(own_server, until)
     )
 
 
-async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
+async def test_the_clock_of_the_previous_router_was_ahead(url, until) -> None:
     plane = RecordedPlane()
     async with running(history_writer(url, plane)) as writer:
         plane.register(1, endpoint(1, 1, "10.1.1.1/32"))
@@ -221,7 +219,7 @@ async def test_the_clock_of_the_router_before_was_ahead(url, until) -> None:
     assert (epochs[0], epochs[-1]) == ((1,), (3,))
 
 
-async def test_names_that_postgres_cannot_hold_stop_nothing(url, until) -> None:
+async def test_names_invalid_in_postgres_stop_no_others(url, until) -> None:
     plane = RecordedPlane()
     odd = endpoint(1, 1, "10.1.1.1/32")
     odd = type(odd)(odd.vpc, odd.function, "a\0b\N{SNOWMAN}", odd.sid, odd.networks, odd.epoch)
@@ -276,7 +274,7 @@ async def test_kill_9_at_any_moment(own_server, until, seed: int) -> None:
     assert rows(url, overlapping) == [(0,)]
 
 
-async def test_a_batch_whose_commit_got_through_is_not_written_again(url) -> None:
+async def test_a_committed_batch_is_not_written_again(url) -> None:
     """As after a connection that broke between COMMIT and its answer."""
     await upgrade(url)
     at = datetime.now(UTC)

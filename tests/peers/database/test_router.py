@@ -88,7 +88,7 @@ async def test_an_empty_broker_and_a_full_database(url, until) -> None:
     ]
 
 
-async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(url, until) -> None:
+async def test_retained_tables_win_over_the_database(url, until) -> None:
     broker = MemoryBroker()
     async with router(broker, url) as controller:
         register(broker, 1, 1, endpoint(1, 1, "10.1.1.1/32"))
@@ -103,7 +103,7 @@ async def test_a_broker_that_retains_its_tables_is_believed_before_the_database(
         )
 
 
-async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -> None:
+async def test_the_database_has_a_higher_term_than_the_broker(url, until) -> None:
     """As after a broker was set back, or lost everything, while the clock is behind what it was."""
     broker = MemoryBroker()
     async with router(broker, url) as controller:
@@ -124,7 +124,7 @@ async def test_a_database_that_knows_a_higher_term_than_the_broker(url, until) -
         assert controller.term == last + 1, "it starts above what is recorded"
 
 
-async def test_postgres_away_routing_goes_on(own_server, until) -> None:
+async def test_routing_continues_without_postgres(own_server, until) -> None:
     broker, url = MemoryBroker(), own_server.url()
     async with router(broker, url) as controller:
         await until(lambda: controller.idle and controller.history.idle)
@@ -168,7 +168,7 @@ class Candidate:
             self.leads = False
 
 
-async def test_one_has_the_lock_and_the_next_gets_it(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
+async def test_the_lock_passes_to_the_next_router(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
     """Advisory locks are a database's own: no other test uses the one named postgres with this key."""
     monkeypatch.setattr(lock, "ANSWER_SECONDS", 3600.0)  # none of them is frozen, however long it is held up
     monkeypatch.setattr(lock, "_OPTIONS", "-c idle_session_timeout=0")
@@ -190,7 +190,7 @@ async def test_one_has_the_lock_and_the_next_gets_it(server, monkeypatch: pytest
     assert not second.leads
 
 
-async def test_a_holder_that_is_frozen_loses_the_lock(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
+async def test_a_frozen_holder_loses_the_lock(server, monkeypatch: pytest.MonkeyPatch, until) -> None:
     """As seen by the server: a session that says nothing is ended, and the next gets the lock."""
     monkeypatch.setattr(lock, "ANSWER_SECONDS", 3600.0)  # so that it is not the holder who gives up
     frozen = AdvisoryLock(server.url(), key=99)

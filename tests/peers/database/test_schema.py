@@ -48,14 +48,14 @@ def test_the_program_knows_its_newest_version() -> None:
     assert max(migrations()) == VERSION
 
 
-async def test_routers_that_start_at_once(url) -> None:
+async def test_routers_starting_simultaneously(url) -> None:
     assert await asyncio.gather(migrated(url), migrated(url), migrated(url)) == [VERSION] * 3
     assert rows(url, "SELECT count(*) FROM galactic.writer") == [(1,)]
     assert rows(url, "SELECT version_num FROM galactic.schema_version") == [(VERSION,)]
 
 
 @pytest.mark.parametrize("version", ["0001", "0002"])
-async def test_a_database_made_by_alembic_is_taken_over_without_loss(url, until, version: str) -> None:
+async def test_a_database_made_by_alembic_is_adopted_without_loss(url, until, version: str) -> None:
     restore_alembic(url, version)
     before = [rows(url, query) for query in TABLES]
     assert [len(table) for table in before] == [2, 4, 1]
@@ -73,7 +73,7 @@ async def test_a_database_made_by_alembic_is_taken_over_without_loss(url, until,
     assert after[:2] == before[:2]
 
 
-async def test_the_schema_is_that_which_alembic_made(url) -> None:
+async def test_the_schema_equals_that_of_alembic(url) -> None:
     await migrated(url)
     other = f"{url}_alembic"
     with psycopg.connect(url, autocommit=True) as connection:
@@ -82,7 +82,7 @@ async def test_the_schema_is_that_which_alembic_made(url) -> None:
     assert schema(url) == schema(other)
 
 
-async def test_from_the_first_version_nothing_is_lost(url, until) -> None:
+async def test_migrations_from_the_first_version_lose_nothing(url, until) -> None:
     await upgrade(url, "0001")
     rows(
         url,
@@ -126,7 +126,7 @@ async def test_a_migration_that_takes_too_long_is_ended(url, monkeypatch: pytest
     assert await migrated(url) == VERSION
 
 
-async def test_a_database_that_is_newer_than_the_program(url, until) -> None:
+async def test_a_database_newer_than_the_program(url, until) -> None:
     await migrated(url)
     rows(url, "UPDATE galactic.schema_version SET version_num = '9999' RETURNING 1")
     with pytest.raises(Rejected, match="version 9999, this program knows versions up to 0002") as caught:
@@ -137,7 +137,7 @@ async def test_a_database_that_is_newer_than_the_program(url, until) -> None:
     assert "newer galactic-router" in writer.problems[-1]
 
 
-async def test_a_role_that_may_not_create_is_told_what_to_grant(server, url) -> None:
+async def test_a_role_without_create_gets_the_grant_it_needs_named(server, url) -> None:
     name = url.rpartition("/")[2]
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE poor_{name} LOGIN".encode())
@@ -157,12 +157,12 @@ async def test_a_role_that_may_not_create_is_told_what_to_grant(server, url) -> 
         pytest.param("postgresql://galactic:secret@h/db?nosuch=1", Rejected, id="no-url"),
     ],
 )
-async def test_urls_that_lead_nowhere(server, given: str, error: type[Exception]) -> None:
+async def test_unreachable_urls(server, given: str, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
         async with session(given.format(port=server.port)):
             pass
     assert "secret" not in str(caught.value)
 
 
-def test_a_url_keeps_what_it_says() -> None:
+def test_a_url_keeps_its_options() -> None:
     assert "connect_timeout=7" in parameters("postgresql://a@b/c?connect_timeout=7")

@@ -135,7 +135,9 @@ async def test_a_table_larger_than_the_brokers_queue(topology, mosquitto, until)
         assert len(client.received) == before, "what the broker dropped in the replay was taken for absent"
 
 
-async def test_a_flood_at_a_broker_as_it_comes_loses_nothing(topology, mosquitto, until, monkeypatch) -> None:
+async def test_a_flood_at_a_broker_with_default_limits_loses_nothing(
+    topology, mosquitto, until, monkeypatch
+) -> None:
     """Its queue of 1,000 may overflow, and what others say meanwhile be dropped; all of it is heard in the end.
 
     However long it takes to say so much, to the router it was all in the same second.

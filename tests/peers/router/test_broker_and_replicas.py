@@ -203,7 +203,7 @@ class Stage:
 @pytest.mark.timeout(6 * PATIENCE_SECONDS)
 @pytest.mark.parametrize("extra", BROKERS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_whatever_dies_what_is_retained_is_the_table(
+async def test_after_any_death_the_retained_table_is_right(
     topology, mosquitto, until, monkeypatch, *, extra: str, seed: int
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROUTES", 2)  # so that a change does not rewrite everything

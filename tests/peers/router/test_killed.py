@@ -139,7 +139,7 @@ class Plane:
 
 @pytest.mark.timeout(3 * SECONDS)
 @pytest.mark.parametrize(("seed", "replicas"), [(1, 1), (2, 2)], ids=["one-router", "two-routers"])
-async def test_whatever_is_killed_broker_and_database_end_in_the_table(
+async def test_after_any_kill_broker_and_database_have_the_table(
     topology, mosquitto, postgres, tmp_path, *, seed: int, replicas: int
 ) -> None:
     logs = [tmp_path / f"router-{number}.log" for number in range(replicas)]
