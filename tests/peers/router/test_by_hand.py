@@ -229,11 +229,11 @@ class Outsider:
         head = messages.pop(f"{BASE}/vpcs/{vpc}/head", None)
         if head is None:
             return None if messages else []
-        assert head.keys() == {"revision", "count", "digest", "shards"}
+        assert head.keys() == {"revision", "count", "digest", "shards", "schema"}
         shards = [messages.pop(f"{BASE}/vpcs/{vpc}/table/{number}", None) for number in range(head["shards"])]
         if messages or None in shards:
             return None
-        assert all(shard.keys() == {"revision", "of", "routes"} for shard in shards)
+        assert all(shard.keys() == {"revision", "of", "routes", "schema"} for shard in shards)
         routes = [route for shard in shards for route in shard["routes"]]
         adds_up = (len(routes), digest(routes)) == (head["count"], head["digest"])
         return routes if adds_up and all(shard["of"] == head["shards"] for shard in shards) else None

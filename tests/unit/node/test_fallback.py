@@ -211,7 +211,8 @@ async def test_back_without_a_glitch(cluster):
         cluster.table(150, route(2, 2, 2, 50), route(3, 3, 3, 60))
         await until(lambda: falling.followed == set())
         assert all(routes == {"10.1.1.2": 2, "10.1.1.3": 3} for routes in seen)
-        cluster.table(160, route(3, 3, 3, 60))
+        withdrawn = Changes(160, 150, delete=(route(2, 2, 2, 50).network,))
+        cluster.broker.publish(TOPICS.changes(VPC), encode(withdrawn), False)
         await until(lambda: cluster.routes == {"10.1.1.3": 3})
 
 

@@ -20,7 +20,7 @@ from galactic.messages import (
     encode,
 )
 from galactic.node.mqtt import session
-from galactic.node.mqtt.replica import PATIENCE
+from galactic.node.mqtt.replica import PATIENCE, SPREAD_SECONDS
 from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 
@@ -46,6 +46,25 @@ async def registered(node, broker, now=lambda: 0.0):
 
 def listed(broker) -> list[str]:
     return [endpoint.attachment for endpoint in decode(NodeEndpoints, broker.retained[ENDPOINTS]).endpoints]
+
+
+def big_table(revision, shards):
+    """Shards of one route each, and their head."""
+    routes = [
+        Route(
+            f"10.2.{n >> 8}.{n & 255}/32",
+            (f"2001:db8:ff02:100::4d2:{n + 2:x}",),
+            "default",
+            "node-2",
+            f"{n + 2:04x}",
+            1,
+        )
+        for n in range(shards)
+    ]
+    messages = {
+        TOPICS.table(VPC, n): encode(Shard(revision, shards, (route,))) for n, route in enumerate(routes)
+    }
+    return messages, encode(Head(revision, shards, digest(routes), shards))
 
 
 def publish_table(broker, revision, *routes):
@@ -185,6 +204,82 @@ async def test_a_lost_shard_is_read_again(node, config, monkeypatch):
         lost[0] = False
         await asyncio.sleep(0.1)
         assert not node.store.tables.complete(1234), "patience at first"
-        now[0] += PATIENCE
+        now[0] += 1.5 * PATIENCE
         await until(lambda: node.store.tables.complete(1234))
     assert node.metrics.rereads._value.get() == 1
+
+
+@asynccontextmanager
+async def following(node, config, broker, now):
+    """A session with a pod in the VPC, and the topics of shards that the broker delivers to it from now on."""
+    delivered = []
+    lose = broker.lose
+
+    def noted(topic, payload):
+        lost = lose(topic, payload)
+        if "/table/" in topic and not lost:
+            delivered.append(int(topic.rsplit("/", 1)[1]))
+        return lost
+
+    broker.lose = noted
+    async with registered(node, broker, lambda: now[0]) as bus:
+        await node.cni("ADD", config())
+        await until(lambda: TOPICS.head(VPC) in bus.filters and bus._queue.empty())
+        yield bus, delivered
+
+
+async def test_only_missing_shards_are_requested(node, config, monkeypatch):
+    """The broker's queue held 30 of 250: the others arrive in portions, one after the other, and none twice."""
+    monkeypatch.setattr(session, "CHECK_SECONDS", 0.01)
+    now, broker, lost = [0.0], MemoryBroker(), [True]
+    shards, head = big_table(7, 250)
+    broker.retained |= shards
+    broker.retained[TOPICS.head(VPC)] = head
+    broker.lose = lambda topic, _payload: (
+        lost[0] and "/table/" in topic and int(topic.rsplit("/", 1)[1]) >= 30
+    )
+    async with following(node, config, broker, now) as (bus, delivered):
+        assert sorted(delivered) == [*range(30)]
+        lost[0] = False
+        now[0] += 1.5 * PATIENCE
+        await until(lambda: node.store.tables.complete(1234))
+        await until(lambda: TOPICS.table(VPC, "+") not in bus.filters)
+        assert sorted(delivered) == [*range(250)], "each once"
+        assert bus.filters == [TOPICS.leader, TOPICS.changes(VPC), TOPICS.head(VPC)]
+    assert node.metrics.rereads._value.get() == 3
+
+
+async def test_a_broker_that_restarts_is_read_no_more_than_needed(node, config, monkeypatch):
+    monkeypatch.setattr(session, "CHECK_SECONDS", 0.01)
+    now, broker = [0.0], MemoryBroker()
+    shards, head = big_table(7, 20)
+    broker.retained |= shards
+    broker.retained[TOPICS.head(VPC)] = head
+    async with following(node, config, broker, now) as (bus, delivered):
+        await until(lambda: TOPICS.table(VPC, "+") not in bus.filters)
+        delivered.clear()
+        for empty in (
+            False,
+            True,
+        ):  # with what it retained; and without, so that the router publishes all again
+            broker.stop()
+            broker.start(empty=empty)
+            for topic, payload in [*shards.items(), (TOPICS.head(VPC), head)]:
+                broker.publish(topic, payload, True)
+            await until(bus._queue.empty)
+            for _ in range(8):
+                now[0] += 2 * PATIENCE
+                await asyncio.sleep(0.03)
+        assert delivered == [], "the head is the same: so is the table"
+        assert node.metrics.rereads._value.get() == 0
+
+        broker.stop()
+        more, newer = big_table(9, 21)
+        broker.retained |= {**more, TOPICS.head(VPC): newer}
+        broker.start()
+        await until(bus._queue.empty)
+        await asyncio.sleep(0.1)
+        assert delivered == [], "not all clients at once"
+        now[0] += SPREAD_SECONDS
+        await until(lambda: len([*node.store.tables[1234]]) == 21)
+        assert sorted(delivered) == [*range(21)]

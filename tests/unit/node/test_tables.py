@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from galactic.messages import Changes, Head, Route, Shard, digest
-from galactic.node.mqtt.replica import PATIENCE, TableReplica
+from galactic.node.mqtt.replica import PATIENCE, SPREAD_SECONDS, TableReplica
 from galactic.node.state.remote import entry
 
 
@@ -345,3 +345,153 @@ def test_whatever_the_channel_does_the_table_is_one_that_was_published(steps, ra
             published = follow(published, table)
             assert published == table.routes, "whoever follows what changed has the same table"
     come_to_rest(table, router, now)
+
+
+# -- a broker that takes its time --------------------------------------------------------------------------------------
+
+
+def large(shards: int, revision: int = 7) -> tuple[Head, dict[int, Shard]]:
+    """A table of one route a shard."""
+    routes = [
+        Route(
+            f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}/32",
+            (f"2001:db8::1:{n + 1:x}",),
+            "default",
+            "n",
+            "0001",
+            n,
+        )
+        for n in range(shards)
+    ]
+    parts = {number: Shard(revision, shards, (item,)) for number, item in enumerate(routes)}
+    return Head(revision, shards, digest(routes), shards), parts
+
+
+@dataclass
+class Broker:
+    """Sends one message every ``pace`` seconds, of a queue; requests append to it. ``lost``: shards it drops once."""
+
+    head: Head
+    shards: dict[int, Shard]
+    pace: float
+    lost: set[int] = field(default_factory=set)
+    queue: list[object] = field(default_factory=list)
+    sent: list[object] = field(default_factory=list)
+
+    def request(self, missing: tuple[int, ...] | None) -> None:
+        self.queue += ["head", *(self.shards if missing is None else missing)]
+
+    def run(self, table: TableReplica, seconds: float) -> float:
+        """Until the table is settled. The time then."""
+        self.request(None)
+        now, next_at = 0.0, self.pace
+        while not table.settled:
+            now += 0.5
+            assert now < seconds, f"{len(self.sent)} messages, {len(self.queue)} queued"
+            while self.queue and next_at <= now:
+                kind = self.queue.pop(0)
+                if kind in self.lost:
+                    self.lost.discard(kind)
+                    continue
+                next_at += self.pace
+                self.sent.append(kind)
+                receive(table, kind, self.head if kind == "head" else self.shards[kind], now)
+            next_at = max(next_at, now)
+            if table.overdue(now):
+                self.request(table.reread(now))
+        return now
+
+
+def test_a_table_that_takes_ten_minutes_is_read_once():
+    """Each shard is progress, so nothing is requested again."""
+    broker = Broker(*large(300), pace=2.0)
+    took = broker.run(TableReplica(1, "default", 0.0), 700.0)
+    assert 590 < took < 620
+    assert broker.sent == ["head", *range(300)]
+    assert broker.queue == []
+
+
+def test_a_pause_longer_than_the_patience_does_not_lose_what_has_arrived():
+    """A shard in 10 s: a few are requested twice, until the patience has grown, and never all of them."""
+    broker = Broker(*large(60), pace=10.0)
+    broker.run(TableReplica(1, "default", 0.0), 3000.0)
+    assert len(broker.sent) <= 4 * 61
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 250),
+    st.floats(0.01, 2.5),
+    st.sets(st.integers(0, 249)),
+    st.booleans(),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_is_lost_nothing_that_arrived_is_requested_again(shards, pace, lost, headless, random):
+    head, parts = large(shards)
+    lost = {number for number in lost if number < shards}
+    broker = Broker(head, parts, pace, {*lost, *(["head"] if headless else [])})
+    table = TableReplica(1, "default", 0.0, random.random)
+    broker.run(table, 10_000.0)
+    assert table.routes == packed({item.network: item for part in parts.values() for item in part.routes})
+    counts = {number: broker.sent.count(number) for number in range(shards)}
+    if len(lost) < shards:
+        assert {*counts.values()} == {1}
+    else:  # of nothing that arrived could be told which is missing
+        assert max(counts.values()) <= 2
+
+
+def test_under_constant_change_a_table_is_not_read_again():
+    """The head is always behind the changes, and confirms an earlier revision each time."""
+    router, table = Router(shards=1), TableReplica(1, "default", 0.0)
+    router.snapshot()
+    read(table, router)
+    table.end_reading()
+    now = 0.0
+    for number in range(400):
+        now += 0.25
+        change = router.change(number % 6 + 1, number + 1)
+        head = next(message for kind, message in router.snapshot() if kind == "head")
+        assert isinstance(head, Head)
+        table.receive_changes(change, now)
+        assert table.receive_changes(router.change(1, number + 1), now)
+        table.receive_head(head, now)  # of the revision before
+        assert not table.overdue(now)
+    router.snapshot()
+    receive(table, "head", router.retained["head"], now)
+    assert table.settled
+
+
+def test_a_head_that_contradicts_constant_changes_is_noticed():
+    router, table = Router(shards=1), TableReplica(1, "default", 0.0)
+    router.snapshot()
+    read(table, router)
+    table.end_reading()
+    now = 0.0
+    while not table.overdue(now):
+        now += 0.25
+        assert now < 2 * PATIENCE
+        table.receive_changes(router.change(1, int(now * 4)), now)
+        table.receive_changes(router.change(2, int(now * 4)), now)
+        table.receive_head(Head(router.revision - 3, 2, "0" * 16, 1), now)
+    assert table.reread(now) is None
+
+
+def test_clients_that_a_restart_made_read_begin_at_different_times():
+    times = []
+    for number in range(100):
+        head, parts = large(3)
+        table = TableReplica(1, "default", 0.0, lambda n=number: n / 100)
+        for part_number, part in parts.items():
+            table.receive_shard(part_number, part, 0.0)
+        table.receive_head(head, 0.0)
+        assert table.settled
+        table.end_reading()
+        table.restart(100.0)
+        table.receive_head(large(4, 8)[0], 100.0)
+        now = 100.0
+        while not table.overdue(now):
+            now += 0.01
+        assert table.reread(now) is None
+        times.append(now - 100.0)
+    assert max(times) <= SPREAD_SECONDS
+    assert all(sum(start <= time < start + 0.2 for time in times) <= 15 for start in (0.0, 0.4, 1.0, 1.8))

@@ -3,12 +3,14 @@
 A pure state machine. Messages may be lost, repeated and reordered; ``routes`` is always a table that the router
 published (that of ``revision``), because a change is applied only to the revision it was computed from, and a snapshot
 only whole and with the digest in its head. A contradiction that lasts ``PATIENCE`` seconds makes ``overdue`` true: then
-the caller subscribes again, and the retained snapshot arrives once more.
+``reread`` names what has to be requested. That is only what is missing: the head, or some shards, or everything.
 
-Shards that did not change may have an older revision than their head: their digests have to add up.
+A reading may take longer than that. Each shard that it lacked and each head that confirms the table extends it, so that
+a slow broker is not asked for more meanwhile. Shards that did not change may have an older revision than their head:
+their digests have to add up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,6 +31,10 @@ IDLE_PATIENCE: Final = 3600.0
 FORGOTTEN: Final = 2
 LONGEST_LOG: Final = 4096
 """Changes kept until the snapshot arrives that they continue."""
+PORTION: Final = 100
+"""Shards that are requested by name at once: Mosquitto queues 1,000 messages for a client by default."""
+SPREAD_SECONDS: Final = 2.0
+"""Clients that a broker's restart has made read begin within this time."""
 
 
 @dataclass(slots=True)
@@ -47,18 +53,25 @@ class _Packed:
 class TableReplica:
     """``routes`` of one VPC, of ``revision``; None before the first whole snapshot. ``cluster`` is the node's own.
 
-    The mapping is changed in place by changes, and replaced by a snapshot; see ``drain_before``.
+    The mapping is changed in place by changes, and replaced by a snapshot; see ``drain_before``. ``jitter``: a number
+    between 0 and 1, another one each time, by which clients spread their readings.
     """
 
-    def __init__(self, vpc: int, cluster: str, now: float) -> None:
-        self._vpc, self._cluster = vpc, cluster
+    def __init__(self, vpc: int, cluster: str, now: float, jitter: Callable[[], float] = lambda: 0.0) -> None:
+        self._vpc, self._cluster, self._jitter = vpc, cluster, jitter
         self.revision: int | None = None
         self._packed = _Packed()
         self._head: Head | None = None
         self._shards: dict[int, _Packed] = {}
         self._log: dict[int, Changes] = {}  # by the revision they continue
-        self._doubtful_since: float | None = now
+        self._confirmable: dict[int, tuple[int, int]] = {}  # by revision since the head's: total and count
         self._patience = PATIENCE
+        self._deadline: float | None = None  # of a contradiction
+        self._extend(now)
+        self._requested: set[int] = set()  # shards that were requested by name and did not arrive yet
+        self._resumed = False  # a session began, and no head has arrived in it yet
+        self.reading = True
+        """Whether shards are needed: the caller subscribes to them only for so long."""
         self._rereads = 0  # in a row
         self._read: tuple[Head | None, dict[int, tuple[int, int]]] = None, {}  # of the last reading
         self._stray = False  # a head arrived that is older than the present one
@@ -78,7 +91,7 @@ class TableReplica:
     @property
     def settled(self) -> bool:
         """Whether there is a whole table and everything that has arrived agrees with it."""
-        return self.complete and self._doubtful_since is None
+        return self.complete and self._deadline is None
 
     @property
     def complete(self) -> bool:
@@ -87,26 +100,63 @@ class TableReplica:
 
     def overdue(self, now: float) -> bool:
         """Whether a contradiction has lasted so long that the retained table must be read again."""
-        return self._doubtful_since is not None and now - self._doubtful_since >= self._patience
+        return self._deadline is not None and now >= self._deadline
 
-    def reread(self, now: float) -> None:
-        """The caller subscribes again, and everything retained arrives. Each attempt waits twice as long."""
+    def reread(self, now: float) -> tuple[int, ...] | None:
+        """The shards that the caller has to request besides the head; None: all of them, which all arrive again.
+
+        Each attempt waits twice as long.
+        """
         read = self._head, {number: (shard.revision, shard.total) for number, shard in self._shards.items()}
         # Not before the table was read often enough to adopt an older one.
         same = self._rereads > FORGOTTEN and read == self._read
         self._read = read
-        self._shards.clear()
-        self._head, self._stray, self._wiped = None, False, False
         self._rereads += 1
-        self._doubtful_since = now
         self._patience = min(self._patience * 2, IDLE_PATIENCE if same else LONGEST_PATIENCE)
+        self._extend(now)
+        if self._head is None and not self._wiped:  # no table is adopted without a head
+            return ()
+        missing = self._missing() if self.reading and self._shards and not self._stray else []
+        if not missing:
+            self._forget()
+            self.reading = True
+            return None
+        self._requested = {*missing[:PORTION]}
+        return tuple(missing[:PORTION])
 
     def restart(self, now: float) -> None:
-        """A new session began: everything retained follows, and changes may have been missed."""
-        self.reread(now)
+        """A new session began: the head follows, and the shards while ``reading``. Changes may have been missed."""
+        self._read = (
+            self._head,
+            {number: (shard.revision, shard.total) for number, shard in self._shards.items()},
+        )
+        self._forget()
         self._log.clear()
         self._cleared = False
-        self._patience, self._rereads = PATIENCE, 0
+        self._patience, self._rereads, self._resumed = PATIENCE, 0, True
+        self._extend(now)
+
+    def end_reading(self) -> None:
+        """The table is whole: the caller gets no more shards."""
+        self.reading = False
+        self._shards.clear()
+        self._requested.clear()
+
+    def _forget(self) -> None:
+        self._shards.clear()
+        self._requested.clear()
+        self._head, self._stray, self._wiped = None, False, False
+
+    def _missing(self) -> list[int]:
+        """The shards that the head names and that have not arrived."""
+        return [
+            number for number in range(self._head.shards if self._head else 0) if number not in self._shards
+        ]
+
+    def _extend(self, now: float) -> None:
+        """There is progress, or another attempt: the time for what is missing begins again."""
+        deadline = now + self._patience * (1 + self._jitter() / 2)
+        self._deadline = max(self._deadline or 0.0, deadline)
 
     def receive_head(self, head: Head | None, now: float) -> bool:
         """Whether ``routes`` changed. None: the head was cleared, as that of an empty table is."""
@@ -121,19 +171,38 @@ class TableReplica:
         if head != self._read[0]:
             self._stir(now)
         self._stray = bool(self._head and head.revision < self._head.revision)
+        if self._head is None and self._deadline is not None:
+            self._extend(now)
         if not self._stray:
             self._head = head
-        return self._settle(now)
+        confirmed = self._confirmable.get(head.revision)
+        if confirmed is not None and (digest_of(confirmed[0]), confirmed[1]) == (head.digest, head.count):
+            if self._deadline is not None:
+                self._extend(now)
+            for revision in [revision for revision in self._confirmable if revision < head.revision]:
+                del self._confirmable[revision]
+        changed, resumed = self._settle(now), self._resumed
+        self._resumed = False
+        if resumed and not self.reading and self._deadline is not None:
+            self._deadline = now + self._jitter() * SPREAD_SECONDS
+        return changed
 
     def receive_shard(self, number: int, shard: Shard, now: float) -> bool:
         """Whether ``routes`` changed."""
         known = self._shards.get(number)
         if known and shard.revision < known.revision:
             return False
+        if known is None and self._deadline is not None:
+            self._extend(now)
         packed = self._shards[number] = _Packed(shard.revision)
         for route in shard.routes:
             self._put(packed, route)
-        return self._settle(now)
+        changed = self._settle(now)
+        if number in self._requested:
+            self._requested.discard(number)
+            if not self._requested and self._deadline is not None and self._missing():
+                self._deadline = now  # for the next portion
+        return changed
 
     def receive_changes(self, changes: Changes, now: float) -> bool:
         """Whether ``routes`` changed."""
@@ -150,7 +219,8 @@ class TableReplica:
     def _stir(self, now: float) -> None:
         """A router publishes again: reading is worth a new try."""
         if self._patience > LONGEST_PATIENCE:
-            self._doubtful_since, self._patience = now, PATIENCE
+            self._patience, self._deadline = PATIENCE, None
+            self._extend(now)
 
     def _settle(self, now: float) -> bool:
         before = self.revision
@@ -159,15 +229,15 @@ class TableReplica:
         if self._cleared and not len(self._packed):
             self._head, self._stray, self._wiped, self._cleared = None, False, True, False
         if not self._doubtful():
-            self._doubtful_since, self._patience, self._rereads = None, PATIENCE, 0
+            self._deadline, self._patience, self._rereads = None, PATIENCE, 0
             # Newer ones wait for their head; the others are not needed any more.
             self._shards = {
                 number: shard
                 for number, shard in self._shards.items()
                 if self.revision is not None and shard.revision > self.revision
             }
-        elif self._doubtful_since is None:
-            self._doubtful_since = now
+        elif self._deadline is None:
+            self._extend(now)
         return taken or self.revision != before
 
     def _doubtful(self) -> bool:
@@ -200,6 +270,7 @@ class TableReplica:
         if len(whole) != head.count:
             return False
         self._packed, self.revision, self._before = whole, head.revision, None
+        self._confirmable.clear()
         return True
 
     def _apply_log(self) -> None:
@@ -216,6 +287,9 @@ class TableReplica:
                 if packed := self._put(self._packed, route):
                     self._note(packed, None)
             self.revision = changes.revision
+            self._confirmable[self.revision] = self._packed.total, len(self._packed)
+            if len(self._confirmable) > LONGEST_LOG:
+                del self._confirmable[next(iter(self._confirmable))]
         for previous in [
             previous for previous, changes in self._log.items() if changes.revision <= self.revision
         ]:

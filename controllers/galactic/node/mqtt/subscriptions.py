@@ -1,5 +1,10 @@
-"""The route tables of the VPCs hosted here: subscribes to them, and reads again what does not add up."""
+"""The route tables of the VPCs hosted here: subscribes to them, and reads again what does not add up.
 
+Heads and changes are subscribed to all the time, shards only while a table is read. A node that follows the changes
+needs no shards, and after a restart of the broker a head that matches the table is all that it reads.
+"""
+
+import random
 import time
 from collections.abc import Callable
 from typing import Final
@@ -32,6 +37,7 @@ class Subscriptions:
     ) -> None:
         self._bus, self._topics, self._store, self._metrics, self._now = bus, topics, store, metrics, now
         self._replicas: dict[int, TableReplica] = {}
+        self._requested: dict[int, tuple[str, ...]] = {}  # shards by name, as long as a table is read
 
     def update(self) -> None:
         """Subscribes to exactly the VPCs that are hosted now. The store gets the table again of one that was not hosted
@@ -40,12 +46,12 @@ class Subscriptions:
         hosted = self._store.attachments.hosted
         for vpc in self._replicas.keys() - hosted:
             del self._replicas[vpc]
-            self._bus.unsubscribe(*self._filters(vpc))
+            self._bus.unsubscribe(*self._filters(vpc), *self._requested.pop(vpc, ()))
         for vpc, replica in self._replicas.items():
             if replica.revision is not None and self._store.tables.view(vpc, Source.MQTT) is None:
                 self._store.set_table(vpc, Source.MQTT, replica.revision, replica.routes)
         for vpc in hosted - self._replicas.keys():
-            self._replicas[vpc] = TableReplica(vpc, self._store.cluster, self._now())
+            self._replicas[vpc] = TableReplica(vpc, self._store.cluster, self._now(), random.random)
             self._bus.subscribe(*self._filters(vpc))
 
     @property
@@ -59,7 +65,7 @@ class Subscriptions:
         return replica is not None and replica.settled
 
     def restart(self) -> None:
-        """A new session: the broker sends everything retained again."""
+        """A new session: the broker sends the heads again, and the shards of tables that are being read."""
         for replica in self._replicas.values():
             replica.restart(self._now())
 
@@ -70,12 +76,21 @@ class Subscriptions:
             if not replica.overdue(now) or not self._bus.connected:
                 continue
             level = log.warning if replica.complete else log.info
-            level("reading the route table again", vpc=names.vpc_hex(vpc), revision=replica.revision)
             self._metrics.rereads.inc()
-            replica.reread(now)
+            missing = replica.reread(now)
+            level(
+                "reading the route table again",
+                vpc=names.vpc_hex(vpc),
+                revision=replica.revision,
+                shards="all" if missing is None else len(missing),
+            )
             head, shards, _ = self._filters(vpc)
-            self._bus.unsubscribe(head, shards)
-            self._bus.subscribe(head, shards)
+            topics = tuple(self._topics.table(names.vpc_hex(vpc), number) for number in missing or ())
+            wanted = (head, shards) if missing is None else (head, *topics)
+            self._bus.unsubscribe(*wanted, *self._requested.pop(vpc, ()))
+            if topics:
+                self._requested[vpc] = topics
+            self._bus.subscribe(*wanted)
 
     def receive(self, parts: tuple[str, ...], delivery: Delivery) -> None:
         """One message below ``vpcs/``. Raises Rejected on one that is not valid."""
@@ -96,6 +111,9 @@ class Subscriptions:
                 raise Rejected(f"unknown topic {delivery.topic}", reason="UnknownTopic")
         if changed and replica.revision is not None:
             self._store.set_table(vpc, Source.MQTT, replica.revision, replica.routes, replica.drain_before())
+        if replica.reading and replica.settled:
+            replica.end_reading()
+            self._bus.unsubscribe(self._filters(vpc)[1], *self._requested.pop(vpc, ()))
 
     def _filters(self, vpc: int) -> tuple[str, str, str]:
         text = names.vpc_hex(vpc)
