@@ -6,6 +6,8 @@ And what hypothesis tries: the same cases at each run, however long each takes. 
 """
 
 import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any, Final
 
 import pytest
@@ -17,6 +19,8 @@ from xdist.workermanage import NodeManager, WorkerController
 
 INTERRUPTED_SECONDS: Final = 60
 """After Ctrl-C, for each worker to take down what it made; ten, which is usual, are too short for a lab."""
+
+FILES_SHOWN: Final = 15
 
 FIXED: Final = "GALACTIC_RANDOM_HISTORIES" not in os.environ
 
@@ -58,8 +62,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--versions",
         type=float,
         metavar="SINCE",
-        help="print at the end what the run took from the machine; what was built after SINCE "
-        "(seconds since 1970) was built in this run",
+        help="print at the end the files that took longest and what the run took from the machine; what was built "
+        "after SINCE (seconds since 1970) was built in this run",
     )
 
 
@@ -67,11 +71,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """With ``-n`` only the process that prints has a terminal: the table is printed once."""
     since: float | None = config.getoption("versions")
     if since is not None:
+        reports = [report for found in terminalreporter.stats.values() for report in found]
+        terminalreporter.section("the files that took longest", "-")
+        for line in longest(reports):
+            terminalreporter.line(line)
         from galactic_lab import provenance  # what a test of one file need not wait for
 
         terminalreporter.section("what this run took from the machine", "-")
         for line in provenance.table(provenance.facts(since)):
             terminalreporter.line(line)
+
+
+def longest(reports: Iterable[object]) -> list[str]:
+    """The files with the most seconds in a worker, set-up and teardown included; each with its slowest test."""
+    tests: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for report in reports:
+        if isinstance(report, pytest.TestReport):
+            file, _, test = report.nodeid.partition("::")
+            tests[file][test] += report.duration
+    files = sorted(tests.items(), key=lambda item: item[1].total(), reverse=True)
+    whole = sum(found.total() for found in tests.values())
+    return [
+        f"{found.total():7.1f} s  {len(found):4} tests  {file} ({slowest} {seconds:.1f} s)"
+        for file, found in files[:FILES_SHOWN]
+        for slowest, seconds in found.most_common(1)
+    ] + [f"{whole:7.1f} s  {sum(map(len, tests.values())):4} tests  all {len(tests)} files, in all workers"]
 
 
 def pytest_configure() -> None:

@@ -1,7 +1,8 @@
 """The real kernel, in network namespaces without names that are gone when their last handle is closed.
 
-What needs VRFs is marked ``vrf``: it runs on this machine if its kernel has them. ``every_kernel`` marks what has to be
-shown on more kernels than this machine's. ``test_in_guest.py`` runs both in each guest kernel.
+What needs VRFs is marked ``vrf``: it runs on this machine if its kernel has them, and in the newest guest kernel.
+``every_kernel`` marks what kernels decide, with VRFs or without: it runs in the oldest guest kernel too
+(``test_in_guest.py``).
 """
 
 import os
@@ -23,7 +24,7 @@ PATIENCE_SECONDS: Final = 120
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vrf: needs a kernel with VRF devices, dummy devices and End.DT46")
-    config.addinivalue_line("markers", "every_kernel: runs on this machine's kernel and in each guest kernel")
+    config.addinivalue_line("markers", "every_kernel: runs in the oldest and the newest guest kernel as well")
 
 
 def inside(namespace: Namespace, command: str, *, check: bool = True) -> str:

@@ -73,6 +73,7 @@ def echoes(namespace):
     return int(dict(zip(header, values, strict=True))["InEchos"]), int(six)
 
 
+@pytest.mark.every_kernel
 def test_an_address_that_the_node_has_too(net):
     """docker0's, nodelocaldns', a ClusterIP of IPVS: pods of the VPC are asked, not the node."""
     on_nodes(net, "ip link add docker0 type dummy; ip link set docker0 up")

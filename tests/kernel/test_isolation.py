@@ -30,7 +30,7 @@ from two_nodes import (
 
 from galactic.linux.namespace import Namespace
 
-pytestmark = pytest.mark.vrf
+pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
 
 
 def test_what_is_not_forged_passes(net):

@@ -71,6 +71,7 @@ def vpcs_are_first(sh, host):
     assert leaves_by(sh, host, "2001:db8:ff02::1", "vrf1") == "d0"
 
 
+@pytest.mark.every_kernel
 async def test_an_address_that_the_node_has_too_is_the_pods_inside_the_vrf(kernel, host, sh):
     for address in ADDRESSES.values():
         assert leaves_by(sh, host, address, "vrf1") == "lo", "the kernel's own order"
@@ -78,6 +79,7 @@ async def test_an_address_that_the_node_has_too_is_the_pods_inside_the_vrf(kerne
     vpcs_are_first(sh, host)
 
 
+@pytest.mark.every_kernel
 async def test_the_rules_of_the_kernel_are_as_before_when_galactic_goes(kernel, host, sh):
     before = {family: rules(sh, host, family) for family in FAMILIES}
     await ordered(kernel)
@@ -92,7 +94,7 @@ FLUSH = "ip rule flush; ip -6 rule flush"
 @pytest.mark.parametrize(
     "others",
     [
-        pytest.param(FLUSH, id="flush"),
+        pytest.param(FLUSH, id="flush", marks=pytest.mark.every_kernel),
         pytest.param(
             f"{FLUSH}; ip rule del pref 0 lookup local; ip -6 rule del pref 0 lookup local", id="all"
         ),
@@ -149,6 +151,7 @@ async def test_rules_of_others_come_after_local_as_before(kernel, host, sh, fami
     vpcs_are_first(sh, host)
 
 
+@pytest.mark.every_kernel
 async def test_there_is_a_local_rule_at_every_moment(kernel, host, sh):
     """Every rule that comes and goes, in the kernel's own order."""
     for family, flag in FAMILIES.items():

@@ -230,6 +230,7 @@ def client(world, family, code):
     )
 
 
+@pytest.mark.every_kernel
 @BY_FAMILY
 def test_the_kernel_alone_tells_a_pod_nothing(sh, world, family):
     """The reason for all this: if it fails, a kernel does it by itself."""
@@ -249,6 +250,7 @@ def test_an_echo_request_learns_the_size(sh, world, watch, family):
     assert "1400 bytes to 2001:db8:ff02:100::/64 (reported by fd01::1)" in watch.paths.condition(0.0).message
 
 
+@pytest.mark.every_kernel
 @BY_FAMILY
 def test_tcp_makes_smaller_segments(world, watch, far, family):
     far.asks("tcp")

@@ -190,6 +190,7 @@ LAST = {"1-1": ("10.1.1.3", "1-3"), "2-1": ("10.1.1.2", "2-2")}
 """By source: what it reaches for certain."""
 
 
+@pytest.mark.every_kernel
 @pytest.mark.vrf
 @pytest.mark.parametrize("mode", ["encap.red", "encap"])
 async def test_who_reaches_whom(nodes, sh, until, mode):

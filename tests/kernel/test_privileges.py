@@ -124,6 +124,7 @@ def failing(results: dict[str, str]) -> set[str]:
     return {name for name, result in results.items() if result != "ok"}
 
 
+@pytest.mark.every_kernel
 def test_these_are_enough(pod):
     results = told(pod, NEEDED)
     assert not failing(results), results

@@ -3,8 +3,13 @@
 The guest's kernel and the process that runs in it are two processes of this machine that wait for each other at every
 system call and page fault. Where each has a processor of its own, one has to be woken for each of these turns, which on
 a virtual machine takes longer than the turn: on one processor the same guest gets through its work in half the time.
+
+A guest that is traced (one without seccomp mode, before Linux 7) sleeps at each of these turns, and the scheduler lets
+other processes go first each time: with a real-time priority it takes a third of the time on a quiet machine, a
+fifth on a busy one.
 """
 
+import contextlib
 import fcntl
 import os
 import sys
@@ -50,8 +55,15 @@ def pin() -> None:
     os.sched_setaffinity(0, {least_pinned()})
 
 
+def hurry() -> None:
+    """Gives this process, which becomes a guest, the lowest real-time priority; none where the machine refuses it."""
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+
+
 def main() -> None:
     pin()
+    hurry()
     os.execv(sys.argv[1], sys.argv[1:])  # noqa: S606 - no shell is the point
 
 

@@ -39,6 +39,13 @@ def test_the_processor_with_the_fewest_guests(
     assert processor.least_pinned() == expected
 
 
+def scheduler() -> int:
+    """The real-time one, unless this machine refuses it."""
+    command = [sys.executable, "-c", "import os; os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))"]
+    allowed = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return os.SCHED_RR if allowed else os.SCHED_OTHER
+
+
 def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And counts once, however many processes it has."""
     monkeypatch.setattr(processor, "GUEST", "linux-of-this-test")
@@ -54,6 +61,7 @@ def test_a_guest_is_known_by_its_kernel(tmp_path: Path, monkeypatch: pytest.Monk
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # it is free again
         assert all(len(os.sched_getaffinity(process.pid)) == 1 for process in running)
+        assert {os.sched_getscheduler(process.pid) for process in running} == {scheduler()}
         (guest,) = processor.guests()
         assert guest <= set(MINE)
     finally:
