@@ -28,7 +28,16 @@ from galactic_lab.assets import Assets
 from galactic_lab.builds import build_linux, build_modules, guest_kernels, packages
 from galactic_lab.builds.build import Build
 from galactic_lab.builds.build_linux import Source
-from galactic_lab.controlplane import broker, credentials, dns, helm_release, rbac, readiness, servers
+from galactic_lab.controlplane import (
+    admission,
+    broker,
+    credentials,
+    dns,
+    helm_release,
+    rbac,
+    readiness,
+    servers,
+)
 from galactic_lab.controlplane.controllers import router_name
 from galactic_lab.disturbances import Disturbances
 from galactic_lab.kernel.kernel import Kernel
@@ -164,11 +173,12 @@ class Lab(Disturbances):
         else:
             if not self.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "name"):
                 self.kubectl("create", "namespace", NAMESPACE)
-            roles = rbac.manifest(found.helm, checkout() / "charts/galactic", found.version)
+            rendered = (found.helm, checkout() / "charts/galactic", found.version)
+            given = rbac.manifest(*rendered) + "---\n" + admission.manifest(state, *rendered)
             kinds = servers.kinds()
             files = [word for path in servers.definitions(checkout()) for word in ("-f", str(path))]
             self.kubectl(
-                "apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=roles + kinds
+                "apply", "--server-side", "--force-conflicts", *files, "-f", "-", stdin=given + kinds
             )
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=240s")
 

@@ -102,7 +102,7 @@ def empty(lab: Lab) -> None:
     """What the lab itself put there is gone."""
     lab.supervisor.stop("operator", "router", "webhook", "mosquitto")
     webhooks = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
-    lab.kubectl("delete", webhooks, "galactic-webhook", "--ignore-not-found")
+    lab.kubectl("delete", webhooks, "galactic-admission", "galactic-webhook", "--ignore-not-found")
     for kind in ("clusterrolebindings", "clusterroles", "crds"):
         if names := [name for name in lab.kubectl("get", kind, "-o", "name").split() if "galactic" in name]:
             lab.kubectl("delete", *names, GONE)

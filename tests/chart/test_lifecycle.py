@@ -35,6 +35,7 @@ from galactic_lab.places import HELD_UP
 from galactic_lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
 
 GROUP = "galactic.datumapis.com"
+HOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 NODE = "node-1"
 FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}
 """Keeps all pods but the DaemonSet's off the Node, which has no kubelet that could end them."""
@@ -159,6 +160,33 @@ def previous(release: Release) -> Path:
     return chart
 
 
+def made_by_a_webhook(kind: str) -> dict[str, Any]:
+    """A configuration as the webhooks of the version before made it: no object of Helm's."""
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": "galactic-webhook", "labels": {"app.kubernetes.io/part-of": "galactic"}},
+        "webhooks": [
+            {
+                "name": f"pods.{GROUP}",
+                "clientConfig": {"url": f"https://[{CONTROL}]:{WEBHOOK_PORT}/validate"},
+                "rules": [
+                    {
+                        "apiGroups": [""],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["pods"],
+                    }
+                ],
+                "matchConditions": [{"name": "never", "expression": "false"}],
+                "failurePolicy": "Fail",
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
+        ],
+    }
+
+
 def has_grants(lab: Lab) -> bool:
     schema = lab.get("crd", f"vpcs.{GROUP}")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     return "allowedNamespaces" in schema["properties"]["spec"]["properties"]
@@ -185,6 +213,7 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
     theirs = [merged(each, nested("metadata.namespace", "default")) for each in theirs]
     eventually("the kinds are served", lambda: taken(release, *theirs))
     before = kept(lab)
+    release.apply(*(made_by_a_webhook(kind) for kind in HOOKS))
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
     assert has_grants(lab), "an upgrade reaches the kinds"
     assert has_token(lab)
@@ -244,7 +273,12 @@ def test_a_second_installation_is_refused(release: Release) -> None:
 
 def test_its_programs_do_their_work(release: Release) -> None:
     lab = release.lab
-    release.start("operator")
+    for component in ("webhook", "operator"):
+        release.start(component)
+    eventually(
+        "the configurations of the version before go",
+        lambda: not lab.kubectl("get", ",".join(HOOKS), "galactic-webhook", "--ignore-not-found"),
+    )
     taints = {"metadata": {"name": NODE}, "spec": {"taints": [FOREIGN, AWAITED]}}
     release.apply({"apiVersion": "v1", "kind": "Node"} | taints)
     lab.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "-p", ROOMY)
@@ -258,14 +292,7 @@ def test_its_programs_do_their_work(release: Release) -> None:
         return str(lab.get("nodesegment", NODE)["spec"]["prefix"])
 
     eventually("the prefix follows the annotation", lambda: prefix() == "2001:db8:ff01:200::/56")
-    overlapping = segment("node-9", "2001:db8:ff01:200::/57")  # while no webhook refuses it
-    release.apply(overlapping)
-    told = lambda: lab.get("nodesegment", "node-9").get("status", {}).get("conditions")  # noqa: E731
-    eventually("a condition tells of the overlap", told)
-    lab.kubectl("delete", "nodesegment", "node-9")
-
-    for component in ("webhook", "router"):
-        release.start(component)
+    release.start("router")
     release.start("node", init=False)
 
     eventually("webhooks answer", lambda: "denied the request" in refusal(lab, vpc("probe", "10.0.0.1/8")))
@@ -341,23 +368,44 @@ def test_the_router_believes_and_disbelieves(release: Release) -> None:
     lab.kubectl("delete", "pod", "carrier", "-n", "tenant", "--force", "--grace-period=0")
 
 
+def authorities(lab: Lab, kind: str) -> set[str]:
+    """The CAs in a configuration's webhooks."""
+    webhooks = lab.get(kind, "galactic-admission")["webhooks"]
+    return {webhook["clientConfig"].get("caBundle", "") for webhook in webhooks}
+
+
 def test_configurations_that_were_spoilt_are_put_right(release: Release) -> None:
+    """Their CAs by the webhooks, all else by Helm: the webhooks may not make one that was deleted, and report it."""
     lab = release.lab
-    configurations = ("validatingwebhookconfiguration", "galactic-webhook")
-    lab.kubectl("delete", *configurations)
-    eventually("the configuration is back", lambda: lab.kubectl("get", *configurations, "--ignore-not-found"))
-    lab.kubectl("label", *configurations, "app.kubernetes.io/part-of=other", "--overwrite")
-    labels = lambda: lab.get(*configurations)["metadata"]["labels"]["app.kubernetes.io/part-of"]  # noqa: E731
-    eventually("and put right", lambda: labels() == "galactic")
-    lab.kubectl(
-        "label",
-        "mutatingwebhookconfiguration",
-        "galactic-webhook",
-        "app.kubernetes.io/part-of=other",
-        "--overwrite",
+    for kind in HOOKS:
+        before = authorities(lab, kind)
+        assert len(before) == 1
+        spoilt = json.dumps([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}])
+        lab.kubectl("patch", kind, "galactic-admission", "--type=json", "-p", spoilt)
+        eventually("the CAs are back", lambda b=before, k=kind: authorities(lab, k) == b)
+    spoilt = json.dumps([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}])
+    lab.kubectl("patch", HOOKS[0], "galactic-admission", "--type=json", "-p", spoilt)
+    lab.kubectl("delete", HOOKS[1], "galactic-admission")
+    overlapping = segment("node-9", "2001:db8:ff01:200::/57")
+    release.apply(overlapping)  # nothing refuses it any more
+    told = lambda: lab.get("nodesegment", "node-9").get("status", {}).get("conditions")  # noqa: E731
+    eventually("a condition tells of the overlap", told)
+    lab.kubectl("delete", "nodesegment", "node-9")
+    missing = f"{HOOKS[1]} galactic-admission does not exist; `helm upgrade` makes it"
+    eventually("the webhooks report it", lambda: missing in not_ready(lab, PORTS["webhook"]))
+    release.run("upgrade", "galactic", str(CHART), values=VALUES)
+    policies = lambda: {it["failurePolicy"] for it in lab.get(HOOKS[0], "galactic-admission")["webhooks"]}  # noqa: E731
+    assert policies() == {"Fail"}
+    eventually("it is overlapped no more", lambda: "overlaps" in refusal(lab, overlapping))
+    eventually("the webhooks are ready", lambda: not not_ready(lab, PORTS["webhook"]))
+
+
+def not_ready(lab: Lab, port: int) -> str:
+    """Why a program is not ready; empty where it is."""
+    done = lab.run(
+        "control", ["curl", "-s", "-w", "%{http_code}", f"http://[::1]:{port}/readyz"], check=False
     )
-    mutating = lambda: lab.get("mutatingwebhookconfiguration", "galactic-webhook")["metadata"]["labels"]  # noqa: E731
-    eventually("both", lambda: mutating()["app.kubernetes.io/part-of"] == "galactic")
+    return "" if done.stdout.endswith("200") else done.stdout
 
 
 def test_a_secret_that_was_spoilt_is_made_anew(release: Release) -> None:
@@ -501,6 +549,7 @@ def test_rollback(release: Release) -> None:
     lab = release.lab
     before, credentials = kept(lab), broker_secrets(lab)
     release.run("rollback", "galactic", "1")
+    assert not lab.kubectl("get", ",".join(HOOKS), "galactic-admission", "--ignore-not-found")
     assert not has_grants(lab)
     assert not has_token(lab)
     assert kept(lab) == before
@@ -569,6 +618,7 @@ def test_it_can_be_installed_again_over_what_was_kept_and_removed_without_hooks(
     lab = release.lab
     release.run("install", "galactic", str(CHART), values=merged(VALUES, nested("crds.keep", False)))
     release.run("uninstall", "galactic", "--no-hooks")
+    assert "galactic" not in lab.kubectl("get", ",".join(HOOKS), "-o", "name"), "nothing refuses pods"
     eventually("the kinds go as well", lambda: GROUP not in lab.kubectl("get", "crds", "-o", "name"))
 
 

@@ -18,13 +18,12 @@ from galactic.crds.model import Meta
 from galactic.names import NOT_READY_TAINT
 from galactic.operator.nad import configuration, definition, labels
 from galactic.validation.attachment import ParsedAttachment, Route
-from galactic.webhook.configuration import ClientConfig, configurations
 from galactic_lab.cluster import Lab
 
 PLACE = "policies"
 NODE = "policies-node"
 POLICY = "ValidatingAdmissionPolicy"
-OURS = ClientConfig(NAMESPACE, "galactic-webhook", bundle="")
+HOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 FOREIGN_TAINT = {"key": "theirs", "effect": "NoSchedule"}
 
 
@@ -83,8 +82,8 @@ def nad(name: str, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
-    """The chart's accounts, roles and policies, without its programs."""
-    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding")
+    """The chart's accounts, roles, policies and webhook configurations, without its programs."""
+    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding", *HOOKS)
     things = [it for it in helm.objects() if it["kind"] in kinds]
     assert sum(it["kind"] == POLICY for it in things) == 3
     multus = files(galactic_lab).joinpath("controlplane/multus.yaml").read_text()
@@ -101,7 +100,7 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(foreign))
     try:
         webhook = Account(lab, "galactic-webhook")
-        eventually("the policies are in force", lambda: "denied" in webhook.create(hooks(name="another")[0]))
+        eventually("the policies are in force", lambda: "denied" in webhook.create(another(HOOKS[0])))
         operator = Account(lab, "galactic-operator")
         wrong = nad("web", spec={"config": "{}"})
         eventually("those of definitions as well", lambda: "denied" in operator.create(wrong))
@@ -114,30 +113,39 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
         lab.kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--timeout=240s")
 
 
-def hooks(*, name: str = "galactic-webhook", client: ClientConfig = OURS) -> list[dict[str, Any]]:
-    """The webhook configurations as the webhook registers them."""
-    return [manifest for _, manifest in configurations(name, client, (1, 37))]
+def another(kind: str) -> dict[str, Any]:
+    version = "admissionregistration.k8s.io/v1"
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": "another"}, "webhooks": []}
 
 
-def test_the_webhook_registers_itself_and_nothing_else(bounded: Lab) -> None:
+def test_the_webhook_enters_its_cas_and_changes_nothing_else(bounded: Lab) -> None:
     webhook = Account(bounded, "galactic-webhook")
-    for thing in hooks():
-        assert not webhook.create(thing)
-    for thing in hooks(name="another"):
-        assert "its own name only" in webhook.create(thing)
-    for client in (
-        ClientConfig("elsewhere", "galactic-webhook"),
-        ClientConfig(NAMESPACE, "x", url="https://evil.example"),
-    ):
-        for thing in hooks(client=client):
-            assert "to itself only" in webhook.create(thing)
-    for thing in hooks():
-        thing["webhooks"][0]["rules"][0] |= {
-            "apiGroups": [""],
-            "resources": ["secrets"],
-            "apiVersions": ["v1"],
-        }
-        assert "Pods and Galactic's kinds only" in webhook.create(thing)
+    for kind in HOOKS:
+        assert "of the chart only" in webhook.create(another(kind))
+        stored = json.loads(bounded.kubectl("get", kind, "galactic-admission", "-o", "json"))
+
+        def problem(kind: str = kind, stored: dict[str, Any] = stored, **changes: Any) -> str:
+            """Of a change of the first webhook; the others stay."""
+            webhooks = [stored["webhooks"][0] | changes, *stored["webhooks"][1:]]
+            return webhook.patch(kind, "galactic-admission", {"webhooks": webhooks})
+
+        client = stored["webhooks"][0]["clientConfig"]
+        assert not problem(clientConfig=client | {"caBundle": "Q0E="})
+        service = client["service"]
+        for changes in (
+            {"clientConfig": {"service": service | {"namespace": "elsewhere"}}},
+            {"clientConfig": {"url": "https://evil.example/mutate"}},
+            {"rules": [stored["webhooks"][0]["rules"][0] | {"resources": ["secrets"]}]},
+            {"failurePolicy": "Ignore"},
+            {"matchConditions": []},
+            {"namespaceSelector": {}},
+            {"objectSelector": {"matchLabels": {"a": "b"}}},
+            {"timeoutSeconds": 1},
+        ):
+            assert "caBundle only" in problem(**changes), changes
+        assert "caBundle only" in webhook.patch(kind, "galactic-admission", {"webhooks": []})
+        labels = {"metadata": {"annotations": {"helm.sh/resource-policy": "keep"}}}
+        assert "labels or annotations" in webhook.patch(kind, "galactic-admission", labels)
 
 
 def test_the_operator_writes_the_definitions_of_attachments_only(bounded: Lab) -> None:

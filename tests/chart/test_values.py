@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
     ),
     "webhook.port": (nested("webhook.port", 4242), "containerPort: 4242, "),
     "webhook.patience": (nested("webhook.patience", 1.25), 'value: "1.25"'),
-    "webhook.podFailurePolicy": (nested("webhook.podFailurePolicy", "Ignore"), "value: Ignore"),
+    "webhook.podFailurePolicy": (nested("webhook.podFailurePolicy", "Ignore"), "failurePolicy: Ignore"),
     "webhook.podRanges": (
         nested("webhook.podRanges", ["10.42.0.0/16", "fd42::/64"]),
         "value: 10.42.0.0/16,fd42::/64",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import admission, helm_release
 from galactic_lab.state import METRICS_PORT
 
 API = "galactic.datumapis.com/v1alpha"
@@ -58,6 +59,19 @@ def eventually(what: str | Callable[[], str], true: Callable[[], object], second
             asked = what if isinstance(what, str) else what()
             pytest.fail(f"not within {now:.0f} s: {asked} (last answer: {answer!r})")
         time.sleep(max(min(max(PAUSES[0], now / 4), PAUSES[1]), min(took, DEAR)))
+
+
+CONFIGURATIONS = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+
+
+def configurations(lab: Lab) -> str:
+    """The chart's webhook configurations for this lab. YAML."""
+    return admission.manifest(lab.state, lab.assets.helm, helm_release.chart(), lab.assets.version)
+
+
+def configure(lab: Lab) -> None:
+    """Applies them, as `helm upgrade` would; running webhooks enter their CAs within half a minute."""
+    lab.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=configurations(lab))
 
 
 def steady(lab: Lab, node: str, read: Callable[[], Any]) -> Any:

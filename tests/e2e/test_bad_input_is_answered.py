@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from story import API, eventually, fresh
+from story import API, CONFIGURATIONS, configure, eventually, fresh
 
 from galactic.webhook.pod import CONVERGES
 from galactic_lab.cluster import Lab
+from galactic_lab.controlplane import readiness
 from galactic_lab.places import HELD_UP
 from galactic_lab.state import SERVICES, WEBHOOK_PORT
 
@@ -400,6 +401,19 @@ def test_what_still_works_is_warned_of(space: Namespaces) -> None:
     assert "10.200.0.1 lies outside the VPC's networks" in said
 
 
+def test_an_annotation_without_effect_is_warned_of(space: Namespaces) -> None:
+    slip = ATTACHMENT.replace("attachment", "attachement")
+    said = space.accepts(pod("slip", {slip: "web"}))
+    assert f"Warning: metadata.annotations[{slip}]: has no effect here; did you mean {ATTACHMENT}?" in said
+    said = space.accepts(pod("slip-beside", {slip: "web", ATTACHMENT: "web"}))
+    assert said.count("has no effect here") == 1, "it is asked about once"
+    named = vpc("named", "10.99.0.0/24")
+    named["metadata"]["annotations"] = {"galactic.datumapis.com/identifier": "4d2", "example.com/x": "y"}
+    said = space.accepts(named)
+    assert said.count("has no effect here") == 1
+    assert "galactic.datumapis.com/identifier]: has no effect here; remove it" in said
+
+
 def test_annotations_of_a_pod_that_exists_stay(space: Namespaces) -> None:
     space.accepts(pod("fixed", {ATTACHMENT: "web"}))
     made = space.lab.get("pod", "-n", "bad-input", "fixed")
@@ -436,19 +450,14 @@ def test_a_pod_that_asks_for_nothing_is_left_alone(space: Namespaces) -> None:
 @contextmanager
 def unregistered(lab: Lab) -> Iterator[None]:
     """The API server calls no webhook, as after they were removed or in a cluster without them."""
-    kinds = ("mutatingwebhookconfiguration", "validatingwebhookconfiguration")
     lab.supervisor.stop("webhook")
     try:
-        for kind in kinds:
-            lab.kubectl("delete", kind, "galactic-webhook")
+        lab.kubectl("delete", CONFIGURATIONS, "galactic-admission")
         yield
     finally:
+        configure(lab)
         lab.supervisor.start("webhook")
-        for kind in kinds:
-            eventually(
-                f"the webhook registers its {kind}",
-                lambda kind=kind: lab.kubectl("get", kind, "galactic-webhook", "-o", "name", check=False),
-            )
+        eventually("the webhooks are called", lambda: readiness.webhooks(lab))
 
 
 @pytest.fixture(scope="class")

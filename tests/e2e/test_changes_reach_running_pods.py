@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 
+import pytest
 from story import Tenant, eventually
 
+from galactic.errors import Rejected
 from galactic_lab.cluster import Lab
 from galactic_lab.state import SERVICES
 
@@ -18,6 +20,11 @@ def test_networks_routes_and_terminations(tenants: Callable[..., Tenant], lab: L
     blue.pod("two", "node-2")
     blue.reaches("one", "10.1.1.2")
     before = eventually("it is recorded where it is", lambda: blue.endpoint("one"))
+
+    # the one thing that cannot change under a pod
+    name = spec(interface={"name": "net1"})
+    with pytest.raises(Rejected, match=r"'net1' cannot replace 'galactic0' while pods carry .*\(one\)"):
+        lab.kubectl("patch", "vpca", "-n", blue.namespace, "one", "--type=merge", "-p", name)
 
     # a network more: both pods route it into the VPC, and a pod with an address in it is reached
     networks = [*blue.networks, "10.9.0.0/24"]

@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import yaml
 from apiserver import Server
 from cryptography import x509
-from story import API, eventually
+from story import API, CONFIGURATIONS, configurations, eventually
 
 from galactic.errors import Rejected
 from galactic.kube.certificates import Lifetime, renewed
-from galactic.webhook.configuration import ClientConfig
+from galactic.names import ATTACHMENT_ANNOTATION, VPC_ANNOTATION
+from galactic.webhook.configuration import Address
 from galactic_lab.cleanup import MARK
 from galactic_lab.cluster import Lab
 from galactic_lab.controlplane.controllers import settings
@@ -32,6 +34,8 @@ STEPS = [(2, False), (2, True), (1, True)]
 """Of a change: CAs that are trusted, and whether the newest one's certificate is served."""
 NAME = "galactic-hasty"
 PORT = 9553
+FINALIZER = "batch.kubernetes.io/job-tracking"
+"""The Job controller takes it off a pod that has ended, and counts the pod."""
 URL = f"https://[{CONTROL}]:{PORT}"
 
 
@@ -50,6 +54,7 @@ def hasty(state: State) -> dict[str, str]:
     return settings(state, "galactic-webhook") | {
         "KUBECONFIG": str(state.identity(ADMIN)),
         "GALACTIC_WEBHOOK_NAME": NAME,
+        "GALACTIC_CONFIGURATION_NAME": NAME,
         "GALACTIC_PORT": str(PORT),
         "GALACTIC_WEBHOOK_URL": URL,
         "GALACTIC_METRICS_PORT": "0",
@@ -60,8 +65,8 @@ def hasty(state: State) -> dict[str, str]:
 
 def aged() -> dict[str, Any]:
     """The Secret of such a server as somebody left it whose CA is due for a successor by now."""
-    client_config = ClientConfig("galactic-system", NAME, URL)
-    bundle = renewed(None, client_config.names, LIFETIME, datetime.now(UTC) - LIFETIME.renewal)
+    address = Address("galactic-system", NAME, URL)
+    bundle = renewed(None, address.names, LIFETIME, datetime.now(UTC) - LIFETIME.renewal)
     data = {key: base64.b64encode(value).decode() for key, value in bundle.data().items()}
     meta = {"name": NAME, "namespace": "galactic-system"}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "data": data}
@@ -89,6 +94,12 @@ def test_no_request_fails_while_certificates_change(
     lab = control_plane
     (namespace,) = spaces("rotating")
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(aged()))
+    hooks = [one for one in yaml.safe_load_all(configurations(lab)) if one]
+    for one in hooks:
+        one["metadata"]["name"] = NAME
+        for webhook in one["webhooks"]:
+            path = webhook["clientConfig"]["url"].rpartition("/")[2]
+            webhook["clientConfig"]["url"] = f"{URL}/{path}"
     variables = [f"{key}={value}" for key, value in hasty(lab.state).items()]
     server = lab.popen(
         "control",
@@ -97,11 +108,11 @@ def test_no_request_fails_while_certificates_change(
         stderr=subprocess.DEVNULL,
     )
     try:
-        eventually(
-            "the second server is asked",
-            lambda: lab.kubectl("get", "validatingwebhookconfiguration", NAME, "-o", "name", check=False),
+        lab.kubectl(
+            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": hooks})
         )
         api, thing = Server(lab.kubeconfig, patience=0), json.loads(vpc("x", namespace))
+        eventually("the second server is trusted", lambda: not api.dry_run(thing))
         steps: list[tuple[int, bool]] = []
         until = time.monotonic() + SECONDS
         while steps[-3:] != STEPS and time.monotonic() < until:
@@ -111,13 +122,9 @@ def test_no_request_fails_while_certificates_change(
             time.sleep(PAUSE_SECONDS)
         assert steps[-3:] == STEPS, f"the certificates did not change: {steps}"
     finally:
-        for kind in ("validatingwebhookconfiguration", "mutatingwebhookconfiguration"):
-            lab.kubectl("delete", kind, NAME, "--ignore-not-found")
+        lab.kubectl("delete", CONFIGURATIONS, NAME, "--ignore-not-found")
         server.terminate()
         server.wait(120)
-        # It may have been about to write them once more.
-        for kind in ("validatingwebhookconfiguration", "mutatingwebhookconfiguration"):
-            lab.kubectl("delete", kind, NAME, "--ignore-not-found")
         lab.kubectl("delete", "secret", NAME, "-n", "galactic-system", "--ignore-not-found")
 
 
@@ -126,6 +133,9 @@ def test_while_they_are_away(control_plane: Lab, spaces: Callable[..., tuple[str
     namespace, aside = spaces("away", "away-aside")
     lab.kubectl("label", "namespace", aside, "galactic.datumapis.com/admission=ignore")
     lab.kubectl("create", "-f", "-", stdin=vpc("blue", namespace))
+    lab.kubectl("create", "-f", "-", stdin=vpc("jobs", namespace))
+    lab.kubectl("create", "-f", "-", stdin=json.dumps(job("done", namespace)))
+    worker = str(eventually("the Job has its pod", lambda: made(lab, namespace)))
     lab.supervisor.stop("webhook")
     try:
         with pytest.raises(Rejected, match="failed calling webhook"):
@@ -135,9 +145,49 @@ def test_while_they_are_away(control_plane: Lab, spaces: Callable[..., tuple[str
         container = {"name": "main", "image": "nicolaka/netshoot:v0.13"}
         pod = {"metadata": {"name": "plain", "namespace": aside}, "spec": {"containers": [container]}}
         lab.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "Pod", **pod}))
+        # A pod may be changed, but for the annotations that have taken effect; a Job gets its finalizer off it.
+        lab.kubectl("label", "pod", worker, "-n", namespace, "a=b")
+        lab.kubectl("annotate", "pod", worker, "-n", namespace, "a=b")
+        for name in (ATTACHMENT_ANNOTATION, VPC_ANNOTATION):
+            with pytest.raises(Rejected, match="failed calling webhook"):
+                lab.kubectl("annotate", "--overwrite", "pod", worker, "-n", namespace, f"{name}=other")
+        assert FINALIZER in finalizers(lab, namespace, worker)
+        succeeded = json.dumps({"status": {"phase": "Succeeded"}})
+        status = ("-n", namespace, "--subresource=status", "--type=merge", "-p", succeeded)
+        lab.kubectl("patch", "pod", worker, *status)
+        complete = ("--for=condition=Complete", "job/done", "--timeout=120s")
+        lab.kubectl("wait", *complete, "-n", namespace)
+        assert FINALIZER not in finalizers(lab, namespace, worker)
+        lab.kubectl("delete", "job", "done", "-n", namespace, "--timeout=120s")
+        eventually("the pod goes with its Job", lambda: not made(lab, namespace))
     finally:
         lab.supervisor.start("webhook")
     eventually("they answer again", lambda: _created(lab, vpc("green", namespace)))
+
+
+def job(name: str, namespace: str) -> dict[str, Any]:
+    """A Job whose pod gets an attachment of its own in the VPC ``jobs``."""
+    template = {
+        "metadata": {"annotations": {VPC_ANNOTATION: "jobs"}},
+        "spec": {
+            "restartPolicy": "Never",
+            "nodeSelector": {"none": "such"},
+            "containers": [{"name": "main", "image": "nicolaka/netshoot:v0.13"}],
+        },
+    }
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": {"template": template}}
+
+
+def made(lab: Lab, namespace: str) -> str:
+    """The name of the Job's pod, if there is one."""
+    return lab.kubectl(
+        "get", "pods", "-n", namespace, "-l", "job-name=done", "-o", "jsonpath={.items[*].metadata.name}"
+    )
+
+
+def finalizers(lab: Lab, namespace: str, pod: str) -> list[str]:
+    return list(lab.get("pod", pod, "-n", namespace)["metadata"].get("finalizers", ()))
 
 
 def _created(lab: Lab, manifest: str) -> bool:

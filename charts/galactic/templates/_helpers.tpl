@@ -112,6 +112,30 @@ tolerations:
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}}}
 {{- end -}}
 
+{{/* A setting of the webhooks, as extraEnv or extraArgs have it. Context: a dict with root and name; "" if it is not there. */}}
+{{- define "galactic.webhookSetting" -}}
+{{- $value := "" -}}
+{{- range .root.Values.webhook.extraEnv -}}
+{{- if eq .name (printf "GALACTIC_%s" $.name) }}{{ $value = .value | default "" }}{{ end -}}
+{{- end -}}
+{{- $flag := printf "--%s=" ($.name | lower | replace "_" "-") -}}
+{{- range .root.Values.webhook.extraArgs -}}
+{{- if hasPrefix $flag . }}{{ $value = trimPrefix $flag . }}{{ end -}}
+{{- end -}}
+{{- $value -}}
+{{- end -}}
+
+{{/* The URL at which the API server reaches the webhooks; empty: through the Service. */}}
+{{- define "galactic.webhookUrl" -}}
+{{- $old := include "galactic.webhookSetting" (dict "root" . "name" "URL") -}}
+{{- include "galactic.webhookSetting" (dict "root" . "name" "WEBHOOK_URL") | default $old | trimSuffix "/" -}}
+{{- end -}}
+
+{{- define "galactic.nodeIdentities" -}}
+{{- $default := printf "system:node:{node},system:serviceaccount:%s:galactic-node" .Release.Namespace -}}
+{{- include "galactic.webhookSetting" (dict "root" . "name" "NODE_IDENTITIES") | default $default -}}
+{{- end -}}
+
 {{- define "galactic.ownBroker" -}}
 {{- if and (not .Values.mqtt.url) .Values.broker.enabled }}true{{ end -}}
 {{- end -}}

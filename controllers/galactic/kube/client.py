@@ -6,7 +6,6 @@ every failure is one of our errors: 4xx that the caller must change → Rejected
 
 import asyncio
 import os
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Self
@@ -179,15 +178,6 @@ class Kube:
             response = await self._send("GET", path, query or {})
             async with _closing(response):
                 return await response.text()
-
-    async def version(self) -> tuple[int, int]:
-        """The API server's version, (1, 31) for example; (0, 0) where it does not give one."""
-        try:
-            answer = msgspec.json.decode(await self.text("/version"), type=dict[str, str])
-        except msgspec.MsgspecError:
-            return 0, 0
-        major, minor = (re.match(r"\d+", answer.get(part, "")) for part in ("major", "minor"))
-        return int(major[0]) if major else 0, int(minor[0]) if minor else 0
 
     async def watch(
         self,

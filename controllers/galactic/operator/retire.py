@@ -3,12 +3,11 @@
 The chart runs it as a Job before `helm uninstall`; it may as well be run by hand, and any number of times.
 
 1. Operator, webhooks and routers are stopped.
-2. The webhook configurations are deleted: without a webhook the API server would refuse pods. They are deleted at once,
-   as programs may take long to end, and again when these have ended, because a webhook puts its configuration back.
+2. The webhook configurations are deleted, those of earlier versions as well: without a webhook the API server would
+   refuse pods. They are deleted at once, as programs may take long to end.
 3. Our finalizer is removed from every VPCAttachment and VPC: without an operator their namespaces could not be deleted.
    The objects themselves stay.
-4. Secrets and Leases that the programs made are deleted, and the labels that older API servers needed on two
-namespaces.
+4. Secrets and Leases that the programs made are deleted.
 """
 
 import asyncio
@@ -23,12 +22,10 @@ from galactic.backoff import Backoff
 from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.client import connect
-from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
 from galactic.kube.resources import (
     CONFIG_MAPS,
     LEASES,
     MUTATING_WEBHOOKS,
-    NAMESPACES,
     PODS,
     SECRETS,
     VALIDATING_WEBHOOKS,
@@ -46,6 +43,8 @@ PROGRAM: Final = "galactic-retire"
 DEPLOYMENTS: Final = Resource("apps", "v1", "deployments", "Deployment")
 STATEFUL_SETS: Final = Resource("apps", "v1", "statefulsets", "StatefulSet")
 WEBHOOK: Final = "galactic-webhook"
+CONFIGURATIONS: Final = ("galactic-admission", WEBHOOK)
+"""The second is of earlier versions."""
 MADE: Final = (
     (SECRETS, WEBHOOK),
     (CONFIG_MAPS, RECORDS),
@@ -69,7 +68,7 @@ class RetireSettings(Settings):
     patience: float = Field(default=300.0, gt=0, description="seconds to wait for the programs to end")
 
 
-async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -> Mapping[str, int]:
+async def retire(api: Api, settings: RetireSettings) -> Mapping[str, int]:
     """The number of finalizers removed, by kind. Raises Unreachable where a program does not end in time."""
     namespace = settings.namespace
     routers = DEPLOYMENTS if settings.router_kind == "Deployment" else STATEFUL_SETS
@@ -82,25 +81,14 @@ async def retire(api: Api, settings: RetireSettings, version: tuple[int, int]) -
             await api.patch(resource, name, {"spec": {"replicas": 0}}, namespace, subresource="scale")
         except NotFound:
             log.info("workload does not exist", kind=resource.kind, name=name)
-    await _unhook(api)
+    for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS):
+        for name in CONFIGURATIONS:
+            await api.delete(resource, name)
     await _ended(api, settings)
-    await _unhook(api)
     released = {resource.kind: await _release(api, resource) for resource in (VPC_ATTACHMENTS, VPCS)}
     for resource, name in MADE:
         await api.delete(resource, name, namespace)
-    for labelled in to_be_labelled(namespace, version):
-        namespace_object = await api.find(NAMESPACES, labelled)
-        if (
-            namespace_object
-            and (namespace_object["metadata"].get("labels") or {}).get(ADMISSION_LABEL) == IGNORED
-        ):
-            await api.patch(NAMESPACES, labelled, {"metadata": {"labels": {ADMISSION_LABEL: None}}})
     return released
-
-
-async def _unhook(api: Api) -> None:
-    for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS):
-        await api.delete(resource, WEBHOOK)
 
 
 async def _ended(api: Api, settings: RetireSettings) -> None:
@@ -144,7 +132,7 @@ async def _release(api: Api, resource: Resource) -> int:
 
 async def _run(settings: RetireSettings) -> None:
     async with await connect() as kube:
-        released = await retire(kube, settings, await kube.version())
+        released = await retire(kube, settings)
     for kind, count in released.items():
         print(f"{kind}: finalizer removed from {count} objects")  # noqa: T201
 

@@ -2,7 +2,7 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -54,17 +54,21 @@ class WebhookSettings(Settings):
     port: int = Field(default=9443, ge=1, le=65535, description="HTTPS port of the webhook")
     webhook_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = Field(
         default="galactic-webhook",
-        description="name of the webhook configurations, the Service and the Secret",
+        description="name of the Service and the Secret",
+    )
+    configuration_name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] = (
+        Field(
+            default="galactic-admission",
+            description="name of the two webhook configurations, in which the webhook enters its CAs",
+        )
     )
     namespace: str = Field(default="galactic-system", description="namespace of the Service and the Secret")
     webhook_url: Annotated[str, Field(pattern=r"^(https://[^/?#]+)?$")] = Field(
         default="", description="URL at which the API server reaches the webhook; empty: through the Service"
     )
     configure: bool = Field(
-        default=True, description="write the webhook configurations; false: they are managed elsewhere"
-    )
-    pod_failure_policy: Literal["Fail", "Ignore"] = Field(
-        default="Fail", description="failure policy for pods while the webhook is unavailable: Fail or Ignore"
+        default=True,
+        description="enter the CAs in the webhook configurations; false: they are managed elsewhere",
     )
     certificate_hours: float = Field(
         default=2160.0, gt=0, description="validity of self-made certificates, in hours"
@@ -92,10 +96,6 @@ class WebhookSettings(Settings):
         default=512,
         ge=2,
         description="requests that are answered at a time; a client's address gets half of it",
-    )
-    inject_ca_from: str = Field(
-        default="",
-        description="cert-manager Certificate, as namespace/name, whose CA the cert-manager injector enters",
     )
 
     @model_validator(mode="after")

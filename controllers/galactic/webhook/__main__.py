@@ -4,19 +4,16 @@ import asyncio
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_network
-from typing import Final
 
-from galactic.backoff import Backoff
-from galactic.errors import GalacticError, Unreachable
 from galactic.kube.certificates import Lifetime
-from galactic.kube.client import Kube, connect
+from galactic.kube.client import connect
 from galactic.kube.informer import Informer
 from galactic.kube.reflector import Selection
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.settings import WebhookSettings, load
 from galactic.webhook.cluster import WATCHED, Cluster, kept
-from galactic.webhook.configuration import ClientConfig
+from galactic.webhook.configuration import Address
 from galactic.webhook.dispatch import Dispatcher, Rules
 from galactic.webhook.joins import Joins
 from galactic.webhook.metrics import Metrics
@@ -24,9 +21,6 @@ from galactic.webhook.nodesegment import identities
 from galactic.webhook.registration import Files, Registration, RegistrationConfig
 from galactic.webhook.server import Access, Certificate, Server
 from galactic.webhook.vpc import Range
-
-BACKOFF_SECONDS: Final = (0.5, 5.0)
-"""Between two requests for the API server's version."""
 
 
 async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> None:
@@ -41,8 +35,12 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
         for informer in informers:
             tasks.create_task(informer.run())
         certificate = Certificate(metrics)
-        config = registration_config(settings, await version(kube, health))
-        registration = Registration(kube, config, certificate, partial(health.set, "certificate", ready=True))
+        registration = Registration(
+            kube,
+            registration_config(settings),
+            certificate,
+            lambda problem, registered: health.set("certificate", problem, ready=registered),
+        )
         joins = Joins(kube, settings.namespace, cluster.identifiers)
         dispatcher = Dispatcher(cluster, rules(settings), joins)
         server = Server(
@@ -63,38 +61,16 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
             await asyncio.Event().wait()
 
 
-async def version(kube: Kube, health: Health) -> tuple[int, int]:
-    """The API server's version, as soon as it answers; (0, 0) where it does not give one."""
-    backoff = Backoff(*BACKOFF_SECONDS)
-    while True:
-        try:
-            answer = await kube.version()
-        except Unreachable as error:
-            health.set("kube-apiserver", str(error))
-            await asyncio.sleep(backoff.pause())
-        except GalacticError:
-            return 0, 0
-        else:
-            health.set("kube-apiserver", None)
-            return answer
-
-
-def registration_config(settings: WebhookSettings, server: tuple[int, int]) -> RegistrationConfig:
-    """``server``: the API server's version."""
+def registration_config(settings: WebhookSettings) -> RegistrationConfig:
     files = None
     if settings.cert_file and settings.key_file:
         files = Files(settings.cert_file, settings.key_file, settings.ca_file)
     return RegistrationConfig(
         name=settings.webhook_name,
-        client_config=ClientConfig(
-            settings.namespace, settings.webhook_name, settings.webhook_url, inject=settings.inject_ca_from
-        ),
-        configure=settings.configure,
+        address=Address(settings.namespace, settings.webhook_name, settings.webhook_url),
+        configurations=settings.configuration_name if settings.configure else "",
         lifetime=Lifetime(timedelta(hours=settings.certificate_hours)),
-        version=server,
         files=files,
-        pod_policy=settings.pod_failure_policy,
-        nodes=identities(settings.node_identities),
         client_ca=settings.client_ca_file,
     )
 

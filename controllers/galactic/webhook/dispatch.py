@@ -3,7 +3,7 @@
 import secrets
 import string
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv6Network
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ from galactic.validation.grants import granted, may_terminate, refusal, terminat
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
 from galactic.webhook import nodesegment, pod, vpc, vpcattachment
+from galactic.webhook.annotations import unknown
 from galactic.webhook.cluster import Cluster
 from galactic.webhook.joins import Joins
 from galactic.webhook.nodesegment import Identities
@@ -73,7 +74,13 @@ class Dispatcher:
             NODE_SEGMENTS.plural: self._validate_segment,
         }
         handler = handlers.get(request.resource)
-        return ALLOWED if handler is None else await self._answered(request, handler)
+        if handler is None:
+            return ALLOWED
+        answer = await self._answered(request, handler)
+        written = request.resource != PODS.plural or request.operation == "CREATE"
+        if answer.refusal is not None or request.subresource or request.deleting or not written:
+            return answer
+        return replace(answer, warnings=(*answer.warnings, *unknown(request.resource, request.new)))
 
     async def _answered(self, request: Request, handler: Handler) -> Answer:
         if request.deleting or request.operation not in ("CREATE", "UPDATE"):

@@ -1,6 +1,5 @@
 """NodeSegments: refuses prefixes that do not lead to one node alone, and writes by another node."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,26 +34,6 @@ class Identities:
             elif pattern == user.name:
                 return next(iter(user.extra.get(NODE_NAME, ())), None)
         return None
-
-    @property
-    def foreign(self) -> str:
-        """CEL for ``matchConditions``: whether the user is a node, and not certainly the object's."""
-        return " || ".join(f"({_foreign(pattern)})" for pattern in self.patterns) or "false"
-
-
-def _foreign(pattern: str) -> str:
-    user, extra = "request.userInfo.username", "request.userInfo.extra"
-    prefix, placeholder, suffix = pattern.partition(PLACE)
-    if placeholder:
-        first, last = json.dumps(prefix), json.dumps(suffix)
-        is_node = f"{user}.startsWith({first}) && {user}.endsWith({last})"
-        return f"{is_node} && {user} != {first} + request.name + {last}"
-    key = json.dumps(NODE_NAME)
-    names_it = f"has({extra}) && {key} in {extra} && {extra}[{key}] == [request.name]"
-    return f"{user} == {json.dumps(pattern)} && !({names_it})"
-
-
-NO_IDENTITIES: Final = Identities(())
 
 
 def owned(name: str, node: str | None) -> None:

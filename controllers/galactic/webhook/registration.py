@@ -1,4 +1,4 @@
-"""Keeps the serving certificate and the webhook configurations as they should be, in a loop that repairs differences.
+"""Keeps the serving certificate, and its CAs in the webhook configurations, in a loop that repairs differences.
 
 Replicas share the certificates through a Secret: the first replica makes them, the others read them. The API server
 refuses a write onto an older state, and the replica that wrote it starts over.
@@ -7,7 +7,7 @@ refuses a write onto an older state, and the replica that wrote it starts over.
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -17,20 +17,16 @@ import structlog
 from galactic.errors import GalacticError, NotYet, Rejected
 from galactic.kube.api import Api, Conflict, NotFound
 from galactic.kube.certificates import Bundle, Lifetime, renewed
-from galactic.kube.namespaces import ADMISSION_LABEL, IGNORED, to_be_labelled
-from galactic.kube.resources import NAMESPACES, SECRETS
-from galactic.webhook.configuration import (
-    ClientConfig,
-    Policy,
-    configurations,
-    merged,
-)
-from galactic.webhook.nodesegment import NO_IDENTITIES, Identities
+from galactic.kube.resources import MUTATING_WEBHOOKS, SECRETS, VALIDATING_WEBHOOKS
+from galactic.webhook.configuration import Address, trusting, trusts
 from galactic.webhook.server import Certificate
 
 log = structlog.get_logger(__name__)
 LONGEST_PAUSE: Final = 30.0
 RETRY_SECONDS: Final = 1.0
+CONFIGURATIONS: Final = (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
+UNREGISTERED: Final = "Unregistered"
+"""The reason while the API server does not ask the webhook."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +40,16 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationConfig:
-    """``files`` None: certificates of our own. ``configure``: whether the webhook configurations are kept as well.
+    """``name``: of the Secret. ``files`` None: certificates of our own.
 
-    ``version``: the API server's. ``nodes``: users that are a node.
+    ``configurations``: name of the webhook configurations that get the CAs; empty: other programs manage them.
     """
 
     name: str
-    client_config: ClientConfig
-    configure: bool
+    address: Address
+    configurations: str
     lifetime: Lifetime
-    version: tuple[int, int]
     files: Files | None = None
-    pod_policy: Policy = "Fail"
-    nodes: Identities = NO_IDENTITIES
     client_ca: Path | None = None  # PEM, of the API server's client certificate
 
 
@@ -72,19 +65,23 @@ REAL_TIME: Final = Clock()
 
 
 class Registration:
-    """``run`` never returns. ``ready`` is set once a certificate is served and the webhook is registered."""
+    """``run`` never returns. ``ready`` is set once a certificate is served and the webhook is registered.
+
+    ``report`` gets the problem, or None, and whether the webhook is registered in spite of it.
+    """
 
     def __init__(
         self,
         api: Api,
         config: RegistrationConfig,
         certificate: Certificate,
-        report: Callable[[str | None], None],
+        report: Callable[[str | None, bool], None],
         clock: Clock = Clock(),
     ) -> None:
         self._api, self._config, self._certificate = api, config, certificate
         self._report, self._clock = report, clock
         self.ready = asyncio.Event()
+        self._earlier_deleted = False
 
     @property
     def pause(self) -> float:
@@ -107,18 +104,18 @@ class Registration:
     async def keep(self) -> None:
         """Repairs what differs, once. Raises Rejected, NotYet or Unreachable."""
         authorities = await self._certify()
-        if self._config.configure:
-            bundle = None if authorities is None else base64.b64encode(authorities).decode()
-            await self._configure(replace(self._config.client_config, bundle=bundle))
+        if self._config.configurations:
+            await self._register(authorities)
+            await self._delete_earlier()
 
     async def _succeeds(self, work: Callable[[], Awaitable[object]]) -> bool:
         try:
             await work()
         except GalacticError as error:
-            self._report(str(error))
+            self._report(str(error), getattr(error, "reason", "") != UNREGISTERED)
             log.warning("registration not kept, trying again", error=str(error))
             return False
-        self._report(None)
+        self._report(None, True)
         return True
 
     async def _certify(self) -> bytes | None:
@@ -135,7 +132,7 @@ class Registration:
 
     async def _bundle(self) -> Bundle:
         """The replicas' certificates, one step further if it is time for that."""
-        config, namespace = self._config, self._config.client_config.namespace
+        config, namespace = self._config, self._config.address.namespace
         secret = await self._api.find(SECRETS, config.name, namespace)
         stored: Bundle | None = None
         if secret is not None:
@@ -143,7 +140,7 @@ class Registration:
                 stored = Bundle.of(_decoded(secret.get("data") or {}))
             except Rejected as problem:
                 log.warning("Secret is malformed, replaced", secret=config.name, problem=str(problem))
-        bundle = renewed(stored, config.client_config.names, config.lifetime, self._clock.now())
+        bundle = renewed(stored, config.address.names, config.lifetime, self._clock.now())
         if bundle == stored:
             return bundle
         try:
@@ -166,34 +163,38 @@ class Registration:
             "kind": "Secret",
             "metadata": {
                 "name": self._config.name,
-                "namespace": self._config.client_config.namespace,
+                "namespace": self._config.address.namespace,
                 "labels": {"app.kubernetes.io/part-of": "galactic"},
             },
             "type": "kubernetes.io/tls",
             "data": _encoded(bundle),
         }
 
-    async def _configure(self, client_config: ClientConfig) -> None:
-        config = self._config
-        for namespace in to_be_labelled(client_config.namespace, config.version):
-            document = await self._api.find(NAMESPACES, namespace)
-            if (
-                document is not None
-                and (document["metadata"].get("labels") or {}).get(ADMISSION_LABEL) != IGNORED
-            ):
-                patch = {"metadata": {"labels": {ADMISSION_LABEL: IGNORED}}}
-                await self._api.patch(NAMESPACES, namespace, patch)
-        for resource, manifest in configurations(
-            config.name, client_config, config.version, config.pod_policy, config.nodes
-        ):
-            stored = await self._api.find(resource, config.name)
-            try:
-                if stored is None:
-                    await self._api.create(resource, manifest)
-                elif (repaired := merged(stored, manifest)) is not None:
-                    await self._api.replace(resource, repaired)
-            except Conflict:
-                raise NotYet(f"another replica wrote the {resource.kind} first") from None
+    async def _register(self, authorities: bytes | None) -> None:
+        """Enters the CAs. Raises NotYet while the API server does not ask the webhook, or does not trust it."""
+        name = self._config.configurations
+        problems = []
+        for resource in CONFIGURATIONS:
+            stored = await self._api.find(resource, name)
+            if stored is None:
+                problems.append(f"{resource.kind} {name} does not exist; `helm upgrade` makes it")
+            elif authorities is None and not trusts(stored):
+                problems.append(f"{resource.kind} {name} has no caBundle; another program enters it")
+            elif authorities is not None and (changed := trusting(stored, authorities)) is not None:
+                try:
+                    await self._api.replace(resource, changed)
+                except Conflict:
+                    raise NotYet(f"another replica wrote the {resource.kind} first") from None
+        if problems:
+            raise NotYet("; ".join(problems), reason=UNREGISTERED)
+
+    async def _delete_earlier(self) -> None:
+        """Deletes the configurations that the webhooks of earlier versions made, under the Service's name."""
+        if self._earlier_deleted or self._config.configurations == self._config.name:
+            return
+        for resource in CONFIGURATIONS:
+            await self._api.delete(resource, self._config.name)
+        self._earlier_deleted = True
 
 
 def _read(path: Path) -> bytes:

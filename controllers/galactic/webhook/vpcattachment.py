@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv6Network
 from typing import Final
 
-from galactic.crds.vpcattachment import AttachmentSpec, Interface, VpcAttachment
+from galactic.crds.vpcattachment import AttachmentSpec, Carrier, Interface, VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
 from galactic.validation.attachment import ParsedAttachment, outside, parse_attachment
@@ -41,6 +41,8 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Netwo
             field="spec.vpc",
         )
     before, after = old.spec, new.spec
+    if after.interface.name != before.interface.name and old.status.carriers:
+        raise _carried(before.interface.name, after.interface.name, old.status.carriers)
     addresses = after.interface.addresses != before.interface.addresses
     routes = after.routes != before.routes
     # Unchanged fields are not checked: they may have been stored before a rule existed.
@@ -62,6 +64,16 @@ def checked(new: VpcAttachment, old: VpcAttachment | None, srv6_block: IPv6Netwo
         parse_attachment(new.model_copy(update={"spec": unmoved}), srv6_block)
     changed = moved or addresses or routes
     return Checked(_complete(new, spec, srv6_block), vpc=moved, networks=changed)
+
+
+def _carried(before: str, after: str, carriers: Sequence[Carrier]) -> Rejected:
+    names = ", ".join(sorted(carrier.pod for carrier in carriers)[:3])
+    return Rejected(
+        f"{after!r} cannot replace {before!r} while pods carry the attachment ({names}): an interface keeps its name; "
+        "delete these pods first, or make another VPCAttachment",
+        reason="Immutable",
+        field="spec.interface.name",
+    )
 
 
 _VPC: Final = {"kind": "VPC", "api_version": "galactic.datumapis.com/v1alpha"}

@@ -85,9 +85,14 @@ def webhook(state: State) -> Program:
         "GALACTIC_METRICS_PORT": str(PORTS[WEBHOOK]),
         "GALACTIC_PORT": str(WEBHOOK_PORT),
         "GALACTIC_DRAIN_SECONDS": "0",  # no other replica answers meanwhile
-        "GALACTIC_WEBHOOK_URL": f"https://[{state.control}]:{WEBHOOK_PORT}",
+        "GALACTIC_WEBHOOK_URL": webhook_url(state),
         "GALACTIC_SERVICE_RANGES": str(SERVICES),
         "GALACTIC_CLIENT_CA_FILE": str(state.root / "pki" / "ca.crt"),
         "GALACTIC_CLIENT_NAMES": WEBHOOK_CLIENT,
     }
     return Program(WEBHOOK, [*interpreter(), "-m", "galactic.webhook"], variables, priority=600)
+
+
+def webhook_url(state: State) -> str:
+    """The URL at which the API server reaches the webhooks."""
+    return f"https://[{state.control}]:{WEBHOOK_PORT}"

@@ -25,16 +25,21 @@ def account(component: str) -> str:
 
 def manifest(helm: Path, chart: Path, version: tuple[int, int]) -> str:
     """The chart's roles and bindings for an API server of that version, and the binding of ``NODES``. YAML."""
-    only = ("--show-only=templates/rbac.yaml", f"--kube-version={version[0]}.{version[1]}.0")
+    return f"{rendered(helm, chart, version, 'rbac')}\n---\n{json.dumps(_binding())}\n"
+
+
+def rendered(helm: Path, chart: Path, version: tuple[int, int], template: str, *more: str) -> str:
+    """A template of the chart, for an API server of that version. YAML."""
+    only = (f"--show-only=templates/{template}.yaml", f"--kube-version={version[0]}.{version[1]}.0")
     done = subprocess.run(
-        [str(helm), "template", "galactic", str(chart), f"--namespace={NAMESPACE}", *only],
+        [str(helm), "template", "galactic", str(chart), f"--namespace={NAMESPACE}", *only, *more],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
         raise Unreachable("helm", done.stderr.strip())
-    return f"{done.stdout}\n---\n{json.dumps(_binding())}\n"
+    return done.stdout
 
 
 def _binding() -> dict[str, Any]:

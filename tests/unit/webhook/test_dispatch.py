@@ -451,3 +451,41 @@ async def test_the_owner_says_who_may_terminate(
     # A grant of a moment ago, which the cache has not seen.
     api.store(VPCS, vpc(allowedNamespaces={"from": "All"}, allowedTerminations={"from": "All"}))
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, terminating))).refusal is None
+
+
+SLIP = ATTACHMENT_ANNOTATION.replace("attachment", "attachement")
+OTHER = "galactic.datumapis.com/note"
+
+
+@pytest.mark.parametrize(
+    ("resource", "annotations", "warned"),
+    [
+        pytest.param(PODS, {SLIP: "web", "example.com/x": ""}, [(SLIP, ATTACHMENT_ANNOTATION)], id="slip"),
+        pytest.param(
+            PODS, {"galactic.datumapis.com/vpc": "blue"}, [("galactic.datumapis.com/vpc", VPC_ANNOTATION)],
+            id="another-domain-of-ours",
+        ),
+        pytest.param(PODS, {OTHER: "", SLIP: ""}, [(OTHER, ""), (SLIP, ATTACHMENT_ANNOTATION)], id="two"),
+        pytest.param(PODS, {"galactic.datumapis.com/configuration": "5a"}, [], id="of-our-own-pods"),
+        pytest.param(PODS, {"notgalactic.datumapis.com/x": "", "galactic": ""}, [], id="of-others"),
+        pytest.param(VPCS, {VPC_ANNOTATION: "blue"}, [(VPC_ANNOTATION, "")], id="on-another-kind"),
+    ],
+)  # fmt: skip
+async def test_annotations_of_ours_without_effect_are_warned_of(
+    dispatcher: Dispatcher, resource: Any, annotations: dict[str, str], warned: list[tuple[str, str]]
+) -> None:
+    manifest = pod() if resource == PODS else vpc()
+    manifest["metadata"]["annotations"] = annotations
+    answer = await dispatcher.validate(request(resource, manifest))
+    assert answer.refusal is None
+    assert answer.warnings == tuple(
+        f"metadata.annotations[{name}]: has no effect here; "
+        + (f"did you mean {meant}?" if meant else "remove it")
+        for name, meant in warned
+    )
+
+
+async def test_an_update_of_a_pod_repeats_no_warning(dispatcher: Dispatcher) -> None:
+    manifest = pod()
+    manifest["metadata"]["annotations"] = {SLIP: "web"}
+    assert not (await dispatcher.validate(request(PODS, manifest, manifest))).warnings

@@ -8,7 +8,7 @@ import pytest
 
 from galactic.crds.model import parse
 from galactic.crds.vpc import Vpc
-from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcattachment import Carrier, VpcAttachment
 from galactic.errors import Rejected
 from galactic.webhook import nodesegment, vpc, vpcattachment
 from galactic.webhook.review import User
@@ -333,3 +333,14 @@ def test_who_is_which_node(user: User, node: str | None) -> None:
     if node:
         with pytest.raises(Rejected, match="node node-1 may write its own only"):
             nodesegment.owned("node-2", node)
+
+
+def test_an_interface_keeps_its_name_under_a_pod() -> None:
+    before = attachment()
+    carrier = Carrier(pod="web-1", uid="u", node="node-1")
+    carried = before.model_copy(update={"status": before.status.model_copy(update={"carriers": (carrier,)})})
+    after = attachment(name="net1")
+    vpcattachment.checked(after, before, SPACE)
+    with pytest.raises(Rejected, match=r"spec.interface.name: 'net1' cannot replace 'galactic0' .*\(web-1\)"):
+        vpcattachment.checked(after, carried, SPACE)
+    vpcattachment.checked(carried, carried, SPACE)

@@ -26,12 +26,11 @@ from prometheus_client import CollectorRegistry
 from galactic.errors import NotYet, Rejected
 from galactic.kube.certificates import Bundle, Lifetime
 from galactic.kube.memory import MemoryApi
-from galactic.kube.namespaces import ADMISSION_LABEL
-from galactic.kube.resources import MUTATING_WEBHOOKS, NAMESPACES, SECRETS
+from galactic.kube.resources import MUTATING_WEBHOOKS, SECRETS, VALIDATING_WEBHOOKS, Resource
 from galactic.settings import WebhookSettings
 from galactic.webhook import registration as registering
 from galactic.webhook import server as serving
-from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, ClientConfig
+from galactic.webhook.configuration import POD_TIMEOUT_SECONDS, Address
 from galactic.webhook.dispatch import Rules
 from galactic.webhook.inflight import LONGEST_BODY, MOST_BYTES, Inflight
 from galactic.webhook.metrics import Metrics
@@ -41,19 +40,34 @@ from galactic.webhook.review import ALLOWED, Answer, Request
 from galactic.webhook.server import Access, Certificate, Decision, Server
 
 KEY = (SECRETS, "galactic-webhook", "galactic-system")
-HOOKS = (MUTATING_WEBHOOKS, "galactic-webhook")
+HOOKS = (MUTATING_WEBHOOKS, "galactic-admission")
+CONFIGURATIONS = (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
+
+
+def configured(api: MemoryApi, *resources: Resource, name: str = "galactic-admission") -> None:
+    """Makes the configurations, as the chart does."""
+    for resource in resources or CONFIGURATIONS:
+        webhook = {"name": "pods.galactic.datumapis.com", "clientConfig": {"url": "https://localhost:9443"}}
+        api.put(resource, {"metadata": {"name": name}, "webhooks": [webhook]})
+
+
+@pytest.fixture
+def api() -> MemoryApi:
+    server = MemoryApi()
+    configured(server)
+    return server
 
 
 def config(lifetime: Lifetime, files: Files | None = None) -> RegistrationConfig:
-    client_config = ClientConfig("galactic-system", "galactic-webhook", "https://localhost:9443")
-    return RegistrationConfig("galactic-webhook", client_config, True, lifetime, (1, 20), files)
+    address = Address("galactic-system", "galactic-webhook", "https://localhost:9443")
+    return RegistrationConfig("galactic-webhook", address, "galactic-admission", lifetime, files)
 
 
 def registration(
     api: MemoryApi,
     lifetime: Lifetime,
     files: Files | None = None,
-    report: Callable[[str | None], None] = lambda _: None,
+    report: Callable[[str | None, bool], None] = lambda *_: None,
     clock: registering.Clock = registering.REAL_TIME,
 ) -> tuple[Registration, Certificate, Metrics]:
     metrics = Metrics(CollectorRegistry())
@@ -218,11 +232,53 @@ async def test_no_request_fails_while_certificates_change(api: MemoryApi) -> Non
 async def test_the_first_two_replicas_agree(api: MemoryApi) -> None:
     lifetime = Lifetime(timedelta(days=90))
     (first, *_), (second, *_) = registration(api, lifetime), registration(api, lifetime)
-    api.store(NAMESPACES, {"metadata": {"name": "kube-system"}})
     await asyncio.gather(first.load(), second.load())
     Bundle.of({name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()})
-    await asyncio.gather(first.keep(), second.keep())
-    assert api.stored(NAMESPACES, "kube-system")["metadata"]["labels"] == {ADMISSION_LABEL: "ignore"}
+    await first.keep()
+    await second.keep()
+    assert authorities(api).count("BEGIN") == 1
+
+
+async def test_missing_configurations_are_reported_and_never_made() -> None:
+    """Not ready until the API server asks; and again when they are deleted later."""
+    api = MemoryApi()
+    reports: asyncio.Queue[tuple[str | None, bool]] = asyncio.Queue()
+    one, *_ = registration(
+        api, Lifetime(timedelta(days=90)), report=lambda *report: reports.put_nowait(report)
+    )
+    configured(api, VALIDATING_WEBHOOKS)
+    running = asyncio.create_task(one.run())
+    problem, registered = await reports.get()
+    assert (
+        problem == "MutatingWebhookConfiguration galactic-admission does not exist; `helm upgrade` makes it"
+    )
+    assert not registered
+    assert not one.ready.is_set()
+    assert "caBundle" in str(api.stored(VALIDATING_WEBHOOKS, "galactic-admission")), (
+        "the other one has its CAs"
+    )
+    configured(api, MUTATING_WEBHOOKS)
+    await one.ready.wait()
+    assert await reports.get() == (None, True)
+    running.cancel()
+    api.remove(MUTATING_WEBHOOKS, "galactic-admission")
+    with pytest.raises(NotYet, match="does not exist"):
+        await one.keep()
+
+
+async def test_configurations_of_earlier_versions_go_when_those_of_the_chart_are_trusted() -> None:
+    api = MemoryApi()
+    configured(api, name="galactic-webhook")
+    configured(api, name="of-others")
+    one, *_ = registration(api, Lifetime(timedelta(days=90)))
+    await one.load()
+    with pytest.raises(NotYet):
+        await one.keep()
+    assert api.stored(MUTATING_WEBHOOKS, "galactic-webhook"), "or pods could be made unattached meanwhile"
+    configured(api)
+    await one.keep()
+    left = [(kind, item["metadata"]["name"]) for kind in CONFIGURATIONS for item in api.all(kind)]
+    assert left == [(kind, name) for kind in CONFIGURATIONS for name in ("of-others", "galactic-admission")]
 
 
 async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
@@ -232,18 +288,22 @@ async def test_certificates_of_others_are_served_and_their_cas_left_to_them(
     await maker.load()
     data = {name: base64.b64decode(value) for name, value in api.stored(*KEY)["data"].items()}
     files = Files(tmp_path / "tls.crt", tmp_path / "tls.key")
-    paths: asyncio.Queue[str | None] = asyncio.Queue()
+    problems: asyncio.Queue[str | None] = asyncio.Queue()
     given, certificate, metrics = registration(
-        api, Lifetime(timedelta(days=90)), files, report=paths.put_nowait
+        api, Lifetime(timedelta(days=90)), files, report=lambda problem, _: problems.put_nowait(problem)
     )
     waiting = asyncio.create_task(given.load())
-    assert "tls.crt: No such file" in str(await paths.get())
+    assert "tls.crt: No such file" in str(await problems.get())
     assert not waiting.done()
     (tmp_path / "tls.crt").write_bytes(data["tls.crt"])
     (tmp_path / "tls.key").write_bytes(data["tls.key"])
     await waiting
+    with pytest.raises(NotYet, match="has no caBundle; another program enters it"):
+        await given.keep()
+    for kind in CONFIGURATIONS:
+        api.stored(kind, "galactic-admission")["webhooks"][0]["clientConfig"]["caBundle"] = "VEhFSVJT"
     await given.keep()
-    assert "caBundle" not in api.stored(*HOOKS)["webhooks"][0]["clientConfig"]
+    assert api.stored(*HOOKS)["webhooks"][0]["clientConfig"]["caBundle"] == "VEhFSVJT"
     context = ssl.create_default_context(cadata=data["ca.crt"].decode())
     async with serving_on(certificate, metrics) as port:
         status, _ = await ask(context, port, json.dumps(review()).encode())
