@@ -35,7 +35,7 @@ from galactic_lab.places import HELD_UP
 from galactic_lab.state import CONTROL, METRICS_PORT, SERVICES, WEBHOOK_PORT
 
 GROUP = "galactic.datumapis.com"
-HOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+CONFIGURATIONS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 NODE = "node-1"
 FOREIGN = {"key": "not-for-tests", "effect": "NoSchedule"}
 """Keeps all pods but the DaemonSet's off the Node, which has no kubelet that could end them."""
@@ -213,7 +213,7 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
     theirs = [merged(each, nested("metadata.namespace", "default")) for each in theirs]
     eventually("the kinds are served", lambda: taken(release, *theirs))
     before = kept(lab)
-    release.apply(*(made_by_a_webhook(kind) for kind in HOOKS))
+    release.apply(*(made_by_a_webhook(kind) for kind in CONFIGURATIONS))
     release.run("upgrade", "galactic", str(CHART), values=VALUES)
     assert has_grants(lab), "an upgrade reaches the kinds"
     assert has_token(lab)
@@ -277,7 +277,7 @@ def test_its_programs_do_their_work(release: Release) -> None:
         release.start(component)
     eventually(
         "the configurations of the version before go",
-        lambda: not lab.kubectl("get", ",".join(HOOKS), "galactic-webhook", "--ignore-not-found"),
+        lambda: not lab.kubectl("get", ",".join(CONFIGURATIONS), "galactic-webhook", "--ignore-not-found"),
     )
     taints = {"metadata": {"name": NODE}, "spec": {"taints": [FOREIGN, AWAITED]}}
     release.apply({"apiVersion": "v1", "kind": "Node"} | taints)
@@ -377,25 +377,26 @@ def authorities(lab: Lab, kind: str) -> set[str]:
 def test_configurations_that_were_spoilt_are_put_right(release: Release) -> None:
     """Their CAs by the webhooks, all else by Helm: the webhooks may not make one that was deleted, and report it."""
     lab = release.lab
-    for kind in HOOKS:
+    for kind in CONFIGURATIONS:
         before = authorities(lab, kind)
         assert len(before) == 1
         spoilt = json.dumps([{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}])
         lab.kubectl("patch", kind, "galactic-admission", "--type=json", "-p", spoilt)
         eventually("the CAs are back", lambda b=before, k=kind: authorities(lab, k) == b)
     spoilt = json.dumps([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}])
-    lab.kubectl("patch", HOOKS[0], "galactic-admission", "--type=json", "-p", spoilt)
-    lab.kubectl("delete", HOOKS[1], "galactic-admission")
+    lab.kubectl("patch", CONFIGURATIONS[0], "galactic-admission", "--type=json", "-p", spoilt)
+    lab.kubectl("delete", CONFIGURATIONS[1], "galactic-admission")
     overlapping = segment("node-9", "2001:db8:ff01:200::/57")
     release.apply(overlapping)  # nothing refuses it any more
     told = lambda: lab.get("nodesegment", "node-9").get("status", {}).get("conditions")  # noqa: E731
     eventually("a condition tells of the overlap", told)
     lab.kubectl("delete", "nodesegment", "node-9")
-    missing = f"{HOOKS[1]} galactic-admission does not exist; `helm upgrade` makes it"
+    missing = f"{CONFIGURATIONS[1]} galactic-admission does not exist; `helm upgrade` makes it"
     eventually("the webhooks report it", lambda: missing in not_ready(lab, PORTS["webhook"]))
-    release.run("upgrade", "galactic", str(CHART), values=VALUES)
-    policies = lambda: {it["failurePolicy"] for it in lab.get(HOOKS[0], "galactic-admission")["webhooks"]}  # noqa: E731
-    assert policies() == {"Fail"}
+    # Another's change of a field is a conflict to Helm, which applies on the server.
+    release.run("upgrade", "galactic", str(CHART), "--force-conflicts", values=VALUES)
+    mutating = lab.get(CONFIGURATIONS[0], "galactic-admission")
+    assert {it["failurePolicy"] for it in mutating["webhooks"]} == {"Fail"}
     eventually("it is overlapped no more", lambda: "overlaps" in refusal(lab, overlapping))
     eventually("the webhooks are ready", lambda: not not_ready(lab, PORTS["webhook"]))
 
@@ -549,7 +550,7 @@ def test_rollback(release: Release) -> None:
     lab = release.lab
     before, credentials = kept(lab), broker_secrets(lab)
     release.run("rollback", "galactic", "1")
-    assert not lab.kubectl("get", ",".join(HOOKS), "galactic-admission", "--ignore-not-found")
+    assert not lab.kubectl("get", ",".join(CONFIGURATIONS), "galactic-admission", "--ignore-not-found")
     assert not has_grants(lab)
     assert not has_token(lab)
     assert kept(lab) == before
@@ -618,7 +619,9 @@ def test_it_can_be_installed_again_over_what_was_kept_and_removed_without_hooks(
     lab = release.lab
     release.run("install", "galactic", str(CHART), values=merged(VALUES, nested("crds.keep", False)))
     release.run("uninstall", "galactic", "--no-hooks")
-    assert "galactic" not in lab.kubectl("get", ",".join(HOOKS), "-o", "name"), "nothing refuses pods"
+    assert "galactic" not in lab.kubectl("get", ",".join(CONFIGURATIONS), "-o", "name"), (
+        "nothing refuses pods"
+    )
     eventually("the kinds go as well", lambda: GROUP not in lab.kubectl("get", "crds", "-o", "name"))
 
 

@@ -139,13 +139,24 @@ CASES: dict[str, Case] = {
     "broker.image": (nested("broker.image", "mosquitto:42"), 'image: "mosquitto:42"'),
     "database.existingSecret": (nested("database.existingSecret", "db-42"), "name: db-42"),
     "database.key": (nested("database", {"existingSecret": "db-42", "key": "dsn"}), "key: dsn"),
+    "database.caSecret.name": (
+        nested("database", {"existingSecret": "db-42", "caSecret": {"name": "ca-42"}}),
+        'secretName: "ca-42"',
+    ),
+    "database.caSecret.key": (
+        nested("database", {"existingSecret": "db-42", "caSecret": {"name": "ca-42", "key": "k.pem"}}),
+        "value: /etc/galactic/database/k.pem",
+    ),
     "database.retentionDays": (
         nested("database", {"existingSecret": "db-42", "retentionDays": 42}),
         'value: "42"',
     ),
     "webhook.port": (nested("webhook.port", 4242), "containerPort: 4242, "),
     "webhook.patience": (nested("webhook.patience", 1.25), 'value: "1.25"'),
-    "webhook.podFailurePolicy": (nested("webhook.podFailurePolicy", "Ignore"), "failurePolicy: Ignore"),
+    "webhook.podFailurePolicy": (
+        nested("webhook.podFailurePolicy", "Ignore"),
+        "-failurePolicy: Fail\n    namespaceSelector:\n      matchExpressions",
+    ),
     "webhook.podRanges": (
         nested("webhook.podRanges", ["10.42.0.0/16", "fd42::/64"]),
         "value: 10.42.0.0/16,fd42::/64",

@@ -210,6 +210,7 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
         taint["remove"] = True
     if not it.get("database", {}).get("existingSecret"):
         it.get("database", {}).pop("retentionDays", None)
+        it.get("database", {}).pop("caSecret", None)
     policies = it.get("networkPolicies", {})
     if not policies.get("enabled", True):
         policies.pop("metricsFrom", None)

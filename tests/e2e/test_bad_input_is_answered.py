@@ -405,7 +405,7 @@ def test_an_annotation_without_effect_is_warned_of(space: Namespaces) -> None:
     slip = ATTACHMENT.replace("attachment", "attachement")
     said = space.accepts(pod("slip", {slip: "web"}))
     assert f"Warning: metadata.annotations[{slip}]: has no effect here; did you mean {ATTACHMENT}?" in said
-    said = space.accepts(pod("slip-beside", {slip: "web", ATTACHMENT: "web"}))
+    said = space.accepts(pod("slip-beside", {slip: "web", ATTACHMENT: "gate"}))
     assert said.count("has no effect here") == 1, "it is asked about once"
     named = vpc("named", "10.99.0.0/24")
     named["metadata"]["annotations"] = {"galactic.datumapis.com/identifier": "4d2", "example.com/x": "y"}

@@ -113,6 +113,7 @@ CONDITIONS: Final = {
         "DefinitionsApplied": "every pod is attached as the status of its VPCAttachment has it now",
         "Entitled": "every attached pod is in `status.carriers` of its VPCAttachment; else it is detached after 60 s",
         "BrokerConnected": "the node controller has a session with the broker",
+        "PasswordEncrypted": "no password is sent to the broker unencrypted, except on the same machine",
         "HostSettings": "no sysctl of the host, which other programs set, stops packets of VPCs",
         "Underlay": "the interface towards the other nodes, and its MTU",
         "MultusConfigured": "Multus' CNI configuration is the runtime's first; absent without `cni_conf_dir`",

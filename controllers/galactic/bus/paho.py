@@ -73,6 +73,8 @@ class PahoBus:
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        if problem := self._settings.password_exposure:
+            log.warning("the broker's password can be read on the way", problem=problem)
         self._keeper = asyncio.create_task(self._keep(), name="mqtt")
         return self
 

@@ -85,6 +85,7 @@ async def run(settings: NodeSettings, collectors: CollectorRegistry, health: Hea
         neighbours, host_settings = Neighbours(kernel, store), HostSettings(setup.host)
         host = HostTasks(setup, sync, neighbours, path_mtu, multus, host_settings)
         session = Session(bus, own, store, Subscriptions(bus, topics, store, metrics), metrics)
+        session.password_exposure = settings.password_exposure
 
         def with_client(kube: Kube) -> Tasks:
             segment = Segment(kube, node, store, report.facts)

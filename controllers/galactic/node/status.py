@@ -106,6 +106,13 @@ class StatusReport:
                 "Disconnected",
                 fallback or "route changes arrive at once",
             ),
+            _finding(
+                "PasswordEncrypted",
+                self._session.password_exposure,
+                "Encrypted",
+                "Exposed",
+                "no password is sent to the broker unencrypted",
+            ),
         )
 
     def _measure(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from galactic.bus import Bus
@@ -57,6 +58,7 @@ from galactic.settings import USAGE_ERROR, RouterSettings, load
 if TYPE_CHECKING:
     from galactic.router.database.history_writer import HistoryWriter
 
+log = structlog.get_logger(__name__)
 PROGRAM: Final = "galactic-router"
 
 
@@ -184,6 +186,14 @@ def _election(settings: RouterSettings, kube: Kube | None, replica: str) -> Elec
     return Alone()
 
 
+def exposures(settings: RouterSettings) -> dict[str, str]:
+    """The problems of connections that others on the way can read, by name. That of the database is logged."""
+    if database := settings.database_exposure:
+        log.warning("the database connection is open to others on the way", problem=database)
+    found = {"mqtt-password": settings.password_exposure, "postgres-tls": database}
+    return {name: problem for name, problem in found.items() if problem}
+
+
 def main() -> None:
     settings = load(RouterSettings, program=PROGRAM)
     try:
@@ -200,7 +210,8 @@ def main() -> None:
                 process = Process(replica, metrics, health)
                 controller = wire(settings, bus, kube, process, admissions=admissions)
                 beside: list[Part] = [InspectionServer(replica, controller.router)]
-                beside += [RouterEvents(kube, lambda: health.problems)] if kube else []
+                exposed = exposures(settings)
+                beside += [RouterEvents(kube, lambda: health.problems | exposed)] if kube else []
                 tasks = [asyncio.create_task(part.run(), name=type(part).__name__) for part in beside]
                 try:
                     await controller.run()

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from galactic.settings import exposure
 from galactic.settings.process import Settings
 
 
@@ -68,6 +69,12 @@ class MqttSettings(Settings):
         self.password()
         self.tls()
         return self
+
+    @property
+    def password_exposure(self) -> str | None:
+        """The problem of a password that others on the way can read; None where there is none."""
+        given = self.mqtt_password is not None or self.mqtt_password_file is not None
+        return exposure.mqtt_password(self.mqtt_url) if given else None
 
     def password(self) -> str | None:
         """The current password. Raises ValueError if its file cannot be read."""

@@ -1,10 +1,12 @@
 """Settings of the router."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from galactic.settings import exposure
 from galactic.settings.mqtt import MqttSettings
 
 
@@ -44,6 +46,12 @@ class RouterSettings(MqttSettings):
         description="install no new path of a cluster whose operator publishes no list of its attachments "
         "(publish_entitlements); false: believe the nodes of such a cluster (standalone only)",
     )
+
+    @property
+    def database_exposure(self) -> str | None:
+        """The problem of a database connection that others on the way can read or answer; None where there is none."""
+        url = self.database_url
+        return exposure.database(url.get_secret_value(), os.environ) if url is not None else None
 
     @model_validator(mode="after")
     def _several(self) -> Self:

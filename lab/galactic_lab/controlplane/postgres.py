@@ -106,6 +106,11 @@ class Postgres:
     def url(self, database: str = "postgres", user: str = "galactic") -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the server; its files are in ``data``."""
+        return self._folder
+
     def make(self) -> None:
         """The empty cluster."""
         make(self._folder, port=self.port)

@@ -24,6 +24,7 @@ KINDS = [
     "PacketFilter",
     "Neighbours",
     "PathMTU",
+    "PasswordEncrypted",
 ]
 
 

@@ -654,3 +654,14 @@ def test_a_pod_that_runs_and_lost_its_attachment_leaves_its_vpc() -> None:
     assert (found.reason, found.about) == ("AttachmentNotFound", "Pod blue/web")
     assert "taken out of its VPC" in found.message
     assert "recreate the pod" in found.remedy
+
+
+def test_a_router_whose_connections_others_can_read_is_noted_once() -> None:
+    replicas = [
+        event("Pod", f"net/galactic-router-{name}", "DatabaseExposed", "database_url: sslmode prefer")
+        for name in "ab"
+    ]
+    elsewhere = event("Pod", "blue/web", "PasswordExposed", "of a tenant's making")
+    (note,) = findings(snapshot(fine(), *replicas, elsewhere))
+    assert (note.severity, note.about, note.reason) == (NOTE, "router", "DatabaseExposed")
+    assert "sslmode prefer" in note.message

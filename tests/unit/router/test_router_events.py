@@ -66,6 +66,16 @@ async def test_it_is_told_when_it_stays_and_again_when_it_lasts() -> None:
     assert len(api.events) == 2
 
 
+async def test_connections_that_others_can_read_are_reported() -> None:
+    api = Server()
+    router = Router(api)
+    router.problems = {"mqtt-password": "mqtt_url: …", "postgres-tls": "database_url: …"}
+    await router.after(0)
+    await router.after(PATIENCE_SECONDS)
+    assert {event["reason"] for event in api.events} == {"PasswordExposed", "DatabaseExposed"}
+    assert any("mqtt_url: …" in event["message"] for event in api.events)
+
+
 async def test_what_comes_back_is_told_anew() -> None:
     api = Server()
     router = Router(api)

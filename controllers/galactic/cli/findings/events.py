@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from galactic.cli.findings.finding import PROBLEM, Finding, recent
+from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, recent
 from galactic.cli.findings.pods import runs
 from galactic.cli.findings.refusals import refused
 from galactic.cli.snapshot import Snapshot
@@ -37,10 +37,21 @@ EVENTS: Final = frozenset(
 """Reasons of Events that no condition repeats."""
 
 
+EXPOSURES: Final = {
+    "PasswordExposed": "give the broker a listener with TLS, and galactic-router mqtts:// in mqtt_url",
+    "DatabaseExposed": "see docs/history.md#the-database",
+}
+"""Reasons of the routers' Events about themselves, with what to do."""
+
+
 def event_findings(snapshot: Snapshot) -> Iterator[Finding]:
     """Warning Events of the last 15 minutes."""
+    exposed: set[str] = set()
     for event in recent(snapshot):
         reason, of = event.get("reason", ""), event["involvedObject"]
+        if reason in EXPOSURES and reason not in exposed and of.get("namespace") == snapshot.home:
+            exposed.add(reason)  # once for all replicas
+            yield Finding(NOTE, "router", reason, event.get("message", ""), EXPOSURES[reason])
         name = f"{of['namespace']}/{of['name']}" if of.get("namespace") else of.get("name", "")
         if reason not in EVENTS or of.get("kind") == "Node" or refused(event):
             continue

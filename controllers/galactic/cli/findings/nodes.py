@@ -10,7 +10,7 @@ from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment
 from galactic.names import PREFIX_ANNOTATION
 
-OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU", "Untracked")
+OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU", "Untracked", "PasswordEncrypted")
 """Conditions that need not be True for pods to be attached and to reach others."""
 REMEDIES_BY_REASON: Final = {
     "ForeignDrop": (
@@ -26,6 +26,7 @@ ALIKE: Final = 3
 """Up to this number, nodes with the same problem get a finding each."""
 REMEDIES: Final = {
     "BrokerConnected": "check the broker, and mqtt_url, mqtt_username, mqtt_password_file of galactic-node",
+    "PasswordEncrypted": "give the broker a listener with TLS, and galactic-node mqtts:// in mqtt_url",
     "PacketFilter": "see docs/security.md; iptables on the node must work: iptables -S GALACTIC-FORWARD",
     "Underlay": "see docs/underlay.md",
     "MultusConfigured": "pods that start there get no VPC interface: check Multus on that node",

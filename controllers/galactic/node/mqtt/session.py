@@ -59,6 +59,7 @@ class Session:
         self._changed = store.watch()
         self._term: int | None = None
         self.problem: str | None = "not connected yet"
+        self.password_exposure: str | None = None
 
     async def run(self) -> None:
         """For ever; publishes the status ``offline`` when cancelled."""

@@ -28,7 +28,7 @@ COMPONENT: Final = "galactic-router"
 
 
 class RouterEvent(NamedTuple):
-    """Of one problem of ``/healthz``, whose text follows the message."""
+    """Of one problem, of ``/healthz`` or the settings, whose text follows the message."""
 
     problem: str
     reason: str
@@ -42,11 +42,13 @@ ROUTER_EVENTS: Final = (
     RouterEvent(
         "postgres", "DatabaseUnreachable", "no history is written; route changes are published without it"
     ),
+    RouterEvent("mqtt-password", "PasswordExposed", "the broker's password can be read on the way"),
+    RouterEvent("postgres-tls", "DatabaseExposed", "the database connection is open to others on the way"),
 )
 
 
 class RouterEvents:
-    """Makes Events of those of ``problems()`` (texts by name, as ``/healthz`` has them) that are in ROUTER_EVENTS."""
+    """Makes Events of those of ``problems()`` (texts by name) that are in ROUTER_EVENTS."""
 
     def __init__(
         self, api: Api, problems: Callable[[], Mapping[str, str]], clock: Callable[[], float] = time.monotonic
