@@ -110,9 +110,15 @@ class Api(Protocol):
         """
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace: int | None = None,
+        uid: str = "",
     ) -> None:
-        """Deletes the object if it exists."""
+        """Deletes the object if it exists. Raises Conflict where it has another UID than the given one."""
 
     async def evict(self, name: str, namespace: str, uid: str) -> None:
         """Evicts the Pod (policy/v1), as long as it is the one with that UID.

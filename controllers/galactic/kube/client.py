@@ -150,12 +150,19 @@ class Kube:
         )
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace: int | None = None,
+        uid: str = "",
     ) -> None:
-        """Deletes the object if it exists."""
+        """Deletes the object if it exists. Raises Conflict where it has another UID than the given one."""
         query = {} if grace is None else {"gracePeriodSeconds": str(grace)}
         try:
-            await self._json("DELETE", resource.path(namespace, name), query)
+            body = {"preconditions": {"uid": uid}} if uid else None
+            await self._json("DELETE", resource.path(namespace, name), query, body=body)
         except NotFound:
             return
 

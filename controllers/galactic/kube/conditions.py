@@ -15,6 +15,8 @@ GRANTED: Final = "Granted"
 DELETING: Final = "Deleting"
 ROUTED: Final = "Routed"
 ATTACHED: Final = "Attached"
+RETAINED: Final = "Retained"
+"""Of a StatefulSet's attachment without a pod to come: absent unless it is kept for a time."""
 KINDS_CURRENT: Final = "KindsCurrent"
 """Of an object: absent unless the API server drops fields of its status."""
 NETWORKS_ACCEPTED: Final = "NetworksAccepted"
@@ -37,7 +39,12 @@ class State:
 
 def now() -> str:
     """The time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return stamp(datetime.now(UTC).timestamp())
+
+
+def stamp(seconds: float) -> str:
+    """Seconds since 1970 as Kubernetes writes a time."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def reason_of(problem: GalacticError) -> str:

@@ -71,9 +71,15 @@ class Fenced:
         return await self._lease.guarded(request)
 
     async def delete(
-        self, resource: Resource, name: str, namespace: str | None = None, *, grace: int | None = None
+        self,
+        resource: Resource,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace: int | None = None,
+        uid: str = "",
     ) -> None:
-        await self._lease.guarded(self._api.delete(resource, name, namespace, grace=grace))
+        await self._lease.guarded(self._api.delete(resource, name, namespace, grace=grace, uid=uid))
 
     async def evict(self, name: str, namespace: str, uid: str) -> None:
         await self._lease.guarded(self._api.evict(name, namespace, uid))

@@ -206,9 +206,13 @@ class MemoryApi:
         namespace: str | None = None,
         *,
         grace: int | None = None,  # noqa: ARG002 - nothing runs here that could end
+        uid: str = "",
     ) -> None:
         self._request("delete", resource, name)
-        if self.stored(resource, name, namespace or "") is not None:
+        stored = self.stored(resource, name, namespace or "")
+        if stored is not None:
+            if uid not in ("", stored["metadata"]["uid"]):
+                raise Conflict(f"{resource.plural} {name!r} has another UID", reason="Conflict")
             self.remove(resource, name, namespace or "")
 
     async def evict(self, name: str, namespace: str, uid: str) -> None:

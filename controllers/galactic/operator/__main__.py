@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -99,10 +99,16 @@ def _publisher(settings: OperatorSettings, own: CollectorRegistry, caches: Cache
 
 
 def assemble(
-    api: Api, rules: Rules, metrics: Metrics, report: Report, *, namespace: str = "galactic-system"
+    api: Api,
+    rules: Rules,
+    metrics: Metrics,
+    report: Report,
+    *,
+    namespace: str = "galactic-system",
+    clock: Callable[[], float] = time.time,
 ) -> Reconciler:
-    """The reconciler of all kinds. ``namespace``: Galactic's own."""
-    context = ReconcileContext(api, Caches(namespace), Events(api), rules)
+    """The reconciler of all kinds. ``namespace``: Galactic's own. ``clock``: seconds since 1970."""
+    context = ReconcileContext(api, Caches(namespace), Events(api), rules, clock=clock)
     vpcs = Vpcs(context)
     segments = Segments(context)
     evictions = Evictions(context, lambda result: metrics.evictions.labels(result).inc())
@@ -127,6 +133,7 @@ def rules(settings: OperatorSettings) -> Rules:
         namespace_networks=settings.namespace_networks,
         remove_node_taint=settings.remove_node_taint,
         set_node_taint=settings.set_node_taint,
+        scaled_down_retention=settings.scaled_down_retention,
     )
 
 

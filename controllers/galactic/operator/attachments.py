@@ -16,11 +16,13 @@ from galactic.kube.conditions import (
     GRANTED,
     NETWORKS_ACCEPTED,
     READY,
+    RETAINED,
     ROUTED,
     State,
     conditions,
     now,
     reason_of,
+    stamp,
 )
 from galactic.kube.resources import NADS, PODS, VPC_ATTACHMENTS
 from galactic.names import VPC_ANNOTATION, VPC_LABEL, function_hex, vpc_hex
@@ -31,6 +33,7 @@ from galactic.operator.carriers import carriers, detached, marks, owners
 from galactic.operator.carriers import configuration as granted_configuration
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import configuration, definition, labels
+from galactic.operator.retention import Retention, may_carry, retention, stateful
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
 from galactic.operator.state import Invalid
 from galactic.operator.vpcs import Vpcs
@@ -80,18 +83,32 @@ class Attachments:
                     await self._keep_finalizer(key)
                     return
             unrouted = self._unrouted(key, attachment)
+            if (kept := self._retention(attachment)).release:
+                await context.api.delete(VPC_ATTACHMENTS, meta.name, meta.namespace, uid=meta.uid)
+                return
             leaving = detached(context.caches, attachment)
             # Of pods that leave, a missing interface is no fault.
             check = InterfaceCheck() if leaving else self._interfaces.check(context.caches, key)
-            pod_states = {ROUTED: unrouted} | ({ATTACHED: check.state} if check.decided else {})
+            pod_states = {ROUTED: unrouted, RETAINED: kept.state} | (
+                {ATTACHED: check.state} if check.decided else {}
+            )
             if leaving:
                 self._interfaces.forget(key)
                 self._record_leaving(attachment)
                 pod_states[GRANTED] = LEAVING
             await self._write(meta, attachment.status, admitted, problem, pod_states)
+            if kept.again is not None:
+                context.dirty(("attachment", key), kept.again)
             self._record_sharing(key, meta)
             self._record_unattached(key, check)
         await self._keep_finalizer(key)
+
+    def _retention(self, attachment: VpcAttachment) -> Retention:
+        """Whether it outlasts its pod, and for how long."""
+        context = self._context
+        if not stateful(attachment.metadata):
+            return Retention()
+        return retention(context.caches, attachment, context.rules.scaled_down_retention, context.clock())
 
     def _unrouted(self, key: Key, attachment: VpcAttachment) -> State | None:
         """The condition Routed; checked again later while the router has not published the endpoint."""
@@ -202,7 +219,8 @@ class Attachments:
                 )
             if isinstance(problem, Held) and unattached:
                 states[CONFLICT] = State("True", reason, str(problem))
-        after["conditions"] = conditions(before.conditions, states, meta.generation, now())
+        time = stamp(self._context.clock())
+        after["conditions"] = conditions(before.conditions, states, meta.generation, time)
         await self._context.status(VPC_ATTACHMENTS, meta, before, after)
         if problem is not None and _generated(meta):
             self._record_on_pods(meta, problem)
@@ -297,9 +315,22 @@ class Attachments:
             )
 
     def _users(self, key: Key, meta: Meta) -> list[Key]:
-        """The Pods that use the attachment. Of a generated one its owner alone: a namesake waits for its deletion."""
+        """The Pods that use the attachment. Of a generated one its owner alone: a namesake waits for its deletion.
+
+        Of a StatefulSet's one that is being deleted those that carry it: a Pod that came later waits for the next.
+        """
         caches = self._context.caches
         users = caches.carriers(key)
+        attachment = caches.attachments.get(key)
+        if stateful(meta) and isinstance(attachment, VpcAttachment):
+            bound = {carrier.uid for carrier in attachment.status.carriers or ()}
+            pods = [(pod, cached) for pod in users if (cached := caches.pods.get(pod)) is not None]
+            deleted = meta.deletion_timestamp is not None
+            return [
+                pod
+                for pod, cached in pods
+                if (cached.metadata.uid in bound if deleted else may_carry(cached, attachment))
+            ]
         if not _generated(meta):
             return users
         own = owners(meta)
@@ -325,4 +356,4 @@ def _declined(admitted: Admitted) -> State | None:
 
 
 def _generated(meta: Meta) -> bool:
-    return bool(owners(meta))
+    return bool(owners(meta)) or stateful(meta)

@@ -16,6 +16,7 @@ from galactic.crds.vpcattachment import (
 from galactic.kube.resources import PODS
 from galactic.names import CARRIER_PREFIX, carrier_label, vpc_hex
 from galactic.operator.allocator import reference, settled_vpc
+from galactic.operator.retention import may_carry, stateful
 from galactic.operator.state import Caches, Pod
 from galactic.validation.attachment import ParsedAttachment
 from galactic.validation.grants import detaches
@@ -83,14 +84,14 @@ def configuration(
 
 
 def _pods(caches: Caches, meta: Meta) -> list[Pod]:
-    """Those that a node may attach. A generated attachment is of one pod: a namesake waits for one of its own."""
+    """Those that a node may attach. A generated attachment is of one pod, and a namesake waits for one of its own; or
+    of one place in a StatefulSet.
+    """
     own = owners(meta)
-    pods = [caches.pods.get(key) for key in caches.carriers((meta.namespace, meta.name))]
-    return [
-        pod
-        for pod in pods
-        if pod is not None
-        and pod.node
-        and not pod.place.host_network
-        and (not own or pod.metadata.uid in own)
-    ]
+    key = meta.namespace, meta.name
+    pods = [caches.pods.get(pod) for pod in caches.carriers(key)]
+    able = [pod for pod in pods if pod is not None and pod.node and not pod.place.host_network]
+    attachment = caches.attachments.get(key)
+    if stateful(meta) and isinstance(attachment, VpcAttachment):
+        return [pod for pod in able if may_carry(pod, attachment)]
+    return [pod for pod in able if not own or pod.metadata.uid in own]

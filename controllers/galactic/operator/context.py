@@ -1,6 +1,7 @@
 """The reconcilers' shared context: caches, allocator, queue, and writers of status and finalizers."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network
 from types import MappingProxyType
@@ -52,6 +53,9 @@ class Rules:
     namespace_networks: int = 0  # that another namespace may hold in a VPC; 0: any number
     remove_node_taint: bool = True
     set_node_taint: bool = False
+    scaled_down_retention: float = (
+        86400.0  # seconds for which attachments of a StatefulSet outlast a scale-down
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class ReconcileContext:
     allocator: Allocator = field(default_factory=Allocator)
     kinds: Kinds = field(default_factory=Kinds)
     queue: WorkQueue[Item] = field(default_factory=lambda: WorkQueue(first=_first))
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970."""
 
     def dirty(self, item: Item, delay: float = 0.0) -> None:
         """Marks an object for its reconciler, now or after ``delay`` seconds."""

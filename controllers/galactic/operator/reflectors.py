@@ -45,6 +45,4 @@ class CacheReflector:
 
 def reflectors(api: Api, caches: Caches) -> tuple[CacheReflector, ...]:
     """One for each kind that kopf does not watch."""
-    return tuple(
-        CacheReflector(api, cache) for cache in (caches.nads, caches.attachments, caches.pods, caches.agents)
-    )
+    return tuple(CacheReflector(api, cache) for cache in caches.reflected)

@@ -16,6 +16,7 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key, Object, key_of
+from galactic.kube.ordinals import Ordinal, StatefulSet, ordinal, ordinal_attachment, parse_stateful_set
 from galactic.kube.pods import Placement, owned, placement
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import (
@@ -24,6 +25,7 @@ from galactic.kube.resources import (
     NODE_SEGMENTS,
     NODES,
     PODS,
+    STATEFUL_SETS,
     VPC_ATTACHMENTS,
     VPCS,
     Resource,
@@ -80,6 +82,7 @@ class Pod:
         str, ...
     ] = ()  # names in Multus' annotation, of its own namespace: it may have several attachments
     accepted: tuple[str, ...] | None = None  # ACCEPTED_ANNOTATION
+    ordinal: Ordinal | None = None  # its place in a StatefulSet, if its attachment is of that place
 
     @property
     def attachments(self) -> tuple[str, ...]:
@@ -205,6 +208,7 @@ class Listener:
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None: ...
     def agent_changed(self, key: Key, old: Agent | None, new: Agent | None) -> None: ...
+    def stateful_set_changed(self, key: Key, old: StatefulSet | None, new: StatefulSet | None) -> None: ...
 
 
 AGENTS: Final = "app.kubernetes.io/name=galactic,app.kubernetes.io/component=node"
@@ -224,6 +228,7 @@ class Caches:
         self.namespaces: Cache[Meta] = Cache(Selection(NAMESPACES), _meta)
         self.pods: Cache[Pod] = Cache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod)
         self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
+        self.stateful_sets: Cache[StatefulSet] = Cache(Selection(STATEFUL_SETS), parse_stateful_set)
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
         self._reporters: dict[str, tuple[str, ...]] = {}  # attachment → nodes whose NodeSegment lists it
         self.listen(Listener())
@@ -239,6 +244,7 @@ class Caches:
         self.namespaces.changed = listener.namespace_changed
         self.pods.changed = self._pod_changed
         self.agents.changed = listener.agent_changed
+        self.stateful_sets.changed = listener.stateful_set_changed
 
     def observe_attachments(self, observer: Callable[[Key, "VpcAttachment | Invalid | None"], None]) -> None:
         """Each attachment that differs goes to the observer, after the listener."""
@@ -262,8 +268,14 @@ class Caches:
             self.nads,
             self.pods,
             self.agents,
+            self.stateful_sets,
             self.attachments,
         )
+
+    @property
+    def reflected(self) -> tuple[Cache[Any], ...]:
+        """Those of kinds with many objects, or of which few are Galactic's."""
+        return (self.nads, self.attachments, self.pods, self.agents, self.stateful_sets)
 
     def of(self, resource: Resource) -> Cache[Any]:
         """The cache of a kind; of Pods, those with an attachment."""
@@ -370,6 +382,8 @@ def _node(item: Object) -> Node:
 def _pod(item: Object) -> Pod:
     meta = item["metadata"]
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
+    attachment = annotations.get(ATTACHMENT_ANNOTATION, "")
+    place = ordinal(meta["name"], meta.get("ownerReferences") or ())
     return Pod(
         Meta(
             name=meta["name"],
@@ -378,7 +392,7 @@ def _pod(item: Object) -> Pod:
             resource_version=meta.get("resourceVersion", ""),
             deletion_timestamp=meta.get("deletionTimestamp"),
         ),
-        annotations.get(ATTACHMENT_ANNOTATION, ""),
+        attachment,
         annotations.get(VPC_ANNOTATION, ""),
         labels.get(ATTACHMENT_LABEL) == GENERATED and VPC_ANNOTATION in annotations,
         (item.get("status") or {}).get("phase") not in ("Succeeded", "Failed"),
@@ -386,6 +400,7 @@ def _pod(item: Object) -> Pod:
         owned(item),
         _further(annotations.get(NETWORKS_ANNOTATION, ""), meta["namespace"]),
         _accepted(annotations.get(ACCEPTED_ANNOTATION)),
+        place if attachment == ordinal_attachment(meta["name"]) else None,
     )
 
 

@@ -8,6 +8,8 @@ from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.api import Key
+from galactic.kube.ordinals import StatefulSet
+from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
 from galactic.operator.allocator import reference
 from galactic.operator.context import ReconcileContext
@@ -25,6 +27,7 @@ class Triggers(Listener):
         self._queue, self._caches, self._allocator = context.queue, context.caches, context.allocator
         self._segments = segments
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
+        self._places: dict[Key, set[Key]] = {}  # namespace, STATEFUL_SET_LABEL → its attachments
 
     def vpc_changed(self, key: Key, old: Vpc | Invalid | None, new: Vpc | Invalid | None) -> None:
         self._queue.add(("vpc", key))
@@ -48,9 +51,29 @@ class Triggers(Listener):
             self._queue.add(("vpc", after), COUNT_SECONDS)
         if old is None or new is None or _spec(old) != _spec(new):
             self._allocator.name(key, after, _named(new))
+        self._place(key, old, new)
         if new is None:
             for pod in self._caches.carriers(key):
                 self._queue.add(("pod", pod))  # a live pod gets another attachment
+
+    def stateful_set_changed(self, key: Key, old: StatefulSet | None, new: StatefulSet | None) -> None:
+        if old != new:
+            for attachment in self._places.get((key[0], label_value(key[1])), ()):
+                self._queue.add(("attachment", attachment))
+
+    def _place(
+        self, key: Key, old: VpcAttachment | Invalid | None, new: VpcAttachment | Invalid | None
+    ) -> None:
+        before, after = _stateful_set(old), _stateful_set(new)
+        if before == after:
+            return
+        if before:
+            places = self._places.get((key[0], before), set())
+            places.discard(key)
+            if not places:
+                self._places.pop((key[0], before), None)
+        if after:
+            self._places.setdefault((key[0], after), set()).add(key)
 
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
         if self._caches.attachments.get(key) is not None:
@@ -86,13 +109,17 @@ class Triggers(Listener):
             self._queue.add(("vpc", vpc))
 
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
-        if new is not None and new.generated and (old is None or old.metadata.uid != new.metadata.uid):
+        if new is not None and new.generated and (old is None or _place_of(old) != _place_of(new)):
             self._queue.add(("pod", key))
         for pod in (old, new):
             if pod is not None and (old is None or new is None or _pod_view(old) != _pod_view(new)):
                 for attachment in ((key[0], name) for name in pod.attachments):
                     if self._caches.attachments.get(attachment) is not None:
                         self._queue.add(("attachment", attachment))
+
+
+def _stateful_set(attachment: VpcAttachment | Invalid | None) -> str:
+    return "" if attachment is None else attachment.metadata.labels.get(STATEFUL_SET_LABEL, "")
 
 
 def _vpc_view(vpc: Vpc | Invalid | None) -> object:
@@ -130,7 +157,12 @@ def _node_view(node: Node) -> object:
 def _pod_view(pod: Pod) -> object:
     """The part of a Pod that its attachment depends on."""
     leaving = pod.metadata.deletion_timestamp is not None
-    return pod.metadata.uid, pod.live, pod.node, pod.place.started, leaving
+    return pod.metadata.uid, pod.live, pod.node, pod.place.started, leaving, pod.ordinal
+
+
+def _place_of(pod: Pod) -> object:
+    """The part of a Pod that decides which attachment is made for it. A StatefulSet may adopt it later."""
+    return pod.metadata.uid, pod.ordinal
 
 
 def _attached(attachment: VpcAttachment | Invalid | None) -> bool:

@@ -53,6 +53,12 @@ class OperatorSettings(MqttSettings):
         description="addresses and terminated networks that the attachments of one namespace may hold in a VPC of "
         "another namespace; 0: any number",
     )
+    scaled_down_retention: float = Field(
+        default=86400.0,
+        ge=0,
+        description="seconds for which the attachments of a StatefulSet's pods, and so their addresses, are kept after "
+        "a scale-down; 0: they are released with the pods",
+    )
     remove_node_taint: bool = Field(
         default=True,
         description="remove the taint galactic.datumapis.com/agent-not-ready from a Node once pods can be "

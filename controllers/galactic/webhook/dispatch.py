@@ -18,7 +18,7 @@ from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import Key
 from galactic.kube.conditions import ACCEPTED, READY
 from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import NETWORKS_ANNOTATION
+from galactic.names import ATTACHMENT_LABEL, GENERATED, NETWORKS_ANNOTATION
 from galactic.validation import multus
 from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
@@ -100,7 +100,11 @@ class Dispatcher:
         if requester.vpc:
             await self._require_grant(requester.vpc, requester.namespace, pod.VPC_FIELD)
             name = requester.attachment or pod.attachment_name(requester, _letters(pod.SUFFIX))
-            return pod.mutated(requester, name, Interface().name)
+            interface = Interface().name
+            if requester.ordinal is not None:
+                earlier = await self._cluster.attachment((requester.namespace, name))
+                interface = interface if earlier is None else earlier.spec.interface.name
+            return pod.mutated(requester, name, interface)
         current = await self._cluster.attachment((requester.namespace, requester.attachment))
         if current is None:
             pod.ready(requester, None)
@@ -129,7 +133,9 @@ class Dispatcher:
             await self._vpc_ready(requester.vpc, requester.namespace)
             return ALLOWED
         current = await self._when_ready(self._cluster.attachment_when, key)
-        pod.ready(requester, None if current is None else _attachment_state(current))
+        state = None if current is None else _attachment_state(current)
+        pod.shareable(requester, state)
+        pod.ready(requester, state)
         return pod.shared(requester, await self._sharing_pods(requester))
 
     async def _sharing_pods(self, requester: pod.Pod) -> list[str]:
@@ -282,7 +288,8 @@ def _decided(item: Vpc | VpcAttachment) -> bool:
 
 
 def _attachment_state(item: VpcAttachment) -> pod.Attachment:
-    return pod.Attachment(item.spec.interface.name, item.status.ready, _message(item))
+    generated = item.metadata.labels.get(ATTACHMENT_LABEL) == GENERATED
+    return pod.Attachment(item.spec.interface.name, item.status.ready, _message(item), generated)
 
 
 def _message(item: Vpc | VpcAttachment) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from galactic.errors import NotYet, Rejected
+from galactic.kube.ordinals import Ordinal, ordinal, ordinal_attachment
 from galactic.names import (
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
@@ -47,6 +48,7 @@ class _Meta(_Model):
     namespace: str = ""
     annotations: dict[str, str] | None = None
     labels: dict[str, str] | None = None
+    owner_references: tuple[dict[str, Any], ...] | None = None
 
 
 class _Spec(_Model):
@@ -75,6 +77,7 @@ class Pod:
     labelled: bool = True
     host_network: bool = False
     over: bool = False
+    ordinal: Ordinal | None = None  # its place in the StatefulSet that controls it
 
     @property
     def attachment(self) -> str:
@@ -103,6 +106,7 @@ class Attachment:
     interface: str
     ready: bool
     message: str = ""  # of the Ready condition
+    generated: bool = False  # the operator made it, for one pod or for one place in a StatefulSet
 
 
 def parse(document: Mapping[str, Any], namespace: str) -> Pod:
@@ -122,6 +126,7 @@ def parse(document: Mapping[str, Any], namespace: str) -> Pod:
         labelled=meta.labels is not None,
         host_network=pod.spec.host_network,
         over=pod.status.phase in ("Succeeded", "Failed"),
+        ordinal=ordinal(meta.name, meta.owner_references or ()),
     )
 
 
@@ -168,7 +173,12 @@ def checked(pod: Pod) -> None:
 
 
 def attachment_name(pod: Pod, suffix: str) -> str:
-    """The name of an attachment of the pod's own: its name and five random letters, a DNS label."""
+    """The name of an attachment of the pod's own: its name and five random letters, a DNS label.
+
+    A StatefulSet's pod has the one of its place: the pod that replaces it has the same name.
+    """
+    if pod.ordinal is not None:
+        return ordinal_attachment(pod.name)
     stem = pod.name.replace(".", "-")[: LONGEST - 1 - len(suffix)].strip("-") or "pod"
     return f"{stem}-{suffix}"
 
@@ -232,11 +242,34 @@ CONVERGES: Final = (
 
 
 def fresh(pod: Pod, attachment: Attachment | None) -> None:
-    """Raises Rejected where the attachment to be generated belongs to another pod, as in a copied manifest."""
+    """Raises Rejected where the attachment to be generated belongs to another pod, as in a copied manifest.
+
+    That of a place in a StatefulSet is there from the second pod on.
+    """
+    if pod.ordinal is not None and pod.attachment == ordinal_attachment(pod.name):
+        if attachment is not None and not attachment.generated:
+            raise Rejected(
+                f"{pod.attachment!r} has the name of this pod of StatefulSet {pod.ordinal.stateful_set}, and was not "
+                "made for it; delete that VPCAttachment, or name the StatefulSet otherwise",
+                reason="AttachmentTaken",
+                field=ATTACHMENT_FIELD,
+            )
+        return
     if attachment is not None:
         raise Rejected(
             f"{pod.attachment!r} was made for another pod; remove the annotation, the label {ATTACHMENT_LABEL} and the "
             f"entry in {NETWORKS_ANNOTATION}, which were added to that pod",
+            reason="AttachmentTaken",
+            field=ATTACHMENT_FIELD,
+        )
+
+
+def shareable(pod: Pod, attachment: Attachment | None) -> None:
+    """Raises Rejected where the operator made the attachment that the pod names, for another pod: it would wait."""
+    if attachment is not None and attachment.generated:
+        raise Rejected(
+            f"{pod.attachment!r} was made for a pod by {VPC_ANNOTATION}, and no other pod gets it; use that "
+            "annotation, or make a VPCAttachment",
             reason="AttachmentTaken",
             field=ATTACHMENT_FIELD,
         )

@@ -23,6 +23,10 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"clockwork": Clockwork}
 
 
+EPOCH = 1_790_000_000.0
+"""The wall's clock when a loop's time is 0."""
+
+
 class Cluster:
     """``api`` is what users do; the reconciler is started, stopped and asked about."""
 
@@ -36,8 +40,18 @@ class Cluster:
 
     async def start(self) -> None:
         self.problems: list[str | None] = []
-        self.reconciler = assemble(self.api, self.rules, Metrics(CollectorRegistry()), self.problems.append)
+        self.reconciler = assemble(
+            self.api,
+            self.rules,
+            Metrics(CollectorRegistry()),
+            self.problems.append,
+            clock=self.now,
+        )
         await self.lead()
+
+    def now(self) -> float:
+        """Seconds since 1970, by the time of the loop."""
+        return EPOCH + asyncio.get_running_loop().time()
 
     async def lead(self) -> None:
         """The reconciler acts; what is told from then on it sees."""

@@ -139,6 +139,45 @@ def test_what_is_added(annotations: dict[str, str], labels: dict[str, str] | Non
     assert not pod.mutated(pod.parse(after, "blue"), "web", "galactic0").patch, "not idempotent"
 
 
+OWNER = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": "u1", "controller": True}
+COPIED = {"labels": {ATTACHMENT_LABEL: GENERATED}}
+
+
+def test_that_of_a_stateful_set_is_named_after_its_place() -> None:
+    asking = of("v=blue", metadata={"name": "db-0", "ownerReferences": [OWNER]})
+    assert pod.attachment_name(asking, "abcde") == "db-0"
+    by_hand = of("v=blue", metadata={"name": "db-0"})
+    assert pod.attachment_name(by_hand, "abcde") == "db-0-abcde"
+
+
+@pytest.mark.parametrize(
+    ("asking", "attachment", "taken"),
+    [
+        pytest.param(["v=blue", "a=db-0"], None, False, id="first"),
+        pytest.param(["v=blue", "a=db-0"], Attachment("g", True, generated=True), False, id="the-next"),
+        pytest.param(["v=blue", "a=db-0"], Attachment("g", True), True, id="a-users"),
+        pytest.param(["v=blue", "a=db-1"], Attachment("g", True, generated=True), True, id="of-another-pod"),
+    ],
+)
+def test_a_stateful_set_goes_on_with_its_own(
+    asking: list[str], attachment: Attachment | None, taken: bool
+) -> None:
+    requester = of(*asking, metadata={"name": "db-0", "ownerReferences": [OWNER], **COPIED})
+    if not taken:
+        pod.fresh(requester, attachment)
+        return
+    with pytest.raises(Rejected) as refusal:
+        pod.fresh(requester, attachment)
+    assert refusal.value.reason == "AttachmentTaken"
+
+
+def test_one_that_the_operator_made_is_shared_with_no_pod() -> None:
+    pod.shareable(of("a=web"), None)
+    pod.shareable(of("a=web"), Attachment("g", True))
+    with pytest.raises(Rejected, match="was made for a pod"):
+        pod.shareable(of("a=db-0"), Attachment("g", True, generated=True))
+
+
 def test_an_attachment_of_its_own_is_named_after_the_pod() -> None:
     before = manifest(
         name="", annotations={VPC_ANNOTATION: "net/blue"}, metadata={"generateName": "web-5d4f-"}
