@@ -76,6 +76,7 @@ VALUES = merged(
         for name, port in PORTS.items()
         if name not in ("webhook", "node")
     },
+    nested("operator.scaledDownRetention", 0),
     {
         # There is nothing in a lab that leads to a Service.
         "webhook": variables(
@@ -308,6 +309,11 @@ def test_its_programs_do_their_work(release: Release) -> None:
     )
     eventually("a pod of a VPC is let in", lambda: not refusal(lab, pod("two", "vpc", "blue")))
     eventually("it gets its own", lambda: len(lab.get("vpcattachments", "-n", "tenant")["items"]) == 2)
+    release.apply(stateful_set("db", "blue"))
+    eventually("an ordinal has its own", release.ready("vpcattachment db-0 -n tenant"))
+    lab.kubectl("scale", "statefulset", "db", "-n", "tenant", "--replicas=0")
+    left = lambda: lab.kubectl("get", "vpcattachment", "db-0", "-n", "tenant", "--ignore-not-found")  # noqa: E731
+    eventually("it is released", lambda: not left())
     eventually("it is missed", lambda: "missing" in refusal(lab, pod("three", "vpc-attachment", "missing")))
     other = merged(attachment("other", "kept"), nested("spec.vpc.namespace", "default"))
     eventually("another namespace's VPC is closed", lambda: "denied the request" in refusal(lab, other))
@@ -710,6 +716,23 @@ def segment(name: str, prefix: str) -> dict[str, Any]:
         "kind": "NodeSegment",
         "metadata": {"name": name},
         "spec": {"prefix": prefix},
+    }
+
+
+def stateful_set(name: str, vpc_name: str) -> dict[str, Any]:
+    """One of one pod, which has an attachment of its own in the VPC."""
+    template = pod(name, "vpc", vpc_name)
+    labels = {"app": name}
+    template["metadata"] = {"labels": labels, "annotations": template["metadata"]["annotations"]}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name, "namespace": "tenant"},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": template["metadata"], "spec": template["spec"]},
+        },
     }
 
 

@@ -191,6 +191,10 @@ CASES: dict[str, Case] = {
     "webhook.maxInFlight": (nested("webhook.maxInFlight", 42), 'value: "42"'),
     "operator.namespaceNetworks": (nested("operator.namespaceNetworks", 42), "namespace_networks: 42"),
     "operator.unattachedAfter": (nested("operator.unattachedAfter", 42), "unattached_after: 42"),
+    "operator.scaledDownRetention": (
+        nested("operator.scaledDownRetention", 42),
+        "scaled_down_retention: 42",
+    ),
     "operator.evictUnattached": (nested("operator.evictUnattached", True), "evict_unattached: true"),
     "operator.nodeTaint.remove": (nested("operator.nodeTaint.remove", False), "remove_node_taint: false"),
     "operator.nodeTaint.set": (nested("operator.nodeTaint.set", True), "set_node_taint: true"),

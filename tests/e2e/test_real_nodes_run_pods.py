@@ -45,8 +45,10 @@ def test_a_deployment_rolls(lab: Lab, blue: Tenant) -> None:
     assert (attached["name"].split("/")[0], attached["interface"]) == (blue.namespace, "galactic0")
 
 
-def test_a_node_is_drained_and_a_budget_is_kept(lab: Lab, blue: Tenant) -> None:
-    """Of two replicas of a StatefulSet at least one is Ready at any time; each is attached wherever it starts."""
+def test_a_stateful_set_is_drained_scaled_and_deleted(lab: Lab, blue: Tenant) -> None:
+    """Of two replicas at least one is Ready at any time. Each has its addresses wherever it starts, and after a
+    scale-down within the time for which they are kept.
+    """
     blue.make_vpc()
     blue.apply(workload("StatefulSet", "db", replicas=2))
     budget = {"minAvailable": 1, "selector": {"matchLabels": {"app": "db"}}}
@@ -56,6 +58,8 @@ def test_a_node_is_drained_and_a_budget_is_kept(lab: Lab, blue: Tenant) -> None:
     rolled(lab, blue, "statefulset/db")
     before = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods(lab, blue, "app=db")}
     assert set(before) == {"db-0", "db-1"}
+    given = {name: in_pod(lab, blue, name) for name in before}
+    assert given["db-0"] != given["db-1"]
     drained = {pod["spec"]["nodeName"] for pod in pods(lab, blue, "app=db")}
     watch = ["get", "statefulset", "db", "-n", blue.namespace, "--watch", "-o"]
     command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", *watch]
@@ -77,9 +81,24 @@ def test_a_node_is_drained_and_a_budget_is_kept(lab: Lab, blue: Tenant) -> None:
     after = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in pods(lab, blue, "app=db")}
     assert set(after) == set(before)
     assert not set(after.values()) & set(before.values()), "each was evicted"
-    eventually("one attachment each", lambda: len(attachments(lab, blue)) == len(after))
+    assert attachments(lab, blue) == {"db-0", "db-1"}
+    assert {name: in_pod(lab, blue, name) for name in after} == given
     one, two = pods(lab, blue, "app=db")
     eventually("they reach each other", lambda: pings(lab, blue.namespace, *between(one, two)))
+
+    scale(lab, blue, 1)
+    eventually("db-1 is kept for a time", lambda: condition(blue, "db-1", "Retained"))
+    assert condition(blue, "db-1", "Retained")["reason"] == "ScaledDown"
+    scale(lab, blue, 2)
+    assert in_pod(lab, blue, "db-1") == given["db-1"]
+    eventually("they reach each other", lambda: pings(lab, blue.namespace, *between(one, two)))
+    scale(lab, blue, 1)
+    eventually("db-1 is kept again", lambda: condition(blue, "db-1", "Retained"))
+    long_ago(lab, blue, "db-1", "Retained")
+    eventually("its time is over", lambda: attachments(lab, blue) == {"db-0"})
+    assert in_pod(lab, blue, "db-0") == given["db-0"]
+    lab.kubectl("delete", "statefulset", "-n", blue.namespace, "db", f"--timeout={POD_SECONDS}s")
+    eventually("db-0 is released with it", lambda: not attachments(lab, blue))
 
 
 def test_pods_need_no_rights_of_their_own(lab: Lab, blue: Tenant) -> None:
@@ -163,6 +182,33 @@ def workload(kind: str, name: str, *, replicas: int = 0, command: list[str] | No
         body |= {"replicas": replicas, "selector": {"matchLabels": {"app": name}}}
     version = "batch/v1" if kind == "Job" else "apps/v1"
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": body}
+
+
+def in_pod(lab: Lab, tenant: Tenant, name: str) -> list[str]:
+    """The addresses of the VPC that the pod has."""
+    shown = inside(lab, tenant.namespace, name, "ip", "-o", "address", "show", "dev", "galactic0").stdout
+    words = [line.split() for line in shown.splitlines()]
+    return sorted(word[3] for word in words if not word[3].startswith("fe80:"))
+
+
+def scale(lab: Lab, tenant: Tenant, replicas: int) -> None:
+    lab.kubectl("scale", "statefulset", "db", "-n", tenant.namespace, f"--replicas={replicas}")
+    rolled(lab, tenant, "statefulset/db")
+    eventually(f"{replicas} pods", lambda: len(pods(lab, tenant, "app=db")) == replicas, seconds=POD_SECONDS)
+
+
+def condition(tenant: Tenant, name: str, kind: str) -> dict[str, Any]:
+    found = tenant.attachment(name)["status"]["conditions"]
+    return next((one for one in found if one["type"] == kind), {})
+
+
+def long_ago(lab: Lab, tenant: Tenant, name: str, kind: str) -> None:
+    """As if the condition had been so for a year."""
+    kinds = [one["type"] for one in tenant.attachment(name)["status"]["conditions"]]
+    path = f"/status/conditions/{kinds.index(kind)}/lastTransitionTime"
+    patch = [{"op": "replace", "path": path, "value": "2020-01-01T00:00:00Z"}]
+    command = ("patch", "vpca", "-n", tenant.namespace, name, "--subresource=status", "--type=json")
+    lab.kubectl(*command, "-p", json.dumps(patch))
 
 
 def rolled(lab: Lab, tenant: Tenant, what: str) -> None:

@@ -105,6 +105,10 @@ CONDITIONS: Final = {
             "routes to them; absent otherwise"
         ),
         "Deleting": "True: the deletion waits for the objects that use it",
+        "Retained": (
+            "True: the StatefulSet has no pod any more that needs the attachment, which is released at the time in the "
+            "message; absent otherwise"
+        ),
     },
     "NodeSegment": {
         "Ready": "pods can be attached to this node",

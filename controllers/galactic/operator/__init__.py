@@ -6,8 +6,8 @@ marks dirty what a change concerns; ``reconcile`` runs the queue through ``vpcs`
 notices fields that the API server drops. ``attached``, ``route_reporting`` and ``evictions`` watch over pods;
 ``events`` writes Events; ``entitlements`` publishes the attachments for routers outside; ``issuer`` issues nodes'
 certificates at the broker; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts
-``identifiers`` and ``addresses``, ``nad``, ``carriers``, and ``galactic.validation`` know neither the Kubernetes API
-nor asyncio.
+``identifiers`` and ``addresses``, ``nad``, ``carriers``, ``retention``, and ``galactic.validation`` know neither the
+Kubernetes API nor asyncio.
 
 ``broker`` and ``retire`` are programs of their own: the chart's broker credentials, and the work before an uninstall.
 """

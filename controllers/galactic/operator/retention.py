@@ -3,7 +3,7 @@
 Pure functions of the caches and the time (docs/design/statefulsets.md).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from galactic.crds.model import Meta
@@ -120,17 +120,16 @@ def retention(caches: Caches, attachment: VpcAttachment, keep: float, at: float)
     vpc = caches.vpcs.get(reference(attachment))
     if due <= at or vpc is None or vpc.metadata.deletion_timestamp is not None:
         return Retention(release=True)
-    reason, message = problem
-    text = f"{message}; the attachment and its addresses are released at {stamp(due)}"
-    return Retention(State("True", reason, text), again=min(due - at, RECHECK_SECONDS))
+    text = f"{problem.message}; the attachment and its addresses are released at {stamp(due)}"
+    return Retention(replace(problem, message=text), again=min(due - at, RECHECK_SECONDS))
 
 
-def _surplus(caches: Caches, attachment: VpcAttachment) -> tuple[str, str] | None:
-    """Why no Pod is to come that carries it: reason and sentence. None where one is, or where it is not certain."""
+def _surplus(caches: Caches, attachment: VpcAttachment) -> State | None:
+    """Why no Pod is to come that carries it. None where one is, or where it is not certain."""
     meta = attachment.metadata
     own = set_owners(meta)
     if not own:
-        return "NoStatefulSet", "no StatefulSet owns it any more"
+        return State("True", "NoStatefulSet", "no StatefulSet owns it any more")
     name = next((owner.name for owner in meta.owner_references if owner.uid in own), "")
     present = caches.stateful_sets.get((meta.namespace, name))
     if present is None or present.uid not in own:
@@ -139,13 +138,11 @@ def _surplus(caches: Caches, attachment: VpcAttachment) -> tuple[str, str] | Non
     number = number if number.isdecimal() else meta.labels.get(ORDINAL_LABEL, "")
     if number.isdecimal() and int(number) not in present:
         count = f"{present.replicas} replica{'' if present.replicas == 1 else 's'}"
-        return "ScaledDown", f"StatefulSet {name} has {count} and no pod {number}"
+        return State("True", "ScaledDown", f"StatefulSet {name} has {count} and no pod {number}")
     if requested(present.vpc, meta.namespace) != reference(attachment):
         vpc = "/".join(reference(attachment))
-        return (
-            "TemplateChanged",
-            f"the template of StatefulSet {name} does not name VPC {vpc} by {VPC_ANNOTATION}",
-        )
+        message = f"the template of StatefulSet {name} does not name VPC {vpc} by {VPC_ANNOTATION}"
+        return State("True", "TemplateChanged", message)
     return None
 
 
