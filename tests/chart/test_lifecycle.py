@@ -72,11 +72,11 @@ def variables(**more: str) -> dict[str, Any]:
 
 VALUES = merged(
     {
-        name: variables(METRICS_PORT=str(port))
+        # By a variable, as the previous version has no value for it. The router ignores it.
+        name: variables(METRICS_PORT=str(port), SCALED_DOWN_RETENTION="0")
         for name, port in PORTS.items()
         if name not in ("webhook", "node")
     },
-    nested("operator.scaledDownRetention", 0),
     {
         # There is nothing in a lab that leads to a Service.
         "webhook": variables(
