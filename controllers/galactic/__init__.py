@@ -2,7 +2,7 @@
 
 ``cli``                                        the command
 ``operator``, ``webhook``, ``node``, ``router``  the controllers, which never import each other
-``launch``                                     runs a controller: logs, metrics, health, signals
+``launch``, ``monitoring``                      runs a controller: logs, signals; serves its metrics and health
 ``linux``, ``bus``, ``kube``                   the kernel, the broker, the API server
 ``settings``, ``metrics``, ``validation``      settings by program, the metrics' registry, rules of objects
 ``crds``, ``messages``                         the kinds, the MQTT messages

@@ -1,38 +1,28 @@
 """Start, health and end of a controller.
 
-``launch`` sets up logs, serves metrics and health, runs the controller's coroutine and cancels it on SIGTERM or SIGINT,
-so that a controller is one coroutine that cleans up on cancellation.
-
-- ``/healthz``: every problem, in words; 503 if there is one.
-- ``/readyz``: 503 while the process can neither do its job nor take it over. A peer that is away is no such problem: a
-  drain or a rolling update would stop for it.
-- ``/livez``: 200 while the loop turns.
+``launch`` sets up logs, serves metrics and health (``monitoring``), runs the controller's coroutine and cancels it on
+SIGTERM or SIGINT, so that a controller is one coroutine that cleans up on cancellation.
 """
 
 import asyncio
-import errno
 import gc
 import logging
 import signal
-import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import structlog
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from galactic import __version__
 from galactic.errors import GalacticError
+from galactic.monitoring import Monitoring
 from galactic.settings import Settings
 
 log = structlog.get_logger(__name__)
 GRACE_SECONDS: Final = 10.0
 GRACE_STEPS: Final = 100
-ADDRESS_SECONDS: Final = 5.0
-"""Between two looks for an address that this host does not have yet."""
 
 
 class Health:
@@ -131,9 +121,13 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    server = await _server(health, registry)
-    serves = await _listen(server, settings)
-    listening = None if serves else asyncio.create_task(_retry(server, settings), name="metrics and health")
+    monitoring = Monitoring(settings, health, registry)
+    try:
+        await monitoring.start()
+    except GalacticError as error:
+        log.error("failed", program=program, error=str(error))  # noqa: TRY400 - one sentence, as below
+        return 1
+    monitored = asyncio.create_task(monitoring.run(), name="metrics and health")
     work = asyncio.create_task(main(health), name=program)
     stop = asyncio.create_task(stopped.wait(), name="stop")
     try:
@@ -147,9 +141,8 @@ async def _run(
             await _grace(work)
     finally:
         stop.cancel()
-        if listening:
-            listening.cancel()
-        await server.cleanup()
+        monitored.cancel()
+        await monitoring.close()
     return _code(work, program)
 
 
@@ -176,68 +169,3 @@ def _code(work: "asyncio.Task[None]", program: str) -> int:
     else:
         log.error("failed", program=program, exc_info=error)
     return 1
-
-
-async def _server(health: Health, registry: CollectorRegistry) -> web.AppRunner:
-    async def metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    def answer(problems: Mapping[str, str]) -> web.Response:
-        text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
-        return web.Response(text=text, status=503 if problems else 200)
-
-    async def healthz(_request: web.Request) -> web.Response:
-        return answer(health.problems)
-
-    async def readyz(_request: web.Request) -> web.Response:
-        return answer(health.obstacles)
-
-    async def livez(_request: web.Request) -> web.Response:
-        return answer({})
-
-    app = web.Application()
-    app.add_routes(
-        [
-            web.get("/metrics", metrics),
-            web.get("/healthz", healthz),
-            web.get("/readyz", readyz),
-            web.get("/livez", livez),
-        ]
-    )
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    return runner
-
-
-async def _listen(server: web.AppRunner, settings: Settings) -> bool:
-    """Serves, if this host has the address. Raises OSError for a port that is in use."""
-    address, port = settings.metrics_address, settings.metrics_port
-    if not port:
-        return True
-    if address is None:
-        await web.TCPSite(server, None, port).start()
-        return True
-    try:
-        await web.SockSite(server, _bound(address, port)).start()
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        log.warning("metrics_address is not an address of this host, trying again", address=str(address))
-        return False
-    return True
-
-
-async def _retry(server: web.AppRunner, settings: Settings) -> None:
-    """Serves once the host has the address: duplicate address detection takes seconds, and a controller works without
-    its metrics.
-    """
-    while True:
-        await asyncio.sleep(ADDRESS_SECONDS)
-        if await _listen(server, settings):
-            return
-
-
-def _bound(address: IPv4Address | IPv6Address, port: int) -> socket.socket:
-    """Asyncio would hide why an address is not bound."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    return socket.create_server((str(address), port), family=family, backlog=128)

@@ -192,6 +192,16 @@ CASES = [
     ),
     pytest.param(nested("node.metricsAddress", "node-1"), "node metricsAddress", id="address-is-a-name"),
     pytest.param(
+        nested("metrics", {"secure": {"enabled": True}, "podMonitor": {"enabled": True}}),
+        "metrics.secure PodMonitor metrics.secure.tokenSecret",
+        id="a-podmonitor-without-a-token",
+    ),
+    pytest.param(
+        nested("metrics.secure", {"enabled": True, "serverName": "galactic"}),
+        "metrics.secure.serverName metrics.secure.certificateSecret",
+        id="a-name-that-nothing-verifies",
+    ),
+    pytest.param(
         merged(nested("node.metricsAddress", "127.0.0.1"), nested("metrics.podMonitor.enabled", True)),
         "metrics.podMonitor node.metricsAddress 127.0.0.1",
         id="a-monitor-that-reaches-nothing",

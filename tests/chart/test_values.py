@@ -18,6 +18,8 @@ AFFINITY = {
         }
     }
 }
+VERIFIED = {"enabled": True, "certificateSecret": "s", "serverName": "name-42"}
+READ_BY_TOKEN = {"enabled": True, "tokenSecret": {"name": "token-42", "key": "key-42"}}
 MONITORS = {"serviceMonitor": "ServiceMonitor", "podMonitor": "PodMonitor", "rules": "PrometheusRule"}
 
 Case = tuple[dict[str, Any], str]
@@ -225,6 +227,22 @@ CASES: dict[str, Case] = {
         "name: mon-42",
     ),
     "metrics.port": (nested("metrics.port", 4242), "containerPort: 4242, "),
+    "metrics.secure.enabled": (nested("metrics.secure.enabled", True), "scheme: HTTPS"),
+    "metrics.secure.certificateSecret": (
+        nested("metrics.secure", {"enabled": True, "certificateSecret": "tls-42"}),
+        'secretName: "tls-42"',
+    ),
+    "metrics.secure.serverName": (
+        nested("metrics", {"secure": VERIFIED, "serviceMonitor": {"enabled": True}}),
+        'serverName: "name-42"',
+    ),
+    **{
+        f"metrics.secure.tokenSecret.{key}": (
+            nested("metrics", {"secure": READ_BY_TOKEN, "podMonitor": {"enabled": True}}),
+            text,
+        )
+        for key, text in (("name", 'name: "token-42"'), ("key", 'key: "key-42"'))
+    },
     **{
         f"metrics.{key}.enabled": (nested(f"metrics.{key}.enabled", True), f"kind: {kind}")
         for key, kind in MONITORS.items()
@@ -436,3 +454,31 @@ def test_the_job_of_uninstall_says_what_hinders_it_before_its_time_is_up(
     assert f"--patience={patience}" in container["args"]
     assert deadline > patience
     assert seconds is not None or deadline > 300, "Helm's own patience"
+
+
+def test_secure_metrics_are_those_of_all_components(helm: Helm) -> None:
+    """Each serves by HTTPS, is probed by HTTPS, and may ask the API server about tokens."""
+    secure = {"enabled": True, "certificateSecret": "tls"}
+    objects = helm.objects(nested("metrics", {"secure": secure, "serviceMonitor": {"enabled": True}}))
+    programs = [it for it in objects if it["metadata"]["name"] in {f"galactic-{name}" for name in COMPONENTS}]
+    roles = {it["metadata"]["name"]: it["rules"] for it in objects if it["kind"] == "ClusterRole"}
+    assert roles["galactic-metrics-reader"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+    workloads = [it for it in programs if it["kind"] in ("Deployment", "DaemonSet")]
+    assert len(workloads) == len(COMPONENTS)
+    for workload in workloads:
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        values = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert values["GALACTIC_METRICS_SECURE"] == "true"
+        assert values["GALACTIC_METRICS_CERT_FILE"] == "/etc/galactic/metrics/tls.crt"
+        assert "/etc/galactic/metrics" in {mount["mountPath"] for mount in container["volumeMounts"]}
+        for probe in ("readinessProbe", "livenessProbe"):
+            assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+        asked = {it for rule in roles[workload["metadata"]["name"]] for it in rule["resources"]}
+        assert {"tokenreviews", "subjectaccessreviews"} <= asked
+    monitors = [it for it in objects if it["kind"] == "ServiceMonitor"]
+    assert len(monitors) == 3
+    for monitor in monitors:
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["scheme"] == "https"
+        assert endpoint["bearerTokenFile"]
+        assert endpoint["tlsConfig"] == {"insecureSkipVerify": True}

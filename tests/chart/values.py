@@ -176,6 +176,15 @@ def nodes_at_the_broker(mqtt: dict[str, Any], url: str) -> None:
         mqtt["node"] = {key: node[key] for key in ("url", "issueCertificates") if key in node}
 
 
+def secure_metrics(metrics: dict[str, Any]) -> None:
+    """A name with the certificate that has it, and a token for the PodMonitor."""
+    secure = metrics.get("secure", {})
+    if not secure.get("certificateSecret"):
+        secure.pop("serverName", None)
+    if secure.get("enabled") and metrics.get("podMonitor", {}).get("enabled"):
+        secure.setdefault("tokenSecret", {})["name"] = "a-token"
+
+
 def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a condition of the schema
     """What the schema allows: drawn without regard to conditions, and then made to keep them."""
     it: dict[str, Any] = drawn(random, SCHEMA)
@@ -218,6 +227,7 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a case a 
         if block := peer.get("ipBlock"):
             block["cidr"] = str(ip_network(block["cidr"], strict=False))
     networks(random, it)
+    secure_metrics(it.get("metrics", {}))
     if it["webhook"].get("port", 9443) == it.get("metrics", {}).get("port", 9090):
         it["webhook"]["port"] = 9443
         it["metrics"]["port"] = 9090

@@ -100,13 +100,12 @@ def fetching(url: str) -> list[str]:
 
 
 def test_a_pod_that_multus_missed_is_evicted(examples: Lab) -> None:
-    """With the operator's two opt-ins: a node without Multus is closed, and a pod that it started is replaced."""
-    options = (
-        "--reuse-values",
-        "--set",
-        "operator.evictUnattached=true,operator.nodeTaint.set=true",
-        "--wait",
-    )
+    """With the operator's two opt-ins: a node without Multus is closed, and a pod that it started is replaced.
+
+    The same upgrade makes metrics secure, for the story after this one.
+    """
+    chosen = ("operator.evictUnattached=true", "operator.nodeTaint.set=true", "metrics.secure.enabled=true")
+    options = ("--reuse-values", "--set", ",".join(chosen), "--wait")
     helm(examples, "upgrade", "galactic", str(CHART), *options, f"--timeout={HELM_SECONDS}s")
     eventually("the operators are replaced", lambda: settled(examples), POD_SECONDS)
     examples.remove_multus("node-2")
@@ -166,3 +165,46 @@ def test_the_connectivity_test_of_the_image(charted: Lab) -> None:
     charted.kubectl("delete", "pod", "-n", NAMESPACE, "galactic-test", f"--timeout={POD_SECONDS}s")
     left = charted.kubectl("get", "namespaces", "-l", "galactic.datumapis.com/connectivity", "-o", "name")
     assert not left
+
+
+def test_metrics_are_for_those_whom_the_api_server_allows(examples: Lab) -> None:
+    """By HTTPS, at a node's own address, from its host, where every pod's packets to it arrive as well."""
+    (node, *_) = (member.name for member in examples.state.members)
+    addresses = examples.get("node", node)["status"]["addresses"]
+    (address,) = {it["address"] for it in addresses if it["type"] == "InternalIP"}
+    for account in ("prometheus", "curious"):
+        examples.kubectl("create", "serviceaccount", "-n", "blue", account)
+    reader = ("--clusterrole=galactic-metrics-reader", "--serviceaccount=blue:prometheus")
+    examples.kubectl("create", "clusterrolebinding", "prometheus-reads-galactic", *reader)
+    tokens = {
+        name: examples.kubectl("create", "token", name, "-n", "blue").strip()
+        for name in ("prometheus", "curious")
+    }
+    tokens |= {"forged": tokens["prometheus"][:-8] + "AAAAAAAA", "none": ""}
+
+    def scraped(who: str, path: str = "metrics") -> str:
+        words = scraping(f"https://[{address}]:9154/{path}", tokens[who])
+        return examples.run(node, words, check=False).stdout.strip()
+
+    try:
+        eventually("Prometheus reads", lambda: scraped("prometheus").startswith("200 "))
+        assert "galactic_node_" in scraped("prometheus")
+        assert scraped("curious").startswith("403 system:serviceaccount:blue:curious may not get /metrics")
+        assert scraped("forged").startswith("401 ")
+        assert scraped("none").startswith("401 ")
+        assert scraped("none", "livez") == "200 ok", "as the kubelet's probes ask"
+    finally:
+        examples.kubectl("delete", "clusterrolebinding", "prometheus-reads-galactic")
+        examples.kubectl("delete", "serviceaccount", "-n", "blue", "prometheus", "curious")
+
+
+def scraping(url: str, token: str) -> list[str]:
+    """A command that prints status and text of the answer."""
+    program = (
+        "import ssl, sys, urllib.error, urllib.request as r\n"
+        "asked = r.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + sys.argv[2]} if sys.argv[2] else {})\n"
+        "try: answer = r.urlopen(asked, timeout=60, context=ssl._create_unverified_context())\n"
+        "except urllib.error.HTTPError as error: answer = error\n"
+        "print(answer.status, answer.read().decode())"
+    )
+    return [sys.executable, "-ISEc", program, url, token]

@@ -14,7 +14,7 @@ import pytest
 
 PROGRAM = """
 import asyncio, sys, time
-from galactic import launch as module
+from galactic import launch as module, monitoring
 from galactic.errors import Unreachable
 from galactic.launch import launch
 from galactic.metrics import registry
@@ -42,7 +42,7 @@ async def main(health):
 
 address = [word.partition("=")[2] for word in sys.argv if word.startswith("address=")]
 words = ["--metrics-port", sys.argv[1], *(f"--metrics-address={word}" for word in address)]
-module.ADDRESS_SECONDS = 0.2
+monitoring.ADDRESS_SECONDS = 0.2
 drain = 1.5 if "drain" in sys.argv else 0.0
 launch(load(OperatorSettings, words), "test", main, registry("test"), drain=drain)
 """

@@ -223,20 +223,59 @@ tolerations:
 - {name: GALACTIC_METRICS_ADDRESS, value: {{ if eq . "all" }}""{{ else }}{{ . | default "$(HOST_IP)" | quote }}{{ end }}}
 {{- end -}}
 
-{{/* Probes of a container. A restart repairs none of the problems that /readyz names, but a loop that hangs. */}}
+{{/* Probes of a container, at that address. A restart repairs none of the problems that /readyz names, but a loop that hangs. */}}
 {{- define "galactic.probes" -}}
-{{- $address := "" }}{{ if kindIs "string" . }}{{ if not (has . (list "all" "0.0.0.0" "::")) }}{{ $address = . }}{{ end }}{{ end -}}
+{{- $more := "" }}
+{{- if not (has (.address | default "all") (list "all" "0.0.0.0" "::")) }}{{ $more = printf ", host: %q" .address }}{{ end -}}
+{{- if .root.Values.metrics.secure.enabled }}{{ $more = printf "%s, scheme: HTTPS" $more }}{{ end -}}
 readinessProbe:
-  httpGet: {path: /readyz, port: metrics{{ with $address }}, host: {{ . | quote }}{{ end }}}
+  httpGet: {path: /readyz, port: metrics{{ $more }}}
   periodSeconds: 5
   timeoutSeconds: 3
   failureThreshold: 3
 livenessProbe:
-  httpGet: {path: /livez, port: metrics{{ with $address }}, host: {{ . | quote }}{{ end }}}
+  httpGet: {path: /livez, port: metrics{{ $more }}}
   initialDelaySeconds: 30
   periodSeconds: 20
   timeoutSeconds: 10
   failureThreshold: 6
+{{- end -}}
+
+{{/* HTTPS and tokens for /metrics, of every controller: variables, mounts, volumes; and the same for monitors. */}}
+{{- define "galactic.secureMetrics" -}}
+{{- with .Values.metrics.secure }}{{ if .enabled }}
+- {name: GALACTIC_METRICS_SECURE, value: "true"}
+{{- if .certificateSecret }}
+- {name: GALACTIC_METRICS_CERT_FILE, value: /etc/galactic/metrics/tls.crt}
+- {name: GALACTIC_METRICS_KEY_FILE, value: /etc/galactic/metrics/tls.key}
+{{- end }}{{ end }}{{ end }}
+{{- end -}}
+
+{{- define "galactic.metricsMounts" -}}
+{{- with .Values.metrics.secure }}{{ if and .enabled .certificateSecret }}
+- {name: metrics-certificate, mountPath: /etc/galactic/metrics, readOnly: true}
+{{- end }}{{ end }}
+{{- end -}}
+
+{{- define "galactic.metricsVolumes" -}}
+{{- with .Values.metrics.secure }}{{ if and .enabled .certificateSecret }}
+- {name: metrics-certificate, secret: {secretName: {{ .certificateSecret | quote }}, defaultMode: 0440}}
+{{- end }}{{ end }}
+{{- end -}}
+
+{{- define "galactic.scrape" -}}
+{{- with .Values.metrics.secure }}{{ if .enabled }}
+scheme: https
+{{- if .tokenSecret.name }}
+authorization: {type: Bearer, credentials: {name: {{ .tokenSecret.name | quote }}, key: {{ .tokenSecret.key | quote }}}}
+{{- else }}
+bearerTokenFile: /var/run/secrets/kubernetes.io/serviceaccount/token
+{{- end }}
+{{- if .serverName }}
+tlsConfig: {serverName: {{ .serverName | quote }}, ca: {secret: {name: {{ .certificateSecret | quote }}, key: ca.crt}}}
+{{- else }}
+tlsConfig: {insecureSkipVerify: true}
+{{- end }}{{ end }}{{ end }}
 {{- end -}}
 
 {{/* Metadata of the Job before `helm uninstall` and of its rights. */}}

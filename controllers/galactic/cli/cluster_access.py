@@ -137,7 +137,7 @@ class Cluster:
 
     async def _health(self, pod: Object) -> str:
         meta = pod["metadata"]
-        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{_port(pod)}/proxy/healthz"
+        path = f"/api/v1/namespaces/{meta['namespace']}/pods/{_server(pod)}/proxy/healthz"
         try:
             await self._kube.text(path)
         except GalacticError as error:
@@ -198,9 +198,7 @@ class Cluster:
         for pod in await self.pods():
             meta = pod["metadata"]
             if _component(pod) in ("operator", "webhook", "router", "node") and _running(pod):
-                path = (
-                    f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}:{_port(pod)}/proxy/metrics"
-                )
+                path = f"/api/v1/namespaces/{meta['namespace']}/pods/{_server(pod)}/proxy/metrics"
                 yield f"{meta['name']}.prom", await _text_or_error(self._kube.text(path))
 
     async def image(self) -> str:
@@ -245,10 +243,16 @@ def _log(workload: Object, name: str) -> str:
     return f"kubectl logs -n {workload['metadata']['namespace']} {name}"
 
 
-def _port(pod: Object) -> int:
-    """The port of a pod's /metrics and /healthz."""
-    ports = (port for container in pod["spec"]["containers"] for port in container.get("ports") or ())
-    return next((port["containerPort"] for port in ports if port.get("name") == "metrics"), METRICS_PORT)
+def _server(pod: Object) -> str:
+    """Where a pod serves /metrics and /healthz, as the API server's proxy takes it: [https:]NAME:PORT."""
+    name = pod["metadata"]["name"]
+    for container in pod["spec"]["containers"]:
+        for port in container.get("ports") or ():
+            if port.get("name") == "metrics":
+                probe = (container.get("readinessProbe") or {}).get("httpGet") or {}
+                scheme = "https:" if probe.get("scheme") == "HTTPS" else ""
+                return f"{scheme}{name}:{port['containerPort']}"
+    return f"{name}:{METRICS_PORT}"
 
 
 def _serves(pod: Object) -> bool:

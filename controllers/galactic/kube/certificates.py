@@ -149,6 +149,21 @@ def _serving(ca: Pair, names: Sequence[str], lifetime: Lifetime, now: datetime) 
     return Pair(_pem(certificate), _private(key))
 
 
+def self_signed(names: Sequence[str], now: datetime, lifetime: timedelta) -> Pair:
+    """A serving certificate that is its own CA."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "galactic")])
+    certificate = (
+        builder(name, name, key.public_key(), now - SKEW, now + lifetime)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return Pair(_pem(certificate), _private(key))
+
+
 def builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, since: datetime, until: datetime
 ) -> x509.CertificateBuilder:

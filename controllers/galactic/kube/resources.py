@@ -52,6 +52,7 @@ SECRETS = Resource("", "v1", "secrets", "Secret")
 ACCESS_REVIEWS = Resource(
     "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
 )
+TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
 CERTIFICATE_REQUESTS = Resource(
     "certificates.k8s.io",
     "v1",

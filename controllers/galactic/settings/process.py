@@ -1,9 +1,10 @@
 """Settings that every program has."""
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import Annotated, Any, Final, Literal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "GALACTIC_"
@@ -39,12 +40,30 @@ class Settings(BaseSettings):
     )
     metrics_address: Annotated[IPv4Address | IPv6Address | None, BeforeValidator(_address)] = Field(
         default=None,
-        description="address of this host at which /metrics and /healthz are served, without TLS; none: all of its "
-        "addresses. The chart gives programs on the host's network the Node's address",
+        description="address of this host at which /metrics and /healthz are served; none: all of its addresses. The "
+        "chart gives programs on the host's network the Node's address",
     )
+    metrics_secure: bool = Field(
+        default=False,
+        description="serve /metrics and /healthz by HTTPS, and /metrics only to clients whose token the API server "
+        "knows, and whose user may `get` the non-resource URL /metrics",
+    )
+    metrics_cert_file: Path | None = Field(
+        default=None,
+        description="serving certificate (PEM) of metrics_secure, read again when it changes; none: a self-signed one",
+    )
+    metrics_key_file: Path | None = Field(default=None, description="key of metrics_cert_file (PEM)")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="least severe level that is logged"
     )
     log_format: Literal["json", "console"] = Field(
         default="json", description="log format: json for log collectors, console for a terminal"
     )
+
+    @model_validator(mode="after")
+    def _metrics_certificate(self) -> Self:
+        if (self.metrics_cert_file is None) != (self.metrics_key_file is None):
+            raise ValueError("metrics_cert_file and metrics_key_file belong together: give both or neither")
+        if self.metrics_cert_file is not None and not self.metrics_secure:
+            raise ValueError("metrics_cert_file is not served without metrics_secure: give that as well")
+        return self

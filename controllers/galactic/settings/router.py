@@ -59,4 +59,9 @@ class RouterSettings(MqttSettings):
             raise ValueError(
                 "admissions: a router in Kubernetes serves its own cluster; give kubernetes=false"
             )
+        if self.metrics_secure and not self.kubernetes:
+            raise ValueError(
+                "metrics_secure: the API server decides who may read, which a router with kubernetes=false does not "
+                "ask; give metrics_address 127.0.0.1 and a proxy in front"
+            )
         return self

@@ -63,6 +63,16 @@ def cluster(**lists: list[dict[str, Any]]) -> tuple[Cluster, FakeKube]:
     return Cluster(kube), kube  # type: ignore[arg-type]
 
 
+async def test_health_is_read_by_https_where_probes_are() -> None:
+    secure = pod("operator", "a", RUNNING)
+    secure["spec"]["containers"][0]["readinessProbe"] = {"httpGet": {"path": "/readyz", "scheme": "HTTPS"}}
+    access, kube = cluster(Deployment=[workload("operator", readyReplicas=2)], Pod=[secure])
+    await access.components()
+    assert kube.paths == [
+        "/api/v1/namespaces/galactic-system/pods/https:galactic-operator-a:9191/proxy/healthz"
+    ]
+
+
 async def test_what_runs() -> None:
     broken = {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}]}
     access, kube = cluster(

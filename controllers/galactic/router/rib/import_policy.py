@@ -100,11 +100,9 @@ def admitted(
         if _is_admitted(path, members, installed):
             allowed.append(path)
         else:
-            rejections.append(
-                Rejection(
-                    path.origin, path.attachment, "NotAdmitted", _sentence(path, members or frozenset())
-                )
-            )
+            who, others, remedy = _words(path, members or frozenset())
+            message = f"{who} may not be in VPC {vpc_hex(path.vpc)}, which is for {others}; {remedy}"
+            rejections.append(Rejection(path.origin, path.attachment, "NotAdmitted", message))
     return allowed, rejections
 
 
@@ -126,7 +124,8 @@ def _named(members: Members, cluster: str) -> list[str]:
     ]
 
 
-def _sentence(path: EndpointPath, members: frozenset[str | ClusterVpc]) -> str:
+def _words(path: EndpointPath, members: frozenset[str | ClusterVpc]) -> tuple[str, str, str]:
+    """Who is refused, the members, and the remedy."""
     cluster, name = path.origin.cluster, path.vpc_name
     others = ", ".join(
         sorted(
@@ -139,4 +138,4 @@ def _sentence(path: EndpointPath, members: frozenset[str | ClusterVpc]) -> str:
         remedy = "the cluster's operator does not publish which VPC this is: upgrade it"
     else:
         remedy = f"list the {'VPC' if _named(members, cluster) else 'cluster'} in the router's admissions"
-    return f"{who} may not be in VPC {vpc_hex(path.vpc)}, which is for {others or 'no cluster'}; {remedy}"
+    return who, others or "no cluster", remedy
