@@ -78,10 +78,23 @@ class Entitlements(Versioned, frozen=True):
 
 
 class Leader(Versioned, frozen=True):
-    """``router/leader``. When the term changes every node publishes its endpoints again."""
+    """``router/leader``. When the term changes every node publishes its endpoints again.
+
+    Term 0 is every router's Last Will: that router has gone. If it led, no router leads until another one claims.
+    """
 
     id: str
     term: int
+
+    @property
+    def gone(self) -> bool:
+        """Whether this is a Last Will, which claims nothing."""
+        return self.term == 0
+
+
+def gone(router: str) -> Leader:
+    """The Last Will of a router."""
+    return Leader(router, 0)
 
 
 class Route(msgspec.Struct, frozen=True, gc=False):

@@ -39,6 +39,9 @@ class Follower:
     def begin(self) -> None:
         self._gone = set(self._versions)
 
+    def set_back(self) -> None:
+        self._versions = dict.fromkeys(self._versions, "")
+
     def add(self, objects: Sequence[Object]) -> None:
         for item in objects:
             key = key_of(item)

@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
-from galactic.errors import GalacticError
+from galactic.errors import GalacticError, Unreachable
 from galactic.kube.api import Conflict, Event, NotFound, Object, Objects, Patch
 from galactic.kube.resources import ACCESS_REVIEWS, PODS, Resource
 
@@ -37,6 +37,7 @@ class MemoryApi:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self._kinds: dict[str, Resource] = {}  # by plural
         self._numbers = itertools.count(1)
+        self._restarts = 0
         self._history: list[tuple[int, str, Event]] = []  # resource version, plural
         self._changed = asyncio.Event()
 
@@ -106,6 +107,21 @@ class MemoryApi:
         else:
             self._vanish(resource, stored)
 
+    def backup(self) -> Callable[[], None]:
+        """As a snapshot of etcd. The result restores it, with the numbers of later versions; watches end then."""
+        objects, history = copy.deepcopy(self.objects), len(self._history)
+        number = self._history[-1][0] if self._history else 0
+
+        def restore() -> None:
+            self.objects = copy.deepcopy(objects)
+            self._numbers = itertools.count(number + 1)
+            del self._history[history:]
+            self._restarts += 1
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+        return restore
+
     # Requests
 
     async def find(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
@@ -151,8 +167,10 @@ class MemoryApi:
         labels: str = "",
     ) -> AsyncIterator[Event]:
         self._request("watch", resource, labels)
-        position = 0
+        position, restarts = 0, self._restarts
         while True:
+            if restarts != self._restarts:
+                raise Unreachable("kube-apiserver", "it was restarted")
             changed = self._changed
             for number, plural, event in self._history[position:]:
                 position += 1

@@ -3,6 +3,10 @@
 The reflector lists in pages with selectors and watches from there. It lists again when the resource version expired
 (410), when the stream is silent for too long, and after every failure, with jittered back-off. Objects reach the sink
 a few at a time, so that a long list stops neither leases nor messages, and is never in memory as a whole.
+
+A list is the truth, whatever its resource version: after a restoration of etcd the numbers begin again at lower ones.
+An API server accepts a watch from a version that it has not reached, and sends nothing until it has, bookmarks
+included.
 """
 
 import asyncio
@@ -24,6 +28,8 @@ TURN: Final = 50
 """Objects that the sink gets before other tasks have their turn."""
 ANY_VERSION: Final = "0"
 """As the least resource version of a list: any that the API server has in memory."""
+SILENT_SECONDS: Final = 150.0
+"""An API server that sends bookmarks sends one a minute. Where it sent none for this time, the watch has stalled."""
 AHEAD: Final = "Too large resource version"
 """The answer of an API server that was set back to an older state, or does not catch up."""
 
@@ -56,6 +62,9 @@ class Sink(Protocol):
     def begin(self) -> None:
         """A list is about to be requested. One that failed before its end counts for nothing but its objects."""
 
+    def set_back(self) -> None:
+        """The list that arrives now is of an API server with older data: equal versions may be different objects."""
+
     def add(self, objects: Sequence[Object]) -> None:
         """These are some of the list's objects."""
 
@@ -78,7 +87,8 @@ class Reflector:
     ) -> None:
         self._api, self._selection, self._sink = api, selection, sink
         self._connection = connection
-        self._newest = ANY_VERSION
+        self._newest = self._least = ANY_VERSION
+        self._bookmarks = False  # whether this API server sends them
         self.synced = asyncio.Event()
         self.connected = False
 
@@ -97,7 +107,7 @@ class Reflector:
             except GalacticError as error:
                 self._report(False)
                 if AHEAD in str(error):
-                    self._newest = ANY_VERSION
+                    self._least = ANY_VERSION
                 level = log.warning if isinstance(error, Unreachable) else log.error
                 level(
                     "watch failed, listing again", resource=self._selection.resource.plural, error=str(error)
@@ -113,24 +123,29 @@ class Reflector:
             selection.namespace,
             fields=selection.fields,
             labels=selection.labels,
-            least=self._newest if selection.cached else "",
+            least=self._least if selection.cached else "",
         ):
+            if not version and _before(of_page, self._newest):
+                log.warning("the API server has older data than before", resource=selection.resource.plural)
+                self._sink.set_back()
             version = of_page
             self._report(True)
             async for part in in_turns(objects):
                 self._sink.add(part)
-        self._newest = version or ANY_VERSION
+        self._newest = self._least = version or ANY_VERSION
         self._sink.end()
         self.synced.set()
         return version
 
     async def _watch(self, version: str, backoff: Backoff) -> None:
         """Never returns. The back-off starts over once the watch has brought something."""
-        selection = self._selection
+        selection, loop = self._selection, asyncio.get_running_loop()
+        deadline = loop.time() + SILENT_SECONDS  # of the next event or bookmark, over all streams
         while True:
             try:
                 # The server ends a watch after WATCH_SECONDS; one that stays silent for longer has stalled.
-                async with asyncio.timeout(WATCH_SECONDS + 60):
+                end = deadline if self._bookmarks else loop.time() + WATCH_SECONDS + 60
+                async with asyncio.timeout_at(end) as patience:
                     async for event in self._api.watch(
                         selection.resource,
                         version,
@@ -138,10 +153,15 @@ class Reflector:
                         fields=selection.fields,
                         labels=selection.labels,
                     ):
-                        self._newest = version = event.object["metadata"]["resourceVersion"]
+                        self._newest = self._least = version = event.object["metadata"]["resourceVersion"]
                         backoff.succeeded()
-                        if event.type != "BOOKMARK":
+                        deadline = loop.time() + SILENT_SECONDS
+                        if event.type == "BOOKMARK":
+                            self._bookmarks = True
+                        else:
                             self._sink.event(event)
+                        if self._bookmarks:
+                            patience.reschedule(deadline)
             except TimeoutError:
                 raise Unreachable("kube-apiserver", "the watch stalled") from None
 
@@ -149,3 +169,8 @@ class Reflector:
         self.connected = connected
         if self._connection:
             self._connection(connected)
+
+
+def _before(version: str, newest: str) -> bool:
+    """Whether an API server that answers with ``version`` has older data than the one that gave ``newest``."""
+    return version.isdigit() and newest.isdigit() and int(version) < int(newest)

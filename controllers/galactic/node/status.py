@@ -84,6 +84,8 @@ class StatusReport:
         """Those that follow from more than one task. No message is empty: old API servers make that null."""
         vpcs, broker = self._kubernetes.fallback_vpcs, self._session.problem
         fallback = f"the routes of {vpcs} VPCs are read from kube-apiserver instead" if vpcs else ""
+        if self._session.leaderless and not broker:
+            fallback = "; ".join(filter(None, ("no router leads", fallback)))
         if broker and fallback:
             broker = f"{broker}; {fallback}"
         if certificate := self._kubernetes.certificate_problem:

@@ -4,6 +4,7 @@ Layers, top to bottom: ``__main__`` wires. ``handlers`` (kopf) and ``reflectors`
 marks dirty what a change concerns; ``reconcile`` runs the queue through ``vpcs``, ``attachments`` (by ``admission``),
 ``segments`` and ``pods``, which share ``context``; ``prefixes`` finds free and overlapping prefixes; ``kinds``
 notices fields that the API server drops. ``attached``, ``route_reporting`` and ``evictions`` watch over pods;
+``stand_in`` records endpoints while no router leads;
 ``events`` writes Events; ``entitlements`` publishes the attachments for routers outside; ``issuer`` issues nodes'
 certificates at the broker; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts
 ``identifiers`` and ``addresses``, ``nad``, ``carriers``, ``retention``, and ``galactic.validation`` know neither the

@@ -76,10 +76,11 @@ async def operate(
                     await reconciler.restored.wait()  # a list that is not complete would withdraw routes
                     tasks.create_task(publisher.run(), name="entitlements")
 
+        set_back = asyncio.Event()
         await run_all(
             *issuing,
-            *(reflector.run() for reflector in reflectors(kube, reconciler.caches)),
-            watch(Memo(reconciler.caches), reconciler.resync),
+            *(reflector.run() for reflector in reflectors(kube, reconciler.caches, set_back.set)),
+            watch(Memo(reconciler.caches), reconciler.resync, set_back),
             lease.run(lead),
         )
 
@@ -127,6 +128,7 @@ def rules(settings: OperatorSettings) -> Rules:
         segments=settings.segments,
         pool=settings.pool_prefix,
         pool_length=settings.pool_length,
+        cluster=settings.cluster,
         router_outside=settings.router_outside,
         unattached_after=settings.unattached_after,
         evict_unattached=settings.evict_unattached,

@@ -35,6 +35,7 @@ from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import configuration, definition, labels
 from galactic.operator.retention import Retention, may_carry, retention, stateful
 from galactic.operator.route_reporting import PATIENCE_SECONDS, Unpublished
+from galactic.operator.stand_in import StandIn
 from galactic.operator.state import Invalid
 from galactic.operator.vpcs import Vpcs
 
@@ -55,6 +56,7 @@ class Attachments:
         self._context, self._evict = context, evict
         self._admission = Admission(context, vpcs)
         self._unpublished = Unpublished()
+        self._stand_in = StandIn(context)
         self._interfaces = Interfaces(context.rules.unattached_after)
 
     async def reconcile(self, key: Key) -> None:
@@ -62,6 +64,7 @@ class Attachments:
         attachment = context.caches.attachments.get(key)
         if attachment is None:
             self._unpublished.state(context.caches, key, None)
+            self._stand_in.forget(key)
             self._interfaces.forget(key)
             self._admission.release(key)
             return
@@ -69,6 +72,8 @@ class Attachments:
         if isinstance(attachment, Invalid):
             await self._write(meta, AttachmentStatus(), None, attachment.problem)
             return
+        attachment = await self._stand_in.record(key, attachment)
+        meta = attachment.metadata
         if meta.deletion_timestamp is None:
             admitted: Admitted | None = None
             problem: Rejected | NotYet | None = None

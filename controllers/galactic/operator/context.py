@@ -47,6 +47,7 @@ class Rules:
     segments: Mapping[str, str] = field(default_factory=dict)  # Node → prefix, where it has no annotation
     pool: IPv6Network | None = None  # the other Nodes get their prefixes from it
     pool_length: int = 56
+    cluster: str = "default"
     router_outside: bool = False  # the router does not write endpoints into this cluster's objects
     unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
     evict_unattached: bool = False

@@ -2,11 +2,14 @@
 
 There are only ``on.event`` handlers: kopf then writes neither annotations nor finalizers onto users' objects.
 
-kopf does not report two things, which the reconciler's own lists repair. First, that the initial list is complete: an
+kopf does not report three things, which the reconciler's own lists repair. First, that the initial list is complete: an
 index (``kopf.index``) is filled before any handler runs, but only with kinds that the API server served when kopf
 asked. After a restart of the API server some of ours may be missing. So ``Reconciler.restore`` lists every kind when it
 begins to lead, and assigns no identifier before all live ones are known. Second, deletions while a watch was
-interrupted: after a 410 kopf lists again and reports the objects that exist, never those that do not.
+interrupted: after a 410 kopf lists again and reports the objects that exist, never those that do not. Third, an API
+server with older data than before, after a restoration of etcd: kopf goes on watching from the newest resource version
+that it saw, and gets nothing until the server's numbers have passed it. Our reflectors notice that (``reflectors``),
+and kopf is started again.
 """
 
 import asyncio
@@ -104,12 +107,16 @@ async def _login(**keywords: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_service_account(**keywords) or kopf.login_with_kubeconfig(**keywords)
 
 
-async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
+async def watch(
+    memo: Memo, resynced: Callable[[], Awaitable[None]], set_back: asyncio.Event | None = None
+) -> None:
     """Never returns: fills the caches. SIGTERM and SIGINT cancel the task that it runs in.
 
-    kopf ends when a watch fails in a way that it does not know, such as a restart of the API server. It is then started
-    again, and ``resynced`` is awaited, because events may have been missed.
+    kopf ends when a watch fails in a way that it does not know, such as a restart of the API server, and when
+    ``set_back`` is set: the API server has older data than before. It is then started again, and ``resynced`` is
+    awaited, because events may have been missed.
     """
+    older = set_back or asyncio.Event()
     task = asyncio.current_task()
     assert task
     loop, backoff = asyncio.get_running_loop(), Backoff(*BACKOFF_SECONDS, spread=0)
@@ -121,6 +128,7 @@ async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
                 memo=memo,
                 clusterwide=True,
                 standalone=True,
+                stop_flag=older,
                 settings=kopf.OperatorSettings(),
             )
             _cancel_on_signals(task)
@@ -130,6 +138,10 @@ async def watch(memo: Memo, resynced: Callable[[], Awaitable[None]]) -> None:
         if loop.time() - began > LASTING_SECONDS:
             backoff.succeeded()
         await asyncio.sleep(backoff.pause())
+        if older.is_set():
+            older.clear()
+            for cache in memo.caches.by_kind:
+                cache.forget_versions()
         with contextlib.suppress(GalacticError):
             await resynced()
 

@@ -178,7 +178,7 @@ class Reconciler:
                 self._report(str(error))
 
     async def _list(self, cache: "Cache[object]") -> int:
-        """Replaces the cache's objects by a list. How many deletions the watch had missed."""
+        """Replaces the cache's objects by a list, which is the truth. How many deletions the watch had missed."""
         since, selection, listed = cache.clock, cache.selection, set[Key]()
         try:
             async for objects, _ in self._context.api.pages(
@@ -187,7 +187,7 @@ class Reconciler:
                 async for part in in_turns(objects):
                     for item in part:
                         listed.add(key_of(item))
-                        cache.set(item)
+                        cache.set_listed(item, since)
         except NotFound:
             log.warning("kind not installed", kind=selection.resource.kind)
         return cache.retain(listed, since)

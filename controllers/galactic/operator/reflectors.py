@@ -4,7 +4,7 @@ kopf has no label selectors, keeps a task and a queue for each object, and spend
 (docs/design/watching.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from galactic.kube.api import Api, Event, Key, Object, key_of
@@ -13,10 +13,14 @@ from galactic.operator.state import Cache, Caches
 
 
 class CacheReflector:
-    """Keeps one cache equal to the API server's objects: ``run`` never returns by itself."""
+    """Keeps one cache equal to the API server's objects: ``run`` never returns by itself.
 
-    def __init__(self, api: Api, cache: Cache[Any]) -> None:
+    ``set_back`` is called when the API server has older data than before.
+    """
+
+    def __init__(self, api: Api, cache: Cache[Any], set_back: Callable[[], None] = lambda: None) -> None:
         self._cache, self._since = cache, 0
+        self._on_set_back = set_back
         self._listed: set[Key] = set()
         self._reflector = Reflector(api, cache.selection, self)
 
@@ -26,10 +30,14 @@ class CacheReflector:
     def begin(self) -> None:
         self._since, self._listed = self._cache.clock, set()
 
+    def set_back(self) -> None:
+        self._cache.forget_versions()
+        self._on_set_back()
+
     def add(self, objects: Sequence[Object]) -> None:
         for item in objects:
             self._listed.add(key_of(item))
-            self._cache.set(item)
+            self._cache.set_listed(item, self._since)
 
     def end(self) -> None:
         self._cache.retain(self._listed, self._since)
@@ -43,6 +51,6 @@ class CacheReflector:
             self._cache.set(event.object)
 
 
-def reflectors(api: Api, caches: Caches) -> tuple[CacheReflector, ...]:
-    """One for each kind that kopf does not watch."""
-    return tuple(CacheReflector(api, cache) for cache in caches.reflected)
+def reflectors(api: Api, caches: Caches, set_back: Callable[[], None]) -> tuple[CacheReflector, ...]:
+    """One for each kind that kopf does not watch. ``set_back``: the API server has older data than before."""
+    return tuple(CacheReflector(api, cache, set_back) for cache in caches.reflected)

@@ -130,7 +130,9 @@ class Cache(Generic[T]):
         self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
         self._clock = 0
         self._touched: dict[Key, int] = {}
-        self._removed: OrderedDict[str, str] = OrderedDict()  # uid → the resource version that it went with
+        self._removed: OrderedDict[str, tuple[str, int]] = (
+            OrderedDict()
+        )  # uid → its last version, the clock then
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -156,17 +158,36 @@ class Cache(Generic[T]):
         """
         key, meta = key_of(item), item["metadata"]
         uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
-        if (end := self._removed.get(uid)) and not _newer(version, end):
+        if (end := self._removed.get(uid)) and not _newer(version, end[0]):
             return
         entry = self._objects.get(key)
         if entry and entry[0] == uid and not _newer(version, entry[1]):
             return
         self._put(key, (uid, version, self._read(item)))
 
+    def set_listed(self, item: Object, since: int) -> None:
+        """The object as it is in a list that was requested at ``since``.
+
+        What has not changed here since then is replaced whatever its version: a restored API server has older ones.
+        """
+        key, meta = key_of(item), item["metadata"]
+        uid, version = meta.get("uid", ""), meta.get("resourceVersion", "")
+        end, entry = self._removed.get(uid), self._objects.get(key)
+        if (end and end[1] > since) or (entry and self._touched[key] > since):
+            self.set(item)
+        elif entry is None or entry[:2] != (uid, version):
+            self._removed.pop(uid, None)
+            self._put(key, (uid, version, self._read(item)))
+
+    def forget_versions(self) -> None:
+        """The API server has older data than before: an equal version may be another state of the object."""
+        self._objects = {key: (uid, "", value) for key, (uid, _, value) in self._objects.items()}
+        self._removed.clear()
+
     def remove(self, key: Key, uid: str = "", version: str = "") -> None:
         """The object was deleted, with that resource version; a namesake with another UID stays."""
         if uid and version:
-            self._removed[uid] = version
+            self._removed[uid] = version, self._clock + 1
             if len(self._removed) > REMOVED:
                 self._removed.popitem(last=False)
         entry = self._objects.get(key)

@@ -17,7 +17,7 @@ from galactic.bus.paho import PahoBus
 from galactic.errors import Rejected
 from galactic.kube.client import Kube, connect
 from galactic.launch import Health, launch
-from galactic.messages import Topics
+from galactic.messages import Topics, encode, gone
 from galactic.metrics import registry
 from galactic.router.commits import Commits
 from galactic.router.controller import Controller, Part, Router
@@ -206,7 +206,8 @@ def main() -> None:
     async def run(health: Health) -> None:
         kube = await connect() if settings.kubernetes else None
         try:
-            async with PahoBus(settings, f"{PROGRAM}-{replica}", metrics=BusMetrics(metrics)) as bus:
+            will = Topics(settings.mqtt_base).leader, encode(gone(replica))
+            async with PahoBus(settings, f"{PROGRAM}-{replica}", will, BusMetrics(metrics)) as bus:
                 process = Process(replica, metrics, health)
                 controller = wire(settings, bus, kube, process, admissions=admissions)
                 beside: list[Part] = [InspectionServer(replica, controller.router)]

@@ -12,10 +12,11 @@ from galactic.bus.memory import MemoryBroker
 from galactic.errors import Unreachable
 from galactic.kube import reflector
 from galactic.kube.api import Event
-from galactic.messages import Changes, Head, Route, Shard, Topics, digest, encode
+from galactic.messages import Changes, Head, Leader, Route, Shard, Topics, digest, encode, gone
 from galactic.names import VPC_LABEL
 from galactic.node.kubernetes import fallback
 from galactic.node.kubernetes.fallback import Fallback, Patience
+from galactic.node.mqtt import session
 from galactic.node.mqtt.session import NodeTopics, Session
 from galactic.node.mqtt.subscriptions import Subscriptions
 from galactic.node.state.remote import Source
@@ -169,6 +170,28 @@ async def test_without_the_broker_routes_come_from_the_api_server_and_none_is_lo
         cluster.kube.delete("old")
         await until(lambda: cluster.routes == {})
         assert len(cluster.kube.requests) == 1, "one watch for all of it"
+
+
+async def test_without_a_router_routes_come_from_the_api_server(cluster, monkeypatch):
+    """The broker is well, and its table is whole, but no router keeps it."""
+    monkeypatch.setattr(session, "LEADERLESS_SECONDS", 0.0)
+    async with running(cluster) as falling:
+        cluster.broker.publish(TOPICS.leader, encode(Leader("router-a", 5)), True)
+        await until(lambda: cluster.routes == {"10.1.1.2": 2})
+        cluster.broker.publish(TOPICS.leader, encode(gone("router-a")), True)
+        await cluster.wait(falling)
+        cluster.kube.set("new", 3, 3, 3, 60, 100)
+        await until(lambda: cluster.routes == {"10.1.1.2": 2, "10.1.1.3": 3})
+        cluster.kube.set("reuses-the-address", 2, 4, 4, 70, 101)
+        await until(lambda: cluster.routes == {"10.1.1.2": 4, "10.1.1.3": 3})
+        cluster.broker.publish(TOPICS.leader, encode(Leader("router-b", 6)), True)
+        await asyncio.sleep(0.1)
+        assert falling.followed == {1234}, "until the new router has published what the API server has"
+        routes = route(2, 4, 4, 70), route(3, 3, 3, 60)
+        cluster.broker.publish(TOPICS.changes(VPC), encode(Changes(102, 100, routes)), False)
+        cluster.table(102, *routes)
+        await until(lambda: not falling.followed)
+        assert cluster.routes == {"10.1.1.2": 4, "10.1.1.3": 3}
 
 
 async def test_a_pod_takes_the_place_of_the_last_one(cluster):

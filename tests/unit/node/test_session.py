@@ -18,6 +18,7 @@ from galactic.messages import (
     decode,
     digest,
     encode,
+    gone,
 )
 from galactic.node.mqtt import session
 from galactic.node.mqtt.replica import PATIENCE, SPREAD_SECONDS
@@ -283,3 +284,66 @@ async def test_a_broker_that_restarts_is_read_no_more_than_needed(node, config, 
         now[0] += SPREAD_SECONDS
         await until(lambda: len([*node.store.tables[1234]]) == 21)
         assert sorted(delivered) == [*range(21)]
+
+
+@pytest.mark.parametrize(
+    ("published", "leaderless"),
+    [
+        pytest.param([Leader("a", 5)], False, id="led"),
+        pytest.param([Leader("a", 5), gone("a")], True, id="the-leader-has-gone"),
+        pytest.param([Leader("a", 5), gone("b")], False, id="a-standby-has-gone"),
+        pytest.param([Leader("a", 5), gone("a"), gone("b")], True, id="both-have-gone"),
+        pytest.param([Leader("a", 5), gone("a"), Leader("b", 6)], False, id="another-one-leads"),
+        pytest.param([Leader("a", 5), Leader("b", 6), gone("a")], False, id="a-late-will-of-the-former-one"),
+        pytest.param([Leader("a", 5), gone("a"), Leader("a", 5)], False, id="its-connection-was-made-again"),
+    ],
+)
+@pytest.mark.parametrize("late", [False, True])
+async def test_whether_a_router_leads(node, monkeypatch, published, leaderless: bool, late: bool):
+    """``late``: the session begins afterwards, with what the broker retains; the leader has repeated its claim then."""
+    monkeypatch.setattr(session, "LEADERLESS_SECONDS", 0.0)
+    broker = MemoryBroker()
+    publish_table(broker, 7, ROUTE)
+    if late and not leaderless and published[-1].gone:
+        published = [*published, *(claim for claim in published if not claim.gone)][-1:]
+    if late:
+        for leader in published:
+            broker.publish(TOPICS.leader, encode(leader), True)
+    bus = broker.session(OWN.will)
+    subscriptions = Subscriptions(bus, TOPICS, node.store, node.metrics, lambda: 0.0)
+    made = Session(bus, OWN, node.store, subscriptions, node.metrics)
+    task = asyncio.create_task(made.run())
+    try:
+        await until(lambda: made.problem is None)
+        if not late:
+            for leader in published:
+                broker.publish(TOPICS.leader, encode(leader), True)
+        await until(bus._queue.empty)
+        await asyncio.sleep(0.01)
+        assert made.leaderless is leaderless
+        count = sum(topic == ENDPOINTS for topic, _, _ in broker.published)
+        assert count <= 1 + len({leader.term for leader in published if not leader.gone})
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_another_router_has_time_to_take_over(node, monkeypatch):
+    monkeypatch.setattr(session, "LEADERLESS_SECONDS", 0.3)
+    broker = MemoryBroker()
+    bus = broker.session(OWN.will)
+    subscriptions = Subscriptions(bus, TOPICS, node.store, node.metrics, lambda: 0.0)
+    made = Session(bus, OWN, node.store, subscriptions, node.metrics)
+    task = asyncio.create_task(made.run())
+    try:
+        broker.publish(TOPICS.leader, encode(gone("a")), True)
+        await asyncio.sleep(0.05)
+        assert not made.leaderless
+        await until(lambda: made.leaderless)
+        broker.stop()
+        broker.start()  # the retained will is delivered again, and begins a new wait
+        await until(lambda: not made.leaderless)
+        await until(lambda: made.leaderless)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

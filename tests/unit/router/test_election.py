@@ -309,6 +309,8 @@ class Contested:
     async def publish(self, leader: Leader) -> None:
         self.published.append(leader)
 
+    async def leave(self, replica: str) -> None: ...
+
     def read(self, then) -> None:
         then(Retained(leader=self.published[-1]))
 

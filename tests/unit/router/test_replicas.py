@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected
-from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode
+from galactic.messages import Changes, Head, Leader, Route, Shard, decode, digest, encode, gone
 from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.leader.election import Alone
 from galactic.router.rib.path import NodeRef
@@ -392,6 +392,8 @@ async def test_a_stray_change_under_way_when_the_new_leader_told_its_first(
         pytest.param((LEADER, b"[]"), id="leader-nonsense"),
         pytest.param((LEADER, encode(Leader("x", 1))), id="leader-old"),
         pytest.param((LEADER, encode(Leader("x", 1 << 63))), id="leader-absurd"),
+        pytest.param((LEADER, encode(gone("x"))), id="another-router-has-gone"),
+        pytest.param((LEADER, encode(gone("a"))), id="an-earlier-session-of-its-own-has-ended"),
     ],
 )
 async def test_stray_writes_are_put_right(topology, broker, vote, until, stray: tuple[str, bytes]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galactic.messages import Leader
+from galactic.messages import Leader, gone
 from galactic.router.leader.state_machine import (
     RAISE_SECONDS,
     AdoptTables,
@@ -107,6 +107,17 @@ def deposed(leader: Leader) -> tuple:
             STANDBY, TermKnown(77), replace(STANDBY, highest_term=77), (), id="standby-a-recorded-term"
         ),
         pytest.param(STANDBY, LeaderPublished(None), STANDBY, (), id="standby-claim-cleared"),
+        pytest.param(STANDBY, LeaderPublished(gone("a")), STANDBY, (), id="standby-the-leader-has-gone"),
+        pytest.param(
+            CLAIMING, LeaderPublished(gone("a")), CLAIMING, (), id="claiming-the-former-leader-has-gone"
+        ),
+        pytest.param(
+            LEADING,
+            LeaderPublished(gone("a")),
+            LEADING,
+            (PublishClaim(OWN),),
+            id="leading-a-standby-has-gone",
+        ),
         pytest.param(STANDBY, ClaimConfirmed(OWN), STANDBY, (), id="standby-late-confirmation"),
         pytest.param(STANDBY, TablesAdopted(OWN), STANDBY, (), id="standby-late-adoption"),
         pytest.param(

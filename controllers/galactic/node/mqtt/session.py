@@ -5,6 +5,7 @@ repeated message does no harm.
 """
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,8 @@ DEBOUNCE_SECONDS: Final = 0.01
 BACKOFF_SECONDS: Final = (0.5, 10.0)
 OFFLINE_SECONDS: Final = 1.0
 """For the status ``offline`` to reach the broker when the node ends."""
+LEADERLESS_SECONDS: Final = 5.0
+"""Another router takes over within this time. After it, tables that no router keeps are not trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Session:
         self._metrics = metrics
         self._changed = store.watch()
         self._term: int | None = None
+        self._leader: str | None = None  # of the last claim
+        self._gone_at: float | None = None  # when the leader went, until another one claims
         self.problem: str | None = "not connected yet"
         self.password_exposure: str | None = None
 
@@ -79,8 +84,13 @@ class Session:
         return self._subscriptions.revisions
 
     def trusted(self, vpc: int) -> bool:
-        """Whether the VPC's table in MQTT is whole: connected, and all that is retained adds up."""
-        return self.problem is None and self._subscriptions.settled(vpc)
+        """Whether the VPC's table in MQTT is whole: connected, all that is retained adds up, and a router leads."""
+        return self.problem is None and not self.leaderless and self._subscriptions.settled(vpc)
+
+    @property
+    def leaderless(self) -> bool:
+        """Whether no router has led for LEADERLESS_SECONDS, by the Last Will of the last one."""
+        return self._gone_at is not None and time.monotonic() - self._gone_at >= LEADERLESS_SECONDS
 
     async def _receive(self) -> None:
         async for event in self._bus.deliveries():
@@ -96,7 +106,7 @@ class Session:
         match event:
             case Connected():
                 log.info("connected to the broker")
-                self.problem = None
+                self.problem, self._leader, self._gone_at = None, None, None
                 self._subscriptions.restart()
                 self._changed.set()
             case Disconnected(reason):
@@ -113,6 +123,12 @@ class Session:
         if not payload:
             return
         leader = decode(Leader, payload)
+        if leader.gone:
+            if self._gone_at is None and self._leader in {None, leader.id}:
+                log.warning("the leading router has gone", router=leader.id)
+                self._gone_at = time.monotonic()
+            return
+        self._leader, self._gone_at = leader.id, None
         if leader.term != self._term:
             log.info("router leads", router=leader.id, term=leader.term)
             self._term = leader.term

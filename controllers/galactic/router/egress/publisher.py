@@ -34,6 +34,11 @@ class Publisher:
             str, deque[int]
         ] = {}  # by topic: hashes of what was published and did not come back yet
 
+    @property
+    def online(self) -> bool:
+        """Whether there is a session with the broker."""
+        return self._bus.connected
+
     def connected(self, up: bool) -> None:
         """A session began or ended. When it begins, waiting publishes are tried again at once."""
         if up:

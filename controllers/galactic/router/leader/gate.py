@@ -1,8 +1,15 @@
 """The broker as leadership uses it: the claim, and the gate through which everything else is published."""
 
+import asyncio
+import contextlib
+from typing import Final
+
 from galactic.launch import Health
-from galactic.messages import Leader, Topics, encode
+from galactic.messages import Leader, Topics, encode, gone
 from galactic.router.egress.publisher import Publisher
+
+LEAVE_SECONDS: Final = 1.0
+"""For the farewell of a leader that ends to reach the broker."""
 
 
 class Gate:
@@ -32,3 +39,11 @@ class Gate:
     async def publish(self, claim: Leader) -> None:
         """Returns when the broker has confirmed the claim."""
         await self._publisher.publish(self._topic, encode(claim), True, gated=False)
+
+    async def leave(self, replica: str) -> None:
+        """Publishes that this router has gone, if there is a session."""
+        if not self._publisher.online:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self.publish(gone(replica))

@@ -86,9 +86,12 @@ class Leadership:
         self._claimed_at = 0.0
 
     async def run(self) -> None:
-        """For ever: stands by, claims, leads."""
-        async with asyncio.TaskGroup() as self._tasks:
-            self._tasks.create_task(self._election.run(self._chosen), name="election")
+        """For ever: stands by, claims, leads. A leader that is cancelled publishes that it has gone."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._election.run(self._chosen), name="election")
+        finally:
+            await self._go()
 
     @property
     def leads(self) -> bool:
@@ -108,6 +111,11 @@ class Leadership:
         """The tables changed: a leader publishes that."""
         if self.leads:
             self._reign.committed(commit)
+
+    async def _go(self) -> None:
+        """The broker publishes no Last Will after a clean end: nodes learn by this that no router leads."""
+        if self.state.claim is not None:
+            await self._gate.leave(self.state.replica)
 
     # -- events ------------------------------------------------------------------------------------------------------
 
