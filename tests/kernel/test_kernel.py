@@ -268,12 +268,12 @@ async def test_routes_stay_when_a_pods_addresses_change(kernel, pod, tools, chan
     pings = [
         inside.run(
             lambda far=far: subprocess.Popen(
-                ["ping", "-q", "-i", "0.01", "-c", "200", far], stdout=subprocess.PIPE, text=True
+                ["ping", "-q", "-i", "0.01", "-c", "100", far], stdout=subprocess.PIPE, text=True
             )
         )
         for far in FAR
     ]
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.2)
     present = before
     steps = (of_pod(*changed), before, of_pod(*changed))
     for step in steps:
