@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,17 @@ CRDS: Final = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
 START_SECONDS: Final = 90.0
+ADMINISTRATOR: Final = "admin"
+WRITES: Final = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
+        {"level": "None"},
+    ],
+}
+"""The audit policy: who wrote what, and nothing of what was read."""
 
 
 def free_port() -> int:
@@ -53,12 +64,17 @@ def running(*argv: str, log: Path, environment: dict[str, str] | None = None) ->
 
 
 @contextmanager
-def api_server() -> Iterator[Path]:
-    """A folder with a ``kubeconfig`` for an administrator, while the servers run."""
+def api_server(users: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder with a ``kubeconfig`` for an administrator, while the servers run.
+
+    With ``users`` it has a ``kubeconfig-USER`` for each as well, all of them administrators, and ``audit.log`` their
+    writes. ``etcd.pid`` and ``kube-apiserver.pid`` have the processes' ids.
+    """
     found = assets.find()
     with tempfile.TemporaryDirectory(prefix="galactic-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        _credentials(folder)
+        users = [*users]
+        _credentials(folder, users)
         url, peer, port = (
             f"http://127.0.0.1:{free_port()}",
             f"http://127.0.0.1:{free_port()}",
@@ -71,7 +87,8 @@ def api_server() -> Iterator[Path]:
             "--quota-backend-bytes=4294967296",
         ]
         etcd += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", "--name=bench"]
-        stack.enter_context(running(*etcd, f"--initial-cluster=bench={peer}", log=folder / "etcd.log"))
+        pid = stack.enter_context(running(*etcd, f"--initial-cluster=bench={peer}", log=folder / "etcd.log"))
+        (folder / "etcd.pid").write_text(str(pid))
         server = [str(found.apiserver), f"--etcd-servers={url}", "--bind-address=127.0.0.1"]
         server += [f"--secure-port={port}", "--service-cluster-ip-range=10.0.0.0/24", "--v=0"]
         server += [
@@ -82,13 +99,23 @@ def api_server() -> Iterator[Path]:
         server += ["--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC"]
         server += [f"--service-account-key-file={folder / 'server.crt'}"]
         server += [f"--service-account-signing-key-file={folder / 'server.key'}"]
-        stack.enter_context(running(*server, log=folder / "kube-apiserver.log"))
-        _kubeconfig(folder, port)
+        if users:
+            (folder / "audit.json").write_text(json.dumps(WRITES))
+            server += [
+                f"--audit-policy-file={folder / 'audit.json'}",
+                f"--audit-log-path={folder / 'audit.log'}",
+                "--audit-log-maxsize=100000",
+            ]
+        pid = stack.enter_context(running(*server, log=folder / "kube-apiserver.log"))
+        (folder / "kube-apiserver.pid").write_text(str(pid))
+        _kubeconfig(folder / "kubeconfig", port, ADMINISTRATOR)
+        for user in users:
+            _kubeconfig(folder / f"kubeconfig-{user}", port, user)
         _wait(folder, port)
         yield folder
 
 
-def _credentials(folder: Path) -> None:
+def _credentials(folder: Path, users: Iterable[str]) -> None:
     argv = [
         "openssl",
         "req",
@@ -104,20 +131,27 @@ def _credentials(folder: Path) -> None:
     argv += ["-keyout", str(folder / "server.key"), "-out", str(folder / "server.crt")]
     argv += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,DNS:kubernetes.default.svc"]
     subprocess.run(argv, check=True, capture_output=True)
-    (folder / "tokens.csv").write_text("bench,admin,admin,system:masters\n")
+    tokens = (f"{token(user)},{user},{user},system:masters\n" for user in (ADMINISTRATOR, *users))
+    (folder / "tokens.csv").write_text("".join(tokens))
 
 
-def _kubeconfig(folder: Path, port: int) -> None:
-    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": str(folder / "server.crt")}
+def token(user: str) -> str:
+    """The user's bearer token."""
+    return "bench" if user == ADMINISTRATOR else f"bench-{user}"
+
+
+def _kubeconfig(path: Path, port: int, user: str) -> None:
+    authority = str(path.parent / "server.crt")
+    cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": authority}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "bench", "cluster": cluster}],
-        "users": [{"name": "admin", "user": {"token": "bench"}}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "admin"}}],
+        "users": [{"name": user, "user": {"token": token(user)}}],
+        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": user}}],
         "current-context": "bench",
     }
-    (folder / "kubeconfig").write_text(json.dumps(config))
+    path.write_text(json.dumps(config))
 
 
 def _wait(folder: Path, port: int) -> None:

@@ -20,6 +20,8 @@ from galactic.errors import Rejected
 Network = IPv4Network | IPv6Network
 Address = IPv4Address | IPv6Address
 Interface = IPv4Interface | IPv6Interface
+PackedNetwork = bytes
+"""A network's prefix length (a byte) and address: a tenth of the size, where there are many."""
 
 RESERVED: Final[tuple[tuple[Network, str], ...]] = tuple(
     (ip_network(text), reason)
@@ -151,3 +153,13 @@ def within(address: Address, networks: Iterable[Network]) -> bool:
 def host(address: Address) -> Network:
     """The address as a network of its own, /32 or /128."""
     return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
+
+
+def packed(network: Network) -> PackedNetwork:
+    """The network in bytes."""
+    return bytes((network.prefixlen,)) + network.network_address.packed
+
+
+def unpacked(network: PackedNetwork) -> Network:
+    """The network that was packed."""
+    return ip_network((network[1:], network[0]))

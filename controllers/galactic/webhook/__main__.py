@@ -7,12 +7,12 @@ from ipaddress import ip_network
 
 from galactic.kube.certificates import Lifetime
 from galactic.kube.client import connect
-from galactic.kube.informer import Informer
+from galactic.kube.informer import Follower
 from galactic.kube.reflector import Selection
 from galactic.launch import Health, launch
 from galactic.metrics import registry
 from galactic.settings import WebhookSettings, load
-from galactic.webhook.cluster import WATCHED, Cluster, kept
+from galactic.webhook.cluster import WATCHED, Cluster
 from galactic.webhook.configuration import Address
 from galactic.webhook.dispatch import Dispatcher, Rules
 from galactic.webhook.joins import Joins
@@ -28,12 +28,11 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
     health.set("starting", "caches and certificate are not there yet")
     async with await connect() as kube, asyncio.TaskGroup() as tasks:
         cluster = Cluster(kube, ranges(settings))
-        informers = [
-            Informer(kube, Selection(resource), partial(cluster.changed, resource), keep=kept)
-            for resource in WATCHED
+        followers = [
+            Follower(kube, Selection(resource), partial(cluster.changed, resource)) for resource in WATCHED
         ]
-        for informer in informers:
-            tasks.create_task(informer.run())
+        for follower in followers:
+            tasks.create_task(follower.run())
         certificate = Certificate(metrics)
         registration = Registration(
             kube,
@@ -51,8 +50,8 @@ async def admit(settings: WebhookSettings, metrics: Metrics, health: Health) -> 
             mutate=dispatcher.mutate,
             validate=dispatcher.validate,
         )
-        for informer in informers:
-            await informer.synced.wait()
+        for follower in followers:
+            await follower.synced.wait()
         await registration.load()
         async with server:
             tasks.create_task(registration.run())

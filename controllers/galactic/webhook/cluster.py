@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_network
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -16,7 +16,7 @@ import structlog
 from galactic.crds.model import Model, parse
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
-from galactic.errors import GalacticError, Rejected
+from galactic.errors import Rejected
 from galactic.kube.api import Api, Key, NotFound, Object, key_of
 from galactic.kube.resources import (
     NAMESPACES,
@@ -28,13 +28,14 @@ from galactic.kube.resources import (
     Resource,
 )
 from galactic.names import ATTACHMENT_LABEL
-from galactic.validation.attachment import parse_attachment
-from galactic.validation.holders import Lengths
-from galactic.validation.networks import Network, host
+from galactic.validation.networks import Network, unpacked
+from galactic.webhook.holders import Holders
+from galactic.webhook.record import AttachmentRecord, record
 from galactic.webhook.vpc import Range, Used
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T", bound=Model)
+T = TypeVar("T", Vpc, AttachmentRecord)
+M = TypeVar("M", bound=Model)
 RANGES_SECONDS: Final = 60.0
 SERVICES: Final = Resource("", "v1", "services", "Service")
 SERVICE_RANGES: Final = Resource("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", namespaced=False)
@@ -48,20 +49,19 @@ class Cluster:
         self._api = api
         self._given = tuple(ranges)
         self._vpcs: dict[Key, Vpc] = {}
-        self._attachments: dict[Key, VpcAttachment] = {}
+        self._attachments: dict[Key, AttachmentRecord] = {}
         self._prefixes: dict[str, str] = {}
         self._labels: dict[str, Mapping[str, str]] = {}
         self._members: defaultdict[Key, set[Key]] = defaultdict(set)  # VPC → attachments
-        self._holders: defaultdict[tuple[Key, Network], set[Key]] = defaultdict(set)
-        self._lengths: defaultdict[Key, Lengths] = defaultdict(Lengths)  # of those, by VPC
+        self._holders: defaultdict[Key, Holders] = defaultdict(Holders)  # VPC → networks → attachments
         self._waiting: defaultdict[tuple[Resource, Key], set[asyncio.Future[None]]] = defaultdict(set)
         self._ranges: tuple[float, tuple[Range, ...]] = (0.0, ())
 
-    def changed(self, resource: Resource, key: Key, _old: Object | None, new: Object | None) -> None:
+    def changed(self, resource: Resource, key: Key, new: Object | None) -> None:
         if resource == VPCS:
-            _put(self._vpcs, key, _read(Vpc, new))
+            _put(self._vpcs, key, _vpc(new))
         elif resource == VPC_ATTACHMENTS:
-            self._attachment_changed(key, _read(VpcAttachment, new))
+            self._attachment_changed(key, _record(new))
         elif resource == NODE_SEGMENTS:
             _put(self._prefixes, key[1], (new.get("spec") or {}).get("prefix") if new else None)
         elif resource == NAMESPACES:
@@ -72,17 +72,17 @@ class Cluster:
 
     async def vpc(self, key: Key, sufficient: Callable[[Vpc], bool] = lambda _: True) -> Vpc | None:
         """The VPC: from the cache where that is ``sufficient``, else from the API server."""
-        return await self._read_through(VPCS, Vpc, self._vpcs, key, sufficient)
+        return await self._read_through(VPCS, _vpc, self._vpcs, key, sufficient)
 
     async def attachment(
-        self, key: Key, sufficient: Callable[[VpcAttachment], bool] = lambda _: True
-    ) -> VpcAttachment | None:
+        self, key: Key, sufficient: Callable[[AttachmentRecord], bool] = lambda _: True
+    ) -> AttachmentRecord | None:
         """The VPCAttachment: from the cache where that is ``sufficient``, else from the API server."""
-        return await self._read_through(VPC_ATTACHMENTS, VpcAttachment, self._attachments, key, sufficient)
+        return await self._read_through(VPC_ATTACHMENTS, _record, self._attachments, key, sufficient)
 
     async def attachment_when(
-        self, key: Key, sufficient: Callable[[VpcAttachment], bool], seconds: float
-    ) -> VpcAttachment | None:
+        self, key: Key, sufficient: Callable[[AttachmentRecord], bool], seconds: float
+    ) -> AttachmentRecord | None:
         """The VPCAttachment once it is ``sufficient``, or as it is after ``seconds``; None where it does not exist."""
         return await self._wait_until(
             VPC_ATTACHMENTS, key, lambda: self.attachment(key, sufficient), sufficient, seconds
@@ -105,13 +105,16 @@ class Cluster:
 
     def holder(self, vpc: Key, network: Network, other_than: Key) -> Key | None:
         """Another attachment of the VPC that leads to the network."""
-        return min(self._holders.get((vpc, network), set()) - {other_than}, default=None)
+        holders = self._holders.get(vpc)
+        others = holders.of(network) - {other_than} if holders else ()
+        return min(others, default=None)
 
     def enclosing(self, vpc: Key, network: Network, namespace: str) -> Key | None:
         """An attachment of the VPC in another namespace that leads to a network which encloses this one."""
-        lengths = self._lengths.get(vpc)
-        for candidate in lengths.enclosing(network) if lengths else ():
-            others = [key for key in self._holders.get((vpc, candidate), ()) if key[0] != namespace]
+        holders = self._holders.get(vpc)
+        for candidate in holders.lengths.enclosing(network) if holders else ():
+            assert holders
+            others = [key for key in holders.of(candidate) if key[0] != namespace]
             if others:
                 return min(others)
         return None
@@ -119,8 +122,8 @@ class Cluster:
     def used(self, vpc: Key) -> Iterator[Used]:
         """Every address that an attachment of the VPC has."""
         for key in self._members.get(vpc, ()):
-            for network in _addresses(self._attachments[key]):
-                yield Used(key, network.network_address)
+            for network in self._attachments[key].addresses:
+                yield Used(key, unpacked(network).network_address)
 
     def identified(self, identifier: str | None, other_than: Key) -> Key | None:
         """Another VPC that has the identifier."""
@@ -182,7 +185,7 @@ class Cluster:
     async def _read_through(
         self,
         resource: Resource,
-        kind: type[T],
+        read: Callable[[Object | None], T | None],
         cache: Mapping[Key, T],
         key: Key,
         sufficient: Callable[[T], bool],
@@ -190,7 +193,7 @@ class Cluster:
         cached = cache.get(key)
         if cached is not None and sufficient(cached):
             return cached
-        return _read(kind, await self._api.find(resource, key[1], key[0]))
+        return read(await self._api.find(resource, key[1], key[0]))
 
     async def _wait_until(
         self,
@@ -222,32 +225,20 @@ class Cluster:
             if not waiting:
                 del self._waiting[resource, key]
 
-    def _attachment_changed(self, key: Key, new: VpcAttachment | None) -> None:
+    def _attachment_changed(self, key: Key, new: AttachmentRecord | None) -> None:
         old = self._attachments.pop(key, None)
         if old is not None:
-            vpc = _vpc_of(old)
-            _drop(self._members, vpc, key)
-            for network in _routed_networks(old):
-                _drop(self._holders, (vpc, network), key)
-                self._lengths[vpc].add(network, -1)
-            if vpc not in self._members:
-                self._lengths.pop(vpc, None)
+            _drop(self._members, old.vpc, key)
+            holders = self._holders[old.vpc]
+            for network in old.networks:
+                holders.remove(network, key)
+            if not holders:
+                del self._holders[old.vpc]
         if new is not None:
-            vpc = _vpc_of(new)
             self._attachments[key] = new
-            self._members[vpc].add(key)
-            for network in _routed_networks(new):
-                self._holders[vpc, network].add(key)
-                self._lengths[vpc].add(network)
-
-
-def kept(document: Object) -> Object:
-    """The object without parts that no answer depends on: a node's endpoints alone can be a megabyte."""
-    meta = {name: value for name, value in document["metadata"].items() if name != "managedFields"}
-    result = {**document, "metadata": meta}
-    if document.get("kind") in (NODE_SEGMENTS.kind, NAMESPACES.kind):
-        result.pop("status", None)
-    return result
+            self._members[new.vpc].add(key)
+            for network in new.networks:
+                self._holders[new.vpc].add(network, key)
 
 
 def _ranges(texts: Iterable[str | None], owner: str) -> list[Range]:
@@ -267,7 +258,7 @@ def _drop(index: defaultdict[Any, set[Key]], place: Any, key: Key) -> None:
         del index[place]
 
 
-def _read(kind: type[T], document: Object | None) -> T | None:
+def _read(kind: type[M], document: Object | None) -> M | None:
     """The object as a model; None for one that does not fit it."""
     if document is None:
         return None
@@ -278,40 +269,10 @@ def _read(kind: type[T], document: Object | None) -> T | None:
         return None
 
 
-def _vpc_of(attachment: VpcAttachment) -> Key:
-    return attachment.spec.vpc.namespace or attachment.metadata.namespace, attachment.spec.vpc.name
+def _vpc(document: Object | None) -> Vpc | None:
+    return _read(Vpc, document)
 
 
-def _addresses(attachment: VpcAttachment) -> set[Network]:
-    """The addresses in force and the requested ones, as networks of one address."""
-    texts = [*attachment.status.addresses]
-    if not _refused(attachment):
-        texts += attachment.spec.interface.addresses
-    result = set()
-    for text in texts:
-        try:
-            result.add(host(ip_interface(text).ip))
-        except ValueError:
-            continue
-    return result
-
-
-def _routed_networks(attachment: VpcAttachment) -> set[Network]:
-    """Every network that leads to the attachment, or will once the operator has reconciled it."""
-    networks = _addresses(attachment)
-    if not _refused(attachment):
-        try:
-            spec = parse_attachment(attachment, None)
-            addresses = spec.addresses or tuple(map(ip_interface, attachment.status.addresses))
-            networks |= set(spec.holds(addresses))
-        except (GalacticError, ValueError):
-            pass
-    return networks
-
-
-def _refused(attachment: VpcAttachment) -> bool:
-    """Whether the operator has refused the specification."""
-    return any(
-        condition.type == "Accepted" and condition.status == "False"
-        for condition in attachment.status.conditions
-    )
+def _record(document: Object | None) -> AttachmentRecord | None:
+    attachment = _read(VpcAttachment, document)
+    return None if attachment is None else record(attachment)

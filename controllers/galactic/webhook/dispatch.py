@@ -16,9 +16,8 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import Interface, VpcAttachment
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import Key
-from galactic.kube.conditions import ACCEPTED, READY
 from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import ATTACHMENT_LABEL, GENERATED, NETWORKS_ANNOTATION
+from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation import multus
 from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
@@ -29,6 +28,7 @@ from galactic.webhook.annotations import unknown
 from galactic.webhook.cluster import Cluster
 from galactic.webhook.joins import Joins
 from galactic.webhook.nodesegment import Identities
+from galactic.webhook.record import AttachmentRecord, State, state
 from galactic.webhook.review import ALLOWED, Answer, Request
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ POD_NAME: Final = "authentication.kubernetes.io/pod-name"
 SERVICE_ACCOUNT: Final = "system:serviceaccount:"
 Handler = Callable[[Request], Awaitable[Answer]]
 T = TypeVar("T", bound=Model)
-K = TypeVar("K", Vpc, VpcAttachment)
+K = TypeVar("K", Vpc, AttachmentRecord)
 When = Callable[[Key, Callable[[K], bool], float], Awaitable[K | None]]
 
 
@@ -109,7 +109,7 @@ class Dispatcher:
         if current is None:
             pod.ready(requester, None)
             raise AssertionError("an attachment that does not exist is not ready")
-        return pod.mutated(requester, requester.attachment, current.spec.interface.name)
+        return pod.mutated(requester, requester.attachment, current.interface)
 
     async def _validate_pod(self, request: Request) -> Answer:
         requester = pod.parse(request.new, request.namespace)
@@ -156,10 +156,10 @@ class Dispatcher:
     async def _when_ready(self, when: When[K], key: Key) -> K | None:
         """The object once it is ready, or as it is after the pod's patience; None where it does not exist."""
         current = await when(key, _decided, self._rules.patience)
-        if current is None or current.status.ready or not _decided(current):
+        if current is None or _state(current).ready or not _decided(current):
             return current
         return await when(
-            key, lambda candidate: candidate.status.ready, min(self._rules.grace, self._rules.patience)
+            key, lambda candidate: _state(candidate).ready, min(self._rules.grace, self._rules.patience)
         )
 
     async def _vpc_ready(self, key: Key, namespace: str) -> None:
@@ -170,7 +170,7 @@ class Dispatcher:
             state = (
                 "does not exist; make it"
                 if current is None
-                else f"is not ready{_in_parentheses(_message(current))}"
+                else f"is not ready{_in_parentheses(_state(current).message)}"
             )
             raise NotYet(
                 f"{pod.VPC_FIELD}: VPC {'/'.join(key)} {state}. {pod.CONVERGES}", reason="VPCNotReady"
@@ -278,22 +278,16 @@ class Dispatcher:
         )
 
 
-def _decided(item: Vpc | VpcAttachment) -> bool:
-    """Whether the object is ready, or the operator has refused its present specification."""
-    status = item.status
-    refused = any(
-        condition.type == ACCEPTED and condition.status == "False" for condition in status.conditions
-    )
-    return status.ready or (refused and status.observed_generation >= item.metadata.generation)
+def _state(item: Vpc | AttachmentRecord) -> State:
+    return state(item) if isinstance(item, Vpc) else item.state
 
 
-def _attachment_state(item: VpcAttachment) -> pod.Attachment:
-    generated = item.metadata.labels.get(ATTACHMENT_LABEL) == GENERATED
-    return pod.Attachment(item.spec.interface.name, item.status.ready, _message(item), generated)
+def _decided(item: Vpc | AttachmentRecord) -> bool:
+    return _state(item).decided
 
 
-def _message(item: Vpc | VpcAttachment) -> str:
-    return next((condition.message for condition in item.status.conditions if condition.type == READY), "")
+def _attachment_state(item: AttachmentRecord) -> pod.Attachment:
+    return pod.Attachment(item.interface, item.state.ready, item.state.message, item.generated)
 
 
 def _in_parentheses(message: str) -> str:

@@ -133,7 +133,7 @@ async def test_a_grant_that_was_just_given_counts_before_the_cache_has_it(
     dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
     api.store(NAMESPACES, {"metadata": {"name": "apps"}})
-    cluster.changed(VPCS, ("net", "blue"), None, api.store(VPCS, vpc()))
+    cluster.changed(VPCS, ("net", "blue"), api.store(VPCS, vpc()))
     assert isinstance((await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal, Rejected)
     api.store(VPCS, vpc(allowedNamespaces={"from": "All"}))
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, _abroad()))).refusal is None
@@ -165,11 +165,9 @@ async def test_a_pod_waits_a_little_for_its_attachment(
     for _ in range(100):  # nothing else is to be done
         await asyncio.sleep(0)
     assert not waiting.done()
-    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, api.store(VPC_ATTACHMENTS, attachment()))
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), api.store(VPC_ATTACHMENTS, attachment()))
     assert (await waiting).refusal is None
-    cluster.changed(
-        VPC_ATTACHMENTS, ("net", "web"), None, api.store(VPC_ATTACHMENTS, attachment(ready=False))
-    )
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), api.store(VPC_ATTACHMENTS, attachment(ready=False)))
     assert isinstance((await dispatcher.validate(asking)).refusal, NotYet)
 
 
@@ -212,9 +210,9 @@ async def test_a_refusal_that_is_out_of_date_is_waited_for(api: MemoryApi, clust
         for _ in range(200):
             await asyncio.sleep(0)
         assert not waiting.done()
-        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, api.store(VPC_ATTACHMENTS, attachment()))
+        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), api.store(VPC_ATTACHMENTS, attachment()))
         assert (await waiting).refusal is None
-        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), attachment(), None)
+        cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None)
 
 
 async def test_a_pod_with_an_attachment_of_its_own(dispatcher: Dispatcher, api: MemoryApi) -> None:
@@ -255,19 +253,19 @@ async def test_a_pod_that_was_not_mutated_does_not_slip_through(
 async def test_addresses_are_held_from_the_moment_they_are_known(
     dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
-    cluster.changed(VPCS, ("net", "blue"), None, api.store(VPCS, vpc()))
+    cluster.changed(VPCS, ("net", "blue"), api.store(VPCS, vpc()))
     first = attachment("web", "net", "10.1.1.1/24", ready=False)
-    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), first)
     second = attachment("api", "net", "10.1.1.1/24", ready=False)
     answer = await dispatcher.validate(request(VPC_ATTACHMENTS, second))
     assert "held by VPCAttachment net/web" in str(answer.refusal)
     # Not by itself, not by one that did not get it, not by one that is gone.
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, first))).refusal is None
     lost = first | {"status": {"conditions": [{"type": "Accepted", "status": "False"}]}}
-    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, lost)
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), lost)
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, second))).refusal is None
-    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, first)
-    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None, None)
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), first)
+    cluster.changed(VPC_ATTACHMENTS, ("net", "web"), None)
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, second))).refusal is None
 
 
@@ -386,7 +384,7 @@ async def test_records_that_are_not_needed_go(
     assert (await dispatcher.validate(request(VPCS, vpc(identifier=SHARED)))).refusal is None
     settled = vpc(identifier=SHARED)
     settled["status"]["identifier"] = SHARED
-    cluster.changed(VPCS, ("net", "blue"), None, settled)
+    cluster.changed(VPCS, ("net", "blue"), settled)
     for number in range(MOST_UNKNOWN + 1):
         api.change(CONFIG_MAPS, RECORDS, {"data": {f"gone-{number}": "x"}}, "galactic-system")
     other = vpc("green", identifier="0000000004d3", ready=False)
@@ -408,11 +406,11 @@ async def test_a_network_inside_another_namespaces_termination_is_refused(
     dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
     shared = api.store(VPCS, vpc(allowedNamespaces={"from": "All"}))
-    cluster.changed(VPCS, ("net", "blue"), None, shared)
+    cluster.changed(VPCS, ("net", "blue"), shared)
     outer = attachment("outer", "team", "10.1.1.1/24")
     outer["spec"]["vpc"]["namespace"] = "net"
     outer["spec"]["routes"] = [{"destination": "192.168.3.0/24", "via": "10.1.1.1"}]
-    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, outer)
+    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), outer)
     inner = attachment("inner", "other", "10.1.1.2/24")
     inner["spec"]["vpc"]["namespace"] = "net"
     inner["spec"]["routes"] = [{"destination": "192.168.3.128/25", "via": "10.1.1.2"}]
@@ -428,9 +426,9 @@ async def test_a_network_inside_another_namespaces_termination_is_refused(
     refusal = (await dispatcher.validate(request(VPC_ATTACHMENTS, address))).refusal
     assert "spec.interface.addresses: 192.168.3.7/32 lies inside" in str(refusal)
     # When the outer one goes, and not for a default route.
-    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, None)
+    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None)
     outer["spec"]["routes"][0]["destination"] = "0.0.0.0/0"
-    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), None, outer)
+    cluster.changed(VPC_ATTACHMENTS, ("team", "outer"), outer)
     inner["metadata"]["namespace"] = "other"
     assert (await dispatcher.validate(request(VPC_ATTACHMENTS, inner))).refusal is None
 
@@ -439,7 +437,7 @@ async def test_the_owner_says_who_may_terminate(
     dispatcher: Dispatcher, api: MemoryApi, cluster: Cluster
 ) -> None:
     closed = vpc(allowedNamespaces={"from": "All"}, allowedTerminations={"from": "Same"})
-    cluster.changed(VPCS, ("net", "blue"), None, api.store(VPCS, closed))
+    cluster.changed(VPCS, ("net", "blue"), api.store(VPCS, closed))
     terminating = attachment("gate", "other", "10.1.1.1/24")
     terminating["spec"]["vpc"]["namespace"] = "net"
     terminating["spec"]["routes"] = [{"destination": "192.168.3.0/24", "via": "10.1.1.1"}]

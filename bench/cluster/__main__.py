@@ -1,0 +1,51 @@
+"""A cluster as it is installed, in figures: ``python -P bench/cluster [NODES:ATTACHMENTS…]``.
+
+For each size (10:500, 100:10000 and 1000:10000 unless given), one after the other: an operator, a webhook, two routers
+and that many nodes beside a real etcd, API server and Mosquitto. All are the real programs, each under a meter and with
+a user of its own; nodes have no kernel (``nodes.py``), and up to 250 share a process. Pods are created and bound;
+everything else is Galactic's. One VPC has a pod of each node, the others 100 pods of ten nodes. Prints a table:
+
+writes: requests of our programs that change objects, by the API server's audit log, Leases aside.
+turns: processor time of the loop's longest turn; of nodes the longest step, because they share a loop.
+memory: RSS an attachment, beside the same processes without attachments; after all were added, and after a restart.
+bound to reachable: from the binding until the last node of the VPC has the route.
+change: processor time while one pod comes and goes in the VPC of all nodes, beside that of an idle cluster, and its
+ratio to that of the first size.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "operator"))
+from measurement import Measurement, Result
+from processes import cluster
+from report import details, table
+
+from galactic.kube.client import connect
+
+SIZES: Final = ("10:500", "100:10000", "1000:10000")
+PACED: Final = 200
+CHANGES: Final = 20
+
+
+async def measure(nodes: int, attachments: int) -> Result:
+    paced, changes = min(PACED, attachments), min(CHANGES, attachments)
+    with cluster(nodes) as made:
+        os.environ["KUBECONFIG"] = str(made.folder / "kubeconfig")
+        async with await connect() as kube:
+            return await Measurement(made, kube, attachments, paced=paced, changes=changes).run()
+
+
+def main() -> None:
+    results = []
+    for size in sys.argv[1:] or SIZES:
+        nodes, _, attachments = size.partition(":")
+        results.append(asyncio.run(measure(int(nodes), int(attachments))))
+    print("\n".join(("", *table(results), "", *details(results))))
+
+
+if __name__ == "__main__":
+    main()

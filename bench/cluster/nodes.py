@@ -1,0 +1,323 @@
+"""Nodes without a kernel, many in one process: ``nodes.py FOLDER BROKER FIRST LAST``.
+
+Each is the node controller's own store, MQTT session and tasks at the API server, with a user, connections and a folder
+of its own, wired as ``galactic.node.__main__`` wires them; what is desired is in its kernel at once. The process also
+stands in for the kubelets: it attaches the pods that are bound to its nodes, asks the node controller for the
+entitlement as an ADD does, writes the pod's status, and detaches pods that are gone.
+
+Each line on standard input is answered with the process' figures, as JSON in a line; ``all``: with those that look at
+every table.
+"""
+
+import asyncio
+import gc
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "operator"))
+from servers import token
+
+from galactic.bus.metrics import BusMetrics
+from galactic.bus.paho import PahoBus
+from galactic.errors import GalacticError
+from galactic.kube.api import Key, Object
+from galactic.kube.client import Kube
+from galactic.kube.informer import Follower
+from galactic.kube.official import client as official
+from galactic.kube.reflector import Selection
+from galactic.kube.resources import PODS
+from galactic.linux.objects import PackedNetwork, packed
+from galactic.messages import Topics
+from galactic.names import ATTACHMENT_ANNOTATION
+from galactic.node.kubernetes.carried import CarriedAttachments
+from galactic.node.kubernetes.fallback import Fallback
+from galactic.node.kubernetes.segment import Facts, Segment
+from galactic.node.kubernetes.tasks import KubernetesTasks, Tasks
+from galactic.node.kubernetes.unaccounted import UnaccountedAttachments
+from galactic.node.metrics import Metrics
+from galactic.node.mqtt.session import NodeTopics, Session
+from galactic.node.mqtt.subscriptions import Subscriptions
+from galactic.node.state.attachment import Key as AttachmentKey
+from galactic.node.state.attachment import PodRef, attachment_of
+from galactic.node.state.checkpoint import Checkpoint
+from galactic.node.state.condition import ConditionState
+from galactic.node.state.epoch import Clock
+from galactic.node.state.remote import Entry, Source
+from galactic.node.state.store import Store
+from galactic.settings import MqttSettings
+
+CLUSTER: Final = "default"
+KUBELET: Final = "kubelet"
+AGAIN_SECONDS: Final = 1.0
+"""Until a kubelet tries a sandbox again."""
+STARTS: Final = 20
+"""Nodes that connect at a time: all of their handshakes are this process' alone."""
+CONDITIONS: Final = (
+    "Ready",
+    "Synced",
+    "BrokerConnected",
+    "DefinitionsApplied",
+    "MultusConfigured",
+    "Neighbours",
+    "PathMTU",
+)
+FACTS: Final = {"kernel": "6.12.0-amd64", "version": "0", "encap": "encap.red"}
+
+
+class Arrivals:
+    """When the routes of new pods arrived at other nodes: by pod the first and the last one, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._expected: dict[tuple[int, PackedNetwork], str] = {}
+        self._moments: dict[str, tuple[float, float]] = {}
+
+    def expect(self, vpc: int, network: PackedNetwork, pod: str) -> None:
+        self._expected[vpc, network] = pod
+
+    def arrived(self, vpc: int, network: PackedNetwork) -> None:
+        if (pod := self._expected.get((vpc, network))) is not None:
+            now = time.monotonic()
+            self._moments[pod] = self._moments.get(pod, (now, now))[0], now
+
+    def drain(self) -> dict[str, tuple[float, float]]:
+        moments, self._moments = self._moments, {}
+        return moments
+
+
+class ObservedStore(Store):
+    """Reports each route that a change of a table brings."""
+
+    arrivals: Arrivals
+
+    def set_table(
+        self,
+        vpc: int,
+        source: Source,
+        revision: int,
+        routes: Mapping[PackedNetwork, Entry],
+        before: Mapping[PackedNetwork, Entry | None] | None = None,
+    ) -> None:
+        super().set_table(vpc, source, revision, routes, before)
+        if source is Source.MQTT:
+            for network in before or ():
+                self.arrivals.arrived(vpc, network)
+
+
+class Shared:
+    """What the nodes of this process share: it would be each process' own."""
+
+    def __init__(self, folder: Path, broker: str) -> None:
+        self.folder, self.settings = folder, MqttSettings(mqtt_url=broker, cluster=CLUSTER)
+        self.metrics, self.bus = Metrics(CollectorRegistry()), BusMetrics(CollectorRegistry())
+        self.arrivals = Arrivals()
+        self.starts = asyncio.Semaphore(STARTS)
+
+    @cached_property
+    def server(self) -> str:
+        config = json.loads((self.folder / "kubeconfig").read_text())
+        return str(config["clusters"][0]["cluster"]["server"])
+
+    def client(self, user: str) -> Kube:
+        """With connections of its own."""
+        configuration = official.Configuration()
+        configuration.host = self.server
+        configuration.ssl_ca_cert = str(self.folder / "server.crt")
+        configuration.api_key = {"BearerToken": f"Bearer {token(user)}"}
+        configuration.client_session_kwargs = {"trust_env": False}
+        return Kube(official.ApiClient(configuration))
+
+
+class Node:
+    """One node controller, without kernel and socket."""
+
+    def __init__(self, name: str, shared: Shared) -> None:
+        self.name, self._shared = name, shared
+        checkpoint = Checkpoint(shared.folder / "nodes" / name)
+        checkpoint.prepare()
+        self.store = ObservedStore(CLUSTER, checkpoint, Clock())
+        self.store.arrivals = shared.arrivals
+        self.store.restore()
+        self.store.set_unaccounted(())
+        self._of_pod: dict[Key, AttachmentKey] = {}
+        topics = Topics(shared.settings.mqtt_base)
+        own = NodeTopics(topics, CLUSTER, name)
+        self.bus = PahoBus(shared.settings, f"galactic-node-{CLUSTER}-{name}", own.will, shared.bus)
+        subscriptions = Subscriptions(self.bus, topics, self.store, shared.metrics)
+        self.session = Session(self.bus, own, self.store, subscriptions, shared.metrics)
+
+        async def connect() -> Kube:
+            return shared.client(f"galactic-node-{name}")
+
+        self.kubernetes = KubernetesTasks(connect, self._tasks)
+
+    def _tasks(self, kube: Kube) -> Tasks:
+        segment = Segment(kube, self.name, self.store, self._facts)
+        return Tasks(
+            segment,
+            UnaccountedAttachments(kube, self.store, lambda: segment.endpoints),
+            CarriedAttachments(kube, self.name, self.store, lambda _: None),
+            Fallback(kube, self.store, self.session.trusted),
+        )
+
+    def _facts(self) -> Facts:
+        states = (ConditionState(name, True, name, "it is as it should be") for name in CONDITIONS)
+        return Facts(FACTS, (*states, *self.kubernetes.conditions()))
+
+    async def run(self) -> None:
+        running = None
+        try:
+            async with self._shared.starts:
+                running = asyncio.create_task(self._run())
+                while not ((self.bus.connected and self.kubernetes.reachable) or running.done()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await running
+        finally:
+            if running:
+                running.cancel()
+
+    async def _run(self) -> None:
+        async with self.bus, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.session.run())
+            tasks.create_task(self.kubernetes.run())
+            tasks.create_task(self._apply())
+
+    async def _apply(self) -> None:
+        """A kernel that is always as desired."""
+        while True:
+            await self.store.dirty.wake.wait()
+            await asyncio.sleep(0.002)
+            dirty = self.store.drain_dirty()
+            for vpc in dirty.vpcs:
+                if vpc in self.store.tables:
+                    self.store.tables[vpc].tracker.drain()
+            self.store.tidy(dirty.vpcs)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is connected, and has the whole table of each of its VPCs."""
+        hosted = self.store.attachments.hosted
+        trusted = all(map(self.session.trusted, hosted))
+        return self.store.node.prefix is not None and self.session.problem is None and trusted
+
+    @property
+    def routes(self) -> int:
+        views = (self.store.tables.view(vpc, Source.MQTT) for vpc in self.store.tables)
+        return sum(len(view.routes) for view in views if view)
+
+    async def attach(self, key: Key, pod: Object) -> None:
+        """An ADD. Raises GalacticError."""
+        meta = pod["metadata"]
+        name = f"{key[0]}/{meta['annotations'][ATTACHMENT_ANNOTATION]}"
+        config = await self.kubernetes.entitled(PodRef(*key, meta["uid"]), name)
+        container = meta["uid"].replace("-", "") * 2
+        attachment = attachment_of(config, container, f"/run/netns/cni-{meta['uid']}", "galactic0")
+        for network in attachment.announces:
+            self._shared.arrivals.expect(attachment.vpc, packed(network), key[1])
+        self._of_pod[key] = self.store.attach(replace(attachment, pod=meta["uid"])).key
+
+    def detach(self, key: Key) -> None:
+        """A DEL."""
+        if attachment := self._of_pod.pop(key, None):
+            self.store.detach(attachment)
+
+
+class Kubelets:
+    """Those of all nodes here."""
+
+    def __init__(self, kube: Kube, nodes: Mapping[str, Node]) -> None:
+        self._kube, self._nodes = kube, nodes
+        self._pods: dict[Key, asyncio.Task[None]] = {}
+        self._on: dict[Key, Node] = {}
+        self.attached: set[Key] = set()
+        self.failures = 0
+        self._follower = Follower(kube, Selection(PODS), self._changed)
+
+    async def run(self) -> None:
+        await self._follower.run()
+
+    def _changed(self, key: Key, new: Object | None) -> None:
+        if new is None:
+            if task := self._pods.pop(key, None):
+                task.cancel()
+                self._on.pop(key).detach(key)
+                self.attached.discard(key)
+        elif key not in self._pods and (node := self._nodes.get(new["spec"].get("nodeName", ""))):
+            self._on[key] = node
+            self._pods[key] = asyncio.create_task(self._start(node, key, new))
+
+    async def _start(self, node: Node, key: Key, pod: Object) -> None:
+        while True:
+            try:
+                await node.attach(key, pod)
+            except GalacticError as error:
+                self.failures += 1
+                print(f"{node.name} {key}: {error}", file=sys.stderr)
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            break
+        self.attached.add(key)
+        conditions = [{"type": "Ready", "status": "True"}]
+        status = {"phase": "Running", "conditions": conditions}
+        await self._kube.patch(PODS, key[1], {"status": status}, key[0], subresource="status")
+
+
+def figures(
+    nodes: Mapping[str, Node], kubelets: Kubelets, arrivals: Arrivals, *, whole: bool
+) -> dict[str, Any]:
+    counts: dict[str, Any] = {
+        "attached": len(kubelets.attached),
+        "endpoints": sum(len(node.store.attachments) for node in nodes.values()),
+        "failures": kubelets.failures,
+        "arrived": arrivals.drain(),
+    }
+    if whole:
+        counts["settled"] = sum(node.settled for node in nodes.values())
+        counts["routes"] = sum(node.routes for node in nodes.values())
+        counts["fallback"] = sum(node.kubernetes.fallback_vpcs for node in nodes.values())
+    return counts
+
+
+async def serve(folder: Path, broker: str, names: list[str]) -> None:
+    shared = Shared(folder, broker)
+    nodes = {name: Node(name, shared) for name in names}
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    async with shared.client(KUBELET) as kube:
+        kubelets = Kubelets(kube, nodes)
+        tasks = [asyncio.create_task(each.run()) for each in (*nodes.values(), kubelets)]
+        for task in tasks:
+            task.add_done_callback(_ended)
+        while line := await reader.readline():
+            answer = figures(nodes, kubelets, shared.arrivals, whole=line == b"all\n")
+            print(json.dumps(answer), flush=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        print(f"ended: {error!r}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    folder, broker, first, last = sys.argv[1:]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    gc.freeze()  # as galactic.launch does
+    asyncio.run(serve(Path(folder), broker, [f"n{number}" for number in range(int(first), int(last))]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The table of docs/scale.md, a column a cluster, and what is behind its figures."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+from measurement import Result, by_kind
+from processes import COMPONENTS, Turns
+
+RUNNING: Final = ("pods start", "paced", "one change", "broker restart")
+START: Final = ("start",)
+NONE: Final = "-"
+
+
+def table(results: Sequence[Result]) -> Iterator[str]:
+    """Lines of Markdown."""
+    heads = [f"{result.nodes:,} nodes, {result.attachments:,} attachments" for result in results]
+    yield _line("", *heads)
+    yield _line(*["---"] * (len(heads) + 1))
+
+    def row(title: str, figure: Callable[[Result], str]) -> str:
+        return _line(title, *map(figure, results))
+
+    yield row("API writes a pod", lambda result: f"{sum(result.writes.values()) / result.paced:.2f}")
+    yield row("of nodes that it does not concern", lambda result: str(result.by_others))
+    yield row("pods ready a second", lambda result: f"{result.ready_per_second:.0f}")
+    yield row("processor time of a pod, ours", lambda result: _sum(result.spent, COMPONENTS))
+    yield row("… API server and etcd", lambda result: _sum(result.spent, ("kube-apiserver", "etcd")))
+    yield row("bound to reachable, p50 and p99", _reachable)
+    yield row(
+        "broker restart", lambda result: f"{result.broker[0]:.1f} s, {result.broker[1] / 2**20:.1f} MiB"
+    )
+    for process in (*COMPONENTS, "nodes"):
+        yield row(f"memory of {process}, an attachment", lambda result, of=process: _memory(result, of))
+    for process in (*COMPONENTS, "nodes"):
+        yield row(
+            f"longest turn of {process}, running and at start",
+            lambda result, of=process: (
+                f"{_longest(result, of, RUNNING)[0] * 1e3:.0f} ms, {_longest(result, of, START)[0] * 1e3:.0f} ms"
+            ),
+        )
+    for process in results[0].change:
+        yield row(f"a change, {process}", lambda result, of=process: _change(result, results[0], of))
+
+
+def details(results: Sequence[Result]) -> Iterator[str]:
+    """Writes by kind, and where each loop was longest."""
+    for result in results:
+        yield f"{result.nodes:,} nodes, writes a pod: {by_kind(result.writes, result.paced)}"
+        for process in (*COMPONENTS, "nodes"):
+            for phase in (*RUNNING, *START):
+                seconds, turns = _longest(result, process, (phase,))
+                if turns:
+                    yield (
+                        f"  {process}, {phase}: {seconds * 1e3:.0f} ms, of which {turns.name} "
+                        f"{turns.step * 1e3:.0f}; generation {turns.generation} {turns.collection * 1e3:.0f}"
+                    )
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _sum(figures: Mapping[str, float], names: Sequence[str]) -> str:
+    return f"{sum(figures[name] for name in names) * 1e3:.1f} ms"
+
+
+def _change(result: Result, first: Result, process: str) -> str:
+    figure, base = result.change[process], first.change[process]
+    ratio = f"{figure / base:.2f}" if base > 0 else NONE
+    return f"{figure * 1e3:.2f} ms ({ratio})"
+
+
+def _reachable(result: Result) -> str:
+    times = result.reachable
+    if not times:
+        return NONE
+    p99 = times[min(len(times) - 1, int(len(times) * 0.99))]
+    return f"{times[len(times) // 2] * 1e3:.0f} ms, {p99 * 1e3:.0f} ms"
+
+
+def _memory(result: Result, process: str) -> str:
+    filled, restarted = (result.memory[phase][process] / 1024 for phase in ("filled", "restarted"))
+    return f"{filled:.1f} KiB" + ("" if process == "nodes" else f", {restarted:.1f} KiB")
+
+
+def _longest(result: Result, process: str, phases: Sequence[str]) -> tuple[float, Turns | None]:
+    """Of several processes of nodes, the longest step of any."""
+    longest: tuple[float, Turns | None] = 0.0, None
+    for phase in phases:
+        for name, turns in result.turns[phase].items():
+            nodes = process == "nodes" and name.startswith("nodes-")
+            seconds = turns.step if nodes else turns.turn
+            if (nodes or name == process) and seconds >= longest[0]:
+                longest = seconds, turns
+    return longest
