@@ -12,7 +12,7 @@ included.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -22,6 +22,7 @@ from galactic.kube.api import WATCH_SECONDS, Api, Event, Expired, Object
 from galactic.kube.resources import Resource
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 """The shortest and the longest pause after a failure."""
 TURN: Final = 50
@@ -49,7 +50,7 @@ class Selection:
     cached: bool = False
 
 
-async def in_turns(objects: Sequence[Object]) -> AsyncIterator[Sequence[Object]]:
+async def in_turns(objects: Sequence[T]) -> AsyncIterator[Sequence[T]]:
     """The objects, TURN at a time; other tasks have their turn after each part."""
     for start in range(0, len(objects), TURN):
         yield objects[start : start + TURN]

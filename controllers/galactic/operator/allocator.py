@@ -16,10 +16,12 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
+from galactic.kube.reflector import in_turns
 from galactic.names import from_base62, parse_function, parse_vpc
 from galactic.operator.addresses import Addresses, Held
 from galactic.operator.identifiers import Identifiers, functions, vpc_identifiers
-from galactic.operator.state import Caches
+from galactic.operator.state import Cache, Caches, Invalid
+from galactic.operator.tally import reference, settled_vpc
 from galactic.validation.attachment import parse_attachment
 from galactic.validation.networks import Interface, Network, host
 
@@ -121,11 +123,26 @@ class Allocator:
         self._addresses[attachment] = addresses
 
 
-def restore(allocator: Allocator, caches: Caches) -> None:
+async def restore(allocator: Allocator, caches: Caches) -> None:
     """Claims what live objects hold, oldest first: from their status, or from their NAD where that is missing yet.
 
-    Last come networks that NodeSegments list beyond that: a pod has them, but its attachment was deleted or changed.
+    Other tasks have their turns meanwhile; attachments that change then are entered again. Last come networks that
+    NodeSegments list beyond that: a pod has them, but its attachment was deleted or changed.
     """
+    _enter_vpcs(allocator, caches)
+    cache, clock = caches.attachments, -1
+    while cache.clock > clock:
+        since, clock = clock, cache.clock
+        await _enter_attachments(allocator, caches, await _oldest(cache, since))
+    for name in [*caches.segments]:
+        segment = caches.segments.get(name)
+        endpoints = segment.status.endpoints if isinstance(segment, NodeSegment) else ()
+        async for part in in_turns(endpoints):
+            for endpoint in part:
+                _enter_reported(allocator, endpoint)
+
+
+def _enter_vpcs(allocator: Allocator, caches: Caches) -> None:
     for key, vpc in _oldest_first(caches.vpcs.items()):
         if isinstance(vpc, Vpc) and vpc.status.identifier:
             try:
@@ -138,20 +155,31 @@ def restore(allocator: Allocator, caches: Caches) -> None:
                     vpc=key,
                     identifier=vpc.status.identifier,
                 )
-    attachments = [
-        (key, attachment)
-        for key, attachment in _oldest_first(caches.attachments.items())
-        if isinstance(attachment, VpcAttachment)
-    ]
-    for key, attachment in attachments:
-        _enter(allocator, caches, key, attachment)
-    for key, attachment in attachments:
-        if (vpc := allocator.vpc_of(key)) and attachment.status.ready:
-            _enter_terminations(allocator, vpc, key, attachment)
-    for name in caches.segments:
-        segment = caches.segments.get(name)
-        for endpoint in segment.status.endpoints if isinstance(segment, NodeSegment) else ():
-            _enter_reported(allocator, endpoint)
+
+
+async def _oldest(cache: Cache[VpcAttachment | Invalid], since: int) -> list[Key]:
+    """The attachments that have changed since, the oldest first."""
+    aged: list[tuple[str, Key]] = []
+    async for part in in_turns(cache.changed_since(since)):
+        aged += [
+            (attachment.metadata.creation_timestamp, key)
+            for key in part
+            if isinstance(attachment := cache.get(key), VpcAttachment)
+        ]
+    return [key for _, key in sorted(aged)]
+
+
+async def _enter_attachments(allocator: Allocator, caches: Caches, keys: list[Key]) -> None:
+    """First what each holds by its status, then their terminations."""
+    async for part in in_turns(keys):
+        for key in part:
+            if isinstance(attachment := caches.attachments.get(key), VpcAttachment):
+                _enter(allocator, caches, key, attachment)
+    async for part in in_turns(keys):
+        for key in part:
+            vpc, attachment = allocator.vpc_of(key), caches.attachments.get(key)
+            if vpc and isinstance(attachment, VpcAttachment) and attachment.status.ready:
+                _enter_terminations(allocator, vpc, key, attachment)
 
 
 def _enter_reported(allocator: Allocator, endpoint: SegmentEndpoint) -> None:
@@ -210,18 +238,6 @@ def _enter_terminations(allocator: Allocator, vpc: Key, key: Key, attachment: Vp
         allocator.of(vpc).addresses.claim(key, parsed.holds(addresses))
     except Rejected as problem:
         log.info("terminations not restored, the specification changed", attachment=key, problem=str(problem))
-
-
-def reference(attachment: VpcAttachment) -> Key:
-    """The VPC that the specification names."""
-    vpc = attachment.spec.vpc
-    return vpc.namespace or attachment.metadata.namespace, vpc.name
-
-
-def settled_vpc(attachment: VpcAttachment) -> Key | None:
-    """The VPC that it has belonged to since it was first ready; None before."""
-    namespace, _, name = (attachment.status.vpc or "").partition("/")
-    return (namespace, name) if name else None
 
 
 def _oldest_first(objects: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:

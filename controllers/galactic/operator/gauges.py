@@ -8,24 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Network, collapse_addresses
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
-from galactic.crds.model import Condition
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected
 from galactic.kube.api import Key
-from galactic.kube.conditions import ATTACHED, READY
 from galactic.operator.addresses import capacity
-from galactic.operator.allocator import Allocator, reference, settled_vpc
+from galactic.operator.allocator import Allocator
 from galactic.operator.context import Rules
 from galactic.operator.state import Cache, Caches, Invalid
+from galactic.operator.tally import NO_STATUS, unready_reason
 from galactic.srv6 import parse_prefix
 from galactic.validation.networks import parse_networks
-
-NO_STATUS: Final = "NoStatus"
-"""The reason of an object without conditions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,6 @@ def unready(caches: Caches) -> Counter[tuple[str, str]]:
     counts: Counter[tuple[str, str]] = Counter()
     kinds: tuple[tuple[str, Cache[Any]], ...] = (
         (Vpc.KIND, caches.vpcs),
-        (VpcAttachment.KIND, caches.attachments),
         (NodeSegment.KIND, caches.segments),
     )
     for kind, cache in kinds:
@@ -95,30 +90,26 @@ def unready(caches: Caches) -> Counter[tuple[str, str]]:
         for item in map(itemgetter(1), cache.items()):
             if isinstance(item, Invalid):
                 counts[kind, item.problem.reason] += 1
-            elif reason := _reason(item.status.conditions):
+            elif reason := unready_reason(item.status.conditions):
                 counts[kind, reason] += 1
+    counts[VpcAttachment.KIND, NO_STATUS] += 0
+    for mark, count in caches.tally:
+        if mark.reason:
+            counts[VpcAttachment.KIND, mark.reason] += count
     return counts
 
 
 def unattached(caches: Caches) -> int:
     """The number of attachments with a pod that runs without its VPC interface."""
-    return sum(
-        any(
-            condition.type == ATTACHED and condition.status == "False"
-            for condition in attachment.status.conditions
-        )
-        for _, attachment in caches.attachments.items()
-        if isinstance(attachment, VpcAttachment)
-    )
+    return sum(count for mark, count in caches.tally if mark.unattached)
 
 
 def vpcs(caches: Caches, allocator: Allocator) -> Iterator[VpcUsage]:
     """Every VPC."""
     members: Counter[tuple[Key, bool]] = Counter()
-    for attachment in map(itemgetter(1), caches.attachments.items()):
-        if not isinstance(attachment, Invalid):
-            owner = settled_vpc(attachment) or reference(attachment)
-            members[owner, attachment.status.ready] += 1
+    for mark, count in caches.tally:
+        if mark.vpc is not None:
+            members[mark.vpc, mark.ready] += count
     for key, vpc in caches.vpcs.items():
         if isinstance(vpc, Invalid):
             continue
@@ -148,11 +139,3 @@ def _namespaces(key: Key, allocator: Allocator) -> Iterator[tuple[str, int]]:
     for namespace, count in allocations.addresses.namespaces().items() if allocations else ():
         if namespace != key[0]:
             yield namespace, count
-
-
-def _reason(conditions: tuple[Condition, ...]) -> str:
-    """The reason of a Ready condition that is not True; empty: it is True."""
-    for condition in conditions:
-        if condition.type == READY:
-            return "" if condition.status == "True" else condition.reason or NO_STATUS
-    return NO_STATUS

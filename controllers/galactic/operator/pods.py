@@ -14,11 +14,11 @@ from galactic.kube.api import Conflict, Key, Terminating
 from galactic.kube.ordinals import Ordinal
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
 from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_LABEL, vpc_hex
-from galactic.operator.allocator import reference
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import LABELS
 from galactic.operator.retention import labels, owner, requested, set_owners, stateful, vpc_of
 from galactic.operator.state import Invalid, Pod
+from galactic.operator.tally import reference
 
 
 class Pods:

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -103,8 +103,8 @@ class Reconciler:
         self.queue.clear()
         self.evictions.queue.clear()
         self.allocator.clear()
-        restore(self.allocator, self.caches)
-        self._mark_all()
+        await restore(self.allocator, self.caches)
+        await self._mark_all()
 
     async def run(self) -> None:
         """Works off the queue, and resyncs every RESYNC_SECONDS."""
@@ -122,19 +122,21 @@ class Reconciler:
             if missed:
                 log.warning("deletions missed by the watch", kind=cache.name, count=missed)
                 self._metrics.missed.labels(cache.name).inc(missed)
-        self._mark_all()
+        await self._mark_all()
 
-    def _mark_all(self) -> None:
-        for key in self.caches.vpcs:
-            self.queue.add(("vpc", key))
-        for key in self.caches.attachments:
-            self.queue.add(("attachment", key))
-        for key in self.caches.segments:
-            self.queue.add(("segment", key))
-        for key in self.caches.nodes:
-            self.queue.add(("node", key))
-        for key in self.caches.pods:
-            self.queue.add(("pod", key))
+    async def _mark_all(self) -> None:
+        caches = self.caches
+        kinds: tuple[tuple[Kind, Cache[Any]], ...] = (
+            ("vpc", caches.vpcs),
+            ("attachment", caches.attachments),
+            ("segment", caches.segments),
+            ("node", caches.nodes),
+            ("pod", caches.pods),
+        )
+        for kind, cache in kinds:
+            async for part in in_turns([*cache]):
+                for key in part:
+                    self.queue.add((kind, key))
 
     async def _worker(self) -> None:
         while True:

@@ -3,12 +3,15 @@
 Nothing here is awaited, so the caches do not change between two reads without an await.
 """
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from galactic.crds.model import Meta, parse
 from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
@@ -37,11 +40,10 @@ from galactic.names import (
     GENERATED,
     NETWORKS_ANNOTATION,
     NOT_READY_TAINT,
-    PREFIX_ANNOTATION,
     VPC_ANNOTATION,
-    VPC_LABEL,
 )
-from galactic.operator.nad import LABELS
+from galactic.operator import kept
+from galactic.operator.tally import Tally
 from galactic.validation import multus
 
 T = TypeVar("T")
@@ -127,12 +129,20 @@ class Cache(Generic[T]):
         self.name = name or selection.resource.kind
         self.changed: Callable[[Key, T | None, T | None], None] = lambda *_: None
         self._read = read
-        self._objects: dict[Key, tuple[str, str, T]] = {}  # uid, resource version, value
+        self._objects: dict[Key, tuple[str, str, Any]] = {}  # uid, resource version, what is stored
         self._clock = 0
         self._touched: dict[Key, int] = {}
         self._removed: OrderedDict[str, tuple[str, int]] = (
             OrderedDict()
         )  # uid → its last version, the clock then
+
+    def _stored(self, item: Object, value: T) -> Any:  # noqa: ARG002
+        """What is kept of the object. ``_value`` makes the value of it again."""
+        return value
+
+    def _value(self, stored: Any) -> T:
+        value: T = stored
+        return value
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -145,12 +155,22 @@ class Cache(Generic[T]):
         """Rises with every change. A list replaces the entries that are older than its request."""
         return self._clock
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._objects
+
+    def keys(self) -> AbstractSet[Key]:
+        return self._objects.keys()
+
+    def changed_since(self, clock: int) -> list[Key]:
+        """The objects that were set later; all of them since -1."""
+        return [key for key, touched in self._touched.items() if touched > clock]
+
     def get(self, key: Key) -> T | None:
         entry = self._objects.get(key)
-        return entry[2] if entry else None
+        return self._value(entry[2]) if entry else None
 
     def items(self) -> Iterator[tuple[Key, T]]:
-        return ((key, entry[2]) for key, entry in self._objects.items())
+        return ((key, self._value(entry[2])) for key, entry in self._objects.items())
 
     def set(self, item: Object) -> None:
         """The object as it is now. An older version is ignored: an answer to a request may arrive after the watch has
@@ -163,7 +183,7 @@ class Cache(Generic[T]):
         entry = self._objects.get(key)
         if entry and entry[0] == uid and not _newer(version, entry[1]):
             return
-        self._put(key, (uid, version, self._read(item)))
+        self._set(key, uid, version, item)
 
     def set_listed(self, item: Object, since: int) -> None:
         """The object as it is in a list that was requested at ``since``.
@@ -177,7 +197,7 @@ class Cache(Generic[T]):
             self.set(item)
         elif entry is None or entry[:2] != (uid, version):
             self._removed.pop(uid, None)
-            self._put(key, (uid, version, self._read(item)))
+            self._set(key, uid, version, item)
 
     def forget_versions(self) -> None:
         """The API server has older data than before: an equal version may be another state of the object."""
@@ -203,7 +223,11 @@ class Cache(Generic[T]):
             self._put(key, None)
         return len(deleted)
 
-    def _put(self, key: Key, entry: tuple[str, str, T] | None) -> None:
+    def _set(self, key: Key, uid: str, version: str, item: Object) -> None:
+        value = self._read(item)
+        self._put(key, (uid, version, self._stored(item, value)), value)
+
+    def _put(self, key: Key, entry: tuple[str, str, Any] | None, value: T | None = None) -> None:
         old = self._objects.pop(key, None)
         self._clock += 1
         if entry is None:
@@ -211,7 +235,26 @@ class Cache(Generic[T]):
         else:
             self._objects[key] = entry
             self._touched[key] = self._clock
-        self.changed(key, old[2] if old else None, entry[2] if entry else None)
+        self.changed(key, self._value(old[2]) if old else None, value)
+
+
+class PackedCache(Cache[T]):
+    """The same for kinds with as many objects as there are pods. ``keep``: the part of the object that ``read`` needs.
+
+    That part is kept compressed. A model of it is twenty times as large, and read again in 20 µs.
+    """
+
+    def __init__(
+        self, selection: Selection, read: Callable[[Object], T], keep: Callable[[Object], Object]
+    ) -> None:
+        super().__init__(selection, read)
+        self._keep = keep
+
+    def _stored(self, item: Object, value: T) -> Any:  # noqa: ARG002
+        return zlib.compress(msgspec.msgpack.encode(self._keep(item)), level=1)
+
+    def _value(self, stored: Any) -> T:
+        return self._read(msgspec.msgpack.decode(zlib.decompress(stored)))
 
 
 class Listener:
@@ -242,14 +285,17 @@ class Caches:
     def __init__(self, namespace: str = "galactic-system") -> None:
         self.namespace = namespace
         self.vpcs: Cache[Vpc | Invalid] = Cache(Selection(VPCS), _vpc)
-        self.attachments: Cache[VpcAttachment | Invalid] = Cache(Selection(VPC_ATTACHMENTS), _attachment)
-        self.nads: Cache[Nad] = Cache(Selection(NADS), _nad)
+        self.attachments: Cache[VpcAttachment | Invalid] = PackedCache(
+            Selection(VPC_ATTACHMENTS), _attachment, kept.attachment
+        )
+        self.nads: Cache[Nad] = PackedCache(Selection(NADS), _nad, kept.nad)
         self.segments: Cache[NodeSegment | Invalid] = Cache(Selection(NODE_SEGMENTS), _segment)
         self.nodes: Cache[Node] = Cache(Selection(NODES), _node)
         self.namespaces: Cache[Meta] = Cache(Selection(NAMESPACES), _meta)
-        self.pods: Cache[Pod] = Cache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod)
+        self.pods: Cache[Pod] = PackedCache(Selection(PODS, labels=ATTACHMENT_LABEL), _pod, kept.pod)
         self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
         self.stateful_sets: Cache[StatefulSet] = Cache(Selection(STATEFUL_SETS), parse_stateful_set)
+        self.tally = Tally()
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
         self._reporters: dict[str, tuple[str, ...]] = {}  # attachment → nodes whose NodeSegment lists it
         self.listen(Listener())
@@ -258,7 +304,7 @@ class Caches:
         """Every difference from now on goes to the listener."""
         self._listener = listener
         self.vpcs.changed = listener.vpc_changed
-        self.attachments.changed = listener.attachment_changed
+        self.attachments.changed = self._attachment_changed
         self.nads.changed = listener.nad_changed
         self.segments.changed = self._segment_changed
         self.nodes.changed = listener.node_changed
@@ -331,6 +377,12 @@ class Caches:
             if isinstance(segment, NodeSegment):
                 yield from (endpoint for endpoint in segment.status.endpoints if endpoint.attachment == name)
 
+    def _attachment_changed(
+        self, key: Key, old: "VpcAttachment | Invalid | None", new: "VpcAttachment | Invalid | None"
+    ) -> None:
+        self.tally.set(key, new.problem if isinstance(new, Invalid) else new)
+        self._listener.attachment_changed(key, old, new)
+
     def _segment_changed(
         self, key: Key, old: "NodeSegment | Invalid | None", new: "NodeSegment | Invalid | None"
     ) -> None:
@@ -357,10 +409,6 @@ class Caches:
         return meta is not None and meta.deletion_timestamp is not None
 
 
-_KEPT_ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
-_KEPT_LABELS: Final = (*LABELS, VPC_LABEL)
-
-
 def _listed(segment: NodeSegment | Invalid | None) -> set[str]:
     """The names of the attachments on a node."""
     if not isinstance(segment, NodeSegment):
@@ -384,7 +432,7 @@ def _attachment(item: Object) -> VpcAttachment | Invalid:
 
 def _segment(item: Object) -> NodeSegment | Invalid:
     try:
-        return parse(NodeSegment, item)
+        return kept.segment(parse(NodeSegment, item))
     except Rejected as problem:
         return Invalid(_meta(item), problem)
 
@@ -392,8 +440,8 @@ def _segment(item: Object) -> NodeSegment | Invalid:
 def _meta(item: Object) -> Meta:
     meta: Mapping[str, Any] = item["metadata"]
     annotations = meta.get("annotations") or {}
-    kept = {name: annotations[name] for name in _KEPT_ANNOTATIONS if name in annotations}
-    return parse(Meta, {**meta, "annotations": kept})
+    own = {name: annotations[name] for name in kept.ANNOTATIONS if name in annotations}
+    return parse(Meta, {**meta, "annotations": own})
 
 
 def _node(item: Object) -> Node:
@@ -456,7 +504,7 @@ def _nad(item: Object) -> Nad:
         meta.get("resourceVersion", ""),
         owners[0] if owners else "",
         config if isinstance(config, str) else "",
-        {name: value for name, value in (meta.get("labels") or {}).items() if name in _KEPT_LABELS},
+        {name: value for name, value in (meta.get("labels") or {}).items() if name in kept.LABELS},
     )
 
 

@@ -11,11 +11,11 @@ from galactic.kube.api import Key
 from galactic.kube.ordinals import StatefulSet
 from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
-from galactic.operator.allocator import reference
 from galactic.operator.context import ReconcileContext
 from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod
+from galactic.operator.tally import reference
 from galactic.operator.vpcs import COUNT_SECONDS
 from galactic.validation.networks import Network, host
 

@@ -1,5 +1,7 @@
 """The reconciler of VPCs: identifier, networks, counts of attachments, and the finalizer."""
 
+from collections.abc import Set as AbstractSet
+from heapq import nsmallest
 from typing import Any, Final
 
 from galactic.crds.vpc import Vpc, VpcStatus
@@ -49,7 +51,7 @@ class Vpcs:
             return
         meta = vpc.metadata
         allocations = context.allocator.allocated(key)
-        members = sorted(allocations.members) if allocations else []
+        members = allocations.members if allocations else set()
         problem: Rejected | NotYet | None = None
         try:
             if isinstance(vpc, Invalid):
@@ -116,7 +118,7 @@ class Vpcs:
         return allocator.vpcs.allocate(key, vpc.metadata.uid)
 
     def _status(
-        self, key: Key, problem: Rejected | NotYet | None, members: list[Key], deleting: bool
+        self, key: Key, problem: Rejected | NotYet | None, members: AbstractSet[Key], deleting: bool
     ) -> dict[str, Any]:
         context = self._context
         number = context.allocator.vpcs.of(key)
@@ -130,7 +132,7 @@ class Vpcs:
             reason = reason_of(problem)
             states[ACCEPTED] = State("False", reason, str(problem))
             states[READY] = State("False", reason, str(problem))
-        live = [member for member in members if context.caches.attachments.get(member) is not None]
+        live = members & context.caches.attachments.keys()
         if deleting and live:
             states[DELETING] = State(
                 "True", "HasAttachments", f"waits for VPCAttachments to be deleted: {_names(live)}"
@@ -144,13 +146,9 @@ class Vpcs:
         return {
             "ready": problem is None,
             "attachments": len(live),
-            "endpoints": sum(map(self._attached, members)),
+            "endpoints": context.caches.tally.routed(members),
             "conditions": states,
         } | ({"identifier": vpc_hex(number)} if number is not None else {})
-
-    def _attached(self, attachment: Key) -> bool:
-        value = self._context.caches.attachments.get(attachment)
-        return value is not None and not isinstance(value, Invalid) and value.status.endpoint is not None
 
     def _forget(self, key: Key) -> None:
         allocator = self._context.allocator
@@ -165,6 +163,6 @@ class Vpcs:
         allocator.forget(key)
 
 
-def _names(attachments: list[Key]) -> str:
+def _names(attachments: AbstractSet[Key]) -> str:
     rest = f" and {len(attachments) - NAMED} more" if len(attachments) > NAMED else ""
-    return ", ".join("/".join(attachment) for attachment in attachments[:NAMED]) + rest
+    return ", ".join("/".join(attachment) for attachment in nsmallest(NAMED, attachments)) + rest

@@ -51,7 +51,12 @@ def record(attachment: VpcAttachment) -> AttachmentRecord:
     generated = attachment.metadata.labels.get(ATTACHMENT_LABEL) == GENERATED
     networks = dict.fromkeys([*map(packed, addresses), *map(packed, _terminated(attachment))])
     return AttachmentRecord(
-        vpc, intern(attachment.spec.interface.name), state(attachment), tuple(networks), len(addresses), generated
+        vpc,
+        intern(attachment.spec.interface.name),
+        state(attachment),
+        tuple(networks),
+        len(addresses),
+        generated,
     )
 
 

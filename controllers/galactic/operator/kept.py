@@ -1,0 +1,88 @@
+"""The parts of objects that the operator keeps, where there are as many as pods."""
+
+from sys import intern
+from typing import Any, Final
+
+from galactic.crds.nodesegment import NodeSegment, SegmentEndpoint
+from galactic.kube.api import Object
+from galactic.kube.pods import NETWORK_READY
+from galactic.names import (
+    ACCEPTED_ANNOTATION,
+    ATTACHMENT_ANNOTATION,
+    ATTACHMENT_LABEL,
+    NETWORKS_ANNOTATION,
+    PREFIX_ANNOTATION,
+    VPC_ANNOTATION,
+    VPC_LABEL,
+)
+from galactic.operator import nad as definition
+
+ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
+"""Of Nodes and namespaces."""
+LABELS: Final = (*definition.LABELS, VPC_LABEL)
+"""Of definitions."""
+_POD_META: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "ownerReferences",
+)
+_POD_ANNOTATIONS: Final = (ATTACHMENT_ANNOTATION, VPC_ANNOTATION, NETWORKS_ANNOTATION, ACCEPTED_ANNOTATION)
+_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_FIELDS: Final = set(SegmentEndpoint.model_fields)
+
+
+def attachment(item: Object) -> Object:
+    """A VPCAttachment without the API server's notes on its fields."""
+    meta = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
+    if annotations := meta.get("annotations"):
+        meta["annotations"] = {name: text for name, text in annotations.items() if name != _APPLIED}
+    return _part(item, "spec", "status") | {"metadata": meta}
+
+
+def nad(item: Object) -> Object:
+    """A definition: owner, labels, configuration."""
+    return _part(item, "spec") | {
+        "metadata": _part(item["metadata"], "resourceVersion", "ownerReferences", "labels")
+    }
+
+
+def pod(item: Object) -> Object:
+    """A Pod: its attachment, where it runs, and since when."""
+    meta, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    network = [one for one in status.get("conditions") or () if one.get("type") == NETWORK_READY]
+    return {
+        "metadata": _part(meta, *_POD_META)
+        | {
+            "annotations": _part(meta.get("annotations") or {}, *_POD_ANNOTATIONS),
+            "labels": _part(meta.get("labels") or {}, ATTACHMENT_LABEL),
+        },
+        "spec": _part(spec, "nodeName", "hostNetwork"),
+        "status": _part(status, "phase", "startTime") | {"conditions": network},
+    }
+
+
+def segment(read: NodeSegment) -> NodeSegment:
+    """A NodeSegment whose endpoints lack what only their node needs: container, interface and namespace."""
+    endpoints = tuple(map(_endpoint, read.status.endpoints))
+    return read.model_copy(update={"status": read.status.model_copy(update={"endpoints": endpoints})})
+
+
+def _endpoint(endpoint: SegmentEndpoint) -> SegmentEndpoint:
+    """Its set of given fields is one that all share: pydantic makes one for each model, larger than the rest."""
+    return SegmentEndpoint.model_construct(
+        _FIELDS,
+        vpc=intern(endpoint.vpc),
+        function=endpoint.function,
+        attachment=endpoint.attachment,
+        sid=endpoint.sid,
+        networks=endpoint.networks,
+        epoch=endpoint.epoch,
+    )
+
+
+def _part(values: Any, *names: str) -> Object:
+    return {name: values[name] for name in names if name in values}
