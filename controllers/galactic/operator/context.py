@@ -132,7 +132,9 @@ class ReconcileContext:
                 continue
             bad = condition["status"] == ("False" if condition["type"] in GOOD else "True")
             bad = bad or condition["reason"] in WARNINGS
-            if bad or condition["type"] == READY:
+            # One that is made for a pod, and ready at once, has nothing to report.
+            at_once = not previous and bool(meta.owner_references)
+            if bad or (condition["type"] == READY and not at_once):
                 self.events.record(
                     resource,
                     meta,

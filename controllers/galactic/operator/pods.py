@@ -13,7 +13,7 @@ from galactic.errors import Rejected
 from galactic.kube.api import Conflict, Key, Terminating
 from galactic.kube.ordinals import Ordinal
 from galactic.kube.resources import PODS, VPC_ATTACHMENTS, VPCS
-from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_LABEL, vpc_hex
+from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, VPC_LABEL, carrier_label, vpc_hex
 from galactic.operator.context import FINALIZER, ReconcileContext
 from galactic.operator.nad import LABELS
 from galactic.operator.retention import labels, owner, requested, set_owners, stateful, vpc_of
@@ -121,9 +121,11 @@ def owned(attachment: VpcAttachment | Invalid, pod: Pod) -> bool:
 
 
 def attachment(pod: Pod, vpc: Key, identifier: int | None) -> dict[str, Any]:
-    """The Pod's attachment, in use from the beginning: with the finalizer, and the VPC's label if that is known."""
+    """The Pod's attachment, in use from the beginning: with the finalizer, and the labels of VPC and node, if known."""
     meta, place = pod.metadata, pod.ordinal
     marks = {} if identifier is None else {VPC_LABEL: vpc_hex(identifier)}
+    if pod.node:
+        marks[carrier_label(pod.node)] = ""
     return {
         "apiVersion": API_VERSION,
         "kind": VpcAttachment.KIND,

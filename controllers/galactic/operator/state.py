@@ -137,7 +137,7 @@ class Cache(Generic[T]):
         )  # uid → its last version, the clock then
 
     def _stored(self, item: Object, value: T) -> Any:  # noqa: ARG002
-        """What is kept of the object. ``_value`` makes the value of it again."""
+        """The part of the object that is kept, from which ``_value`` makes the value again."""
         return value
 
     def _value(self, stored: Any) -> T:

@@ -16,7 +16,7 @@ NO_STATUS = "NoStatus"
 
 
 class Mark(NamedTuple):
-    """What is counted of an attachment. ``reason``: of a Ready condition that is not True; empty: it is True.
+    """The counted part of an attachment. ``reason``: of a Ready condition that is not True; empty: it is True.
 
     ``vpc``: the VPC that it belongs to; None for an attachment that does not fit its model. ``unattached``: a pod runs
     without its VPC interface. ``routed``: it has an endpoint.

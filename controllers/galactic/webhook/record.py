@@ -19,7 +19,7 @@ from galactic.validation.networks import Network, PackedNetwork, host, packed
 
 
 class State(NamedTuple):
-    """What a pod waits for. ``decided``: ready, or the operator has refused the present specification."""
+    """How far an object is from being usable. ``decided``: ready, or the operator has refused the present specification."""
 
     ready: bool
     decided: bool
@@ -28,7 +28,8 @@ class State(NamedTuple):
 
 class AttachmentRecord(msgspec.Struct, frozen=True, gc=False):
     """``networks``: every network that leads to the attachment, or will once the operator has reconciled it; the first
-    ``hosts`` of them are its addresses, those in force and the requested ones. ``generated``: the operator made it for a pod.
+    ``hosts`` of them are its addresses, those in force and the requested ones. ``generated``: made for a
+    pod.
     """
 
     vpc: Key

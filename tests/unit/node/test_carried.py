@@ -265,6 +265,17 @@ async def test_a_pod_that_carries_it_is_given_what_the_status_has(node, config):
     assert kube.gets == 0, "the watch had it"
 
 
+async def test_adds_that_wait_for_the_watch_ask_the_api_server_less_and_less(node, hurried):
+    kube = MemoryKube()
+    async with watching(node, kube) as watched:
+        await until(lambda: watched._informer.synced.is_set() and watched._informer.connected)
+        with pytest.raises(NotYet):
+            await watched.entitled(POD, NAME)
+    assert kube.gets == 2, (
+        "after 1 and 3 of 6 pauses: a thousand ADDs at once are no thousand requests a second"
+    )
+
+
 async def test_it_is_served_while_the_api_server_is_away(node, config):
     kube = MemoryKube()
     kube.set(config())

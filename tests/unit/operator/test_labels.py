@@ -92,12 +92,14 @@ async def test_an_attachment_says_its_vpc_from_when_it_is_in_use(ready):
     assert labelled[0]["finalizers"] == [FINALIZER]
 
 
-async def test_a_generated_attachment_has_the_label_from_its_creation(ready):
+@pytest.mark.parametrize("node", [pytest.param("", id="unscheduled"), pytest.param("node-1", id="bound")])
+async def test_a_generated_attachment_has_its_labels_from_its_creation(ready, node):
     ready.api.requests.clear()
-    carry(ready, "p", attachment="own", generated=True)
+    carry(ready, "p", node, attachment="own", generated=True)
     await ready.settled()
     metadata = ready.api.stored(VPC_ATTACHMENTS, "own", "default")["metadata"]
     assert metadata["labels"][VPC_LABEL] == identifier(ready)
+    assert (carrier_label("node-1") in metadata["labels"]) == bool(node)
     assert FINALIZER in metadata["finalizers"]
     assert not [
         patch

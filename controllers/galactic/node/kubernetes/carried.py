@@ -1,8 +1,8 @@
 """The VPCAttachments that pods of this node carry: the authority for each ADD, and for running pods.
 
 One watch, of the attachments that the operator labelled with this node, answers each ADD. An ADD that comes before the
-operator has written its pod waits for the watch, and asks the API server once a second. A change of the status
-reaches pods that run, addresses included; container, interface and epoch stay the running pod's. A pod that no
+operator has written its pod waits for the watch, and asks the API server after 1, 3 and 7 seconds. A change of the
+status reaches pods that run, addresses included; container, interface and epoch stay the running pod's. A pod that no
 longer carries its attachment is detached after GRACE_SECONDS, which the condition ``Entitled`` announces.
 """
 
@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 WAIT_SECONDS: Final = 12.0
 """For an ADD that comes before its pod is in the status; the plugin gives up after 20 s."""
 ASK_SECONDS: Final = 1.0
+"""Until an ADD asks the API server beside the watch; each further pause is twice as long."""
 LAG_SECONDS: Final = 2.0
 """After an ADD, until the watch has certainly brought the status that it came with."""
 GRACE_SECONDS: Final = 60.0
@@ -134,19 +135,24 @@ class CarriedAttachments:
             self._refused(refusals.OTHER_NAMESPACE)
             raise Rejected(refusals.other_namespace(name, str(pod)), field="attachment")
         key, loop = (namespace, own), asyncio.get_running_loop()
-        deadline, asked = loop.time() + WAIT_SECONDS, -ASK_SECONDS
+        # The watch brings it. Many ADDs that ask at once would be what the API server has no time for.
+        follows = self._informer.synced.is_set() and self._informer.connected
+        deadline, pause = loop.time() + WAIT_SECONDS, ASK_SECONDS
+        ask = loop.time() + (pause if follows else 0)
         while True:
             changed = self._changed
             known = self._known.get(key)
-            if not self._serves(known, pod) and loop.time() >= asked + ASK_SECONDS:
-                known, asked = await self._ask(key) or known, loop.time()
+            if not self._serves(known, pod) and loop.time() >= ask:
+                known = await self._ask(key) or known
+                pause *= 2
+                ask = loop.time() + pause
             if known and known.config and self._serves(known, pod):
                 return known.config
             if loop.time() >= deadline:
                 self._refused(refusals.NOT_CARRIED)
                 raise NotYet(self._reason(known, pod, name))
             with suppress(TimeoutError):
-                async with asyncio.timeout(ASK_SECONDS):
+                async with asyncio.timeout_at(min(ask, deadline)):
                     await changed.wait()
 
     def _serves(self, known: Entitlement | None, pod: PodRef) -> bool:
