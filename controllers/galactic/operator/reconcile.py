@@ -164,6 +164,9 @@ class Reconciler:
                 self.queue.done(item)
             else:
                 self.queue.failed(item)
+            await asyncio.sleep(
+                0
+            )  # one with nothing to write has not waited for anything, nor may the next one
 
     def _report(self, problem: str | None) -> None:
         self._away = problem is not None

@@ -19,7 +19,7 @@ from galactic.validation.networks import Network, PackedNetwork, host, packed
 
 
 class State(NamedTuple):
-    """How far an object is from being usable. ``decided``: ready, or the operator has refused the present specification."""
+    """Whether pods can use an object. ``decided``: ready, or the operator has refused its present specification."""
 
     ready: bool
     decided: bool

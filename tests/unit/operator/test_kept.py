@@ -1,5 +1,6 @@
 """What the operator keeps of objects: all that it reads, and little more."""
 
+import asyncio
 import gc
 import json
 import tracemalloc
@@ -208,3 +209,28 @@ async def test_of_two_with_the_same_identifier_the_older_one_keeps_it():
     await restore(allocator, caches)
     functions = allocator.of(("ns", "blue")).functions
     assert (functions.of(("ns", "a1")), functions.of(("ns", "a2"))) == (None, 7)
+
+
+async def test_objects_with_nothing_to_write_leave_others_their_turns(cluster):
+    """After a start all of them are such: thousands in a row would stop the Lease."""
+    cluster.vpc("v", "10.1.0.0/16")
+    for number in range(60):
+        cluster.attachment(f"a{number}", "v")
+    await cluster.settled()
+    reconciler = cluster.reconciler
+    turns = [0]
+
+    async def other():
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    for key in reconciler.caches.attachments:
+        reconciler.queue.add(("attachment", key))
+    await asyncio.sleep(0)
+    before = turns[0]
+    while reconciler.queue.busy:
+        await asyncio.sleep(0)
+    task.cancel()
+    assert turns[0] - before >= 3, "16 workers, one object each, in a turn"
