@@ -9,13 +9,29 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from galactic.errors import GalacticError
 from galactic.kube.api import Object
 from galactic.kube.client import Kube
-from galactic.kube.resources import NADS, NAMESPACES, NODES, PODS, VPC_ATTACHMENTS, VPCS, Resource
+from galactic.kube.resources import (
+    MUTATING_WEBHOOKS,
+    NADS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    VALIDATING_WEBHOOKS,
+    VPC_ATTACHMENTS,
+    VPCS,
+    Resource,
+)
 from galactic.names import API_VERSION, ATTACHMENT_ANNOTATION, VPC_ANNOTATION
+from galactic.settings import WebhookSettings
+from galactic_lab import assets
+from galactic_lab.controlplane import rbac
 
 NAMESPACE: Final = "bench"
+CHART: Final = Path(__file__).parents[2] / "charts" / "galactic"
 GROUP: Final = 10
 """Nodes that share VPCs of their own, of GROUP pods a node, so of 100 attachments."""
 WIDE: Final = "wide"
@@ -56,6 +72,21 @@ class Load:
         for name in names:
             await self._kube.create(NAMESPACES, {"metadata": {"name": name}})
             await self._kube.create(SERVICE_ACCOUNTS, {"metadata": {"name": "default"}}, name)
+
+    async def admission(self, url: str) -> None:
+        """The chart's webhook configurations, for a webhook at that address."""
+        found = assets.find()
+        variables = {
+            "GALACTIC_WEBHOOK_URL": url,
+            "GALACTIC_NODE_IDENTITIES": WebhookSettings.model_fields["node_identities"].default,
+        }
+        given = json.dumps([{"name": name, "value": value} for name, value in variables.items()])
+        text = rbac.rendered(
+            found.helm, CHART, found.version, "admission", f"--set-json=webhook.extraEnv={given}"
+        )
+        kinds = {resource.kind: resource for resource in (MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)}
+        for manifest in filter(None, yaml.safe_load_all(text)):
+            await self._kube.create(kinds[manifest["kind"]], manifest)
 
     async def nodes(self) -> None:
         async def make(number: int) -> None:

@@ -61,6 +61,7 @@ class Measurement:
         cluster, result = self.cluster, self.result
         await install(self.kube)
         await self.load.namespaces(NAMESPACE, "bench")
+        await self.load.admission(cluster.webhook_url)
         for name in COMPONENTS:
             cluster.programs[name].start()
         await self.load.nodes()

@@ -127,11 +127,12 @@ class Cluster:
         self.arrived: dict[str, tuple[float, float]] = {}
         mqtt = {"GALACTIC_MQTT_URL": broker.url}
         https = free_port()
+        self.webhook_url = f"https://127.0.0.1:{https}"
         extra = {
             "operator": {"GALACTIC_POOL_PREFIX": BLOCK},
             "webhook": {
                 "GALACTIC_PORT": str(https),
-                "GALACTIC_WEBHOOK_URL": f"https://127.0.0.1:{https}",
+                "GALACTIC_WEBHOOK_URL": self.webhook_url,
                 "GALACTIC_NAMESPACE": NAMESPACE,
                 "GALACTIC_DRAIN_SECONDS": "0",
             },

@@ -164,9 +164,8 @@ class Reconciler:
                 self.queue.done(item)
             else:
                 self.queue.failed(item)
-            await asyncio.sleep(
-                0
-            )  # one with nothing to write has not waited for anything, nor may the next one
+            # An object with nothing to write has waited for nothing, and after a start all of them are such.
+            await asyncio.sleep(0)
 
     def _report(self, problem: str | None) -> None:
         self._away = problem is not None
