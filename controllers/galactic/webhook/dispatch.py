@@ -103,7 +103,7 @@ class Dispatcher:
             interface = Interface().name
             if requester.ordinal is not None:
                 earlier = await self._cluster.attachment((requester.namespace, name))
-                interface = interface if earlier is None else earlier.spec.interface.name
+                interface = interface if earlier is None else earlier.interface
             return pod.mutated(requester, name, interface)
         current = await self._cluster.attachment((requester.namespace, requester.attachment))
         if current is None:
