@@ -195,6 +195,17 @@ CASES = [
     ),
     Case("GalacticRegistrationsRejected", router("rejections_total", "0+3x60", ', reason="StaleEpoch"')),
     Case("GalacticRegistrationsRejected", router("rejections_total", "7x60", ', reason="SidMismatch"')),
+    # A node is behind a change for a moment, or claims what is not its own.
+    Case(
+        "GalacticRegistrationsRejected",
+        router("rejections_total", "0x45 1x20", ', reason="NotEntitled"')
+        | router("rejected_endpoints", "0x44 1x1 0x20", ', reason="NotEntitled"'),
+    ),
+    Case(
+        "GalacticRegistrationsRejected",
+        router("rejected_endpoints", "0x45 1x20", ', reason="SidOutsidePrefix"'),
+        {"reason": "SidOutsidePrefix"},
+    ),
     Case(
         "GalacticPodsRefused",
         node("refused_total", "0x45 1x20", ', reason="OtherNamespace"'),

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -33,7 +34,7 @@ from galactic.router.ingress.fair_queue import FairQueue
 from galactic.router.ingress.inbox import Inbox
 from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.ingress.node_messages import NodeMessages
-from galactic.router.ingress.rejections import RejectionReports
+from galactic.router.ingress.rejections import MOMENTARY, RejectionReports
 from galactic.router.ingress.snapshot_reader import SnapshotReader
 from galactic.router.ingress.subscriptions import Subscriptions
 from galactic.router.inspection import InspectionServer
@@ -126,6 +127,7 @@ def wire(
     metrics.at_scrape(
         tables=lambda: store.counts,
         uncarried=lambda: sum(rejection.reason == "NotCarried" for rejection in store.tables.rejections()),
+        rejected={reason: partial(store.nodes.rejected, reason) for reason in MOMENTARY},
         unlisted=lambda: len(store.nodes.unlisted),
         leadership=lambda: (leadership.leads, leadership.state.highest_term),
         oldest_change=fanout.oldest,
@@ -147,7 +149,7 @@ def _cluster(
     attachments = AttachmentIndex(settings.cluster, store.nodes, metrics)
     segments = SegmentIndex(settings.cluster, store.nodes, metrics)
     status = StatusWriter(kube, attachments, store.tables, fanout, metrics)
-    events = AttachmentEvents(kube, attachments)
+    events = AttachmentEvents(kube, attachments, store.nodes)
     reflectors = Reflectors(kube, attachments, segments, status, health)
     reports = KubernetesReports(store, attachments, status, events)
     return Cluster(attachments, reflectors, reports, (status, events))

@@ -69,6 +69,12 @@ class RouterMetrics:
             "Networks announced by an attachment while another one owns them.",
             registry=registry,
         )
+        self._rejected = Gauge(
+            name("rejected_endpoints"),
+            "Endpoints that are rejected now for that reason. A node that is a moment behind a change has some.",
+            ("reason",),
+            registry=registry,
+        )
         self._uncarried = Gauge(
             name("uncarried_paths"),
             "Attachments that a node announces although no pod on it carries them; they get no route there.",
@@ -165,6 +171,7 @@ class RouterMetrics:
         *,
         tables: Callable[[], tuple[int, int, int, int]],
         uncarried: Callable[[], int],
+        rejected: Mapping[str, Callable[[], int]],
         unlisted: Callable[[], int],
         leadership: Callable[[], tuple[bool, int]],
         oldest_change: Callable[[], float],
@@ -174,7 +181,7 @@ class RouterMetrics:
         """Gauges that are read at every scrape.
 
         ``tables``: nodes, endpoints, routes and contested networks. ``uncarried``: paths that are rejected as
-        NotCarried.
+        NotCarried. ``rejected``: endpoints that are rejected, by reason.
         ``unlisted``: clusters without a complete list of attachments.
         ``leadership``: whether this router leads, and the highest term. ``oldest_change``: seconds.
         ``waiting``: messages of nodes. ``suppressed``: nodes' topics.
@@ -184,6 +191,8 @@ class RouterMetrics:
         for position, gauge in enumerate((self._leader, self._term)):
             gauge.set_function(partial(_one_of, leadership, position))
         self._uncarried.set_function(uncarried)
+        for reason, count in rejected.items():
+            self._rejected.labels(reason).set_function(count)
         self._unlisted.set_function(unlisted)
         self._oldest.set_function(oldest_change)
         self._inbox.set_function(waiting)

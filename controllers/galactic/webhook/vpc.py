@@ -76,25 +76,34 @@ def updated(
 
 
 def removed(before: Sequence[Network], after: Sequence[Network], used: Iterable[Used]) -> Rejected | None:
-    """The refusal to remove a network in which attachments have addresses."""
-    stranded = [
-        address for address in used if within(address.address, before) and not within(address.address, after)
-    ]
+    """The refusal to remove networks in which attachments have addresses: each network with its own addresses."""
+    stranded: dict[Network, list[Used]] = {}
+    for address in sorted(used, key=_order):
+        if within(address.address, before) and not within(address.address, after):
+            network = next(network for network in before if address.address in network)
+            stranded.setdefault(network, []).append(address)
     if not stranded:
         return None
-    network = next(network for network in before if stranded[0].address in network)
-    holders = list(
-        dict.fromkeys(
-            f"{address.address} ({'/'.join(address.attachment)})" for address in sorted(stranded, key=_order)
-        )
-    )
-    rest = f" and {len(holders) - NAMED} more" if len(holders) > NAMED else ""
+    listed = [
+        f"{network} cannot be removed or shrink while addresses in it are in use: {_holders(stranded[network])}"
+        for network in before
+        if network in stranded
+    ]
     return Rejected(
-        f"{network} cannot be removed or shrink while addresses in it are in use: "
-        f"{', '.join(holders[:NAMED])}{rest}; delete those VPCAttachments or change their addresses first",
+        f"{_first(listed, '; ')}; delete those VPCAttachments or change their addresses first",
         reason="NetworkInUse",
         field="spec.networks",
     )
+
+
+def _holders(addresses: Iterable[Used]) -> str:
+    texts = dict.fromkeys(f"{address.address} ({'/'.join(address.attachment)})" for address in addresses)
+    return _first([*texts], ", ")
+
+
+def _first(texts: Sequence[str], separator: str) -> str:
+    rest = f" and {len(texts) - NAMED} more" if len(texts) > NAMED else ""
+    return f"{separator.join(texts[:NAMED])}{rest}"
 
 
 def shadowed(networks: Iterable[Network], ranges: Sequence[Range]) -> tuple[str, ...]:

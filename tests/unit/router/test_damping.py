@@ -118,6 +118,7 @@ class InboxAtBroker:
             waiting=lambda: 0,
             suppressed=lambda: len(self.damping.suppressed),
             uncarried=lambda: 0,
+            rejected={},
             unlisted=lambda: 0,
         )
 

@@ -240,7 +240,8 @@ async def test_a_move_is_recorded_with_its_node_and_a_new_since(topology, cluste
         assert changes(broker) == [(["10.1.1.1/32@n1"], []), (["10.1.1.1/32@n2"], [])]
 
 
-async def test_lies_become_events_and_not_too_many(topology, cluster, broker, until) -> None:
+async def test_lies_become_events_and_not_too_many(topology, cluster, broker, until, monkeypatch) -> None:
+    monkeypatch.setattr(attachment_events, "MOMENT_SECONDS", 0.1)
     async with router(broker, cluster):
         for sequence in range(1, 30):
             stolen = topology.endpoint("n1", 1, "10.1.1.2/32", "0.0.0.0/33", epoch=sequence)
@@ -261,6 +262,41 @@ async def test_lies_become_events_and_not_too_many(topology, cluster, broker, un
         }
         assert "n1" in one["message"]
         assert changes(broker) == []
+
+
+async def test_a_node_that_is_a_moment_behind_a_change_is_not_accused(
+    topology, cluster, broker, until, monkeypatch
+) -> None:
+    """One attachment's address is changed, and its node follows; another node goes on with what is not its own."""
+    monkeypatch.setattr(attachment_events, "MOMENT_SECONDS", 0.4)
+    monkeypatch.setattr(attachment_events, "REPEAT_SECONDS", 0.2)
+
+    def register(sequence: int, *lasts: int) -> None:
+        endpoints = (
+            topology.endpoint("n1", number, f"10.1.1.{last}/32", epoch=9)
+            for number, last in enumerate(lasts, start=1)
+        )
+        say(broker, topology.endpoints("n1", sequence, *endpoints))
+
+    def rejected(controller) -> float | None:
+        labels = {"reason": "NotEntitled"}
+        return controller.registry.get_sample_value("galactic_router_rejected_endpoints", labels)
+
+    async with router(broker, cluster) as controller:
+        register(1, 7, 8)  # as both were before their attachments were changed
+        await until(lambda: rejected(controller) == 2)
+        register(2, 1, 8)
+        await until(lambda: rejected(controller) == 1)
+        await until(lambda: len(cluster.events) >= 2)
+        assert {(one["reason"], one["involvedObject"]["name"]) for one in cluster.events} == {
+            ("NotEntitled", "a2")
+        }
+        register(3, 1, 2)
+        await until(lambda: rejected(controller) == 0)
+        await asyncio.sleep(0.3)
+        count = len(cluster.events)
+        await asyncio.sleep(0.5)
+        assert len(cluster.events) == count, "it is not repeated when it has ended"
 
 
 def uncarried(controller) -> float | None:

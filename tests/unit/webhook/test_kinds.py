@@ -344,3 +344,15 @@ def test_an_interface_keeps_its_name_under_a_pod() -> None:
     with pytest.raises(Rejected, match=r"spec.interface.name: 'net1' cannot replace 'galactic0' .*\(web-1\)"):
         vpcattachment.checked(after, carried, SPACE)
     vpcattachment.checked(carried, carried, SPACE)
+
+
+def test_every_network_that_is_removed_is_named_with_its_own_addresses() -> None:
+    before = ("10.1.0.0/16", "2001:10::/64", "10.3.0.0/24", "10.9.0.0/24")
+    parsed = [ip_network(text) for text in before]
+    addresses = [used("2001:10::5"), *(used(f"10.1.1.{last}") for last in (1, 2)), used("10.9.0.1")]
+    refusal = vpc.removed(parsed, parsed[3:], addresses)
+    assert str(refusal) == (
+        "spec.networks: 10.1.0.0/16 cannot be removed or shrink while addresses in it are in use: 10.1.1.1 (net/web), "
+        "10.1.1.2 (net/web); 2001:10::/64 cannot be removed or shrink while addresses in it are in use: 2001:10::5 "
+        "(net/web); delete those VPCAttachments or change their addresses first"
+    )

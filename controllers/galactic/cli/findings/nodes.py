@@ -1,6 +1,7 @@
 """Findings about nodes: missing prefixes, and conditions of NodeSegments that are False."""
 
 from collections.abc import Iterator
+from ipaddress import IPv6Network
 from typing import Final
 
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, by_type, has_remedy, recent
@@ -8,6 +9,7 @@ from galactic.cli.findings.programs import log
 from galactic.cli.smaller_links import with_names
 from galactic.cli.snapshot import Snapshot
 from galactic.crds.nodesegment import NodeSegment
+from galactic.kube.api import Object
 from galactic.names import PREFIX_ANNOTATION
 
 OPTIONAL: Final = ("ReducedEncapsulation", "SourceValidation", "PathMTU", "Untracked", "PasswordEncrypted")
@@ -48,7 +50,10 @@ def nodes(snapshot: Snapshot) -> Iterator[Finding]:
     used = {component.node for component in snapshot.components} | {
         (pod["spec"] or {}).get("nodeName") for pod in snapshot.pods.values()
     }
-    for name in snapshot.nodes:
+    for name, node in snapshot.nodes.items():
+        if finding := _overlap(snapshot, name, node):
+            yield finding
+            continue
         if name in snapshot.segments or f"NodeSegment {name}" in snapshot.broken:
             continue
         if event := refused.get(name):
@@ -75,6 +80,31 @@ def _merged(alike: list[Finding]) -> Finding:
     first = alike[0]
     about = f"{len(alike)} NodeSegments ({', '.join(names[:ALIKE])}, …)"
     return Finding(first.severity, about, first.reason, first.message, first.remedy)
+
+
+def _overlap(snapshot: Snapshot, name: str, node: Object) -> Finding | None:
+    """The prefix in a Node's annotation is not the Node's own, and belongs to another node."""
+    annotated = (node["metadata"].get("annotations") or {}).get(PREFIX_ANNOTATION)
+    own = snapshot.segments.get(name)
+    prefix = _prefix(annotated)
+    if prefix is None or (own is not None and prefix == _prefix(own.spec.prefix)):
+        return None
+    for other, segment in snapshot.segments.items():
+        taken = _prefix(segment.spec.prefix)
+        if other != name and taken is not None and prefix.overlaps(taken):
+            kept = (
+                f"; {name} keeps {own.spec.prefix}" if own is not None else "; pods on it cannot be attached"
+            )
+            message = f"its annotation {annotated} overlaps {taken} of node {other}{kept}"
+            return Finding(PROBLEM, f"Node {name}", "PrefixOverlap", message, _annotate(name))
+    return None
+
+
+def _prefix(text: str | None) -> IPv6Network | None:
+    try:
+        return None if text is None else IPv6Network(text)
+    except ValueError:
+        return None
 
 
 def _annotate(node: str) -> str:

@@ -15,6 +15,9 @@ SAME_SECONDS: Final = 600.0
 SILENT: Final = frozenset({"StaleEpoch", "NotReady"})
 """Reasons that belong to every move and every start, and call for nothing."""
 
+MOMENTARY: Final = ("NotEntitled", "SidOutsidePrefix")
+"""Reasons of a node that is a moment behind a change of the attachment's addresses, or of its own prefix."""
+
 
 class RejectionLog:
     """Logs rejections."""

@@ -24,6 +24,7 @@ class KubernetesReports:
     def resign(self) -> None:
         """Another router writes from now on."""
         self._status.resign()
+        self._events.resign()
 
     def committed(self, commit: Commit) -> None:
         """The tables changed."""

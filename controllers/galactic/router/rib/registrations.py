@@ -174,6 +174,18 @@ class Registrations:
         """Endpoints that are no paths, as of the last check."""
         return [rejection for known in self._nodes.values() for rejection in known.paths.rejections]
 
+    def rejection(self, like: Rejection) -> Rejection | None:
+        """The one that holds now, as of the last check, for the same node, attachment and reason."""
+        known = self._nodes.get(like.origin)
+        for rejection in known.paths.rejections if known else ():
+            if (rejection.attachment, rejection.reason) == (like.attachment, like.reason):
+                return rejection
+        return None
+
+    def rejected(self, reason: str) -> int:
+        """How many endpoints are rejected for that reason, as of the last check."""
+        return sum(rejection.reason == reason for rejection in self.rejections())
+
     # -- checks ------------------------------------------------------------------------------------------------------
 
     @property
