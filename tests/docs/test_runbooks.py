@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from blocks import DOCS, ROOT
+
+from galactic.router.metrics import REASONS
 
 RUNBOOKS = sorted((DOCS / "runbooks").glob("Galactic*.md"))
 DASHBOARDS = ROOT / "charts" / "galactic" / "files" / "dashboards"
@@ -41,6 +44,24 @@ def test_panel_exists(panel: str) -> None:
 def test_log_event_exists(event: str) -> None:
     """The text that a runbook searches for in a log."""
     assert any(event in path.read_text() for path in SOURCES.rglob("*.py"))
+
+
+def test_every_reason_of_a_rejection_has_a_remedy() -> None:
+    """Those that raise the alert, and in italics those that it leaves out."""
+    text = (DOCS / "runbooks" / "GalacticRegistrationsRejected.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith(("| `", "| *"))]
+    named = {reason: row for row in rows for reason in re.findall(r"`(\w+)`", row[1])}
+    assert named.keys() == set(REASONS)
+    assert all(row[2].strip() for row in named.values())
+    rules = yaml.safe_load((ROOT / "charts/galactic/files/alerts/galactic.yaml").read_text())
+    (alert,) = (
+        rule["expr"]
+        for group in rules["groups"]
+        for rule in group["rules"]
+        if rule.get("alert") == "GalacticRegistrationsRejected"
+    )
+    (silent,) = re.findall(r'reason!~"([^"]+)"', alert)
+    assert {reason for reason, row in named.items() if "*" in row[1]} == {*silent.split("|")}
 
 
 def test_there_are_panels_and_events() -> None:

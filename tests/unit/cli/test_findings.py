@@ -1,6 +1,8 @@
 """Each problem is a finding with its object and remedy, and a healthy cluster has none."""
 
+import re
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from states import (
 
 from galactic import refusals
 from galactic.cli.findings import NOTE, PROBLEM, findings, seconds
+from galactic.cli.findings.events import EVENTS
 
 Break = Callable[[Objects], dict[str, Any] | None]
 
@@ -339,6 +342,23 @@ def test_what_is_wrong_is_found(broken: Break, about: str, reason: str, message:
     assert remedy in match.remedy
     others = [finding.about for finding in reported if finding.severity == PROBLEM and finding.about != about]
     assert not others, "one cause, one finding"
+
+
+def test_each_refusal_of_a_routers_path_is_found() -> None:
+    """Those of which the router makes Events; a condition has the others, or they belong to moves and starts."""
+    source = files("galactic.router.rib").joinpath("path.py").read_text()
+    source += files("galactic.router.rib").joinpath("networks.py").read_text()
+    reasons = {
+        *re.findall(r'reason="(\w+)"', source),
+        "NotEntitled",
+        "NotCarried",
+        "EpochInFuture",
+        "Duplicate",
+    }
+    assert len(reasons) > 12
+    of_starts = {"NodeUnknown"}
+    of_attachments = {"InvalidAddress"}  # in a status, not in an endpoint
+    assert reasons - of_starts - of_attachments <= EVENTS
 
 
 def test_a_smaller_link_is_a_note_that_names_the_node() -> None:
