@@ -1,16 +1,19 @@
 """VPCs on a host that other programs change: what udev, systemd, netplan, docker and IPVS do, and what is left of it
-after the node's next rounds. Each with pings between pods of one node and of two, in both families.
+after the node's next rounds. Each with pings and TCP between pods of one node and of two, in both families.
 """
 
 import asyncio
 from pathlib import Path
 
 import pytest
-from two_nodes import ADDRESSES, PODS, path_of, planned
+from two_nodes import ADDRESSES, PODS, SPACE, path_of, planned, prefix
 
-from galactic import names
+from galactic import names, srv6
+from galactic.errors import NotYet
+from galactic.linux.devices import is_galactic
 from galactic.linux.kernel import LinuxKernel
 from galactic.linux.objects import change
+from galactic.linux.underlay import underlay
 
 pytestmark = pytest.mark.vrf
 
@@ -61,6 +64,9 @@ def all_answer(net):
     for pod in TO:
         for address in ADDRESSES[pod]:
             assert net.answers("1", address), address
+    for family in (4, 6):
+        for way in (("1", "3"), ("1", "2"), ("2", "1")):
+            assert net.connects(*way, family, 5), (way, family)
 
 
 def echoes(namespace):
@@ -86,6 +92,7 @@ def test_an_address_that_the_node_has_too(net):
         for family in (IPV4, IPV6):
             answered(net, family)
         assert {pod: echoes(net.pods[pod]) for pod in TO} == before, "without the order the node takes them"
+        assert not any(net.connects("1", pod, family, 0.5) for pod in TO for family in (4, 6))
         rounds(net)
         for pod in TO:
             for family, address in enumerate(ADDRESSES[pod]):
@@ -93,6 +100,7 @@ def test_an_address_that_the_node_has_too(net):
                 assert net.answers("1", address)
                 assert echoes(net.pods[pod])[family] > count, address
                 assert net.answers(pod, ADDRESSES["1"][family]), "its own address as a source"
+        all_answer(net)
         for host in net.nodes.values():
             for address in taken:
                 assert " 0% packet loss" in net.sh(host, f"ping -c1 -W5 {address}")
@@ -149,9 +157,49 @@ def test_sysctls_of_every_new_device(net, setting, family, left):
                 net.sh(host, f"echo {value} > /proc/sys/net/{name.format(device)}")
     forget_neighbours(net)
     assert answered(net, family) == left
+    assert not net.connects("1", "2", 6 if family == IPV6 else 4, 0.5)
     rounds(net)
     forget_neighbours(net)
     all_answer(net)
+
+
+def test_a_flush_of_the_underlay(net):
+    """As by netplan, or when systemd-networkd starts: addresses and routes of its interfaces go and come, and routes
+    without an interface that it has not made go.
+    """
+    rounds(net)
+    all_answer(net)
+    on_nodes(
+        net,
+        "ip address flush dev eth0; ip route flush dev eth0; ip -6 route flush dev eth0;"
+        "ip -6 route flush table main type unreachable",
+    )
+    for host in net.nodes.values():
+        with pytest.raises(NotYet, match="no IPv6 route to"):
+            asyncio.run(underlay(SPACE, namespace=host))
+    assert not net.connects("1", "2", 4, 0.5)
+    rounds(net)
+    for number, host in net.nodes.items():
+        net.sh(
+            host,
+            f"ip addr add fd00:{number}::2/64 dev eth0 nodad; ip -6 route add default via fd00:{number}::1",
+        )
+        assert asyncio.run(underlay(SPACE, namespace=host)).device == "eth0"
+        assert "unreachable" in net.sh(host, f"ip -6 route show table main {srv6.locator(prefix(number))}")
+    all_answer(net)
+
+
+def test_udev_gives_none_of_ours_a_persistent_mac(net):
+    """MACAddressPolicy=persistent replaces those that the kernel made up (addr_assign_type 1, NET_ADDR_RANDOM)."""
+    rounds(net)
+    for host in net.nodes.values():
+        listed = net.sh(
+            host,
+            "unshare -m sh -c 'mount -t sysfs sysfs /sys; cd /sys/class/net; grep . */addr_assign_type'",
+        )
+        kinds = dict(line.split("/addr_assign_type:") for line in listed.splitlines())
+        assert {name for name in kinds if name.startswith("G")}
+        assert {name for name, kind in kinds.items() if kind == "1" and is_galactic(name)} == set()
 
 
 def test_a_mac_that_udev_changes(net):

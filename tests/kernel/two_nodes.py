@@ -1,7 +1,8 @@
 """Two nodes with the product's own plan, for tests by packets.
 
 VPC 1 has pods 1 and 3 on node 1, of which 3 terminates 192.168.3.0/24 and 2001:db8:3::/64, and pod 2 on
-node 2; VPC 2 has pod 9 on node 1 and uses the same addresses.
+node 2. VPC 2 has pods 9 and 8 on node 1, and 7 on node 2; it uses the same networks, and 8 and 7 have the addresses of
+1 and 2.
 """
 
 import asyncio
@@ -11,8 +12,9 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
@@ -27,7 +29,7 @@ from galactic.node.state.attachment import Attachment, Termination
 SPACE = IPv6Network("2001:db8:ff00::/40")
 NETWORKS = (ip_network("10.1.1.0/24"), ip_network("2001:10:1:1::/64"))
 BEHIND = (ip_network("192.168.3.0/24"), ip_network("2001:db8:3::/64"))
-PODS = {"1": (1, 1, 1), "3": (1, 1, 3), "2": (2, 1, 2), "9": (1, 2, 9)}
+PODS = {"1": (1, 1, 1), "3": (1, 1, 3), "2": (2, 1, 2), "9": (1, 2, 9), "8": (1, 2, 1), "7": (2, 2, 2)}
 """Name → (node, VPC, function)."""
 PORT = 4242
 PATIENCE_SECONDS = 120
@@ -121,6 +123,36 @@ class Net:
             " 0% packet loss" in self.sh(self.pods[pod], f"ping -c1 -W1 {address}", check=False)
             for _ in patiently()
         )
+
+    def connects(self, client: str, server: str, family: int, seconds: float = 2) -> bool:
+        """Whether a TCP connection comes about in time, and the server sees the client's own address and answers."""
+        at, index = ADDRESSES[server][family == 6], socket.AF_INET6 if family == 6 else socket.AF_INET
+
+        def listening():
+            made = socket.create_server((at, PORT), family=index)
+            made.settimeout(seconds)
+            return made
+
+        def answer(listener, seen):
+            with suppress(TimeoutError):
+                connection, (address, *_) = listener.accept()
+                with connection:
+                    seen.append(address)
+                    connection.sendall(b"welcome")
+
+        def ask():
+            with suppress(OSError), socket.create_connection((at, PORT), seconds) as made:
+                return made.recv(100) == b"welcome"
+            return False
+
+        seen = []
+        with self.pods[server].run(listening) as listener:
+            answering = threading.Thread(target=answer, args=(listener, seen))
+            answering.start()
+            try:
+                return self.pods[client].run(ask) and seen == [ADDRESSES[client][family == 6]]
+            finally:
+                answering.join()
 
     def arrivals(
         self,

@@ -79,6 +79,8 @@ def packets(space: IPv6Network, loopback: IPv6Address, uplinks: Sequence[str]) -
         inner = f"IPv{family} packets between pods"
         yield Packet(inner, family, "PREROUTING", into=_HOST_END)
         yield Packet(inner, family, "PREROUTING", into=_VRF)
+        # out of a tunnel: the route back is by ``lo-galactic``
+        yield Packet(inner, family, "PREROUTING", into=_VRF, astray=True)
         yield Packet(inner, family, "FORWARD", into=_VRF, out=_HOST_END)
         yield Packet(inner, family, "POSTROUTING", out=_HOST_END)
         yield Packet(f"ICMP of pods to their gateway (IPv{family})", family, "INPUT", into=_VRF, icmp=True)

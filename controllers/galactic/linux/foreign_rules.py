@@ -1,7 +1,7 @@
 """Rules of other programs, as far as they decide about packets of VPCs: which packets each matches, and its verdict.
 
-A rule matches a packet, or does not, or that is unknown: this module knows interfaces, networks, protocols and the
-state of connection tracking. ``Match.ADDRESS``: only the VPC's addresses are unknown.
+A rule matches a packet, or does not, or that is unknown: this module knows interfaces, networks, protocols, the state
+of connection tracking, and checks of the reverse path. ``Match.ADDRESS``: only the VPC's addresses are unknown.
 """
 
 import socket
@@ -34,6 +34,9 @@ _CONNTRACK_BITS: Final = {
     UNTRACKED: 256,
 }  # XT_CONNTRACK_STATE_INVALID, XT_CONNTRACK_STATE_UNTRACKED
 _CONNTRACK_STATE: Final = 1  # XT_CONNTRACK_STATE
+_RPFILTER: Final = "match rpfilter with the data "
+_RPFILTER_ALONE: Final = "match rpfilter alone"
+_RPFILTER_LOOSE, _RPFILTER_INVERT = 1, 8  # XT_RPFILTER_LOOSE, XT_RPFILTER_INVERT
 _REJECTS: Final = ("REJECT", "TARPIT", "DROP")
 _LEGACY: Final[dict[int, Verdict]] = {-1: "DROP", -2: "ACCEPT", -5: "RETURN"}
 _NFT: Final[dict[int, Verdict]] = {0: "DROP", 1: "ACCEPT", -5: "RETURN", -3: "JUMP", -4: "GOTO"}
@@ -50,7 +53,8 @@ class Match(Enum):
 class Packet:
     """A packet of a VPC at a hook. ``into`` and ``out`` are interfaces, or ``ANY``. ``state``: of connection tracking.
     ``source``, ``destination``: of the outer header; None: the addresses are a VPC's, and any. ``icmp``: it is ICMP;
-    None: it may be. ``marks``: the bits that its mark may have; None: any.
+    None: it may be. ``marks``: the bits that its mark may have; None: any. ``astray``: the route back to its source is
+    by another interface than ``into``.
     """
 
     what: str
@@ -63,6 +67,7 @@ class Packet:
     destination: IPv6Address | None = None
     icmp: bool | None = None
     marks: int | None = None
+    astray: bool = False
 
     @property
     def protocol(self) -> int | None:
@@ -109,7 +114,10 @@ def legacy(place: Place, entries: bytes, position: int, packet: Packet) -> Rule:
     beyond = [text for text in applied.beyond if not any(part in text for part in known)]
     beyond = [text for text in beyond if not text.startswith("match comment ")]
     for text in list(beyond):
-        for start, compared in ((_CONNTRACK, _conntrack), (_MARK, _mark)):
+        if text == _RPFILTER_ALONE:
+            match = both(match, _rpfilter(bytes([_RPFILTER_INVERT]), packet))
+            beyond.remove(text)
+        for start, compared in ((_CONNTRACK, _conntrack), (_MARK, _mark), (_RPFILTER, _rpfilter)):
             if text.startswith(start):
                 match = both(match, compared(bytes.fromhex(text.removeprefix(start)), packet))
                 beyond.remove(text)
@@ -141,6 +149,13 @@ def _mark(data: bytes, packet: Packet) -> Match:
         some = packet.marks is None or mask & packet.marks
         return Match.UNKNOWN if some else _sure(true=not inverted)
     return _sure(true=bool(inverted))
+
+
+def _rpfilter(data: bytes, packet: Packet) -> Match:
+    """Of xt_rpfilter_info: flags. Without LOOSE it compares the interface."""
+    if not packet.astray or data[0] & _RPFILTER_LOOSE:
+        return Match.UNKNOWN
+    return _sure(true=bool(data[0] & _RPFILTER_INVERT))
 
 
 def _set_marks(target: str, data: bytes) -> tuple[int, int]:
@@ -177,6 +192,10 @@ def _addresses(applied: readback.Applied, packet: Packet) -> Match:
 _META: Final = {3: "mark", 6: "into", 7: "out", 15: "family", 16: "protocol"}
 _AT: Final = {(4, 12): "source", (4, 16): "destination", (6, 8): "source", (6, 24): "destination"}
 _ADDRESSES: Final = ("source", "destination")
+_FIB_OIF: Final = 1  # NFT_FIB_RESULT_OIF
+_FIB_BACK: Final = (
+    0x1 | 0x8
+)  # NFTA_FIB_F_SADDR, NFTA_FIB_F_IIF: 0 where no route of that interface leads to the source
 NFPROTO: Final = {4: 2, 6: 10}  # NFPROTO_IPV4, NFPROTO_IPV6
 
 
@@ -184,7 +203,7 @@ def _comment(data: bytes, packet: Packet) -> Match:  # noqa: ARG001 - as the oth
     return Match.YES
 
 
-_MATCHES: Final = {b"conntrack": _conntrack, b"mark": _mark, b"comment": _comment}
+_MATCHES: Final = {b"conntrack": _conntrack, b"mark": _mark, b"comment": _comment, b"rpfilter": _rpfilter}
 
 
 @dataclass(slots=True)
@@ -207,6 +226,7 @@ class _Evaluation:
             "bitwise": self.bitwise,
             "cmp": self.compare,
             "immediate": self.immediate,
+            "fib": self.fib,
         }
         if name in known:
             known[name](data)
@@ -216,7 +236,7 @@ class _Evaluation:
             self.marks, self.cleared = _set_marks(data[1].rstrip(b"\0").decode(), data[3])
         elif name == "match" and (compared := _MATCHES.get(data[1].rstrip(b"\0"))):
             self.match = both(self.match, compared(data[3], self.packet))
-        elif name in ("lookup", "match", "fib", "range", "limit", "connlimit", "quota", "numgen", "socket"):
+        elif name in ("lookup", "match", "range", "limit", "connlimit", "quota", "numgen", "socket"):
             self.match = both(self.match, Match.UNKNOWN)
 
     def meta(self, data: dict[int, bytes]) -> None:
@@ -268,6 +288,11 @@ class _Evaluation:
         else:
             same = value[: len(wanted)] == wanted
             self.match = both(self.match, _sure(true=same != (operation == 1)))
+
+    def fib(self, data: dict[int, bytes]) -> None:
+        """The interface of the route back to the source, or whether there is one by the incoming interface."""
+        known = _number(data[2]) == _FIB_OIF and _number(data[3]) & _FIB_BACK == _FIB_BACK
+        self.registers[_number(data[1])] = "route", bytes(4) if known and self.packet.astray else None
 
     def immediate(self, data: dict[int, bytes]) -> None:
         parts = dict(attributes(data[2]))
