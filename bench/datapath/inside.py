@@ -1,6 +1,7 @@
 """Measures every world, in turn, round after round: ``inside.py ROUNDS SECONDS``. Prints one line of JSON.
 
-It runs in a kernel of its own (``__main__``), with iperf3 and ping.
+Before and after each flood it prints a line, with the number of packets, and is idle for a moment: ``__main__`` reads
+the processor time of the kernel then. It runs in a kernel of its own (``__main__``), with iperf3 and ping.
 """
 
 import json
@@ -17,6 +18,7 @@ PAYLOAD = {4: 36, 6: 16}
 """Bytes of a datagram that makes an IP packet of 64 bytes."""
 PINGS = 200
 PORT = 9
+IDLE_SECONDS = 0.3
 FLOOD = f"""
 import socket, sys, time
 address, size, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
@@ -55,13 +57,14 @@ def tcp(name: str, family: int, seconds: int, streams: int) -> float:
     return float(iperf(name, family, seconds, "-P", str(streams))["sum_received"]["bits_per_second"]) / 1e9
 
 
-def packets(name: str, family: int, seconds: int) -> float:
-    """Thousands of packets of 64 bytes that reach the other pod's interface in a second, of one sender's flood."""
+def flood(name: str, family: int, seconds: int) -> None:
+    """Prints the number of packets of 64 bytes that reach the other pod's interface, of one sender's flood."""
     before = arrived(name)
-    taken = float(
-        run(name, sys.executable, "-ISc", FLOOD, PODS[family][2], str(PAYLOAD[family]), str(seconds))
-    )
-    return (arrived(name) - before) / taken / 1e3
+    print("flood begins", flush=True)
+    time.sleep(IDLE_SECONDS)
+    run(name, sys.executable, "-ISc", FLOOD, PODS[family][2], str(PAYLOAD[family]), str(seconds))
+    print(f"flood: packets {family} {name} {arrived(name) - before}", flush=True)
+    time.sleep(IDLE_SECONDS)
 
 
 def arrived(name: str) -> int:
@@ -95,9 +98,9 @@ def main() -> None:
                 measured = {
                     "tcp-1": tcp(name, family, seconds, 1),
                     "tcp-8": tcp(name, family, seconds, 8),
-                    "packets": packets(name, family, seconds),
                     "round-trip": round_trip(name, family),
                 }
+                flood(name, family, seconds)
                 for what, value in measured.items():
                     results.setdefault(f"{what} {family} {name}", []).append(value)
                 print(f"# IPv{family} {name} {measured}", flush=True)
