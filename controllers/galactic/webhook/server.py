@@ -27,6 +27,8 @@ ANSWER_SECONDS: Final = TIMEOUT_SECONDS - MARGIN_SECONDS
 """For a client that names no time-out."""
 READ_SECONDS: Final = 5.0
 """For the body of a request."""
+LINGER_SECONDS: Final = 10.0
+"""After an answer that came before the end of the body: a client that still sends reads the answer, not a reset."""
 RETRY: Final = {"Retry-After": "1"}
 """The API server tries again after so many seconds, within the time-out of its request."""
 KEEP_ALIVE_SECONDS: Final = 300.0
@@ -123,7 +125,11 @@ class Server:
         app = web.Application(client_max_size=LONGEST_BODY)
         app.add_routes([web.post(MUTATE, self._handler(mutate)), web.post(VALIDATE, self._handler(validate))])
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, keepalive_timeout=KEEP_ALIVE_SECONDS
+            app,
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            lingering_time=LINGER_SECONDS,
         )
 
     async def __aenter__(self) -> Self:

@@ -159,7 +159,7 @@ async def test_routes_to_other_nodes_are_no_part_of_the_status(node, config):
         assert kube.object["status"]["counts"] == {"vpcs": 1, "endpoints": 1}
         await looked(segment)
         before = len(kube.patches)
-        for revision in range(1, 20):
+        for revision in range(1, 6):
             route = Route(
                 "10.1.1.9/32",
                 (f"2001:db8:ff0{revision % 8 + 2}:100::4d2:9",),

@@ -494,6 +494,7 @@ async def test_a_body_that_does_not_end_is_turned_away(
     api: MemoryApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "READ_SECONDS", 0.1)
+    monkeypatch.setattr(serving, "LINGER_SECONDS", 0.1)
 
     async def endless() -> AsyncIterator[bytes]:
         yield b"{"
