@@ -269,6 +269,8 @@ CASES: dict[str, Case] = {
         nested("admissionPolicies.enabled", False),
         "-kind: ValidatingAdmissionPolicy",
     ),
+    "resourceQuota.enabled": (nested("resourceQuota.enabled", False), "-kind: ResourceQuota"),
+    "openshift.enabled": (nested("openshift.enabled", True), "seLinuxOptions: {type: spc_t}"),
     "uninstall.enabled": (nested("uninstall.enabled", False), "-helm.sh/hook: pre-delete"),
     "uninstall.timeoutSeconds": (nested("uninstall.timeoutSeconds", 42), "activeDeadlineSeconds: 42"),
     "test.timeoutSeconds": (nested("test.timeoutSeconds", 420), '"--timeout=100"'),

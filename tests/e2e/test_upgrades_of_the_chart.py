@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from previous_chart import unpack
 from released import (
     COMPONENT,
@@ -23,10 +24,10 @@ from released import (
     status,
     traffic,
 )
-from story import POD_SECONDS, eventually
+from story import CONFIGURATIONS, POD_SECONDS, eventually
 
 from galactic_lab.cluster import Lab
-from galactic_lab.controlplane import helm_release
+from galactic_lab.controlplane import helm_release, rbac
 from galactic_lab.state import NAMESPACE, checkout
 
 
@@ -39,6 +40,27 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return chart
 
 
+def earlier_configurations(lab: Lab) -> None:
+    """Writes the webhook configurations as the webhooks of the version before did themselves, beside Helm: those of
+    this checkout's image would not.
+    """
+    text = rbac.rendered(lab.assets.helm, helm_release.chart(), lab.assets.version, "admission")
+    authorities = lab.get("secret", "galactic-webhook", "-n", NAMESPACE)["data"]["ca.crt"]
+    things = [thing for thing in yaml.safe_load_all(text) if thing]
+    for thing in things:
+        thing["metadata"] = {"name": "galactic-webhook", "labels": {"app.kubernetes.io/part-of": "galactic"}}
+        for webhook in thing["webhooks"]:
+            webhook["clientConfig"]["caBundle"] = authorities
+    listed = {"apiVersion": "v1", "kind": "List", "items": things}
+    lab.kubectl("apply", "-f", "-", stdin=json.dumps(listed))
+
+
+def configured(lab: Lab) -> set[str]:
+    """The names of Galactic's webhook configurations."""
+    names = lab.kubectl("get", CONFIGURATIONS, "-o", "name").split()
+    return {name.partition("/")[2] for name in names if "galactic" in name}
+
+
 def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Path) -> None:
     """What is attached goes on, can be deleted, and is the next installation's: one of the previous chart."""
     values = f"--values={helm_release.values_file(examples.state)}"
@@ -48,9 +70,12 @@ def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Pat
         eventually("no pod of Galactic's is left", lambda: not pods(examples), POD_SECONDS)
         for kind in ("secrets", "leases"):
             assert "galactic" not in examples.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
-        assert "galactic" not in examples.kubectl("get", "mutatingwebhookconfigurations", "-o", "name")
+        assert not configured(examples)
         examples.kubectl("delete", "pod", "-n", "green", "three", f"--timeout={POD_SECONDS}s")
-        helm(examples, "install", "galactic", str(previous), values, *wait)
+        configure = json.dumps([{"name": "GALACTIC_CONFIGURE", "value": "false"}])
+        given = f"--set-json=webhook.extraEnv={configure}"
+        helm(examples, "install", "galactic", str(previous), values, given, *wait)
+        earlier_configurations(examples)
         assert ready(examples) == COMPONENTS
     examples.kubectl("apply", "-f", EXAMPLES)
     examples.kubectl("wait", "-n", "green", "--for=condition=Ready", "pod/three", f"--timeout={POD_SECONDS}s")
@@ -74,6 +99,11 @@ def test_an_upgrade_and_a_rollback_under_traffic(examples: Lab) -> None:
                 if pod["metadata"]["labels"][COMPONENT] != "broker"
             }
             helm(examples, *step)
+            if step[0] == "rollback":
+                assert not configured(examples)
+                earlier_configurations(examples)
+            else:
+                assert configured(examples) == {"galactic-admission"}, "those of the version before have gone"
             eventually(
                 f"after {step[0]} others are Ready", lambda b=before: replaced(examples, b), POD_SECONDS
             )
