@@ -120,6 +120,7 @@ def test_a_namespace_that_keeps_the_nodes_pods_away_is_refused(lab: Lab, helm: H
         spec = thing["spec"]["template"]["spec"] | {"serviceAccountName": "galactic-node"}
         assert not server.dry_run(pod | {"spec": spec}), thing["metadata"]["name"]
     lab.kubectl("label", "namespace", guarded, "--overwrite", f"{LEVEL}=privileged")
+    lab.kubectl("delete", "serviceaccount", "galactic-node", "-n", guarded)
     assert "galactic-node" in helm.run(*dry, KUBECONFIG=config)
 
 
