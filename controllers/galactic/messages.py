@@ -75,6 +75,7 @@ class Entitlements(Versioned, frozen=True):
     generation: int
     of: int
     attachments: tuple[Entitlement, ...]
+    owner: str = ""  # UID of the cluster's namespace kube-system; empty: of an earlier version
 
 
 class Leader(Versioned, frozen=True):

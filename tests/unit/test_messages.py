@@ -60,9 +60,10 @@ routes = st.builds(
                         "team/web", "0000000004d2", "002a", ("10.1.1.1/32",), ("n1",), True, "team/blue"
                     ),
                 ),
+                "6d5b1a3e",
             ),
             '{"generation":7,"of":1,"attachments":[{"attachment":"team/web","vpc":"0000000004d2","function":"002a",'
-            '"networks":["10.1.1.1/32"],"nodes":["n1"],"ready":true,"vpc_name":"team/blue"}]}',
+            '"networks":["10.1.1.1/32"],"nodes":["n1"],"ready":true,"vpc_name":"team/blue"}],"owner":"6d5b1a3e"}',
             id="entitlements",
         ),
         pytest.param(Leader("router-1", 4), '{"id":"router-1","term":4}', id="leader"),

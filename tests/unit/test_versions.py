@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,10 +51,19 @@ def kind(topic: str) -> str:
 
 
 def plain(message: object) -> dict[str, object]:
-    """All fields that yesterday's version had."""
+    """All fields but the schema."""
     fields = json.loads(msgspec.json.encode(message))
     fields.pop("schema", None)
     return fields
+
+
+def known(value: Any, earlier: Any) -> Any:
+    """The value without the fields that were added since."""
+    if isinstance(earlier, dict):
+        return {name: known(value[name], part) for name, part in earlier.items()}
+    if isinstance(earlier, list):
+        return [known(*pair) for pair in zip(value, earlier, strict=True)]
+    return value
 
 
 def reader(messages_: list[tuple[str, bytes]]) -> TableReplica:
@@ -78,7 +88,8 @@ def test_there_are_bytes_of_every_kind() -> None:
 def test_payloads_mean_the_same_to_both(topic: str, payload: bytes) -> None:
     before = yesterday.read(kind(topic), payload)
     now = messages.decode(KINDS[kind(topic)], payload)
-    assert plain(now) == plain(before)
+    earlier = plain(before)
+    assert known(plain(now), earlier) == earlier
     assert now.schema == 1
     again = messages.encode(now)
     assert b'"schema":1' in again

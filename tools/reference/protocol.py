@@ -37,6 +37,7 @@ FIELDS: Final = {
     "previous": "the revision to which the change applies",
     "set": "new and changed routes",
     "delete": "networks without a route from now on",
+    "owner": "UID of the cluster's namespace kube-system; empty: of a version before the field",
     "of": "number of shards of the table or list",
     "routes": "at most 256",
     "count": "routes in the table",

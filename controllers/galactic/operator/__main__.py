@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -17,6 +17,7 @@ from galactic.launch import Health, launch
 from galactic.messages import Topics
 from galactic.metrics import registry
 from galactic.operator.attachments import Attachments
+from galactic.operator.cluster_name import ClusterName, cluster_uid
 from galactic.operator.context import ReconcileContext, Rules
 from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.events import Events
@@ -32,6 +33,9 @@ from galactic.operator.state import Caches
 from galactic.operator.triggers import Triggers
 from galactic.operator.vpcs import Vpcs
 from galactic.settings import OperatorSettings, load
+
+if TYPE_CHECKING:
+    from galactic.bus.metrics import BusMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,17 @@ async def operate(
 
             place = Place(settings.cluster, namespace)
             issuing.append(Issuer(Fenced(kube, lease), place, lambda: lease.leads).run())
-        publisher = _publisher(settings, own, reconciler.caches) if settings.publish_entitlements else None
+        broker = _bus_metrics(own) if settings.publish_entitlements else None
 
         async def lead() -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(reconciler.lead(), name="reconciler")
-                if publisher is not None:
+                if broker is not None:
                     await reconciler.restored.wait()  # a list that is not complete would withdraw routes
+                    cluster = ClusterName(
+                        settings.cluster, await cluster_uid(kube), partial(health.set, "cluster")
+                    )
+                    publisher = _publisher(settings, broker, cluster, reconciler.caches)
                     tasks.create_task(publisher.run(), name="entitlements")
 
         set_back = asyncio.Event()
@@ -85,17 +93,22 @@ async def operate(
         )
 
 
-def _publisher(settings: OperatorSettings, own: CollectorRegistry, caches: Caches) -> EntitlementPublisher:
-    from galactic.bus.metrics import BusMetrics  # noqa: PLC0415 - and the MQTT client, which most clusters do not need
-    from galactic.bus.paho import PahoBus  # noqa: PLC0415
+def _bus_metrics(own: CollectorRegistry) -> "BusMetrics":
+    from galactic.bus.metrics import BusMetrics  # noqa: PLC0415 - most clusters do not need it
 
-    broker = BusMetrics(own)
+    return BusMetrics(own)
+
+
+def _publisher(
+    settings: OperatorSettings, broker: "BusMetrics", cluster: ClusterName, caches: Caches
+) -> EntitlementPublisher:
+    from galactic.bus.paho import PahoBus  # noqa: PLC0415 - the MQTT client, which most clusters do not need
 
     def connect() -> PahoBus:
         return PahoBus(settings, f"galactic-operator-{settings.cluster}", metrics=broker)
 
     return EntitlementPublisher(
-        connect, Topics(settings.mqtt_base), settings.cluster, caches, lambda: time.time_ns() // 1_000_000
+        connect, Topics(settings.mqtt_base), cluster, caches, lambda: time.time_ns() // 1_000_000
     )
 
 

@@ -20,6 +20,7 @@ from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected, Unreachable
 from galactic.kube.api import Key
 from galactic.messages import Entitlement, Entitlements, Topics, decode, encode
+from galactic.operator.cluster_name import ClusterName, NameTaken
 from galactic.operator.state import Caches, Invalid
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,10 @@ SHARD_BYTES: Final = 96 * 1024
 """Of the entries of one shard: less than half of what a message may have."""
 DEBOUNCE_SECONDS: Final = 0.05
 BACKOFF_SECONDS: Final = (0.5, 10.0)
+SETTLE_SECONDS: Final = 1.0
+"""Before the first message: what the broker retains arrives first, another cluster's of the same name included."""
+TAKEN_SECONDS: Final = 60.0
+"""Between two looks whether the name is free: at many brokers each one ends the other cluster's session."""
 
 
 def entitlement(attachment: VpcAttachment) -> Entitlement:
@@ -109,7 +114,7 @@ class EntitlementPublisher:
         self,
         connect: Callable[[], AbstractAsyncContextManager[Bus]],
         topics: Topics,
-        cluster: str,
+        cluster: ClusterName,
         caches: Caches,
         clock: Callable[[], int],
     ) -> None:
@@ -121,15 +126,33 @@ class EntitlementPublisher:
         self._layout: Layout | None = None
         self._generation = 0
         self._retained: set[int] = set()  # shards that the broker has
+        self._holds = False  # whether the name is this cluster's
         caches.observe_attachments(self._observe)
 
     async def run(self) -> None:
-        """Publishes the whole list, and every change of it, until cancelled."""
-        self._layout = None
-        async with self._connect() as bus, asyncio.TaskGroup() as tasks:
-            bus.subscribe(self._topics.entitlements(self._cluster, "+"))
-            tasks.create_task(self._receive(bus), name="entitlements published elsewhere")
-            tasks.create_task(self._publish(bus), name="entitlements")
+        """Publishes the whole list, and every change of it, until cancelled.
+
+        Nothing while another cluster has the name.
+        """
+        try:
+            while True:
+                await self._hold()
+                await asyncio.sleep(TAKEN_SECONDS)
+        finally:
+            self._cluster.report(None)
+
+    async def _hold(self) -> None:
+        """Publishes for as long as no other cluster has the name."""
+        self._layout, self._holds = None, False
+        try:
+            async with self._connect() as bus, asyncio.TaskGroup() as tasks:
+                bus.subscribe(self._topics.entitlements(self._cluster.name, "+"))
+                tasks.create_task(self._receive(bus), name="entitlements published elsewhere")
+                tasks.create_task(self._publish(bus), name="entitlements")
+        except* NameTaken as group:
+            problem = str(group.exceptions[0])
+            log.warning("entitlements not published", problem=problem)
+            self._cluster.report(problem)
 
     def _observe(self, key: Key, _new: VpcAttachment | Invalid | None) -> None:
         self._keys.add(key)
@@ -144,10 +167,17 @@ class EntitlementPublisher:
                     self._retained.clear()
                     self._changed.set()
                 case Delivery(topic, payload) if payload:
-                    with suppress(Rejected):
-                        self._published(self._topics.parts(topic)[-1], decode(Entitlements, payload))
+                    try:
+                        part = decode(Entitlements, payload)
+                    except Rejected:
+                        continue
+                    self._published(self._topics.parts(topic)[-1], part)
 
     def _published(self, level: str, part: Entitlements) -> None:
+        """Raises NameTaken for another cluster's part. Of two that began at once the one with the lower UID stays."""
+        if self._cluster.rival(part.owner) and not (self._holds and self._cluster.uid < part.owner):
+            topics = self._topics.entitlements(self._cluster.name, "+")
+            raise NameTaken(self._cluster, part.owner, topics)
         if level.isdecimal():
             self._retained.add(int(level))
         if part.generation > self._generation:
@@ -170,6 +200,10 @@ class EntitlementPublisher:
             self._changed.clear()
             if not bus.connected:
                 continue  # a session sets the event
+            if not self._holds:
+                await asyncio.sleep(SETTLE_SECONDS)
+                self._holds = True
+                self._cluster.report(None)
             try:
                 count = await self._send(bus)
             except Unreachable as error:
@@ -200,16 +234,16 @@ class EntitlementPublisher:
             number = max(layout.dirty)
             entries = tuple(layout.shards[number].values())
             layout.dirty.discard(number)
-            payload = encode(Entitlements(self._generation, len(layout.shards), entries))
+            payload = encode(Entitlements(self._generation, len(layout.shards), entries, self._cluster.uid))
             try:
-                await bus.publish(self._topics.entitlements(self._cluster, number), payload, retain=True)
+                await bus.publish(self._topics.entitlements(self._cluster.name, number), payload, retain=True)
             except Unreachable:
                 layout.dirty.add(number)
                 raise
             count += 1
         for number in sorted(self._retained):
             if number >= len(layout.shards):  # of an earlier list that was longer
-                await bus.publish(self._topics.entitlements(self._cluster, number), b"", retain=True)
+                await bus.publish(self._topics.entitlements(self._cluster.name, number), b"", retain=True)
                 self._retained.discard(number)
         if layout.sparse and self._layout is layout:
             self._layout = None

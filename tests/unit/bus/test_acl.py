@@ -25,9 +25,11 @@ from galactic.messages import (
     NodeEndpoints,
     NodeStatus,
     Topics,
+    decode,
     encode,
 )
 from galactic.names import function_hex, vpc_hex
+from galactic.operator.cluster_name import ClusterName
 from galactic.operator.entitlements import EntitlementPublisher
 from galactic.operator.state import Caches
 from galactic.settings import RouterSettings
@@ -358,7 +360,7 @@ async def test_the_operators_own_list_reaches_the_router(broker: ShippedBroker, 
     def connect() -> PahoBus:
         return PahoBus(broker.settings(OPERATOR), "operator")
 
-    publisher = EntitlementPublisher(connect, TOPICS, "default", caches, lambda: 1)
+    publisher = EntitlementPublisher(connect, TOPICS, ClusterName("default"), caches, lambda: 1)
     meta = {"namespace": "ns", "name": "a1", "uid": "1", "resourceVersion": "1"}
     status = {"ready": True, "identifier": "0001", "addresses": ["10.1.1.1/24"]}
     status["configuration"] = {"vpc": vpc_hex(0x4D2), "networks": ["10.1.1.0/24"], "mtu": 1460}
@@ -379,6 +381,44 @@ async def test_the_operators_own_list_reaches_the_router(broker: ShippedBroker, 
             caches.attachments.set(attachment)
             await until(lambda: {*controller.store.tables.routes(0x4D2)} == {"10.1.1.1/32"})
             assert rejected({"reason": "NotEntitled"}) == 1
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_second_cluster_of_the_name_publishes_nothing(broker: ShippedBroker, until) -> None:
+    """Both have the one user of that name, so the broker ends the session of one when the other connects."""
+    problems: dict[str, str | None] = {}
+
+    def publisher(uid: str, function: int) -> EntitlementPublisher:
+        caches = Caches()
+        meta = {"namespace": "ns", "name": f"a{function}", "uid": uid, "resourceVersion": "1"}
+        caches.attachments.set({"metadata": meta, "spec": {"vpc": {"name": "v"}}, "status": {}})
+        name = ClusterName("default", uid, lambda problem: problems.update({uid: problem}))
+
+        def connect() -> PahoBus:
+            return PahoBus(broker.settings(OPERATOR), f"operator-{uid}")
+
+        return EntitlementPublisher(connect, TOPICS, name, caches, lambda: 1)
+
+    async with client(broker, ROUTER) as router:
+        router.bus.subscribe(TOPICS.entitlements("default", "+"))
+
+        def owners() -> set[str]:
+            parts = [event.payload for event in router.received if "/entitlements/" in event.topic]
+            return {decode(Entitlements, payload).owner for payload in parts if payload}
+
+        tasks = [asyncio.create_task(publisher("second", 1).run())]
+        try:
+            await until(owners)
+            tasks.append(asyncio.create_task(publisher("first", 2).run()))
+            await until(lambda: problems.get("first"))
+            assert "default is the name of another cluster" in str(problems["first"])
+            assert "kube-system second, here first" in str(problems["first"])
+            await asyncio.sleep(2)
+            assert owners() == {"second"}
+            assert problems["second"] is None
         finally:
             for task in tasks:
                 task.cancel()

@@ -12,9 +12,11 @@ from waits import until
 from galactic.bus.memory import MemoryBroker
 from galactic.crds.model import parse
 from galactic.crds.vpcattachment import VpcAttachment
-from galactic.kube.resources import VPC_ATTACHMENTS
+from galactic.kube.memory import MemoryApi
+from galactic.kube.resources import NAMESPACES, VPC_ATTACHMENTS
 from galactic.messages import MAX_PAYLOAD, Entitlement, Entitlements, Topics, decode, encode
 from galactic.operator import entitlements
+from galactic.operator.cluster_name import ClusterName, cluster_uid
 from galactic.operator.entitlements import EntitlementPublisher, Layout, entitlement
 from galactic.operator.state import Caches
 
@@ -87,6 +89,11 @@ class Cluster:
     def __init__(self) -> None:
         self.broker, self.caches = MemoryBroker(), Caches()
         self.now = 100
+        self.problem: str | None = None
+        self.name = ClusterName("default", "uid-1", self.report)
+
+    def report(self, problem: str | None) -> None:
+        self.problem = problem
 
     def publisher(self) -> EntitlementPublisher:
         @asynccontextmanager
@@ -95,7 +102,7 @@ class Cluster:
             yield session
             self.broker.drop(session)
 
-        return EntitlementPublisher(connect, TOPICS, "default", self.caches, lambda: self.now)
+        return EntitlementPublisher(connect, TOPICS, self.name, self.caches, lambda: self.now)
 
     @asynccontextmanager
     async def leads(self):
@@ -120,7 +127,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster() -> Cluster:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setattr(entitlements, "SETTLE_SECONDS", 0.02)
     return Cluster()
 
 
@@ -146,7 +154,7 @@ async def test_the_list_follows_the_attachments(cluster: Cluster, until) -> None
 
 async def test_a_cluster_without_attachments_has_an_empty_list(cluster: Cluster, until) -> None:
     async with cluster.leads():
-        await until(lambda: cluster.parts == {"0": Entitlements(100, 1, ())})
+        await until(lambda: cluster.parts == {"0": Entitlements(100, 1, (), "uid-1")})
 
 
 async def test_another_replica_writes_a_later_list(cluster: Cluster, until, monkeypatch) -> None:
@@ -186,3 +194,57 @@ async def test_a_broker_that_lost_the_list_gets_it_again(cluster: Cluster, until
         cluster.broker.stop()
         cluster.broker.start(empty=True)
         await until(lambda: cluster.names == ["ns/a"])
+
+
+TOPIC = TOPICS.entitlements("default", 0)
+
+
+async def test_a_name_that_another_cluster_has_is_not_taken_until_it_is_free(
+    cluster: Cluster, until, monkeypatch
+) -> None:
+    monkeypatch.setattr(entitlements, "TAKEN_SECONDS", 0.05)
+    cluster.set("a")
+    theirs = encode(Entitlements(7, 1, (), "uid-0"))
+    cluster.broker.publish(TOPIC, theirs, True)
+    async with cluster.leads():
+        await until(lambda: cluster.problem)
+        assert "default is the name of another cluster" in str(cluster.problem)
+        assert "kube-system uid-0, here uid-1" in str(cluster.problem)
+        assert "galactic/v1/entitlements/default/+" in str(cluster.problem)
+        await asyncio.sleep(0.3)
+        assert cluster.broker.retained[TOPIC] == theirs
+        cluster.broker.publish(TOPIC, b"", True)  # as the message asks for, where the other one is no more
+        await until(lambda: cluster.names == ["ns/a"])
+        assert cluster.problem is None
+
+
+@pytest.mark.parametrize("owner", ["", "uid-1"], ids=["earlier-version", "own"])
+async def test_a_list_of_the_cluster_itself_is_replaced(cluster: Cluster, until, owner: str) -> None:
+    cluster.set("a")
+    cluster.broker.publish(TOPIC, encode(Entitlements(7, 1, (), owner)), True)
+    async with cluster.leads():
+        await until(lambda: cluster.names == ["ns/a"])
+    assert cluster.problem is None
+
+
+@pytest.mark.parametrize(("other", "stays"), [("uid-2", True), ("uid-0", False)])
+async def test_of_two_that_began_at_once_one_stays(cluster: Cluster, until, other: str, stays: bool) -> None:
+    cluster.set("a")
+    async with cluster.leads():
+        await until(lambda: cluster.names == ["ns/a"])
+        theirs = encode(Entitlements(10**15, 1, (), other))
+        cluster.broker.publish(TOPIC, theirs, True)
+        if stays:
+            await until(lambda: cluster.names == ["ns/a"])
+            assert cluster.problem is None
+        else:
+            await until(lambda: cluster.problem)
+            assert cluster.broker.retained[TOPIC] == theirs
+
+
+async def test_the_uid_is_that_of_kube_system() -> None:
+    api = MemoryApi()
+    assert await cluster_uid(api) == ""
+    api.put(NAMESPACES, {"metadata": {"name": "other"}})
+    made = api.put(NAMESPACES, {"metadata": {"name": "kube-system"}})
+    assert await cluster_uid(api) == made["metadata"]["uid"]
