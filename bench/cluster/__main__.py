@@ -3,7 +3,8 @@
 For each size (10:500, 100:10000 and 1000:10000 unless given), one after the other: an operator, a webhook, two routers
 and that many nodes beside a real etcd, API server and Mosquitto. All are the real programs, each under a meter and with
 a user of its own; nodes have no kernel (``nodes.py``), and up to 250 share a process. Pods are created and bound;
-everything else is Galactic's. One VPC has a pod of each node, the others 100 pods of ten nodes. Prints a table:
+everything else is Galactic's. One VPC has a pod of each node, the others 100 pods of ten nodes. A table has all
+sizes so far:
 
 writes: requests of our programs that change objects, by the API server's audit log, Leases aside.
 turns: processor time of the loop's longest turn; of nodes the longest step, because they share a loop.
@@ -44,7 +45,7 @@ def main() -> None:
     for size in sys.argv[1:] or SIZES:
         nodes, _, attachments = size.partition(":")
         results.append(asyncio.run(measure(int(nodes), int(attachments))))
-    print("\n".join(("", *table(results), "", *details(results))))
+        print("\n".join(("", *table(results), "", *details(results[-1:]))), flush=True)
 
 
 if __name__ == "__main__":
