@@ -3,6 +3,9 @@ after the node's next rounds. Each with pings and TCP between pods of one node a
 """
 
 import asyncio
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,7 +161,13 @@ def test_sysctls_of_every_new_device(net, setting, family, left):
     forget_neighbours(net)
     assert answered(net, family) == left
     assert not net.connects("1", "2", 6 if family == IPV6 else 4, 0.5)
+    for host in net.nodes.values():
+        seen = settings_of(host)  # of ``galactic trace``
+        assert seen
+        for one in seen:
+            assert one["text"].startswith(f"net.{name.format(one['device']).replace('/', '.')} is {value}, ")
     rounds(net)
+    assert [settings_of(host) for host in net.nodes.values()] == [[], []]
     forget_neighbours(net)
     all_answer(net)
 
@@ -200,6 +209,13 @@ def test_udev_gives_none_of_ours_a_persistent_mac(net):
         kinds = dict(line.split("/addr_assign_type:") for line in listed.splitlines())
         assert {name for name in kinds if name.startswith("G")}
         assert {name for name, kind in kinds.items() if kind == "1" and is_galactic(name)} == set()
+
+
+def settings_of(host):
+    command = [sys.executable, "-m", "galactic.node.inspection"]
+    done = host.run(lambda: subprocess.run(command, text=True, capture_output=True, check=False))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)["settings"]
 
 
 def test_a_mac_that_udev_changes(net):

@@ -5,12 +5,12 @@ the counters of both nodes: packets of the devices at both ends, packets and byt
 functions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final, Self
 
-from galactic.cli.hop import STOPS, UNKNOWN, Hop
+from galactic.cli.hop import STOPS, UNKNOWN, Hop, controller_remedy
 
 NO_ANSWER: Final = frozenset({"FAILED", "INCOMPLETE"})
 SOLICITATION_SIZES: Final = (72, 64)
@@ -143,6 +143,20 @@ def blocked(
             counted = f" ({chain['counted']} packets so far)" if chain["counted"] else ""
             state = UNKNOWN if echo is None else STOPS
             yield Hop(f"packet filter of {node}", f"{chain['text']}{counted}", state, chain["remedy"])
+
+
+def stopped(node: str, devices: Collection[str], echo: Echo | None, inspection: Counted) -> Iterator[Hop]:
+    """Sysctls of these devices, or of all, that stop packets on that node."""
+    if echo is not None and echo.complete:
+        return
+    for setting in inspection.get("settings", ()):
+        if setting["device"] in {*devices, "all"}:
+            state = UNKNOWN if echo is None else STOPS
+            remedy = (
+                f"sysctl -w on {node}; {controller_remedy(node)}; the program that set it does so for each new "
+                "device: sysctl --system shows its file"
+            )
+            yield Hop(f"sysctls of {node}", setting["text"], state, remedy)
 
 
 def explained(rule: Mapping[str, Any], packets: int, size: int) -> bool:

@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from galactic.cli.desired import node_of_sid
 from galactic.cli.hop import RECREATE, STOPS, UNKNOWN, Hop, controller_remedy
-from galactic.cli.observed import Echo, answered, arrived, blocked, dropped, silent_gateway, silent_neighbour
+from galactic.cli.observed import (
+    Echo,
+    answered,
+    arrived,
+    blocked,
+    dropped,
+    silent_gateway,
+    silent_neighbour,
+    stopped,
+)
 from galactic.cli.smaller_links import smaller_links
 from galactic.cli.snapshot import Snapshot
 from galactic.names import host_end, parse_function, parse_vpc, vrf
@@ -121,6 +130,7 @@ def _hops(flow: _Flow, kernels: Mapping[str, Inspection | str], table: VpcTable)
     yield from _source_hops(flow, local)
     way = local["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
     where = f"VRF {source.vrf} on {source.node}"
+    yield from _order(address, source.vrf, source.node, local, lost=way["type"] != "unicast")
     if way["type"] != "unicast":
         why = _no_route_reason(source, ip_address(address), snapshot, table)
         yield Hop(where, f"no route to {address} ({way['type']})", STOPS, why)
@@ -181,10 +191,26 @@ def _source_hops(flow: _Flow, local: Inspection) -> Iterator[Hop]:
     yield from _host_end_hops(source, local)
     way = local["ways"].get(f"{source.vpc}@{flow.address}", {})
     tunnelled = bool(way.get("sid"))
+    devices = (source.device, source.vrf, way.get("device", ""))
+    yield from stopped(source.node, devices, flow.echo, local)
     yield from blocked(source.node, destination.version, flow.echo, local, tunnelled=tunnelled)
     if gateway:
         yield from silent_gateway(where, source.node, source.ifname, gateway, flow.echo)
     yield from dropped(source.node, flow.echo, flow.echo.local if flow.echo else None)
+
+
+def _order(address: str, device: str, node: str, inspection: Inspection, *, lost: bool) -> Iterator[Hop]:
+    """The node's policy rules look packets of VRFs up elsewhere first. ``lost``: so there is no route."""
+    order = inspection.get("lookups", {}).get(f"IPv{ip_address(address).version}")
+    if order is None or order["vrf_first"]:
+        return
+    what = (
+        f"no policy rule leads packets of {device} to its table before the table local: an address that the node has "
+        "too, or that no table has, goes to the node and not to the pod"
+    )
+    rule = "ip rule" if ip_address(address).version == 4 else "ip -6 rule"
+    remedy = f"{rule} on {node}: another program deleted the rule l3mdev; {controller_remedy(node)}"
+    yield Hop(f"policy rules of {node}", what, STOPS if lost else UNKNOWN, remedy)
 
 
 def _host_end_hops(source: Place, local: Inspection) -> Iterator[Hop]:
@@ -253,8 +279,10 @@ def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) ->
         what = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
         yield Hop(where, what, STOPS, controller_remedy(node))
     yield from dropped(node, flow.echo, flow.echo.remote if flow.echo else None)
-    yield from blocked(node, ip_address(address).version, flow.echo, remote, tunnelled=True)
     way = remote["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
+    yield from stopped(node, (source.vrf, way["device"]), flow.echo, remote)
+    yield from blocked(node, ip_address(address).version, flow.echo, remote, tunnelled=True)
+    yield from _order(address, source.vrf, node, remote, lost=way["type"] != "unicast")
     where = f"VRF {source.vrf} on {node}"
     if way["type"] != "unicast" or way["sid"]:
         what = (

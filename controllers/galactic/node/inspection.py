@@ -40,7 +40,9 @@ from galactic.linux.objects import (
 )
 from galactic.linux.route_lookup import chosen_route
 from galactic.linux.underlay import underlay
-from galactic.node.dataplane.plan import tables_of
+from galactic.node.dataplane.host_settings import ARP_IGNORE
+from galactic.node.dataplane.host_settings import problems as host_problems
+from galactic.node.dataplane.plan import DEVICE_SYSCTLS, tables_of
 from galactic.node.dataplane.probes import Sending, counters, inside, next_hop, plain, send
 
 PROGRAM: Final = "galactic-node-inspect"
@@ -50,6 +52,13 @@ SYSCTLS: Final = (
     "net/ipv6/conf/all/forwarding",
     "net/ipv6/conf/all/seg6_enabled",
 )
+
+HOST_SYSCTLS: Final = (ARP_IGNORE,)
+STOPPING: Final = {
+    "ipv4": ("forwarding", "rp_filter", "arp_ignore"),
+    "ipv6": ("disable_ipv6", "forwarding"),
+}
+"""Sysctls of Galactic's devices with which packets stop."""
 
 
 def target(to: RouteTarget) -> dict[str, Any]:
@@ -123,6 +132,7 @@ async def inspection(
                 for family, order in objects.lookups.items()
             },
             "sysctls": sysctl.values(Namespace.own(), SYSCTLS),
+            "settings": _settings(objects),
             "sids": routes(await kernel.routes_in(MAIN_TABLE)),
             "vpcs": {
                 names.vpc_hex(vpc): {
@@ -143,6 +153,31 @@ async def inspection(
             "drops": plain(drops(in_use())),
             "foreign": await _foreign(objects),
         }
+
+
+def _settings(objects: Objects) -> list[dict[str, str]]:
+    """Sysctls that stop packets: those of Galactic's devices that differ from the plan's, and the host's own."""
+    wanted = {
+        f"net/{family}/conf/{device}/{name}": value
+        for device, link in objects.links.items()
+        if link.kind in {"vrf", "veth"}
+        for family, stopping in STOPPING.items()
+        for name, value in DEVICE_SYSCTLS[family].items()
+        if name in stopping
+    }
+    wanted |= {f"net/{family}/conf/all/forwarding": "1" for family in STOPPING}
+    wanted["net/ipv4/conf/all/rp_filter"] = "0"  # the kernel uses the larger one of all and the device
+    values = sysctl.values(Namespace.own(), (*wanted, *HOST_SYSCTLS))
+    differing = [
+        {
+            "device": path.split("/")[3],
+            "text": f"{path.replace('/', '.')} is {values[path]}, and VPCs need {value}",
+        }
+        for path, value in wanted.items()
+        if values.get(path, value) != value
+    ]
+    host = {path: values[path] for path in HOST_SYSCTLS if path in values}
+    return differing + [{"device": "all", "text": problem} for problem in host_problems(host)]
 
 
 async def _foreign(objects: Objects) -> list[dict[str, Any]]:

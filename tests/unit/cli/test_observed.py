@@ -15,7 +15,7 @@ from galactic.cli.hop import Hop
 from galactic.cli.observed import Echo, explained, rises, silent_gateway
 from galactic.cli.walk import places, walk
 from galactic.errors import Unreachable
-from galactic.names import host_end
+from galactic.names import host_end, vrf
 
 VPC = int(VPC_ID, 16)
 NEAR, FAR = host_end(VPC, 1), host_end(VPC, 2)
@@ -365,3 +365,38 @@ class _Failing:
     async def inspect(self, node: str, arguments: list[str]) -> Any:
         self.asked += 1
         raise Unreachable("node", "away")
+
+
+RP_FILTER = {
+    "device": vrf(VPC),
+    "text": f"net.ipv4.conf.{vrf(VPC)}.rp_filter is 1, and VPCs need 0",
+}
+
+
+def set_up(node: int, *settings: dict[str, str]) -> Any:
+    def change(kernels: dict[str, Any]) -> None:
+        kernels[f"node-{node}"]["settings"] = list(settings)
+
+    return change
+
+
+@pytest.mark.parametrize("node", [1, 2])
+def test_a_sysctl_of_a_device_on_the_path(node: int) -> None:
+    *before, last = walked(replace(SILENCE, remote=counted(far=(0, 0))), set_up(node, RP_FILTER))
+    assert {hop.state for hop in before} == {"passes"}
+    assert (last.where, last.state) == (f"sysctls of node-{node}", "stops")
+    assert last.what == RP_FILTER["text"]
+    assert f"sysctl -w on node-{node}" in last.remedy
+    assert {hop.state for hop in walked(ANSWERED, set_up(node, RP_FILTER))} == {"passes"}
+    elsewhere = RP_FILTER | {"device": "G0000000009V"}
+    assert "sysctls" not in str(walked(None, set_up(node, elsewhere)))
+
+
+def test_an_address_that_the_node_may_take() -> None:
+    def change(kernels: dict[str, Any]) -> None:
+        kernels["node-2"]["lookups"] = {"IPv4": {"vrf_first": False, "block": "", "main": True}}
+
+    hops = walked(ANSWERED, change)
+    (hop,) = [hop for hop in hops if hop.state != "passes"]
+    assert (hop.where, hop.state) == ("policy rules of node-2", "unknown")
+    assert "goes to the node and not to the pod" in hop.what

@@ -106,6 +106,14 @@ def put(value: Any, node: int, *path: str) -> Callable[[Kernels], None]:
     return change
 
 
+def both(*changes: Callable[[Kernels], None]) -> Callable[[Kernels], None]:
+    def change(kernels: Kernels) -> None:
+        for one in changes:
+            one(kernels)
+
+    return change
+
+
 NOWHERE = {"type": "unreachable", "device": "", "gateway": "", "sid": ""}
 
 
@@ -150,6 +158,14 @@ NOWHERE = {"type": "unreachable", "device": "", "gateway": "", "sid": ""}
             put(NOWHERE, 1, "ways", f"{VPC_ID}@10.1.1.2"),
             *(f"VRF {vrf(VPC)} on node-1", "missing in this kernel"),
             id="no-route-in-the-vrf",
+        ),
+        pytest.param(
+            both(
+                put(NOWHERE, 1, "ways", f"{VPC_ID}@10.1.1.2"),
+                put({"IPv4": {"vrf_first": False, "block": "", "main": True}}, 1, "lookups"),
+            ),
+            *("policy rules of node-1", "deleted the rule l3mdev"),
+            id="no-rule-leads-to-the-vrf",
         ),
         pytest.param(lost(1, "rules"), "underlay of node-1", "galactic-node on node-1", id="no-rule"),
         pytest.param(

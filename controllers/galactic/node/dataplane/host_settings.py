@@ -10,7 +10,7 @@ from galactic.linux.namespace import Namespace
 from galactic.node.dataplane.plan import Host
 from galactic.node.state.condition import ConditionState
 
-_ARP_IGNORE = "net/ipv4/conf/all/arp_ignore"
+ARP_IGNORE = "net/ipv4/conf/all/arp_ignore"
 
 
 def problems(values: Mapping[str, str]) -> Iterator[str]:
@@ -18,8 +18,8 @@ def problems(values: Mapping[str, str]) -> Iterator[str]:
 
     The kernel uses the larger value of ``all`` and the device for arp_ignore.
     """
-    if values.get(_ARP_IGNORE, "0") not in ("0", "1"):
-        value = values[_ARP_IGNORE]
+    if values.get(ARP_IGNORE, "0") not in ("0", "1"):
+        value = values[ARP_IGNORE]
         yield (
             f"net.ipv4.conf.all.arp_ignore is {value}: the node does not answer pods' ARP requests for their "
             "gateway; set it to 0 or 1"
@@ -45,7 +45,7 @@ class HostSettings:
         self._host, self._read = host, read
 
     def condition(self) -> ConditionState:
-        paths = [_ARP_IGNORE]
+        paths = [ARP_IGNORE]
         if facts := self._host():
             paths.append(f"net/ipv6/conf/{facts.underlay}/disable_ipv6")
         if problem := "; ".join(problems(self._read(paths))):
