@@ -43,6 +43,14 @@ def test_everything_runs_as_pods(charted: Lab) -> None:
     eventually("nothing is wrong", lambda: "Nothing is wrong." in status(charted))
 
 
+def test_programs_run_under_the_runtimes_seccomp_profile(charted: Lab) -> None:
+    for pod in pods(charted).values():
+        name, (container,) = pod["metadata"]["name"], pod["spec"]["containers"]
+        inside = ("exec", "-n", NAMESPACE, name, "-c", container["name"], "--")
+        mode = charted.kubectl(*inside, "grep", "Seccomp:", "/proc/1/status")
+        assert mode.split() == ["Seccomp:", "2"], f"{name}: no filter (seccomp(2))"
+
+
 def test_the_examples(examples: Lab) -> None:
     """Two tenants with equal addresses: whom they reach, by commands inside of their containers."""
     for pod, address in (
