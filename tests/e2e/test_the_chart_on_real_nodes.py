@@ -5,6 +5,7 @@ stand here, with the pods of examples/; test_upgrades_of_the_chart.py goes on fr
 """
 
 import json
+import subprocess
 import sys
 from typing import Any
 
@@ -19,9 +20,9 @@ from released import (
     status,
     traffic,
 )
-from story import POD_SECONDS, eventually, taints
+from story import ANSWER_SECONDS, API, POD_SECONDS, eventually, taints
 
-from galactic.names import NOT_READY_TAINT, VPC_ANNOTATION
+from galactic.names import ATTACHMENT_ANNOTATION, NOT_READY_TAINT, VPC_ANNOTATION
 from galactic_lab.cluster import Lab
 from galactic_lab.node import proxy
 from galactic_lab.state import NAMESPACE, checkout
@@ -96,6 +97,50 @@ def test_services_lead_to_pods_beside_a_vpc(examples: Lab) -> None:
         done = examples.run(f"pod/blue/{name}", fetching(f"https://[{address}]/version"), check=False)
         assert "gitVersion" in done.stdout, f"{name} on {node}: {done.stderr}"
     assert modes == set(proxy.MODES)
+
+
+def test_a_rolling_update_on_one_node_ends(examples: Lab) -> None:
+    """One replica with a named attachment: the API server warns of a strategy that starts the new pod first, which
+    waits for the old one; with the strategy that the warning names it ends.
+    """
+    spec = {"vpc": {"name": "blue"}, "interface": {"name": "galactic0", "addresses": ["10.1.1.9/24"]}}
+    named = {"name": "rolled", "namespace": "blue"}
+    one = {"apiVersion": API, "kind": "VPCAttachment", "metadata": named, "spec": spec}
+    rolled = deployment("rolled", node="node-1")
+    rolled["spec"]["template"]["metadata"]["annotations"] = {ATTACHMENT_ANNOTATION: "rolled"}
+    examples.kubectl("apply", "-f", "-", stdin=json.dumps(one))
+    status = ("rollout", "status", "deployment/rolled", "-n", "blue", f"--timeout={POD_SECONDS}s")
+    remedy = "set type: Recreate or rollingUpdate.maxSurge: 0"
+    try:
+        assert remedy in warnings(examples, rolled)
+        examples.kubectl(*status)
+        (first,) = of(examples, "rolled")
+        examples.kubectl("rollout", "restart", "deployment/rolled", "-n", "blue")
+        events = ("get", "events", "-n", "blue", "--field-selector=reason=FailedCreatePodSandBox")
+        waits = "a rolling update ends with strategy Recreate, or maxSurge 0"
+        eventually("the new pod waits", lambda: waits in examples.kubectl(*events, "-o", "json"), POD_SECONDS)
+        assert first in of(examples, "rolled")
+        assert pings(examples, "blue", "api", "10.1.1.9"), "the old pod keeps its attachment"
+        rolled["spec"]["strategy"] = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+        assert "Warning" not in warnings(examples, rolled)
+        examples.kubectl(*status)
+        eventually("the old pod is gone", lambda: len(of(examples, "rolled")) == 1)
+        assert first not in of(examples, "rolled")
+        eventually("the new one is reached", lambda: pings(examples, "blue", "api", "10.1.1.9"))
+    finally:
+        examples.kubectl(
+            "delete", "deployment/rolled", "vpca/rolled", "-n", "blue", f"--timeout={POD_SECONDS}s"
+        )
+
+
+def warnings(lab: Lab, thing: dict[str, Any]) -> str:
+    """Applies it, and returns kubectl's warnings."""
+    command = [str(lab.assets.kubectl), f"--kubeconfig={lab.kubeconfig}", "apply", "-f", "-"]
+    done = subprocess.run(
+        command, input=json.dumps(thing), capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 def fetching(url: str) -> list[str]:

@@ -152,7 +152,7 @@ class Calls:
         if self._alive(existing.netns):
             raise NotYet(
                 f"attachment {existing.name or existing.key} belongs to container {existing.container} on this node, "
-                f"which is still running"
+                f"which is still running; a rolling update ends with strategy Recreate, or maxSurge 0"
             )
         log.warning(
             "detaching a pod that is gone, for another one",
