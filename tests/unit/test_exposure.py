@@ -70,7 +70,7 @@ def test_no_database_is_exposed_where_there_is_none() -> None:
 
 @pytest.mark.parametrize(("problem", "status"), [("mqtt_url: …", False), (None, True)])
 def test_a_nodes_condition_has_it(problem: str | None, status: bool) -> None:
-    session: Any = SimpleNamespace(problem=None, password_exposure=problem)
+    session: Any = SimpleNamespace(problem=None, password_exposure=problem, leaderless=None)
     sync = SimpleNamespace(problem=None, ready=SimpleNamespace(is_set=lambda: True))
     host: Any = SimpleNamespace(setup=SimpleNamespace(problem=None), sync=sync)
     kubernetes: Any = SimpleNamespace(fallback_vpcs=0, certificate_problem=None, statuses_problem=None)
