@@ -1,10 +1,13 @@
 """What cannot work is refused before anything is sent to a cluster, and the answer names the value."""
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 from charting import Helm, Refused, merged, nested
+from previous_chart import unpack
 from values import CHART
 
 from release.proven import OLDEST
@@ -256,3 +259,12 @@ def test_the_oldest_kubernetes_that_it_takes_is_the_oldest_that_is_tested(helm: 
     assert helm.render(version=f"1.{oldest}.0")
     with pytest.raises(Refused, match=rf"1\.{oldest}\.0"):
         helm.render(version=f"1.{int(oldest) - 1}.9")
+
+
+def test_values_of_the_previous_chart_without_the_defaults_of_this_one(helm: Helm, tmp_path: Path) -> None:
+    """What ``helm upgrade --reuse-values`` renders. Newer Helm has ``--reset-then-reuse-values``."""
+    chart = tmp_path / "chart"
+    shutil.copytree(CHART, chart)
+    shutil.copy(unpack(tmp_path / "previous") / "values.yaml", chart)
+    with pytest.raises(Refused, match="missing property"):
+        helm.run("template", "galactic", str(chart), f"--kube-version={OLDEST}.0")
