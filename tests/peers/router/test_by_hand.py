@@ -303,7 +303,7 @@ def followed(changes: Iterable[dict], name: str) -> list[dict]:
     """The table of who listened all along. What came and went before the router had its turn it need not tell of."""
     at, now = 0, {}
     for change in changes:
-        assert change.keys() == {"revision", "previous", "set", "delete"}, name
+        assert change.keys() == {"revision", "previous", "set", "delete", "schema"}, name
         assert change["previous"] == at or not now, name
         at = change["revision"]
         assert not [route for route in change["set"] if now.get(route["network"]) == route], name
@@ -338,4 +338,4 @@ def test_scenarios(outsider) -> None:
     assert retained == wanted
     assert changed == wanted
     assert not {f"{place.number + 100:012x}" for place in places.values()} & outsider.changes.keys()
-    assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term"}
+    assert outsider.retained[f"{BASE}/router/leader"].keys() == {"id", "term", "schema"}
