@@ -16,6 +16,10 @@ from galactic.errors import Rejected
 
 MAX_PAYLOAD: Final = 256 * 1024
 """Bytes. A larger payload is dropped unread."""
+MIN_PAYLOAD: Final = 96 * 1024
+"""Bytes that a broker has to take: 256 routes, or a shard of entitlements, whose names are not extraordinarily long."""
+ENDPOINT_SHARDS: Final = 64
+"""Shards of one node's endpoints, at the most."""
 SHARD_ROUTES: Final = 256
 """Routes in one shard of a retained table, at the most."""
 
@@ -50,6 +54,23 @@ class NodeEndpoints(Versioned, frozen=True):
 
     sequence: int
     endpoints: tuple[Endpoint, ...]
+
+
+class EndpointsShard(Versioned, frozen=True):
+    """``nodes/<cluster>/<node>/endpoints/<shard>``: a part of a node's endpoints that no single message can have."""
+
+    sequence: int
+    endpoints: tuple[Endpoint, ...]
+
+
+class EndpointsHead(Versioned, frozen=True):
+    """``nodes/<cluster>/<node>/endpoints/head``: which shards are all of a node's endpoints.
+
+    ``sequence`` is ordered with that of ``NodeEndpoints``. A shard of another sequence than given here is another one.
+    """
+
+    sequence: int
+    shards: tuple[int, ...]  # the sequence of each
 
 
 class Entitlement(msgspec.Struct, frozen=True, gc=False):
@@ -135,8 +156,20 @@ class Head(Versioned, frozen=True):
     shards: int
 
 
-Message = NodeStatus | NodeEndpoints | Entitlements | Leader | Changes | Shard | Head
-M = TypeVar("M", NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head)
+Message = (
+    NodeStatus
+    | NodeEndpoints
+    | EndpointsShard
+    | EndpointsHead
+    | Entitlements
+    | Leader
+    | Changes
+    | Shard
+    | Head
+)
+M = TypeVar(
+    "M", NodeStatus, NodeEndpoints, EndpointsShard, EndpointsHead, Entitlements, Leader, Changes, Shard, Head
+)
 
 UNDERSTOOD: Final = 1
 """The latest schema that this version reads, of every payload."""
@@ -144,7 +177,17 @@ UNDERSTOOD: Final = 1
 _encoder: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Message]]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (NodeStatus, NodeEndpoints, Entitlements, Leader, Changes, Shard, Head)
+    for kind in (
+        NodeStatus,
+        NodeEndpoints,
+        EndpointsShard,
+        EndpointsHead,
+        Entitlements,
+        Leader,
+        Changes,
+        Shard,
+        Head,
+    )
 }
 
 _any: Final = msgspec.json.Decoder(Versioned)
@@ -228,6 +271,10 @@ class Topics:
 
     def endpoints(self, cluster: str, node: str) -> str:
         return f"{self.base}/nodes/{cluster}/{node}/endpoints"
+
+    def endpoints_shard(self, cluster: str, node: str, shard: int | str) -> str:
+        """``shard`` may be ``head``."""
+        return f"{self.base}/nodes/{cluster}/{node}/endpoints/{shard}"
 
     def entitlements(self, cluster: str, shard: int | str) -> str:
         return f"{self.base}/entitlements/{cluster}/{shard}"

@@ -56,6 +56,7 @@ CASES: dict[str, Case] = {
     "segments": (nested("segments", {"n1": "2001:db8:ff01:100::/56"}), "n1: 2001:db8:ff01:100::/56"),
     "pool.prefix": (nested("pool.prefix", "2001:db8:ff80::/44"), "pool_prefix: 2001:db8:ff80::/44"),
     "pool.length": (nested("pool", {"prefix": "2001:db8:ff80::/44", "length": 60}), "pool_length: 60"),
+    "pool.rest": (nested("pool", {"prefix": "2001:db8:ff80::/44", "rest": 7.5}), "pool_rest: 7.5"),
     "strict": (nested("strict", True), "strict: true"),
     "mtu": (nested("mtu", 1400), "mtu: 1400"),
     "log.level": (nested("log.level", "debug"), "value: debug"),

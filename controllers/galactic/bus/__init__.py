@@ -6,6 +6,7 @@ paho_socket    its socket on the event loop
 websocket      a correction of paho's WebSocket
 receive_queue  messages that wait for their consumer
 inflight       publishes that wait for their PUBACK
+limits         what a broker announces that it takes
 failures       reasons of a failed connection
 metrics        ``galactic_mqtt_…``
 memory         a broker in memory, for tests
@@ -49,6 +50,10 @@ class Bus(Protocol):
     @property
     def echoes(self) -> bool:
         """Whether this client's own publishes are delivered to it in spite of ``own=False``."""
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest payload that the broker takes, and Galactic sends."""
 
     def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
         """Adds subscriptions. Never fails: every new session makes them again.

@@ -7,6 +7,7 @@ from typing import Final
 from paho.mqtt.client import WebsocketConnectionError
 from paho.mqtt.reasoncodes import ReasonCode
 
+from galactic.bus.limits import UnsuitableBroker
 from galactic.errors import GalacticError
 
 _EXPIRED: Final = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
@@ -44,7 +45,7 @@ class Lost(ConnectionError):
 
 def failure(error: BaseException) -> tuple[str, str]:
     """(CamelCase reason, sentence with a remedy where there is one)."""
-    if isinstance(error, Refused):
+    if isinstance(error, Refused | UnsuitableBroker):
         remedy = {
             "BadCredentials": "; check mqtt_username and mqtt_password",
             "NotAuthorized": "; check mqtt_username, its password, and the broker's access list",

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 from galactic.bus import Connected, Delivery, Disconnected
 from galactic.errors import Unreachable
+from galactic.messages import MAX_PAYLOAD
 
 
 class MemoryBroker:
@@ -13,7 +14,7 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.retained: dict[str, bytes] = {}
         self.published: list[tuple[str, bytes, bool]] = []
-        self.up = True
+        self.up, self.largest = True, MAX_PAYLOAD
         self.lose: Callable[[str, bytes], bool] = lambda _topic, _payload: False
         self._sessions: list[MemoryBus] = []
 
@@ -79,6 +80,10 @@ class MemoryBus:
     def echoes(self) -> bool:
         return False
 
+    @property
+    def largest(self) -> int:
+        return self.broker.largest
+
     def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
         new = [pattern for pattern in filters if pattern not in self.filters]
         self.filters += new
@@ -92,6 +97,8 @@ class MemoryBus:
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         if not self.broker.up:
             raise Unreachable("mqtt", "the broker is stopped")
+        if len(payload) > self.largest:
+            raise Unreachable("mqtt", f"{topic}: {len(payload)} bytes, {self.largest} at the most")
         self.broker.publish(topic, payload, retain, self)
         await asyncio.sleep(0)
 

@@ -27,11 +27,11 @@ from galactic.bus.client import QOS, address
 from galactic.bus.client import client as paho_client
 from galactic.bus.failures import Lost, Refused, failure
 from galactic.bus.inflight import Inflight, PublishRefused
+from galactic.bus.limits import WINDOW, Limits, UnsuitableBroker, limits
 from galactic.bus.metrics import BusMetrics
 from galactic.bus.paho_socket import PahoSocket
 from galactic.bus.receive_queue import ReceiveQueue
 from galactic.errors import Unreachable
-from galactic.messages import MAX_PAYLOAD
 from galactic.settings import MqttSettings
 
 log = structlog.get_logger(__name__)
@@ -39,8 +39,6 @@ KEEPALIVE_SECONDS: Final = 15
 BACKOFF_SECONDS: Final = (0.2, 10.0)
 SAME_SECONDS: Final = 60.0
 """Time between two log lines about the same refusal."""
-WINDOW: Final = 200
-"""Publishes in flight at once. Further publishers wait here, not in paho's memory."""
 FILTERS: Final = 500
 """Subscriptions in one packet: brokers limit the size of packets."""
 
@@ -65,6 +63,7 @@ class PahoBus:
         self._version = MQTTProtocolVersion.MQTTv5
         self._client = self._make()
         self._up = False
+        self._limits = Limits()  # of the last session
         self._socket: PahoSocket | None = None
         self._refused_at: dict[str, float] = {}  # when a refusal was logged, by topic
         self._problem: str | None = None  # the reason in the last Disconnected
@@ -98,6 +97,10 @@ class PahoBus:
     def echoes(self) -> bool:
         return self._version != MQTTProtocolVersion.MQTTv5
 
+    @property
+    def largest(self) -> int:
+        return self._limits.payload
+
     def subscribe(self, *filters: str, replay: bool = True, own: bool = True) -> None:
         new = [pattern for pattern in filters if pattern not in self._filters]
         self._filters.update(dict.fromkeys(new, own))
@@ -130,25 +133,32 @@ class PahoBus:
             self._flush()
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        if len(payload) > MAX_PAYLOAD:  # a broker with that limit would end the session, again and again
-            refusal = f"{len(payload)} bytes, {MAX_PAYLOAD} at the most"
+        if len(payload) > self.largest:  # a broker with that limit would end the session, again and again
+            refusal = f"{len(payload)} bytes, {self.largest} at the most"
             self._report_refusal("publish", topic, refusal)
             raise Unreachable("mqtt", f"{topic}: {refusal}")
-        async with self._window:
-            if not self._up:
-                raise Unreachable("mqtt", "not connected")
-            info = self._client.publish(topic, payload, QOS, retain)
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                raise Unreachable("mqtt", mqtt.error_string(info.rc))
-            confirmed = self._inflight.add(info.mid)
-            self._flush()
-            try:
-                await confirmed
-            except PublishRefused as refusal:
-                self._report_refusal("publish", topic, refusal.reason)
-                raise Unreachable("mqtt", f"the broker refused {topic}: {refusal.reason}") from None
-            finally:
-                self._inflight.remove(info.mid)
+        while True:
+            window = self._window
+            async with window:
+                if window is self._window:  # else another session has begun, with a window of its own
+                    await self._publish(topic, payload, retain)
+                    return
+
+    async def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        if not self._up:
+            raise Unreachable("mqtt", "not connected")
+        info = self._client.publish(topic, payload, QOS, retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise Unreachable("mqtt", mqtt.error_string(info.rc))
+        confirmed = self._inflight.add(info.mid)
+        self._flush()
+        try:
+            await confirmed
+        except PublishRefused as refusal:
+            self._report_refusal("publish", topic, refusal.reason)
+            raise Unreachable("mqtt", f"the broker refused {topic}: {refusal.reason}") from None
+        finally:
+            self._inflight.remove(info.mid)
 
     async def deliveries(self) -> AsyncIterator[Delivery | Connected | Disconnected]:
         while True:
@@ -284,7 +294,7 @@ class PahoBus:
         _userdata: Any,
         _flags: Any,
         reason: ReasonCode,
-        _properties: Properties | None,
+        properties: Properties | None,
     ) -> None:
         if reason.is_failure:
             refused: Exception = Refused(reason)
@@ -297,11 +307,24 @@ class PahoBus:
             if not self._accepted.done():
                 self._accepted.set_exception(refused)
             return
+        try:
+            self._limits = limits(properties)
+        except UnsuitableBroker as error:
+            if not self._accepted.done():
+                self._accepted.set_exception(error)
+            return
+        self._window = asyncio.Semaphore(self._limits.inflight)
         self._up, self._problem = True, None
         self._metrics.connected.set(1)
         self._received.put(Connected())
         self._send_subscribe(list(self._filters), replay=True)
-        log.info("broker connected", url=self._settings.mqtt_url, protocol=self._version.name)
+        log.info(
+            "broker connected",
+            url=self._settings.mqtt_url,
+            protocol=self._version.name,
+            largest_payload=self._limits.payload,
+            inflight=self._limits.inflight,
+        )
         if not self._accepted.done():
             self._accepted.set_result(None)
 

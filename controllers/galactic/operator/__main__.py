@@ -142,6 +142,7 @@ def rules(settings: OperatorSettings) -> Rules:
         pool=settings.pool_prefix,
         pool_length=settings.pool_length,
         cluster=settings.cluster,
+        pool_rest=settings.pool_rest,
         router_outside=settings.router_outside,
         unattached_after=settings.unattached_after,
         evict_unattached=settings.evict_unattached,

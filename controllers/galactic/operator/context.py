@@ -48,6 +48,7 @@ class Rules:
     pool: IPv6Network | None = None  # the other Nodes get their prefixes from it
     pool_length: int = 56
     cluster: str = "default"
+    pool_rest: float = 0.0  # seconds before a prefix that was given back is given again
     router_outside: bool = False  # the router does not write endpoints into this cluster's objects
     unattached_after: float = 30.0  # seconds for which a pod may run without its VPC interface
     evict_unattached: bool = False

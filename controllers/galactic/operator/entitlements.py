@@ -21,11 +21,12 @@ from galactic.errors import Rejected, Unreachable
 from galactic.kube.api import Key
 from galactic.messages import Entitlement, Entitlements, Topics, decode, encode
 from galactic.operator.cluster_name import ClusterName, NameTaken
+from galactic.operator.departed import DepartedNodes
 from galactic.operator.state import Caches, Invalid
 
 log = structlog.get_logger(__name__)
-SHARD_BYTES: Final = 96 * 1024
-"""Of the entries of one shard: less than half of what a message may have."""
+SHARD_BYTES: Final = 64 * 1024
+"""Of the entries of one shard, less than any broker takes that Galactic uses: an entry may grow a little."""
 DEBOUNCE_SECONDS: Final = 0.05
 BACKOFF_SECONDS: Final = (0.5, 10.0)
 SETTLE_SECONDS: Final = 1.0
@@ -127,6 +128,7 @@ class EntitlementPublisher:
         self._generation = 0
         self._retained: set[int] = set()  # shards that the broker has
         self._holds = False  # whether the name is this cluster's
+        self._departed = DepartedNodes(topics, cluster.name, caches)
         caches.observe_attachments(self._observe)
 
     async def run(self) -> None:
@@ -146,7 +148,8 @@ class EntitlementPublisher:
         self._layout, self._holds = None, False
         try:
             async with self._connect() as bus, asyncio.TaskGroup() as tasks:
-                bus.subscribe(self._topics.entitlements(self._cluster.name, "+"))
+                bus.subscribe(self._topics.entitlements(self._cluster.name, "+"), self._departed.filter)
+                tasks.create_task(self._departed.run(bus, lambda: self._holds), name="departed nodes")
                 tasks.create_task(self._receive(bus), name="entitlements published elsewhere")
                 tasks.create_task(self._publish(bus), name="entitlements")
         except* NameTaken as group:
@@ -166,6 +169,8 @@ class EntitlementPublisher:
                     self._layout = None  # the broker may have lost what it had
                     self._retained.clear()
                     self._changed.set()
+                case Delivery(topic, payload) if self._departed.arrived(topic, payload):
+                    pass
                 case Delivery(topic, payload) if payload:
                     try:
                         part = decode(Entitlements, payload)

@@ -1,12 +1,12 @@
 """The nodes' SRv6 prefixes, in an order in which overlapping and free ones are found without a look at all of them.
 
 Two prefixes overlap if one contains the other: those that contain a prefix are found by their own address, one lookup a
-length, and those inside it stand together in the order of addresses.
+length, and those inside it stand together in the order of addresses. Prefixes that were given back rest for a while.
 """
 
 from bisect import bisect_left, insort
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import IPv6Network
 
 from galactic.kube.api import Key
@@ -85,6 +85,50 @@ class PrefixIndex:
         for length in range(SHORTEST_PREFIX, longest + 1):
             shift = 128 - length
             yield from self._exact.get((address >> shift << shift, length), ())
+
+
+class RestingPrefixes:
+    """Prefixes of the pool that were given back, until they may be given again. ``clock`` in seconds.
+
+    An operator that starts does not know them. But it gives prefixes in the order of addresses, round and round: a free
+    one ahead of the newest was given back a whole round ago, or never given. One behind it may have been given back
+    just now, so all of these rest from the operator's start.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._index = PrefixIndex()
+        self._ends: dict[Key, float] = {}
+        self._started = clock()
+
+    def add(self, prefix: IPv6Network) -> None:
+        """It is given back now."""
+        key = "", str(prefix)
+        self._index.set(key, prefix)
+        self._ends[key] = self._clock() + self._seconds
+
+    def free(
+        self, taken: PrefixIndex, pool: IPv6Network, length: int, newest: IPv6Network | None, cursor: int
+    ) -> IPv6Network | float | None:
+        """A prefix that is neither taken nor rests, as ``PrefixIndex.free``; the seconds until one will have rested;
+        None: all are taken. ``newest``: the one that was given last when the operator started.
+        """
+        now = self._clock()
+        for key in [key for key, end in self._ends.items() if end <= now]:
+            del self._ends[key]
+            self._index.set(key, None)
+        at, seconds, first = cursor, None, None
+        while (prefix := taken.free(pool, length, at)) is not None and prefix != first:
+            first = first or prefix
+            waits = [self._ends[key] - now for key in self._index.overlapping(prefix)]
+            if newest is not None and prefix < newest:
+                waits.append(self._started + self._seconds - now)
+            wait = max(waits, default=0.0)
+            if wait <= 0:
+                return prefix
+            seconds = wait if seconds is None else min(seconds, wait)
+            at = int(prefix.broadcast_address) + 1
+        return seconds
 
 
 def _interval(prefix: IPv6Network, key: Key) -> Interval:

@@ -8,7 +8,9 @@ A NodeSegment made here is owned by its Node: when the Node is removed, Kubernet
 then withdraws the node's routes. When only the annotation is removed the segment stays, and so do the node's pods.
 """
 
+import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 from ipaddress import IPv6Network
 from typing import Any, Final
 
@@ -21,22 +23,29 @@ from galactic.kube.resources import NODE_SEGMENTS, NODES
 from galactic.names import API_VERSION, NOT_READY_TAINT, PREFIX_ANNOTATION
 from galactic.operator.context import ReconcileContext
 from galactic.operator.nad import LABELS
-from galactic.operator.prefixes import PrefixIndex
+from galactic.operator.prefixes import PrefixIndex, RestingPrefixes
 from galactic.operator.state import Caches, Invalid, Node
 from galactic.srv6 import SHORTEST_PREFIX, parse_prefix
 
 _MANAGED: Final = next(iter(LABELS.items()))
 
 
+def _loop_time() -> float:
+    """Seconds, as the queue's delays count them."""
+    return asyncio.get_running_loop().time()
+
+
 class Segments:
     """The reconciler of Nodes' annotations and of NodeSegments."""
 
-    def __init__(self, context: ReconcileContext) -> None:
+    def __init__(self, context: ReconcileContext, clock: Callable[[], float] = _loop_time) -> None:
         self._context = context
         self._prefixes = PrefixIndex()
+        self._resting = RestingPrefixes(context.rules.pool_rest, clock)
         # By a prefix's first 48 bits, as no prefix is shorter: the nodes that wait for a change there.
         self._refused: defaultdict[int, set[Key]] = defaultdict(set)
-        self._cursor = 0  # the address after the last prefix of the pool that was given
+        self._newest: IPv6Network | None = None  # of the pool, as of the first prefix that is given here
+        self._cursor: int | None = None  # the address after the last prefix of the pool that was given
 
     def changed(self, key: Key, new: NodeSegment | Invalid | None) -> None:
         """Keeps the index of prefixes, and marks dirty the segments that share an address with the changed one."""
@@ -61,6 +70,8 @@ class Segments:
         near: set[Key] = set()
         self._prefixes.set(key, None)
         if before is not None:
+            if (pool := self._context.rules.pool) is not None and before.subnet_of(pool):
+                self._resting.add(before)
             near |= {*self._prefixes.overlapping(before)} | self._refused.pop(_block(before), set())
         if prefix is not None:
             near |= {*self._prefixes.overlapping(prefix)}
@@ -144,15 +155,36 @@ class Segments:
         if (claimed := self._prefixes.get(key)) is not None:
             return claimed  # by an earlier try
         length = self._context.rules.pool_length
-        prefix = self._prefixes.free(pool, length, self._cursor)
-        if prefix is not None:
-            self._cursor = int(prefix.broadcast_address) + 1  # one that was given back rests for a while
-            return prefix
+        if self._cursor is None:
+            self._newest = self._given_last(pool)
+            self._cursor = 0 if self._newest is None else int(self._newest.broadcast_address) + 1
+        free = self._resting.free(self._prefixes, pool, length, self._newest, self._cursor)
+        if isinstance(free, IPv6Network):
+            self._cursor = int(free.broadcast_address) + 1
+            return free
+        if free is not None:
+            self._context.dirty(("node", key), free)
+            raise Rejected(
+                f"all free prefixes /{length} of {pool} rest, for {free:.0f} s more: routers may have routes to the "
+                "nodes that had them; wait, give the Node a prefix in segments, or make pool_prefix larger",
+                reason="PoolResting",
+            )
         raise Rejected(
             f"all {1 << (length - pool.prefixlen)} prefixes /{length} of {pool} are taken; give the Node a prefix in "
             "segments, or make pool_prefix larger",
             reason="PoolExhausted",
         )
+
+    def _given_last(self, pool: IPv6Network) -> IPv6Network | None:
+        """The prefix in the pool of the youngest NodeSegment."""
+        given = [
+            (segment.metadata.creation_timestamp, prefix)
+            for key, segment in self._context.caches.segments.items()
+            if isinstance(segment, NodeSegment)
+            and (prefix := self._prefixes.get(key)) is not None
+            and prefix.subnet_of(pool)
+        ]
+        return max(given)[1] if given else None
 
     async def _taint(self, key: Key, node: Node) -> None:
         """NOT_READY_TAINT keeps pods away from a Node on which they cannot be attached, as the settings say."""

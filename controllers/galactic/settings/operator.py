@@ -32,6 +32,12 @@ class OperatorSettings(MqttSettings):
     pool_length: int = Field(
         default=56, ge=48, le=64, description="length of the prefixes that the pool gives"
     )
+    pool_rest: float = Field(
+        default=600.0,
+        ge=0,
+        description="seconds before the pool gives a prefix again that was given back: routers, and nodes that do not "
+        "hear of it, may have routes to its last node for as long as a broker or a router is away",
+    )
     router_outside: bool = Field(
         default=False,
         description="the routers of this cluster run outside it and write no endpoint: no attachment is NotRouted for "

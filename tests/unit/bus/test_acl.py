@@ -15,6 +15,7 @@ from assembling import assembled
 from structlog.testing import capture_logs
 
 from galactic.bus import Connected, Delivery, Disconnected
+from galactic.bus.limits import Limits
 from galactic.bus.paho import PahoBus
 from galactic.errors import Unreachable
 from galactic.messages import (
@@ -141,13 +142,19 @@ HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{topic}" for topic in ("head"
     [
         pytest.param(
             A,
-            [TOPICS.status(*A.split("/")), TOPICS.endpoints(*A.split("/"))],
+            [
+                TOPICS.status(*A.split("/")),
+                TOPICS.endpoints(*A.split("/")),
+                TOPICS.endpoints_shard(*A.split("/"), 0),
+                TOPICS.endpoints_shard(*A.split("/"), "head"),
+            ],
             [
                 TOPICS.endpoints(*B.split("/")),
                 TOPICS.status(*B.split("/")),
                 TOPICS.endpoints("other", "n1"),
                 f"{BASE}/nodes/default/n1/other",
-                f"{BASE}/nodes/default/n1/endpoints/more",
+                f"{BASE}/nodes/default/n1/endpoints/0/more",
+                TOPICS.endpoints_shard(*B.split("/"), 0),
                 LIST,
                 f"{BASE}/entitlements/default/n1",
                 TOPICS.leader,
@@ -161,11 +168,18 @@ HEAD, CHANGES, TABLE = (f"{BASE}/vpcs/0000000004d2/{topic}" for topic in ("head"
         ),
         pytest.param(
             OPERATOR,
-            [LIST, TOPICS.entitlements("default", 7)],
+            [
+                LIST,
+                TOPICS.entitlements("default", 7),
+                TOPICS.status(*A.split("/")),
+                TOPICS.endpoints(*A.split("/")),
+                TOPICS.endpoints_shard(*A.split("/"), 0),
+            ],
             [
                 TOPICS.entitlements("other", 0),
                 f"{BASE}/entitlements/default/n1/0",
-                TOPICS.endpoints(*A.split("/")),
+                TOPICS.status("other", "n1"),
+                TOPICS.endpoints("other", "n1"),
                 TOPICS.leader,
                 TABLE,
             ],
@@ -220,12 +234,15 @@ async def publish(talker: Client, may: list[str], may_not: list[str]) -> None:
     ("user", "receives"),
     [
         pytest.param(A, {TOPICS.leader, HEAD, CHANGES, TABLE}, id="node"),
-        pytest.param(OPERATOR, {TOPICS.leader, HEAD, CHANGES, TABLE, LIST}, id="operator"),
+        pytest.param(
+            OPERATOR, {TOPICS.leader, HEAD, CHANGES, TABLE, LIST, TOPICS.status(*B.split("/"))}, id="operator"
+        ),
         pytest.param(
             OTHER,
             {
                 *(TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE),
                 *(topic(*B.split("/")) for topic in (TOPICS.status, TOPICS.endpoints)),
+                TOPICS.endpoints_shard(*B.split("/"), 0),
                 LIST,
             },
             id="router",
@@ -236,6 +253,7 @@ async def test_who_may_hear(user: str, receives: set[str], broker: ShippedBroker
     """Neither what is retained nor what passes, however it subscribes; a node nothing of other nodes."""
     topics = [TOPICS.leader, TOPICS.sync("r"), HEAD, CHANGES, TABLE, f"{BASE}/vpcs/0000000004d2/other/1"]
     theirs = [TOPICS.status(*B.split("/")), TOPICS.endpoints(*B.split("/"))]
+    theirs.append(TOPICS.endpoints_shard(*B.split("/"), 0))
     async with client(broker, ROUTER) as router, client(broker, B) as other:
         for topic in topics:
             await router.bus.publish(topic, b"kept", retain=True)
@@ -300,7 +318,7 @@ async def test_a_payload_above_the_limit_ends_no_session_of_ours(
             await node.bus.publish(topic, b"x" * (MAX_PAYLOAD + 1))
         await node.bus.publish(topic, b"x")
         assert (node.sessions, node.losses) == (1, 0)
-        monkeypatch.setattr("galactic.bus.paho.MAX_PAYLOAD", 1 << 30)
+        monkeypatch.setattr(node.bus, "_limits", Limits(1 << 30))
         with pytest.raises(Unreachable):
             await node.bus.publish(topic, b"x" * (MAX_PAYLOAD + 1))
         await until(lambda: node.losses)

@@ -1,8 +1,10 @@
 """NodeSegments from Nodes, and their prefixes against each other."""
 
+import asyncio
 from ipaddress import IPv6Network
 
 import pytest
+from waits import until
 
 from galactic.kube.resources import EVENTS, NODE_SEGMENTS, NODES
 from galactic.names import NOT_READY_TAINT, PREFIX_ANNOTATION
@@ -144,6 +146,24 @@ async def test_what_came_from_the_pool_stays_and_is_not_given_twice(clusters):
     await cluster.start()  # another replica, which knows only what there is
     await cluster.settled()
     assert given == {name: prefix_of(cluster, name) for name in given}
+    await cluster.stop()
+
+
+async def test_a_prefix_of_the_pool_rests_before_another_node_gets_it(clusters):
+    pool = IPv6Network("2001:db8:ff01::/48")
+    cluster = await started(clusters, pool=pool, pool_length=49, pool_rest=60.0)
+    for name in ("n1", "n2"):
+        cluster.api.put(NODES, {"metadata": {"name": name}})
+    await cluster.settled()
+    freed = prefix_of(cluster, "n1")
+    cluster.api.remove(NODES, "n1")
+    await cluster.settled()
+    began = asyncio.get_running_loop().time()
+    cluster.api.put(NODES, {"metadata": {"name": "n3"}})
+    await until(lambda: "PoolResting" in reasons(cluster, "Node"))
+    assert prefix_of(cluster, "n3") is None
+    await until(lambda: prefix_of(cluster, "n3") == freed)
+    assert asyncio.get_running_loop().time() - began > 50.0
     await cluster.stop()
 
 

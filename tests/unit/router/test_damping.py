@@ -262,7 +262,8 @@ async def test_names_that_are_none_are_not_listened_to_for_a_while(clock, until)
         for number in range(20):
             inbox.broker.publish(f"galactic/v1/nodes/default/+{number}/endpoints", b"{}", retain=False)
         await until(lambda: TOPICS.endpoints("default", "n1") in inbox.bus.filters)
-        assert not any("+" in pattern for pattern in inbox.bus.filters if "endpoints" in pattern)
+        nodes = [pattern.split("/endpoints")[0] for pattern in inbox.bus.filters if "endpoints" in pattern]
+        assert not any("+" in node for node in nodes)
         clock.now += 4 * SUPPRESS_SECONDS[0]
         await until(lambda: TOPICS.endpoints("+", "+") in inbox.bus.filters)
 

@@ -17,6 +17,7 @@ from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.messages import Leader, NodeStatus, Topics, decode, encode
 from galactic.node.metrics import Metrics
+from galactic.node.mqtt.registration import SINGLE, Part, Registration
 from galactic.node.mqtt.subscriptions import CHECK_SECONDS, Subscriptions
 from galactic.node.state.store import Store
 
@@ -45,6 +46,12 @@ class NodeTopics:
     def endpoints(self) -> str:
         return self.topics.endpoints(self.cluster, self.node)
 
+    def part(self, part: Part) -> str:
+        """The topic of a part of the registration."""
+        if part.level == SINGLE:
+            return self.endpoints
+        return self.topics.endpoints_shard(self.cluster, self.node, part.level)
+
     @property
     def will(self) -> tuple[str, bytes]:
         """The Last Will: (topic, payload)."""
@@ -60,6 +67,7 @@ class Session:
         self._bus, self._own, self._store, self._subscriptions = bus, own, store, subscriptions
         self._metrics = metrics
         self._changed = store.watch()
+        self._registration = Registration()
         self._term: int | None = None
         self._leader: str | None = None  # of the last claim
         self._gone_at: float | None = None  # when the leader went, until another one claims
@@ -108,6 +116,7 @@ class Session:
                 log.info("connected to the broker")
                 self.problem, self._leader, self._gone_at = None, None, None
                 self._subscriptions.restart()
+                self._registration.forget()
                 self._changed.set()
             case Disconnected(reason):
                 log.warning("disconnected from the broker", reason=reason)
@@ -132,6 +141,7 @@ class Session:
         if leader.term != self._term:
             log.info("router leads", router=leader.id, term=leader.term)
             self._term = leader.term
+            self._registration.forget()
             self._changed.set()
 
     async def _publish(self) -> None:
@@ -147,8 +157,10 @@ class Session:
             status = NodeStatus("online", str(self._store.node.prefix), __version__)
             try:
                 await self._bus.publish(self._own.status, encode(status), retain=True)
-                await self._bus.publish(self._own.endpoints, encode(registration), retain=True)
-            except Unreachable as error:
+                for part in self._registration.parts(registration, self._bus.largest):
+                    await self._bus.publish(self._own.part(part), part.payload, retain=True)
+                    self._registration.confirmed(part)
+            except (Rejected, Unreachable) as error:
                 pause = backoff.pause()
                 self._metrics.publications.labels("failed").inc()
                 log.warning("registration not published, trying again", error=str(error), seconds=pause)

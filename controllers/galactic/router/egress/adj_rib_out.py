@@ -113,10 +113,11 @@ class AdjRibOut:
         if now and not self._reserved:
             self._reserved = max(self._next, now)
 
-    def changes(self, now: int) -> list[Changes]:
+    def changes(self, now: int, largest: int = MAX_PAYLOAD) -> list[Changes]:
         """Messages for all pending changes, none larger than a payload may be; advertised routes are left out.
 
-        ``now`` in ms. Sets come before deletes: make before break. Messages for those on branches come last.
+        ``now`` in ms, ``largest`` in bytes. Sets come before deletes: make before break. Messages for those on branches
+        come last.
         """
         sets: list[Route] = []
         deletes: list[Network] = []
@@ -127,7 +128,7 @@ class AdjRibOut:
             elif route is None and advertised is not None:
                 deletes.append(network)
         self._pending.clear()
-        portions = list(_portions(sets, deletes))
+        portions = list(_portions(sets, deletes, largest))
         if not portions and (self._branches or self._foreign > self.revision):
             portions = [((), ())]
         # All are above other writers' revisions: at one of those no subscriber may take our next message for theirs.
@@ -151,7 +152,7 @@ class AdjRibOut:
         return messages + [
             message
             for revision, differing in branches.items()
-            if (message := self._rejoining(revision, differing | touched)) is not None
+            if (message := self._rejoining(revision, differing | touched, largest)) is not None
         ]
 
     def replay(self, changes: Mapping[int, Changes]) -> None:
@@ -255,12 +256,12 @@ class AdjRibOut:
     def _head(self) -> Head:
         return Head(self.revision, self.count, digest_of(self._shards.total), len(self._shards))
 
-    def _rejoining(self, revision: int, differing: Iterable[Network]) -> Changes | None:
+    def _rejoining(self, revision: int, differing: Iterable[Network], largest: int) -> Changes | None:
         """Leads from a branch to the table as advertised; None if too large: its subscribers read the table then."""
         routes = {network: self._shards.get(network) for network in sorted(differing)}
         sets = tuple(route for route in routes.values() if route is not None)
         deletes = tuple(network for network, route in routes.items() if route is None)
-        portions = list(_portions(sets, deletes)) or [((), ())]
+        portions = list(_portions(sets, deletes, largest)) or [((), ())]
         return Changes(self.revision, revision, *portions[0]) if len(portions) == 1 else None
 
     def _adopt(self, retained: RetainedTable) -> None:
@@ -277,18 +278,18 @@ class AdjRibOut:
 
 
 def _portions(
-    sets: Iterable[Route], deletes: Iterable[Network]
+    sets: Iterable[Route], deletes: Iterable[Network], largest: int
 ) -> Iterator[tuple[tuple[Route, ...], tuple[Network, ...]]]:
     """Cuts a change into parts whose messages fit into a payload."""
     portion_sets: list[Route] = []
     portion_deletes: list[Network] = []
-    room = MAX_PAYLOAD - _ENVELOPE
+    room = largest - _ENVELOPE
     items: list[Route | Network] = [*sets, *deletes]
     for item in items:
         size = len(_encoder.encode(item)) + 1
         if size > room:
             yield tuple(portion_sets), tuple(portion_deletes)
-            portion_sets, portion_deletes, room = [], [], MAX_PAYLOAD - _ENVELOPE
+            portion_sets, portion_deletes, room = [], [], largest - _ENVELOPE
         room -= size
         if isinstance(item, Route):
             portion_sets.append(item)

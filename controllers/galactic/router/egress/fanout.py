@@ -203,7 +203,7 @@ class Fanout:
 
     async def _publish(self, vpc: int) -> None:
         adj_rib_out, topic = self._adj_ribs_out[vpc], self._topics.changes(vpc_hex(vpc))
-        while messages := adj_rib_out.changes(self._now()):
+        while messages := adj_rib_out.changes(self._now(), self._publisher.largest):
             since = self._since.pop(vpc, None)
             if since is not None:
                 self._underway[vpc] = since

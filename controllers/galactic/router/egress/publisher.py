@@ -39,6 +39,11 @@ class Publisher:
         """Whether there is a session with the broker."""
         return self._bus.connected
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest payload."""
+        return self._bus.largest
+
     def connected(self, up: bool) -> None:
         """A session began or ended. When it begins, waiting publishes are tried again at once."""
         if up:

@@ -5,7 +5,14 @@ from ipaddress import IPv6Network
 from typing import Final
 
 from galactic.errors import Rejected
-from galactic.messages import NodeEndpoints, NodeStatus, decode
+from galactic.messages import (
+    ENDPOINT_SHARDS,
+    EndpointsHead,
+    EndpointsShard,
+    NodeEndpoints,
+    NodeStatus,
+    decode,
+)
 from galactic.router.ingress.liveness import NodeLiveness
 from galactic.router.metrics import RouterMetrics
 from galactic.router.rib.path import EPOCH_MAX, NodeRef
@@ -13,6 +20,8 @@ from galactic.router.rib.registrations import Registrations
 from galactic.srv6 import parse_prefix
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
+
+_SHARDS: Final = frozenset(map(str, range(ENDPOINT_SHARDS)))
 
 
 def is_valid(node: NodeRef) -> bool:
@@ -26,6 +35,18 @@ def node_ref(cluster: str, node: str) -> NodeRef:
     if not is_valid(ref):
         raise Rejected(f"{cluster!r}, {node!r}: not the names of a cluster and a node", reason="InvalidName")
     return ref
+
+
+def is_shard(level: str) -> bool:
+    """Whether ``endpoints/<level>`` is a shard of a registration, or its head."""
+    return level == "head" or level in _SHARDS
+
+
+def _head(payload: bytes) -> EndpointsHead | None:
+    head = decode(EndpointsHead, payload) if payload else None
+    if head is not None and len(head.shards) > ENDPOINT_SHARDS:
+        raise Rejected(f"{len(head.shards)} shards, {ENDPOINT_SHARDS} at the most", reason="Oversized")
+    return head
 
 
 class Decoder:
@@ -46,13 +67,22 @@ class Decoder:
         """Nodes whose status has no prefix: a Last Will may not know it."""
 
     def decode(self, node: NodeRef, kind: str, payload: bytes) -> None:
-        """``kind`` is the last level of the topic. Raises Rejected."""
-        (self._endpoints if kind == "endpoints" else self._status)(node, payload)
+        """``kind``: the levels of the topic after the node. Raises Rejected."""
+        match kind.split("/"):
+            case ("status",):
+                self._status(node, payload)
+            case ("endpoints",):
+                # Cleared, it detaches nothing.
+                self._register(node, decode(NodeEndpoints, payload) if payload else None)
+            case ("endpoints", "head"):
+                self._register(node, self._nodes.shards.set_head(node, _head(payload)))
+            case ("endpoints", level):
+                shard = decode(EndpointsShard, payload) if payload else None
+                self._register(node, self._nodes.shards.set_shard(node, int(level), shard))
 
-    def _endpoints(self, node: NodeRef, payload: bytes) -> None:
-        if not payload:
-            return  # the retained message was cleared, which detaches nothing
-        registration = decode(NodeEndpoints, payload)
+    def _register(self, node: NodeRef, registration: NodeEndpoints | None) -> None:
+        if registration is None:
+            return
         sequence = registration.sequence
         if not 0 <= sequence <= EPOCH_MAX:
             raise Rejected(f"sequence {sequence} is not between 0 and {EPOCH_MAX}", reason="SequenceInvalid")

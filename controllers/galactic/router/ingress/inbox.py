@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from galactic.bus import Bus, Connected, Delivery, Disconnected
 from galactic.messages import Topics
 from galactic.router.ingress.barrier import ResyncBarrier
+from galactic.router.ingress.decoder import is_shard
 from galactic.router.ingress.node_messages import NodeMessages
 
 TURN: Final = 64
@@ -69,6 +70,8 @@ class Inbox:
         match self._topics.parts(delivery.topic):
             case ("nodes", cluster, node, "endpoints" | "status" as kind):
                 self._nodes.arrived(cluster, node, kind, delivery.payload)
+            case ("nodes", cluster, node, "endpoints", level) if is_shard(level):
+                self._nodes.arrived(cluster, node, f"endpoints/{level}", delivery.payload)
             case ("entitlements", cluster, shard) if self._nodes.lists is not None:
                 self._nodes.lists.arrived(cluster, shard, delivery.payload)
             case parts:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 
 from galactic.errors import Rejected
-from galactic.messages import MAX_PAYLOAD
+from galactic.messages import MAX_PAYLOAD, MIN_PAYLOAD
 from galactic.router.ingress.decoder import Decoder, node_ref
 from galactic.router.ingress.dropped import DroppedMessages
 from galactic.router.ingress.entitlements import EntitlementLists
@@ -46,11 +46,13 @@ class NodeMessages:
 
     def arrived(self, cluster: str, node: str, kind: str, payload: bytes) -> None:
         """A message on ``nodes/<cluster>/<node>/<kind>``. Raises Rejected."""
-        if self._subscriptions.arrived(NodeRef(cluster, node), kind, len(payload)):
+        topic, _, shard = kind.partition("/")
+        if self._subscriptions.arrived(NodeRef(cluster, node), topic, len(payload)):
             self.dropped.flooded(NodeRef(cluster, node))
         ref = node_ref(cluster, node)
-        if len(payload) > MAX_PAYLOAD:
-            raise Rejected(f"{len(payload)} bytes, {MAX_PAYLOAD} at the most", reason="Oversized")
+        largest = MIN_PAYLOAD if shard else MAX_PAYLOAD
+        if len(payload) > largest:
+            raise Rejected(f"{len(payload)} bytes, {largest} at the most", reason="Oversized")
         try:
             in_time = self._queue.put(ref, kind, payload)
         except Rejected:

@@ -82,3 +82,7 @@ class SnapshotReader:
             if not self._nodes.is_registered(node) and is_valid(node):
                 yield self._topics.status(*node)
                 yield self._topics.endpoints(*node)
+                yield self._topics.endpoints_shard(*node, "head")
+        for node in self._nodes.shards.nodes():
+            for number in self._nodes.shards.missing(node):
+                yield self._topics.endpoints_shard(*node, number)

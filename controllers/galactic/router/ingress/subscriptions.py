@@ -12,7 +12,7 @@ now and then, and when a flood is over: by name, a few nodes at a time, which no
 import asyncio
 import contextlib
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import count
 from typing import Final
 
@@ -49,8 +49,8 @@ class Subscriptions:
         self, bus: Bus, topics: Topics, barrier: ResyncBarrier, damping: FloodDamping, nodes: Registrations
     ) -> None:
         self._bus, self._barrier, self._damping, self._nodes = bus, barrier, damping, nodes
-        self._topic = {"status": topics.status, "endpoints": topics.endpoints}
-        self._all = {kind: topic("+", "+") for kind, topic in self._topic.items()}
+        self._topics = topics
+        self._all = {kind: self._filters(kind, NodeRef("+", "+")) for kind in KINDS}
         self._by_node: dict[str, set[NodeRef]] = {}  # by kind, where the wildcard is not subscribed
         self._seen: set[NodeRef] = set()  # only noted while there is such a kind
         self._changed, self._lost = asyncio.Event(), asyncio.Event()
@@ -58,7 +58,8 @@ class Subscriptions:
 
     def subscribe(self) -> None:
         """Subscribes to all."""
-        self._bus.subscribe(*self._all.values())
+        for filters in self._all.values():
+            self._bus.subscribe(*filters)
 
     async def run(self) -> None:
         """Suppresses floods and requests registrations, for ever."""
@@ -90,7 +91,7 @@ class Subscriptions:
     def _suppressed(self, source: Source) -> None:
         node, kind = source
         if kind not in self._by_node:
-            self._bus.unsubscribe(self._all[kind])
+            self._bus.unsubscribe(*self._all[kind])
             self._by_node[kind] = set()
         elif is_valid(node):
             self._subscribe(kind, (), (node,))
@@ -124,9 +125,9 @@ class Subscriptions:
                 self._seen.clear()
             for node, kind in self._damping.suppressed:
                 if is_valid(node):
-                    topic = self._topic[kind](*node)
-                    self._bus.subscribe(topic)
-                    self._bus.unsubscribe(topic)
+                    filters = self._filters(kind, node)
+                    self._bus.subscribe(*filters)
+                    self._bus.unsubscribe(*filters)
 
     async def _subscribe_by_node(self, kind: str) -> None:
         """Subscribes to each node that is known and not suppressed."""
@@ -142,17 +143,18 @@ class Subscriptions:
 
     def _subscribe_to_all(self, kind: str) -> None:
         """By wildcard again, before the names go. Nothing was missed, so that nothing need be sent again."""
-        self._bus.subscribe(self._all[kind], replay=False)
+        self._bus.subscribe(*self._all[kind], replay=False)
         self._subscribe(kind, (), tuple(self._by_node[kind]))
         del self._by_node[kind]
         log.info("subscribed to all nodes again", topic=kind)
 
     def _subscribe(self, kind: str, more: Collection[NodeRef], less: Collection[NodeRef]) -> None:
         """Subscribes by node, and ends such subscriptions."""
-        subscribed, topic = self._by_node[kind], self._topic[kind]
+        subscribed = self._by_node[kind]
         subscribed |= {*more}
         subscribed -= {*less}
-        added, gone = [topic(*node) for node in more], [topic(*node) for node in less]
+        added = [name for node in more for name in self._filters(kind, node)]
+        gone = [name for node in less for name in self._filters(kind, node)]
         self._barrier.kept |= {*added}
         self._barrier.kept -= {*gone}
         self._bus.subscribe(*added)
@@ -183,17 +185,37 @@ class Subscriptions:
     async def _sweep(self, *, wildcard: bool) -> None:
         nodes = [node for node in self._nodes.segments() if is_valid(node)]
         if wildcard or len(nodes) <= FEW:
-            self._bus.unsubscribe(self._all["status"])
-            self._bus.subscribe(self._all["status"])
+            # Heads as well: those of nodes whose registration has outgrown a message may have been lost.
+            heads = self._topics.endpoints_shard("+", "+", "head")
+            self._bus.unsubscribe(*self._all["status"], heads)
+            self._bus.subscribe(*self._all["status"], heads)
             if "status" in self._by_node:
                 # Retained messages only: without the wildcard a new node may have no other way to the router.
-                self._bus.unsubscribe(self._all["status"])
+                self._bus.unsubscribe(*self._all["status"])
             await self._barrier.passed()
+            self._bus.unsubscribe(heads)
             nodes = [node for node in self._nodes.segments() if is_valid(node)]
         sources = (Source(node, kind) for node in nodes for kind in KINDS)
         topics = (
-            self._topic[source.kind](*source.node)
+            topic
             for source in sources
             if source not in self._damping.suppressed
+            for topic in self._retained(source)
         )
         await self._barrier.request(topics, PORTIONS, pause=PAUSE_SECONDS)
+
+    def _filters(self, kind: str, node: NodeRef) -> tuple[str, ...]:
+        """All topics of a kind."""
+        if kind == "status":
+            return (self._topics.status(*node),)
+        return self._topics.endpoints(*node), self._topics.endpoints_shard(*node, "+")
+
+    def _retained(self, source: Source) -> Iterator[str]:
+        """The retained topics of a node whose messages the router may lack: of shards only those that it does lack."""
+        node, shards = source.node, self._nodes.shards
+        yield self._filters(source.kind, node)[0]
+        if source.kind == "endpoints":
+            if node in shards or not self._nodes.is_registered(node):
+                yield self._topics.endpoints_shard(*node, "head")
+            for number in shards.missing(node):
+                yield self._topics.endpoints_shard(*node, number)

@@ -4,5 +4,6 @@
 ``attachments``: what it is checked against. ``import_policy``: which clusters may be
 in which VPC. ``networks``: networks as canonical text. ``prefix_owners``: which node owns which SRv6 prefix,
 standalone. ``table``: the pure function. ``vpc_rib``: one VPC's table, kept up to date; ``vpc_tables``: those of all
-VPCs. ``registrations``: what nodes register, and its paths. ``store``: both, and commits.
+VPCs. ``registrations``: what nodes register, and its paths;
+``endpoint_shards``: large ones, put together again. ``store``: both, and commits.
 """

@@ -12,6 +12,7 @@ import msgspec
 from galactic.errors import Rejected
 from galactic.messages import Endpoint, Route
 from galactic.router.rib.attachments import KnownAttachments
+from galactic.router.rib.endpoint_shards import EndpointShards
 from galactic.router.rib.path import (
     HORIZON_NS,
     Attachment,
@@ -56,6 +57,7 @@ class Registrations:
         self._nodes: dict[NodeRef, _Node] = {}
         self._unchecked: set[NodeRef] = set()
         self._rejections: list[Rejection] = []  # that came since they were taken last
+        self.shards = EndpointShards()
         self.offline: set[NodeRef] = set()
         self._came_or_went: set[NodeRef] = set()  # since the last check
 
@@ -99,6 +101,7 @@ class Registrations:
 
     def remove(self, node: NodeRef) -> None:
         """The node is no more: its registration is forgotten, the sequence included."""
+        self.shards.forget(node)
         if (known := self._nodes.get(node)) is not None:
             self._attachments.index(node, known.endpoints, ())
             known.prefix, known.sequence, known.endpoints = None, -1, ()
