@@ -26,6 +26,12 @@ ATTACHMENT_ANNOTATION with a generated name; the operator makes the attachment, 
 StatefulSet's Pod has the Pod's name, and the StatefulSet owns it."""
 ACCEPTED_ANNOTATION: Final = f"k8s.v1alpha.{GROUP}/accepted-networks"
 """On a Pod with VPC_ANNOTATION: ``spec.acceptedNetworks`` of its attachment, with commas in between."""
+SERVICE_VPC_ANNOTATION: Final = f"{GROUP}/vpc"
+"""On a headless Service: the VPC, ``NAME`` or ``namespace/NAME``, whose addresses of the selected Pods it publishes."""
+ADDRESSES_LABEL: Final = f"{GROUP}/addresses"
+"""In the selector of such a Service, with the value ADDRESSES_OF_VPC: no Pod has it, so Kubernetes' own controller
+publishes no address of the default network. The webhook adds it."""
+ADDRESSES_OF_VPC: Final = "vpc"
 ATTACHMENT_LABEL: Final = f"{GROUP}/attachment"
 """On a Pod, set by the webhook: GENERATED where the operator makes the attachment (VPC_ANNOTATION), else a value
 derived from the attachment's name. One selector matches the Pods with generated attachments, another those that share

@@ -312,6 +312,7 @@ def test_its_programs_do_their_work(release: Release) -> None:
     eventually("it gets its own", lambda: len(lab.get("vpcattachments", "-n", "tenant")["items"]) == 2)
     release.apply(stateful_set("db", "blue"))
     eventually("an ordinal has its own", release.ready("vpcattachment db-0 -n tenant"))
+    publishes_addresses(release)
     lab.kubectl("scale", "statefulset", "db", "-n", "tenant", "--replicas=0")
     left = lambda: lab.kubectl("get", "vpcattachment", "db-0", "-n", "tenant", "--ignore-not-found")  # noqa: E731
     eventually("it is released", lambda: not left())
@@ -727,6 +728,41 @@ def segment(name: str, prefix: str) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {"prefix": prefix},
     }
+
+
+def publishes_addresses(release: Release) -> None:
+    """A Service of a pod that is bound to a Node: its slice is made, changed and deleted."""
+    lab = release.lab
+    selected = merged(pod("named", "vpc-attachment", "one"), nested("spec.nodeName", NODE))
+    selected["metadata"]["labels"] = {"app": "named"}
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "named", "namespace": "tenant", "annotations": {f"{GROUP}/vpc": "blue"}},
+        "spec": {"clusterIP": "None", "selector": {"app": "named"}},
+    }
+    release.apply(manifest, selected)
+    ours = (
+        "endpointslices",
+        "-n",
+        "tenant",
+        "-l",
+        f"endpointslice.kubernetes.io/managed-by=operator.{GROUP}",
+    )
+
+    def endpoints() -> list[dict[str, Any]]:
+        return [one for found in lab.get(*ours)["items"] for one in found["endpoints"]]
+
+    (first,) = eventually("its address is published", endpoints)
+    assert not first["conditions"]["ready"], "there is no kubelet"
+    lab.kubectl(
+        "patch", "service", "named", "-n", "tenant", "-p", '{"spec":{"publishNotReadyAddresses":true}}'
+    )
+    eventually("the slice is changed", lambda: endpoints()[0]["conditions"]["ready"])
+    lab.kubectl("annotate", "service", "named", "-n", "tenant", f"{GROUP}/vpc-")
+    eventually("the slice is deleted", lambda: not lab.get(*ours)["items"])
+    lab.kubectl("delete", "service", "named", "-n", "tenant")
+    lab.kubectl("delete", "pod", "named", "-n", "tenant", "--force", "--grace-period=0")
 
 
 def stateful_set(name: str, vpc_name: str) -> dict[str, Any]:

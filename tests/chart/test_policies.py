@@ -15,8 +15,9 @@ from story import eventually
 
 import galactic_lab
 from galactic.crds.model import Meta
-from galactic.names import NOT_READY_TAINT
+from galactic.names import API_VERSION, ATTACHMENT_LABEL, GENERATED, NOT_READY_TAINT
 from galactic.operator.nad import configuration, definition, labels
+from galactic.operator.slices import MANAGED_BY, MANAGER
 from galactic.validation.attachment import ParsedAttachment, Route
 from galactic_lab.cluster import Lab
 
@@ -85,11 +86,18 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     """The chart's accounts, roles, policies and webhook configurations, without its programs."""
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding", *HOOKS)
     things = [it for it in helm.objects() if it["kind"] in kinds]
-    assert sum(it["kind"] == POLICY for it in things) == 3
+    assert sum(it["kind"] == POLICY for it in things) == 5
     multus = files(galactic_lab).joinpath("controlplane/multus.yaml").read_text()
     lab.kubectl("apply", "-f", "-", stdin=multus)
     for namespace in (NAMESPACE, PLACE):
         lab.kubectl("create", "namespace", namespace, check=False)
+    served = [it for it in helm.objects() if it["kind"] == "CustomResourceDefinition"]
+    kinds_text = json.dumps({"apiVersion": "v1", "kind": "List", "items": served})
+    lab.kubectl("apply", "--server-side", "-f", "-", stdin=kinds_text)
+    theirs = {"metadata": {"name": "theirs", "namespace": PLACE}, "spec": {"vpc": {"name": "v"}}}
+    theirs |= {"apiVersion": API_VERSION, "kind": "VPCAttachment"}
+    applied = lambda: lab.kubectl("apply", "-f", "-", stdin=json.dumps(theirs), check=False)  # noqa: E731
+    eventually("the kinds are served", lambda: "theirs" in applied())  # while no webhook is asked
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": things})
     lab.kubectl("apply", "-f", "-", stdin=text)
     taints = {"spec": {"taints": [FOREIGN_TAINT, {"key": NOT_READY_TAINT, "effect": "NoSchedule"}]}}
@@ -106,9 +114,14 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
         eventually("those of definitions as well", lambda: "denied" in operator.create(wrong))
         label = {"metadata": {"labels": {"a": "c"}}}
         eventually("and of Nodes", lambda: "denied" in operator.patch("node", NODE, label))
+        slices = lambda: operator.create(endpoint_slice("x", "another"))  # noqa: E731
+        eventually("and of slices", lambda: "denied" in slices())
+        delete = ("delete", "vpcattachment", "theirs", "-n", PLACE)
+        eventually("and of deletions", lambda: "denied" in operator.problem(*delete))
         yield lab
     finally:
         lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=text)
+        lab.kubectl("delete", "-f", "-", "--ignore-not-found", stdin=kinds_text)
         lab.kubectl("delete", "node", NODE, "--ignore-not-found")
         lab.kubectl("delete", "namespace", PLACE, "--ignore-not-found", "--timeout=240s")
 
@@ -183,3 +196,37 @@ def test_the_operator_changes_its_taint_only(bounded: Lab) -> None:
         ({"metadata": {"annotations": {"a": "b"}}}, "labels or annotations"),
     ):
         assert text in operator.patch("node", NODE, patch)
+
+
+def endpoint_slice(name: str, manager: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": PLACE, "labels": {MANAGED_BY: manager}},
+        "addressType": "IPv4",
+        "endpoints": [],
+    }
+
+
+def test_the_operator_writes_its_own_slices_only(bounded: Lab) -> None:
+    operator = Account(bounded, "galactic-operator")
+    assert not operator.create(endpoint_slice("ours", MANAGER))
+    assert "its own EndpointSlices only" in operator.create(endpoint_slice("ours", "another"))
+    for name, manager in (("ours", MANAGER), ("theirs", "another")):
+        bounded.kubectl("apply", "-f", "-", stdin=json.dumps(endpoint_slice(name, manager)))
+    of = ("-n", PLACE)
+    empty: dict[str, Any] = {"endpoints": []}
+    taken = {"metadata": {"labels": {MANAGED_BY: MANAGER}}}
+    assert not operator.patch("endpointslice", "ours", empty, *of)
+    assert not operator.problem("delete", "endpointslice", "ours", *of)
+    for patch in (empty, taken):
+        assert "its own EndpointSlices only" in operator.patch("endpointslice", "theirs", patch, *of)
+    assert "its own EndpointSlices only" in operator.problem("delete", "endpointslice", "theirs", *of)
+
+
+def test_the_operator_deletes_attachments_that_it_made_only(bounded: Lab) -> None:
+    operator = Account(bounded, "galactic-operator")
+    delete = ("delete", "vpcattachment", "theirs", "-n", PLACE)
+    assert "VPCAttachments that it made only" in operator.problem(*delete)
+    bounded.kubectl("label", "vpcattachment", "theirs", "-n", PLACE, f"{ATTACHMENT_LABEL}={GENERATED}")
+    assert not operator.problem(*delete)

@@ -21,12 +21,14 @@ from galactic.kube.resources import (
     NODE_SEGMENTS,
     NODES,
     PODS,
+    SERVICES,
     STATEFUL_SETS,
     VPC_ATTACHMENTS,
     VPCS,
     Resource,
 )
 from galactic.refusals import refusal
+from galactic.validation.services import VpcService, parse_service
 
 WORKLOADS: Final = (Resource("apps", "v1", "replicasets", "ReplicaSet"), STATEFUL_SETS, DAEMON_SETS)
 """Workloads that recreate their pods."""
@@ -70,6 +72,8 @@ class Snapshot:
     pods: dict[str, Object] = field(default_factory=dict)
     refused: dict[str, Object] = field(default_factory=dict)
     """Pods without Galactic's annotations that ask for a VPC interface: their node refused them, in an Event."""
+    services: dict[str, VpcService] = field(default_factory=dict)
+    """Services with the annotation of a VPC."""
     events: Objects = field(default_factory=list)
     leases: dict[str, Object] = field(default_factory=dict)
     components: tuple[Component, ...] = ()
@@ -163,10 +167,23 @@ async def read(kube: Kube) -> Snapshot:
         if (pod["metadata"]["namespace"], pod["metadata"]["name"]) in refused
         and name_of(pod) not in snapshot.pods
     }
+    snapshot.services = {
+        name_of(one): service
+        for one in await _services(kube)
+        if (service := parse_service(one)).annotation is not None
+    }
     snapshot.events = await _unresolved(kube, lists["events"])
     for lease in sorted((*lists["operator"], *lists["router"]), key=_renewed):
         snapshot.leases[lease["metadata"]["name"]] = lease
     return snapshot
+
+
+async def _services(kube: Kube) -> Objects:
+    """All Services; none if they may not be listed."""
+    try:
+        return (await kube.list(SERVICES))[0]
+    except Rejected:
+        return []
 
 
 async def _unresolved(kube: Kube, events: Objects) -> Objects:

@@ -29,6 +29,8 @@ from galactic.operator.pods import Pods
 from galactic.operator.reconcile import Reconciler, Reconcilers, Report
 from galactic.operator.reflectors import reflectors
 from galactic.operator.segments import Segments
+from galactic.operator.services.index import Index
+from galactic.operator.services.reconciler import Services
 from galactic.operator.state import Caches
 from galactic.operator.triggers import Triggers
 from galactic.operator.vpcs import Vpcs
@@ -126,10 +128,16 @@ def assemble(
     vpcs = Vpcs(context)
     segments = Segments(context)
     evictions = Evictions(context, lambda result: metrics.evictions.labels(result).inc())
+    index = Index()
     reconcilers = Reconcilers(
-        vpcs, Attachments(context, vpcs, evictions.add), segments, Pods(context), evictions
+        vpcs,
+        Attachments(context, vpcs, evictions.add),
+        segments,
+        Pods(context),
+        Services(context, index),
+        evictions,
     )
-    context.caches.listen(Triggers(context, segments))
+    context.caches.listen(Triggers(context, segments, index))
     return Reconciler(context, reconcilers, metrics, report)
 
 

@@ -21,7 +21,7 @@ from galactic.operator.state import Caches
 FINALIZER: Final = f"{GROUP}/in-use"
 """On a VPC with attachments, and on an attachment with a live pod or an endpoint: it stays until these are gone."""
 
-Kind = Literal["vpc", "attachment", "segment", "node", "pod"]
+Kind = Literal["vpc", "attachment", "segment", "node", "pod", "service"]
 Item = tuple[Kind, Key]
 _ITEMS: Final[Mapping[str, Kind]] = {
     VPCS.plural: "vpc",
@@ -33,8 +33,8 @@ OUTDATED_SECONDS: Final = 60.0
 
 
 def _first(item: Item) -> bool:
-    """Attachments depend on all other kinds, so these go before them."""
-    return item[0] != "attachment"
+    """Attachments depend on all other kinds but Services, so these go before them."""
+    return item[0] not in ("attachment", "service")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from galactic.kube.pods import NETWORK_READY
 from galactic.names import (
     ACCEPTED_ANNOTATION,
     ATTACHMENT_ANNOTATION,
-    ATTACHMENT_LABEL,
     NETWORKS_ANNOTATION,
     PREFIX_ANNOTATION,
     VPC_ANNOTATION,
     VPC_LABEL,
 )
 from galactic.operator import nad as definition
+from galactic.operator.backends import READY
 
 ANNOTATIONS: Final = (PREFIX_ANNOTATION,)
 """Of Nodes and namespaces."""
@@ -51,18 +51,33 @@ def nad(item: Object) -> Object:
 
 
 def pod(item: Object) -> Object:
-    """A Pod: its attachment, where it runs, and since when."""
+    """A Pod: its attachment, where it runs, and since when; labels, names and ports, by which Services select it."""
     meta, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
-    network = [one for one in status.get("conditions") or () if one.get("type") == NETWORK_READY]
+    network = [one for one in status.get("conditions") or () if one.get("type") in (NETWORK_READY, READY)]
     return {
         "metadata": _part(meta, *_POD_META)
         | {
             "annotations": _part(meta.get("annotations") or {}, *_POD_ANNOTATIONS),
-            "labels": _part(meta.get("labels") or {}, ATTACHMENT_LABEL),
+            "labels": meta.get("labels") or {},
         },
-        "spec": _part(spec, "nodeName", "hostNetwork"),
+        "spec": _part(spec, "nodeName", "hostNetwork", "hostname", "subdomain") | _ports(spec),
         "status": _part(status, "phase", "startTime") | {"conditions": network},
     }
+
+
+def _ports(spec: Object) -> Object:
+    """The ports with names of containers, by which Services may mean them."""
+    parts = {}
+    for name in ("containers", "initContainers"):
+        ports = [
+            _part(container, "restartPolicy")
+            | {"ports": [_part(port, "name", "protocol", "containerPort") for port in container["ports"]]}
+            for container in spec.get(name) or ()
+            if container.get("ports")
+        ]
+        if ports:
+            parts[name] = ports
+    return parts
 
 
 def segment(read: NodeSegment) -> NodeSegment:

@@ -23,6 +23,7 @@ from galactic.operator.evictions import Evictions
 from galactic.operator.metrics import Metrics
 from galactic.operator.pods import Pods
 from galactic.operator.segments import Segments
+from galactic.operator.services.reconciler import Services
 from galactic.operator.state import Cache
 from galactic.operator.vpcs import Vpcs
 
@@ -42,6 +43,7 @@ class Reconcilers:
     attachments: Attachments
     segments: Segments
     pods: Pods
+    services: Services
     evictions: Evictions
 
     def of(self, kind: Kind) -> Callable[[Key], Awaitable[None]]:
@@ -52,6 +54,7 @@ class Reconcilers:
             "segment": self.segments.reconcile,
             "node": self.segments.reconcile_node,
             "pod": self.pods.reconcile,
+            "service": self.services.reconcile,
         }
         return by_kind[kind]
 
@@ -137,6 +140,9 @@ class Reconciler:
             async for part in in_turns([*cache]):
                 for key in part:
                     self.queue.add((kind, key))
+        for key, service in caches.services.items():
+            if service.annotation is not None:
+                self.queue.add(("service", key))
 
     async def _worker(self) -> None:
         while True:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -23,11 +23,13 @@ from galactic.kube.ordinals import Ordinal, StatefulSet, ordinal, ordinal_attach
 from galactic.kube.pods import Placement, owned, placement
 from galactic.kube.reflector import Selection
 from galactic.kube.resources import (
+    ENDPOINT_SLICES,
     NADS,
     NAMESPACES,
     NODE_SEGMENTS,
     NODES,
     PODS,
+    SERVICES,
     STATEFUL_SETS,
     VPC_ATTACHMENTS,
     VPCS,
@@ -43,8 +45,11 @@ from galactic.names import (
     VPC_ANNOTATION,
 )
 from galactic.operator import kept
+from galactic.operator.backends import Backend, backend
+from galactic.operator.slices import MANAGED_BY, MANAGER, Slice, parse_slice
 from galactic.operator.tally import Tally
 from galactic.validation import multus
+from galactic.validation.services import VpcService, parse_service
 
 T = TypeVar("T")
 REMOVED: Final = 10_000
@@ -85,6 +90,7 @@ class Pod:
     ] = ()  # names in Multus' annotation, of its own namespace: it may have several attachments
     accepted: tuple[str, ...] | None = None  # ACCEPTED_ANNOTATION
     ordinal: Ordinal | None = None  # its place in a StatefulSet, if its attachment is of that place
+    backend: Backend = field(default_factory=Backend)
 
     @property
     def attachments(self) -> tuple[str, ...]:
@@ -171,6 +177,10 @@ class Cache(Generic[T]):
 
     def items(self) -> Iterator[tuple[Key, T]]:
         return ((key, self._value(entry[2])) for key, entry in self._objects.items())
+
+    def touched(self, key: Key) -> int:
+        """The clock's value when the object last changed; 0 for none."""
+        return self._touched.get(key, 0)
 
     def set(self, item: Object) -> None:
         """The object as it is now. An older version is ignored: an answer to a request may arrive after the watch has
@@ -272,6 +282,8 @@ class Listener:
     def namespace_changed(self, key: Key, old: Meta | None, new: Meta | None) -> None: ...
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None: ...
     def agent_changed(self, key: Key, old: Agent | None, new: Agent | None) -> None: ...
+    def service_changed(self, key: Key, old: VpcService | None, new: VpcService | None) -> None: ...
+    def slice_changed(self, key: Key, old: Slice | None, new: Slice | None) -> None: ...
     def stateful_set_changed(self, key: Key, old: StatefulSet | None, new: StatefulSet | None) -> None: ...
 
 
@@ -296,6 +308,10 @@ class Caches:
         self.agents: Cache[Agent] = Cache(Selection(PODS, namespace, labels=AGENTS), _agent, "Agent")
         self.stateful_sets: Cache[StatefulSet] = Cache(Selection(STATEFUL_SETS), parse_stateful_set)
         self.tally = Tally()
+        self.services: Cache[VpcService] = Cache(Selection(SERVICES), parse_service)
+        self.slices: Cache[Slice] = Cache(
+            Selection(ENDPOINT_SLICES, labels=f"{MANAGED_BY}={MANAGER}"), parse_slice
+        )
         self._carriers: dict[Key, set[Key]] = {}  # attachment → Pods that carry it
         self._reporters: dict[str, tuple[str, ...]] = {}  # attachment → nodes whose NodeSegment lists it
         self.listen(Listener())
@@ -312,6 +328,8 @@ class Caches:
         self.pods.changed = self._pod_changed
         self.agents.changed = listener.agent_changed
         self.stateful_sets.changed = listener.stateful_set_changed
+        self.services.changed = listener.service_changed
+        self.slices.changed = listener.slice_changed
 
     def observe_attachments(self, observer: Callable[[Key, "VpcAttachment | Invalid | None"], None]) -> None:
         """Each attachment that differs goes to the observer, after the listener."""
@@ -336,13 +354,16 @@ class Caches:
             self.pods,
             self.agents,
             self.stateful_sets,
+            self.services,
+            self.slices,
             self.attachments,
         )
 
     @property
     def reflected(self) -> tuple[Cache[Any], ...]:
         """Those of kinds with many objects, or of which few are Galactic's."""
-        return (self.nads, self.attachments, self.pods, self.agents, self.stateful_sets)
+        owned = (self.nads, self.attachments, self.slices)
+        return (*owned, self.pods, self.agents, self.stateful_sets, self.services)
 
     def of(self, resource: Resource) -> Cache[Any]:
         """The cache of a kind; of Pods, those with an attachment."""
@@ -470,6 +491,7 @@ def _pod(item: Object) -> Pod:
         _further(annotations.get(NETWORKS_ANNOTATION, ""), meta["namespace"]),
         _accepted(annotations.get(ACCEPTED_ANNOTATION)),
         place if attachment == ordinal_attachment(meta["name"]) else None,
+        backend(item),
     )
 
 

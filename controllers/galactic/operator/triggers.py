@@ -2,6 +2,7 @@
 
 import contextlib
 from ipaddress import ip_interface
+from typing import Final
 
 from galactic.crds.model import Meta
 from galactic.crds.nodesegment import NodeSegment
@@ -14,18 +15,24 @@ from galactic.operator import attached
 from galactic.operator.context import ReconcileContext
 from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
+from galactic.operator.services.index import Index, attachment_view, pod_view
+from galactic.operator.slices import Slice
 from galactic.operator.state import Agent, Invalid, Listener, Nad, Node, Pod
 from galactic.operator.tally import reference
 from galactic.operator.vpcs import COUNT_SECONDS
 from galactic.validation.networks import Network, host
+from galactic.validation.services import VpcService
+
+SETTLE_SECONDS: Final = 0.1
+"""For which a Service waits for further changes of its Pods."""
 
 
 class Triggers(Listener):
     """Gets every difference that the caches see, and marks what depends on it."""
 
-    def __init__(self, context: ReconcileContext, segments: Segments) -> None:
+    def __init__(self, context: ReconcileContext, segments: Segments, index: Index) -> None:
         self._queue, self._caches, self._allocator = context.queue, context.caches, context.allocator
-        self._segments = segments
+        self._segments, self._index = segments, index
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
         self._places: dict[Key, set[Key]] = {}  # namespace, STATEFUL_SET_LABEL → its attachments
 
@@ -34,6 +41,8 @@ class Triggers(Listener):
         if _vpc_view(old) != _vpc_view(new):
             for attachment in self._members.get(key, ()):
                 self._queue.add(("attachment", attachment))
+            for service in self._index.of_vpc(key):
+                self._queue.add(("service", service), SETTLE_SECONDS)
 
     def attachment_changed(
         self, key: Key, old: VpcAttachment | Invalid | None, new: VpcAttachment | Invalid | None
@@ -52,8 +61,10 @@ class Triggers(Listener):
         if old is None or new is None or _spec(old) != _spec(new):
             self._allocator.name(key, after, _named(new))
         self._place(key, old, new)
-        if new is None:
-            for pod in self._caches.carriers(key):
+        for pod in self._caches.carriers(key):
+            if attachment_view(old) != attachment_view(new):
+                self._select(pod[0], self._caches.pods.get(pod))
+            if new is None:
                 self._queue.add(("pod", pod))  # a live pod gets another attachment
 
     def stateful_set_changed(self, key: Key, old: StatefulSet | None, new: StatefulSet | None) -> None:
@@ -74,6 +85,20 @@ class Triggers(Listener):
                 self._places.pop((key[0], before), None)
         if after:
             self._places.setdefault((key[0], after), set()).add(key)
+
+    def service_changed(self, key: Key, old: VpcService | None, new: VpcService | None) -> None:
+        self._index.service(key, new)
+        if old != new and any(one is not None and one.annotation is not None for one in (old, new)):
+            self._queue.add(("service", key))
+
+    def slice_changed(self, key: Key, old: Slice | None, new: Slice | None) -> None:
+        for service in self._index.slice(key, old, new):
+            self._queue.add(("service", service), SETTLE_SECONDS)
+
+    def _select(self, namespace: str, *pods: Pod | None) -> None:
+        """Marks the Services that select one of the Pods: of several changes at once they make one."""
+        for service in self._index.selecting(namespace, *pods):
+            self._queue.add(("service", service), SETTLE_SECONDS)
 
     def nad_changed(self, key: Key, _old: Nad | None, _new: Nad | None) -> None:
         if self._caches.attachments.get(key) is not None:
@@ -111,6 +136,9 @@ class Triggers(Listener):
     def pod_changed(self, key: Key, old: Pod | None, new: Pod | None) -> None:
         if new is not None and new.generated and (old is None or _place_of(old) != _place_of(new)):
             self._queue.add(("pod", key))
+        self._index.pod(key, exists=new is not None)
+        if pod_view(old) != pod_view(new):
+            self._select(key[0], old, new)
         for pod in (old, new):
             if pod is not None and (old is None or new is None or _pod_view(old) != _pod_view(new)):
                 for attachment in ((key[0], name) for name in pod.attachments):

@@ -1,7 +1,8 @@
 """Checks of the operator and the webhook, without the Kubernetes API and without asyncio.
 
 ``networks``: the networks of a VPC. ``attachment``: addresses, interface name, terminations and routes of an
-attachment. ``grants``: whether a namespace may attach to a VPC. Each raises ``galactic.errors.Rejected`` with field and
-remedy. ``holders``: how a refusal names the holder of an address. ``joining``: the permission to request an identifier.
-``accepting``: which of a VPC's networks an attachment accepts. ``multus``: the networks in Multus' annotation of a Pod.
+attachment. ``grants``: whether a namespace may attach to a VPC. ``services``: Services that publish its addresses.
+Each raises ``galactic.errors.Rejected`` with field and remedy. ``holders``: how a refusal names the holder of an
+address. ``joining``: the permission to request an identifier. ``accepting``: which of a VPC's networks an attachment
+accepts. ``multus``: the networks in Multus' annotation of a Pod.
 """

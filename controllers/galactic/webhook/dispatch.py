@@ -16,13 +16,14 @@ from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import Interface, VpcAttachment
 from galactic.errors import GalacticError, NotYet, Rejected, Unreachable
 from galactic.kube.api import Key
-from galactic.kube.resources import NODE_SEGMENTS, PODS, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import NODE_SEGMENTS, PODS, SERVICES, VPC_ATTACHMENTS, VPCS
 from galactic.names import NETWORKS_ANNOTATION
 from galactic.validation import multus
 from galactic.validation.attachment import outside
 from galactic.validation.grants import granted, may_terminate, refusal, termination_refusal
 from galactic.validation.holders import unnested
 from galactic.validation.networks import Network, parse_networks
+from galactic.validation.services import VPC_FIELD, checked, parse_service
 from galactic.webhook import nodesegment, pod, vpc, vpcattachment
 from galactic.webhook.annotations import unknown
 from galactic.webhook.cluster import Cluster
@@ -30,6 +31,7 @@ from galactic.webhook.joins import Joins
 from galactic.webhook.nodesegment import Identities
 from galactic.webhook.record import AttachmentRecord, State, state
 from galactic.webhook.review import ALLOWED, Answer, Request
+from galactic.webhook.service import mutated
 
 log = structlog.get_logger(__name__)
 POD_NAME: Final = "authentication.kubernetes.io/pod-name"
@@ -62,8 +64,9 @@ class Dispatcher:
         self._cluster, self._rules, self._joins = cluster, rules, joins
 
     async def mutate(self, request: Request) -> Answer:
-        """The patch of a Pod."""
-        return await self._answered(request, self._mutate_pod)
+        """The patch of a Pod or a Service."""
+        handler = self._mutate_service if request.resource == SERVICES.plural else self._mutate_pod
+        return await self._answered(request, handler)
 
     async def validate(self, request: Request) -> Answer:
         """Whether the object may be stored."""
@@ -110,6 +113,13 @@ class Dispatcher:
             pod.ready(requester, None)
             raise AssertionError("an attachment that does not exist is not ready")
         return pod.mutated(requester, requester.attachment, current.interface)
+
+    async def _mutate_service(self, request: Request) -> Answer:
+        service = parse_service(request.new, request.namespace)
+        if service.annotation is not None:
+            checked(service)
+            await self._require_grant(service.vpc, request.namespace, VPC_FIELD)
+        return mutated(service, request.new)
 
     async def _validate_pod(self, request: Request) -> Answer:
         requester = pod.parse(request.new, request.namespace)

@@ -8,6 +8,7 @@ from galactic.crds.model import parse
 from galactic.crds.nodesegment import NodeSegment
 from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
+from galactic.validation.services import parse_service
 
 NOW = 1_800_000_000.0
 STAMP = "2027-01-15T07:59:30Z"  # half a minute before NOW
@@ -174,6 +175,7 @@ def snapshot(
         segments={name_of(manifest): parse(NodeSegment, manifest) for manifest in of("NodeSegment")},
         nodes={name_of(manifest): manifest for manifest in of("Node")},
         pods={name_of(manifest): manifest for manifest in of("Pod")},
+        services={name_of(manifest): parse_service(manifest) for manifest in of("Service")},
         events=list(events),
         leases={manifest["metadata"]["name"]: manifest for manifest in of("Lease")},
         components=components if components is not None else (*standing, *nodes),

@@ -696,3 +696,34 @@ def test_a_router_whose_connections_others_can_read_is_noted_once() -> None:
     (note,) = findings(snapshot(fine(), *replicas, elsewhere))
     assert (note.severity, note.about, note.reason) == (NOTE, "router", "DatabaseExposed")
     assert "sslmode prefer" in note.message
+
+
+def service(**spec: Any) -> dict[str, Any]:
+    annotations = {"galactic.datumapis.com/vpc": spec.pop("vpc", "vpc")}
+    selector = {"app": "db", "galactic.datumapis.com/addresses": "vpc"}
+    return {
+        "kind": "Service",
+        "metadata": {"name": "db", "namespace": "blue", "annotations": annotations},
+        "spec": {"clusterIP": "None", "selector": selector} | spec,
+    }
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        pytest.param(service(selector={"app": "db"}), "NotExclusive", id="kubernetes-publishes"),
+        pytest.param(service(clusterIP="10.96.0.9"), "NotHeadless", id="with-an-address"),
+        pytest.param(service(vpc="none"), "VPCNotFound", id="no-such-vpc"),
+        pytest.param(service(vpc="NAME"), "", id="published"),
+    ],
+)
+def test_services_that_publish_nothing(manifest: dict[str, Any], reason: str) -> None:
+    objects = fine()
+    vpc = next(one for one in objects.values() if one["kind"] == "VPC")["metadata"]
+    manifest["metadata"]["namespace"] = vpc["namespace"]
+    if (annotations := manifest["metadata"]["annotations"])["galactic.datumapis.com/vpc"] != "none":
+        annotations["galactic.datumapis.com/vpc"] = vpc["name"]
+    objects["Service db"] = manifest
+    reported = findings(snapshot(objects))
+    assert [finding.reason for finding in reported] == ([reason] if reason else [])
+    assert all(finding.remedy for finding in reported)

@@ -8,12 +8,23 @@ import pytest
 
 from galactic.errors import NotYet, Rejected, Unreachable
 from galactic.kube.memory import MemoryApi
-from galactic.kube.resources import CONFIG_MAPS, NAMESPACES, NODE_SEGMENTS, NODES, PODS, VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import (
+    CONFIG_MAPS,
+    NAMESPACES,
+    NODE_SEGMENTS,
+    NODES,
+    PODS,
+    SERVICES,
+    VPC_ATTACHMENTS,
+    VPCS,
+)
 from galactic.names import (
+    ADDRESSES_LABEL,
     API_VERSION,
     ATTACHMENT_ANNOTATION,
     ATTACHMENT_LABEL,
     NETWORKS_ANNOTATION,
+    SERVICE_VPC_ANNOTATION,
     VPC_ANNOTATION,
 )
 from galactic.validation.joining import RECORDS
@@ -487,3 +498,47 @@ async def test_an_update_of_a_pod_repeats_no_warning(dispatcher: Dispatcher) -> 
     manifest = pod()
     manifest["metadata"]["annotations"] = {SLIP: "web"}
     assert not (await dispatcher.validate(request(PODS, manifest, manifest))).warnings
+
+
+def headless(annotation: str | None, **spec: Any) -> dict[str, Any]:
+    annotations = {} if annotation is None else {SERVICE_VPC_ANNOTATION: annotation}
+    return {
+        "metadata": {"name": "db", "namespace": "net", "annotations": annotations},
+        "spec": {"clusterIP": "None", "selector": {"app": "db"}, **spec},
+    }
+
+
+@pytest.mark.parametrize(
+    ("service", "op"),
+    [
+        pytest.param(headless("blue"), "add", id="added"),
+        pytest.param(headless("blue", selector={"app": "db", ADDRESSES_LABEL: "vpc"}), "", id="there"),
+        pytest.param(headless(None, selector={"app": "db", ADDRESSES_LABEL: "vpc"}), "remove", id="removed"),
+        pytest.param(headless(None), "", id="not-asked-for"),
+    ],
+)
+async def test_a_service_is_published_by_one_controller(
+    dispatcher: Dispatcher, service: dict[str, Any], op: str
+) -> None:
+    answer = await dispatcher.mutate(request(SERVICES, service))
+    assert answer.refusal is None
+    assert [step["op"] for step in answer.patch] == [op] * bool(op)
+    assert all(step["path"] == "/spec/selector/galactic.datumapis.com~1addresses" for step in answer.patch)
+
+
+@pytest.mark.parametrize(
+    ("service", "reason"),
+    [
+        pytest.param(headless("blue", clusterIP=""), "NotHeadless", id="with-an-address"),
+        pytest.param(headless("blue", selector={}), "NoSelector", id="no-selector"),
+        pytest.param(headless("a/b/c"), "InvalidName", id="no-name"),
+        pytest.param(headless("elsewhere/blue"), "NotGranted", id="not-granted"),
+    ],
+)
+async def test_a_service_that_cannot_be_published_is_refused(
+    dispatcher: Dispatcher, service: dict[str, Any], reason: str
+) -> None:
+    answer = await dispatcher.mutate(request(SERVICES, service))
+    assert isinstance(answer.refusal, Rejected)
+    assert answer.refusal.reason == reason
+    assert answer.refusal.field

@@ -2,7 +2,7 @@
 
 Findings repeat the controllers' conditions and Events, omit consequences of other findings where possible, and add
 problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, ``objects`` (VPCs and attachments),
-``pods``, ``refusals``, ``events``; ``finding`` has what they share.
+``pods``, ``services``, ``refusals``, ``events``; ``finding`` has what they share.
 """
 
 from galactic.cli.findings.events import event_findings
@@ -12,6 +12,7 @@ from galactic.cli.findings.objects import attachments, kinds, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
 from galactic.cli.findings.refusals import refusals
+from galactic.cli.findings.services import services
 from galactic.cli.snapshot import Snapshot
 from galactic.kube.pods import seconds
 
@@ -21,6 +22,18 @@ __all__ = ["NOTE", "PROBLEM", "Finding", "findings", "leader", "plain", "seconds
 def findings(snapshot: Snapshot) -> list[Finding]:
     """All findings, problems before notes."""
     collected: list[Finding] = []
-    for part in (unread, programs, leaders, nodes, kinds, vpcs, attachments, pods, refusals, event_findings):
+    for part in (
+        unread,
+        programs,
+        leaders,
+        nodes,
+        kinds,
+        vpcs,
+        attachments,
+        pods,
+        services,
+        refusals,
+        event_findings,
+    ):
         collected += part(snapshot)
     return sorted(dict.fromkeys(collected), key=lambda finding: finding.severity != PROBLEM)
