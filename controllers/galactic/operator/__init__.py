@@ -6,8 +6,8 @@ of objects that are ``kept``, and the ``tally`` of attachments; ``triggers`` mar
 ``services``, which share ``context``; ``prefixes`` finds free and overlapping prefixes; ``kinds`` notices fields that
 the API server drops. ``attached``, ``route_reporting`` and ``evictions`` watch over pods; ``stand_in`` records
 endpoints while no router leads; ``events`` writes Events; ``entitlements`` publishes the attachments for routers
-outside, and ``departed`` clears what the broker retains of removed nodes; ``issuer`` issues nodes' certificates at the
-broker; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts ``identifiers`` and
+outside, for one cluster under each ``cluster_name``; ``departed`` clears what the broker retains of removed nodes;
+``issuer`` issues nodes' certificates at the broker; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts ``identifiers`` and
 ``addresses``, ``nad``, ``carriers``, ``retention``, ``backends``, ``slices``, and ``galactic.validation`` know neither
 the Kubernetes API nor asyncio.
 

@@ -3,7 +3,7 @@
 Flag ``--mqtt-url``, variable ``GALACTIC_MQTT_URL``, key ``mqtt_url``. An unknown key or a bad value stops the process
 at start, with its name and what is allowed. ``process`` has the settings of every program, ``mqtt`` those of the
 broker's clients, ``operator``, ``webhook``, ``router`` and ``node`` those of one program; ``sources`` reads them,
-``old_names`` replaces names that have changed.
+``old_names`` replaces names that have changed, ``exposure`` finds readable connections.
 """
 
 from galactic.settings.mqtt import MqttSettings
