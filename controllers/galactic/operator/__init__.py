@@ -7,9 +7,9 @@ of objects that are ``kept``, and the ``tally`` of attachments; ``triggers`` mar
 the API server drops. ``attached``, ``route_reporting`` and ``evictions`` watch over pods; ``stand_in`` records
 endpoints while no router leads; ``events`` writes Events; ``entitlements`` publishes the attachments for routers
 outside, for one cluster under each ``cluster_name``; ``departed`` clears what the broker retains of removed nodes;
-``issuer`` issues nodes' certificates at the broker; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers and addresses. Its parts ``identifiers`` and
-``addresses``, ``nad``, ``carriers``, ``retention``, ``backends``, ``slices``, and ``galactic.validation`` know neither
-the Kubernetes API nor asyncio.
+``issuer`` issues nodes' certificates at the broker; ``gauges`` and ``metrics`` count. ``allocator`` keeps identifiers
+and addresses. Its parts ``identifiers`` and ``addresses``, ``nad``, ``carriers``, ``retention``, ``backends``,
+``slices``, and ``galactic.validation`` know neither the Kubernetes API nor asyncio.
 
 ``broker`` and ``retire`` are programs of their own: the chart's broker credentials, and the work before an uninstall.
 """
