@@ -139,11 +139,13 @@ class CarriedAttachments:
         follows = self._informer.synced.is_set() and self._informer.connected
         deadline, pause = loop.time() + WAIT_SECONDS, ASK_SECONDS
         ask = loop.time() + (pause if follows else 0)
+        answer: Entitlement | None = None  # the API server's last
         while True:
             changed = self._changed
-            known = self._known.get(key)
+            known = self._known.get(key) or answer
             if not self._serves(known, pod) and loop.time() >= ask:
-                known = await self._ask(key) or known
+                fresh = await self._ask(key)
+                known, answer = fresh or known, fresh or answer
                 pause *= 2
                 ask = loop.time() + pause
             if known and known.config and self._serves(known, pod):
