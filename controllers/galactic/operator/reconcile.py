@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import structlog
 
-from galactic.errors import GalacticError, Unreachable
+from galactic.errors import GalacticError, Rejected, Unreachable
 from galactic.kube.api import Conflict, Key, NotFound, key_of
 from galactic.kube.lease import Deposed
 from galactic.kube.reflector import in_turns
+from galactic.kube.resources import ENDPOINT_SLICES, SERVICES, STATEFUL_SETS
 from galactic.operator.allocator import restore
 from galactic.operator.attachments import Attachments
 from galactic.operator.context import Kind, ReconcileContext
@@ -32,6 +33,8 @@ WORKERS: Final = 16
 RESYNC_SECONDS: Final = 300.0
 RESTORE_SECONDS: Final = 2.0
 """Between two attempts to restore."""
+OPTIONAL: Final = (STATEFUL_SETS, SERVICES, ENDPOINT_SLICES)
+"""Kinds that the role of an earlier chart does not permit: what depends on them waits, everything else goes on."""
 Report = Callable[[str | None], None]
 
 
@@ -200,4 +203,9 @@ class Reconciler:
                         cache.set_listed(item, since)
         except NotFound:
             log.warning("kind not installed", kind=selection.resource.kind)
+        except Rejected as error:
+            if selection.resource not in OPTIONAL:
+                raise
+            log.warning("kind not permitted, is the role of an earlier chart?", error=str(error))
+            return 0
         return cache.retain(listed, since)

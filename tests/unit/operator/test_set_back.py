@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from galactic.errors import Rejected
 from galactic.kube import reflector as module
 from galactic.kube.api import Api, Event, Object
 from galactic.kube.informer import Informer
 from galactic.kube.memory import MemoryApi
 from galactic.kube.reflector import Reflector, Selection
-from galactic.kube.resources import VPC_ATTACHMENTS, VPCS
+from galactic.kube.resources import ENDPOINT_SLICES, SERVICES, STATEFUL_SETS, VPC_ATTACHMENTS, VPCS
 from galactic.operator.reflectors import CacheReflector
 from galactic.operator.state import Cache
 
@@ -193,3 +194,18 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+async def test_the_role_of_an_earlier_chart_stops_only_later_kinds(cluster: Any) -> None:
+    def forbidden(verb: str, resource: Any, name: str) -> Rejected | None:
+        del name
+        return Rejected("forbidden", reason="Forbidden") if verb == "list" and resource in refused else None
+
+    refused = [STATEFUL_SETS, SERVICES, ENDPOINT_SLICES]
+    cluster.vpc("v")
+    cluster.api.fail = forbidden
+    await cluster.reconciler.restore()
+    assert [key[1] for key in cluster.reconciler.caches.vpcs] == ["v"]
+    refused.append(VPCS)
+    with pytest.raises(Rejected):
+        await cluster.reconciler.restore()
