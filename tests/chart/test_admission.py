@@ -41,7 +41,7 @@ def test_every_webhook_fails_closed_in_time_and_hinders_no_deletion(helm: Helm) 
 
 def test_the_policy_of_pods_is_a_value_and_that_of_others_is_none(helm: Helm) -> None:
     for one in webhooks(helm, nested("webhook.podFailurePolicy", "Ignore")):
-        assert one["failurePolicy"] == ("Ignore" if one["name"].startswith("pod") else "Fail")
+        assert one["failurePolicy"] == ("Ignore" if one["name"].startswith(("pod", "services")) else "Fail")
 
 
 def test_pods_of_two_namespaces_and_of_those_with_the_label_are_not_asked_about(helm: Helm) -> None:

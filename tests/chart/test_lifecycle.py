@@ -614,7 +614,9 @@ def test_it_may_do_what_it_does_and_no_more(release: Release, helm: Helm, compon
     unused = lambda: audit.unused(needed, release.requests(), account)  # noqa: E731
     eventually(lambda: f"each right is made use of, but {unused()}", lambda: not unused())
     made = release.requests()
-    assert not audit.refused(made, account)
+    seldom = rights - needed  # refused once, before a role is in force, they may not be used again here
+    refused = audit.refused(made, account)
+    assert not [one for one in refused if not any(audit.covers(right, one) for right in seldom)]
     assert not audit.lacking(rights, made, account)
     for right in needed:
         missed = {(one.verb, one.resource) for one in audit.lacking(rights - {right}, made, account)}

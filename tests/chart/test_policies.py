@@ -86,7 +86,7 @@ def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     """The chart's accounts, roles, policies and webhook configurations, without its programs."""
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding", *HOOKS)
     things = [it for it in helm.objects() if it["kind"] in kinds]
-    assert sum(it["kind"] == POLICY for it in things) == 5
+    assert sum(it["kind"] == POLICY for it in things) == 6
     multus = files(galactic_lab).joinpath("controlplane/multus.yaml").read_text()
     lab.kubectl("apply", "-f", "-", stdin=multus)
     for namespace in (NAMESPACE, PLACE):

@@ -172,6 +172,7 @@ def nodes_at_the_broker(mqtt: dict[str, Any], url: str) -> None:
         node.pop("url", None)
     if not url.startswith(encrypted):
         node.pop("issueCertificates", None)
+        mqtt.get("operator", {}).pop("certificateSecret", None)
     if node.get("issueCertificates"):
         mqtt["node"] = {key: node[key] for key in ("url", "issueCertificates") if key in node}
 

@@ -63,8 +63,10 @@ class Recorder:
         return [each.payload for each in self.said if each.topic == f"{BASE}/vpcs/{vpc}/changes"]
 
     def claims(self) -> list[dict[str, Any]]:
-        """Who began to lead, each once, in their order."""
-        said = [each.payload for each in self.said if each.topic == LEADER and each.payload]
+        """Who began to lead, each once, in their order. Term 0 is a router's last will: it leads no more."""
+        said = [
+            one.payload for one in self.said if one.topic == LEADER and one.payload and one.payload["term"]
+        ]
         return [each for number, each in enumerate(said) if each not in said[:number]]
 
 

@@ -281,7 +281,7 @@ def test_a_node_without_a_prefix(cli: Cli, lab: Lab) -> None:
         cli.describes("node", "node-3", word="NoPrefix")
         taken = lab.state.node("node-1").prefix
         lab.kubectl("annotate", "node", "node-3", f"{annotation}={taken}", "--overwrite")
-        cli.says("Node node-3", "PrefixOverlap", "NodeSegment node-1")
+        cli.says("Node node-3", "PrefixOverlap", "of node node-1")
         cli.describes("node", "node-3", word="PrefixOverlap")
     finally:
         lab.kubectl("annotate", "node", "node-3", f"{annotation}={prefix}", "--overwrite")
