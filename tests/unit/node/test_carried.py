@@ -345,6 +345,17 @@ async def test_vpcs_have_the_names_that_the_statuses_give(node, config):
 
 
 @pytest.mark.usefixtures("hurried")
+async def test_a_refusal_names_what_the_api_server_answered(node, config):
+    """The watch shows only attachments that have a carrier on the node."""
+    kube = MemoryKube()
+    kube.hidden["blue-G"] = vpcattachment(config(), carriers=[CARRIER])
+    async with watching(node, kube) as watched:
+        await until(lambda: watched._informer.synced.is_set() and watched._informer.connected)
+        with pytest.raises(NotYet, match="not carried"):
+            await watched.entitled(PodRef("default", "other", "uid-2"), NAME)
+
+
+@pytest.mark.usefixtures("hurried")
 async def test_a_pod_of_another_node_is_refused(node, config):
     kube = MemoryKube()
     kube.set(config(), (carrier("web", "uid-1", "node-2"),))
