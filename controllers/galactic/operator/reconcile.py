@@ -204,7 +204,7 @@ class Reconciler:
         except NotFound:
             log.warning("kind not installed", kind=selection.resource.kind)
         except Rejected as error:
-            if selection.resource not in OPTIONAL:
+            if error.reason != "Forbidden" or selection.resource not in OPTIONAL:
                 raise
             log.warning("kind not permitted, is the role of an earlier chart?", error=str(error))
             return 0
