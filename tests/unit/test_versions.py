@@ -15,12 +15,8 @@ from galactic.diff import Diff
 from galactic.errors import Rejected
 from galactic.messages import (
     Changes,
-    Entitlements,
     Head,
-    Leader,
     Message,
-    NodeEndpoints,
-    NodeStatus,
     Shard,
 )
 from galactic.names import parse_vpc
@@ -32,22 +28,11 @@ from galactic.router.egress.retained import Retained
 from galactic.router.rib.networks import Network
 
 HERE = Path(__file__).parent / "yesterday"
-KINDS = {
-    "status": NodeStatus,
-    "endpoints": NodeEndpoints,
-    "entitlements": Entitlements,
-    "leader": Leader,
-    "changes": Changes,
-    "table": Shard,
-    "head": Head,
-}
+KINDS = {name: getattr(messages, earlier.__name__) for name, earlier in yesterday.KINDS.items()}
+kind = yesterday.kind_of
 LINES = [line.split(" ", 1) for line in (HERE / "mqtt.txt").read_text().splitlines()]
 PUBLISHED = [(topic, payload.encode()) for topic, payload in LINES]
 RECORD = next(HERE.glob("*-*.json"))
-
-
-def kind(topic: str) -> str:
-    return yesterday.kind_of(topic)
 
 
 def plain(message: object) -> dict[str, object]:
