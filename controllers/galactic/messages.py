@@ -87,8 +87,17 @@ class Entitlement(msgspec.Struct, frozen=True, gc=False):
     )
 
 
+class PeeringVpc(msgspec.Struct, frozen=True, gc=False):
+    """A VPC that names peers. A peering is in force where two name each other and their networks do not overlap."""
+
+    name: str  # namespace/name
+    vpc: str  # 12 hex digits
+    networks: tuple[str, ...]
+    peers: tuple[str, ...]  # identifiers
+
+
 class Entitlements(Versioned, frozen=True):
-    """``entitlements/<cluster>/<shard>``: one of the ``of`` parts of a cluster's VPCAttachments.
+    """``entitlements/<cluster>/<shard>``: one of the ``of`` parts of a cluster's VPCAttachments and peered VPCs.
 
     The parts of one ``generation`` are a whole list. A later one is complete when all of its parts are there.
     """
@@ -97,6 +106,7 @@ class Entitlements(Versioned, frozen=True):
     of: int
     attachments: tuple[Entitlement, ...]
     owner: str = ""  # UID of the cluster's namespace kube-system; empty: of an earlier version
+    vpcs: tuple[PeeringVpc, ...] = ()  # those that name peers
 
 
 class Leader(Versioned, frozen=True):

@@ -17,6 +17,7 @@ from galactic.messages import (
     Message,
     NodeEndpoints,
     NodeStatus,
+    PeeringVpc,
     Route,
     Shard,
     Topics,
@@ -61,9 +62,11 @@ routes = st.builds(
                     ),
                 ),
                 "6d5b1a3e",
+                (PeeringVpc("team/blue", "0000000004d2", ("10.1.1.0/24",), ("0000000004d3",)),),
             ),
             '{"generation":7,"of":1,"attachments":[{"attachment":"team/web","vpc":"0000000004d2","function":"002a",'
-            '"networks":["10.1.1.1/32"],"nodes":["n1"],"ready":true,"vpc_name":"team/blue"}],"owner":"6d5b1a3e"}',
+            '"networks":["10.1.1.1/32"],"nodes":["n1"],"ready":true,"vpc_name":"team/blue"}],"owner":"6d5b1a3e",'
+            '"vpcs":[{"name":"team/blue","vpc":"0000000004d2","networks":["10.1.1.0/24"],"peers":["0000000004d3"]}]}',
             id="entitlements",
         ),
         pytest.param(Leader("router-1", 4), '{"id":"router-1","term":4}', id="leader"),

@@ -49,7 +49,10 @@ FIELDS: Final = {
     "function": "attachment identifier, 4 hex digits",
     "attachment": "namespace/name",
     "sid": "the attachment's SID",
-    "networks": "networks: addresses as host routes, and terminations",
+    "networks": "networks: of an attachment addresses as host routes, and terminations; of a VPC its networks",
+    "name": "namespace/name of the VPC",
+    "peers": "identifiers of the VPCs that it names as peers",
+    "vpcs": "the VPCs of this part that name peers",
     "epoch": "time of the ADD, in ns, of a hybrid logical clock",
     "network": "the destination",
     "segments": "SIDs that lead to the network",
@@ -99,6 +102,7 @@ def _topics() -> str:
         *(topic[0] for topic in TOPICS),
         messages.Endpoint,
         messages.Entitlement,
+        messages.PeeringVpc,
         messages.Route,
     ]
     for kind in structs:

@@ -101,8 +101,12 @@ CONDITIONS: Final = {
             "otherwise"
         ),
         "NetworksAccepted": (
-            "False: the VPC got networks after the attachment of another namespace was ready, and the pod has no "
-            "routes to them; absent otherwise"
+            "False: the VPC, or a peer, got networks after the attachment of another namespace was ready, and the pod "
+            "has no routes to them; absent otherwise"
+        ),
+        "Peered": (
+            "every peering that the VPC names is in force; absent where it names none and none names it. "
+            "`Requested`: another VPC names it"
         ),
         "Deleting": "True: the deletion waits for the objects that use it",
         "Retained": (

@@ -48,7 +48,7 @@ def routes(  # noqa: PLR0917 - as many as there are options
         "unread": report["unread"],
     }
     if not document(plain, output):
-        _print(plain, chosen, wide=output is Output.WIDE)
+        _print(plain, chosen, report["peers"], wide=output is Output.WIDE)
     return code
 
 
@@ -56,7 +56,7 @@ async def _report(
     options: ClusterOptions, vpc: str, namespace: str, *, kernels: bool, cluster: str
 ) -> dict[str, Any]:
     from galactic.cli.cluster_access import cluster_access  # noqa: PLC0415
-    from galactic.cli.desired import advertised_routes, desired, rows  # noqa: PLC0415
+    from galactic.cli.desired import advertised_routes, attachment_names, desired, rows  # noqa: PLC0415
     from galactic.cli.snapshot import read  # noqa: PLC0415
     from galactic.cli.vpcs import find  # noqa: PLC0415
     from galactic.errors import GalacticError, NotYet  # noqa: PLC0415
@@ -94,15 +94,14 @@ async def _report(
             return table
 
         tables = dict(zip(asked, await asyncio.gather(*map(kernel, asked)), strict=True))
-    names = {
-        (cluster, attachment.status.identifier): key
-        for key, attachment in snapshot.members(name).items()
-        if attachment.status.identifier
-    }
+    names = attachment_names(snapshot)
     return {
         "vpc": name,
         "identifier": identifier,
-        "rows": rows(wanted.routes, advertised, tables, names, cluster),
+        "rows": rows(wanted.routes, advertised, tables, names, vpc=parse_vpc(identifier), cluster=cluster),
+        "peers": {
+            vpc.status.identifier: peer for peer, vpc in snapshot.vpcs.items() if vpc.status.identifier
+        },
         "conflicts": [
             {
                 "network": conflict.network,
@@ -115,7 +114,7 @@ async def _report(
     }
 
 
-def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
+def _print(plain: dict[str, Any], rows: "list[Row]", peers: Mapping[str, str], *, wide: bool) -> None:
     nodes = sorted({node for row in rows for node in row.kernels})
     header = ["", "NETWORK", "ATTACHMENT", "NODE", "DESIRED", "ADVERTISED", *(node.upper() for node in nodes)]
     lines, marks = [], []
@@ -129,7 +128,7 @@ def _print(plain: dict[str, Any], rows: "list[Row]", *, wide: bool) -> None:
             [
                 mark,
                 row.network,
-                row.attachment or "-",
+                (row.attachment or "-") + (f" of peer {peers.get(row.peer, row.peer)}" if row.peer else ""),
                 row.node or "-",
                 row.desired or "-",
                 advertised,

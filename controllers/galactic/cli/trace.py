@@ -91,7 +91,8 @@ async def traced(
         access = cluster_access(options, kube)
         table = await _desired_table(snapshot, start.vpc, access)
         pairs = _pairs(snapshot, start, targets, end)
-        members = [place for place in {*where.values()} if place.vpc == start.vpc]
+        vpcs = {start.vpc, *(end.vpc for end in (end,) if end)}
+        members = [place for place in {*where.values()} if place.vpc in vpcs]
         kernels = await _inspected(snapshot, pairs, members, table, access, probe=probe)
         paths = await _walked(snapshot, pairs, kernels, table, access)
     return {
@@ -142,6 +143,8 @@ async def _inspected(
     from galactic.cli.desired import node_of_sid  # noqa: PLC0415
     from galactic.cli.walk import sid_of  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
+    from galactic.names import vpc_hex  # noqa: PLC0415
+    from galactic.srv6 import parse_sid  # noqa: PLC0415
 
     kernels: dict[str, Any] = {}
 
@@ -151,7 +154,10 @@ async def _inspected(
             arguments += ["--pod", place.inside] if place.node == node else []
         for pair in pairs:
             arguments += ["--way", f"{pair.start.vpc}@{pair.address}"]
-            arguments += ["--way", sid] if (sid := sid_of(table, pair.address)) else []
+            if sid := sid_of(table, pair.address):
+                vpc = vpc_hex(parse_sid(sid).vpc)
+                arguments += ["--way", sid]
+                arguments += ["--way", f"{vpc}@{pair.address}"] if vpc != pair.start.vpc else []
             arguments += pair.arguments if probe and pair.start.node == node else []
         try:
             kernels[node] = await access.inspect(node, arguments)
@@ -255,6 +261,8 @@ async def _inspect_actual_target(
     """Inspects the SID to which a kernel really sends, and that SID's node, where they differ from the desired ones."""
     from galactic.cli.desired import node_of_sid  # noqa: PLC0415
     from galactic.errors import GalacticError  # noqa: PLC0415
+    from galactic.names import vpc_hex  # noqa: PLC0415
+    from galactic.srv6 import parse_sid  # noqa: PLC0415
 
     for start, address, _ in pairs:
         local = kernels.get(start.node)
@@ -265,7 +273,8 @@ async def _inspect_actual_target(
             if sid not in local["ways"]:
                 local["ways"].update((await access.inspect(start.node, ["--way", sid]))["ways"])
             if (node := node_of_sid(snapshot, sid)) and node not in kernels:
-                arguments = ["--vpc", start.vpc, "--way", f"{start.vpc}@{address}"]
+                vpc = vpc_hex(parse_sid(sid).vpc)
+                arguments = ["--vpc", vpc, "--way", f"{vpc}@{address}"]
                 kernels[node] = await access.inspect(node, arguments)
         except GalacticError as error:
             kernels.setdefault(node_of_sid(snapshot, sid), str(error))
@@ -308,21 +317,25 @@ def _targets(
     snapshot: "Snapshot", where: "Mapping[str, Place]", start: "Place", destination: str, namespace: str
 ) -> "tuple[list[str], Place | None]":
     """The destination addresses, and their attachment's location if known."""
+    from galactic.cli.desired import peerings  # noqa: PLC0415
+    from galactic.names import parse_vpc, vpc_hex  # noqa: PLC0415
+
+    peers = {start.vpc, *map(vpc_hex, peerings(snapshot).peers(parse_vpc(start.vpc)))}
     try:
         address = str(_address(destination))
     except ValueError:
         end = _place(snapshot, where, destination, namespace)
-        if end.vpc != start.vpc:
+        if end.vpc not in peers:
             raise Absent(
-                f"pods {start.pod} and {end.pod} are in different VPCs ({start.vpc}, {end.vpc}): no route "
-                "leads from one to the other, by design"
+                f"pods {start.pod} and {end.pod} are in different VPCs ({start.vpc}, {end.vpc}) without a peering in "
+                "force: no route leads from one to the other, by design; for peers: galactic vpcs"
             ) from None
         status = snapshot.attachments[end.attachment].status
         return [text.partition("/")[0] for text in status.addresses], end
     for place in where.values():
         attachment = snapshot.attachments.get(place.attachment)
         its = {text.partition("/")[0] for text in attachment.status.addresses} if attachment else set()
-        if place.vpc == start.vpc and address in its:
+        if place.vpc in peers and address in its:
             return [address], place
     return [address], None
 

@@ -35,7 +35,7 @@ def vpcs(
             f"no VPC{f' in namespace {namespace}' if namespace else ''}; apply one: examples/10-blue.yaml"
         )
     wide = output is Output.WIDE
-    header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "READY")
+    header = ("VPC", "IDENTIFIER", "NETWORKS", "ATTACHMENTS", "ATTACHED", "NODES", "PEERS", "READY")
     rows = [_row(vpc, wide=wide) for vpc in described_vpcs]
     marks = [() if vpc["ready"] else (RED,) for vpc in described_vpcs]
     show(table((*header, "ADMITS", "WHY") if wide else header, rows, marks))
@@ -70,6 +70,15 @@ def described(snapshot: "Snapshot", name: str) -> dict[str, Any]:
         "ready": vpc.status.ready,
         "why": "" if vpc.status.ready or not ready else ready[0].message,
         "admits": grant.from_ if grant else "Same",
+        "peers": [
+            {
+                "name": f"{peer.namespace}/{peer.name}",
+                "inForce": peer.in_force,
+                "reason": peer.reason,
+                "message": peer.message,
+            }
+            for peer in vpc.status.peers
+        ],
         "attachments": [
             {
                 "name": attachment,
@@ -96,4 +105,8 @@ def _row(vpc: dict[str, Any], *, wide: bool) -> list[str]:
         ",".join(nodes) or "-",
         "yes" if vpc["ready"] else "no",
     ]
+    peers = ",".join(
+        peer["name"] if peer["inForce"] else f"{peer['name']} ({peer['reason']})" for peer in vpc["peers"]
+    )
+    row.insert(6, peers or "-")
     return [*row, vpc["admits"], vpc["why"] or "-"] if wide else row

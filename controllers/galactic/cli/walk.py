@@ -23,8 +23,9 @@ from galactic.cli.observed import (
 )
 from galactic.cli.smaller_links import smaller_links
 from galactic.cli.snapshot import Snapshot
-from galactic.names import host_end, parse_function, parse_vpc, vrf
+from galactic.names import host_end, parse_function, parse_vpc, vpc_hex, vrf
 from galactic.router.rib.table import VpcTable
+from galactic.srv6 import parse_sid
 
 Inspection = Mapping[str, Any]
 LOOPBACK: Final = "lo-galactic"
@@ -80,6 +81,12 @@ def places(snapshot: Snapshot) -> dict[str, Place]:
             if endpoint.attachment not in newest or newest[endpoint.attachment][0] < endpoint.epoch:
                 newest[endpoint.attachment] = endpoint.epoch, place
     return {name: place for name, (_, place) in newest.items()}
+
+
+def vpc_name(snapshot: Snapshot, identifier: str) -> str:
+    """The VPC with an identifier, as namespace/name; the identifier where there is none here."""
+    names = (name for name, vpc in snapshot.vpcs.items() if vpc.status.identifier == identifier)
+    return min(names, default=identifier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,8 +269,10 @@ def _underlay_hops(sid: str, near: str, far: str, local: Inspection) -> Iterator
 
 
 def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) -> Iterator[Hop]:
-    """Decapsulation, into the VRF, and to the pod."""
+    """Decapsulation, into the VRF of the SID's VPC, and to the pod. That of a peer is another one than the source's."""
     source, address = flow.source, flow.address
+    vpc = vpc_hex(parse_sid(sid).vpc)
+    device = vrf(parse_vpc(vpc))
     where = f"SID {sid} on {node}"
     ends = [route for route in remote["sids"] if route["network"] == f"{sid}/128" and route["kind"] == "end"]
     if not ends:
@@ -274,16 +283,17 @@ def _decapsulation_hops(flow: _Flow, sid: str, node: str, remote: Inspection) ->
     if remote["sysctls"].get("net/vrf/strict_mode") != "1":
         what = "net.vrf.strict_mode is off: End.DT46 drops packets"
         yield Hop(where, what, STOPS, f"on {node}: sysctl -w net.vrf.strict_mode=1")
-    yield Hop(where, f"End.DT46 into {ends[0]['device']}")
-    if ends[0]["device"] != source.vrf:
-        what = f"{ends[0]['device']} is another VPC's VRF, not {source.vrf}"
+    peer = "" if vpc == source.vpc else f", the VRF of peer {vpc_name(flow.snapshot, vpc)}"
+    yield Hop(where, f"End.DT46 into {ends[0]['device']}{peer}")
+    if ends[0]["device"] != device:
+        what = f"{ends[0]['device']} is another VPC's VRF, not {device}"
         yield Hop(where, what, STOPS, controller_remedy(node))
     yield from dropped(node, flow.echo, flow.echo.remote if flow.echo else None)
-    way = remote["ways"].get(f"{source.vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
-    yield from stopped(node, (source.vrf, way["device"]), flow.echo, remote)
+    way = remote["ways"].get(f"{vpc}@{address}", {"type": "unknown", "device": "", "sid": ""})
+    yield from stopped(node, (device, way["device"]), flow.echo, remote)
     yield from blocked(node, ip_address(address).version, flow.echo, remote, tunnelled=True)
-    yield from _order(address, source.vrf, node, remote, lost=way["type"] != "unicast")
-    where = f"VRF {source.vrf} on {node}"
+    yield from _order(address, device, node, remote, lost=way["type"] != "unicast")
+    where = f"VRF {device} on {node}"
     if way["type"] != "unicast" or way["sid"]:
         what = (
             f"sends {address} on to SID {way['sid']}"

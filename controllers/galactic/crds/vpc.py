@@ -7,6 +7,10 @@ from pydantic import ConfigDict, Field, StringConstraints
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
 
+MAX_PEERS: Final = 16
+"""Peers that a VPC names."""
+MAX_PEER_STATUSES: Final = 2 * MAX_PEERS
+"""Those, and as many VPCs that name it."""
 Cidr = Annotated[str, StringConstraints(min_length=3, max_length=43)]
 VpcIdentifier = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}$", max_length=12)]
 
@@ -40,6 +44,24 @@ NETWORKS: Final = Rule(
 )
 
 
+ITSELF: Final = Rule(
+    # A namespace that is written out is compared by the webhook: CEL does not see the object's own.
+    "!has(self.spec.peers)"
+    " || !self.spec.peers.exists(p, p.name == self.metadata.name && !has(p.__namespace__))",
+    "a VPC is no peer of itself; remove the entry from spec.peers",
+    "'spec.peers: ' + self.metadata.name + ' is this VPC itself; remove it'",
+    ".spec.peers",
+)
+TWICE: Final = Rule(
+    "!has(self.peers) || self.peers.all(p, self.peers.exists_one(q, q.name == p.name"
+    " && (has(q.__namespace__) ? q.__namespace__ : '') == (has(p.__namespace__) ? p.__namespace__ : '')))",
+    "peers has an entry twice; remove one of them",
+    # The API server estimates the cost of the value's text as a hundred times what it allows; the webhook names it.
+    "'peers has an entry twice; remove one of them'",
+    ".peers",
+)
+
+
 class AllowedNamespaces(Model):
     """A choice of namespaces."""
 
@@ -67,10 +89,19 @@ class AttachingNamespaces(AllowedNamespaces):
     )
 
 
+class PeerReference(Model):
+    """A VPC to peer with."""
+
+    namespace: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = Field(
+        default=None, description="The peer's namespace. Left out: the VPC's own."
+    )
+    name: str = Field(description="The peer's name.", min_length=1, max_length=253)
+
+
 class VpcSpec(Model):
     """The desired state of a VPC."""
 
-    model_config = ConfigDict(json_schema_extra=rules(NETWORKS))
+    model_config = ConfigDict(json_schema_extra=rules(NETWORKS, TWICE))
 
     networks: tuple[Cidr, ...] = Field(
         min_length=1,
@@ -89,6 +120,29 @@ class VpcSpec(Model):
         default=None,
         description="Which of these namespaces may terminate networks behind their pods (routes via their own "
         "address). Left out: all of them. Its own always may.",
+    )
+    peers: tuple[PeerReference, ...] = Field(
+        default=(),
+        max_length=MAX_PEERS,
+        description="VPCs whose attachments and those of this one reach each other. In force while both VPCs name each "
+        "other and their networks do not overlap; status.peers says what is missing. Not transitive.",
+    )
+
+
+class PeerStatus(Model):
+    """A peer as it is now: one that the VPC names, or a VPC that names it."""
+
+    namespace: str = Field(description="The peer's namespace.", max_length=63)
+    name: str = Field(description="The peer's name.", max_length=253)
+    in_force: bool = Field(default=False, description="Whether attachments of both VPCs reach each other.")
+    networks: tuple[Cidr, ...] = Field(
+        default=(), max_length=64, description="The peer's networks, while the peering is in force."
+    )
+    reason: str = Field(
+        default="", description="Why, or why not, as one stable CamelCase word.", max_length=64
+    )
+    message: str = Field(
+        default="", description="The reason in a sentence, with the remedy.", max_length=4096
     )
 
 
@@ -117,6 +171,11 @@ class VpcStatus(Model):
         description="The number of them that are attached to a pod.",
         json_schema_extra={"format": "int32"},
     )
+    peers: tuple[PeerStatus, ...] = Field(
+        default=(),
+        max_length=MAX_PEER_STATUSES,
+        description="The VPCs of spec.peers in their order, then those that name this one and that it does not name.",
+    )
 
 
 class Vpc(Model):
@@ -126,7 +185,7 @@ class Vpc(Model):
     PLURAL: ClassVar = "vpcs"
     SHORT: ClassVar = ("vpc",)
     SCOPE: ClassVar = "Namespaced"
-    RULES: ClassVar = (IDENTIFIER,)
+    RULES: ClassVar = (IDENTIFIER, ITSELF)
     COLUMNS: ClassVar = (
         ("Identifier", ".status.identifier", "string"),
         ("Networks", ".spec.networks", "string"),

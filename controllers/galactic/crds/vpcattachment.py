@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.crds.rules import Rule, rules
-from galactic.crds.vpc import Cidr, VpcIdentifier
+from galactic.crds.vpc import MAX_PEERS, Cidr, VpcIdentifier
 from galactic.names import API_VERSION
 
 MAX_ADDRESSES: Final = 16
@@ -15,6 +15,8 @@ MAX_NETWORKS: Final = MAX_ADDRESSES + MAX_ROUTES
 """Networks that lead to one attachment."""
 MAX_ACCEPTED: Final = 64
 """Networks that an attachment accepts routes within."""
+MAX_VPC_NETWORKS: Final = 64
+"""Networks of one VPC."""
 MAX_CARRIERS: Final = 64
 """Pods that can carry one attachment at a time. The newest gets the traffic; the others are about to go."""
 Address = Annotated[str, StringConstraints(min_length=2, max_length=39)]
@@ -115,8 +117,9 @@ class AttachmentSpec(Model):
     accepted_networks: tuple[Cidr, ...] | None = Field(
         default=None,
         max_length=MAX_ACCEPTED,
-        description="Of the VPC's networks the pod gets routes to those inside these only; 0.0.0.0/0 and ::/0 accept "
-        "all. Left out: all, if the VPC is in the attachment's namespace; else status.acceptedNetworks.",
+        description="Of the networks of the VPC and its peers the pod gets routes to those inside these only; "
+        "0.0.0.0/0 and ::/0 accept all. Left out: all, if the VPC is in the attachment's namespace; else "
+        "status.acceptedNetworks.",
     )
 
 
@@ -159,14 +162,28 @@ class ConfiguredTermination(Model):
     via: Address = Field(description="The address of the attachment that it is behind.")
 
 
+class ConfiguredPeer(Model):
+    """A VPC that the attachment's VPC is peered with, in force."""
+
+    vpc: VpcIdentifier = Field(description="The peer's identifier, 12 hex digits.")
+    networks: tuple[Cidr, ...] = Field(
+        default=(),
+        max_length=MAX_VPC_NETWORKS,
+        description="The peer's networks: nodes take no route outside them.",
+    )
+
+
 class Configuration(Model):
     """The configuration of a carrier's interface, beside the addresses."""
 
     vpc: VpcIdentifier = Field(description="The VPC's identifier, 12 hex digits.")
     networks: tuple[Cidr, ...] = Field(
         default=(),
-        max_length=64 + MAX_ACCEPTED,
-        description="The VPC's networks, as far as the attachment accepts them.",
+        max_length=(1 + MAX_PEERS) * MAX_VPC_NETWORKS + MAX_ACCEPTED,
+        description="The networks of the VPC and of its peers, as far as the attachment accepts them.",
+    )
+    peers: tuple[ConfiguredPeer, ...] = Field(
+        default=(), max_length=MAX_PEERS, description="The peers of the VPC whose peering is in force."
     )
     terminations: tuple[ConfiguredTermination, ...] = Field(
         default=(), max_length=MAX_ROUTES, description="Networks that the VPC reaches through the pod."
@@ -200,8 +217,8 @@ class AttachmentStatus(Model):
     accepted_networks: tuple[Cidr, ...] | None = Field(
         default=None,
         max_length=64,
-        description="The VPC's networks when the attachment was first ready, if the VPC is in another namespace. They "
-        "count where spec.acceptedNetworks is left out.",
+        description="The networks of the VPC, and of its peers, when the attachment was first ready, if the VPC is in "
+        "another namespace. They count where spec.acceptedNetworks is left out.",
     )
     configuration: Configuration | None = Field(
         default=None,

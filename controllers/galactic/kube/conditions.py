@@ -21,6 +21,8 @@ KINDS_CURRENT: Final = "KindsCurrent"
 """Of an object: absent unless the API server drops fields of its status."""
 NETWORKS_ACCEPTED: Final = "NetworksAccepted"
 """Of an attachment: absent unless it declines networks of its VPC."""
+PEERED: Final = "Peered"
+"""Of a VPC: absent unless it names peers, or a VPC names it."""
 MULTUS: Final = "MultusConfigured"
 """Of a NodeSegment, written by its node: absent where the node does not check Multus."""
 

@@ -137,7 +137,7 @@ def assemble(
         Services(context, index),
         evictions,
     )
-    context.caches.listen(Triggers(context, segments, index))
+    context.caches.listen(Triggers(context, segments, index, vpcs.peers))
     return Reconciler(context, reconcilers, metrics, report)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from ipaddress import ip_interface, ip_network
 
 from galactic.crds.vpc import Vpc
-from galactic.crds.vpcattachment import VpcAttachment
+from galactic.crds.vpcattachment import MAX_VPC_NETWORKS, ConfiguredPeer, VpcAttachment
 from galactic.errors import NotYet, Rejected
 from galactic.kube.api import Key
 from galactic.names import parse_function, parse_vpc
@@ -38,7 +38,7 @@ class Acceptance:
 class Admitted:
     """An attachment with everything allocated to it. ``warning``: a sentence or empty. ``revoked``: its grant was.
 
-    ``networks``: those of the VPC, as far as the attachment accepts them.
+    ``networks``: those of the VPC and its peers, as far as the attachment accepts them.
     """
 
     spec: ParsedAttachment
@@ -49,6 +49,7 @@ class Admitted:
     warning: str
     revoked: bool
     acceptance: Acceptance
+    peers: tuple[ConfiguredPeer, ...] = ()
 
 
 class Admission:
@@ -76,8 +77,11 @@ class Admission:
         try:
             if not _settled(attachment):
                 self._within_quota(key, spec)
-            accepted_networks, acceptance = _acceptance(key, attachment, spec, networks)
-            addresses = self._addresses(key, attachment, spec, accepted_networks)
+            peers = self._vpcs.peers.in_force(spec.vpc)
+            beyond = tuple(network for peer in peers for network in peer.networks)
+            given, acceptance = _acceptance(key, attachment, spec, (*networks, *beyond))
+            own = accepted(networks, given)
+            addresses = self._addresses(key, attachment, spec, own)
             warning = self._outside(spec, addresses, networks)
             if not _settled(attachment):
                 self._may_terminate(key, spec, addresses, vpc)
@@ -98,7 +102,8 @@ class Admission:
             raise
         allocations.blocked.discard(key)
         number = parse_vpc(vpc.status.identifier)
-        return Admitted(spec, number, function, addresses, accepted_networks, warning, revoked, acceptance)
+        configured = tuple(peer.configured for peer in peers)
+        return Admitted(spec, number, function, addresses, given, warning, revoked, acceptance, configured)
 
     def release(self, key: Key) -> None:
         """The attachment was deleted: all that it held is free, once no NodeSegment lists it."""
@@ -259,12 +264,15 @@ def _settled(attachment: VpcAttachment) -> bool:
 def _acceptance(
     key: Key, attachment: VpcAttachment, spec: ParsedAttachment, networks: tuple[Network, ...]
 ) -> tuple[tuple[Network, ...], Acceptance]:
-    """The networks that the pod gets routes to, and why it gets no others."""
+    """The networks that the pod gets routes to, and why it gets no others.
+
+    ``networks``: of the VPC, then of its peers.
+    """
     status = attachment.status
+    recorded = networks[:MAX_VPC_NETWORKS]
     if key[0] == spec.vpc[0]:
         limits = networks if spec.accepted is None else spec.accepted
         return accepted(networks, limits), Acceptance()
-    recorded = networks
     if status.accepted_networks is not None:
         recorded = _stored(status.accepted_networks)
     elif (

@@ -212,6 +212,8 @@ class Attachments:
                 addresses=admitted.addresses,
                 networks=admitted.networks,
                 mtu=self._context.rules.mtu,
+                peers=admitted.peers,
+                before=before.configuration,
             )
             text = f"a pod can be attached, with {', '.join(after['addresses'])}"
             states[READY] = State("True", "Ready", text)
@@ -355,8 +357,8 @@ def _declined(admitted: Admitted) -> State | None:
     return State(
         "False",
         "NetworksDeclined",
-        f"VPC {vpc} got {networks} after the attachment was ready: the pod has no route to what is outside "
-        "status.acceptedNetworks; to accept it, give spec.acceptedNetworks",
+        f"VPC {vpc} got {networks}, itself or by a peering, after the attachment was ready: the pod has no route to "
+        "what is outside status.acceptedNetworks; to accept it, give spec.acceptedNetworks",
     )
 
 

@@ -10,6 +10,7 @@ from galactic.crds.vpcattachment import (
     AttachmentStatus,
     Carrier,
     Configuration,
+    ConfiguredPeer,
     ConfiguredTermination,
     VpcAttachment,
 )
@@ -69,8 +70,15 @@ def configuration(
     addresses: tuple[Interface, ...],
     networks: tuple[Network, ...],
     mtu: int,
+    peers: tuple[ConfiguredPeer, ...] = (),
+    before: Configuration | None = None,
 ) -> dict[str, Any]:
-    """``status.configuration``: equal arguments give equal values."""
+    """``status.configuration``: equal arguments give equal values.
+
+    It has the field ``peers`` where there are any, or where it had some ``before``: a merge patch keeps what it does
+    not mention.
+    """
+    listed = bool(peers) or (before is not None and "peers" in before.model_fields_set)
     return Configuration(
         vpc=vpc_hex(vpc),
         networks=tuple(str(network) for network in networks),
@@ -80,7 +88,8 @@ def configuration(
         ),
         routes=tuple(str(route.destination) for route in spec.onward(addresses)),
         mtu=mtu,
-    ).model_dump(by_alias=True, mode="json")
+        peers=peers,
+    ).model_dump(by_alias=True, mode="json", exclude=set() if listed else {"peers"})
 
 
 def _pods(caches: Caches, meta: Meta) -> list[Pod]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from galactic.crds.model import Condition, Meta, Model
 from galactic.kube.api import Api, Key, NotFound
-from galactic.kube.conditions import READY, status_patch
+from galactic.kube.conditions import PEERED, READY, status_patch
 from galactic.kube.resources import NODE_SEGMENTS, VPC_ATTACHMENTS, VPCS, Resource
 from galactic.kube.workqueue import WorkQueue
 from galactic.names import GROUP
@@ -132,10 +132,10 @@ class ReconcileContext:
             if (previous.get("status"), previous.get("reason")) == (condition["status"], condition["reason"]):
                 continue
             bad = condition["status"] == ("False" if condition["type"] in GOOD else "True")
-            bad = bad or condition["reason"] in WARNINGS
+            bad = (bad or condition["reason"] in WARNINGS) and condition["reason"] not in REQUESTS
             # One that is made for a pod, and ready at once, has nothing to report.
             at_once = not previous and bool(meta.owner_references)
-            if bad or (condition["type"] == READY and not at_once):
+            if bad or condition["type"] == PEERED or (condition["type"] == READY and not at_once):
                 self.events.record(
                     resource,
                     meta,
@@ -147,8 +147,10 @@ class ReconcileContext:
 
 WARNINGS: Final = frozenset({"AddressOutsideNetworks"})
 """Reasons of good conditions that make a Warning nevertheless."""
+REQUESTS: Final = frozenset({"Requested"})
+"""Reasons of conditions that wait for the owner's consent: no fault."""
 GOOD: Final = frozenset(
-    {READY, "Accepted", "Granted", "Routed", "Attached", "NetworksAccepted", "KindsCurrent"}
+    {READY, "Accepted", "Granted", "Routed", "Attached", "NetworksAccepted", "KindsCurrent", PEERED}
 )
 """Condition types that are True when all is well."""
 

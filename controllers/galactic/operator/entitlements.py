@@ -1,4 +1,6 @@
-"""Publishes what the cluster's attachments entitle to, for routers outside of it (docs/design/entitlements.md).
+"""Publishes what the cluster's attachments entitle to, and which VPCs name which peers, for routers outside of it.
+
+See docs/design/entitlements.md.
 
 The list is in shards, each a retained message. All shards of one generation are one list: a replica that begins to lead
 begins a later one.
@@ -16,12 +18,14 @@ import structlog
 
 from galactic.backoff import Backoff
 from galactic.bus import Bus, Connected, Delivery
+from galactic.crds.vpc import Vpc
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.errors import Rejected, Unreachable
 from galactic.kube.api import Key
-from galactic.messages import Entitlement, Entitlements, Topics, decode, encode
+from galactic.messages import Entitlement, Entitlements, PeeringVpc, Topics, decode, encode
 from galactic.operator.cluster_name import ClusterName, NameTaken
 from galactic.operator.departed import DepartedNodes
+from galactic.operator.peering import named, peering_view
 from galactic.operator.state import Caches, Invalid
 
 log = structlog.get_logger(__name__)
@@ -57,33 +61,56 @@ def _hosts(addresses: Iterable[str]) -> Iterator[str]:
             yield f"{host}/{host.max_prefixlen}"
 
 
+def declaration(key: Key, caches: Caches) -> PeeringVpc | None:
+    """The entry of a VPC that names peers with identifiers; None for any other, and for one that is being deleted."""
+    vpc = caches.vpcs.get(key)
+    if not isinstance(vpc, Vpc) or not vpc.status.identifier or vpc.metadata.deletion_timestamp is not None:
+        return None
+    peers = [caches.vpcs.get(peer) for peer in named(key, vpc) if peer != key]
+    known = dict.fromkeys(
+        peer.status.identifier for peer in peers if isinstance(peer, Vpc) and peer.status.identifier
+    )
+    if not known:
+        return None
+    return PeeringVpc("/".join(key), vpc.status.identifier, vpc.spec.networks, tuple(known))
+
+
+Entry = Entitlement | PeeringVpc
+
+
+def _name(entry: Entry) -> str:
+    """The key of an entry in the layout: no attachment's name begins with a slash."""
+    return f"/{entry.name}" if isinstance(entry, PeeringVpc) else entry.attachment
+
+
 @dataclass(slots=True)
 class Layout:
     """Which entry is in which shard. It stays there as long as there is room, and else moves to the last one."""
 
-    shards: list[dict[str, Entitlement]] = field(default_factory=lambda: [{}])
+    shards: list[dict[str, Entry]] = field(default_factory=lambda: [{}])
     dirty: set[int] = field(default_factory=lambda: {0})
     """Shards that differ from what is published. The last goes first: entries that move arrive before they leave."""
     _sizes: list[int] = field(default_factory=lambda: [0])
     _where: dict[str, tuple[int, int]] = field(default_factory=dict)  # name → shard, bytes
 
-    def put(self, entry: Entitlement) -> None:
+    def put(self, entry: Entry) -> None:
         """The entry as it is now."""
-        size, (shard, before) = len(msgspec.json.encode(entry)), self._where.get(entry.attachment, (-1, 0))
-        if shard >= 0 and self.shards[shard].get(entry.attachment) == entry:
+        name = _name(entry)
+        size, (shard, before) = len(msgspec.json.encode(entry)), self._where.get(name, (-1, 0))
+        if shard >= 0 and self.shards[shard].get(name) == entry:
             return
         if shard < 0 or self._sizes[shard] - before + size > SHARD_BYTES:
-            self._take(entry.attachment, shard, before)
+            self._take(name, shard, before)
             if shard >= 0:
                 self.dirty.add(shard)
             shard, before = self._room(size), 0
-        self.shards[shard][entry.attachment] = entry
+        self.shards[shard][name] = entry
         self._sizes[shard] += size - before
-        self._where[entry.attachment] = shard, size
+        self._where[name] = shard, size
         self.dirty.add(shard)
 
     def remove(self, name: str) -> None:
-        """The attachment is no more."""
+        """The attachment is no more, or (with a slash in front) the VPC names no peers."""
         if (where := self._where.pop(name, None)) is not None:
             self._take(name, *where)
             self.dirty.add(where[0])
@@ -129,7 +156,10 @@ class EntitlementPublisher:
         self._retained: set[int] = set()  # shards that the broker has
         self._holds = False  # whether the name is this cluster's
         self._departed = DepartedNodes(topics, cluster.name, caches)
+        self._vpcs: set[Key] = set()
+        self._views: dict[Key, object] = {}
         caches.observe_attachments(self._observe)
+        caches.observe_vpcs(self._observe_vpc)
 
     async def run(self) -> None:
         """Publishes the whole list, and every change of it, until cancelled.
@@ -159,6 +189,17 @@ class EntitlementPublisher:
 
     def _observe(self, key: Key, _new: VpcAttachment | Invalid | None) -> None:
         self._keys.add(key)
+        self._changed.set()
+
+    def _observe_vpc(self, key: Key, new: Vpc | Invalid | None) -> None:
+        view = peering_view(new)
+        if self._views.get(key) == view:
+            return
+        if view is None:
+            self._views.pop(key, None)
+        else:
+            self._views[key] = view
+        self._vpcs |= {key, *(one for one, vpc in self._caches.vpcs.items() if key in named(one, vpc))}
         self._changed.set()
 
     async def _receive(self, bus: Bus) -> None:
@@ -220,26 +261,42 @@ class EntitlementPublisher:
                 backoff.succeeded()
                 log.debug("entitlements published", shards=count)
 
-    async def _send(self, bus: Bus) -> int:
-        """Publishes what differs. How many shards that took. Raises Unreachable."""
-        layout = self._layout
-        if layout is None:
-            layout = self._layout = Layout()
-            self._generation = max(self._generation + 1, self._clock())
-            self._keys = {*self._caches.attachments}
+    def _enter(self, layout: Layout) -> None:
+        """Puts what changed into the layout."""
         keys, self._keys = self._keys, set()
+        vpcs, self._vpcs = self._vpcs, set()
+        for key in sorted(vpcs):
+            if (declared := declaration(key, self._caches)) is not None:
+                layout.put(declared)
+            else:
+                layout.remove(f"/{'/'.join(key)}")
         for key in sorted(keys):
             attachment = self._caches.attachments.get(key)
             if isinstance(attachment, VpcAttachment):
                 layout.put(entitlement(attachment))
             elif attachment is None:
                 layout.remove("/".join(key))
+
+    async def _send(self, bus: Bus) -> int:
+        """Publishes what differs. How many shards that took. Raises Unreachable."""
+        layout = self._layout
+        if layout is None:
+            layout = self._layout = Layout()
+            self._generation = max(self._generation + 1, self._clock())
+            self._keys, self._vpcs = {*self._caches.attachments}, {*self._caches.vpcs}
+        self._enter(layout)
         count = 0
         while layout.dirty and self._layout is layout:
             number = max(layout.dirty)
-            entries = tuple(layout.shards[number].values())
+            entries = layout.shards[number].values()
+            attachments = tuple(entry for entry in entries if isinstance(entry, Entitlement))
+            declared_vpcs = tuple(entry for entry in entries if isinstance(entry, PeeringVpc))
             layout.dirty.discard(number)
-            payload = encode(Entitlements(self._generation, len(layout.shards), entries, self._cluster.uid))
+            payload = encode(
+                Entitlements(
+                    self._generation, len(layout.shards), attachments, self._cluster.uid, declared_vpcs
+                )
+            )
             try:
                 await bus.publish(self._topics.entitlements(self._cluster.name, number), payload, retain=True)
             except Unreachable:

@@ -343,6 +343,16 @@ class Caches:
 
         self.attachments.changed = changed
 
+    def observe_vpcs(self, observer: Callable[[Key, "Vpc | Invalid | None"], None]) -> None:
+        """Each VPC that differs goes to the observer, after the listener."""
+        listener = self.vpcs.changed
+
+        def changed(key: Key, old: "Vpc | Invalid | None", new: "Vpc | Invalid | None") -> None:
+            listener(key, old, new)
+            observer(key, new)
+
+        self.vpcs.changed = changed
+
     @property
     def by_kind(self) -> tuple[Cache[Any], ...]:
         return (

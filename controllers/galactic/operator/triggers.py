@@ -13,6 +13,7 @@ from galactic.kube.ordinals import StatefulSet
 from galactic.names import STATEFUL_SET_LABEL, label_value
 from galactic.operator import attached
 from galactic.operator.context import ReconcileContext
+from galactic.operator.peering import Peers
 from galactic.operator.route_reporting import PATIENCE_SECONDS, arrived
 from galactic.operator.segments import Segments
 from galactic.operator.services.index import Index, attachment_view, pod_view
@@ -30,7 +31,8 @@ SETTLE_SECONDS: Final = 0.1
 class Triggers(Listener):
     """Gets every difference that the caches see, and marks what depends on it."""
 
-    def __init__(self, context: ReconcileContext, segments: Segments, index: Index) -> None:
+    def __init__(self, context: ReconcileContext, segments: Segments, index: Index, peers: Peers) -> None:
+        self._peers = peers
         self._queue, self._caches, self._allocator = context.queue, context.caches, context.allocator
         self._segments, self._index = segments, index
         self._members: dict[Key, set[Key]] = {}  # VPC → the attachments that name it
@@ -38,6 +40,9 @@ class Triggers(Listener):
 
     def vpc_changed(self, key: Key, old: Vpc | Invalid | None, new: Vpc | Invalid | None) -> None:
         self._queue.add(("vpc", key))
+        for peer in self._peers.changed(key, old, new):
+            if peer in self._caches.vpcs:
+                self._queue.add(("vpc", peer))
         if _vpc_view(old) != _vpc_view(new):
             for attachment in self._members.get(key, ()):
                 self._queue.add(("attachment", attachment))
@@ -155,7 +160,8 @@ def _vpc_view(vpc: Vpc | Invalid | None) -> object:
     if not isinstance(vpc, Vpc):
         return None
     deleting = vpc.metadata.deletion_timestamp is not None
-    return vpc.spec, vpc.status.ready, vpc.status.identifier, deleting
+    peers = tuple((peer.namespace, peer.name, peer.networks) for peer in vpc.status.peers if peer.in_force)
+    return vpc.spec, vpc.status.ready, vpc.status.identifier, deleting, peers
 
 
 def _vpc_of(attachment: VpcAttachment | Invalid | None) -> Key | None:

@@ -10,6 +10,7 @@ from galactic.kube.api import Key
 from galactic.kube.conditions import (
     ACCEPTED,
     DELETING,
+    PEERED,
     READY,
     State,
     conditions,
@@ -20,6 +21,7 @@ from galactic.kube.resources import CONFIG_MAPS, VPCS
 from galactic.names import parse_vpc, vpc_hex
 from galactic.operator.context import ReconcileContext
 from galactic.operator.identifiers import identifier_taken
+from galactic.operator.peering import Peers
 from galactic.operator.state import Invalid
 from galactic.validation.joining import RECORDS, recorded, unrecorded
 from galactic.validation.networks import Network, parse_networks
@@ -34,6 +36,7 @@ class Vpcs:
     def __init__(self, context: ReconcileContext) -> None:
         self._context = context
         self._networks: dict[Key, tuple[tuple[str, ...], tuple[Network, ...]]] = {}
+        self.peers = Peers(context.caches, self.networks)
 
     def networks(self, key: Key, vpc: Vpc) -> tuple[Network, ...]:
         """The VPC's networks. Raises Rejected."""
@@ -63,6 +66,9 @@ class Vpcs:
             problem = error
         status = vpc.status if isinstance(vpc, Vpc) else VpcStatus()
         after = self._status(key, problem, members, meta.deletion_timestamp is not None)
+        peers, after["conditions"][PEERED] = self.peers.statuses(key)
+        if peers or status.peers:
+            after["peers"] = peers
         after["conditions"] = conditions(status.conditions, after["conditions"], meta.generation, now())
         after["observedGeneration"] = meta.generation
         await context.status(VPCS, meta, status, after)

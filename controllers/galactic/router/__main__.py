@@ -40,7 +40,8 @@ from galactic.router.ingress.subscriptions import Subscriptions
 from galactic.router.inspection import InspectionServer
 from galactic.router.kubernetes.attachment_events import AttachmentEvents
 from galactic.router.kubernetes.attachments import AttachmentIndex
-from galactic.router.kubernetes.reflectors import Reflectors
+from galactic.router.kubernetes.peers import PeerIndex
+from galactic.router.kubernetes.reflectors import Indexes, Reflectors
 from galactic.router.kubernetes.reports import KubernetesReports
 from galactic.router.kubernetes.router_events import RouterEvents
 from galactic.router.kubernetes.segments import SegmentIndex
@@ -105,7 +106,7 @@ def wire(
     liveness = NodeLiveness(store.nodes, settings.withdraw_after)
     decoder = Decoder(store.nodes, liveness, metrics, standalone=kube is None, block=settings.srv6_block)
     subscriptions = Subscriptions(bus, topics, barrier, damping, store.nodes)
-    lists = None if kube else EntitlementLists(bus, topics, store.nodes)
+    lists = None if kube else EntitlementLists(bus, topics, store.nodes, store.tables)
     nodes = NodeMessages(queue, decoder, subscriptions, DroppedMessages(metrics), lists)
     reader = SnapshotReader(bus, topics, barrier, None if kube else store.nodes)
 
@@ -126,6 +127,7 @@ def wire(
     workers: list[Part] = [leadership, liveness, *([history] if history else [])]
     metrics.at_scrape(
         tables=lambda: store.counts,
+        imports=lambda: store.tables.imports,
         uncarried=lambda: sum(rejection.reason == "NotCarried" for rejection in store.tables.rejections()),
         rejected={reason: partial(store.nodes.rejected, reason) for reason in MOMENTARY},
         unlisted=lambda: len(store.nodes.unlisted),
@@ -150,7 +152,8 @@ def _cluster(
     segments = SegmentIndex(settings.cluster, store.nodes, metrics)
     status = StatusWriter(kube, attachments, store.tables, fanout, metrics)
     events = AttachmentEvents(kube, attachments, store.nodes)
-    reflectors = Reflectors(kube, attachments, segments, status, health)
+    indexes = Indexes(attachments, PeerIndex(settings.cluster, store.tables), segments)
+    reflectors = Reflectors(kube, indexes, status, health)
     reports = KubernetesReports(store, attachments, status, events)
     return Cluster(attachments, reflectors, reports, (status, events))
 

@@ -64,6 +64,10 @@ class RouterMetrics:
             self._rejections.labels(reason)
         for source in ("mqtt", "kubernetes"):
             self._registrations.labels(source)
+        self._peerings = Gauge(
+            name("peerings"), "Pairs of VPCs that are peered, in any cluster.", registry=registry
+        )
+        self._imported = Gauge(name("imported_routes"), "Routes of peers in VPCs' tables.", registry=registry)
         self._conflicts = Gauge(
             name("conflicts"),
             "Networks announced by an attachment while another one owns them.",
@@ -170,6 +174,7 @@ class RouterMetrics:
         self,
         *,
         tables: Callable[[], tuple[int, int, int, int]],
+        imports: Callable[[], tuple[int, int]] = lambda: (0, 0),
         uncarried: Callable[[], int],
         rejected: Mapping[str, Callable[[], int]],
         unlisted: Callable[[], int],
@@ -180,7 +185,8 @@ class RouterMetrics:
     ) -> None:
         """Gauges that are read at every scrape.
 
-        ``tables``: nodes, endpoints, routes and contested networks. ``uncarried``: paths that are rejected as
+        ``tables``: nodes, endpoints, routes and contested networks. ``imports``: peerings, and imported routes.
+        ``uncarried``: paths that are rejected as
         NotCarried. ``rejected``: endpoints that are rejected, by reason.
         ``unlisted``: clusters without a complete list of attachments.
         ``leadership``: whether this router leads, and the highest term. ``oldest_change``: seconds.
@@ -188,6 +194,8 @@ class RouterMetrics:
         """
         for position, gauge in enumerate((self._nodes, self._endpoints, self._routes, self._conflicts)):
             gauge.set_function(partial(_one_of, tables, position))
+        for position, gauge in enumerate((self._peerings, self._imported)):
+            gauge.set_function(partial(_one_of, imports, position))
         for position, gauge in enumerate((self._leader, self._term)):
             gauge.set_function(partial(_one_of, leadership, position))
         self._uncarried.set_function(uncarried)

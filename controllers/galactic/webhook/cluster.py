@@ -125,6 +125,10 @@ class Cluster:
             for network in self._attachments[key].addresses:
                 yield Used(key, unpacked(network).network_address)
 
+    def known_vpc(self, key: Key) -> Vpc | None:
+        """The VPC as the cache has it: for warnings, which need no request."""
+        return self._vpcs.get(key)
+
     def identified(self, identifier: str | None, other_than: Key) -> Key | None:
         """Another VPC that has the identifier."""
         for key, vpc in self._vpcs.items() if identifier else ():

@@ -196,9 +196,10 @@ class Dispatcher:
         ranges = await self._cluster.ranges()
         if before is None:
             identifier_holder = self._cluster.identified(new.spec.identifier, key)
-            answer = vpc.created(new, rules.srv6_block, ranges, identifier_holder)
+            answer = vpc.created(new, rules.srv6_block, ranges, identifier_holder, self._cluster.known_vpc)
         else:
-            answer = vpc.updated(before, new, rules.srv6_block, ranges, self._cluster.used(key))
+            used, known = self._cluster.used(key), self._cluster.known_vpc
+            answer = vpc.updated(before, new, rules.srv6_block, ranges, used, known)
         requested = new.spec.identifier
         if requested and (before is None or requested != before.status.identifier):
             await self._joins.admit(request, requested)

@@ -1,8 +1,9 @@
-"""VPCs: checks networks, the identifier, and that a removed network is not in use."""
+"""VPCs: checks networks, the identifier, peers, and that a removed network is not in use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Network
+from itertools import islice
 from typing import Final
 
 from galactic.crds.vpc import AllowedNamespaces, AttachingNamespaces, Vpc
@@ -34,19 +35,42 @@ class Used:
     address: Address
 
 
+Known = Callable[[Key], Vpc | None]
+"""VPCs by namespace and name."""
+
+
+def _unknown(_: Key) -> Vpc | None:
+    return None
+
+
 def created(
-    vpc: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], holder: Key | None = None
+    vpc: Vpc,
+    srv6_block: IPv6Network | None,
+    ranges: Sequence[Range],
+    holder: Key | None = None,
+    known: Known = _unknown,
 ) -> Answer:
     """The answer to a new VPC. ``holder``: of the identifier that it requests. Raises Rejected."""
     networks = parse_networks(vpc.spec.networks, srv6_block)
     _identifier(vpc)
     _grants(vpc.spec.allowed_namespaces, "spec.allowedNamespaces.selector")
     _grants(vpc.spec.allowed_terminations, "spec.allowedTerminations.selector")
-    return Answer(warnings=(*shadowed(networks, ranges), *_identifier_taken(vpc, holder)))
+    _peers(vpc)
+    warnings = (
+        *shadowed(networks, ranges),
+        *_identifier_taken(vpc, holder),
+        *overlapping(vpc, networks, known),
+    )
+    return Answer(warnings=warnings)
 
 
-def updated(
-    old: Vpc, new: Vpc, srv6_block: IPv6Network | None, ranges: Sequence[Range], used: Iterable[Used]
+def updated(  # noqa: PLR0917
+    old: Vpc,
+    new: Vpc,
+    srv6_block: IPv6Network | None,
+    ranges: Sequence[Range],
+    used: Iterable[Used],
+    known: Known = _unknown,
 ) -> Answer:
     """The answer to a change; unchanged fields are not checked. Raises Rejected."""
     warnings: tuple[str, ...] = ()
@@ -65,9 +89,14 @@ def updated(
         warnings += _detaching(new.spec.allowed_namespaces)
     if new.spec.allowed_terminations != old.spec.allowed_terminations:
         _grants(new.spec.allowed_terminations, "spec.allowedTerminations.selector")
+    if new.spec.peers != old.spec.peers:
+        _peers(new)
     if new.spec.networks == old.spec.networks:
+        if new.spec.peers != old.spec.peers:
+            warnings += overlapping(new, _readable(new.spec.networks), known)
         return Answer(warnings=warnings)
     networks = parse_networks(new.spec.networks, srv6_block)
+    warnings += overlapping(new, networks, known)
     stored = _readable(old.spec.networks)
     if problem := removed(stored, networks, used):
         raise problem
@@ -116,6 +145,55 @@ def shadowed(networks: Iterable[Network], ranges: Sequence[Range]) -> tuple[str,
     ]
     rest = len(result) - NAMED
     return (*result[:NAMED], *([f"spec.networks: {rest} more such overlaps"] if rest > 0 else []))
+
+
+def _peers(vpc: Vpc) -> None:
+    """Raises Rejected for a peer that is the VPC itself, or that is there twice."""
+    own, seen = vpc.metadata.namespace, dict[Key, int]()
+    for index, peer in enumerate(vpc.spec.peers):
+        field, key = f"spec.peers[{index}]", (peer.namespace or own, peer.name)
+        if key == (own, vpc.metadata.name):
+            raise Rejected(
+                f"{'/'.join(key)} is this VPC itself; remove it", reason="PeerIsItself", field=field
+            )
+        if key in seen:
+            raise Rejected(
+                f"{'/'.join(key)} is there twice (spec.peers[{seen[key]}]); remove one of them",
+                reason="DuplicatePeer",
+                field=field,
+            )
+        seen[key] = index
+
+
+def overlapping(vpc: Vpc, networks: Sequence[Network], known: Known) -> tuple[str, ...]:
+    """Warnings of peers whose networks share addresses with the VPC's own, or with those of another of its peers.
+
+    Of VPCs of other namespaces only those that name this one back: nothing is disclosed of the others.
+    """
+    own = vpc.metadata.namespace, vpc.metadata.name
+    places = [("spec.networks", networks)]
+    warnings: list[str] = []
+    for index, peer in enumerate(vpc.spec.peers):
+        key = peer.namespace or own[0], peer.name
+        other = known(key)
+        if other is None or (key[0] != own[0] and own not in _named(key, other)):
+            continue
+        theirs = _readable(other.spec.networks)
+        shared = (
+            f"spec.peers[{index}]: {second} of VPC {'/'.join(key)} overlaps {first} of {place}; the peering is not in "
+            "force until one of them is changed"
+            for place, present in places
+            for first in present
+            for second in theirs
+            if overlaps(first, second)
+        )
+        warnings += islice(shared, 1)
+        places.append((f"VPC {'/'.join(key)} (spec.peers[{index}])", theirs))
+    return tuple(warnings)
+
+
+def _named(key: Key, vpc: Vpc) -> set[Key]:
+    return {(peer.namespace or key[0], peer.name) for peer in vpc.spec.peers}
 
 
 def _order(used: Used) -> tuple[int, int, Key]:

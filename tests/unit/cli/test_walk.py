@@ -287,7 +287,8 @@ def compared(
         WANTED,
         advertised,
         {node: kernel["vpcs"][VPC_ID] for node, kernel in kernels.items()},
-        {("default", "0001"): "blue/web"},
+        {(VPC, "0001"): "blue/web"},
+        vpc=VPC,
     )
     return {row.network: row.differences for row in matching if row.differences}
 

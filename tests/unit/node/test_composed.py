@@ -109,7 +109,8 @@ HERE_A, HERE_B = recorded(1, 1, 1, 50, R), recorded(2, 2, 2, 50, R)
     ],
 )
 def test_composed(known, endpoints, deleted, wanted):
-    whole = compose(VPC, OWN, base(*known), endpoints, deleted)
+    detached = {(VPC, function): epoch for function, epoch in deleted.items()}
+    whole = compose(VPC, OWN, base(*known), endpoints, detached)
     if wanted is None:
         assert whole is None
     else:
@@ -169,4 +170,68 @@ def test_an_endpoint_that_nobody_understands(given):
 def test_an_endpoint():
     assert endpoint(VPC, {}) is None
     path = endpoint(VPC, {"endpoint": {"node": "n", "sid": sid(1, 2), "since": "2026-01-01T00:00:00Z"}})
-    assert (path.node, path.function) == ("n", 2)
+    assert (path.node, path.key) == ("n", (VPC, 2))
+
+
+PEER = VPC + 1
+PEERS = {PEER: (pack("10.1.2.0/24"),)}
+
+
+def of_peer(last, node, function, epoch, *, revision=R, cluster=OWN):
+    """An endpoint of the peer, and the route that the VPC imports for it."""
+    segment = f"2001:db8:ff0{node}:100::4d3:{function}"
+    network = f"10.1.2.{last}/32"
+    made = Endpoint(f"node-{node}", segment, cluster, (network, "10.9.0.0/16"), epoch, revision)
+    return made, Route(network, (segment,), cluster, f"node-{node}", f"{function:04}", epoch)
+
+
+THEIRS, IMPORTED = of_peer(1, 2, 1, 50)
+
+
+@pytest.mark.parametrize(
+    ("known", "endpoints", "detached", "wanted"),
+    [
+        pytest.param((A, IMPORTED), (HERE_A, THEIRS), {}, None, id="both-have-the-same"),
+        pytest.param((A, IMPORTED), (HERE_A,), {}, None, id="not-recorded-yet"),
+        pytest.param(
+            (A,),
+            (HERE_A, of_peer(1, 2, 1, 50, revision=R - 100)[0]),
+            {},
+            {"10.1.1.1": (1, 1), "10.1.2.1": (2, 1)},
+            id="peered-since",
+        ),
+        pytest.param(
+            (A, IMPORTED),
+            (HERE_A, of_peer(1, 3, 1, 60)[0]),
+            {},
+            {"10.1.1.1": (1, 1), "10.1.2.1": (3, 1)},
+            id="moved",
+        ),
+        pytest.param((A, IMPORTED), (HERE_A,), {(PEER, 1): 50}, {"10.1.1.1": (1, 1)}, id="seen-to-go"),
+        pytest.param(
+            (A, IMPORTED), (), {(VPC, 1): 50}, {"10.1.2.1": (2, 1)}, id="a-namesake-of-the-vpc-itself-went"
+        ),
+        pytest.param(
+            (A, of_peer(9, 7, 1, 50, cluster=OTHER)[1]),
+            (HERE_A, THEIRS),
+            {},
+            {"10.1.1.1": (1, 1), "10.1.2.9": (7, 1), "10.1.2.1": (2, 1)},
+            id="of-another-cluster-stays",
+        ),
+        pytest.param((route("2.1", 3, 4, 50),), (THEIRS,), {}, None, id="the-vpc-keeps-its-own-route"),
+    ],
+)
+def test_composed_with_a_peer(known, endpoints, detached, wanted):
+    known = tuple(
+        Route(
+            one.network.replace("10.1.1.2.1", "10.1.2.1"),
+            *(getattr(one, name) for name in Route.__struct_fields__[1:]),
+        )
+        for one in known
+    )
+    whole = compose(VPC, OWN, base(*known), endpoints, detached, PEERS)
+    assert (None if whole is None else leads(whole)) == wanted
+
+
+def test_of_another_vpc_that_is_no_peer_nothing_counts():
+    assert compose(VPC, OWN, base(A), (HERE_A, THEIRS), {}) is None

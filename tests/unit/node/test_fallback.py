@@ -303,11 +303,14 @@ async def test_a_short_absence_is_sat_out_and_nodes_do_not_all_come_at_once(clus
 
 
 async def test_many_vpcs_share_a_few_watches(cluster):
+    """As many as a selector can name, with their peers: 50 of the 250 have one."""
     hosted = set(range(1, 251))
     store = SimpleNamespace(
         cluster="default",
         attachments=SimpleNamespace(hosted=hosted),
-        tables=SimpleNamespace(view=lambda _vpc, _source: None),
+        tables=SimpleNamespace(
+            view=lambda _vpc, _source: None, peers=lambda vpc: {vpc + 1000: ()} if vpc <= 50 else {}
+        ),
         drop_source=lambda _vpc, _source: None,
     )
     falling = Fallback(cluster.kube, store, lambda _vpc: False, Patience(0.0, 0.0))

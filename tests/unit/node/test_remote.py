@@ -1,6 +1,7 @@
 """The networks elsewhere against a naive oracle, and what a dump of the kernel makes of them."""
 
 import itertools
+import socket
 from collections import Counter
 from ipaddress import ip_network
 
@@ -42,8 +43,8 @@ def test_an_entry_holds_what_is_needed_of_a_route():
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        pytest.param({"segments": ("2001:db8::2:3",)}, "no SID of VPC", id="leads-out-of-the-vpc"),
-        pytest.param({"segments": ("2001:db8::1:ffff",)}, "no SID of VPC", id="reserved-function"),
+        pytest.param({"segments": ("2001:db8::3",)}, "no SID of a VPC", id="reserved-vpc"),
+        pytest.param({"segments": ("2001:db8::1:ffff",)}, "no SID of a VPC", id="reserved-function"),
         pytest.param({"segments": ("nonsense",)}, "no IPv6 address", id="no-address"),
         pytest.param({"segments": ()}, "exactly one", id="no-segment"),
         pytest.param({"network": "10.0.0.1/24"}, "is not a network", id="host-bits"),
@@ -405,3 +406,81 @@ def test_routes_of_before_a_restart_stay_until_there_is_a_table():
     assert len(routes.tracker) == 1
     routes.set_table(Source.MQTT, 2, known | table(route(2)))
     assert len([*routes]) == 2
+
+
+PEER = VPC + 1
+WITHIN = (pack("10.2.0.0/16"), pack("fd00:2::/32"))
+
+
+def imported(network="10.2.0.1/32", node=2, cluster="default", function=3):
+    """A route of the VPC's table to an attachment of another VPC."""
+    where = HERE if node == 1 else socket.inet_pton(socket.AF_INET6, f"2001:db8:ff0{node}:100::")[:8]
+    segment = where + PEER.to_bytes(6, "big") + function.to_bytes(2, "big")
+    text = socket.inet_ntop(socket.AF_INET6, segment)
+    return entry(VPC, "default", Route(network, (text,), cluster, f"node-{node}", f"{function:04x}", 5))
+
+
+def peered_routes(*routes):
+    owned = RemoteRoutes(HERE, VPC)
+    owned.set_table(Source.MQTT, 1, dict(routes))
+    return owned
+
+
+@pytest.mark.parametrize("node", [1, 2])
+def test_a_route_to_a_peer_counts_while_it_is_one_and_on_its_own_node_too(node):
+    network, known = imported(node=node)
+    owned = peered_routes((network, known))
+    assert [*owned] == []
+    owned.tracker.drain()
+    assert owned.set_peers({PEER: WITHIN})
+    assert owned.segment(network) == known[:16]
+    assert [*owned.tracker.deltas()] == [(network, None, known[:16])]
+    assert not owned.set_peers({PEER: WITHIN})
+    assert owned.set_peers({PEER: (pack("10.2.1.0/24"),)}), "its networks are others"
+    assert [*owned.tracker.deltas()] == [(network, known[:16], None)]
+
+
+@pytest.mark.parametrize(
+    ("network", "counts"),
+    [
+        pytest.param("10.2.0.1/32", True, id="address"),
+        pytest.param("10.2.0.0/16", True, id="all-of-it"),
+        pytest.param("fd00:2::1/128", True, id="other-family"),
+        pytest.param("10.0.0.0/8", False, id="around"),
+        pytest.param("10.3.0.1/32", False, id="beside"),
+        pytest.param("0.0.0.0/0", False, id="default-route"),
+        pytest.param("fd00:3::1/128", False, id="beside-in-the-other-family"),
+    ],
+)
+def test_a_peer_has_its_own_networks_alone(network, counts):
+    owned = peered_routes(imported(network))
+    owned.set_peers({PEER: WITHIN})
+    assert bool([*owned]) is counts
+
+
+def test_a_peers_attachment_is_none_of_the_vpcs():
+    """Neither its epochs nor its cluster count, though it has the same function; and what is here is not beaten."""
+    network, known = imported()
+    owned = peered_routes((network, known))
+    owned.set_peers({PEER: WITHIN})
+    assert owned.epochs(3) == []
+    assert holder_of(known) == (3, False)
+    owned.announce([network], PATH_ID.pack(3, 1))
+    assert owned.judge() == []
+    assert owned.segment(network) is None, "it is here"
+    owned.withdraw([network], PATH_ID.pack(3, 1))
+    assert owned.segment(network) == known[:16]
+    elsewhere = dict([entry(VPC, "elsewhere", route(5)), imported(cluster="elsewhere")])
+    owned.set_table(Source.MQTT, 2, elsewhere)
+    assert [*owned] == [], "a table without a route of our own cluster"
+
+
+def test_what_the_kernel_has_of_a_peer_is_adopted():
+    network, known = imported(node=1)
+    owned = RemoteRoutes(HERE, VPC)
+    owned.set_peers({PEER: WITHIN})
+    owned.adopt({network: known[:16]})
+    assert owned.segment(network) == known[:16]
+    assert [*owned.tracker.deltas()] == []
+    owned.set_table(Source.MQTT, 1, {})
+    assert [*owned.tracker.deltas()] == [(network, known[:16], None)]

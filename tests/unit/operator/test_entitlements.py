@@ -13,7 +13,7 @@ from galactic.bus.memory import MemoryBroker
 from galactic.crds.model import parse
 from galactic.crds.vpcattachment import VpcAttachment
 from galactic.kube.memory import MemoryApi
-from galactic.kube.resources import NAMESPACES, VPC_ATTACHMENTS
+from galactic.kube.resources import NAMESPACES, VPC_ATTACHMENTS, VPCS
 from galactic.messages import MAX_PAYLOAD, Entitlement, Entitlements, Topics, decode, encode
 from galactic.operator import entitlements
 from galactic.operator.cluster_name import ClusterName, cluster_uid
@@ -149,6 +149,35 @@ async def test_the_list_follows_the_attachments(cluster: Cluster, until) -> None
         cluster.caches.of(VPC_ATTACHMENTS).remove(("ns", "a"), "a", "3")
         await until(lambda: cluster.names == ["ns/b"])
         assert cluster.parts["0"].generation == generation
+        assert cluster.parts.keys() == {"0"}
+
+
+def vpc(name: str, *peers: str, version: int = 1, **status: object) -> dict:
+    meta = {"namespace": "ns", "name": name, "uid": name, "resourceVersion": str(version), "generation": 1}
+    spec = {"networks": ["10.1.0.0/16"], "peers": [{"name": peer} for peer in peers]}
+    kind = {"apiVersion": "galactic.datumapis.com/v1alpha", "kind": "VPC"}
+    return {**kind, "metadata": meta, "spec": spec, "status": status}
+
+
+async def test_the_list_has_the_vpcs_that_name_peers(cluster: Cluster, until) -> None:
+    def declared() -> dict[str, tuple[str, ...]]:
+        return {one.name: one.peers for part in cluster.parts.values() for one in part.vpcs}
+
+    vpcs = cluster.caches.of(VPCS)
+    vpcs.set(vpc("a", "b", identifier="00000000000a"))
+    vpcs.set(vpc("c", identifier="00000000000c"))
+    async with cluster.leads():
+        await until(lambda: cluster.parts)
+        assert declared() == {}, "its peer has no identifier"
+        vpcs.set(vpc("b", "a", "c", identifier="00000000000b"))
+        await until(
+            lambda: declared() == {"ns/a": ("00000000000b",), "ns/b": ("00000000000a", "00000000000c")}
+        )
+        vpcs.set(vpc("c", version=2, identifier="00000000000c", attachments=7))
+        vpcs.set(vpc("b", "c", version=2, identifier="00000000000b"))
+        await until(lambda: declared() == {"ns/a": ("00000000000b",), "ns/b": ("00000000000c",)})
+        vpcs.remove(("ns", "b"), "b", "3")
+        await until(lambda: declared() == {})
         assert cluster.parts.keys() == {"0"}
 
 

@@ -3,18 +3,21 @@
 import asyncio
 import itertools
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from assembling import assembled
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from registrations import Topology
 
 from galactic.bus.memory import MemoryBroker
 from galactic.errors import Rejected
-from galactic.messages import Entitlement, Entitlements, Shard, decode, encode
+from galactic.messages import Entitlement, Entitlements, PeeringVpc, Shard, decode, encode
 from galactic.names import function_hex
 from galactic.router.ingress.entitlements import ClusterList, EntitlementLists, attachment
+from galactic.router.rib.vpc_tables import VpcTables
 from galactic.settings import RouterSettings
 
 TABLE = "galactic/v1/vpcs/0000000004d2/table/0"
@@ -243,7 +246,8 @@ def test_no_payload_stops_the_router(payload: bytes) -> None:
         def amend_attachments(self, cluster, changed, *, complete):
             registrations.append((cluster, changed, complete))
 
-    lists = EntitlementLists(MemoryBroker().session(), Topology.topics, Registrations())
+    tables = VpcTables(asyncio.Event())
+    lists = EntitlementLists(MemoryBroker().session(), Topology.topics, Registrations(), tables)
     for message in (payload, good[: len(payload)] + payload, good):
         try:
             lists.arrived("default", "0", message)
@@ -251,3 +255,31 @@ def test_no_payload_stops_the_router(payload: bytes) -> None:
             dropped += 1
     assert registrations or dropped
     assert list(itertools.islice(registrations[-1][1], 1)) == ["ns/a1"]
+
+
+def test_peers_are_those_of_the_lists() -> None:
+    """A later part, or a later list, without a VPC takes its peers back; one that is not valid has none."""
+    declared: dict[tuple[str, int], Any] = {}
+
+    class Tables:
+        def declare(self, cluster, vpc, name, side):
+            declared[cluster, vpc] = side and (name, [*map(str, side.networks)], side.peers)
+
+    class Registrations:
+        def amend_attachments(self, cluster, changed, *, complete):
+            assert not changed
+
+    lists = EntitlementLists(MemoryBroker().session(), Topology.topics, Registrations(), Tables())
+
+    def arrives(generation: int, *vpcs: PeeringVpc) -> None:
+        lists.arrived("east", "0", encode(Entitlements(generation, 1, (), "uid", vpcs)))
+
+    blue = PeeringVpc("blue/a", "00000000000a", ("10.1.0.0/16",), ("00000000000b", "00000000000a"))
+    broken = PeeringVpc("red/b", "00000000000b", ("10.1.0.0/99",), ("00000000000a",))
+    arrives(1, blue, broken)
+    assert declared == {("east", 0xA): ("blue/a", ["10.1.0.0/16"], (0xB,))}
+    arrives(1, structs.replace(blue, vpc="00000000000c"))
+    assert declared["east", 0xA] is None
+    assert declared["east", 0xC] is not None
+    arrives(2)
+    assert declared["east", 0xC] is None

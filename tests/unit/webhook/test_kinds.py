@@ -356,3 +356,73 @@ def test_every_network_that_is_removed_is_named_with_its_own_addresses() -> None
         "10.1.1.2 (net/web); 2001:10::/64 cannot be removed or shrink while addresses in it are in use: 2001:10::5 "
         "(net/web); delete those VPCAttachments or change their addresses first"
     )
+
+
+@pytest.mark.parametrize(
+    ("peers", "message"),
+    [
+        pytest.param(
+            [{"name": "blue"}], "spec.peers[0]: net/blue is this VPC itself; remove it", id="itself"
+        ),
+        pytest.param([{"name": "blue", "namespace": "net"}], "is this VPC itself", id="itself-written-out"),
+        pytest.param(
+            [{"name": "red"}, {"name": "red", "namespace": "net"}],
+            "spec.peers[1]: net/red is there twice (spec.peers[0]); remove one of them",
+            id="twice",
+        ),
+    ],
+)
+def test_peers_that_could_not_work(peers: list[dict[str, str]], message: str) -> None:
+    with pytest.raises(Rejected) as refusal:
+        vpc.created(network("10.1.0.0/16", peers=peers), SPACE, ())
+    assert (
+        message in f"{refusal.value.field}: {refusal.value}"
+        if message.startswith("spec")
+        else str(refusal.value)
+    )
+    with pytest.raises(Rejected):
+        vpc.updated(network("10.1.0.0/16"), network("10.1.0.0/16", peers=peers), SPACE, (), ())
+
+
+def other(name: str, namespace: str, network_: str, *peers: dict[str, str]) -> Vpc:
+    meta = {"name": name, "namespace": namespace}
+    return parse(Vpc, {"metadata": meta, "spec": {"networks": [network_], "peers": peers}})
+
+
+BACK = {"name": "blue", "namespace": "net"}
+
+
+@pytest.mark.parametrize(
+    ("known", "warned"),
+    [
+        pytest.param(
+            [other("red", "net", "10.1.7.0/24")], ["10.1.7.0/24 of VPC net/red overlaps"], id="own-namespace"
+        ),
+        pytest.param(
+            [other("red", "far", "10.1.7.0/24", BACK)], ["VPC far/red overlaps 10.1.0.0/16"], id="agreed"
+        ),
+        pytest.param(
+            [other("red", "far", "10.1.7.0/24")], [], id="nothing-of-one-that-does-not-name-it-back"
+        ),
+        pytest.param([other("red", "net", "10.2.0.0/16")], [], id="apart"),
+        pytest.param(
+            [other("red", "net", "10.2.0.0/16"), other("green", "far", "10.2.7.0/24", BACK)],
+            [
+                "spec.peers[1]: 10.2.7.0/24 of VPC far/green overlaps 10.2.0.0/16 of VPC net/red (spec.peers[0])"
+            ],
+            id="two-peers",
+        ),
+    ],
+)
+def test_peers_that_overlap_are_warned_of(known: list[Vpc], warned: list[str]) -> None:
+    by_key = {(one.metadata.namespace, one.metadata.name): one for one in known}
+    peers = [{"namespace": namespace, "name": name} for namespace, name in by_key]
+    plain, peered = network("10.1.0.0/16"), network("10.1.0.0/16", peers=peers)
+    for answer in (
+        vpc.created(peered, SPACE, (), None, by_key.get),
+        vpc.updated(plain, peered, SPACE, (), (), by_key.get),
+        vpc.updated(network("10.9.0.0/16", peers=peers), peered, SPACE, (), (), by_key.get),
+    ):
+        assert len(answer.warnings) == len(warned)
+        assert all(text in warning for text, warning in zip(warned, answer.warnings, strict=True))
+    assert not vpc.updated(peered, peered, SPACE, (), (), by_key.get).warnings

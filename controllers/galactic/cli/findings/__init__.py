@@ -8,7 +8,7 @@ problems that only the whole snapshot shows. Modules: ``programs``, ``nodes``, `
 from galactic.cli.findings.events import event_findings
 from galactic.cli.findings.finding import NOTE, PROBLEM, Finding, plain
 from galactic.cli.findings.nodes import nodes
-from galactic.cli.findings.objects import attachments, kinds, vpcs
+from galactic.cli.findings.objects import attachments, kinds, peers, vpcs
 from galactic.cli.findings.pods import pods
 from galactic.cli.findings.programs import leader, leaders, programs, unread
 from galactic.cli.findings.refusals import refusals
@@ -29,6 +29,7 @@ def findings(snapshot: Snapshot) -> list[Finding]:
         nodes,
         kinds,
         vpcs,
+        peers,
         attachments,
         pods,
         services,

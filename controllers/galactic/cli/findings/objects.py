@@ -20,6 +20,15 @@ def vpcs(snapshot: Snapshot) -> Iterator[Finding]:
             yield Finding(NOTE, f"VPC {name}", deleting.reason, deleting.message, remedy)
 
 
+def peers(snapshot: Snapshot) -> Iterator[Finding]:
+    """VPCs that name peers whose peering is not in force. A request that the owner did not answer is no fault."""
+    for name, vpc in snapshot.vpcs.items():
+        peered = by_type(vpc.status.conditions).get("Peered")
+        if peered and peered.status == "False" and vpc.spec.peers:
+            remedy = "for each peer: galactic vpcs " + name + " -o json, status.peers of the VPC"
+            yield Finding(NOTE, f"VPC {name}", peered.reason, peered.message, remedy)
+
+
 def kinds(snapshot: Snapshot) -> Iterator[Finding]:
     """Kinds of an earlier version, whose objects lose what the operator writes: once for each kind."""
     for kind, things in (("VPC", snapshot.vpcs), ("VPCAttachment", snapshot.attachments)):

@@ -12,7 +12,13 @@ from galactic.crds.vpcattachment import AttachmentStatus, Carrier
 from galactic.errors import Rejected
 from galactic.kube.api import Object
 from galactic.names import base62, parse_function, parse_vpc
-from galactic.node.state.attachment import PluginConfig, PodRef, RouteConfig, TerminationConfig
+from galactic.node.state.attachment import (
+    PeerConfig,
+    PluginConfig,
+    PodRef,
+    RouteConfig,
+    TerminationConfig,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,10 @@ def _config(name: str, status: AttachmentStatus) -> PluginConfig | None:
             for termination in configuration.terminations
         ),
         "routes": tuple(RouteConfig(destination) for destination in configuration.routes),
+        "peers": tuple(
+            PeerConfig(_base62(parse_vpc, peer.vpc, "status.configuration.peers.vpc"), peer.networks)
+            for peer in configuration.peers
+        ),
     }
     return PluginConfig(**values)
 

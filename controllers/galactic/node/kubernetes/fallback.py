@@ -10,7 +10,7 @@ While both are away the store gets no table, and the routes in the kernel stay.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -25,7 +25,8 @@ from galactic.kube.reflector import Selection
 from galactic.kube.resources import VPC_ATTACHMENTS
 from galactic.names import VPC_LABEL
 from galactic.node.kubernetes.fallback_table import Endpoint, compose, endpoint
-from galactic.node.state.remote import Source
+from galactic.node.state.attachment import Key
+from galactic.node.state.remote import Ranges, Source
 from galactic.node.state.store import Store
 
 log = structlog.get_logger(__name__)
@@ -47,12 +48,14 @@ PATIENCE: Final = Patience(3.0, 7.0)
 
 @dataclass(slots=True)
 class _Vpc:
-    """One VPC as the API server has it."""
+    """One VPC as the API server has it, with its peers. Other peers begin another watch."""
 
+    peers: Mapping[int, Ranges] = field(default_factory=dict)
     endpoints: dict[Name, Endpoint] = field(default_factory=dict)
-    detached: dict[int, int] = field(
+    detached: dict[Key, int] = field(
         default_factory=dict
-    )  # function → epoch, of attachments that were seen to go
+    )  # attachment → epoch, of those that were seen to go
+    before: dict[Name, Endpoint] = field(default_factory=dict)  # endpoints of the watch before
     dirty: bool = True
     composed: int | None = None  # the revision of MQTT's table that it was last composed with
     agrees: bool = False  # whether that table had everything
@@ -116,26 +119,36 @@ class Fallback:
         deadline = now + self._patience.least + random.uniform(0.0, self._patience.spread)
         self._deadlines = {vpc: self._deadlines.get(vpc, deadline) for vpc in untrusted}
         overdue = sorted(vpc for vpc, moment in self._deadlines.items() if moment <= now)
-        for first in range(0, len(overdue), LARGEST):
-            self._watch(overdue[first : first + LARGEST])
+        self._watch_in_parts({vpc: _Vpc(self._store.tables.peers(vpc)) for vpc in overdue})
 
-    def _watch(self, numbers: Iterable[int]) -> None:
-        vpcs = {vpc: _Vpc() for vpc in numbers}
+    def _watch_in_parts(self, vpcs: dict[int, _Vpc]) -> None:
+        """Each watch has as many VPCs as its selector can name with their peers."""
+        part: dict[int, _Vpc] = {}
+        for number, vpc in vpcs.items():
+            if part and len(_labels(part | {number: vpc})) > LARGEST:
+                self._watch(part)
+                part = {}
+            part[number] = vpc
+        if part:
+            self._watch(part)
+
+    def _watch(self, vpcs: dict[int, _Vpc]) -> None:
         log.info(
             "no route tables from the broker, following the API server", vpcs=[*map(names.vpc_hex, vpcs)]
         )
 
         def changed(key: Name, old: Object | None, new: Object | None) -> None:
-            for vpc in {_vpc(attachment) for attachment in (old, new) if attachment}:
-                if vpc in vpcs:
-                    _update(vpcs[vpc], key, old, new)
+            concerned = {_vpc(attachment) for attachment in (old, new) if attachment}
+            for number, vpc in vpcs.items():
+                if number in concerned or not concerned.isdisjoint(vpc.peers):
+                    _update(vpc, key, old, new)
             self._wake.set()
 
         informer = Informer(
             self._api,
             Selection(
                 VPC_ATTACHMENTS,
-                labels=f"{VPC_LABEL} in ({','.join(map(names.vpc_hex, vpcs))})",
+                labels=f"{VPC_LABEL} in ({','.join(map(names.vpc_hex, _labels(vpcs)))})",
                 cached=True,
             ),
             changed,
@@ -155,7 +168,11 @@ class Fallback:
             if not (vpc.dirty or lost) and vpc.composed == (base.revision if base else None):
                 continue
             vpc.dirty, vpc.composed = False, base.revision if base else None
-            table = compose(number, store.cluster, base, vpc.endpoints.values(), vpc.detached)
+            for key in vpc.before.keys() - vpc.endpoints.keys():
+                gone = vpc.before[key]
+                vpc.detached[gone.key] = gone.epoch
+            vpc.before = {}
+            table = compose(number, store.cluster, base, vpc.endpoints.values(), vpc.detached, vpc.peers)
             vpc.agrees = table is None
             if table is None:
                 store.drop_source(number, Source.KUBERNETES)
@@ -165,8 +182,14 @@ class Fallback:
     def _end(self) -> None:
         """Stops watching VPCs that are not hosted any more, and those of which MQTT has everything again."""
         hosted = self._store.attachments.hosted
+        again: dict[int, _Vpc] = {}
         for watch in list(self._watches):
             for number, vpc in list(watch.vpcs.items()):
+                if number in hosted and (peers := self._store.tables.peers(number)) != vpc.peers:
+                    # What is in force stays until the next watch has listed.
+                    again[number] = _Vpc(peers, detached=vpc.detached, before=vpc.before | vpc.endpoints)
+                    del watch.vpcs[number]
+                    continue
                 behind = vpc.composed is not None and not vpc.agrees
                 if number in hosted and (behind or not self._trusted(number)):
                     continue
@@ -176,6 +199,7 @@ class Fallback:
             if not watch.vpcs:
                 watch.task.cancel()
                 self._watches.remove(watch)
+        self._watch_in_parts(again)
 
 
 def _update(vpc: _Vpc, key: Name, old: Object | None, new: Object | None) -> None:
@@ -185,11 +209,16 @@ def _update(vpc: _Vpc, key: Name, old: Object | None, new: Object | None) -> Non
         return
     if after:
         vpc.endpoints[key] = after
-        vpc.detached.pop(after.function, None)
+        vpc.detached.pop(after.key, None)
     elif before:
         del vpc.endpoints[key]
-        vpc.detached[before.function] = before.epoch
+        vpc.detached[before.key] = before.epoch
     vpc.dirty = True
+
+
+def _labels(vpcs: Mapping[int, _Vpc]) -> list[int]:
+    """The VPCs whose attachments are followed: those, and their peers."""
+    return sorted(vpcs.keys() | {peer for vpc in vpcs.values() for peer in vpc.peers})
 
 
 def _vpc(attachment: Object) -> int:

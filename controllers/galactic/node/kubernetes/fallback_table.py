@@ -7,11 +7,14 @@ to go, or when a newer one takes its place:
 - an endpoint counts if its epoch is newer than the attachment's in the table, or if it was recorded at the table's
   revision or later; those recorded before were an input of the table;
 - of two with the same network the later recorded one holds it, and before the table;
+- an endpoint of a peer counts as well where the table has no route to its attachment: the peering may be newer than the
+  table. Its networks count inside the peer's, and where the VPC has no route of its own;
 - the result's revision is one above all that it is made of: a recorded one may be too low by one, because the router
   records the revision that it published last.
 """
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -21,7 +24,19 @@ from galactic import names, srv6
 from galactic.errors import Rejected
 from galactic.linux.objects import PackedNetwork
 from galactic.messages import Route
-from galactic.node.state.remote import Entry, View, entry, epoch_of, holder_of
+from galactic.node.state.attachment import Key
+from galactic.node.state.remote import (
+    Entry,
+    Ranges,
+    View,
+    entry,
+    epoch_of,
+    holder_of,
+    inside,
+    is_imported,
+    of_cluster,
+    vpc_of,
+)
 
 log = structlog.get_logger(__name__)
 COMPARED: Final = 24
@@ -39,9 +54,10 @@ class Endpoint(msgspec.Struct, frozen=True):
     revision: int = 0
 
     @property
-    def function(self) -> int:
-        """The attachment's identifier. Raises Rejected on a SID that is none."""
-        return srv6.parse_sid(self.sid).function
+    def key(self) -> Key:
+        """The identifiers of VPC and attachment. Raises Rejected on a SID that is none."""
+        sid = srv6.parse_sid(self.sid)
+        return sid.vpc, sid.function
 
 
 def endpoint(vpc: int, status: Mapping[str, Any]) -> Endpoint | None:
@@ -60,46 +76,70 @@ def endpoint(vpc: int, status: Mapping[str, Any]) -> Endpoint | None:
     return parsed
 
 
-def compose(
+def compose(  # noqa: PLR0917
     vpc: int,
     cluster: str,
     base: View | None,
     endpoints: Collection[Endpoint],
-    detached: Mapping[int, int],
+    detached: Mapping[Key, int],
+    peers: Mapping[int, Ranges] = MappingProxyType({}),
 ) -> View | None:
     """The whole table, or None where ``base``, MQTT's last one, has everything.
 
-    ``detached``: attachments of our cluster that were seen to be detached, with the epoch they had.
+    ``endpoints``: of the VPC and its ``peers``. ``detached``: attachments of our cluster that were seen to be detached,
+    with the epoch they had.
     """
     revision, before = base or View(0, {})
-    epochs: dict[int, int] = {}
+    epochs: dict[Key, int] = {}
     for known in before.values():
-        function, own = holder_of(known)
-        if own:
-            epochs[function] = max(epochs.get(function, 0), epoch_of(known))
-    newer = [endpoint for endpoint in endpoints if _counts(endpoint, revision, epochs)]
-    replaced = {endpoint.function for endpoint in newer}
+        if (key := _key(vpc, known)) is not None:
+            epochs[key] = max(epochs.get(key, 0), epoch_of(known))
+    newer = [endpoint for endpoint in endpoints if _counts(vpc, endpoint, revision, epochs)]
+    replaced = {endpoint.key for endpoint in newer}
     routes = {}
     for network, known in before.items():
-        function, own = holder_of(known)
-        if not own or (function not in replaced and detached.get(function, -1) < epoch_of(known)):
+        key = _key(vpc, known)
+        if key is None or (key not in replaced and detached.get(key, -1) < epoch_of(known)):
             routes[network] = known
+    imported: dict[PackedNetwork, Entry] = {}
     for endpoint in sorted(newer, key=lambda endpoint: (endpoint.revision, endpoint.epoch)):
-        routes |= _entries(vpc, cluster, endpoint)
+        number = endpoint.key[0]
+        if number == vpc:
+            routes |= _entries(vpc, cluster, endpoint)
+        elif number in peers:
+            imported |= {
+                network: known
+                for network, known in _entries(vpc, cluster, endpoint).items()
+                if inside(network, peers[number])
+            }
+    routes |= {
+        network: known
+        for network, known in imported.items()
+        if network not in routes or is_imported(routes[network])
+    }
     if base is not None and _same(before, routes):
         return None
     return View(max([revision, *(endpoint.revision for endpoint in newer)]) + 1, routes)
 
 
-def _counts(endpoint: Endpoint, revision: int, epochs: Mapping[int, int]) -> bool:
-    epoch = epochs.get(endpoint.function)
+def _key(vpc: int, known: Entry) -> Key | None:
+    """The attachment of a route; None: of another cluster."""
+    function, _ = holder_of(known)
+    if not of_cluster(known):
+        return None
+    return (vpc_of(known) if is_imported(known) else vpc), function
+
+
+def _counts(vpc: int, endpoint: Endpoint, revision: int, epochs: Mapping[Key, int]) -> bool:
+    number, _ = key = endpoint.key
+    epoch = epochs.get(key)
     if epoch is None:
-        return endpoint.revision >= revision
+        return number != vpc or endpoint.revision >= revision
     return endpoint.epoch > epoch or (endpoint.epoch == epoch and endpoint.revision >= revision)
 
 
 def _entries(vpc: int, cluster: str, endpoint: Endpoint) -> dict[PackedNetwork, Entry]:
-    function = names.function_hex(endpoint.function)
+    function = names.function_hex(endpoint.key[1])
     entries = {}
     for network in endpoint.networks:
         route = Route(

@@ -43,6 +43,13 @@ class Termination(NamedTuple):
     via: Address
 
 
+class Peer(NamedTuple):
+    """A VPC that the attachment's VPC is peered with: this node takes routes to it inside these networks."""
+
+    vpc: int
+    networks: tuple[Network, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """A pod's interface in a VPC."""
@@ -54,13 +61,14 @@ class Attachment:
     netns: str  # path of the pod's network namespace
     ifname: str
     addresses: tuple[Interface, ...]
-    networks: tuple[Network, ...] = ()  # the VPC's
+    networks: tuple[Network, ...] = ()  # the VPC's and its peers', as far as the attachment accepts them
     terminations: tuple[Termination, ...] = ()
     routes: tuple[Network, ...] = ()  # more destinations that the pod sends into the VPC
     mtu: int = 0  # 0: as large as the underlay allows
     epoch: int = 0
     settled: bool = False  # whether the epoch was compared with the VPC's table
     pod: str = ""  # the Pod's UID; empty where an earlier version attached it
+    peers: tuple[Peer, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -91,6 +99,11 @@ class RouteConfig(msgspec.Struct, frozen=True):
     via: str | None = None
 
 
+class PeerConfig(msgspec.Struct, frozen=True):
+    vpc: str  # base62
+    networks: tuple[str, ...]
+
+
 class ValidAttachment(msgspec.Struct, frozen=True):
     """One entry of GC's list of valid attachments."""
 
@@ -110,6 +123,7 @@ class PluginConfig(msgspec.Struct, frozen=True):
     networks: tuple[str, ...] = ()
     terminations: tuple[TerminationConfig, ...] = ()
     routes: tuple[RouteConfig, ...] = ()
+    peers: tuple[PeerConfig, ...] = ()
     dns: dict[str, Any] = {}
     previous: dict[str, Any] | None = msgspec.field(default=None, name="prevResult")
     given_valid: tuple[ValidAttachment, ...] | msgspec.UnsetType | None = msgspec.field(
@@ -191,6 +205,13 @@ def attachment_of(config: PluginConfig, container: str, netns: str, ifname: str)
             _parsed([route.destination for route in config.routes], "routes.destination", ip_network)
         ),
         mtu=config.mtu,
+        peers=tuple(
+            Peer(
+                _identifier(peer.vpc, VPC_MAX, "peers.vpc"),
+                tuple(_parsed(peer.networks, "peers.networks", ip_network)),
+            )
+            for peer in config.peers
+        ),
     )
     if len(attachment.announces) > MAX_NETWORKS:
         raise Rejected(

@@ -18,7 +18,7 @@ import structlog
 
 from galactic import names
 from galactic.errors import Unreachable
-from galactic.node.state.attachment import Attachment, Key, Termination
+from galactic.node.state.attachment import Attachment, Key, Peer, Termination
 
 log = structlog.get_logger(__name__)
 SUFFIX: Final = ".json"
@@ -53,6 +53,7 @@ class AttachmentFile(Record, frozen=True):
     epoch: int
     settled: bool
     pod: str = ""
+    peers: tuple[tuple[str, tuple[str, ...]], ...] = ()  # VPC and its networks
 
 
 class NodeFile(Record, frozen=True):
@@ -137,6 +138,9 @@ def encode(attachment: Attachment) -> bytes:
             (str(termination.network), str(termination.via)) for termination in attachment.terminations
         ),
     }
+    values["peers"] = tuple(
+        (names.vpc_hex(peer.vpc), tuple(map(str, peer.networks))) for peer in attachment.peers
+    )
     for name in ("addresses", "networks", "routes"):
         values[name] = tuple(map(str, values[name]))
     return msgspec.json.encode(AttachmentFile(**values))
@@ -160,6 +164,7 @@ def decode(data: bytes) -> Attachment:
         epoch=file.epoch,
         settled=file.settled,
         pod=file.pod,
+        peers=tuple(Peer(int(vpc, 16), tuple(map(ip_network, networks))) for vpc, networks in file.peers),
     )
 
 

@@ -19,20 +19,26 @@ from galactic.node.state.attachment import PATH_ID
 from galactic.node.state.tracker import DeltaTracker
 
 Entry = bytes
-"""Packed: SID (16 bytes), epoch (8), weight of the route (8), function (2), whether it is of our own cluster (1)."""
+"""Packed: SID (16 bytes), epoch (8), weight of the route (8), function (2), whose it is (1; see ``_OWN``)."""
 
 _ENTRY: Final = struct.Struct(">16sQQHB")
 _TAG: Final = struct.Struct(">HB")
 _TAG_AT: Final = _ENTRY.size - _TAG.size
 _EPOCH_AT, _WEIGHT_AT = 16, 24
 _NUMBER: Final = struct.Struct(">Q")
-_UNKNOWN: Final = bytes(_ENTRY.size - 16)
+_UNKNOWN: Final = bytes(_ENTRY.size - 17)
+_OTHER, _OWN, _IMPORTED = 0, 1, 2
+"""An entry's last byte: of another cluster or of our own; beside that, whether of another VPC."""
 _HIGHEST: Final = (1 << 64) - 1
 _RESERVED: Final = (b"\0\0", b"\xff\xff")
+_RESERVED_VPCS: Final = (bytes(6), b"\xff" * 6)
 
 
 def entry(vpc: int, cluster: str, route: Route) -> tuple[PackedNetwork, Entry]:
-    """A route of a table, checked and packed. Raises Rejected, also for a route that leads out of the VPC."""
+    """A route of a table, checked and packed. Raises Rejected.
+
+    A route may lead to another VPC, as its SID has it: it counts while that VPC is a peer (``RemoteRoutes``).
+    """
     if len(route.segments) != 1:
         raise Rejected(f"{len(route.segments)} segments, exactly one is understood", field=route.network)
     try:
@@ -40,11 +46,14 @@ def entry(vpc: int, cluster: str, route: Route) -> tuple[PackedNetwork, Entry]:
     except (OSError, ValueError) as error:
         raise Rejected(f"{route.segments[0]!r} is no IPv6 address", field=route.network) from error
     function = names.parse_function(route.function)
-    if segment[8:14] != vpc.to_bytes(6, "big") or segment[14:] in _RESERVED:
-        raise Rejected(f"{route.segments[0]} is no SID of VPC {names.vpc_hex(vpc)}", field=route.network)
+    if segment[8:14] in _RESERVED_VPCS or segment[14:] in _RESERVED:
+        raise Rejected(f"{route.segments[0]} is no SID of a VPC", field=route.network)
     if not 0 <= route.epoch <= _HIGHEST:
         raise Rejected(f"{route.epoch} is not an epoch", field=route.network)
-    packed = _ENTRY.pack(segment, route.epoch, weight(route), function, route.cluster == cluster)
+    whose = _OWN if route.cluster == cluster else _OTHER
+    if segment[8:14] != vpc.to_bytes(6, "big"):
+        whose |= _IMPORTED
+    packed = _ENTRY.pack(segment, route.epoch, weight(route), function, whose)
     return pack(route.network), packed
 
 
@@ -63,6 +72,21 @@ def pack(text: str) -> PackedNetwork:
     return network
 
 
+Ranges = tuple[PackedNetwork, ...]
+"""Networks of a VPC."""
+
+
+def inside(network: PackedNetwork, ranges: Ranges) -> bool:
+    """Whether a network lies inside one of these."""
+    for around in ranges:
+        length = around[0]
+        if len(around) == len(network) and length <= network[0]:
+            rest = 8 * (len(around) - 1) - length
+            if int.from_bytes(network[1:], "big") >> rest == int.from_bytes(around[1:], "big") >> rest:
+                return True
+    return False
+
+
 def weight_of(packed: Entry) -> int:
     """The route's summand of the table's digest."""
     return int(_NUMBER.unpack_from(packed, _WEIGHT_AT)[0])
@@ -73,9 +97,24 @@ def epoch_of(packed: Entry) -> int:
 
 
 def holder_of(packed: Entry) -> tuple[int, bool]:
-    """The function of the attachment that announces it, and whether it is one of our own cluster."""
-    function, own = _TAG.unpack_from(packed, _TAG_AT)
-    return function, bool(own)
+    """The function of the attachment that announces it, and whether it is one of our own cluster and the VPC."""
+    function, whose = _TAG.unpack_from(packed, _TAG_AT)
+    return function, whose == _OWN
+
+
+def is_imported(packed: Entry) -> bool:
+    """Whether it leads to an attachment of another VPC."""
+    return bool(packed[-1] & _IMPORTED)
+
+
+def vpc_of(packed: Entry) -> int:
+    """The VPC of the attachment that it leads to, as its SID has it."""
+    return int.from_bytes(packed[8:14], "big")
+
+
+def of_cluster(packed: Entry) -> bool:
+    """Whether that attachment is one of our own cluster."""
+    return bool(packed[-1] & _OWN)
 
 
 class Source(IntEnum):
@@ -99,11 +138,17 @@ class RemoteRoutes:
     ``own`` are the networks announced here, with the paths that announce them; ``here`` is how SIDs of this node begin.
     Neither is routed elsewhere, but for a network whose paths here have all lost it (docs/design/holder.md).
 
+    Routes to other VPCs count while those are ``peers``, inside their networks (docs/design/peering.md). Those to pods
+    of this node are no exception: their SIDs are local, and the kernel goes on by them.
+
     Routes of other clusters count while the table has one of our own: a router that does not admit our cluster to the
     VPC publishes none of ours (docs/design/joining.md).
     """
 
-    def __init__(self, here: bytes = b"") -> None:
+    def __init__(self, here: bytes = b"", vpc: int | None = None) -> None:
+        """``vpc``: which one this is; None: every route is its own."""
+        self._vpc = None if vpc is None else vpc.to_bytes(6, "big")
+        self.peers: Mapping[int, Ranges] = {}
         self._views: dict[Source, View] = {}
         self._routes: Mapping[PackedNetwork, Entry] = {}
         self._own: dict[PackedNetwork, frozenset[bytes]] = {}
@@ -171,10 +216,26 @@ class RemoteRoutes:
     def adopt(self, segments: Mapping[PackedNetwork, bytes]) -> None:
         """The kernel has exactly these routes. They are a view, in force until MQTT has a table."""
         if Source.MQTT not in self._views:
-            routes = {network: segment + _UNKNOWN for network, segment in segments.items()}
+            routes = {network: self._adopted(segment) for network, segment in segments.items()}
             self._views[Source.KERNEL] = View(-1, routes)
             self._choose()
         self.tracker.resync(segments, self)
+
+    def _adopted(self, segment: bytes) -> Entry:
+        """A route that the kernel has."""
+        own = self._vpc in (None, segment[8:14])
+        return segment + _UNKNOWN + bytes((_OTHER if own else _OTHER | _IMPORTED,))
+
+    def set_peers(self, peers: Mapping[int, Ranges]) -> bool:
+        """The VPCs that routes may lead to besides this one, and their networks. Whether that is a change."""
+        if peers == self.peers:
+            return False
+        changed = {vpc for vpc in peers.keys() | self.peers.keys() if peers.get(vpc) != self.peers.get(vpc)}
+        for network, entry in self._routes.items():
+            if is_imported(entry) and vpc_of(entry) in changed:
+                self._changing(network, entry)
+        self.peers = peers
+        return True
 
     def announce(self, networks: Collection[PackedNetwork], path: bytes) -> None:
         """A path here (``Attachment.path_id``) announces these from now on."""
@@ -216,9 +277,9 @@ class RemoteRoutes:
     def _losing(self, network: PackedNetwork, entry: Entry | None) -> frozenset[bytes]:
         """The paths here that the holder in the table has beaten; none where the table is behind."""
         own = self._own.get(network, frozenset())
-        if entry is None or not own or entry[16:] == _UNKNOWN or self._foreign:
+        if entry is None or not own or entry[16:-1] == _UNKNOWN or self._foreign or is_imported(entry):
             return frozenset()
-        function, of_cluster = holder_of(entry)
+        function, own_cluster = holder_of(entry)
         paths = {path: PATH_ID.unpack(path) for path in own}
         if self._is_here(entry):
             holders = {path for path, (own_function, _) in paths.items() if own_function == function}
@@ -226,7 +287,7 @@ class RemoteRoutes:
         moved_here = {
             path
             for path, (own_function, epoch) in paths.items()
-            if of_cluster and own_function == function and epoch >= epoch_of(entry)
+            if own_cluster and own_function == function and epoch >= epoch_of(entry)
         }
         return own - moved_here
 
@@ -253,7 +314,12 @@ class RemoteRoutes:
         return bool(self._here) and entry.startswith(self._here)
 
     def _segment(self, network: PackedNetwork, entry: Entry | None) -> bytes | None:
-        if entry is None or self._is_here(entry) or (self._foreign and entry[16:] != _UNKNOWN):
+        if entry is None or (self._foreign and entry[16:-1] != _UNKNOWN):
+            return None
+        if is_imported(entry):
+            allowed = inside(network, self.peers.get(vpc_of(entry), ()))
+            return entry[:16] if allowed and network not in self._own else None
+        if self._is_here(entry):
             return None
         own = self._own.get(network)
         return entry[:16] if not own or own <= self.lost(network) else None
@@ -301,10 +367,10 @@ class RemoteRoutes:
 
 
 def _ours(packed: Entry | None) -> int:
-    """1 for a route of our own cluster."""
-    return packed[-1] if packed else 0
+    """1 for a route of the VPC and our own cluster."""
+    return int(packed is not None and packed[-1] == _OWN)
 
 
 def _is_foreign(routes: Mapping[PackedNetwork, Entry]) -> bool:
     """Whether one of these, of which none is of our own cluster, is of another: what the kernel had is of none."""
-    return any(entry[16:] != _UNKNOWN for entry in routes.values())
+    return any(entry[16:-1] != _UNKNOWN and not is_imported(entry) for entry in routes.values())

@@ -95,6 +95,8 @@ class Store:
         if attachment := self.attachments.get(key):
             self.tables.withdraw(attachment)
             self._changed(attachment, self.attachments.remove(key))
+            if attachment.peers:
+                self.tables.set_peers(attachment.vpc)
             self._registration_changed()
         elif unaccounted and key in unaccounted:
             self.release_unaccounted((key,))
@@ -167,6 +169,8 @@ class Store:
             self.dirty.now.everything = True  # what it has is in the kernel, and in no plan yet
         self.tables.announce(attachment)
         self._changed(attachment, self.attachments.put(attachment))
+        if before is None or before.peers != attachment.peers:
+            self.tables.set_peers(attachment.vpc)
 
     def _changed(self, attachment: Attachment, affected: set[Key]) -> None:
         self._endpoints.discard(attachment.key)

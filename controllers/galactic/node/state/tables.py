@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from galactic.linux.objects import Network, PackedNetwork, packed, unpacked
 from galactic.node.state.attachment import Attachment, Key
 from galactic.node.state.attachments import LocalAttachments
-from galactic.node.state.remote import Entry, RemoteRoutes, Source, View
+from galactic.node.state.remote import Entry, Ranges, RemoteRoutes, Source, View
 
 
 class RemoteTables(Mapping[int, RemoteRoutes]):
@@ -28,7 +28,7 @@ class RemoteTables(Mapping[int, RemoteRoutes]):
     def ensure(self, vpc: int) -> RemoteRoutes:
         """The VPC's, made empty where it has none."""
         if vpc not in self._tables:
-            self._tables[vpc] = RemoteRoutes(self._here)
+            self._tables[vpc] = RemoteRoutes(self._here, vpc)
         return self._tables[vpc]
 
     def locate(self, here: bytes) -> None:
@@ -46,6 +46,20 @@ class RemoteTables(Mapping[int, RemoteRoutes]):
         """The attachment's networks are not here any more."""
         networks = [packed(network) for network in attachment.announces]
         self._tables[attachment.vpc].withdraw(networks, attachment.path_id)
+
+    def set_peers(self, vpc: int) -> bool:
+        """The VPC's attachments here have other peers now: those of any of them count. Whether that is a change."""
+        networks: dict[int, dict[PackedNetwork, None]] = {}
+        for attachment in self._attachments.of_vpc(vpc):
+            for peer in attachment.peers:
+                networks.setdefault(peer.vpc, {}).update(dict.fromkeys(map(packed, peer.networks)))
+        remotes = self._tables.get(vpc)
+        return remotes is not None and remotes.set_peers({peer: tuple(one) for peer, one in networks.items()})
+
+    def peers(self, vpc: int) -> Mapping[int, Ranges]:
+        """The VPCs that routes of a VPC may lead to, and their networks."""
+        remotes = self._tables.get(vpc)
+        return remotes.peers if remotes else {}
 
     def holds(self, attachment: Attachment, network: Network) -> bool:
         """Whether a network that the attachment announces is its own here."""

@@ -1,7 +1,7 @@
-"""The lists of VPCAttachments that clusters publish, which a standalone router checks endpoints against.
+"""The lists of VPCAttachments and peered VPCs that clusters publish, which a standalone router goes by.
 
 A list is in parts, each a retained message. The parts of one generation are one list. A part replaces the one before it
-at once. But an attachment is only taken out when the list is known without it: by a later part of the same generation,
+at once. But an entry is only taken out when the list is known without it: by a later part of the same generation,
 or when all parts of a later generation are there (docs/design/entitlements.md).
 """
 
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from galactic.bus import Bus
 from galactic.errors import Rejected
-from galactic.messages import Entitlement, Entitlements, Topics, decode
+from galactic.messages import Entitlement, Entitlements, PeeringVpc, Topics, decode
 from galactic.names import parse_function, parse_vpc
 from galactic.router.egress.retained import SHARDS_MAX, shard_number
 from galactic.router.egress.revisions import plausible
@@ -24,15 +24,37 @@ from galactic.router.ingress.decoder import is_valid
 from galactic.router.rib.networks import Network, network
 from galactic.router.rib.path import Attachment, NodeRef
 from galactic.router.rib.registrations import Registrations
+from galactic.validation.networks import parse_networks
+from galactic.validation.peering import Side
 
 log = structlog.get_logger(__name__)
 AGAIN_SECONDS: Final = 30.0
 """After which the parts of an incomplete list are requested again: a full queue of the broker drops messages."""
 
 
+VPC_KEY: Final = "vpc//"
+"""Before the names of VPCs among the keys of a list: no attachment's name has an empty part."""
+
+
+class DeclaredVpc(NamedTuple):
+    """A VPC that names peers."""
+
+    identifier: int
+    side: Side[int]
+
+
+Entry = Attachment | DeclaredVpc
+
+
+class Declarations(Protocol):
+    """Where declared VPCs go; ``rib.vpc_tables.VpcTables``."""
+
+    def declare(self, cluster: str, vpc: int, name: str, side: Side[int] | None) -> None: ...
+
+
 @dataclass(slots=True)
 class ClusterList:
-    """One cluster's list. ``amend`` is pure bookkeeping: which attachments a part changes."""
+    """One cluster's list. ``amend`` is pure bookkeeping: which entries a part changes."""
 
     parts: dict[int, tuple[int, frozenset[str]]] = field(default_factory=dict)
     """Number of the part → its generation, and the names in it."""
@@ -43,26 +65,24 @@ class ClusterList:
     _whole: int = -1  # the last generation that was whole
     _where: dict[str, tuple[int, int]] = field(default_factory=dict)  # name → generation and part
 
-    def amend(
-        self, number: int, part: Entitlements, attachments: dict[str, Attachment]
-    ) -> dict[str, Attachment | None]:
-        """The attachments that the part changes; None: no more. Raises Rejected for a part of an earlier generation."""
+    def amend(self, number: int, part: Entitlements, entries: dict[str, Entry]) -> dict[str, Entry | None]:
+        """The entries that the part changes; None: no more. Raises Rejected for a part of an earlier generation."""
         generation = part.generation
         known, names = self.parts.get(number, (-1, frozenset[str]()))
         if generation < max(known, self._whole):
             raise Rejected(f"generation {generation} is not the newest", reason="StaleSequence")
-        self.parts[number] = generation, frozenset(attachments)
+        self.parts[number] = generation, frozenset(entries)
         if generation >= self.generation:
             self.of = part.of if generation > self.generation else max(self.of, part.of)
             self.generation = generation
-        changed: dict[str, Attachment | None] = {}
-        for name, attachment in attachments.items():
+        changed: dict[str, Entry | None] = {}
+        for name, entry in entries.items():
             if self._where.get(name, (-1, 0))[0] <= generation:
                 self._where[name] = generation, number
-                changed[name] = attachment
+                changed[name] = entry
         gone = []
         if known == generation:
-            gone = [name for name in names - attachments.keys() if self._where.get(name) == (known, number)]
+            gone = [name for name in names - entries.keys() if self._where.get(name) == (known, number)]
         if self._whole < self.generation and not self.missing:
             self._whole, self.complete = self.generation, True
             gone += [name for name, (other, _) in self._where.items() if other < self.generation]
@@ -80,12 +100,13 @@ class ClusterList:
 
 
 class EntitlementLists:
-    """Of all clusters of a standalone router. Their attachments go to the registrations."""
+    """Of all clusters of a standalone router. Attachments go to the registrations, peered VPCs to the tables."""
 
-    def __init__(self, bus: Bus, topics: Topics, registrations: Registrations) -> None:
-        self._bus, self._registrations = bus, registrations
+    def __init__(self, bus: Bus, topics: Topics, registrations: Registrations, tables: Declarations) -> None:
+        self._bus, self._registrations, self._tables = bus, registrations, tables
         self._filter = topics.entitlements("+", "+")
         self._clusters: dict[str, ClusterList] = {}
+        self._declared: dict[tuple[str, str], int] = {}  # cluster and namespace/name of VPCs → identifier
 
     def subscribe(self) -> None:
         """Before a snapshot is read: the lists belong to it."""
@@ -103,13 +124,32 @@ class EntitlementLists:
             raise Rejected(
                 f"generation {part.generation}, shard {number} of {part.of}", reason="SequenceInvalid"
             )
-        attachments = {entry.attachment: attachment(entry) for entry in part.attachments}
+        entries: dict[str, Entry] = {entry.attachment: attachment(entry) for entry in part.attachments}
+        for declared in part.vpcs:
+            with suppress(Rejected):  # one that is not valid is peered with none
+                entries[f"{VPC_KEY}{declared.name}"] = peering_vpc(declared)
         known = self._clusters.setdefault(cluster, ClusterList())
         before = known.complete
-        changed = known.amend(number, part, attachments)
+        changed = known.amend(number, part, entries)
         if known.complete and not before:
             log.info("list of attachments complete", cluster=cluster, shards=known.of)
-        self._registrations.amend_attachments(cluster, changed, complete=known.complete)
+        attachments: dict[str, Attachment | None] = {}
+        for key, entry in changed.items():
+            if isinstance(entry, DeclaredVpc) or key.startswith(VPC_KEY):
+                self._declare(
+                    cluster, key.removeprefix(VPC_KEY), entry if isinstance(entry, DeclaredVpc) else None
+                )
+            else:
+                attachments[key] = entry
+        self._registrations.amend_attachments(cluster, attachments, complete=known.complete)
+
+    def _declare(self, cluster: str, name: str, vpc: "DeclaredVpc | None") -> None:
+        before = self._declared.pop((cluster, name), None)
+        if before is not None and (vpc is None or vpc.identifier != before):
+            self._tables.declare(cluster, before, name, None)
+        if vpc is not None:
+            self._declared[cluster, name] = vpc.identifier
+            self._tables.declare(cluster, vpc.identifier, name, vpc.side)
 
     async def run(self) -> None:
         """Requests the parts of incomplete lists again, for ever."""
@@ -130,6 +170,14 @@ def attachment(entry: Entitlement) -> Attachment:
         frozenset(entry.nodes),
         intern(entry.vpc_name),
     )
+
+
+def peering_vpc(entry: PeeringVpc) -> DeclaredVpc:
+    """A VPC of a list. Raises Rejected."""
+    identifier = parse_vpc(entry.vpc)
+    peers = dict.fromkeys(map(parse_vpc, entry.peers))
+    networks = parse_networks(entry.networks, None)
+    return DeclaredVpc(identifier, Side(networks, tuple(peer for peer in peers if peer != identifier)))
 
 
 def _networks(texts: tuple[str, ...]) -> Iterator[Network]:

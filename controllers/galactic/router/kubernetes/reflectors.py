@@ -8,6 +8,7 @@ objects that were deleted meanwhile, so that the routes of a removed node would 
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Protocol
 
 from galactic.kube.api import Key, Object
@@ -17,6 +18,7 @@ from galactic.kube.reflector import Selection
 from galactic.kube.resources import NODE_SEGMENTS, NODES_METADATA, VPC_ATTACHMENTS, VPCS
 from galactic.launch import Health
 from galactic.router.kubernetes.attachments import AttachmentIndex
+from galactic.router.kubernetes.peers import PeerIndex
 from galactic.router.kubernetes.segments import SegmentIndex
 
 
@@ -26,26 +28,33 @@ class Observer(Protocol):
     def observed(self, name: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Indexes:
+    """Where the objects go. VPCs go to two."""
+
+    attachments: AttachmentIndex
+    peers: PeerIndex
+    segments: SegmentIndex
+
+    def set_vpc(self, key: Key, new: Object | None) -> None:
+        """A VPC as it is now; None: it is deleted."""
+        self.attachments.set_vpc(key, new)
+        self.peers.set_vpc(key, new)
+
+
 class Reflectors:
     """Four level-triggered watches."""
 
-    def __init__(
-        self,
-        kube: Kube,
-        attachments: AttachmentIndex,
-        segments: SegmentIndex,
-        observer: Observer,
-        health: Health,
-    ) -> None:
-        self._attachments, self._segments, self._observer = attachments, segments, observer
-        self._health = health
+    def __init__(self, kube: Kube, indexes: Indexes, observer: Observer, health: Health) -> None:
+        self._attachments, self._segments = indexes.attachments, indexes.segments
+        self._observer, self._health = observer, health
         self._followers = tuple(
             Follower(kube, Selection(resource), handler, self._connected)
             for resource, handler in (
-                (VPCS, attachments.set_vpc),
+                (VPCS, indexes.set_vpc),
                 (VPC_ATTACHMENTS, self._attachment),
-                (NODE_SEGMENTS, segments.set_segment),
-                (NODES_METADATA, segments.set_node),
+                (NODE_SEGMENTS, indexes.segments.set_segment),
+                (NODES_METADATA, indexes.segments.set_node),
             )
         )
 

@@ -58,16 +58,17 @@ class Reign:
         Messages are handled meanwhile, but nothing is published, and nothing else is committed before the context ends.
         """
         async with self._commits.lock:
-            tables = self._fanout.adopt(retained, self._changes)
-            unpublished = await self._installation.install(tables)
+            adopted = self._fanout.adopt(retained, self._changes)
+            unpublished = await self._installation.install(adopted)
             self._fanout.enqueue(unpublished)
             changed = sum(map(len, unpublished.values()))
             async for commit in self._commits.settled():
-                self._fanout.enqueue(commit.routes)
-                changed += sum(map(len, commit.routes.values()))
+                tables = commit.tables
+                self._fanout.enqueue(tables)
+                changed += sum(map(len, tables.values()))
             self._changes = ChangeLog()
             log.info(
-                "tables adopted", vpcs=len(tables.keys() | self._commits.store.tables.vpcs), changed=changed
+                "tables adopted", vpcs=len(adopted.keys() | self._commits.store.tables.vpcs), changed=changed
             )
             yield
 
@@ -90,7 +91,7 @@ class Reign:
 
     def committed(self, commit: Commit) -> None:
         """The tables changed."""
-        self._fanout.enqueue(commit.routes, more=commit.more)
+        self._fanout.enqueue(commit.tables, more=commit.more)
         for follower in self._followers:
             follower.committed(commit)
 

@@ -3,17 +3,19 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final
 
 from galactic.diff import Diff
 from galactic.messages import Route
 from galactic.router.rib.import_policy import OPEN, Policy
+from galactic.router.rib.imports import Imports, is_imported
 from galactic.router.rib.networks import Network
 from galactic.router.rib.path import EndpointPath, Holder, Identity, NodeRef, Rejection
 from galactic.router.rib.table import Conflict, VpcTable
 from galactic.router.rib.vpc_rib import VpcRib
+from galactic.validation.peering import Side
 
 TURN: Final = 1_000
 """Routes that are installed in one go."""
@@ -21,7 +23,7 @@ TURN: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit changed: routes by VPC, attachments whose best path or conflicts may differ, new rejections.
+    """What one commit changed: own routes by VPC, attachments whose best path or conflicts may differ, new rejections.
 
     ``more``: this is a part of it, and others follow. The parts together are what the whole would be.
     """
@@ -30,9 +32,24 @@ class Commit:
     touched: frozenset[Identity]
     rejections: tuple[Rejection, ...]
     more: bool = False
+    imported: dict[int, Diff[Network, Route]] = field(default_factory=dict)
+    """Changes of imported routes. Where a VPC lost its own route and imports one instead, it is in both."""
 
     def __bool__(self) -> bool:
-        return bool(self.routes or self.touched or self.rejections)
+        return bool(self.routes or self.touched or self.rejections or self.imported)
+
+    @property
+    def tables(self) -> dict[int, Diff[Network, Route]]:
+        """Changes of the tables as they are published: of own routes, and of imported ones."""
+        tables = dict(self.routes)
+        for vpc, imported in self.imported.items():
+            own = tables.get(vpc, Diff({}, {}))
+            set_ = {**imported.set, **own.set}
+            gone = {**imported.delete, **own.delete}
+            tables[vpc] = Diff(
+                set_, {network: route for network, route in gone.items() if network not in set_}
+            )
+        return tables
 
 
 class VpcTables:
@@ -43,6 +60,8 @@ class VpcTables:
         self._vpcs: dict[int, VpcRib] = {}
         self._unsettled: set[int] = set()
         self._under_way: set[int] = set()  # those that the commit under way has not settled
+        self._imports = Imports(self._own)
+        self._importing = False  # whether the commit under way has imports left to decide
 
     # -- writers -----------------------------------------------------------------------------------------------------
 
@@ -65,14 +84,24 @@ class VpcTables:
         self._unsettled |= self._vpcs.keys()
         self._changed.set()
 
+    def declare(self, cluster: str, vpc: int, name: str, side: Side[int] | None) -> None:
+        """A VPC's networks and peers, as its cluster declares them by namespace/name; None: without peers."""
+        if self._imports.declare(cluster, vpc, name, side):
+            self._changed.set()
+
     def install(self, tables: Mapping[int, Mapping[Network, Route]]) -> Iterator[dict[Network, Route | None]]:
         """Puts the tables that another router published in force, in place of the computed ones.
 
         The next commit holds what has to change in them. A step installs and yields some routes; nothing may be
         committed before the last.
         """
-        for vpc in tables.keys() | self._vpcs.keys():
-            rib, routes = self._vpcs.setdefault(vpc, VpcRib()), tables.get(vpc, {})
+        for vpc in tables.keys() | self._vpcs.keys() | self._imports.vpcs:
+            rib, table = self._vpcs.setdefault(vpc, VpcRib()), tables.get(vpc, {})
+            foreign = {network: route for network, route in table.items() if is_imported(vpc, route)}
+            self._imports.install(vpc, foreign)
+            routes = (
+                {network: table[network] for network in table if network not in foreign} if foreign else table
+            )
             gone = [(network, None) for network in rib.routes if network not in routes]
             remaining = chain[tuple[Network, Route | None]](routes.items(), gone)
             while portion := dict(islice(remaining, TURN)):
@@ -82,6 +111,7 @@ class VpcTables:
                 )
                 yield portion
             self._unsettled.add(vpc)
+        self._imports.resync()
         self._changed.set()
 
     # -- readers -----------------------------------------------------------------------------------------------------
@@ -89,12 +119,11 @@ class VpcTables:
     @property
     def vpcs(self) -> frozenset[int]:
         """Those that have paths or routes."""
-        return frozenset(self._vpcs)
+        return frozenset(self._vpcs) | self._imports.vpcs
 
     def routes(self, vpc: int) -> Mapping[Network, Route]:
-        """The table of one VPC as of the last commit."""
-        rib = self._vpcs.get(vpc)
-        return rib.routes if rib else {}
+        """The table of one VPC as of the last commit, with what it imports."""
+        return self._imports.table(vpc, self._own(vpc))
 
     def best_path(self, attachment: Identity) -> EndpointPath | None:
         """By which node an attachment is reached."""
@@ -107,7 +136,7 @@ class VpcTables:
         return [*rib.lost(path)] if rib else []
 
     def snapshot(self) -> dict[int, VpcTable]:
-        """All tables as of the last commit, in the form of ``table.table``."""
+        """The VPCs' own tables as of the last commit, in the form of ``table.table``."""
         return {vpc: rib.table() for vpc, rib in self._vpcs.items() if rib}
 
     def rejections(self) -> list[Rejection]:
@@ -129,17 +158,26 @@ class VpcTables:
             sum(len(rib.conflicts) for rib in ribs),
         )
 
+    @property
+    def imports(self) -> tuple[int, int]:
+        """Peerings in force, and routes that VPCs import."""
+        return self._imports.counts
+
+    def _own(self, vpc: int) -> Mapping[Network, Route]:
+        rib = self._vpcs.get(vpc)
+        return rib.routes if rib else {}
+
     # -- commits -----------------------------------------------------------------------------------------------------
 
     @property
     def unsettled(self) -> bool:
         """Whether there is anything to settle that is not under way."""
-        return bool(self._unsettled)
+        return bool(self._unsettled or self._imports)
 
     @property
     def under_way(self) -> bool:
         """Whether a commit began whose last part is still to come."""
-        return bool(self._under_way)
+        return bool(self._under_way) or self._importing
 
     def begin(self) -> None:
         """A commit begins, of what was set by now."""
@@ -150,6 +188,7 @@ class VpcTables:
         """A part of the commit that began: decides so many attachments and networks. For the others see ``table``."""
         rejections: list[Rejection] = []
         routes: dict[int, Diff[Network, Route]] = {}
+        imported: dict[int, Diff[Network, Route]] = {}
         touched: set[Identity] = set()
         while self._under_way and at_most > 0:
             vpc = next(iter(self._under_way))
@@ -159,10 +198,14 @@ class VpcTables:
             rejections += part.rejections
             if part.changed:
                 routes[vpc] = part.changed
+                self._imports.changed(vpc, (*part.changed.set, *part.changed.delete), imported)
             touched |= {Identity(holder.cluster, vpc, holder.function) for holder in part.concerned}
             if part.done:
                 self._under_way.discard(vpc)
                 if not rib:
                     del self._vpcs[vpc]
                     self._unsettled.discard(vpc)
-        return Commit(routes, frozenset(touched), tuple(rejections), more=bool(self._under_way))
+        if not self._under_way:
+            self._imports.settle(at_most, imported)
+            self._importing = bool(self._imports)
+        return Commit(routes, frozenset(touched), tuple(rejections), self.under_way, imported)
