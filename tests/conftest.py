@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
-from pieces import CHARTED, GUEST, WHOLE, rank
+from pieces import piece, rank
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import NodeManager, WorkerController
 
@@ -38,14 +38,10 @@ if FIXED:  # or constants of whatever else a worker has imported by then are amo
 
 
 class Together(LoadFileScheduling):
-    """A folder of WHOLE is one piece of work, and so are each boot of a guest and each other file; LONG comes first."""
+    """Workers get the pieces of work of ``pieces.piece``; LONG comes first."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if GUEST in nodeid:
-            return nodeid
-        if any(name in nodeid for name in CHARTED):
-            return "+".join(CHARTED)
-        return next((folder for folder in WHOLE if nodeid.startswith(folder)), super()._split_scope(nodeid))
+        return piece(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         self.workqueue.move_to_end(min(self.workqueue, key=rank), last=False)

@@ -1,16 +1,21 @@
 """The pieces of work that workers are given, and their order."""
 
 GUEST = "test_in_guest.py"
-WHOLE = ("tests/image/", "tests/chart/")
-"""One image store, and one cluster that a chart is installed in. Of others, those of one file."""
+IMAGE = "tests/image/"
+"""One image store."""
+INSTALLED = tuple(
+    f"tests/chart/test_{name}.py"
+    for name in ("lifecycle", "node_certificates", "platforms", "policies", "random_values")
+)
+"""One cluster that the chart is installed in. Other files of tests/chart need Helm alone."""
 CHARTED = (
     *("network_policies", "the_chart_on_real_nodes", "the_cli_tests_connectivity"),
     "upgrades_of_the_chart",
 )
 """Stories that share a lab with the chart."""
-SLOW = ("tests/e2e/", "tests/chart/", "tests/image/", "tests/kernel/")
-"""Folders whose tests are begun before those of all others."""
-APART = ("the_chart_on_real_nodes", "tests/chart/", "isolation_on_the_oldest", GUEST, "tests/image/")
+SLOW = ("tests/e2e/", *INSTALLED, IMAGE, "tests/kernel/")
+"""Folders and files whose tests begin before those of all others."""
+APART = ("the_chart_on_real_nodes", *INSTALLED, "isolation_on_the_oldest", GUEST, IMAGE)
 """What takes long and needs no stories' lab. It comes before all stories: a lab that is up takes a sixth of a processor
 while nothing happens in it.
 """
@@ -29,3 +34,14 @@ def rank(scope: str) -> int:
     """The place of a piece of work, or of one of its tests, in the order in which pieces are begun."""
     named = (place for place, name in enumerate(LONG) if name in scope)
     return next(named, len(LONG)) if scope.startswith(SLOW) else len(LONG)
+
+
+def piece(test: str) -> str:
+    """The piece of work of a test: its file, files that share an expensive set-up, or one boot of a guest."""
+    if GUEST in test:
+        return test
+    if any(name in test for name in CHARTED):
+        return "+".join(CHARTED)
+    if test.startswith(INSTALLED):
+        return "+".join(INSTALLED)
+    return IMAGE if test.startswith(IMAGE) else test.partition("::")[0]
