@@ -15,7 +15,7 @@ PATIENCE_SECONDS: Final = 120.0
 
 
 class Incomplete(Exception):
-    """What is not there yet."""
+    """The cluster lacks something that the routes need."""
 
 
 def addresses(nodes: Mapping[str, Any]) -> dict[str, str]:
@@ -24,7 +24,11 @@ def addresses(nodes: Mapping[str, Any]) -> dict[str, str]:
     for node in nodes["items"]:
         name = node["metadata"]["name"]
         listed = node.get("status", {}).get("addresses", ())
-        ipv6 = [each["address"] for each in listed if each["type"] == "InternalIP" and ":" in each["address"]]
+        ipv6 = [
+            address["address"]
+            for address in listed
+            if address["type"] == "InternalIP" and ":" in address["address"]
+        ]
         if not ipv6:
             raise Incomplete(f"Node {name} has no IPv6 address: was the cluster made with kind-config.yaml?")
         found[name] = ipv6[0]
@@ -34,7 +38,7 @@ def addresses(nodes: Mapping[str, Any]) -> dict[str, str]:
 def routes(nodes: Mapping[str, Any], segments: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Node → prefix → the address that it is reached by. Raises Incomplete."""
     known = addresses(nodes)
-    prefixes = {each["metadata"]["name"]: each["spec"]["prefix"] for each in segments["items"]}
+    prefixes = {segment["metadata"]["name"]: segment["spec"]["prefix"] for segment in segments["items"]}
     if missing := sorted(known.keys() - prefixes):
         raise Incomplete(f"no NodeSegment for {', '.join(missing)}: see `segments` in kind-values.yaml")
     return {
@@ -68,7 +72,7 @@ def main() -> int:
 
 
 def _listed(context: list[str], kind: str) -> dict[str, Any]:
-    """What the API server has of that kind. Raises Incomplete while it does not know the kind, or cannot be reached."""
+    """All objects of that kind. Raises Incomplete while the API server lacks the kind or cannot be reached."""
     words = ["kubectl", *context, "--request-timeout=10s", "get", kind, "--output=json"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -66,7 +66,7 @@ class PahoSocket:
             self._write(self._acks is not None)
 
     def pause(self) -> None:
-        """What arrives stays in the socket."""
+        """Stops reading: packets that arrive stay in the socket's buffer."""
         self._paused = True
         if self._open:
             self._loop.remove_reader(self._descriptor)

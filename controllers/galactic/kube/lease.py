@@ -1,7 +1,7 @@
 """Leader election by a Lease (coordination.k8s.io/v1): of all replicas of a controller at most one acts.
 
 The terms are client-go's: a lease holds for 15 s, is renewed every 2 s, and a leader that has not managed to for 10 s
-stops acting by itself. Nobody compares clocks: a candidate waits until it has seen the same renewal for the whole
+stops acting by itself. No clocks are compared: a candidate waits until it has seen the same renewal for the whole
 duration on its own monotonic clock, a leader counts from before its request. So there are at least 5 s between the end
 of one leader and the start of the next, whatever the network does (``Fenced`` ends requests that are under way then). A
 request for the lease ends after half of the 10 s, as in Kubernetes' own components: a connection that died does not

@@ -387,7 +387,7 @@ _NESTED_HEADS: Final = {
     mode: _ATTRIBUTE.pack(4 + 4 + len(_SRH) + 16, _SEG6_IPTUNNEL_SRH) + _U32.pack(number) + _SRH
     for mode, number in _MODES.items()
 }
-"""What a seg6 encapsulation of one segment is, up to the segment."""
+"""By mode, the bytes of a seg6 encapsulation of one segment, up to the segment itself."""
 _ENCAP_HEADS: Final = {
     mode: _ATTRIBUTE.pack(4 + len(head) + 16, _RTA_ENCAP | _NESTED) + head
     for mode, head in _NESTED_HEADS.items()

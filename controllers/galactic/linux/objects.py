@@ -35,7 +35,7 @@ UNREACHABLE_METRIC: Final = 4278198272
 LOOPBACK_DEVICE: Final = "lo-galactic"
 """The dummy that carries the node's SRv6 loopback address."""
 IPV6_METRIC: Final = 1024
-"""What the kernel makes of an IPv6 route's metric 0 (``IP6_RT_PRIO_USER``)."""
+"""The metric that the kernel gives an IPv6 route added with metric 0 (``IP6_RT_PRIO_USER``)."""
 
 
 EncapMode = Literal["encap.red", "encap"]

@@ -1,4 +1,4 @@
-"""What this kernel supports, tried in a temporary network namespace."""
+"""Features of this kernel that Galactic needs, tried in a temporary network namespace."""
 
 import errno
 import os

@@ -42,7 +42,7 @@ _EXISTS: Final = os.strerror(errno.EEXIST)
 _TAKEN: Final = "a route of another program has its destination and metric; remove that one"
 
 Failures = dict[RouteKey, str]
-"""What could not be written, and why."""
+"""Routes that could not be written, with the reason."""
 Job = tuple[RouteKey, RouteTarget, bool]
 """A route to write, and whether to delete it instead of creating or replacing it."""
 

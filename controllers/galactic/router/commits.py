@@ -50,7 +50,9 @@ class Commits:
             await asyncio.sleep(0)
 
     async def settled(self) -> AsyncIterator[Commit]:
-        """What follows from all that is registered by now, in parts that are right each, with turns in between."""
+        """The tables that follow from all registrations, in parts; each part is consistent, and other tasks run in
+        between.
+        """
         await self.checked()
         self.store.changed.clear()
         more, seconds = True, 0.0

@@ -151,7 +151,9 @@ class HistoryWriter:
         return not (self._compare or self._behind or self._inflight or self._backlog.items)
 
     async def recorded_state(self, patience: float) -> RecordedState:
-        """What the database has. Raises Unreachable if it stays unreachable for ``patience`` seconds; Rejected."""
+        """The state that the database has. Raises Unreachable if it stays unreachable for ``patience`` seconds;
+        Rejected.
+        """
         backoff = Backoff(self._settings.backoff[0], RESTORE_PAUSE_SECONDS)
         try:
             async with asyncio.timeout(patience):

@@ -196,7 +196,9 @@ class AdjRibOut:
             self._foreign = max(self._foreign, revision)
 
     def pack(self) -> Pack | None:
-        """What the broker lacks of the table as advertised; None: nothing. ``confirmed`` follows."""
+        """The retained messages that the broker lacks of the advertised table; None: it has all. ``confirmed``
+        follows.
+        """
         if self.packed:
             return None
         self._disturbed = False
@@ -227,7 +229,7 @@ class AdjRibOut:
             self.floor, self.revision, self._foreign = self._next - 1, 0, 0
 
     def compare(self, retained: RetainedTable | None) -> None:
-        """What a broker that came back retains: whatever differs from what was advertised is packed again."""
+        """Compares with a broker that came back: shards that differ from the advertised table are packed again."""
         retained = retained or RetainedTable()
         self._disturbed = True
         self._retained = set(retained.shards)

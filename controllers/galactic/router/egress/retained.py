@@ -1,4 +1,4 @@
-"""What the broker retains of the router's own topics, as it replayed them after a subscription."""
+"""The router's own topics as the broker retains them and replays them after a subscription."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

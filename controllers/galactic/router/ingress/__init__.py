@@ -1,4 +1,4 @@
-"""What arrives over MQTT, up to the RIB.
+"""Messages that arrive over MQTT, on their way to the RIB.
 
 ``inbox``: the dispatch of every message. ``node_messages``: messages of nodes, decoded in turns. ``fair_queue``: each
 node's share of these turns. ``decoder``: registrations, decoded and put into the store. ``subscriptions``: which topics

@@ -16,7 +16,7 @@ SUPPRESS_SECONDS: Final = (2.0, 64.0)
 
 
 class Limit(NamedTuple):
-    """What a node may publish on one topic in one second before it is suppressed."""
+    """The traffic that a node may publish on one topic in one second before it is suppressed."""
 
     messages: int = 250
     bytes: int = 8 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""What the broker retains of the routers' own topics, read once a session and on request."""
+"""Reads the routers' own topics as the broker retains them, once a session and on request."""
 
 import asyncio
 from collections.abc import Callable, Iterator

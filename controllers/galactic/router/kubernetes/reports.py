@@ -1,4 +1,4 @@
-"""What a leading router writes into Kubernetes after each commit: status and Events of VPCAttachments."""
+"""Status and Events of VPCAttachments, which a leading router writes after each commit."""
 
 from galactic.router.ingress.rejections import conflict_rejections
 from galactic.router.kubernetes.attachment_events import AttachmentEvents
@@ -9,7 +9,7 @@ from galactic.router.rib.vpc_tables import Commit
 
 
 class KubernetesReports:
-    """Passes on to both writers what concerns them."""
+    """Passes each commit to the writers of status and of Events."""
 
     def __init__(
         self, store: Store, attachments: AttachmentIndex, status: StatusWriter, events: AttachmentEvents

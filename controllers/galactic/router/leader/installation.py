@@ -19,7 +19,7 @@ TURN: Final = 300
 
 
 class Records(Protocol):
-    """What Kubernetes has recorded of the tables; ``kubernetes.attachments.AttachmentIndex``."""
+    """Routes recorded in Kubernetes, in each attachment's status; ``kubernetes.attachments.AttachmentIndex``."""
 
     def recorded(self) -> Iterator[tuple[int, Route]]: ...
 

@@ -104,7 +104,7 @@ class Leadership:
         return self.state.term if self.leads else 0
 
     async def first_read(self) -> Retained:
-        """What the broker retained when it was read first. For one caller."""
+        """The snapshot that was read from the broker first. For one caller."""
         return await self._first_read.get()
 
     def committed(self, commit: Commit) -> None:

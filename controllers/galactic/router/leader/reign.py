@@ -1,4 +1,4 @@
-"""What a router does while it leads: it starts from the tables in force, then publishes and reports."""
+"""A router's work while it leads: it starts from the tables in force, then publishes and reports."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence

@@ -1,4 +1,4 @@
-"""What every node registers, over MQTT or in Kubernetes, and the paths that follow from it once they are checked."""
+"""Each node's registration, over MQTT or in Kubernetes, and the paths that its endpoints become once checked."""
 
 import asyncio
 import time
@@ -110,7 +110,7 @@ class Registrations:
             self._mark((node,))
 
     def set_offline(self, node: NodeRef, offline: bool) -> None:
-        """What arrives late from an offline node counts less: see ``table``."""
+        """Marks a node as offline: its late messages do not outdo a node that is online (``table``)."""
         if (node in self.offline) != offline:
             (self.offline.add if offline else self.offline.discard)(node)
             self._came_or_went.add(node)

@@ -25,7 +25,7 @@ from galactic.router.rib.table import Conflict, VpcTable, best_path, holder_of, 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a part of ``settle`` changed in the table, and what is newly rejected.
+    """The table's changes by one part of ``settle``, and new rejections.
 
     ``concerned`` are all attachments that it may concern, with the last part (``done``); ``decided`` is how many
     attachments and networks were decided.
