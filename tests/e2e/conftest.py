@@ -1,8 +1,8 @@
 """One lab for all stories, and tenants in it.
 
-The lab is named ``test``, or what ``GALACTIC_LAB`` says. One that is up already is used as it is and left as it was
-(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down. What
-stories made that were killed is made anew. With ``-n 2 --dist loadfile`` there are two labs, named after the workers.
+The lab is named ``test``, or by ``GALACTIC_LAB``. One that is up already is used and left up
+(`galactic lab up --name test`), so that a story can be tried again and again; otherwise it is made and taken down. A
+lab left by a killed run is replaced. With ``-n 2 --dist loadfile`` there are two labs, named after the workers.
 """
 
 import fcntl
@@ -36,9 +36,9 @@ HERE = Path(__file__).parent
 OWNER = "stories"
 """The file of a lab that those who made it keep locked while they live."""
 DEVICES = re.compile(r"tap0$|uplink$|control$|lo-galactic$|podnet|node-\d|site-\d|galactic|G\w{12}[HGV]$")
-"""What those of a lab are called. Others come and go with what else the machine does."""
+"""Names of a lab's devices. Other programs of the machine have devices that come and go."""
 STORY_SECONDS = 1800
-"""The first of all brings a lab up, and on a machine that has other things to do all of it takes a multiple."""
+"""The first story brings a lab up; a busy machine takes a multiple of the usual time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,14 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """What is in the logs until now is not this story's."""
+    """Notes the logs' lengths: lines written before are not this story's."""
     labs = item.config.stash.get(LABS, {})
     item.config.stash[BEGAN] = {name: witnesses.positions(one) for name, one in labs.items()}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A story that fails tells what its labs have to say: who reads of it may have nothing but the text."""
+    """Appends the labs' state to a failed story's report: a reader may have nothing but this text."""
     report = yield
     if report.failed:
         for name, one in item.config.stash.get(LABS, {}).items():
@@ -65,7 +65,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @contextmanager
 def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
-    """The lab of that name: as it is if it is up; otherwise made, and gone afterwards without a trace."""
+    """The lab of that name. One that is not up is made, and removed afterwards without a trace."""
     one = Lab(name, Console(stderr=True))
     config.stash.setdefault(LABS, {})[name] = one
     config.stash.setdefault(BEGAN, {})[name] = witnesses.positions(one)
@@ -80,7 +80,7 @@ def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
     try:
         try:
             one.up(**wanted)
-        except GalacticError as error:  # who reads the report comes when it has been taken down
+        except GalacticError as error:  # the report is read after the lab is gone
             error.add_note(witnesses.testimony(one, {}))
             raise
         yield one
@@ -93,13 +93,13 @@ def standing(config: pytest.Config, name: str, **wanted: Any) -> Iterator[Lab]:
 
 
 def abandoned(lab: Lab) -> bool:
-    """Whether stories made it that were killed before they could take it down: nobody knows what state it is in."""
+    """Whether a killed run left it: its state is unknown."""
     return owned(lab, OWNER) is False
 
 
 @pytest.fixture(scope="session")
 def lab_name(pytestconfig: pytest.Config) -> str:
-    """Stories that are told side by side have a lab each: what one of them kills is not there for the others either."""
+    """Stories that run in parallel have a lab each: a component that one kills would be missing for all."""
     given, worker = os.environ.get("GALACTIC_LAB"), os.environ.get("PYTEST_XDIST_WORKER")
     if given and worker:
         pytest.exit(f"GALACTIC_LAB={given} is one lab: no -n with it", returncode=pytest.ExitCode.USAGE_ERROR)
@@ -117,7 +117,7 @@ def lab(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
 
 
 class Ending:
-    """In a worker, the stories' lab ends with the stories: what begins after all others (pieces.py) needs none."""
+    """In a worker, takes the stories' lab down after the last story: the tests that follow (pieces.py) need none."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
@@ -129,7 +129,7 @@ class Ending:
 
 @pytest.fixture(scope="session")
 def charted(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
-    """A lab in which Galactic is what its chart installs."""
+    """A lab in which the chart installs Galactic."""
     with ExitStack() as stack:
         pytestconfig.stash[CHARTED] = stack
         yield stack.enter_context(standing(pytestconfig, f"{lab_name}-chart", chart=True))
@@ -156,7 +156,7 @@ def oldest(pytestconfig: pytest.Config, lab_name: str) -> Iterator[Lab]:
 
 
 def traces(lab: Lab) -> dict[str, object]:
-    """What a lab leaves on a machine while it is up: processes, namespaces, devices, mounts, files."""
+    """A lab's processes, namespaces, devices, mounts and files on the machine."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     return {
         "processes": cleanup.marked(lab.state.name),
@@ -168,10 +168,10 @@ def traces(lab: Lab) -> dict[str, object]:
 
 
 def forbidden(lab: Lab) -> list[str]:
-    """Each right of a controller that it asked for and does not have, from the API server's audit log.
+    """Requests of controllers that their roles forbid, from the API server's audit log.
 
-    One that starts refuses for a moment what it grants before and after, until it has read the roles: what was refused
-    and not allowed later is asked for once more.
+    An API server that starts refuses permitted requests until it has read the roles. So a request that was refused, and
+    not allowed later, is reviewed once more.
     """
     allowed: set[str] = set()
     refused: dict[str, dict[str, Any]] = {}
@@ -180,16 +180,16 @@ def forbidden(lab: Lab) -> list[str]:
         thing = event.get("objectRef", {"path": event["requestURI"]})
         names = ("path", "apiGroup", "resource", "subresource", "namespace", "name")
         what = {name: thing[name] for name in names if name in thing}
-        told = f"{event['user']['username']}: {event['verb']} {' '.join(what.values())}"
+        request = f"{event['user']['username']}: {event['verb']} {' '.join(what.values())}"
         decision = event.get("annotations", {}).get("authorization.k8s.io/decision")
         if decision == "allow":
-            allowed.add(told)
+            allowed.add(request)
         elif decision == "forbid":
-            refused[told] = review(event["user"], event["verb"], what)
+            refused[request] = review(event["user"], event["verb"], what)
     return sorted(
-        told
-        for told, body in refused.items()
-        if told not in allowed
+        request
+        for request, body in refused.items()
+        if request not in allowed
         and not json.loads(lab.kubectl("create", "-f", "-", "-o", "json", stdin=json.dumps(body)))["status"][
             "allowed"
         ]
@@ -197,7 +197,7 @@ def forbidden(lab: Lab) -> list[str]:
 
 
 def review(user: dict[str, Any], verb: str, what: dict[str, str]) -> dict[str, Any]:
-    """The question whether that user may do that."""
+    """A SubjectAccessReview of that request by that user."""
     attributes = {"group" if name == "apiGroup" else name: value for name, value in what.items()} | {
         "verb": verb
     }
@@ -226,7 +226,7 @@ def control_plane(
 
 
 def replicated(lab: Lab) -> Lab:
-    """The same with two routers and a database; one that somebody keeps at hand may have been brought up without."""
+    """The lab with two routers and a database: a lab that was up already may lack them."""
     if lab.state.routers < 2 or not lab.state.database:
         lab.up(routers=2, database=True)
     return lab

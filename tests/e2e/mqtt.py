@@ -1,4 +1,4 @@
-"""What the lab's broker retains and what passes through it, seen with Mosquitto's own clients."""
+"""Messages that the lab's broker retains, and those that pass through it, by Mosquitto's own clients."""
 
 import json
 import signal
@@ -19,7 +19,7 @@ SECONDS = 120.0
 STORY_SECONDS = 1200.0
 
 
-class Said(NamedTuple):
+class Message(NamedTuple):
     """One message; an empty payload, which clears what was retained, is None."""
 
     topic: str
@@ -28,69 +28,71 @@ class Said(NamedTuple):
 
 
 def publish(lab: Lab, user: str, topic: str, payload: str = "") -> None:
-    """Says it as ``user``, retained; nothing clears what is retained. Somebody new gets a password first."""
+    """Publishes as ``user``, retained; an empty payload clears the topic. A new user gets a password first."""
     if not (lab.state.broker / "secrets" / user).exists():
         broker.admit(lab.state, [user])
         lab.kill("mosquitto", signal.SIGHUP)
-    said = ["-m", payload] if payload else ["-n"]
-    lab.run("control", [*broker.client(lab.state, "mosquitto_pub", user), "-r", "-t", topic, *said])
+    options = ["-m", payload] if payload else ["-n"]
+    lab.run("control", [*broker.client(lab.state, "mosquitto_pub", user), "-r", "-t", topic, *options])
 
 
 def retained(lab: Lab) -> dict[str, Any]:
     """Topic → payload of everything below the base.
 
-    The broker answers subscriptions in order: when it says its version, all of the first is told.
+    The broker answers subscriptions in order: its version comes after everything retained below the base.
     """
     found: dict[str, Any] = {}
     with _listening(lab, broker.OBSERVER, f"{BASE}/#", VERSION) as lines:
-        for said in lines:
-            if said.topic == VERSION:
+        for message in lines:
+            if message.topic == VERSION:
                 break
-            if said.retained:
-                found[said.topic] = said.payload
+            if message.retained:
+                found[message.topic] = message.payload
     return found
 
 
 class Recorder:
-    """Everything that was said since it listens."""
+    """All messages published since it subscribed."""
 
     def __init__(self) -> None:
-        self.said: list[Said] = []
+        self.messages: list[Message] = []
         self.ready = threading.Event()
 
     def changes(self, vpc: str) -> list[dict[str, Any]]:
         """The changes of a VPC, in their order."""
-        return [each.payload for each in self.said if each.topic == f"{BASE}/vpcs/{vpc}/changes"]
+        return [message.payload for message in self.messages if message.topic == f"{BASE}/vpcs/{vpc}/changes"]
 
     def claims(self) -> list[dict[str, Any]]:
-        """Who began to lead, each once, in their order. Term 0 is a router's last will: it leads no more."""
-        said = [
-            one.payload for one in self.said if one.topic == LEADER and one.payload and one.payload["term"]
+        """The claims to leadership in their order, without repetitions. Term 0 is a router's last will."""
+        payloads = [
+            one.payload
+            for one in self.messages
+            if one.topic == LEADER and one.payload and one.payload["term"]
         ]
-        return [each for number, each in enumerate(said) if each not in said[:number]]
+        return [payload for number, payload in enumerate(payloads) if payload not in payloads[:number]]
 
 
 @contextmanager
 def recording(lab: Lab) -> Iterator[Recorder]:
-    """Listens to everything. What is retained when it begins is not recorded."""
+    """Subscribes to all topics. Messages that were retained before are not recorded."""
     recorder = Recorder()
     with _listening(lab, broker.RECORDER, f"{BASE}/#", VERSION) as lines:
 
         def record() -> None:
-            for said in lines:
+            for message in lines:
                 recorder.ready.set()
-                if not said.retained:
-                    recorder.said.append(said)
+                if not message.retained:
+                    recorder.messages.append(message)
 
         thread = threading.Thread(target=record, daemon=True)
         thread.start()
-        assert recorder.ready.wait(SECONDS), "the broker says nothing to somebody who listens"
+        assert recorder.ready.wait(SECONDS), "the broker sends nothing to a subscriber"
         yield recorder
     thread.join(SECONDS)
 
 
 @contextmanager
-def _listening(lab: Lab, user: str, *topics: str) -> Iterator[Iterator[Said]]:
+def _listening(lab: Lab, user: str, *topics: str) -> Iterator[Iterator[Message]]:
     argv = broker.client(lab.state, "mosquitto_sub", user)
     for topic in topics:
         argv += ["-t", topic]
@@ -106,9 +108,9 @@ def _listening(lab: Lab, user: str, *topics: str) -> Iterator[Iterator[Said]]:
         listening.wait(SECONDS)
 
 
-def _parsed(line: str) -> Said:
+def _parsed(line: str) -> Message:
     kept, topic, payload = line.rstrip("\n").split(" ", 2)
-    return Said(topic, _value(payload), kept == "1")
+    return Message(topic, _value(payload), kept == "1")
 
 
 def _value(payload: str) -> Any:

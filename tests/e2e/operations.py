@@ -1,8 +1,8 @@
 """Random operations on one node, through the CNI plugin as a runtime calls it; runs on that node, in the lab's kernel.
 
 ``operations.py PLUGIN SEED COUNT``: makes and removes namespaces called ``wild-N``, attaches them by the slots that are
-read from stdin, calls ADD and DEL too often, lets namespaces vanish without a DEL, and kills the node controller. One
-line of JSON at the end: the namespaces that are attached, each with its interfaces, and how often what was done.
+read from stdin, repeats ADD and DEL, removes namespaces without a DEL, and kills the node controller. Prints one line
+of JSON at the end: the attached namespaces, each with its interfaces, and how often each operation was done.
 
 A slot is [VPC, attachment (namespace/name), name of the pod that carries it, its UID].
 """
@@ -29,7 +29,7 @@ class Node:
     def __init__(self, plugin: str, chance: random.Random, slots: list[Slot]) -> None:
         self._plugin, self._chance, self._slots = plugin, chance, slots
         self._made = 0
-        self.held: dict[tuple[int, str], Slot] = {}
+        self.attached: dict[tuple[int, str], Slot] = {}
         self.done: Counter[str] = Counter()
 
     def step(self) -> None:
@@ -49,36 +49,36 @@ class Node:
             self._attach((self._made, "galactic0"), slot)
 
     def add_again(self) -> None:
-        if self.held:
-            which = self._chance.choice(sorted(self.held))
-            self._attach(which, self.held[which])
+        if self.attached:
+            which = self._chance.choice(sorted(self.attached))
+            self._attach(which, self.attached[which])
 
     def second_interface(self) -> None:
         slot = self._free()
         # (not in a VPC that it is in already: both interfaces would lead to the same networks)
-        taken_by = {number for (number, _), one in self.held.items() if slot and one[0] == slot[0]}
-        containers = sorted({number for number, _ in self.held} - taken_by)
+        taken_by = {number for (number, _), one in self.attached.items() if slot and one[0] == slot[0]}
+        containers = sorted({number for number, _ in self.attached} - taken_by)
         if slot and containers:
             number = self._chance.choice(containers)
-            taken = {name for other, name in self.held if other == number}
+            taken = {name for other, name in self.attached if other == number}
             self._attach(
                 (number, next(f"galactic{n}" for n in range(9) if f"galactic{n}" not in taken)), slot
             )
 
     def delete(self) -> None:
-        if self.held:
-            number = self._chance.choice(sorted(self.held))[0]
-            for which in sorted(each for each in self.held if each[0] == number):
-                self._call("DEL", which, self.held.pop(which))
+        if self.attached:
+            number = self._chance.choice(sorted(self.attached))[0]
+            for which in sorted(attached for attached in self.attached if attached[0] == number):
+                self._call("DEL", which, self.attached.pop(which))
             subprocess.run(["ip", "netns", "delete", f"wild-{number}"], check=True)
 
     def delete_again(self) -> None:
         self._call("DEL", (self._made + 1000, "galactic0"), self._slots[0])
 
     def vanish(self) -> None:
-        if self.held:
-            number = self._chance.choice(sorted(self.held))[0]
-            self.held = {which: slot for which, slot in self.held.items() if which[0] != number}
+        if self.attached:
+            number = self._chance.choice(sorted(self.attached))[0]
+            self.attached = {which: slot for which, slot in self.attached.items() if which[0] != number}
             subprocess.run(["ip", "netns", "delete", f"wild-{number}"], check=True)
 
     def kill(self) -> None:
@@ -87,16 +87,18 @@ class Node:
                 os.kill(pid, signal.SIGKILL)
 
     def _free(self) -> Slot | None:
-        taken = set(self.held.values())
+        taken = set(self.attached.values())
         free = [slot for slot in self._slots if slot not in taken]
         return self._chance.choice(free) if free else None
 
     def _attach(self, which: tuple[int, str], slot: Slot) -> None:
         self._call("ADD", which, slot)
-        self.held[which] = slot
+        self.attached[which] = slot
 
     def _call(self, command: str, which: tuple[int, str], slot: Slot) -> None:
-        """As a kubelet calls: again while it is told to. A slot whose namespace vanished is free once that was seen."""
+        """Calls the plugin again while it answers so, as a kubelet does: a slot is taken until the node has noticed
+        that its namespace is gone.
+        """
         number, ifname = which
         _vpc, attachment, pod, uid = slot
         namespace = attachment.partition("/")[0]
@@ -150,10 +152,10 @@ def main() -> None:
     node = Node(plugin, random.Random(int(seed)), slots)
     for _ in range(int(count)):
         node.step()
-    held: dict[str, list[str]] = {}
-    for number, ifname in sorted(node.held):
-        held.setdefault(f"wild-{number}", []).append(ifname)
-    sys.stdout.write(json.dumps({"held": held, "done": node.done}) + "\n")
+    attached: dict[str, list[str]] = {}
+    for number, ifname in sorted(node.attached):
+        attached.setdefault(f"wild-{number}", []).append(ifname)
+    sys.stdout.write(json.dumps({"attached": attached, "done": node.done}) + "\n")
 
 
 if __name__ == "__main__":

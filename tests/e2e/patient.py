@@ -1,6 +1,7 @@
-"""What kubectl is for those who follow a page: it asks again what somebody was too late to answer, as they would.
+"""kubectl for those who follow a page: it repeats a request that a slow server did not answer in time, as they would.
 
-``patient.py KUBECTL argument…``. What the tries have done is shown as one: what the first one made is not "unchanged".
+``patient.py KUBECTL argument…``. The output of all attempts is shown as one: an object that the first attempt made is
+not "unchanged".
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 WRITES = ("annotate", "apply", "create", "delete", "label", "patch", "scale")
 LIMIT, MORE = re.compile(r"^--timeout=(\d+)s$"), 5
-"""What a page waits for, a slow machine waits for some times as long."""
+"""A page's ``--timeout`` is multiplied by this, for slow machines."""
 SECONDS = 180.0
 
 
@@ -30,7 +31,8 @@ def main() -> None:
     arguments = [LIMIT.sub(lambda found: f"--timeout={MORE * int(found[1])}s", word) for word in given]
     if not set(WRITES) & set(arguments[:1]):
         os.execv(program, [program, *arguments])  # noqa: S606  (no shell is the point)
-    from galactic_lab.places import DONE_AFTER_ALL, HELD_UP  # whoever only reads does not pay for it
+    # Imported here: a command that only reads is faster without.
+    from galactic_lab.places import DONE_AFTER_ALL, HELD_UP
 
     manifest = sys.stdin.read() if "-" in arguments else None
     deadline, shown, again = time.monotonic() + SECONDS, list[str](), False
@@ -43,8 +45,8 @@ def main() -> None:
             text=True,
             check=False,
         )
-        said = done.stdout.splitlines(keepends=True)
-        shown += [line for line in said if not (again and line.endswith(" unchanged\n"))]
+        lines = done.stdout.splitlines(keepends=True)
+        shown += [line for line in lines if not (again and line.endswith(" unchanged\n"))]
         made = again and f"({DONE_AFTER_ALL.get(arguments[0])})" in done.stderr
         if made or not HELD_UP.search(done.stderr) or time.monotonic() > deadline:
             break

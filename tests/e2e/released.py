@@ -1,4 +1,4 @@
-"""The words that stories of the chart on real nodes are told in: Helm, Galactic's pods, and traffic of the examples."""
+"""Helpers of stories about the chart on real nodes: Helm, Galactic's pods, and traffic of the examples."""
 
 import os
 import re
@@ -36,7 +36,7 @@ def helm(lab: Lab, *arguments: str) -> str:
 
 
 def pods(lab: Lab) -> dict[str, dict[str, Any]]:
-    """Galactic's pods that are not on their way out, by UID."""
+    """Galactic's pods that are not being deleted, by UID."""
     found = lab.get("pods", "-n", NAMESPACE, "-l", f"app.kubernetes.io/name=galactic,{COMPONENT}!=test")[
         "items"
     ]
@@ -96,10 +96,10 @@ def traffic(lab: Lab) -> Iterator[None]:
     for way, output in zip(ways, outputs, strict=True):
         found = re.search(r"(\d+) packets transmitted", output)
         assert found, f"{way}: {output[-500:]}"
-        sent, heard = int(found[1]), {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)}
+        sent, received = int(found[1]), {int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)}
         assert sent > seconds, f"{way}: {sent} echoes in {seconds:.0f} s"
         # The last one may have been under way when ping was ended.
-        lost = sorted(set(range(1, sent)) - heard)
+        lost = sorted(set(range(1, sent)) - received)
         assert not lost, f"{way}: of {sent} in {seconds:.0f} s these are lost: {lost}"
 
 

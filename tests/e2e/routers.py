@@ -19,7 +19,9 @@ DEBUG = "log_type debug\n"
 def pids(lab: Lab) -> dict[str, int]:
     """The routers that run."""
     names = {router_name(number) for number in range(lab.state.routers)}
-    return {each["name"]: each["pid"] for each in lab.supervisor.status() if each["name"] in names}
+    return {
+        process["name"]: process["pid"] for process in lab.supervisor.status() if process["name"] in names
+    }
 
 
 def claim(lab: Lab) -> Any:
@@ -31,24 +33,26 @@ def leading(lab: Lab) -> str:
     """The component that leads, waited for."""
 
     def one() -> str | None:
-        said = claim(lab)
-        pid = said and int(said["id"].rpartition("-")[2])
-        return next((name for name, each in pids(lab).items() if each == pid), None)
+        leader = claim(lab)
+        pid = leader and int(leader["id"].rpartition("-")[2])
+        return next((name for name, number in pids(lab).items() if number == pid), None)
 
     return str(eventually("one of the routers leads", one))
 
 
 def standing_by(lab: Lab, leader: str) -> str:
-    """A component other than ``leader``, and that has read all there is."""
+    """A component other than ``leader``, once it has read everything that the broker retains."""
     other = next(name for name in pids(lab) if name != leader)
     ready = '"broker read"'
-    eventually(f"{other} has read what there is", lambda: ready in log(lab, other).split('"starting"')[-1])
+    eventually(f"{other} has read the broker", lambda: ready in log(lab, other).split('"starting"')[-1])
     return other
 
 
 @contextmanager
 def only_one(lab: Lab) -> Iterator[None]:
-    """One router meanwhile. Of two, one follows the other that is held up for three seconds."""
+    """Stops all routers but the leader meanwhile: a standby would succeed a leader that is delayed for three
+    seconds.
+    """
     first = leading(lab)
     others = [name for name in pids(lab) if name != first]
     try:
@@ -62,12 +66,13 @@ def only_one(lab: Lab) -> Iterator[None]:
 
 
 def succeeded(before: dict[str, Any], claims: list[dict[str, Any]]) -> bool:
-    """Whether others followed, one after the other, each in a term of its own. Who leads may change more often than a
-    story asks for: a leader that is held up for three seconds is followed as one that died is.
+    """Whether others followed, one after the other, each in a term of its own. There may be more leaders than a story
+    asks for: one that is delayed for three seconds is succeeded as well.
     """
-    later = claims[1:] if claims[:1] == [before] else claims  # said again, to a broker that may not have it
-    terms = [before["term"], *(each["term"] for each in later)]
-    return any(each["id"] != before["id"] for each in later) and terms == sorted(set(terms))
+    # A leader publishes its claim again to a broker that came back.
+    later = claims[1:] if claims[:1] == [before] else claims
+    terms = [before["term"], *(claimed["term"] for claimed in later)]
+    return any(claimed["id"] != before["id"] for claimed in later) and terms == sorted(set(terms))
 
 
 def log(lab: Lab, component: str) -> str:
@@ -75,7 +80,7 @@ def log(lab: Lab, component: str) -> str:
 
 
 class Publishes:
-    """What the broker received, out of its log."""
+    """The messages that the broker received, out of its log."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab, self._from = lab, len(log(lab, "mosquitto"))
@@ -85,9 +90,7 @@ class Publishes:
         return log(self._lab, "mosquitto")[self._from :]
 
     def of(self, component: str) -> list[str]:
-        """The topics that a router published to, in that order; not what it says to itself to know when it has read
-        all there is.
-        """
+        """The topics that a router published to, in that order, without its own end-of-RIB markers."""
         number = next(n for n in range(self._lab.state.routers) if router_name(n) == component)
         found = re.findall(rf"Received PUBLISH from {broker.router(number)} \(.*?, '([^']*)'", self.log)
         return [topic for topic in found if "/router/sync/" not in topic]
@@ -95,7 +98,7 @@ class Publishes:
 
 @contextmanager
 def publishes(lab: Lab) -> Iterator[Publishes]:
-    """The broker writes down who publishes what."""
+    """The broker logs each message with its publisher meanwhile."""
     config = lab.state.broker / "mosquitto.conf"
     text = config.read_text()
     found = Publishes(lab)

@@ -1,4 +1,4 @@
-"""The words stories are told in: a tenant, and what is to become true of it."""
+"""Helpers of all stories: a tenant, and waits for a state of the lab."""
 
 import json
 import re
@@ -19,9 +19,9 @@ from galactic_lab.state import METRICS_PORT
 API = "galactic.datumapis.com/v1alpha"
 SECONDS = 120.0
 POD_SECONDS = 400
-"""Whatever a runtime's back-off makes of a first failure."""
+"""Enough for the back-off that follows a runtime's first failure."""
 TRIES = 60
-"""A machine that is slow, or has other things to do, takes longer for each try and so has longer for all."""
+"""At least as many tries: a slow or busy machine takes longer for each, and so has longer for all."""
 PAUSES = (0.1, 1.0)
 """Seconds between two tries, at first and at most: a try costs a process, often one on the nodes' kernel. After a try
 that took longer the pause is as long as the try, up to DEAR.
@@ -42,12 +42,12 @@ done
 sysctl -qw net.vrf.strict_mode=0 net.ipv6.conf.all.seg6_enabled=0
 true
 """
-"""Takes everything of ours out of a node's kernel, other people's rules left alone."""
+"""Removes Galactic's objects from a node's kernel, and leaves those of other programs."""
 
 
 def eventually(what: str | Callable[[], str], true: Callable[[], object], seconds: float = SECONDS) -> Any:
-    """The first true answer of ``true``; fails naming ``what`` and the last answer, after that time and TRIES, or after
-    MOST times that time. What has not come true for long is asked for less often.
+    """The first true answer of ``true``. Fails with ``what`` and the last answer after that time and TRIES, or after
+    MOST times that time. The longer the wait, the longer the pauses.
     """
     began, tries = time.monotonic(), 0
     while True:
@@ -75,7 +75,9 @@ def configure(lab: Lab) -> None:
 
 
 def steady(lab: Lab, node: str, read: Callable[[], Any]) -> Any:
-    """What is read twice in a row on a node where nothing is under way: what stories before this one left has gone."""
+    """The value of ``read`` once it is the same twice in a row, with nothing under way on the node: objects of earlier
+    stories are gone.
+    """
     last: list[Any] = [object()]
 
     def rests() -> bool:
@@ -87,11 +89,11 @@ def steady(lab: Lab, node: str, read: Callable[[], Any]) -> Any:
 
 
 def under_way(lab: Lab, node: str) -> str:
-    """What changes a node's kernel soon; empty where nothing does."""
+    """The reason why a node's kernel will soon change; empty: none."""
     if not healthy(lab, node):
         return "a controller that is not at work yet"
     pods = lab.get("pods", "-A", f"--field-selector=spec.nodeName={node}")["items"]
-    if going := [each["metadata"]["name"] for each in pods if "deletionTimestamp" in each["metadata"]]:
+    if going := [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" in pod["metadata"]]:
         return f"pods that go: {going}"
     listed = len(lab.get("nseg", node)["status"].get("endpoints") or ())
     ends = re.findall(r"^G\w{12}H", lab.exec(node, ["ip", "-br", "link"]), re.MULTILINE)
@@ -99,7 +101,7 @@ def under_way(lab: Lab, node: str) -> str:
 
 
 def healthy(lab: Lab, node: str) -> bool:
-    """The controller answers the kubelet's hook and has the kernel as it wants it."""
+    """The controller serves ``/healthz``: it runs, and the kernel is as planned."""
     ask = f"import urllib.request as r; r.urlopen('http://[::1]:{METRICS_PORT}/healthz', timeout=60)"
     return lab.run(node, [sys.executable, "-ISEc", ask], check=False).returncode == 0
 
@@ -110,30 +112,30 @@ def taints(lab: Lab, node: str) -> list[str]:
 
 
 def kernel(lab: Lab, node: str) -> list[str]:
-    """Links, addresses, rules and routes of all tables of a node, as ip tells them."""
+    """Links, addresses, rules and routes of all tables of a node, in lines of ip."""
     script = "ip -br link; ip -br addr; ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all"
     lines = lab.exec(node, ["sh", "-c", script]).splitlines()
     # Addresses of the kernel's own making and route caches come and go by themselves; the rule for VRFs comes with the
     # first there ever is, and stays.
     passing = ("proto kernel", "cache", "lookup [l3mdev-table]")
-    return sorted(line for line in lines if not any(each in line for each in passing))
+    return sorted(line for line in lines if not any(word in line for word in passing))
 
 
 def echoes(count: int) -> list[str]:
-    """What ping is told to send ``count`` echoes, of which `unheard` tells which are lost. With -c alone it waits for
-    the last one for two round trips, and so for less than a moment in which nothing runs; with -w until that many have
-    come, and sends further ones as long as one is missing.
+    """Options of ping for ``count`` echoes; `lost` finds those without an answer. With -c alone ping waits two round
+    trips for the last one, which is too short on a busy machine. With -w it waits until that many have come, and sends
+    further ones as long as one is missing.
     """
     return ["-c1", "-W1"] if count == 1 else [f"-c{count}", "-w300"]
 
 
-def unheard(said: str, count: int) -> set[int]:
-    """Which of the first ``count`` echoes were not answered."""
-    return set(range(1, count + 1)) - set(map(int, re.findall(r"icmp_seq=(\d+) ttl", said)))
+def lost(output: str, count: int) -> set[int]:
+    """Those of the first ``count`` echoes that were not answered, in ping's output."""
+    return set(range(1, count + 1)) - set(map(int, re.findall(r"icmp_seq=(\d+) ttl", output)))
 
 
-def is_again(what: str, before: list[str], read: Callable[[], list[str]]) -> None:
-    """Waits until these lines are read; what differs is told otherwise."""
+def returns_to(what: str, before: list[str], read: Callable[[], list[str]]) -> None:
+    """Waits until these lines are read again; fails with the difference."""
     last: list[str] = []
 
     def same() -> bool:
@@ -204,15 +206,18 @@ class Tenant:
         self.apply(
             self._vpc("vpc"),
             *(
-                self._attachment(name, each[1:], "vpc", (routes or {}).get(name, ()))
-                for name, each in pods.items()
+                self._attachment(name, placement[1:], "vpc", (routes or {}).get(name, ()))
+                for name, placement in pods.items()
             ),
-            *(self._pod(name, each[0], name, (commands or {}).get(name, "")) for name, each in pods.items()),
+            *(
+                self._pod(name, placement[0], name, (commands or {}).get(name, ""))
+                for name, placement in pods.items()
+            ),
         )
         self.wait_for_pods(*pods)
 
     def wait_for_pods(self, *names: str) -> None:
-        """They are Ready."""
+        """Waits until they are Ready."""
         wanted = [f"pod/{name}" for name in names]
         self.lab.kubectl(
             "wait", "-n", self.namespace, "--for=condition=Ready", *wanted, f"--timeout={POD_SECONDS}s"
@@ -232,17 +237,17 @@ class Tenant:
     def _read_namespaces(self) -> dict[str, str]:
         """Those of all Pods at once: each reading costs processes."""
         pods = self.lab.get("pods", "-n", self.namespace)["items"]
-        names = {each["metadata"]["uid"]: each["metadata"]["name"] for each in pods}
+        names = {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods}
         files = self.lab.pod_namespaces(names)
         self._namespaces = {names[uid]: file for uid, file in files.items()}
         return self._namespaces
 
     def forget_namespaces(self) -> None:
-        """They are read anew: pods have other ones after a reboot, and when their sandbox was made again."""
+        """Reads them again next time: pods have other ones after a reboot, or with a new sandbox."""
         self._namespaces.clear()
 
     def command(self, pod: str, argv: list[str]) -> list[str]:
-        """What runs that in a Pod's network namespace, on the kernel of the nodes."""
+        """The command that runs ``argv`` in a Pod's network namespace, on the kernel of the nodes."""
         return ["nsenter", f"--net={self.netns(pod)}", "--", *argv]
 
     def attachment(self, name: str) -> dict[str, Any]:
@@ -250,18 +255,18 @@ class Tenant:
         return dict(self.lab.get("vpca", "-n", self.namespace, name))
 
     def endpoint(self, name: str) -> dict[str, Any] | None:
-        """Where the router says that the attachment is attached."""
+        """The endpoint of the attachment that the router published: its node and SID."""
         return self.attachment(name).get("status", {}).get("endpoint")
 
     def run(self, pod: str, argv: list[str], **options: Any) -> str:
-        """What a command prints in a Pod."""
+        """The output of a command in a Pod."""
         return self.lab.run("kernel", self.command(pod, argv), **options).stdout
 
     def ping(self, pod: str, address: str, count: int = 1) -> bool:
         """Whether ``address`` answers ``pod``, each time of ``count``."""
         argv = ["ping", "-n", "-i0.2", *echoes(count), address]
-        said = self.lab.run("kernel", self.command(pod, argv), check=False, timeout=ANSWER_SECONDS).stdout
-        return not unheard(said, count)
+        output = self.lab.run("kernel", self.command(pod, argv), check=False, timeout=ANSWER_SECONDS).stdout
+        return not lost(output, count)
 
     def reaches(self, pod: str, address: str) -> None:
         """Waits until ``address`` answers ``pod``: routes take a moment, and then hold."""
@@ -269,15 +274,15 @@ class Tenant:
         assert self.ping(pod, address, count=3)
 
     def unanswered(self, pings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Which of many pings, (pod, address), stay without an answer. They are sent side by side."""
+        """Those of many pings, (pod, address), that stay without an answer. They are sent at the same time."""
         pairs = list(pings)
         script = "".join(
             f"({shlex.join(self.command(pod, ['ping', '-n', '-q', '-c1', '-W2', address]))} >/dev/null 2>&1"
             f" || echo {number}) &\n"
             for number, (pod, address) in enumerate(pairs)
         )
-        said = self.lab.run("kernel", ["sh", "-c", f"{script}wait"], timeout=ANSWER_SECONDS).stdout
-        return [pairs[int(number)] for number in said.split()]
+        output = self.lab.run("kernel", ["sh", "-c", f"{script}wait"], timeout=ANSWER_SECONDS).stdout
+        return [pairs[int(number)] for number in output.split()]
 
     def all_reach(self, pings: Iterable[tuple[str, str]]) -> None:
         """Waits until every one of many pings, (pod, address), is answered."""
@@ -330,8 +335,8 @@ class Tenant:
 
 
 def fresh(lab: Lab, namespace: str) -> str:
-    """Makes a namespace that pods can be made in; its name. One of an earlier story, or of an earlier try in the same
-    lab, is on its way: it takes seconds to go, which nobody has to wait for before there is need of it.
+    """Makes a namespace that pods can be made in; its name. One of that name, of an earlier story in the same lab, may
+    still be terminating: this waits for its end.
     """
     lab.kubectl("wait", "--for=delete", f"namespace/{namespace}", f"--timeout={POD_SECONDS}s", check=False)
     lab.kubectl("create", "namespace", namespace)

@@ -1,8 +1,8 @@
 """A TCP connection between two network namespaces that goes on sending until its standard input ends.
 
 ``stream.py NETNS_OF_SERVER ADDRESS NETNS_OF_CLIENT [BYTES]``: numbered blocks go from client to server, in a pace that
-leaves a slow machine time for other things, or BYTES of them at full speed. Then one line of JSON says what became of
-them: blocks sent and received, whether each was the one that had to come next, the connection's MSS, and what broke it.
+leaves a slow machine time for other things, or BYTES of them at full speed. Prints one line of JSON at the end:
+blocks sent and received, whether each was the one that had to come next, the connection's MSS, and what broke it.
 """
 
 import json
@@ -36,7 +36,7 @@ def block(number: int) -> bytes:
 
 
 def receive(listening: socket.socket, result: dict[str, Any]) -> None:
-    """Until the other end has said that that was all."""
+    """Receives until the other end closes the connection."""
     try:
         connection, _ = listening.accept()
         connection.settimeout(SECONDS)
@@ -78,7 +78,7 @@ def main() -> None:
     thread.join(SECONDS)
     sys.stdout.write(f"{json.dumps(result)}\n")
     sys.stdout.flush()
-    os._exit(0)  # a receiver that nothing arrives at any more would be waited for
+    os._exit(0)  # without waiting for a receiver that lost its connection
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""A pod that terminates 0.0.0.0/0 and ::/0 is the way to everything else, on every node, for the pods whose attachment
-asks for it and no others. The pods' own default route stays, whatever is added, changed and taken back.
+"""A pod that terminates 0.0.0.0/0 and ::/0 is the default route of pods whose attachment has it, on every node, and of
+no others. The pods' own default route stays through every change.
 """
 
 import json
@@ -66,7 +66,7 @@ def test_default(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue.all_reach((pod, address) for pod in ("plain", "far") for address in ELSEWHERE.values())
     assert own_default(blue, "plain") == before["plain"]
 
-    # The gate goes: nobody's default goes with it, and it comes back on another node.
+    # The gate is deleted, which changes no pod's own default route, and comes back on another node.
     blue.delete_pod("gate")
     assert {pod: own_default(blue, pod) for pod in before} == before
     blue.pod("gate", "node-3", command=BEHIND)

@@ -1,5 +1,5 @@
-"""A node reboots: its kernel is as new and its records are gone. Its pods run again, attached and newer than before;
-what was deleted meanwhile is forgotten.
+"""A node reboots and loses kernel state and records. Its pods run again, attached, with newer epochs; pods that were
+deleted meanwhile have no attachment left.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ def listed(lab: Lab, tenant: Tenant) -> dict[str, int]:
     """Epochs of what the node's segment lists of a tenant."""
     endpoints = lab.get("nseg", NODE)["status"].get("endpoints") or ()
     return {
-        each["attachment"].removeprefix(f"{tenant.namespace}/"): each["epoch"]
-        for each in endpoints
-        if each["attachment"].startswith(f"{tenant.namespace}/")
+        endpoint["attachment"].removeprefix(f"{tenant.namespace}/"): endpoint["epoch"]
+        for endpoint in endpoints
+        if endpoint["attachment"].startswith(f"{tenant.namespace}/")
     }
 
 

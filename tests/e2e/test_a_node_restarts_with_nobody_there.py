@@ -27,7 +27,7 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
     blue.reaches("one", "10.1.1.2")
     eventually("the endpoint is recorded", lambda: endpoints(lab))
     before = steady(lab, "node-1", lambda: kernel(lab))
-    (epoch,) = (each["epoch"] for each in endpoints(lab))
+    (epoch,) = (endpoint["epoch"] for endpoint in endpoints(lab))
     stop = f"/tmp/story-restarts-{lab.state.name}"
     ping = pinging(lab, blue, "10.1.1.2", stop)
     monitor = lab.popen(
@@ -59,24 +59,25 @@ def test_traffic_goes_on_and_all_converges(tenants: Callable[..., Tenant], lab: 
                 lab.supervisor.start(component)
         eventually("pods can be attached again", lambda: able(lab))
         eventually(
-            "what is attached is known again", lambda: [each["epoch"] for each in endpoints(lab)] == [epoch]
+            "the attachment is known again",
+            lambda: [endpoint["epoch"] for endpoint in endpoints(lab)] == [epoch],
         )
         right = ("get", "vpcattachments")  # what tests/chart cannot see
         assert audit.asked(lab.state.audit, "galactic-node-node-1", *right)
         assert kernel(lab) == before
     finally:
         lab.exec("node-1", ["touch", stop])
-        said, _ = ping.communicate(timeout=ANSWER_SECONDS)
+        output, _ = ping.communicate(timeout=ANSWER_SECONDS)
         lab.exec("node-1", ["rm", "-f", stop])
         monitor.terminate()
     changes, _ = monitor.communicate(timeout=ANSWER_SECONDS)
-    answers = [int(number) for number in re.findall(r"icmp_seq=(\d+)", said)]
+    answers = [int(number) for number in re.findall(r"icmp_seq=(\d+)", output)]
     assert len(answers) > 100
     assert answers == list(range(1, len(answers) + 1)), f"a ping was lost; meanwhile:\n{changes}"
     gone = [line for line in changes.splitlines() if "Deleted" in line and re.search(r"\bG\w{13}\b", line)]
     assert not gone
 
-    # and what comes after it works as before
+    # Later changes work as before.
     blue.pod("three", "node-2")
     blue.reaches("one", "10.1.1.3")
     blue.delete_pod("one")
@@ -91,8 +92,8 @@ def pinging(lab: Lab, tenant: Tenant, address: str, stop: str) -> "subprocess.Po
 
 
 def kernel(lab: Lab) -> set[str]:
-    """What node-1 has of ours, as `ip` tells it."""
-    links = {each["ifname"] for each in json.loads(lab.exec("node-1", ["ip", "-json", "link"]))}
+    """Galactic's links and routes on node-1, in lines of `ip`."""
+    links = {link["ifname"] for link in json.loads(lab.exec("node-1", ["ip", "-json", "link"]))}
     routes = [
         line.strip()
         for family in ("-4", "-6")
@@ -104,12 +105,12 @@ def kernel(lab: Lab) -> set[str]:
 
 
 def endpoints(lab: Lab) -> list[dict[str, object]]:
-    """What node-1's segment has as attached."""
+    """The endpoints that node-1's segment lists."""
     return list(lab.get("nseg", "node-1").get("status", {}).get("endpoints") or ())
 
 
 def answer(lab: Lab) -> str:
-    """What the CNI plugin says about node-1's being able to attach pods."""
+    """``able`` if the CNI plugin reports that node-1 can attach pods; else its error."""
     config = json.dumps({"cniVersion": "1.1.0", "name": "x", "type": "galactic"})
     argv = ["env", "CNI_COMMAND=STATUS", "CNI_PATH=/opt/cni/bin", sys.executable, "-ISE", str(PLUGIN)]
     done = lab.run("node-1", argv, stdin=config, check=False)

@@ -75,7 +75,7 @@ def findings(lab: Lab, about: str = "") -> list[dict[str, str]]:
     command = [str(program), "status", "-o", "json", "--kubeconfig", str(lab.kubeconfig)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode in (0, 3), done.stdout + done.stderr
-    return [found for found in json.loads(done.stdout)["findings"] if about in ("", found["about"])]
+    return [finding for finding in json.loads(done.stdout)["findings"] if about in ("", finding["about"])]
 
 
 def nothing_is_wrong(lab: Lab) -> None:

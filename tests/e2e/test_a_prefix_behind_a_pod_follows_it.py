@@ -70,7 +70,7 @@ def test_follows(tenants: Callable[..., Tenant], lab: Lab) -> None:
         assert third["epoch"] > second["epoch"]
     finally:
         lab.release("node-3")
-    # It comes back and finds out: what it said is no longer true.
+    # Its controller comes back, and withdraws the endpoint that is outdated.
     eventually("node-3 has nothing of it any more", lambda: not listed(lab, "node-3", second["sid"]))
     blue.all_reach(everybody)
     assert moved(blue, "node-1") == third
@@ -96,4 +96,4 @@ def moved(blue: Tenant, node: str) -> dict[str, Any] | None:
 def listed(lab: Lab, node: str, sid: str) -> bool:
     """Whether a node's segment lists that SID."""
     endpoints = lab.get("nseg", node)["status"].get("endpoints") or ()
-    return any(each["sid"] == sid for each in endpoints)
+    return any(endpoint["sid"] == sid for endpoint in endpoints)

@@ -1,6 +1,6 @@
 """The router that leads is killed, or frozen for longer than its lease, while pods ping each other across nodes and
-come and go: no echo is lost, no route is withdrawn that stands, the other router goes on, and a frozen one that wakes
-up says nothing any more.
+come and go: no echo is lost, no valid route is withdrawn, the other router takes over, and a frozen one that wakes up
+publishes nothing.
 """
 
 import re
@@ -49,15 +49,15 @@ def test_killed(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
     with recording(lab) as recorder:
         before = claim(lab)
         lab.kill(leading(lab))
-        blue.pod("three", "node-2")  # while nobody leads
+        blue.pod("three", "node-2")  # while no router leads
         blue.all_reach((("one", "10.1.1.3"),))
         assert leading(lab)
         blue.delete_pod("three")
         eventually("the pod's route is withdrawn", lambda: not blue.ping("one", "10.1.1.3"))
-        eventually("it was told", lambda: gone(recorder.changes(vpc)))
+        eventually("the withdrawal was published", lambda: gone(recorder.changes(vpc)))
     none_lost(pinging)
     assert succeeded(before, recorder.claims())
-    told(recorder, vpc, comes=["10.1.1.3/32"], goes=["10.1.1.3/32"])
+    published_exactly(recorder, vpc, comes=["10.1.1.3/32"], goes=["10.1.1.3/32"])
 
 
 def test_frozen(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
@@ -70,7 +70,7 @@ def test_frozen(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
         blue.all_reach((("one", "10.1.1.3"),))
         other = leading(lab)
         assert other != cold
-        # What it said before it froze is in the broker's log ahead of that.
+        # Its messages from before it froze are in the broker's log ahead of that.
         eventually("the other's claim is written down", lambda: LEADER in published.of(other))
         already = published.of(cold)
         lab.kill(cold, signal.SIGCONT)
@@ -80,15 +80,15 @@ def test_frozen(blue: Tenant, pinging: "subprocess.Popen[str]") -> None:
         )
         blue.pod("four", "node-2")
         blue.all_reach((("one", "10.1.1.4"),))
-        eventually("that was told", lambda: "10.1.1.4/32" in came(recorder.changes(vpc)))
+        eventually("the route was published", lambda: "10.1.1.4/32" in came(recorder.changes(vpc)))
         written = f"{BASE}/vpcs/{vpc}/changes"
         eventually("and written down", lambda: published.log.count(f"'{written}'") >= 2)
         assert pids(lab)[cold] == pid, "it was not the frozen one that was looked at"
-        # Nothing, or it was chosen once more, and said that before anything else.
+        # It published nothing, or it was elected again and published its claim first.
         assert published.of(cold)[len(already) :][:1] in ([], [LEADER])
     none_lost(pinging)
     assert succeeded(before, recorder.claims())
-    told(recorder, vpc, comes=["10.1.1.3/32", "10.1.1.4/32"], goes=[])
+    published_exactly(recorder, vpc, comes=["10.1.1.3/32", "10.1.1.4/32"], goes=[])
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def frozen(lab: Lab) -> Iterator[tuple[str, dict[str, Any]]]:
         lab.kill(cold, signal.SIGSTOP)
         try:
             before = claim(lab)
-            if before["id"].endswith(f"-{pids(lab)[cold]}"):  # nobody followed it in the meantime
+            if before["id"].endswith(f"-{pids(lab)[cold]}"):  # no other router was elected meanwhile
                 yield cold, before
                 return
         finally:
@@ -110,8 +110,8 @@ def frozen(lab: Lab) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def none_lost(ping: "subprocess.Popen[str]") -> None:
     ping.send_signal(signal.SIGINT)
-    said, _ = ping.communicate(timeout=ANSWER_SECONDS)
-    seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)]
+    output, _ = ping.communicate(timeout=ANSWER_SECONDS)
+    seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)]
     assert len(seen) > 100
     assert seen == list(range(1, len(seen) + 1)), f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
 
@@ -124,10 +124,10 @@ def gone(changes: list[dict[str, Any]]) -> list[str]:
     return [network for change in changes for network in change["delete"]]
 
 
-def told(recorder: Recorder, vpc: str, *, comes: list[str], goes: list[str]) -> None:
-    """These came and went, each once; of what stands nothing was said, and each change follows on the one before.
+def published_exactly(recorder: Recorder, vpc: str, *, comes: list[str], goes: list[str]) -> None:
+    """Checks the changes: these routes came and went, once each; other routes are in none; each continues the last.
 
-    Where several followed each other, what one had told and not packed yet the next one tells again.
+    Where several routers led in turn, one publishes again the changes that its predecessor had not packed.
     """
     changes = recorder.changes(vpc)
     assert not STANDING & {*came(changes), *gone(changes)}

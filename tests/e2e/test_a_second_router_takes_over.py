@@ -1,6 +1,6 @@
-"""Two routers: the one that leads is killed, a change that comes while nobody leads arrives, and nothing is withdrawn.
+"""Two routers: the leader is killed, a change that comes while no router leads arrives, and nothing is withdrawn.
 
-And a deleted Node takes its routes along. A control plane alone is enough: what a node says is published by hand.
+And the routes of a deleted Node are withdrawn. A control plane is enough: the nodes' messages are published by hand.
 """
 
 import json
@@ -23,7 +23,7 @@ NODES = {f"by-hand-{number}": f"2001:db8:ff99:{number}00::/56" for number in (1,
 def blue(
     routers: Lab, spaces: Callable[..., tuple[str, ...]], request: pytest.FixtureRequest
 ) -> Iterator[Tenant]:
-    """A tenant, and the segments of nodes that nobody runs."""
+    """A tenant, and NodeSegments of nodes that do not exist."""
     (namespace,) = spaces(request.node.name.removeprefix("test_").replace("_", "-"))
     tenant = Tenant(routers, namespace)
     for name, prefix in NODES.items():
@@ -50,9 +50,9 @@ def register(blue: Tenant, name: str, *, attachment: str, vpc: str, function: st
     blue.apply(pod)
     address = str(sid(parse_prefix(NODES[name]), int(vpc, 16), int(function, 16)))
     attachment = f"{blue.namespace}/{attachment}"
-    said = NodeEndpoints(1, (Endpoint(vpc, function, attachment, address, (network,), 1),))
+    registration = NodeEndpoints(1, (Endpoint(vpc, function, attachment, address, (network,), 1),))
     user, topic = endpoints(blue, name)
-    publish(blue.lab, user, topic, encode(said).decode())
+    publish(blue.lab, user, topic, encode(registration).decode())
 
 
 def endpoints(blue: Tenant, name: str) -> tuple[str, str]:
@@ -79,12 +79,12 @@ def test_a_change_while_nobody_leads(blue: Tenant) -> None:
         register(blue, "by-hand-2", attachment="two", vpc=vpc, function=two, network="10.1.1.2/32")
         eventually("the second is routed as well", lambda: count(blue, vpc) == 2)
         assert leading(lab)
-        eventually("it was told", lambda: recorder.changes(vpc))
+        eventually("the change was published", lambda: recorder.changes(vpc))
     assert succeeded(before, recorder.claims())
     changes = recorder.changes(vpc)
-    told = [[route["network"] for route in change["set"]] for change in changes]
-    # Where several followed each other, what one had told and not packed yet the next one tells again.
-    assert (told[:1] if len(recorder.claims()) > 1 else told) == [["10.1.1.2/32"]]
+    published = [[route["network"] for route in change["set"]] for change in changes]
+    # Where several routers led in turn, one publishes again the changes that its predecessor had not packed.
+    assert (published[:1] if len(recorder.claims()) > 1 else published) == [["10.1.1.2/32"]]
     assert not [change["delete"] for change in changes if change["delete"]]
 
 

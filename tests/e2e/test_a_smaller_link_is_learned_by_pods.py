@@ -1,5 +1,5 @@
-"""A link of 1400 bytes between two nodes whose own have 1500: pods learn it in both directions and families, of TCP,
-UDP and echo requests, and `galactic status` names it. They learn as well what a pod that forwards answers itself.
+"""A link of 1400 bytes between two nodes whose own have 1500: pods learn its MTU in both directions and families, for
+TCP, UDP and echo requests, and `galactic status` names it. Answers of a pod that forwards reach the sender as well.
 """
 
 import json
@@ -102,8 +102,8 @@ def test_learned(tenants: Callable[..., Tenant], lab: Lab, request: pytest.Fixtu
     for source, target in (("one", "two"), ("two", "one")):
         for family, address in ADDRESSES[target].items():
             streams(blue, source, target, family)
-            said = echo(blue, source, address, FULL - HEADERS[family] - 8)
-            assert f"mtu={INNER}" in said.replace("mtu = ", "mtu=").replace("mtu: ", "mtu="), said
+            output = echo(blue, source, address, FULL - HEADERS[family] - 8)
+            assert f"mtu={INNER}" in output.replace("mtu = ", "mtu=").replace("mtu: ", "mtu="), output
             arrives(blue, source, target, family)
     eventually("galactic status names node, MTU and router", lambda: named(lab))
 

@@ -1,4 +1,4 @@
-"""Whoever writes something that cannot work is told which field, which value, and what to do: by kubectl, at once."""
+"""kubectl reports at once an object that cannot work: the field, the value and the remedy."""
 
 import json
 import os
@@ -27,13 +27,13 @@ NETWORKS = "k8s.v1.cni.cncf.io/networks"
 
 
 class Namespaces:
-    """What the stories are told in: bad-input has the VPC ``blue`` and attachments, and stranger nothing."""
+    """The namespaces of these stories: bad-input has the VPC ``blue`` and attachments, stranger has nothing."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
     def kubectl(self, *arguments: str, stdin: Any = None) -> tuple[bool, str]:
-        """Whether it succeeded, and everything it said. Of a server that was held up it is asked again."""
+        """Whether it succeeded, and its output. Repeats a request that timed out in a slow server."""
         for _ in range(TRIES):
             done = subprocess.run(
                 [str(self.lab.assets.kubectl), *arguments],
@@ -47,16 +47,16 @@ class Namespaces:
                 break
         return done.returncode == 0, done.stdout + done.stderr
 
-    def refuses(self, thing: dict[str, Any], *said: str, user: str = "") -> None:
-        """Applying it fails and says all of that."""
+    def refuses(self, thing: dict[str, Any], *messages: str, user: str = "") -> None:
+        """Applying it fails, with all of these messages."""
         extra = [f"--as={user}", "--as-group=system:masters"] if user else []
         done, text = self.kubectl("apply", *extra, "-f", "-", stdin=thing)
         assert not done, f"was accepted: {text}"
-        for words in said:
-            assert words in text
+        for message in messages:
+            assert message in text
 
     def accepts(self, *things: dict[str, Any]) -> str:
-        """Applying it succeeds; what was said."""
+        """Applying it succeeds; kubectl's output."""
         done, text = self.kubectl(
             "apply", "-f", "-", stdin={"apiVersion": "v1", "kind": "List", "items": things}
         )
@@ -257,15 +257,15 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
         pytest.param(segment("x", "10.0.0.0/24"), ["spec.prefix", "not an IPv6 prefix"], id="prefix-ipv4"),
     ],
 )
-def test_refused(space: Namespaces, thing: dict[str, Any], said: list[str]) -> None:
-    space.refuses(thing, *said)
+def test_refused(space: Namespaces, thing: dict[str, Any], words: list[str]) -> None:
+    space.refuses(thing, *words)
 
 
 def test_a_node_writes_its_own_segment_only(space: Namespaces) -> None:
     mine = segment("far", "2001:db8:fffe:100::/57")
     space.refuses(mine, "node node-1 may write its own only", user="galactic-node-node-1")
     space.refuses(mine, "node node-1 may write its own only", user="system:node:node-1")
-    # and its status, which is where a node tells what is attached to it
+    # and its status, in which a node lists its attachments
     status = {"status": {"loopback": "::1"}}
     url = f"/apis/{API}/nodesegments/far/status"
     for user, allowed in (("galactic-node-node-1", False), ("galactic-node-far", True)):
@@ -274,7 +274,7 @@ def test_a_node_writes_its_own_segment_only(space: Namespaces) -> None:
 
 
 def patched(lab: Lab, path: str, body: dict[str, Any], user: str) -> str:
-    """What the API server answers to a merge patch by that user. (kubectl before 1.24 knows no --subresource.)"""
+    """The API server's answer to a merge patch by that user. (kubectl before 1.24 has no --subresource.)"""
     config = json.loads(lab.kubeconfig.read_text())
     request = urllib.request.Request(  # noqa: S310  (https, by the kubeconfig)
         config["clusters"][0]["cluster"]["server"] + path,
@@ -330,7 +330,7 @@ def test_a_tenant_takes_no_part_of_anothers_termination(space: Namespaces) -> No
 
 
 def as_tenant(space: Namespaces, thing: dict[str, Any]) -> tuple[bool, str]:
-    """What kubectl says to a user of ``bad-input`` who may do there what Kubernetes' role edit allows."""
+    """Answer of kubectl to a user with Kubernetes' role edit in ``bad-input``."""
     return space.kubectl("apply", "--as=tenant", "-f", "-", stdin=thing)
 
 
@@ -349,9 +349,9 @@ def test_joining_needs_a_permission_of_its_own(space: Namespaces) -> None:
     space.accepts(bound("ClusterRole", "edit", "tenant"))
     eventually("the tenant makes VPCs", lambda: as_tenant(space, vpc("own", "10.8.0.0/16"))[0])
     joining = vpc("joining", "10.8.0.0/16", identifier="00000000beef")
-    done, said = as_tenant(space, joining)
+    done, output = as_tenant(space, joining)
     assert not done
-    assert "spec.identifier: 00000000beef: tenant may not join a VPC by its identifier" in said
+    assert "spec.identifier: 00000000beef: tenant may not join a VPC by its identifier" in output
     rule = {"apiGroups": ["galactic.datumapis.com"], "resources": ["identifiers"], "verbs": ["join"]}
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -363,13 +363,13 @@ def test_joining_needs_a_permission_of_its_own(space: Namespaces) -> None:
     eventually("the tenant joins", lambda: as_tenant(space, joining)[0])
     space.ready("vpc", "joining")
     assert space.lab.get("vpc", "-n", "bad-input", "joining")["status"]["identifier"] == "00000000beef"
-    done, said = as_tenant(space, vpc("another", "10.8.0.0/16", identifier="00000000bee0"))
+    done, output = as_tenant(space, vpc("another", "10.8.0.0/16", identifier="00000000bee0"))
     assert not done
-    assert "may not join" in said
+    assert "may not join" in output
 
 
 def test_the_webhook_answers_the_api_server_alone(control_plane: Lab) -> None:
-    """Whoever reaches its port has to be the API server: one without its certificate learns nothing."""
+    """The webhook answers a client with the API server's certificate, and refuses the connection of any other."""
     state = control_plane.state
     pki = state.root / "pki"
     url = f"https://[{state.control}]:{WEBHOOK_PORT}/validate"
@@ -393,25 +393,25 @@ def test_the_webhook_answers_the_api_server_alone(control_plane: Lab) -> None:
 
 
 def test_what_still_works_is_warned_of(space: Namespaces) -> None:
-    said = space.accepts(vpc("services", str(SERVICES)))
-    assert "Warning: spec.networks" in said
-    assert "the cluster's services" in said
-    said = space.accepts(attachment("outside", "10.200.0.1/24"))
-    assert "Warning" in said
-    assert "10.200.0.1 lies outside the VPC's networks" in said
+    output = space.accepts(vpc("services", str(SERVICES)))
+    assert "Warning: spec.networks" in output
+    assert "the cluster's services" in output
+    output = space.accepts(attachment("outside", "10.200.0.1/24"))
+    assert "Warning" in output
+    assert "10.200.0.1 lies outside the VPC's networks" in output
 
 
 def test_an_annotation_without_effect_is_warned_of(space: Namespaces) -> None:
     slip = ATTACHMENT.replace("attachment", "attachement")
-    said = space.accepts(pod("slip", {slip: "web"}))
-    assert f"Warning: metadata.annotations[{slip}]: has no effect here; did you mean {ATTACHMENT}?" in said
-    said = space.accepts(pod("slip-beside", {slip: "web", ATTACHMENT: "gate"}))
-    assert said.count("has no effect here") == 1, "it is asked about once"
+    output = space.accepts(pod("slip", {slip: "web"}))
+    assert f"Warning: metadata.annotations[{slip}]: has no effect here; did you mean {ATTACHMENT}?" in output
+    output = space.accepts(pod("slip-beside", {slip: "web", ATTACHMENT: "gate"}))
+    assert output.count("has no effect here") == 1, "it is asked about once"
     named = vpc("named", "10.99.0.0/24")
     named["metadata"]["annotations"] = {"galactic.datumapis.com/identifier": "4d2", "example.com/x": "y"}
-    said = space.accepts(named)
-    assert said.count("has no effect here") == 1
-    assert "galactic.datumapis.com/identifier]: has no effect here; remove it" in said
+    output = space.accepts(named)
+    assert output.count("has no effect here") == 1
+    assert "galactic.datumapis.com/identifier]: has no effect here; remove it" in output
 
 
 def test_annotations_of_a_pod_that_exists_stay(space: Namespaces) -> None:
@@ -419,15 +419,15 @@ def test_annotations_of_a_pod_that_exists_stay(space: Namespaces) -> None:
     made = space.lab.get("pod", "-n", "bad-input", "fixed")
     assert made["metadata"]["annotations"][NETWORKS] == "web@galactic0"
     space.refuses(pod("fixed", {ATTACHMENT: "gate"}), ATTACHMENT, "'gate' cannot change on a pod that exists")
-    done, said = space.kubectl("annotate", "pod", "-n", "bad-input", "fixed", f"{ATTACHMENT}-")
+    done, output = space.kubectl("annotate", "pod", "-n", "bad-input", "fixed", f"{ATTACHMENT}-")
     assert not done
-    assert "cannot be removed" in said
-    done, said = space.kubectl("label", "pod", "-n", "bad-input", "fixed", "app=web")
-    assert done, said
+    assert "cannot be removed" in output
+    done, output = space.kubectl("label", "pod", "-n", "bad-input", "fixed", "app=web")
+    assert done, output
 
     # a second pod on the attachment is what a rolling update makes
-    said = space.accepts(pod("surge", {ATTACHMENT: "web"}))
-    assert "Warning: pod fixed has VPCAttachment web as well" in said
+    output = space.accepts(pod("surge", {ATTACHMENT: "web"}))
+    assert "Warning: pod fixed has VPCAttachment web as well" in output
 
 
 def test_both_forms_of_the_multus_annotation_are_appended_to(space: Namespaces) -> None:

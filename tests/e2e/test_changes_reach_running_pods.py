@@ -1,4 +1,4 @@
-"""What is changed in a VPC or an attachment reaches the pods that already run, without a new pod or a lost address."""
+"""Changes of a VPC or an attachment reach the pods that already run, without a new pod or a lost address."""
 
 import json
 from collections.abc import Callable
@@ -65,8 +65,8 @@ def spec(**fields: object) -> str:
 
 def routes(lab: Lab, tenant: Tenant, pod: str, family: int = 4) -> list[str]:
     """The destinations in a pod's main table."""
-    told = lab.run(f"pod/{tenant.namespace}/{pod}", ["ip", "-json", f"-{family}", "route"]).stdout
-    return [route["dst"] for route in json.loads(told)]
+    output = lab.run(f"pod/{tenant.namespace}/{pod}", ["ip", "-json", f"-{family}", "route"]).stdout
+    return [route["dst"] for route in json.loads(output)]
 
 
 SERVICE = str(SERVICES[0xFF07])

@@ -48,8 +48,8 @@ def test_survive(tenants: Callable[..., Tenant], lab: Lab) -> None:
     finally:
         ping.send_signal(signal.SIGINT)
         echoes, _ = ping.communicate(timeout=ANSWER_SECONDS)
-        told, _ = stream.communicate(timeout=ANSWER_SECONDS)  # which ends its standard input
-    result = json.loads(told)
+        summary, _ = stream.communicate(timeout=ANSWER_SECONDS)  # which ends its standard input
+    result = json.loads(summary)
     assert result["error"] is None
     assert result["sent"] == result["received"] > 100
     seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", echoes)]
@@ -67,5 +67,5 @@ def process(lab: Lab, component: str) -> int | None:
     """The process id of a component, None while there is none."""
     if component.startswith("controller/"):
         return lab.controller_pid(component.removeprefix("controller/"))
-    (entry,) = (each for each in lab.supervisor.status() if each["name"] == component)
+    (entry,) = (process for process in lab.supervisor.status() if process["name"] == component)
     return entry["pid"] if entry["statename"] == "RUNNING" else None

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mqtt import retained
-from story import Tenant, eventually, is_again, kernel, steady
+from story import Tenant, eventually, returns_to, kernel, steady
 
 from galactic_lab.cluster import Lab
 
@@ -26,11 +26,11 @@ def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab) -> None:
 
     blue.delete_pod("two")
     eventually("its endpoint is withdrawn", lambda: blue.endpoint("two") is None)
-    is_again("node-2", before["node-2"], lambda: kernel(lab, "node-2"))
+    returns_to("node-2", before["node-2"], lambda: kernel(lab, "node-2"))
     eventually("node-1 forgot the route", lambda: sid not in str(kernel(lab, "node-1")))
 
     blue.delete_pod("one")
-    is_again("node-1", before["node-1"], lambda: kernel(lab, "node-1"))
+    returns_to("node-1", before["node-1"], lambda: kernel(lab, "node-1"))
     eventually("the broker retains nothing of the VPC", lambda: not [t for t in retained(lab) if vpc in t])
     for node in ("node-1", "node-2"):
         eventually(f"{node} says so", lambda node=node: vpc not in str(lab.get("nseg", node)["status"]))

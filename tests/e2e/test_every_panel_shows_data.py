@@ -18,7 +18,7 @@ from observability.panel import Board
 
 AGAIN = 40
 WIDE = {"__rate_interval": "1h"}
-"""Rates over all that the story did, however slow the machine."""
+"""A window for rates that covers the whole story on a slow machine."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,9 @@ def asked(replicas: Lab) -> Iterator[Api]:
     """The Prometheus of a lab with two routers and a database. Asking every controller all the time costs the nodes
     more than stories do: it rests afterwards, unless it was there before.
     """
-    there = any(each["name"] == prometheus.NAME and each["pid"] for each in replicas.supervisor.status())
+    there = any(
+        process["name"] == prometheus.NAME and process["pid"] for process in replicas.supervisor.status()
+    )
     if not there:
         replicas.up(prometheus=True)
     api = Api(replicas.state.prometheus_url)
@@ -67,8 +69,8 @@ def _choices(board: Board, asked: Api, wished: dict[str, str]) -> list[dict[str,
 
 
 def _shown(asked: Api, busy: Tenant, expression: str) -> Callable[[], list[float]]:
-    """What a query brings. After many questions in vain the pod comes once more: what had been counted already when it
-    was scraped for the first time has not been seen to grow.
+    """The figures of a query. After several empty answers the pod is made once more: Prometheus sees no growth of a
+    counter that had its value at the first scrape.
     """
     questions = itertools.count(1)
 
@@ -82,7 +84,7 @@ def _shown(asked: Api, busy: Tenant, expression: str) -> Callable[[], list[float
 
 
 def _figures(asked: Api, expression: str) -> list[float]:
-    """What a query brings. A quantile of nothing is not a figure."""
+    """The finite values of a query. A quantile of no observations is none."""
     found = [value for series in asked.query(expression) for _, value in series.points]
     return [value for value in found if math.isfinite(value)]
 

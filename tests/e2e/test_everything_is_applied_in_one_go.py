@@ -100,6 +100,6 @@ def test_a_slow_operator_delays_a_pod_and_refuses_none(
     finally:
         lab.kill("operator", signal.SIGCONT)
     assert applying.stdout is not None
-    said = applying.stdout.read()
-    assert applying.wait() == 0, said
+    output = applying.stdout.read()
+    assert applying.wait() == 0, output
     assert lab.get("pod", "late", "-n", net)["metadata"]["annotations"][NETWORKS] == "late@galactic0"

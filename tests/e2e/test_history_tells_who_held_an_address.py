@@ -1,4 +1,4 @@
-"""Where an address was, and when, is told by the router's database, also of a time when the database was away."""
+"""The router's database has the holders of an address with their times, also for a time when the database was away."""
 
 import itertools
 import json
@@ -34,20 +34,22 @@ def blue(steadfast: None, tenants: Callable[..., Tenant]) -> Tenant:
 
 
 def history(tenant: Tenant, address: str) -> list[dict[str, Any]]:
-    """What `galactic history` answers, the first holder first; nothing while it says that the database is away."""
+    """The periods that `galactic history` prints, the first holder first; none while the database is away."""
     vpc = tenant.lab.get("vpc", "-n", tenant.namespace, "vpc")["status"]["identifier"]
     argv = [str(GALACTIC), "history", address, "--vpc", vpc, "-o", "json"]
     variables = os.environ | {"GALACTIC_DATABASE_URL": tenant.lab.state.database_url()}
-    said = subprocess.run(
+    done = subprocess.run(
         argv, capture_output=True, text=True, env=variables, check=False, timeout=ANSWER_SECONDS
     )
-    assert said.returncode in (0, 1, 4), said.stderr
-    return list(reversed(json.loads(said.stdout or "[]")))
+    assert done.returncode in (0, 1, 4), done.stderr
+    return list(reversed(json.loads(done.stdout or "[]")))
 
 
 def holders(tenant: Tenant, address: str) -> list[tuple[str, str, bool]]:
     """(attachment, node, whether it still holds it) of all that ever did, in their order."""
-    return [(each["attachment"], each["node"], each["until"] is None) for each in history(tenant, address)]
+    return [
+        (period["attachment"], period["node"], period["until"] is None) for period in history(tenant, address)
+    ]
 
 
 def moved(blue: Tenant, node: str) -> None:
@@ -58,7 +60,7 @@ def moved(blue: Tenant, node: str) -> None:
 
 
 def test_attached_moved_and_gone(blue: Tenant) -> None:
-    """One move is told while the database is away: routes do not wait for it, and it is caught up in order, once."""
+    """One move happens while the database is away: routes do not wait for it, and the router records it later, once."""
     lab, two = blue.lab, f"{blue.namespace}/two"
     moved(blue, "node-3")
     expected = [(two, "node-2", False), (two, "node-3", True)]
@@ -72,13 +74,13 @@ def test_attached_moved_and_gone(blue: Tenant) -> None:
     expected = [(two, node, False) for node in ("node-2", "node-3", "node-2")]
     for address in ("10.1.1.2", "2001:10:1:1::2"):
         eventually(f"the history of {address} is complete", lambda a=address: holders(blue, a) == expected)
-    told = history(blue, "10.1.1.2")
-    assert all(each["since"] < each["until"] for each in told)
-    assert all(one["until"] <= other["since"] for one, other in itertools.pairwise(told))
+    periods = history(blue, "10.1.1.2")
+    assert all(period["since"] < period["until"] for period in periods)
+    assert all(one["until"] <= other["since"] for one, other in itertools.pairwise(periods))
     # The third is on a node that knows of no holder, so a clock that ran ahead elsewhere does not order it.
-    first, second, third = (each["epoch"] for each in told)
+    first, second, third = (period["epoch"] for period in periods)
     assert first < second
     assert third not in (first, second)
-    assert all(each["began_exactly"] and each["ended_exactly"] for each in told)
+    assert all(period["began_exactly"] and period["ended_exactly"] for period in periods)
     assert holders(blue, "10.1.1.1") == [(f"{blue.namespace}/one", "node-1", True)]
     assert holders(blue, "10.1.1.9") == []

@@ -1,4 +1,4 @@
-"""The largest packet that a pod's interface says it may send arrives unfragmented, one byte more is refused with the
+"""A packet of the size of a pod's interface MTU arrives unfragmented, one byte more is refused with the
 size that fits, TCP runs in full segments; where the underlay is made smaller, running pods follow (docs/mtu.md).
 """
 
@@ -64,8 +64,8 @@ def fits(blue: Tenant, size: int) -> None:
         argv = ["ping", "-n", "-M", "do", "-c1", "-W1", f"-s{size - HEADERS[family] - ICMP + 1}", address]
         refused = blue.lab.run(f"pod/{blue.namespace}/one", argv, check=False)
         assert refused.returncode
-        said = (refused.stdout + refused.stderr).replace("mtu: ", "mtu=")
-        assert f"message too long, mtu={size}" in said
+        output = (refused.stdout + refused.stderr).replace("mtu: ", "mtu=")
+        assert f"message too long, mtu={size}" in output
         argv = [sys.executable, "-P", str(STREAM), blue.netns("two"), address, blue.netns("one"), str(BYTES)]
         stream = blue.lab.run("kernel", argv, timeout=600).stdout
         result = json.loads(stream.splitlines()[-1])

@@ -137,7 +137,9 @@ def test_a_pod_that_starts_under_the_policy_is_attached(enforced: Lab) -> None:
 
 
 def test_galactic_works_under_the_policies_of_its_chart(enforced: Lab) -> None:
-    """Broker, routers and webhooks start anew: each is reached at the ports that its policy opens, and at no other."""
+    """Broker, routers and webhooks are restarted: each is reached at the ports that its policy opens, and at no
+    other.
+    """
     closed = next(
         pod["status"]["podIP"]
         for pod in pods(enforced).values()
@@ -155,6 +157,6 @@ def test_galactic_works_under_the_policies_of_its_chart(enforced: Lab) -> None:
 
 
 def connection(lab: Lab, address: str, port: int) -> str:
-    """What a pod of blue is told that connects to a port at which nothing listens."""
+    """The error of a pod of blue that connects to a port at which nothing listens."""
     command = ("nc", "-w", str(SECONDS), address, str(port))
     return inside(lab, "blue", "web", *command).stderr

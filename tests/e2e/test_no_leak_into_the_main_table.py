@@ -1,5 +1,5 @@
-"""What is not in a VPC is unreachable from its pods, and they are told so: not one packet leaves the node, whatever the
-node itself could reach.
+"""Destinations outside a VPC are unreachable from its pods, which get an ICMP error: not one packet leaves the node,
+whatever the node itself could reach.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,8 +66,8 @@ def test_unreachable(tenants: Callable[..., Tenant], lab: Lab) -> None:
     packets += [(one, packet / marked(name)) for name, packet in permitted.items()]
     arrivals = [(where, mark) for where in ("two", "fabric") for mark in permitted]
 
-    heard = wire.exchange(packets, listen, arrivals)
-    assert heard.at("fabric") == set(permitted)
+    arrived = wire.exchange(packets, listen, arrivals)
+    assert arrived.at("fabric") == set(permitted)
     # The gateway answers with an error that quotes the packet; kernels limit how often.
     elsewhere = [(one, packet / marked(name)) for name, packet in ELSEWHERE.items()]
     wire.exchange(elsewhere, listen, [("one", name) for name in ELSEWHERE], again=True)

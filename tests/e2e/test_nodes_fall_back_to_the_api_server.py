@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Callable
 
 import audit
-from story import ANSWER_SECONDS, Tenant, echoes, eventually, unheard
+from story import ANSWER_SECONDS, Tenant, echoes, eventually, lost
 
 from galactic_lab.cluster import Lab
 
@@ -51,11 +51,13 @@ def pinging(lab: Lab, tenant: Tenant, address: str) -> "subprocess.Popen[str]":
 
 def answered(ping: "subprocess.Popen[str]") -> None:
     """Waits for its end; not one is lost."""
-    said, _ = ping.communicate(timeout=ANSWER_SECONDS)
-    assert not unheard(said, COUNT), said
+    output, _ = ping.communicate(timeout=ANSWER_SECONDS)
+    assert not lost(output, COUNT), output
 
 
 def broker(lab: Lab, node: str) -> str:
-    """What a node's segment says of the broker."""
+    """The message of condition BrokerConnected in a node's segment."""
     conditions = lab.get("nseg", node)["status"]["conditions"]
-    return next(str(each["message"]) for each in conditions if each["type"] == "BrokerConnected")
+    return next(
+        str(condition["message"]) for condition in conditions if condition["type"] == "BrokerConnected"
+    )

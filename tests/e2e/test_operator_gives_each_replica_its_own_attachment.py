@@ -46,15 +46,17 @@ def deployment(replicas: int, version: str = "1") -> dict[str, Any]:
 def shared_out(tenant: Tenant) -> dict[str, str]:
     """Pod → the address of the attachment that it carries and owns, of those that are ready."""
     lab, namespace = tenant.lab, tenant.namespace
-    there = {it["metadata"]["name"]: it for it in lab.get("vpca", "-n", namespace)["items"]}
+    attachments = {
+        attachment["metadata"]["name"]: attachment for attachment in lab.get("vpca", "-n", namespace)["items"]
+    }
     result = {}
     for pod in lab.get("pods", "-n", namespace)["items"]:
-        attachment = there.pop(pod["metadata"].get("annotations", {}).get(ATTACHMENT, ""), {})
+        attachment = attachments.pop(pod["metadata"].get("annotations", {}).get(ATTACHMENT, ""), {})
         status = attachment.get("status", {})
-        owners = [it["uid"] for it in attachment.get("metadata", {}).get("ownerReferences", ())]
+        owners = [owner["uid"] for owner in attachment.get("metadata", {}).get("ownerReferences", ())]
         if status.get("ready") and owners == [pod["metadata"]["uid"]]:
             result[pod["metadata"]["name"]] = status["addresses"][0]
-    return {} if there else result  # left-overs have yet to go
+    return {} if attachments else result  # left-overs have yet to go
 
 
 def test_scaled_rolled_and_gone(blue: Tenant) -> None:
@@ -108,14 +110,14 @@ def test_an_attachment_of_this_kind_waits_for_its_pod(blue: Tenant) -> None:
     (before,) = blue.lab.get("vpca", "-n", blue.namespace)["items"]
     name = before["metadata"]["name"]
     blue.lab.kubectl("delete", "vpca", "-n", blue.namespace, name, "--wait=false")
-    said = eventually(
-        "it says for whom it waits",
+    messages = eventually(
+        "condition Deleting names the pod",
         lambda: [
             one["message"]
             for one in blue.attachment(name)["status"]["conditions"]
             if one["type"] == "Deleting"
         ],
     )
-    assert f"waits for pod {blue.namespace}/web-" in said[0]
+    assert f"waits for pod {blue.namespace}/web-" in messages[0]
     blue.apply(deployment(0))
     eventually("both are gone", lambda: not blue.lab.get("vpca", "-n", blue.namespace)["items"])

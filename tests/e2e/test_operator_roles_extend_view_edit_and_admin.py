@@ -1,4 +1,6 @@
-"""Whoever may see, edit or administer a namespace may do the same with VPCs and attachments, and touches no status."""
+"""Users with role view, edit or admin in a namespace have the same rights to its VPCs and attachments, and none to a
+status.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +29,8 @@ def people(control_plane: Lab) -> Iterator[Lab]:
 
 def may(lab: Lab, user: str, verb: str, what: str, *more: str, namespace: str = NAMESPACE) -> bool:
     ask = ("auth", "can-i", verb, what, "-n", namespace, f"--as={user}", *more)
-    said = eventually("an answer", lambda: lab.kubectl(*ask, check=False).strip())
-    return bool(said == "yes")
+    answer = eventually("an answer", lambda: lab.kubectl(*ask, check=False).strip())
+    return bool(answer == "yes")
 
 
 @pytest.mark.parametrize("what", ["vpcs", "vpcattachments"])

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from story import Tenant, eventually, is_again, kernel, steady
+from story import Tenant, eventually, returns_to, kernel, steady
 
 from galactic_lab.cluster import Lab
 
@@ -20,7 +20,7 @@ for file in /run/netns/cni-*; do
   test "$(stat -c %i $file)" != "$inode" || {{ umount $file; rm $file; }}
 done
 """
-"""Ends a pod's processes and its network namespace, of which kubelet and containerd are not told."""
+"""Ends a pod's processes and its network namespace behind the back of kubelet and containerd."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_nothing_is_left(tenants: Callable[..., Tenant], lab: Lab, request: pyte
     request.getfixturevalue("frozen")
     uid = lab.get("pod", "-n", blue.namespace, "gone")["metadata"]["uid"]
     lab.exec(NODE, ["bash", "-c", VANISH.format(uid=uid)])
-    is_again(NODE, before, lambda: kernel(lab, NODE))
+    returns_to(NODE, before, lambda: kernel(lab, NODE))
     eventually("its endpoint is withdrawn", lambda: blue.endpoint("gone") is None)
     eventually("node-2 forgot the route", lambda: sid not in str(kernel(lab, "node-2")))
     eventually("node-1 says so", lambda: sid not in str(lab.get("nseg", NODE)["status"]))

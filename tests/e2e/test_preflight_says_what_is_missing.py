@@ -1,5 +1,5 @@
-"""A node that cannot do its work says why in its NodeSegment, goes on running, and is cured without a restart once what
-it lacks is there.
+"""A node that cannot do its work reports the reason in its NodeSegment, goes on running, and recovers without a restart
+once the missing part is there.
 """
 
 import signal
@@ -29,10 +29,12 @@ def mounted(lab: Lab) -> bool:
 
 
 def conditions(lab: Lab) -> dict[str, dict[str, str]]:
-    return {each["type"]: each for each in lab.get("nseg", NODE)["status"].get("conditions") or ()}
+    return {
+        condition["type"]: condition for condition in lab.get("nseg", NODE)["status"].get("conditions") or ()
+    }
 
 
-def told(lab: Lab, status: str, words: str = "") -> bool:
+def reported(lab: Lab, status: str, words: str = "") -> bool:
     """Whether the node's condition Ready has that status and its message those words."""
     ready = conditions(lab).get("Ready", {})
     return ready.get("status") == status and words in ready.get("message", "")
@@ -42,11 +44,11 @@ def test_a_sysctl_that_may_not_be_written(lab: Lab, read_only: None) -> None:
     before = lab.controller_pid(NODE)
     lab.kill(f"controller/{NODE}", signal.SIGKILL)
     pid = eventually("the controller runs again", lambda: (one := lab.controller_pid(NODE)) != before and one)
-    eventually("the node says what it lacks", lambda: told(lab, "False", "strict_mode"))
+    eventually("the node reports the sysctl", lambda: reported(lab, "False", "strict_mode"))
     assert lab.controller_pid(NODE) == pid, "it does not run in circles"
 
     # Lazily, as the controller looks at sysctls while it waits.
     lab.exec(NODE, ["umount", "--lazy", "/proc/sys"])
-    eventually("the node is ready", lambda: told(lab, "True"), seconds=90)
+    eventually("the node is ready", lambda: reported(lab, "True"), seconds=90)
     assert lab.controller_pid(NODE) == pid
     assert lab.exec(NODE, ["sysctl", "-n", "net.vrf.strict_mode"]).strip() == "1"

@@ -1,5 +1,5 @@
-"""After any number of ADDs, DELs, vanished namespaces and killed controllers the kernel holds what it should: when all
-of ours is taken out of it and the controller starts anew, the very same is there again.
+"""After random ADDs, DELs, vanished namespaces and killed controllers the kernel is as planned: when Galactic's objects
+are removed from it and the controller is restarted, it has exactly the same objects again.
 """
 
 import json
@@ -23,7 +23,7 @@ VPCS, ATTACHMENTS = 3, 7
 
 @pytest.fixture
 def seed() -> int:
-    """The same at each run; GALACTIC_SEED=N another, GALACTIC_SEED=new one that nobody tried yet."""
+    """The same at each run; GALACTIC_SEED=N another, GALACTIC_SEED=new a random one."""
     given = os.environ.get("GALACTIC_SEED", "1")
     chosen = random.randrange(1 << 32) if given == "new" else int(given)
     sys.stdout.write(f"GALACTIC_SEED={chosen}\n")  # pytest shows it where the story fails
@@ -40,12 +40,12 @@ def test_rebuild(tenants: Callable[..., Tenant], lab: Lab, seed: int) -> None:
     init = state.pid(NODE, "init").read_text().strip()
     argv = [sys.executable, "-P", str(PROGRAM), plugin, str(seed), str(COUNT)]
     slots = json.dumps(carried(blue))
-    held: dict[str, list[str]] = {}
+    attached: dict[str, list[str]] = {}
     try:
-        told = json.loads(lab.run(NODE, argv, stdin=slots, timeout=1200).stdout)
-        held, done = told["held"], told["done"]
+        result = json.loads(lab.run(NODE, argv, stdin=slots, timeout=1200).stdout)
+        attached, done = result["attached"], result["done"]
         assert len(done) >= 4, f"too few kinds of operations: {done}"
-        pods = {f"/proc/{init}/root/run/netns/{name}": devices for name, devices in held.items()}
+        pods = {f"/proc/{init}/root/run/netns/{name}": devices for name, devices in attached.items()}
         pods[blue.netns("here")] = ["galactic0"]
         wanted = sum(map(len, pods.values()))
         eventually("what vanished is forgotten", lambda: forgotten(lab, wanted))
@@ -146,29 +146,29 @@ def waiting(name: str) -> dict[str, Any]:
 def names(lab: Lab) -> list[str]:
     """The namespaces that the operations made."""
     return [
-        each["name"]
-        for each in json.loads(lab.exec(NODE, ["ip", "-j", "netns"]) or "[]")
-        if each["name"].startswith("wild-")
+        netns["name"]
+        for netns in json.loads(lab.exec(NODE, ["ip", "-j", "netns"]) or "[]")
+        if netns["name"].startswith("wild-")
     ]
 
 
 def forgotten(lab: Lab, wanted: int) -> bool:
-    """Whether the node has that many attachments and nothing of others: a host end goes with its namespace at once, but
-    its SID, and a VRF that nobody is in, when the controller has seen that.
+    """Whether the node has that many attachments and nothing of others. A host end goes with its namespace at once; its
+    SID and an empty VRF go when the controller has noticed.
     """
-    links = [each for each in shown(lab, NODE, "link") if each["ifname"][0] == "G"]
-    ends = [each for each in links if each["ifname"].endswith("H")]
-    vrfs = {each["ifname"] for each in links if each["ifname"].endswith("V")}
+    links = [link for link in shown(lab, NODE, "link") if link["ifname"][0] == "G"]
+    ends = [link for link in links if link["ifname"].endswith("H")]
+    vrfs = {link["ifname"] for link in links if link["ifname"].endswith("V")}
     sids = lab.exec(NODE, ["ip", "-6", "route", "show", "proto", "154"]).count("End.DT46")
-    return len(ends) == sids == wanted and vrfs == {each.get("master") for each in ends}
+    return len(ends) == sids == wanted and vrfs == {end.get("master") for end in ends}
 
 
 def host_ends(lab: Lab) -> int:
-    return sum(each["ifname"].endswith("H") for each in shown(lab, NODE, "link") if each["ifname"][0] == "G")
+    return sum(link["ifname"].endswith("H") for link in shown(lab, NODE, "link") if link["ifname"][0] == "G")
 
 
 def shown(lab: Lab, target: str, *what: str) -> list[dict[str, Any]]:
-    """What ip says, of one family or both."""
+    """Objects that ip prints, of one family or both."""
     return list(json.loads(lab.exec(target, ["ip", "-j", *what]) or "[]"))
 
 
@@ -186,45 +186,47 @@ def kernel(lab: Lab, pods: dict[str, list[str]]) -> dict[str, set[str]]:
         f"nsenter --net={pod} sh -c 'ip -j address; echo; ip -4 -j route; echo; ip -6 -j route; echo'"
         for pod in pods
     ]
-    said = lab.run("kernel", ["sh", "-c", "; ".join(commands)]).stdout
-    parts = [json.loads(line) for line in said.splitlines() if line.strip()]
+    output = lab.run("kernel", ["sh", "-c", "; ".join(commands)]).stdout
+    parts = [json.loads(line) for line in output.splitlines() if line.strip()]
     links, addresses, rules_4, rules_6, routes_4, routes_6, *inside = parts
     tables = {
-        str(each["linkinfo"]["info_data"]["table"]): each["ifname"]
-        for each in links
-        if each.get("linkinfo", {}).get("info_kind") == "vrf"
+        str(link["linkinfo"]["info_data"]["table"]): link["ifname"]
+        for link in links
+        if link.get("linkinfo", {}).get("info_kind") == "vrf"
     }
-    ours = [each for each in links if each["ifname"][0] == "G" or each["ifname"] == "lo-galactic"]
+    ours = [link for link in links if link["ifname"][0] == "G" or link["ifname"] == "lo-galactic"]
     found = {
         "links": {
-            words(each, "ifname", "mtu", "master", "operstate", "group", info=each["linkinfo"]["info_kind"])
-            for each in ours
+            words(link, "ifname", "mtu", "master", "operstate", "group", info=link["linkinfo"]["info_kind"])
+            for link in ours
         },
         "addresses": {
-            words(one, "family", "local", "prefixlen", "scope", device=each["ifname"])
-            for each in addresses
-            for one in each.get("addr_info", ())
-            if each["ifname"] in {link["ifname"] for link in ours} and given(one)
+            words(one, "family", "local", "prefixlen", "scope", device=device["ifname"])
+            for device in addresses
+            for one in device.get("addr_info", ())
+            if device["ifname"] in {link["ifname"] for link in ours} and given(one)
         },
-        "rules": {words(each) for each in (*rules_4, *rules_6)},
+        "rules": {words(rule) for rule in (*rules_4, *rules_6)},
         "routes": {
             words(
-                each,
+                route,
                 **{
-                    key: tables.get(str(each[key]), each[key]) for key in ("table", "vrftable") if key in each
+                    key: tables.get(str(route[key]), route[key])
+                    for key in ("table", "vrftable")
+                    if key in route
                 },
             )
-            for each in (*routes_4, *routes_6)
-            if each.get("protocol") != "kernel" and "cache" not in each.get("flags", ())
+            for route in (*routes_4, *routes_6)
+            if route.get("protocol") != "kernel" and "cache" not in route.get("flags", ())
         },
     }
     for number, pod in enumerate(pods):
         devices, four, six = inside[number * 3 : number * 3 + 3]
         found[pod] = {words(route) for route in (*four, *six) if route.get("protocol") != "kernel"} | {
-            words(one, "family", "local", "prefixlen", device=each["ifname"], mtu=each["mtu"])
-            for each in devices
-            for one in each.get("addr_info", ())
-            if each["ifname"] in pods[pod] and given(one)
+            words(one, "family", "local", "prefixlen", device=device["ifname"], mtu=device["mtu"])
+            for device in devices
+            for one in device.get("addr_info", ())
+            if device["ifname"] in pods[pod] and given(one)
         }
     return found
 
@@ -237,12 +239,12 @@ def given(address: dict[str, Any]) -> bool:
 
 
 def words(thing: dict[str, Any], *keys: str, **more: Any) -> str:
-    """One line that says it, of all its fields or some."""
+    """One line of all its fields or some."""
     return json.dumps({key: thing.get(key) for key in keys or thing} | more, sort_keys=True)
 
 
 def difference(before: dict[str, set[str]], now: dict[str, set[str]]) -> dict[str, Any]:
-    """What is missing and what is new, by part."""
+    """Missing and new lines, by part."""
     return {
         part: {"missing": before[part] - now[part], "new": now[part] - before[part]}
         for part in before

@@ -1,4 +1,4 @@
-"""What kubelet, containerd and Kubernetes' controllers do with pods: Galactic keeps up with it."""
+"""Galactic follows what kubelet, containerd and Kubernetes' controllers do with pods."""
 
 import json
 import subprocess
@@ -216,7 +216,7 @@ def rolled(lab: Lab, tenant: Tenant, what: str) -> None:
 
 
 def attachments(lab: Lab, tenant: Tenant) -> set[str]:
-    return {each["metadata"]["name"] for each in lab.get("vpca", "-n", tenant.namespace)["items"]}
+    return {attachment["metadata"]["name"] for attachment in lab.get("vpca", "-n", tenant.namespace)["items"]}
 
 
 def between(one: dict[str, Any], two: dict[str, Any]) -> tuple[str, str]:

@@ -61,8 +61,8 @@ def test_shapes(tenants: Callable[..., Tenant]) -> None:
         {"apiVersion": API, "kind": "VPC", "metadata": {"name": name}, "spec": {"networks": networks}}
         for name, networks in NETWORKS.items()
     ]
-    blue.apply(*kinds, *(each for name in PODS for each in attachments(name)))
-    wanted = {each["metadata"]["name"] for name in PODS for each in attachments(name)}
+    blue.apply(*kinds, *(attachment for name in PODS for attachment in attachments(name)))
+    wanted = {attachment["metadata"]["name"] for name in PODS for attachment in attachments(name)}
     eventually("every attachment is ready", lambda: wanted == ready(blue))
     blue.apply(*map(pod, PODS))
     blue.wait_for_pods(*PODS)
@@ -94,14 +94,14 @@ def attachments(name: str) -> list[dict[str, Any]]:
 def ready(tenant: Tenant) -> set[str]:
     """The attachments that are ready, and so have what Multus needs."""
     return {
-        each["metadata"]["name"]
-        for each in tenant.lab.get("vpca", "-n", tenant.namespace)["items"]
-        if each.get("status", {}).get("ready")
+        attachment["metadata"]["name"]
+        for attachment in tenant.lab.get("vpca", "-n", tenant.namespace)["items"]
+        if attachment.get("status", {}).get("ready")
     }
 
 
 def pod(name: str) -> dict[str, Any]:
-    """The first attachment as Galactic's annotation has it; what is beyond one, Multus' own list says."""
+    """A Pod with its first attachment in Galactic's annotation and further ones in Multus' own list."""
     further = ",".join(f"{name}-{number}@galactic{number}" for number in range(1, len(PODS[name]) - 1))
     annotations = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": f"{name}.0"}
     if further:

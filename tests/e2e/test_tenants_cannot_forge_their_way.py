@@ -1,7 +1,7 @@
-"""What a pod makes up by hand gets nowhere: packets to SIDs, to the nodes, with somebody else's source, with a routing
-header; nor does a pod of the default network with a node's source get into a VPC. All of it is sent for real,
-beside permitted packets that do arrive, and once more with the protections of the node away: then it arrives, so
-that the silence before means something. Two VPCs with the same addresses stay apart.
+"""Packets that a pod forges arrive nowhere: to SIDs, to the nodes, with the source of another pod, with a routing
+header; nor does a pod of the default network with a node's source get into a VPC. All of them are sent for real, beside
+permitted packets that arrive, and once more without the node's protections: then they arrive, which proves that the
+protections stopped them. Two VPCs with the same addresses stay apart.
 """
 
 import sys
@@ -16,7 +16,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.inet6 import IPv6ExtHdrSegmentRouting as RoutingHeader
 from scapy.packet import Packet
 from story import Tenant, eventually
-from wired import PORT, Heard, Port, Wire, marked
+from wired import PORT, Arrivals, Port, Wire, marked
 
 from galactic import names
 from galactic_lab.cluster import Lab
@@ -38,18 +38,18 @@ GREEN = {NEAR: (OWN_4, OWN_6), FAR: (TWO_4, TWO_6)}
 @dataclass(frozen=True)
 class Attempt:
     """A packet, from blue's pod ``one``, green's ``near``, from ``outside`` (the fabric) or from ``guest``, a pod of
-    node-1 that has only the default network. ``hears``: who hears it
-    where nothing of ours protects; None: the kernel drops it then, too. ``made`` gets green's SIDs by pod, and the
+    node-1 that has only the default network. ``reaches``: the listener that it arrives at
+    without Galactic's protections; None: the kernel drops it then, too. ``made`` gets green's SIDs by pod, and the
     packet's mark.
     """
 
     made: Callable[[Mapping[str, str], str], Packet]
-    hears: str | None
+    reaches: str | None
     sender: Literal["one", "near", "outside", "guest"] = "one"
 
 
 def inner(version: int, pod: str, mark: str) -> Packet:
-    """What is to come out behind a SID: from nowhere, to one of green's pods."""
+    """The inner packet for a SID: from an unused address to one of green's pods."""
     four, six = GREEN[pod]
     if version == 4:
         return IP(src="10.1.1.99", dst=four) / marked(mark)
@@ -84,9 +84,9 @@ def plain(packet: Packet) -> Callable[[Mapping[str, str], str], Packet]:
 ATTEMPTS = {
     # (node-2 takes from the underlay only what has a source in the SRv6 space: those of its own get as far as there)
     **{
-        f"{kind}-to-a-sid-{where}": Attempt(to_sid(pod, OWN_6, kind), hears)
+        f"{kind}-to-a-sid-{where}": Attempt(to_sid(pod, OWN_6, kind), reaches)
         for kind in ("6", "4", "srh")
-        for where, pod, hears in (("here", NEAR, NEAR), ("elsewhere", FAR, "node-2"))
+        for where, pod, reaches in (("here", NEAR, NEAR), ("elsewhere", FAR, "node-2"))
     },
     **{
         f"{kind}-to-a-sid-elsewhere-as-the-node": Attempt(to_sid(FAR, LOOPBACK_1, kind), FAR)
@@ -147,7 +147,7 @@ OF_GREEN = {
 
 @dataclass(frozen=True)
 class Scene:
-    """blue: ``one`` (who makes things up) and ``mate`` on node-1, ``two`` on node-2. green, with the same addresses:
+    """blue: ``one`` (the forger) and ``mate`` on node-1, ``two`` on node-2. green, with the same addresses:
     ``near`` on node-1, ``far`` on node-2.
     """
 
@@ -159,8 +159,8 @@ class Scene:
     vrf: str  # blue's on node-1
     sids: Mapping[str, str]  # green's
 
-    def sent(self, attempts: Mapping[str, Attempt], permitted: Mapping[str, Attempt] = PERMITTED) -> Heard:
-        """What is heard of all that, sent in order; the permitted packets come last, and are heard."""
+    def sent(self, attempts: Mapping[str, Attempt], permitted: Mapping[str, Attempt] = PERMITTED) -> Arrivals:
+        """Sends them in order, and returns the arrivals. The permitted packets come last, and must arrive."""
         listen: dict[str, dict[str, object]] = {
             name: {"netns": self.wire.pod(tenant, name)}
             for tenant, pods in ((self.blue, ("mate", "two")), (self.green, (NEAR, FAR)))
@@ -170,11 +170,13 @@ class Scene:
             listen[f"services-{number}"] = {"netns": self.wire.node(f"node-{number}"), "udp": PORT}
         listen["node-2"] = {"netns": self.wire.node("node-2"), "device": "eth0"}
         packets = [
-            (self.ports[each.sender], each.made(self.sids, mark))
-            for mark, each in {**attempts, **permitted}.items()
+            (self.ports[attempt.sender], attempt.made(self.sids, mark))
+            for mark, attempt in {**attempts, **permitted}.items()
         ]
         return self.wire.exchange(
-            packets, listen, [(each.hears, mark) for mark, each in permitted.items() if each.hears]
+            packets,
+            listen,
+            [(attempt.reaches, mark) for mark, attempt in permitted.items() if attempt.reaches],
         )
 
 
@@ -227,8 +229,8 @@ def scene(lodgers: Callable[..., Tenant], lab: Lab, guest: Port) -> Scene:
 
 @contextmanager
 def unprotected(scene: Scene) -> Iterator[None]:
-    """node-1 without what protects it: our chains, the VRF's refusal of routing headers, and the kernel's own default
-    that sockets hear nothing of VRFs. The order of lookups stays. Its controller is away, or it would put things back.
+    """node-1 without its protections: Galactic's chains, the VRF's refusal of routing headers, and the kernel's default
+    that sockets receive nothing from VRFs. The order of lookups stays. Its controller is away, or it would repair them.
     """
     lab = scene.lab
     lab.hold("node-1")
@@ -246,34 +248,36 @@ def unprotected(scene: Scene) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def protected_heard(scene: Scene) -> Heard:
+def protected_arrivals(scene: Scene) -> Arrivals:
     return scene.sent(ATTEMPTS)
 
 
 @pytest.fixture(scope="module")
-def unprotected_heard(scene: Scene, protected_heard: Heard) -> Heard:
+def unprotected_arrivals(scene: Scene, protected_arrivals: Arrivals) -> Arrivals:
     with unprotected(scene):
         return scene.sent(ATTEMPTS)
 
 
 @pytest.mark.parametrize("mark", ATTEMPTS)
-def test_nobody_hears(protected_heard: Heard, mark: str) -> None:
-    assert [listener for listener in protected_heard.counts if mark in protected_heard.at(listener)] == []
+def test_it_arrives_nowhere(protected_arrivals: Arrivals, mark: str) -> None:
+    assert [
+        listener for listener in protected_arrivals.counts if mark in protected_arrivals.at(listener)
+    ] == []
 
 
 def test_equal_addresses_lead_to_pods_of_the_same_vpc(scene: Scene) -> None:
     """A pod of each VPC sends to the same addresses, from the same address and node."""
-    heard = scene.sent({}, OF_GREEN | PERMITTED)
-    assert heard.at("two") == {"permitted", "permitted-6"}
-    assert heard.at(FAR) == set(OF_GREEN)
+    arrivals = scene.sent({}, OF_GREEN | PERMITTED)
+    assert arrivals.at("two") == {"permitted", "permitted-6"}
+    assert arrivals.at(FAR) == set(OF_GREEN)
 
 
 def test_a_routing_header_that_leads_through_a_pod_of_its_vpc(scene: Scene) -> None:
     """It may reach that pod, which is the tenant's own, but nothing comes of what lies beyond."""
     attempts = {f"through-a-pod-to-{pod}": Attempt(by_way_of(TWO_6, pod), "two") for pod in GREEN}
-    heard = scene.sent(attempts)
-    assert heard.at(NEAR) == {"a-member-to-a-sid"}
-    assert heard.at(FAR) == set()
+    arrivals = scene.sent(attempts)
+    assert arrivals.at(NEAR) == {"a-member-to-a-sid"}
+    assert arrivals.at(FAR) == set()
 
 
 def test_over_tcp_to_the_services_of_a_node(scene: Scene) -> None:
@@ -294,7 +298,7 @@ def test_over_tcp_to_the_services_of_a_node(scene: Scene) -> None:
 
 # The last of the file: afterwards node-1 is busy getting everything back.
 @pytest.mark.parametrize(
-    ("mark", "by"), [(mark, each.hears) for mark, each in ATTEMPTS.items() if each.hears]
+    ("mark", "by"), [(mark, attempt.reaches) for mark, attempt in ATTEMPTS.items() if attempt.reaches]
 )
-def test_without_protection_it_is_heard(unprotected_heard: Heard, mark: str, by: str) -> None:
-    assert mark in unprotected_heard.at(by)
+def test_without_protection_it_arrives(unprotected_arrivals: Arrivals, mark: str, by: str) -> None:
+    assert mark in unprotected_arrivals.at(by)

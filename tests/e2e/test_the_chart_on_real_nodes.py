@@ -1,6 +1,6 @@
-"""The chart on real nodes, as docs/install.md says: what it installs, and what holds while it is there.
+"""The chart on real nodes, installed as docs/install.md has it: the objects that it installs, and their work.
 
-Galactic's programs are pods from the image that `make image` builds. The stories are told in the order in which they
+Galactic's programs are pods from the image that `make image` builds. The stories run in the order in which they
 stand here, with the pods of examples/; test_upgrades_of_the_chart.py goes on from there.
 """
 
@@ -67,7 +67,7 @@ def test_the_examples(examples: Lab) -> None:
 
 
 def test_a_node_is_powered_off_and_on(examples: Lab) -> None:
-    """Its pods run again, the attached one with its interface; nobody else's traffic was interrupted."""
+    """Its pods run again, the attached one with its interface; traffic of other nodes was not interrupted."""
     ours = {uid for uid, pod in pods(examples).items() if pod["spec"]["nodeName"] == "node-3"}
     with traffic(examples):
         examples.reboot("node-3")
@@ -144,7 +144,7 @@ def warnings(lab: Lab, thing: dict[str, Any]) -> str:
 
 
 def fetching(url: str) -> list[str]:
-    """A command that prints what is there, whoever vouches for it."""
+    """A command that prints the body at a URL, with any certificate."""
     program = (
         "import ssl, sys, urllib.request as r; "
         "print(r.urlopen(sys.argv[1], timeout=60, context=ssl._create_unverified_context()).read().decode())"
@@ -224,7 +224,7 @@ def test_metrics_are_for_those_whom_the_api_server_allows(examples: Lab) -> None
     """By HTTPS, at a node's own address, from its host, where every pod's packets to it arrive as well."""
     (node, *_) = (member.name for member in examples.state.members)
     addresses = examples.get("node", node)["status"]["addresses"]
-    (address,) = {it["address"] for it in addresses if it["type"] == "InternalIP"}
+    (address,) = {entry["address"] for entry in addresses if entry["type"] == "InternalIP"}
     for account in ("prometheus", "curious"):
         examples.kubectl("create", "serviceaccount", "-n", "blue", account)
     reader = ("--clusterrole=galactic-metrics-reader", "--serviceaccount=blue:prometheus")

@@ -1,4 +1,4 @@
-"""What breaks is seen, with its remedy, by whoever reads only `galactic status` and `kubectl describe`."""
+"""`galactic status` and `kubectl describe` name each fault with its remedy."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ class Cli:
     lab: Lab
 
     def run(self, *words: str, ok: tuple[int, ...] = (0,), seconds: float = 900.0) -> str:
-        """What it prints, if it ends with one of these exit codes; asked again where there is no answer."""
+        """Its output, if it ends with one of these exit codes; run again where the API server did not answer."""
         program = Path(sys.executable).with_name("galactic")
         for _ in range(TRIES):
             done = subprocess.run(
@@ -49,22 +49,22 @@ class Cli:
     def findings(self) -> list[dict[str, str]]:
         return list(json.loads(self.run("status", "-o", "json", ok=(0, 3)))["findings"])
 
-    def says(self, about: str, *words: str) -> None:
-        """Waits until `galactic status` says that about it, with what to do."""
+    def reports(self, about: str, *words: str) -> None:
+        """Waits until `galactic status` has a finding about it with these words and a remedy."""
 
-        def said() -> object:
-            found = [each for each in self.findings() if each["about"] == about]
+        def reported() -> object:
+            found = [finding for finding in self.findings() if finding["about"] == about]
             return any(
-                each["remedy"] + each["message"] and all(word in json.dumps(each) for word in words)
-                for each in found
+                finding["remedy"] + finding["message"] and all(word in json.dumps(finding) for word in words)
+                for finding in found
             )
 
-        eventually(f"galactic status says {words} about {about}", said, PATIENCE)
+        eventually(f"galactic status says {words} about {about}", reported, PATIENCE)
 
     def describes(self, *thing: str, word: str) -> None:
-        """Waits until `kubectl describe` says it."""
-        told = lambda: word in self.lab.kubectl("describe", *thing, check=False)  # noqa: E731
-        eventually(f"kubectl describe {' '.join(thing)} says {word}", told, PATIENCE)
+        """Waits until `kubectl describe` shows the word."""
+        described = lambda: word in self.lab.kubectl("describe", *thing, check=False)  # noqa: E731
+        eventually(f"kubectl describe {' '.join(thing)} says {word}", described, PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +100,13 @@ def test_all_is_well_and_the_way_is_shown_hop_by_hop(cli: Cli, tenant: Tenant) -
 
     def attached() -> bool:
         (found,) = json.loads(cli.run("vpcs", vpc, "-o", "json", ok=(0, DEGRADED)))
-        return {each["node"] for each in found["attachments"]} == {"node-1", "node-2"}
+        return {attachment["node"] for attachment in found["attachments"]} == {"node-1", "node-2"}
 
     def routed() -> bool:
         routes = json.loads(cli.run("routes", vpc, "-o", "json", ok=(0, DEGRADED)))["routes"]
-        exactly = {each["network"] for each in routes} == {"10.1.1.1/32", "10.1.1.2/32"}
-        everywhere = all(set(each["kernels"]) == {"node-1", "node-2"} for each in routes)
-        return exactly and everywhere and all(each["advertised"] == each["desired"] for each in routes)
+        exactly = {route["network"] for route in routes} == {"10.1.1.1/32", "10.1.1.2/32"}
+        everywhere = all(set(route["kernels"]) == {"node-1", "node-2"} for route in routes)
+        return exactly and everywhere and all(route["advertised"] == route["desired"] for route in routes)
 
     eventually("galactic vpcs shows where both are attached", attached, PATIENCE)
     eventually("galactic routes shows them desired, advertised and in each kernel", routed, PATIENCE)
@@ -150,7 +150,7 @@ SIX, SEVEN = "2001:10:1:1::6", "2001:10:1:1::7"
 
 
 def traced(cli: Cli, tenant: Tenant, source: str, destination: str) -> list[dict[str, str]]:
-    """The hops there, of a trace that says that something is wrong."""
+    """The hops of the way there, of a trace that ends with a fault."""
     pods = (f"{tenant.namespace}/{source}", f"{tenant.namespace}/{destination}")
     there, *_ = json.loads(cli.run("trace", *pods, "-o", "json", ok=(DEGRADED,)))["ways"]
     return list(there["hops"])
@@ -173,10 +173,10 @@ def sixes(tenants: Callable[..., Tenant]) -> Callable[[], Tenant]:
     return make
 
 
-def test_neighbour_discovery_fails_by_a_rule_of_somebody_else(
+def test_neighbour_discovery_fails_by_a_rule_of_another_program(
     cli: Cli, lab: Lab, sixes: Callable[[], Tenant]
 ) -> None:
-    """What pods answer the node with is dropped, in a chain that is not ours: nothing that Galactic could put right."""
+    """Another program's rule drops the pods' answers to the node: Galactic cannot repair it."""
     rule = ["PREROUTING", "-i", "G+", "-p", "ipv6-icmp", "--icmpv6-type", "136", "-j", "DROP"]
     lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "raw", "-A", *rule])
     try:
@@ -188,9 +188,9 @@ def test_neighbour_discovery_fails_by_a_rule_of_somebody_else(
         assert (last["where"], last["state"]) == (f"{device} on node-2", "stops")
         assert last["what"] == f"neighbour {SEVEN} on {device}: FAILED (no answer to neighbour discovery)"
         assert "a packet filter drops it, on node-2 or in the pod: ip6tables-save -c" in last["remedy"]
-        cli.says("NodeSegment node-2", "Neighbours: NeighbourFailed", f"{tenant.namespace}/seven {SEVEN}")
+        cli.reports("NodeSegment node-2", "Neighbours: NeighbourFailed", f"{tenant.namespace}/seven {SEVEN}")
         cli.describes("nseg", "node-2", word="NeighbourFailed")
-        assert [each for each in cli.findings() if each["about"] == "NodeSegment node-1"] == []
+        assert [finding for finding in cli.findings() if finding["about"] == "NodeSegment node-1"] == []
     finally:
         lab.exec("node-2", ["ip6tables-legacy", "-w", "-t", "raw", "-D", *rule])
     tenant.reaches("six", SEVEN)
@@ -208,7 +208,7 @@ def test_our_own_chain_drops(cli: Cli, lab: Lab, tenant: Tenant, sixes: Callable
     try:
         rule = ["GALACTIC-INPUT", "1", "-i", "G+", "-j", "DROP"]
         lab.exec("node-1", [f"ip6tables-{backend}", "-w", "-R", *rule])
-        # A node that asks for the pod tells it its own address, so that the pod need not ask.
+        # A solicitation of the node carries its own address, so that the pod would not have to ask.
         lab.exec("node-1", ["ip", "-6", "neigh", "flush", "dev", host_end_of(six, "six")])
         six.run("six", ["ip", "-6", "neigh", "flush", "dev", "galactic0"])
         last = traced(cli, six, "six", "seven")[-1]
@@ -240,7 +240,7 @@ def test_a_chain_of_another_program_drops(cli: Cli, lab: Lab, tenant: Tenant) ->
     try:
         eventually("IPv4 is dropped", lambda: not tenant.ping("web", "10.1.1.2"), PATIENCE)
         where = "chain forwarding of the nft table ip theirs (policy drop) drops IPv4 packets between pods"
-        cli.says("NodeSegment node-2", "PacketFilter: ForeignDrop", where)
+        cli.reports("NodeSegment node-2", "PacketFilter: ForeignDrop", where)
         hop = next(hop for hop in traced(cli, tenant, "web", "api") if hop["state"] == "stops")
         assert hop["where"] == "packet filter of node-2"
         assert hop["what"].startswith(where)
@@ -277,11 +277,11 @@ def test_a_node_without_a_prefix(cli: Cli, lab: Lab) -> None:
     lab.kubectl("annotate", "node", "node-3", f"{annotation}-")
     lab.kubectl("delete", "nseg", "node-3")
     try:
-        cli.says("Node node-3", "NoPrefix", "kubectl annotate node node-3")
+        cli.reports("Node node-3", "NoPrefix", "kubectl annotate node node-3")
         cli.describes("node", "node-3", word="NoPrefix")
         taken = lab.state.node("node-1").prefix
         lab.kubectl("annotate", "node", "node-3", f"{annotation}={taken}", "--overwrite")
-        cli.says("Node node-3", "PrefixOverlap", "of node node-1")
+        cli.reports("Node node-3", "PrefixOverlap", "of node node-1")
         cli.describes("node", "node-3", word="PrefixOverlap")
     finally:
         lab.kubectl("annotate", "node", "node-3", f"{annotation}={prefix}", "--overwrite")
@@ -300,18 +300,18 @@ def test_a_full_network_and_a_revoked_grant(cli: Cli, lab: Lab, tenants: Callabl
     guest.apply(*(attachment(name) for name in ("one", "two", "three", "four")))
 
     def full() -> list[str]:
-        return [each["about"] for each in cli.findings() if each["reason"] == "AddressesExhausted"]
+        return [finding["about"] for finding in cli.findings() if finding["reason"] == "AddressesExhausted"]
 
     (about, *_) = eventually("galactic status says that the network is full", full, PATIENCE)
-    cli.says(about, "add a network to the VPC's spec.networks")
+    cli.reports(about, "add a network to the VPC's spec.networks")
     name = about.rpartition("/")[2]
     cli.describes("vpca", "-n", guest.namespace, name, word="add a network to the VPC's")
 
     host.apply(vpc | {"spec": {"networks": host.networks, "allowedNamespaces": {"from": "Same"}}})
     ready = next(
-        each for each in ("one", "two", "three", "four") if guest.attachment(each)["status"]["ready"]
+        name for name in ("one", "two", "three", "four") if guest.attachment(name)["status"]["ready"]
     )
-    cli.says(f"VPCAttachment {guest.namespace}/{ready}", "Revoked", "spec.allowedNamespaces")
+    cli.reports(f"VPCAttachment {guest.namespace}/{ready}", "Revoked", "spec.allowedNamespaces")
     cli.describes("vpca", "-n", guest.namespace, ready, word="Revoked")
 
 
@@ -320,7 +320,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
         stopped(router_name(number))
     tenant.attach("late", "10.1.1.9/24")
     tenant.pod("late", "node-2")
-    cli.says("router", "NotReady", "attached pods keep their traffic", "galactic lab logs router")
+    cli.reports("router", "NotReady", "attached pods keep their traffic", "galactic lab logs router")
     tenant.reaches("web", "10.1.1.9")
     cli.describes("nseg", "node-1", word="no router leads; the routes of")
     # An address that another pod had, which the router's last table still sends elsewhere.
@@ -341,7 +341,7 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
     )
     routes = json.loads(cli.run("routes", f"{tenant.namespace}/vpc", "-o", "json", ok=(3,)))
     assert "advertised" in routes["unread"]
-    (row,) = [each for each in routes["routes"] if each["network"] == "10.1.1.9/32"]
+    (row,) = [route for route in routes["routes"] if route["network"] == "10.1.1.9/32"]
     assert row["desired"]
 
     for number in range(lab.state.routers):
@@ -353,14 +353,16 @@ def test_all_routers_are_away(cli: Cli, lab: Lab, tenant: Tenant, stopped: Calla
 
 def broker(lab: Lab, node: str) -> str:
     conditions = lab.get("nseg", node)["status"]["conditions"]
-    return next(str(each["message"]) for each in conditions if each["type"] == "BrokerConnected")
+    return next(
+        str(condition["message"]) for condition in conditions if condition["type"] == "BrokerConnected"
+    )
 
 
 def test_the_webhooks_are_away_and_two_want_one_address(
     cli: Cli, lab: Lab, tenant: Tenant, stopped: Callable[[str], None]
 ) -> None:
     stopped("webhook")
-    cli.says("webhook", "NotReady", "pods that request an attachment cannot be created")
+    cli.reports("webhook", "NotReady", "pods that request an attachment cannot be created")
     spec = {"vpc": {"name": "vpc"}, "interface": {"addresses": ["10.1.1.1/24"]}}
     twin = {"apiVersion": API, "kind": "VPCAttachment", "metadata": {"name": "twin"}, "spec": spec}
     with pytest.raises(Rejected, match="failed calling webhook"):
@@ -371,7 +373,7 @@ def test_the_webhooks_are_away_and_two_want_one_address(
         tenant.apply(twin)
     finally:
         configure(lab)
-    cli.says(
+    cli.reports(
         f"VPCAttachment {tenant.namespace}/twin", "Conflict", f"{tenant.namespace}/web", "choose another"
     )
     cli.describes("vpca", "-n", tenant.namespace, "twin", word="choose another")
@@ -385,7 +387,7 @@ def test_a_node_that_the_broker_does_not_let_in(cli: Cli, lab: Lab) -> None:
     path.write_text("wrong")
     try:
         lab.kill("controller/node-3", signal.SIGTERM)
-        cli.says("NodeSegment node-3", "BrokerConnected", "refused the connection", "check mqtt_username")
+        cli.reports("NodeSegment node-3", "BrokerConnected", "refused the connection", "check mqtt_username")
         cli.describes("nseg", "node-3", word="check mqtt_username")
     finally:
         path.write_text(before)
@@ -393,13 +395,13 @@ def test_a_node_that_the_broker_does_not_let_in(cli: Cli, lab: Lab) -> None:
 
 
 def test_a_router_that_the_broker_does_not_let_in(cli: Cli, lab: Lab) -> None:
-    """It has no object of its own but its Lease: there is the Event, for who has no log at hand."""
+    """A router's only object is its Lease: the Event is there, for users without access to logs."""
     path = lab.state.broker / "secrets" / "galactic-router-0"
     before = path.read_text()
     path.write_text("wrong")
     try:
         lab.kill("router", signal.SIGTERM)
-        cli.says("router", "NotReady", "refused the connection", "mqtt_password_file of galactic-router")
+        cli.reports("router", "NotReady", "refused the connection", "mqtt_password_file of galactic-router")
         lease = ("lease", "-n", "galactic-system", "galactic-router")
         cli.describes(*lease, word="BrokerUnreachable")
         cli.describes(*lease, word="check mqtt_username")

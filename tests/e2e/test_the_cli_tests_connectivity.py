@@ -1,5 +1,5 @@
-"""`galactic connectivity test` notices what does not get through, and leaves nothing behind. That it finds that all is
-well is told with the chart, where it is `helm test`.
+"""`galactic connectivity test` reports packets that do not arrive, and leaves nothing behind. The stories of the chart
+run it as `helm test`, where all is well.
 
 Its pods run Galactic's image, so the lab is one that the chart was installed in.
 """
@@ -28,7 +28,7 @@ def start(lab: Lab, *words: str) -> "subprocess.Popen[str]":
 
 
 def tried(lab: Lab, *words: str, ends: int) -> dict[str, Any]:
-    """What it finds, ending so. That there was no answer is no finding: somebody was held up for long."""
+    """The results, with that exit code. Runs again where the API server did not answer."""
     for _ in range(TRIES):
         output, errors = (process := start(lab, *words)).communicate(timeout=SECONDS)
         if process.returncode != UNREACHABLE:
@@ -44,10 +44,12 @@ def left(lab: Lab) -> str:
 
 def hindered(lab: Lab, node: str) -> list[str]:
     """Why no pod is attached there."""
-    taints = [each["key"] for each in lab.get("node", node)["spec"].get("taints", ())]
+    taints = [taint["key"] for taint in lab.get("node", node)["spec"].get("taints", ())]
     conditions = lab.get("nodesegment", node)["status"].get("conditions", ())
     return taints + [
-        each["type"] for each in conditions if each["type"] == "Ready" and each["status"] != "True"
+        condition["type"]
+        for condition in conditions
+        if condition["type"] == "Ready" and condition["status"] != "True"
     ]
 
 
@@ -64,13 +66,13 @@ def unhindered(lab: Lab) -> None:
         eventually(f"nothing hinders pods on {node}: {hindered(lab, node)}", lambda: not hindered(lab, node))  # noqa: B023
 
 
-def test_what_does_not_get_through_is_told(lab: Lab) -> None:
+def test_packets_that_do_not_arrive_are_reported(lab: Lab) -> None:
     """Nothing crosses the underlay between the two nodes."""
     prefix = str(lab.state.node("node-2").prefix)
     lab.exec("node-1", ["ip", "-6", "route", "add", "unreachable", prefix, "metric", "1"])
     try:
         found = tried(lab, "--timeout", "30", "--nodes", "node-1,node-2", ends=3)
-        wrong = {(each["from"], each["to"]) for each in found["results"] if not each["right"]}
+        wrong = {(result["from"], result["to"]) for result in found["results"] if not result["right"]}
         assert ("blue-1", "10.254.0.2") in wrong
     finally:
         lab.exec("node-1", ["ip", "-6", "route", "del", "unreachable", prefix, "metric", "1"])

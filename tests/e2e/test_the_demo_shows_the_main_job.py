@@ -1,4 +1,4 @@
-"""`galactic demo` does what the README says, and says so when it is not so."""
+"""`galactic demo` shows what the README promises, and fails with a message where a promise is not kept."""
 
 import os
 import subprocess

@@ -1,11 +1,13 @@
-"""What `ip` shows on a node is the plan of docs/architecture.md, line by line, and nothing else of ours."""
+"""The objects of Galactic that `ip` shows on a node are the plan of docs/architecture.md, line by line, and no
+others.
+"""
 
 import re
 from collections.abc import Callable
 from ipaddress import IPv6Address
 from zlib import crc32
 
-from story import Tenant, eventually, is_again, steady
+from story import Tenant, eventually, returns_to, steady
 
 from galactic import names
 from galactic_lab.cluster import Lab
@@ -14,7 +16,7 @@ NODE_1, NODE_2 = "2001:db8:ff01:100", "2001:db8:ff02:100"
 
 
 def lines(lab: Lab, node: str, *arguments: str) -> set[str]:
-    """What ip prints, white space folded."""
+    """Lines that ip prints, white space folded."""
     return {" ".join(line.split()) for line in lab.exec(node, ["ip", *arguments]).splitlines()}
 
 
@@ -75,7 +77,7 @@ def test_plan(tenants: Callable[..., Tenant], lab: Lab) -> None:
     assert "10.1.1.1/24" in lab.run(pod, ["ip", "-br", "addr", "show", "galactic0"]).stdout
 
 
-def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: Lab) -> None:
+def test_removed_objects_are_put_back(tenants: Callable[..., Tenant], lab: Lab) -> None:
     blue = tenants("blue")
     blue.settle({"one": ("node-1", "10.1.1.1/24"), "two": ("node-2", "10.1.1.2/24")})
     blue.reaches("one", "10.1.1.2")
@@ -88,7 +90,7 @@ def test_what_somebody_removes_is_put_back(tenants: Callable[..., Tenant], lab: 
     )
     before = steady(lab, "node-1", lambda: state(lab))
     lab.exec("node-1", ["sh", "-ec", "\n".join(removals)])
-    is_again("node-1", before, lambda: state(lab))
+    returns_to("node-1", before, lambda: state(lab))
     blue.reaches("two", "10.1.1.1")
 
 

@@ -65,14 +65,16 @@ def stranger(tenant: Tenant, west: Lab) -> Iterator[Tenant]:
 
 
 def admit(lab: Lab, *clusters: str | dict[str, str]) -> None:
-    """Who may be in the VPC, from now on."""
+    """Sets the clusters that may be in the VPC."""
     lab.state.admissions.write_text(yaml.safe_dump({"vpcs": {IDENTIFIER: {"clusters": [*clusters]}}}))
 
 
 def clusters(lab: Lab) -> set[str]:
     """Those that have routes in the VPC, as the broker retains it."""
-    said = retained(lab)
-    shards = [value for topic, value in said.items() if topic.startswith(f"{BASE}/vpcs/{IDENTIFIER}/table/")]
+    messages = retained(lab)
+    shards = [
+        value for topic, value in messages.items() if topic.startswith(f"{BASE}/vpcs/{IDENTIFIER}/table/")
+    ]
     return {route["cluster"] for shard in shards for route in shard["routes"]}
 
 
@@ -82,10 +84,10 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
         f"pod/{tenant.namespace}/one", ["ping", "-n", "-i0.1", "10.1.1.2"], stdout=subprocess.PIPE
     )
     try:
-        # Whoever guessed the number is refused, by name.
+        # A cluster that guessed the identifier is refused, by name.
         refused = re.compile(rf'"NotAdmitted".*"cluster": "{there}"|"cluster": "{there}".*"NotAdmitted"')
-        eventually("it is said why", lambda: refused.search(log(east, leading(east))))
-        eventually("nobody else has routes", lambda: clusters(east) == {here})
+        eventually("the log names the reason", lambda: refused.search(log(east, leading(east))))
+        eventually("no other cluster has routes", lambda: clusters(east) == {here})
         before = echoes_of(tenant, "one")
         assert not stranger.ping("far", "10.1.1.1")
         assert echoes_of(tenant, "one") == before, "the west sends into a VPC that it was not admitted to"
@@ -101,22 +103,22 @@ def test_by_permission_only(tenant: Tenant, stranger: Tenant, east: Lab, west: L
         eventually("it is alone", lambda: clusters(east) == {here})
         refused_vpc = f"VPC {stranger.namespace}/vpc of cluster {there} may not be in"
         eventually("the log names the VPC", lambda: refused_vpc in log(east, leading(east)))
-        eventually("nobody answers it", lambda: not stranger.ping("far", "10.1.1.1"))
+        eventually("it gets no answer", lambda: not stranger.ping("far", "10.1.1.1"))
         admit(east, here, {"name": there, "vpc": f"{stranger.namespace}/vpc"})
         stranger.all_reach((("far", "10.1.1.1"), ("far", "10.1.1.2")))
 
         admit(east, here)
         eventually("it is alone again", lambda: clusters(east) == {here})
-        eventually("nobody answers the west", lambda: not stranger.ping("far", "10.1.1.1"))
+        eventually("the west gets no answer", lambda: not stranger.ping("far", "10.1.1.1"))
         eventually("nor is it reached", lambda: not tenant.ping("one", "10.1.1.3"))
         before = echoes_of(tenant, "one")
         assert not stranger.ping("far", "10.1.1.1")
         assert echoes_of(tenant, "one") == before
     finally:
         ping.send_signal(signal.SIGINT)
-        said, _ = ping.communicate(timeout=ANSWER_SECONDS)
-    # All of that cost those who were there nothing.
-    seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", said)]
+        output, _ = ping.communicate(timeout=ANSWER_SECONDS)
+    # Members were not disturbed.
+    seen = [int(number) for number in re.findall(r"icmp_seq=(\d+) ttl", output)]
     assert seen == list(range(1, len(seen) + 1)), f"missing: {set(range(1, seen[-1] + 1)) - set(seen)}"
 
 
@@ -164,7 +166,7 @@ def contexts(**labs: Lab) -> dict[str, Any]:
 
 
 def test_the_tutorial(east: Lab, west: Lab, tmp_path: Path) -> None:
-    """Its files and commands, as somebody would follow them who has both clusters."""
+    """Runs its files and commands on both clusters."""
     page = DOCS / "tutorials" / "two-clusters.md"
     (admissions,) = (block.text for block in blocks(page) if block.title == "admissions.yaml")
     here, there = east.state.cluster, west.state.cluster

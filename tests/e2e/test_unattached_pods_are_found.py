@@ -24,11 +24,11 @@ def blue(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Tenant]:
 def attached(tenant: Tenant, name: str) -> dict[str, Any]:
     """The condition Attached; empty while there is none."""
     conditions = tenant.attachment(name).get("status", {}).get("conditions", [])
-    return next((each for each in conditions if each["type"] == "Attached"), {})
+    return next((condition for condition in conditions if condition["type"] == "Attached"), {})
 
 
 def unattached(lab: Lab) -> int:
-    """What the operator's metric counts."""
+    """The value of the operator's metric."""
     url = f"http://[::1]:{METRICS_PORT}/metrics"
     ask = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=60).read().decode())"
     metrics = lab.run("control", [sys.executable, "-ISEc", ask]).stdout
@@ -43,11 +43,11 @@ def status(lab: Lab) -> str:
 
 
 def events(lab: Lab, tenant: Tenant, kind: str) -> list[str]:
-    """The names of the objects of a kind that an Event calls not attached."""
+    """The names of the objects of a kind with an Event PodNotAttached."""
     selector = f"--field-selector=reason=PodNotAttached,involvedObject.kind={kind}"
     return [
-        each["involvedObject"]["name"]
-        for each in lab.get("events", "-n", tenant.namespace, selector)["items"]
+        event["involvedObject"]["name"]
+        for event in lab.get("events", "-n", tenant.namespace, selector)["items"]
     ]
 
 
@@ -75,7 +75,7 @@ def test_a_pod_that_started_without_multus(lab: Lab, blue: Tenant) -> None:
     eventually("`galactic status` finds it", lambda: "PodNotAttached" in status(lab))
 
     blue.delete_pod("one")
-    eventually("nothing is said of no pod", lambda: not attached(blue, "one"))
+    eventually("without a pod there is no condition", lambda: not attached(blue, "one"))
     blue.pod("one", "node-1")
     eventually("one is attached", lambda: attached(blue, "one").get("status") == "True")
     assert unattached(lab) == 0
@@ -102,4 +102,6 @@ def test_a_closed_node_opens_with_multus(lab: Lab, blue: Tenant) -> None:
 def configured(lab: Lab, node: str) -> str:
     """The status of the condition MultusConfigured."""
     conditions = lab.get("nodesegment", node)["status"]["conditions"]
-    return next((str(each["status"]) for each in conditions if each["type"] == "MultusConfigured"), "")
+    return next(
+        (str(condition["status"]) for condition in conditions if condition["type"] == "MultusConfigured"), ""
+    )

@@ -62,7 +62,7 @@ def configured(lab: Lab) -> set[str]:
 
 
 def test_uninstalling_leaves_running_pods_connected(examples: Lab, previous: Path) -> None:
-    """What is attached goes on, can be deleted, and is the next installation's: one of the previous chart."""
+    """Attached pods keep their traffic and can be deleted; the next installation, of the previous chart, has them."""
     values = f"--values={helm_release.values_file(examples.state)}"
     wait = ("--wait", f"--timeout={HELM_SECONDS}s")
     with traffic(examples):

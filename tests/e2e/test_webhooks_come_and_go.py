@@ -64,7 +64,7 @@ def hasty(state: State) -> dict[str, str]:
 
 
 def aged() -> dict[str, Any]:
-    """The Secret of such a server as somebody left it whose CA is due for a successor by now."""
+    """The Secret of such a server, with a CA that is due for renewal."""
     address = Address("galactic-system", NAME, URL)
     bundle = renewed(None, address.names, LIFETIME, datetime.now(UTC) - LIFETIME.renewal)
     data = {key: base64.b64encode(value).decode() for key, value in bundle.data().items()}

@@ -1,5 +1,5 @@
-"""Pods come, move and go, and at a random moment of each of these a component is killed. In the end what the broker
-retains, what the attachments and the database say and what is in every node's kernel is what is attached.
+"""Pods come, move and go, and at a random moment of each of these a component is killed. In the end the messages that
+the broker retains, the attachments' statuses, the database and every node's kernel agree with the attached pods.
 """
 
 import os
@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 class World:
-    """What the story asked for, and does."""
+    """Places of the attachments as the story asked for them, and its operations."""
 
     def __init__(self, tenant: Tenant, chance: random.Random) -> None:
         self._tenant, self._chance = tenant, chance
@@ -71,7 +71,7 @@ class World:
         eventually("the API server takes it", taken)
 
     def kill(self) -> str:
-        """One component, without a word."""
+        """Kills one component; its name."""
         routers = list(pids(self.lab))
         controllers = [f"controller/{node}" for node in self.nodes]
         kinds = (["mosquitto"], ["kube-apiserver"], ["postgres"], ["operator"], routers, controllers)
@@ -84,7 +84,7 @@ class World:
 
 
 def test_kills(replicas: Lab, tenants: Callable[..., Tenant]) -> None:
-    given = os.environ.get("GALACTIC_SEED", "1")  # "new": one that nobody tried yet
+    given = os.environ.get("GALACTIC_SEED", "1")  # "new": a random one
     seed = random.randrange(1 << 32) if given == "new" else int(given)
     sys.stdout.write(f"GALACTIC_SEED={seed}\n")
     chance = random.Random(seed)
@@ -105,21 +105,23 @@ def test_kills(replicas: Lab, tenants: Callable[..., Tenant]) -> None:
 
 
 def agreed(world: World, blue: Tenant, vpc: str) -> None:
-    """Everything that says who is where says what the story did, and pods reach each other."""
+    """Segments, broker, statuses, database and kernels agree with the story, and pods reach each other."""
     lab = world.lab
     pods = [place.pod for place in world.places.values()]
     eventually("the API server is back", lambda: lab.kubectl("get", "--raw", "/readyz", check=False) == "ok")
     blue.wait_for_pods(*pods)
-    for what, says in (
+    for what, holders in (
         ("segments", lambda: attached(lab, vpc)),
-        ("retained", lambda: told(lab, vpc)),
+        ("retained", lambda: retained_routes(lab, vpc)),
         ("statuses", lambda: recorded(blue)),
         ("database", lambda: written(lab, vpc)),
     ):
-        eventually(f"{what} say where the pods are", lambda says=says: placed(says()) == where(world, blue))
+        eventually(
+            f"{what} say where the pods are", lambda holders=holders: placed(holders()) == where(world, blue)
+        )
     routes = eventually(
         "all say the very same",
-        lambda: same(attached(lab, vpc), told(lab, vpc), recorded(blue), written(lab, vpc)),
+        lambda: same(attached(lab, vpc), retained_routes(lab, vpc), recorded(blue), written(lab, vpc)),
     )
     eventually("each kernel has that, and no more", lambda: unlike(lab, vpc, routes) == {})
     addresses = {name: f"10.1.1.{number}" for number, name in enumerate(ATTACHMENTS, 1)}
@@ -136,9 +138,9 @@ def agreed(world: World, blue: Tenant, vpc: str) -> None:
 
 
 def offline(lab: Lab, nodes: list[str]) -> list[str]:
-    """Those that the broker does not have as online."""
-    said = retained(lab)
-    states = {node: said.get(f"{BASE}/nodes/default/{node}/status", {}).get("state") for node in nodes}
+    """The nodes whose retained status is not online."""
+    messages = retained(lab)
+    states = {node: messages.get(f"{BASE}/nodes/default/{node}/status", {}).get("state") for node in nodes}
     return [node for node, state in states.items() if state != "online"]
 
 
@@ -153,7 +155,7 @@ def where(world: World, blue: Tenant) -> dict[str, tuple[str, str]]:
 
 
 class Holder(NamedTuple):
-    """Who has a network."""
+    """The holder of a network."""
 
     node: str
     sid: str
@@ -165,7 +167,7 @@ Holders = dict[str, Holder]
 
 
 def placed(holders: Holders) -> dict[str, tuple[str, str]]:
-    return {network: (each.node, each.attachment) for network, each in holders.items()}
+    return {network: (holder.node, holder.attachment) for network, holder in holders.items()}
 
 
 def same(*all_of_them: Holders) -> Holders | None:
@@ -174,27 +176,31 @@ def same(*all_of_them: Holders) -> Holders | None:
 
 
 def attached(lab: Lab, vpc: str) -> Holders:
-    """As the nodes' segments say, the newest of each attachment: from this follows all else."""
+    """By the nodes' segments, the newest endpoint of each attachment: all else follows from these."""
     newest: dict[str, tuple[int, str, dict[str, Any]]] = {}
     for segment in lab.get("nodesegments")["items"]:
-        for each in segment.get("status", {}).get("endpoints") or ():
-            if each["vpc"] == vpc:
-                entry = (each["epoch"], segment["metadata"]["name"], each)
-                newest[each["function"]] = max(
-                    newest.get(each["function"], entry), entry, key=lambda it: it[0]
+        for endpoint in segment.get("status", {}).get("endpoints") or ():
+            if endpoint["vpc"] == vpc:
+                entry = (endpoint["epoch"], segment["metadata"]["name"], endpoint)
+                newest[endpoint["function"]] = max(
+                    newest.get(endpoint["function"], entry), entry, key=lambda entry: entry[0]
                 )
     return {
-        network: Holder(node, each["sid"], epoch, each["attachment"])
-        for epoch, node, each in newest.values()
-        for network in each["networks"]
+        network: Holder(node, endpoint["sid"], epoch, endpoint["attachment"])
+        for epoch, node, endpoint in newest.values()
+        for network in endpoint["networks"]
     }
 
 
-def told(lab: Lab, vpc: str) -> Holders:
-    """As the broker retains it: packed, whole, and adding up."""
-    said = retained(lab)
-    mine = {topic: value for topic, value in said.items() if topic.startswith(f"{BASE}/vpcs/{vpc}/")}
-    names = {each["function"]: each["attachment"] for each in _endpoints(said) if each["vpc"] == vpc}
+def retained_routes(lab: Lab, vpc: str) -> Holders:
+    """By the broker's retained table, which must be complete and have the head's count and digest."""
+    messages = retained(lab)
+    mine = {topic: value for topic, value in messages.items() if topic.startswith(f"{BASE}/vpcs/{vpc}/")}
+    names = {
+        endpoint["function"]: endpoint["attachment"]
+        for endpoint in _endpoints(messages)
+        if endpoint["vpc"] == vpc
+    }
     head = mine.pop(f"{BASE}/vpcs/{vpc}/head", {"count": 0, "shards": 0, "digest": digest(()), "revision": 0})
     shards = [mine.pop(f"{BASE}/vpcs/{vpc}/table/{number}", None) for number in range(head["shards"])]
     routes = [route for shard in shards if shard for route in shard["routes"]]
@@ -210,28 +216,28 @@ def told(lab: Lab, vpc: str) -> Holders:
     }
 
 
-def _endpoints(said: dict[str, Any]) -> list[dict[str, Any]]:
+def _endpoints(messages: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        each
-        for topic, value in said.items()
+        endpoint
+        for topic, value in messages.items()
         if topic.startswith(f"{BASE}/nodes/") and topic.endswith("/endpoints") and value
-        for each in value["endpoints"]
+        for endpoint in value["endpoints"]
     ]
 
 
 def recorded(blue: Tenant) -> Holders:
-    """As the attachments' statuses say."""
+    """By the attachments' statuses."""
     found = {}
-    for each in blue.lab.get("vpca", "-n", blue.namespace)["items"]:
-        if endpoint := each["status"].get("endpoint"):
-            name = f"{blue.namespace}/{each['metadata']['name']}"
+    for attachment in blue.lab.get("vpca", "-n", blue.namespace)["items"]:
+        if endpoint := attachment["status"].get("endpoint"):
+            name = f"{blue.namespace}/{attachment['metadata']['name']}"
             for network in endpoint["networks"]:
                 found[network] = Holder(endpoint["node"], endpoint["sid"], endpoint["epoch"], name)
     return found
 
 
 def written(lab: Lab, vpc: str) -> Holders:
-    """As the database says that it is now; each network once, or the constraint would not be what it is."""
+    """By the database's open periods; its constraint allows one for each network."""
     query = (
         "SELECT network::text, node, host(sid), epoch, attachment FROM galactic.period "
         "WHERE vpc = %s AND upper_inf(during)"
@@ -240,27 +246,27 @@ def written(lab: Lab, vpc: str) -> Holders:
         with psycopg.connect(lab.state.database_url(), connect_timeout=60) as connection:
             rows = connection.execute(query, (int(vpc, 16),)).fetchall()
     except psycopg.OperationalError:
-        return {}  # not there again yet
+        return {}  # not up again yet
     assert len({row[0] for row in rows}) == len(rows)
     return {network: Holder(*rest) for network, *rest in rows}
 
 
 def unlike(lab: Lab, vpc: str, routes: Holders) -> dict[str, Any]:
-    """Node → what its kernel has and should not, and what it should have and has not."""
+    """Node → routes that its kernel has too many, and routes that it lacks."""
     table, found = str(FIRST_TABLE + int(vpc, 16) % TABLES), {}
     for member in lab.state.members:
         script = "ip -4 route show table all proto 154; ip -6 route show table all proto 154"
-        said = lab.exec(member.name, ["sh", "-c", script])
+        output = lab.exec(member.name, ["sh", "-c", script])
         here = {sid for _, (node, sid, *_) in routes.items() if node == member.name}
         away = {
-            (network.removesuffix("/32").removesuffix("/128"), each.sid)
-            for network, each in routes.items()
-            if here and each.node != member.name
+            (network.removesuffix("/32").removesuffix("/128"), holder.sid)
+            for network, holder in routes.items()
+            if here and holder.node != member.name
         }
         encapsulated = re.findall(
-            r"^(\S+)\s+encap seg6 mode \S+ segs 1 \[ (\S+) \].* table (\d+)", said, re.MULTILINE
+            r"^(\S+)\s+encap seg6 mode \S+ segs 1 \[ (\S+) \].* table (\d+)", output, re.MULTILINE
         )
-        own = re.findall(rf"^(\S+)\s+encap seg6local action End.DT46 vrftable {table} ", said, re.MULTILINE)
+        own = re.findall(rf"^(\S+)\s+encap seg6local action End.DT46 vrftable {table} ", output, re.MULTILINE)
         now = {(network, sid) for network, sid, number in encapsulated if number == table}
         if now != away or set(own) != here:
             found[member.name] = {"remote": now ^ away, "own": set(own) ^ here}

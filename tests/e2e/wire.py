@@ -1,8 +1,8 @@
 """Sends frames and listens for them in network namespaces of the lab's kernel, as one short process there.
 
-Standard input and output are JSON; ``wired.Wire`` is the other half. Frames carry marks, ``galactic:NAME;``
-anywhere in them, and what is reported is how often each mark came by at each listener. Listeners are open before the
-first frame is sent, and listening ends when every mark that was waited for has come, or time is up.
+Standard input and output are JSON; ``wired.Wire`` is the other half. Frames carry marks, ``galactic:NAME;`` anywhere
+in them. The output counts each mark at each listener. Listeners are open before the first frame is sent; they are
+closed when every expected mark has come, or time is up.
 """
 
 import fcntl
@@ -27,14 +27,14 @@ OUTGOING = 4  # PACKET_OUTGOING
 MARK = re.compile(rb"galactic:([\w-]+);")
 BUFFER = 1 << 22
 HARDWARE_ADDRESS = 0x8927  # SIOCGIFHWADDR
-FORCED_BUFFER = 33  # SO_RCVBUFFORCE: beyond what the system lets anybody have
+FORCED_BUFFER = 33  # SO_RCVBUFFORCE: beyond the system's limit
 AGAIN_SECONDS = 1.0
 OWN = f"/proc/self/fd/{os.open('/proc/self/ns/net', os.O_RDONLY)}"
 
 
 @contextmanager
 def inside(netns: str) -> Iterator[None]:
-    """Sockets that are made meanwhile belong to that namespace for good."""
+    """Sockets that are made meanwhile belong to that namespace for their life."""
     namespaces.enter(netns, namespaces.CLONE_NEWNET)
     yield
     namespaces.enter(OWN, namespaces.CLONE_NEWNET)
@@ -63,7 +63,7 @@ def sender(netns: str, device: str) -> socket.socket:
     return made
 
 
-def heard(listening: socket.socket) -> Iterator[str]:
+def marks_of(listening: socket.socket) -> Iterator[str]:
     """The marks of what has arrived by now."""
     with suppress(BlockingIOError):
         while True:
@@ -83,7 +83,7 @@ def exchange(request: dict[str, Any]) -> dict[str, Any]:
 
     def listen(seconds: float) -> None:
         for made in select.select(list(names), [], [], seconds)[0]:
-            counts[names[made]].update(heard(made))
+            counts[names[made]].update(marks_of(made))
 
     for one in request["first"]:
         with inside(one["netns"]):
@@ -107,11 +107,11 @@ def exchange(request: dict[str, Any]) -> dict[str, Any]:
         if request["again"] and time.monotonic() - sent >= AGAIN_SECONDS:
             sent = send({mark for _, mark in awaited})
     listen(0)
-    return {"heard": counts, "missing": awaited}
+    return {"arrived": counts, "missing": awaited}
 
 
 def connect(one: dict[str, Any]) -> str:
-    """What became of a TCP connection: ``connected``, or the error's text."""
+    """The outcome of a TCP connection: ``connected``, or the error's text."""
     with inside(one["netns"]):
         made = socket.socket(socket.AF_INET6 if ":" in one["address"] else socket.AF_INET)
     with made:

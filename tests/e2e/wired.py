@@ -17,7 +17,7 @@ from galactic_lab.cluster import Lab
 PROGRAM = Path(__file__).with_name("wire.py")
 PORT = 7777
 SECONDS = 240.0
-"""For what is expected to arrive. What must not arrive is sent before it, on the same way."""
+"""For packets that are expected. Packets that must not arrive are sent before them, on the same way."""
 
 
 class Port(NamedTuple):
@@ -29,8 +29,8 @@ class Port(NamedTuple):
     neighbour: str
 
 
-class Heard(NamedTuple):
-    """How often each mark came by, by listener."""
+class Arrivals(NamedTuple):
+    """The number of arrivals of each mark, by listener."""
 
     counts: Mapping[str, Mapping[str, int]]
 
@@ -81,10 +81,10 @@ class Wire:
         *,
         first: Iterable[tuple[str, str]] = (),
         again: bool = False,
-    ) -> Heard:
+    ) -> Arrivals:
         """Sends packets, in order, and listens until the marks ``until`` (listener, mark) have come; fails if they do
-        not. Immediately before the first packet the commands ``first`` (namespace, command) are run. ``again``: what
-        has not come is sent once more each second, for what a kernel does only so often.
+        not. Immediately before the first packet the commands ``first`` (namespace, command) are run. ``again``: packets
+        that did not arrive are sent once more each second, since a kernel limits how often it answers.
         """
         frames = [
             {
@@ -99,11 +99,11 @@ class Wire:
         request = {"first": commands, "send": frames, "listen": listen, "until": wanted, "again": again}
         request["seconds"] = SECONDS
         answer = self._run(request)
-        assert not answer["missing"], f"did not arrive: {answer['missing']}; heard: {answer['heard']}"
-        return Heard(answer["heard"])
+        assert not answer["missing"], f"did not arrive: {answer['missing']}; arrived: {answer['arrived']}"
+        return Arrivals(answer["arrived"])
 
     def connects(self, netns: str, address: str, port: int, *, seconds: float = SECONDS) -> str:
-        """What becomes of a TCP connection from a namespace: ``connected``, or the error."""
+        """The outcome of a TCP connection from a namespace: ``connected``, or the error."""
         wanted = [{"netns": netns, "address": address, "port": port, "seconds": seconds}]
         return str(self._run({"connect": wanted})[0])
 

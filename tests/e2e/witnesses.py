@@ -1,5 +1,5 @@
-"""What a lab has to say when a story fails, for those who will have nothing but the text: what runs, what `galactic
-status` says, which pods are not as they should be, and what the logs say since the story began.
+"""The state of a lab when a story fails, for readers of the test's output: processes, `galactic status`, pods that are
+not ready, and log lines since the story began.
 """
 
 import re
@@ -28,18 +28,18 @@ Positions = Mapping[Path, int]
 
 
 def positions(lab: Lab) -> dict[Path, int]:
-    """How long each log is now: what comes later belongs to the story that begins."""
+    """The present length of each log: later lines belong to the story that begins."""
     return {path: path.stat().st_size for path in lab.state.logs.glob("*.log")}
 
 
 def testimony(lab: Lab, since: Positions) -> str:
-    """All of it, in short sections; what cannot be asked says so, and nothing is raised."""
+    """The report, in short sections. A part that cannot be read has the error instead; nothing is raised."""
     sections = [
         ("what runs", _asked(lambda: _running(lab)), 14),
         ("galactic status", _asked(lambda: _status(lab)), 30),
         ("pods that are not ready, and warnings", _asked(lambda: _pods(lab)), 16),
     ]
-    lines = [line for title, said, most in sections for line in (f"── {title}", *_short(said, most))]
+    lines = [line for title, section, most in sections for line in (f"── {title}", *_short(section, most))]
     logs = _asked(lambda: list(_logs(lab, since, LINES - len(lines))))
     return "\n".join(line[:WIDTH] for line in (*lines, *logs))
 
@@ -56,11 +56,17 @@ def _short(lines: list[str], most: int) -> list[str]:
 
 
 def _running(lab: Lab) -> list[str]:
-    """One line of what has run for how long; whatever does not run has one of its own."""
+    """One line of the running processes with their ages, and a line for each that does not run."""
     status = lab.supervisor.status()
-    up = [f"{each['name']} {each['description'].rpartition(' ')[2]}" for each in status if each["pid"]]
+    up = [
+        f"{process['name']} {process['description'].rpartition(' ')[2]}"
+        for process in status
+        if process["pid"]
+    ]
     down = [
-        f"{each['name']}: {each['statename']} {each['description']}" for each in status if not each["pid"]
+        f"{process['name']}: {process['statename']} {process['description']}"
+        for process in status
+        if not process["pid"]
     ]
     held = [member.name for member in lab.state.members if lab.state.hold(member.name).exists()]
     away = [member.name for member in lab.state.members if not lab.controller_pid(member.name)]
@@ -93,11 +99,11 @@ def _names(lab: Lab) -> Iterator[str]:
 
 
 def _logs(lab: Lab, since: Positions, room: int) -> Iterator[str]:
-    """Of each log what is in trouble first, and then what was said last, in the order it was said."""
-    said = {name: _said(lab.state.logs / f"{name}.log", since) for name in _names(lab)}
-    speaking = {name: lines for name, lines in said.items() if lines}
-    if silent := sorted(said.keys() - speaking.keys()):
-        yield f"── said nothing since the story began: {', '.join(silent)}"
+    """Of each log warnings and errors first, then the last lines; in the log's order."""
+    logs = {name: _since(lab.state.logs / f"{name}.log", since) for name in _names(lab)}
+    speaking = {name: lines for name, lines in logs.items() if lines}
+    if silent := sorted(logs.keys() - speaking.keys()):
+        yield f"── no lines since the story began: {', '.join(silent)}"
     trouble = {
         name: {number for number, line in enumerate(lines) if TROUBLE.search(line)}
         for name, lines in speaking.items()
@@ -112,7 +118,7 @@ def _logs(lab: Lab, since: Positions, room: int) -> Iterator[str]:
 
 
 def _shares(urgent: Mapping[str, int], lines: Mapping[str, list[str]], room: int) -> dict[str, int]:
-    """How many lines of each log there is room for: evenly, what is urgent before what is left."""
+    """The number of lines of each log that there is room for: shared evenly, urgent lines first."""
     shares = dict.fromkeys(lines, 0)
     for wanted in (urgent, dict.fromkeys(lines, EACH)):
         most = {name: min(wanted[name], EACH, len(lines[name])) for name in lines}
@@ -123,10 +129,10 @@ def _shares(urgent: Mapping[str, int], lines: Mapping[str, list[str]], room: int
     return shares
 
 
-def _said(path: Path, since: Positions) -> list[str]:
+def _since(path: Path, since: Positions) -> list[str]:
     try:
         with path.open("rb") as log:
-            if path.stat().st_size >= since.get(path, 0):  # or it was begun anew
+            if path.stat().st_size >= since.get(path, 0):  # or it was rotated
                 log.seek(since.get(path, 0))
             return log.read().decode(errors="replace").splitlines()
     except OSError:
