@@ -131,7 +131,7 @@ def space(control_plane: Lab) -> Iterator[Namespaces]:
 
 
 @pytest.mark.parametrize(
-    ("thing", "said"),
+    ("thing", "words"),
     [
         pytest.param(vpc("x", "10.1.1.0/33"), ["spec.networks[0]", "'10.1.1.0/33'"], id="bad-cidr"),
         pytest.param(

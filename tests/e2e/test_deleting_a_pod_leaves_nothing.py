@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mqtt import retained
-from story import Tenant, eventually, returns_to, kernel, steady
+from story import Tenant, eventually, kernel, returns_to, steady
 
 from galactic_lab.cluster import Lab
 

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from story import Tenant, eventually, returns_to, kernel, steady
+from story import Tenant, eventually, kernel, returns_to, steady
 
 from galactic_lab.cluster import Lab
 
