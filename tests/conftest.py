@@ -67,7 +67,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """With ``-n`` only the process that prints has a terminal: the table is printed once."""
     since: float | None = config.getoption("versions")
     if since is not None:
-        reports = [report for found in terminalreporter.stats.values() for report in found]
+        reports = [
+            report for reports_of_kind in terminalreporter.stats.values() for report in reports_of_kind
+        ]
         terminalreporter.section("the files that took longest", "-")
         for line in longest(reports):
             terminalreporter.line(line)
@@ -86,11 +88,11 @@ def longest(reports: Iterable[object]) -> list[str]:
             file, _, test = report.nodeid.partition("::")
             tests[file][test] += report.duration
     files = sorted(tests.items(), key=lambda item: item[1].total(), reverse=True)
-    whole = sum(found.total() for found in tests.values())
+    whole = sum(durations.total() for durations in tests.values())
     return [
-        f"{found.total():7.1f} s  {len(found):4} tests  {file} ({slowest} {seconds:.1f} s)"
-        for file, found in files[:FILES_SHOWN]
-        for slowest, seconds in found.most_common(1)
+        f"{durations.total():7.1f} s  {len(durations):4} tests  {file} ({slowest} {seconds:.1f} s)"
+        for file, durations in files[:FILES_SHOWN]
+        for slowest, seconds in durations.most_common(1)
     ] + [f"{whole:7.1f} s  {sum(map(len, tests.values())):4} tests  all {len(tests)} files, in all workers"]
 
 

@@ -1,4 +1,4 @@
-"""An API server, asked directly: hundreds of requests, for which kubectl would take minutes."""
+"""A client of an API server for hundreds of requests, for which kubectl would take minutes."""
 
 import http.client
 import json
@@ -13,14 +13,14 @@ from audit import Request
 
 PATIENCE_SECONDS = 180.0
 LATER = (429, 500, 502, 503, 504)
-"""What it says when it, or somebody whom it asks, was held up; as long as that is so it is asked again. Nothing here is
-asked that may not be asked twice.
+"""Status codes of a server that, or whose webhook, is slow: the request is sent again. All requests here are
+idempotent.
 """
 
 
 class Server:
-    """Requests to an API server as its administrator, over one connection. ``patience``: how long it is asked again,
-    in seconds.
+    """Requests to an API server as its administrator, over one connection. ``patience``: seconds for which a request
+    is repeated.
     """
 
     def __init__(self, kubeconfig: Path, patience: float = PATIENCE_SECONDS) -> None:
@@ -54,7 +54,7 @@ class Server:
         return bool(self._request("POST", path, json.dumps(review))[1]["status"]["allowed"])
 
     def problem(self, thing: dict[str, Any]) -> str:
-        """What the server says against creating the object, in a dry run; asked once for equal ones."""
+        """As ``dry_run``, with one request for equal objects."""
         text = json.dumps(thing, sort_keys=True)
         if text not in self._seen:
             self._seen[text] = self.dry_run(thing)
@@ -86,7 +86,7 @@ class Server:
                 answer = response.read()
                 if response.status not in LATER or time.monotonic() >= deadline:
                     return response.status, json.loads(answer)
-            except (http.client.HTTPException, OSError):  # it closes a connection that was idle for long
+            except (http.client.HTTPException, OSError):  # it closes idle connections
                 self._connection.close()
                 if time.monotonic() >= deadline:
                     raise

@@ -1,4 +1,4 @@
-"""What ServiceAccounts may do by the chart's roles, against what the API server says they asked for."""
+"""The rights of ServiceAccounts by the chart's roles, compared with their requests in the API server's audit log."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 def lines(log: Path) -> list[str]:
-    """The audit log's lines. Of one that is just being written there may be a part: it is none yet."""
+    """The audit log's complete lines."""
     return log.read_text(errors="replace").split("\n")[:-1]
 
 
@@ -59,7 +59,7 @@ def requests(log: Path, since: int = 0) -> list[Request]:
 
 
 def granted(objects: Iterable[dict[str, Any]], account: str) -> set[Right]:
-    """What the rendered roles give to a ServiceAccount."""
+    """The rights that the rendered roles give a ServiceAccount."""
     things = list(objects)
     roles = {
         (thing["kind"], thing["metadata"].get("namespace", ""), thing["metadata"]["name"]): thing.get("rules")
@@ -84,7 +84,7 @@ def granted(objects: Iterable[dict[str, Any]], account: str) -> set[Right]:
 
 
 def asked(log: Path, user: str, verb: str, resource: str) -> bool:
-    """Whether the user, of whatever kind, was let do that."""
+    """Whether the user, of whatever kind, made such a request and was allowed."""
     return any(
         (one.account, one.verb, one.resource, one.forbidden) == (user, verb, resource, False)
         for one in requests(log)
@@ -94,14 +94,15 @@ def asked(log: Path, user: str, verb: str, resource: str) -> bool:
 def refused(made: Sequence[Request], account: str) -> list[Request]:
     """Requests of the account that were forbidden, and not allowed later.
 
-    An API server that has just been told of a role, and was held up, refuses for a moment what it grants.
+    A slow API server refuses permitted requests until it has read a new role.
     """
     return [
         one
         for number, one in enumerate(made)
         if one.account == account
         and one.forbidden
-        and one._replace(forbidden=False, uri="") not in {it._replace(uri="") for it in made[number + 1 :]}
+        and one._replace(forbidden=False, uri="")
+        not in {later._replace(uri="") for later in made[number + 1 :]}
     ]
 
 

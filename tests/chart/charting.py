@@ -15,18 +15,18 @@ NAMESPACE = "galactic-system"
 
 
 class Refused(Exception):
-    """What helm says on standard error."""
+    """Helm failed; the message is its standard error."""
 
 
 class Helm:
-    """One helm, which renders for an API server of that version unless told otherwise."""
+    """One helm binary. It renders for an API server of that version by default."""
 
     def __init__(self, path: Path, version: tuple[int, int]) -> None:
         self._path = path
         self._version = f"{version[0]}.{version[1]}.0"
 
     def run(self, *arguments: str, values: dict[str, Any] | None = None, **variables: str) -> str:
-        """What it prints. Raises Refused, but not of a cluster that was held up before it was asked for anything."""
+        """Its output. Raises Refused. Runs again where a slow cluster could not be reached at the beginning."""
         given = ["--values=-"] if values is not None else []
         deadline = time.monotonic() + HELD_UP_SECONDS
         while True:

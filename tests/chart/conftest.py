@@ -1,7 +1,7 @@
-"""Helm, and an API server to try on what it renders.
+"""Helm, and an API server for the manifests that it renders.
 
-The lab is named ``chart``, or what ``GALACTIC_CHART_LAB`` says. One that is up already is emptied, and stays up, unless
-it was made by tests that were killed; otherwise it is made and taken down.
+The lab is named ``chart``, or by ``GALACTIC_CHART_LAB``. One that is up already is emptied, and stays up, unless
+a killed run left it; otherwise it is made and taken down.
 """
 
 import fcntl
@@ -25,8 +25,7 @@ GONE = "--timeout=240s"
 OWNER = "chart-tests"
 """The file of a lab that the tests who made it keep locked while they live."""
 TEST_SECONDS = 3600
-"""Whichever is first fetches Helm and brings the lab up, and on a machine that has other things to do all of it takes a
-multiple."""
+"""The first test fetches Helm and brings the lab up; a busy machine takes a multiple of the usual time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -57,7 +56,7 @@ def lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
     """A control plane without anything of Galactic's in it. It ends with the last test of this folder."""
     with ExitStack() as stack:
         pytestconfig.pluginmanager.register(Ending(stack))
-        yield stack.enter_context(standing())
+        yield stack.enter_context(lab_up())
 
 
 class Ending:
@@ -72,8 +71,8 @@ class Ending:
 
 
 @contextmanager
-def standing() -> Iterator[Lab]:
-    """As it is if it is up; otherwise made, and gone afterwards."""
+def lab_up() -> Iterator[Lab]:
+    """The lab. One that is not up is made, and removed afterwards."""
     one = named()
     if one.running and owned(one, OWNER) is not False:
         empty(one)
@@ -99,7 +98,7 @@ def named() -> Lab:
 
 
 def empty(lab: Lab) -> None:
-    """What the lab itself put there is gone."""
+    """Deletes the objects that the lab itself applied."""
     lab.supervisor.stop("operator", "router", "webhook", "mosquitto")
     webhooks = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     lab.kubectl("delete", webhooks, "galactic-admission", "galactic-webhook", "--ignore-not-found")

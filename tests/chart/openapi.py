@@ -1,6 +1,6 @@
 """Objects against an API server's own description of its kinds: unknown fields, missing ones and wrong types.
 
-An API server before 1.25 drops unknown fields of its own kinds without a word.
+An API server before 1.25 drops unknown fields of its own kinds silently.
 """
 
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from typing import Any
 
 
 class Kinds:
-    """What ``/openapi/v2`` of an API server says."""
+    """The kinds that ``/openapi/v2`` of an API server describes."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self._definitions: dict[str, Any] = document["definitions"]
         self._names = {
-            (each["group"], each["version"], each["kind"]): name
+            (gvk["group"], gvk["version"], gvk["kind"]): name
             for name, definition in self._definitions.items()
-            for each in definition.get("x-kubernetes-group-version-kind", ())
+            for gvk in definition.get("x-kubernetes-group-version-kind", ())
         }
 
     def problems(self, thing: dict[str, Any]) -> list[str]:
-        """What is wrong with an object; a kind that is not known is."""
+        """The errors in an object; an unknown kind is one."""
         group, _, version = thing["apiVersion"].rpartition("/")
         name = self._names.get((group, version, thing["kind"]))
         if name is None:

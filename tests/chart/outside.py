@@ -55,7 +55,7 @@ class Outside:
 
     @property
     def enter(self) -> list[str]:
-        """What a command begins with to run in this network, with this /etc."""
+        """The words that run a command in this network, with this /etc."""
         see = (
             f'mount --bind {self.etc} /etc && mount --bind {self.folder}/lib /var/lib/mosquitto && exec "$@"'
         )
@@ -65,7 +65,7 @@ class Outside:
         ]
 
     def run(self, *argv: str, seconds: float = PATIENCE_SECONDS) -> str:
-        """What it prints; nothing where it fails, or takes longer, and is killed."""
+        """Its output; empty where it fails, or takes longer and is killed."""
         try:
             done = subprocess.run(
                 [*self.enter, *argv], capture_output=True, text=True, check=False, timeout=seconds
@@ -83,31 +83,31 @@ class Outside:
         return process
 
     def leader(self, seconds: float = 30.0) -> str:
-        """Who leads, as everybody may read at the broker, or is told within so many seconds; empty: nobody.
+        """The leader's id by the retained topic, or by a message within so many seconds; empty: none.
 
-        Those are not mosquitto_sub's own, which may hang when they have passed.
+        The time-out is not mosquitto_sub's own, which may hang.
         """
         who = ("-u", "galactic-observer", "-P", self.passwords["galactic-observer"])
         place = ("-h", BROKER, "-p", "8884", "--cafile", f"/etc/{BUNDLE}")
         asked = ("-t", "galactic/v1/router/leader", "-C", "1")
-        said = self.run("mosquitto_sub", *place, *who, *asked, seconds=seconds)
-        return str(json.loads(said)["id"]) if said else ""
+        output = self.run("mosquitto_sub", *place, *who, *asked, seconds=seconds)
+        return str(json.loads(output)["id"]) if output else ""
 
     def health(self) -> str:
         ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9090/healthz').read().decode())"
         return self.run("python3", "-c", ask).strip()
 
     def forget(self) -> bool:
-        """Nothing is retained about who leads, and no table is there. Whether that worked."""
+        """Clears the retained leader and drops the database's schema; whether both worked."""
         drop = "DROP SCHEMA IF EXISTS galactic CASCADE"
         dropped = self.run("psql", "-h", DATABASE, "-U", "galactic", "-c", drop)
         who = ("-u", ROUTER, "-P", self.passwords[ROUTER], "-h", BROKER, "-p", "8884", "-q", "1")
         topic = ("-t", "galactic/v1/router/leader", "-r", "-n")
-        said = self.run("mosquitto_pub", "-d", *who, "--cafile", f"/etc/{BUNDLE}", *topic)
-        return bool(dropped) and "PUBACK" in said
+        output = self.run("mosquitto_pub", "-d", *who, "--cafile", f"/etc/{BUNDLE}", *topic)
+        return bool(dropped) and "PUBACK" in output
 
     def tables(self) -> set[str]:
-        """What the router has made in the database."""
+        """The tables that the router has made in the database."""
         query = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'galactic'"
         return set(self.run("psql", "-h", DATABASE, "-U", "galactic", "-At", "-c", query).split())
 

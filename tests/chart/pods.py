@@ -1,7 +1,7 @@
-"""What a kubelet would do for pods of the chart: their containers as processes, with their volumes, variables and above
-all, the token of their very ServiceAccount. They live in the lab's control plane namespace.
+"""Runs pods of the chart as a kubelet would: their containers as processes, with their volumes, variables and the token
+of their ServiceAccount. They run in the lab's control plane namespace.
 
-What differs from a cluster: images are this checkout's commands, mount paths are folders below a temporary one (and are
+Differences from a cluster: images are this checkout's commands, mount paths are folders below a temporary one (and are
 replaced in arguments, variables and mounted files), and everything runs as root.
 """
 
@@ -36,7 +36,7 @@ class Process:
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path) -> None:
         self._process, self._log = process, log
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text(errors="replace")
 
     def wait(self) -> int:
@@ -66,8 +66,8 @@ class Machine:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def replica(self, component: str, node: str = "") -> dict[str, Any] | None:
-        """A pod of the component, on that node if one is named; None until there is one that is made as its workload
-        says now: whoever makes them may not have seen yet that it was changed.
+        """A pod of the component, on that node if one is named; None until there is one by its workload's present
+        template: the workload's controller may not have seen a change yet.
         """
         selector = f"app.kubernetes.io/component={component}"
         kinds = ("deployments,daemonsets", "-n", self._namespace, "-l", selector)
@@ -87,7 +87,7 @@ class Machine:
         places = {volume["name"]: self._volume(root, volume) for volume in pod["spec"].get("volumes", ())}
         for container in pod["spec"].get("initContainers", ()) if init else ():
             first = self._start(pod, container, root, places)
-            assert first.wait() == 0, first.said()
+            assert first.wait() == 0, first.output()
         (container,) = pod["spec"]["containers"]
         process = self._start(pod, container, root, places)
         self._running.append(process)
@@ -166,7 +166,7 @@ class Machine:
 
     @contextmanager
     def kubelet(self, selector: str = "job-name") -> Iterator[list[Process]]:
-        """Runs pods that end, and tells the API server how they did. The processes that ended so far."""
+        """Runs pods that end, and reports their outcomes to the API server. The processes that ended so far."""
         done, ended = threading.Event(), list[Process]()
         thread = threading.Thread(target=lambda: ended.extend(self._jobs(done, selector)))
         thread.start()
@@ -190,17 +190,17 @@ class Machine:
             done.wait(0.3)
 
     def _report(self, name: str, phase: str) -> None:
-        """Whatever others write into its status at the same time, such as the scheduler."""
+        """Patches the phase alone: others write its status at the same time, such as the scheduler."""
         patch = json.dumps({"status": {"phase": phase}})
         where = ("-n", self._namespace, "--subresource=status", "--type=merge")
         self._lab.kubectl("patch", "pod", name, *where, "-p", patch)
 
 
 def _described(spec: dict[str, Any]) -> list[Any]:
-    """What a pod and its template have in common: the containers, apart from what the API server mounts into them."""
-    told = ("name", "image", "command", "args", "env", "ports")
+    """The fields that a pod and its template share: the containers, without the API server's own mounts."""
+    keys = ("name", "image", "command", "args", "env", "ports")
     return [
-        {key: container.get(key) for key in told}
+        {key: container.get(key) for key in keys}
         for kind in ("initContainers", "containers")
         for container in spec.get(kind, ())
     ] + [spec.get("automountServiceAccountToken")]
@@ -222,5 +222,5 @@ def _replace_paths(folder: Path, mounts: dict[str, Path]) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.suffix in (".conf", ".yaml"):
             path.write_text(_replaced(path.read_text(), mounts))
-        if path.name == "mosquitto.conf":  # started as root it would become somebody else
+        if path.name == "mosquitto.conf":  # started as root it would change its user
             path.write_text("user root\n" + path.read_text())

@@ -9,11 +9,11 @@ KINDS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 
 
 def configurations(helm: Helm, *values: dict[str, Any]) -> list[dict[str, Any]]:
-    return [it for it in helm.objects(merged(*values)) if it["kind"] in KINDS]
+    return [manifest for manifest in helm.objects(merged(*values)) if manifest["kind"] in KINDS]
 
 
 def webhooks(helm: Helm, *values: dict[str, Any]) -> list[dict[str, Any]]:
-    return [one for each in configurations(helm, *values) for one in each["webhooks"]]
+    return [one for configuration in configurations(helm, *values) for one in configuration["webhooks"]]
 
 
 def extra(**variables: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def test_pods_of_two_namespaces_and_of_those_with_the_label_are_not_asked_about(
 
 def test_no_object_of_the_release_waits_for_the_webhooks(helm: Helm) -> None:
     """Or an installation would refuse itself, as no CA is entered before the webhooks run."""
-    kinds = {it["kind"] for it in helm.objects() if it["kind"] not in KINDS}
+    kinds = {manifest["kind"] for manifest in helm.objects() if manifest["kind"] not in KINDS}
     assert not kinds & {"VPC", "VPCAttachment", "NodeSegment"}
     assert all("caBundle" not in one["clientConfig"] for one in webhooks(helm))
     assert {one["clientConfig"]["service"]["namespace"] for one in webhooks(helm)} == {NAMESPACE}
@@ -71,13 +71,13 @@ def test_no_object_of_the_release_waits_for_the_webhooks(helm: Helm) -> None:
         pytest.param(nested("webhook.extraArgs", ["--webhook-url=https://[fd00::1]:9443"]), id="flag"),
     ],
 )
-def test_the_webhooks_are_at_a_url_where_their_settings_say_so(helm: Helm, values: dict[str, Any]) -> None:
+def test_the_webhooks_are_at_the_url_of_their_settings(helm: Helm, values: dict[str, Any]) -> None:
     for one in webhooks(helm, values):
         path = "mutate" if "reinvocationPolicy" in one else "validate"
         assert one["clientConfig"] == {"url": f"https://[fd00::1]:9443/{path}"}
 
 
-def test_nodes_are_recognised_as_the_webhooks_settings_say(helm: Helm) -> None:
+def test_nodes_are_recognised_by_the_webhooks_settings(helm: Helm) -> None:
     def foreign(*values: dict[str, Any]) -> str:
         (one,) = [one for one in webhooks(helm, *values) if one["name"].startswith("node-statuses.")]
         return conditions(one)["is-of-another-node"]
@@ -100,9 +100,9 @@ def test_cert_manager_enters_its_ca_and_the_webhooks_may_not(helm: Helm) -> None
     assert all("annotations" not in one["metadata"] for one in configurations(helm))
     for values, verbs in (({}, ["get", "update"]), (mode, ["get"])):
         (role,) = [
-            it
-            for it in helm.objects(values)
-            if (it["kind"], it["metadata"]["name"]) == ("ClusterRole", "galactic-webhook")
+            manifest
+            for manifest in helm.objects(values)
+            if (manifest["kind"], manifest["metadata"]["name"]) == ("ClusterRole", "galactic-webhook")
         ]
         rules = [rule for rule in role["rules"] if "admissionregistration.k8s.io" in rule["apiGroups"]]
         assert [rule["resourceNames"] for rule in rules] == [["galactic-admission"], ["galactic-webhook"]]

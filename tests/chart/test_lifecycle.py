@@ -1,7 +1,7 @@
 """The chart on a real API server: installed, upgraded, rolled back, uninstalled; and its programs at work with the very
-rights that it gives them: a request that is refused fails this, and so does a right that was never needed.
+rights that it gives them: a refused request fails a test, and so does a right that was never needed.
 
-One release, whose story the tests tell in the order in which they stand here.
+One release; the tests run in the order of this file.
 """
 
 import base64
@@ -106,7 +106,7 @@ class Release:
     processes: dict[str, Process] = field(default_factory=dict)
 
     def run(self, *arguments: str, values: dict[str, Any] | None = None) -> str:
-        """What Helm prints. Of a server that was held up halfway it is not told, but asked again."""
+        """Helm's output. Runs again where a slow server timed out halfway."""
         for _ in range(TRIES - 1):
             try:
                 return self.once(*arguments, values=values)
@@ -118,7 +118,7 @@ class Release:
         return self.once(*arguments, values=values)
 
     def once(self, *arguments: str, values: dict[str, Any] | None = None) -> str:
-        """What Helm prints. Raises Refused."""
+        """Helm's output. Raises Refused."""
         return self.helm.run(
             *arguments, f"--namespace={NAMESPACE}", values=values, KUBECONFIG=str(self.lab.kubeconfig)
         )
@@ -201,9 +201,12 @@ def has_token(lab: Lab) -> bool:
 
 
 def kept(lab: Lab) -> list[object]:
-    """What users made, as nothing may touch it."""
+    """Objects of users, which no upgrade may touch."""
     found = [lab.get("vpc", "kept", "-n", "default"), lab.get("vpcattachment", "kept", "-n", "default")]
-    return [(it["metadata"]["uid"], it["metadata"]["generation"], it["spec"]) for it in found]
+    return [
+        (manifest["metadata"]["uid"], manifest["metadata"]["generation"], manifest["spec"])
+        for manifest in found
+    ]
 
 
 def test_install_and_upgrade_from_the_previous_version(release: Release, helm: Helm, previous: Path) -> None:
@@ -212,7 +215,7 @@ def test_install_and_upgrade_from_the_previous_version(release: Release, helm: H
     assert not has_grants(lab)
     assert not has_token(lab)
     theirs = [vpc("kept", "10.9.0.0/24"), attachment("kept", "kept")]
-    theirs = [merged(each, nested("metadata.namespace", "default")) for each in theirs]
+    theirs = [merged(manifest, nested("metadata.namespace", "default")) for manifest in theirs]
     eventually("the kinds are served", lambda: taken(release, *theirs))
     before = kept(lab)
     release.apply(*(made_by_a_webhook(kind) for kind in CONFIGURATIONS))
@@ -328,11 +331,11 @@ def test_its_programs_do_their_work(release: Release) -> None:
     eventually("the definition follows", lambda: "10.1.2.0/24" in nad())
     release.apply(attachment("lost", "nowhere"))
     reason = lambda: lab.get("vpcattachment", "lost", "-n", "tenant").get("status", {}).get("conditions")  # noqa: E731
-    eventually("a condition says that its VPC is not there", lambda: "VPCNotFound" in str(reason()))
+    eventually("a condition names the missing VPC", lambda: "VPCNotFound" in str(reason()))
     lab.kubectl("delete", "vpcattachment", "lost", "-n", "tenant")
 
 
-def test_the_router_believes_and_disbelieves(release: Release) -> None:
+def test_the_router_checks_registrations(release: Release) -> None:
     lab = release.lab
     found = lab.get("vpcattachment", "one", "-n", "tenant")["status"]
     identifier = lab.get("vpc", "blue", "-n", "tenant")["status"]["identifier"]
@@ -340,7 +343,7 @@ def test_the_router_believes_and_disbelieves(release: Release) -> None:
     digits = ":".join(identifier[start : start + 4] for start in (0, 4, 8))
     numbers = itertools.count(time.time_ns())
 
-    def say(prefix: str) -> None:
+    def register(prefix: str) -> None:
         number = next(numbers)
         endpoint = {
             "vpc": identifier,
@@ -365,13 +368,13 @@ def test_the_router_believes_and_disbelieves(release: Release) -> None:
         return lab.kubectl("get", "events", "-n", "tenant", "-o", "jsonpath={.items[*].source.component}")
 
     eventually(
-        "a lie is told by an Event",
-        lambda: (say("2001:db8:ff09:100"), "galactic-router" in events())[1],
+        "an Event reports the false registration",
+        lambda: (register("2001:db8:ff09:100"), "galactic-router" in events())[1],
     )
     status = lambda: lab.get("vpcattachment", "one", "-n", "tenant")["status"]  # noqa: E731
     eventually(
-        "the truth is recorded",
-        lambda: (release.apply(carrier), say("2001:db8:ff02:100"), status().get("endpoint"))[2],
+        "the true registration is recorded",
+        lambda: (release.apply(carrier), register("2001:db8:ff02:100"), status().get("endpoint"))[2],
     )
     lab.kubectl("delete", "pod", "carrier", "-n", "tenant", "--force", "--grace-period=0")
 
@@ -396,15 +399,15 @@ def test_configurations_that_were_spoilt_are_put_right(release: Release) -> None
     lab.kubectl("delete", CONFIGURATIONS[1], "galactic-admission")
     overlapping = segment("node-9", "2001:db8:ff01:200::/57")
     release.apply(overlapping)  # nothing refuses it any more
-    told = lambda: lab.get("nodesegment", "node-9").get("status", {}).get("conditions")  # noqa: E731
-    eventually("a condition tells of the overlap", told)
+    conditions = lambda: lab.get("nodesegment", "node-9").get("status", {}).get("conditions")  # noqa: E731
+    eventually("a condition reports the overlap", conditions)
     lab.kubectl("delete", "nodesegment", "node-9")
     missing = f"{CONFIGURATIONS[1]} galactic-admission does not exist; `helm upgrade` makes it"
     eventually("the webhooks report it", lambda: missing in not_ready(lab, PORTS["webhook"]))
     # Another's change of a field is a conflict to Helm, which applies on the server.
     release.run("upgrade", "galactic", str(CHART), "--force-conflicts", values=VALUES)
     mutating = lab.get(CONFIGURATIONS[0], "galactic-admission")
-    assert {it["failurePolicy"] for it in mutating["webhooks"]} == {"Fail"}
+    assert {webhook["failurePolicy"] for webhook in mutating["webhooks"]} == {"Fail"}
     eventually("it is overlapped no more", lambda: "overlaps" in refusal(lab, overlapping))
     eventually("the webhooks are ready", lambda: not not_ready(lab, PORTS["webhook"]))
 
@@ -445,7 +448,7 @@ def test_a_secret_that_was_spoilt_is_made_anew(release: Release) -> None:
 
 def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
     lab = release.lab
-    name = f"{NODE}-b"  # nobody else writes its conditions
+    name = f"{NODE}-b"  # no controller writes its conditions
     release.apply(
         {
             "apiVersion": "v1",
@@ -471,7 +474,7 @@ def test_the_taint_goes_when_the_node_is_ready(release: Release) -> None:
 
 
 def test_a_node_writes_its_own_status_while_no_webhook_is_there(release: Release) -> None:
-    """And no other's: those writes are refused, as nobody could judge them."""
+    """Writes to another node's status are refused while no webhook can check them."""
     lab = release.lab
     foreign, patch = f"{NODE}-b", json.dumps({"status": {"counts": {"vpcs": 4}}})
     agent = eventually("there is a pod of that node", lambda: release.machine.replica("node", NODE))
@@ -481,7 +484,7 @@ def test_a_node_writes_its_own_status_while_no_webhook_is_there(release: Release
     own = patched(lab, token, f"nodesegments/{NODE}/status", json.dumps({"status": {"loopback": "::7"}}))
     assert '"loopback":"::7"' in own.replace(" ", ""), own
     assert "failed calling webhook" in patched(lab, token, f"nodesegments/{foreign}/status", patch)
-    # The operator and whoever administers the cluster are no node.
+    # The operator and administrators of the cluster are no node.
     lab.kubectl("patch", "nodesegment", foreign, "--subresource=status", "--type=merge", "-p", patch)
     wider = json.dumps({"spec": {"prefix": "2001:db8:ff02:100::/57"}})
     with pytest.raises(Rejected, match="failed calling webhook"):
@@ -494,13 +497,13 @@ def test_a_node_writes_its_own_status_while_no_webhook_is_there(release: Release
 
 
 def test_helm_test_may_do_what_it_does_and_no_more(release: Release, helm: Helm) -> None:
-    """No pod runs here, so that it fails, says why, and removes what it made; and its rights go with it.
+    """No pod runs here, so it fails, reports the reason, and removes its objects; its rights go with it.
 
-    It says what the scheduler had said by then: where that was held up for longer than the test is patient, or whoever
-    makes the account's token, it is run once more.
+    The reason is the scheduler's: where that, or the maker of the account's token, is slower than the test's patience,
+    it runs once more.
     """
     lab, account = release.lab, "galactic-test"
-    free = "node-free"  # no pod is put there either: it says nothing of what it has room for
+    free = "node-free"  # no pod is scheduled there either: it has no allocatable resources
     release.apply(
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": free}},
         segment(free, "2001:db8:ff03:100::/56"),
@@ -508,7 +511,7 @@ def test_helm_test_may_do_what_it_does_and_no_more(release: Release, helm: Helm)
     ready = json.dumps({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
     lab.kubectl("patch", "nodesegment", free, "--subresource=status", "--type=merge", "-p", ready)
     first = len(audit.lines(lab.state.audit))
-    told: list[str] = []
+    outputs: list[str] = []
 
     def tested() -> bool:
         with (
@@ -516,11 +519,11 @@ def test_helm_test_may_do_what_it_does_and_no_more(release: Release, helm: Helm)
             pytest.raises(Refused) as refusal,
         ):
             release.once("test", "galactic", HOOKS)
-        told.append(ended[-1].said() if ended else str(refusal.value))
-        return "nodes are available" in told[-1]
+        outputs.append(ended[-1].output() if ended else str(refusal.value))
+        return "nodes are available" in outputs[-1]
 
-    eventually(lambda: f"the scheduler's word is told: {told}", tested)
-    assert "tests failed" in told[-1], told
+    eventually(lambda: f"the scheduler's reason is reported: {outputs}", tested)
+    assert "tests failed" in outputs[-1], outputs
     rights = audit.granted(helm.objects(VALUES), account)
     assert rights
     made = partial(audit.requests, lab.state.audit, first)
@@ -537,12 +540,12 @@ VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletec
 
 
 def test_the_api_server_reads_the_roles_as_the_tests_do(release: Release, helm: Helm) -> None:
-    """Every verb, on every resource that any role names: allowed where a role says so, and nowhere else."""
+    """Every verb, on every resource that any role names: allowed where a role has it, and nowhere else."""
     server = Server(release.lab.kubeconfig)
     objects = helm.objects(VALUES)
     accounts = [f"galactic-{component}" for component in ("operator", "webhook", "router", "broker", "node")]
     rights = {account: audit.granted(objects, account) for account in accounts}
-    things = {(right.group, right.resource) for each in rights.values() for right in each}
+    things = {(right.group, right.resource) for granted in rights.values() for right in granted}
     wrong = []
     for account in accounts:
         for group, resource in sorted(things):
@@ -578,11 +581,11 @@ def test_uninstall_leaves_nothing_that_hangs(release: Release, helm: Helm) -> No
     lab = release.lab
     held = lambda: lab.get("vpc", "blue", "-n", "tenant")["metadata"].get("finalizers", [])  # noqa: E731
     assert held()
-    release.machine.stop()  # as they would with their pods; whoever asked for anything afterwards would be refused
+    release.machine.stop()  # as they would with their pods; later requests would be refused
     first = len(audit.lines(lab.state.audit))
     with release.machine.kubelet() as ended:
         release.run("uninstall", "galactic", HOOKS)
-    assert "VPC: finalizer removed from " in ended[-1].said()
+    assert "VPC: finalizer removed from " in ended[-1].output()
     assert held() == [], "kinds and objects stay"
     lab.kubectl("delete", "pods", "--all", "-n", NAMESPACE, "--force", "--grace-period=0")
 
@@ -639,7 +642,7 @@ def test_it_can_be_installed_again_over_what_was_kept_and_removed_without_hooks(
     eventually("the kinds go as well", lambda: GROUP not in lab.kubectl("get", "crds", "-o", "name"))
 
 
-# What the stories are told with.
+# Helpers of the tests.
 
 
 def named(right: audit.Right) -> str:
@@ -648,7 +651,7 @@ def named(right: audit.Right) -> str:
 
 
 def taken(release: Release, *things: dict[str, Any]) -> bool:
-    """Whether the API server takes them, whose kinds it has just been told."""
+    """Whether the API server accepts them; False while it does not serve their kinds yet."""
     try:
         release.apply(*things)
     except Rejected as refusal:
@@ -659,7 +662,7 @@ def taken(release: Release, *things: dict[str, Any]) -> bool:
 
 
 def refusal(lab: Lab, thing: dict[str, Any]) -> str:
-    """What the API server says against it; empty where it takes it."""
+    """The API server's reason not to create it; empty where it does."""
     done = subprocess.run(
         [str(lab.state.tools / "kubectl"), f"--kubeconfig={lab.kubeconfig}", "create", "-f", "-"],
         input=json.dumps(thing),
@@ -671,7 +674,9 @@ def refusal(lab: Lab, thing: dict[str, Any]) -> str:
 
 
 def patched(lab: Lab, token: str, path: str, patch: str) -> str:
-    """What the API server answers to a merge patch of one of our objects, as kubectl cannot send it: without a look."""
+    """The API server's answer to a merge patch of one of Galactic's objects, without the GET that kubectl sends
+    first.
+    """
     context = ssl.create_default_context(cafile=str(lab.state.root / "pki" / "ca.crt"))
     connection = http.client.HTTPSConnection("127.0.0.1", lab.state.port, context=context, timeout=60)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/merge-patch+json"}
@@ -680,7 +685,7 @@ def patched(lab: Lab, token: str, path: str, patch: str) -> str:
 
 
 def publish(release: Release, topic: str, message: dict[str, Any]) -> None:
-    """As a node says it, with the credentials that nodes have."""
+    """Publishes a node's message with the nodes' credentials."""
     path = release.folder / "password"
     secret = release.lab.get("secret", "galactic-broker-node", "-n", NAMESPACE)["data"]
     path.write_bytes(base64.b64decode(secret["ca.crt"]))
@@ -699,7 +704,7 @@ def publish(release: Release, topic: str, message: dict[str, Any]) -> None:
         "-P",
         password,
     ]
-    # Said again and again until it is heard: it does not matter if once there is nobody who listens.
+    # Callers publish again until the router has it, so one attempt may fail.
     release.lab.run("control", [*argv, "-q", "1", "-t", topic, "-m", json.dumps(message)], check=False)
 
 
@@ -753,7 +758,7 @@ def publishes_addresses(release: Release) -> None:
     )
 
     def endpoints() -> list[dict[str, Any]]:
-        return [one for found in lab.get(*ours)["items"] for one in found["endpoints"]]
+        return [one for endpoint_slice in lab.get(*ours)["items"] for one in endpoint_slice["endpoints"]]
 
     (first,) = eventually("its address is published", endpoints)
     assert not first["conditions"]["ready"], "there is no kubelet"

@@ -58,7 +58,7 @@ def pod(name: str, account: str, node: str) -> dict[str, Any]:
 @pytest.fixture
 def site(lab: Lab, helm: Helm, tmp_path: Path) -> Iterator[Site]:
     kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
-    rights = [it for it in helm.objects(VALUES) if it["kind"] in kinds]
+    rights = [role for role in helm.objects(VALUES) if role["kind"] in kinds]
     made = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         *rights,
@@ -101,7 +101,7 @@ async def test_each_node_gets_its_own_and_no_other(site: Site, monkeypatch: pyte
                 while not (status := site.lab.get("csr", "tenant")["status"]):
                     await asyncio.sleep(0.2)
                 assert "certificate" not in status
-                assert [it["reason"] for it in status["conditions"]] == ["NotANode"]
+                assert [condition["reason"] for condition in status["conditions"]] == ["NotANode"]
                 with pytest.raises(Rejected, match="forbidden"):
                     await router.create(CERTIFICATE_REQUESTS, manifest("router", generated("x")[1]))
         finally:

@@ -27,7 +27,7 @@ def kinds(lab: Lab) -> Kinds:
 
 
 def named(objects: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
-    return {(it["kind"], it["metadata"]["name"]): it for it in objects}
+    return {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in objects}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -63,24 +63,27 @@ def test_critical_pods_are_permitted_where_a_quota_has_to_do_it(helm: Helm) -> N
     quota = named(helm.objects())["ResourceQuota", "galactic-critical-pods"]["spec"]
     (scope,) = quota["scopeSelector"]["matchExpressions"]
     used = {
-        it["spec"]["template"]["spec"].get("priorityClassName")
-        for it in helm.objects()
-        if it["kind"] in ("Deployment", "DaemonSet", "StatefulSet")
+        manifest["spec"]["template"]["spec"].get("priorityClassName")
+        for manifest in helm.objects()
+        if manifest["kind"] in ("Deployment", "DaemonSet", "StatefulSet")
     }
     assert {*scope["values"]} == {name for name in used if name}
     own = {name: {"priorityClassName": "own"} for name in ("operator", "webhook", "router", "node")}
-    assert not [it for it in helm.objects(own) if it["kind"] == "ResourceQuota"], "there is nothing to permit"
+    assert not [manifest for manifest in helm.objects(own) if manifest["kind"] == "ResourceQuota"], (
+        "no pod needs the permission"
+    )
 
 
 def test_every_account_of_a_pod_has_its_constraints_on_openshift(helm: Helm) -> None:
     objects = helm.objects(nested("openshift.enabled", True))
     bound = {
-        subject["name"]: it["roleRef"]["name"]
-        for it in objects
-        if it["kind"] == "RoleBinding" and it["roleRef"]["name"].startswith("system:openshift:scc:")
-        for subject in it["subjects"]
+        subject["name"]: manifest["roleRef"]["name"]
+        for manifest in objects
+        if manifest["kind"] == "RoleBinding"
+        and manifest["roleRef"]["name"].startswith("system:openshift:scc:")
+        for subject in manifest["subjects"]
     }
-    accounts = {it["metadata"]["name"] for it in objects if it["kind"] == "ServiceAccount"}
+    accounts = {manifest["metadata"]["name"] for manifest in objects if manifest["kind"] == "ServiceAccount"}
     assert bound.keys() == accounts
     assert {name for name, role in bound.items() if role.endswith(":privileged")} == {"galactic-node"}
     with pytest.raises(Refused, match="permit no pod on the host's network"):
@@ -114,7 +117,9 @@ def test_a_namespace_that_keeps_the_nodes_pods_away_is_refused(lab: Lab, helm: H
     lab.kubectl(*command.split()[1:])
     assert not server.dry_run(pod)
     lab.kubectl("label", "namespace", guarded, "--overwrite", f"{LEVEL}=restricted")
-    others = [it for it in helm.objects() if it["kind"] in ("Deployment", "StatefulSet", "Job")]
+    others = [
+        manifest for manifest in helm.objects() if manifest["kind"] in ("Deployment", "StatefulSet", "Job")
+    ]
     assert len(others) == 5
     for thing in others:
         spec = thing["spec"]["template"]["spec"] | {"serviceAccountName": "galactic-node"}

@@ -1,5 +1,5 @@
-"""What RBAC cannot say of Galactic's accounts, on a real API server: the policies allow what the programs write, and
-refuse what a stolen token would be used for.
+"""Limits of Galactic's accounts that RBAC cannot express, on a real API server: the policies allow the programs'
+writes, and refuse those that a stolen token would be used for.
 """
 
 import json
@@ -35,7 +35,7 @@ class Account:
         self._lab, self._user = lab, f"system:serviceaccount:{NAMESPACE}:{name}"
 
     def problem(self, *arguments: str, given: dict[str, Any] | None = None) -> str:
-        """What kubectl says against the request; empty if it would be done."""
+        """The reason why the API server refuses the request; empty if it would do it."""
         try:
             self._lab.kubectl(
                 *arguments,
@@ -46,7 +46,7 @@ class Account:
             )
         except CalledProcessError as error:
             return f"{error} {error.stderr}"
-        except Exception as error:  # noqa: BLE001 - what the lab makes of kubectl's text
+        except Exception as error:  # noqa: BLE001 - the lab's errors for kubectl's text
             return str(error)
         return ""
 
@@ -85,13 +85,13 @@ def nad(name: str, **changes: Any) -> dict[str, Any]:
 def bounded(lab: Lab, helm: Helm) -> Iterator[Lab]:
     """The chart's accounts, roles, policies and webhook configurations, without its programs."""
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", POLICY, f"{POLICY}Binding", *HOOKS)
-    things = [it for it in helm.objects() if it["kind"] in kinds]
-    assert sum(it["kind"] == POLICY for it in things) == 6
+    things = [manifest for manifest in helm.objects() if manifest["kind"] in kinds]
+    assert sum(manifest["kind"] == POLICY for manifest in things) == 6
     multus = files(galactic_lab).joinpath("controlplane/multus.yaml").read_text()
     lab.kubectl("apply", "-f", "-", stdin=multus)
     for namespace in (NAMESPACE, PLACE):
         lab.kubectl("create", "namespace", namespace, check=False)
-    served = [it for it in helm.objects() if it["kind"] == "CustomResourceDefinition"]
+    served = [manifest for manifest in helm.objects() if manifest["kind"] == "CustomResourceDefinition"]
     kinds_text = json.dumps({"apiVersion": "v1", "kind": "List", "items": served})
     lab.kubectl("apply", "--server-side", "-f", "-", stdin=kinds_text)
     theirs = {"metadata": {"name": "theirs", "namespace": PLACE}, "spec": {"vpc": {"name": "v"}}}

@@ -53,7 +53,7 @@ def test_whatever_the_schema_allows_is_accepted(helm: Helm, server: Server, kind
 
 
 def test_a_field_that_does_not_exist_would_be_seen(helm: Helm, server: Server, kinds: Kinds) -> None:
-    (thing, *_) = [it for it in helm.objects() if it["kind"] == "DaemonSet"]
+    (thing, *_) = [manifest for manifest in helm.objects() if manifest["kind"] == "DaemonSet"]
     assert not kinds.problems(thing)
     thing["spec"]["template"]["spec"]["hostNetworking"] = True
     assert "hostNetworking" in str(kinds.problems(thing))

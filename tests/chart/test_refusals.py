@@ -1,4 +1,4 @@
-"""What cannot work is refused before anything is sent to a cluster, and the answer names the value."""
+"""Helm refuses values that cannot work before it sends anything to a cluster, and names the value."""
 
 import re
 import shutil
@@ -262,7 +262,7 @@ def test_the_oldest_kubernetes_that_it_takes_is_the_oldest_that_is_tested(helm: 
 
 
 def test_values_of_the_previous_chart_without_the_defaults_of_this_one(helm: Helm, tmp_path: Path) -> None:
-    """What ``helm upgrade --reuse-values`` renders. Newer Helm has ``--reset-then-reuse-values``."""
+    """As ``helm upgrade --reuse-values`` renders them. Newer Helm has ``--reset-then-reuse-values``."""
     chart = tmp_path / "chart"
     shutil.copytree(CHART, chart)
     shutil.copy(unpack(tmp_path / "previous") / "values.yaml", chart)

@@ -19,7 +19,7 @@ ESCALATION = {"escalate", "bind", "impersonate", "*"}
 
 @pytest.mark.parametrize("values", MORE)
 def test_no_role_has_wildcards_or_leads_to_more(helm: Helm, values: dict[str, object]) -> None:
-    roles = [it for it in helm.objects(values) if it["kind"] in ("ClusterRole", "Role")]
+    roles = [manifest for manifest in helm.objects(values) if manifest["kind"] in ("ClusterRole", "Role")]
     assert len(roles) > 8
     for role in roles:
         for rule in role["rules"]:
@@ -35,7 +35,7 @@ def test_no_role_has_wildcards_or_leads_to_more(helm: Helm, values: dict[str, ob
 @pytest.mark.parametrize("values", MORE)
 def test_each_component_has_an_account_of_its_own(helm: Helm, values: dict[str, object]) -> None:
     objects = helm.objects(values)
-    accounts = {it["metadata"]["name"] for it in objects if it["kind"] == "ServiceAccount"}
+    accounts = {manifest["metadata"]["name"] for manifest in objects if manifest["kind"] == "ServiceAccount"}
     for thing in objects:
         if thing["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
             pod = thing["spec"]["template"]["spec"]

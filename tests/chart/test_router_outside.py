@@ -97,12 +97,12 @@ UNIT = "galactic-router.service"
 
 
 def verified(host: Path, *words: str) -> str:
-    """What systemd has against it."""
+    """The errors that systemd finds in it."""
     done = subprocess.run(
         ["systemd-analyze", *words, f"--root={host}", UNIT], capture_output=True, text=True, check=False
     )
-    said = [line for line in done.stderr.splitlines() if UNIT in line]
-    return "\n".join(said) or ("" if done.returncode == 0 else done.stdout + done.stderr)
+    complaints = [line for line in done.stderr.splitlines() if UNIT in line]
+    return "\n".join(complaints) or ("" if done.returncode == 0 else done.stdout + done.stderr)
 
 
 def test_systemd_takes_the_unit(host: Path) -> None:

@@ -1,4 +1,6 @@
-"""Every value of the schema does what it says: where it is set, the manifests differ in that and nothing is refused."""
+"""Every value of the schema has its effect: where it is set, the manifests differ accordingly and nothing is
+refused.
+"""
 
 from typing import Any
 
@@ -338,30 +340,32 @@ def test_evictions_are_asked_for_and_come_with_the_right(helm: Helm) -> None:
         objects = helm.objects(
             merged(nested("operator.evictUnattached", evicts), nested("operator.unattachedAfter", 7))
         )
-        named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+        named = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in objects}
         settings = yaml.safe_load(named["ConfigMap", "galactic-operator"]["data"]["settings.yaml"])
         assert (settings["evict_unattached"], settings["unattached_after"]) == (evicts, 7)
         rights = [
-            it
-            for it in named["ClusterRole", "galactic-operator"]["rules"]
-            if "pods/eviction" in it["resources"]
+            rule
+            for rule in named["ClusterRole", "galactic-operator"]["rules"]
+            if "pods/eviction" in rule["resources"]
         ]
-        assert [it["verbs"] for it in rights] == [["create"]] * evicts
+        assert [rule["verbs"] for rule in rights] == [["create"]] * evicts
 
 
 def test_what_opens_nodes_runs_on_nodes_that_are_closed(helm: Helm) -> None:
     """Or a cluster all of whose Nodes are registered with the taint would wait for an operator that waits for it."""
     ours = {"key": "galactic.datumapis.com/agent-not-ready", "operator": "Exists"}
-    pods = [it for it in helm.objects({}) if it["kind"] in ("Deployment", "DaemonSet", "Job")]
+    pods = [
+        workload for workload in helm.objects({}) if workload["kind"] in ("Deployment", "DaemonSet", "Job")
+    ]
     assert len(pods) > 4
-    for it in pods:
-        assert ours in it["spec"]["template"]["spec"]["tolerations"], it["metadata"]["name"]
+    for workload in pods:
+        assert ours in workload["spec"]["template"]["spec"]["tolerations"], workload["metadata"]["name"]
 
 
 def test_an_operator_that_removes_no_taint_may_not_patch_nodes(helm: Helm) -> None:
     for removes in (False, True):
         objects = helm.objects(nested("operator.nodeTaint.remove", removes))
-        named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+        named = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in objects}
         rules = named["ClusterRole", "galactic-operator"]["rules"]
         (verbs,) = (rule["verbs"] for rule in rules if rule["resources"] == ["nodes"])
         assert ("patch" in verbs) is removes
@@ -383,7 +387,11 @@ def test_a_variable_by_its_old_name_replaces_the_charts(
     helm: Helm, given: dict[str, str], expected: dict[str, str]
 ) -> None:
     extra = [{"name": name, "value": value} for name, value in given.items()]
-    (daemonset,) = (it for it in helm.objects(nested("node.extraEnv", extra)) if it["kind"] == "DaemonSet")
+    (daemonset,) = (
+        manifest
+        for manifest in helm.objects(nested("node.extraEnv", extra))
+        if manifest["kind"] == "DaemonSet"
+    )
     (container,) = daemonset["spec"]["template"]["spec"]["containers"]
     variables = [(one["name"], one.get("value")) for one in container["env"]]
     names = ("GALACTIC_GUARD", "GALACTIC_DROP_EXTERNAL_SIDS")
@@ -402,7 +410,9 @@ def test_a_node_serves_its_metrics_at_one_address(
     helm: Helm, given: str, address: str, host: str | None
 ) -> None:
     (daemonset,) = (
-        it for it in helm.objects(nested("node.metricsAddress", given)) if it["kind"] == "DaemonSet"
+        manifest
+        for manifest in helm.objects(nested("node.metricsAddress", given))
+        if manifest["kind"] == "DaemonSet"
     )
     (container,) = daemonset["spec"]["template"]["spec"]["containers"]
     variables = {one["name"]: one.get("value") for one in container["env"]}
@@ -414,15 +424,15 @@ def test_webhooks_on_the_network_of_their_host_serve_metrics_at_its_address(helm
     for on_host in (False, True):
         rendered = helm.objects(nested("webhook.hostNetwork", on_host))
         (webhook,) = (
-            it
-            for it in rendered
-            if (it["kind"], it["metadata"]["name"]) == ("Deployment", "galactic-webhook")
+            manifest
+            for manifest in rendered
+            if (manifest["kind"], manifest["metadata"]["name"]) == ("Deployment", "galactic-webhook")
         )
         (container,) = webhook["spec"]["template"]["spec"]["containers"]
         assert ("GALACTIC_METRICS_ADDRESS" in {one["name"] for one in container["env"]}) is on_host
 
 
-def test_where_nobody_looks_for_multus_nothing_is_mounted(helm: Helm) -> None:
+def test_without_the_check_for_multus_nothing_is_mounted(helm: Helm) -> None:
     rendered = helm.render(nested("node.cniConfDir", ""))
     assert "CNI_CONF_DIR" not in rendered
     assert "/etc/cni/net.d" not in rendered
@@ -432,7 +442,7 @@ def test_where_nobody_looks_for_multus_nothing_is_mounted(helm: Helm) -> None:
 def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(helm: Helm) -> None:
     values = merged(MQTTS, nested("router.replicas", 0), nested("metrics.rules.enabled", True))
     objects = helm.objects(values)
-    named = {(it["kind"], it["metadata"]["name"]): it for it in objects}
+    named = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in objects}
     assert named["Deployment", "galactic-router"]["spec"]["replicas"] == 0
     assert ("PodDisruptionBudget", "galactic-router") not in named
     settings = yaml.safe_load(named["ConfigMap", "galactic-operator"]["data"]["settings.yaml"])
@@ -447,7 +457,7 @@ def test_a_cluster_that_is_served_from_outside_has_no_router_and_misses_none(hel
 @pytest.mark.parametrize(
     ("seconds", "patience"), [pytest.param(None, 840, id="default"), pytest.param(10, 5, id="least")]
 )
-def test_the_job_of_uninstall_says_what_hinders_it_before_its_time_is_up(
+def test_the_job_of_uninstall_reports_its_obstacle_before_its_deadline(
     helm: Helm, seconds: int | None, patience: int
 ) -> None:
     values = {} if seconds is None else nested("uninstall.timeoutSeconds", seconds)
@@ -463,10 +473,18 @@ def test_secure_metrics_are_those_of_all_components(helm: Helm) -> None:
     """Each serves by HTTPS, is probed by HTTPS, and may ask the API server about tokens."""
     secure = {"enabled": True, "certificateSecret": "tls"}
     objects = helm.objects(nested("metrics", {"secure": secure, "serviceMonitor": {"enabled": True}}))
-    programs = [it for it in objects if it["metadata"]["name"] in {f"galactic-{name}" for name in COMPONENTS}]
-    roles = {it["metadata"]["name"]: it["rules"] for it in objects if it["kind"] == "ClusterRole"}
+    programs = [
+        manifest
+        for manifest in objects
+        if manifest["metadata"]["name"] in {f"galactic-{name}" for name in COMPONENTS}
+    ]
+    roles = {
+        manifest["metadata"]["name"]: manifest["rules"]
+        for manifest in objects
+        if manifest["kind"] == "ClusterRole"
+    }
     assert roles["galactic-metrics-reader"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
-    workloads = [it for it in programs if it["kind"] in ("Deployment", "DaemonSet")]
+    workloads = [manifest for manifest in programs if manifest["kind"] in ("Deployment", "DaemonSet")]
     assert len(workloads) == len(COMPONENTS)
     for workload in workloads:
         (container,) = workload["spec"]["template"]["spec"]["containers"]
@@ -476,9 +494,9 @@ def test_secure_metrics_are_those_of_all_components(helm: Helm) -> None:
         assert "/etc/galactic/metrics" in {mount["mountPath"] for mount in container["volumeMounts"]}
         for probe in ("readinessProbe", "livenessProbe"):
             assert container[probe]["httpGet"]["scheme"] == "HTTPS"
-        asked = {it for rule in roles[workload["metadata"]["name"]] for it in rule["resources"]}
+        asked = {resource for rule in roles[workload["metadata"]["name"]] for resource in rule["resources"]}
         assert {"tokenreviews", "subjectaccessreviews"} <= asked
-    monitors = [it for it in objects if it["kind"] == "ServiceMonitor"]
+    monitors = [manifest for manifest in objects if manifest["kind"] == "ServiceMonitor"]
     assert len(monitors) == 3
     for monitor in monitors:
         (endpoint,) = monitor["spec"]["endpoints"]

@@ -143,26 +143,26 @@ def inside(random: Random, space: IPv6Network, longest: int) -> IPv6Network:
     return IPv6Network((int(space.network_address) | number << (128 - length), length))
 
 
-def networks(random: Random, it: dict[str, Any]) -> None:
+def networks(random: Random, values: dict[str, Any]) -> None:
     """The SRv6 space, and what lies in it, instead of what was drawn: those without a relation to each other."""
-    said = lambda network: random.choice((str(network), network.exploded))  # noqa: E731
+    text = lambda network: random.choice((str(network), network.exploded))  # noqa: E731
     space = IPv6Network("2001:db8:ff00::/40")
-    if "srv6Space" in it:
+    if "srv6Space" in values:
         length = random.randint(1, 52)
         space = IPv6Network((random.getrandbits(length) << (128 - length), length))
-        it["srv6Space"] = said(space)
+        values["srv6Space"] = text(space)
     taken: list[IPv6Network] = []
-    for node in list(it.get("segments", {})):
+    for node in list(values.get("segments", {})):
         drawn_ones = (inside(random, space, 64) for _ in range(TRIES))
         free = (one for one in drawn_ones if not any(one.overlaps(other) for other in taken))
         if prefix := next(free, None):
             taken.append(prefix)
-            it["segments"][node] = said(prefix)
+            values["segments"][node] = text(prefix)
         else:  # those before it have the whole space
-            del it["segments"][node]
-    if it.get("pool", {}).get("prefix"):
-        pool = inside(random, space, it["pool"].get("length", max(56, space.prefixlen)))
-        it["pool"]["prefix"] = said(pool)
+            del values["segments"][node]
+    if values.get("pool", {}).get("prefix"):
+        pool = inside(random, space, values["pool"].get("length", max(56, space.prefixlen)))
+        values["pool"]["prefix"] = text(pool)
 
 
 def nodes_at_the_broker(mqtt: dict[str, Any], url: str) -> None:
@@ -187,16 +187,16 @@ def secure_metrics(metrics: dict[str, Any]) -> None:
 
 
 def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915 - a case a condition of the schema
-    """What the schema allows: drawn without regard to conditions, and then made to keep them."""
-    it: dict[str, Any] = drawn(random, SCHEMA)
+    """Random values by the schema: drawn without regard to its conditions, then changed to meet them."""
+    result: dict[str, Any] = drawn(random, SCHEMA)
     mqtt, certificate = (
-        it.setdefault("mqtt", {}),
-        it.setdefault("webhook", {}).setdefault("certificate", {}),
+        result.setdefault("mqtt", {}),
+        result.setdefault("webhook", {}).setdefault("certificate", {}),
     )
     url = mqtt.get("url", "")
     if not url:
-        it["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
-        it.get("broker", {})["enabled"] = True
+        result["mqtt"] = {key: value for key, value in mqtt.items() if key == "base"}
+        result.get("broker", {})["enabled"] = True
     nodes_at_the_broker(mqtt, url)
     for who in ("node", "router"):
         client = mqtt.get(who, {})
@@ -213,36 +213,36 @@ def values(random: Random) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915 - 
         certificate.pop("secretName", None)
     if certificate.get("mode") != "cert-manager":
         certificate.get("issuer", {}).pop("name", None)
-    if not url and it.get("router", {}).get("replicas") == 0:
-        it["router"]["replicas"] = 1
-    taint = it.get("operator", {}).get("nodeTaint", {})
+    if not url and result.get("router", {}).get("replicas") == 0:
+        result["router"]["replicas"] = 1
+    taint = result.get("operator", {}).get("nodeTaint", {})
     if taint.get("set"):
         taint["remove"] = True
-    if not it.get("database", {}).get("existingSecret"):
-        it.get("database", {}).pop("retentionDays", None)
-        it.get("database", {}).pop("caSecret", None)
-    policies = it.get("networkPolicies", {})
+    if not result.get("database", {}).get("existingSecret"):
+        result.get("database", {}).pop("retentionDays", None)
+        result.get("database", {}).pop("caSecret", None)
+    policies = result.get("networkPolicies", {})
     if not policies.get("enabled", True):
         policies.pop("metricsFrom", None)
     for peer in policies.get("metricsFrom", ()):
         if block := peer.get("ipBlock"):
             block["cidr"] = str(ip_network(block["cidr"], strict=False))
-    networks(random, it)
-    secure_metrics(it.get("metrics", {}))
-    if it["webhook"].get("port", 9443) == it.get("metrics", {}).get("port", 9090):
-        it["webhook"]["port"] = 9443
-        it["metrics"]["port"] = 9090
-    client = it["webhook"].get("clientCertificate", {})
+    networks(random, result)
+    secure_metrics(result.get("metrics", {}))
+    if result["webhook"].get("port", 9443) == result.get("metrics", {}).get("port", 9090):
+        result["webhook"]["port"] = 9443
+        result["metrics"]["port"] = 9090
+    client = result["webhook"].get("clientCertificate", {})
     if not client.get("caConfigMap"):
         client.pop("names", None)
     for component in ("operator", "webhook", "router", "node", "broker"):
-        given = it.get(component, {})
+        given = result.get(component, {})
         context = given.get("containerSecurityContext", {})
         if context.get("runAsUser") == 0 or (context.get("runAsNonRoot") and component == "node"):
             context["runAsUser"] = 1
         requests = given.get("resources", {}).get("requests", {})
-        defaults = ("cpu", "memory")  # what the chart asks for where nothing else is said
+        defaults = ("cpu", "memory")  # the chart's defaults
         for limit in (*requests, *defaults):
             given.get("resources", {}).get("limits", {}).pop(limit, None)
-    _ = it["webhook"].get("hostNetwork") and it.pop("openshift", None)
-    return it
+    _ = result["webhook"].get("hostNetwork") and result.pop("openshift", None)
+    return result

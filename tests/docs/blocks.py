@@ -1,6 +1,6 @@
 """The fenced blocks of a page, and the marks that decide whether a test runs them.
 
-In tutorials a ``console`` block is run; elsewhere a comment before it says ``<!-- run: here -->`` or
+In tutorials a ``console`` block is run; elsewhere the comment before it is ``<!-- run: here -->`` or
 ``<!-- not run: why -->``, or for a whole page ``<!-- commands not run: why -->``. ``<!-- run: fails -->``: the last
 command must fail. ``<!-- run: lab -->``: it needs commands of the lab. ``<!-- run: two clusters -->``: it needs two.
 Lines with ``$`` are commands, each followed by its output, with ``…`` for parts that differ. A block with

@@ -19,7 +19,7 @@ from galactic.linux.namespace import Namespace
 Sh = Callable[..., str]
 Until = Callable[[Callable[[], object]], None]
 PATIENCE_SECONDS: Final = 120
-"""For what happens within milliseconds where nothing holds anybody up."""
+"""For events that take milliseconds on an idle machine."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def inside(namespace: Namespace, command: str, *, check: bool = True) -> str:
-    """What a shell command inside printed."""
+    """The output of a shell command inside."""
     done = namespace.run(
         lambda: subprocess.run(["sh", "-ec", command], text=True, capture_output=True, check=False)
     )
@@ -107,7 +107,7 @@ def host(until):
             "ip addr add fd00::1/64 dev d0 nodad; ip addr add 10.0.0.1/24 dev d0;"
             "sysctl -qw net.ipv6.conf.all.seg6_enabled=1",
         )
-        # The kernel says a little later that the other end is up, too: nothing of ours may seem to have done that.
+        # The kernel's event for the other end comes a little later: it must not look like a change of the test.
         until(lambda: inside(namespace, "ip -o link").count(" state UP ") == 2)
         yield namespace
 

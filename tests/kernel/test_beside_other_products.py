@@ -23,11 +23,11 @@ from galactic.linux.namespace import Namespace
 pytestmark = pytest.mark.vrf
 
 SERVICE = {4: "10.1.1.2", 6: "2001:10:1:1::2"}
-"""What others take for a Service's address: it is pod 2's."""
+"""The address of a Service for the other products: it is pod 2's."""
 BACKEND = {4: "10.244.0.9", 6: "fd00:244::9"}
 ENDPOINT = {4: "10.244.0.9:8080", 6: "[fd00:244::9]:8080"}
 POOL = {4: "10.1.0.0/16", 6: "2001:10:1::/48"}
-"""What others take for their pods."""
+"""The pod network of the other products."""
 WHOLE = {4: 32, 6: 128}
 
 
@@ -381,7 +381,7 @@ def conversation(net: Net, client: str, server: str, family: int) -> Iterator[Ca
         for far in accepted:
             stack.enter_context(far).settimeout(2)
 
-        def said(word: bytes) -> bytes:
+        def echoed(word: bytes) -> bytes:
             try:
                 near.sendall(word)
                 accepted[0].sendall(accepted[0].recv(100))
@@ -389,7 +389,7 @@ def conversation(net: Net, client: str, server: str, family: int) -> Iterator[Ca
             except (OSError, IndexError):
                 return b""
 
-        yield said
+        yield echoed
 
 
 def both_talk(net: Net, family: int) -> bool:

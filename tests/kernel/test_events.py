@@ -1,4 +1,4 @@
-"""What the kernel tells of sysctls, and what of it is passed on."""
+"""The kernel's notifications of sysctls, and those that are passed on."""
 
 import asyncio
 
@@ -21,15 +21,15 @@ async def next_of(events):
         "net.ipv4.conf.default.rp_filter",
     ],
 )
-async def test_a_setting_that_somebody_changes_is_told(host, sh, setting):
+async def test_a_changed_sysctl_is_reported(host, sh, setting):
     before = int(sh(host, f"sysctl -n {setting}"))
     with Events(host) as events:
         sh(host, f"sysctl -qw {setting}={int(not before)}")
         assert Changed.SYSCTLS in await next_of(events)
 
 
-async def test_devices_of_others_are_no_news(host, sh):
-    """Nor what is written that was so already. The address at the end is what is told of."""
+async def test_devices_of_others_are_not_reported(host, sh):
+    """Nor writes without a change. The address at the end is the only change that is reported."""
     sh(host, "sysctl -qw net.ipv6.conf.all.forwarding=1; ip link add G000000001001H type veth peer name x")
     with Events(host) as events:
         sh(

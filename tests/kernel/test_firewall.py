@@ -32,16 +32,14 @@ def backend(request):
 
 
 def put(host, rules, backend=""):
-    """What ``install`` does, inside a namespace: an asyncio subprocess is forked by the main thread, which is not."""
+    """As ``install``, inside a namespace: an asyncio subprocess is forked by the main thread, which is outside."""
     order = json.dumps({"backend": backend, "rules": [asdict(rule) for rule in rules]})
     command = [sys.executable, "-m", "galactic.linux.iptables"]
     while True:
         done = host.run(
             lambda: subprocess.run(command, input=order, text=True, capture_output=True, check=False)
         )
-        if (
-            "xtables.lock was locked for" not in done.stderr
-        ):  # by somebody who is held up: as the node, once more
+        if "xtables.lock was locked for" not in done.stderr:  # by a slow program: again, as the node does
             break
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -245,7 +243,7 @@ def test_hundreds_of_others_rules_keep_order_comments_and_counters(host, sh, bac
             "",
         ]
     )
-    sh(host, "ip link del d0; ip link set lo down")  # nobody counts but who is told to
+    sh(host, "ip link del d0; ip link set lo down")  # counters change only with a test's packets
     sh(host, f"{command}-restore -c <<'E'\n{script}E")
 
     def others():
@@ -277,24 +275,24 @@ for n in itertools.count():
 """
 
 
-def test_beside_somebody_who_changes_the_same_table_all_the_time(host, sh, backend):
-    """Neither loses anything: each change of the other's succeeds, what he deletes was there, and so with ours."""
+def test_beside_a_program_that_changes_the_same_table_all_the_time(host, sh, backend):
+    """Neither loses a change: each command of the other program succeeds, and so does each of Galactic's."""
     command = [sys.executable, "-c", COMPETITOR, f"ip6tables-{backend}", "FORWARD"]
     other = host.run(lambda: subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-    told = []
-    reading = threading.Thread(target=lambda: told.extend(iter(other.stdout.readline, "")))
+    lines = []
+    reading = threading.Thread(target=lambda: lines.extend(iter(other.stdout.readline, "")))
     try:
         assert other.stdout.readline() == "0 -A\n"
         reading.start()
         rounds = during = 0
         while rounds < 3 or during < 10:
-            before = len(told)
+            before = len(lines)
             put(host, RULES, backend)
-            during += len(told) - before
+            during += len(lines) - before
             assert "GALACTIC-FORWARD" in listed(sh, host, backend)
-            before = len(told)
+            before = len(lines)
             put(host, (), backend)
-            during += len(told) - before
+            during += len(lines) - before
             assert "GALACTIC" not in listed(sh, host, backend)
             rounds += 1
     finally:
@@ -302,24 +300,24 @@ def test_beside_somebody_who_changes_the_same_table_all_the_time(host, sh, backe
         reading.join()
         other.wait()
         other.stdout.close()
-    assert {line.split()[0] for line in told} == {"0"}
+    assert {line.split()[0] for line in lines} == {"0"}
 
 
 def test_a_host_that_changes_its_backend_is_cleaned_up(host, sh):
-    """kube-proxy or an administrator moves from one to the other: ours follow, and nothing of ours is left behind."""
+    """kube-proxy or an administrator moves from one to the other: Galactic's rules follow, and none is left behind."""
     sh(host, "iptables-legacy -P FORWARD DROP")
     assert put(host, RULES)["backend"] == "legacy"
     sh(host, "iptables-legacy -P FORWARD ACCEPT; iptables-nft -P INPUT DROP; iptables-nft -P FORWARD DROP")
-    told = put(host, RULES)
-    assert (told["backend"], len(told["changed"])) == ("nft", 16)
+    installed = put(host, RULES)
+    assert (installed["backend"], len(installed["changed"])) == ("nft", 16)
     for six in (False, True):
         for table in ("filter", "raw"):
             assert "GALACTIC" not in listed(sh, host, "legacy", table, six)
             assert "GALACTIC" in listed(sh, host, "nft", table, six)
     assert put(host, RULES)["changed"] == []
     sh(host, "iptables-nft -P INPUT ACCEPT; iptables-nft -P FORWARD ACCEPT; iptables-legacy -P FORWARD DROP")
-    told = put(host, RULES)
-    assert told["backend"] == "legacy", told
+    installed = put(host, RULES)
+    assert installed["backend"] == "legacy", installed
     for table in ("filter", "raw"):
         assert "GALACTIC" not in listed(sh, host, "nft", table)
 
@@ -397,7 +395,7 @@ def test_what_the_rules_do_to_packets(sh, until, backend):
 
 
 def answered(sh, namespace, destination):
-    """Whether one ping was, and not one that was answered so late that nobody waited for it any more."""
+    """Whether one ping was answered in time."""
     return " 0% packet loss" in sh(namespace, f"ping -c1 -W1 {destination}", check=False)
 
 
@@ -424,12 +422,12 @@ except Unreachable as error:
         pytest.param(
             "ACCEPT",
             "Installed(backend='nft', reason='as asked for', changed=('IPv4 FORWARD',), lacking='', fingerprint='",
-            id="what-was-done",
+            id="installed",
         ),
-        pytest.param("NONSENSE", "Unreachable: iptables: ", id="what-cannot-be-done"),
+        pytest.param("NONSENSE", "Unreachable: iptables: ", id="impossible"),
     ],
 )
-def test_install_tells(target, expected):
+def test_the_outcome_of_install(target, expected):
     """In the network namespace of a child, as ``install`` works on that of its own process."""
     command = ["unshare", "-n", sys.executable, "-c", PROGRAM % target]
     output = subprocess.run(command, text=True, capture_output=True, check=True).stdout

@@ -1,6 +1,6 @@
-"""What is marked ``vrf`` or ``every_kernel`` runs in the newest guest kernel, whatever this machine's kernel can do;
-``every_kernel`` in the oldest as well. Packet filter rules in legacy tables are tried in those between too: kernels of
-one release differ in what they make of such a rule.
+"""Runs tests marked ``vrf`` or ``every_kernel`` in the newest guest kernel, whatever this machine's kernel can do, and
+those marked ``every_kernel`` in the oldest as well. Rules in legacy tables are tried in the kernels between too: these
+interpret some rules differently.
 
 A kernel is booted for the rules' packets, and once or twice for the other files: the imports of Python take seconds in
 a guest, and a guest has one processor.
@@ -30,7 +30,7 @@ echo "guest: exit code $?"
 halt -f
 """
 WITHOUT = f"-p no:cacheprovider -p no:hypothesispytest -p no:xdist --confcutdir={HERE}"
-"""What no test here needs and takes seconds to import in a guest."""
+"""Plugins that no test here needs, and that take seconds to import in a guest."""
 RULES = "test_packets.py"
 
 

@@ -1,4 +1,4 @@
-"""What a tenant's pod, or somebody outside, cannot do: each tried with the real packet, on the product's own plan.
+"""Attacks of a tenant's pod, or from outside, that fail: each with the real packet, on the product's own plan.
 
 The nodes and pods are those of ``two_nodes``. Packets are counted where they arrive, or would.
 """
@@ -33,7 +33,7 @@ from galactic.linux.namespace import Namespace
 pytestmark = [pytest.mark.vrf, pytest.mark.every_kernel]
 
 
-def test_what_is_not_forged_passes(net):
+def test_legitimate_packets_pass(net):
     """Both ways, on one node and across two, from behind a termination, and a pod finds its gateway."""
     net.protect()
     net.sh(
@@ -55,7 +55,7 @@ def test_what_is_not_forged_passes(net):
 
 @contextmanager
 def counted(at: Namespace):
-    """Gives a function that says whether a packet has arrived there since."""
+    """Yields a function that returns whether a packet has arrived there since."""
 
     def capturing():
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.htons(3))
@@ -88,7 +88,7 @@ def test_a_routing_header_of_its_own_leads_nowhere(net):
 def test_a_routing_header_from_outside_leads_nowhere(net):
     """By way of the node's own address, which is not a SID."""
     net.protect()
-    assert net.answers("1", "10.1.1.2")  # what seg6_enabled is not needed for
+    assert net.answers("1", "10.1.1.2")  # which needs no seg6_enabled
     inner = udp("10.1.1.2", "10.1.1.1", payload())
     with counted(net.pods["1"]) as seen:
         packet = routed("fd00:1::1", "fd00:1::2", sid("1"), inner, kind=4)

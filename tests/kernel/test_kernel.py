@@ -61,7 +61,7 @@ def plan(path, peer="galactic0"):
 
 
 def opened() -> Counter[str]:
-    """What this process has open, by what it is: of a kind that is there already, one more is told as well."""
+    """The number of open files of this process, by their target."""
     found: Counter[str] = Counter()
     for path in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # the one that the folder was read with
@@ -71,7 +71,7 @@ def opened() -> Counter[str]:
 
 @contextmanager
 def nothing_stays():
-    """What is opened or started within is closed and has ended afterwards. What others close meanwhile is theirs."""
+    """Files opened and threads started within are closed and ended afterwards."""
     gc.collect()
     files, threads = opened(), set(threading.enumerate())
     yield
@@ -486,8 +486,8 @@ async def test_nothing_stays_open(host, pod):
                 await apply(kernel, Objects())
 
 
-async def told(events, sh, host):
-    """All that is told up to now. A sysctl is changed for that: what was told before it is all there is."""
+async def reported(events, sh, host):
+    """All changes reported up to now. Changes a sysctl as a marker: earlier events come before it."""
     setting = "net.ipv4.conf.default.rp_filter"
     sh(host, f"sysctl -qw {setting}={int(sh(host, f'sysctl -n {setting}')) ^ 1}")
     found = Changed(0)
@@ -516,7 +516,7 @@ async def told(events, sh, host):
         pytest.param("ip rule add pref 9 l3mdev", Changed.RULES, id="rule-of-vrfs"),
     ],
 )
-async def test_events_tell_what_others_did_to_ours(kernel, host, sh, command, expected):
+async def test_events_report_changes_by_other_programs(kernel, host, sh, command, expected):
     await kernel.write(
         change(Objects(routes={route_key(101, ip_network("2001:10:9::/64")): Direct("d0")}), Objects())
     )
@@ -524,19 +524,19 @@ async def test_events_tell_what_others_did_to_ours(kernel, host, sh, command, ex
         await kernel.write(
             change(Objects(routes={route_key(5, ip_network("10.9.0.0/24")): Direct("d0")}), Objects())
         )
-        assert await told(events, sh, host) == Changed(0)  # that was us
+        assert await reported(events, sh, host) == Changed(0)  # that was us
         sh(host, command)
-        assert await told(events, sh, host) == expected
+        assert await reported(events, sh, host) == expected
 
 
 async def test_an_event_for_an_address_of_ours(kernel, host, sh):
     sh(host, f"ip link add {OTHER} type veth peer name x")
     with Events(host, own_port=kernel.port) as events:
         sh(host, f"ip addr add 10.8.0.1/32 dev {OTHER}")
-        assert await told(events, sh, host) == Changed.ADDRESSES
+        assert await reported(events, sh, host) == Changed.ADDRESSES
 
 
-async def test_too_many_events_mean_look_at_everything(kernel, host, sh, tmp_path):
+async def test_too_many_events_mean_a_full_resync(kernel, host, sh, tmp_path):
     routes = "".join(
         f"route add 10.{i // 250}.{i % 250}.0/24 dev d0 table 7 proto 154\n" for i in range(20_000)
     )
@@ -546,7 +546,7 @@ async def test_too_many_events_mean_look_at_everything(kernel, host, sh, tmp_pat
         sh(host, f"ip -batch {batch}")
         async with asyncio.timeout(120):
             assert await anext(events) == EVERYTHING
-        assert await told(events, sh, host) == Changed(0)
+        assert await reported(events, sh, host) == Changed(0)
 
 
 async def test_the_underlay_is_where_the_space_is_routed(host, sh):
@@ -569,7 +569,7 @@ async def test_no_underlay(host):
 
 
 def test_preflight_leaves_nothing_behind(host, has_vrf):
-    """In a namespace where nobody else comes and goes."""
+    """In a namespace of its own."""
 
     def inside():
         before = socket.if_nameindex()

@@ -1,4 +1,4 @@
-"""Whether a neighbour answers is asked of it, in both families, and told from what the kernel only remembers."""
+"""Reachability of neighbours, in both families: each is asked, and a stale entry of the kernel is not enough."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.every_kernel
 DEVICE = "G000000001001H"
 POD = {4: ip_address("10.1.1.1"), 6: ip_address("2001:10:1:1::1")}
 """As ``pair`` has them."""
-NOBODY = {4: ip_address("10.1.1.99"), 6: ip_address("2001:10:1:1::99")}
+UNUSED = {4: ip_address("10.1.1.99"), 6: ip_address("2001:10:1:1::99")}
 BY_FAMILY = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 SILENT = {
     "link-down": "ip link set galactic0 down",
@@ -29,7 +29,7 @@ def resolved(host, address, **more):
 
 
 def listed(sh, host, address):
-    """What ip prints of it."""
+    """The line of ip for it."""
     return sh(host, f"ip neigh show {address} dev {DEVICE}")
 
 
@@ -39,14 +39,14 @@ def test_one_that_answers(pair, family):
 
 
 @BY_FAMILY
-def test_nobody_has_the_address(pair, family):
-    assert resolved(pair, NOBODY[family]) == "FAILED"
+def test_no_host_has_the_address(pair, family):
+    assert resolved(pair, UNUSED[family]) == "FAILED"
 
 
 @BY_FAMILY
 @pytest.mark.parametrize("why", SILENT)
 def test_a_pod_that_does_not_answer_any_more(pair, pod, sh, family, why):
-    """Which had answered: the kernel's memory of that is not believed."""
+    """It had answered before, and the kernel's entry is still there."""
     assert resolved(pair, POD[family]) == "REACHABLE"
     sh(pod, SILENT[why])
     sh(pair, f"ip neigh change {POD[family]} dev {DEVICE} nud stale", check=False)
@@ -54,8 +54,8 @@ def test_a_pod_that_does_not_answer_any_more(pair, pod, sh, family, why):
 
 
 @BY_FAMILY
-def test_what_is_remembered_is_asked_and_what_is_known_is_not(pair, pod, sh, family):
-    """Another link-layer address stands for a pod that has moved: nobody answers there."""
+def test_a_stale_neighbour_is_asked_and_a_reachable_one_is_not(pair, pod, sh, family):
+    """Another link-layer address stands for a pod that has moved: it gets no answer."""
     address = POD[family]
     resolved(pair, address)
     right = listed(sh, pair, address).split()[2]
@@ -94,7 +94,7 @@ async def test_the_node_controller_asks_many_and_reads_them_in_one_go(pair, pod,
         states = await _settled(kernel)
         assert {device for device, _ in states} == {DEVICE}
         assert {states[DEVICE, address] for address in POD.values()} == {"REACHABLE"}
-        # The kernel forgets what failed when there is much of it, in all namespaces together (gc_thresh1).
+        # The kernel removes failed entries when there are many, in all namespaces together (gc_thresh1).
         assert {states.get(neighbour, "FAILED") for neighbour in many} == {"FAILED"}
         sh(pod, "ip link set galactic0 arp off; ip addr flush dev galactic0")
         sh(pair, f"ip neigh flush dev {DEVICE}")

@@ -173,7 +173,7 @@ FROM_ELSEWHERE_AS_A_NODE = Kind(
     ),
 )
 TRACKED = tuple(f"{chain} -m conntrack ! --ctstate UNTRACKED -j DROP" for chain in ("FORWARD", "OUTPUT"))
-"""What drops every packet that connection tracking has seen."""
+"""Rules that drop every packet that connection tracking has seen."""
 UNTRACKED_FROM_PODS = Kind(
     lambda rule: rule.target == "NOTRACK" and bool(rule.in_interface),
     (Packet("pod", "peer", True, False), Packet("peer", "pod", False, False)),
@@ -446,7 +446,7 @@ def test_a_kind_of_rule_alone(fabric: Fabric, backend: str, kind: Kind) -> None:
 
 
 def test_every_rule_is_of_a_kind() -> None:
-    """What is not proven here is proven nowhere."""
+    """Each rule belongs to a kind, so that packets prove it."""
     strange = [
         rule
         for rule in RULES

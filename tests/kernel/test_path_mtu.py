@@ -87,7 +87,7 @@ def world(sh):
                 "ip link set lo up; sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv4.ip_forward=1"
                 " net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv6.conf.default.accept_dad=0",
             )
-        for (one, here), (other, there), mtu in (
+        for (one, near_device), (other, far_device), mtu in (
             (("n1", names.host_end(VPC, 1)), ("p1", "galactic0"), FULL[4]),
             (("n1", "eth0"), ("r1", "near"), 1500),
             (("r1", "far"), ("r2", "far"), 1400),
@@ -97,10 +97,10 @@ def world(sh):
             target = f"/proc/{os.getpid()}/fd/{spaces[other]._fd}"
             sh(
                 spaces[one],
-                f"ip link add {here} mtu {mtu} type veth peer name peer9 mtu {mtu};"
-                f"ip link set peer9 netns {target} name {there}; ip link set {here} up",
+                f"ip link add {near_device} mtu {mtu} type veth peer name peer9 mtu {mtu};"
+                f"ip link set peer9 netns {target} name {far_device}; ip link set {near_device} up",
             )
-            sh(spaces[other], f"ip link set {there} up")
+            sh(spaces[other], f"ip link set {far_device} up")
         for number, far in ((1, 2), (2, 1)):
             _router(sh, spaces[f"r{number}"], number, far)
             _node(sh, spaces[f"n{number}"], number, far)

@@ -112,7 +112,7 @@ def _pod(plan: Objects, node: int, pod: Pod, *, path: str, mode: str) -> None:
 
 
 def guest(pod: Pod) -> Objects:
-    """What is inside a pod."""
+    """The objects inside a pod."""
     plan = Objects()
     for address in pod.addresses:
         plan.addresses[GUEST, ip_interface(address)] = True
@@ -255,7 +255,7 @@ async def test_a_pod_that_goes_takes_nothing_of_the_others(nodes, sh):
     ],
 )
 async def test_damage_is_mended_in_two_rounds(nodes, sh, damage):
-    """What a device takes with it is seen once the device is back."""
+    """Objects that went with a device are found missing once the device is back."""
     kernels, pods, _ = nodes
     await build(kernels, pods, "encap.red")
     paths = {pod: path_of(namespace) for pod, namespace in pods.items()}

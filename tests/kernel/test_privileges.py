@@ -1,4 +1,4 @@
-"""What docs/privileges.md says of capabilities and files: exactly these are enough, and one less is not."""
+"""The capabilities and files of docs/privileges.md: exactly these are enough, and one less is not."""
 
 import json
 import subprocess
@@ -99,8 +99,8 @@ def pod():
     subprocess.run(["ip", "netns", "delete", name], check=True)
 
 
-def told(pod: str, capabilities: tuple[str, ...], first: str = "true") -> dict[str, str]:
-    """What each part of the work came to, with those capabilities alone, and on a read-only root file system."""
+def outcomes(pod: str, capabilities: tuple[str, ...], first: str = "true") -> dict[str, str]:
+    """The outcome of each part of the work, with those capabilities alone, and on a read-only root file system."""
     bounding = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     command = (
         f"{first}; mount -o remount,bind,ro / 2>/dev/null || mount --bind / / && mount -o remount,bind,ro /;"
@@ -126,7 +126,7 @@ def failing(results: dict[str, str]) -> set[str]:
 
 @pytest.mark.every_kernel
 def test_these_are_enough(pod):
-    results = told(pod, NEEDED)
+    results = outcomes(pod, NEEDED)
     assert not failing(results), results
 
 
@@ -139,18 +139,18 @@ def test_these_are_enough(pod):
     ],
 )
 def test_one_less_is_not(pod, missing, expected):
-    results = told(pod, tuple(name for name in NEEDED if name != missing))
+    results = outcomes(pod, tuple(name for name in NEEDED if name != missing))
     assert failing(results) >= expected, results
 
 
 def test_with_sysctls_that_cannot_be_written(pod):
-    """As in the container that runs for long: what galactic-node-prepare did before is enough."""
+    """As in the long-running container: the work of galactic-node-prepare before it is enough."""
     prepare = (
         f"{sys.executable} -m galactic.node.prepare --srv6-block 2001:db8:ff00::/40 --underlay-interface eth0"
     )
-    results = told(pod, NEEDED, first=f"{prepare} >&2 || exit 9; mount -o bind,ro /proc/sys /proc/sys")
+    results = outcomes(pod, NEEDED, first=f"{prepare} >&2 || exit 9; mount -o bind,ro /proc/sys /proc/sys")
     assert not failing(results), results
-    without = told(pod, NEEDED, first="mount -o bind,ro /proc/sys /proc/sys")
+    without = outcomes(pod, NEEDED, first="mount -o bind,ro /proc/sys /proc/sys")
     assert {"preflight", "kernel"} <= failing(without)
     assert "galactic-node-prepare" in without["preflight"]
 
@@ -161,17 +161,17 @@ def test_a_pod_without_ipv6_where_sysctls_cannot_be_written(pod):
     prepare = (
         f"{sys.executable} -m galactic.node.prepare --srv6-block 2001:db8:ff00::/40 --underlay-interface eth0"
     )
-    results = told(
+    results = outcomes(
         pod, NEEDED, first=f"{prepare} >&2 || exit 9; {disabled}; mount -o bind,ro /proc/sys /proc/sys"
     )
     assert failing(results) == {"pod"}, results
     assert "net.ipv6.conf.galactic0.disable_ipv6 is 1" in results["pod"]
     assert "securityContext.sysctls" in results["pod"]
-    results = told(pod, NEEDED, first=f"{disabled}; ip -n {pod.rpartition('/')[2]} link del galactic0")
+    results = outcomes(pod, NEEDED, first=f"{disabled}; ip -n {pod.rpartition('/')[2]} link del galactic0")
     assert not failing(results), results
 
 
-def test_preparing_twice_changes_nothing_and_says_so(tmp_path):
+def test_preparing_twice_changes_nothing_and_reports_it(tmp_path):
     with Namespace.fresh() as node:
         command = (
             "ip link set lo up; ip link add eth0 type dummy; ip link set eth0 up; "
@@ -187,7 +187,7 @@ def test_preparing_twice_changes_nothing_and_says_so(tmp_path):
     assert done.stdout.endswith("this host is ready\n1\n1\n0\n")
 
 
-def test_what_it_changed_can_be_set_back(tmp_path):
+def test_its_changes_can_be_reverted(tmp_path):
     """Before, after a second run (which must not take its own values for the host's), and set back."""
     show = "sysctl net.ipv4.conf net.ipv6.conf | grep -E '(forwarding|rp_filter|accept_ra|autoconf|seg6_enabled) ='"
     with Namespace.fresh() as node:
@@ -210,7 +210,7 @@ def test_what_it_changed_can_be_set_back(tmp_path):
     assert back == before
 
 
-def test_a_host_that_is_not_ready_is_told_and_fails():
+def test_a_host_that_is_not_ready_is_reported_and_fails():
     with Namespace.fresh() as node:
         command = (
             "sysctl -qw net.ipv6.conf.all.disable_ipv6=1;"

@@ -1,4 +1,4 @@
-"""What a node does for ``galactic trace``: pods send echo requests, next hops are asked, drops are counted."""
+"""A node's probes for ``galactic trace``: pods send echo requests, next hops are asked, drops are counted."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def inspected(host, *arguments):
 
 
 def probed(host, path, address):
-    """The pod as it was found, and what became of its echo requests."""
+    """The node's report, the pod's state, and the outcome of its echo requests."""
     pod = f"{path}@galactic0"
     found = inspected(host, "--pod", pod, "--resolve", "--echo", f"{pod}@{address}@{SIZE}")
     return found, found["pods"][pod], found["echoes"][f"{pod}@{address}"]
@@ -66,8 +66,8 @@ def test_all_is_well(pair, path, backend, family):
     assert echo["milliseconds"] is not None
     assert echo["links"][DEVICE]["rx_packets"] >= 3
     assert echo["drops"] == found["resolving"]["drops"] == []
-    assert {each["packets"] for each in found["drops"]} == {0}
-    assert {(each["backend"], each["family"], each["chain"]) for each in found["drops"]} == {
+    assert {drop["packets"] for drop in found["drops"]} == {0}
+    assert {(drop["backend"], drop["family"], drop["chain"]) for drop in found["drops"]} == {
         (backend, at, chain) for at in (4, 6) for chain in ("GALACTIC-INPUT", "GALACTIC-PREROUTING")
     }
 
@@ -95,7 +95,7 @@ def test_a_rule_of_ours_drops_too_much(pair, path, sh, backend, family):
 
 
 @BY_FAMILY
-def test_errors_are_told_by_whom(pair, pod, path, sh, family):
+def test_errors_name_their_sender(pair, pod, path, sh, family):
     unreachable = {4: "10.0.9.9", 6: "fd00:0:0:9::9"}[family]
     sh(pair, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
     sh(pair, f"ip -{family} route add unreachable {unreachable}")

@@ -112,12 +112,12 @@ class Net:
     def protect(self, without=lambda rule: False, backend="legacy"):
         for number, node in self.nodes.items():
             rules = firewall(SPACE, srv6.locator(prefix(number)), srv6.loopback(prefix(number)), ("eth0",))
-            told = install(node, [rule for rule in rules if not without(rule)], backend)
-            assert not told["lacking"]
+            installed = install(node, [rule for rule in rules if not without(rule)], backend)
+            assert not installed["lacking"]
 
     def answers(self, pod: str, address: str) -> bool:
-        """Whether a ping is answered; what resolves neighbours first may lose the first one, and who is held up for a
-        second takes it for lost.
+        """Whether a ping is answered. Repeated: neighbour discovery may lose the first, and a busy machine may be
+        late.
         """
         return any(
             " 0% packet loss" in self.sh(self.pods[pod], f"ping -c1 -W1 {address}", check=False)
@@ -165,8 +165,8 @@ class Net:
         via: str,
     ) -> set[str]:
         """The names of those packets that arrive ``at`` a namespace, on any device, when they leave ``sender``. Each is
-        told by the end of its payload, so it is found inside others too. ``last`` is sent after them, again and
-        again, and must arrive: then whatever became of the others has been decided.
+        recognised by the end of its payload, also inside another packet. ``last`` is sent after them, again and
+        again, and must arrive: then the others have arrived too, or were dropped.
         """
 
         def capturing():
@@ -197,7 +197,7 @@ class Net:
 
 
 def patiently():
-    """Once, and again for as long as there is patience."""
+    """Yields once, then again until PATIENCE_SECONDS have passed."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     yield
     while time.monotonic() < deadline:
@@ -205,9 +205,7 @@ def patiently():
 
 
 def in_order() -> None:
-    """What threads that have called this send arrives in the order in which they did: a processor takes up one packet
-    after the other, but two do not wait for each other.
-    """
+    """Binds the thread to one processor: packets sent on one processor arrive in order, those of two may not."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(os.getpid()))})
 
 
@@ -278,7 +276,7 @@ FABRIC = (
 
 @contextmanager
 def two_nodes(sh):
-    """Made once for a file: each test says which rules are to be in force."""
+    """Made once for a file: each test sets the rules that are in force."""
     with ExitStack() as stack:
         fabric, *hosts = (stack.enter_context(Namespace.fresh()) for _ in range(3))
         nodes = dict(enumerate(hosts, 1))

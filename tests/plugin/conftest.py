@@ -12,7 +12,7 @@ from cni_plugin import bundle
 
 @pytest.fixture(scope="session")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Sources of another version; its hook waits for whoever is held up on the way, here or there."""
+    """Sources of another version; its hook waits long enough for a slow machine."""
     folder = tmp_path_factory.mktemp("sources")
 
     def changed(number: int) -> Path:

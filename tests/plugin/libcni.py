@@ -1,5 +1,5 @@
-"""What a container runtime does with a configuration list, written anew from the CNI specification (1.1.0, sections 3
-and 4): which variables and which input a plugin gets for each command, and what is kept between them. It knows
+"""A container runtime's calls for a configuration list, written from the CNI specification (1.1.0, sections 3 and 4):
+the variables and the input that a plugin gets for each command, and the results that are cached between them. It knows
 nothing of the plugin that it calls.
 """
 
@@ -17,9 +17,9 @@ OF_LISTS = ("plugins", "disableCheck", "disableGC", "loadOnlyInlinedPlugins", "c
 class PluginError(Exception):
     """The error object that a plugin printed."""
 
-    def __init__(self, said: Json) -> None:
-        super().__init__(f"{said.get('code')}: {said.get('msg')} {said.get('details', '')}")
-        self.code, self.said = said.get("code"), said
+    def __init__(self, reply: Json) -> None:
+        super().__init__(f"{reply.get('code')}: {reply.get('msg')} {reply.get('details', '')}")
+        self.code, self.reply = reply.get("code"), reply
 
 
 @dataclass
@@ -31,13 +31,13 @@ class Runtime:
     cache: dict[tuple[str, str, str], Json] = field(default_factory=dict)
 
     def versions(self, plugin: str, spoken: str = "1.0.0") -> list[str]:
-        """What VERSION says; the runtime goes on with the highest that both know."""
-        said = self._run(
+        """The versions that VERSION lists; the runtime uses the highest that both know."""
+        reply = self._run(
             plugin, {"CNI_COMMAND": "VERSION", "CNI_PATH": str(self.folder)}, {"cniVersion": spoken}
         )
-        assert said
-        assert said["cniVersion"] == spoken
-        return list(said["supportedVersions"])
+        assert reply
+        assert reply["cniVersion"] == spoken
+        return list(reply["supportedVersions"])
 
     def add(self, network: Json, container: str, netns: str, ifname: str, args: str = "") -> Json:
         result: Json | None = None
@@ -66,10 +66,10 @@ class Runtime:
         previous = self.cache[network["name"], container, ifname]
         for plugin in network["plugins"]:
             given = self._input(network, plugin, previous)
-            said = self._run(
+            reply = self._run(
                 plugin["type"], self._environment("CHECK", container, netns, ifname, args), given
             )
-            assert said is None, "CHECK prints nothing when all is well"
+            assert reply is None, "CHECK prints nothing when all is well"
 
     def collect(self, network: Json, valid: list[tuple[str, str]]) -> None:
         """GC: first a DEL for what the cache has and the list has not, then the command where the version has it."""

@@ -1,4 +1,4 @@
-"""The built plugin: runs where there is nothing, and is installed, replaced and removed under whoever uses it."""
+"""The built plugin: runs in an empty file system, and is installed, replaced and removed while it is in use."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_the_environment_cannot_disturb_it(node, variables):
 
 
 def test_the_hosts_own_libraries_are_not_used(node):
-    """Where the host has others of the same names, broken ones, nobody notices."""
+    """Broken libraries of the same names on the host have no effect."""
     node.install()
     lib = node.host.root / "lib" / "x86_64-linux-gnu"
     lib.mkdir(parents=True)

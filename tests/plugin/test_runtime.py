@@ -52,7 +52,7 @@ class Controller:
         assert ready.wait(PATIENCE_SECONDS)
 
     def seen(self) -> tuple[dict[str, Any], bool]:
-        """What is in the pod, by device, and whether the host's end is there: at one moment."""
+        """The pod's addresses by device, and whether the host end is there, at one moment."""
 
         def look() -> tuple[dict[str, Any], bool]:
             pod = self.kernel.namespaces["/ns/1"]
@@ -130,7 +130,7 @@ def runtime(installed, controller) -> Runtime:
 
 
 def network(version, **more):
-    """What the operator writes into a NetworkAttachmentDefinition."""
+    """The configuration that the operator writes into a NetworkAttachmentDefinition."""
     plugin = {
         "type": "galactic",
         "vpc": "jU",
@@ -147,7 +147,7 @@ def network(version, **more):
 
 
 def status(name):
-    """What the operator writes about an attachment: ``blue/other`` is not the ``G`` of the definition."""
+    """The operator's status of an attachment: ``blue/other`` is not the ``G`` of the definition."""
     own = {"vpcattachment": "H"} if name == "blue/other" else {}
     return network("1.1.0", attachment=name, **own)["plugins"][0]
 
@@ -193,9 +193,9 @@ def test_check_without_the_namespace_is_an_error(runtime, controller):
     web = network("1.0.0")
     runtime.add(web, "c1", "/ns/1", "galactic0")
     controller.kernel.remove_namespace("/ns/1")
-    with pytest.raises(PluginError) as told:
+    with pytest.raises(PluginError) as raised:
         runtime.check(web, "c1", "/ns/1", "galactic0")
-    assert told.value.code == 100
+    assert raised.value.code == 100
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_check_without_the_namespace_is_an_error(runtime, controller):
     ],
 )
 def test_errors_have_the_codes_of_the_specification(runtime, controller, change, code):
-    with pytest.raises(PluginError) as told:
+    with pytest.raises(PluginError) as raised:
         runtime.add(network("1.0.0") | change, "c1", "/ns/1", "galactic0")
-    assert told.value.code == code
-    assert set(told.value.said) == {"cniVersion", "code", "msg", "details"}
+    assert raised.value.code == code
+    assert set(raised.value.reply) == {"cniVersion", "code", "msg", "details"}
     assert not controller.kernel.namespaces["/ns/1"]
 
 
@@ -225,9 +225,9 @@ def test_del_succeeds_without_the_node_controller(runtime, controller):
         (lambda: runtime.check(web, "c1", "/ns/1", "galactic0"), 11),
         (lambda: runtime.status(web), 50),
     ):
-        with pytest.raises(PluginError) as told:
+        with pytest.raises(PluginError) as raised:
             ask()
-        assert told.value.code == code
+        assert raised.value.code == code
     runtime.delete(web, "c1", "/ns/1", "galactic0")
     runtime.delete(web, "c1", "", "galactic0")
     assert HOST_END in controller.kernel.host.links

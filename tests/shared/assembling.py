@@ -1,4 +1,4 @@
-"""A router as its program wires it, with what tests want to look into."""
+"""A router as its program wires it, with its parts for tests."""
 
 from collections.abc import Callable
 from ipaddress import IPv6Network
@@ -36,7 +36,7 @@ def assembled(
     election: Election | None = None,
     **more: object,
 ) -> Router:
-    """``run`` runs it, ``part`` is one of its parts by class. ``election`` None: whoever starts leads."""
+    """``run`` runs it, ``part`` is one of its parts by class. ``election`` None: every router leads at once."""
     registry, health = CollectorRegistry(), Health()
     process = Process(replica, registry, health)
     controller = wire(settings, bus, kube, process, election=election or Alone(), **more)

@@ -1,8 +1,7 @@
-"""An event loop with a time of its own, which passes when there is nothing left to do, and then at once.
+"""An event loop with a clock of its own, which advances only when no task can run, and then at once.
 
-What is due in ten seconds is due when all that can be done before is done, however long that took: a test on it costs
-no waiting, and a machine that stands still in the middle of it changes nothing. For tests that ask nobody outside of
-the loop: no other process, socket or thread.
+A timer of ten seconds fires when all other work is done, however long that took: a test costs no waiting, and a machine
+that pauses in the middle changes nothing. For tests without a process, socket or thread outside of the loop.
 """
 
 import asyncio
@@ -10,8 +9,8 @@ import selectors
 
 
 class Clockwork(asyncio.SelectorEventLoop):
-    """``time`` is seconds since some moment, as with any loop. ``turn``: what each turn takes of it, or all that is
-    begun is done before anything else falls due.
+    """``time`` is in seconds since some moment, as with any loop. ``turn``: seconds that each turn of the loop takes;
+    with 0 all runnable work is done before the next timer.
     """
 
     def __init__(self, turn: float = 0.0) -> None:
@@ -22,12 +21,12 @@ class Clockwork(asyncio.SelectorEventLoop):
         return self._clock.moment
 
     def stand_still(self, seconds: float) -> None:
-        """As if the process had been held up for so long, just now."""
+        """As if the process had been suspended for that time."""
         self._clock.moment += seconds
 
 
 class _Clock(selectors.DefaultSelector):
-    """Whoever would wait for an event lets the time pass instead."""
+    """Advances the clock instead of waiting for an event."""
 
     def __init__(self, turn: float) -> None:
         super().__init__()
@@ -36,6 +35,6 @@ class _Clock(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise AssertionError("everybody waits, and for nothing that could come")
+            raise AssertionError("every task waits, and no timer is set")
         self.moment += max(self._turn, timeout)
         return super().select(0)

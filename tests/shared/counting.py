@@ -1,4 +1,4 @@
-"""What work costs, where time would be measured with whatever else the machine does."""
+"""The cost of work in calls, where a measured time would include the machine's other work."""
 
 import sys
 from collections import Counter
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def counted_calls() -> Iterator[Counter[str]]:
-    """What is called within, by the kind of the call."""
+    """The number of calls within, by kind: Python or C functions."""
     calls = Counter[str]()
     before = sys.getprofile()
     sys.setprofile(

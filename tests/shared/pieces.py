@@ -16,8 +16,8 @@ CHARTED = (
 SLOW = ("tests/e2e/", *INSTALLED, IMAGE, "tests/kernel/")
 """Folders and files whose tests begin before those of all others."""
 APART = ("the_chart_on_real_nodes", *INSTALLED, "isolation_on_the_oldest", GUEST, IMAGE)
-"""What takes long and needs no stories' lab. It comes before all stories: a lab that is up takes a sixth of a processor
-while nothing happens in it.
+"""Long files that need no stories' lab. They come before all stories: a lab takes a sixth of a processor while nothing
+happens in it.
 """
 LONG = (
     *APART,
@@ -27,7 +27,7 @@ LONG = (
     *("preflight", "webhooks_come", "mtu", "shapes", "a_node_reboots"),
     "tests/e2e/",
 )
-"""What takes half a minute or more, the longest first: short ones at the end leave no worker without work."""
+"""Files of half a minute or more, the longest first: short ones at the end leave no worker without work."""
 
 
 def rank(scope: str) -> int:

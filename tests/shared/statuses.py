@@ -13,7 +13,7 @@ from galactic.node.state.attachment import PluginConfig, PodRef, plugin_config
 def vpcattachment(
     config: Mapping[str, Any], *, carriers: Sequence[Mapping[str, str]] | None = (), version: str = "1"
 ) -> dict[str, Any]:
-    """The object whose status says what ``config`` says. ``carriers`` None: an operator that writes none."""
+    """The object with ``config`` in its status. ``carriers`` None: an operator that writes none."""
     namespace, _, name = config["attachment"].partition("/")
     status: dict[str, Any] = {
         "identifier": function_hex(from_base62(config["vpcattachment"])),
@@ -42,7 +42,7 @@ def carrier(pod: str, uid: str, node: str = "node-1") -> dict[str, str]:
 
 
 class Statuses:
-    """The authority of a test: each attachment is as it was put, or as ``otherwise`` has it. No pod is refused."""
+    """The entitlements of a test: each attachment is as it was put, or as ``otherwise`` has it. No pod is refused."""
 
     def __init__(self, otherwise: Callable[[str], Mapping[str, Any]]) -> None:
         self._otherwise = otherwise

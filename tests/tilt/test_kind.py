@@ -15,7 +15,7 @@ CONFIG = ROOT / "kind-config.yaml"
 
 
 def parsed(text: str) -> str:
-    """What kind answers to `kind create cluster` with that configuration, on a machine without Docker."""
+    """The output of `kind create cluster` with that configuration, on a machine without Docker."""
     kind = build_modules.kind().ensure(lambda _done, _title: None) / "kind"
     done = subprocess.run(
         [kind, "create", "cluster", "--config", "-"],
@@ -36,7 +36,7 @@ def cluster() -> dict[str, Any]:
 
 
 def names(cluster) -> list[str]:
-    """What kind calls the nodes: by role, from the second of a role on with its number."""
+    """The names that kind gives nodes: by role, from the second of a role on with its number."""
     made: list[str] = []
     for node in cluster["nodes"]:
         number = 1 + sum(name.startswith(f"{cluster['name']}-{node['role']}") for name in made)
@@ -99,12 +99,12 @@ def test_each_node_reaches_the_others_prefixes():
 
 
 @pytest.mark.parametrize(
-    ("nodes", "segments", "told"),
+    ("nodes", "segments", "message"),
     [
         pytest.param(TWO, {"items": [segment("a", "2001:db8:1::/56")]}, "NodeSegment for b", id="no-prefix"),
         pytest.param({"items": [node("a", "172.18.0.2")]}, {"items": []}, "kind-config.yaml", id="no-ipv6"),
     ],
 )
-def test_missing_programs_are_named(nodes, segments, told):
-    with pytest.raises(Incomplete, match=told):
+def test_missing_programs_are_named(nodes, segments, message):
+    with pytest.raises(Incomplete, match=message):
         routes(nodes, segments)

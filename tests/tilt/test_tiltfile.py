@@ -28,7 +28,7 @@ def tiltfile() -> Tiltfile:
 
 @pytest.fixture(scope="module")
 def rendered(tiltfile):
-    """What `helm template` makes of the values that the Tiltfile gives; the chart's schema has accepted them."""
+    """Manifests that `helm template` renders with the Tiltfile's values; the chart's schema has accepted them."""
     call = tiltfile.only("helm")
     program = helm()
     assert program, "Helm is needed: `galactic lab build` brings it"
@@ -44,14 +44,14 @@ def rendered(tiltfile):
     words += [word for value in call["set"] for word in ("--set", value)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 
 
 def workloads(objects):
     return {
-        each["metadata"]["name"]: each
-        for each in objects
-        if each["kind"] in ("Deployment", "DaemonSet", "StatefulSet")
+        manifest["metadata"]["name"]: manifest
+        for manifest in objects
+        if manifest["kind"] in ("Deployment", "DaemonSet", "StatefulSet")
     }
 
 
@@ -65,11 +65,11 @@ def test_it_allows_only_the_cluster_of_kind_config(tiltfile):
     cluster = yaml.safe_load((ROOT / "kind-config.yaml").read_text())
     assert tiltfile.only("allow_k8s_contexts")["contexts"] == f"kind-{cluster['name']}"
     for resource in tiltfile.calls["local_resource"]:
-        told = " ".join(resource["cmd"])
-        if re.search(r"kubectl|kind_underlay", told):
-            assert f"kind-{cluster['name']}" in told
-        if "kind get nodes" in told:
-            assert f"--name {cluster['name']}" in told
+        command = " ".join(resource["cmd"])
+        if re.search(r"kubectl|kind_underlay", command):
+            assert f"kind-{cluster['name']}" in command
+        if "kind get nodes" in command:
+            assert f"--name {cluster['name']}" in command
 
 
 def test_image_sources_exist_and_are_watched(tiltfile):
@@ -110,14 +110,14 @@ def test_the_chart_takes_the_values_and_uses_the_image(tiltfile, rendered):
         assert container["image"].partition(":")[0] == image
         assert container["command"] == [f"galactic-{name}"]
         assert container["securityContext"]["readOnlyRootFilesystem"] is False
-    hooks = [each["metadata"].get("annotations", {}).get("helm.sh/hook", "test") for each in rendered]
+    hooks = [manifest["metadata"].get("annotations", {}).get("helm.sh/hook", "test") for manifest in rendered]
     assert set(hooks) == {"test"}, "Tilt leaves out tests and nothing else"
 
 
 def test_every_resource_exists(tiltfile, rendered):
     known = set(workloads(rendered))
     for text in (call["yaml"] for call in tiltfile.calls["k8s_yaml"] if isinstance(call["yaml"], str)):
-        known |= {each["metadata"]["name"] for each in yaml.safe_load_all(text)}
+        known |= {manifest["metadata"]["name"] for manifest in yaml.safe_load_all(text)}
     for call in tiltfile.calls["k8s_resource"]:
         assert call["workload"] in known
     assert set(workloads(rendered)) <= {call["workload"] for call in tiltfile.calls["k8s_resource"]}
@@ -175,7 +175,7 @@ def test_plugins_with_a_wrong_checksum_are_not_unpacked(tiltfile, tmp_path, righ
     path = f"{tmp_path}:/usr/bin:/bin"
     done = subprocess.run(["sh", "-c", script], env={"PATH": path, "TMPDIR": str(tmp_path)}, check=False)
     assert (done.returncode == 0) == right
-    assert {each.name for each in bin_.iterdir()} == ({"bridge", ".version"} if right else set())
+    assert {path.name for path in bin_.iterdir()} == ({"bridge", ".version"} if right else set())
 
 
 def test_commands_are_valid_shell_and_name_existing_files(tiltfile):

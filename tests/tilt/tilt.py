@@ -27,7 +27,7 @@ spec:
 
 
 class Signatures:
-    """What each builtin takes; what it is used for is not modelled."""
+    """The parameters of each builtin; their effects are not modelled."""
 
     def allow_k8s_contexts(self, contexts): ...
     def update_settings(

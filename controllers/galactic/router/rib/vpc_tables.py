@@ -23,7 +23,7 @@ TURN: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The changes of one commit: own routes by VPC, attachments whose best path or conflicts may differ, new rejections.
+    """Changes of one commit: own routes by VPC, attachments whose best path or conflicts may differ, new rejections.
 
     ``more``: this is a part of it, and others follow. The parts together are what the whole would be.
     """
